@@ -1,0 +1,28 @@
+"""The one exception for a user's mistake: its message is one line that says what is wrong and how to mend it."""
+
+from __future__ import annotations
+
+import difflib
+from collections.abc import Iterable, Mapping
+from typing import TypeVar
+
+Entry = TypeVar("Entry")
+
+
+class QtxError(ValueError):
+    """Bad input from the user. The command line prints the message alone and exits with code 2."""
+
+
+def unknown(kind: str, name: object, known: Iterable[str]) -> QtxError:
+    """An error for `name` not being one of the `known` names of a `kind`, with the nearest one."""
+    names = sorted(known)
+    nearest = difflib.get_close_matches(str(name), names, n=1)
+    hint = f"did you mean {nearest[0]!r}? " if nearest else ""
+    return QtxError(f"unknown {kind} {str(name)!r}: {hint}expected one of {', '.join(names)}")
+
+
+def lookup(registry: Mapping[str, Entry], kind: str, name: str) -> Entry:
+    """`registry[name]`, or the error that names the nearest entry."""
+    if name not in registry:
+        raise unknown(kind, name, registry)
+    return registry[name]
