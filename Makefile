@@ -1,0 +1,47 @@
+# Every target sets up what it needs: a virtual environment with the pinned packages and qtx itself, once.
+PYTHON ?= python3
+VENV ?= .venv
+BIN := $(VENV)/bin
+READY := $(VENV)/.ready
+# Two test processes: the CPU compiler is single-threaded for most of a small test's time.
+WORKERS ?= 2
+
+.PHONY: help setup demo test test-slow lint conformance clean
+.DEFAULT_GOAL := help
+
+help:
+	@echo "make demo         pre-train, quantize and compare attention variants on this machine"
+	@echo "make test         the test suite"
+	@echo "make test-slow    the tests that train for minutes"
+	@echo "make lint         style, formatting and types"
+	@echo "make conformance FOLDERS=...  check imported models against the official implementation's answers"
+
+setup: $(READY)
+
+$(READY): requirements.txt pyproject.toml
+	@$(PYTHON) -c 'import sys; sys.exit(sys.version_info < (3, 11))' || \
+	  { echo "qtx needs Python 3.11 or later; choose one with: make PYTHON=python3.12 ..." >&2; exit 2; }
+	test -x $(BIN)/python || $(PYTHON) -m venv $(VENV)
+	$(BIN)/python -m pip install --quiet --disable-pip-version-check -r requirements.txt
+	$(BIN)/python -m pip install --quiet --disable-pip-version-check --no-deps -e .
+	touch $@
+
+demo: $(READY)
+	$(BIN)/qtx compare --config=configs/demo.py --workdir=runs/demo
+
+test: $(READY)
+	$(BIN)/python -m pytest -n $(WORKERS) $(ARGS)
+
+test-slow: $(READY)
+	$(BIN)/python -m pytest -m slow $(ARGS)
+
+lint: $(READY)
+	$(BIN)/ruff check .
+	$(BIN)/ruff format --check .
+	$(BIN)/mypy
+
+conformance: $(READY)
+	$(BIN)/python -m experiments.conformance $(FOLDERS)
+
+clean:
+	rm -rf $(VENV) .pytest_cache .hypothesis .ruff_cache .mypy_cache build dist *.egg-info
