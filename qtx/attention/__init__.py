@@ -1,0 +1,8 @@
+"""Attention that lets a head do nothing: normalizers (scores to probabilities), gates, and the layer that uses them."""
+
+from qtx.attention.config import VARIANTS, AttentionConfig
+from qtx.attention.gates import GATES
+from qtx.attention.multi_head import MultiHeadAttention
+from qtx.attention.normalizers import NORMALIZERS
+
+__all__ = ["GATES", "NORMALIZERS", "VARIANTS", "AttentionConfig", "MultiHeadAttention"]

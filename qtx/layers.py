@@ -1,0 +1,44 @@
+"""Building blocks that every model shares: sites, and dense, embedding and norm layers with logical axes.
+
+Logical axes name what a parameter's dimension means (`"embed"`, `"heads"`, `"mlp"`, `"vocab"`); `qtx.training.sharding`
+maps them to mesh axes. Biases and norms are small and carry none: they are replicated.
+"""
+
+from __future__ import annotations
+
+import flax.linen as nn
+import jax
+
+
+class Site(nn.Module):
+    """Returns its input: it names a tensor that no other module outputs, so that it can be observed or quantized."""
+
+    def __call__(self, x: jax.Array) -> jax.Array:
+        return x
+
+
+def flat_dot_general(lhs, rhs, dimension_numbers, precision=None, preferred_element_type=None):
+    """`jax.lax.dot_general` of `[..., D]` with `[D, F]`, computed as one `[N, D] x [D, F]` product.
+
+    XLA's CPU backend runs the backward pass of the flat product up to 2.7 times faster than that of the batched one.
+    """
+    rows = lhs.reshape(-1, lhs.shape[-1])
+    out = jax.lax.dot_general(rows, rhs, (((1,), (0,)), ((), ())), precision, preferred_element_type)
+    return out.reshape(*lhs.shape[:-1], rhs.shape[-1])
+
+
+def dense(features: int, axes: tuple[str | None, str | None], init_std: float, dtype, name: str | None = None) -> nn.Dense:
+    """A dense layer `[..., D] -> [..., features]` with a normal(`init_std`) kernel of logical `axes` and zero bias."""
+    kernel_init = nn.with_logical_partitioning(nn.initializers.normal(init_std), axes)
+    return nn.Dense(features, dtype=dtype, kernel_init=kernel_init, dot_general=flat_dot_general, name=name)
+
+
+def embedding(rows: int, features: int, axis: str, init_std: float, dtype, name: str | None = None) -> nn.Embed:
+    """A look-up table `[rows, features]`, normal(`init_std`)."""
+    init = nn.with_logical_partitioning(nn.initializers.normal(init_std), (axis, "embed"))
+    return nn.Embed(rows, features, dtype=dtype, embedding_init=init, name=name)
+
+
+def layer_norm(epsilon: float, dtype, name: str | None = None) -> nn.LayerNorm:
+    """LayerNorm over the last axis; the two-pass variance, since E[x^2] - E[x]^2 loses digits to outliers."""
+    return nn.LayerNorm(epsilon=epsilon, dtype=dtype, use_fast_variance=False, name=name)

@@ -1,0 +1,93 @@
+"""BERT (Devlin et al. 2019): post-LN encoder, exact GELU, token types, masked-language-model head with a tied decoder."""
+
+from __future__ import annotations
+
+import dataclasses
+
+import flax.linen as nn
+import jax
+import jax.numpy as jnp
+
+from qtx.layers import Site, dense, embedding, flat_dot_general, layer_norm
+from qtx.models.block import ACTIVATIONS, TransformerConfig, layers
+
+
+@dataclasses.dataclass(frozen=True)
+class BertConfig(TransformerConfig):
+    """BERT-base by default.
+
+    Attributes:
+      vocab_size: rows of the word table; None: from the data's tokenizer.
+      max_length: rows of the position table.
+      type_vocab_size: token types.
+    """
+
+    vocab_size: int | None = None
+    max_length: int = 512
+    type_vocab_size: int = 2
+
+
+class BertEmbeddings(nn.Module):
+    """Sites: token_type_sum (words + token types), sum (with positions), norm; all `[B, T, width]`."""
+
+    config: BertConfig
+    deterministic: bool
+
+    def setup(self):
+        c, dtype = self.config, jnp.dtype(self.config.dtype)
+        assert c.vocab_size is not None, "vocab_size is filled in by qtx.models.build"
+        self.words = embedding(c.vocab_size, c.width, "vocab", c.init_std, dtype)
+        self.positions = embedding(c.max_length, c.width, "positions", c.init_std, dtype)
+        self.token_types = embedding(c.type_vocab_size, c.width, "positions", c.init_std, dtype)
+        self.token_type_sum = Site()
+        self.sum = Site()
+        self.norm = layer_norm(c.layer_norm_epsilon, dtype)
+        self.drop = nn.Dropout(c.dropout, deterministic=self.deterministic)
+
+    def __call__(self, tokens: jax.Array, token_types: jax.Array) -> jax.Array:
+        x = self.token_type_sum(self.words(tokens) + self.token_types(token_types))
+        x = self.sum(x + self.positions(jnp.arange(tokens.shape[1])[None]))
+        return self.drop(self.norm(x))
+
+
+class MlmHead(nn.Module):
+    """Transform (dense, GELU, LayerNorm), then the word table as decoder, plus a bias; float32 logits `[..., vocab]`."""
+
+    config: BertConfig
+
+    @nn.compact
+    def __call__(self, x: jax.Array, table: jax.Array) -> jax.Array:
+        c, dtype = self.config, jnp.dtype(self.config.dtype)
+        x = ACTIVATIONS["gelu"](dense(c.width, ("embed", None), c.init_std, dtype, "transform")(x))
+        x = layer_norm(c.layer_norm_epsilon, dtype, "norm")(x)
+        bias = self.param("bias", nn.initializers.zeros_init(), (table.shape[0],))
+        return Site(name="logits")(flat_dot_general(x, table.T.astype(dtype), None).astype(jnp.float32) + bias)
+
+
+class Bert(nn.Module):
+    """BertForMaskedLM."""
+
+    config: BertConfig
+
+    @nn.compact
+    def __call__(self, batch: dict[str, jax.Array], *, train: bool = False, step: jax.Array | None = None) -> jax.Array:
+        """Masked-token logits.
+
+        Args:
+          batch: `tokens` `[B, T]`; optionally `mask` `[B, T]` (False = padding), `token_types` `[B, T]`, and `positions`
+            `[B, P]`: the positions to predict, so that the vocabulary-sized head runs only there.
+          train: dropout on (needs the "dropout" rng).
+          step: training step, for normalizers that anneal.
+
+        Returns:
+          `[B, P, vocab]` with `positions`, otherwise `[B, T, vocab]`, float32.
+        """
+        tokens = batch["tokens"]
+        embeddings = BertEmbeddings(self.config, not train, name="embeddings")
+        x = embeddings(tokens, batch.get("token_types", jnp.zeros_like(tokens)))
+        mask = batch["mask"][:, None, None, :] if "mask" in batch else None
+        stack = layers(self.config, pre_norm=False, activation="gelu", deterministic=not train)
+        x, _ = stack(x, mask, step)
+        if "positions" in batch:
+            x = jnp.take_along_axis(x, batch["positions"][..., None], axis=1)
+        return MlmHead(self.config, name="head")(x, embeddings.words.embedding)

@@ -1,0 +1,126 @@
+"""The transformer block that BERT, OPT and ViT share, and its scanned stack."""
+
+from __future__ import annotations
+
+import dataclasses
+
+import flax.linen as nn
+import jax
+import jax.numpy as jnp
+
+from qtx.attention import AttentionConfig, MultiHeadAttention
+from qtx.errors import QtxError
+from qtx.layers import Site, dense, layer_norm
+
+ACTIVATIONS = {"gelu": lambda x: jax.nn.gelu(x, approximate=False), "relu": jax.nn.relu}
+
+
+@dataclasses.dataclass(frozen=True)
+class TransformerConfig:
+    """Options that every family has.
+
+    Attributes:
+      num_layers, width, num_heads, mlp_width: the shape; width is divided among the heads.
+      dropout: rate on embeddings and on both residual branches.
+      attention_dropout: rate on the attention probabilities.
+      init_std: standard deviation of initial kernels and embeddings. Narrow models need more than the usual 0.02 for
+        attention to start off the uniform distribution (about 1 / sqrt(width)).
+      layer_norm_epsilon: the family's own by default.
+      dtype: "float32" or "bfloat16", of the computation; parameters are float32.
+      remat: recompute each block's activations in the backward pass: less memory, about a third more time.
+      attention: the variant.
+
+    Raises:
+      QtxError: if the shape is impossible or a rate is not in [0, 1).
+    """
+
+    num_layers: int = 12
+    width: int = 768
+    num_heads: int = 12
+    mlp_width: int = 3072
+    dropout: float = 0.1
+    attention_dropout: float = 0.1
+    init_std: float = 0.02
+    layer_norm_epsilon: float = 1e-12
+    dtype: str = "float32"
+    remat: bool = False
+    attention: AttentionConfig = AttentionConfig()
+
+    def __post_init__(self):
+        for name in ("num_layers", "width", "num_heads", "mlp_width"):
+            if getattr(self, name) < 1:
+                raise QtxError(f"{name} is {getattr(self, name)}: expected at least 1")
+        if self.width % self.num_heads:
+            nearest = round(self.width / self.num_heads) or 1
+            raise QtxError(
+                f"width {self.width} is not divisible by num_heads {self.num_heads}: "
+                f"set width to {nearest * self.num_heads}, or num_heads to a divisor of {self.width}"
+            )
+        for name in ("dropout", "attention_dropout"):
+            if not 0 <= getattr(self, name) < 1:
+                raise QtxError(f"{name} is {getattr(self, name)}: expected a rate in [0, 1)")
+        if self.init_std <= 0 or self.layer_norm_epsilon <= 0:
+            raise QtxError("init_std and layer_norm_epsilon must be positive")
+        if self.dtype not in ("float32", "bfloat16"):
+            raise QtxError(f"dtype is {self.dtype!r}: expected 'float32' or 'bfloat16'")
+
+
+class Mlp(nn.Module):
+    """The feed-forward network; sites hidden (after the activation) `[B, T, mlp_width]` and out `[B, T, width]`."""
+
+    config: TransformerConfig
+    activation: str
+
+    @nn.compact
+    def __call__(self, x: jax.Array) -> jax.Array:
+        c, dtype = self.config, jnp.dtype(self.config.dtype)
+        hidden = dense(c.mlp_width, ("embed", "mlp"), c.init_std, dtype, "in")(x)
+        hidden = Site(name="hidden")(ACTIVATIONS[self.activation](hidden))
+        return dense(x.shape[-1], ("mlp", "embed"), c.init_std, dtype, "out")(hidden)
+
+
+class Block(nn.Module):
+    """Attention and feed-forward network with residuals; `pre_norm` puts the LayerNorms on the branches (OPT, ViT),
+    otherwise they follow the residual sums (BERT). Sites: attention_residual, attention_norm, mlp_residual, mlp_norm."""
+
+    config: TransformerConfig
+    pre_norm: bool
+    activation: str
+    deterministic: bool
+
+    @nn.compact
+    def __call__(self, x: jax.Array, mask: jax.Array | None, step: jax.Array | None) -> tuple[jax.Array, None]:
+        """x `[B, T, width]`, mask broadcasting to `[B, H, T, T]`, step scalar or None -> (`[B, T, width]`, no scan output)."""
+        c, dtype = self.config, jnp.dtype(self.config.dtype)
+        attention_norm = layer_norm(c.layer_norm_epsilon, dtype, "attention_norm")
+        mlp_norm = layer_norm(c.layer_norm_epsilon, dtype, "mlp_norm")
+        attention = MultiHeadAttention(
+            c.num_heads, c.attention, c.attention_dropout, c.init_std, dtype, self.deterministic, name="attention"
+        )
+        mlp = Mlp(c, self.activation, name="mlp")
+
+        def drop(y):
+            return nn.Dropout(c.dropout, deterministic=self.deterministic)(y)
+
+        branch = attention(attention_norm(x) if self.pre_norm else x, mask, step)
+        x = Site(name="attention_residual")(x + drop(branch))
+        x = x if self.pre_norm else attention_norm(x)
+        branch = mlp(mlp_norm(x) if self.pre_norm else x)
+        x = Site(name="mlp_residual")(x + drop(branch))
+        x = x if self.pre_norm else mlp_norm(x)
+        return x, None
+
+
+def layers(config: TransformerConfig, *, pre_norm: bool, activation: str, deterministic: bool) -> nn.Module:
+    """`num_layers` blocks under one `nn.scan` named `layers`: their parameters, captured intermediates and calibrated
+    ranges have a leading layer axis `[L, ...]`. Call it with (x, mask, step); it returns (x, None)."""
+    block = nn.remat(Block, prevent_cse=False) if config.remat else Block
+    stack = nn.scan(
+        block,
+        variable_axes={"params": 0, "intermediates": 0, "ranges": 0, "calibration": 0},
+        split_rngs={"params": True, "dropout": True},
+        in_axes=nn.broadcast,
+        length=config.num_layers,
+        metadata_params={nn.PARTITION_NAME: "layers"},
+    )
+    return stack(config, pre_norm, activation, deterministic, name="layers")

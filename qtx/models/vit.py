@@ -1,0 +1,97 @@
+"""ViT (Dosovitskiy et al. 2021): patch embedding, class token, pre-LN encoder, classifier on the class token."""
+
+from __future__ import annotations
+
+import dataclasses
+
+import flax.linen as nn
+import jax
+import jax.numpy as jnp
+
+from qtx.errors import QtxError
+from qtx.layers import Site, dense, layer_norm
+from qtx.models.block import TransformerConfig, layers
+
+
+@dataclasses.dataclass(frozen=True)
+class VitConfig(TransformerConfig):
+    """ViT-S/16 by default.
+
+    Attributes:
+      patch_size: side of a square patch in pixels.
+      patch_norm: LayerNorm after the patch embedding. The paper's ViT cures have it and its vanilla baseline does not;
+        it alone cures most outliers, so compare variants with the same setting.
+      image_size, channels, num_classes: None: from the data.
+
+    Raises:
+      QtxError: if the image is not a whole number of patches.
+    """
+
+    width: int = 384
+    num_heads: int = 6
+    mlp_width: int = 1536
+    dropout: float = 0.0
+    attention_dropout: float = 0.0
+    patch_size: int = 16
+    patch_norm: bool = False
+    image_size: int | None = None
+    channels: int | None = None
+    num_classes: int | None = None
+
+    def __post_init__(self):
+        super().__post_init__()
+        if self.patch_size < 1 or (self.image_size is not None and self.image_size % self.patch_size):
+            raise QtxError(f"patch_size {self.patch_size} does not divide image_size {self.image_size}: choose a divisor")
+
+
+def patches(images: jax.Array, size: int) -> jax.Array:
+    """Images `[B, H, W, C]` as flattened patches `[B, (H / size) * (W / size), size * size * C]`, row by row."""
+    batch, height, width, channels = images.shape
+    grid = images.reshape(batch, height // size, size, width // size, size, channels)
+    return grid.transpose(0, 1, 3, 2, 4, 5).reshape(batch, -1, size * size * channels)
+
+
+class VitEmbeddings(nn.Module):
+    """Sites: patches `[B, N, width]`, patch_norm (if on), sum (class token, patches and positions) `[B, N + 1, width]`."""
+
+    config: VitConfig
+    deterministic: bool
+
+    @nn.compact
+    def __call__(self, images: jax.Array) -> jax.Array:
+        c, dtype = self.config, jnp.dtype(self.config.dtype)
+        x = dense(c.width, (None, "embed"), c.init_std, dtype, "patches")(patches(images.astype(dtype), c.patch_size))
+        if c.patch_norm:
+            x = layer_norm(c.layer_norm_epsilon, dtype, "patch_norm")(x)
+        initial = nn.initializers.normal(c.init_std)
+        class_token = self.param("class_token", initial, (c.width,))
+        positions = self.param("positions", initial, (x.shape[1] + 1, c.width))
+        class_tokens = jnp.broadcast_to(class_token.astype(dtype), (x.shape[0], 1, c.width))
+        x = Site(name="sum")(jnp.concatenate([class_tokens, x], axis=1) + positions.astype(dtype))
+        return nn.Dropout(c.dropout, deterministic=self.deterministic)(x)
+
+
+class ClassifierHead(nn.Module):
+    """A linear map of the class token, `[B, width]` -> float32 `[B, num_classes]`, at site logits."""
+
+    config: VitConfig
+
+    @nn.compact
+    def __call__(self, x: jax.Array) -> jax.Array:
+        c = self.config
+        return dense(c.num_classes, ("embed", None), c.init_std, jnp.dtype(c.dtype), "logits")(x).astype(jnp.float32)
+
+
+class Vit(nn.Module):
+    """ViTForImageClassification."""
+
+    config: VitConfig
+
+    @nn.compact
+    def __call__(self, batch: dict[str, jax.Array], *, train: bool = False, step: jax.Array | None = None) -> jax.Array:
+        """Class logits `[B, num_classes]`, float32, of `batch["images"]` `[B, H, W, C]`; `train` and `step` as in BERT."""
+        c = self.config
+        x = VitEmbeddings(c, not train, name="embeddings")(batch["images"])
+        x, _ = layers(c, pre_norm=True, activation="gelu", deterministic=not train)(x, None, step)
+        x = layer_norm(c.layer_norm_epsilon, jnp.dtype(c.dtype), "final_norm")(x)
+        return ClassifierHead(c, name="head")(x[:, 0])
