@@ -1,0 +1,82 @@
+"""Options of a training run."""
+
+from __future__ import annotations
+
+import dataclasses
+
+from qtx.errors import QtxError, lookup
+from qtx.training.schedules import SCHEDULES
+
+
+@dataclasses.dataclass(frozen=True)
+class TrainingConfig:
+    """How a model is trained, whatever the model.
+
+    Attributes:
+      steps: optimizer updates.
+      batch_size: examples per update, over all devices.
+      accumulation_steps: parts in which a batch is computed one after the other; the update is that of the whole batch.
+      learning_rate: the peak, reached after the warm-up.
+      schedule: a name in `SCHEDULES`: what follows the warm-up.
+      warmup_steps: updates over which the learning rate grows linearly from `initial_learning_rate`.
+      initial_learning_rate, final_learning_rate: values (not fractions of the peak) at both ends of the run.
+      beta1, beta2, epsilon: AdamW's.
+      weight_decay: decoupled; applied to kernels and embeddings, never to biases.
+      decay_norm_scale: decay LayerNorm scales too. The paper's OPT cures do and its OPT baseline does not: compare like
+        with like.
+      clip_norm: largest global norm of a gradient; None: no clipping.
+      log_every, eval_every, checkpoint_every: in steps; the last step always does all three.
+      keep_checkpoints: how many of the newest are kept.
+
+    Raises:
+      QtxError: for a value out of its range.
+    """
+
+    steps: int = 1000
+    batch_size: int = 32
+    accumulation_steps: int = 1
+    learning_rate: float = 1e-3
+    schedule: str = "linear"
+    warmup_steps: int = 100
+    initial_learning_rate: float = 0.0
+    final_learning_rate: float = 0.0
+    beta1: float = 0.9
+    beta2: float = 0.999
+    epsilon: float = 1e-8
+    weight_decay: float = 0.01
+    decay_norm_scale: bool = False
+    clip_norm: float | None = 1.0
+    log_every: int = 50
+    eval_every: int = 500
+    checkpoint_every: int = 500
+    keep_checkpoints: int = 2
+
+    def __post_init__(self):
+        counts = ("steps", "batch_size", "accumulation_steps", "log_every", "eval_every", "checkpoint_every", "keep_checkpoints")
+        for name in counts:
+            if getattr(self, name) < 1:
+                raise QtxError(f"{name} is {getattr(self, name)}: expected at least 1")
+        for name in ("warmup_steps", "initial_learning_rate", "final_learning_rate", "weight_decay"):
+            if not getattr(self, name) >= 0:
+                raise QtxError(f"{name} is {getattr(self, name)}: expected 0 or more")
+        for name in ("learning_rate", "epsilon"):
+            if not getattr(self, name) > 0:
+                raise QtxError(f"{name} is {getattr(self, name)}: expected a positive number")
+        if self.clip_norm is not None and not self.clip_norm > 0:
+            raise QtxError(f"clip_norm is {self.clip_norm}: expected a positive number, or None for no clipping")
+        for name in ("beta1", "beta2"):
+            if not 0 <= getattr(self, name) < 1:
+                raise QtxError(f"{name} is {getattr(self, name)}: expected a number in [0, 1)")
+        for name in ("initial_learning_rate", "final_learning_rate"):
+            if getattr(self, name) > self.learning_rate:
+                raise QtxError(f"{name} {getattr(self, name)} exceeds learning_rate {self.learning_rate}, which is the peak")
+        lookup(SCHEDULES, "learning-rate schedule", self.schedule)
+        if self.warmup_steps >= self.steps:
+            raise QtxError(
+                f"warmup_steps {self.warmup_steps} leaves nothing of {self.steps} steps: lower warmup_steps or raise steps"
+            )
+        if self.batch_size % self.accumulation_steps:
+            raise QtxError(
+                f"batch_size {self.batch_size} is not divisible by accumulation_steps {self.accumulation_steps}: "
+                f"set batch_size to {-(-self.batch_size // self.accumulation_steps) * self.accumulation_steps}"
+            )

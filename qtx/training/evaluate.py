@@ -1,0 +1,36 @@
+"""Exact means over held-out data."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterable
+from typing import Any
+
+import jax
+import numpy as np
+
+from qtx.training.objectives import Sums, cross_entropy_sums, metrics
+
+Batch = dict[str, Any]
+
+
+def evaluate(apply_fn: Callable[[Batch], jax.Array], batches: Iterable[Batch]) -> dict[str, float]:
+    """Metrics of a model over batches with `labels` and `weights`.
+
+    Args:
+      apply_fn: batch -> logits `labels.shape + (classes,)`; compiled here, once per batch shape.
+      batches: finite; entries of weight 0 (the padding of the last batch) do not count.
+
+    Returns:
+      loss (mean cross entropy, nats), perplexity exp(loss), accuracy (fraction), predictions (sum of the weights). Which
+      of them a user reads first, `qtx.training.OBJECTIVES[objective].metric` says.
+    """
+    return add_up(jax.jit(lambda batch: cross_entropy_sums(apply_fn(batch), batch["labels"], batch["weights"])), batches)
+
+
+def add_up(sums_fn: Callable[[Batch], Sums], batches: Iterable[Batch]) -> dict[str, float]:
+    """`evaluate` for a compiled function batch -> `Sums`; adds in float64, so that no batch's share is rounded away."""
+    total = np.zeros(3)
+    for batch in batches:
+        total += np.asarray(jax.device_get(tuple(sums_fn(batch))), np.float64)
+    loss, weight, correct = total.tolist()
+    return {**metrics(loss, weight, correct), "predictions": weight}

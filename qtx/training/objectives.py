@@ -1,0 +1,78 @@
+"""What a model is trained on: weighted cross entropy, as sums from which exact means are built.
+
+Sums, unlike means, add up: over microbatches, devices and evaluation batches with padding, the result is that of one
+big batch.
+"""
+
+from __future__ import annotations
+
+import dataclasses
+import math
+from typing import NamedTuple
+
+import jax
+import jax.numpy as jnp
+
+
+class Sums(NamedTuple):
+    """Sums over the predictions of a batch, float32 scalars.
+
+    Attributes:
+      loss: weighted cross entropies, in nats.
+      weight: weights; the number of predictions where weights are 0 and 1.
+      correct: weights of the predictions whose most probable class is the label.
+    """
+
+    loss: jax.Array
+    weight: jax.Array
+    correct: jax.Array
+
+
+def cross_entropy_sums(logits: jax.Array, labels: jax.Array, weights: jax.Array) -> Sums:
+    """Sums for logits `[..., classes]`, labels `[...]` int32 and weights `[...]`; labels of weight 0 are never looked at."""
+    counted = weights > 0
+    labels = jnp.where(counted, labels, 0)
+    weights = weights.astype(jnp.float32)
+    logits = logits.astype(jnp.float32)
+    of_label = jnp.take_along_axis(logits, labels[..., None], axis=-1)[..., 0]
+    cross_entropy = jax.nn.logsumexp(logits, axis=-1) - of_label
+    # Not `argmax == label`: this reads what is already there, and XLA's CPU argmax is slow. A tie counts as correct.
+    correct = of_label >= logits.max(axis=-1)
+    return Sums(
+        jnp.where(counted, weights * cross_entropy, 0.0).sum(),
+        weights.sum(),
+        jnp.where(counted, weights * correct, 0.0).sum(),
+    )
+
+
+@dataclasses.dataclass(frozen=True)
+class Objective:
+    """A training objective.
+
+    Attributes:
+      metric: the key of `metrics` that a user reads first.
+      lower_is_better: of that metric.
+    """
+
+    metric: str
+    lower_is_better: bool
+
+
+# Their batches differ (see qtx.data), their loss does not.
+OBJECTIVES: dict[str, Objective] = {
+    "mlm": Objective("perplexity", lower_is_better=True),
+    "clm": Objective("perplexity", lower_is_better=True),
+    "classification": Objective("accuracy", lower_is_better=False),
+}
+
+
+def metrics(loss_sum: float, weight_sum: float, correct_sum: float) -> dict[str, float]:
+    """Mean loss (nats), perplexity exp(loss) and accuracy (fraction) from sums; all NaN for no predictions."""
+    if weight_sum == 0:
+        return {"loss": math.nan, "perplexity": math.nan, "accuracy": math.nan}
+    loss = loss_sum / weight_sum
+    try:
+        perplexity = math.exp(loss)
+    except OverflowError:
+        perplexity = math.inf
+    return {"loss": loss, "perplexity": perplexity, "accuracy": correct_sum / weight_sum}

@@ -1,0 +1,152 @@
+"""Where arrays live: the device mesh, and the one table from logical axes to mesh axes.
+
+Models name the axes of their parameters by meaning (`qtx.layers`); this module alone decides how those are split. The
+rest is XLA's: with Auto axes, `jax.jit` propagates the shardings of the state and the batch through the program and
+inserts the collectives.
+"""
+
+from __future__ import annotations
+
+import dataclasses
+import math
+from collections.abc import Mapping
+from typing import Any
+
+import flax.linen as nn
+import jax
+import numpy as np
+import optax
+from jax.sharding import AxisType, Mesh, NamedSharding, PartitionSpec
+
+from qtx.errors import QtxError
+
+MESH_AXES = ("data", "fsdp", "tensor")
+
+# Logical axis -> mesh axes. A dimension that its mesh axes do not divide is replicated instead (a vocabulary of 30522 on
+# 4 tensor devices, say): the numbers are the same, only memory is not saved. So is a second use of a mesh axis in one array.
+LOGICAL_AXES: dict[str, tuple[str, ...]] = {
+    "batch": ("data", "fsdp"),
+    "embed": ("fsdp",),
+    "heads": ("tensor",),
+    "mlp": ("tensor",),
+    "vocab": ("tensor",),
+    "layers": (),
+    "positions": (),
+}
+
+
+@dataclasses.dataclass(frozen=True)
+class MeshConfig:
+    """How the devices are arranged; at most one axis may be -1: all devices that the others leave.
+
+    Attributes:
+      data: copies of the model, each with its part of the batch.
+      fsdp: parts of the batch whose devices also share the parameters and optimizer state among them.
+      tensor: parts of heads, feed-forward width and vocabulary.
+    """
+
+    data: int = -1
+    fsdp: int = 1
+    tensor: int = 1
+
+    def __post_init__(self):
+        sizes = dataclasses.astuple(self)
+        if any(size < 1 and size != -1 for size in sizes) or sizes.count(-1) > 1:
+            raise QtxError(
+                f"data x fsdp x tensor is {' x '.join(map(str, sizes))}: expected positive sizes, at most one of them -1 "
+                "(all devices that are left)"
+            )
+
+
+def make_mesh(config: MeshConfig, devices: list[jax.Device] | None = None) -> Mesh:
+    """The mesh, over the first devices that it needs.
+
+    Raises:
+      QtxError: if there are not enough devices, or they do not divide up.
+    """
+    devices = jax.devices() if devices is None else devices
+    sizes = list(dataclasses.astuple(config))
+    fixed = math.prod(size for size in sizes if size != -1)
+    shape = ", ".join(f"{axis}={size}" for axis, size in zip(MESH_AXES, sizes, strict=True))
+    if fixed > len(devices):
+        raise QtxError(f"the mesh {shape} needs {fixed} devices, but there are {len(devices)}: lower config.mesh")
+    if -1 in sizes:
+        if len(devices) % fixed:
+            raise QtxError(f"the mesh {shape} cannot use {len(devices)} devices: {fixed} does not divide {len(devices)}")
+        sizes[sizes.index(-1)] = len(devices) // fixed
+    used = math.prod(sizes)
+    if used < len(devices) and jax.process_count() > 1:
+        raise QtxError(f"the mesh {shape} uses {used} of {len(devices)} devices: with several processes it must use all")
+    return jax.make_mesh(tuple(sizes), MESH_AXES, axis_types=(AxisType.Auto,) * 3, devices=devices[:used])
+
+
+def batch_shards(mesh: Mesh) -> int:
+    """Into how many parts a batch is split."""
+    return math.prod(mesh.shape[axis] for axis in LOGICAL_AXES["batch"])
+
+
+def check_batch(mesh: Mesh, batch_size: int, accumulation_steps: int) -> None:
+    """Raises QtxError unless every device gets the same number of examples in every microbatch."""
+    parts = batch_shards(mesh) * accumulation_steps
+    if batch_size % parts:
+        raise QtxError(
+            f"batch_size {batch_size} is not divisible by {parts} (mesh data {mesh.shape['data']} x fsdp {mesh.shape['fsdp']}"
+            f" x accumulation_steps {accumulation_steps}): set config.training.batch_size to {-(-batch_size // parts) * parts}"
+        )
+
+
+def partition(mesh: Mesh | Mapping[str, int], logical: PartitionSpec, shape: tuple[int, ...]) -> PartitionSpec:
+    """The mesh axes of an array whose dimensions have the given logical names (None: replicated)."""
+    sizes = mesh.shape if isinstance(mesh, Mesh) else mesh
+    taken: set[str] = set()
+    axes: list[str | tuple[str, ...] | None] = []
+    for name, size in zip(tuple(logical) + (None,) * (len(shape) - len(logical)), shape, strict=True):
+        wanted = () if name is None else LOGICAL_AXES[name]
+        fits = size % math.prod(sizes[axis] for axis in wanted) == 0 and not taken & set(wanted)
+        axes.append(wanted if wanted and fits else None)
+        taken.update(wanted if fits else ())
+    return PartitionSpec(*axes)
+
+
+def param_shardings(mesh: Mesh, boxed: Any) -> Any:
+    """A `NamedSharding` per parameter, from the (abstract) parameters with their logical axes, as `init` returns them."""
+
+    def of(spec, leaf):
+        return NamedSharding(mesh, partition(mesh, spec, leaf.shape))
+
+    specs = nn.get_partition_spec(boxed)
+    return jax.tree.map(of, specs, nn.unbox(boxed), is_leaf=lambda x: isinstance(x, PartitionSpec))
+
+
+def optimizer_shardings(mesh: Mesh, optimizer: optax.GradientTransformation, params: Any, shardings: Any) -> Any:
+    """Shardings of `optimizer.init(params)`: moments lie with their parameter, counters everywhere."""
+    state = jax.eval_shape(optimizer.init, params)
+    return optax.tree_map_params(
+        optimizer, lambda _, s: s, state, shardings, transform_non_params=lambda _: replicated(mesh)
+    )
+
+
+def replicated(mesh: Mesh) -> NamedSharding:
+    """Every device holds the whole array."""
+    return NamedSharding(mesh, PartitionSpec())
+
+
+def batch_sharding(mesh: Mesh) -> NamedSharding:
+    """The first axis, examples, is split."""
+    return NamedSharding(mesh, PartitionSpec(LOGICAL_AXES["batch"]))
+
+
+def shard_process_batch(mesh: Mesh, batch: dict[str, np.ndarray]) -> dict[str, jax.Array]:
+    """The global batch of which every process holds its own part."""
+    sharding = batch_sharding(mesh)
+    return {name: jax.make_array_from_process_local_data(sharding, value) for name, value in batch.items()}
+
+
+def shard_global_batch(mesh: Mesh, batch: dict[str, np.ndarray]) -> dict[str, jax.Array]:
+    """The global batch of which every process holds the whole."""
+    sharding = batch_sharding(mesh)
+
+    def shard(value):
+        return jax.make_array_from_callback(value.shape, sharding, lambda index: value[index])
+
+    return {name: shard(np.asarray(value)) for name, value in batch.items()}
