@@ -1,0 +1,5 @@
+"""Models from and to other libraries' formats."""
+
+from qtx.interop.huggingface import load, save
+
+__all__ = ["load", "save"]

@@ -1,0 +1,67 @@
+"""BertForMaskedLM."""
+
+from __future__ import annotations
+
+import numpy as np
+
+from qtx.interop.family import Family
+from qtx.interop.weights import Weight, dense, layer_norm
+
+LAYER = "bert.encoder.layer.{layer}"
+
+WEIGHTS = [
+    Weight("bert.embeddings.word_embeddings.weight", "embeddings/words/embedding"),
+    Weight("bert.embeddings.position_embeddings.weight", "embeddings/positions/embedding"),
+    Weight("bert.embeddings.token_type_embeddings.weight", "embeddings/token_types/embedding"),
+    *layer_norm("bert.embeddings.LayerNorm", "embeddings/norm"),
+    *dense(f"{LAYER}.attention.self.query", "layers/attention/query"),
+    *dense(f"{LAYER}.attention.self.key", "layers/attention/key"),
+    *dense(f"{LAYER}.attention.self.value", "layers/attention/value"),
+    *dense(f"{LAYER}.attention.output.dense", "layers/attention/out"),
+    *layer_norm(f"{LAYER}.attention.output.LayerNorm", "layers/attention_norm"),
+    *dense(f"{LAYER}.intermediate.dense", "layers/mlp/in"),
+    *dense(f"{LAYER}.output.dense", "layers/mlp/out"),
+    *layer_norm(f"{LAYER}.output.LayerNorm", "layers/mlp_norm"),
+    *dense("cls.predictions.transform.dense", "head/transform"),
+    *layer_norm("cls.predictions.transform.LayerNorm", "head/norm"),
+    Weight("cls.predictions.bias", "head/bias"),
+]
+
+BERT = Family(
+    architecture="BertForMaskedLM",
+    fields={
+        "vocab_size": "vocab_size",
+        "hidden_size": "width",
+        "num_hidden_layers": "num_layers",
+        "num_attention_heads": "num_heads",
+        "intermediate_size": "mlp_width",
+        "max_position_embeddings": "max_length",
+        "type_vocab_size": "type_vocab_size",
+        "hidden_dropout_prob": "dropout",
+        "attention_probs_dropout_prob": "attention_dropout",
+        "initializer_range": "init_std",
+        "layer_norm_eps": "layer_norm_epsilon",
+    },
+    defaults={
+        "type_vocab_size": 2,
+        "hidden_dropout_prob": 0.1,
+        "attention_probs_dropout_prob": 0.1,
+        "initializer_range": 0.02,
+        "layer_norm_eps": 1e-12,
+    },
+    supported={
+        "hidden_act": "gelu",
+        "position_embedding_type": "absolute",
+        "tie_word_embeddings": True,
+        "is_decoder": False,
+        "add_cross_attention": False,
+    },
+    attention_prefix=f"{LAYER}.attention.self",
+    weights=lambda config: WEIGHTS,
+    tied={
+        "cls.predictions.decoder.weight": "bert.embeddings.word_embeddings.weight",
+        "cls.predictions.decoder.bias": "cls.predictions.bias",
+    },
+    unused=("bert.pooler.", "cls.seq_relationship.", "bert.embeddings.position_ids"),
+    example=lambda config: {"tokens": np.zeros((1, 1), np.int32)},
+)

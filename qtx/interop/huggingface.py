@@ -1,0 +1,154 @@
+"""Hugging Face checkpoint folders (config.json and model.safetensors) to qtx models and back."""
+
+from __future__ import annotations
+
+import dataclasses
+import json
+from pathlib import Path
+from typing import Any
+
+import flax.linen as nn
+import jax
+import numpy as np
+from safetensors import SafetensorError
+from safetensors.numpy import load_file, save_file
+
+from qtx.attention import AttentionConfig
+from qtx.config import build
+from qtx.errors import QtxError, lookup
+from qtx.interop.bert import BERT
+from qtx.interop.family import Family
+from qtx.interop.gates import gate_weights, infer_gate
+from qtx.interop.opt import OPT
+from qtx.interop.vit import VIT
+from qtx.interop.weights import Weight, export_weights, import_weights
+from qtx.models import MODELS, TransformerConfig
+
+# By config.json's model_type, which is also the name in qtx.models.MODELS.
+FAMILIES: dict[str, Family] = {"bert": BERT, "opt": OPT, "vit": VIT}
+CONFIG, WEIGHTS = "config.json", "model.safetensors"
+# Where we note the attention variant in config.json; transformers keeps unknown keys and ignores them.
+ATTENTION_KEY = "qtx_attention"
+# BERT's first published checkpoints have TensorFlow's names.
+RENAMED = {".LayerNorm.gamma": ".LayerNorm.weight", ".LayerNorm.beta": ".LayerNorm.bias"}
+# What a checkpoint does not tell: how to compute, not what.
+COMPUTATION = ("dtype", "remat")
+
+
+def load(folder: str | Path, attention: AttentionConfig | None = None) -> tuple[TransformerConfig, dict[str, Any]]:
+    """A BertForMaskedLM, OPTForCausalLM or ViTForImageClassification checkpoint as a qtx model.
+
+    Gates are recognised by the names and shapes of their weights (those of the paper's official code); a normalizer has
+    none, so a checkpoint from elsewhere needs `attention` to be told one.
+
+    Args:
+      folder: has config.json and model.safetensors.
+      attention: the variant, whose gate may be left at "none"; None: as `save` noted it, or softmax.
+
+    Returns:
+      The model's config (`qtx.models.build` makes the module of it) and the parameter tree, float32 numpy arrays.
+
+    Raises:
+      QtxError: if a file is missing or broken, the model or one of its options is not supported, or weights are
+        missing, unexpected, or of the wrong shape.
+    """
+    folder = Path(folder)
+    values = _read_json(folder / CONFIG)
+    if "model_type" not in values:
+        raise QtxError(f"{folder / CONFIG} has no 'model_type': expected one of {', '.join(FAMILIES)}")
+    family = lookup(FAMILIES, f"model_type in {folder / CONFIG}:", values["model_type"])
+    source = str(folder / WEIGHTS)
+    tensors = _own_tensors(family, _read_tensors(folder / WEIGHTS), source)
+    fields = family.read_config(values, str(folder / CONFIG)) | family.shown_by_weights(tensors)
+    _, config_class = MODELS[values["model_type"]]
+    try:
+        if attention is None:
+            attention = build(AttentionConfig, values.get(ATTENTION_KEY, {}), "model.attention")
+        fields["attention"] = _with_gate(attention, infer_gate(tensors, family.attention_prefix))
+        config = build(config_class, fields, "model")
+    except QtxError as error:
+        raise QtxError(f"{folder}: {error}") from None
+    return config, import_weights(_table(family, config), tensors, _shapes(family, config), _sizes(config), source)
+
+
+def save(folder: str | Path, config: TransformerConfig, params: Any) -> None:
+    """Writes config.json and model.safetensors; `transformers` loads them if the attention is the plain softmax kind.
+
+    Args:
+      folder: is made if it does not exist.
+      config: of the model; what the data fills in (e.g. vocab_size) is filled in.
+      params: the parameter tree, boxed or not.
+
+    Raises:
+      QtxError: if the architecture cannot express the config.
+    """
+    name = next(name for name, (_, config_class) in MODELS.items() if type(config) is config_class)
+    family = FAMILIES[name]
+    values = {"model_type": name, **family.write_config(config)}
+    # What transformers has no option for, such as another LayerNorm epsilon in OPT, would be lost silently.
+    given, default = dataclasses.asdict(config), type(config)()
+    for field in given.keys() - set(family.fields.values()) - {*COMPUTATION, "attention", *family.shown_by_weights({})}:
+        if given[field] != getattr(default, field):
+            raise QtxError(
+                f"{field} is {given[field]!r}: {family.architecture} supports only {getattr(default, field)!r}"
+            )
+    if config.attention != AttentionConfig():
+        values[ATTENTION_KEY] = {k: v for k, v in dataclasses.asdict(config.attention).items() if v is not None}
+    folder = Path(folder)
+    folder.mkdir(parents=True, exist_ok=True)
+    (folder / CONFIG).write_text(json.dumps(values, indent=2) + "\n", encoding="utf-8")
+    tensors = export_weights(_table(family, config), nn.unbox(params), _sizes(config))
+    save_file(tensors, folder / WEIGHTS, metadata={"format": "pt"})
+
+
+def _table(family: Family, config: Any) -> list[Weight]:
+    return [*family.weights(config), *gate_weights(config.attention.gate, family.attention_prefix)]
+
+
+def _sizes(config: TransformerConfig) -> dict[str, int]:
+    return {"layer": config.num_layers, "head": config.num_heads}
+
+
+def _shapes(family: Family, config: Any) -> Any:
+    module_class = next(module for module, config_class in MODELS.values() if type(config) is config_class)
+    variables = jax.eval_shape(module_class(config).init, jax.random.key(0), family.example(config))
+    return nn.unbox(variables["params"])
+
+
+def _with_gate(attention: AttentionConfig, gate: dict[str, Any]) -> AttentionConfig:
+    """The attention with the gate that the weights show; what is asked for must agree with it."""
+    for option, value in gate.items():
+        if getattr(attention, option) not in (None, "none", value):
+            raise QtxError(f"{option} {getattr(attention, option)!r} is asked for, but the weights show {value!r}")
+    return dataclasses.replace(attention, **gate)
+
+
+def _own_tensors(family: Family, tensors: dict[str, np.ndarray], source: str) -> dict[str, np.ndarray]:
+    """Under today's names, without the copies of tied weights and the unused ones."""
+    for old, new in RENAMED.items():
+        tensors = {name.removesuffix(old) + new if name.endswith(old) else name: x for name, x in tensors.items()}
+    for copy, original in family.tied.items():
+        if copy in tensors and original in tensors and not np.array_equal(tensors[copy], tensors[original]):
+            raise QtxError(f"{source}: {copy} differs from {original}; qtx's {family.architecture} ties them")
+    return {k: v for k, v in tensors.items() if k not in family.tied and not k.startswith(family.unused)}
+
+
+def _read_json(path: Path) -> dict[str, Any]:
+    if not path.is_file():
+        raise QtxError(f"no {path}: expected a checkpoint folder with {CONFIG} and {WEIGHTS}")
+    try:
+        values = json.loads(path.read_text(encoding="utf-8"))
+    except (UnicodeDecodeError, json.JSONDecodeError) as error:
+        raise QtxError(f"{path} is not JSON: {error}") from None
+    if not isinstance(values, dict):
+        raise QtxError(f"{path} is not a JSON object: expected a model's config")
+    return values
+
+
+def _read_tensors(path: Path) -> dict[str, np.ndarray]:
+    if not path.is_file():
+        raise QtxError(f"no {path}: save the model there with transformers' save_pretrained(folder)")
+    try:
+        return load_file(path)
+    except SafetensorError as error:
+        raise QtxError(f"{path} is not a safetensors file: {error}") from None

@@ -1,0 +1,97 @@
+"""ViTForImageClassification."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+
+import numpy as np
+
+from qtx.interop.family import Family
+from qtx.interop.weights import FIRST, Layout, Weight, dense, layer_norm
+from qtx.models import VitConfig
+
+LAYER = "vit.encoder.layer.{layer}"
+# transformers has no LayerNorm there; the name is ours.
+PATCH_NORM = "vit.embeddings.patch_embeddings.norm"
+
+
+def patches_layout(config: VitConfig) -> Layout:
+    """Convolution `[width, C, P, P]` <-> matrix `[P * P * C, width]` on flattened patches."""
+    size = config.patch_size
+    return Layout(
+        lambda x: x.transpose(2, 3, 1, 0).reshape(-1, x.shape[0]),
+        lambda x: x.reshape(size, size, -1, x.shape[1]).transpose(3, 2, 0, 1),
+    )
+
+
+def weights(config: VitConfig) -> list[Weight]:
+    """The table; with rows for the LayerNorm after the patches if the config has one."""
+    return [
+        Weight(
+            "vit.embeddings.cls_token", "embeddings/class_token", Layout(lambda x: x[0, 0], lambda x: x[None, None])
+        ),
+        Weight("vit.embeddings.position_embeddings", "embeddings/positions", FIRST),
+        Weight(
+            "vit.embeddings.patch_embeddings.projection.weight", "embeddings/patches/kernel", patches_layout(config)
+        ),
+        Weight("vit.embeddings.patch_embeddings.projection.bias", "embeddings/patches/bias"),
+        *(layer_norm(PATCH_NORM, "embeddings/patch_norm") if config.patch_norm else []),
+        *dense(f"{LAYER}.attention.attention.query", "layers/attention/query"),
+        *dense(f"{LAYER}.attention.attention.key", "layers/attention/key"),
+        *dense(f"{LAYER}.attention.attention.value", "layers/attention/value"),
+        *dense(f"{LAYER}.attention.output.dense", "layers/attention/out"),
+        *layer_norm(f"{LAYER}.layernorm_before", "layers/attention_norm"),
+        *dense(f"{LAYER}.intermediate.dense", "layers/mlp/in"),
+        *dense(f"{LAYER}.output.dense", "layers/mlp/out"),
+        *layer_norm(f"{LAYER}.layernorm_after", "layers/mlp_norm"),
+        *layer_norm("vit.layernorm", "final_norm"),
+        *dense("classifier", "head/logits"),
+    ]
+
+
+def shown_by_weights(tensors: Mapping[str, np.ndarray]) -> dict[str, int | bool]:
+    """The number of classes, which config.json leaves out when it is 2, and whether patches are normalised."""
+    classifier = tensors.get("classifier.weight")
+    # A checkpoint without a classifier is refused later, by the name of the missing weight.
+    classes = 1 if classifier is None else classifier.shape[0]
+    return {"num_classes": classes, "patch_norm": f"{PATCH_NORM}.weight" in tensors}
+
+
+def labels(config: VitConfig) -> dict[str, dict]:
+    """The class names that transformers gives by default; it reads the number of classes off them."""
+    names = [f"LABEL_{i}" for i in range(config.num_classes or 0)]
+    return {
+        "id2label": {str(i): name for i, name in enumerate(names)},
+        "label2id": {name: i for i, name in enumerate(names)},
+    }
+
+
+VIT = Family(
+    architecture="ViTForImageClassification",
+    fields={
+        "hidden_size": "width",
+        "num_hidden_layers": "num_layers",
+        "num_attention_heads": "num_heads",
+        "intermediate_size": "mlp_width",
+        "image_size": "image_size",
+        "patch_size": "patch_size",
+        "num_channels": "channels",
+        "hidden_dropout_prob": "dropout",
+        "attention_probs_dropout_prob": "attention_dropout",
+        "initializer_range": "init_std",
+        "layer_norm_eps": "layer_norm_epsilon",
+    },
+    defaults={
+        "num_channels": 3,
+        "hidden_dropout_prob": 0.0,
+        "attention_probs_dropout_prob": 0.0,
+        "initializer_range": 0.02,
+        "layer_norm_eps": 1e-12,
+    },
+    supported={"hidden_act": "gelu", "qkv_bias": True},
+    attention_prefix=f"{LAYER}.attention.attention",
+    weights=weights,
+    shown_by_weights=shown_by_weights,
+    extra=labels,
+    example=lambda config: {"images": np.zeros((1, config.image_size, config.image_size, config.channels), np.float32)},
+)

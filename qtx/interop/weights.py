@@ -1,0 +1,119 @@
+"""One table says which weight of a checkpoint is which qtx parameter; importing and exporting both read it."""
+
+from __future__ import annotations
+
+import dataclasses
+import itertools
+import string
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from typing import Any
+
+import numpy as np
+from flax import traverse_util
+
+from qtx.errors import QtxError
+
+# Names that a message lists before it only counts the rest.
+LISTED = 4
+
+
+@dataclasses.dataclass(frozen=True)
+class Layout:
+    """How one tensor changes between a checkpoint and qtx; `exported(imported(x))` is `x`."""
+
+    imported: Callable[[np.ndarray], np.ndarray]
+    exported: Callable[[np.ndarray], np.ndarray]
+
+
+SAME = Layout(lambda x: x, lambda x: x)
+# [out, in] <-> [in, out]
+KERNEL = Layout(np.transpose, np.transpose)
+# [1, ...] <-> [...]
+FIRST = Layout(lambda x: x[0], lambda x: x[None])
+
+
+@dataclasses.dataclass(frozen=True)
+class Weight:
+    """One row of a table.
+
+    Attributes:
+      name: the checkpoint's name; `{layer}` and `{head}` stand for an index, and the tensors of all indices are stacked
+        on leading axes in that order.
+      path: where the stacked parameter is in qtx's tree, e.g. `"layers/attention/query/kernel"`.
+      layout: of the single tensor.
+    """
+
+    name: str
+    path: str
+    layout: Layout = SAME
+
+    @property
+    def indices(self) -> list[str]:
+        """The names of the stacked axes."""
+        return [field for _, field, _, _ in string.Formatter().parse(self.name) if field]
+
+    def names(self, sizes: Mapping[str, int]) -> Iterator[tuple[tuple[int, ...], str]]:
+        """Every index of the stacked axes with the checkpoint's name there."""
+        for index in itertools.product(*(range(sizes[axis]) for axis in self.indices)):
+            yield index, self.name.format(**dict(zip(self.indices, index, strict=True)))
+
+
+def dense(name: str, path: str) -> list[Weight]:
+    """A linear layer: weight `[out, in]` and bias."""
+    return [Weight(f"{name}.weight", f"{path}/kernel", KERNEL), Weight(f"{name}.bias", f"{path}/bias")]
+
+
+def layer_norm(name: str, path: str) -> list[Weight]:
+    """A LayerNorm: weight and bias."""
+    return [Weight(f"{name}.weight", f"{path}/scale"), Weight(f"{name}.bias", f"{path}/bias")]
+
+
+def import_weights(
+    table: Sequence[Weight], tensors: Mapping[str, np.ndarray], shapes: Any, sizes: Mapping[str, int], source: str
+) -> dict[str, Any]:
+    """The float32 parameter tree made of a checkpoint's tensors.
+
+    Args:
+      table: the correspondence; its paths are those of `shapes`.
+      tensors: by name; each must be in the table.
+      shapes: the tree of parameter shapes (leaves with a `shape`) that the model has.
+      sizes: lengths of the stacked axes, `{"layer": L, "head": H}`.
+      source: what to call the checkpoint in messages.
+
+    Raises:
+      QtxError: naming weights that are missing, unexpected, or of another shape.
+    """
+    expected = {path: leaf.shape for path, leaf in traverse_util.flatten_dict(shapes, sep="/").items()}
+    wanted = [name for weight in table for _, name in weight.names(sizes)]
+    _refuse(source, "lacks", [name for name in wanted if name not in tensors])
+    _refuse(source, "has unexpected", sorted(set(tensors).difference(wanted)))
+    parameters = {}
+    for weight in table:
+        shape = expected[weight.path]
+        blank = np.broadcast_to(np.float32(0), shape[len(weight.indices) :])
+        single_shape = weight.layout.exported(blank).shape
+        singles = []
+        for _, name in weight.names(sizes):
+            if tensors[name].shape != single_shape:
+                raise QtxError(
+                    f"{source}: {name} has shape {tensors[name].shape}, but its config.json means {single_shape}"
+                )
+            singles.append(weight.layout.imported(tensors[name].astype(np.float32)))
+        parameters[weight.path] = np.stack(singles).reshape(shape)
+    return traverse_util.unflatten_dict(parameters, sep="/")
+
+
+def _refuse(source: str, problem: str, names: list[str]) -> None:
+    if names:
+        more = f" and {len(names) - LISTED} more" if len(names) > LISTED else ""
+        raise QtxError(f"{source} {problem} {', '.join(names[:LISTED])}{more}: check it against its config.json")
+
+
+def export_weights(table: Sequence[Weight], parameters: Any, sizes: Mapping[str, int]) -> dict[str, np.ndarray]:
+    """The checkpoint's tensors by name: the inverse of `import_weights`."""
+    flat = traverse_util.flatten_dict(parameters, sep="/")
+    return {
+        name: np.ascontiguousarray(weight.layout.exported(np.asarray(flat[weight.path], np.float32)[index]))
+        for weight in table
+        for index, name in weight.names(sizes)
+    }
