@@ -1,0 +1,32 @@
+"""Data sources: each a frozen dataclass of its options with `objectives` and `load(objective) -> Data`."""
+
+from __future__ import annotations
+
+from typing import ClassVar, Protocol
+
+from qtx.data.dataset import Data
+from qtx.data.sources.bigram_backcopy import BigramBackcopy
+from qtx.data.sources.digits import Digits
+from qtx.data.sources.idx import Idx
+from qtx.data.sources.image_folder import ImageFolder
+from qtx.data.sources.stdlib import Stdlib
+from qtx.data.sources.text_files import TextFiles
+
+
+class Source(Protocol):
+    """What a registered class offers; its dataclass fields are its options."""
+
+    objectives: ClassVar[tuple[str, ...]]
+
+    def load(self, objective: str) -> Data: ...
+
+
+SOURCES: dict[str, type[Source]] = {
+    "stdlib": Stdlib,
+    "text_files": TextFiles,
+    "digits": Digits,
+    "idx": Idx,
+    "image_folder": ImageFolder,
+    "bigram_backcopy": BigramBackcopy,
+}
+"""Data sources by the name that configs use."""

@@ -1,0 +1,77 @@
+"""The built-in corpus: English prose that every CPython brings along, so that a first run needs no file.
+
+The language reference's help topics (`pydoc_data.topics`) and the docstrings of the standard library, about 1.9 MB. The
+source files are parsed, never imported, in sorted order: the same Python version gives the same documents.
+"""
+
+from __future__ import annotations
+
+import ast
+import functools
+import sysconfig
+import warnings
+from dataclasses import dataclass
+from pathlib import Path
+
+from qtx.data.dataset import Data
+from qtx.data.text import Document, TextOptions, split_documents
+from qtx.errors import QtxError
+
+SKIPPED_FOLDERS = {"site-packages", "dist-packages", "test", "tests", "idle_test", "__pycache__"}
+
+
+@dataclass(frozen=True)
+class Stdlib(TextOptions):
+    """Python's help topics and docstrings; a document is a topic or a module.
+
+    Attributes:
+      held_out_fraction: share of the documents to evaluate on.
+    """
+
+    held_out_fraction: float = 0.05
+
+    def load(self, objective: str) -> Data:
+        remedy = "is Python's library complete?"
+        training, held_out = split_documents(stdlib_documents(), self.held_out_fraction, remedy)
+        return self.make_data("stdlib", training, held_out, objective)
+
+
+@functools.cache
+def stdlib_documents() -> tuple[Document, ...]:
+    """The topics, then the modules with docstrings, each sorted by name; parses some 700 files in about 3 seconds.
+
+    Raises:
+      QtxError: when this Python comes without the source of its library.
+    """
+    root = Path(sysconfig.get_paths()["stdlib"])
+    topics = root / "pydoc_data" / "topics.py"
+    if not topics.is_file():
+        raise QtxError(f"this Python has no {topics}: use source text_files, or a Python with its complete library")
+    documents = []
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore")  # invalid escapes in the library's own source are not the user's affair
+        for name, text in sorted(_literal_dict(topics).items()):
+            documents.append(Document(f"topic {name}", text))
+        for path in sorted(root.rglob("*.py"), key=lambda path: path.relative_to(root).parts):
+            module = path.relative_to(root)
+            text = "" if SKIPPED_FOLDERS & set(module.parts) else module_docstrings(path.read_bytes())
+            if text:
+                documents.append(Document(f"module {'.'.join(module.with_suffix('').parts)}", text))
+    return tuple(documents)
+
+
+def _literal_dict(path: Path) -> dict[str, str]:
+    tree = ast.parse(path.read_bytes())
+    return next(ast.literal_eval(node.value) for node in tree.body if isinstance(node, ast.Assign))
+
+
+def module_docstrings(source: bytes) -> str:
+    """A module's docstrings in source order, blank lines between; empty when it has none or is not Python."""
+    try:
+        tree = ast.parse(source)
+    except (SyntaxError, ValueError):  # a template or a file that is broken on purpose
+        return ""
+    kinds = (ast.Module, ast.ClassDef, ast.FunctionDef, ast.AsyncFunctionDef)
+    nodes = [node for node in ast.walk(tree) if isinstance(node, kinds)]
+    nodes.sort(key=lambda node: getattr(node, "lineno", 0))
+    return "\n\n".join(filter(None, (ast.get_docstring(node) for node in nodes)))

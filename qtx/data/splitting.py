@@ -1,0 +1,25 @@
+"""The held-out split: by a stable hash of a record's name, so that it depends on nothing but the names."""
+
+from __future__ import annotations
+
+import hashlib
+import math
+from collections.abc import Sequence
+
+from qtx.errors import QtxError
+
+
+def held_out_names(names: Sequence[str], fraction: float) -> set[str]:
+    """The names to hold out: a share `fraction` of the distinct ones, rounded up, those with the smallest SHA-256.
+
+    Args:
+      names: in any order; equal names stay together.
+      fraction: share of the names, above 0 and at most 0.5, so that two names or more never leave a side empty.
+
+    Raises:
+      QtxError: for a fraction out of range.
+    """
+    if not 0.0 < fraction <= 0.5:
+        raise QtxError(f"held_out_fraction is {fraction}: expected a number above 0 and at most 0.5, e.g. 0.1")
+    ranked = sorted(set(names), key=lambda name: hashlib.sha256(name.encode()).digest())
+    return set(ranked[: math.ceil(round(fraction * len(ranked), 9))])

@@ -1,0 +1,127 @@
+"""What every text source shares: its options, and documents to `Data` (split, tokenize, pack)."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+from typing import ClassVar
+
+import numpy as np
+
+from qtx.data.dataset import Batch, Data
+from qtx.data.masking import Masking, num_predictions
+from qtx.data.packing import causal_example, masked_example, pack
+from qtx.data.splitting import held_out_names
+from qtx.data.tokenization import TextTokenizer, load_tokenizer
+from qtx.data.vocabularies import VOCABULARIES
+from qtx.errors import QtxError
+
+DEFAULT_TOKENIZER = {"mlm": "wordpiece", "clm": "bpe"}
+DEFAULT_VOCAB_SIZE = 4096
+DEFAULT_MASK_PROBABILITY = 0.15
+
+
+@dataclass(frozen=True)
+class Document:
+    """A text and the name that decides its split."""
+
+    name: str
+    text: str
+
+
+@dataclass(frozen=True)
+class TextOptions:
+    """Options of every text source.
+
+    Attributes:
+      sequence_length: T, tokens per block.
+      tokenizer: `"wordpiece"` or `"bpe"` to train one on the training documents, or a path for `load_tokenizer`;
+        None is WordPiece for masked, BPE for causal language modelling.
+      vocab_size: entries of a tokenizer to train, None is 4096; not taken with a loaded one.
+      mask_probability: share of a block's tokens to predict, None is 0.15; taken by masked language modelling alone.
+    """
+
+    objectives: ClassVar[tuple[str, ...]] = ("mlm", "clm")
+
+    sequence_length: int = 128
+    tokenizer: str | None = None
+    vocab_size: int | None = None
+    mask_probability: float | None = None
+
+    def __post_init__(self):
+        if self.sequence_length < 4:
+            raise QtxError(f"sequence_length is {self.sequence_length}: expected at least 4 tokens")
+        if self.vocab_size is not None and self.tokenizer not in (None, *VOCABULARIES):
+            raise QtxError(
+                f"vocab_size is set, but tokenizer {self.tokenizer} is loaded, not trained: leave vocab_size unset, or "
+                f"set tokenizer to one of {', '.join(VOCABULARIES)}"
+            )
+        if self.mask_probability is not None:
+            num_predictions(self.mask_probability, self.sequence_length)
+
+    def make_tokenizer(self, texts: Sequence[str], objective: str) -> TextTokenizer:
+        """Trains the tokenizer on `texts`, or loads it."""
+        name = self.tokenizer or DEFAULT_TOKENIZER[objective]
+        if name in VOCABULARIES:
+            return VOCABULARIES[name](texts, DEFAULT_VOCAB_SIZE if self.vocab_size is None else self.vocab_size)
+        return load_tokenizer(name)
+
+    def make_data(self, name: str, training: Sequence[str], held_out: Sequence[str], objective: str) -> Data:
+        """Tokenizes and packs both splits.
+
+        Args:
+          name: the source's name, for the description.
+          training: the training documents; a tokenizer is trained on these alone.
+          held_out: the documents for evaluation.
+          objective: `"mlm"` or `"clm"`.
+
+        Raises:
+          QtxError: for options that do not fit the objective, the text or the tokenizer.
+        """
+        if objective == "clm" and self.mask_probability is not None:
+            raise QtxError("mask_probability is set, but objective clm masks nothing: leave it unset, or choose mlm")
+        tokenizer = self.make_tokenizer(training, objective)
+        length = self.sequence_length
+        example: Callable[[np.ndarray, np.random.Generator], Batch]
+        if objective == "mlm":
+            block_length, example = length, self._masked(tokenizer)
+        else:
+            block_length, example = length + 1, lambda block, rng: causal_example(block)
+        blocks = {
+            split: pack(tokenizer.encode(texts), tokenizer.start, tokenizer.end, block_length, split)
+            for split, texts in (("training", training), ("held-out", held_out))
+        }
+        return Data(
+            description=(
+                f"{name}: {len(training)} training and {len(held_out)} held-out documents, "
+                f"{len(blocks['training']):,} and {len(blocks['held-out']):,} blocks of {length} tokens, "
+                f"vocabulary {tokenizer.vocab_size:,}"
+            ),
+            training=blocks["training"],
+            held_out=blocks["held-out"],
+            example=example,
+            vocab_size=tokenizer.vocab_size,
+            sequence_length=length,
+            tokenizer=tokenizer,
+        )
+
+    def _masked(self, tokenizer: TextTokenizer) -> Callable[[np.ndarray, np.random.Generator], Batch]:
+        if tokenizer.mask is None:
+            raise QtxError("objective mlm needs a tokenizer with [MASK] or <mask>: use wordpiece, or objective clm")
+        probability = DEFAULT_MASK_PROBABILITY if self.mask_probability is None else self.mask_probability
+        masking = Masking(num_predictions(probability, self.sequence_length), tokenizer.mask, tokenizer.is_special)
+        return lambda block, rng: masked_example(block, masking, rng)
+
+
+def split_documents(documents: Sequence[Document], fraction: float, remedy: str) -> tuple[list[str], list[str]]:
+    """Training and held-out texts, split by `held_out_names`.
+
+    Raises:
+      QtxError: with `remedy` when there is only one document, which cannot be split.
+    """
+    names = [document.name for document in documents]
+    if len(set(names)) < 2:
+        raise QtxError(f"the held-out split is empty: there is only one document to split; {remedy}")
+    held_out = held_out_names(names, fraction)
+    training = [document.text for document in documents if document.name not in held_out]
+    return training, [document.text for document in documents if document.name in held_out]

@@ -1,0 +1,138 @@
+"""Tokenizers: one wrapper around the `tokenizers` library that knows the special tokens' roles, and how to load one."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Sequence
+from dataclasses import dataclass, field
+from pathlib import Path
+
+import numpy as np
+from tokenizers import Tokenizer, decoders, models, normalizers, pre_tokenizers
+
+from qtx.errors import QtxError
+
+BERT_SPECIALS = ("[PAD]", "[UNK]", "[CLS]", "[SEP]", "[MASK]")
+OPT_SPECIALS = ("<s>", "<pad>", "</s>", "<unk>")
+SPECIALS = (*BERT_SPECIALS, *OPT_SPECIALS, "<mask>")
+
+
+@dataclass(frozen=True)
+class TextTokenizer:
+    """A tokenizer and the ids of its special tokens.
+
+    Attributes:
+      backend: the `tokenizers.Tokenizer`.
+      start: id that begins every block: `[CLS]`, or `</s>` as OPT does.
+      end: id that ends every document: `[SEP]`, or `</s>`.
+      mask: id of `[MASK]` or `<mask>`, None without one.
+      is_special: bool [V], True for special tokens, the unknown token included.
+
+    Raises:
+      QtxError: by `TextTokenizer.of` when the vocabulary lacks a start or an end token.
+    """
+
+    backend: Tokenizer
+    start: int
+    end: int
+    mask: int | None
+    is_special: np.ndarray = field(repr=False)
+
+    @classmethod
+    def of(cls, backend: Tokenizer) -> TextTokenizer:
+        """Finds the roles by the BERT or OPT names of the special tokens."""
+
+        def first(*names: str) -> int | None:
+            return next((i for i in map(backend.token_to_id, names) if i is not None), None)
+
+        start, end = first("[CLS]", "</s>"), first("[SEP]", "</s>")
+        if start is None or end is None:
+            raise QtxError("the tokenizer has neither [CLS] and [SEP] (BERT) nor </s> (OPT): expected either")
+        # Special tokens mark structure: the same characters in a text (an HTML tag <s>) are ordinary text.
+        backend.encode_special_tokens = True
+        is_special = np.zeros(max(backend.get_vocab().values()) + 1, bool)
+        is_special[[i for i in map(backend.token_to_id, SPECIALS) if i is not None]] = True
+        is_special[[i for i, token in backend.get_added_tokens_decoder().items() if token.special]] = True
+        return cls(backend, start, end, first("[MASK]", "<mask>"), is_special)
+
+    @property
+    def vocab_size(self) -> int:
+        """V: every id is below it."""
+        return len(self.is_special)
+
+    def encode(self, texts: Sequence[str]) -> list[np.ndarray]:
+        """Token ids of each text, int32 [n_i], without special tokens; parallel over texts."""
+        encodings = self.backend.encode_batch_fast(list(texts), add_special_tokens=False)
+        return [np.array(encoding.ids, np.int32) for encoding in encodings]
+
+    def decode(self, ids: Sequence[int]) -> str:
+        """The text of ids, special tokens left out."""
+        return self.backend.decode([int(i) for i in ids], skip_special_tokens=True)
+
+    def tokens(self, ids: Sequence[int]) -> list[str]:
+        """The vocabulary's entry of each id."""
+        return [str(self.backend.id_to_token(int(i))) for i in ids]
+
+    def save(self, path: str | Path) -> None:
+        """Writes `tokenizer.json`, which `load_tokenizer` and the Hugging Face libraries read."""
+        self.backend.save(str(path))
+
+
+def bert_backend(vocabulary: dict[str, int]) -> Tokenizer:
+    """BERT's WordPiece over a vocabulary; lower-cases unless the vocabulary has an entry with upper case."""
+    lowercase = all(token == token.lower() for token in vocabulary if token not in SPECIALS)
+    backend = Tokenizer(models.WordPiece(vocabulary, unk_token="[UNK]"))
+    backend.normalizer = normalizers.BertNormalizer(lowercase=lowercase)
+    backend.pre_tokenizer = pre_tokenizers.BertPreTokenizer()
+    backend.decoder = decoders.WordPiece()
+    backend.add_special_tokens([token for token in BERT_SPECIALS if token in vocabulary])
+    return backend
+
+
+def byte_level_backend(model: models.BPE) -> Tokenizer:
+    """GPT-2's byte-level BPE, as OPT uses it: no space is added before the text, no byte is unknown."""
+    backend = Tokenizer(model)
+    backend.pre_tokenizer = pre_tokenizers.ByteLevel(add_prefix_space=False)
+    backend.decoder = decoders.ByteLevel()
+    return backend
+
+
+def load_tokenizer(path: str | Path) -> TextTokenizer:
+    """Loads a tokenizer from a file or a folder.
+
+    Args:
+      path: `tokenizer.json`; `vocab.txt` (BERT WordPiece, line number = id); `vocab.json` with `merges.txt` beside it
+        (GPT-2 and OPT byte-level BPE); or a folder holding one of these, tried in this order.
+
+    Raises:
+      QtxError: when there is no such file or it cannot be read.
+    """
+    path = Path(path)
+    known = ("tokenizer.json", "vocab.txt", "vocab.json")
+    if path.is_dir():
+        found = next((path / name for name in known if (path / name).is_file()), None)
+        if found is None:
+            raise QtxError(f"tokenizer folder {path} has none of {', '.join(known)}")
+        path = found
+    if not path.is_file():
+        raise QtxError(f"no tokenizer {path}: expected wordpiece, bpe (to train), or a path to {', '.join(known)}")
+    try:
+        if path.suffix == ".txt":
+            lines = path.read_text(encoding="utf-8").split("\n")
+            tokens = lines[:-1] if lines[-1] == "" else lines
+            if len(set(tokens)) < len(tokens) or "[UNK]" not in tokens:
+                raise QtxError(f"{path} is not a BERT vocabulary: expected one distinct token a line, [UNK] among them")
+            backend = bert_backend({token: i for i, token in enumerate(tokens)})
+        elif path.name == "vocab.json":
+            vocabulary = json.loads(path.read_text(encoding="utf-8"))
+            merges = (path.parent / "merges.txt").read_text(encoding="utf-8").split("\n")
+            pairs = [line.split(" ") for line in merges if line and not line.startswith("#version")]
+            backend = byte_level_backend(models.BPE(vocabulary, [(left, right) for left, right in pairs]))
+            backend.add_special_tokens([token for token in (*OPT_SPECIALS, "<mask>") if token in vocabulary])
+        else:
+            backend = Tokenizer.from_file(str(path))
+    except QtxError:
+        raise
+    except Exception as error:  # the library raises bare Exception for a malformed file
+        raise QtxError(f"cannot read tokenizer {path}: {error}") from error
+    return TextTokenizer.of(backend)
