@@ -4,8 +4,24 @@ from __future__ import annotations
 
 from qtx.training.config import TrainingConfig
 from qtx.training.evaluate import evaluate
+from qtx.training.loop import TrainResult, fit, load_params
 from qtx.training.objectives import OBJECTIVES
+from qtx.training.run import train
+from qtx.training.run_folder import RunFolder
 from qtx.training.schedules import SCHEDULES
 from qtx.training.sharding import MeshConfig
+from qtx.training.writers import read_metrics
 
-__all__ = ["OBJECTIVES", "SCHEDULES", "MeshConfig", "TrainingConfig", "evaluate"]
+__all__ = [
+    "OBJECTIVES",
+    "SCHEDULES",
+    "MeshConfig",
+    "RunFolder",
+    "TrainResult",
+    "TrainingConfig",
+    "evaluate",
+    "fit",
+    "load_params",
+    "read_metrics",
+    "train",
+]

@@ -52,8 +52,8 @@ class TrainingConfig:
     keep_checkpoints: int = 2
 
     def __post_init__(self):
-        counts = ("steps", "batch_size", "accumulation_steps", "log_every", "eval_every", "checkpoint_every", "keep_checkpoints")
-        for name in counts:
+        intervals = ("log_every", "eval_every", "checkpoint_every")
+        for name in ("steps", "batch_size", "accumulation_steps", *intervals, "keep_checkpoints"):
             if getattr(self, name) < 1:
                 raise QtxError(f"{name} is {getattr(self, name)}: expected at least 1")
         for name in ("warmup_steps", "initial_learning_rate", "final_learning_rate", "weight_decay"):
@@ -69,11 +69,11 @@ class TrainingConfig:
                 raise QtxError(f"{name} is {getattr(self, name)}: expected a number in [0, 1)")
         for name in ("initial_learning_rate", "final_learning_rate"):
             if getattr(self, name) > self.learning_rate:
-                raise QtxError(f"{name} {getattr(self, name)} exceeds learning_rate {self.learning_rate}, which is the peak")
+                raise QtxError(f"{name} {getattr(self, name)} exceeds the peak, learning_rate {self.learning_rate}")
         lookup(SCHEDULES, "learning-rate schedule", self.schedule)
         if self.warmup_steps >= self.steps:
             raise QtxError(
-                f"warmup_steps {self.warmup_steps} leaves nothing of {self.steps} steps: lower warmup_steps or raise steps"
+                f"warmup_steps is {self.warmup_steps}: expected fewer than steps {self.steps}; lower it, or raise steps"
             )
         if self.batch_size % self.accumulation_steps:
             raise QtxError(

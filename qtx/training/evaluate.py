@@ -21,10 +21,15 @@ def evaluate(apply_fn: Callable[[Batch], jax.Array], batches: Iterable[Batch]) -
       batches: finite; entries of weight 0 (the padding of the last batch) do not count.
 
     Returns:
-      loss (mean cross entropy, nats), perplexity exp(loss), accuracy (fraction), predictions (sum of the weights). Which
-      of them a user reads first, `qtx.training.OBJECTIVES[objective].metric` says.
+      loss (mean cross entropy, nats), perplexity exp(loss), accuracy (fraction), predictions (sum of the weights).
+      Which of them a user reads first, `qtx.training.OBJECTIVES[objective].metric` says.
     """
-    return add_up(jax.jit(lambda batch: cross_entropy_sums(apply_fn(batch), batch["labels"], batch["weights"])), batches)
+
+    @jax.jit
+    def sums(batch):
+        return cross_entropy_sums(apply_fn(batch), batch["labels"], batch["weights"])
+
+    return add_up(sums, batches)
 
 
 def add_up(sums_fn: Callable[[Batch], Sums], batches: Iterable[Batch]) -> dict[str, float]:

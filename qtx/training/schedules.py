@@ -39,7 +39,8 @@ def learning_rate_schedule(config: TrainingConfig) -> optax.Schedule:
 
     As in the paper's recipes, update 0 uses `initial_learning_rate` and update `warmup_steps` the peak.
     """
-    decay = SCHEDULES[config.schedule](config.learning_rate, config.final_learning_rate, config.steps - config.warmup_steps)
+    decay_steps = config.steps - config.warmup_steps
+    decay = SCHEDULES[config.schedule](config.learning_rate, config.final_learning_rate, decay_steps)
     if config.warmup_steps == 0:
         return decay
     warmup = optax.linear_schedule(config.initial_learning_rate, config.learning_rate, config.warmup_steps)

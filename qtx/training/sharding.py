@@ -22,8 +22,9 @@ from qtx.errors import QtxError
 
 MESH_AXES = ("data", "fsdp", "tensor")
 
-# Logical axis -> mesh axes. A dimension that its mesh axes do not divide is replicated instead (a vocabulary of 30522 on
-# 4 tensor devices, say): the numbers are the same, only memory is not saved. So is a second use of a mesh axis in one array.
+# Logical axis -> mesh axes. A dimension that its mesh axes do not divide is replicated instead (say, a vocabulary of
+# 30522 on 4 tensor devices): the numbers are the same, only memory is not saved. So is a dimension whose mesh axes an
+# earlier dimension of the same array already uses.
 LOGICAL_AXES: dict[str, tuple[str, ...]] = {
     "batch": ("data", "fsdp"),
     "embed": ("fsdp",),
@@ -53,8 +54,8 @@ class MeshConfig:
         sizes = dataclasses.astuple(self)
         if any(size < 1 and size != -1 for size in sizes) or sizes.count(-1) > 1:
             raise QtxError(
-                f"data x fsdp x tensor is {' x '.join(map(str, sizes))}: expected positive sizes, at most one of them -1 "
-                "(all devices that are left)"
+                f"data x fsdp x tensor is {' x '.join(map(str, sizes))}: expected positive sizes, or one of them -1 "
+                "for all devices that the others leave"
             )
 
 
@@ -72,11 +73,11 @@ def make_mesh(config: MeshConfig, devices: list[jax.Device] | None = None) -> Me
         raise QtxError(f"the mesh {shape} needs {fixed} devices, but there are {len(devices)}: lower config.mesh")
     if -1 in sizes:
         if len(devices) % fixed:
-            raise QtxError(f"the mesh {shape} cannot use {len(devices)} devices: {fixed} does not divide {len(devices)}")
+            raise QtxError(f"the mesh {shape} does not fit: {fixed} does not divide the {len(devices)} devices")
         sizes[sizes.index(-1)] = len(devices) // fixed
     used = math.prod(sizes)
     if used < len(devices) and jax.process_count() > 1:
-        raise QtxError(f"the mesh {shape} uses {used} of {len(devices)} devices: with several processes it must use all")
+        raise QtxError(f"the mesh {shape} uses {used} of {len(devices)} devices: several processes must use all")
     return jax.make_mesh(tuple(sizes), MESH_AXES, axis_types=(AxisType.Auto,) * 3, devices=devices[:used])
 
 
@@ -90,8 +91,9 @@ def check_batch(mesh: Mesh, batch_size: int, accumulation_steps: int) -> None:
     parts = batch_shards(mesh) * accumulation_steps
     if batch_size % parts:
         raise QtxError(
-            f"batch_size {batch_size} is not divisible by {parts} (mesh data {mesh.shape['data']} x fsdp {mesh.shape['fsdp']}"
-            f" x accumulation_steps {accumulation_steps}): set config.training.batch_size to {-(-batch_size // parts) * parts}"
+            f"batch_size {batch_size} is not divisible by {parts} (mesh data {mesh.shape['data']} x fsdp "
+            f"{mesh.shape['fsdp']} x accumulation_steps {accumulation_steps}): set config.training.batch_size to "
+            f"{-(-batch_size // parts) * parts}"
         )
 
 
@@ -109,7 +111,7 @@ def partition(mesh: Mesh | Mapping[str, int], logical: PartitionSpec, shape: tup
 
 
 def param_shardings(mesh: Mesh, boxed: Any) -> Any:
-    """A `NamedSharding` per parameter, from the (abstract) parameters with their logical axes, as `init` returns them."""
+    """A `NamedSharding` per parameter, from the (abstract) parameters boxed with their logical axes by `init`."""
 
     def of(spec, leaf):
         return NamedSharding(mesh, partition(mesh, spec, leaf.shape))

@@ -1,0 +1,32 @@
+"""When clipping leaves attention with nothing: the warning and its remedies.
+
+A freshly initialized narrow model attends almost uniformly, so a gamma below about -1 / T clips every probability of a
+row to 0. No gradient reaches the scores of such a dead row; if nearly all rows are dead, attention never learns.
+"""
+
+from __future__ import annotations
+
+from qtx.models import TransformerConfig
+
+DEAD_ROW_LIMIT = 0.5
+
+
+def attention_warning(dead_row_share: float, config: TransformerConfig) -> str | None:
+    """What to tell the user about a share of dead attention rows (0 to 1), or None if it is low or meant to be so."""
+    attention = config.attention
+    if dead_row_share <= DEAD_ROW_LIMIT or attention.normalizer == "none":
+        return None
+    usual = config.width**-0.5
+    remedies = []
+    if config.init_std < usual:
+        remedies.append(f"a larger config.model.init_std (now {config.init_std}; try {usual:.2g} at width {config.width})")
+    if attention.alpha is not None:
+        remedies.append(f"a smaller config.model.attention.alpha (now {attention.alpha})")
+    else:
+        remedies.append(f"a config.model.attention.gamma nearer to 0 (now {attention.gamma})")
+    if attention.gamma_warmup_steps is None:
+        remedies.append("config.model.attention.gamma_warmup_steps, to clip more and more")
+    return (
+        f"{dead_row_share:.0%} of the attention rows are dead: every probability is clipped to 0, so that they neither "
+        f"attend nor learn; try {', or '.join(remedies)}"
+    )

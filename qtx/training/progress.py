@@ -1,0 +1,51 @@
+"""The progress line of a training run: on a terminal only, so that a pipe or a log file stays readable."""
+
+from __future__ import annotations
+
+from rich.console import Console
+from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeElapsedColumn, TimeRemainingColumn
+
+
+class ProgressLine:
+    """Title, bar, step, loss, rate and time left; use it in `with`.
+
+    Args:
+      title: what is trained.
+      steps: updates in all.
+      done: updates already done by an earlier run.
+      enabled: with several processes, one shows it and tells warnings.
+      console: where to; standard error by default.
+    """
+
+    def __init__(self, title: str, steps: int, done: int, enabled: bool = True, console: Console | None = None):
+        self._console = console or Console(stderr=True, quiet=not enabled)
+        self._bar = Progress(
+            TextColumn("{task.description}"),
+            BarColumn(bar_width=24),
+            MofNCompleteColumn(),
+            TextColumn("{task.fields[status]}"),
+            TimeElapsedColumn(),
+            TextColumn("left"),
+            TimeRemainingColumn(),
+            console=self._console,
+            disable=not self._console.is_terminal,
+        )
+        self._task = self._bar.add_task(title, total=steps, completed=done, status="compiling")
+
+    def update(self, step: int, status: str | None = None) -> None:
+        """Moves to `step`; `status` (loss and rate, or what is going on) stays until the next one."""
+        if status is None:
+            self._bar.update(self._task, completed=step)
+        else:
+            self._bar.update(self._task, completed=step, status=status)
+
+    def warn(self, text: str) -> None:
+        """One line of its own, on a terminal or not."""
+        self._console.print(f"[yellow]warning:[/yellow] {text}", highlight=False, soft_wrap=True)
+
+    def __enter__(self) -> ProgressLine:
+        self._bar.start()
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        self._bar.stop()

@@ -1,0 +1,48 @@
+"""Training an experiment: its config's model, data, mesh and options, with attention's health watched."""
+
+from __future__ import annotations
+
+import dataclasses
+import typing
+from pathlib import Path
+
+import qtx.data
+import qtx.models
+from qtx.analysis.metrics import attention_health
+from qtx.training.health import attention_warning
+from qtx.training.loop import TrainResult, fit
+
+if typing.TYPE_CHECKING:
+    from qtx.experiment import Experiment
+
+
+def train(experiment: Experiment, workdir: str | Path, data: qtx.data.Data | None = None) -> TrainResult:
+    """Trains an experiment's model in `workdir`, or goes on with it; see `fit`.
+
+    Args:
+      experiment: what `qtx.experiment.read` returns.
+      workdir: the run's folder.
+      data: the experiment's data, if it is loaded already.
+
+    Raises:
+      QtxError: if the parts of the experiment do not fit together or to the folder, or the loss is not finite.
+    """
+    if data is None:
+        data = qtx.data.load(experiment.data, experiment.objective)
+    module = qtx.models.build(experiment.model, data)
+
+    def monitor(params, batch, step):
+        numbers = attention_health(module, params, batch, step)
+        return numbers, attention_warning(numbers["dead_row_share"], experiment.model)
+
+    return fit(
+        module,
+        data,
+        experiment.training,
+        workdir=workdir,
+        config=dataclasses.asdict(experiment),
+        mesh_config=experiment.mesh,
+        seed=experiment.seed,
+        monitor=monitor,
+        title=experiment.name,
+    )

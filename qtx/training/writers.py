@@ -1,0 +1,97 @@
+"""A run's metrics: JSON lines and TensorBoard events.
+
+A line is `{"step": 100, "split": "train", "loss": 5.1, ...}`; a number that is not finite is null. A resumed run takes
+back what was logged after its checkpoint, so that the log has neither gap nor duplicate.
+"""
+
+from __future__ import annotations
+
+import json
+import math
+import os
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any
+
+from tensorboardX import SummaryWriter
+
+from qtx.errors import QtxError
+from qtx.training.run_folder import RunFolder
+
+
+class MetricWriter:
+    """Appends to a run's metrics; close it, or use it in `with`.
+
+    Args:
+      folder: the run's.
+      step: of the checkpoint that the run continues from; lines beyond it are dropped. None: the run starts; all are.
+      enabled: with several processes, one writes.
+    """
+
+    def __init__(self, folder: RunFolder, step: int | None, enabled: bool = True):
+        self._enabled = enabled
+        if not enabled:
+            return
+        _truncate(folder.metrics, step)
+        self._lines = folder.metrics.open("a", encoding="utf-8")
+        purge = 0 if step is None else step + 1
+        self._events = SummaryWriter(str(folder.tensorboard), purge_step=purge, flush_secs=30)
+
+    def write(self, step: int, split: str, values: Mapping[str, float], note: str | None = None) -> None:
+        """Logs numbers of a split ("train", "eval", "monitor") after `step` updates; `note` becomes key "warning"."""
+        if not self._enabled:
+            return
+        line: dict[str, Any] = {"step": step, "split": split}
+        line.update({name: value if math.isfinite(value) else None for name, value in values.items()})
+        if note is not None:
+            line["warning"] = note
+        # One write call per line: a killed run leaves at most its last line incomplete.
+        self._lines.write(json.dumps(line) + "\n")
+        self._lines.flush()
+        for name, value in values.items():
+            self._events.add_scalar(f"{split}/{name}", value, step)
+
+    def sync(self) -> None:
+        """Puts all that was written on disk; called before a checkpoint, whose step the log must have reached."""
+        if not self._enabled:
+            return
+        os.fsync(self._lines.fileno())
+        self._events.flush()
+
+    def close(self) -> None:
+        if self._enabled:
+            self._lines.close()
+            self._events.close()
+
+    def __enter__(self) -> MetricWriter:
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        self.close()
+
+
+def read_metrics(workdir: str | Path, split: str | None = None) -> list[dict[str, Any]]:
+    """The lines of a run's metrics.jsonl in order, of one split or all; not the incomplete last line of a killed run.
+
+    Raises:
+      QtxError: if the folder has no metrics.
+    """
+    path = RunFolder(Path(workdir)).metrics
+    if not path.exists():
+        raise QtxError(f"{workdir} has no metrics.jsonl: expected the folder of a training run")
+    lines = [json.loads(line) for line in _complete_lines(path)]
+    return [line for line in lines if split is None or line["split"] == split]
+
+
+def _complete_lines(path: Path) -> list[str]:
+    return [line for line in path.read_text(encoding="utf-8").splitlines(keepends=True) if line.endswith("\n")]
+
+
+def _truncate(path: Path, step: int | None) -> None:
+    """Drops the lines of a log beyond `step` (all for None) and an incomplete last one, atomically."""
+    if not path.exists():
+        return
+    kept = [line for line in _complete_lines(path) if step is not None and json.loads(line)["step"] <= step]
+    temporary = path.with_suffix(".jsonl.new")
+    temporary.write_text("".join(kept), encoding="utf-8")
+    os.replace(temporary, path)
