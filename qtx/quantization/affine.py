@@ -1,0 +1,67 @@
+"""Uniform affine quantization: real ranges to integer grids and back (Bondarenko et al. 2023, eq. 1; Nagel et al. 2021)."""
+
+from __future__ import annotations
+
+import dataclasses
+
+import jax
+import jax.numpy as jnp
+
+SMALLEST_SCALE = 1e-8
+"""Below it a scale is clamped, so that an all-zero tensor quantizes to zeros."""
+
+
+@jax.tree_util.register_dataclass
+@dataclasses.dataclass(frozen=True)
+class Grid:
+    """The representable values scale * (q - zero_point) for integers low <= q <= high (all arrays, broadcastable)."""
+
+    scale: jax.Array
+    zero_point: jax.Array
+    low: jax.Array
+    high: jax.Array
+
+    def quantize(self, x: jax.Array) -> jax.Array:
+        """Integers, as float32, nearest to `x`, ties to even."""
+        return jnp.clip(jnp.round(x.astype(jnp.float32) / self.scale) + self.zero_point, self.low, self.high)
+
+    def dequantize(self, q: jax.Array) -> jax.Array:
+        """The real values of integers."""
+        return self.scale * (q - self.zero_point)
+
+    @property
+    def ends(self) -> tuple[jax.Array, jax.Array]:
+        """The smallest and the largest representable value."""
+        return self.dequantize(self.low), self.dequantize(self.high)
+
+
+def make_grid(minimum: jax.Array, maximum: jax.Array, bits: jax.Array | int, symmetric: bool) -> Grid:
+    """The grid that covers [minimum, maximum] and represents 0 exactly.
+
+    Asymmetric: 2^bits - 1 steps over the range widened to include 0; zero-point rounded and clamped to the grid.
+    Symmetric: zero-point 0 and scale = absmax / (2^(bits-1) - 1) on [-2^(bits-1), 2^(bits-1) - 1]; a range without
+    negative values uses the unsigned grid [0, 2^bits - 1], as the paper's code does.
+
+    Args:
+      minimum, maximum: real ends of the range, same shape.
+      bits: 2 to 16; may be a traced array.
+      symmetric: zero-point fixed at 0.
+    """
+    minimum = jnp.minimum(jnp.asarray(minimum, jnp.float32), 0.0)
+    maximum = jnp.maximum(jnp.asarray(maximum, jnp.float32), SMALLEST_SCALE)
+    levels = 2.0 ** jnp.asarray(bits, jnp.float32)
+    if symmetric:
+        signed = minimum < 0
+        low = jnp.where(signed, -levels / 2, 0.0)
+        high = jnp.where(signed, levels / 2, levels) - 1
+        scale = jnp.maximum(jnp.maximum(-minimum, maximum) / high, SMALLEST_SCALE)
+        return Grid(scale, jnp.zeros_like(scale), low, high)
+    high = levels - 1
+    step = (maximum - minimum) / high
+    zero_point = jnp.clip(jnp.round(-minimum / step), 0.0, high)
+    return Grid(jnp.maximum(step, SMALLEST_SCALE), zero_point, jnp.zeros_like(high), high)
+
+
+def fake_quantize(x: jax.Array, grid: Grid) -> jax.Array:
+    """`x` rounded to the grid, in `x`'s dtype: quantize, then dequantize."""
+    return grid.dequantize(grid.quantize(x)).astype(x.dtype)

@@ -1,0 +1,68 @@
+"""Running min-max: an exponential moving average of each batch's ends, or of its percentiles."""
+
+from __future__ import annotations
+
+import dataclasses
+
+import math
+
+import jax
+import jax.numpy as jnp
+
+from qtx.errors import QtxError
+
+
+def upper_percentile(x: jax.Array, percentile: float) -> jax.Array:
+    """The `percentile`-th percentile of all of `x`, for percentiles near 100, by linear interpolation.
+
+    Only the largest values are sorted, and the rank is computed outside of float32, whose rounding at tens of thousands
+    of elements would move the result.
+    """
+    rank = percentile / 100 * (x.size - 1)
+    below = math.floor(rank)
+    largest, _ = jax.lax.top_k(x.ravel(), x.size - below)
+    fraction = rank - below
+    lower = largest[-1]
+    upper = largest[max(x.size - below - 2, 0)]
+    return lower + fraction * (upper - lower)
+
+
+@dataclasses.dataclass(frozen=True)
+class RunningMinMax:
+    """r_1 = m_1 and r_i = (1 - momentum) m_i + momentum r_(i-1), for m_i the ends of batch i.
+
+    Attributes:
+      momentum: 0.9 in the paper.
+      percentile: m_i are the (100 - percentile)-th and percentile-th percentiles (linear interpolation) instead of the
+        extremes, e.g. 99.99 (the paper's OPT). None: the extremes.
+
+    Raises:
+      QtxError: if momentum is not in [0, 1) or percentile not in (50, 100].
+    """
+
+    momentum: float = 0.9
+    percentile: float | None = None
+
+    def __post_init__(self):
+        if not 0 <= self.momentum < 1:
+            raise QtxError(f"momentum is {self.momentum}: expected a value in [0, 1), e.g. 0.9")
+        if self.percentile is not None and not 50 < self.percentile <= 100:
+            raise QtxError(f"percentile is {self.percentile}: expected a value in (50, 100], e.g. 99.99")
+
+    def init(self):
+        return {"minimum": jnp.zeros(()), "maximum": jnp.zeros(()), "batches": jnp.zeros(())}
+
+    def update(self, state, x, bits, symmetric):
+        x = x.astype(jnp.float32)
+        if self.percentile is None:
+            ends = x.min(), x.max()
+        else:
+            ends = -upper_percentile(-x, self.percentile), upper_percentile(x, self.percentile)
+        momentum = jnp.where(state["batches"] == 0, 0.0, self.momentum)
+        minimum, maximum = (
+            (1 - momentum) * end + momentum * state[name] for name, end in zip(("minimum", "maximum"), ends, strict=True)
+        )
+        return {"minimum": minimum, "maximum": maximum, "batches": state["batches"] + 1}
+
+    def result(self, state):
+        return state["minimum"], state["maximum"]

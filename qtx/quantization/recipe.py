@@ -1,0 +1,73 @@
+"""Recipes: which weights and activations are quantized, and how. Rules from paths to quantizers; the first match wins."""
+
+from __future__ import annotations
+
+import dataclasses
+import fnmatch
+from collections.abc import Iterable
+from typing import Any
+
+from qtx.errors import QtxError
+
+
+@dataclasses.dataclass(frozen=True)
+class Quantizer:
+    """How one tensor is quantized.
+
+    Attributes:
+      bits: 2 to 16.
+      symmetric: zero-point fixed at 0.
+      estimator: of the range, from `qtx.quantization.estimators`.
+
+    Raises:
+      QtxError: if bits is not in 2..16.
+    """
+
+    bits: int
+    symmetric: bool
+    estimator: Any
+
+    def __post_init__(self):
+        if not 2 <= self.bits <= 16:
+            raise QtxError(f"bits is {self.bits}: expected 2 to 16")
+
+
+@dataclasses.dataclass(frozen=True)
+class Rule:
+    """Paths that match `pattern` (shell-style: `*` matches anything, `/` included) get `quantizer`; None: left as is."""
+
+    pattern: str
+    quantizer: Quantizer | None
+
+
+@dataclasses.dataclass(frozen=True)
+class Recipe:
+    """Rules for parameter paths (`layers/mlp/out/kernel`) and for activation sites (`layers/mlp/out`).
+
+    An embedding table is quantized at its look-ups, so a head tied to the table keeps the unquantized one, as in the
+    paper's code.
+    """
+
+    weights: tuple[Rule, ...]
+    activations: tuple[Rule, ...]
+
+
+def resolve(rules: Iterable[Rule], names: Iterable[str], kind: str) -> dict[str, Quantizer]:
+    """Name to quantizer for every name that a rule quantizes.
+
+    Raises:
+      QtxError: for a name that no rule matches, or a rule that matches no name.
+    """
+    rules, result, used = tuple(rules), {}, set()
+    names = sorted(names)
+    for name in names:
+        rule = next((rule for rule in rules if fnmatch.fnmatchcase(name, rule.pattern)), None)
+        if rule is None:
+            raise QtxError(f"no {kind} rule of the recipe matches {name!r}: add one, with quantizer None to leave it as is")
+        used.add(rule)
+        if rule.quantizer is not None:
+            result[name] = rule.quantizer
+    for rule in rules:
+        if rule not in used:
+            raise QtxError(f"the recipe's {kind} rule {rule.pattern!r} matches none of: {', '.join(names)}")
+    return result

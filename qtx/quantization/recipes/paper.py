@@ -1,0 +1,39 @@
+"""What the paper's experiments quantize, with the quirks of its official code (BERT, OPT); ViT by its text.
+
+Quantized: every dense layer's output (the first of the MLP only after its activation), LayerNorm outputs and scales,
+embedding tables, embedding sums, scores before the mask, probabilities, context, residual sums. Not quantized: biases,
+the gate and its predictor, and BERT's and OPT's heads.
+"""
+
+from __future__ import annotations
+
+from qtx.models import TransformerConfig
+from qtx.quantization.recipe import Quantizer, Recipe, Rule
+
+
+def _paper(config: TransformerConfig, weight: Quantizer, activation: Quantizer, *, left: str) -> Recipe:
+    """The common part; of a gated layer's context and gated_context, `left` is the one left in floating point."""
+    gated = config.attention.gate != "none"
+    gate_weights = (Rule("layers/attention/gate_predictor/*", None),) if gated else ()
+    gate_sites = (Rule("layers/attention/gate", None), Rule(f"layers/attention/{left}", None)) if gated else ()
+    return Recipe(
+        weights=(*gate_weights, Rule("*/bias", None), Rule("*", weight)),
+        activations=(*gate_sites, Rule("layers/mlp/in", None), Rule("*", activation)),
+    )
+
+
+def paper_bert(config: TransformerConfig, weight: Quantizer, activation: Quantizer) -> Recipe:
+    """BERT: the whole MLM head stays in floating point; a gated context is quantized after the gate."""
+    body = _paper(config, weight, activation, left="context")
+    return Recipe((Rule("head/*", None), *body.weights), (Rule("head/*", None), *body.activations))
+
+
+def paper_opt(config: TransformerConfig, weight: Quantizer, activation: Quantizer) -> Recipe:
+    """OPT: the tied head stays in floating point; the context is quantized before the gate, the gated product is not."""
+    body = _paper(config, weight, activation, left="gated_context")
+    return Recipe(body.weights, (Rule("head/*", None), *body.activations))
+
+
+def paper_vit(config: TransformerConfig, weight: Quantizer, activation: Quantizer) -> Recipe:
+    """ViT: as in BERT, but the classifier is quantized too (the paper keeps only BERT's and OPT's in floating point)."""
+    return _paper(config, weight, activation, left="context")
