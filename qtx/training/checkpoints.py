@@ -26,8 +26,15 @@ class Checkpoints:
 
     def __init__(self, folder: Path, keep: int | None = None):
         self.folder = Path(folder).absolute()
-        options = ocp.CheckpointManagerOptions(max_to_keep=keep, cleanup_tmp_directories=keep is not None)
-        self._manager = ocp.CheckpointManager(self.folder, options=options, item_names=("state", "iterator"))
+        # Handlers are named because a manager that has not saved yet cannot tell what a checkpoint's items are.
+        self._manager = ocp.CheckpointManager(
+            self.folder,
+            options=ocp.CheckpointManagerOptions(max_to_keep=keep, cleanup_tmp_directories=keep is not None),
+            item_handlers={
+                "state": ocp.PyTreeCheckpointHandler(),
+                "iterator": grain_checkpoint.CheckpointHandler(),
+            },
+        )
 
     def latest_step(self) -> int | None:
         """Updates done at the newest complete checkpoint."""
@@ -41,7 +48,7 @@ class Checkpoints:
         """
         position = grain_checkpoint.CheckpointSave(iterator)
         try:
-            self._manager.save(step, args=ocp.args.Composite(state=ocp.args.StandardSave(state), iterator=position))
+            self._manager.save(step, args=ocp.args.Composite(state=ocp.args.PyTreeSave(state), iterator=position))
         except OSError as error:
             raise _write_error(self.folder, error) from error
 
@@ -68,13 +75,8 @@ class Checkpoints:
           QtxError: if the checkpoint is of another model.
         """
         self._check(step, state)
-        restored = self._manager.restore(
-            step,
-            args=ocp.args.Composite(
-                state=ocp.args.StandardRestore(state), iterator=grain_checkpoint.CheckpointRestore(iterator)
-            ),
-        )
-        return restored["state"]
+        items = ocp.args.Composite(state=_restore_args(state), iterator=grain_checkpoint.CheckpointRestore(iterator))
+        return self._manager.restore(step, args=items)["state"]
 
     def restore_params(self, step: int, params: Any) -> Any:
         """The saved parameters alone, placed as `params`, a tree of `jax.ShapeDtypeStruct` with shardings, says.
@@ -83,18 +85,8 @@ class Checkpoints:
           QtxError: if the checkpoint is of another model.
         """
         self._check(step, {"params": params})
-        restore_args = ocp.checkpoint_utils.construct_restore_args({"params": params})
-        args = ocp.args.PyTreeRestore({"params": params}, restore_args=restore_args, partial_restore=True)
-        reader = ocp.CheckpointManager(
-            self.folder,
-            options=ocp.CheckpointManagerOptions(read_only=True),
-            item_names=("state",),
-            item_handlers={"state": ocp.PyTreeCheckpointHandler()},
-        )
-        try:
-            return reader.restore(step, args=ocp.args.Composite(state=args))["state"]["params"]
-        finally:
-            reader.close()
+        items = ocp.args.Composite(state=_restore_args({"params": params}, partial_restore=True))
+        return self._manager.restore(step, args=items)["state"]["params"]
 
     def _check(self, step: int, wanted: Any) -> None:
         """Refuses a checkpoint whose parameters are not the wanted ones, naming the first that differs."""
@@ -116,6 +108,11 @@ class Checkpoints:
 
     def __exit__(self, *_: object) -> None:
         self.close()
+
+
+def _restore_args(tree: Any, **options: bool) -> ocp.args.PyTreeRestore:
+    placed = ocp.checkpoint_utils.construct_restore_args(tree)
+    return ocp.args.PyTreeRestore(tree, restore_args=placed, **options)
 
 
 def _shapes(tree: Any, item: str) -> dict[str, tuple[int, ...]]:

@@ -16,10 +16,10 @@ def attention_warning(dead_row_share: float, config: TransformerConfig) -> str |
     attention = config.attention
     if dead_row_share <= DEAD_ROW_LIMIT or attention.normalizer == "none":
         return None
-    usual = config.width**-0.5
     remedies = []
-    if config.init_std < usual:
-        remedies.append(f"a larger config.model.init_std (now {config.init_std}; try {usual:.2g} at width {config.width})")
+    wider = config.width**-0.5
+    if config.init_std < wider:
+        remedies.append(f"config.model.init_std={wider:.2g} (now {config.init_std}), which suits width {config.width}")
     if attention.alpha is not None:
         remedies.append(f"a smaller config.model.attention.alpha (now {attention.alpha})")
     else:

@@ -81,7 +81,7 @@ def make_train_step(
 
     def gradients(params, batch, key, step, normalizer):
         def loss(params):
-            logits = module.apply({"params": params}, batch, train=True, step=step, rngs={"dropout": key})
+            logits: Any = module.apply({"params": params}, batch, train=True, step=step, rngs={"dropout": key})
             sums = cross_entropy_sums(logits, batch["labels"], batch["weights"])
             return sums.loss / normalizer, sums
 
@@ -107,7 +107,7 @@ def make_train_step(
         grads, sums = compute(state.params, batch, dropout_key(seed, state.step), state.step, normalizer)
         updates, opt_state = optimizer.update(grads, state.opt_state, state.params)
         params = optax.apply_updates(state.params, updates)
-        grad_norm = optax.global_norm(grads)
+        grad_norm = optax.tree.norm(grads)
         step = state.step + 1
 
         fresh = state.step % config.log_every == 0
@@ -131,7 +131,7 @@ def make_eval_step(module: nn.Module) -> Callable[[Any, Batch, jax.Array], Sums]
     """(params, batch, step) -> sums over the batch, without dropout."""
 
     def eval_step(params, batch, step):
-        logits = module.apply({"params": params}, batch, train=False, step=step)
+        logits: Any = module.apply({"params": params}, batch, train=False, step=step)
         return cross_entropy_sums(logits, batch["labels"], batch["weights"])
 
     return eval_step
