@@ -1,0 +1,8 @@
+"""`python -m qtx`: the same as `qtx`."""
+
+import sys
+
+from qtx.cli import main
+
+if __name__ == "__main__":
+    sys.exit(main())

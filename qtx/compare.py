@@ -1,0 +1,146 @@
+"""Attention variants side by side: every variant with every seed trained, measured and quantized, in one folder.
+
+    results.jsonl             a line per finished run
+    table.md                  mean and standard deviation over seeds
+    report.html               one self-contained page
+    runs/<variant>-seed<k>/   the run's own folder, as `qtx train` makes it, with results.json
+
+Only the attention differs between the runs of a seed. A run is finished when its results.json holds every scheme that the
+config asks for; a finished run is not run again, and a run that lacks a scheme is measured again but not trained again.
+"""
+
+from __future__ import annotations
+
+import dataclasses
+import time
+from collections.abc import Callable
+from pathlib import Path
+
+from qtx.attention import AttentionConfig
+from qtx.errors import QtxError
+from qtx.experiment import Experiment, attention_variant, record
+from qtx.pipeline import measure, quantize, read_result, train_run
+from qtx.prepare import Prepared, prepare
+from qtx.results import Result, attention_table, main_table, markdown, read_lines, write_lines
+from qtx.training import RunFolder
+
+
+@dataclasses.dataclass(frozen=True)
+class Run:
+    """One run of a comparison.
+
+    Attributes:
+      variant: its name in tables.
+      experiment: what it trains.
+      workdir: its folder.
+    """
+
+    variant: str
+    experiment: Experiment
+    workdir: Path
+
+    @property
+    def title(self) -> str:
+        return f"{self.variant}, seed {self.experiment.seed}"
+
+
+def runs(experiment: Experiment, workdir: Path) -> list[Run]:
+    """The runs of a comparison, all variants of the first seed first.
+
+    Raises:
+      QtxError: if the experiment itself chooses an attention, which every run would replace.
+    """
+    if experiment.model.attention != AttentionConfig():
+        raise QtxError(
+            "config.model.attention is set, but a comparison takes attention from config.compare.variants: name variant "
+            "and options there, e.g. --config.compare.variants=\"('softmax', 'clipped_softmax,alpha=4')\""
+        )
+    return [
+        Run(
+            variant,
+            dataclasses.replace(
+                experiment,
+                name=f"{experiment.name}: {variant}, seed {seed}",
+                seed=seed,
+                model=dataclasses.replace(experiment.model, attention=attention_variant(variant)),
+            ),
+            workdir / "runs" / f"{variant}-seed{seed}",
+        )
+        for seed in experiment.compare.seeds
+        for variant in experiment.compare.variants
+    ]
+
+
+def run_comparison(experiment: Experiment, workdir: Path, say: Callable[[str], None]) -> list[Result]:
+    """Brings every run to its end and writes results.jsonl, table.md and report.html.
+
+    Args:
+      experiment: with the data that all runs share.
+      workdir: the comparison's folder.
+      say: told a line per run: which of how many, and the time left.
+
+    Raises:
+      QtxError: before anything is trained, if a run's options do not fit or its folder holds another config's run.
+    """
+    planned = runs(experiment, workdir)
+    for run in planned:
+        RunFolder(run.workdir).claim(record(run.experiment), write=False)
+    finished = {run.title: result for run in planned if (result := finished_result(run))}
+    if finished:
+        say(f"{len(finished)} of {len(planned)} runs are finished already")
+    spent: list[float] = []
+    data = None
+    for index, run in enumerate(planned, start=1):
+        if run.title in finished:
+            continue
+        left = (len(planned) - len(finished)) * sum(spent) / len(spent) if spent else None
+        say(f"run {index} of {len(planned)}: {run.title}" + (f" (about {duration(left)} left)" if left else ""))
+        began = time.monotonic()
+        prepared = prepare(run.experiment, data)
+        data = prepared.data
+        finished[run.title] = bring_to_end(prepared, run)
+        spent.append(time.monotonic() - began)
+        write_lines((finished[run.title] for run in planned if run.title in finished), workdir / "results.jsonl")
+    write_lines((finished[run.title] for run in planned), workdir / "results.jsonl")
+    return rebuild(workdir)
+
+
+def bring_to_end(prepared: Prepared, run: Run) -> Result:
+    """Trains, quantizes and measures one run."""
+    # Results of other options must not pass for these if this is interrupted.
+    (run.workdir / "results.json").unlink(missing_ok=True)
+    params = train_run(prepared, run.workdir)
+    return measure(prepared, params, quantize(prepared, params), run.workdir, run.variant)
+
+
+def finished_result(run: Run) -> Result | None:
+    """The result of a run that is finished under the same options, else None."""
+    result = read_result(run.workdir)
+    if result is None or RunFolder(run.workdir).read_config()["quantization"] != record(run.experiment)["quantization"]:
+        return None
+    return result if set(run.experiment.quantization.schemes) <= result["quantized"].keys() else None
+
+
+def rebuild(workdir: Path) -> list[Result]:
+    """Writes table.md and report.html from a comparison's results.jsonl, and returns the results.
+
+    Raises:
+      QtxError: if the folder holds no comparison.
+    """
+    from qtx.analysis.report import write_report  # draws with matplotlib, which takes a second to import
+
+    file = workdir / "results.jsonl"
+    if not file.is_file():
+        raise QtxError(f"{workdir} is not the folder of a comparison (no results.jsonl): start one with `qtx compare`")
+    results = read_lines(file)
+    tables = [markdown(*main_table(results)), markdown(*attention_table(results))]
+    (workdir / "table.md").write_text("Mean ± standard deviation over seeds, held-out data.\n\n" + "\n".join(tables))
+    write_report(workdir)
+    return results
+
+
+def duration(seconds: float) -> str:
+    """Seconds as people say them: `40 s`, `12 min`, `3.5 h`."""
+    if seconds < 90:
+        return f"{seconds:.0f} s"
+    return f"{seconds / 60:.0f} min" if seconds < 5400 else f"{seconds / 3600:.1f} h"

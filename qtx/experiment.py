@@ -1,0 +1,174 @@
+"""What one experiment is: the config section of every part of qtx, and reading them back, checked.
+
+A config file returns `default(family, variant)` with its own values on top; `read` turns the result (after the command
+line's overrides) into an `Experiment` of frozen, validated options, which is all that the rest of qtx sees.
+"""
+
+from __future__ import annotations
+
+import ast
+import dataclasses
+import json
+from typing import Any
+
+from ml_collections import ConfigDict
+
+from qtx.attention import VARIANTS, AttentionConfig
+from qtx.config import build, field_types, section
+from qtx.data import DataConfig
+from qtx.errors import QtxError, lookup, unknown
+from qtx.models import MODELS
+from qtx.quantization import QuantizationConfig
+from qtx.training import MeshConfig, TrainingConfig
+
+# What each model family is pre-trained on (its attention mask fits no other objective), and its built-in data.
+FAMILY_OBJECTIVES = {"bert": "mlm", "opt": "clm", "vit": "classification"}
+BUILT_IN_DATA = {"mlm": "stdlib", "clm": "stdlib", "classification": "digits"}
+
+
+@dataclasses.dataclass(frozen=True)
+class CompareConfig:
+    """What `qtx compare` trains: every variant with every seed.
+
+    Attributes:
+      variants: attention variants as `attention_variant` reads them, e.g. `"clipped_softmax,alpha=4"`.
+      seeds: each variant is trained once per seed; the seed sets the initial weights, the dropout and the batches.
+    """
+
+    variants: tuple[str, ...] = ("softmax", "clipped_softmax", "gated_linear", "none")
+    seeds: tuple[int, ...] = (0, 1, 2)
+
+    def __post_init__(self):
+        for name, kind, example in (("variants", str, "('softmax', 'gated_linear')"), ("seeds", int, "(0, 1, 2)")):
+            values = getattr(self, name)
+            if not values or not all(type(value) is kind for value in values):
+                raise QtxError(f"{name} is {values!r}: expected at least one {kind.__name__}, e.g. {example}")
+            if len(set(values)) < len(values):
+                raise QtxError(f"{name} is {values!r}: each may be named once")
+        for variant in self.variants:
+            attention_variant(variant)
+
+
+@dataclasses.dataclass(frozen=True)
+class Experiment:
+    """One experiment, validated. `model` is the config class of `family`."""
+
+    family: str
+    objective: str
+    name: str
+    seed: int
+    model: Any
+    data: DataConfig
+    training: TrainingConfig
+    mesh: MeshConfig
+    quantization: QuantizationConfig
+    compare: CompareConfig
+
+
+SECTIONS = {
+    "data": DataConfig,
+    "training": TrainingConfig,
+    "mesh": MeshConfig,
+    "quantization": QuantizationConfig,
+    "compare": CompareConfig,
+}
+
+
+def attention_variant(text: str) -> AttentionConfig:
+    """The attention that a variant's text names: a name in `qtx.attention.VARIANTS`, then options after commas.
+
+    `"softmax"` and `"clipped_softmax,alpha=4,gamma_warmup_steps=200"` are variants. An option that the text gives
+    takes the place of the registered variant's choice; `None` unsets one: `"clipped_softmax,alpha=None,gamma=-0.03"`.
+
+    Raises:
+      QtxError: for an unknown variant or option, or options that do not fit the variant.
+    """
+    name, *options = text.split(",")
+    known = field_types(AttentionConfig)
+    values: dict[str, Any] = dict(section(lookup(VARIANTS, "attention variant", name.strip())))
+    for option in options:
+        key, equals, value = (part.strip() for part in option.partition("="))
+        if not equals:
+            raise QtxError(
+                f"attention variant {text!r}: {option!r} is not an option=value, e.g. clipped_softmax,alpha=4"
+            )
+        if key not in known:
+            raise unknown(f"option in the attention variant {text!r}:", key, known)
+        try:
+            values[key] = ast.literal_eval(value)
+        except (SyntaxError, ValueError):
+            values[key] = value
+    try:
+        return build(AttentionConfig, values, "model.attention")
+    except QtxError as error:
+        raise QtxError(f"attention variant {text!r}: {error}") from None
+
+
+def default(family: str, variant: str = "softmax") -> ConfigDict:
+    """The default experiment of a model family, as a locked `ConfigDict` for a config file to change.
+
+    Args:
+      family: a name in `qtx.models.MODELS`: bert, opt or vit.
+      variant: the attention, as `attention_variant` reads it.
+    """
+    _, model_config = lookup(MODELS, "model family", family)
+    config = ConfigDict()
+    config.family = family
+    config.objective = FAMILY_OBJECTIVES[family]
+    config.name = family
+    config.seed = 0
+    config.model = section(dataclasses.replace(model_config(), attention=attention_variant(variant)))
+    sections = {name: cls for name, cls in SECTIONS.items() if name not in ("data", "quantization")}
+    config.data = section(DataConfig(source=BUILT_IN_DATA[config.objective]))
+    config.quantization = section(QuantizationConfig(recipe=f"paper_{family}"))
+    for name, cls in sections.items():
+        config[name] = section(cls())
+    return config.lock()
+
+
+def read(config: ConfigDict) -> Experiment:
+    """The experiment that a config describes.
+
+    Raises:
+      QtxError: naming the first key that is missing, unknown, of the wrong type, or refused by its part of qtx.
+    """
+    known = {"family": str, "objective": str, "name": str, "seed": int, "model": ConfigDict}
+    known.update(dict.fromkeys(SECTIONS, ConfigDict))
+    values = dict(config)
+    for name in values:
+        if name not in known:
+            raise unknown("key in config:", name, known)
+    for name, kind in known.items():
+        if name not in values:
+            raise QtxError(f"config.{name} is missing: start the config file from qtx.experiment.default(family)")
+        if not isinstance(values[name], kind) or isinstance(values[name], bool):
+            raise QtxError(f"config.{name} is {values[name]!r}: expected {kind.__name__}")
+    _, model_config = lookup(MODELS, "model family", values["family"])
+    expected = FAMILY_OBJECTIVES[values["family"]]
+    if values["objective"] != expected:
+        raise QtxError(
+            f"config.objective is {values['objective']!r}: the {values['family']} family trains on {expected!r}"
+        )
+    if values["seed"] < 0:
+        raise QtxError(f"config.seed is {values['seed']}: expected 0 or more")
+    values["model"] = build(model_config, values["model"], "model")
+    for name, cls in SECTIONS.items():
+        values[name] = build(cls, values[name], name)
+    return Experiment(**values)
+
+
+def record(experiment: Experiment) -> dict[str, Any]:
+    """Every option, resolved, in JSON types: what a run's folder keeps as `config.json`."""
+    return json.loads(json.dumps(dataclasses.asdict(experiment)))
+
+
+def from_record(values: dict[str, Any], where: str) -> ConfigDict:
+    """The config that `record` recorded, as `default` gives it; `where` names the record in messages."""
+    try:
+        config = default(values["family"])
+        config.update(values)
+    except QtxError:
+        raise
+    except (KeyError, TypeError, ValueError, AttributeError) as error:
+        raise QtxError(f"{where} is not the config of an experiment of this version of qtx ({error!r})") from None
+    return config

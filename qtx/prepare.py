@@ -1,0 +1,82 @@
+"""From an experiment's options to what a command works with: loaded data, the model, the devices, all checked."""
+
+from __future__ import annotations
+
+import dataclasses
+from collections.abc import Iterable, Iterator
+from typing import Any
+
+import flax.linen as nn
+import jax
+import numpy as np
+
+from qtx.data import Data, load
+from qtx.experiment import Experiment
+from qtx.models import build, count_parameters
+from qtx.training.sharding import check_batch, make_mesh, shard_global_batch
+
+
+@dataclasses.dataclass(frozen=True)
+class Prepared:
+    """An experiment that is ready to run.
+
+    Attributes:
+      experiment: its options.
+      data: loaded.
+      module: the model, with what its config left open taken from the data.
+      parameters: how many scalars it trains.
+      mesh: the devices.
+    """
+
+    experiment: Experiment
+    data: Data
+    module: nn.Module
+    parameters: int
+    mesh: jax.sharding.Mesh
+
+    @property
+    def batch_size(self) -> int:
+        """Examples per forward pass, over all devices."""
+        return self.experiment.training.batch_size // self.experiment.training.accumulation_steps
+
+    def evaluation(self) -> Batches:
+        """The held-out batches."""
+        return Batches(self.mesh, self.data.evaluation(self.batch_size))
+
+    def calibration(self) -> Batches:
+        """Endless batches of training data."""
+        return Batches(self.mesh, self.data.calibration(self.batch_size, self.experiment.seed))
+
+
+@dataclasses.dataclass(frozen=True)
+class Batches:
+    """Batches on the devices of a mesh, the same at every iteration."""
+
+    mesh: jax.sharding.Mesh
+    on_host: Iterable[dict[str, np.ndarray]]
+
+    def __iter__(self) -> Iterator[dict[str, jax.Array]]:
+        return (shard_global_batch(self.mesh, batch) for batch in self.on_host)
+
+
+def prepare(experiment: Experiment, data: Data | None = None) -> Prepared:
+    """Loads the data, builds the model and arranges the devices; writes nothing.
+
+    Args:
+      experiment: what to prepare.
+      data: that of an experiment with the same data section, to load it once for many runs.
+
+    Raises:
+      QtxError: for whatever the options alone did not show: missing files, a model and data that disagree, too few devices.
+    """
+    mesh = make_mesh(experiment.mesh)
+    check_batch(mesh, experiment.training.batch_size, experiment.training.accumulation_steps)
+    data = load(experiment.data, experiment.objective) if data is None else data
+    module = build(experiment.model, data)
+    return Prepared(experiment, data, module, count_parameters(abstract_params(module, data)), mesh)
+
+
+def abstract_params(module: nn.Module, data: Data) -> Any:
+    """Shapes of the model's parameters."""
+    example = jax.tree.map(lambda x: np.asarray(x[:1]), next(iter(data.evaluation(1))))
+    return nn.unbox(jax.eval_shape(module.init, jax.random.key(0), example)["params"])

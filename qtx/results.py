@@ -1,0 +1,104 @@
+"""The results of a comparison: one JSON line per run, and their mean and standard deviation as tables.
+
+A result is a flat dict: variant, seed, parameters, metric ("perplexity" or "accuracy"), fp (its value in floating
+point), loss, max_inf_norm, avg_kurtosis, outliers, sink_mass, zero_share, dead_row_share, quantized ({scheme: value of
+the metric}) and seconds.
+"""
+
+from __future__ import annotations
+
+import json
+import math
+import statistics
+from collections.abc import Iterable, Sequence
+from pathlib import Path
+from typing import Any
+
+Result = dict[str, Any]
+
+# Result key to column title; the paper's Table 2 first, then what attention does.
+OUTLIER_COLUMNS = {"max_inf_norm": "max inf. norm", "avg_kurtosis": "avg. kurtosis"}
+ATTENTION_COLUMNS = {
+    "parameters": "parameters",
+    "loss": "loss",
+    "outliers": "6σ outliers",
+    "sink_mass": "sink mass",
+    "zero_share": "exact zeros",
+    "dead_row_share": "dead rows",
+}
+METRIC_TITLES = {"perplexity": "perplexity", "accuracy": "accuracy, %"}
+
+
+def write_lines(results: Iterable[Result], path: Path) -> None:
+    """Writes results as JSON lines."""
+    path.write_text("".join(json.dumps(result) + "\n" for result in results))
+
+
+def read_lines(path: Path) -> list[Result]:
+    """Reads what `write_lines` wrote."""
+    return [json.loads(line) for line in path.read_text().splitlines()]
+
+
+def number(value: float) -> str:
+    """A measurement to about three digits: `4.49`, `21.5`, `735`, `1.3e+07`."""
+    if not math.isfinite(value):
+        return str(value)
+    size = abs(value)
+    if float(value).is_integer() and (isinstance(value, int) or size == 0):
+        return f"{value:,.0f}"
+    if size >= 1e6:
+        return f"{value:.2g}"
+    return f"{value:.{0 if size >= 100 else 1 if size >= 10 else 2 if size >= 1 else 3}f}"
+
+
+def mean_and_deviation(values: Sequence[float]) -> str:
+    """`mean ± standard deviation` over seeds (unbiased), or the one value."""
+    if len(values) == 1 or len(set(values)) == 1:
+        return number(values[0])
+    return f"{number(statistics.fmean(values))} ± {number(statistics.stdev(values))}"
+
+
+def schemes(results: Sequence[Result]) -> list[str]:
+    """The schemes that any result has, in the order of their first appearance."""
+    return list(dict.fromkeys(scheme for result in results for scheme in result["quantized"]))
+
+
+def main_table(results: Sequence[Result]) -> tuple[list[str], list[list[str]]]:
+    """Header and rows, one per variant: the metric in floating point, outliers, and the metric at each scheme."""
+    columns = schemes(results)
+    metric = results[0]["metric"] if results else "perplexity"
+    scale = 100.0 if metric == "accuracy" else 1.0
+    header = ["attention", f"FP {METRIC_TITLES[metric]}", *OUTLIER_COLUMNS.values(), *(c.upper() for c in columns)]
+    rows = []
+    for variant, runs in by_variant(results).items():
+        cells = [mean_and_deviation([scale * run["fp"] for run in runs])]
+        cells += [mean_and_deviation([run[key] for run in runs]) for key in OUTLIER_COLUMNS]
+        for scheme in columns:
+            values = [scale * run["quantized"][scheme] for run in runs if scheme in run["quantized"]]
+            cells.append(mean_and_deviation(values) if values else "")
+        rows.append([variant, *cells])
+    return header, rows
+
+
+def attention_table(results: Sequence[Result]) -> tuple[list[str], list[list[str]]]:
+    """Header and rows, one per variant: size, loss, outlier counts, and how much its heads do nothing."""
+    header = ["attention", "seeds", *ATTENTION_COLUMNS.values()]
+    rows = [
+        [variant, str(len(runs)), *(mean_and_deviation([run[key] for run in runs]) for key in ATTENTION_COLUMNS)]
+        for variant, runs in by_variant(results).items()
+    ]
+    return header, rows
+
+
+def by_variant(results: Sequence[Result]) -> dict[str, list[Result]]:
+    """Variant to its runs, in the order of first appearance."""
+    groups: dict[str, list[Result]] = {}
+    for result in results:
+        groups.setdefault(result["variant"], []).append(result)
+    return groups
+
+
+def markdown(header: Sequence[str], rows: Sequence[Sequence[str]]) -> str:
+    """A Markdown table; numbers are aligned right."""
+    lines = [header, ["---", *["---:"] * (len(header) - 1)], *rows]
+    return "".join(f"| {' | '.join(line)} |\n" for line in lines)

@@ -1,0 +1,66 @@
+"""The summary of its config that every command starts with: model, parameters, data, devices, training plan."""
+
+from __future__ import annotations
+
+import dataclasses
+from pathlib import Path
+
+import jax
+from rich.console import Console
+from rich.panel import Panel
+from rich.table import Table
+
+from qtx.attention import AttentionConfig
+from qtx.prepare import Prepared
+
+FAMILY_TITLES = {"bert": "BERT (post-LN, bidirectional)", "opt": "OPT (pre-LN, causal)", "vit": "ViT (pre-LN, images)"}
+
+
+def print_summary(prepared: Prepared, workdir: Path, console: Console) -> None:
+    """Prints the summary: a panel on a terminal, plain lines `model: ...` in a pipe."""
+    lines = summary(prepared, workdir)
+    if not console.is_terminal:
+        for name, text in lines.items():
+            console.print(f"{name}: {text}", highlight=False, markup=False, soft_wrap=True)
+        return
+    table = Table.grid(padding=(0, 2))
+    for name, text in lines.items():
+        table.add_row(f"[bold]{name}[/bold]", text)
+    console.print(Panel(table, title=f"qtx · {prepared.experiment.name}", title_align="left", expand=False))
+
+
+def summary(prepared: Prepared, workdir: Path) -> dict[str, str]:
+    """Name to text of every line of the summary."""
+    experiment, model, training = prepared.experiment, prepared.experiment.model, prepared.experiment.training
+    devices = jax.devices()
+    mesh = " x ".join(f"{axis} {size}" for axis, size in prepared.mesh.shape.items())
+    used = prepared.mesh.devices.size
+    return {
+        "model": f"{FAMILY_TITLES[experiment.family]}, {model.num_layers} layers, width {model.width}, "
+        f"{model.num_heads} heads, feed-forward {model.mlp_width}, {model.dtype}",
+        "attention": describe_attention(model.attention),
+        "parameters": f"{prepared.parameters:,}",
+        "data": prepared.data.description,
+        "devices": f"{used} of {len(devices)} {devices[0].device_kind} ({devices[0].platform}), mesh {mesh}",
+        "training": f"{experiment.objective}, {training.steps:,} steps of batch {training.batch_size}, AdamW "
+        f"{training.learning_rate:g} {training.schedule}, {training.warmup_steps:,} warm-up steps, seed {experiment.seed}",
+        "folder": str(workdir),
+    }
+
+
+def describe_attention(attention: AttentionConfig) -> str:
+    """E.g. `clipped_softmax (alpha 4)` or `softmax, gate linear (pi 0.25)`."""
+    given = {
+        field.name: getattr(attention, field.name)
+        for field in dataclasses.fields(attention)
+        if field.name not in ("normalizer", "gate") and getattr(attention, field.name) is not None
+    }
+
+    def with_options(name: str, options: dict) -> str:
+        return name + (f" ({', '.join(f'{key} {value:g}' for key, value in options.items())})" if options else "")
+
+    text = with_options(attention.normalizer, {k: v for k, v in given.items() if not k.startswith("gate_")})
+    if attention.gate == "none":
+        return text
+    gate = {key.removeprefix("gate_"): value for key, value in given.items() if key.startswith("gate_")}
+    return f"{text}, gate {with_options(attention.gate, gate)}"
