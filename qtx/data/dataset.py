@@ -74,7 +74,7 @@ class Data:
           process_count: all processes.
 
         Raises:
-          QtxError: when `batch_size` is not a positive multiple of `process_count`.
+          QtxError: when `batch_size` is not a positive multiple of `process_count`, or `seed` is negative.
         """
         return iter(self._endless(self._augmented, batch_size, seed, process_index, process_count))
 
@@ -105,6 +105,8 @@ class Data:
         self, transform: Callable, batch_size: int, seed: int, process_index: int, process_count: int
     ) -> grain.IterDataset[Batch]:
         _check_batch_size(batch_size, process_count)
+        if seed < 0:
+            raise QtxError(f"seed is {seed}: expected 0 or more")
         # The random map comes before batching and slicing: its generator is keyed by the index in the endless order,
         # so an example does not depend on the batch size or on how many processes share the work.
         records = grain.MapDataset.source(self.training).seed(seed).shuffle().repeat().random_map(transform)

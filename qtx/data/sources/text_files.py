@@ -50,10 +50,10 @@ class TextFiles(TextOptions):
             ) from None
 
     def load(self, objective: str) -> Data:
-        documents = self._documents(self.files)
+        documents = read_documents(self.files, self.document_separator)
         if self.validation_files is not None:
             training = [document.text for document in documents]
-            held_out = [document.text for document in self._documents(self.validation_files)]
+            held_out = [document.text for document in read_documents(self.validation_files, self.document_separator)]
         else:
             fraction = DEFAULT_HELD_OUT_FRACTION if self.held_out_fraction is None else self.held_out_fraction
             remedy = (
@@ -62,17 +62,21 @@ class TextFiles(TextOptions):
             training, held_out = split_documents(documents, fraction, remedy)
         return self.make_data(f"text_files {' '.join(self.files)}", training, held_out, objective)
 
-    def _documents(self, patterns: Sequence[str]) -> list[Document]:
-        documents = []
-        for path in expand(patterns):
-            texts = [read_text(path)]
-            if self.document_separator is not None:
-                texts = cut(texts[0], self.document_separator)
-            # Named by its own text: the split is the same wherever the files lie, and copies stay on one side.
-            documents += [Document(text, text) for text in texts if text.strip()]
-        if not documents:
-            raise QtxError(f"no text in {' '.join(patterns)}: expected a file that is not empty")
-        return documents
+
+def read_documents(patterns: Sequence[str], separator: str | None) -> list[Document]:
+    """The documents of all files that `patterns` name, cut at `separator`; those of white space alone are left out.
+
+    Raises:
+      QtxError: when there are none, or a file cannot be read.
+    """
+    texts = [read_text(path) for path in expand(patterns)]
+    if separator is not None:
+        texts = [piece for text in texts for piece in cut(text, separator)]
+    # Named by its own text: the split is the same wherever the files lie, and copies stay on one side.
+    documents = [Document(text, text) for text in texts if text.strip()]
+    if not documents:
+        raise QtxError(f"no text in {' '.join(patterns)}: expected a file that is not empty")
+    return documents
 
 
 def expand(patterns: Sequence[str]) -> list[str]:

@@ -1,0 +1,248 @@
+"""Every registered source, in one table: batches, determinism, resuming, sharding over processes, refused options."""
+
+from __future__ import annotations
+
+import dataclasses
+import itertools
+
+import numpy as np
+import pytest
+
+from qtx.config import build, section
+from qtx.data import SOURCES, DataConfig, load
+from qtx.data.config import SOURCE_OPTIONS
+from qtx.errors import QtxError
+
+from .samples import write_archive, write_idx_folder, write_images, write_texts
+
+BATCH = 8
+
+
+def idx_options(folder):
+    write_idx_folder(folder / "idx", compress=True)
+    return dict(path=str(folder / "idx"), random_crop=1, flip=True)
+
+
+# One row per source: its options, given a folder for its input, and an objective.
+CASES = {
+    "stdlib": (lambda folder: dict(sequence_length=32, vocab_size=1000), "mlm"),
+    "text_files": (
+        lambda folder: dict(files=(f"{write_texts(folder / 'texts')}/*.txt",), sequence_length=16, vocab_size=300),
+        "clm",
+    ),
+    "digits": (lambda folder: dict(random_crop=1), "classification"),
+    "idx": (idx_options, "classification"),
+    "image_folder": (
+        lambda folder: dict(path=str(write_archive(write_images(folder / "images"))), flip=True),
+        "classification",
+    ),
+    "bigram_backcopy": (lambda folder: dict(sequence_length=16, vocab_size=20), "clm"),
+}
+
+
+@pytest.fixture(scope="module", params=sorted(CASES))
+def case(request, tmp_path_factory):
+    """(data, objective) of one row."""
+    options, objective = CASES[request.param]
+    config = DataConfig(source=request.param, **options(tmp_path_factory.mktemp(request.param)))
+    return load(config, objective), objective
+
+
+def assert_equal(first, second):
+    assert first.keys() == second.keys()
+    for name in first:
+        np.testing.assert_array_equal(first[name], second[name])
+
+
+def equal(first, second) -> bool:
+    return all(np.array_equal(first[name], second[name]) for name in first)
+
+
+def take(batches, count: int) -> list:
+    iterator = iter(batches)
+    result = list(itertools.islice(iterator, count))
+    if hasattr(iterator, "close"):
+        iterator.close()
+    return result
+
+
+def test_every_source_has_a_row():
+    assert set(CASES) == set(SOURCES)
+
+
+def test_batches_have_the_promised_arrays(case):
+    data, objective = case
+    evaluation = data.evaluation(BATCH)
+    for batches in (data.train(BATCH, 0), data.calibration(BATCH, 0), evaluation):
+        batch = take(batches, 1)[0]
+        shapes = {name: (array.dtype.name, array.shape) for name, array in batch.items()}
+        length = data.sequence_length
+        if objective == "classification":
+            assert shapes == {
+                "images": ("float32", (BATCH, data.image_size, data.image_size, data.channels)),
+                "labels": ("int32", (BATCH,)),
+                "weights": ("float32", (BATCH,)),
+            }
+            assert 0 <= batch["labels"].min() and batch["labels"].max() < data.num_classes
+            assert (data.vocab_size, data.sequence_length, data.tokenizer) == (None, None, None)
+        else:
+            predicted = batch["labels"].shape if objective == "mlm" else (BATCH, length)
+            expected = {
+                "tokens": ("int32", (BATCH, length)),
+                "mask": ("bool", (BATCH, length)),
+                "labels": ("int32", predicted),
+                "weights": ("float32", predicted),
+            }
+            if objective == "mlm":
+                expected["positions"] = ("int32", predicted)
+                assert predicted == (BATCH, 5)  # ceil(.15 * 32)
+            assert shapes == expected
+            assert 0 <= batch["tokens"].min() and batch["tokens"].max() < data.vocab_size
+            assert (data.image_size, data.channels, data.num_classes) == (None, None, None)
+        real = min(BATCH, len(data.held_out)) if batches is evaluation else BATCH
+        assert batch["weights"][:real].all()
+
+
+def test_the_description_is_one_line(case):
+    data, _ = case
+    assert "\n" not in data.description and "held" in data.description
+
+
+def test_same_seed_same_batches_and_another_seed_others(case):
+    data, _ = case
+    for batches in (data.train, data.calibration):
+        first, again, other = (take(batches(BATCH, seed), 3) for seed in (7, 7, 8))
+        for a, b in zip(first, again, strict=True):
+            assert_equal(a, b)
+        assert not equal(first[0], other[0])
+        assert not equal(first[0], first[1])
+
+
+def test_resuming_continues_as_if_never_stopped(case):
+    data, _ = case
+    steps = 2 * min(len(data.training), 100) // BATCH  # over the end of an epoch where the set is small
+    whole = take(data.train(BATCH, 3), steps + 4)
+    iterator = data.train(BATCH, 3)
+    for _ in range(steps):
+        next(iterator)
+    state = iterator.get_state()
+    next(iterator)
+    iterator.close()
+    resumed = data.train(BATCH, 3)
+    resumed.set_state(state)
+    for expected, batch in zip(whole[steps:], take(resumed, 4), strict=True):
+        assert_equal(expected, batch)
+
+
+def test_processes_together_see_the_batches_of_one(case):
+    data, _ = case
+    whole = take(data.train(BATCH, 5), 3)
+    parts = [take(data.train(BATCH, 5, process_index=i, process_count=4), 3) for i in range(4)]
+    for b, expected in enumerate(whole):
+        joined = {name: np.concatenate([part[b][name] for part in parts]) for name in expected}
+        assert_equal(joined, expected)
+
+
+def test_evaluation_is_all_held_out_data_once_and_the_same_again(case):
+    data, _ = case
+    size = 5
+    first, again = list(data.evaluation(size)), list(data.evaluation(size))
+    assert len(first) == -(-len(data.held_out) // size)
+    for a, b in zip(first, again, strict=True):
+        assert_equal(a, b)
+    weights = np.concatenate([batch["weights"].reshape(size, -1) for batch in first])
+    real = weights.any(axis=1)
+    assert real[: len(data.held_out)].all() and not real[len(data.held_out) :].any()
+    # In order: the labels of one pass do not depend on the batch size.
+    labels = np.concatenate([batch["labels"] for batch in first])[real]
+    singly = np.concatenate([batch["labels"] for batch in data.evaluation(1)])
+    np.testing.assert_array_equal(labels, singly)
+
+
+@pytest.mark.parametrize("case", ["digits", "idx", "image_folder"], indirect=True)
+def test_calibration_reads_training_data_without_augmentation(case):
+    data, _ = case
+    rng = np.random.default_rng(0)
+    plain = {data.example(data.training[i], rng)["images"].tobytes() for i in range(len(data.training))}
+    calibration = {image.tobytes() for batch in take(data.calibration(BATCH, 0), 4) for image in batch["images"]}
+    training = {image.tobytes() for batch in take(data.train(BATCH, 0), 4) for image in batch["images"]}
+    assert calibration <= plain
+    assert not training <= plain
+
+
+def test_an_epoch_is_every_record_once_and_the_next_is_shuffled_again(tmp_path):
+    write_idx_folder(tmp_path / "idx", compress=False)
+    data = load(DataConfig(source="idx", path=str(tmp_path / "idx")), "classification")
+    images = np.concatenate([batch["images"] for batch in take(data.train(10, 0), 6)])
+    epochs = [[image.tobytes() for image in images[i : i + 30]] for i in (0, 30)]
+    assert len(set(epochs[0])) == 30 and set(epochs[0]) == set(epochs[1])
+    assert epochs[0] != epochs[1]
+
+
+def test_a_block_is_masked_anew_every_epoch(text_folder):
+    config = DataConfig(
+        source="text_files", files=(f"{text_folder}/*.txt",), sequence_length=64, vocab_size=150, mask_probability=0.5
+    )
+    data = load(config, "mlm")
+    count = len(data.training)
+    batches = take(data.train(count, 0), 2)
+
+    def positions(batch):  # by the block they belong to, known from its unmasked tokens
+        restored = batch["tokens"].copy()
+        np.put_along_axis(restored, batch["positions"], batch["labels"], axis=1)
+        return {row.tobytes(): p.tolist() for row, p in zip(restored, batch["positions"], strict=True)}
+
+    first, second = map(positions, batches)
+    assert set(first) == set(second) == {block.tobytes() for block in data.training}
+    assert all(first[block] != second[block] for block in first)
+
+
+@pytest.mark.parametrize(("batch_size", "processes"), [(0, 1), (-4, 1), (6, 4)])
+def test_batch_sizes_that_cannot_be(batch_size, processes):
+    data = load(DataConfig(source="bigram_backcopy"), "clm")
+    with pytest.raises(QtxError, match="batch size"):
+        data.train(batch_size, 0, 0, processes)
+
+
+def test_a_negative_seed_is_refused():
+    data = load(DataConfig(source="bigram_backcopy"), "clm")
+    with pytest.raises(QtxError, match="seed is -1"):
+        data.train(4, -1)
+
+
+@pytest.mark.parametrize("source", sorted(SOURCES))
+def test_options_of_other_sources_are_refused(source):
+    values = {"files": ("x",), "validation_files": ("x",), "tokenizer": "bpe", "document_separator": "x", "path": "x"}
+    all_options = set().union(*SOURCE_OPTIONS.values())
+    assert {f.name for f in dataclasses.fields(DataConfig)} == all_options | {"source"}
+    for option in sorted(all_options - set(SOURCE_OPTIONS[source])):
+        with pytest.raises(QtxError, match=f"{option} is set, but source '{source}' does not take it"):
+            DataConfig(source=source, **{option: values.get(option, 1)})
+
+
+def test_options_are_all_documented():
+    for option in set().union(*SOURCE_OPTIONS.values()):
+        assert f"`{option}`" in DataConfig.__doc__
+
+
+def test_config_section_and_back():
+    config = DataConfig(source="text_files", files=("a", "b"), sequence_length=64, held_out_fraction=0.25)
+    assert build(DataConfig, section(config), "data") == config
+    with pytest.raises(QtxError, match="config.data: path is set"):
+        build(DataConfig, {"source": "stdlib", "path": "x"}, "data")
+
+
+@pytest.mark.parametrize("source", sorted(SOURCES))
+def test_objectives_that_do_not_fit(source):
+    cls = SOURCES[source]
+    fitting = {"path": "x"} if "path" in SOURCE_OPTIONS[source] else {}
+    if source == "text_files":
+        fitting = {"files": ("x",)}
+    for objective in {"mlm", "clm", "classification", "nonsense"} - set(cls.objectives):
+        with pytest.raises(QtxError, match=f"serves objective .*not '{objective}'"):
+            load(DataConfig(source=source, **fitting), objective)
+
+
+def test_unknown_source_names_the_nearest():
+    with pytest.raises(QtxError, match="unknown data source 'stdlb': did you mean 'stdlib'"):
+        DataConfig(source="stdlb")
