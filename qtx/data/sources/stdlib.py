@@ -1,7 +1,8 @@
 """The built-in corpus: English prose that every CPython brings along, so that a first run needs no file.
 
-The language reference's help topics (`pydoc_data.topics`) and the docstrings of the standard library, 2.0 to
-2.3 MB by version and distribution. The source files are parsed, never imported, in sorted order: the same Python version gives the same documents.
+The language reference's help topics (`pydoc_data.topics`) and the docstrings of the standard library, 2.0 to 2.3 MB by
+version and distribution. The source files are parsed, never imported, in sorted order: the same Python gives the same
+documents.
 """
 
 from __future__ import annotations
