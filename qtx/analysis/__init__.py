@@ -1,0 +1,19 @@
+"""What a trained model looks like inside: outliers, attention sinks, exact zeros; and the page that shows it.
+
+The page itself is `qtx.analysis.report`, apart from the rest because drawing needs matplotlib.
+"""
+
+from qtx.analysis.analysis import Analysis, analyse, load_analysis, save_analysis
+from qtx.analysis.capture import FloatingPoint
+from qtx.analysis.metrics import attention_health, official_metrics, outlier_metrics
+
+__all__ = [
+    "Analysis",
+    "FloatingPoint",
+    "analyse",
+    "attention_health",
+    "load_analysis",
+    "official_metrics",
+    "outlier_metrics",
+    "save_analysis",
+]

@@ -1,0 +1,252 @@
+"""Everything the report draws about one trained model, computed in one streaming pass and kept as one `.npz` file."""
+
+from __future__ import annotations
+
+import dataclasses
+import json
+from collections.abc import Callable, Iterable
+from pathlib import Path
+from typing import Any
+
+import flax.linen as nn
+import jax
+import jax.numpy as jnp
+import numpy as np
+
+from qtx.analysis.capture import Batch, FloatingPoint, Model, capture, measured_sites, sample_mask, token_mask
+from qtx.analysis.head_map import HeadMap, head_map
+from qtx.analysis.heads import head_statistics
+from qtx.analysis.metrics import initial_norms, summary, update_norms
+from qtx.analysis.statistics import histogram, outlier_counts, per_layer, weighted_mean
+from qtx.errors import QtxError
+
+BINS = 256
+TOP_TOKENS = 12
+
+_ATTENTION_METRICS = ("sink_mass", "value_drain", "zero_share", "dead_row_share")
+_PROBS, _VALUE, _GATE = "layers/attention/probs", "layers/attention/value", "layers/attention/gate"
+_CONTEXTS = ("layers/attention/gated_context", "layers/attention/context")
+
+
+@dataclasses.dataclass(frozen=True)
+class Analysis:
+    """What one trained model looks like inside. L layers, H heads, T positions, D hidden dimensions.
+
+    Attributes:
+      metrics: the numbers of a results line: max_inf_norm, avg_kurtosis, max_kurtosis, outliers (6-sigma values found
+        in `site`), outlier_share (of all its values), sink_mass, value_drain, zero_share and dead_row_share (averages
+        over layers and heads).
+      site: where outliers are counted: the family's site of the paper's infinity norm.
+      inf_norms, kurtoses: per measured site, `[L]`.
+      outliers_by_dimension: `[L, D]`; outliers_by_position: `[L, T]`, counts of 6-sigma values in `site`.
+      outlier_tokens: the tokens with the most outliers and their counts, all layers together; empty for images.
+      heads: per statistic `[L, H]`: sink_mass, first_mass, value_drain, zero_share, dead_row_share, context_norm
+        (largest value of the head's output) and, with a gate, openness.
+      column_mass: `[L, T]`, the attention each position receives, averaged over heads.
+      histogram_range: the ends of the histograms' axis, per site.
+      histograms: per site int counts `[L, 256]`, in floating point.
+      quantized_histograms: the same of the quantized model; empty if there was none.
+      maps: "sink" and "outlier" to the map of one head, see `qtx.analysis.head_map`.
+    """
+
+    metrics: dict[str, float]
+    site: str
+    inf_norms: dict[str, np.ndarray]
+    kurtoses: dict[str, np.ndarray]
+    outliers_by_dimension: np.ndarray
+    outliers_by_position: np.ndarray
+    outlier_tokens: dict[str, int]
+    heads: dict[str, np.ndarray]
+    column_mass: np.ndarray
+    histogram_range: dict[str, np.ndarray]
+    histograms: dict[str, np.ndarray]
+    quantized_histograms: dict[str, np.ndarray]
+    maps: dict[str, HeadMap]
+
+
+def analyse(
+    module: nn.Module,
+    params: Any,
+    batches: Iterable[Batch],
+    *,
+    token_text: Callable[[int], str] | None = None,
+    quantized: Model | None = None,
+) -> Analysis:
+    """Analyses a trained model on held-out data. Memory does not grow with the number of batches.
+
+    Args:
+      module: a model of `qtx.models`.
+      params: its unboxed parameters.
+      batches: batches of one static shape, such as `data.evaluation(batch_size)`; iterated more than once.
+      token_text: token identity to text, for labels; None: tokens are shown by their identities.
+      quantized: the same model quantized, for the histograms "after".
+
+    Raises:
+      QtxError: if there are no batches.
+    """
+    model, sites = FloatingPoint(module, params), measured_sites(module)
+    first = next(iter(batches), None)
+    if first is None:
+        raise QtxError("no batches to analyse: the evaluation data is empty")
+    first = dict(first)
+    state, ranges = _initial(model, first), _histogram_ranges(model, first)
+    for batch in batches:
+        state = _update(model, state, ranges, dict(batch))
+    after: dict[str, Any] = {}
+    if quantized is not None:
+        after = {site: jnp.zeros_like(counts) for site, counts in state["histograms"].items()}
+        for batch in batches:
+            after = _update_histograms(quantized, after, ranges, dict(batch))
+    state, after, ranges = jax.device_get((state, after, ranges))
+    norms = summary(module, state["norms"])
+    counts = state["outliers"]
+    heads = {name: mean.mean for name, mean in state["heads"].items()}
+    column_mass = heads.pop("column_mass").mean(axis=1)
+    total = int(counts.by_dimension.sum(dtype=np.int64))
+    looked_at = int(counts.tokens_at_position.sum(dtype=np.int64)) * counts.by_dimension.shape[1]
+    text = token_text or str
+    by_token = counts.by_token.sum(axis=0, dtype=np.int64)
+    top = [int(token) for token in np.argsort(-by_token, kind="stable")[:TOP_TOKENS] if by_token[token]]
+    layer = int(norms["inf_norms"]["layers/mlp/out"].argmax())
+    sink = np.unravel_index(heads["sink_mass"].argmax(), heads["sink_mass"].shape)
+    return Analysis(
+        metrics={
+            **{name: norms[name] for name in ("max_inf_norm", "avg_kurtosis", "max_kurtosis")},
+            "outliers": total,
+            "outlier_share": total / max(looked_at, 1),
+            **{name: float(heads[name].mean()) for name in _ATTENTION_METRICS},
+        },
+        site=sites.infinity_norm,
+        inf_norms=norms["inf_norms"],
+        kurtoses=norms["kurtoses"],
+        outliers_by_dimension=counts.by_dimension,
+        outliers_by_position=counts.by_position,
+        outlier_tokens={text(token): int(by_token[token]) for token in top},
+        heads=heads,
+        column_mass=column_mass,
+        histogram_range=ranges,
+        histograms=state["histograms"],
+        quantized_histograms=after,
+        maps={
+            # The head that parks most of its attention on one token, and the head that speaks loudest where the
+            # feed-forward network's outliers are largest.
+            "sink": head_map(model, first, int(sink[0]), int(sink[1]), text),
+            "outlier": head_map(model, first, layer, int(heads["context_norm"][layer].argmax()), text),
+        },
+    )
+
+
+def histogram_sites(model: Model) -> tuple[str, ...]:
+    """The sites whose values are counted: the feed-forward output, and where the paper takes the infinity norm."""
+    return tuple(dict.fromkeys((measured_sites(model.module).infinity_norm, "layers/mlp/out")))
+
+
+def _captured(model: Model, batch: dict[str, Any]) -> dict[str, jax.Array]:
+    return capture(model, batch, {*measured_sites(model.module).tensors, _PROBS, _VALUE, _GATE, *_CONTEXTS})
+
+
+@jax.jit
+def _histogram_ranges(model: FloatingPoint, batch: dict[str, Any]) -> dict[str, jax.Array]:
+    # A quarter wider than what the first batch holds; what lies beyond falls in the outermost bins.
+    values = capture(model, batch, histogram_sites(model))
+    ends = {site: jnp.stack([jnp.minimum(x.min(), 0.0), jnp.maximum(x.max(), 0.0)]) for site, x in values.items()}
+    return {site: (end * 1.25 + jnp.array([-1e-6, 1e-6])).astype(jnp.float32) for site, end in ends.items()}
+
+
+def _outliers(model: Model, shape: tuple[int, ...]):
+    num_layers, _, length, width = shape
+    return per_layer(outlier_counts(length, width, getattr(model.module.config, "vocab_size", 0)), num_layers)
+
+
+def _initial(model: FloatingPoint, batch: dict[str, Any]) -> dict[str, Any]:
+    values = jax.eval_shape(_captured, model, batch)
+    num_layers, _, num_heads, length = values[_PROBS].shape[:4]
+    per_head = weighted_mean(num_layers, num_heads)
+    names = [*_ATTENTION_METRICS, "first_mass", "context_norm", *(["openness"] if _GATE in values else [])]
+    return {
+        "norms": initial_norms(model.module),
+        "outliers": _outliers(model, values[measured_sites(model.module).infinity_norm].shape).init(),
+        "heads": {
+            **{name: per_head.init() for name in names},
+            "column_mass": weighted_mean(num_layers, num_heads, length).init(),
+        },
+        "histograms": {site: jnp.zeros((num_layers, BINS), jnp.int32) for site in histogram_sites(model)},
+    }
+
+
+@jax.jit
+def _update(model: FloatingPoint, state: Any, ranges: dict[str, jax.Array], batch: dict[str, Any]) -> Any:
+    values = _captured(model, batch)
+    sites = measured_sites(model.module)
+    probs, measured = values[_PROBS], values[sites.infinity_norm]
+    num_heads, length = probs.shape[2:4]
+    mask = token_mask(batch, length)
+    table = jax.vmap(lambda p, v: head_statistics(p, v, mask, sites.causal))(probs, values[_VALUE])
+    table = {name: (x.swapaxes(0, 1), weights[0]) for name, (x, weights) in table.items()}  # [B, L, H], [B]
+    context = next(values[site] for site in _CONTEXTS if site in values)
+    tokens = jnp.sum(mask, axis=1)
+    loudest = jnp.max(jnp.abs(jnp.where(mask[..., None], context, 0)), axis=2)  # [L, B, D]
+    loudest = loudest.reshape(*loudest.shape[:2], num_heads, -1).max(axis=-1)
+    table["context_norm"] = (loudest.swapaxes(0, 1), sample_mask(batch))
+    if _GATE in values:
+        openness = jnp.sum(jnp.where(mask[..., None], values[_GATE], 0), axis=2) / jnp.maximum(tokens, 1)[:, None]
+        table["openness"] = (openness.swapaxes(0, 1), tokens)
+    update_mean = weighted_mean().update
+    return {
+        "norms": update_norms(state["norms"], values, sample_mask(batch)),
+        "outliers": _outliers(model, measured.shape).update(state["outliers"], measured, mask, batch.get("tokens")),
+        "heads": {name: update_mean(before, *table[name]) for name, before in state["heads"].items()},
+        "histograms": _counted(state["histograms"], values, ranges, mask),
+    }
+
+
+@jax.jit
+def _update_histograms(model: Model, counts: dict[str, jax.Array], ranges: dict[str, jax.Array], batch: Any) -> Any:
+    values = capture(model, batch, histogram_sites(model))
+    return _counted(counts, values, ranges, token_mask(batch, next(iter(values.values())).shape[2]))
+
+
+def _counted(counts, values, ranges, mask):
+    return {
+        site: per_layer(histogram(*ranges[site], BINS), len(before)).update(before, values[site], mask)
+        for site, before in counts.items()
+    }
+
+
+def save_analysis(analysis: Analysis, path: Path) -> None:
+    """Writes one compressed `.npz` file, without pickles: arrays by their path in the dataclass, the rest as JSON."""
+    arrays: dict[str, np.ndarray] = {}
+
+    def split(name: str, value: Any) -> Any:
+        if isinstance(value, np.ndarray):
+            arrays[name] = value
+            return {"array": name}
+        if dataclasses.is_dataclass(value):
+            value = {field.name: getattr(value, field.name) for field in dataclasses.fields(value)}
+        if isinstance(value, dict):
+            return {key: split(f"{name}/{key}", item) for key, item in value.items()}
+        return value
+
+    tree = {field.name: split(field.name, getattr(analysis, field.name)) for field in dataclasses.fields(analysis)}
+    np.savez_compressed(path, tree=np.array(json.dumps(tree)), **arrays)
+
+
+def load_analysis(path: Path) -> Analysis:
+    """Reads what `save_analysis` wrote.
+
+    Raises:
+      QtxError: if the file is of another kind or version.
+    """
+    try:
+        with np.load(path) as file:
+
+            def join(value: Any) -> Any:
+                if isinstance(value, dict) and value.keys() == {"array"}:
+                    return file[value["array"]]
+                return {key: join(item) for key, item in value.items()} if isinstance(value, dict) else value
+
+            tree = join(json.loads(str(file["tree"])))
+        tree["maps"] = {name: HeadMap(**fields) for name, fields in tree["maps"].items()}
+        return Analysis(**tree)
+    except (KeyError, TypeError, ValueError) as error:
+        raise QtxError(f"{path} is not an analysis of this version of qtx ({error}): run qtx evaluate again") from None

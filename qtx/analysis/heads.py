@@ -1,0 +1,104 @@
+"""Statistics of attention heads: sinks, drained values, exact zeros and dead rows. Pure functions on arrays.
+
+A head that wants to do nothing parks its attention on a token whose value vector it has driven towards zero (a sink),
+or, with clipped softmax, sets probabilities to exactly zero. A row whose probabilities are *all* zero passes no
+gradient to its scores: a head in which most rows are dead cannot learn.
+"""
+
+from __future__ import annotations
+
+import jax
+import jax.numpy as jnp
+
+
+def visible_keys(mask: jax.Array, causal: bool) -> jax.Array:
+    """Which keys each query may attend to.
+
+    Args:
+      mask: `[B, T]`, True at real tokens.
+      causal: whether a query sees only itself and what is before it.
+
+    Returns:
+      Boolean `[B, 1, T, T]` (query, key); the rows of padded queries see nothing, so that statistics leave them out.
+    """
+    length = mask.shape[1]
+    visible = mask[:, None, :, None] & mask[:, None, None, :]
+    return visible & jnp.tril(jnp.ones((length, length), bool)) if causal else visible
+
+
+def zero_share(probs: jax.Array, visible: jax.Array) -> jax.Array:
+    """Share of the visible probabilities that are exactly 0: `[B, H, T, T]` to `[B, H]`."""
+    zeros = jnp.sum((probs == 0) & visible, axis=(2, 3))
+    return zeros / jnp.maximum(jnp.sum(visible, axis=(2, 3)), 1)
+
+
+def dead_row_share(probs: jax.Array, visible: jax.Array) -> jax.Array:
+    """Share of the queries whose visible probabilities are all exactly 0: `[B, H, T, T]` to `[B, H]`."""
+    queries = jnp.any(visible, axis=3)
+    dead = queries & ~jnp.any((probs != 0) & visible, axis=3)
+    return jnp.sum(dead, axis=2) / jnp.maximum(jnp.sum(queries, axis=2), 1)
+
+
+def column_mass(probs: jax.Array, visible: jax.Array) -> jax.Array:
+    """Mean probability that each key receives from the real queries: `[B, H, T, T]` to `[B, H, T]`.
+
+    The mean is over all real queries, also those that cannot see the key (causal attention), so that the masses of a
+    head add up to 1 (less for clipped softmax) and a late key seen by one query is no sink.
+    """
+    queries = jnp.maximum(jnp.sum(jnp.any(visible, axis=3), axis=2), 1)
+    return jnp.sum(jnp.where(visible, probs.astype(jnp.float32), 0), axis=2) / queries[..., None]
+
+
+def value_norms(value: jax.Array, num_heads: int) -> jax.Array:
+    """Euclidean norm of each head's value vectors: `[B, T, D]` to `[B, H, T]`."""
+    batch, length, width = value.shape
+    per_head = value.reshape(batch, length, num_heads, width // num_heads).astype(jnp.float32)
+    return jnp.linalg.norm(per_head, axis=-1).transpose(0, 2, 1)
+
+
+def value_drain(norms: jax.Array, mass: jax.Array, mask: jax.Array) -> jax.Array:
+    """Norm of the sink's value vector over the mean norm of the other real tokens' (1 = not drained).
+
+    Args:
+      norms: `[B, H, T]` of `value_norms`.
+      mass: `[B, H, T]` of `column_mass`; the sink is the key with the largest.
+      mask: `[B, T]`, True at real tokens.
+
+    Returns:
+      `[B, H]`.
+    """
+    sink = jax.nn.one_hot(jnp.argmax(mass, axis=-1), mass.shape[-1], dtype=bool)
+    others = mask[:, None, :] & ~sink
+    mean_other = jnp.sum(jnp.where(others, norms, 0), axis=-1) / jnp.maximum(jnp.sum(others, axis=-1), 1)
+    return jnp.sum(jnp.where(sink, norms, 0), axis=-1) / jnp.maximum(mean_other, 1e-12)
+
+
+def head_statistics(
+    probs: jax.Array, value: jax.Array, mask: jax.Array, causal: bool
+) -> dict[str, tuple[jax.Array, jax.Array]]:
+    """Every statistic of this file for one layer, as (values, weights) to be averaged over samples.
+
+    Args:
+      probs: attention probabilities `[B, H, T, T]`.
+      value: value vectors of all heads side by side `[B, T, D]`.
+      mask: `[B, T]`, True at real tokens; a sample without any has weight 0.
+      causal: whether the attention is causal.
+
+    Returns:
+      `sink_mass`, `first_mass`, `value_drain`, `zero_share`, `dead_row_share`: values `[B, H]`, weights `[B]`;
+      `column_mass`: `[B, H, T]`, `[B]`. Shares are weighted by what they are a share of.
+    """
+    visible = visible_keys(mask, causal)
+    mass = column_mass(probs, visible)
+    norms = value_norms(value, probs.shape[1])
+    keys = jnp.sum(visible, axis=(1, 2, 3))
+    queries = jnp.sum(mask, axis=1)
+    sample = jnp.any(mask, axis=1)
+    return {
+        "sink_mass": (jnp.max(mass, axis=-1), sample),
+        "first_mass": (mass[..., 0], sample),
+        "value_drain": (value_drain(norms, mass, mask), sample),
+        "zero_share": (zero_share(probs, visible), keys),
+        "dead_row_share": (dead_row_share(probs, visible), queries),
+        "column_mass": (mass, sample),
+    }

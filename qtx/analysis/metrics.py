@@ -1,0 +1,147 @@
+"""The paper's outlier metrics of a model, and a cheap check of its attention's health for use during training."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Mapping
+from typing import Any
+
+import flax.linen as nn
+import jax
+import jax.numpy as jnp
+import numpy as np
+
+from qtx.analysis.capture import Batch, FloatingPoint, capture, measured_sites, sample_mask, token_mask
+from qtx.analysis.heads import head_statistics
+from qtx.analysis.statistics import MeanState, infinity_norm, kurtosis, per_layer, weighted_mean
+from qtx.errors import QtxError
+
+_mean = weighted_mean()
+
+# "inf_norms" and "kurtoses" to site to a running mean over the samples, `[L]`.
+NormState = dict[str, dict[str, MeanState]]
+
+
+def outlier_metrics(module: nn.Module, params: Any, batches: Iterable[Batch]) -> dict[str, Any]:
+    """Infinity norms and kurtoses of the tensors that the paper measures, averaged over all samples of all batches.
+
+    All positions count, padded ones too, as in the official code. Memory does not grow with the number of batches.
+
+    Args:
+      module: a model of `qtx.models`.
+      params: its unboxed parameters.
+      batches: batches of one static shape; samples whose `weights` are all 0 are left out.
+
+    Returns:
+      `max_inf_norm` and `avg_kurtosis`, as the paper reports them for the family, `max_kurtosis`; and per site
+      `inf_norms` and `kurtoses`, arrays over the layers (of length 1 for a site outside the layers).
+
+    Raises:
+      QtxError: if there are no batches.
+    """
+    model = FloatingPoint(module, params)
+    state, empty = initial_norms(module), True
+    for batch in batches:
+        state, empty = _update(model, state, dict(batch)), False
+    if empty:
+        raise QtxError("no batches to measure outliers on: the evaluation data is empty")
+    return summary(module, state)
+
+
+def official_metrics(module: nn.Module, metrics: Mapping[str, Any]) -> dict[str, Any]:
+    """`outlier_metrics` under the names of the paper's official code, one number a tensor, for comparison with it."""
+    sites = measured_sites(module)
+
+    def named(per_site):
+        return {
+            sites.tensors[site].format(layer=layer): float(value)
+            for site, values in per_site.items()
+            for layer, value in enumerate(values)
+        }
+
+    norms = metrics["inf_norms"]
+    maxima = {name: float(max(norms[site].max() for site in over)) for name, over in sites.maxima.items()}
+    return {
+        **maxima,
+        "avg_kurtosis": metrics["avg_kurtosis"],
+        "max_kurtosis": metrics["max_kurtosis"],
+        "inf_norms": named(norms),
+        "kurtoses": named(metrics["kurtoses"]),
+    }
+
+
+def attention_health(module: nn.Module, params: Any, batch: Batch, step: Any = None) -> dict[str, float]:
+    """A few numbers that show during training what attention does to a model; compiled once per module and shape.
+
+    Args:
+      module: a model of `qtx.models`.
+      params: its unboxed parameters.
+      batch: one batch.
+      step: training step, for normalizers that anneal; None: fully trained.
+
+    Returns:
+      dead_row_share: share of the queries that attend to nothing at all. Near 1 no gradient reaches the scores.
+      zero_share: share of the visible probabilities that are exactly 0.
+      sink_mass: the attention that each head gives its favourite token, averaged over heads and layers.
+      max_inf_norm, avg_kurtosis: as `outlier_metrics`, on this batch.
+    """
+    measured = jax.device_get(_health(FloatingPoint(module, params), dict(batch), step))
+    return {name: float(value) for name, value in measured.items()}
+
+
+def initial_norms(module: nn.Module) -> NormState:
+    """No samples seen yet; see `update_norms`."""
+    sites = measured_sites(module)
+
+    def states(names):
+        sizes = {site: module.config.num_layers if site.startswith("layers/") else 1 for site in names}
+        return {site: per_layer(_mean, size).init() for site, size in sizes.items()}
+
+    return {"inf_norms": states(sites.tensors), "kurtoses": states(sites.kurtosis)}
+
+
+def update_norms(state: NormState, values: Mapping[str, jax.Array], weights: jax.Array) -> NormState:
+    """Takes in a batch: captured `values` `[L, B, T, D]` by site and a weight `[B]` per sample."""
+    measures = {"inf_norms": infinity_norm, "kurtoses": kurtosis}
+    return {
+        kind: {
+            site: jax.vmap(_mean.update, (0, 0, None))(before, jax.vmap(measures[kind])(values[site]), weights)
+            for site, before in table.items()
+        }
+        for kind, table in state.items()
+    }
+
+
+def summary(module: nn.Module, state: NormState) -> dict[str, Any]:
+    """What `outlier_metrics` returns, of all batches taken in."""
+    means = {kind: {site: np.asarray(_mean.result(s)) for site, s in table.items()} for kind, table in state.items()}
+    kurtoses = np.concatenate(list(means["kurtoses"].values()))
+    return {
+        "max_inf_norm": float(means["inf_norms"][measured_sites(module).infinity_norm].max()),
+        "avg_kurtosis": float(kurtoses.mean()),
+        "max_kurtosis": float(kurtoses.max()),
+        **means,
+    }
+
+
+@jax.jit
+def _update(model: FloatingPoint, state: NormState, batch: dict[str, Any]) -> NormState:
+    return update_norms(state, capture(model, batch, measured_sites(model.module).tensors), sample_mask(batch))
+
+
+@jax.jit
+def _health(model: FloatingPoint, batch: dict[str, Any], step: Any) -> dict[str, jax.Array]:
+    sites = measured_sites(model.module)
+    attention = ("layers/attention/probs", "layers/attention/value")
+    values = capture(model, batch, {*sites.tensors, *attention}, step)
+    probs, value = (values[site] for site in attention)
+    mask = token_mask(batch, probs.shape[-1])
+    table = jax.vmap(lambda p, v: head_statistics(p, v, mask, sites.causal))(probs, value)
+    means = {}
+    for name in ("dead_row_share", "zero_share", "sink_mass"):
+        measured, weights = table[name]  # [L, B, H], [L, B]
+        means[name] = jnp.sum(measured * weights[..., None]) / jnp.maximum(jnp.sum(weights) * measured.shape[-1], 1)
+    norms = update_norms(initial_norms(model.module), values, sample_mask(batch))
+    return means | {
+        "max_inf_norm": jnp.max(norms["inf_norms"][sites.infinity_norm].mean),
+        "avg_kurtosis": jnp.mean(jnp.concatenate([state.mean for state in norms["kurtoses"].values()])),
+    }

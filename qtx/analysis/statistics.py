@@ -1,0 +1,161 @@
+"""Outlier statistics of activations: pure functions on arrays, and streaming accumulators of constant memory.
+
+The statistics follow the paper's official code: a tensor of activations `[S, T, D]` is looked at one sample (sequence
+or image) at a time, flattened over `T * D`, and the per-sample numbers are averaged over the samples. An accumulator
+is an `(init, update, result)` triple in the manner of optax, to be used inside `jax.jit`.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from typing import Any, NamedTuple
+
+import jax
+import jax.numpy as jnp
+
+OUTLIER_SIGMAS = 6.0
+"""A value is an outlier when it is more than this many standard deviations from its tensor's mean (the paper's)."""
+
+KURTOSIS_EPSILON = 1e-6
+
+
+class Accumulator(NamedTuple):
+    """A streaming statistic: `state = init()`; per batch `state = update(state, x, ...)`; then `result(state)`."""
+
+    init: Callable[[], Any]
+    update: Callable[..., Any]
+    result: Callable[[Any], Any]
+
+
+def infinity_norm(x: jax.Array) -> jax.Array:
+    """Largest magnitude of each sample: `[S, ...]` to `[S]`."""
+    return jnp.max(jnp.abs(_samples(x)), axis=1)
+
+
+def kurtosis(x: jax.Array) -> jax.Array:
+    """Kurtosis of each sample, `mean((x - mu)^4) / (s^4 + 1e-6)` with the unbiased deviation s: `[S, ...]` to `[S]`.
+
+    It is 3 for normally distributed values (not the excess kurtosis) and grows with the weight of the tails.
+    """
+    x = _samples(x)
+    centered = x - jnp.mean(x, axis=1, keepdims=True)
+    variance = jnp.sum(centered**2, axis=1) / (x.shape[1] - 1)
+    return jnp.mean(centered**4, axis=1) / (variance**2 + KURTOSIS_EPSILON)
+
+
+def is_outlier(x: jax.Array, mask: jax.Array | None = None, sigmas: float = OUTLIER_SIGMAS) -> jax.Array:
+    """Which values lie more than `sigmas` standard deviations from their sample's mean.
+
+    Args:
+      x: activations `[S, T, D]`.
+      mask: `[S, T]`, False at padded positions: they neither enter the mean and deviation nor are outliers.
+      sigmas: the threshold in standard deviations.
+
+    Returns:
+      Boolean `[S, T, D]`.
+    """
+    x = x.astype(jnp.float32)
+    real = jnp.ones(x.shape[:2], bool) if mask is None else mask
+    real = jnp.broadcast_to(real[..., None], x.shape)
+    count = jnp.maximum(jnp.sum(real, axis=(1, 2), keepdims=True), 1)
+    mean = jnp.sum(jnp.where(real, x, 0), axis=(1, 2), keepdims=True) / count
+    deviation = jnp.where(real, x - mean, 0)
+    std = jnp.sqrt(jnp.sum(deviation**2, axis=(1, 2), keepdims=True) / jnp.maximum(count - 1, 1))
+    return jnp.abs(deviation) > sigmas * std
+
+
+class MeanState(NamedTuple):
+    mean: jax.Array
+    weight: jax.Array
+
+
+def weighted_mean(*shape: int) -> Accumulator:
+    """Mean over all samples seen, kept as a running mean so that long passes stay exact in float32.
+
+    `update(state, values, weights)` takes values `[S, *shape]` and weights `[S]` or `[S, *shape]`; a weight of 0 leaves
+    a sample out (the padding of a last batch). `result(state)` is `[*shape]`, 0 where nothing had weight.
+    """
+
+    def init() -> MeanState:
+        return MeanState(jnp.zeros(shape, jnp.float32), jnp.zeros(shape, jnp.float32))
+
+    def update(state: MeanState, values: jax.Array, weights: jax.Array) -> MeanState:
+        values = values.astype(jnp.float32)
+        weights = weights.astype(jnp.float32).reshape(weights.shape + (1,) * (values.ndim - weights.ndim))
+        weights = jnp.broadcast_to(weights, values.shape)
+        batch_weight = jnp.sum(weights, axis=0)
+        total = state.weight + batch_weight
+        # A left-out sample may hold anything, infinities too: select, for 0 * inf is not 0.
+        difference = jnp.where(weights > 0, weights * (values - state.mean), 0)
+        return MeanState(state.mean + jnp.sum(difference, axis=0) / jnp.where(total > 0, total, 1), total)
+
+    return Accumulator(init, update, lambda state: state.mean)
+
+
+class OutlierCounts(NamedTuple):
+    """Outliers found so far, and the tokens looked at: `share = total / (tokens * D)`."""
+
+    by_dimension: jax.Array
+    by_position: jax.Array
+    by_token: jax.Array
+    tokens_at_position: jax.Array
+
+
+def outlier_counts(length: int, width: int, vocabulary: int = 0, sigmas: float = OUTLIER_SIGMAS) -> Accumulator:
+    """Counts the 6-sigma outliers by hidden dimension, token position and token identity.
+
+    `update(state, x, mask, tokens)` takes activations `[S, length, width]`, a mask `[S, length]` (False = padding) and
+    token identities `[S, length]` below `vocabulary` (ignored when `vocabulary` is 0). Each sample is compared with
+    its own mean and deviation, so the counts do not depend on the batch size. `result(state)` is an `OutlierCounts`
+    of int32 arrays `[width]`, `[length]`, `[vocabulary]`, `[length]`.
+    """
+
+    def init() -> OutlierCounts:
+        return OutlierCounts(*(jnp.zeros(size, jnp.int32) for size in (width, length, vocabulary, length)))
+
+    def update(state: OutlierCounts, x: jax.Array, mask: jax.Array, tokens: jax.Array | None = None) -> OutlierCounts:
+        found = is_outlier(x, mask, sigmas).astype(jnp.int32)
+        per_token = jnp.sum(found, axis=2)
+        by_token = state.by_token if not vocabulary else state.by_token.at[tokens].add(per_token)
+        return OutlierCounts(
+            state.by_dimension + jnp.sum(found, axis=(0, 1)),
+            state.by_position + jnp.sum(per_token, axis=0),
+            by_token,
+            state.tokens_at_position + jnp.sum(mask, axis=0, dtype=jnp.int32),
+        )
+
+    return Accumulator(init, update, lambda state: state)
+
+
+def histogram(low: float, high: float, bins: int) -> Accumulator:
+    """Counts values in `bins` equal bins of [low, high]; values beyond fall in the first or the last bin.
+
+    `update(state, x, mask)` takes `[S, T, ...]` and a mask `[S, T]`; `result(state)` is int32 `[bins]`.
+    """
+
+    def update(counts: jax.Array, x: jax.Array, mask: jax.Array) -> jax.Array:
+        index = jnp.floor((x.astype(jnp.float32) - low) * (bins / (high - low)))
+        index = jnp.clip(index, 0, bins - 1).astype(jnp.int32)
+        real = mask.reshape(mask.shape + (1,) * (x.ndim - mask.ndim))
+        return counts.at[index].add(jnp.broadcast_to(real, x.shape).astype(jnp.int32))
+
+    return Accumulator(lambda: jnp.zeros(bins, jnp.int32), update, lambda counts: counts)
+
+
+def per_layer(accumulator: Accumulator, num_layers: int) -> Accumulator:
+    """The accumulator for `num_layers` tensors at once, stacked on a leading axis: `x` is `[L, S, ...]`.
+
+    Further arguments of `update` (masks, weights) are shared by the layers.
+    """
+
+    def init() -> Any:
+        return jax.tree.map(lambda leaf: jnp.broadcast_to(leaf, (num_layers, *leaf.shape)), accumulator.init())
+
+    def update(state: Any, x: Any, *shared: Any) -> Any:
+        return jax.vmap(lambda one, values: accumulator.update(one, values, *shared))(state, x)
+
+    return Accumulator(init, update, jax.vmap(accumulator.result))
+
+
+def _samples(x: jax.Array) -> jax.Array:
+    return x.reshape(x.shape[0], -1).astype(jnp.float32)

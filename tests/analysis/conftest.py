@@ -1,0 +1,49 @@
+"""Small models with random weights, one per family, and batches for them."""
+
+from __future__ import annotations
+
+import flax.linen as nn
+import jax
+import numpy as np
+import pytest
+
+from qtx.attention import VARIANTS
+from qtx.models import MODELS
+
+SHAPE = dict(num_layers=2, width=32, num_heads=4, mlp_width=64, init_std=0.15)
+OWN = {
+    "bert": dict(vocab_size=50, max_length=16),
+    "opt": dict(vocab_size=50, max_length=16),
+    "vit": dict(image_size=8, channels=1, num_classes=3, patch_size=2),
+}
+
+
+def make_batch(family, seed=0, size=4):
+    generator = np.random.default_rng(seed)
+    if family == "vit":
+        return {
+            "images": generator.normal(size=(size, 8, 8, 1)).astype(np.float32),
+            "weights": np.ones(size, np.float32),
+        }
+    mask = np.arange(16) < generator.integers(10, 17, size=(size, 1))
+    return {
+        "tokens": generator.integers(0, 50, size=(size, 16), dtype=np.int32),
+        "mask": mask,
+        "weights": mask.astype(np.float32),
+    }
+
+
+@pytest.fixture(scope="session")
+def make_model():
+    """(family, variant) to (module, unboxed parameters); made once."""
+    models = {}
+
+    def make(family, variant="softmax"):
+        if (family, variant) not in models:
+            module_class, config_class = MODELS[family]
+            module = module_class(config_class(**SHAPE, **OWN[family], attention=VARIANTS[variant]))
+            params = jax.jit(module.init)(jax.random.key(0), make_batch(family))["params"]
+            models[family, variant] = module, nn.unbox(params)
+        return models[family, variant]
+
+    return make

@@ -1,0 +1,80 @@
+"""Statistics of attention heads on maps whose answer is known."""
+
+from __future__ import annotations
+
+import jax
+import numpy as np
+import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
+
+from qtx.analysis import heads
+
+visible_keys = jax.jit(heads.visible_keys, static_argnums=1)
+column_mass, zero_share, dead_row_share = map(jax.jit, (heads.column_mass, heads.zero_share, heads.dead_row_share))
+value_norms = jax.jit(heads.value_norms, static_argnums=1)
+
+
+def softmax_maps(seed, mask, causal, num_heads=2):
+    batch, length = mask.shape
+    scores = np.random.default_rng(seed).normal(size=(batch, num_heads, length, length)) * 2
+    visible = np.asarray(visible_keys(mask, causal))
+    weights = np.exp(scores) * visible
+    return (weights / np.maximum(weights.sum(-1, keepdims=True), 1e-9)).astype(np.float32), visible
+
+
+@settings(deadline=None, max_examples=20)
+@given(st.integers(0, 1000), st.booleans(), st.integers(1, 6))
+def test_the_masses_of_a_softmax_head_add_up_to_one(seed, causal, real):
+    mask = np.arange(6)[None] < np.array([6, real])[:, None]
+    probs, visible = softmax_maps(seed, mask, causal)
+    mass = column_mass(probs, visible)
+    np.testing.assert_allclose(mass.sum(-1), 1.0, rtol=1e-5)
+    assert (np.asarray(mass)[1, :, real:] == 0).all()
+    assert (zero_share(probs, visible) == 0).all()
+    assert (dead_row_share(probs, visible) == 0).all()
+
+
+def test_a_perfect_sink_is_seen_whatever_padding_holds():
+    mask = np.array([[True, True, True, False]])
+    visible = visible_keys(mask, False)
+    probs = np.zeros((1, 1, 4, 4), np.float32)
+    probs[..., 1] = 1.0
+    probs[0, 0, 3] = [0, 0, 0, 1]  # the row of a padded query
+    value = np.ones((1, 4, 6), np.float32)
+    value[0, 1] *= 0.1
+    value[0, 3] = 1e6  # a padded token's value is none of the others
+    norms = value_norms(value, 1)
+    mass = column_mass(probs, visible)
+    np.testing.assert_allclose(mass, [[[0, 1, 0, 0]]])
+    np.testing.assert_allclose(heads.value_drain(norms, mass, mask), [[0.1]], rtol=1e-6)
+
+
+@pytest.mark.parametrize("causal, zeros, dead", [(False, (2 + 3) / 9, 1 / 3), (True, (2 + 1) / 6, 1 / 3)])
+def test_exact_zeros_and_dead_rows_count_visible_keys_only(causal, zeros, dead):
+    mask = np.array([[True, True, True, False]])
+    probs = np.full((1, 1, 4, 4), 0.25, np.float32)
+    probs[..., 3] = 0.0  # masked keys are zero by construction
+    probs[0, 0, 2, :2] = 0.0
+    probs[0, 0, 0 if causal else 1, :] = 0.0
+    visible = visible_keys(mask, causal)
+    np.testing.assert_allclose(zero_share(probs, visible), [[zeros]], rtol=1e-6)
+    np.testing.assert_allclose(dead_row_share(probs, visible), [[dead]], rtol=1e-6)
+
+
+def test_value_norms_are_per_head():
+    value = np.random.default_rng(0).normal(size=(2, 3, 8)).astype(np.float32)
+    expected = np.linalg.norm(value.reshape(2, 3, 4, 2), axis=-1).transpose(0, 2, 1)
+    np.testing.assert_allclose(value_norms(value, 4), expected, rtol=1e-6)
+
+
+def test_head_statistics_weigh_a_padding_sample_with_nothing():
+    mask = np.array([[True] * 4, [False] * 4])
+    probs, _ = softmax_maps(0, mask, causal=True)
+    table = jax.jit(heads.head_statistics, static_argnames="causal")(
+        probs, np.ones((2, 4, 8), np.float32), mask, causal=True
+    )
+    for name, (values, weights) in table.items():
+        assert values.shape[:2] == (2, 2), name
+        assert weights[0] > 0 and weights[1] == 0, name
+        assert np.isfinite(values).all(), name

@@ -1,0 +1,105 @@
+"""The paper's metrics of whole models, against the official implementation's answers and against single tensors."""
+
+from __future__ import annotations
+
+import json
+
+import jax
+import numpy as np
+import pytest
+from safetensors.numpy import load_file
+
+from qtx import interop
+from qtx.analysis import FloatingPoint, attention_health, official_metrics, outlier_metrics
+from qtx.analysis.capture import MEASURED_SITES, capture
+from qtx.attention import AttentionConfig
+from qtx.errors import QtxError
+from qtx.models import MODELS, build
+from tests.analysis.conftest import make_batch
+
+REFERENCE_MODELS = ("bert_clipped_1l", "bert_gate_linear_3l", "opt_gate_all_heads_1l", "opt_vanilla_3l")
+
+
+@pytest.mark.parametrize("name", REFERENCE_MODELS)
+def test_official_metrics_of_the_reference_models(reference, name):
+    expected = json.loads((reference / name / "expected.json").read_text())
+    tensors = load_file(reference / name / "expected.safetensors")
+    clipped = "clipped(-.03:1.03)" in expected["variant"].values()
+    attention = AttentionConfig(normalizer="clipped_softmax", gamma=-0.03, zeta=1.03) if clipped else None
+    config, params = interop.load(reference / name, attention)
+    module = build(config)
+    batches = [
+        {"tokens": tensors[f"eval.{i}.input_ids"].astype(np.int32), "mask": tensors[f"eval.{i}.attention_mask"] > 0}
+        for i in range(2)
+    ]
+    got = official_metrics(module, outlier_metrics(module, params, batches))
+    assert jax.tree.structure(got) == jax.tree.structure(expected["metrics"])
+    jax.tree.map(lambda a, b: np.testing.assert_allclose(a, b, rtol=1e-5), got, expected["metrics"])
+
+
+@pytest.mark.parametrize("family", MODELS)
+def test_every_family_is_measured_at_sites_that_it_has(make_model, family):
+    module, params = make_model(family)
+    sites = MEASURED_SITES[family]
+    model = FloatingPoint(module, params)
+    values = jax.eval_shape(lambda model, batch: capture(model, batch, sites.tensors), model, make_batch(family))
+    assert values.keys() == sites.tensors.keys()
+    for site, value in values.items():
+        assert value.shape[0] == (2 if site.startswith("layers/") else 1), site
+    assert sites.infinity_norm in sites.tensors
+    assert {site for over in sites.maxima.values() for site in over} <= sites.tensors.keys()
+
+
+@pytest.mark.parametrize("family", MODELS)
+def test_batches_and_padding_samples_do_not_change_the_metrics(make_model, family):
+    module, params = make_model(family)
+    batch = make_batch(family, size=6)
+    rows = [np.array([0, 1, 2, 3]), np.array([4, 5, 4, 4])]  # the last two fill up the second batch
+    halves = [{name: x[index] for name, x in batch.items()} for index in rows]
+    halves[1]["weights"] = halves[1]["weights"].copy()
+    halves[1]["weights"][2:] = 0
+    got, expected = (outlier_metrics(module, params, b) for b in (halves, [batch]))
+    for kind in ("inf_norms", "kurtoses"):
+        for site in expected[kind]:
+            np.testing.assert_allclose(got[kind][site], expected[kind][site], rtol=1e-5, err_msg=site)
+    np.testing.assert_allclose(got["avg_kurtosis"], expected["avg_kurtosis"], rtol=1e-5)
+    assert expected["max_inf_norm"] == expected["inf_norms"][MEASURED_SITES[family].infinity_norm].max()
+
+
+def test_no_batches_is_an_error(make_model):
+    with pytest.raises(QtxError, match="no batches"):
+        outlier_metrics(*make_model("bert"), [])
+
+
+@pytest.mark.parametrize("variant", ("clipped_softmax", "gated_linear", "none"))
+def test_health_agrees_with_the_metrics_and_knows_attention_that_is_off(make_model, variant):
+    module, params = make_model("opt", variant)
+    batch = make_batch("opt")
+    health = attention_health(module, params, batch)
+    metrics = outlier_metrics(module, params, [batch])
+    for name in ("max_inf_norm", "avg_kurtosis"):
+        np.testing.assert_allclose(health[name], metrics[name], rtol=1e-5)
+    assert (health["zero_share"] > 0) == (variant in ("clipped_softmax", "none"))
+    assert (health["dead_row_share"] == 1) == (health["zero_share"] == 1) == (variant == "none")
+    assert (health["sink_mass"] == 0) == (variant == "none")
+
+
+def test_health_is_compiled_once(make_model):
+    module, params = make_model("bert")
+    attention_health(module, params, make_batch("bert"), 0)
+    again = type(module)(module.config)
+    doubled = jax.tree.map(lambda x: x * 2, params)
+    with jax.no_tracing():  # an equal module, other parameters, data and step
+        health = attention_health(again, doubled, make_batch("bert", seed=1), 7)
+    assert health["max_inf_norm"] > 0
+
+
+def test_health_follows_the_annealing_of_gamma(make_model):
+    family, config_class = MODELS["bert"]
+    _, params = make_model("bert")
+    config = make_model("bert")[0].config
+    attention = AttentionConfig(normalizer="clipped_softmax", alpha=4.0, gamma_warmup_steps=100)
+    module = family(config_class(**{**vars(config), "attention": attention}))
+    shares = [attention_health(module, params, make_batch("bert"), step)["zero_share"] for step in (0, 50, 100)]
+    assert shares[0] == 0 < shares[1] < shares[2]
+    assert shares[2] == attention_health(module, params, make_batch("bert"))["zero_share"]
