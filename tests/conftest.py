@@ -1,4 +1,4 @@
-"""Fixtures that every test folder shares."""
+"""What every test folder shares: eight virtual devices, a cache of compiled programs, and the development data."""
 
 from __future__ import annotations
 
@@ -7,10 +7,21 @@ from pathlib import Path
 
 import pytest
 
-# Read by JAX when it is first imported: eight CPU devices, so that sharding is tested on any machine.
+ROOT = Path(__file__).parents[1]
+SHARED = ROOT / ".." / "shared"
+
+# Read by JAX when it first looks for devices: eight CPU devices, so that sharding is tested on any machine.
 os.environ["XLA_FLAGS"] = f"{os.environ.get('XLA_FLAGS', '')} --xla_force_host_platform_device_count=8".strip()
 
-SHARED = Path(__file__).parents[1] / ".." / "shared"
+
+def pytest_configure(config):
+    """Most of the suite's time is compilation: keep compiled programs, one folder per test process so that none reads
+    what another is writing."""
+    import jax
+
+    folder = ROOT / ".pytest_cache" / f"jax-{os.environ.get('PYTEST_XDIST_WORKER', 'main')}"
+    jax.config.update("jax_compilation_cache_dir", str(folder))
+    jax.config.update("jax_persistent_cache_min_compile_time_secs", 0.2)
 
 
 @pytest.fixture(scope="session")
