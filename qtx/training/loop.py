@@ -3,36 +3,31 @@
 from __future__ import annotations
 
 import dataclasses
-from collections.abc import Iterable, Mapping
+from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
 import flax.linen as nn
 import jax
 import numpy as np
-from jax.sharding import Mesh
 
 from qtx.errors import QtxError
 from qtx.training.checkpoints import Checkpoints
 from qtx.training.config import TrainingConfig
-from qtx.training.optimizer import make_optimizer
+from qtx.training.program import abstract_params, make_program, placed
 from qtx.training.progress import ProgressLine
 from qtx.training.reporter import Monitor, Reporter
 from qtx.training.run_folder import RunFolder
-from qtx.training.schedules import learning_rate_schedule
 from qtx.training.sharding import (
     MeshConfig,
-    batch_sharding,
     batch_shards,
     check_batch,
     make_mesh,
-    optimizer_shardings,
     param_shardings,
-    replicated,
     shard_global_batch,
     shard_process_batch,
 )
-from qtx.training.step import Batch, TrainState, init_key, init_state, make_eval_step, make_train_step
+from qtx.training.step import TrainState
 from qtx.training.writers import MetricWriter, read_metrics
 
 # Examples that a monitor sees: it looks at every attention map, so a whole batch could exceed the memory.
@@ -90,39 +85,60 @@ def fit(
     Raises:
       QtxError: if mesh, batch and folder do not fit, or the loss is not finite.
     """
+    if not 0 <= seed < 2**32:
+        raise QtxError(f"seed is {seed}: expected an integer from 0 to 2**32 - 1")
     mesh = make_mesh(mesh_config)
     check_batch(mesh, training.batch_size, training.accumulation_steps)
     folder, main_process = RunFolder(Path(workdir)), jax.process_index() == 0
     folder.claim(config, write=main_process)
-    run = _Run(module, data, training, mesh, seed)
+
+    def training_batches():
+        return data.train(training.batch_size, seed, jax.process_index(), jax.process_count())
+
+    def evaluation(batch_size):
+        return (shard_global_batch(mesh, batch) for batch in data.evaluation(batch_size))
+
+    example = next(training_batches())
+    program = make_program(module, training, mesh, example)
+    key = np.uint32(seed)
     with Checkpoints(folder.checkpoints, training.keep_checkpoints) as checkpoints:
         done = checkpoints.latest_step()
-        iterator = run.iterator()
-        state = run.initial_state() if done is None else checkpoints.restore(done, run.abstract_state, iterator)
+        iterator = training_batches()
+        state = program.init(key) if done is None else checkpoints.restore(done, program.abstract_state, iterator)
         if done == training.steps:
             last = read_metrics(folder.root, "eval")[-1]
-            evaluation = {name: value for name, value in last.items() if name not in ("step", "split")}
-            return TrainResult(done, state.params, evaluation, folder.root)
+            results = {name: value for name, value in last.items() if name not in ("step", "split")}
+            return TrainResult(done, state.params, results, folder.root)
         with (
             MetricWriter(folder, done, enabled=main_process) as writer,
             ProgressLine(title, training.steps, done or 0, enabled=main_process) as progress,
         ):
-            reporter = run.reporter(writer, progress, monitor)
+            reporter = Reporter(
+                writer,
+                progress,
+                _counts(training, example),
+                program.eval_step,
+                # As large as one microbatch, since that fits in memory.
+                lambda: evaluation(training.batch_size // training.accumulation_steps),
+                monitor,
+                next(iter(evaluation(-(-MONITOR_EXAMPLES // batch_shards(mesh)) * batch_shards(mesh)))),
+            )
             if done is None:
                 reporter.monitor(state, 0)
+            intervals = (training.log_every, training.eval_every, training.checkpoint_every)
             for step in range((done or 0) + 1, training.steps + 1):
-                state, grad_norm = run.train_step(state, shard_process_batch(mesh, next(iterator)))
+                state, numbers = program.train_step(state, shard_process_batch(mesh, next(iterator)), key)
                 reporter.step_done(state, step)
-                due = [step == training.steps or step % every == 0 for every in run.intervals]
-                if not any(due):
+                log, evaluate, save = (step == training.steps or step % every == 0 for every in intervals)
+                if not (log or evaluate or save):
                     continue
                 reporter.pause(state)
                 check_finite(state)
-                if due[0]:
-                    reporter.train(state, step, grad_norm)
-                if due[1]:
+                if log:
+                    reporter.train(state, step, numbers)
+                if evaluate:
                     reporter.evaluate(state, step)
-                if due[2]:
+                if save:
                     # The log first: a checkpoint vouches for every line up to its step.
                     writer.sync()
                     checkpoints.save(step, state, iterator)
@@ -155,73 +171,18 @@ def load_params(module: nn.Module, data: Any, workdir: str | Path, mesh_config: 
     folder = RunFolder(Path(workdir)).checkpoints
     if not folder.is_dir():
         raise QtxError(f"{workdir} has no checkpoints: expected the folder of a training run")
-    boxed = jax.eval_shape(module.init, init_key(0), next(iter(data.evaluation(1))))["params"]
+    boxed = abstract_params(module, next(iter(data.evaluation(1))))
     shardings = param_shardings(make_mesh(mesh_config), boxed)
     with Checkpoints(folder) as checkpoints:
         step = checkpoints.latest_step()
         if step is None:
             raise QtxError(f"{workdir} has no complete checkpoint yet: let its training reach one")
-        return checkpoints.restore_params(step, _placed(nn.unbox(boxed), shardings))
+        return checkpoints.restore_params(step, placed(nn.unbox(boxed), shardings))
 
 
-def _placed(abstract: Any, shardings: Any) -> Any:
-    """Shapes and dtypes with the shardings to restore to."""
-    return jax.tree.map(lambda a, s: jax.ShapeDtypeStruct(a.shape, a.dtype, sharding=s), abstract, shardings)
-
-
-class _Run:
-    """What a run compiles, and what it reads from the data."""
-
-    def __init__(self, module: nn.Module, data: Any, training: TrainingConfig, mesh: Mesh, seed: int):
-        self._data, self._training, self._mesh, self._seed = data, training, mesh, seed
-        self.intervals = (training.log_every, training.eval_every, training.checkpoint_every)
-        optimizer = make_optimizer(training)
-        # Shapes do not depend on the number of examples, so one is enough to trace the initialization.
-        self._example = {name: np.asarray(value[:1]) for name, value in next(self.iterator()).items()}
-        self._init = lambda batch: init_state(module, optimizer, seed, batch)
-        abstract = jax.eval_shape(self._init, self._example)
-        params = param_shardings(mesh, jax.eval_shape(module.init, init_key(seed), self._example)["params"])
-        everywhere = replicated(mesh)
-        self._shardings = TrainState(
-            step=everywhere,
-            params=params,
-            opt_state=optimizer_shardings(mesh, optimizer, abstract.params, params),
-            window=jax.tree.map(lambda _: everywhere, abstract.window),
-        )
-        self.abstract_state = _placed(abstract, self._shardings)
-        self.train_step = jax.jit(
-            make_train_step(module, optimizer, training, seed, mesh),
-            in_shardings=(self._shardings, batch_sharding(mesh)),
-            out_shardings=(self._shardings, everywhere),
-            donate_argnums=0,
-        )
-        self._eval_step = jax.jit(make_eval_step(module), out_shardings=everywhere)
-
-    def iterator(self) -> Any:
-        """A fresh iterator over this process's training batches."""
-        return self._data.train(self._training.batch_size, self._seed, jax.process_index(), jax.process_count())
-
-    def initial_state(self) -> TrainState:
-        """The state before the first update, every device computing its own part."""
-        return jax.jit(self._init, out_shardings=self._shardings)(self._example)
-
-    def evaluation(self, batch_size: int) -> Iterable[Batch]:
-        return (shard_global_batch(self._mesh, batch) for batch in self._data.evaluation(batch_size))
-
-    def reporter(self, writer: MetricWriter, progress: ProgressLine, monitor: Monitor | None) -> Reporter:
-        config, shards = self._training, batch_shards(self._mesh)
-        counts = {"examples": config.batch_size}
-        if "tokens" in self._example:
-            counts["tokens"] = config.batch_size * self._example["tokens"].shape[1]
-        # As large as what one microbatch takes, since that fits.
-        batch_size = config.batch_size // config.accumulation_steps
-        return Reporter(
-            writer,
-            progress,
-            learning_rate_schedule(config),
-            counts,
-            self._eval_step,
-            lambda: self.evaluation(batch_size),
-            monitor,
-            next(iter(self.evaluation(-(-MONITOR_EXAMPLES // shards) * shards))),
-        )
+def _counts(training: TrainingConfig, example: Mapping[str, np.ndarray]) -> dict[str, int]:
+    """What an update processes, over all devices."""
+    counts = {"examples": training.batch_size}
+    if "tokens" in example:
+        counts["tokens"] = training.batch_size * example["tokens"].shape[1]
+    return counts

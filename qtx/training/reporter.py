@@ -7,7 +7,6 @@ from collections.abc import Callable, Iterable, Mapping
 from typing import Any
 
 import jax
-import optax
 
 from qtx.training.evaluate import add_up
 from qtx.training.objectives import Sums, metrics
@@ -24,7 +23,6 @@ class Reporter:
 
     Args:
       writer, progress: where to.
-      schedule: number of updates done -> learning rate of the next.
       counts: what a step processes, e.g. `{"tokens": 4096}`; logged per second.
       eval_step: compiled (params, batch, step) -> `Sums`.
       evaluation: gives the held-out batches, on the mesh.
@@ -36,14 +34,13 @@ class Reporter:
         self,
         writer: MetricWriter,
         progress: ProgressLine,
-        schedule: optax.Schedule,
         counts: Mapping[str, int],
         eval_step: Callable[[Any, Batch, jax.Array], Sums],
         evaluation: Callable[[], Iterable[Batch]],
         monitor: Monitor | None,
         monitor_batch: Batch,
     ):
-        self._writer, self._progress, self._schedule, self._counts = writer, progress, schedule, counts
+        self._writer, self._progress, self._counts = writer, progress, counts
         self._eval_step, self._evaluation = eval_step, evaluation
         self._monitor, self._monitor_batch = monitor, monitor_batch
         self._loss: float | None = None
@@ -71,16 +68,15 @@ class Reporter:
             self._steps += 1
         self._progress.update(step)
 
-    def train(self, state: TrainState, step: int, grad_norm: jax.Array) -> None:
-        """Logs means over the steps since the last line, and the learning rate and gradient norm of the last step."""
+    def train(self, state: TrainState, step: int, numbers: Mapping[str, jax.Array]) -> None:
+        """Logs means over the steps since the last line, and `numbers` of the last step."""
         sums = jax.device_get(state.window.sums)
         means = metrics(float(sums.loss), float(sums.weight), float(sums.correct))
         self._loss = means["loss"]
         values = {
             "loss": means["loss"],
             "accuracy": means["accuracy"],
-            "learning_rate": float(self._schedule(step - 1)),
-            "grad_norm": float(grad_norm),
+            **{name: float(value) for name, value in numbers.items()},
         }
         status = f"loss {self._loss:.4f}"
         if self._steps:

@@ -14,6 +14,7 @@ from jax.sharding import Mesh, NamedSharding, PartitionSpec
 
 from qtx.training.config import TrainingConfig
 from qtx.training.objectives import Sums, cross_entropy_sums
+from qtx.training.schedules import learning_rate_schedule
 from qtx.training.sharding import LOGICAL_AXES
 
 Batch = dict[str, jax.Array]
@@ -54,26 +55,25 @@ class TrainState:
     window: Any
 
 
-def init_state(module: nn.Module, optimizer: optax.GradientTransformation, seed: int, batch: Batch) -> TrainState:
+def init_state(module: nn.Module, optimizer: optax.GradientTransformation, seed: Any, batch: Any) -> TrainState:
     """The state before the first update; `batch` gives the shapes only."""
-    params = nn.unbox(module.init(init_key(seed), batch)["params"])
+    params = nn.unbox(module.init(_init_key(seed), batch)["params"])
     return TrainState(jnp.zeros((), jnp.int32), params, optimizer.init(params), Window.empty())
 
 
-def init_key(seed: int) -> jax.Array:
-    """Key of the initial parameters."""
+def _init_key(seed: Any) -> jax.Array:
     return jax.random.split(jax.random.key(seed))[0]
 
 
-def dropout_key(seed: int, step: jax.Array) -> jax.Array:
+def _dropout_key(seed: Any, step: jax.Array) -> jax.Array:
     """Key of an update's dropout: a function of the step alone, so that a resumed run draws the same masks."""
     return jax.random.fold_in(jax.random.split(jax.random.key(seed))[1], step)
 
 
 def make_train_step(
-    module: nn.Module, optimizer: optax.GradientTransformation, config: TrainingConfig, seed: int, mesh: Mesh
-) -> Callable[[TrainState, Batch], tuple[TrainState, jax.Array]]:
-    """(state, batch) -> (state after one update, global norm of the gradient), to be compiled over `mesh`.
+    module: nn.Module, optimizer: optax.GradientTransformation, config: TrainingConfig, mesh: Mesh
+) -> Callable[[TrainState, Batch, Any], tuple[TrainState, dict[str, jax.Array]]]:
+    """(state, batch, seed) -> (state after one update, its learning_rate and grad_norm), to be compiled over `mesh`.
 
     The loss is sum(weights * cross entropy) / sum(weights) over the whole batch: each microbatch divides by the weights
     of all, so that accumulation gives the big batch's gradient and not a mean of means.
@@ -99,12 +99,13 @@ def make_train_step(
         zeros = jax.tree.map(jnp.zeros_like, params), Window.empty().sums
         return jax.lax.scan(add, zeros, (split, jnp.arange(parts)))[0]
 
+    schedule = learning_rate_schedule(config)
     compute = gradients if config.accumulation_steps == 1 else accumulate
 
-    def train_step(state: TrainState, batch: Batch) -> tuple[TrainState, jax.Array]:
+    def train_step(state: TrainState, batch: Batch, seed: Any) -> tuple[TrainState, dict[str, jax.Array]]:
         weight = batch["weights"].astype(jnp.float32).sum()
         normalizer = jnp.where(weight > 0, weight, 1.0)
-        grads, sums = compute(state.params, batch, dropout_key(seed, state.step), state.step, normalizer)
+        grads, sums = compute(state.params, batch, _dropout_key(seed, state.step), state.step, normalizer)
         updates, opt_state = optimizer.update(grads, state.opt_state, state.params)
         params = optax.apply_updates(state.params, updates)
         grad_norm = optax.tree.norm(grads)
@@ -115,7 +116,8 @@ def make_train_step(
         finite = jnp.isfinite(sums.loss) & jnp.isfinite(grad_norm)
         bad_step = jnp.where((window.bad_step == 0) & ~finite, step, window.bad_step)
         window = Window(jax.tree.map(jnp.add, window.sums, sums), bad_step)
-        return TrainState(step, params, opt_state, window), grad_norm
+        numbers = {"learning_rate": schedule(state.step), "grad_norm": grad_norm}
+        return TrainState(step, params, opt_state, window), numbers
 
     return train_step
 

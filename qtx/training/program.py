@@ -1,0 +1,88 @@
+"""The compiled functions of a training run, shared by all runs that differ only in seed, data or folder."""
+
+from __future__ import annotations
+
+import dataclasses
+import functools
+from collections.abc import Callable, Mapping
+from typing import Any
+
+import flax.linen as nn
+import jax
+import numpy as np
+from jax.sharding import Mesh
+
+from qtx.training.config import TrainingConfig
+from qtx.training.objectives import Sums
+from qtx.training.optimizer import make_optimizer
+from qtx.training.sharding import batch_sharding, optimizer_shardings, param_shardings, replicated
+from qtx.training.step import Batch, TrainState, init_state, make_eval_step, make_train_step
+
+# Name -> (shape, dtype) of one example of a batch, sorted: what a program depends on of the data.
+Shapes = tuple[tuple[str, tuple[int, ...], str], ...]
+
+
+@dataclasses.dataclass(frozen=True)
+class Program:
+    """What a run calls; everything lies on the mesh.
+
+    Attributes:
+      abstract_state: shapes, dtypes and shardings of the state.
+      init: seed -> the state before the first update, every device computing its own part.
+      train_step: (state, batch, seed) -> (new state, numbers of this update); the old state is consumed.
+      eval_step: (params, batch, step) -> sums over the batch.
+    """
+
+    abstract_state: TrainState
+    init: Callable[[np.uint32], TrainState]
+    train_step: Callable[[TrainState, Batch, np.uint32], tuple[TrainState, dict[str, jax.Array]]]
+    eval_step: Callable[[Any, Batch, jax.Array], Sums]
+
+
+def make_program(module: nn.Module, training: TrainingConfig, mesh: Mesh, batch: Mapping[str, np.ndarray]) -> Program:
+    """The program for batches like `batch` (any number of examples); compiled when first called, and once."""
+    shapes = sorted((name, np.shape(value)[1:], np.asarray(value).dtype.name) for name, value in batch.items())
+    return _make_program(module, training, mesh, tuple(shapes))
+
+
+# Comparing variants over seeds runs each program several times, and XLA takes longer to compile one than to run a test.
+@functools.lru_cache(maxsize=4)
+def _make_program(module: nn.Module, training: TrainingConfig, mesh: Mesh, shapes: Shapes) -> Program:
+    optimizer = make_optimizer(training)
+    # Parameter shapes do not depend on the number of examples: one is enough to trace the initialization.
+    example = {name: np.zeros((1, *shape), dtype) for name, shape, dtype in shapes}
+
+    def init(seed):
+        return init_state(module, optimizer, seed, example)
+
+    abstract = jax.eval_shape(init, np.uint32(0))
+    boxed = abstract_params(module, example)
+    everywhere = replicated(mesh)
+    params = param_shardings(mesh, boxed)
+    shardings = TrainState(
+        step=everywhere,
+        params=params,
+        opt_state=optimizer_shardings(mesh, optimizer, abstract.params, params),
+        window=jax.tree.map(lambda _: everywhere, abstract.window),
+    )
+    return Program(
+        abstract_state=placed(abstract, shardings),
+        init=jax.jit(init, out_shardings=shardings),
+        train_step=jax.jit(
+            make_train_step(module, optimizer, training, mesh),
+            in_shardings=(shardings, batch_sharding(mesh), everywhere),
+            out_shardings=(shardings, everywhere),
+            donate_argnums=0,
+        ),
+        eval_step=jax.jit(make_eval_step(module), out_shardings=everywhere),
+    )
+
+
+def abstract_params(module: nn.Module, batch: Mapping[str, Any]) -> Any:
+    """Shapes of a model's parameters, boxed with their logical axes."""
+    return jax.eval_shape(lambda batch: module.init(jax.random.key(0), batch)["params"], dict(batch))
+
+
+def placed(abstract: Any, shardings: Any) -> Any:
+    """`jax.ShapeDtypeStruct`s with shardings: where to restore a checkpoint to."""
+    return jax.tree.map(lambda a, s: jax.ShapeDtypeStruct(a.shape, a.dtype, sharding=s), abstract, shardings)
