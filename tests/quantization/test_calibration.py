@@ -1,0 +1,180 @@
+"""Calibration and fake quantization of whole models, over every recipe and attention variant."""
+
+import dataclasses
+
+import flax.linen as nn
+import jax
+import jax.numpy as jnp
+import numpy as np
+import pytest
+
+from qtx.attention import VARIANTS
+from qtx.errors import QtxError
+from qtx.models import MODELS, build
+from qtx.quantization import RECIPES, QuantizationConfig, Recipe, Rule, calibrate, make_grid, sites
+from qtx.quantization.calibration import _calibration_step
+
+SMALL = {"num_layers": 2, "width": 16, "num_heads": 2, "mlp_width": 32, "init_std": 0.3}
+OF_FAMILY = {
+    "bert": {"vocab_size": 23, "max_length": 8},
+    "opt": {"vocab_size": 23, "max_length": 8},
+    "vit": {"image_size": 8, "channels": 3, "num_classes": 5, "patch_size": 4},
+}
+
+
+def make(family, attention="softmax"):
+    rng = np.random.default_rng(0)
+
+    def batch():
+        if family == "vit":
+            return {"images": rng.normal(size=(4, 8, 8, 3)).astype(np.float32)}
+        return {"tokens": rng.integers(0, 23, (4, 8))}
+
+    config = MODELS[family][1](**SMALL, **OF_FAMILY[family], attention=VARIANTS[attention])
+    module, batches = build(config), [batch() for _ in range(3)]
+    return module, nn.unbox(jax.jit(module.init)(jax.random.key(0), batches[0])["params"]), batches
+
+
+def quantized(family, attention="softmax", scheme="w8a8", **options):
+    module, params, batches = make(family, attention)
+    config = QuantizationConfig(recipe=f"paper_{family}", calibration_batches=3, **options)
+    return calibrate(module, params, config.make_recipe(scheme, module.config), batches, 3), params, batches[0]
+
+
+def difference(result, params, batch):
+    logits = np.asarray(result.module.apply({"params": params}, batch))
+    return np.linalg.norm(np.asarray(result.apply(batch)) - logits) / np.linalg.norm(logits)
+
+
+@pytest.mark.parametrize("family", sorted(MODELS))
+@pytest.mark.parametrize("attention", sorted(VARIANTS))
+def test_more_bits_are_nearer_to_floating_point(family, attention):
+    errors = [difference(*quantized(family, attention, scheme)) for scheme in ("w16a16", "w8a8", "w4a4")]
+    assert errors[0] < 1e-3 and errors[0] < errors[1] < errors[2]
+
+
+@pytest.mark.parametrize("family", sorted(MODELS))
+def test_one_compilation_serves_all_bit_widths(family):
+    quantized(family, scheme="w8a8", weight_estimator="minmax")
+    before = _calibration_step._cache_size()
+    for scheme in ("w6a8", "w8a6", "w4a4"):
+        quantized(family, scheme=scheme, weight_estimator="minmax")
+    assert _calibration_step._cache_size() == before
+
+
+@pytest.mark.parametrize("family", sorted(MODELS))
+def test_every_planned_tensor_is_on_its_grid(family):
+    result, _, batch = quantized(family, scheme="w4a4")
+    planned = {path: symmetric for path, symmetric, _ in result.activation_plan}
+    _, captured = result.apply(batch, capture_intermediates=True, mutable=["intermediates"])
+    for path, symmetric in planned.items():
+        node = captured["intermediates"]
+        for key in path.split("/"):
+            node = node[key]
+        y, r = np.asarray(node["__call__"][0]), result.activation_ranges[path]
+        y = y if r["bits"].ndim else y[None]
+        for layer, values in enumerate(y):
+            ends = (np.atleast_1d(r[end])[layer] for end in ("minimum", "maximum", "bits"))
+            grid = make_grid(*ends, symmetric)
+            q = values / float(grid.scale) + float(grid.zero_point)
+            np.testing.assert_allclose(q, np.round(q), atol=1e-3, err_msg=path)
+            assert len(np.unique(np.round(q))) <= 16, path
+
+
+def test_tied_head_keeps_the_unquantized_table_and_look_ups_do_not():
+    result, params, batch = quantized("opt", scheme="w2a16")
+    assert "embeddings/words/embedding" in result.weight_ranges
+    np.testing.assert_array_equal(result.params["embeddings"]["words"]["embedding"], params["embeddings"]["words"]["embedding"])
+    _, captured = result.apply(batch, capture_intermediates=True, mutable=["intermediates"])
+    assert len(np.unique(captured["intermediates"]["embeddings"]["words"]["__call__"][0])) <= 4
+
+
+def test_layers_have_their_own_ranges():
+    result, params, _ = quantized("bert")
+    kernels = np.asarray(params["layers"]["mlp"]["out"]["kernel"])
+    r = result.weight_ranges["layers/mlp/out/kernel"]
+    np.testing.assert_array_equal(r["minimum"], kernels.min(axis=(1, 2)))
+    ends = np.asarray(result.activation_ranges["layers/mlp/out"]["maximum"])
+    assert ends.shape == (2,) and ends[0] != ends[1]
+
+
+def test_running_minmax_over_batches_by_hand():
+    """The first site sees unquantized sums of quantized look-ups, so its range can be worked out."""
+    module, params, batches = make("bert")
+    recipe = Recipe(
+        (Rule("*", None),),
+        (Rule("embeddings/token_type_sum", QuantizationConfig().quantizers("w8a8")[1]), Rule("*", None)),
+    )
+    r = calibrate(module, params, recipe, batches, 3).activation_ranges["embeddings/token_type_sum"]
+    table, types = (params["embeddings"][n]["embedding"] for n in ("words", "token_types"))
+    seen = [np.asarray(table)[b["tokens"]] + np.asarray(types)[0] for b in batches]
+    expected = seen[0].max()
+    for x in seen[1:]:
+        expected = 0.1 * x.max() + 0.9 * expected
+    assert float(r["maximum"]) == pytest.approx(expected, rel=1e-6)
+
+
+@pytest.mark.parametrize("gate_site, bert, opt", [("context", False, True), ("gated_context", True, False), ("gate", False, False)])
+def test_the_papers_quirks_around_the_gate(gate_site, bert, opt):
+    for family, expected in (("bert", bert), ("opt", opt)):
+        result, _, _ = quantized(family, "gated_linear")
+        assert (f"layers/attention/{gate_site}" in result.activation_ranges) == expected
+        assert not any("gate_predictor" in path for path in result.weight_ranges)
+
+
+@pytest.mark.parametrize("family", sorted(MODELS))
+def test_recipes_leave_only_what_the_paper_leaves(family):
+    result, params, batch = quantized(family)
+    left = sites(result.module, params, batch).keys() - result.activation_ranges.keys()
+    head = {path for path in left if path.startswith("head/")}
+    assert left - head == {"layers/mlp/in"}
+    assert bool(head) == (family != "vit")
+
+
+def test_every_recipe_is_tested():
+    assert {f"paper_{family}" for family in MODELS} == RECIPES.keys()
+
+
+@pytest.mark.parametrize(
+    "recipe, says",
+    [
+        (Recipe((Rule("*", None),), (Rule("layers/*", None),)), "no activation rule of the recipe matches 'embeddings/"),
+        (Recipe((Rule("*", None), Rule("gate/*", None)), (Rule("*", None),)), "weight rule 'gate/\\*' matches none of"),
+    ],
+)
+def test_a_recipe_that_does_not_fit_is_refused(recipe, says):
+    module, params, batches = make("bert")
+    with pytest.raises(QtxError, match=says):
+        calibrate(module, params, recipe, batches, 3)
+
+
+def test_too_few_batches_and_broken_weights_are_refused():
+    module, params, batches = make("bert")
+    recipe = QuantizationConfig().make_recipe("w8a8", module.config)
+    with pytest.raises(QtxError, match="got 3 batches, expected 4"):
+        calibrate(module, params, recipe, batches, 4)
+    params["layers"]["mlp"]["out"]["kernel"] = params["layers"]["mlp"]["out"]["kernel"].at[1, 0, 0].set(jnp.nan)
+    with pytest.raises(QtxError, match="weight range of 'layers/mlp/out/kernel' is not finite"):
+        calibrate(module, params, recipe, batches, 3)
+
+
+@pytest.mark.parametrize(
+    "options, says",
+    [
+        ({"recipe": "paper_brt"}, "did you mean 'paper_bert'"),
+        ({"schemes": ("w8",)}, "expected w<weight bits>a<activation bits>"),
+        ({"schemes": ("w1a8",)}, "bits is 1: expected 2 to 16"),
+        ({"weight_estimator": "max"}, "unknown weight_estimator"),
+        ({"percentile": 20.0}, "percentile is 20.0"),
+        ({"calibration_batches": 0}, "at least 1"),
+    ],
+)
+def test_bad_options_are_refused(options, says):
+    with pytest.raises(QtxError, match=says):
+        QuantizationConfig(**options)
+
+
+def test_a_quantized_model_is_a_pytree_that_jit_takes():
+    result, _, batch = quantized("bert")
+    np.testing.assert_allclose(jax.jit(lambda r, b: r.apply(b))(result, batch), result.apply(batch), atol=1e-4)
+    assert dataclasses.replace(result).weight_plan == result.weight_plan

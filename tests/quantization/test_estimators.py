@@ -1,0 +1,101 @@
+"""Every range estimator against a NumPy reading of its definition."""
+
+import jax.numpy as jnp
+import numpy as np
+import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
+
+from qtx.errors import QtxError
+from qtx.quantization import ESTIMATORS
+from qtx.quantization.estimators import Mse, RunningMinMax
+
+
+def batches(seed, count=3, shift=0.0):
+    rng = np.random.default_rng(seed)
+    return [(rng.standard_t(3, size=(5, 40)) + shift).astype(np.float32) for _ in range(count)]
+
+
+def estimate(estimator, data, bits=8, symmetric=True):
+    state = estimator.init()
+    for x in data:
+        state = estimator.update(state, jnp.asarray(x), bits, symmetric)
+    return tuple(float(end) for end in estimator.result(state))
+
+
+def minmax(data, bits):
+    return data[-1].min(), data[-1].max()
+
+
+def running_minmax(data, bits):
+    low, high = data[0].min(), data[0].max()
+    for x in data[1:]:
+        low, high = 0.1 * x.min() + 0.9 * low, 0.1 * x.max() + 0.9 * high
+    return low, high
+
+
+def running_percentile(data, bits):
+    low, high = np.percentile(data[0].astype(np.float64), [1, 99])
+    for x in data[1:]:
+        ends = np.percentile(x.astype(np.float64), [1, 99])
+        low, high = 0.1 * ends[0] + 0.9 * low, 0.1 * ends[1] + 0.9 * high
+    return low, high
+
+
+def mse(data, bits):
+    step = (np.abs(data[0]).max() + 0.5) / 100
+    signed = data[0].min() < 0
+    largest = 2 ** (bits - 1) - 1 if signed else 2**bits - 1
+    smallest = -largest - 1 if signed else 0
+
+    def error(i):
+        scale = i * step / largest
+        return sum(((x - scale * np.clip(np.round(x / scale), smallest, largest)) ** 2).sum(dtype=np.float64) for x in data)
+
+    best = (np.argmin([error(i) for i in range(1, 101)]) + 1) * step
+    return -best * signed, best
+
+
+ORACLES = {
+    "minmax": [({}, minmax)],
+    "running_minmax": [({}, running_minmax), ({"percentile": 99.0}, running_percentile)],
+    "mse": [({}, mse)],
+}
+
+
+def test_every_estimator_has_an_oracle():
+    assert ORACLES.keys() == ESTIMATORS.keys()
+
+
+@pytest.mark.parametrize(
+    "name, options, oracle", [pytest.param(n, o, f, id=f"{n}-{o}") for n, cases in ORACLES.items() for o, f in cases]
+)
+@settings(max_examples=8, deadline=None)
+@given(seed=st.integers(0, 2**32 - 1), bits=st.sampled_from([4, 8]), shift=st.sampled_from([0.0, 100.0]))
+def test_estimators_do_as_they_say(name, options, oracle, seed, bits, shift):
+    data = batches(seed, shift=shift)
+    np.testing.assert_allclose(estimate(ESTIMATORS[name](**options), data, bits), oracle(data, bits), rtol=1e-4, atol=1e-5)
+
+
+def test_percentile_100_is_the_extreme():
+    data = batches(0)
+    assert estimate(RunningMinMax(percentile=100.0), data) == pytest.approx(estimate(RunningMinMax(), data))
+
+
+def test_mse_clips_an_outlier_that_minmax_keeps():
+    x = np.concatenate([np.random.default_rng(0).normal(size=2000), [50.0]]).astype(np.float32)
+    assert estimate(Mse(), [x], bits=4)[1] < 40
+
+
+@pytest.mark.parametrize(
+    "make, says",
+    [
+        (lambda: RunningMinMax(momentum=1.0), "momentum is 1.0"),
+        (lambda: RunningMinMax(percentile=50.0), "percentile is 50.0"),
+        (lambda: Mse(candidates=0), "candidates >= 1"),
+        (lambda: estimate(Mse(), batches(0), symmetric=False), "symmetric ranges"),
+    ],
+)
+def test_bad_options_are_refused(make, says):
+    with pytest.raises(QtxError, match=says):
+        make()
