@@ -2,13 +2,13 @@
 
     python -m experiments.table2 --workdir=runs/demo
 
-runs the comparison of `configs/demo.py` (or `--config=FILE`, with `--config.KEY=VALUE` overrides, as for `qtx compare`),
-or reads it where it is finished, and prints the paper's Table 2 and Table 10 with the matched baselines, then ours.
+runs the comparison of `configs/demo.py` (or `--config=FILE`, with `--config.KEY=VALUE` overrides, as for `qtx
+compare`), or reads it where it is finished, and prints the paper's Table 2 and Table 10 with the matched baselines,
+then ours.
 
-A model that a laptop trains in minutes is far from the paper's, and nothing promises that it collapses at W8A8 too. What
-can be compared are its outliers, its attention sinks, and the order of the variants at fewer activation bits. The `none`
-row, in which attention is off, says which outliers do not come from attention.
-"""
+A model that a laptop trains in minutes is far from the paper's, and nothing promises that it collapses at W8A8 too.
+What can be compared are its outliers, its attention sinks, and the order of the variants at fewer activation bits.
+The `none` row, in which attention is off, says which outliers do not come from attention."""
 
 from __future__ import annotations
 
@@ -19,24 +19,10 @@ from pathlib import Path
 from rich.console import Console
 from rich.table import Table
 
+from qtx.analysis.paper import TABLE_2, TABLE_2_HEADER
 from qtx.cli import main as qtx_main
 from qtx.results import Result, main_table, read_lines
 
-# Bondarenko et al. 2023, Table 2; rows marked "matched" are the vanilla model with the other change that the cures of
-# that row were trained with (tables 6 and 7), which is the baseline to compare them with.
-PAPER_TABLE_2 = (
-    ("BERT-base, perplexity", "softmax", "4.49", "735 ± 55", "3076 ± 262", "1294 ± 1046"),
-    ("", "clipped softmax (gamma -.025)", "4.39", "21.5", "80", "4.52"),
-    ("", "gated (MLP)", "4.45", "39.2", "201", "4.65"),
-    ("OPT-125m, perplexity", "softmax", "15.84", "340", "1778", "21.18"),
-    ("", "softmax, decay on LayerNorm gamma (matched)", "15.96", "87.7", "2080", "39.46"),
-    ("", "clipped softmax (gamma -12/512)", "16.29", "63.2", "19728", "37.20"),
-    ("", "gated (linear, pi .25)", "15.55", "8.7", "18.9", "16.02"),
-    ("ViT-S/16, accuracy %", "softmax", "80.75", "359", "1018", "69.24"),
-    ("", "softmax, LayerNorm on patches (matched)", "80.98", "81.1", "24.5", "79.62"),
-    ("", "clipped softmax (gamma -1e-4)", "80.89", "73.7", "22.9", "79.77"),
-    ("", "gated (linear, pi .5)", "81.01", "79.8", "19.9", "79.82"),
-)
 # Table 10, BERT-base: perplexity at fewer bits.
 PAPER_TABLE_10 = (
     ("W6A8, min-max", "598", "4.64", "4.79"),
@@ -58,8 +44,8 @@ def table(title: str, header: Sequence[str], rows: Sequence[Sequence[str]]) -> T
 
 def show(results: Sequence[Result], name: str, console: Console) -> None:
     """Prints the paper's tables and, below, ours."""
-    header = ("model", "attention", "FP", "max inf. norm", "avg. kurtosis", "W8A8")
-    console.print(table("The paper's Table 2", header, PAPER_TABLE_2))
+    papers = [[model, *row] for model, rows in TABLE_2.values() for row in rows]
+    console.print(table("The paper's Table 2", ("model", *TABLE_2_HEADER), papers))
     console.print(
         table("The paper's Table 10: BERT-base", ("bits", "softmax", "clipped softmax", "gated"), PAPER_TABLE_10)
     )

@@ -31,8 +31,8 @@ class Command:
 COMMANDS = {
     "train": Command(
         summary="pre-train one model, or resume its training",
-        description="Trains the config's model on its data. The folder gets the resolved config, metrics (JSON lines and\n"
-        "TensorBoard), checkpoints, and the tokenizer. Run again, the same command goes on from the last\n"
+        description="Trains the config's model on its data. The folder gets the resolved config, metrics (JSON lines\n"
+        "and TensorBoard), checkpoints, and the tokenizer. Run again, the same command goes on from the last\n"
         "checkpoint and ends with the same numbers as a run that was never interrupted.",
         example="qtx train --config=configs/demo.py:gated_linear --workdir=runs/gated --config.training.steps=500",
         config="required",
@@ -40,8 +40,8 @@ COMMANDS = {
     ),
     "evaluate": Command(
         summary="measure a trained model: loss, metric, outliers",
-        description="Evaluates the folder's last checkpoint on held-out data in floating point: perplexity or accuracy,\n"
-        "infinity norm, kurtosis, 6-sigma outliers, attention-sink mass. Writes results.json.",
+        description="Evaluates the folder's last checkpoint on held-out data in floating point: perplexity or\n"
+        "accuracy, infinity norm, kurtosis, 6-sigma outliers, attention-sink mass. Writes results.json.",
         example="qtx evaluate --workdir=runs/gated",
         config="optional",
         resume="the same command starts over",

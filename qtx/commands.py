@@ -8,9 +8,9 @@ from pathlib import Path
 from rich.console import Console
 from rich.table import Table
 
-from qtx.compare import duration, rebuild, run_comparison, runs
+from qtx.compare import check_runs, duration, rebuild, run_comparison, runs
 from qtx.experiment import Experiment, record
-from qtx.pipeline import measure, restore_run, save_ranges, train_run
+from qtx.pipeline import check_run, measure, restore_run, save_ranges, train_run
 from qtx.pipeline import quantize as quantize_run
 from qtx.prepare import Prepared, prepare
 from qtx.results import ATTENTION_COLUMNS, OUTLIER_COLUMNS, Result, main_table, markdown, number
@@ -21,6 +21,7 @@ from qtx.training import OBJECTIVES, RunFolder, read_metrics
 def train(experiment: Experiment, workdir: Path) -> None:
     """`qtx train`."""
     console = Console()
+    RunFolder(workdir).claim(record(experiment), write=False)
     prepared = start(experiment, workdir, console)
     train_run(prepared, workdir)
     last = read_metrics(workdir, "eval")[-1]
@@ -32,6 +33,7 @@ def train(experiment: Experiment, workdir: Path) -> None:
 def evaluate(experiment: Experiment, workdir: Path) -> None:
     """`qtx evaluate`."""
     console = Console()
+    check_run(experiment, workdir)
     prepared = start(experiment, workdir, console)
     params = restore_run(prepared, workdir)
     result = measure(prepared, params, {}, workdir, describe_attention(experiment.model.attention))
@@ -46,6 +48,7 @@ def evaluate(experiment: Experiment, workdir: Path) -> None:
 def quantize(experiment: Experiment, workdir: Path) -> None:
     """`qtx quantize`."""
     console = Console()
+    check_run(experiment, workdir)
     prepared = start(experiment, workdir, console)
     params = restore_run(prepared, workdir)
     RunFolder(workdir).claim(record(experiment))
@@ -60,7 +63,7 @@ def quantize(experiment: Experiment, workdir: Path) -> None:
 def compare(experiment: Experiment, workdir: Path) -> None:
     """`qtx compare`."""
     console = Console()
-    runs(experiment, workdir)  # the mistakes that the options alone show come before the data is read
+    check_runs(runs(experiment, workdir))
     start(experiment, workdir, console)
     began = time.monotonic()
     results = run_comparison(experiment, workdir, lambda text: say(console, text))

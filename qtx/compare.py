@@ -5,15 +5,15 @@
     report.html               one self-contained page
     runs/<variant>-seed<k>/   the run's own folder, as `qtx train` makes it, with results.json
 
-Only the attention differs between the runs of a seed. A run is finished when its results.json holds every scheme that the
-config asks for; a finished run is not run again, and a run that lacks a scheme is measured again but not trained again.
-"""
+Only the attention differs between the runs of a seed. A run is finished when its results.json holds every scheme that
+the config asks for; a finished run is not run again, and a run that lacks a scheme is measured again but not trained
+again."""
 
 from __future__ import annotations
 
 import dataclasses
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from pathlib import Path
 
 from qtx.attention import AttentionConfig
@@ -52,8 +52,8 @@ def runs(experiment: Experiment, workdir: Path) -> list[Run]:
     """
     if experiment.model.attention != AttentionConfig():
         raise QtxError(
-            "config.model.attention is set, but a comparison takes attention from config.compare.variants: name variant "
-            "and options there, e.g. --config.compare.variants=\"('softmax', 'clipped_softmax,alpha=4')\""
+            "config.model.attention is set, but a comparison takes attention from config.compare.variants: name "
+            "variant and options there, e.g. --config.compare.variants=\"('softmax', 'clipped_softmax,alpha=4')\""
         )
     return [
         Run(
@@ -71,6 +71,12 @@ def runs(experiment: Experiment, workdir: Path) -> list[Run]:
     ]
 
 
+def check_runs(planned: Sequence[Run]) -> None:
+    """Raises QtxError if the folder of a run holds that of another config."""
+    for run in planned:
+        RunFolder(run.workdir).claim(record(run.experiment), write=False)
+
+
 def run_comparison(experiment: Experiment, workdir: Path, say: Callable[[str], None]) -> list[Result]:
     """Brings every run to its end and writes results.jsonl, table.md and report.html.
 
@@ -80,11 +86,10 @@ def run_comparison(experiment: Experiment, workdir: Path, say: Callable[[str], N
       say: told a line per run: which of how many, and the time left.
 
     Raises:
-      QtxError: before anything is trained, if a run's options do not fit or its folder holds another config's run.
+      QtxError: see `runs` and `check_runs`; nothing has been trained then.
     """
     planned = runs(experiment, workdir)
-    for run in planned:
-        RunFolder(run.workdir).claim(record(run.experiment), write=False)
+    check_runs(planned)
     finished = {run.title: result for run in planned if (result := finished_result(run))}
     if finished:
         say(f"{len(finished)} of {len(planned)} runs are finished already")
@@ -127,11 +132,11 @@ def rebuild(workdir: Path) -> list[Result]:
     Raises:
       QtxError: if the folder holds no comparison.
     """
-    from qtx.analysis.report import write_report  # draws with matplotlib, which takes a second to import
-
     file = workdir / "results.jsonl"
     if not file.is_file():
         raise QtxError(f"{workdir} is not the folder of a comparison (no results.jsonl): start one with `qtx compare`")
+    from qtx.analysis.report import write_report  # draws with matplotlib, which takes a second to import
+
     results = read_lines(file)
     tables = [markdown(*main_table(results)), markdown(*attention_table(results))]
     (workdir / "table.md").write_text("Mean ± standard deviation over seeds, held-out data.\n\n" + "\n".join(tables))

@@ -19,6 +19,8 @@ from ml_collections import ConfigDict, config_flags
 from qtx.errors import QtxError, unknown
 
 OVERRIDE = re.compile(r"--?(?:no)?config\.([^=]+)")
+# What ml_collections says of a key that is not there: 'a' or Key "a" does not exist ... Did you mean "b" ...
+UNKNOWN_KEY = re.compile(r"""^(?:'(\w+)'|Key "(\w+)" does not exist.*?)(?:\s*Did you mean "(\w+)".*)?$""", re.DOTALL)
 
 
 def parse(arguments: Sequence[str], of_run: bool = False) -> tuple[ConfigDict | None, Path | None]:
@@ -134,10 +136,11 @@ def load_run_config(workdir: Path) -> ConfigDict:
 
 
 def one_line(error: Exception) -> str:
-    """An error's message as one line, in the user's words where the library's are about its own insides."""
-    text = str(error.args[0]) if isinstance(error, KeyError) and error.args else str(error)
-    text = re.sub(r' Other fields present: "\{.*\}"', "", text.replace("\\n", " ").replace("\\'", "'"))
-    text = " ".join(text.split()).strip("'\"")
-    if isinstance(error, AttributeError) and text.isidentifier():
-        text = f"unknown key {text!r}"
-    return text
+    """An error's message as one line, in the user's words where ml_collections tells of its insides."""
+    text: object = error
+    while isinstance(text, Exception) and text.args:  # it wraps a KeyError in an AttributeError
+        text = text.args[0]
+    if match := UNKNOWN_KEY.match(str(text)):
+        name, locked_name, near = match.groups()
+        return f"unknown key {name or locked_name!r}" + (f": did you mean {near!r}?" if near else "")
+    return " ".join(str(text).split())

@@ -21,7 +21,7 @@ from safetensors.numpy import save_file
 from qtx.analysis.analysis import analyse, save_analysis
 from qtx.analysis.capture import FloatingPoint
 from qtx.data import Data
-from qtx.experiment import record
+from qtx.experiment import Experiment, record
 from qtx.prepare import Prepared
 from qtx.quantization import Quantized, calibrate
 from qtx.results import Result
@@ -38,15 +38,19 @@ def train_run(prepared: Prepared, workdir: Path) -> Any:
     return result.params
 
 
+def check_run(experiment: Experiment, workdir: Path) -> None:
+    """Raises QtxError unless `workdir` holds a run of this experiment."""
+    folder = RunFolder(workdir)
+    folder.read_config()
+    folder.claim(record(experiment), write=False)
+
+
 def restore_run(prepared: Prepared, workdir: Path) -> Any:
     """The parameters of the last checkpoint of the run in `workdir`.
 
     Raises:
-      QtxError: if the folder holds no run, or one of another config.
+      QtxError: if there is none, or it is that of another model.
     """
-    folder = RunFolder(workdir)
-    folder.read_config()
-    folder.claim(record(prepared.experiment), write=False)
     return load_params(prepared.module, prepared.data, workdir, prepared.experiment.mesh)
 
 

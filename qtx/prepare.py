@@ -11,8 +11,12 @@ import jax
 import numpy as np
 
 from qtx.data import Data, load
+from qtx.errors import QtxError
 from qtx.experiment import Experiment
 from qtx.models import build, count_parameters
+from qtx.quantization import sites
+from qtx.quantization.recipe import resolve
+from qtx.quantization.weights import flatten
 from qtx.training.sharding import check_batch, make_mesh, shard_global_batch
 
 
@@ -67,16 +71,26 @@ def prepare(experiment: Experiment, data: Data | None = None) -> Prepared:
       data: that of an experiment with the same data section, to load it once for many runs.
 
     Raises:
-      QtxError: for whatever the options alone did not show: missing files, a model and data that disagree, too few devices.
+      QtxError: for what the options alone do not show: missing files, a model and data that disagree, too few
+        devices.
     """
     mesh = make_mesh(experiment.mesh)
     check_batch(mesh, experiment.training.batch_size, experiment.training.accumulation_steps)
     data = load(experiment.data, experiment.objective) if data is None else data
     module = build(experiment.model, data)
-    return Prepared(experiment, data, module, count_parameters(abstract_params(module, data)), mesh)
+    example = next(iter(data.evaluation(1)))
+    params = nn.unbox(jax.eval_shape(module.init, jax.random.key(0), example)["params"])
+    check_recipe(experiment, module, params, example)
+    return Prepared(experiment, data, module, count_parameters(params), mesh)
 
 
-def abstract_params(module: nn.Module, data: Data) -> Any:
-    """Shapes of the model's parameters."""
-    example = jax.tree.map(lambda x: np.asarray(x[:1]), next(iter(data.evaluation(1))))
-    return nn.unbox(jax.eval_shape(module.init, jax.random.key(0), example)["params"])
+def check_recipe(experiment: Experiment, module: nn.Module, params: Any, batch: dict[str, np.ndarray]) -> None:
+    """Raises the recipe's QtxError if it does not fit the model: now, and not after hours of training."""
+    for scheme in experiment.quantization.schemes[:1]:  # the rules of all schemes have the same patterns
+        recipe = experiment.quantization.make_recipe(scheme, module.config)
+        try:
+            resolve(recipe.weights, flatten(params), "weight")
+            resolve(recipe.activations, sites(module, params, batch), "activation")
+        except QtxError as error:
+            name, family = experiment.quantization.recipe, experiment.family
+            raise QtxError(f"config.quantization.recipe {name!r} does not fit the {family} model: {error}") from None

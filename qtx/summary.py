@@ -43,7 +43,8 @@ def summary(prepared: Prepared, workdir: Path) -> dict[str, str]:
         "data": prepared.data.description,
         "devices": f"{used} of {len(devices)} {devices[0].device_kind} ({devices[0].platform}), mesh {mesh}",
         "training": f"{experiment.objective}, {training.steps:,} steps of batch {training.batch_size}, AdamW "
-        f"{training.learning_rate:g} {training.schedule}, {training.warmup_steps:,} warm-up steps, seed {experiment.seed}",
+        f"{training.learning_rate:g} {training.schedule}, {training.warmup_steps:,} warm-up steps, "
+        f"seed {experiment.seed}",
         "folder": str(workdir),
     }
 

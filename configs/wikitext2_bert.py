@@ -1,0 +1,45 @@
+"""A small post-LN BERT on WikiText-2: two million words of Wikipedia articles.
+
+Needs the tokenized WikiText-2 files (Merity et al. 2016; wikitext-2-v1.zip), plain, .gz or .xz, in
+`config.data.files` and `config.data.validation_files`.
+
+    qtx compare --config=configs/wikitext2_bert.py --workdir=runs/wikitext2_bert
+
+Cost: not measured here.
+Expected: not measured here.
+"""
+
+from ml_collections import ConfigDict
+
+from qtx.experiment import default
+
+FOLDER = "../shared/data/wikitext-2"
+
+
+def get_config(variant: str = "softmax") -> ConfigDict:
+    config = default("bert", variant)
+    config.name = "wikitext2_bert"
+
+    config.model.num_layers = 4
+    config.model.width = 256
+    config.model.num_heads = 4
+    config.model.mlp_width = 1024
+    config.model.max_length = 128
+    config.model.init_std = 0.0625  # 1 / sqrt(width): at 0.02 clipped softmax starts, and stays, dead
+
+    config.data.source = "text_files"
+    config.data.files = (f"{FOLDER}/train.txt.xz",)
+    config.data.validation_files = (f"{FOLDER}/valid.txt.xz",)
+    config.data.document_separator = r"^ = [^=].* = $"  # an article's title
+    config.data.sequence_length = 128
+    config.data.vocab_size = 4096
+
+    config.training.steps = 4000
+    config.training.batch_size = 32
+    config.training.learning_rate = 1e-3
+    config.training.warmup_steps = 400
+    config.training.eval_every = 500
+    config.training.checkpoint_every = 500
+
+    config.compare.seeds = (0,)
+    return config

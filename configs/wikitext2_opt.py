@@ -1,0 +1,50 @@
+"""A small pre-LN OPT on WikiText-2: two million words of Wikipedia articles.
+
+Needs the tokenized WikiText-2 files (Merity et al. 2016; wikitext-2-v1.zip), plain, .gz or .xz, in
+`config.data.files` and `config.data.validation_files`.
+
+    qtx compare --config=configs/wikitext2_opt.py --workdir=runs/wikitext2_opt
+
+Cost: not measured here.
+Expected: not measured here.
+"""
+
+from ml_collections import ConfigDict
+
+from qtx.experiment import default
+
+FOLDER = "../shared/data/wikitext-2"
+
+
+def get_config(variant: str = "softmax") -> ConfigDict:
+    config = default("opt", variant)
+    config.name = "wikitext2_opt"
+
+    config.model.num_layers = 4
+    config.model.width = 256
+    config.model.num_heads = 4
+    config.model.mlp_width = 1024
+    config.model.max_length = 128
+    config.model.init_std = 0.0625  # 1 / sqrt(width): attention starts off the uniform distribution
+
+    config.data.source = "text_files"
+    config.data.files = (f"{FOLDER}/train.txt.xz",)
+    config.data.validation_files = (f"{FOLDER}/valid.txt.xz",)
+    config.data.document_separator = r"^ = [^=].* = $"  # an article's title
+    config.data.sequence_length = 128
+    config.data.vocab_size = 4096
+
+    config.training.steps = 4000
+    config.training.batch_size = 32
+    config.training.learning_rate = 1e-3
+    config.training.warmup_steps = 400
+    config.training.beta2 = 0.95
+    config.training.weight_decay = 0.1
+    config.training.decay_norm_scale = True  # as the paper's cures have it
+    config.training.eval_every = 500
+    config.training.checkpoint_every = 500
+
+    config.quantization.schemes = ("w8a8", "w6a8", "w4a8", "w6a6")
+    config.quantization.weight_estimator = "mse"
+    config.compare.seeds = (0,)
+    return config

@@ -1,0 +1,178 @@
+"""The commands, from the command line to the files they leave."""
+
+from __future__ import annotations
+
+import io
+import json
+import shutil
+import subprocess
+import sys
+import time
+from pathlib import Path
+
+import numpy as np
+import pytest
+from rich.console import Console
+from safetensors.numpy import load_file
+
+from experiments import table2
+from qtx import __version__
+from qtx.analysis import load_analysis
+from qtx.cli import COMMANDS, main
+from qtx.experiment import attention_variant, read
+from qtx.flags import load_config_file
+from qtx.prepare import prepare
+from qtx.results import number, read_lines
+from qtx.summary import describe_attention, print_summary
+
+NANO = str(Path(__file__).parent / "nano_config.py")
+
+
+def output(arguments: list[str], capsys) -> str:
+    """What a successful command prints."""
+    assert main(arguments) == 0
+    return capsys.readouterr().out
+
+
+@pytest.mark.parametrize("arguments", [[], ["--help"], ["-h"], ["help"]])
+def test_help_lists_every_command(arguments, capsys):
+    text = output(arguments, capsys)
+    for name, command in COMMANDS.items():
+        assert f"  {name}" in text and command.summary in text
+
+
+@pytest.mark.parametrize("name", COMMANDS)
+def test_help_of_a_command(name, capsys):
+    text = output([name, "--help"], capsys)
+    assert text == output(["help", name], capsys)
+    assert f"usage: qtx {name}" in text and COMMANDS[name].example in text
+    assert max(map(len, text.splitlines())) <= 120
+    assert "--helpfull" not in text
+
+
+def test_version(capsys):
+    assert output(["--version"], capsys) == f"qtx {__version__}\n"
+
+
+def test_help_is_fast_and_imports_no_jax():
+    code = "import sys, qtx.cli; qtx.cli.main(['train', '--help']); assert 'jax' not in sys.modules"
+
+    def seconds() -> float:
+        began = time.monotonic()
+        subprocess.run([sys.executable, "-c", code], check=True, capture_output=True)
+        return time.monotonic() - began
+
+    assert min(seconds() for _ in range(3)) < 1
+
+
+def test_module_is_the_command():
+    process = subprocess.run([sys.executable, "-m", "qtx", "trian"], capture_output=True, text=True)
+    assert process.returncode == 2
+    assert process.stderr.startswith("qtx: error: unknown command 'trian'") and process.stderr.count("\n") == 1
+
+
+@pytest.fixture(scope="module")
+def trained(tmp_path_factory) -> tuple[Path, str]:
+    """The folder of a finished run, and what its training printed."""
+    workdir = tmp_path_factory.mktemp("cli") / "run"
+    text = io.StringIO()
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(sys, "stdout", text)
+        assert main(["train", f"--config={NANO}", f"--workdir={workdir}"]) == 0
+    return workdir, text.getvalue()
+
+
+def test_train_starts_with_the_summary_and_ends_with_the_metric(trained):
+    workdir, text = trained
+    lines = text.splitlines()
+    assert lines[0] == "model: OPT (pre-LN, causal), 1 layers, width 8, 2 heads, feed-forward 16, float32"
+    assert [line.partition(":")[0] for line in lines[1:7]] == [
+        "attention",
+        "parameters",
+        "data",
+        "devices",
+        "training",
+        "folder",
+    ]
+    last = [json.loads(line) for line in (workdir / "metrics.jsonl").read_text().splitlines() if '"eval"' in line][-1]
+    assert lines[7] == (f"trained 4 steps: held-out loss {last['loss']:.4f}, perplexity {last['perplexity']:.1f}")
+    assert lines[8] == f"next: qtx quantize --workdir={workdir}"
+
+
+def test_training_again_changes_nothing(trained, capsys):
+    workdir, text = trained
+    metrics = (workdir / "metrics.jsonl").read_bytes()
+    assert output(["train", f"--config={NANO}", f"--workdir={workdir}"], capsys) == text
+    assert (workdir / "metrics.jsonl").read_bytes() == metrics
+
+
+def test_evaluate(trained, tmp_path, capsys):
+    workdir = tmp_path / "run"
+    shutil.copytree(trained[0], workdir)
+    text = output(["evaluate", f"--workdir={workdir}"], capsys)
+    result = json.loads((workdir / "results.json").read_text())
+    last = [json.loads(line) for line in (workdir / "metrics.jsonl").read_text().splitlines() if '"eval"' in line][-1]
+    assert result["loss"] == pytest.approx(last["loss"], rel=1e-5)
+    assert result["fp"] == pytest.approx(last["perplexity"], rel=1e-5)
+    assert result["variant"] == "softmax" and result["quantized"] == {}
+    assert f"| max inf. norm | {number(result['max_inf_norm'])} |" in text
+    assert load_analysis(workdir / "analysis.npz").metrics["max_inf_norm"] == result["max_inf_norm"]
+
+
+def test_quantize(trained, tmp_path, capsys):
+    workdir = tmp_path / "run"
+    shutil.copytree(trained[0], workdir)
+    text = output(["quantize", f"--workdir={workdir}", "--config.quantization.schemes=('w8a8', 'w2a2')"], capsys)
+    result = json.loads((workdir / "results.json").read_text())
+    assert result["quantized"]["w8a8"] == pytest.approx(result["fp"], rel=0.01)
+    assert result["quantized"]["w2a2"] > result["quantized"]["w8a8"]
+    assert "| W8A8 | W2A2 |" in text
+    ranges = load_file(workdir / "ranges" / "w2a2.safetensors")
+    assert ranges["activations/layers/mlp/out/bits"].tolist() == [2]
+    assert np.all(ranges["activations/layers/attention/probs/minimum"] == 0)
+    assert (ranges["weights/layers/mlp/out/kernel/maximum"] > 0).all()
+    assert json.loads((workdir / "config.json").read_text())["quantization"]["schemes"] == ["w8a8", "w2a2"]
+
+
+def test_compare_report_and_table2(tmp_path, capsys):
+    workdir = tmp_path / "comparison"
+    arguments = [f"--config={NANO}", f"--workdir={workdir}", "--config.compare.variants=('softmax',)"]
+    arguments.append("--config.compare.seeds=(0,)")
+    text = output(["compare", *arguments], capsys)
+    assert text.startswith("model: OPT")
+    assert "run 1 of 1: softmax, seed 0" in text
+    (result,) = read_lines(workdir / "results.jsonl")
+    row = f"| softmax | {result['fp']:.1f} |"
+    assert row in text and f"report: {workdir / 'report.html'}" in text
+    (workdir / "report.html").unlink()
+    assert row in output(["report", f"--workdir={workdir}"], capsys)
+    assert (workdir / "report.html").is_file()
+
+    assert table2.main(arguments) == 0
+    text = capsys.readouterr().out
+    assert "1 of 1 runs are finished already" in text
+    for cell in ("1294 ± 1046", "39.46", "79.62", "598", f"{result['fp']:.1f}"):
+        assert cell in text
+
+
+def test_summary_is_a_panel_on_a_terminal(tmp_path):
+    text = io.StringIO()
+    prepared = prepare(read(load_config_file(NANO)))
+    print_summary(prepared, tmp_path, Console(file=text, force_terminal=True, width=120))
+    assert "qtx · nano" in text.getvalue() and "╭" in text.getvalue()
+
+
+@pytest.mark.parametrize(
+    ("variant", "text"),
+    [
+        ("softmax", "softmax"),
+        ("clipped_softmax", "clipped_softmax (alpha 4)"),
+        ("gated_linear", "softmax, gate linear (pi 0.25)"),
+        (
+            "clipped_softmax,alpha=2,gate=mlp,gate_pi=0.5,gate_hidden=4",
+            "clipped_softmax (alpha 2), gate mlp (pi 0.5, hidden 4)",
+        ),
+    ],
+)
+def test_attention_in_words(variant, text):
+    assert describe_attention(attention_variant(variant)) == text

@@ -1,0 +1,176 @@
+"""Experiments as configs: defaults, config files, variants, overrides, and their record."""
+
+from __future__ import annotations
+
+import dataclasses
+import math
+from pathlib import Path
+
+import jax
+import numpy as np
+import pytest
+
+from qtx.attention import VARIANTS
+from qtx.config import build, section
+from qtx.errors import QtxError
+from qtx.experiment import CompareConfig, Experiment, attention_variant, default, from_record, read, record
+from qtx.flags import load_config_file, parse
+from qtx.models import MODELS, count_parameters
+from qtx.models import build as build_model
+
+CONFIGS = sorted((Path(__file__).parents[1] / "configs").glob("*.py"))
+NANO = str(Path(__file__).parent / "nano_config.py")
+
+
+@dataclasses.dataclass(frozen=True)
+class Inner:
+    rate: float | None = None
+
+
+@dataclasses.dataclass(frozen=True)
+class Outer:
+    size: int = 3
+    names: tuple[str, ...] = ("a",)
+    inner: Inner = Inner()
+
+
+def test_section_and_build_are_inverse():
+    options = Outer(5, ("a", "b"), Inner(0.5))
+    assert build(Outer, section(options), "outer") == options
+
+
+def test_an_option_that_is_none_keeps_its_type():
+    shown = section(Outer())
+    assert shown.inner.rate is None
+    shown.inner.rate = 1
+    assert build(Outer, shown, "outer").inner.rate == 1.0
+    with pytest.raises(TypeError):
+        shown.inner.rate = "fast"
+
+
+@pytest.mark.parametrize("family", MODELS)
+def test_default_reads_back(family):
+    experiment = read(default(family))
+    assert isinstance(experiment, Experiment)
+    assert type(experiment.model) is MODELS[family][1]
+    assert experiment.quantization.recipe == f"paper_{family}"
+
+
+@pytest.mark.parametrize("family", MODELS)
+@pytest.mark.parametrize(
+    "variant", [*VARIANTS, "clipped_softmax,alpha=None,gamma=-0.1,zeta=1.1", "gated_mlp,gate_hidden=4"]
+)
+def test_record_is_the_whole_experiment(family, variant):
+    experiment = read(default(family, variant))
+    assert read(from_record(record(experiment), "a record")) == experiment
+
+
+@pytest.mark.parametrize("name", VARIANTS)
+def test_variant_by_name(name):
+    assert attention_variant(name) == VARIANTS[name]
+
+
+def test_variant_with_options():
+    attention = attention_variant("clipped_softmax,alpha=2,gamma_warmup_steps=50")
+    assert (attention.alpha, attention.gamma_warmup_steps) == (2.0, 50)
+    assert attention_variant("clipped_softmax,alpha=None,gamma=-0.03").gamma == -0.03
+    assert attention_variant("softmax,gate=linear,gate_pi=0.5").gate_pi == 0.5
+
+
+@pytest.mark.parametrize(
+    ("text", "message"),
+    [
+        ("clipped_softmax,4", "'4' is not an option=value"),
+        ("clipped_softmax,alpha=high", "config.model.attention.alpha is 'high': expected float"),
+        ("clipped_softmax,gamma=-0.1", "takes one of gamma and alpha, got both"),
+        ("clipped_softmax,alpha=None,gamma=0.1", "gamma is 0.1: expected gamma <= 0"),
+        ("", "unknown attention variant ''"),
+    ],
+)
+def test_bad_variant(text, message):
+    with pytest.raises(QtxError, match="attention variant") as error:
+        attention_variant(text)
+    assert message in str(error.value)
+
+
+@pytest.mark.parametrize("options", [{"variants": ()}, {"seeds": (0, 0)}, {"seeds": (True,)}, {"variants": (1,)}])
+def test_bad_comparison(options):
+    with pytest.raises(QtxError, match=next(iter(options))):
+        CompareConfig(**options)
+
+
+def test_missing_section():
+    config = default("opt").unlock()
+    del config["mesh"]
+    with pytest.raises(QtxError, match="config.mesh is missing: start the config file from"):
+        read(config)
+
+
+@pytest.mark.parametrize("path", CONFIGS, ids=lambda path: path.stem)
+def test_config_files(path):
+    for variant in VARIANTS:
+        experiment = read(load_config_file(f"{path}:{variant}"))
+        assert experiment.model.attention == VARIANTS[variant]
+    assert read(load_config_file(str(path))).name == path.stem
+    text = path.read_text()
+    assert f"--config=configs/{path.name}" in text and "Cost: " in text and "Expected: " in text
+
+
+@dataclasses.dataclass(frozen=True)
+class OriginalData:
+    vocab_size: int | None = None
+    sequence_length: int | None = None
+    image_size: int | None = None
+    channels: int | None = None
+    num_classes: int | None = None
+
+
+# The paper's models, with the data that their sizes depend on and a batch. BERT-base without its pooler, which masked
+# language modelling does not train; OPT-125m with the paper's 512 positions.
+TOKENS = {"tokens": np.zeros((1, 8), np.int32), "mask": np.ones((1, 8), bool)}
+ORIGINALS = {
+    "bert_base": (OriginalData(vocab_size=30522, sequence_length=128), TOKENS, 109_514_298),
+    "opt_125m": (OriginalData(vocab_size=50272, sequence_length=512), TOKENS, 125_239_296 - (2048 - 512) * 768),
+    "vit_s16": (
+        OriginalData(image_size=224, channels=3, num_classes=1000),
+        {"images": np.zeros((1, 224, 224, 3), np.float32)},
+        22_050_664 + 2 * 384,  # and the LayerNorm on the patches
+    ),
+}
+
+
+@pytest.mark.parametrize("name", ORIGINALS)
+def test_paper_sizes(name):
+    data, batch, expected = ORIGINALS[name]
+    path = next(path for path in CONFIGS if path.stem == name)
+    module = build_model(read(load_config_file(str(path))).model, data)
+    params = jax.eval_shape(module.init, jax.random.key(0), batch)["params"]
+    assert count_parameters(params) == expected
+
+
+def test_overrides():
+    config, workdir = parse(
+        [
+            "--workdir=runs/x",
+            f"--config={NANO}:clipped_softmax",
+            "--config.model.attention.alpha=2",
+            "--config.model.width",
+            "16",
+            "--config.compare.seeds=(3, 4)",
+            "--noconfig.model.remat",
+            "--config.training.clip_norm=0.5",
+        ]
+    )
+    experiment = read(config)
+    assert workdir == Path("runs/x")
+    assert experiment.model.attention.alpha == 2.0
+    assert experiment.model.width == 16
+    assert experiment.compare.seeds == (3, 4)
+    assert experiment.model.remat is False
+    assert math.isclose(experiment.training.clip_norm, 0.5)
+
+
+def test_parsing_leaves_no_trace():
+    first, _ = parse([f"--config={NANO}", "--config.seed=5"])
+    second, _ = parse([f"--config={NANO}"])
+    assert (first.seed, second.seed) == (5, 0)
