@@ -20,7 +20,8 @@ from qtx.analysis.metrics import initial_norms, summary, update_norms
 from qtx.analysis.statistics import histogram, outlier_counts, per_layer, weighted_mean
 from qtx.errors import QtxError
 
-BINS = 256
+BINS = 1024  # in the bulk several for every step of an 8-bit grid, so that its steps are seen apart
+QUARTILES_APART = 1.349  # standard deviations, of a normal distribution
 TOP_TOKENS = 12
 
 _ATTENTION_METRICS = ("sink_mass", "value_drain", "zero_share", "dead_row_share")
@@ -43,8 +44,10 @@ class Analysis:
       heads: per statistic `[L, H]`: sink_mass, first_mass, value_drain, zero_share, dead_row_share, context_norm
         (largest value of the head's output) and, with a gate, openness.
       column_mass: `[L, T]`, the attention each position receives, averaged over heads.
-      histogram_range: the ends of the histograms' axis, per site.
-      histograms: per site int counts `[L, 256]`, in floating point.
+      histogram_range: the ends of the histograms' axes `[L, 2]`, by `"<site> full"` (all values) and `"<site> bulk"`
+        (the median plus and minus 4 deviations of the bulk, whatever the outliers).
+      histograms: by the same names, int counts `[L, 1024]` in floating point; what lies beyond an end is counted in the
+        outermost bin.
       quantized_histograms: the same of the quantized model; empty if there was none.
       maps: "sink" and "outlier" to the map of one head, see `qtx.analysis.head_map`.
     """
@@ -147,10 +150,15 @@ def _captured(model: Model, batch: dict[str, Any]) -> dict[str, jax.Array]:
 
 @jax.jit
 def _histogram_ranges(model: FloatingPoint, batch: dict[str, Any]) -> dict[str, jax.Array]:
-    # A quarter wider than what the first batch holds; what lies beyond falls in the outermost bins.
-    values = capture(model, batch, histogram_sites(model))
-    ends = {site: jnp.stack([jnp.minimum(x.min(), 0.0), jnp.maximum(x.max(), 0.0)]) for site, x in values.items()}
-    return {site: (end * 1.25 + jnp.array([-1e-6, 1e-6])).astype(jnp.float32) for site, end in ends.items()}
+    """Fixed ends for all batches, from the first: `[L, 2]`."""
+    ranges = {}
+    for site, x in capture(model, batch, histogram_sites(model)).items():
+        x = x.reshape(len(x), -1).astype(jnp.float32)
+        low, lower, median, upper, high = jnp.percentile(x, jnp.array([0.0, 25.0, 50.0, 75.0, 100.0]), axis=1)
+        bulk = 4 * jnp.maximum(upper - lower, 1e-6) / QUARTILES_APART
+        ranges[f"{site} full"] = jnp.stack([jnp.minimum(1.25 * low, -1e-6), jnp.maximum(1.25 * high, 1e-6)], axis=1)
+        ranges[f"{site} bulk"] = jnp.stack([median - bulk, median + bulk], axis=1)
+    return ranges
 
 
 def _outliers(model: Model, shape: tuple[int, ...]):
@@ -170,7 +178,11 @@ def _initial(model: FloatingPoint, batch: dict[str, Any]) -> dict[str, Any]:
             **{name: per_head.init() for name in names},
             "column_mass": weighted_mean(num_layers, num_heads, length).init(),
         },
-        "histograms": {site: jnp.zeros((num_layers, BINS), jnp.int32) for site in histogram_sites(model)},
+        "histograms": {
+            f"{site} {view}": jnp.zeros((num_layers, BINS), jnp.int32)
+            for site in histogram_sites(model)
+            for view in ("full", "bulk")
+        },
     }
 
 
@@ -207,10 +219,10 @@ def _update_histograms(model: Model, counts: dict[str, jax.Array], ranges: dict[
 
 
 def _counted(counts, values, ranges, mask):
-    return {
-        site: per_layer(histogram(*ranges[site], BINS), len(before)).update(before, values[site], mask)
-        for site, before in counts.items()
-    }
+    def count(before, x, ends):
+        return histogram(ends[0], ends[1], BINS).update(before, x, mask)
+
+    return {name: jax.vmap(count)(before, values[name.split()[0]], ranges[name]) for name, before in counts.items()}
 
 
 def save_analysis(analysis: Analysis, path: Path) -> None:
@@ -228,7 +240,8 @@ def save_analysis(analysis: Analysis, path: Path) -> None:
         return value
 
     tree = {field.name: split(field.name, getattr(analysis, field.name)) for field in dataclasses.fields(analysis)}
-    np.savez_compressed(path, tree=np.array(json.dumps(tree)), **arrays)
+    files: Any = {"tree": np.array(json.dumps(tree)), **arrays}
+    np.savez_compressed(path, **files)
 
 
 def load_analysis(path: Path) -> Analysis:

@@ -140,7 +140,7 @@ def capture(model: Model, batch: Batch, sites: Collection[str], step: Any = None
       step: training step, for normalizers that anneal; None: fully trained.
     """
     _, variables = model.apply(
-        batch, train=False, step=step, capture_intermediates=site_filter(sites), mutable=["intermediates"]
+        dict(batch), train=False, step=step, capture_intermediates=site_filter(sites), mutable=["intermediates"]
     )
     return site_values(variables.get("intermediates", {}))
 

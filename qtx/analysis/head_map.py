@@ -12,7 +12,7 @@ import numpy as np
 
 from qtx.analysis.capture import FloatingPoint, capture, token_mask
 
-SHOWN_TOKENS = 48
+SHOWN_TOKENS = 24
 
 
 @dataclasses.dataclass(frozen=True)
@@ -40,7 +40,7 @@ class HeadMap:
 def head_map(
     model: FloatingPoint, batch: dict[str, Any], layer: int, head: int, token_text: Callable[[int], str]
 ) -> HeadMap:
-    """The map of one head on the first example of a batch: its first 48 real tokens, or all patches of an image."""
+    """The map of one head on the first example of a batch: its first 24 real tokens, or all patches of an image."""
     values = jax.device_get(_first_example(model, batch, jnp.array(layer), jnp.array(head)))
     length = len(values["probs"])
     if "tokens" in batch:

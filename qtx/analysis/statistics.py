@@ -127,7 +127,7 @@ def outlier_counts(length: int, width: int, vocabulary: int = 0, sigmas: float =
     return Accumulator(init, update, lambda state: state)
 
 
-def histogram(low: float, high: float, bins: int) -> Accumulator:
+def histogram(low: float | jax.Array, high: float | jax.Array, bins: int) -> Accumulator:
     """Counts values in `bins` equal bins of [low, high]; values beyond fall in the first or the last bin.
 
     `update(state, x, mask)` takes `[S, T, ...]` and a mask `[S, T]`; `result(state)` is int32 `[bins]`.
