@@ -45,8 +45,8 @@ def make_program(module: nn.Module, training: TrainingConfig, mesh: Mesh, batch:
     return _make_program(module, training, mesh, tuple(shapes))
 
 
-# Comparing variants over seeds runs each program several times, and XLA takes longer to compile one than to run a test.
-@functools.lru_cache(maxsize=4)
+# A comparison runs each variant's program once per seed, and to compile one may take longer than to train a small model.
+@functools.lru_cache(maxsize=16)
 def _make_program(module: nn.Module, training: TrainingConfig, mesh: Mesh, shapes: Shapes) -> Program:
     optimizer = make_optimizer(training)
     # Parameter shapes do not depend on the number of examples: one is enough to trace the initialization.

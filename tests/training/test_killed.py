@@ -1,0 +1,94 @@
+"""A real process, really killed, and run again with the same command."""
+
+from __future__ import annotations
+
+import functools
+import os
+import signal
+import subprocess
+import sys
+import textwrap
+import time
+from pathlib import Path
+
+import numpy as np
+import pytest
+
+from qtx.training import read_metrics
+
+SCRIPT = textwrap.dedent("""
+    import dataclasses, sys
+    import qtx.data
+    from qtx.attention import AttentionConfig
+    from qtx.models import Opt, OptConfig
+    from qtx.training import MeshConfig, TrainingConfig, fit
+
+    data = qtx.data.load(qtx.data.DataConfig(source="bigram_backcopy", sequence_length=16), "clm")
+    data = dataclasses.replace(data, held_out=[data.held_out[i] for i in range(16)])
+    shape = dict(num_layers=1, width=16, num_heads=2, mlp_width=32, vocab_size=64, max_length=16)
+    training = TrainingConfig(steps=300, batch_size=16, warmup_steps=5, log_every=7, eval_every=50, checkpoint_every=9)
+    result = fit(Opt(OptConfig(**shape)), data, training, workdir=sys.argv[1], config={}, mesh_config=MeshConfig(1))
+    print(result.metrics["loss"].hex())
+""")
+
+
+def start(workdir: Path) -> subprocess.Popen:
+    environment = os.environ | {
+        "PYTHONPATH": str(Path(__file__).parents[2]),
+        "PYTHONWARNINGS": "ignore",
+        # Half the time to compile; what it computes does not matter here, only that it is the same.
+        "XLA_FLAGS": "--xla_backend_optimization_level=0",
+    }
+    command = [sys.executable, "-c", SCRIPT, str(workdir)]
+    return subprocess.Popen(command, env=environment, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True)
+
+
+def outcome(process: subprocess.Popen, workdir: Path) -> tuple[str, list[tuple]]:
+    """The final loss, exactly, and the log without times."""
+    out, err = process.communicate(timeout=300)
+    assert process.returncode == 0, err
+    keys = ("step", "split", "loss", "accuracy", "grad_norm")
+    return out.strip(), [tuple(line.get(key) for key in keys) for line in read_metrics(workdir)]
+
+
+def kill_after(workdir: Path, lines: int, delay: float) -> None:
+    """Starts a run and kills it `delay` seconds after its log has `lines` lines."""
+    process, log = start(workdir), workdir / "metrics.jsonl"
+    deadline = time.monotonic() + 300
+    while (log.read_bytes().count(b"\n") if log.exists() else 0) < lines:
+        assert process.poll() is None, process.communicate()
+        assert time.monotonic() < deadline
+        time.sleep(0.005)
+    time.sleep(delay)
+    process.send_signal(signal.SIGKILL)
+    process.communicate()
+    assert process.returncode == -signal.SIGKILL, "the run ended before it was killed"
+
+
+@pytest.fixture(scope="module")
+def unbroken(tmp_path_factory):
+    """The run that nobody kills, beside the first of the others; a function that waits for it."""
+    workdir = tmp_path_factory.mktemp("unbroken")
+    process = start(workdir)
+    result = functools.cache(lambda: outcome(process, workdir))
+    yield result
+    result()
+
+
+def check(workdir, unbroken, lines, delay):
+    kill_after(workdir, lines, delay)
+    assert outcome(start(workdir), workdir) == unbroken()
+    steps = [line["step"] for line in read_metrics(workdir, "train")]
+    assert steps == [*range(7, 300, 7), 300]
+
+
+def test_a_killed_run_ends_as_if_it_had_not_been(tmp_path, unbroken):
+    rng = np.random.default_rng(time.time_ns())
+    check(tmp_path, unbroken, int(rng.integers(1, 25)), float(rng.uniform(0, 0.1)))
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("seed", range(10))
+def test_at_ten_more_moments(tmp_path, unbroken, seed):
+    rng = np.random.default_rng(seed)
+    check(tmp_path, unbroken, int(rng.integers(0, 40)), float(rng.uniform(0, 0.2)))

@@ -1,0 +1,84 @@
+"""What decays, and that nothing else does."""
+
+from __future__ import annotations
+
+import dataclasses
+
+import flax.linen as nn
+import jax
+import jax.numpy as jnp
+import numpy as np
+import optax
+import pytest
+
+from qtx.attention import VARIANTS
+from qtx.models import Bert, BertConfig, Opt, OptConfig, Vit, VitConfig
+from qtx.training import TrainingConfig
+from qtx.training.optimizer import decay_mask, make_optimizer
+
+SMALL = dict(num_layers=1, width=16, num_heads=2, mlp_width=32)
+CONSTANT = dict(steps=10, warmup_steps=0, schedule="constant")
+TEXT = {"tokens": np.zeros((1, 8), np.int32)}
+FAMILIES = {
+    "bert": (Bert, BertConfig(**SMALL, vocab_size=11, max_length=8), TEXT),
+    "opt": (Opt, OptConfig(**SMALL, vocab_size=11, max_length=8), TEXT),
+    "vit": (
+        Vit,
+        VitConfig(**SMALL, image_size=8, channels=1, num_classes=3, patch_size=4),
+        {"images": np.zeros((1, 8, 8, 1), np.float32)},
+    ),
+}
+
+
+def mask_of(family: str, variant: str, decay_norm_scale: bool) -> dict[str, bool]:
+    model, config, batch = FAMILIES[family]
+    module = model(dataclasses.replace(config, attention=VARIANTS[variant]))
+    params = nn.unbox(jax.eval_shape(module.init, jax.random.key(0), batch)["params"])
+    leaves = jax.tree_util.tree_leaves_with_path(decay_mask(params, decay_norm_scale))
+    return {jax.tree_util.keystr(path, simple=True, separator="/"): value for path, value in leaves}
+
+
+@pytest.mark.parametrize("decay_norm_scale", [False, True])
+@pytest.mark.parametrize("variant", VARIANTS)
+@pytest.mark.parametrize("family", FAMILIES)
+def test_decay_mask_of_every_model(family, variant, decay_norm_scale):
+    mask = mask_of(family, variant, decay_norm_scale)
+    for name, decays in mask.items():
+        last = name.split("/")[-1]
+        if "norm/" in name and last == "scale":
+            assert decays == decay_norm_scale, name
+        else:
+            assert decays == (last not in ("bias", "hidden_bias")), name
+    assert {True, False} <= set(mask.values())
+
+
+def test_the_parameters_that_the_rule_is_about_are_there():
+    mask = mask_of("bert", "gated_mlp", False)
+    assert mask["embeddings/words/embedding"] and mask["layers/mlp/in/kernel"]
+    assert not mask["layers/attention/query/bias"] and not mask["layers/mlp_norm/scale"]
+    gates = {name: decays for name, decays in mask.items() if "gate" in name}
+    assert len(gates) == 4 and sum(gates.values()) == 2
+
+
+def test_update_without_gradient_only_decays():
+    optimizer = make_optimizer(TrainingConfig(**CONSTANT, learning_rate=0.1, weight_decay=0.5))
+    one = jnp.ones(3)
+    params = {"dense": {"kernel": one, "bias": one}, "norm": {"scale": one, "bias": one}}
+    zeros = jax.tree.map(jnp.zeros_like, params)
+    updates, _ = optimizer.update(zeros, optimizer.init(params), params)
+    new = optax.apply_updates(params, updates)
+    np.testing.assert_allclose(new["dense"]["kernel"], 1 - 0.1 * 0.5)
+    for untouched in (new["dense"]["bias"], new["norm"]["scale"], new["norm"]["bias"]):
+        np.testing.assert_array_equal(untouched, 1)
+
+
+@pytest.mark.parametrize(("clip_norm", "scale"), [(None, 1.0), (1.0, 0.2), (10.0, 1.0)])
+def test_clipping_by_the_global_norm(clip_norm, scale):
+    # Epsilon is so large that AdamW's first update is proportional to the gradient, here of norm 5.
+    config = TrainingConfig(**CONSTANT, learning_rate=1.0, weight_decay=0.0, epsilon=1e6, clip_norm=clip_norm)
+    optimizer = make_optimizer(config)
+    params = {"a": {"kernel": jnp.zeros(1)}, "b": {"kernel": jnp.zeros(1)}}
+    gradient = {"a": {"kernel": jnp.array([3.0])}, "b": {"kernel": jnp.array([4.0])}}
+    updates, _ = optimizer.update(gradient, optimizer.init(params), params)
+    np.testing.assert_allclose(updates["a"]["kernel"] * -1e6, 3 * scale, rtol=1e-4)
+    np.testing.assert_allclose(updates["b"]["kernel"] * -1e6, 4 * scale, rtol=1e-4)

@@ -1,0 +1,34 @@
+"""The progress line shows on a terminal, and only there."""
+
+from __future__ import annotations
+
+import io
+
+import pytest
+from rich.console import Console
+
+from qtx.training.progress import ProgressLine
+
+
+def output(terminal: bool, enabled: bool = True) -> str:
+    stream = io.StringIO()
+    console = Console(file=stream, force_terminal=terminal, width=120, quiet=not enabled)
+    with ProgressLine("softmax seed 0", 100, 20, console=console) as progress:
+        progress.update(40, "loss 3.2500, 12 steps/s")
+        progress.warn("attention is dead")
+    return stream.getvalue()
+
+
+def test_on_a_terminal():
+    text = output(terminal=True)
+    for part in ("softmax seed 0", "40/100", "loss 3.2500, 12 steps/s", "left", "attention is dead"):
+        assert part in text
+
+
+def test_in_a_pipe_only_warnings_show():
+    assert output(terminal=False).strip() == "warning: attention is dead"
+
+
+@pytest.mark.parametrize("terminal", [True, False])
+def test_other_processes_are_quiet(terminal):
+    assert "attention" not in output(terminal, enabled=False)

@@ -1,0 +1,92 @@
+"""One update: accumulation, dropout keys, the metrics window."""
+
+from __future__ import annotations
+
+import dataclasses
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import pytest
+
+from qtx.models import Opt
+from qtx.training import MeshConfig
+from qtx.training.program import make_program
+from qtx.training.sharding import make_mesh, shard_global_batch
+
+SEED = np.uint32(3)
+
+
+@pytest.fixture(scope="module")
+def batch(data):
+    """16 sequences of which a few tokens have no weight, unevenly, as in a padded batch."""
+    batch = dict(next(data.train(16, 0)))
+    batch["weights"] = np.where(np.random.default_rng(0).random(batch["weights"].shape) < 0.3, 0, batch["weights"])
+    batch["weights"][:5] = 0
+    return batch
+
+
+@pytest.fixture(scope="module")
+def without_dropout(model_config):
+    return Opt(dataclasses.replace(model_config, dropout=0.0, attention_dropout=0.0))
+
+
+def run(module, training, batch, *, mesh=(1, 1, 1), updates=1):
+    mesh = make_mesh(MeshConfig(*mesh))
+    program = make_program(module, training, mesh, batch)
+    state = program.init(SEED)
+    for _ in range(updates):
+        state, numbers = program.train_step(state, shard_global_batch(mesh, batch), SEED)
+    return jax.device_get((state, numbers))
+
+
+def test_accumulation_is_the_big_batch(without_dropout, training, batch):
+    """Four parts on two devices: the weights differ from part to part, and so would a mean of means."""
+    whole, numbers = run(without_dropout, training, batch, updates=2)
+    accumulating = dataclasses.replace(training, accumulation_steps=4)
+    state, same_numbers = run(without_dropout, accumulating, batch, updates=2, mesh=(2, 1, 1))
+    np.testing.assert_allclose(same_numbers["grad_norm"], numbers["grad_norm"], rtol=1e-6)
+    for total, expected in zip(state.window.sums, whole.window.sums, strict=True):
+        np.testing.assert_allclose(total, expected, rtol=1e-6)
+    jax.tree.map(lambda a, b: np.testing.assert_allclose(a, b, atol=1e-6), state.params, whole.params)
+
+
+def test_the_gradient_is_that_of_the_mean_over_predictions(without_dropout, training, batch):
+    """Doubling every weight changes nothing: the normalizer is the weights' sum, not their number."""
+    _, numbers = run(without_dropout, training, batch)
+    _, doubled = run(without_dropout, training, batch | {"weights": batch["weights"] * 2})
+    np.testing.assert_allclose(doubled["grad_norm"], numbers["grad_norm"], rtol=1e-6)
+
+
+def test_a_batch_without_predictions_changes_nothing_but_decay(without_dropout, training, batch):
+    state, numbers = run(without_dropout, training, batch | {"weights": np.zeros_like(batch["weights"])})
+    assert numbers["grad_norm"] == 0 and state.window.bad_step == 0
+    assert all(np.isfinite(leaf).all() for leaf in jax.tree.leaves(state.params))
+
+
+def test_dropout_is_a_function_of_seed_and_step(module, training, batch):
+    """The learning rate of update 0 is 0: the same parameters meet another dropout mask in update 1."""
+    first, _ = run(module, training, batch)
+    again, _ = run(module, training, batch)
+    second, _ = run(module, training, batch, updates=2)
+    jax.tree.map(np.testing.assert_array_equal, first, again)
+    assert second.window.sums.loss - first.window.sums.loss != first.window.sums.loss
+
+
+def test_the_window_starts_afresh_after_a_log_line(without_dropout, training, batch):
+    state, _ = run(without_dropout, training, batch, updates=5)
+    np.testing.assert_allclose(state.window.sums.weight, 5 * batch["weights"].sum())
+    state, _ = run(without_dropout, training, batch, updates=6)
+    assert state.step == 6
+    np.testing.assert_allclose(state.window.sums.weight, batch["weights"].sum())
+
+
+def test_the_first_bad_step_is_remembered(without_dropout, training, batch):
+    mesh = make_mesh(MeshConfig(1))
+    program = make_program(without_dropout, training, mesh, batch)
+    state, _ = program.train_step(program.init(SEED), shard_global_batch(mesh, batch), SEED)
+    assert state.window.bad_step == 0
+    poisoned = state.replace(params=jax.tree.map(lambda x: x * jnp.nan, state.params))
+    for _ in range(2):
+        poisoned, _ = program.train_step(poisoned, shard_global_batch(mesh, batch), SEED)
+    assert int(poisoned.window.bad_step) == 2
