@@ -203,7 +203,7 @@ def map_figures(analysed: Mapping[str, Sequence[Analysis]]) -> list[str]:
     """The attention of one head per variant and kind, on one example."""
     kinds = {
         "sink": ("Strongest sink", "Of all heads, the one that gives most of its attention to one token."),
-        "outlier": ("Loudest head", "The head with the largest output, in the layer of the largest feed-forward values."),
+        "outlier": ("Loudest head", "The head of largest output in the layer of largest feed-forward output."),
     }
     items = []
     for kind, (title, which) in kinds.items():

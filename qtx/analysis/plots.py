@@ -158,15 +158,21 @@ def grid_steps(counts: Mapping[str, Counts], label: str) -> Figure:
 
 
 def sinks(heads: Mapping[str, Sequence[Mapping[str, np.ndarray]]]) -> Figure:
-    """Every head of every seed: attention on its favourite token against how drained that token's value is."""
+    """Every head of every seed that attends at all: attention on its favourite token against how drained its value is.
+
+    Args:
+      heads: variant to `qtx.analysis.Analysis.heads` per seed.
+    """
     with drawing(3.4) as figure:
         axes = figure.subplots()
         for index, (variant, seeds) in enumerate(heads.items()):
             style = series_style(index)
             mass = np.concatenate([seed["sink_mass"].ravel() for seed in seeds])
             drain = np.concatenate([seed["value_drain"].ravel() for seed in seeds])
+            attends = mass > 0
             look = {"color": style["color"], "marker": style["marker"], "s": 26, "alpha": 0.75, "linewidth": 0}
-            axes.scatter(mass, drain, label=variant, **look)
+            if attends.any():
+                axes.scatter(mass[attends], drain[attends], label=variant, **look)
         axes.axhline(1.0, color=MUTED, linewidth=0.8, linestyle=(0, (2, 2)))
         axes.set(xlabel="attention on the head's favourite token", ylabel="that token's |V| / other tokens'")
         axes.set_xlim(-0.02, 1.02)

@@ -68,7 +68,7 @@ def test_batches_and_padding_samples_do_not_change_the_metrics(make_model, famil
 
 def test_no_batches_is_an_error(make_model):
     with pytest.raises(QtxError, match="no batches"):
-        outlier_metrics(*make_model("bert"), [])
+        outlier_metrics(*make_model("opt"), [])
 
 
 @pytest.mark.parametrize("variant", ("clipped_softmax", "gated_linear", "none"))
