@@ -1,0 +1,52 @@
+"""The quickstart notebook runs from top to bottom, in a kernel of its own."""
+
+from __future__ import annotations
+
+import os
+from pathlib import Path
+
+import nbformat
+import pytest
+from nbclient import NotebookClient
+
+ROOT = Path(__file__).parents[1]
+QUICKSTART = ROOT / "experiments" / "notebooks" / "quickstart.ipynb"
+
+
+def executed(replacements):
+    """What the notebook prints, and how many pictures it shows, with parts of its source replaced."""
+    notebook = nbformat.read(QUICKSTART, as_version=4)
+    for old, new in replacements.items():
+        assert sum(old in cell.source for cell in notebook.cells) == 1, f"no single cell has {old!r}"
+        for cell in notebook.cells:
+            cell.source = cell.source.replace(old, new)
+    # One device, as a reader has, and qtx from this checkout.
+    environment = {name: value for name, value in os.environ.items() if name != "XLA_FLAGS"}
+    environment |= {"PYTHONPATH": str(ROOT), "MPLBACKEND": "module://matplotlib_inline.backend_inline"}
+    NotebookClient(notebook, timeout=1800, kernel_name="python3").execute(env=environment)
+    outputs = [output for cell in notebook.cells for output in cell.get("outputs", [])]
+    text = "".join(output.text for output in outputs if output.output_type == "stream" and output.name == "stdout")
+    return text, sum("image/png" in output.get("data", {}) for output in outputs)
+
+
+def last_row(text, variant):
+    """Perplexity in floating point and per scheme, from the last table."""
+    return [float(cell) for cell in text.split(f"\n{variant}")[-1].split("\n")[0].split()]
+
+
+def test_every_cell_runs():
+    text, pictures = executed({"STEPS = 1500": "STEPS = 30", '("softmax", "gated_linear")': '("softmax",)'})
+    floating_point, w8a8, w8a4 = last_row(text, "softmax")
+    assert 1 < floating_point < 64  # a uniform guess among the tokens has 64
+    assert abs(w8a8 - floating_point) < 0.05 * floating_point
+    assert floating_point < w8a4
+    assert pictures == 2
+
+
+@pytest.mark.slow
+def test_it_shows_what_it_says():
+    text, pictures = executed({})
+    softmax, gated = last_row(text, "softmax"), last_row(text, "gated_linear")
+    assert abs(softmax[0] - gated[0]) < 0.5
+    assert softmax[2] / softmax[0] > gated[2] / gated[0] > 1
+    assert pictures == 2
