@@ -78,7 +78,7 @@ def test_heads_that_do_not_attend_are_no_sinks():
 
 @pytest.mark.parametrize(
     "token, label",
-    [("Ġthe", "the"), ("##ing", "##ing"), ("Ċ", "\\n"), (" ", "␣"), ("", "␣"), ("a" * 20, "aaaaaaaaa…"), ("$x$", "$x$")],
+    [("Ġthe", "the"), ("##ing", "##ing"), ("Ċ", "\\n"), (" ", "␣"), ("a" * 20, "aaaaaaaaa…"), ("$x$", "$x$")],
 )
 def test_tokens_are_readable_labels(token, label):
     assert plots.token_label(token) == label
