@@ -199,27 +199,29 @@ def sink_figure(analysed: Mapping[str, Sequence[Analysis]]) -> str:
     )
 
 
-def map_figures(analysed: Mapping[str, Sequence[Analysis]]) -> list[str]:
-    """The attention of one head per variant and kind, on one example."""
-    kinds = {
-        "sink": ("Strongest sink", "Of all heads, the one that gives most of its attention to one token."),
-        "outlier": ("Loudest head", "The head of largest output in the layer of largest feed-forward output."),
-    }
+# Key of `Analysis.maps` to the heading of its figures, and which head it is.
+MAPS = {
+    "sink": ("The strongest sinks", "Of all heads, the one that gives most of its attention to one token."),
+    "outlier": ("The loudest heads", "The head of largest output in the layer of largest feed-forward output."),
+}
+
+
+def map_figures(analysed: Mapping[str, Sequence[Analysis]], kind: str) -> list[str]:
+    """The attention of one head per variant on one example, unless it is the variant's head shown as "sink"."""
     items = []
-    for kind, (title, which) in kinds.items():
-        for index, (variant, (a, *_)) in enumerate(analysed.items()):
-            head, sink = a.maps[kind], a.maps["sink"]
-            shown_already = kind != "sink" and (head.layer, head.head) == (sink.layer, sink.head)
-            if shown_already or not head.probs.any():  # all zero: attention is off
-                continue
-            gate = "" if head.openness is None else f" Its gate is open by {head.openness.mean():.0%} on average."
-            caption = (
-                f"{which} A row shows where one token's attention goes: a bright column is a sink. Below, the length "
-                f"of each token's value; at the right, of what the head adds to each token.{gate}"
-            )
-            name = f"{variant}: layer {head.layer + 1}, head {head.head + 1}"
-            drawn = plots.attention_map(head, name, SERIES[index % len(SERIES)])
-            items.append(page.figure(drawn, f"map-{kind}-{index}", f"{title} of {variant}", caption))
+    for index, (variant, (a, *_)) in enumerate(analysed.items()):
+        head, sink = a.maps[kind], a.maps["sink"]
+        shown_already = kind != "sink" and (head.layer, head.head) == (sink.layer, sink.head)
+        if shown_already or not head.probs.any():  # all zero: attention is off
+            continue
+        gate = "" if head.openness is None else f" Its gate is open by {head.openness.mean():.0%} on average."
+        name = f"{variant}: layer {head.layer + 1}, head {head.head + 1}"
+        caption = (
+            f"{MAPS[kind][1]} A row shows where one token's attention goes: a bright column is a sink. Below, the "
+            f"length of each token's value; at the right, of what the head adds to each token.{gate}"
+        )
+        drawn = plots.attention_map(head, name, SERIES[index % len(SERIES)])
+        items.append(page.figure(drawn, f"map-{kind}-{index}", variant, caption))
     return items
 
 

@@ -87,17 +87,24 @@ def outlier_counts(counts: Mapping[str, np.ndarray], label: str) -> Figure:
     """
     with drawing(0.55 + 0.72 * len(counts)) as figure:
         strips = _strips(figure, len(counts), sharey=True)
+        top = max(int(values.max()) for values in counts.values())
+        floor = 0.6 if top > LOG_RATIO else 0  # below 1, so that a single outlier is seen on a logarithmic axis
         for index, (axes, (variant, values)) in enumerate(zip(strips, counts.items(), strict=True)):
             places = np.flatnonzero(values)
             color = SERIES[index % len(SERIES)]
-            axes.vlines(places, 0, values[places], color=color, linewidth=max(1.2, 160 / len(values)))
+            axes.vlines(places, floor, values[places], color=color, linewidth=max(1.2, 160 / len(values)))
             axes.set_xlim(-0.5, len(values) - 0.5)
             axes.grid(axis="x", visible=False)
             total = int(values.sum())
-            axes.set_title(f"{variant}: {total:,}" if total else f"{variant}: none")
-        top = max(int(values.max()) for values in counts.values())
-        strips[0].set_ylim(0, 1.05 * max(top, 1))
-        strips[0].yaxis.set_major_locator(MaxNLocator(3, integer=True))
+            axes.set_title(f"{variant}: {total:,}" if total else f"{variant}: no outliers")
+        strips[0].set_ylim(floor, 1.2 * max(top, 1))
+        if floor:
+            strips[0].set_yscale("log")
+            strips[0].yaxis.set_major_locator(LogLocator(numticks=4))
+            strips[0].yaxis.set_major_formatter(FuncFormatter(lambda value, _: f"{value:g}"))
+            strips[0].yaxis.set_minor_formatter(NullFormatter())
+        else:
+            strips[0].yaxis.set_major_locator(MaxNLocator(3, integer=True))
         strips[-1].set_xlabel(label)
         figure.supylabel("outliers", fontsize=9)
     return figure
@@ -215,7 +222,7 @@ def attention_map(head: Any, title: str, color: str = SERIES[0]) -> Figure:
         below.grid(axis="x", visible=False)
         below.yaxis.set_major_locator(MaxNLocator(3))
         right.grid(axis="y", visible=False)
-        right.xaxis.set_major_locator(MaxNLocator(3))
+        right.xaxis.set_major_locator(MaxNLocator(2))
         bar = figure.add_subplot(grid[1, 1])
         bar.axis("off")
         figure.colorbar(image, ax=bar, orientation="horizontal", fraction=0.25, label="P", ticks=(0, 1))

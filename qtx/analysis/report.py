@@ -93,6 +93,10 @@ def _inside(runs: Sequence[Run]) -> list[str]:
         return []
     scheme = next(iter(schemes([run.result for run in runs])), "fewer bits").upper()
     sinks = [*figures.curve_figures(runs, (figures.SINKS,)), figures.sink_figure(analysed)]
+    maps = []
+    for kind, (title, _) in figures.MAPS.items():
+        if drawn := figures.map_figures(analysed, kind):
+            maps += [page.heading(title, level=3), page.figures(drawn)]
     return [
         page.heading("Where the outliers are"),
         page.figures(figures.outlier_figures(analysed)),
@@ -105,7 +109,7 @@ def _inside(runs: Sequence[Run]) -> list[str]:
             "can close instead, and clipped softmax can give exactly nothing."
         ),
         page.figures(sinks),
-        page.figures(figures.map_figures(analysed)),
+        *maps,
     ]
 
 
@@ -115,10 +119,10 @@ def _what_was_run(lines: Sequence[Result], config: Mapping[str, Any]) -> str:
     if not config:
         return f"{text}, trained alike, measured in floating point and quantized."
     model, training = config["model"], config["training"]
-    parameters = number(min(line["parameters"] for line in lines) / 1e6)
+    parameters = min(line["parameters"] for line in lines)
     return (
         f"{text}, of one {FAMILY_TITLES[config['family']]}: {model['num_layers']} layers, width {model['width']}, "
-        f"{model['num_heads']} heads, {parameters} million parameters. Each was trained for {training['steps']:,} "
+        f"{model['num_heads']} heads, {parameters:,} parameters. Each was trained for {training['steps']:,} "
         f"steps of {training['batch_size']} examples from the source “{config['data']['source']}”, measured in "
         "floating point, then quantized without further training and measured again."
     )

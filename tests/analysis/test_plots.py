@@ -70,6 +70,16 @@ def test_the_bulk_says_how_many_steps_of_the_grid_it_gets():
     assert plots.grid_steps(COUNTS, "value").axes[0].get_title(loc="left") == "softmax: 255 steps"
 
 
+@pytest.mark.parametrize("top, scale", [(3, "linear"), (3000, "log")])
+def test_one_outlier_is_seen_beside_many(top, scale):
+    axes, other = plots.outlier_counts({"softmax": np.array([0, top, 1]), "none": np.zeros(3, int)}, "x").axes
+    assert axes.get_yscale() == other.get_yscale() == scale
+    ends = [segment[:, 1] for segment in axes.collections[0].get_segments()]
+    assert [end.max() for end in ends] == [top, 1] and all(end.min() < 1 for end in ends)
+    assert axes.get_ylim()[0] < 1 < top < axes.get_ylim()[1]
+    assert other.get_title(loc="left") == "none: no outliers"
+
+
 def test_heads_that_do_not_attend_are_no_sinks():
     off = {"none": [{"sink_mass": np.zeros((1, 2)), "value_drain": np.ones((1, 2))}]}
     axes = plots.sinks(HEADS | off).axes[0]

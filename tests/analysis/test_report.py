@@ -136,7 +136,7 @@ def test_every_drawing_is_described_and_its_references_resolve(written):
 def test_the_text_says_what_the_results_say(written):
     text = Page(written).text
     assert "Attention variants compared: demo" in text
-    assert "3 attention variants, 2 seeds each, of one OPT: 2 layers, width 64, 2 heads, 0.150 million" in text
+    assert "3 attention variants, 2 seeds each, of one OPT: 2 layers, width 64, 2 heads, 150,000 parameters" in text
     assert "From floating point to W8A4, the hardest scheme, perplexity goes 4.50 → 9.50 with softmax" in text
     assert "OPT-125m, perplexity" in text and "softmax, decay on LayerNorm γ (matched)" in text
     assert "9.50 ± 0.707" in text
@@ -171,6 +171,7 @@ def test_accuracy_is_in_percent_and_higher_is_better(tmp_path):
 
 
 def test_attention_that_is_off_has_no_map(written):
-    text = Page(written).text
-    assert "Strongest sink of softmax" in text and "Strongest sink of none" not in text
-    assert "open by 25% on average" in text
+    shown = re.findall(r"<b>([^<]*)\.</b> Of all heads", written)
+    assert shown == list(VARIANTS[:2])  # the third is off
+    assert "open by 25% on average" in Page(written).text
+    assert "The loudest heads" not in written  # here they are those with the strongest sinks
