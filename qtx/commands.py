@@ -5,6 +5,7 @@ from __future__ import annotations
 import time
 from pathlib import Path
 
+from rich.box import SIMPLE_HEAD
 from rich.console import Console
 from rich.table import Table
 
@@ -14,7 +15,7 @@ from qtx.pipeline import check_run, measure, restore_run, save_ranges, train_run
 from qtx.pipeline import quantize as quantize_run
 from qtx.prepare import Prepared, prepare
 from qtx.results import ATTENTION_COLUMNS, OUTLIER_COLUMNS, Result, main_table, markdown, number
-from qtx.summary import describe_attention, print_summary
+from qtx.summary import describe_attention, print_summary, say
 from qtx.training import OBJECTIVES, RunFolder, read_metrics
 
 
@@ -35,8 +36,10 @@ def evaluate(experiment: Experiment, workdir: Path) -> None:
     console = Console()
     check_run(experiment, workdir)
     prepared = start(experiment, workdir, console)
+    began = time.monotonic()
     params = restore_run(prepared, workdir)
-    result = measure(prepared, params, {}, workdir, describe_attention(experiment.model.attention))
+    with console.status("measuring"):
+        result = measure(prepared, params, {}, workdir, describe_attention(experiment.model.attention), began)
     rows = [["loss", number(result["loss"])], ["metric", shown(result["metric"], result["fp"])]]
     rows += [
         [title, number(result[key])] for key, title in (OUTLIER_COLUMNS | ATTENTION_COLUMNS).items() if key != "loss"
@@ -50,10 +53,12 @@ def quantize(experiment: Experiment, workdir: Path) -> None:
     console = Console()
     check_run(experiment, workdir)
     prepared = start(experiment, workdir, console)
+    began = time.monotonic()
     params = restore_run(prepared, workdir)
     RunFolder(workdir).claim(record(experiment))
-    schemes = quantize_run(prepared, params)
-    result = measure(prepared, params, schemes, workdir, describe_attention(experiment.model.attention))
+    with console.status("quantizing and measuring"):
+        schemes = quantize_run(prepared, params)
+        result = measure(prepared, params, schemes, workdir, describe_attention(experiment.model.attention), began)
     files = [save_ranges(quantized, scheme, workdir) for scheme, quantized in schemes.items()]
     print_table(f"{workdir}: held-out data, floating point and quantized", *main_table([result]), console)
     say(console, f"results: {workdir / 'results.json'}")
@@ -64,9 +69,9 @@ def compare(experiment: Experiment, workdir: Path) -> None:
     """`qtx compare`."""
     console = Console()
     check_runs(runs(experiment, workdir))
-    start(experiment, workdir, console)
+    prepared = start(experiment, workdir, console, compare=True)
     began = time.monotonic()
-    results = run_comparison(experiment, workdir, lambda text: say(console, text))
+    results = run_comparison(experiment, workdir, console, prepared.data)
     finish_comparison(results, workdir, console)
     say(console, f"took {duration(time.monotonic() - began)}")
 
@@ -84,10 +89,10 @@ def finish_comparison(results: list[Result], workdir: Path, console: Console) ->
     say(console, f"report: {workdir / 'report.html'}")
 
 
-def start(experiment: Experiment, workdir: Path, console: Console) -> Prepared:
+def start(experiment: Experiment, workdir: Path, console: Console, compare: bool = False) -> Prepared:
     """Prepares an experiment and prints its summary."""
     prepared = prepare(experiment)
-    print_summary(prepared, workdir, console)
+    print_summary(prepared, workdir, console, compare)
     return prepared
 
 
@@ -96,17 +101,12 @@ def shown(metric: str, value: float) -> str:
     return f"{metric} {number(100 * value)} %" if metric == "accuracy" else f"{metric} {number(value)}"
 
 
-def say(console: Console, text: str) -> None:
-    """A plain line."""
-    console.print(text, highlight=False, markup=False, soft_wrap=True)
-
-
 def print_table(title: str, header: list[str], rows: list[list[str]], console: Console) -> None:
     """A table whose columns after the first are numbers; Markdown in a pipe."""
     if not console.is_terminal:
         say(console, f"\n{title}\n\n{markdown(header, rows)}")
         return
-    table = Table(title=title, title_justify="left")
+    table = Table(title=title, title_justify="left", box=SIMPLE_HEAD)
     for index, name in enumerate(header):
         table.add_column(name, justify="right" if index else "left")
     for row in rows:

@@ -13,15 +13,19 @@ from __future__ import annotations
 
 import dataclasses
 import time
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 from pathlib import Path
 
+from rich.console import Console
+
 from qtx.attention import AttentionConfig
+from qtx.data import Data
 from qtx.errors import QtxError
 from qtx.experiment import Experiment, attention_variant, record
 from qtx.pipeline import measure, quantize, read_result, train_run
 from qtx.prepare import Prepared, prepare
 from qtx.results import Result, attention_table, main_table, markdown, read_lines, write_lines
+from qtx.summary import say
 from qtx.training import RunFolder
 
 
@@ -77,45 +81,52 @@ def check_runs(planned: Sequence[Run]) -> None:
         RunFolder(run.workdir).claim(record(run.experiment), write=False)
 
 
-def run_comparison(experiment: Experiment, workdir: Path, say: Callable[[str], None]) -> list[Result]:
+def run_comparison(experiment: Experiment, workdir: Path, console: Console, data: Data | None = None) -> list[Result]:
     """Brings every run to its end and writes results.jsonl, table.md and report.html.
 
     Args:
-      experiment: with the data that all runs share.
+      experiment: what to compare.
       workdir: the comparison's folder.
-      say: told a line per run: which of how many, and the time left.
+      console: gets a line per run: which of how many, and the time left.
+      data: the experiment's, which all runs share, if it is loaded already.
 
     Raises:
-      QtxError: see `runs` and `check_runs`; nothing has been trained then.
+      QtxError: see `runs` and `check_runs`, nothing has been trained then; or a run diverged.
     """
     planned = runs(experiment, workdir)
     check_runs(planned)
     finished = {run.title: result for run in planned if (result := finished_result(run))}
     if finished:
-        say(f"{len(finished)} of {len(planned)} runs are finished already")
+        say(console, f"{len(finished)} of {len(planned)} runs are finished already")
     spent: list[float] = []
-    data = None
     for index, run in enumerate(planned, start=1):
         if run.title in finished:
             continue
         left = (len(planned) - len(finished)) * sum(spent) / len(spent) if spent else None
-        say(f"run {index} of {len(planned)}: {run.title}" + (f" (about {duration(left)} left)" if left else ""))
+        say(
+            console, f"run {index} of {len(planned)}: {run.title}" + (f" (about {duration(left)} left)" if left else "")
+        )
         began = time.monotonic()
-        prepared = prepare(run.experiment, data)
+        try:
+            prepared = prepare(run.experiment, data)
+            finished[run.title] = bring_to_end(prepared, run, console)
+        except QtxError as error:
+            raise QtxError(f"run {index} of {len(planned)}, {run.title}: {error}") from None
         data = prepared.data
-        finished[run.title] = bring_to_end(prepared, run)
         spent.append(time.monotonic() - began)
         write_lines((finished[run.title] for run in planned if run.title in finished), workdir / "results.jsonl")
     write_lines((finished[run.title] for run in planned), workdir / "results.jsonl")
     return rebuild(workdir)
 
 
-def bring_to_end(prepared: Prepared, run: Run) -> Result:
+def bring_to_end(prepared: Prepared, run: Run, console: Console) -> Result:
     """Trains, quantizes and measures one run."""
     # Results of other options must not pass for these if this is interrupted.
     (run.workdir / "results.json").unlink(missing_ok=True)
+    began = time.monotonic()
     params = train_run(prepared, run.workdir)
-    return measure(prepared, params, quantize(prepared, params), run.workdir, run.variant)
+    with console.status(f"{run.title}: quantizing and measuring"):
+        return measure(prepared, params, quantize(prepared, params), run.workdir, run.variant, began)
 
 
 def finished_result(run: Run) -> Result | None:

@@ -54,7 +54,9 @@ def restore_run(prepared: Prepared, workdir: Path) -> Any:
     return load_params(prepared.module, prepared.data, workdir, prepared.experiment.mesh)
 
 
-def measure(prepared: Prepared, params: Any, schemes: Mapping[str, Quantized], workdir: Path, variant: str) -> Result:
+def measure(
+    prepared: Prepared, params: Any, schemes: Mapping[str, Quantized], workdir: Path, variant: str, began: float
+) -> Result:
     """Loss, metric and outliers of a run on the held-out data, in floating point and as quantized.
 
     Writes `results.json`, and `analysis.npz`, what the report draws of the run.
@@ -65,8 +67,8 @@ def measure(prepared: Prepared, params: Any, schemes: Mapping[str, Quantized], w
       schemes: of `quantize`, the first of which is drawn in the report; empty to measure in floating point alone.
       workdir: the run's folder.
       variant: name of its attention in tables.
+      began: when the work on the run began, by `time.monotonic()`; what it took is reported.
     """
-    began = time.monotonic()
     metric = OBJECTIVES[prepared.experiment.objective].metric
     model = FloatingPoint(prepared.module, params)
     metrics = add_up(functools.partial(_sums, model), prepared.evaluation())

@@ -84,7 +84,7 @@ def prepare(experiment: Experiment, data: Data | None = None) -> Prepared:
     return Prepared(experiment, data, module, count_parameters(params), mesh)
 
 
-def check_recipe(experiment: Experiment, module: nn.Module, params: Any, batch: dict[str, np.ndarray]) -> None:
+def check_recipe(experiment: Experiment, module: nn.Module, params: Any, batch: dict[str, Any]) -> None:
     """Raises the recipe's QtxError if it does not fit the model: now, and not after hours of training."""
     for scheme in experiment.quantization.schemes[:1]:  # the rules of all schemes have the same patterns
         recipe = experiment.quantization.make_recipe(scheme, module.config)

@@ -55,7 +55,8 @@ def mean_and_deviation(values: Sequence[float]) -> str:
     """`mean ± standard deviation` over seeds (unbiased), or the one value."""
     if len(values) == 1 or len(set(values)) == 1:
         return number(values[0])
-    return f"{number(statistics.fmean(values))} ± {number(statistics.stdev(values))}"
+    deviation = statistics.stdev(values)
+    return f"{number(statistics.fmean(values))} ± {deviation:{'.2g' if 1e-4 < deviation < 10 else '.0f'}}"
 
 
 def schemes(results: Sequence[Result]) -> list[str]:

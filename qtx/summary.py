@@ -9,6 +9,7 @@ import jax
 from rich.console import Console
 from rich.panel import Panel
 from rich.table import Table
+from rich.text import Text
 
 from qtx.attention import AttentionConfig
 from qtx.prepare import Prepared
@@ -16,37 +17,51 @@ from qtx.prepare import Prepared
 FAMILY_TITLES = {"bert": "BERT (post-LN, bidirectional)", "opt": "OPT (pre-LN, causal)", "vit": "ViT (pre-LN, images)"}
 
 
-def print_summary(prepared: Prepared, workdir: Path, console: Console) -> None:
-    """Prints the summary: a panel on a terminal, plain lines `model: ...` in a pipe."""
-    lines = summary(prepared, workdir)
+def print_summary(prepared: Prepared, workdir: Path, console: Console, compare: bool = False) -> None:
+    """Prints the summary: a panel on a terminal, plain lines `model: ...` in a pipe.
+
+    Args:
+      prepared: the experiment.
+      workdir: its folder.
+      console: where to.
+      compare: whether it is the variants and seeds of the experiment's comparison that are run.
+    """
+    lines = summary(prepared, workdir, compare)
     if not console.is_terminal:
         for name, text in lines.items():
-            console.print(f"{name}: {text}", highlight=False, markup=False, soft_wrap=True)
+            say(console, f"{name}: {text}")
         return
     table = Table.grid(padding=(0, 2))
     for name, text in lines.items():
-        table.add_row(f"[bold]{name}[/bold]", text)
+        table.add_row(f"[bold]{name}[/bold]", Text(text))
     console.print(Panel(table, title=f"qtx · {prepared.experiment.name}", title_align="left", expand=False))
 
 
-def summary(prepared: Prepared, workdir: Path) -> dict[str, str]:
-    """Name to text of every line of the summary."""
+def summary(prepared: Prepared, workdir: Path, compare: bool) -> dict[str, str]:
+    """Name to text of every line; see `print_summary`."""
     experiment, model, training = prepared.experiment, prepared.experiment.model, prepared.experiment.training
     devices = jax.devices()
+    kind, platform = devices[0].device_kind, devices[0].platform
+    variants, seeds = experiment.compare.variants, experiment.compare.seeds
     mesh = " x ".join(f"{axis} {size}" for axis, size in prepared.mesh.shape.items())
     used = prepared.mesh.devices.size
     return {
-        "model": f"{FAMILY_TITLES[experiment.family]}, {model.num_layers} layers, width {model.width}, "
-        f"{model.num_heads} heads, feed-forward {model.mlp_width}, {model.dtype}",
-        "attention": describe_attention(model.attention),
-        "parameters": f"{prepared.parameters:,}",
+        "model": f"{FAMILY_TITLES[experiment.family]}, {count(model.num_layers, 'layer')}, width {model.width}, "
+        f"{count(model.num_heads, 'head')}, feed-forward {model.mlp_width}, {model.dtype}",
+        "attention": "; ".join(variants) if compare else describe_attention(model.attention),
+        "parameters": f"{prepared.parameters:,}" + (" with softmax; gates add theirs" if compare else ""),
         "data": prepared.data.description,
-        "devices": f"{used} of {len(devices)} {devices[0].device_kind} ({devices[0].platform}), mesh {mesh}",
+        "devices": f"{used} of {len(devices)} {kind if kind == platform else f'{kind} ({platform})'}, mesh {mesh}",
         "training": f"{experiment.objective}, {training.steps:,} steps of batch {training.batch_size}, AdamW "
         f"{training.learning_rate:g} {training.schedule}, {training.warmup_steps:,} warm-up steps, "
-        f"seed {experiment.seed}",
+        + (f"seeds {', '.join(map(str, seeds))}" if compare else f"seed {experiment.seed}"),
         "folder": str(workdir),
     }
+
+
+def count(number: int, thing: str) -> str:
+    """`1 layer`, `12 layers`."""
+    return f"{number} {thing}{'s' * (number != 1)}"
 
 
 def describe_attention(attention: AttentionConfig) -> str:
@@ -65,3 +80,8 @@ def describe_attention(attention: AttentionConfig) -> str:
         return text
     gate = {key.removeprefix("gate_"): value for key, value in given.items() if key.startswith("gate_")}
     return f"{text}, gate {with_options(attention.gate, gate)}"
+
+
+def say(console: Console, text: str) -> None:
+    """A plain line."""
+    console.print(text, highlight=False, markup=False, soft_wrap=True)

@@ -85,7 +85,7 @@ def trained(tmp_path_factory) -> tuple[Path, str]:
 def test_train_starts_with_the_summary_and_ends_with_the_metric(trained):
     workdir, text = trained
     lines = text.splitlines()
-    assert lines[0] == "model: OPT (pre-LN, causal), 1 layers, width 8, 2 heads, feed-forward 16, float32"
+    assert lines[0] == "model: OPT (pre-LN, causal), 1 layer, width 8, 2 heads, feed-forward 16, float32"
     assert [line.partition(":")[0] for line in lines[1:7]] == [
         "attention",
         "parameters",

@@ -3,11 +3,13 @@
 from __future__ import annotations
 
 import dataclasses
+import io
 import json
 import shutil
 from pathlib import Path
 
 import pytest
+from rich.console import Console
 
 import qtx.compare
 from qtx import results
@@ -64,7 +66,7 @@ def test_runs_differ_in_attention_and_seed_alone(tmp_path):
 def compared(tmp_path_factory) -> Path:
     """The folder of a finished comparison."""
     workdir = tmp_path_factory.mktemp("compared")
-    run_comparison(experiment(), workdir, lambda text: None)
+    run_comparison(experiment(), workdir, Console(file=io.StringIO()))
     return workdir
 
 
@@ -93,10 +95,10 @@ def test_finished_runs_are_not_run_again(compared, monkeypatch):
 
     for name in ("prepare", "train_run", "quantize", "measure"):
         monkeypatch.setattr(qtx.compare, name, untouchable)
-    told = []
+    told = io.StringIO()
     before = (compared / "results.jsonl").read_text()
-    run_comparison(experiment(), compared, told.append)
-    assert told == ["4 of 4 runs are finished already"]
+    run_comparison(experiment(), compared, Console(file=told))
+    assert told.getvalue() == "4 of 4 runs are finished already\n"
     assert (compared / "results.jsonl").read_text() == before
 
 
@@ -112,7 +114,7 @@ def test_other_schemes_are_measured_without_training_again(compared, tmp_path):
     (run,) = runs(other, workdir)
     assert finished_result(run) is None
     metrics = (run.workdir / "metrics.jsonl").read_bytes()
-    (line,) = run_comparison(other, workdir, lambda text: None)
+    (line,) = run_comparison(other, workdir, Console(file=io.StringIO()))
     assert line["quantized"].keys() == {"w8a6"}
     assert line["fp"] == results.read_lines(compared / "results.jsonl")[0]["fp"]
     assert (run.workdir / "metrics.jsonl").read_bytes() == metrics
@@ -137,7 +139,7 @@ def test_main_table_has_mean_and_deviation():
         [result("softmax", 0, 4.0, w8a8=5.0), result("softmax", 1, 6.0), result("none", 0, 9.0)]
     )
     assert header == ["attention", "FP perplexity", "max inf. norm", "avg. kurtosis", "W8A8"]
-    assert rows == [["softmax", "5.00 ± 1.41", "10.5 ± 0.707", "3.00", "5.00"], ["none", "9.00", "10.0", "3.00", ""]]
+    assert rows == [["softmax", "5.00 ± 1.4", "10.5 ± 0.71", "3.00", "5.00"], ["none", "9.00", "10.0", "3.00", ""]]
 
 
 def test_accuracy_is_shown_in_percent():
