@@ -45,7 +45,7 @@ def make_program(module: nn.Module, training: TrainingConfig, mesh: Mesh, batch:
     return _make_program(module, training, mesh, tuple(shapes))
 
 
-# A comparison runs each variant's program once per seed, and to compile one may take longer than to train a small model.
+# A comparison runs each variant's program once per seed, and compiling may take longer than training a small model.
 @functools.lru_cache(maxsize=16)
 def _make_program(module: nn.Module, training: TrainingConfig, mesh: Mesh, shapes: Shapes) -> Program:
     optimizer = make_optimizer(training)

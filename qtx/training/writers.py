@@ -74,24 +74,31 @@ def read_metrics(workdir: str | Path, split: str | None = None) -> list[dict[str
     """The lines of a run's metrics.jsonl in order, of one split or all; not the incomplete last line of a killed run.
 
     Raises:
-      QtxError: if the folder has no metrics.
+      QtxError: if the folder has no metrics, or they are damaged.
     """
     path = RunFolder(Path(workdir)).metrics
     if not path.exists():
         raise QtxError(f"{workdir} has no metrics.jsonl: expected the folder of a training run")
-    lines = [json.loads(line) for line in _complete_lines(path)]
-    return [line for line in lines if split is None or line["split"] == split]
+    return [line for line in _complete_lines(path) if split is None or line["split"] == split]
 
 
-def _complete_lines(path: Path) -> list[str]:
-    return [line for line in path.read_text(encoding="utf-8").splitlines(keepends=True) if line.endswith("\n")]
+def _complete_lines(path: Path) -> list[dict[str, Any]]:
+    lines = []
+    for number, text in enumerate(path.read_text(encoding="utf-8").splitlines(keepends=True), start=1):
+        if not text.endswith("\n"):
+            continue
+        try:
+            lines.append(json.loads(text))
+        except ValueError:
+            raise QtxError(f"line {number} of {path} is not JSON: mend it, or delete the line") from None
+    return lines
 
 
 def _truncate(path: Path, step: int | None) -> None:
     """Drops the lines of a log beyond `step` (all for None) and an incomplete last one, atomically."""
     if not path.exists():
         return
-    kept = [line for line in _complete_lines(path) if step is not None and json.loads(line)["step"] <= step]
+    kept = [line for line in _complete_lines(path) if step is not None and line["step"] <= step]
     temporary = path.with_suffix(".jsonl.new")
-    temporary.write_text("".join(kept), encoding="utf-8")
+    temporary.write_text("".join(json.dumps(line) + "\n" for line in kept), encoding="utf-8")
     os.replace(temporary, path)

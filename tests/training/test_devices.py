@@ -66,9 +66,9 @@ def check(family: str, mesh: str, dropout: float) -> None:
     assert expected[2, 0] != expected[1, 0]
 
 
-@pytest.mark.parametrize(("family", "mesh"), [("opt", "data"), ("opt", "fsdp"), ("opt", "tensor"), ("bert", "mixed")])
-def test_equals_one_device(family, mesh):
-    check(family, mesh, dropout=0.0)
+@pytest.mark.parametrize("mesh", MESHES)
+def test_equals_one_device(mesh):
+    check("opt", mesh, dropout=0.0)
 
 
 @pytest.mark.slow

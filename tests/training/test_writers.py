@@ -58,6 +58,11 @@ def test_a_disabled_writer_leaves_no_trace(tmp_path):
     assert not any(tmp_path.iterdir())
 
 
-def test_no_metrics(tmp_path):
-    with pytest.raises(QtxError, match="has no metrics.jsonl"):
+@pytest.mark.parametrize(
+    ("content", "message"), [(None, "has no metrics.jsonl"), ('{"step": 1}\nstep 2\n', "line 2 of .* is not JSON")]
+)
+def test_metrics_that_cannot_be_read(tmp_path, content, message):
+    if content is not None:
+        (tmp_path / "metrics.jsonl").write_text(content)
+    with pytest.raises(QtxError, match=message):
         read_metrics(tmp_path)
