@@ -21,25 +21,29 @@ def get_config(variant: str = "softmax") -> ConfigDict:
     config.name = "wikitext2_bert"
 
     config.model.num_layers = 4
-    config.model.width = 256
+    config.model.width = 128
     config.model.num_heads = 4
-    config.model.mlp_width = 1024
-    config.model.max_length = 128
-    config.model.init_std = 0.0625  # 1 / sqrt(width): at 0.02 clipped softmax starts, and stays, dead
+    config.model.mlp_width = 512
+    config.model.max_length = 64
+    config.model.init_std = 0.09  # 1 / sqrt(width): at 0.02 clipped softmax starts, and stays, dead
+    config.model.dropout = 0.0  # one to two passes over the data leave nothing to regularize
+    config.model.attention_dropout = 0.0
 
     config.data.source = "text_files"
     config.data.files = (f"{FOLDER}/train.txt.xz",)
     config.data.validation_files = (f"{FOLDER}/valid.txt.xz",)
     config.data.document_separator = r"^ = [^=].* = $"  # an article's title
-    config.data.sequence_length = 128
+    config.data.sequence_length = 64
     config.data.vocab_size = 4096
 
-    config.training.steps = 4000
-    config.training.batch_size = 32
+    config.training.steps = 3000
+    config.training.batch_size = 64
     config.training.learning_rate = 1e-3
-    config.training.warmup_steps = 400
-    config.training.eval_every = 500
-    config.training.checkpoint_every = 500
+    config.training.warmup_steps = 300
+    config.training.eval_every = 600
+    config.training.checkpoint_every = 300
 
+    config.quantization.schemes = ("w8a8", "w6a8", "w4a8", "w6a6")
+    config.compare.variants = ("softmax", "gated_linear")
     config.compare.seeds = (0,)
     return config
