@@ -62,7 +62,6 @@ def fit(
     mesh_config: MeshConfig = ALL_DEVICES,
     seed: int = 0,
     monitor: Monitor | None = None,
-    title: str = "training",
 ) -> TrainResult:
     """Trains a model, or goes on where an interrupted run of the same config was; at once if that run is finished.
 
@@ -80,7 +79,6 @@ def fit(
       mesh_config: the devices; a run may go on on others.
       seed: of the initial parameters, the order of the data, and dropout.
       monitor: called before the first update and at every evaluation; its numbers are logged as split "monitor".
-      title: of the progress line.
 
     Raises:
       QtxError: if mesh, batch and folder do not fit, or the loss is not finite.
@@ -111,7 +109,7 @@ def fit(
             return TrainResult(done, state.params, results, folder.root)
         with (
             MetricWriter(folder, done, enabled=main_process) as writer,
-            ProgressLine(title, training.steps, done or 0, enabled=main_process) as progress,
+            ProgressLine(training.steps, done or 0, enabled=main_process) as progress,
         ):
             reporter = Reporter(
                 writer,

@@ -3,34 +3,31 @@
 from __future__ import annotations
 
 from rich.console import Console
-from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeElapsedColumn, TimeRemainingColumn
+from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeRemainingColumn
 
 
 class ProgressLine:
-    """Title, bar, step, loss, rate and time left; use it in `with`.
+    """Bar, step, loss, rate and time left, in less than 80 columns; use it in `with`.
 
     Args:
-      title: what is trained.
       steps: updates in all.
       done: updates already done by an earlier run.
       enabled: with several processes, one shows it and tells warnings.
       console: where to; standard error by default.
     """
 
-    def __init__(self, title: str, steps: int, done: int, enabled: bool = True, console: Console | None = None):
+    def __init__(self, steps: int, done: int, enabled: bool = True, console: Console | None = None):
         self._console = console or Console(stderr=True, quiet=not enabled)
         self._bar = Progress(
-            TextColumn("{task.description}"),
-            BarColumn(bar_width=24),
+            BarColumn(bar_width=16),
             MofNCompleteColumn(),
             TextColumn("{task.fields[status]}"),
-            TimeElapsedColumn(),
             TextColumn("left"),
             TimeRemainingColumn(),
             console=self._console,
             disable=not self._console.is_terminal,
         )
-        self._task = self._bar.add_task(title, total=steps, completed=done, status="compiling")
+        self._task = self._bar.add_task("training", total=steps, completed=done, status="compiling")
 
     def update(self, step: int, status: str | None = None) -> None:
         """Moves to `step`; `status` (loss and rate, or what is going on) stays until the next one."""

@@ -95,7 +95,7 @@ class Reporter:
         self._writer.write(step, "eval", self.last_evaluation)
         self.monitor(state, step)
         training = "" if self._loss is None else f"loss {self._loss:.4f}, "
-        self._progress.update(step, f"{training}held-out loss {self.last_evaluation['loss']:.4f}")
+        self._progress.update(step, f"{training}held-out {self.last_evaluation['loss']:.4f}")
 
     def monitor(self, state: TrainState, step: int) -> None:
         """Logs the monitor's numbers, and tells its warning."""

@@ -44,5 +44,4 @@ def train(experiment: Experiment, workdir: str | Path, data: qtx.data.Data | Non
         mesh_config=experiment.mesh,
         seed=experiment.seed,
         monitor=monitor,
-        title=experiment.name,
     )
