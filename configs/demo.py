@@ -19,17 +19,17 @@ def get_config(variant: str = "softmax") -> ConfigDict:
     config.name = "demo"
 
     config.model.num_layers = 3
-    config.model.width = 96
-    config.model.num_heads = 3
-    config.model.mlp_width = 384
+    config.model.width = 64
+    config.model.num_heads = 2
+    config.model.mlp_width = 256
     config.model.max_length = 64
-    config.model.init_std = 0.1  # 1 / sqrt(width): attention starts off the uniform distribution
+    config.model.init_std = 0.125  # 1 / sqrt(width): attention starts off the uniform distribution
     config.model.dropout = 0.0
     config.model.attention_dropout = 0.0
 
     config.data.source = "stdlib"
     config.data.sequence_length = 64
-    config.data.vocab_size = 1024
+    config.data.vocab_size = 512
 
     config.training.steps = 600
     config.training.batch_size = 32

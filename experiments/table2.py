@@ -59,7 +59,7 @@ def show(results: Sequence[Result], name: str, console: Console) -> None:
 def main(arguments: Sequence[str] | None = None) -> int:
     """Runs or reuses the comparison; the exit code is that of `qtx compare`."""
     arguments = list(sys.argv[1:] if arguments is None else arguments)
-    if not any(argument.startswith("--config=") for argument in arguments):
+    if not any(argument.partition("=")[0] == "--config" for argument in arguments):
         arguments.insert(0, "--config=configs/demo.py")
     code = qtx_main(["compare", *arguments])
     if code or "--help" in arguments:

@@ -9,7 +9,6 @@ from __future__ import annotations
 
 import json
 import math
-import statistics
 from collections.abc import Iterable, Sequence
 from pathlib import Path
 from typing import Any
@@ -55,8 +54,10 @@ def mean_and_deviation(values: Sequence[float]) -> str:
     """`mean ± standard deviation` over seeds (unbiased), or the one value."""
     if len(values) == 1 or len(set(values)) == 1:
         return number(values[0])
-    deviation = statistics.stdev(values)
-    return f"{number(statistics.fmean(values))} ± {deviation:{'.2g' if 1e-4 < deviation < 10 else '.0f'}}"
+    mean = sum(values) / len(values)
+    # Not statistics.stdev, which fails on the infinite perplexity of a model that quantization broke.
+    deviation = math.sqrt(sum((value - mean) ** 2 for value in values) / (len(values) - 1))
+    return f"{number(mean)} ± {deviation:{'.2g' if 1e-4 < deviation < 10 else '.0f'}}"
 
 
 def schemes(results: Sequence[Result]) -> list[str]:

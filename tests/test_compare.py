@@ -5,6 +5,7 @@ from __future__ import annotations
 import dataclasses
 import io
 import json
+import math
 import shutil
 from pathlib import Path
 
@@ -140,6 +141,11 @@ def test_main_table_has_mean_and_deviation():
     )
     assert header == ["attention", "FP perplexity", "max inf. norm", "avg. kurtosis", "W8A8"]
     assert rows == [["softmax", "5.00 ± 1.4", "10.5 ± 0.71", "3.00", "5.00"], ["none", "9.00", "10.0", "3.00", ""]]
+
+
+def test_a_broken_model_is_shown_as_such():
+    assert results.mean_and_deviation([math.inf, 5.0]) == "inf ± nan"
+    assert results.mean_and_deviation([math.nan, 5.0]) == "nan ± nan"
 
 
 def test_accuracy_is_shown_in_percent():
