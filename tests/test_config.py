@@ -6,10 +6,12 @@ import dataclasses
 import math
 from pathlib import Path
 
+import flax.linen as nn
 import jax
 import numpy as np
 import pytest
 
+from qtx.analysis import attention_health
 from qtx.attention import VARIANTS
 from qtx.config import build, section
 from qtx.errors import QtxError
@@ -17,6 +19,7 @@ from qtx.experiment import CompareConfig, Experiment, attention_variant, default
 from qtx.flags import load_config_file, parse
 from qtx.models import MODELS, count_parameters
 from qtx.models import build as build_model
+from qtx.prepare import prepare
 
 CONFIGS = sorted((Path(__file__).parents[1] / "configs").glob("*.py"))
 NANO = str(Path(__file__).parent / "nano_config.py")
@@ -123,6 +126,18 @@ class OriginalData:
     image_size: int | None = None
     channels: int | None = None
     num_classes: int | None = None
+
+
+@pytest.mark.parametrize("name", ["bigram_backcopy", "demo", "digits_vit"])
+def test_clipped_attention_of_small_configs_starts_alive(name):
+    base = read(load_config_file(str(Path(__file__).parents[1] / "configs" / f"{name}.py")))
+    (variant,) = (text for text in base.compare.variants if text.startswith("clipped_softmax"))
+    model = dataclasses.replace(base.model, attention=attention_variant(variant))
+    mesh = dataclasses.replace(base.mesh, data=1)
+    prepared = prepare(dataclasses.replace(base, model=model, mesh=mesh))
+    batch = next(iter(prepared.evaluation()))
+    params = nn.unbox(prepared.module.init(jax.random.key(0), batch)["params"])
+    assert attention_health(prepared.module, params, batch)["dead_row_share"] < 0.05
 
 
 # The paper's models, with the data that their sizes depend on and a batch. BERT-base without its pooler, which masked
