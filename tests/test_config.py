@@ -136,7 +136,7 @@ def test_clipped_attention_of_small_configs_starts_alive(name):
     mesh = dataclasses.replace(base.mesh, data=1)
     prepared = prepare(dataclasses.replace(base, model=model, mesh=mesh))
     batch = next(iter(prepared.evaluation()))
-    params = nn.unbox(prepared.module.init(jax.random.key(0), batch)["params"])
+    params = nn.unbox(jax.jit(prepared.module.init)(jax.random.key(0), batch)["params"])
     assert attention_health(prepared.module, params, batch)["dead_row_share"] < 0.05
 
 
