@@ -231,8 +231,8 @@ def readable(row: Row) -> str:
         worst = f"loss off by {row.loss_error:.1e}"
     else:
         site, steps = row.worst_range
-        worst = f"{site} {'has no counterpart' if steps is None else f'{steps:.2g}'}"
-    return f"{row.model:<24} {row.scheme:<16} {' '.join(cells)}  {worst:<40} {verdict}"
+        worst = f"{site} {'has no counterpart' if steps is None else f'{steps:.3g}'}"
+    return f"{row.model:<24} {row.scheme:<16} {' '.join(cells)}  {worst:<46} {verdict}"
 
 
 def main(arguments: list[str] | None = None) -> int:
