@@ -40,6 +40,6 @@ def get_config(variant: str = "softmax") -> ConfigDict:
 
     config.quantization.schemes = ("w8a8", "w8a6", "w8a5", "w8a4")
     config.quantization.weight_estimator = "mse"
-    # Attention that starts near uniform is clipped to nothing by any alpha > 1, so gamma grows from 0 over half the run.
+    # Attention that starts near uniform is clipped to nothing by any alpha > 1, so gamma grows from 0 over half of it.
     config.compare.variants = ("softmax", "clipped_softmax,alpha=2,gamma_warmup_steps=300", "gated_linear", "none")
     return config

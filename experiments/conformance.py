@@ -60,7 +60,8 @@ class Row:
       worst_range: the site whose calibrated range is farthest from the official one, and how far in quantization steps;
         None for the steps: only one of the two implementations quantizes it.
       shares: of schemes and range ends that are close, in the row for the models of one layer together.
-      metrics_relative_error: the largest one among the outlier metrics.
+      metrics_relative_error: the largest one among the model's outlier metrics, which are those in floating point; only
+        the model's floating-point row is judged by it.
       loss_error: the largest absolute difference of a batch's loss.
       ok: within tolerance.
     """
@@ -175,7 +176,8 @@ def check_model(folder: Path) -> Iterator[tuple[Row, Closeness | None]]:
             near = error < max(0.03, 1.5 * answers["rounding_noise"])
             ends = [end for r in ranges for end in r.ends]
             closeness = Closeness(near, error < EXACT_LOGITS, ends)
-        yield Row(folder.name, scheme, ok, error, (worst.site, worst.largest if worst.ends else None)), closeness
+        farthest_range = (worst.site, worst.largest if worst.ends else None)
+        yield Row(folder.name, scheme, ok, error, farthest_range, metrics), closeness
 
 
 def check_together(closeness: list[Closeness]) -> Row:

@@ -70,7 +70,9 @@ def build(cls: type[Options], values: ConfigDict | dict, where: str) -> Options:
             value = tuple(value)
         wrong_bool = isinstance(value, bool) and kind in (int, float)
         if not (value is None and optional) and (wrong_bool or not isinstance(value, kind)):
-            raise QtxError(f"config.{where}.{name} is {value!r}: expected {kind.__name__}{' or None' if optional else ''}")
+            raise QtxError(
+                f"config.{where}.{name} is {value!r}: expected {kind.__name__}{' or None' if optional else ''}"
+            )
         arguments[name] = value
     try:
         return cls(**arguments)

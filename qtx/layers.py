@@ -27,7 +27,9 @@ def flat_dot_general(lhs, rhs, dimension_numbers, precision=None, preferred_elem
     return out.reshape(*lhs.shape[:-1], rhs.shape[-1])
 
 
-def dense(features: int, axes: tuple[str | None, str | None], init_std: float, dtype, name: str | None = None) -> nn.Dense:
+def dense(
+    features: int, axes: tuple[str | None, str | None], init_std: float, dtype, name: str | None = None
+) -> nn.Dense:
     """A dense layer `[..., D] -> [..., features]` with a normal(`init_std`) kernel of logical `axes` and zero bias."""
     kernel_init = nn.with_logical_partitioning(nn.initializers.normal(init_std), axes)
     return nn.Dense(features, dtype=dtype, kernel_init=kernel_init, dot_general=flat_dot_general, name=name)

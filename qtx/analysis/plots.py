@@ -265,5 +265,3 @@ def _log_if_wide(axes: Axes, values: Sequence[float] | np.ndarray, ratio: float 
         axes.yaxis.set_major_locator(LogLocator(subs=(1, 2, 5) if values.max() < 1000 * values.min() else (1,)))
         axes.yaxis.set_major_formatter(FuncFormatter(lambda value, _: f"{value:g}"))
         axes.yaxis.set_minor_formatter(NullFormatter())
-
-

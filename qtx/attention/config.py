@@ -14,7 +14,8 @@ from qtx.errors import QtxError, lookup
 def _options(registry: dict[str, Any], prefix: str) -> dict[str, dict[str, type]]:
     """Variant name to its options as they appear in the flat config."""
     return {
-        name: {prefix + option: kind for option, (kind, _) in field_types(cls).items()} for name, cls in registry.items()
+        name: {prefix + option: kind for option, (kind, _) in field_types(cls).items()}
+        for name, cls in registry.items()
     }
 
 
@@ -42,8 +43,8 @@ class AttentionConfig(_FlatOptions):
     gate: str = "none"
 
     def __post_init__(self):
-        allowed = lookup(NORMALIZER_OPTIONS, "normalizer", self.normalizer).keys()
-        allowed |= lookup(GATE_OPTIONS, "gate", self.gate).keys()
+        allowed = set(lookup(NORMALIZER_OPTIONS, "normalizer", self.normalizer))
+        allowed |= set(lookup(GATE_OPTIONS, "gate", self.gate))
         for option in _ALL:
             if getattr(self, option) is not None and option not in allowed:
                 owners = [n for n, o in {**NORMALIZER_OPTIONS, **GATE_OPTIONS}.items() if option in o]

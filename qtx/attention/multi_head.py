@@ -25,7 +25,9 @@ class GatePredictor(nn.Module):
             "hidden_bias": nn.initializers.zeros_init(),
         }
         parameters = {
-            name: self.param(name, initializers.get(name, nn.initializers.normal(self.init_std)), shape).astype(self.dtype)
+            name: self.param(name, initializers.get(name, nn.initializers.normal(self.init_std)), shape).astype(
+                self.dtype
+            )
             for name, shape in self.gate.shapes(*x.shape[2:]).items()
         }
         return jax.nn.sigmoid(self.gate(parameters, x.astype(self.dtype)).astype(jnp.float32))

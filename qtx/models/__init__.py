@@ -26,7 +26,8 @@ def build(config: TransformerConfig, data: Any = None) -> nn.Module:
 
     Args:
       config: of any registered family.
-      data: has `vocab_size` and `sequence_length`, or `image_size`, `channels` and `num_classes`; None if `config` says all.
+      data: has `vocab_size` and `sequence_length`, or `image_size`, `channels` and `num_classes`; None if `config`
+        says all.
 
     Raises:
       QtxError: if model and data disagree, naming both.
@@ -36,15 +37,20 @@ def build(config: TransformerConfig, data: Any = None) -> nn.Module:
         for name in names & {"vocab_size", "image_size", "channels", "num_classes"}:
             of_data, of_model = getattr(data, name), getattr(config, name)
             if of_data is None:
-                raise QtxError(f"the data has no {name}, which a {type(config).__name__} needs: choose a source for this family")
+                raise QtxError(
+                    f"the data has no {name}, which a {type(config).__name__} needs: choose a source for this family"
+                )
             if of_model is None:
                 config = dataclasses.replace(config, **{name: of_data})
             # A word table may have more rows than the tokenizer (OPT pads it); anything else must be equal.
             elif of_model < of_data or (name != "vocab_size" and of_model != of_data):
-                raise QtxError(f"config.model.{name} is {of_model}, but the data has {of_data}: leave it out to take the data's")
-        if "max_length" in names and data.sequence_length > config.max_length:
+                raise QtxError(
+                    f"config.model.{name} is {of_model}, but the data has {of_data}: leave it out to take the data's"
+                )
+        longest = getattr(config, "max_length", None)
+        if longest is not None and data.sequence_length > longest:
             raise QtxError(
-                f"config.data.sequence_length {data.sequence_length} exceeds config.model.max_length {config.max_length}: "
+                f"config.data.sequence_length {data.sequence_length} exceeds config.model.max_length {longest}: "
                 "raise max_length or shorten the sequences"
             )
     module = next(module for module, cls in MODELS.values() if type(config) is cls)
@@ -56,4 +62,15 @@ def count_parameters(params: Any) -> int:
     return sum(leaf.size for leaf in jax.tree.leaves(params))
 
 
-__all__ = ["MODELS", "Bert", "BertConfig", "Opt", "OptConfig", "TransformerConfig", "Vit", "VitConfig", "build", "count_parameters"]
+__all__ = [
+    "MODELS",
+    "Bert",
+    "BertConfig",
+    "Opt",
+    "OptConfig",
+    "TransformerConfig",
+    "Vit",
+    "VitConfig",
+    "build",
+    "count_parameters",
+]

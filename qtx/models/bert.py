@@ -1,4 +1,4 @@
-"""BERT (Devlin et al. 2019): post-LN encoder, exact GELU, token types, masked-language-model head with a tied decoder."""
+"""BERT (Devlin et al. 2019): post-LN encoder, exact GELU, token types, masked-language head with a tied decoder."""
 
 from __future__ import annotations
 
@@ -51,7 +51,7 @@ class BertEmbeddings(nn.Module):
 
 
 class MlmHead(nn.Module):
-    """Transform (dense, GELU, LayerNorm), then the word table as decoder, plus a bias; float32 logits `[..., vocab]`."""
+    """Transform (dense, GELU, LayerNorm), then the word table as decoder and a bias; float32 logits `[..., vocab]`."""
 
     config: BertConfig
 
@@ -74,8 +74,8 @@ class Bert(nn.Module):
         """Masked-token logits.
 
         Args:
-          batch: `tokens` `[B, T]`; optionally `mask` `[B, T]` (False = padding), `token_types` `[B, T]`, and `positions`
-            `[B, P]`: the positions to predict, so that the vocabulary-sized head runs only there.
+          batch: `tokens` `[B, T]`; optionally `mask` `[B, T]` (False = padding), `token_types` `[B, T]`, and
+            `positions` `[B, P]`: the positions to predict, so that the vocabulary-sized head runs only there.
           train: dropout on (needs the "dropout" rng).
           step: training step, for normalizers that anneal.
 

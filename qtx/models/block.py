@@ -81,7 +81,7 @@ class Mlp(nn.Module):
 
 class Block(nn.Module):
     """Attention and feed-forward network with residuals; `pre_norm` puts the LayerNorms on the branches (OPT, ViT),
-    otherwise they follow the residual sums (BERT). Sites: attention_residual, attention_norm, mlp_residual, mlp_norm."""
+    otherwise they follow the residual sums (BERT). Sites: {attention,mlp}_{residual,norm}."""
 
     config: TransformerConfig
     pre_norm: bool
@@ -90,7 +90,7 @@ class Block(nn.Module):
 
     @nn.compact
     def __call__(self, x: jax.Array, mask: jax.Array | None, step: jax.Array | None) -> tuple[jax.Array, None]:
-        """x `[B, T, width]`, mask broadcasting to `[B, H, T, T]`, step scalar or None -> (`[B, T, width]`, no scan output)."""
+        """x `[B, T, width]`, mask broadcasting to `[B, H, T, T]`, step scalar or None -> (`[B, T, width]`, None)."""
         c, dtype = self.config, jnp.dtype(self.config.dtype)
         attention_norm = layer_norm(c.layer_norm_epsilon, dtype, "attention_norm")
         mlp_norm = layer_norm(c.layer_norm_epsilon, dtype, "mlp_norm")

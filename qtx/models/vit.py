@@ -41,7 +41,9 @@ class VitConfig(TransformerConfig):
     def __post_init__(self):
         super().__post_init__()
         if self.patch_size < 1 or (self.image_size is not None and self.image_size % self.patch_size):
-            raise QtxError(f"patch_size {self.patch_size} does not divide image_size {self.image_size}: choose a divisor")
+            raise QtxError(
+                f"patch_size {self.patch_size} does not divide image_size {self.image_size}: choose a divisor"
+            )
 
 
 def patches(images: jax.Array, size: int) -> jax.Array:
@@ -52,7 +54,7 @@ def patches(images: jax.Array, size: int) -> jax.Array:
 
 
 class VitEmbeddings(nn.Module):
-    """Sites: patches `[B, N, width]`, patch_norm (if on), sum (class token, patches and positions) `[B, N + 1, width]`."""
+    """Sites: patches `[B, N, width]`, patch_norm (if on), sum (class token, patches, positions) `[B, N + 1, width]`."""
 
     config: VitConfig
     deterministic: bool
@@ -79,6 +81,7 @@ class ClassifierHead(nn.Module):
     @nn.compact
     def __call__(self, x: jax.Array) -> jax.Array:
         c = self.config
+        assert c.num_classes is not None, "num_classes is filled in by qtx.models.build"
         return dense(c.num_classes, ("embed", None), c.init_std, jnp.dtype(c.dtype), "logits")(x).astype(jnp.float32)
 
 
@@ -89,7 +92,7 @@ class Vit(nn.Module):
 
     @nn.compact
     def __call__(self, batch: dict[str, jax.Array], *, train: bool = False, step: jax.Array | None = None) -> jax.Array:
-        """Class logits `[B, num_classes]`, float32, of `batch["images"]` `[B, H, W, C]`; `train` and `step` as in BERT."""
+        """Class logits `[B, num_classes]`, float32, of `batch["images"]` `[B, H, W, C]`; the rest as in BERT."""
         c = self.config
         x = VitEmbeddings(c, not train, name="embeddings")(batch["images"])
         x, _ = layers(c, pre_norm=True, activation="gelu", deterministic=not train)(x, None, step)

@@ -1,4 +1,4 @@
-"""Uniform affine quantization: real ranges to integer grids and back (Bondarenko et al. 2023, eq. 1; Nagel et al. 2021)."""
+"""Uniform affine quantization: real ranges to integer grids and back (Bondarenko et al. 2023, eq. 1)."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""Post-training quantization of a model: calibrate ranges on data, then run it with every tensor on its integer grid."""
+"""Post-training quantization: calibrate ranges on data, then run the model with every tensor on its integer grid."""
 
 from __future__ import annotations
 
@@ -47,11 +47,13 @@ class Quantized:
     activation_ranges: Ranges
 
     def apply(self, batch: dict[str, jax.Array], **kwargs: Any) -> Any:
-        """What `module.apply` returns for `batch`, computed on the quantized values. Traceable; compile it with `jit`."""
+        """What `module.apply` returns for `batch`, computed on quantized values. Traceable; compile it with `jit`."""
         plan = self.activation_plan + _tables(self.weight_plan)
         with fake_quantized(plan):
             return self.module.apply(
-                {"params": self.params, "ranges": _collection(self.activation_ranges, self.weight_ranges)}, batch, **kwargs
+                {"params": self.params, "ranges": _collection(self.activation_ranges, self.weight_ranges)},
+                batch,
+                **kwargs,
             )
 
 
@@ -81,7 +83,9 @@ def calibrate(
     """
     batches = list(itertools.islice(batches, num_batches))
     if len(batches) < num_batches:
-        raise QtxError(f"calibration got {len(batches)} batches, expected {num_batches}: lower calibration_batches or add data")
+        raise QtxError(
+            f"calibration got {len(batches)} batches, expected {num_batches}: lower calibration_batches or add data"
+        )
     flat = flatten(params)
     weights = resolve(recipe.weights, flat, "weight")
     weight_plan = make_plan(weights)
@@ -94,12 +98,18 @@ def calibrate(
     activations = resolve(recipe.activations, shapes, "activation")
     plan = make_plan(activations)
     ranges = {
-        path: {"bits": spread(q.bits, shapes[path]), "minimum": spread(0, shapes[path]), "maximum": spread(0, shapes[path])}
+        path: {
+            "bits": spread(q.bits, shapes[path]),
+            "minimum": spread(0, shapes[path]),
+            "maximum": spread(0, shapes[path]),
+        }
         for path, q in activations.items()
     }
     collection = _collection(ranges, {path: estimated[path] for path, *_ in weight_plan if is_table(path)})
     states = {
-        f"{path}/state": jax.tree.map(lambda x, path=path: over_layers(path, lambda _: x)(spread(0, shapes[path])), q.estimator.init())
+        f"{path}/state": jax.tree.map(
+            lambda x, path=path: over_layers(path, lambda _: x)(spread(0, shapes[path])), q.estimator.init()
+        )
         for path, q in activations.items()
     }
     state = {"ranges": collection, "calibration": traverse_util.unflatten_dict(states, sep="/")}
@@ -109,7 +119,9 @@ def calibrate(
     for kind, ranges in (("weight", estimated), ("activation", activation_ranges)):
         for path, r in ranges.items():
             if not all(jax.numpy.isfinite(r[end]).all() for end in ("minimum", "maximum")):
-                raise QtxError(f"the calibrated {kind} range of {path!r} is not finite: check the checkpoint for NaN or Inf")
+                raise QtxError(
+                    f"the calibrated {kind} range of {path!r} is not finite: check the checkpoint for NaN or Inf"
+                )
     return Quantized(module, quantized_params, weight_plan, plan, estimated, activation_ranges)
 
 
@@ -121,13 +133,17 @@ def _calibration_step(module: nn.Module, plan: Plan, tables: Plan, params: Any, 
 
 def _tables(weight_plan: Plan) -> Plan:
     """The look-ups that stand for the embedding tables of a weight plan."""
-    return tuple((path.removesuffix("/embedding"), symmetric, e) for path, symmetric, e in weight_plan if is_table(path))
+    return tuple(
+        (path.removesuffix("/embedding"), symmetric, e) for path, symmetric, e in weight_plan if is_table(path)
+    )
 
 
 def _collection(activation_ranges: Ranges, weight_ranges: Ranges) -> Any:
     """The `ranges` variable collection: every activation's range, and each embedding table's at its look-up."""
     tables = {path.removesuffix("/embedding"): r for path, r in weight_ranges.items() if is_table(path)}
-    return traverse_util.unflatten_dict({f"{path}/range": r for path, r in {**activation_ranges, **tables}.items()}, sep="/")
+    return traverse_util.unflatten_dict(
+        {f"{path}/range": r for path, r in {**activation_ranges, **tables}.items()}, sep="/"
+    )
 
 
 def _at(tree: Any, path: str) -> Any:

@@ -7,7 +7,7 @@ import re
 
 from qtx.errors import QtxError, lookup
 from qtx.models import TransformerConfig
-from qtx.quantization.estimators import Mse, MinMax, RunningMinMax
+from qtx.quantization.estimators import MinMax, Mse, RunningMinMax
 from qtx.quantization.recipe import Quantizer, Recipe
 from qtx.quantization.recipes import RECIPES
 
@@ -51,7 +51,9 @@ class QuantizationConfig:
         weight_bits, activation_bits = int(match[1]), int(match[2])
         minmax = self.weight_estimator == "minmax" or (self.weight_estimator == "auto" and weight_bits >= 8)
         weight = Quantizer(weight_bits, symmetric=True, estimator=MinMax() if minmax else Mse())
-        activation = Quantizer(activation_bits, symmetric=False, estimator=RunningMinMax(self.momentum, self.percentile))
+        activation = Quantizer(
+            activation_bits, symmetric=False, estimator=RunningMinMax(self.momentum, self.percentile)
+        )
         return weight, activation
 
     def make_recipe(self, scheme: str, model: TransformerConfig) -> Recipe:

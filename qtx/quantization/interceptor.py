@@ -1,7 +1,7 @@
 """One interceptor that observes, calibrates or fake-quantizes every site of a model that knows nothing of quantization.
 
-Ranges live in the variable collection `ranges`, estimator states in `calibration`; both are shaped like the module tree,
-with a leading layer axis under the scanned `layers`.
+Ranges live in the variable collection `ranges`, estimator states in `calibration`; both are shaped like the module
+tree, with a leading layer axis under the scanned `layers`.
 """
 
 from __future__ import annotations
@@ -28,7 +28,8 @@ def on_sites(function: Callable[[nn.Module, str, Any], Any], kinds: tuple[type, 
     def interceptor(next_function, args, kwargs, context):
         y = next_function(*args, **kwargs)
         if context.method_name == "__call__" and isinstance(context.module, kinds):
-            return function(context.module, "/".join(context.module.path), y)
+            site: Any = context.module
+            return function(site, "/".join(site.path), y)
         return y
 
     with nn.intercept_methods(interceptor):
@@ -52,7 +53,7 @@ def sites(module: nn.Module, params: Any, batch: dict[str, jax.Array]) -> dict[s
 
 
 def _round_to_range(site: nn.Module, y: jax.Array, symmetric: bool) -> jax.Array:
-    r = site.get_variable("ranges", "range")
+    r: Any = site.get_variable("ranges", "range")
     return fake_quantize(y, make_grid(r["minimum"], r["maximum"], r["bits"], symmetric))
 
 

@@ -1,4 +1,4 @@
-"""Recipes: which weights and activations are quantized, and how. Rules from paths to quantizers; the first match wins."""
+"""Recipes: which weights and activations are quantized, and how: rules from paths to quantizers, first match wins."""
 
 from __future__ import annotations
 
@@ -34,7 +34,7 @@ class Quantizer:
 
 @dataclasses.dataclass(frozen=True)
 class Rule:
-    """Paths that match `pattern` (shell-style: `*` matches anything, `/` included) get `quantizer`; None: left as is."""
+    """Paths that match `pattern` (shell-style: `*` matches anything, `/` too) get `quantizer`; None: left as is."""
 
     pattern: str
     quantizer: Quantizer | None
@@ -63,7 +63,9 @@ def resolve(rules: Iterable[Rule], names: Iterable[str], kind: str) -> dict[str,
     for name in names:
         rule = next((rule for rule in rules if fnmatch.fnmatchcase(name, rule.pattern)), None)
         if rule is None:
-            raise QtxError(f"no {kind} rule of the recipe matches {name!r}: add one, with quantizer None to leave it as is")
+            raise QtxError(
+                f"no {kind} rule of the recipe matches {name!r}: add one, with quantizer None to leave it as is"
+            )
         used.add(rule)
         if rule.quantizer is not None:
             result[name] = rule.quantizer

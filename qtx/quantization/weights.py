@@ -16,8 +16,8 @@ from qtx.quantization.affine import fake_quantize, make_grid
 from qtx.quantization.recipe import Quantizer
 
 Plan = tuple[tuple[str, bool, Any], ...]
-"""(path, symmetric, estimator) of each quantized tensor: all that is static. Bits are data, so that every bit-width shares
-one compilation."""
+"""(path, symmetric, estimator) of each quantized tensor: all that is static. Bits are data, so that every bit-width
+shares one compilation."""
 
 Ranges = dict[str, dict[str, jax.Array]]
 """Path to {"bits", "minimum", "maximum"}, each a scalar, or `[L]` under `layers/`."""

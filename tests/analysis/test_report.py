@@ -139,7 +139,7 @@ def test_the_text_says_what_the_results_say(written):
     assert "3 attention variants, 2 seeds each, of one OPT: 2 layers, width 64, 2 heads, 150,000 parameters" in text
     assert "From floating point to W8A4, the hardest scheme, perplexity goes 4.50 → 9.50 with softmax" in text
     assert "OPT-125m, perplexity" in text and "softmax, decay on LayerNorm γ (matched)" in text
-    assert "9.50 ± 0.707" in text
+    assert "9.50 ± 0.71" in text
     assert "“none” is the control" in text
     assert "<script> (5)" in text  # a token, shown as text
     assert "training.steps 1200" in text

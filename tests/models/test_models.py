@@ -55,7 +55,8 @@ def test_sites_are_those_of_the_design_and_layers_carry_the_layer_axis(family, a
 
 
 @pytest.mark.parametrize(
-    "family, attention", [("bert", name) for name in sorted(VARIANTS)] + [("opt", "softmax"), ("vit", "softmax"), ("vit", "none")]
+    "family, attention",
+    [("bert", name) for name in sorted(VARIANTS)] + [("opt", "softmax"), ("vit", "softmax"), ("vit", "none")],
 )
 def test_logits_are_finite_float32_and_gradients_reach_every_parameter(family, attention):
     module, params, batch = make(family, attention)
@@ -66,11 +67,13 @@ def test_logits_are_finite_float32_and_gradients_reach_every_parameter(family, a
     assert jax.eval_shape(lambda p: module.apply({"params": p}, batch), params).dtype == jnp.float32
     gradients = jax.jit(jax.grad(loss))(params)
     untouched = {
-        jax.tree_util.keystr(path) for path, g in jax.tree_util.tree_leaves_with_path(gradients) if not np.any(np.asarray(g))
+        jax.tree_util.keystr(path)
+        for path, g in jax.tree_util.tree_leaves_with_path(gradients)
+        if not np.any(np.asarray(g))
     }
     assert all(np.all(np.isfinite(g)) for g in jax.tree.leaves(gradients))
-    # With attention off, neither its projections nor, in pre-LN blocks, the norm before them take part; and nothing moves
-    # from ViT's patches to its class token.
+    # With attention off, neither its projections nor, in pre-LN blocks, the norm before them take part; and nothing
+    # moves from ViT's patches to its class token.
     allowed = ("attention", "patch") if attention == "none" else ()
     assert all(any(name in path for name in allowed) for path in untouched), untouched
 
@@ -82,7 +85,8 @@ def test_padding_does_not_change_what_real_tokens_get(family, attention):
     other = {**batch, "tokens": np.where(batch["mask"], batch["tokens"], 3)}
     real = batch["mask"]
     np.testing.assert_array_equal(
-        np.asarray(module.apply({"params": params}, batch))[real], np.asarray(module.apply({"params": params}, other))[real]
+        np.asarray(module.apply({"params": params}, batch))[real],
+        np.asarray(module.apply({"params": params}, other))[real],
     )
 
 
@@ -113,7 +117,9 @@ def test_remat_changes_nothing_but_memory(family):
     def gradients(m):
         return jax.jit(jax.grad(lambda p: jnp.square(m.apply({"params": p}, batch)).mean()))(params)
 
-    jax.tree.map(lambda a, b: np.testing.assert_allclose(a, b, rtol=1e-4, atol=1e-6), gradients(module), gradients(again))
+    jax.tree.map(
+        lambda a, b: np.testing.assert_allclose(a, b, rtol=1e-4, atol=1e-6), gradients(module), gradients(again)
+    )
 
 
 @pytest.mark.parametrize("family", FAMILIES)
@@ -135,8 +141,8 @@ def test_dropout_is_off_unless_training(family):
 @pytest.mark.parametrize(
     "config, count",
     [
-        # Published sizes: bert-base-uncased (BertForMaskedLM, 512 positions), facebook/opt-125m (2048 positions, word table
-        # padded to 50272), timm's vit_small_patch16_224.
+        # Published sizes: bert-base-uncased (BertForMaskedLM, 512 positions), facebook/opt-125m (2048 positions, word
+        # table padded to 50272), timm's vit_small_patch16_224.
         (BertConfig(vocab_size=30522), 109_514_298),
         (OptConfig(vocab_size=50272, max_length=2048), 125_239_296),
         (VitConfig(image_size=224, channels=3, num_classes=1000), 22_050_664),
@@ -144,7 +150,11 @@ def test_dropout_is_off_unless_training(family):
     ids=["bert-base", "opt-125m", "vit-s16"],
 )
 def test_parameter_counts_of_the_published_models(config, count):
-    batch = {"images": np.zeros((1, 224, 224, 3), np.float32)} if isinstance(config, VitConfig) else {"tokens": np.zeros((1, 8), int)}
+    batch = (
+        {"images": np.zeros((1, 224, 224, 3), np.float32)}
+        if isinstance(config, VitConfig)
+        else {"tokens": np.zeros((1, 8), int)}
+    )
     params = jax.eval_shape(build(config).init, jax.random.key(0), batch)["params"]
     assert count_parameters(params) == count
 
@@ -184,7 +194,9 @@ def test_build_takes_what_is_left_open_from_the_data():
         (VitConfig(), text(), "the data has no"),
         (
             VitConfig(num_classes=2),
-            dataclasses.make_dataclass("Images", [("image_size", int, 32), ("channels", int, 3), ("num_classes", int, 10)])(),
+            dataclasses.make_dataclass(
+                "Images", [("image_size", int, 32), ("channels", int, 3), ("num_classes", int, 10)]
+            )(),
             "num_classes is 2, but the data has 10",
         ),
     ],

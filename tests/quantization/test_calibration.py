@@ -93,7 +93,9 @@ def test_every_planned_tensor_is_on_its_grid(family):
 def test_tied_head_keeps_the_unquantized_table_and_look_ups_do_not():
     result, params, batch = quantized("opt", scheme="w2a16")
     assert "embeddings/words/embedding" in result.weight_ranges
-    np.testing.assert_array_equal(result.params["embeddings"]["words"]["embedding"], params["embeddings"]["words"]["embedding"])
+    np.testing.assert_array_equal(
+        result.params["embeddings"]["words"]["embedding"], params["embeddings"]["words"]["embedding"]
+    )
     _, captured = result.apply(batch, capture_intermediates=True, mutable=["intermediates"])
     assert len(np.unique(captured["intermediates"]["embeddings"]["words"]["__call__"][0])) <= 4
 
@@ -123,7 +125,9 @@ def test_running_minmax_over_batches_by_hand():
     assert float(r["maximum"]) == pytest.approx(expected, rel=1e-6)
 
 
-@pytest.mark.parametrize("gate_site, bert, opt", [("context", False, True), ("gated_context", True, False), ("gate", False, False)])
+@pytest.mark.parametrize(
+    "gate_site, bert, opt", [("context", False, True), ("gated_context", True, False), ("gate", False, False)]
+)
 def test_the_papers_quirks_around_the_gate(gate_site, bert, opt):
     for family, expected in (("bert", bert), ("opt", opt)):
         result, _, _ = quantized(family, "gated_linear")
@@ -147,7 +151,10 @@ def test_every_recipe_is_tested():
 @pytest.mark.parametrize(
     "recipe, says",
     [
-        (Recipe((Rule("*", None),), (Rule("layers/*", None),)), "no activation rule of the recipe matches 'embeddings/"),
+        (
+            Recipe((Rule("*", None),), (Rule("layers/*", None),)),
+            "no activation rule of the recipe matches 'embeddings/",
+        ),
         (Recipe((Rule("*", None), Rule("gate/*", None)), (Rule("*", None),)), "weight rule 'gate/\\*' matches none of"),
     ],
 )

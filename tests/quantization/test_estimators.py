@@ -50,7 +50,9 @@ def mse(data, bits):
 
     def error(i):
         scale = i * step / largest
-        return sum(((x - scale * np.clip(np.round(x / scale), smallest, largest)) ** 2).sum(dtype=np.float64) for x in data)
+        return sum(
+            ((x - scale * np.clip(np.round(x / scale), smallest, largest)) ** 2).sum(dtype=np.float64) for x in data
+        )
 
     best = (np.argmin([error(i) for i in range(1, 101)]) + 1) * step
     return -best * signed, best
@@ -74,7 +76,9 @@ def test_every_estimator_has_an_oracle():
 @given(seed=st.integers(0, 2**32 - 1), bits=st.sampled_from([4, 8]), shift=st.sampled_from([0.0, 100.0]))
 def test_estimators_do_as_they_say(name, options, oracle, seed, bits, shift):
     data = batches(seed, shift=shift)
-    np.testing.assert_allclose(estimate(ESTIMATORS[name](**options), data, bits), oracle(data, bits), rtol=1e-4, atol=1e-5)
+    np.testing.assert_allclose(
+        estimate(ESTIMATORS[name](**options), data, bits), oracle(data, bits), rtol=1e-4, atol=1e-5
+    )
 
 
 def test_percentile_100_is_the_extreme():

@@ -1,5 +1,5 @@
-"""Gates: one openness in (0, 1) per head and token, predicted from the attention layer's input. A new one is a file here
-and a line in `GATES`.
+"""Gates: one openness in (0, 1) per head and token, predicted from the attention layer's input. A new one is a file
+here and a line in `GATES`.
 
 A gate is a frozen dataclass of its options (see `Gate`) with
 

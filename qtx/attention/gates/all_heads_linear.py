@@ -9,7 +9,7 @@ from qtx.attention.gates.base import Gate
 
 @dataclasses.dataclass(frozen=True)
 class AllHeadsLinearGate(Gate):
-    """G(x) = W x + b with W `[H * D, H]`: every head sees the whole input; H (H D + 1) parameters (the paper's Table 4)."""
+    """G(x) = W x + b with W `[H * D, H]`: every head sees the whole input; H (H D + 1) parameters (Table 4)."""
 
     def shapes(self, num_heads, head_dim):
         return {"kernel": (num_heads * head_dim, num_heads), "bias": (num_heads,)}

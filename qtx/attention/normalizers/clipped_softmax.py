@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import dataclasses
+from typing import Any
 
 import jax
 import jax.numpy as jnp
@@ -36,7 +37,9 @@ class ClippedSoftmax:
     def __post_init__(self):
         if (self.gamma is None) == (self.alpha is None):
             given = "neither" if self.gamma is None else "both"
-            raise QtxError(f"clipped_softmax takes one of gamma and alpha, got {given}: set e.g. alpha=4, or gamma=-0.03")
+            raise QtxError(
+                f"clipped_softmax takes one of gamma and alpha, got {given}: set e.g. alpha=4, or gamma=-0.03"
+            )
         if self.gamma is not None and not -1e6 < self.gamma <= 0:
             raise QtxError(f"gamma is {self.gamma}: expected gamma <= 0, e.g. -0.03")
         if self.alpha is not None and not 0 <= self.alpha < 1e6:
@@ -48,10 +51,10 @@ class ClippedSoftmax:
 
     def stretch(self, num_keys: int) -> float:
         """gamma for rows of `num_keys` keys."""
-        return -self.alpha / num_keys if self.gamma is None else self.gamma
+        return self.gamma if self.alpha is None else -self.alpha / num_keys  # type: ignore[return-value]
 
     def __call__(self, scores: jax.Array, mask: jax.Array | None = None, step: jax.Array | None = None) -> jax.Array:
-        gamma = self.stretch(scores.shape[-1])
+        gamma: Any = self.stretch(scores.shape[-1])
         if self.gamma_warmup_steps and step is not None:
             gamma = gamma * jnp.minimum(step / self.gamma_warmup_steps, 1.0)
         return jnp.clip((self.zeta - gamma) * softmax(scores, mask) + gamma, 0.0, 1.0)

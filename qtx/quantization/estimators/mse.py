@@ -13,8 +13,8 @@ from qtx.quantization.affine import fake_quantize, make_grid
 
 @dataclasses.dataclass(frozen=True)
 class Mse:
-    """The threshold t_i = i / candidates * (absmax + margin), i = 1..candidates, whose range [-t_i, t_i] (or [0, t_i] for
-    a tensor without negative values) has the least squared quantization error, summed over all tensors seen.
+    """The threshold t_i = i / candidates * (absmax + margin), i = 1..candidates, whose range [-t_i, t_i] (or [0, t_i]
+    for a tensor without negative values) has the least squared quantization error, summed over all tensors seen.
 
     The first tensor sets absmax. Symmetric quantizers only. The paper uses it for weights below 8 bits and for OPT.
 

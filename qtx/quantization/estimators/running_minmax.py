@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import dataclasses
-
 import math
 
 import jax
@@ -60,7 +59,8 @@ class RunningMinMax:
             ends = -upper_percentile(-x, self.percentile), upper_percentile(x, self.percentile)
         momentum = jnp.where(state["batches"] == 0, 0.0, self.momentum)
         minimum, maximum = (
-            (1 - momentum) * end + momentum * state[name] for name, end in zip(("minimum", "maximum"), ends, strict=True)
+            (1 - momentum) * end + momentum * state[name]
+            for name, end in zip(("minimum", "maximum"), ends, strict=True)
         )
         return {"minimum": minimum, "maximum": maximum, "batches": state["batches"] + 1}
 

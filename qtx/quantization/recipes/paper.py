@@ -29,11 +29,11 @@ def paper_bert(config: TransformerConfig, weight: Quantizer, activation: Quantiz
 
 
 def paper_opt(config: TransformerConfig, weight: Quantizer, activation: Quantizer) -> Recipe:
-    """OPT: the tied head stays in floating point; the context is quantized before the gate, the gated product is not."""
+    """OPT: the tied head stays in floating point; the context is quantized before the gate, not after."""
     body = _paper(config, weight, activation, left="gated_context")
     return Recipe(body.weights, (Rule("head/*", None), *body.activations))
 
 
 def paper_vit(config: TransformerConfig, weight: Quantizer, activation: Quantizer) -> Recipe:
-    """ViT: as in BERT, but the classifier is quantized too (the paper keeps only BERT's and OPT's in floating point)."""
+    """ViT: as in BERT, but the classifier is quantized too (only BERT's and OPT's stay in floating point)."""
     return _paper(config, weight, activation, left="context")
