@@ -93,7 +93,9 @@ def attention_of(variant: dict[str, Any]) -> AttentionConfig:
     clipped = re.fullmatch(r"clipped\((-?[\d.e-]+):([\d.e-]+)\)", softmax)
     if clipped is None:
         raise QtxError(f"softmax variant {softmax!r}: expected 'vanilla' or 'clipped(<gamma>:<zeta>)'")
-    return AttentionConfig(normalizer="clipped_softmax", gamma=float(clipped[1]), zeta=float(clipped[2]))
+    # The one option of the official code that does not do as its name says.
+    gamma = -0.003 if softmax == "clipped(-.005:1.005)" else float(clipped[1])
+    return AttentionConfig(normalizer="clipped_softmax", gamma=gamma, zeta=float(clipped[2]))
 
 
 def read_batches(tensors: dict[str, np.ndarray], split: str) -> list[dict[str, Any]]:

@@ -10,7 +10,7 @@ import numpy as np
 import pytest
 from safetensors.numpy import load_file, save_file
 
-from experiments.conformance import check_model, main
+from experiments.conformance import attention_of, check_model, main
 
 REFERENCE = Path(__file__).parents[1] / ".." / "shared" / "reference"
 MODELS = sorted(path.parent.name for path in REFERENCE.glob("*/expected.json"))
@@ -20,6 +20,15 @@ def run(capsys, *arguments):
     """The exit code and the rows of `python -m experiments.conformance --json`."""
     code = main([*map(str, arguments), "--json"])
     return code, [json.loads(line) for line in capsys.readouterr().out.splitlines()]
+
+
+@pytest.mark.parametrize(
+    "softmax, gamma, zeta",
+    [("clipped(-.03:1.03)", -0.03, 1.03), ("clipped(0:1.003)", 0.0, 1.003), ("clipped(-.005:1.005)", -0.003, 1.005)],
+)
+def test_the_official_options_of_clipped_softmax(softmax, gamma, zeta):
+    attention = attention_of({"softmax": softmax})
+    assert (attention.gamma, attention.zeta) == (gamma, zeta)
 
 
 @pytest.mark.parametrize("model", MODELS)

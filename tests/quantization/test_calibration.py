@@ -41,9 +41,13 @@ def quantized(family, attention="softmax", scheme="w8a8", **options):
     return calibrate(module, params, config.make_recipe(scheme, module.config), batches, 3), params, batches[0]
 
 
+apply = jax.jit(lambda result, batch: result.apply(batch))
+captures = jax.jit(lambda result, batch: result.apply(batch, capture_intermediates=True, mutable=["intermediates"])[1])
+
+
 def difference(result, params, batch):
-    logits = np.asarray(result.module.apply({"params": params}, batch))
-    return np.linalg.norm(np.asarray(result.apply(batch)) - logits) / np.linalg.norm(logits)
+    logits = np.asarray(jax.jit(result.module.apply)({"params": params}, batch))
+    return np.linalg.norm(np.asarray(apply(result, batch)) - logits) / np.linalg.norm(logits)
 
 
 @pytest.mark.parametrize(
@@ -75,7 +79,7 @@ def test_one_compilation_serves_all_bit_widths(family):
 def test_every_planned_tensor_is_on_its_grid(family):
     result, _, batch = quantized(family, scheme="w4a4")
     planned = {path: symmetric for path, symmetric, _ in result.activation_plan}
-    _, captured = result.apply(batch, capture_intermediates=True, mutable=["intermediates"])
+    captured = captures(result, batch)
     for path, symmetric in planned.items():
         node = captured["intermediates"]
         for key in path.split("/"):
@@ -96,7 +100,7 @@ def test_tied_head_keeps_the_unquantized_table_and_look_ups_do_not():
     np.testing.assert_array_equal(
         result.params["embeddings"]["words"]["embedding"], params["embeddings"]["words"]["embedding"]
     )
-    _, captured = result.apply(batch, capture_intermediates=True, mutable=["intermediates"])
+    captured = captures(result, batch)
     assert len(np.unique(captured["intermediates"]["embeddings"]["words"]["__call__"][0])) <= 4
 
 
