@@ -2,9 +2,9 @@
 
     python -m experiments.unigram --config=configs/wikitext2_bert.py
 
-Counts the labels of up to 32,768 training blocks (plus one each, so that no token is impossible) and prints the held-out cross
-entropy of those frequencies, over the same predictions that `qtx evaluate` scores. A language model whose loss is not
-clearly below it has not learned to use context.
+Counts the labels of up to 32,768 training blocks (plus one each, so that no token is impossible) and prints the held-out
+cross entropy of those frequencies, over the same predictions that `qtx evaluate` scores. A language model whose loss is
+not clearly below it has not learned to use context.
 """
 
 from __future__ import annotations
@@ -37,7 +37,9 @@ def counts(batches: Iterable[Batch], vocab_size: int) -> np.ndarray:
 def unigram_loss(data: Data) -> float:
     """Held-out cross entropy, in nats per prediction, of the training labels' frequencies."""
     blocks = data.calibration(BATCH_SIZE, seed=0)
-    training = counts(itertools.islice(blocks, -(-min(len(data.training), MOST_BLOCKS) // BATCH_SIZE)), data.vocab_size) + 1
+    training = (
+        counts(itertools.islice(blocks, -(-min(len(data.training), MOST_BLOCKS) // BATCH_SIZE)), data.vocab_size) + 1
+    )
     held_out = counts(data.evaluation(BATCH_SIZE), data.vocab_size)
     return float(-(held_out * np.log(training / training.sum())).sum() / held_out.sum())
 

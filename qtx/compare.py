@@ -24,7 +24,7 @@ from qtx.errors import QtxError
 from qtx.experiment import Experiment, attention_variant, record
 from qtx.pipeline import measure, quantize, read_result, train_run
 from qtx.prepare import Prepared, prepare
-from qtx.results import Result, attention_table, main_table, markdown, read_lines, write_lines
+from qtx.results import Result, attention_table, main_table, markdown, options_in_words, read_lines, write_lines
 from qtx.summary import say
 from qtx.training import RunFolder
 
@@ -150,7 +150,9 @@ def rebuild(workdir: Path) -> list[Result]:
 
     results = read_lines(file)
     tables = [markdown(*main_table(results)), markdown(*attention_table(results))]
-    (workdir / "table.md").write_text("Mean ± standard deviation over seeds, held-out data.\n\n" + "\n".join(tables))
+    options = options_in_words(result["variant"] for result in results)
+    caption = f"Mean ± standard deviation over seeds, held-out data. {options}".strip()
+    (workdir / "table.md").write_text(f"{caption}\n\n" + "\n".join(tables))
     write_report(workdir)
     return results
 

@@ -71,22 +71,23 @@ def main_table(results: Sequence[Result]) -> tuple[list[str], list[list[str]]]:
     metric = results[0]["metric"] if results else "perplexity"
     scale = 100.0 if metric == "accuracy" else 1.0
     header = ["attention", f"FP {METRIC_TITLES[metric]}", *OUTLIER_COLUMNS.values(), *(c.upper() for c in columns)]
-    rows = []
+    rows, names = [], short_names(run["variant"] for run in results)
     for variant, runs in by_variant(results).items():
         cells = [mean_and_deviation([scale * run["fp"] for run in runs])]
         cells += [mean_and_deviation([run[key] for run in runs]) for key in OUTLIER_COLUMNS]
         for scheme in columns:
             values = [scale * run["quantized"][scheme] for run in runs if scheme in run["quantized"]]
             cells.append(mean_and_deviation(values) if values else "")
-        rows.append([variant, *cells])
+        rows.append([names[variant], *cells])
     return header, rows
 
 
 def attention_table(results: Sequence[Result]) -> tuple[list[str], list[list[str]]]:
     """Header and rows, one per variant: size, loss, outlier counts, and how much its heads do nothing."""
     header = ["attention", "seeds", *ATTENTION_COLUMNS.values()]
+    names = short_names(run["variant"] for run in results)
     rows = [
-        [variant, str(len(runs)), *(mean_and_deviation([run[key] for run in runs]) for key in ATTENTION_COLUMNS)]
+        [names[variant], str(len(runs)), *(mean_and_deviation([run[key] for run in runs]) for key in ATTENTION_COLUMNS)]
         for variant, runs in by_variant(results).items()
     ]
     return header, rows
@@ -98,6 +99,26 @@ def by_variant(results: Sequence[Result]) -> dict[str, list[Result]]:
     for result in results:
         groups.setdefault(result["variant"], []).append(result)
     return groups
+
+
+def short_names(variants: Iterable[str]) -> dict[str, str]:
+    """Each variant's name for tables and figures: without its options where that still tells it from the others.
+
+    `{"clipped_softmax,alpha=2": "clipped_softmax"}`; two variants of one kind keep their options.
+    """
+    variants = list(dict.fromkeys(variants))
+    kinds = [variant.partition(",")[0] for variant in variants]
+    return {variant: kind if kinds.count(kind) == 1 else variant for variant, kind in zip(variants, kinds, strict=True)}
+
+
+def options_in_words(variants: Iterable[str]) -> str:
+    """What `short_names` leaves out: `clipped_softmax has alpha=2, gamma_warmup_steps=300.`, or nothing."""
+    left_out = [
+        f"{short} has {', '.join(variant.split(',')[1:])}"
+        for variant, short in short_names(variants).items()
+        if variant != short
+    ]
+    return f"{'; '.join(left_out)}." if left_out else ""
 
 
 def markdown(header: Sequence[str], rows: Sequence[Sequence[str]]) -> str:

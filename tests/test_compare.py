@@ -196,3 +196,15 @@ def test_markdown():
 @pytest.mark.parametrize(("seconds", "text"), [(40, "40 s"), (89.6, "90 s"), (600, "10 min"), (12600, "3.5 h")])
 def test_duration(seconds, text):
     assert duration(seconds) == text
+
+
+def test_names_in_tables_are_as_short_as_they_can_be():
+    variants = ["softmax", "clipped_softmax,alpha=2,gamma_warmup_steps=9", "gated_mlp,gate_pi=0.1", "gated_mlp"]
+    assert list(results.short_names(variants).values()) == [
+        "softmax",
+        "clipped_softmax",
+        "gated_mlp,gate_pi=0.1",
+        "gated_mlp",
+    ]
+    assert results.options_in_words(variants) == "clipped_softmax has alpha=2, gamma_warmup_steps=9."
+    assert results.options_in_words(["softmax"]) == ""

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import dataclasses
 import json
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from pathlib import Path
@@ -13,7 +14,18 @@ from qtx.analysis import figures, page
 from qtx.analysis.analysis import load_analysis
 from qtx.analysis.figures import Run
 from qtx.analysis.paper import TABLE_2, TABLE_2_HEADER
-from qtx.results import METRIC_TITLES, Result, attention_table, by_variant, main_table, number, read_lines, schemes
+from qtx.results import (
+    METRIC_TITLES,
+    Result,
+    attention_table,
+    by_variant,
+    main_table,
+    number,
+    options_in_words,
+    read_lines,
+    schemes,
+    short_names,
+)
 from qtx.training import RunFolder, read_metrics
 
 FAMILY_TITLES = {"bert": "BERT", "opt": "OPT", "vit": "ViT"}
@@ -53,6 +65,9 @@ def read_runs(folder: Path, lines: Iterable[Result]) -> list[Run]:
 
 def report(runs: Sequence[Run]) -> str:
     """The page of a comparison as HTML, without any reference to the outside."""
+    names = short_names(run.result["variant"] for run in runs)
+    options = options_in_words(names)
+    runs = [dataclasses.replace(run, result={**run.result, "variant": names[run.result["variant"]]}) for run in runs]
     lines = [run.result for run in runs]
     if not lines:
         return page.page("Attention variants compared", [page.paragraph("No run is finished yet.", "lead")])
@@ -60,7 +75,7 @@ def report(runs: Sequence[Run]) -> str:
     title = f"Attention variants compared: {str(config.get('name', 'results')).partition(':')[0]}"
     body = [
         page.heading(title, level=1),
-        page.paragraph(_what_was_run(lines, config), "lead"),
+        page.paragraph(f"{_what_was_run(lines, config)} {options}".strip(), "lead"),
         page.bullets(_in_short(lines)),
         page.heading("Results"),
         page.table(*main_table(lines), caption=_table_caption(lines)),
