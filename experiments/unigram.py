@@ -2,7 +2,7 @@
 
     python -m experiments.unigram --config=configs/wikitext2_bert.py
 
-Counts the labels of up to 32,768 training blocks (plus one each, so that no token is impossible) and prints the held-out
+Counts the labels of up to 32,768 training blocks (plus one each: no token is impossible) and prints the held-out
 cross entropy of those frequencies, over the same predictions that `qtx evaluate` scores. A language model whose loss is
 not clearly below it has not learned to use context.
 """
