@@ -5,8 +5,9 @@ licence), plain or .gz, in the folder `config.data.path`.
 
     qtx compare --config=configs/fashion_mnist_vit.py --workdir=runs/fashion_mnist_vit --config.data.path=FOLDER
 
-Cost: not measured here.
-Expected: not measured here.
+Cost: about 50 minutes a run on one busy CPU core (3,750 steps; 430 images a second when the core was free).
+Expected: softmax, seed 0: test accuracy 88.2 %, W8A8 87.9 %, W6A8 87.7 %, W6A6 87.2 %, W4A8 86.1 %
+(`experiments/results/fashion_mnist_vit`). The other variants have not been measured.
 """
 
 from ml_collections import ConfigDict
@@ -41,6 +42,6 @@ def get_config(variant: str = "softmax") -> ConfigDict:
     config.training.checkpoint_every = 375
 
     config.quantization.schemes = ("w8a8", "w6a8", "w6a6", "w4a8")
-    config.compare.variants = ("softmax", "clipped_softmax", "gated_linear")
+    config.compare.variants = ("softmax", "clipped_softmax,alpha=2", "gated_linear")
     config.compare.seeds = (0,)
     return config

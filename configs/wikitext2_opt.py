@@ -5,8 +5,9 @@ Needs the tokenized WikiText-2 files (Merity et al. 2016; wikitext-2-v1.zip), pl
 
     qtx compare --config=configs/wikitext2_opt.py --workdir=runs/wikitext2_opt
 
-Cost: not measured here.
-Expected: not measured here.
+Cost: about 35 minutes a run on one busy CPU core (1,500 steps, one epoch).
+Expected: softmax, seed 0: validation perplexity 137.2 (loss 4.92; a unigram model's is 6.54, perplexity 690),
+W8A8 137.4, W6A8 138.0, W6A6 141.2, W4A8 144.3 (`experiments/results/wikitext2_opt`).
 """
 
 from ml_collections import ConfigDict
