@@ -50,8 +50,12 @@ def difference(result, params, batch):
     return np.linalg.norm(np.asarray(apply(result, batch)) - logits) / np.linalg.norm(logits)
 
 
+EVERYTHING = [(family, attention) for family in sorted(MODELS) for attention in sorted(VARIANTS)]
+QUICK = [("bert", "softmax"), ("opt", "gated_linear"), ("vit", "clipped_softmax")]
+
+
 @pytest.mark.parametrize(
-    "family, attention", [("bert", name) for name in sorted(VARIANTS)] + [("opt", "softmax"), ("vit", "softmax")]
+    "family, attention", [pytest.param(*case, marks=[] if case in QUICK else pytest.mark.slow) for case in EVERYTHING]
 )
 def test_more_bits_are_nearer_to_floating_point(family, attention):
     module, params, (batch, *_) = make(family, attention)
