@@ -6,7 +6,7 @@ A small pre-LN OPT on the prose of Python's own help topics and docstrings, thre
     qtx compare --config=configs/demo.py --workdir=runs/demo
 
 Cost: 7 min 11 s for all 12 runs on 2 idle CPU cores, compilation, quantization and report included.
-Expected (Python 3.11.7; other versions have other texts), perplexity, mean ± standard deviation over 3 seeds:
+Expected: perplexity, mean ± standard deviation over 3 seeds (Python 3.11.7; other versions have other texts):
 
     attention          FP           W8A8         W8A5         W8A4
     softmax            32.6 ± 0.8   32.6 ± 0.8   35.5 ± 0.6   46.3 ± 1.5

@@ -140,6 +140,7 @@ def test_the_text_says_what_the_results_say(written):
     assert "From floating point to W8A4, the hardest scheme, perplexity goes 4.50 → 9.50 with softmax" in text
     assert "OPT-125m, perplexity" in text and "softmax, decay on LayerNorm γ (matched)" in text
     assert "9.50 ± 0.71" in text
+    assert "clipped_softmax has alpha=4." in text  # its name is shown without
     assert "“none” is the control" in text
     assert "<script> (5)" in text  # a token, shown as text
     assert "training.steps 1200" in text
@@ -172,6 +173,6 @@ def test_accuracy_is_in_percent_and_higher_is_better(tmp_path):
 
 def test_attention_that_is_off_has_no_map(written):
     shown = re.findall(r"<b>([^<]*)\.</b> Of all heads", written)
-    assert shown == list(VARIANTS[:2])  # the third is off
+    assert shown == ["softmax", "clipped_softmax"]  # the third is off
     assert "open by 25% on average" in Page(written).text
     assert "The loudest heads" not in written  # here they are those with the strongest sinks
