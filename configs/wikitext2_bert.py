@@ -5,8 +5,9 @@ Needs the tokenized WikiText-2 files (Merity et al. 2016; wikitext-2-v1.zip), pl
 
     qtx compare --config=configs/wikitext2_bert.py --workdir=runs/wikitext2_bert
 
-Cost: not measured here.
-Expected: not measured here.
+Cost: about 40 minutes a run on one busy CPU core (3,000 steps, four epochs; 147 blocks a second on a free one).
+Expected: softmax, seed 0: validation perplexity 59.8 (loss 4.09; a unigram model: 6.38, 592),
+W8A8 59.9, W6A8 60.2, W6A6 61.7, W4A8 63.4 (`experiments/results/wikitext2_bert`).
 """
 
 from ml_collections import ConfigDict
@@ -26,7 +27,7 @@ def get_config(variant: str = "softmax") -> ConfigDict:
     config.model.mlp_width = 512
     config.model.max_length = 64
     config.model.init_std = 0.09  # 1 / sqrt(width): at 0.02 clipped softmax starts, and stays, dead
-    config.model.dropout = 0.0  # one to two passes over the data leave nothing to regularize
+    config.model.dropout = 0.0  # a few passes over the data leave little to regularize
     config.model.attention_dropout = 0.0
 
     config.data.source = "text_files"
