@@ -15,8 +15,8 @@ Expected: perplexity, mean ± standard deviation over 3 seeds (Python 3.11.7; ot
     none (control)     41.9 ± 0.1   41.9 ± 0.1   43.0 ± 0.1   47.8 ± 0.4
 
 W8A8 costs nothing at this size. At 4-bit activations attention makes the model lose more than twice what the control
-loses, and the gate takes a little of that back. The paper's collapse at W8A8 takes models and trainings that are
-thousands of times larger.
+loses, and the gate takes a little of that back. The paper's collapse at W8A8 takes far larger models and far longer
+training.
 """
 
 from ml_collections import ConfigDict
