@@ -107,7 +107,7 @@ def _sites(quantized: Quantized, family: str) -> dict[str, str]:
 
 def _grid_ends(quantized: Quantized) -> dict[str, tuple[float, float]]:
     """Smallest and largest representable value of every quantized site and weight."""
-    symmetric = {path: s for path, s, _ in (*quantized.weight_plan, *quantized.activation_plan)}
+    symmetric = {planned.path: planned.symmetric for planned in (*quantized.weight_plan, *quantized.activation_plan)}
     result = {}
     for path, r in {**quantized.weight_ranges, **quantized.activation_ranges}.items():
         low, high = (np.asarray(end) for end in make_grid(r["minimum"], r["maximum"], r["bits"], symmetric[path]).ends)

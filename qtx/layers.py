@@ -11,9 +11,13 @@ import jax
 
 
 class Site(nn.Module):
-    """Returns its input: it names a tensor that no other module outputs, so that it can be observed or quantized."""
+    """Returns its input: it names a tensor that no other module outputs, so that it can be observed or quantized.
 
-    def __call__(self, x: jax.Array) -> jax.Array:
+    `where`, which broadcasts to the input, says which of its values will be used at all (scores: those the mask shows);
+    calibration can leave out the others.
+    """
+
+    def __call__(self, x: jax.Array, where: jax.Array | None = None) -> jax.Array:
         return x
 
 

@@ -74,7 +74,7 @@ class MultiHeadAttention(nn.Module):
 
         query, key, value = project("query") * head_dim**-0.5, project("key"), project("value")
         scores = jnp.einsum("bthd,bshd->bhts", query, key, preferred_element_type=jnp.float32)
-        probs = self.config.make_normalizer()(Site(name="scores")(scores), mask, step)
+        probs = self.config.make_normalizer()(Site(name="scores")(scores, mask), mask, step)
         probs = nn.Dropout(self.dropout, deterministic=self.deterministic)(Site(name="probs")(probs))
         context = jnp.einsum("bhts,bshd->bthd", probs.astype(self.dtype), value)
         context = Site(name="context")(context.reshape(batch, length, width))

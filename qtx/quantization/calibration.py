@@ -5,27 +5,23 @@ from __future__ import annotations
 import dataclasses
 import functools
 import itertools
-from collections.abc import Iterable
+from collections.abc import Iterable, Iterator
 from typing import Any
 
 import flax.linen as nn
 import jax
+import jax.numpy as jnp
 from flax import traverse_util
 
 from qtx.errors import QtxError
+from qtx.quantization.basis import Bases
+from qtx.quantization.granularity import Token
 from qtx.quantization.interceptor import calibrating, fake_quantized, sites
+from qtx.quantization.methods.base import Static
 from qtx.quantization.recipe import Recipe, resolve
-from qtx.quantization.weights import (
-    Plan,
-    Ranges,
-    flatten,
-    is_table,
-    make_plan,
-    over_layers,
-    quantize_weights,
-    spread,
-    weight_ranges,
-)
+from qtx.quantization.weights import STACK, Plan, Ranges, flatten, is_table, make_plan, spread, weight_ranges
+
+STATIC = Static()
 
 
 @dataclasses.dataclass(frozen=True)
@@ -36,7 +32,7 @@ class Quantized:
       module: the model, unchanged.
       params: with quantized weights (embedding tables as they were).
       weight_plan, activation_plan: what is quantized, and how.
-      weight_ranges, activation_ranges: path to {"bits", "minimum", "maximum"}; `[L]` under `layers/`.
+      weight_ranges, activation_ranges: see `Ranges`.
     """
 
     module: nn.Module
@@ -48,10 +44,10 @@ class Quantized:
 
     def apply(self, batch: dict[str, jax.Array], **kwargs: Any) -> Any:
         """What `module.apply` returns for `batch`, computed on quantized values. Traceable; compile it with `jit`."""
-        plan = self.activation_plan + _tables(self.weight_plan)
+        plan = self.activation_plan + tables_of(self.weight_plan)
         with fake_quantized(plan):
             return self.module.apply(
-                {"params": self.params, "ranges": _collection(self.activation_ranges, self.weight_ranges)},
+                {"params": self.params, "ranges": range_collection(self.activation_ranges, self.weight_ranges)},
                 batch,
                 **kwargs,
             )
@@ -65,64 +61,96 @@ jax.tree_util.register_dataclass(
 
 
 def calibrate(
-    module: nn.Module, params: Any, recipe: Recipe, batches: Iterable[dict[str, jax.Array]], num_batches: int
+    module: nn.Module,
+    params: Any,
+    recipe: Recipe,
+    batches: Iterable[dict[str, jax.Array]],
+    num_batches: int,
+    method: Static = STATIC,
 ) -> Quantized:
     """Quantizes `module` after training.
 
     Weight ranges come from the weights; activation ranges from `num_batches` batches of training data, every quantizer
-    active while the later ones calibrate. One compilation serves all bit-widths.
+    active while the later ones calibrate. Batches are streamed. One compilation serves all bit-widths.
 
     Args:
       module, params: a model and its parameters.
       recipe: what to quantize, and how.
-      batches: at least `num_batches` batches.
+      batches: at least `num_batches` batches; for methods other than static ones, the same at every iteration.
       num_batches: how many to use (the paper: 16).
+      method: from `qtx.quantization.methods`.
 
     Raises:
       QtxError: if the recipe does not fit the model, there are too few batches, or a range is not finite.
     """
-    batches = list(itertools.islice(batches, num_batches))
-    if len(batches) < num_batches:
-        raise QtxError(
-            f"calibration got {len(batches)} batches, expected {num_batches}: lower calibration_batches or add data"
-        )
+    if num_batches < 1:
+        raise QtxError(f"calibration asks for {num_batches} batches: expected at least 1, e.g. 16")
+    used = FirstBatches(batches, num_batches)
+    recipe, bases = method.prepare(module, params, recipe, used)
     flat = flatten(params)
     weights = resolve(recipe.weights, flat, "weight")
     weight_plan = make_plan(weights)
-    leading = {path: flat[path].shape[:1] if path.startswith("layers/") else () for path in weights}
+    leading = {path: flat[path].shape[:1] if path.startswith(STACK) else () for path in weights}
     bits = {path: spread(weights[path].bits, leading[path]) for path in weights}
-    estimated = weight_ranges(weight_plan, params, bits)
-    quantized_params = quantize_weights(weight_plan, params, estimated)
+    estimated = weight_ranges(weight_plan, params, bits, {path: bases[path] for path in weights if path in bases})
+    check_finite(estimated, "weight")
+    quantized_params = method.round_weights(module, params, weight_plan, estimated, used)
 
-    shapes = sites(module, params, batches[0])
-    activations = resolve(recipe.activations, shapes, "activation")
-    plan = make_plan(activations)
-    ranges = {
-        path: {
-            "bits": spread(q.bits, shapes[path]),
-            "minimum": spread(0, shapes[path]),
-            "maximum": spread(0, shapes[path]),
-        }
-        for path, q in activations.items()
-    }
-    collection = _collection(ranges, {path: estimated[path] for path, *_ in weight_plan if is_table(path)})
-    states = {
-        f"{path}/state": jax.tree.map(
-            lambda x, path=path: over_layers(path, lambda _: x)(spread(0, shapes[path])), q.estimator.init()
+    state, plan = None, ()
+    for batch in used:
+        if state is None:
+            plan, state = _initial_state(module, params, recipe, batch, estimated, bases)
+        state = _calibration_step(module, plan, tables_of(weight_plan), quantized_params, state, batch)
+    assert state is not None, "FirstBatches has at least one batch"
+    ranges = {planned.path: _at(state["ranges"], planned.path)["range"] for planned in plan}
+    check_finite(ranges, "activation")
+    return Quantized(module, quantized_params, weight_plan, plan, estimated, ranges)
+
+
+@dataclasses.dataclass(frozen=True)
+class FirstBatches:
+    """The first `count` of `batches`, at every iteration; a QtxError if there are fewer."""
+
+    batches: Iterable[dict[str, jax.Array]]
+    count: int
+
+    def __iter__(self) -> Iterator[dict[str, jax.Array]]:
+        found = 0
+        for found, batch in enumerate(itertools.islice(self.batches, self.count), start=1):
+            yield batch
+        if found < self.count:
+            raise QtxError(
+                f"calibration got {found} batches, expected {self.count}: lower calibration_batches or add data"
+            )
+
+
+def check_finite(ranges: Ranges, kind: str) -> None:
+    """Raises QtxError naming the first range with a NaN or infinite end."""
+    for path, r in ranges.items():
+        if not all(jnp.isfinite(value).all() for value in r.values()):
+            raise QtxError(
+                f"the calibrated {kind} range of {path!r} is not finite: check the checkpoint and the data for NaN or Inf"
+            )
+
+
+def _initial_state(module, params, recipe, batch, weight_ranges: Ranges, bases: Bases) -> tuple[Plan, Any]:
+    """The plan of the activations, and the variable collections before the first batch."""
+    shapes = sites(module, params, batch)
+    quantizers = resolve(recipe.activations, shapes, "activation")
+    plan, ranges, states = make_plan(quantizers), {}, {}
+    for planned in plan:
+        path, (leading, features) = planned.path, shapes[planned.path]
+        ranges[path] = {"bits": spread(quantizers[path].bits, leading), **bases.get(path, {})}
+        if isinstance(planned.granularity, Token):
+            continue
+        state = planned.granularity.init(planned.estimator, features)
+        ends = dict(zip(("minimum", "maximum"), planned.granularity.result(planned.estimator, state), strict=True))
+        states[f"{path}/state"], zeros = jax.tree.map(
+            lambda x, leading=leading: jnp.broadcast_to(x, (*leading, *jnp.shape(x))), (state, ends)
         )
-        for path, q in activations.items()
-    }
-    state = {"ranges": collection, "calibration": traverse_util.unflatten_dict(states, sep="/")}
-    for batch in batches:
-        state = _calibration_step(module, plan, _tables(weight_plan), quantized_params, state, batch)
-    activation_ranges = {path: _at(state["ranges"], path)["range"] for path in activations}
-    for kind, ranges in (("weight", estimated), ("activation", activation_ranges)):
-        for path, r in ranges.items():
-            if not all(jax.numpy.isfinite(r[end]).all() for end in ("minimum", "maximum")):
-                raise QtxError(
-                    f"the calibrated {kind} range of {path!r} is not finite: check the checkpoint for NaN or Inf"
-                )
-    return Quantized(module, quantized_params, weight_plan, plan, estimated, activation_ranges)
+        ranges[path] |= zeros
+    collection = range_collection(ranges, weight_ranges)
+    return plan, {"ranges": collection, "calibration": traverse_util.unflatten_dict(states, sep="/")}
 
 
 @functools.partial(jax.jit, static_argnames=("module", "plan", "tables"))
@@ -131,14 +159,16 @@ def _calibration_step(module: nn.Module, plan: Plan, tables: Plan, params: Any, 
         return module.apply({"params": params, **state}, batch, mutable=["ranges", "calibration"])[1]
 
 
-def _tables(weight_plan: Plan) -> Plan:
+def tables_of(weight_plan: Plan) -> Plan:
     """The look-ups that stand for the embedding tables of a weight plan."""
     return tuple(
-        (path.removesuffix("/embedding"), symmetric, e) for path, symmetric, e in weight_plan if is_table(path)
+        planned._replace(path=planned.path.removesuffix("/embedding"))
+        for planned in weight_plan
+        if is_table(planned.path)
     )
 
 
-def _collection(activation_ranges: Ranges, weight_ranges: Ranges) -> Any:
+def range_collection(activation_ranges: Ranges, weight_ranges: Ranges) -> Any:
     """The `ranges` variable collection: every activation's range, and each embedding table's at its look-up."""
     tables = {path.removesuffix("/embedding"): r for path, r in weight_ranges.items() if is_table(path)}
     return traverse_util.unflatten_dict(

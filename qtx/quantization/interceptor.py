@@ -8,39 +8,49 @@ from __future__ import annotations
 
 import contextlib
 from collections.abc import Callable, Iterator
-from typing import Any
+from typing import Any, NamedTuple
 
 import flax.linen as nn
 import jax
 import jax.numpy as jnp
 
 from qtx.layers import Site
-from qtx.quantization.affine import fake_quantize, make_grid
-from qtx.quantization.weights import Plan
+from qtx.quantization.basis import basis_of, enter, leave
+from qtx.quantization.granularity import Token
+from qtx.quantization.weights import Plan, Planned, round_to_grid
 
 SITE_MODULES = (nn.Dense, nn.LayerNorm, Site)
 
 
 @contextlib.contextmanager
-def on_sites(function: Callable[[nn.Module, str, Any], Any], kinds: tuple[type, ...]) -> Iterator[None]:
-    """Within the context, the output y of every module of `kinds` becomes `function(module, "path/of/module", y)`."""
+def on_sites(function: Callable[[nn.Module, str, Any, Any], Any], kinds: tuple[type, ...]) -> Iterator[None]:
+    """Within the context, the output y of every module of `kinds` becomes `function(module, "path/of/module", y,
+    where)`; where says which values of a `Site` count, None: all."""
 
     def interceptor(next_function, args, kwargs, context):
         y = next_function(*args, **kwargs)
         if context.method_name == "__call__" and isinstance(context.module, kinds):
             site: Any = context.module
-            return function(site, "/".join(site.path), y)
+            where = args[1] if isinstance(site, Site) and len(args) > 1 else None
+            return function(site, "/".join(site.path), y, where)
         return y
 
     with nn.intercept_methods(interceptor):
         yield
 
 
-def sites(module: nn.Module, params: Any, batch: dict[str, jax.Array]) -> dict[str, tuple[int, ...]]:
-    """Every activation site of a model and its leading (layer) shape, found by tracing it once, without computing."""
+class SiteShape(NamedTuple):
+    """The leading (layer) shape of a site, `()` or `(L,)`, and the length of its tensor's last axis."""
 
-    def mark(site, path, y):
-        site.put_variable("ranges", "mark", jnp.zeros(()))
+    leading: tuple[int, ...]
+    features: int
+
+
+def sites(module: nn.Module, params: Any, batch: dict[str, jax.Array]) -> dict[str, SiteShape]:
+    """Every activation site of a model, found by tracing it once, without computing."""
+
+    def mark(site, path, y, where):
+        site.put_variable("ranges", "mark", jnp.zeros(y.shape[-1:]))
         return y
 
     def trace(params, batch):
@@ -49,21 +59,18 @@ def sites(module: nn.Module, params: Any, batch: dict[str, jax.Array]) -> dict[s
 
     marks = jax.eval_shape(trace, params, batch)
     leaves = jax.tree_util.tree_leaves_with_path(marks)
-    return {"/".join(key.key for key in path[:-1]): leaf.shape for path, leaf in leaves}
-
-
-def _round_to_range(site: nn.Module, y: jax.Array, symmetric: bool) -> jax.Array:
-    r: Any = site.get_variable("ranges", "range")
-    return fake_quantize(y, make_grid(r["minimum"], r["maximum"], r["bits"], symmetric))
+    return {"/".join(key.key for key in path[:-1]): SiteShape(leaf.shape[:-1], leaf.shape[-1]) for path, leaf in leaves}
 
 
 @contextlib.contextmanager
 def fake_quantized(plan: Plan) -> Iterator[None]:
     """Within the context, sites and look-ups in `plan` are rounded to the grids of the `ranges` collection."""
-    planned = {path: symmetric for path, symmetric, _ in plan}
+    by_path = {planned.path: planned for planned in plan}
 
-    def quantize(site, path, y):
-        return _round_to_range(site, y, planned[path]) if path in planned else y
+    def quantize(site, path, y, where):
+        if path not in by_path:
+            return y
+        return round_to_range(y, _variable(site, "ranges", "range"), by_path[path], where)
 
     with on_sites(quantize, (*SITE_MODULES, nn.Embed)):
         yield
@@ -73,21 +80,39 @@ def fake_quantized(plan: Plan) -> Iterator[None]:
 def calibrating(plan: Plan, tables: Plan) -> Iterator[None]:
     """Within the context, each site in `plan` updates its range with what it sees, then is rounded to it: later sites
     calibrate on inputs that are already quantized, as in the paper's code. Look-ups in `tables` are only rounded."""
-    planned = {path: (symmetric, estimator) for path, symmetric, estimator in plan}
-    looked_up = {path: symmetric for path, symmetric, _ in tables}
+    by_path = {planned.path: planned for planned in plan}
+    looked_up = {planned.path: planned for planned in tables}
 
-    def update(site, path, y):
+    def update(site, path, y, where):
         if path in looked_up:
-            return _round_to_range(site, y, looked_up[path])
-        if path not in planned:
+            return round_to_range(y, _variable(site, "ranges", "range"), looked_up[path])
+        if path not in by_path:
             return y
-        symmetric, estimator = planned[path]
-        bits = site.get_variable("ranges", "range")["bits"]
-        state = estimator.update(site.get_variable("calibration", "state"), y, bits, symmetric)
-        minimum, maximum = estimator.result(state)
-        site.put_variable("calibration", "state", state)
-        site.put_variable("ranges", "range", {"bits": bits, "minimum": minimum, "maximum": maximum})
-        return _round_to_range(site, y, symmetric)
+        planned, r = by_path[path], _variable(site, "ranges", "range")
+        if not isinstance(planned.granularity, Token):
+            state = planned.granularity.update(
+                planned.estimator,
+                _variable(site, "calibration", "state"),
+                enter(y, basis_of(r)),
+                r["bits"],
+                planned.symmetric,
+                where if planned.ignore_masked else None,
+            )
+            minimum, maximum = planned.granularity.result(planned.estimator, state)
+            r = {**r, "minimum": minimum, "maximum": maximum}
+            site.put_variable("calibration", "state", state)
+            site.put_variable("ranges", "range", r)
+        return round_to_range(y, r, planned, where)
 
     with on_sites(update, (*SITE_MODULES, nn.Embed)):
         yield
+
+
+def round_to_range(y: jax.Array, r: dict[str, jax.Array], planned: Planned, where: jax.Array | None = None) -> jax.Array:
+    """An activation rounded in the basis of its range `r`."""
+    basis = basis_of(r)
+    return leave(round_to_grid(enter(y, basis), r, planned, where), basis)
+
+
+def _variable(site: nn.Module, collection: str, name: str) -> Any:
+    return site.get_variable(collection, name)

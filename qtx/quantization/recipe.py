@@ -8,6 +8,7 @@ from collections.abc import Iterable
 from typing import Any
 
 from qtx.errors import QtxError
+from qtx.quantization.granularity import Tensor
 
 
 @dataclasses.dataclass(frozen=True)
@@ -18,6 +19,9 @@ class Quantizer:
       bits: 2 to 16.
       symmetric: zero-point fixed at 0.
       estimator: of the range, from `qtx.quantization.estimators`.
+      granularity: which values share a range, from `qtx.quantization.granularity`.
+      ignore_masked: estimate from the values alone that the model will use: scores, whose masked positions are computed
+        and thrown away.
 
     Raises:
       QtxError: if bits is not in 2..16.
@@ -26,6 +30,8 @@ class Quantizer:
     bits: int
     symmetric: bool
     estimator: Any
+    granularity: Any = Tensor()
+    ignore_masked: bool = False
 
     def __post_init__(self):
         if not 2 <= self.bits <= 16:

@@ -6,21 +6,36 @@ Weights under `layers/` carry a leading layer axis, and each layer has its own r
 from __future__ import annotations
 
 import functools
-from typing import Any
+from typing import Any, NamedTuple
 
 import jax
 import jax.numpy as jnp
 from flax import traverse_util
 
+from qtx.errors import QtxError
 from qtx.quantization.affine import fake_quantize, make_grid
+from qtx.quantization.basis import Bases, basis_of, enter, leave
+from qtx.quantization.granularity import Token
 from qtx.quantization.recipe import Quantizer
 
-Plan = tuple[tuple[str, bool, Any], ...]
-"""(path, symmetric, estimator) of each quantized tensor: all that is static. Bits are data, so that every bit-width
-shares one compilation."""
+
+class Planned(NamedTuple):
+    """What is static of one tensor's quantization; see `Quantizer`. Bits are data, so that every bit-width shares one
+    compilation."""
+
+    path: str
+    symmetric: bool
+    estimator: Any
+    granularity: Any
+    ignore_masked: bool
+
+
+Plan = tuple[Planned, ...]
 
 Ranges = dict[str, dict[str, jax.Array]]
-"""Path to {"bits", "minimum", "maximum"}, each a scalar, or `[L]` under `layers/`."""
+"""Path to {"bits", "minimum", "maximum"}: bits a scalar, the ends `()` or `[D]` over the tensor's last axis, all with a
+leading `[L]` under `layers/`. Bits 0 leave the tensor in floating point. Dynamic tensors have no ends. A range may also
+have a basis (`qtx.quantization.basis`), in which it and the integers are."""
 
 STACK = "layers/"
 """Prefix of the paths whose arrays carry a leading layer axis."""
@@ -28,7 +43,28 @@ STACK = "layers/"
 
 def make_plan(quantizers: dict[str, Quantizer]) -> Plan:
     """The static part of resolved quantizers."""
-    return tuple((name, q.symmetric, q.estimator) for name, q in sorted(quantizers.items()))
+    return tuple(
+        Planned(name, q.symmetric, q.estimator, q.granularity, q.ignore_masked) for name, q in sorted(quantizers.items())
+    )
+
+
+def round_to_grid(
+    x: jax.Array, r: dict[str, jax.Array], planned: Planned, where: jax.Array | None = None
+) -> jax.Array:
+    """`x` on the grid of its range `r`; as it is where bits are 0.
+
+    Args:
+      x: a weight or an activation of one layer, in the basis of its range.
+      r: its entry of `Ranges`, of that layer.
+      planned: its static part.
+      where: the values that count, for dynamic ranges that ignore the others.
+    """
+    if isinstance(planned.granularity, Token):
+        minimum, maximum = planned.granularity.ends(x, where if planned.ignore_masked else None)
+    else:
+        minimum, maximum = r["minimum"], r["maximum"]
+    grid = make_grid(minimum, maximum, jnp.maximum(r["bits"], 2), planned.symmetric)
+    return jnp.where(r["bits"] > 0, fake_quantize(x, grid), x)
 
 
 def flatten(params: Any) -> dict[str, jax.Array]:
@@ -42,22 +78,29 @@ def over_layers(path: str, function: Any) -> Any:
 
 
 @functools.partial(jax.jit, static_argnames=("plan",))
-def weight_ranges(plan: Plan, params: Any, bits: dict[str, jax.Array]) -> Ranges:
+def weight_ranges(plan: Plan, params: Any, bits: dict[str, jax.Array], bases: Bases) -> Ranges:
     """The range of every weight in `plan`.
 
     Args:
       plan: which weights, and how.
       params: the parameter tree.
       bits: path to bits, a scalar or `[L]`.
+      bases: path to the basis that the weight is quantized in, for those that are not in their own.
     """
     flat, result = flatten(params), {}
-    for path, symmetric, estimator in plan:
+    for planned in plan:
+        if isinstance(planned.granularity, Token):
+            raise QtxError(f"granularity 'token' is for activations: choose another for the weight {planned.path!r}")
 
-        def estimate(weight, b, symmetric=symmetric, estimator=estimator):
-            return estimator.result(estimator.update(estimator.init(), weight, b, symmetric))
+        def estimate(weight, b, basis, planned=planned):
+            weight = enter(weight, basis, weight=True)
+            granularity, estimator = planned.granularity, planned.estimator
+            state = granularity.init(estimator, weight.shape[-1])
+            return granularity.result(estimator, granularity.update(estimator, state, weight, b, planned.symmetric))
 
-        minimum, maximum = over_layers(path, estimate)(flat[path], bits[path])
-        result[path] = {"bits": bits[path], "minimum": minimum, "maximum": maximum}
+        path, basis = planned.path, dict(bases.get(planned.path, {}))
+        minimum, maximum = over_layers(path, estimate)(flat[path], bits[path], basis)
+        result[path] = {"bits": bits[path], "minimum": minimum, "maximum": maximum, **basis}
     return result
 
 
@@ -68,13 +111,14 @@ def quantize_weights(plan: Plan, params: Any, ranges: Ranges) -> Any:
     Embedding tables are left alone: their look-ups are quantized instead (see `Recipe`).
     """
     flat = dict(flatten(params))
-    for path, symmetric, _ in plan:
-        if not is_table(path):
+    for planned in plan:
+        if not is_table(planned.path):
 
-            def quantize(weight, r, symmetric=symmetric):
-                return fake_quantize(weight, make_grid(r["minimum"], r["maximum"], r["bits"], symmetric))
+            def rounded(weight, r, planned=planned):
+                basis = basis_of(r)
+                return leave(round_to_grid(enter(weight, basis, weight=True), r, planned), basis, weight=True)
 
-            flat[path] = over_layers(path, quantize)(flat[path], ranges[path])
+            flat[planned.path] = over_layers(planned.path, rounded)(flat[planned.path], ranges[planned.path])
     return traverse_util.unflatten_dict(flat, sep="/")
 
 

@@ -82,7 +82,7 @@ def test_one_compilation_serves_all_bit_widths(family):
 @pytest.mark.parametrize("family", sorted(MODELS))
 def test_every_planned_tensor_is_on_its_grid(family):
     result, _, batch = quantized(family, scheme="w4a4")
-    planned = {path: symmetric for path, symmetric, _ in result.activation_plan}
+    planned = {planned.path: planned.symmetric for planned in result.activation_plan}
     captured = captures(result, batch)
     for path, symmetric in planned.items():
         node = captured["intermediates"]

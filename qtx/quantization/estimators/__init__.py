@@ -3,10 +3,15 @@
 An estimator is a frozen dataclass of its options with, in optax's manner,
 
     init() -> state                                     (a dict of arrays)
-    update(state, x, bits, symmetric) -> state
+    update(state, x, bits, symmetric, where) -> state   (where: the values that count, None: all)
     result(state) -> (minimum, maximum)
+
+A state is of fixed size, so memory does not grow with what an estimator has seen.
 """
 
+import functools
+
+from qtx.quantization.estimators.lp import Lp
 from qtx.quantization.estimators.minmax import MinMax
 from qtx.quantization.estimators.mse import Mse
 from qtx.quantization.estimators.running_minmax import RunningMinMax
@@ -15,6 +20,8 @@ ESTIMATORS = {
     "minmax": MinMax,
     "running_minmax": RunningMinMax,
     "mse": Mse,
+    "mse_golden": functools.partial(Mse, search="golden"),
+    "lp": Lp,
 }
 
-__all__ = ["ESTIMATORS", "MinMax", "Mse", "RunningMinMax"]
+__all__ = ["ESTIMATORS", "Lp", "MinMax", "Mse", "RunningMinMax"]

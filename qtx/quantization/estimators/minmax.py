@@ -4,7 +4,19 @@ from __future__ import annotations
 
 import dataclasses
 
+import jax
 import jax.numpy as jnp
+
+
+def extremes(x: jax.Array, where: jax.Array | None) -> tuple[jax.Array, jax.Array]:
+    """The smallest and the largest value of `x`, float32, among those where `where` is True; both 0 if none is."""
+    x = x.astype(jnp.float32)
+    if where is None:
+        return x.min(), x.max()
+    where = jnp.broadcast_to(where, x.shape)
+    some = where.any()
+    low, high = x.min(where=where, initial=jnp.inf), x.max(where=where, initial=-jnp.inf)
+    return jnp.where(some, low, 0.0), jnp.where(some, high, 0.0)
 
 
 @dataclasses.dataclass(frozen=True)
@@ -14,9 +26,9 @@ class MinMax:
     def init(self):
         return {"minimum": jnp.zeros(()), "maximum": jnp.zeros(())}
 
-    def update(self, state, x, bits, symmetric):
-        x = x.astype(jnp.float32)
-        return {"minimum": x.min(), "maximum": x.max()}
+    def update(self, state, x, bits, symmetric, where=None):
+        minimum, maximum = extremes(x, where)
+        return {"minimum": minimum, "maximum": maximum}
 
     def result(self, state):
         return state["minimum"], state["maximum"]

@@ -3,27 +3,12 @@
 from __future__ import annotations
 
 import dataclasses
-import math
 
-import jax
 import jax.numpy as jnp
 
 from qtx.errors import QtxError
-
-
-def upper_percentile(x: jax.Array, percentile: float) -> jax.Array:
-    """The `percentile`-th percentile of all of `x`, for percentiles near 100, by linear interpolation.
-
-    Only the largest values are sorted, and the rank is computed outside of float32, whose rounding at tens of thousands
-    of elements would move the result.
-    """
-    rank = percentile / 100 * (x.size - 1)
-    below = math.floor(rank)
-    largest, _ = jax.lax.top_k(x.ravel(), x.size - below)
-    fraction = rank - below
-    lower = largest[-1]
-    upper = largest[max(x.size - below - 2, 0)]
-    return lower + fraction * (upper - lower)
+from qtx.quantization.estimators.minmax import extremes
+from qtx.quantization.estimators.percentile import upper_percentile
 
 
 @dataclasses.dataclass(frozen=True)
@@ -51,12 +36,11 @@ class RunningMinMax:
     def init(self):
         return {"minimum": jnp.zeros(()), "maximum": jnp.zeros(()), "batches": jnp.zeros(())}
 
-    def update(self, state, x, bits, symmetric):
-        x = x.astype(jnp.float32)
+    def update(self, state, x, bits, symmetric, where=None):
         if self.percentile is None:
-            ends = x.min(), x.max()
+            ends = extremes(x, where)
         else:
-            ends = -upper_percentile(-x, self.percentile), upper_percentile(x, self.percentile)
+            ends = -upper_percentile(-x, self.percentile, where), upper_percentile(x, self.percentile, where)
         momentum = jnp.where(state["batches"] == 0, 0.0, self.momentum)
         minimum, maximum = (
             (1 - momentum) * end + momentum * state[name]

@@ -1,0 +1,42 @@
+"""Quantizing a tensor in another basis: what SmoothQuant and rotations do, without touching the model.
+
+If x W = (x M) (M^-1 W), the integers may hold x M and M^-1 W instead of x and W. A range that carries M, as "smooth" s
+`[D]` (M = diag(1/s)) or "rotation" R `[D, D]` (M = R, orthogonal), is the range of the tensor in that basis: it enters,
+is rounded there, and leaves. In floating point nothing changes, for any M.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from typing import Any
+
+import jax
+
+Basis = Mapping[str, jax.Array]
+Bases = Mapping[str, Basis]
+"""Path of a site or weight to its basis, with a leading `[L]` under `layers/`."""
+
+BASIS_KEYS = ("smooth", "rotation")
+
+
+def basis_of(r: Mapping[str, Any]) -> dict[str, jax.Array]:
+    """The part of a range that is its basis; empty for the tensor's own."""
+    return {name: r[name] for name in BASIS_KEYS if name in r}
+
+
+def enter(x: jax.Array, basis: Basis, weight: bool = False) -> jax.Array:
+    """An activation `[..., D]` as x M, or a weight `[D, F]` as M^-1 W."""
+    if "smooth" in basis:
+        return x * basis["smooth"][:, None] if weight else x / basis["smooth"]
+    if "rotation" in basis:
+        return basis["rotation"].T @ x if weight else x @ basis["rotation"]
+    return x
+
+
+def leave(x: jax.Array, basis: Basis, weight: bool = False) -> jax.Array:
+    """The inverse of `enter`."""
+    if "smooth" in basis:
+        return x / basis["smooth"][:, None] if weight else x * basis["smooth"]
+    if "rotation" in basis:
+        return basis["rotation"] @ x if weight else x @ basis["rotation"].T
+    return x

@@ -1,0 +1,33 @@
+"""What a post-training quantization method may change; the defaults change nothing."""
+
+from __future__ import annotations
+
+import dataclasses
+from collections.abc import Iterable
+from typing import Any
+
+import flax.linen as nn
+
+from qtx.quantization.basis import Bases
+from qtx.quantization.recipe import Recipe
+from qtx.quantization.weights import Plan, Ranges, quantize_weights
+
+
+@dataclasses.dataclass(frozen=True)
+class Static:
+    """The paper's: nearest rounding on static grids. Other methods override a step.
+
+    The calibration batches of both steps are the same, and may be iterated over any number of times.
+    """
+
+    def prepare(
+        self, module: nn.Module, params: Any, recipe: Recipe, batches: Iterable[dict[str, Any]]
+    ) -> tuple[Recipe, Bases]:
+        """Before any range is estimated: the recipe to follow, and the bases to quantize in."""
+        return recipe, {}
+
+    def round_weights(
+        self, module: nn.Module, params: Any, plan: Plan, ranges: Ranges, batches: Iterable[dict[str, Any]]
+    ) -> Any:
+        """The parameters with every weight in `plan` on the grid of its range, embedding tables as they were."""
+        return quantize_weights(plan, params, ranges)
