@@ -63,28 +63,32 @@ class Lp:
         low = jnp.where(first, jnp.where(signed, -low, 0.0), state["low"])
         high = jnp.where(first, jnp.where(positive, high, 0.0), state["high"])
 
-        def error(fraction):
-            difference = jnp.abs(x - fake_quantize(x, make_grid(fraction * low, fraction * high, bits, symmetric)))
+        def error(minimum, maximum):
+            difference = jnp.abs(x - fake_quantize(x, make_grid(minimum, maximum, bits, symmetric)))
             powers = jnp.square(difference) if self.p == 2 else difference**self.p
             # Rows first: one float32 sum over millions of small errors would lose digits.
             powers = powers if where is None else jnp.where(where, powers, 0.0)
             return powers.sum(axis=-1).sum()
 
         if self.search == "grid":
-            found = state["found"] + jax.lax.map(error, self._fractions())
+            found = state["found"] + jax.lax.map(lambda ends: error(*ends), self._grid(low, high))
         else:
-            found = state["found"] + golden_section(error, 1 / self.candidates, 1.0)
+            found = state["found"] + golden_section(lambda f: error(f * low, f * high), 1 / self.candidates, 1.0)
         return {"found": found, "low": low, "high": high, "tensors": state["tensors"] + 1}
 
     def result(self, state):
+        low, high = state["low"], state["high"]
         if self.search == "grid":
-            fraction = self._fractions()[state["found"].argmin()]
-        else:
-            fraction = state["found"] / jnp.maximum(state["tensors"], 1)
-        return fraction * state["low"], fraction * state["high"]
+            lows, highs = self._grid(low, high)
+            best = state["found"].argmin()
+            return lows[best], highs[best]
+        fraction = state["found"] / jnp.maximum(state["tensors"], 1)
+        return fraction * low, fraction * high
 
-    def _fractions(self):
-        return jnp.arange(1, self.candidates + 1) / self.candidates
+    def _grid(self, low, high):
+        """Both ends of every candidate, `[candidates]` each; the step first, as the paper's code multiplies it out."""
+        steps = jnp.arange(1, self.candidates + 1)
+        return low / self.candidates * steps, high / self.candidates * steps
 
 
 def golden_section(function, low: float, high: float) -> jax.Array:

@@ -9,6 +9,7 @@ from __future__ import annotations
 
 from qtx.models import TransformerConfig
 from qtx.quantization.recipe import Quantizer, Recipe, Rule
+from qtx.quantization.recipes.rules import activation_rules, weight_rules
 
 
 def _paper(config: TransformerConfig, weight: Quantizer, activation: Quantizer, *, left: str) -> Recipe:
@@ -17,8 +18,8 @@ def _paper(config: TransformerConfig, weight: Quantizer, activation: Quantizer, 
     gate_weights = (Rule("layers/attention/gate_predictor/*", None),) if gated else ()
     gate_sites = (Rule("layers/attention/gate", None), Rule(f"layers/attention/{left}", None)) if gated else ()
     return Recipe(
-        weights=(*gate_weights, Rule("*/bias", None), Rule("*", weight)),
-        activations=(*gate_sites, Rule("layers/mlp/in", None), Rule("*", activation)),
+        weights=(*gate_weights, *weight_rules(config, weight)),
+        activations=(*gate_sites, Rule("layers/mlp/in", None), *activation_rules(activation)),
     )
 
 

@@ -1,0 +1,41 @@
+"""A BERT small enough to train, quantize and compare on a laptop: the subject of the quantization table.
+
+Masked language modelling on the prose of Python's own help topics and docstrings; softmax, clipped softmax and gated
+attention, two seeds each.
+
+    qtx compare --config=configs/tiny_bert.py --workdir=runs/tiny_bert
+"""
+
+from ml_collections import ConfigDict
+
+from qtx.experiment import default
+
+
+def get_config(variant: str = "softmax") -> ConfigDict:
+    config = default("bert", variant)
+    config.name = "tiny_bert"
+
+    config.model.num_layers = 3
+    config.model.width = 64
+    config.model.num_heads = 2
+    config.model.mlp_width = 256
+    config.model.max_length = 64
+    config.model.init_std = 0.04  # attention starts near uniform, so clipping is phased in
+    config.model.dropout = 0.0
+    config.model.attention_dropout = 0.0
+
+    config.data.source = "stdlib"
+    config.data.sequence_length = 64
+    config.data.vocab_size = 512
+
+    config.training.steps = 1500
+    config.training.batch_size = 32
+    config.training.learning_rate = 2e-3
+    config.training.warmup_steps = 150
+    config.training.eval_every = 500
+    config.training.checkpoint_every = 1500
+
+    config.quantization.schemes = ("w8a8", "w6a8", "w4a8", "w6a6")
+    config.compare.variants = ("softmax", "clipped_softmax,alpha=2,gamma_warmup_steps=500", "gated_linear")
+    config.compare.seeds = (0, 1)
+    return config

@@ -1,0 +1,27 @@
+"""The last rules of a recipe: every weight but biases, every activation, at the granularity that each can have."""
+
+from __future__ import annotations
+
+import dataclasses
+
+from qtx.models import TransformerConfig, VitConfig
+from qtx.quantization.granularity import Channel, Tensor
+from qtx.quantization.recipe import Quantizer, Rule
+
+# The sites as wide as the embedding, where outliers sit in a few dimensions (Bondarenko et al. 2021).
+EMBEDDING_WIDE = ("embeddings/*", "layers/*_norm", "layers/*_residual", "layers/mlp/out", "layers/attention/out")
+
+
+def weight_rules(config: TransformerConfig, weight: Quantizer) -> tuple[Rule, ...]:
+    """Everything but biases; vectors, which have no channels, per tensor."""
+    per_tensor = dataclasses.replace(weight, granularity=Tensor())
+    class_token = (Rule("embeddings/class_token", per_tensor),) if isinstance(config, VitConfig) else ()
+    return (Rule("*bias", None), Rule("*/scale", per_tensor), *class_token, Rule("*", weight))
+
+
+def activation_rules(activation: Quantizer) -> tuple[Rule, ...]:
+    """Everything; ranges by dimension only where dimensions have a meaning of their own."""
+    if not isinstance(activation.granularity, Channel):
+        return (Rule("*", activation),)
+    per_tensor = dataclasses.replace(activation, granularity=Tensor())
+    return (*(Rule(pattern, activation) for pattern in EMBEDDING_WIDE), Rule("*", per_tensor))

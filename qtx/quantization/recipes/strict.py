@@ -1,0 +1,27 @@
+"""Nothing in floating point but the head: what an integer accelerator would have to run."""
+
+from __future__ import annotations
+
+import dataclasses
+
+from qtx.models import OptConfig, TransformerConfig
+from qtx.quantization.granularity import Channel, Tensor
+from qtx.quantization.recipe import Quantizer, Recipe, Rule
+from qtx.quantization.recipes.rules import activation_rules, weight_rules
+
+
+def strict(config: TransformerConfig, weight: Quantizer, activation: Quantizer) -> Recipe:
+    """Every family: all weights but biases (which integer hardware adds in 32 bits) and the head's, the gate's
+    predictor included; all sites but the head's, the MLP's pre-activations, gate, context and gated context included.
+    Ranges of scores ignore the positions that the mask hides, which never reach the softmax."""
+    of_scores = Tensor() if isinstance(activation.granularity, Channel) else activation.granularity
+    scores = dataclasses.replace(activation, ignore_masked=True, granularity=of_scores)
+    gate = "layers/attention/gate_predictor/*"
+    predictor = dataclasses.replace(weight, granularity=Tensor())
+    gate_weights = (Rule(gate + "bias", None), Rule(gate, predictor)) if config.attention.gate != "none" else ()
+    # OPT's head is the embedding table, which has no weight of its own.
+    head = () if isinstance(config, OptConfig) else (Rule("head/*", None),)
+    return Recipe(
+        weights=(*head, *gate_weights, *weight_rules(config, weight)),
+        activations=(Rule("head/*", None), Rule("layers/attention/scores", scores), *activation_rules(activation)),
+    )
