@@ -26,6 +26,25 @@ class Command:
     example: str
     config: str  # "required", "optional" (the run's own record otherwise) or "none"
     resume: str  # what the user does after an interruption
+    flags: tuple[str, ...] = ()  # of `FLAGS`
+    choice: str | None = None  # a flag whose value the command itself gets
+
+
+@dataclasses.dataclass(frozen=True)
+class Flag:
+    """A flag that some commands have; with `override`, short for overriding one value of the config."""
+
+    usage: str
+    help: str
+    override: str | None = None
+
+
+FLAGS = {
+    "method": Flag("--method=METHOD", "static, per_token, smoothquant, hadamard or gptq", "quantization.method={}"),
+    "scheme": Flag("--scheme=SCHEME", "one scheme, e.g. w8a8, instead of the config's", "quantization.schemes=('{}',)"),
+    "ranges": Flag("--ranges=FILE", "ranges of an earlier calibration, for the first scheme, instead of a new one"),
+    "format": Flag("--format=FORMAT", "int8 (runs in integers) or huggingface (floating point)"),
+}
 
 
 COMMANDS = {
@@ -41,7 +60,8 @@ COMMANDS = {
     "evaluate": Command(
         summary="measure a trained model: loss, metric, outliers",
         description="Evaluates the folder's last checkpoint on held-out data in floating point: perplexity or\n"
-        "accuracy, infinity norm, kurtosis, 6-sigma outliers, attention-sink mass. Writes results.json.",
+        "accuracy, infinity norm, kurtosis, 6-sigma outliers, attention-sink mass. Writes results.json. The folder of\n"
+        "an exported int8 model is run in integers.",
         example="qtx evaluate --workdir=runs/gated",
         config="optional",
         resume="the same command starts over",
@@ -54,6 +74,29 @@ COMMANDS = {
         example="qtx quantize --workdir=runs/gated --config.quantization.schemes=\"('w8a8', 'w4a8')\"",
         config="optional",
         resume="the same command starts over",
+        flags=("method", "scheme", "ranges"),
+    ),
+    "sensitivity": Command(
+        summary="rank the tensors of a trained model by what quantizing them costs",
+        description="Calibrates the first scheme of the config, then measures the model with each weight and\n"
+        "activation of each layer quantized alone, and with all quantized but it, with the tensor's\n"
+        "signal-to-quantization-noise ratio, on config.quantization.sensitivity_batches held-out batches.\n"
+        "Writes sensitivity.json and sensitivity.png; `qtx report` of a comparison shows them.",
+        example="qtx sensitivity --workdir=runs/gated --scheme=w4a4",
+        config="optional",
+        resume="the same command starts over",
+        flags=("method", "scheme"),
+    ),
+    "export": Command(
+        summary="take a trained model away: in integers, or as a Hugging Face checkpoint",
+        description="int8: calibrates the first scheme of the config and writes a model whose matrix products run\n"
+        "int8 x int8 -> int32, to WORKDIR/export/int8; `qtx evaluate --workdir=WORKDIR/export/int8` runs it.\n"
+        "huggingface: writes config.json and model.safetensors in floating point to WORKDIR/export/huggingface.",
+        example="qtx export --format=int8 --workdir=runs/gated --scheme=w8a8",
+        config="optional",
+        resume="the same command starts over",
+        flags=("format", "method", "scheme"),
+        choice="format",
     ),
     "compare": Command(
         summary="train, quantize and compare attention variants over seeds",
@@ -110,8 +153,18 @@ def main(arguments: Sequence[str] | None = None) -> int:
 
 def runner(name: str, command: Command, arguments: Sequence[str]) -> Callable[[], None]:
     """The command, ready to run: its flags parsed, its config read and checked."""
-    from qtx.flags import parse
+    from qtx.flags import parse, take_flag
 
+    arguments, chosen = list(arguments), {}
+    for flag in command.flags:
+        value, arguments = take_flag(arguments, flag)
+        override = FLAGS[flag].override
+        if value is not None and override is not None:
+            arguments.append(f"--config.{override.format(value)}")
+        elif value is not None:
+            chosen[flag] = value
+    if command.choice is not None and command.choice not in chosen:
+        raise QtxError(f"{name} needs {FLAGS[command.choice].usage}: {FLAGS[command.choice].help}")
     config, workdir = parse(arguments, of_run=command.config == "optional")
     if config is None and command.config == "required":
         raise QtxError(f"{name} needs --config=FILE, e.g. {command.example}")
@@ -121,10 +174,10 @@ def runner(name: str, command: Command, arguments: Sequence[str]) -> Callable[[]
         raise QtxError(f"--workdir={workdir} is a file: expected a folder")
     if config is not None and command.config == "none":
         raise QtxError(f"{name} takes no --config: it reads what the folder holds")
-    return lambda: _run(name, config, workdir)
+    return lambda: _run(name, config, workdir, chosen)
 
 
-def _run(name: str, config, workdir: Path) -> None:
+def _run(name: str, config, workdir: Path, chosen: dict[str, str]) -> None:
     from qtx import commands
     from qtx.experiment import read
 
@@ -132,7 +185,7 @@ def _run(name: str, config, workdir: Path) -> None:
     if config is None:
         function(workdir)
     else:
-        function(read(config), workdir)
+        function(read(config), workdir, **chosen)
 
 
 def program_help() -> str:
@@ -165,11 +218,12 @@ def command_help(name: str) -> str:
     overrides = (
         "  --config.KEY=VALUE       overrides one value, e.g. --config.training.steps=500\n" if config_flags else ""
     )
+    own = "".join(f"  {FLAGS[flag].usage:<23}  {FLAGS[flag].help}\n" for flag in command.flags)
     usage = {"required": " --config=FILE", "optional": " [--config=FILE]", "none": ""}[command.config]
     return (
         f"qtx {name}: {command.summary}.\n\n"
         f"usage: qtx {name}{usage} --workdir=FOLDER{' [--config.KEY=VALUE ...]' if config_flags else ''}\n\n"
         f"{command.description}\n\n"
-        f"flags:\n{config_flags}  --workdir=FOLDER         the run's folder\n{overrides}"
+        f"flags:\n{config_flags}  --workdir=FOLDER         the run's folder\n{own}{overrides}"
         f"\nexample:\n  {command.example}"
     )

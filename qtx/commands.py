@@ -2,18 +2,37 @@
 
 from __future__ import annotations
 
+import dataclasses
 import time
 from pathlib import Path
+from typing import Any
 
 from rich.box import SIMPLE_HEAD
 from rich.console import Console
+from rich.progress import track
 from rich.table import Table
 
+from qtx.analysis.sensitivity import HEADER, save_sweep, table_rows
 from qtx.compare import check_runs, duration, rebuild, run_comparison, runs
+from qtx.errors import lookup
 from qtx.experiment import Experiment, record
-from qtx.pipeline import check_run, measure, restore_run, save_ranges, train_run
+from qtx.interop import save as save_huggingface
+from qtx.pipeline import (
+    check_run,
+    find_sensitivity,
+    first_scheme,
+    floating_point,
+    measure,
+    metrics_of,
+    restore_run,
+    train_run,
+    with_ranges,
+)
 from qtx.pipeline import quantize as quantize_run
 from qtx.prepare import Prepared, prepare
+from qtx.quantization.files import save_ranges
+from qtx.quantization.integer import convert, load, save
+from qtx.quantization.integer.files import DESCRIPTION
 from qtx.results import ATTENTION_COLUMNS, OUTLIER_COLUMNS, Result, main_table, markdown, number
 from qtx.summary import describe_attention, print_summary, say
 from qtx.training import OBJECTIVES, RunFolder, read_metrics
@@ -32,8 +51,11 @@ def train(experiment: Experiment, workdir: Path) -> None:
 
 
 def evaluate(experiment: Experiment, workdir: Path) -> None:
-    """`qtx evaluate`."""
+    """`qtx evaluate`; the folder of an exported model is run in integers."""
     console = Console()
+    if (workdir / DESCRIPTION).is_file():
+        evaluate_integers(experiment, workdir, console)
+        return
     check_run(experiment, workdir)
     prepared = start(experiment, workdir, console)
     began = time.monotonic()
@@ -48,8 +70,8 @@ def evaluate(experiment: Experiment, workdir: Path) -> None:
     say(console, f"results: {workdir / 'results.json'}")
 
 
-def quantize(experiment: Experiment, workdir: Path) -> None:
-    """`qtx quantize`."""
+def quantize(experiment: Experiment, workdir: Path, ranges: str | None = None) -> None:
+    """`qtx quantize`; `ranges` is a file to take the first scheme's ranges from."""
     console = Console()
     check_run(experiment, workdir)
     prepared = start(experiment, workdir, console)
@@ -57,12 +79,83 @@ def quantize(experiment: Experiment, workdir: Path) -> None:
     params = restore_run(prepared, workdir)
     RunFolder(workdir).claim(record(experiment))
     with console.status("quantizing and measuring"):
-        schemes = quantize_run(prepared, params)
+        schemes = with_ranges(prepared, params, Path(ranges)) if ranges else quantize_run(prepared, params)
         result = measure(prepared, params, schemes, workdir, describe_attention(experiment.model.attention), began)
-    files = [save_ranges(quantized, scheme, workdir) for scheme, quantized in schemes.items()]
+    files = {scheme: workdir / "ranges" / f"{scheme}.safetensors" for scheme in schemes}
+    for scheme, file in files.items():
+        save_ranges(schemes[scheme], file)
     print_table(f"{workdir}: held-out data, floating point and quantized", *main_table([result]), console)
     say(console, f"results: {workdir / 'results.json'}")
-    say(console, f"ranges: {', '.join(map(str, files))}")
+    say(console, f"ranges: {', '.join(map(str, files.values()))}")
+
+
+def sensitivity(experiment: Experiment, workdir: Path) -> None:
+    """`qtx sensitivity`."""
+    console = Console()
+    check_run(experiment, workdir)
+    prepared = start(experiment, workdir, console)
+    params = restore_run(prepared, workdir)
+    shown_on = Console(stderr=True)
+
+    def progress(targets):
+        return track(targets, "measuring tensors", console=shown_on, disable=not shown_on.is_terminal)
+
+    found = find_sensitivity(prepared, params, progress)
+    # Draws with matplotlib, which takes a second to import.
+    from qtx.analysis.sensitivity_figure import SHOWN_TENSORS, save_sensitivity_plot
+
+    files = save_sweep(found, workdir), save_sensitivity_plot(found, workdir)
+    title = f"{workdir}: {found.metric} at {found.scheme} on part of the held-out data; what costs most first"
+    print_table(title, HEADER, table_rows(found, SHOWN_TENSORS), console)
+    say(console, f"all {len(found.rows)} tensors: {files[0]}")
+    say(console, f"plot: {files[1]}")
+
+
+def export(experiment: Experiment, workdir: Path, format: str) -> None:
+    """`qtx export`."""
+    console = Console()
+    writer = lookup(FORMATS, "format", format)
+    check_run(experiment, workdir)
+    prepared = start(experiment, workdir, console)
+    params = restore_run(prepared, workdir)
+    folder = workdir / "export" / format
+    with console.status("exporting"):
+        notes = writer(prepared, params, folder)
+    size = sum(file.stat().st_size for file in folder.iterdir())
+    for note in (
+        *notes,
+        f"written: {folder}, {size / 1e6:.2f} MB; parameters in float32: {4 * prepared.parameters / 1e6:.2f} MB",
+    ):
+        say(console, note)
+
+
+def export_int8(prepared: Prepared, params: Any, folder: Path) -> list[str]:
+    """Writes an integer model and the config that evaluates it; returns what to tell of it."""
+    model = convert(first_scheme(prepared, params))
+    save(model, folder)
+    RunFolder(folder).claim(record(prepared.experiment))
+    floating = ", ".join(model.in_floating_point) or "nothing"
+    return [f"matrix products in floating point: {floating}", f"next: qtx evaluate --workdir={folder}"]
+
+
+def export_huggingface(prepared: Prepared, params: Any, folder: Path) -> list[str]:
+    """Writes a Hugging Face checkpoint, in floating point; returns what to tell of it."""
+    save_huggingface(folder, prepared.module.config, floating_point(prepared, params))
+    return []
+
+
+FORMATS = {"int8": export_int8, "huggingface": export_huggingface}
+
+
+def evaluate_integers(experiment: Experiment, folder: Path, console: Console) -> None:
+    """Runs an exported model on the held-out data and prints its loss and metric."""
+    experiment = dataclasses.replace(experiment, qat=dataclasses.replace(experiment.qat, start=""))
+    prepared = start(experiment, folder, console)
+    metric = OBJECTIVES[experiment.objective].metric
+    with console.status("measuring"):
+        metrics = metrics_of(prepared, load(prepared.module, folder))
+    rows = [["loss", number(metrics["loss"])], ["metric", shown(metric, metrics[metric])]]
+    print_table(f"{folder}: held-out data, in integers", ["measurement", "value"], rows, console)
 
 
 def compare(experiment: Experiment, workdir: Path) -> None:

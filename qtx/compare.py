@@ -52,8 +52,13 @@ def runs(experiment: Experiment, workdir: Path) -> list[Run]:
     """The runs of a comparison, all variants of the first seed first.
 
     Raises:
-      QtxError: if the experiment itself chooses an attention, which every run would replace.
+      QtxError: if the experiment itself chooses an attention, which every run would replace, or starts from a run.
     """
+    if experiment.qat.start:
+        raise QtxError(
+            "config.qat.start is set, but a comparison trains every variant from the beginning: leave it out here, and "
+            "train each variant's quantized run with `qtx train`"
+        )
     if experiment.model.attention != AttentionConfig():
         raise QtxError(
             "config.model.attention is set, but a comparison takes attention from config.compare.variants: name "

@@ -19,6 +19,7 @@ from qtx.data import DataConfig
 from qtx.errors import QtxError, lookup, unknown
 from qtx.models import MODELS
 from qtx.quantization import QuantizationConfig
+from qtx.quantization.qat_config import QatConfig
 from qtx.training import MeshConfig, TrainingConfig
 
 # What each model family is pre-trained on (its attention mask fits no other objective), and its built-in data.
@@ -62,6 +63,7 @@ class Experiment:
     training: TrainingConfig
     mesh: MeshConfig
     quantization: QuantizationConfig
+    qat: QatConfig
     compare: CompareConfig
 
 
@@ -70,6 +72,7 @@ SECTIONS = {
     "training": TrainingConfig,
     "mesh": MeshConfig,
     "quantization": QuantizationConfig,
+    "qat": QatConfig,
     "compare": CompareConfig,
 }
 

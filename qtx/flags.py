@@ -18,6 +18,14 @@ from ml_collections import ConfigDict, config_flags
 
 from qtx.errors import QtxError, unknown
 
+PLACEHOLDERS = {
+    "config": "FILE",
+    "workdir": "FOLDER",
+    "method": "METHOD",
+    "scheme": "SCHEME",
+    "ranges": "FILE",
+    "format": "FORMAT",
+}
 OVERRIDE = re.compile(r"--?(?:no)?config\.([^=]+)")
 # What ml_collections says of a key that is not there: 'a' or Key "a" does not exist ... Did you mean "b" ...
 UNKNOWN_KEY = re.compile(r"""^(?:'(\w+)'|Key "(\w+)" does not exist.*?)(?:\s*Did you mean "(\w+)".*)?$""", re.DOTALL)
@@ -36,8 +44,8 @@ def parse(arguments: Sequence[str], of_run: bool = False) -> tuple[ConfigDict | 
     Raises:
       QtxError: for an unknown flag or key, a value of the wrong type, or a config file that cannot be used.
     """
-    config_path, rest = _take_flag(arguments, "config")
-    workdir, rest = _take_flag(rest, "workdir")
+    config_path, rest = take_flag(arguments, "config")
+    workdir, rest = take_flag(rest, "workdir")
     if config_path is not None:
         config = load_config_file(config_path)
     elif of_run and workdir:
@@ -64,7 +72,7 @@ def parse(arguments: Sequence[str], of_run: bool = False) -> tuple[ConfigDict | 
     return (values["config"].value if config_path or of_run else None), (Path(workdir) if workdir else None)
 
 
-def _take_flag(arguments: Sequence[str], name: str) -> tuple[str | None, list[str]]:
+def take_flag(arguments: Sequence[str], name: str) -> tuple[str | None, list[str]]:
     """The value of `--name=value` or `--name value`, the last one counting, and the other arguments."""
     value, rest, left = None, [], list(arguments)
     while left:
@@ -75,7 +83,7 @@ def _take_flag(arguments: Sequence[str], name: str) -> tuple[str | None, list[st
             continue
         value = text if equals else (left.pop(0) if left else "")
         if not value:
-            raise QtxError(f"--{name} has no value: write --{name}=" + ("FILE" if name == "config" else "FOLDER"))
+            raise QtxError(f"--{name} has no value: write --{name}={PLACEHOLDERS[name]}")
     return value, rest
 
 

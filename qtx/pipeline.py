@@ -6,24 +6,28 @@ their seed share them.
 
 from __future__ import annotations
 
+import dataclasses
 import functools
+import itertools
 import json
 import os
 import time
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
 import jax
-import numpy as np
-from safetensors.numpy import save_file
 
 from qtx.analysis.analysis import analyse, save_analysis
 from qtx.analysis.capture import FloatingPoint
+from qtx.analysis.sensitivity import Sweep, Target, sweep
 from qtx.data import Data
 from qtx.experiment import Experiment, record
 from qtx.prepare import Prepared
 from qtx.quantization import Quantized, calibrate
+from qtx.quantization.files import load_ranges
+from qtx.quantization.integer import IntegerModel
+from qtx.quantization.methods import METHODS
 from qtx.results import Result
 from qtx.training import OBJECTIVES, RunFolder, load_params, train
 from qtx.training.evaluate import add_up
@@ -31,7 +35,8 @@ from qtx.training.objectives import Sums, cross_entropy_sums
 
 
 def train_run(prepared: Prepared, workdir: Path) -> Any:
-    """Trains, resumes, or takes the finished run in `workdir`; returns its parameters."""
+    """Trains, resumes, or takes the finished run in `workdir`; returns its parameters, those of `prepared.qat` if there
+    is one."""
     result = train(prepared.experiment, workdir, prepared.data)
     if prepared.data.tokenizer is not None:
         prepared.data.tokenizer.save(workdir / "tokenizer.json")
@@ -46,12 +51,22 @@ def check_run(experiment: Experiment, workdir: Path) -> None:
 
 
 def restore_run(prepared: Prepared, workdir: Path) -> Any:
-    """The parameters of the last checkpoint of the run in `workdir`.
+    """The parameters of the last checkpoint of the run in `workdir`, as `train_run` returns them.
 
     Raises:
       QtxError: if there is none, or it is that of another model.
     """
-    return load_params(prepared.module, prepared.data, workdir, prepared.experiment.mesh)
+    return load_params(prepared.qat or prepared.module, prepared.data, workdir, prepared.experiment.mesh)
+
+
+def trained_schemes(prepared: Prepared, params: Any) -> dict[str, Quantized]:
+    """The scheme that a run was trained under, with its learned ranges; none without quantization-aware training."""
+    return {} if prepared.qat is None else {prepared.experiment.qat.scheme: prepared.qat.quantized(params)}
+
+
+def floating_point(prepared: Prepared, params: Any) -> Any:
+    """The model's own parameters, of those of a run."""
+    return params if prepared.qat is None else params["model"]
 
 
 def measure(
@@ -63,22 +78,22 @@ def measure(
 
     Args:
       prepared: the experiment.
-      params: its parameters.
-      schemes: of `quantize`, the first of which is drawn in the report; empty to measure in floating point alone.
+      params: its parameters, of `train_run` or `restore_run`.
+      schemes: of `quantize`, the first of which is drawn in the report; empty to measure in floating point, and under
+        the scheme that the run was trained under, if it was.
       workdir: the run's folder.
       variant: name of its attention in tables.
       began: when the work on the run began, by `time.monotonic()`; what it took is reported.
     """
+    schemes, params = trained_schemes(prepared, params) | dict(schemes), floating_point(prepared, params)
     metric = OBJECTIVES[prepared.experiment.objective].metric
     model = FloatingPoint(prepared.module, params)
-    metrics = add_up(functools.partial(_sums, model), prepared.evaluation())
+    metrics = metrics_of(prepared, model)
     first = next(iter(schemes.values()), None)
     analysis = analyse(
         prepared.module, params, prepared.evaluation(), token_text=token_text(prepared.data), quantized=first
     )
-    quantized = {
-        name: add_up(functools.partial(_sums, model), prepared.evaluation()) for name, model in schemes.items()
-    }
+    quantized = {name: metrics_of(prepared, model) for name, model in schemes.items()}
     result = {
         "variant": variant,
         "seed": prepared.experiment.seed,
@@ -96,28 +111,65 @@ def measure(
 
 
 def quantize(prepared: Prepared, params: Any) -> dict[str, Quantized]:
-    """The model under every scheme of the config, with ranges calibrated on training data."""
-    config = prepared.experiment.quantization
+    """The model under every scheme of the config: under the one that the run was trained under with its learned ranges,
+    under the others with ranges calibrated on training data."""
+    config, trained = prepared.experiment.quantization, trained_schemes(prepared, params)
+    params = floating_point(prepared, params)
 
     def under(scheme: str) -> Quantized:
+        if scheme in trained:
+            return trained[scheme]
         recipe = config.make_recipe(scheme, prepared.module.config)
-        return calibrate(prepared.module, params, recipe, prepared.calibration(), config.calibration_batches)
+        return calibrate(
+            prepared.module,
+            params,
+            recipe,
+            prepared.calibration(),
+            config.calibration_batches,
+            METHODS[config.method](),
+        )
 
     return {scheme: under(scheme) for scheme in config.schemes}
 
 
-def save_ranges(quantized: Quantized, scheme: str, workdir: Path) -> Path:
-    """Writes the ranges to `ranges/<scheme>.safetensors`: `weights|activations/<path>/bits|minimum|maximum`."""
-    tensors = {
-        f"{kind}/{path}/{name}": np.asarray(value)
-        for kind, ranges in (("weights", quantized.weight_ranges), ("activations", quantized.activation_ranges))
-        for path, values in ranges.items()
-        for name, value in values.items()
-    }
-    file = workdir / "ranges" / f"{scheme}.safetensors"
-    file.parent.mkdir(exist_ok=True)
-    save_file(tensors, file, metadata={"scheme": scheme})
-    return file
+def with_ranges(prepared: Prepared, params: Any, file: Path) -> dict[str, Quantized]:
+    """The model under the config's first scheme with the ranges of a file (see `load_ranges`)."""
+    config = prepared.experiment.quantization
+    recipe = config.make_recipe(config.schemes[0], prepared.module.config)
+    example = next(iter(prepared.data.evaluation(1)))
+    params = floating_point(prepared, params)
+    return {config.schemes[0]: load_ranges(prepared.module, params, recipe, example, file)}
+
+
+def first_scheme(prepared: Prepared, params: Any) -> Quantized:
+    """The model under the config's first scheme."""
+    config = prepared.experiment.quantization
+    first = dataclasses.replace(config, schemes=config.schemes[:1])
+    experiment = dataclasses.replace(prepared.experiment, quantization=first)
+    return quantize(dataclasses.replace(prepared, experiment=experiment), params)[config.schemes[0]]
+
+
+def find_sensitivity(
+    prepared: Prepared, params: Any, track: Callable[[Sequence[Target]], Iterable[Target]] = iter
+) -> Sweep:
+    """What each tensor costs under the config's first scheme, on its `sensitivity_batches` held-out batches."""
+    config, objective = prepared.experiment.quantization, OBJECTIVES[prepared.experiment.objective]
+    quantized = first_scheme(prepared, params)
+    batches = list(itertools.islice(prepared.evaluation(), config.sensitivity_batches))
+
+    def metric_of(model: Quantized) -> float:
+        return add_up(functools.partial(model_sums, model), batches)[objective.metric]
+
+    return sweep(
+        quantized,
+        floating_point(prepared, params),
+        batches,
+        metric_of,
+        scheme=config.schemes[0],
+        metric=objective.metric,
+        lower_is_better=objective.lower_is_better,
+        track=track,
+    )
 
 
 def token_text(data: Data) -> Callable[[int], str] | None:
@@ -139,6 +191,11 @@ def read_result(workdir: Path) -> Result | None:
     return json.loads(file.read_text()) if file.exists() else None
 
 
+def metrics_of(prepared: Prepared, model: FloatingPoint | Quantized | IntegerModel) -> dict[str, float]:
+    """Loss, perplexity and accuracy of a model on the held-out data."""
+    return add_up(functools.partial(model_sums, model), prepared.evaluation())
+
+
 @jax.jit
-def _sums(model: FloatingPoint | Quantized, batch: dict[str, jax.Array]) -> Sums:
+def model_sums(model: FloatingPoint | Quantized | IntegerModel, batch: dict[str, jax.Array]) -> Sums:
     return cross_entropy_sums(model.apply(batch), batch["labels"], batch["weights"])

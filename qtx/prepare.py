@@ -15,8 +15,10 @@ from qtx.errors import QtxError
 from qtx.experiment import Experiment
 from qtx.models import build, count_parameters
 from qtx.quantization import sites
+from qtx.quantization.qat import QatModel
 from qtx.quantization.recipe import resolve
 from qtx.quantization.weights import flatten
+from qtx.training.qat import qat_model
 from qtx.training.sharding import check_batch, make_mesh, shard_global_batch
 
 
@@ -30,6 +32,7 @@ class Prepared:
       module: the model, with what its config left open taken from the data.
       parameters: how many scalars it trains.
       mesh: the devices.
+      qat: what quantization-aware training trains; None: the run trains `module` itself.
     """
 
     experiment: Experiment
@@ -37,6 +40,7 @@ class Prepared:
     module: nn.Module
     parameters: int
     mesh: jax.sharding.Mesh
+    qat: QatModel | None = None
 
     @property
     def batch_size(self) -> int:
@@ -81,7 +85,7 @@ def prepare(experiment: Experiment, data: Data | None = None) -> Prepared:
     example = next(iter(data.evaluation(1)))
     params = nn.unbox(jax.eval_shape(module.init, jax.random.key(0), example)["params"])
     check_recipe(experiment, module, params, example)
-    return Prepared(experiment, data, module, count_parameters(params), mesh)
+    return Prepared(experiment, data, module, count_parameters(params), mesh, qat_model(experiment, module, data))
 
 
 def check_recipe(experiment: Experiment, module: nn.Module, params: Any, batch: dict[str, Any]) -> None:

@@ -10,6 +10,7 @@ import numpy as np
 
 from qtx.analysis import page, plots
 from qtx.analysis.analysis import Analysis
+from qtx.analysis.sensitivity import Sweep
 from qtx.analysis.style import SERIES
 from qtx.results import METRIC_TITLES, Result, by_variant, schemes
 
@@ -26,12 +27,14 @@ class Run:
       config: its resolved config; empty if the run's folder has none.
       history: the lines of its metrics.jsonl.
       analysis: of its trained model, or None.
+      sweep: its sensitivities, or None.
     """
 
     result: Result
     config: Mapping[str, Any]
     history: Sequence[Mapping[str, Any]]
     analysis: Analysis | None
+    sweep: Sweep | None = None
 
 
 @dataclasses.dataclass(frozen=True)

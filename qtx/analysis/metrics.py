@@ -10,7 +10,7 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
-from qtx.analysis.capture import Batch, FloatingPoint, capture, measured_sites, sample_mask, token_mask
+from qtx.analysis.capture import Batch, FloatingPoint, Model, capture, measured_sites, sample_mask, token_mask
 from qtx.analysis.heads import head_statistics
 from qtx.analysis.statistics import MeanState, infinity_norm, kurtosis, per_layer, weighted_mean
 from qtx.errors import QtxError
@@ -84,7 +84,12 @@ def attention_health(module: nn.Module, params: Any, batch: Batch, step: Any = N
       sink_mass: the attention that each head gives its favourite token, averaged over heads and layers.
       max_inf_norm, avg_kurtosis: as `outlier_metrics`, on this batch.
     """
-    measured = jax.device_get(_health(FloatingPoint(module, params), dict(batch), step))
+    return health(FloatingPoint(module, params), batch, step)
+
+
+def health(model: Model, batch: Batch, step: Any = None) -> dict[str, float]:
+    """`attention_health` of a model that may be quantized."""
+    measured = jax.device_get(_health(model, dict(batch), step))
     return {name: float(value) for name, value in measured.items()}
 
 
@@ -129,7 +134,7 @@ def _update(model: FloatingPoint, state: NormState, batch: dict[str, Any]) -> No
 
 
 @jax.jit
-def _health(model: FloatingPoint, batch: dict[str, Any], step: Any) -> dict[str, jax.Array]:
+def _health(model: Model, batch: dict[str, Any], step: Any) -> dict[str, jax.Array]:
     sites = measured_sites(model.module)
     attention = ("layers/attention/probs", "layers/attention/value")
     values = capture(model, batch, {*sites.tensors, *attention}, step)

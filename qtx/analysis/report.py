@@ -14,6 +14,8 @@ from qtx.analysis import figures, page
 from qtx.analysis.analysis import load_analysis
 from qtx.analysis.figures import Run
 from qtx.analysis.paper import TABLE_2, TABLE_2_HEADER
+from qtx.analysis.sensitivity import load_sweep
+from qtx.analysis.sensitivity_figure import sensitivity_section
 from qtx.results import (
     METRIC_TITLES,
     Result,
@@ -58,6 +60,7 @@ def read_runs(folder: Path, lines: Iterable[Result]) -> list[Run]:
                 config=json.loads(run.config.read_text(encoding="utf-8")) if run.config.is_file() else {},
                 history=read_metrics(run.root) if run.metrics.is_file() else [],
                 analysis=load_analysis(analysis) if analysis.is_file() else None,
+                sweep=load_sweep(run.root),
             )
         )
     return runs
@@ -88,6 +91,7 @@ def report(runs: Sequence[Run]) -> str:
                 *figures.curve_figures(runs, (figures.LEARNING, figures.OUTLIERS, figures.TAILS)),
             ]
         ),
+        *sensitivity_section({run.result["variant"]: run.sweep for run in reversed(runs) if run.sweep is not None}),
         *_inside(runs),
         page.heading("What this can and cannot show"),
         page.paragraph(_limits(lines), "note"),

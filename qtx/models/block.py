@@ -112,12 +112,12 @@ class Block(nn.Module):
 
 
 def layers(config: TransformerConfig, *, pre_norm: bool, activation: str, deterministic: bool) -> nn.Module:
-    """`num_layers` blocks under one `nn.scan` named `layers`: their parameters, captured intermediates and calibrated
-    ranges have a leading layer axis `[L, ...]`. Call it with (x, mask, step); it returns (x, None)."""
+    """`num_layers` blocks under one `nn.scan` named `layers`: their parameters, captured intermediates, calibrated
+    ranges and integers have a leading layer axis `[L, ...]`. Call it with (x, mask, step); it returns (x, None)."""
     block = nn.remat(Block, prevent_cse=False) if config.remat else Block
     stack = nn.scan(
         block,
-        variable_axes={"params": 0, "intermediates": 0, "ranges": 0, "calibration": 0},
+        variable_axes={"params": 0, "intermediates": 0, "ranges": 0, "calibration": 0, "integer": 0},
         split_rngs={"params": True, "dropout": True},
         in_axes=nn.broadcast,
         length=config.num_layers,

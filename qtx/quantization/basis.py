@@ -11,6 +11,7 @@ from collections.abc import Mapping
 from typing import Any
 
 import jax
+import jax.numpy as jnp
 
 Basis = Mapping[str, jax.Array]
 Bases = Mapping[str, Basis]
@@ -25,18 +26,26 @@ def basis_of(r: Mapping[str, Any]) -> dict[str, jax.Array]:
 
 
 def enter(x: jax.Array, basis: Basis, weight: bool = False) -> jax.Array:
-    """An activation `[..., D]` as x M, or a weight `[D, F]` as M^-1 W."""
+    """An activation `[..., D]` as x M, or a weight `[D, F]` as M^-1 W. A weight vector `[D]` is the scale of the
+    LayerNorm that makes the activation, and enters as it does."""
+    weight = weight and x.ndim > 1
     if "smooth" in basis:
         return x * basis["smooth"][:, None] if weight else x / basis["smooth"]
     if "rotation" in basis:
-        return basis["rotation"].T @ x if weight else x @ basis["rotation"]
+        return _product(basis["rotation"].T, x) if weight else _product(x, basis["rotation"])
     return x
 
 
 def leave(x: jax.Array, basis: Basis, weight: bool = False) -> jax.Array:
     """The inverse of `enter`."""
+    weight = weight and x.ndim > 1
     if "smooth" in basis:
         return x / basis["smooth"][:, None] if weight else x * basis["smooth"]
     if "rotation" in basis:
-        return basis["rotation"] @ x if weight else x @ basis["rotation"].T
+        return _product(basis["rotation"], x) if weight else _product(x, basis["rotation"].T)
     return x
+
+
+def _product(x: jax.Array, y: jax.Array) -> jax.Array:
+    # Accelerators multiply float32 in fewer bits by default: more error than a 16-bit grid's.
+    return jnp.matmul(x, y, precision=jax.lax.Precision.HIGHEST)

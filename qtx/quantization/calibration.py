@@ -46,11 +46,16 @@ class Quantized:
         """What `module.apply` returns for `batch`, computed on quantized values. Traceable; compile it with `jit`."""
         plan = self.activation_plan + tables_of(self.weight_plan)
         with fake_quantized(plan):
-            return self.module.apply(
-                {"params": self.params, "ranges": range_collection(self.activation_ranges, self.weight_ranges)},
-                batch,
-                **kwargs,
-            )
+            return self.module.apply({"params": self.params, "ranges": self.range_collection}, batch, **kwargs)
+
+    @property
+    def range_collection(self) -> Any:
+        """The `ranges` variable collection that the module's sites read."""
+        return range_collection(self.activation_ranges, self.weight_ranges)
+
+    def ranges(self, kind: str) -> Ranges:
+        """The ranges of a kind, "weight" or "activation"."""
+        return {"weight": self.weight_ranges, "activation": self.activation_ranges}[kind]
 
 
 jax.tree_util.register_dataclass(
@@ -87,22 +92,19 @@ def calibrate(
         raise QtxError(f"calibration asks for {num_batches} batches: expected at least 1, e.g. 16")
     used = FirstBatches(batches, num_batches)
     recipe, bases = method.prepare(module, params, recipe, used)
-    flat = flatten(params)
-    weights = resolve(recipe.weights, flat, "weight")
-    weight_plan = make_plan(weights)
-    leading = {path: flat[path].shape[:1] if path.startswith(STACK) else () for path in weights}
-    bits = {path: spread(weights[path].bits, leading[path]) for path in weights}
-    estimated = weight_ranges(weight_plan, params, bits, {path: bases[path] for path in weights if path in bases})
+    weight_plan, bits = planned_weights(params, recipe)
+    estimated = weight_ranges(weight_plan, params, bits, {path: bases[path] for path in bits if path in bases})
     check_finite(estimated, "weight")
     quantized_params = method.round_weights(module, params, weight_plan, estimated, used)
 
-    state, plan = None, ()
+    plan: Plan = ()
+    state = None
     for batch in used:
         if state is None:
-            plan, state = _initial_state(module, params, recipe, batch, estimated, bases)
-        state = _calibration_step(module, plan, tables_of(weight_plan), quantized_params, state, batch)
+            plan, state = initial_state(module, params, recipe, batch, estimated, bases)
+        state = calibration_step(module, plan, tables_of(weight_plan), quantized_params, state, batch)
     assert state is not None, "FirstBatches has at least one batch"
-    ranges = {planned.path: _at(state["ranges"], planned.path)["range"] for planned in plan}
+    ranges = site_ranges(plan, state)
     check_finite(ranges, "activation")
     return Quantized(module, quantized_params, weight_plan, plan, estimated, ranges)
 
@@ -116,7 +118,8 @@ class FirstBatches:
 
     def __iter__(self) -> Iterator[dict[str, jax.Array]]:
         found = 0
-        for found, batch in enumerate(itertools.islice(self.batches, self.count), start=1):
+        for batch in itertools.islice(self.batches, self.count):
+            found += 1
             yield batch
         if found < self.count:
             raise QtxError(
@@ -129,11 +132,24 @@ def check_finite(ranges: Ranges, kind: str) -> None:
     for path, r in ranges.items():
         if not all(jnp.isfinite(value).all() for value in r.values()):
             raise QtxError(
-                f"the calibrated {kind} range of {path!r} is not finite: check the checkpoint and the data for NaN or Inf"
+                f"the calibrated {kind} range of {path!r} is not finite: check checkpoint and data for NaN or Inf"
             )
 
 
-def _initial_state(module, params, recipe, batch, weight_ranges: Ranges, bases: Bases) -> tuple[Plan, Any]:
+def planned_weights(params: Any, recipe: Recipe) -> tuple[Plan, dict[str, jax.Array]]:
+    """The plan of the weights, and the bits of each, a scalar or `[L]`."""
+    flat = flatten(params)
+    weights = resolve(recipe.weights, flat, "weight")
+    leading = {path: flat[path].shape[:1] if path.startswith(STACK) else () for path in weights}
+    return make_plan(weights), {path: spread(weights[path].bits, leading[path]) for path in weights}
+
+
+def site_ranges(plan: Plan, state: Any) -> Ranges:
+    """The activation ranges in the `ranges` collection of a calibration's state."""
+    return {planned.path: _at(state["ranges"], planned.path)["range"] for planned in plan}
+
+
+def initial_state(module, params, recipe, batch, weight_ranges: Ranges, bases: Bases) -> tuple[Plan, Any]:
     """The plan of the activations, and the variable collections before the first batch."""
     shapes = sites(module, params, batch)
     quantizers = resolve(recipe.activations, shapes, "activation")
@@ -154,7 +170,7 @@ def _initial_state(module, params, recipe, batch, weight_ranges: Ranges, bases: 
 
 
 @functools.partial(jax.jit, static_argnames=("module", "plan", "tables"))
-def _calibration_step(module: nn.Module, plan: Plan, tables: Plan, params: Any, state: Any, batch: Any) -> Any:
+def calibration_step(module: nn.Module, plan: Plan, tables: Plan, params: Any, state: Any, batch: Any) -> Any:
     with calibrating(plan, tables):
         return module.apply({"params": params, **state}, batch, mutable=["ranges", "calibration"])[1]
 

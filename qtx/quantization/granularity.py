@@ -7,6 +7,7 @@ tensor's last axis. A new one is a class here and a line in `GRANULARITIES`.
 from __future__ import annotations
 
 import dataclasses
+from collections.abc import Callable
 from typing import Any
 
 import jax
@@ -103,4 +104,4 @@ class Token:
         return minimum, jnp.max(x, axis=-1, keepdims=True, where=where, initial=0.0)
 
 
-GRANULARITIES = {"tensor": Tensor, "channel": Channel, "group": Group, "token": Token}
+GRANULARITIES: dict[str, Callable[..., Any]] = {"tensor": Tensor, "channel": Channel, "group": Group, "token": Token}

@@ -108,10 +108,12 @@ def calibrating(plan: Plan, tables: Plan) -> Iterator[None]:
         yield
 
 
-def round_to_range(y: jax.Array, r: dict[str, jax.Array], planned: Planned, where: jax.Array | None = None) -> jax.Array:
-    """An activation rounded in the basis of its range `r`."""
+def round_to_range(
+    y: jax.Array, r: dict[str, jax.Array], planned: Planned, where: jax.Array | None = None
+) -> jax.Array:
+    """An activation rounded in the basis of its range `r`, in `y`'s dtype (a basis is float32)."""
     basis = basis_of(r)
-    return leave(round_to_grid(enter(y, basis), r, planned, where), basis)
+    return leave(round_to_grid(enter(y, basis), r, planned, where), basis).astype(y.dtype)
 
 
 def _variable(site: nn.Module, collection: str, name: str) -> Any:

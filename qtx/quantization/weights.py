@@ -44,13 +44,12 @@ STACK = "layers/"
 def make_plan(quantizers: dict[str, Quantizer]) -> Plan:
     """The static part of resolved quantizers."""
     return tuple(
-        Planned(name, q.symmetric, q.estimator, q.granularity, q.ignore_masked) for name, q in sorted(quantizers.items())
+        Planned(name, q.symmetric, q.estimator, q.granularity, q.ignore_masked)
+        for name, q in sorted(quantizers.items())
     )
 
 
-def round_to_grid(
-    x: jax.Array, r: dict[str, jax.Array], planned: Planned, where: jax.Array | None = None
-) -> jax.Array:
+def round_to_grid(x: jax.Array, r: dict[str, jax.Array], planned: Planned, where: jax.Array | None = None) -> jax.Array:
     """`x` on the grid of its range `r`; as it is where bits are 0.
 
     Args:
@@ -113,13 +112,15 @@ def quantize_weights(plan: Plan, params: Any, ranges: Ranges) -> Any:
     flat = dict(flatten(params))
     for planned in plan:
         if not is_table(planned.path):
-
-            def rounded(weight, r, planned=planned):
-                basis = basis_of(r)
-                return leave(round_to_grid(enter(weight, basis, weight=True), r, planned), basis, weight=True)
-
-            flat[planned.path] = over_layers(planned.path, rounded)(flat[planned.path], ranges[planned.path])
+            rounded = over_layers(planned.path, functools.partial(round_weight, planned=planned))
+            flat[planned.path] = rounded(flat[planned.path], ranges[planned.path])
     return traverse_util.unflatten_dict(flat, sep="/")
+
+
+def round_weight(weight: jax.Array, r: dict[str, jax.Array], planned: Planned) -> jax.Array:
+    """A weight of one layer, rounded in the basis of its range `r`."""
+    basis = basis_of(r)
+    return leave(round_to_grid(enter(weight, basis, weight=True), r, planned), basis, weight=True)
 
 
 def is_table(path: str) -> bool:

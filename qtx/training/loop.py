@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import dataclasses
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from pathlib import Path
 from typing import Any
 
@@ -27,7 +27,7 @@ from qtx.training.sharding import (
     shard_global_batch,
     shard_process_batch,
 )
-from qtx.training.step import TrainState
+from qtx.training.step import Trainable, TrainState
 from qtx.training.writers import MetricWriter, read_metrics
 
 # Examples that a monitor sees: it looks at every attention map, so a whole batch could exceed the memory.
@@ -53,7 +53,7 @@ class TrainResult:
 
 
 def fit(
-    module: nn.Module,
+    module: Trainable,
     data: Any,
     training: TrainingConfig,
     *,
@@ -62,6 +62,7 @@ def fit(
     mesh_config: MeshConfig = ALL_DEVICES,
     seed: int = 0,
     monitor: Monitor | None = None,
+    initial: Callable[[], Any] | None = None,
 ) -> TrainResult:
     """Trains a model, or goes on where an interrupted run of the same config was; at once if that run is finished.
 
@@ -70,7 +71,7 @@ def fit(
     `XLA_FLAGS=--xla_gpu_deterministic_ops=true`.)
 
     Args:
-      module: a qtx model.
+      module: a qtx model, or another `Trainable`.
       data: has `train(batch_size, seed, process_index, process_count)`, an endless Grain iterator over this process's
         examples, and `evaluation(batch_size)`, the held-out batches.
       training: the options.
@@ -79,6 +80,8 @@ def fit(
       mesh_config: the devices; a run may go on on others.
       seed: of the initial parameters, the order of the data, and dropout.
       monitor: called before the first update and at every evaluation; its numbers are logged as split "monitor".
+      initial: gives the parameters to start from, which are evaluated before the first update; called only if the run
+        starts. None: random ones.
 
     Raises:
       QtxError: if mesh, batch and folder do not fit, or the loss is not finite.
@@ -102,7 +105,13 @@ def fit(
     with Checkpoints(folder.checkpoints, training.keep_checkpoints) as checkpoints:
         done = checkpoints.latest_step()
         iterator = training_batches()
-        state = program.init(key) if done is None else checkpoints.restore(done, program.abstract_state, iterator)
+        if done is not None:
+            state = checkpoints.restore(done, program.abstract_state, iterator)
+        elif initial is None:
+            state = program.init(key)
+        else:
+            shardings = jax.tree.map(lambda x: x.sharding, program.abstract_state.params)
+            state = program.start(jax.device_put(initial(), shardings))
         if done == training.steps:
             last = read_metrics(folder.root, "eval")[-1]
             results = {name: value for name, value in last.items() if name not in ("step", "split")}
@@ -122,7 +131,7 @@ def fit(
                 next(iter(evaluation(-(-MONITOR_EXAMPLES // batch_shards(mesh)) * batch_shards(mesh)))),
             )
             if done is None:
-                reporter.monitor(state, 0)
+                reporter.monitor(state, 0) if initial is None else reporter.evaluate(state, 0)
             intervals = (training.log_every, training.eval_every, training.checkpoint_every)
             for step in range((done or 0) + 1, training.steps + 1):
                 state, numbers = program.train_step(state, shard_process_batch(mesh, next(iterator)), key)
@@ -154,7 +163,7 @@ def check_finite(state: TrainState) -> None:
         )
 
 
-def load_params(module: nn.Module, data: Any, workdir: str | Path, mesh_config: MeshConfig = ALL_DEVICES) -> Any:
+def load_params(module: Trainable, data: Any, workdir: str | Path, mesh_config: MeshConfig = ALL_DEVICES) -> Any:
     """The parameters of a run's newest checkpoint, on the mesh.
 
     Args:

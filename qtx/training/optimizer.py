@@ -15,10 +15,13 @@ def decay_mask(params: Any, decay_norm_scale: bool) -> Any:
     """True for every parameter that decays, as a tree like `params`.
 
     Biases never do; LayerNorm scales (`scale`) only by choice; kernels and embeddings always (the paper's appendix C).
+    Of quantization-aware training's parameters, the learned `ranges` never do.
     """
 
     def decays(path, _):
         name = path[-1].key
+        if path[0].key == "ranges":
+            return False
         return decay_norm_scale if name == "scale" else not name.endswith("bias")
 
     return jax.tree_util.tree_map_with_path(decays, params)

@@ -7,8 +7,8 @@ import functools
 from collections.abc import Callable, Mapping
 from typing import Any
 
-import flax.linen as nn
 import jax
+import jax.numpy as jnp
 import numpy as np
 from jax.sharding import Mesh
 
@@ -16,7 +16,15 @@ from qtx.training.config import TrainingConfig
 from qtx.training.objectives import Sums
 from qtx.training.optimizer import make_optimizer
 from qtx.training.sharding import batch_sharding, optimizer_shardings, param_shardings, replicated
-from qtx.training.step import Batch, TrainState, init_state, make_eval_step, make_train_step
+from qtx.training.step import (
+    Batch,
+    Trainable,
+    TrainState,
+    init_state,
+    make_eval_step,
+    make_train_step,
+    start_state,
+)
 
 # Name -> (shape, dtype) of one example of a batch, sorted: what a program depends on of the data.
 Shapes = tuple[tuple[str, tuple[int, ...], str], ...]
@@ -29,17 +37,19 @@ class Program:
     Attributes:
       abstract_state: shapes, dtypes and shardings of the state.
       init: seed -> the state before the first update, every device computing its own part.
+      start: parameters -> the state before the first update, from these; they are copied.
       train_step: (state, batch, seed) -> (new state, numbers of this update); the old state is consumed.
       eval_step: (params, batch, step) -> sums over the batch.
     """
 
     abstract_state: TrainState
     init: Callable[[np.uint32], TrainState]
+    start: Callable[[Any], TrainState]
     train_step: Callable[[TrainState, Batch, np.uint32], tuple[TrainState, dict[str, jax.Array]]]
     eval_step: Callable[[Any, Batch, jax.Array], Sums]
 
 
-def make_program(module: nn.Module, training: TrainingConfig, mesh: Mesh, batch: Mapping[str, np.ndarray]) -> Program:
+def make_program(module: Trainable, training: TrainingConfig, mesh: Mesh, batch: Mapping[str, np.ndarray]) -> Program:
     """The program for batches like `batch` (any number of examples); compiled when first called, and once."""
     shapes = sorted((name, np.shape(value)[1:], np.asarray(value).dtype.name) for name, value in batch.items())
     return _make_program(module, training, mesh, tuple(shapes))
@@ -47,13 +57,17 @@ def make_program(module: nn.Module, training: TrainingConfig, mesh: Mesh, batch:
 
 # A comparison runs each variant's program once per seed, and compiling may take longer than training a small model.
 @functools.lru_cache(maxsize=16)
-def _make_program(module: nn.Module, training: TrainingConfig, mesh: Mesh, shapes: Shapes) -> Program:
+def _make_program(module: Trainable, training: TrainingConfig, mesh: Mesh, shapes: Shapes) -> Program:
     optimizer = make_optimizer(training)
     # Parameter shapes do not depend on the number of examples: one is enough to trace the initialization.
     example = {name: np.zeros((1, *shape), dtype) for name, shape, dtype in shapes}
 
     def init(seed):
         return init_state(module, optimizer, seed, example)
+
+    def start(given):
+        # The training step consumes its state: without a copy that would be the caller's arrays.
+        return start_state(optimizer, jax.tree.map(jnp.copy, given))
 
     abstract = jax.eval_shape(init, np.uint32(0))
     boxed = abstract_params(module, example)
@@ -68,6 +82,7 @@ def _make_program(module: nn.Module, training: TrainingConfig, mesh: Mesh, shape
     return Program(
         abstract_state=placed(abstract, shardings),
         init=jax.jit(init, out_shardings=shardings),
+        start=jax.jit(start, out_shardings=shardings),
         train_step=jax.jit(
             make_train_step(module, optimizer, training, mesh),
             in_shardings=(shardings, batch_sharding(mesh), everywhere),
@@ -78,7 +93,7 @@ def _make_program(module: nn.Module, training: TrainingConfig, mesh: Mesh, shape
     )
 
 
-def abstract_params(module: nn.Module, batch: Mapping[str, Any]) -> Any:
+def abstract_params(module: Trainable, batch: Mapping[str, Any]) -> Any:
     """Shapes of a model's parameters, boxed with their logical axes."""
     return jax.eval_shape(lambda batch: module.init(jax.random.key(0), batch)["params"], dict(batch))
 

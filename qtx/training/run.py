@@ -3,21 +3,24 @@
 from __future__ import annotations
 
 import dataclasses
+import functools
 import typing
 from pathlib import Path
 
 import qtx.data
 import qtx.models
-from qtx.analysis.metrics import attention_health
+from qtx.analysis.metrics import attention_health, health
 from qtx.training.health import attention_warning
 from qtx.training.loop import TrainResult, fit
+from qtx.training.qat import check_start, qat_model, start_params
 
 if typing.TYPE_CHECKING:
     from qtx.experiment import Experiment
 
 
 def train(experiment: Experiment, workdir: str | Path, data: qtx.data.Data | None = None) -> TrainResult:
-    """Trains an experiment's model in `workdir`, or goes on with it; see `fit`.
+    """Trains an experiment's model in `workdir`, or goes on with it; see `fit`. With `config.qat`, the parameters are
+    those of a `qtx.quantization.qat.QatModel`, and the evaluations are of the quantized model.
 
     Args:
       experiment: what `qtx.experiment.read` returns.
@@ -31,12 +34,16 @@ def train(experiment: Experiment, workdir: str | Path, data: qtx.data.Data | Non
         data = qtx.data.load(experiment.data, experiment.objective)
     module = qtx.models.build(experiment.model, data)
 
+    qat = qat_model(experiment, module, data)
+    if qat is not None:
+        check_start(experiment, Path(workdir))
+
     def monitor(params, batch, step):
-        numbers = attention_health(module, params, batch, step)
+        numbers = attention_health(module, params, batch, step) if qat is None else health(qat.quantized(params), batch)
         return numbers, attention_warning(numbers["dead_row_share"], experiment.model)
 
     return fit(
-        module,
+        module if qat is None else qat,
         data,
         experiment.training,
         workdir=workdir,
@@ -44,4 +51,5 @@ def train(experiment: Experiment, workdir: str | Path, data: qtx.data.Data | Non
         mesh_config=experiment.mesh,
         seed=experiment.seed,
         monitor=monitor,
+        initial=None if qat is None else functools.partial(start_params, experiment, qat, data),
     )

@@ -84,7 +84,7 @@ class RunFolder:
 
 def differences(there: Mapping[str, Any], here: Mapping[str, Any]) -> list[str]:
     """The options, by dotted key, in which two configs describe different runs, with both values."""
-    old, new = _flatten(there), _flatten(here)
+    old, new = _flatten(_without_idle_qat(there)), _flatten(_without_idle_qat(here))
     absent = object()
     found = []
     for key in sorted(old.keys() | new.keys()):
@@ -93,6 +93,12 @@ def differences(there: Mapping[str, Any], here: Mapping[str, Any]) -> list[str]:
         if not free and old.get(key, absent) != new.get(key, absent):
             found.append(f"{key} ({old.get(key, 'absent')} there, {new.get(key, 'absent')} here)")
     return found
+
+
+def _without_idle_qat(config: Mapping[str, Any]) -> dict[str, Any]:
+    """A config without the section `qat` if that has no start: it then says nothing, and older runs have none."""
+    idle = not config.get("qat", {}).get("start")
+    return {name: value for name, value in config.items() if not (idle and name == "qat")}
 
 
 def _flatten(config: Mapping[str, Any], prefix: str = "") -> dict[str, Any]:

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable
-from typing import Any
+from typing import Any, Protocol
 
 import flax
 import flax.linen as nn
@@ -18,6 +18,16 @@ from qtx.training.schedules import learning_rate_schedule
 from qtx.training.sharding import LOGICAL_AXES
 
 Batch = dict[str, jax.Array]
+
+
+class Trainable(Protocol):
+    """What can be trained: a Flax module, or what has these two methods of one and is hashable."""
+
+    def init(self, *args: Any, **kwargs: Any) -> Any: ...
+
+    def apply(self, *args: Any, **kwargs: Any) -> Any: ...
+
+    def __hash__(self) -> int: ...
 
 
 @flax.struct.dataclass
@@ -55,9 +65,13 @@ class TrainState:
     window: Any
 
 
-def init_state(module: nn.Module, optimizer: optax.GradientTransformation, seed: Any, batch: Any) -> TrainState:
+def init_state(module: Trainable, optimizer: optax.GradientTransformation, seed: Any, batch: Any) -> TrainState:
     """The state before the first update; `batch` gives the shapes only."""
-    params = nn.unbox(module.init(_init_key(seed), batch)["params"])
+    return start_state(optimizer, nn.unbox(module.init(_init_key(seed), batch)["params"]))
+
+
+def start_state(optimizer: optax.GradientTransformation, params: Any) -> TrainState:
+    """The state before the first update of given parameters."""
     return TrainState(jnp.zeros((), jnp.int32), params, optimizer.init(params), Window.empty())
 
 
@@ -71,7 +85,7 @@ def _dropout_key(seed: Any, step: jax.Array) -> jax.Array:
 
 
 def make_train_step(
-    module: nn.Module, optimizer: optax.GradientTransformation, config: TrainingConfig, mesh: Mesh
+    module: Trainable, optimizer: optax.GradientTransformation, config: TrainingConfig, mesh: Mesh
 ) -> Callable[[TrainState, Batch, Any], tuple[TrainState, dict[str, jax.Array]]]:
     """(state, batch, seed) -> (state after one update, its learning_rate and grad_norm), to be compiled over `mesh`.
 
@@ -129,7 +143,7 @@ def _microbatches(x: jax.Array, parts: int, mesh: Mesh) -> jax.Array:
     return jax.lax.with_sharding_constraint(x, sharding)
 
 
-def make_eval_step(module: nn.Module) -> Callable[[Any, Batch, jax.Array], Sums]:
+def make_eval_step(module: Trainable) -> Callable[[Any, Batch, jax.Array], Sums]:
     """(params, batch, step) -> sums over the batch, without dropout."""
 
     def eval_step(params, batch, step):

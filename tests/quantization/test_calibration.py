@@ -7,12 +7,13 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 import pytest
+from flax import traverse_util
 
 from qtx.attention import VARIANTS
 from qtx.errors import QtxError
 from qtx.models import MODELS, build
 from qtx.quantization import RECIPES, QuantizationConfig, Recipe, Rule, calibrate, make_grid, sites
-from qtx.quantization.calibration import _calibration_step
+from qtx.quantization.calibration import calibration_step
 
 SMALL = {"num_layers": 2, "width": 16, "num_heads": 2, "mlp_width": 32, "init_std": 0.3}
 OF_FAMILY = {
@@ -37,7 +38,7 @@ def make(family, attention="softmax"):
 
 def quantized(family, attention="softmax", scheme="w8a8", **options):
     module, params, batches = make(family, attention)
-    config = QuantizationConfig(recipe=f"paper_{family}", calibration_batches=3, **options)
+    config = QuantizationConfig(**{"recipe": f"paper_{family}", "calibration_batches": 3, **options})
     return calibrate(module, params, config.make_recipe(scheme, module.config), batches, 3), params, batches[0]
 
 
@@ -73,10 +74,10 @@ def test_more_bits_are_nearer_to_floating_point(family, attention):
 @pytest.mark.parametrize("family", sorted(MODELS))
 def test_one_compilation_serves_all_bit_widths(family):
     quantized(family, scheme="w8a8", weight_estimator="minmax")
-    before = _calibration_step._cache_size()
+    before = calibration_step._cache_size()
     for scheme in ("w6a8", "w8a6", "w4a4"):
         quantized(family, scheme=scheme, weight_estimator="minmax")
-    assert _calibration_step._cache_size() == before
+    assert calibration_step._cache_size() == before
 
 
 @pytest.mark.parametrize("family", sorted(MODELS))
@@ -153,7 +154,73 @@ def test_recipes_leave_only_what_the_paper_leaves(family):
 
 
 def test_every_recipe_is_tested():
-    assert {f"paper_{family}" for family in MODELS} == RECIPES.keys()
+    assert {f"paper_{family}" for family in MODELS} | {"strict"} == RECIPES.keys()
+
+
+@pytest.mark.parametrize(
+    "family, attention", [("bert", "gated_mlp"), ("opt", "gated_all_heads"), ("vit", "clipped_softmax")]
+)
+def test_the_strict_recipe_leaves_the_head_and_biases_alone(family, attention):
+    result, params, batch = quantized(family, attention, recipe="strict")
+    left = sites(result.module, params, batch).keys() - result.activation_ranges.keys()
+    assert {path.split("/")[0] for path in left} == {"head"}
+    weights = set(traverse_util.flatten_dict(params, sep="/")) - result.weight_ranges.keys()
+    assert all(path.startswith("head/") or path.endswith("bias") for path in weights)
+    assert ("layers/attention/gate_predictor/kernel" in result.weight_ranges) == attention.startswith("gated")
+
+
+def test_strict_score_ranges_ignore_what_the_causal_mask_hides():
+    module, params, batches = make("opt")
+    batches = [{**batch, "mask": np.arange(8)[None] < np.array([[8], [8], [5], [2]])} for batch in batches]
+    ranges = {}
+    for name in ("strict", "paper_opt"):
+        recipe = QuantizationConfig(recipe=name).make_recipe("w16a16", module.config)
+        ranges[name] = calibrate(module, params, recipe, batches[:1], 1).activation_ranges["layers/attention/scores"]
+    seen = jax.jit(lambda p, b: module.apply({"params": p}, b, capture_intermediates=True)[1])(params, batches[0])
+    scores = np.asarray(seen["intermediates"]["layers"]["attention"]["scores"]["__call__"][0])
+    visible = np.tril(np.ones((8, 8), bool)) & batches[0]["mask"][:, None, None, :]
+    for name, where in (("strict", visible), ("paper_opt", np.ones_like(visible))):
+        expected = np.where(where, scores, -np.inf).max(axis=(1, 2, 3, 4))
+        np.testing.assert_allclose(ranges[name]["maximum"], expected, rtol=1e-2)
+    assert (ranges["strict"]["maximum"] < ranges["paper_opt"]["maximum"]).any()
+
+
+SCHEMES = [
+    {"weight_granularity": "channel"},
+    {"activation_granularity": "group"},
+    {"activation_granularity": "token"},
+    {"activation_estimator": "mse"},
+]
+
+
+@pytest.mark.parametrize("options", SCHEMES, ids=lambda options: "-".join(options.values()))
+def test_other_granularities_and_estimators_run_under_the_scan(options):
+    result, params, batch = quantized("opt", scheme="w8a8", weight_estimator="minmax", **options)
+    assert 0 < difference(result, params, batch) < 0.1
+    kernel, out = result.weight_ranges["layers/mlp/out/kernel"], result.activation_ranges["layers/mlp/out"]
+    assert kernel["maximum"].shape == ((2, 16) if "weight_granularity" in options else (2,))
+    if options.get("activation_granularity") == "token":
+        assert out.keys() == {"bits"}
+    else:
+        assert out["maximum"].shape == ((2, 16) if "activation_granularity" in options else (2,))
+        assert result.activation_ranges["layers/attention/probs"]["maximum"].shape == (2,)
+
+
+def test_a_recipe_of_the_users_own_file(tmp_path):
+    file = tmp_path / "mine.py"
+    file.write_text(
+        "from qtx.quantization import Recipe, Rule\n"
+        "def careful(config, weight, activation):\n"
+        "    return Recipe((Rule('*', None),), (Rule('layers/mlp/out', activation), Rule('*', None)))\n"
+    )
+    result, _, _ = quantized("bert", recipe=f"{file}:careful")
+    assert (result.weight_ranges, result.activation_ranges.keys()) == ({}, {"layers/mlp/out"})
+    for name, says in (("other", "no function 'other'"), ("careful", "does not run: NameError")):
+        if name == "careful":
+            file = tmp_path / "broken.py"
+            file.write_text("careful = undefined\n")
+        with pytest.raises(QtxError, match=says):
+            QuantizationConfig(recipe=f"{file}:{name}")
 
 
 @pytest.mark.parametrize(
@@ -189,6 +256,16 @@ def test_too_few_batches_and_broken_weights_are_refused():
         ({"schemes": ("w8",)}, "expected w<weight bits>a<activation bits>"),
         ({"schemes": ("w1a8",)}, "bits is 1: expected 2 to 16"),
         ({"weight_estimator": "max"}, "unknown weight_estimator"),
+        ({"activation_estimator": "max"}, "unknown activation_estimator"),
+        ({"weight_granularity": "token"}, "unknown weight_granularity"),
+        ({"activation_granularity": "channel"}, "unknown activation_granularity"),
+        ({"activation_granularity": "group", "groups": 0}, "groups is 0"),
+        ({"method": "smoothqant"}, "unknown method"),
+        ({"recipe": "absent.py:mine"}, "there is no file absent.py"),
+        ({"activation_estimator": "mse", "percentile": 99.9}, "percentiles are of 'running_minmax'"),
+        ({"schemes": ()}, "schemes is empty"),
+        ({"schemes": ("w8a17",)}, "bits is 17: expected 2 to 16"),
+        ({"sensitivity_batches": 0}, "sensitivity_batches is 0"),
         ({"percentile": 20.0}, "percentile is 20.0"),
         ({"calibration_batches": 0}, "at least 1"),
     ],

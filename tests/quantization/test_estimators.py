@@ -8,7 +8,8 @@ from hypothesis import strategies as st
 
 from qtx.errors import QtxError
 from qtx.quantization import ESTIMATORS
-from qtx.quantization.estimators import Mse, RunningMinMax
+from qtx.quantization.estimators import Lp, Mse, RunningMinMax
+from qtx.quantization.estimators.percentile import upper_percentile
 
 
 def batches(seed, count=3, shift=0.0):
@@ -58,15 +59,69 @@ def mse(data, bits):
     return -best * signed, best
 
 
+def error_of(data, end, bits, p):
+    """Sum of |x - Q(x)|^p on the symmetric grid of [-end, end]."""
+    largest = 2 ** (bits - 1) - 1
+    scale = end / largest
+    return sum(
+        (np.abs(x - scale * np.clip(np.round(x / scale), -largest - 1, largest)) ** p).sum(dtype=np.float64)
+        for x in data
+    )
+
+
 ORACLES = {
     "minmax": [({}, minmax)],
     "running_minmax": [({}, running_minmax), ({"percentile": 99.0}, running_percentile)],
     "mse": [({}, mse)],
+    "lp": [({"p": 2.0}, mse)],
 }
+SEARCHED = {"mse_golden": 2.0, "lp": 2.4}  # judged by the error that they reach
 
 
 def test_every_estimator_has_an_oracle():
-    assert ORACLES.keys() == ESTIMATORS.keys()
+    assert ORACLES.keys() | SEARCHED.keys() == ESTIMATORS.keys()
+
+
+@pytest.mark.parametrize("name", sorted(SEARCHED))
+@settings(max_examples=8, deadline=None)
+@given(seed=st.integers(0, 2**32 - 1), bits=st.sampled_from([3, 4, 6]))
+def test_a_search_finds_nearly_the_least_error(name, seed, bits):
+    data, p = batches(seed, count=1), SEARCHED[name]
+    best = min(error_of(data, end, bits, p) for end in np.linspace(0.02, 1, 400) * (np.abs(data[0]).max() + 0.5))
+    found = estimate(ESTIMATORS[name](), data, bits)
+    assert found[0] == -found[1]
+    assert error_of(data, found[1], bits, p) <= 1.1 * best
+
+
+@pytest.mark.parametrize("name", ["mse", "mse_golden", "lp"])
+def test_an_asymmetric_search_keeps_the_shape_of_the_range_and_clips_its_outlier(name):
+    x = np.concatenate([np.random.default_rng(0).uniform(-1, 3, size=4000), [60.0]]).astype(np.float32)
+    low, high = estimate(ESTIMATORS[name](), [x], bits=4, symmetric=False)
+    assert high / -low == pytest.approx((60 + 0.5) / (-x.min() + 0.5), rel=1e-3)
+    assert 3 < high < 60
+    low, high = estimate(ESTIMATORS[name](), [np.abs(x)], bits=4, symmetric=False)
+    assert low == 0 and high < 60
+
+
+MASKED = [("minmax", {}), ("running_minmax", {}), ("running_minmax", {"percentile": 97.0}), ("mse", {}), ("lp", {})]
+
+
+@pytest.mark.parametrize("name, options", MASKED, ids=str)
+def test_masked_values_do_not_count(name, options):
+    """A mask gives what the visible values alone give."""
+    x, where = batches(3, count=1)[0], np.random.default_rng(4).random((5, 40)) < 0.7
+    estimator = ESTIMATORS[name](**options)
+    masked = estimator.update(estimator.init(), jnp.where(where, x, 1e6 * x), 4, False, jnp.asarray(where))
+    expected = estimate(estimator, [x[where]], 4, symmetric=False)
+    np.testing.assert_allclose([float(end) for end in estimator.result(masked)], expected, rtol=1e-5)
+
+
+@settings(max_examples=25, deadline=None)
+@given(seed=st.integers(0, 2**32 - 1), size=st.sampled_from([1, 2, 37]), percentile=st.floats(50.5, 100))
+def test_percentiles_are_numpys(seed, size, percentile):
+    x = np.random.default_rng(seed).standard_cauchy(size).astype(np.float32).round(1)
+    expected = np.percentile(x.astype(np.float64), percentile)
+    np.testing.assert_allclose(upper_percentile(jnp.asarray(x), percentile), expected, rtol=1e-5, atol=1e-6)
 
 
 @pytest.mark.parametrize(
@@ -97,7 +152,8 @@ def test_mse_clips_an_outlier_that_minmax_keeps():
         (lambda: RunningMinMax(momentum=1.0), "momentum is 1.0"),
         (lambda: RunningMinMax(percentile=50.0), "percentile is 50.0"),
         (lambda: Mse(candidates=0), "candidates >= 1"),
-        (lambda: estimate(Mse(), batches(0), symmetric=False), "symmetric ranges"),
+        (lambda: Lp(p=0.0), "p is 0.0"),
+        (lambda: Lp(search="random"), "expected 'grid' or 'golden'"),
     ],
 )
 def test_bad_options_are_refused(make, says):

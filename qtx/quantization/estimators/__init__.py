@@ -10,13 +10,15 @@ A state is of fixed size, so memory does not grow with what an estimator has see
 """
 
 import functools
+from collections.abc import Callable
+from typing import Any
 
 from qtx.quantization.estimators.lp import Lp
 from qtx.quantization.estimators.minmax import MinMax
 from qtx.quantization.estimators.mse import Mse
 from qtx.quantization.estimators.running_minmax import RunningMinMax
 
-ESTIMATORS = {
+ESTIMATORS: dict[str, Callable[..., Any]] = {
     "minmax": MinMax,
     "running_minmax": RunningMinMax,
     "mse": Mse,

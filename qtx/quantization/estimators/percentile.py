@@ -26,7 +26,7 @@ def upper_percentile(x: jax.Array, percentile: float, where: jax.Array | None = 
     if where is None:
         rank = percentile / 100 * (x.size - 1)  # in Python's double precision, as NumPy computes it
         below = math.floor(rank)
-        position, fraction = jnp.int32(x.size - 1 - below), rank - below
+        position, fraction = jnp.int32(x.size - 1 - below), jnp.float32(rank - below)
     else:
         counted = jnp.broadcast_to(where, x.shape).ravel()
         codes = jnp.where(counted, codes, LOWEST)
@@ -43,7 +43,7 @@ def upper_percentile(x: jax.Array, percentile: float, where: jax.Array | None = 
 
 
 def _largest(codes: jax.Array, position: jax.Array) -> jax.Array:
-    """The value at `position` (0: the largest) in descending order: the largest one that `position + 1` values reach."""
+    """The value at `position` (0: the largest) in descending order: the largest that `position + 1` values reach."""
 
     def halve(_, ends):
         low, high = ends

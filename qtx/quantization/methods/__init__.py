@@ -1,9 +1,17 @@
 """Post-training quantization methods. A new one is a file here and a line in `METHODS`."""
 
 from qtx.quantization.methods.base import Static
+from qtx.quantization.methods.gptq import Gptq
+from qtx.quantization.methods.hadamard import Hadamard
+from qtx.quantization.methods.per_token import PerToken
+from qtx.quantization.methods.smoothquant import SmoothQuant
 
-METHODS = {
+METHODS: dict[str, type[Static]] = {
     "static": Static,
+    "per_token": PerToken,
+    "smoothquant": SmoothQuant,
+    "hadamard": Hadamard,
+    "gptq": Gptq,
 }
 
-__all__ = ["METHODS", "Static"]
+__all__ = ["METHODS", "Gptq", "Hadamard", "PerToken", "SmoothQuant", "Static"]

@@ -1,0 +1,1 @@
+"""Speed measurements, each a module that prints a table: `python -m benchmarks.NAME`."""

@@ -1,0 +1,175 @@
+"""How fast a BERT-base-width encoder runs on integers: `python -m benchmarks.integer_matmul [--output FILE]`.
+
+Random weights; FP32, fake quantization and integers in one run, call by call in turns, then the matrix products alone.
+Pin it to a core for a quiet machine's numbers: `taskset -c 0 python -m benchmarks.integer_matmul`.
+"""
+
+from __future__ import annotations
+
+import argparse
+import dataclasses
+import functools
+import json
+import math
+import os
+import platform
+import tempfile
+from pathlib import Path
+from typing import Any
+
+import flax.linen as nn
+import jax
+import jax.numpy as jnp
+import numpy as np
+
+from benchmarks.timing import interleaved
+from qtx.models import BertConfig, build
+from qtx.quantization import QuantizationConfig, calibrate
+from qtx.quantization.integer import IntegerModel, convert, save
+
+VOCABULARY = 1000
+"""Small, and the head predicts one position: what is timed is the encoder."""
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("--layers", type=int, default=2, help="encoder layers (default %(default)s)")
+    parser.add_argument("--batch", type=int, default=8, help="sequences (default %(default)s)")
+    parser.add_argument("--length", type=int, default=128, help="tokens of each (default %(default)s)")
+    parser.add_argument("--repeats", type=int, default=15, help="timed calls of each (default %(default)s)")
+    parser.add_argument("--output", type=Path, help="write the numbers to this JSON file too")
+    options = parser.parse_args()
+    config = BertConfig(num_layers=options.layers, vocab_size=VOCABULARY, max_length=options.length)
+    shape = {"layers": options.layers, "width": config.width, "heads": config.num_heads, "mlp": config.mlp_width}
+    shape |= {"batch": options.batch, "length": options.length}
+    device = jax.devices()[0].device_kind
+    cores = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count()
+    result: dict[str, Any] = {"shape": shape, "device": device, "machine": platform.machine(), "cores": cores}
+    of_encoder, facts = encoder(config, options.batch, options.length)
+    kinds = products(config, options.batch, options.length)
+    of_products = {(name, kind): f for name, row in kinds.items() for kind, f in row.functions().items()}
+    seconds = interleaved(of_encoder | of_products, options.repeats)
+    result |= {"encoder_ms": {name: 1e3 * seconds[name] for name in of_encoder}, **facts}
+    rows = {
+        name: {kind: 1e3 * seconds[name, kind] for kind in ("fp32", "int8")} | {"per_layer": row.per_layer}
+        for name, row in kinds.items()
+    }
+    totals = {
+        kind: options.layers * math.fsum(row[kind] * row["per_layer"] for row in rows.values())
+        for kind in ("fp32", "int8")
+    }
+    result["products_ms"] = rows | {"all of the encoder": totals}
+    report(result)
+    if options.output:
+        options.output.write_text(json.dumps(result, indent=2) + "\n", encoding="utf-8")
+
+
+def encoder(config: BertConfig, batch_size: int, length: int) -> tuple[dict[Any, Any], dict[str, Any]]:
+    """The whole model as functions to time, and what the integers' answer differs by and the files take."""
+    module, rng = build(config), np.random.default_rng(0)
+    batch = {
+        "tokens": jnp.asarray(rng.integers(0, VOCABULARY, (batch_size, length))),
+        "positions": jnp.zeros((batch_size, 1), jnp.int32),
+    }
+    params = nn.unbox(jax.jit(module.init)(jax.random.key(0), batch)["params"])
+    recipe = QuantizationConfig().make_recipe("w8a8", config)
+    quantized = calibrate(module, params, recipe, [batch], 1)
+    integer = convert(quantized)
+
+    apply = jax.jit(lambda model, batch: model.apply(batch))
+    fp32 = jax.jit(module.apply)
+    functions = {
+        "fp32": lambda: fp32({"params": params}, batch),
+        "fake": lambda: apply(quantized, batch),
+        "integer": lambda: apply(integer, batch),
+    }
+    answers = {name: np.asarray(function(), np.float64) for name, function in functions.items()}
+
+    def difference(name: str, reference: str) -> float:
+        return float(np.linalg.norm(answers[name] - answers[reference]) / np.linalg.norm(answers[reference]))
+
+    return functions, {
+        "integer_from_fake": difference("integer", "fake"),
+        "integer_from_fp32": difference("integer", "fp32"),
+        "fake_from_fp32": difference("fake", "fp32"),
+        "in_floating_point": list(integer.in_floating_point),
+        "megabytes": file_sizes(integer, params),
+    }
+
+
+def file_sizes(integer: IntegerModel, params: Any) -> dict[str, float]:
+    """Megabytes of the saved integers, and of the same parameters in float32: of all, and of the layers alone."""
+    with tempfile.TemporaryDirectory() as folder:
+        save(integer, folder)
+        written = sum(file.stat().st_size for file in Path(folder).iterdir())
+    layers = sum(x.nbytes for path, x in integer.integers.items() if path.startswith("layers/"))
+    sizes = {
+        "integer": written,
+        "fp32": sum(x.nbytes for x in jax.tree.leaves(params)),
+        "integer_layers": layers,
+        "fp32_layers": sum(x.nbytes for x in jax.tree.leaves(params["layers"])),
+    }
+    return {name: size / 1e6 for name, size in sizes.items()}
+
+
+@dataclasses.dataclass(frozen=True)
+class Product:
+    """A matrix product of the encoder: shapes of its operands, its dimension numbers, and how often a layer has it."""
+
+    left: tuple[int, ...]
+    right: tuple[int, ...]
+    dimensions: Any
+    per_layer: int
+
+    def functions(self) -> dict[str, Any]:
+        """The product by itself, in float32 and on integers, as functions to time."""
+        rng = np.random.default_rng(0)
+        integers = [jnp.asarray(rng.integers(-128, 128, shape), jnp.int8) for shape in (self.left, self.right)]
+        reals = [x.astype(jnp.float32) for x in integers]
+        dot = functools.partial(jax.lax.dot_general, dimension_numbers=self.dimensions)
+        in_int8 = jax.jit(functools.partial(dot, preferred_element_type=jnp.int32))
+        return {"fp32": functools.partial(jax.jit(dot), *reals), "int8": functools.partial(in_int8, *integers)}
+
+
+def products(config: BertConfig, batch: int, length: int) -> dict[str, Product]:
+    """The kinds of products that the encoder has."""
+    tokens, width, mlp, heads = batch * length, config.width, config.mlp_width, config.num_heads
+    per_head = (batch, length, heads, width // heads)
+    dense = (((1,), (0,)), ((), ()))
+    return {
+        "query, key, value, out": Product((tokens, width), (width, width), dense, 4),
+        "mlp/in": Product((tokens, width), (width, mlp), dense, 1),
+        "mlp/out": Product((tokens, mlp), (mlp, width), dense, 1),
+        "scores": Product(per_head, per_head, (((3,), (3,)), ((0, 2), (0, 2))), 1),
+        "context": Product((batch, heads, length, length), per_head, (((3,), (1,)), ((0, 1), (0, 2))), 1),
+    }
+
+
+def report(result: dict[str, Any]) -> None:
+    """Prints a result."""
+    shape = ", ".join(f"{name} {value}" for name, value in result["shape"].items())
+    print(f"{shape}; {result['device']} ({result['machine']}), {result['cores']} cores; random weights, W8A8\n")
+    times = result["encoder_ms"]
+    print(f"{'encoder':24}{'ms':>10}{'FP32 / it':>12}")
+    for name, title in (("fp32", "FP32"), ("fake", "fake quantization"), ("integer", "integers")):
+        print(f"{title:24}{times[name]:10.1f}{times['fp32'] / times[name]:12.2f}")
+    print(f"\n{'product':24}{'FP32 ms':>10}{'int8 ms':>10}{'FP32 / int8':>13}")
+    rows = result["products_ms"]
+    for name, row in rows.items():
+        print(f"{name:24}{row['fp32']:10.2f}{row['int8']:10.2f}{row['fp32'] / row['int8']:13.2f}")
+    total = rows["all of the encoder"]
+    rest = {"FP32": times["fp32"] - total["fp32"], "integers": times["integer"] - total["int8"]}
+    print("\nthe rest (softmax, LayerNorm, GELU, rounding, embeddings, head): ", end="")
+    print(", ".join(f"{name} {value:.1f} ms" for name, value in rest.items()))
+    print(
+        f"relative distance of the logits: integers from fake quantization {result['integer_from_fake']:.1e}, ", end=""
+    )
+    print(f"from FP32 {result['integer_from_fp32']:.1e}; fake quantization from FP32 {result['fake_from_fp32']:.1e}")
+    print(f"in floating point: {', '.join(result['in_floating_point'])}")
+    sizes = result["megabytes"]
+    print(f"files: {sizes['integer']:.1f} MB, {sizes['integer'] / sizes['fp32']:.3f} of FP32; ", end="")
+    print(f"layers {sizes['integer_layers']:.1f} MB, {sizes['integer_layers'] / sizes['fp32_layers']:.3f} of FP32")
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,146 @@
+"""The paper's Table 10 at small scale: variants x bits x weight estimators, over training and calibration seeds.
+
+    python -m experiments.table10 --workdir=runs/tiny_bert [--config=configs/tiny_bert.py] [--methods]
+
+Trains the config's variants and seeds (runs that are finished are not trained again), then calibrates each model under
+every scheme with min-max and with MSE weight ranges, once per calibration seed (which training batches it sees), and
+measures it on the held-out data. Writes `table10.jsonl`, a line per measurement, and `table10.md`, mean and standard
+deviation over training and calibration seeds. With --methods, the rows are post-training methods instead: what others
+would do to a model that was trained with softmax (`methods.jsonl`, `methods.md`). A measurement that is already in the
+file is not made again.
+"""
+
+from __future__ import annotations
+
+import argparse
+import dataclasses
+import itertools
+import json
+import sys
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+from rich.console import Console
+
+from qtx.analysis.capture import FloatingPoint
+from qtx.compare import Run, runs
+from qtx.errors import QtxError
+from qtx.experiment import read
+from qtx.flags import load_config_file
+from qtx.pipeline import metrics_of, train_run
+from qtx.prepare import Batches, Prepared, prepare
+from qtx.quantization import calibrate
+from qtx.quantization.methods import METHODS
+from qtx.results import markdown, mean_and_deviation, short_names
+from qtx.summary import say
+from qtx.training import OBJECTIVES
+
+SCHEMES = ("w8a8", "w6a8", "w4a8", "w6a6")
+METHOD_SCHEMES = ("w8a8", "w4a8", "w6a6", "w8a4")
+CALIBRATION_SEEDS = (0, 1, 2)
+Line = dict[str, Any]
+
+
+@dataclasses.dataclass(frozen=True)
+class Cell:
+    """One way to quantize: the columns and rows of the table."""
+
+    scheme: str
+    weight_estimator: str
+    method: str
+
+
+def cells(methods: bool) -> list[Cell]:
+    """What every model is quantized to."""
+    if methods:
+        return [Cell(scheme, "auto", method) for scheme, method in itertools.product(METHOD_SCHEMES, METHODS)]
+    return [Cell(scheme, estimator, "static") for scheme, estimator in itertools.product(SCHEMES, ("minmax", "mse"))]
+
+
+def measurements(run: Run, prepared: Prepared, params: Any, wanted: list[Cell], done: set[tuple]) -> Iterator[Line]:
+    """The lines of one trained model that are not in `done`, floating point first."""
+    metric = OBJECTIVES[prepared.experiment.objective].metric
+    row = {"variant": run.variant, "seed": run.experiment.seed, "metric": metric}
+
+    def metric_of(model: Any) -> float:
+        return metrics_of(prepared, model)[metric]
+
+    if key(row | {"scheme": "fp"}) not in done:
+        yield row | {"scheme": "fp", "value": metric_of(FloatingPoint(prepared.module, params))}
+    for cell, seed in itertools.product(wanted, CALIBRATION_SEEDS):
+        line = row | dataclasses.asdict(cell) | {"calibration_seed": seed}
+        if key(line) in done:
+            continue
+        config = dataclasses.replace(prepared.experiment.quantization, weight_estimator=cell.weight_estimator)
+        quantized = calibrate(
+            prepared.module,
+            params,
+            config.make_recipe(cell.scheme, prepared.module.config),
+            Batches(prepared.mesh, prepared.data.calibration(prepared.batch_size, seed)),
+            config.calibration_batches,
+            METHODS[cell.method](),
+        )
+        yield line | {"value": metric_of(quantized)}
+
+
+def key(line: Line) -> tuple:
+    """What tells a measurement from the others."""
+    return tuple(
+        line.get(name) for name in ("variant", "seed", "scheme", "weight_estimator", "method", "calibration_seed")
+    )
+
+
+def table(lines: list[Line], methods: bool) -> str:
+    """Markdown: a row per scheme and estimator (or method), a column per variant."""
+    names = short_names(line["variant"] for line in lines)
+    row_name = "method" if methods else "weight_estimator"
+    header = ["bits", "method" if methods else "weight ranges", *names.values()]
+    rows = []
+    groups = dict.fromkeys((line["scheme"], line.get(row_name, "")) for line in lines)
+    for scheme, name in sorted(groups, key=lambda group: group[0] != "fp"):
+        of_group = [line for line in lines if (line["scheme"], line.get(row_name, "")) == (scheme, name)]
+        values = {v: [line["value"] for line in of_group if line["variant"] == v] for v in names}
+        rows.append([scheme.upper(), name, *(mean_and_deviation(v) if v else "" for v in values.values())])
+    return markdown(header, rows)
+
+
+def main(arguments: list[str] | None = None) -> int:
+    """Runs the experiment; exit code 2 for a user's mistake."""
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("--workdir", type=Path, required=True, help="the comparison's folder")
+    parser.add_argument("--config", default="configs/tiny_bert.py", help="what to train")
+    parser.add_argument("--methods", action="store_true", help="compare post-training methods")
+    options = parser.parse_args(arguments)
+    console = Console()
+    try:
+        measure_all(options.config, options.workdir, options.methods, console)
+    except QtxError as error:
+        print(f"table10: error: {' '.join(str(error).split())}", file=sys.stderr)
+        return 2
+    return 0
+
+
+def measure_all(config: str, workdir: Path, methods: bool, console: Console) -> None:
+    """Trains what is not trained, measures what is not measured, and writes both files."""
+    planned = runs(read(load_config_file(config)), workdir)
+    name, data = "methods" if methods else "table10", None
+    file = workdir / f"{name}.jsonl"
+    lines = [json.loads(line) for line in file.read_text().splitlines()] if file.is_file() else []
+    done = set(map(key, lines))
+    for index, run in enumerate(planned, start=1):
+        say(console, f"run {index} of {len(planned)}: {run.title}")
+        prepared = prepare(run.experiment, data)
+        data = prepared.data
+        params = train_run(prepared, run.workdir)
+        with file.open("a") as out:
+            for line in measurements(run, prepared, params, cells(methods), done):
+                lines.append(line)
+                print(json.dumps(line), file=out, flush=True)
+    text = table(lines, methods)
+    (workdir / f"{name}.md").write_text(text)
+    say(console, text)
+
+
+if __name__ == "__main__":
+    sys.exit(main())

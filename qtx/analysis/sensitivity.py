@@ -1,0 +1,263 @@
+"""Which tensor costs the most: every site and weight quantized alone, and all others but it.
+
+Which quantizers are on is data (bits 0 are off), so a sweep over hundreds of tensors compiles the model once.
+"""
+
+from __future__ import annotations
+
+import dataclasses
+import functools
+import json
+import os
+from collections.abc import Callable, Iterable, Sequence
+from pathlib import Path
+from typing import Any
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+from flax import traverse_util
+
+from qtx.errors import QtxError
+from qtx.quantization import Quantized
+from qtx.quantization.interceptor import SITE_MODULES, on_sites, round_to_range
+from qtx.quantization.weights import flatten, is_table, over_layers, round_weight
+
+Batch = dict[str, jax.Array]
+KINDS = ("weight", "activation")
+FILE = "sensitivity.json"
+HEADER = ["tensor", "kind", "bits", "SQNR, dB", "quantized alone", "all but it"]
+
+
+@dataclasses.dataclass(frozen=True)
+class Sensitivity:
+    """What quantizing one tensor does.
+
+    Attributes:
+      kind: "weight" or "activation".
+      path: of the parameter or site.
+      layer: its layer, from 0; None outside the layers.
+      bits: of the scheme.
+      sqnr: signal-to-quantization-noise ratio in dB, 10 log10(sum x^2 / sum (x - Q(x))^2), of the tensor in the
+        floating-point model; 6 dB are one bit.
+      alone: the metric with this tensor quantized alone.
+      without: the metric with every tensor quantized but this one.
+    """
+
+    kind: str
+    path: str
+    layer: int | None
+    bits: int
+    sqnr: float
+    alone: float
+    without: float
+
+    @property
+    def name(self) -> str:
+        """`layers/mlp/out[2]`."""
+        return self.path if self.layer is None else f"{self.path}[{self.layer}]"
+
+
+@dataclasses.dataclass(frozen=True)
+class Sweep:
+    """A model's sensitivities, those that hurt most first.
+
+    Attributes:
+      scheme, metric: what was swept and measured, e.g. "w8a8" and "perplexity".
+      fp, quantized: the metric with nothing and with everything quantized.
+      rows: one per tensor and layer.
+    """
+
+    scheme: str
+    metric: str
+    fp: float
+    quantized: float
+    rows: tuple[Sensitivity, ...]
+
+
+Target = tuple[str, str, int | None]
+"""(kind, path, layer)."""
+
+
+def targets(quantized: Quantized) -> list[Target]:
+    """Every quantized tensor of a model, layer by layer."""
+    found: list[Target] = []
+    for kind in KINDS:
+        for path, r in quantized.ranges(kind).items():
+            layers = range(r["bits"].size) if r["bits"].ndim else (None,)
+            found += [(kind, path, layer) for layer in layers]
+    return found
+
+
+def switched(quantized: Quantized, params: Any, chosen: Callable[[str, str], np.ndarray | bool]) -> Quantized:
+    """The model with only the chosen tensors quantized.
+
+    Args:
+      quantized: with every quantizer on.
+      params: of the floating-point model.
+      chosen: (kind, path) -> which layers stay on, `[L]` or a scalar.
+    """
+    ranges = {
+        kind: {
+            path: {**r, "bits": jnp.where(jnp.asarray(chosen(kind, path)), r["bits"], 0.0)}
+            for path, r in quantized.ranges(kind).items()
+        }
+        for kind in KINDS
+    }
+    weights = _select(quantized.params, params, {path: r["bits"] > 0 for path, r in ranges["weight"].items()})
+    return dataclasses.replace(
+        quantized, params=weights, weight_ranges=ranges["weight"], activation_ranges=ranges["activation"]
+    )
+
+
+@jax.jit
+def _select(rounded: Any, params: Any, on: dict[str, jax.Array]) -> Any:
+    """Each weight from `rounded` where it is on, else from `params`; what is not quantized is the same in both."""
+    flat, result = flatten(rounded), dict(flatten(params))
+    for path, chosen in on.items():
+        shape = chosen.shape + (1,) * (flat[path].ndim - chosen.ndim)
+        result[path] = jnp.where(chosen.reshape(shape), flat[path], result[path])
+    return traverse_util.unflatten_dict(result, sep="/")
+
+
+def sweep(
+    quantized: Quantized,
+    params: Any,
+    batches: Sequence[Batch],
+    measure: Callable[[Quantized], float],
+    *,
+    scheme: str,
+    metric: str,
+    lower_is_better: bool,
+    track: Callable[[Sequence[Target]], Iterable[Target]] = iter,
+) -> Sweep:
+    """Measures every tensor of a model.
+
+    Args:
+      quantized: the calibrated model.
+      params: of the floating-point model.
+      batches: what the signal-to-noise ratios are taken over.
+      measure: a model's metric; compiled once, for all settings have the same structure.
+      scheme, metric, lower_is_better: what is swept and measured.
+      track: shows progress over the targets.
+    """
+
+    def setting(target: Target | None, alone: bool) -> Quantized:
+        def chosen(kind, path):
+            on = np.full(quantized.ranges(kind)[path]["bits"].shape, not alone)
+            if target is not None and (kind, path) == target[:2]:
+                on[() if target[2] is None else target[2]] = alone
+            return on
+
+        return switched(quantized, params, chosen)
+
+    ratios = signal_to_noise(quantized, params, batches)
+    rows = []
+    for target in track(targets(quantized)):
+        kind, path, layer = target
+        r = quantized.ranges(kind)[path]
+        rows.append(
+            Sensitivity(
+                kind,
+                path,
+                layer,
+                int(r["bits"].ravel()[layer or 0]),
+                float(np.ravel(ratios[kind, path])[layer or 0]),
+                measure(setting(target, alone=True)),
+                measure(setting(target, alone=False)),
+            )
+        )
+    sign = 1 if lower_is_better else -1
+    rows.sort(key=lambda row: (-sign * row.alone, sign * row.without))
+    return Sweep(scheme, metric, measure(setting(None, True)), measure(setting(None, False)), tuple(rows))
+
+
+def signal_to_noise(quantized: Quantized, params: Any, batches: Sequence[Batch]) -> dict[tuple[str, str], np.ndarray]:
+    """(kind, path) to the ratio in dB, a scalar or `[L]`, of every quantized tensor of the floating-point model; a
+    tensor that rounding does not change has infinity."""
+    totals = None
+    for batch in batches:
+        powers = _activation_powers(quantized, params, batch)
+        totals = powers if totals is None else jax.tree.map(jnp.add, totals, powers)
+    flat = traverse_util.flatten_dict(totals or {})
+    found = {("activation", "/".join(path[:-1])): power for path, power in flat.items() if path[-1] == "power"}
+    found |= {("weight", path): power for path, power in _weight_powers(quantized, params).items()}
+    with np.errstate(divide="ignore", invalid="ignore"):
+        return {key: 10 * np.log10(np.asarray(p)[..., 0] / np.asarray(p)[..., 1]) for key, p in found.items()}
+
+
+def _powers(x: jax.Array, rounded: jax.Array, where: jax.Array | None = None) -> jax.Array:
+    """Sums of squares `[2]` of a tensor and of its rounding error."""
+
+    def power(values):
+        values = jnp.square(values.astype(jnp.float32))
+        return (values if where is None else jnp.where(where, values, 0.0)).sum(axis=-1).sum()
+
+    return jnp.stack([power(x), power(x - rounded)])
+
+
+@jax.jit
+def _activation_powers(quantized: Quantized, params: Any, batch: Batch) -> Any:
+    planned = {p.path: p for p in quantized.activation_plan}
+
+    def observe(site, path, y, where):
+        if path in planned:
+            rounded = round_to_range(y, site.get_variable("ranges", "range"), planned[path], where)
+            site.put_variable("calibration", "power", _powers(y, rounded, where))
+        return y
+
+    variables = {"params": params, "ranges": quantized.range_collection}
+    with on_sites(observe, SITE_MODULES):
+        return quantized.module.apply(variables, batch, mutable=["calibration"])[1]["calibration"]
+
+
+@jax.jit
+def _weight_powers(quantized: Quantized, params: Any) -> dict[str, Any]:
+    flat, rounded, result = flatten(params), flatten(quantized.params), {}
+    for planned in quantized.weight_plan:
+        path = planned.path
+        of_grid = rounded[path]
+        if is_table(path):  # quantized at its look-ups
+            rounding = over_layers(path, functools.partial(round_weight, planned=planned))
+            of_grid = rounding(flat[path], quantized.weight_ranges[path])
+        result[path] = over_layers(path, _powers)(flat[path], of_grid)
+    return result
+
+
+def save_sweep(sweep: Sweep, workdir: Path) -> Path:
+    """Writes a run's sensitivity.json, whole or not at all."""
+    file, temporary = workdir / FILE, workdir / f"{FILE}.new"
+    temporary.write_text(json.dumps(dataclasses.asdict(sweep), indent=1) + "\n")
+    os.replace(temporary, file)
+    return file
+
+
+def load_sweep(workdir: Path) -> Sweep | None:
+    """A run's sweep, if there is one.
+
+    Raises:
+      QtxError: if the file is not one of this version.
+    """
+    file = workdir / FILE
+    if not file.is_file():
+        return None
+    try:
+        values = json.loads(file.read_text())
+        return Sweep(**{**values, "rows": tuple(Sensitivity(**row) for row in values["rows"])})
+    except (ValueError, TypeError, KeyError):
+        raise QtxError(f"{file} is not a sweep of this version: run qtx sensitivity again, or delete it") from None
+
+
+def table_rows(sweep: Sweep, count: int) -> list[list[str]]:
+    """The first `count` rows as cells under `HEADER`, after one for the model with everything quantized."""
+    scale = 100.0 if sweep.metric == "accuracy" else 1.0
+    everything = ["everything", "", "", "", precise(scale * sweep.quantized), f"{precise(scale * sweep.fp)} (FP)"]
+    return [everything] + [
+        [row.name, row.kind, str(row.bits), f"{row.sqnr:.1f}", precise(scale * row.alone), precise(scale * row.without)]
+        for row in sweep.rows[:count]
+    ]
+
+
+def precise(value: float) -> str:
+    """A metric to five digits: single tensors move it by little."""
+    return f"{value:.5g}"

@@ -1,0 +1,149 @@
+"""An integer model as two files: `model.safetensors`, every array by its path, and `integer.json`, what is static."""
+
+from __future__ import annotations
+
+import dataclasses
+import hashlib
+import json
+import os
+from pathlib import Path
+from typing import Any
+
+import flax.linen as nn
+import jax.numpy as jnp
+import numpy as np
+from safetensors import SafetensorError
+from safetensors.numpy import load_file, save_file
+
+from qtx.errors import QtxError
+from qtx.models import MODELS
+from qtx.quantization.integer.convert import float32
+from qtx.quantization.integer.model import IntegerModel, Tensors
+from qtx.quantization.integer.outline import misfit
+
+WEIGHTS = "model.safetensors"
+DESCRIPTION = "integer.json"
+FORMAT = 1
+"""Of both files; raised when a reader of the old one could not read the new one."""
+
+TRAINING_ONLY = {"dropout", "attention_dropout", "init_std", "dtype", "remat"}
+"""Options of a model's config that do not matter to its integers."""
+
+
+def save(model: IntegerModel, folder: str | Path) -> None:
+    """Writes both files, whole or not at all: under other names first, and the description, which holds the weights'
+    SHA-256, last.
+
+    Kernels are int8, and so are the embedding tables that the recipe quantizes, except for one that the head is tied
+    to: it is stored once, in float32, since the head needs it unquantized and its look-ups are rounded from it.
+
+    Args:
+      model: from `convert`.
+      folder: is made if it does not exist.
+    """
+    folder = Path(folder)
+    folder.mkdir(parents=True, exist_ok=True)
+    groups = {"params": model.params, "integers": model.integers}
+    tensors = {f"{group}/{path}": np.asarray(x) for group, named in groups.items() for path, x in named.items()}
+    weights, description = (folder / f".{name}.{os.getpid()}" for name in (WEIGHTS, DESCRIPTION))
+    try:
+        save_file(tensors, weights)
+        values = {
+            "format": FORMAT,
+            "model": _family(model.module),
+            "config": _config(model.module),
+            "bits": _bits(model.integers),
+            "in_floating_point": list(model.in_floating_point),
+            "sha256": _digest(weights),
+        }
+        description.write_text(json.dumps(values, indent=2) + "\n", encoding="utf-8")
+        os.replace(weights, folder / WEIGHTS)
+        os.replace(description, folder / DESCRIPTION)
+    finally:
+        weights.unlink(missing_ok=True)
+        description.unlink(missing_ok=True)
+
+
+def load(module: nn.Module, folder: str | Path) -> IntegerModel:
+    """The model that `save` wrote, bit for bit.
+
+    Args:
+      module: the model that was converted.
+      folder: with both files.
+
+    Raises:
+      QtxError: if a file is missing, damaged or of another format, or belongs to another model.
+    """
+    folder = Path(folder)
+    values = _read_description(folder)
+    _check_config(module, values, folder)
+    path = folder / WEIGHTS
+    if not path.is_file():
+        raise QtxError(f"no {path}: expected an integer model's folder with {WEIGHTS} and {DESCRIPTION}")
+    if _digest(path) != values["sha256"]:
+        raise QtxError(
+            f"{path} is not the file that {DESCRIPTION} describes: it is damaged or half-written, save it anew"
+        )
+    try:
+        tensors = load_file(path)
+    except SafetensorError as error:
+        raise QtxError(f"{path} is not a safetensors file: {error}") from None
+    groups: dict[str, Tensors] = {"params": {}, "integers": {}}
+    for name, x in tensors.items():
+        group, _, tensor = name.partition("/")
+        groups[group][tensor] = jnp.asarray(x)
+    problem = misfit(module, **groups)
+    if problem is not None:
+        raise QtxError(f"{path}: {problem}")
+    return IntegerModel(float32(module), tuple(values["in_floating_point"]), **groups)
+
+
+def _read_description(folder: Path) -> dict[str, Any]:
+    path = folder / DESCRIPTION
+    if not path.is_file():
+        raise QtxError(f"no {path}: expected an integer model's folder with {WEIGHTS} and {DESCRIPTION}")
+    try:
+        values = json.loads(path.read_text(encoding="utf-8"))
+    except (UnicodeDecodeError, json.JSONDecodeError) as error:
+        raise QtxError(f"{path} is not JSON: {error}") from None
+    expected = {"format", "model", "config", "sha256", "in_floating_point"}
+    if not isinstance(values, dict) or not expected <= values.keys():
+        raise QtxError(f"{path} does not describe an integer model: expected {', '.join(sorted(expected))}")
+    if values["format"] != FORMAT:
+        raise QtxError(f"{path} has format {values['format']}: this version of qtx reads format {FORMAT}")
+    return values
+
+
+def _check_config(module: nn.Module, values: dict[str, Any], folder: Path) -> None:
+    given, stored = {"family": _family(module), **_config(module)}, {"family": values["model"], **values["config"]}
+    for name in sorted(given.keys() | stored.keys()):
+        if given.get(name) != stored.get(name):
+            raise QtxError(
+                f"{folder} holds another model: its {name} is {stored.get(name)!r}, and the model's {given.get(name)!r}"
+            )
+
+
+def _config(module: Any) -> dict[str, Any]:
+    """What of a module's config decides what it computes, as JSON would give it back."""
+    fields = dataclasses.asdict(module.config)
+    return json.loads(json.dumps({name: value for name, value in fields.items() if name not in TRAINING_ONLY}))
+
+
+def _family(module: Any) -> str:
+    return next(name for name, (_, config) in MODELS.items() if type(module.config) is config)
+
+
+def _bits(integers: Tensors) -> dict[str, list[int]]:
+    """The bit-widths in use, for a reader: of the kernels, and of the sites and tables."""
+    kernels = [x for path, x in integers.items() if path.endswith("/kernel_bits")]
+    highs = {path.removesuffix("/high"): x for path, x in integers.items() if path.endswith("/grid/high")}
+    sites = [jnp.log2(x - integers[f"{path}/low"] + 1) for path, x in highs.items()]
+    return {
+        name: sorted({round(float(bits)) for x in found for bits in jnp.ravel(x)})
+        for name, found in (("weights", kernels), ("activations_and_tables", sites))
+    }
+
+
+def _digest(path: Path) -> str:
+    with path.open("rb") as file:
+        return hashlib.file_digest(file, "sha256").hexdigest()

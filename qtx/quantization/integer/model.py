@@ -1,0 +1,68 @@
+"""A model that runs on integers."""
+
+from __future__ import annotations
+
+import dataclasses
+from typing import Any
+
+import flax.linen as nn
+import jax
+import jax.numpy as jnp
+from flax import traverse_util
+
+from qtx.quantization.integer.interceptor import COLLECTION, on_integers
+
+Tensors = dict[str, jax.Array]
+"""Path to array, e.g. `layers/mlp/out/kernel`."""
+
+
+@dataclasses.dataclass(frozen=True)
+class IntegerModel:
+    """A model whose blocks multiply int8 by int8 into int32, the two products of attention included.
+
+    Softmax, LayerNorm, activation functions, residual sums and gates run in float32 between the products; so do
+    embeddings and head, with their sites rounded to the same grids.
+
+    Attributes:
+      module: the model, computing in float32.
+      in_floating_point: paths of the matrix products that do not run on integers: the embeddings' and the head's, and
+        those that the recipe gives an operand in floating point.
+      params: path to what embeddings and head keep in floating point. A word table that the head is tied to is one:
+        look-ups are rounded to its grid, but the head multiplies by the table as it was (see `Recipe`).
+      integers: path to int8 kernels and tables, their scales and zero-points, biases, LayerNorms and the sites' grids;
+        `[L, ...]` under `layers/`. See `block`.
+    """
+
+    module: nn.Module
+    in_floating_point: tuple[str, ...]
+    params: Tensors
+    integers: Tensors
+
+    def apply(self, batch: dict[str, jax.Array], **kwargs: Any) -> Any:
+        """What `Quantized.apply` returns for `batch`, up to values that lie on the edge between two integers.
+
+        Traceable; compile it with `jit`. Blocks have no intermediates to capture: they do not run as modules.
+
+        Raises:
+          QtxError: with train=True.
+        """
+        tables = {path for path in self.integers if path.endswith("/table")}
+        params = self.params | {path.removesuffix("table") + "embedding": self._table(path) for path in tables}
+        integers = {path: x for path, x in self.integers.items() if path not in tables}
+        with on_integers():
+            return self.module.apply({"params": _nested(params), COLLECTION: _nested(integers)}, batch, **kwargs)
+
+    def _table(self, path: str) -> jax.Array:
+        """An embedding table `[rows, width]` from its integers and the grid of its look-ups."""
+        grid = path.removesuffix("table") + "grid"
+        scale, zero_point = self.integers[f"{grid}/scale"], self.integers[f"{grid}/zero_point"]
+        return scale * (self.integers[path].astype(jnp.float32) - zero_point)
+
+
+jax.tree_util.register_dataclass(
+    IntegerModel, data_fields=["params", "integers"], meta_fields=["module", "in_floating_point"]
+)
+
+
+def _nested(tensors: Tensors) -> Any:
+    return traverse_util.unflatten_dict(tensors, sep="/")

@@ -1,0 +1,131 @@
+"""GPTQ: rounding each weight such that the later ones make up for its error."""
+
+from __future__ import annotations
+
+import dataclasses
+import functools
+import math
+from typing import Any
+
+import jax
+import jax.numpy as jnp
+from flax import traverse_util
+
+from qtx.errors import QtxError, lookup
+from qtx.quantization.basis import basis_of, enter, leave
+from qtx.quantization.methods.base import Static
+from qtx.quantization.methods.hadamard import Hadamard
+from qtx.quantization.methods.inputs import gram, of_inputs
+from qtx.quantization.methods.smoothquant import SmoothQuant
+from qtx.quantization.weights import STACK, Plan, Planned, Ranges, flatten, quantize_weights, round_to_grid
+
+BASES: dict[str, type[Static]] = {"none": Static, "smoothquant": SmoothQuant, "hadamard": Hadamard}
+BLOCK = 128
+KERNEL = "/kernel"
+
+
+@dataclasses.dataclass(frozen=True)
+class Gptq(Static):
+    """Hessian-aware rounding of the dense layers' kernels (Frantar et al. 2022), on the grids of their ranges.
+
+    For the inputs X `[N, D]` of a layer with kernel W `[D, F]`, it looks for Q on the grid with a small
+    ||X W - X Q||^2 = tr (W - Q)^T H (W - Q), H = X^T X. Row by row: with H^-1 = U^T U, U upper triangular,
+
+        q_j = round(w_j),    w_k -= U_jk (w_j - q_j) / U_jj    for the rows k > j, not rounded yet.
+
+    H is of the calibration data, summed batch by batch in one pass of the floating-point model, where the original
+    passes once per layer, with the layers before already rounded: a simplification, as the layers are one scan. All
+    H are held at once, `[L, D, D]` a kernel. A kernel whose range has a basis is rounded in it, with H of the inputs
+    in it. Everything but dense kernels is rounded to nearest, and so are rows that no input reaches (the original
+    zeroes them).
+
+    Attributes:
+      damping: added to H's diagonal, as a fraction of its mean.
+      bases: the method whose bases to quantize in, "none", "smoothquant" or "hadamard" (which is then QuaRot's
+        combination), with its default options.
+
+    Raises:
+      QtxError: if damping is not positive, or bases unknown.
+    """
+
+    damping: float = 0.01
+    bases: str = "none"
+
+    def __post_init__(self):
+        if not 0 < self.damping < math.inf:
+            raise QtxError(f"damping is {self.damping}: expected a positive fraction, e.g. 0.01")
+        lookup(BASES, "bases", self.bases)
+
+    def prepare(self, module, params, recipe, batches):
+        return BASES[self.bases]().prepare(module, params, recipe, batches)
+
+    def round_weights(self, module, params, plan: Plan, ranges: Ranges, batches) -> Any:
+        paths = tuple(p.path.removesuffix(KERNEL) for p in plan if p.path.endswith(KERNEL))
+        hessians = of_inputs(module, params, batches, paths, gram, jnp.add)
+        flat, rounded = flatten(params), dict(flatten(quantize_weights(plan, params, ranges)))
+        for planned in plan:
+            hessian = hessians.get(planned.path.removesuffix(KERNEL))
+            if hessian is not None and planned.path.endswith(KERNEL):
+                path, stacked = planned.path, planned.path.startswith(STACK)
+                kernel = _round_kernel(planned, stacked, flat[path], hessian, ranges[path], self.damping)
+                if not jnp.isfinite(kernel).all():
+                    raise QtxError(f"the Hessian of {path!r} is singular at damping {self.damping}: raise it")
+                rounded[path] = kernel
+        return traverse_util.unflatten_dict(rounded, sep="/")
+
+
+@functools.partial(jax.jit, static_argnames=("planned", "stacked"))
+def _round_kernel(planned: Planned, stacked: bool, kernel, hessian, r, damping) -> jax.Array:
+    """A kernel `[D, F]` on its grid, or `[L, D, F]` if stacked; one layer at a time, for the memory of one."""
+
+    def of_layer(layer):
+        kernel, hessian, r = layer
+        basis = basis_of(r)
+        in_basis = enter(enter(hessian, basis).T, basis)  # M^T H M
+        q = gptq(enter(kernel, basis, weight=True), in_basis, damping, lambda row: round_to_grid(row, r, planned))
+        return leave(q, basis, weight=True)
+
+    layers = kernel, hessian, r
+    return jax.lax.map(of_layer, layers) if stacked else of_layer(layers)
+
+
+def gptq(kernel: jax.Array, hessian: jax.Array, damping: float | jax.Array, to_grid: Any) -> jax.Array:
+    """The rounded kernel.
+
+    Args:
+      kernel: `[D, F]`.
+      hessian: `[D, D]`, X^T X.
+      damping: added to its diagonal, as a fraction of its mean.
+      to_grid: rounds a row `[F]`.
+    """
+    size = kernel.shape[0]
+    diagonal = jnp.diagonal(hessian)
+    # A row that no input reaches has zeros in its row and column of H: with any diagonal its error goes nowhere.
+    added = damping * diagonal.mean() + jnp.where(diagonal > 0, 0.0, 1.0)
+    hessian = hessian + jnp.diag(added)
+    # H = A A^T with A upper triangular, by Cholesky from the last row on; U = A^-1, without inverting H itself.
+    upper = jnp.linalg.cholesky(hessian[::-1, ::-1])[::-1, ::-1]
+    upper = jax.scipy.linalg.solve_triangular(upper, jnp.eye(size, dtype=kernel.dtype), lower=False)
+    # Within a block each row corrects the next ones at once, the rows after the block by one matrix product.
+    block = math.gcd(size, BLOCK)
+
+    def round_block(i, state):
+        kernel, rounded = state
+        start = i * block
+        rows = jax.lax.dynamic_slice_in_dim(kernel, start, block)
+        to_all = jax.lax.dynamic_slice_in_dim(upper, start, block)
+        within = jax.lax.dynamic_slice_in_dim(to_all, start, block, axis=1)
+
+        def round_row(j, state):
+            rows, quantized, errors = state
+            q = to_grid(rows[j])
+            error = (rows[j] - q) / within[j, j]
+            # U's rows are zero before the diagonal, so rows that are done stay.
+            return rows - jnp.outer(within[j], error), quantized.at[j].set(q), errors.at[j].set(error)
+
+        empty = jnp.zeros_like(rows)
+        _, quantized, errors = jax.lax.fori_loop(0, block, round_row, (rows, empty, empty))
+        kernel = kernel - jnp.matmul(to_all.T, errors, precision=jax.lax.Precision.HIGHEST)
+        return kernel, jax.lax.dynamic_update_slice_in_dim(rounded, quantized, start, 0)
+
+    return jax.lax.fori_loop(0, size // block, round_block, (kernel, jnp.zeros_like(kernel)))[1]

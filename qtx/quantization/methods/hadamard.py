@@ -1,0 +1,132 @@
+"""Rotations: activations and weights in a basis in which no dimension is an outlier's own."""
+
+from __future__ import annotations
+
+import dataclasses
+
+import jax.numpy as jnp
+import numpy as np
+
+from qtx.errors import QtxError
+from qtx.quantization.methods.base import Static
+from qtx.quantization.weights import STACK, flatten
+
+RESIDUAL_STREAM = (
+    "embeddings/token_type_sum",
+    "embeddings/patches",
+    "embeddings/patch_norm",
+    "embeddings/sum",
+    "embeddings/norm",
+    "layers/attention_norm",
+    "layers/attention/out",
+    "layers/attention_residual",
+    "layers/mlp_norm",
+    "layers/mlp/out",
+    "layers/mlp_residual",
+    "final_norm",
+)
+CONTEXT = ("layers/attention/context", "layers/attention/gated_context")
+HIDDEN = ("layers/mlp/hidden",)
+KERNELS_OF_WIDTH = (
+    "layers/attention/query/kernel",
+    "layers/attention/key/kernel",
+    "layers/attention/value/kernel",
+    "layers/attention/out/kernel",
+    "layers/mlp/in/kernel",
+    # What follows the last LayerNorm: BERT's transform, ViT's classifier. A tied head has no kernel.
+    "head/transform/kernel",
+    "head/logits/kernel",
+)
+KERNELS_OF_HIDDEN = ("layers/mlp/out/kernel",)
+
+
+@dataclasses.dataclass(frozen=True)
+class Hadamard(Static):
+    """Randomized Hadamard rotations, as in QuaRot (Ashkboos et al. 2024): x W = (x R) (R^T W), R orthogonal, R =
+    diag(signs) H / sqrt(D). Each entry of x R is a mean of all of x with random signs: an outlier dimension is spread
+    over D entries, and the largest of |x R| is about ||x|| / sqrt(D) times a logarithm.
+
+    One R of the model's width for the residual stream (sums, LayerNorms, what the branches add), the context, and the
+    kernels that multiply them; one of the MLP's width for its hidden activations and its second kernel. Left as they
+    are: queries, keys and values, scores and probabilities (whose dimensions are heads and positions), the
+    embedding tables, and the gates.
+
+    QuaRot rotates the network itself, which works for RMSNorm alone, as it commutes with R; so it folds first: a
+    LayerNorm's scale into the next kernels, its mean into the kernels before it. Here every site enters the basis, is
+    rounded, and leaves again (`qtx.quantization.basis`): the floating-point function is the same for any R, and nothing
+    needs folding. What it costs in integers is thus more than QuaRot: between a product in the basis and a LayerNorm, a
+    residual sum with another, a gate or an activation function stands an online transform, O(D log D) a token, where
+    QuaRot has them only before the second MLP kernel and the attention's output. This bounds what rotation can do for
+    the accuracy of these models, post-LN ones included, which QuaRot's folding cannot rotate.
+
+    Attributes:
+      seed: of the random signs.
+
+    Raises:
+      QtxError: if it is negative.
+    """
+
+    seed: int = 0
+
+    def __post_init__(self):
+        if self.seed < 0:
+            raise QtxError(f"seed is {self.seed}: expected 0 or more")
+
+    def prepare(self, module, params, recipe, batches):
+        flat = flatten(params)
+        num_layers, hidden, width = flat["layers/mlp/out/kernel"].shape
+        bases = {}
+        for size, sites, kernels in (
+            (width, RESIDUAL_STREAM + CONTEXT, KERNELS_OF_WIDTH),
+            (hidden, HIDDEN, KERNELS_OF_HIDDEN),
+        ):
+            single = {"rotation": jnp.asarray(rotation(size, self.seed))}
+            stacked = {"rotation": jnp.broadcast_to(single["rotation"], (num_layers, size, size))}
+            for path in (*sites, *(kernel for kernel in kernels if kernel in flat)):
+                bases[path] = stacked if path.startswith(STACK) else single
+        return recipe, bases
+
+
+def rotation(size: int, seed: int) -> np.ndarray:
+    """A random orthogonal `[size, size]`, float32: diag(signs) (H_{2^k} (x) B), normalized.
+
+    B is the smallest Hadamard matrix of Paley's first construction (1, 12, 20, 24, 44, ...) such that size = 2^k times
+    its order; where there is none, a random orthogonal matrix of the odd part. 768 = 64 * 12; 100 = 5 * 20 is
+    4 * 25, with B random.
+    """
+    rng = np.random.default_rng(seed)
+    signs = rng.choice([-1.0, 1.0], size)
+    odd = size
+    while odd % 2 == 0:
+        odd //= 2
+    orders = [odd * 2**k for k in range(size.bit_length()) if size % (odd * 2**k) == 0]
+    order = next((order for order in orders if order == 1 or is_paley(order)), None)
+    if order is None:
+        order = odd
+        base = np.linalg.qr(rng.normal(size=(odd, odd)))[0]
+    else:
+        base = paley(order) / np.sqrt(order)
+    result = np.ones((1, 1))
+    for _ in range((size // order).bit_length() - 1):
+        result = np.kron(result, np.array([[1.0, 1.0], [1.0, -1.0]]) / np.sqrt(2))
+    return (signs[:, None] * np.kron(result, base)).astype(np.float32)
+
+
+def is_paley(order: int) -> bool:
+    """Whether order - 1 is a prime that is 3 modulo 4."""
+    q = order - 1
+    return q % 4 == 3 and all(q % divisor for divisor in range(2, int(q**0.5) + 1))
+
+
+def paley(order: int) -> np.ndarray:
+    """The Hadamard matrix of `order`, 1 or q + 1 for a prime q = 3 modulo 4 (Paley 1933): I + S, S skew, made of the
+    quadratic residues: S_ij = 1 if i - j is a square modulo q, else -1."""
+    if order == 1:
+        return np.ones((1, 1))
+    q = order - 1
+    squares = {i * i % q for i in range(1, q)}
+    residue = np.array([0] + [1 if i in squares else -1 for i in range(1, q)])
+    skew = np.zeros((order, order))
+    skew[0, 1:], skew[1:, 0] = 1, -1
+    skew[1:, 1:] = residue[np.subtract.outer(np.arange(q), np.arange(q)) % q]
+    return np.eye(order) + skew

@@ -1,0 +1,75 @@
+"""Statistics of what each dense layer multiplies, streamed over the calibration data; nothing of a batch is kept."""
+
+from __future__ import annotations
+
+import functools
+from collections.abc import Callable, Iterable
+from typing import Any
+
+import flax.linen as nn
+import jax
+import jax.numpy as jnp
+from flax import traverse_util
+
+from qtx.errors import QtxError
+
+Statistic = Callable[[jax.Array], jax.Array]
+
+
+def absmax(x: jax.Array) -> jax.Array:
+    """`[N, D]` -> `[D]`, the largest absolute value of each dimension."""
+    return jnp.abs(x).max(axis=0)
+
+
+def gram(x: jax.Array) -> jax.Array:
+    """`[N, D]` -> `[D, D]`, sum over n of x_n x_n^T."""
+    return jnp.matmul(x.T, x, precision=jax.lax.Precision.HIGHEST)
+
+
+def of_inputs(
+    module: nn.Module,
+    params: Any,
+    batches: Iterable[dict[str, Any]],
+    paths: tuple[str, ...],
+    statistic: Statistic,
+    combine: Callable[[Any, Any], Any],
+) -> dict[str, jax.Array]:
+    """A statistic of the inputs of dense layers of the floating-point model.
+
+    Args:
+      module, params: the model.
+      batches: what to run it on.
+      paths: of the dense layers, e.g. "layers/mlp/out"; others are left out.
+      statistic: of one batch, from the input's rows `[N, D]`, float32.
+      combine: two batches' statistics into one, e.g. `jnp.add`.
+
+    Returns:
+      Path to the statistic, with a leading `[L]` under `layers/`; a path that is not a dense layer's is missing.
+
+    Raises:
+      QtxError: if one is not finite.
+    """
+    total = None
+    for batch in batches:
+        found = _of_batch(module, paths, statistic, params, batch)
+        total = found if total is None else jax.tree.map(combine, total, found)
+    assert total is not None, "there is at least one batch"
+    for path, value in total.items():
+        if not jnp.isfinite(value).all():
+            raise QtxError(f"an input of {path!r} is not finite: check the checkpoint and the data for NaN or Inf")
+    return total
+
+
+@functools.partial(jax.jit, static_argnames=("module", "paths", "statistic"))
+def _of_batch(module: nn.Module, paths: tuple[str, ...], statistic: Statistic, params: Any, batch: Any) -> Any:
+    def interceptor(next_function, args, kwargs, context):
+        layer = context.module
+        if isinstance(layer, nn.Dense) and context.method_name == "__call__" and "/".join(layer.path) in paths:
+            rows = args[0].reshape(-1, args[0].shape[-1]).astype(jnp.float32)
+            layer.put_variable("calibration", "statistic", statistic(rows))
+        return next_function(*args, **kwargs)
+
+    with nn.intercept_methods(interceptor):
+        found = module.apply({"params": params}, batch, mutable=["calibration"])[1].get("calibration", {})
+    flat = traverse_util.flatten_dict(found, sep="/")
+    return {path.removesuffix("/statistic"): value for path, value in flat.items()}

@@ -1,0 +1,29 @@
+"""Dynamic activations: one range per token, found as it is computed."""
+
+from __future__ import annotations
+
+import dataclasses
+
+from qtx.quantization.granularity import Token
+from qtx.quantization.methods.base import Static
+from qtx.quantization.recipe import Recipe, Rule
+
+
+@dataclasses.dataclass(frozen=True)
+class PerToken(Static):
+    """Token-wise dynamic activations, static weights (ZeroQuant, Yao et al. 2022, section 4.1).
+
+    Row n of an activation x `[N, D]` gets the grid of its own extremes, [min_d x_nd, max_d x_nd] widened to include 0,
+    so that an outlier token costs no other token its precision. An outlier dimension, which is large in every token,
+    still sets the step of every row. In integers: the rows' scales multiply the product's rows, so a matrix product
+    stays one; each row is read once more, for its extremes. Bits and symmetry are the recipe's; its activation
+    estimators and granularities have no say.
+    """
+
+    def prepare(self, module, params, recipe, batches):
+        def dynamic(rule: Rule) -> Rule:
+            if rule.quantizer is None:
+                return rule
+            return Rule(rule.pattern, dataclasses.replace(rule.quantizer, granularity=Token()))
+
+        return Recipe(recipe.weights, tuple(dynamic(rule) for rule in recipe.activations)), {}

@@ -1,0 +1,224 @@
+"""Quantization-aware training: a model run through its fake-quantizers, as something that can be trained.
+
+`QatModel` has the `init` and `apply` of a Flax module, so the training loop takes it for one. Its parameters are those
+of the model, in floating point, and the ranges of its quantizers:
+
+    model/layers/mlp/out/kernel                         [L, D, F]
+    ranges/weights/layers/mlp/out/kernel/minimum        [L], or [L, F] per channel; and /maximum
+    ranges/activations/layers/mlp/out/minimum           [L]; and /maximum
+"""
+
+from __future__ import annotations
+
+import contextlib
+import dataclasses
+import math
+from collections.abc import Iterator
+from typing import Any, NamedTuple
+
+import flax.linen as nn
+import jax
+import jax.numpy as jnp
+from flax import traverse_util
+
+from qtx.errors import QtxError
+from qtx.quantization.calibration import Quantized, range_collection, tables_of
+from qtx.quantization.granularity import Group, Token
+from qtx.quantization.interceptor import SITE_MODULES, on_sites, sites
+from qtx.quantization.recipe import Quantizer, Recipe, resolve
+from qtx.quantization.ste import fake_quantize_ste
+from qtx.quantization.weights import (
+    STACK,
+    Plan,
+    Planned,
+    Ranges,
+    flatten,
+    is_table,
+    make_plan,
+    over_layers,
+    quantize_weights,
+    spread,
+)
+
+ENDS = ("minimum", "maximum")
+
+
+class Learned(NamedTuple):
+    """What is static of a quantizer: its bits, its leading (layer) shape, and the shape of an end, None if dynamic."""
+
+    planned: Planned
+    bits: int
+    leading: tuple[int, ...]
+    shape: tuple[int, ...] | None
+
+
+@dataclasses.dataclass(frozen=True)
+class QatModel:
+    """A model whose quantized weights and sites are rounded with straight-through gradients; see `make_qat_model`.
+
+    Attributes:
+      module: the model.
+      weights, activations: their quantizers.
+      learn_ranges: whether ranges get gradients.
+    """
+
+    module: nn.Module
+    weights: tuple[Learned, ...]
+    activations: tuple[Learned, ...]
+    learn_ranges: bool
+
+    def init(self, rngs: Any, batch: Any, **options: Any) -> dict[str, Any]:
+        """The model's variables with ranges of nothing, for the shapes and axes: training starts from `start`."""
+        empty = {
+            f"{kind}/{learned.planned.path}/{end}": jnp.zeros(learned.shape)
+            for kind, table in self._kinds
+            for learned in table
+            for end in ENDS
+            if learned.shape is not None
+        }
+        params = self.module.init(rngs, batch, **options)["params"]
+        return {"params": {"model": params, "ranges": traverse_util.unflatten_dict(empty, sep="/")}}
+
+    def apply(self, variables: Any, batch: Any, *, step: Any = None, **options: Any) -> Any:
+        """As the module's, computed on quantized values. `step` is ignored: what anneals in pre-training is over."""
+        params = variables["params"]
+        ranges = params["ranges"] if self.learn_ranges else jax.lax.stop_gradient(params["ranges"])
+        weight_ranges, activation_ranges = self._ranges(ranges)
+        rounded = _round_weights(self.weight_plan, params["model"], weight_ranges)
+        collection = range_collection(activation_ranges, weight_ranges)
+        with _straight_through(self.activation_plan + tables_of(self.weight_plan)):
+            return self.module.apply({"params": rounded, "ranges": collection}, batch, **options)
+
+    def start(self, params: Any, calibrated: Quantized) -> dict[str, Any]:
+        """The parameters to train from.
+
+        Args:
+          params: the model's, in floating point.
+          calibrated: the model quantized after training, by the same recipe.
+        """
+        ends = {
+            # An end beyond 0 acts as if it were 0 (`make_grid`): it starts where it acts.
+            f"{kind}/{path}/{end}": limit(r[end], 0.0)
+            for kind, ranges in (("weights", calibrated.weight_ranges), ("activations", calibrated.activation_ranges))
+            for path, r in ranges.items()
+            for end, limit in zip(ENDS, (jnp.minimum, jnp.maximum), strict=True)
+            if end in r
+        }
+        return {"model": params, "ranges": traverse_util.unflatten_dict(ends, sep="/")}
+
+    def quantized(self, params: Any) -> Quantized:
+        """The quantized model that `params` (of `apply`) say."""
+        weight_ranges, activation_ranges = self._ranges(params["ranges"])
+        rounded = quantize_weights(self.weight_plan, params["model"], weight_ranges)
+        return Quantized(self.module, rounded, self.weight_plan, self.activation_plan, weight_ranges, activation_ranges)
+
+    @property
+    def weight_plan(self) -> Plan:
+        return tuple(learned.planned for learned in self.weights)
+
+    @property
+    def activation_plan(self) -> Plan:
+        return tuple(learned.planned for learned in self.activations)
+
+    @property
+    def _kinds(self) -> tuple[tuple[str, tuple[Learned, ...]], ...]:
+        return ("weights", self.weights), ("activations", self.activations)
+
+    def _ranges(self, tree: Any) -> tuple[Ranges, Ranges]:
+        flat = flatten(tree)
+
+        def of(kind: str, table: tuple[Learned, ...]) -> Ranges:
+            return {
+                path: {
+                    "bits": spread(bits, leading),
+                    **{end: flat[f"{kind}/{path}/{end}"] for end in ENDS if shape is not None},
+                }
+                for (path, *_), bits, leading, shape in table
+            }
+
+        weights, activations = (of(kind, table) for kind, table in self._kinds)
+        return weights, activations
+
+
+def make_qat_model(module: nn.Module, recipe: Recipe, batch: dict[str, Any], learn_ranges: bool = True) -> QatModel:
+    """A model to be trained under a recipe.
+
+    Args:
+      module: a model of `qtx.models`.
+      recipe: what to quantize, and how.
+      batch: gives shapes only.
+      learn_ranges: train the ranges with the weights, or leave them as calibrated.
+
+    Raises:
+      QtxError: if the recipe does not fit the model, or ranges of groups are to be learned.
+    """
+    params = nn.unbox(jax.eval_shape(module.init, jax.random.key(0), batch)["params"])
+    shapes = flatten(params)
+    weight_shapes = {
+        path: (shape.shape[:1] if path.startswith(STACK) else (), shape.shape[-1]) for path, shape in shapes.items()
+    }
+    site_shapes = sites(module, params, batch)
+    weights = resolve(recipe.weights, weight_shapes, "weight")
+    activations = resolve(recipe.activations, site_shapes, "activation")
+    return QatModel(
+        module,
+        tuple(_learned(p, weights[p.path], *weight_shapes[p.path], learn_ranges) for p in make_plan(weights)),
+        tuple(_learned(p, activations[p.path], *site_shapes[p.path], learn_ranges) for p in make_plan(activations)),
+        learn_ranges,
+    )
+
+
+def _learned(
+    planned: Planned, quantizer: Quantizer, leading: tuple[int, ...], features: int, learn_ranges: bool
+) -> Learned:
+    granularity, estimator = planned.granularity, planned.estimator
+    if isinstance(granularity, Token):
+        return Learned(planned, quantizer.bits, leading, None)
+    if learn_ranges and isinstance(granularity, Group):
+        raise QtxError(
+            f"{planned.path!r} is quantized in groups, whose shared ranges cannot be learned: set "
+            "config.qat.learn_ranges=False, or another config.quantization.activation_granularity"
+        )
+    end, _ = jax.eval_shape(lambda: granularity.result(estimator, granularity.init(estimator, features)))
+    return Learned(planned, quantizer.bits, leading, (*leading, *end.shape))
+
+
+def round_straight_through(
+    x: jax.Array, r: dict[str, jax.Array], planned: Planned, size: float, where: jax.Array | None = None
+) -> jax.Array:
+    """As `round_to_grid`, with gradients; `size` is how many values count as a range's (see `fake_quantize_ste`)."""
+    if isinstance(planned.granularity, Token):
+        ends = planned.granularity.ends(x, where if planned.ignore_masked else None)
+        minimum, maximum = jax.lax.stop_gradient(ends)
+    else:
+        minimum, maximum = r["minimum"], r["maximum"]
+    size = size / math.prod(minimum.shape)
+    rounded = fake_quantize_ste(x, minimum, maximum, jnp.maximum(r["bits"], 2), planned.symmetric, size)
+    return jnp.where(r["bits"] > 0, rounded, x)
+
+
+def _round_weights(plan: Plan, params: Any, ranges: Ranges) -> Any:
+    flat = dict(flatten(params))
+    for planned in plan:
+        if not is_table(planned.path):
+
+            def rounded(weight, r, planned=planned):
+                return round_straight_through(weight, r, planned, weight.size)
+
+            flat[planned.path] = over_layers(planned.path, rounded)(flat[planned.path], ranges[planned.path])
+    return traverse_util.unflatten_dict(flat, sep="/")
+
+
+@contextlib.contextmanager
+def _straight_through(plan: Plan) -> Iterator[None]:
+    """As `fake_quantized`, with gradients."""
+    by_path = {planned.path: planned for planned in plan}
+
+    def quantize(site, path, y, where):
+        if path not in by_path:
+            return y
+        # Of one example: the gradient must not depend on how a batch is divided into microbatches.
+        return round_straight_through(y, site.get_variable("ranges", "range"), by_path[path], y.size / len(y), where)
+
+    with on_sites(quantize, (*SITE_MODULES, nn.Embed)):
+        yield

@@ -1,0 +1,101 @@
+"""Every granularity against a NumPy reading of its definition."""
+
+import jax.numpy as jnp
+import numpy as np
+import pytest
+
+from qtx.errors import QtxError
+from qtx.quantization.estimators import Mse, RunningMinMax
+from qtx.quantization.granularity import GRANULARITIES, Channel, Group, Tensor, Token
+from qtx.quantization.weights import Planned, round_to_grid
+
+X = np.random.default_rng(0).standard_t(3, size=(2, 6, 8)).astype(np.float32) * np.arange(1, 9, dtype=np.float32)
+
+
+def ends(granularity, estimator=None, data=(X,), where=None):
+    estimator = RunningMinMax() if estimator is None else estimator
+    state = granularity.init(estimator, X.shape[-1])
+    for x in data:
+        state = granularity.update(estimator, state, jnp.asarray(x), 8, False, where)
+    return tuple(np.asarray(end) for end in granularity.result(estimator, state))
+
+
+def by_group():
+    low, high = X.min(axis=(0, 1)), X.max(axis=(0, 1))
+    expected = np.empty(8), np.empty(8)
+    for group in np.split(np.argsort(high - low), 4):
+        expected[0][group], expected[1][group] = low[group].min(), high[group].max()
+    return expected
+
+
+EXPECTED = {
+    "tensor": lambda: (X.min(), X.max()),
+    "channel": lambda: (X.min(axis=(0, 1)), X.max(axis=(0, 1))),
+    "group": by_group,
+    "token": lambda: (np.minimum(X.min(-1, keepdims=True), 0), np.maximum(X.max(-1, keepdims=True), 0)),
+}
+
+
+def test_every_granularity_is_tested():
+    assert EXPECTED.keys() == GRANULARITIES.keys()
+
+
+@pytest.mark.parametrize("name", sorted(EXPECTED))
+def test_ranges_are_as_defined(name):
+    granularity = GRANULARITIES[name]()
+    found = granularity.ends(jnp.asarray(X)) if name == "token" else ends(granularity)
+    for end, expected in zip(found, EXPECTED[name](), strict=True):
+        np.testing.assert_array_equal(end, expected.astype(np.float32))
+
+
+def test_finer_ranges_lose_less():
+    def error(granularity):
+        planned = Planned("x", False, RunningMinMax(), granularity, False)
+        r = {"bits": jnp.float32(4)}
+        if not isinstance(granularity, Token):
+            r |= dict(zip(("minimum", "maximum"), ends(granularity), strict=True))
+        return np.square(X - round_to_grid(jnp.asarray(X), r, planned)).sum()
+
+    assert error(Channel()) < error(Group(4)) < error(Group(2)) < error(Tensor())
+    assert error(Token()) < error(Tensor())
+    assert error(Group(1)) == pytest.approx(error(Tensor()))
+
+
+def test_channels_keep_their_own_running_state():
+    """The estimator of a channel sees that channel alone, whatever the estimator."""
+    other = X[::-1] * 0.5
+    for estimator in (RunningMinMax(percentile=90.0), Mse(search="golden")):
+        low, high = ends(Channel(), estimator, (X, other))
+        for channel in (0, 7):
+            data = (X[..., channel, None], other[..., channel, None])
+            expected = ends(Tensor(), estimator, data)
+            np.testing.assert_allclose((low[channel], high[channel]), expected, rtol=1e-5)
+
+
+def test_masked_values_do_not_count_in_channels_and_rows():
+    where = np.ones_like(X, bool)
+    where[0, 0] = False
+    low, high = ends(Channel(), where=jnp.asarray(where))
+    np.testing.assert_array_equal(high, np.where(where, X, -np.inf).max(axis=(0, 1)))
+    low, high = Token().ends(jnp.asarray(X), jnp.asarray(where))
+    assert low[0, 0] == high[0, 0] == 0
+    np.testing.assert_array_equal(high[1], np.maximum(X[1].max(-1, keepdims=True), 0))
+
+
+def test_bits_zero_leave_a_tensor_in_floating_point():
+    planned = Planned("x", True, RunningMinMax(), Tensor(), False)
+    r = {"bits": jnp.float32(0), "minimum": jnp.float32(-1), "maximum": jnp.float32(1)}
+    np.testing.assert_array_equal(round_to_grid(jnp.asarray(X), r, planned), X)
+
+
+@pytest.mark.parametrize(
+    "make, says",
+    [
+        (lambda: Group(0), "groups is 0"),
+        (lambda: ends(Group(3)), "groups 3 does not divide a last axis of 8"),
+        (lambda: Channel().update(RunningMinMax(), None, jnp.ones(8), 8, True), "vector of 8 values"),
+    ],
+)
+def test_bad_options_are_refused(make, says):
+    with pytest.raises(QtxError, match=says):
+        make()

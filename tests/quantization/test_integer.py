@@ -1,0 +1,297 @@
+"""Integer execution against fake quantization: same answers, from int8 products alone; and its files."""
+
+import dataclasses
+import functools
+import json
+
+import flax.linen as nn
+import jax
+import jax.numpy as jnp
+import numpy as np
+import pytest
+
+from qtx.attention import VARIANTS
+from qtx.errors import QtxError
+from qtx.models import MODELS, build
+from qtx.quantization import QuantizationConfig, Recipe, Rule, calibrate
+from qtx.quantization.integer import convert, load, save
+
+SMALL = {"num_layers": 1, "width": 16, "num_heads": 2, "mlp_width": 32, "init_std": 0.3}
+OF_FAMILY = {
+    "bert": {"vocab_size": 23, "max_length": 8},
+    "opt": {"vocab_size": 23, "max_length": 8},
+    "vit": {"image_size": 8, "channels": 3, "num_classes": 5, "patch_size": 4},
+}
+
+
+@functools.cache
+def make(family, attention="softmax", **options):
+    rng = np.random.default_rng(0)
+    batch = {"tokens": rng.integers(0, 23, (4, 8)), "mask": np.arange(8) < np.array([[8], [5], [8], [2]])}
+    if family == "vit":
+        batch = {"images": rng.normal(size=(4, 8, 8, 3)).astype(np.float32)}
+    config = MODELS[family][1](**{**SMALL, **OF_FAMILY[family], **options}, attention=VARIANTS[attention])
+    module = build(config)
+    return module, nn.unbox(jax.jit(module.init)(jax.random.key(0), batch)["params"]), batch
+
+
+@functools.cache
+def quantized(family, attention="softmax", scheme="w8a8", num_layers=1, dtype="float32", **options):
+    module, params, batch = make(family, attention, num_layers=num_layers, dtype=dtype)
+    config = QuantizationConfig(**{"recipe": f"paper_{family}", **options})
+    return calibrate(module, params, config.make_recipe(scheme, module.config), [batch], 1), batch
+
+
+def everything(family, attention="softmax", bits=8, **layers):
+    """A model whose every tensor is quantized, mlp/in, gate and head included."""
+    module, params, batch = make(family, attention, **layers)
+    weight, activation = QuantizationConfig().quantizers(f"w{bits}a{bits}")
+    recipe = Recipe((Rule("*", weight),), (Rule("*", activation),))
+    return calibrate(module, params, recipe, [batch], 1), batch
+
+
+apply = jax.jit(lambda model, batch: model.apply(batch))
+
+
+def assert_same_answers(model, result, batch):
+    """Most rows of the logits are the same; in the others a value lay on the edge between two integers, which float32
+    rounds either way, and the next layers carry the difference on. An error would show in all rows."""
+    found, expected = np.asarray(apply(model, batch)), np.asarray(apply(result, batch))
+    same = np.abs(found - expected).max(axis=-1) < 1e-5 * np.abs(expected).max()
+    distance = np.linalg.norm(found - expected) / np.linalg.norm(expected)
+    assert same.mean() >= 0.75 and distance < 0.02, (same.mean(), distance)
+
+
+PRODUCTS = sorted(
+    {"layers/attention/" + name for name in ("query", "key", "value", "scores", "context", "out")}
+    | {"layers/mlp/in", "layers/mlp/out"}
+)
+CLIPPED = ("clipped_softmax", {"scheme": "w8a4", "weight_granularity": "channel"})
+QUICK = [
+    ("bert", "softmax", {}),
+    ("bert", "gated_linear", {"scheme": "w4a8", "num_layers": 3}),
+    ("opt", "gated_mlp", {"recipe": "strict"}),
+    ("vit", *CLIPPED),
+]
+SLOW = [
+    (family, attention, {"scheme": scheme, "num_layers": 2, "recipe": recipe, "weight_granularity": granularity})
+    for family in sorted(MODELS)
+    for attention in sorted(VARIANTS)
+    for scheme, recipe, granularity in (("w8a8", f"paper_{family}", "tensor"), ("w4a4", "strict", "channel"))
+]
+
+
+@pytest.mark.parametrize(
+    "family, attention, options", [*QUICK, *(pytest.param(*case, marks=pytest.mark.slow) for case in SLOW)]
+)
+def test_integers_compute_what_fake_quantization_simulates(family, attention, options):
+    result, batch = quantized(family, attention, **options)
+    assert_same_answers(convert(result), result, batch)
+
+
+@pytest.mark.slow
+def test_sums_by_channel():
+    """Ranges by dimension are possible where no product multiplies: at the residual sums."""
+    module, params, batch = make("bert")
+    weight, activation = QuantizationConfig().quantizers("w8a8")
+    grouped = QuantizationConfig(activation_granularity="group").quantizers("w8a8")[1]
+    head = Rule("head/*", None)
+    sites = (head, Rule("*_residual", grouped), Rule("layers/mlp/in", None), Rule("*", activation))
+    result = calibrate(module, params, Recipe((head, Rule("*bias", None), Rule("*", weight)), sites), [batch], 1)
+    assert result.activation_ranges["layers/mlp_residual"]["minimum"].shape == (1, 16)
+    assert_same_answers(convert(result), result, batch)
+
+
+@pytest.mark.parametrize("family", ["bert", pytest.param("opt", marks=pytest.mark.slow)])
+def test_smoothed_tensors_are_integers_too(family):
+    from qtx.quantization.methods import SmoothQuant
+
+    module, params, batch = make(family, num_layers=2)
+    recipe = QuantizationConfig(recipe=f"paper_{family}").make_recipe("w8a8", module.config)
+    result = calibrate(module, params, recipe, [batch], 1, SmoothQuant())
+    model = convert(result)
+    assert not set(PRODUCTS) & set(model.in_floating_point)
+    assert_same_answers(model, result, batch)
+
+
+def dots(jaxpr, inside=False):
+    """Operand and result types of the products under the scan."""
+    for equation in jaxpr.eqns:
+        within = inside or equation.primitive.name == "scan"
+        if within and equation.primitive.name == "dot_general":
+            yield tuple(str(v.aval.dtype) for v in (*equation.invars, *equation.outvars))
+        for value in equation.params.values():
+            if isinstance(value, (jax.extend.core.Jaxpr, jax.extend.core.ClosedJaxpr)):
+                yield from dots(getattr(value, "jaxpr", value), within)
+
+
+@pytest.mark.parametrize(
+    "family", ["bert", *(pytest.param(family, marks=pytest.mark.slow) for family in ("opt", "vit"))]
+)
+def test_every_product_of_a_block_is_of_int8(family):
+    result, batch = everything(family)
+    model = convert(result)
+    found = list(dots(jax.make_jaxpr(lambda b: model.apply(b))(batch).jaxpr))
+    assert found == [("int8", "int8", "int32")] * len(PRODUCTS)
+    assert not set(PRODUCTS) & set(model.in_floating_point)
+    assert_same_answers(model, result, batch)
+
+
+def test_what_stays_in_floating_point_is_named():
+    model = convert(quantized("opt", "gated_linear")[0])
+    gate = ("layers/attention/gate_predictor", "layers/attention/out")
+    assert model.in_floating_point == ("head/logits", *gate)
+
+
+def test_bits_of_zero_leave_a_tensor_in_floating_point_in_that_layer_alone():
+    result, batch = quantized("opt", num_layers=2)
+    activations = {path: dict(r) for path, r in result.activation_ranges.items()}
+    activations["layers/attention/probs"]["bits"] = jnp.array([8.0, 0.0])
+    activations["layers/mlp_norm"]["bits"] = jnp.zeros(2)
+    partly = dataclasses.replace(result, activation_ranges=activations)
+    model = convert(partly)
+    assert {"layers/attention/context", "layers/mlp/in"} == set(PRODUCTS) & set(model.in_floating_point)
+    assert_same_answers(model, partly, batch)
+
+
+def test_weights_with_a_zero_point():
+    """Of one sign, their symmetric grid is unsigned, [0, 255], and its int8 has the zero-point -128."""
+    module, params, batch = make("bert")
+    params = jax.tree.map(lambda x: x, params)  # A copy: others use them too.
+    kernel = params["layers"]["mlp"]["in"]["kernel"]
+    params["layers"]["mlp"]["in"]["kernel"] = jnp.abs(kernel).at[:, :, 0].set(kernel[:, :, 0])
+    weight, activation = QuantizationConfig(weight_granularity="channel").quantizers("w8a8")
+    recipe = QuantizationConfig(weight_granularity="channel").make_recipe("w8a8", module.config)
+    result = calibrate(module, params, recipe, [batch], 1)
+    model = convert(result)
+    zero_points = np.unique(model.integers["layers/mlp/in/kernel_zero_point"])
+    np.testing.assert_array_equal(zero_points, [-128, 0])
+    assert_same_answers(model, result, batch)
+
+
+@pytest.mark.slow
+def test_a_bfloat16_model_computes_in_float32_between_products():
+    result, batch = quantized("vit", dtype="bfloat16")
+    module = build(dataclasses.replace(result.module.config, dtype="float32"))
+    in_float32 = dataclasses.replace(result, module=module)
+    assert_same_answers(convert(result), in_float32, batch)
+
+
+@pytest.mark.parametrize("family", sorted(MODELS))
+def test_files_give_the_model_back(family, tmp_path):
+    attention, options = {"bert": ("softmax", {}), "opt": ("gated_mlp", {"recipe": "strict"}), "vit": CLIPPED}[family]
+    result, batch = quantized(family, attention, **options)
+    model = convert(result)
+    save(model, tmp_path)
+    save(model, tmp_path)
+    assert sorted(file.name for file in tmp_path.iterdir()) == ["integer.json", "model.safetensors"]
+    again = load(result.module, tmp_path)
+    jax.tree.map(np.testing.assert_array_equal, again, model)
+    np.testing.assert_array_equal(apply(again, batch), apply(model, batch))
+    described = json.loads((tmp_path / "integer.json").read_text())
+    assert described["bits"]["weights"] == [8] and described["model"] == family
+    assert described["in_floating_point"] == list(model.in_floating_point)
+
+
+def test_an_interrupted_save_leaves_the_old_model(tmp_path, monkeypatch):
+    model = convert(quantized("bert")[0])
+    save(model, tmp_path)
+    before = {file.name: file.read_bytes() for file in tmp_path.iterdir()}
+
+    def full_disk(*_):
+        raise OSError("no space left on device")
+
+    monkeypatch.setattr("qtx.quantization.integer.files._digest", full_disk)
+    with pytest.raises(OSError, match="no space"):
+        save(dataclasses.replace(model, in_floating_point=()), tmp_path)
+    assert {file.name: file.read_bytes() for file in tmp_path.iterdir()} == before
+
+
+@pytest.mark.slow
+def test_layers_take_a_quarter_of_float32(tmp_path):
+    wide = {"width": 256, "mlp_width": 1024, "vocab_size": 23, "max_length": 8}
+    module = build(MODELS["bert"][1](num_layers=1, num_heads=2, **wide))
+    batch = {"tokens": np.zeros((1, 8), np.int32)}
+    params = nn.unbox(jax.jit(module.init)(jax.random.key(0), batch)["params"])
+    result = calibrate(module, params, QuantizationConfig().make_recipe("w8a8", module.config), [batch], 1)
+    model = convert(result)
+    save(model, tmp_path)
+    written = (tmp_path / "model.safetensors").stat().st_size
+    in_float = sum(x.nbytes for x in model.params.values())
+    layers = sum(x.nbytes for x in jax.tree.leaves(params["layers"]))
+    assert 0.25 < (written - in_float) / layers < 0.28
+
+
+@pytest.mark.parametrize(
+    "kind, path, change, says",
+    [
+        ("weight", "layers/mlp/in/kernel", {"bits": [16.0]}, "has 16 bits: integers expect 2 to 8"),
+        ("activation", "layers/mlp/hidden", {"bits": [9.0]}, "has 9 bits"),
+        ("activation", "layers/mlp/hidden", {"minimum": np.zeros((1, 32))}, "has a range per channel"),
+        ("activation", "layers/mlp/hidden", {"minimum": None}, "has a range per token"),
+    ],
+)
+def test_what_int8_cannot_do_is_refused(kind, path, change, says):
+    result, _ = quantized("bert")
+    ranges = {**result.ranges(kind)}
+    changed = {**ranges[path], **{name: jnp.asarray(x) for name, x in change.items() if x is not None}}
+    ranges[path] = {name: x for name, x in changed.items() if change.get(name, x) is not None}
+    if "minimum" in ranges[path]:
+        ranges[path]["maximum"] = ranges[path]["minimum"] + 1
+    with pytest.raises(QtxError, match=f"the {kind} {path!r} {says}"):
+        convert(dataclasses.replace(result, **{f"{kind}_ranges": ranges}))
+
+
+def test_training_is_refused():
+    result, batch = quantized("bert")
+    with pytest.raises(QtxError, match="train=False"):
+        convert(result).apply(batch, train=True, rngs={"dropout": jax.random.key(0)})
+
+
+def truncate(folder):
+    (folder / "model.safetensors").write_bytes((folder / "model.safetensors").read_bytes()[:-100])
+
+
+def drop_brace(folder):
+    (folder / "integer.json").write_text((folder / "integer.json").read_text()[:-3])
+
+
+def newer(folder):
+    values = json.loads((folder / "integer.json").read_text())
+    (folder / "integer.json").write_text(json.dumps(values | {"format": 99}))
+
+
+def of_another_width(folder):
+    values = json.loads((folder / "integer.json").read_text())
+    values["config"]["width"] = 32
+    (folder / "integer.json").write_text(json.dumps(values))
+
+
+DAMAGE = {
+    "no weights": (lambda folder: (folder / "model.safetensors").unlink(), "no .*model.safetensors: expected"),
+    "no description": (lambda folder: (folder / "integer.json").unlink(), "no .*integer.json: expected"),
+    "truncated": (truncate, "damaged or half-written"),
+    "not JSON": (drop_brace, "integer.json is not JSON"),
+    "another format": (newer, "has format 99"),
+}
+
+
+@pytest.mark.parametrize("damage", sorted(DAMAGE))
+def test_damaged_files_are_refused(damage, tmp_path):
+    result, _ = quantized("bert")
+    save(convert(result), tmp_path)
+    spoil, says = DAMAGE[damage]
+    spoil(tmp_path)
+    with pytest.raises(QtxError, match=says):
+        load(result.module, tmp_path)
+
+
+def test_files_of_another_model_are_refused(tmp_path):
+    result, _ = quantized("bert")
+    save(convert(result), tmp_path)
+    other = make("bert", "clipped_softmax")[0]
+    with pytest.raises(QtxError, match="holds another model: its attention is"):
+        load(other, tmp_path)
+    of_another_width(tmp_path)
+    with pytest.raises(QtxError, match=r"has shape \(23, 16\), but the model's is \(23, 32\)"):
+        load(make("bert", width=32)[0], tmp_path)

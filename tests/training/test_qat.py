@@ -1,0 +1,345 @@
+"""Quantization-aware training: what starts, what learns, what is reported, and that interruptions leave no trace."""
+
+from __future__ import annotations
+
+import dataclasses
+import types
+
+import flax.linen as nn
+import jax
+import numpy as np
+import pytest
+
+import qtx.data
+from qtx.attention import VARIANTS
+from qtx.compare import runs
+from qtx.errors import QtxError
+from qtx.experiment import default, from_record, read, record
+from qtx.models import MODELS, build
+from qtx.pipeline import measure, quantize, restore_run
+from qtx.prepare import prepare
+from qtx.quantization import QuantizationConfig, Quantizer, Recipe, Rule, calibrate
+from qtx.quantization.estimators import MinMax
+from qtx.quantization.qat import make_qat_model
+from qtx.training import MeshConfig, RunFolder, TrainingConfig, read_metrics, train
+from qtx.training.optimizer import decay_mask, make_optimizer
+from qtx.training.program import make_program
+from qtx.training.qat import check_start, start_params
+from qtx.training.run_folder import differences
+from qtx.training.sharding import make_mesh
+
+TIMES = ("examples_per_second", "tokens_per_second")
+
+
+def make_config(**qat):
+    config = default("opt")
+    shape = dict(num_layers=1, width=16, num_heads=2, mlp_width=32, max_length=16, init_std=0.2)
+    config.model.update(shape | {"dropout": 0.0, "attention_dropout": 0.0})
+    config.data.update({"source": "bigram_backcopy", "sequence_length": 16})
+    intervals = dict(log_every=20, eval_every=20, checkpoint_every=20)
+    config.training.update({"steps": 80, "warmup_steps": 10, "batch_size": 32, "learning_rate": 1e-2, **intervals})
+    config.mesh.data = 1
+    # One estimator for all bits: every scheme is compiled once.
+    config.quantization.update({"weight_estimator": "minmax", "calibration_batches": 2, "schemes": ("w3a4",)})
+    if qat:
+        config.training.update({"steps": 40, "warmup_steps": 5, "learning_rate": 2e-3})
+        config.qat.update({"scheme": "w3a4", **qat})
+    return config
+
+
+@pytest.fixture(scope="module")
+def data():
+    full = qtx.data.load(read(make_config()).data, "clm")
+    return dataclasses.replace(full, held_out=[full.held_out[i] for i in range(64)])
+
+
+@pytest.fixture(scope="module")
+def start(data, tmp_path_factory):
+    """The folder of a trained model."""
+    workdir = tmp_path_factory.mktemp("start")
+    train(read(make_config()), workdir, data)
+    return workdir
+
+
+@pytest.fixture(scope="module")
+def unbroken(start, data, tmp_path_factory):
+    """A run of quantization-aware training: its experiment and its result."""
+    experiment = read(make_config(start=str(start)))
+    return experiment, train(experiment, tmp_path_factory.mktemp("qat"), data)
+
+
+def ranges_of(params):
+    leaves = jax.tree_util.tree_leaves_with_path(params["ranges"])
+    return {jax.tree_util.keystr(path, simple=True, separator="/"): np.asarray(x) for path, x in leaves}
+
+
+def test_what_quantization_takes_training_gives_back(start, unbroken):
+    """Three-bit weights and four-bit activations cost this model 0.12 nats; forty updates win back most of them."""
+    floating = read_metrics(start, "eval")[-1]["loss"]
+    losses = {line["step"]: line["loss"] for line in read_metrics(unbroken[1].workdir, "eval")}
+    assert losses.keys() == {0, 20, 40}
+    assert losses[0] - floating > 0.08
+    assert losses[40] - floating < 0.4 * (losses[0] - floating)
+
+
+@pytest.fixture
+def measured(monkeypatch):
+    """`measure` without the analysis of outliers, which takes longer than the rest and has its own tests."""
+    monkeypatch.setattr("qtx.pipeline.analyse", lambda *_, **__: types.SimpleNamespace(metrics={}))
+    monkeypatch.setattr("qtx.pipeline.save_analysis", lambda *_: None)
+    return lambda prepared, params, schemes, workdir: measure(prepared, params, schemes, workdir, "softmax", 0.0)
+
+
+def test_the_first_evaluation_is_that_of_post_training_quantization(start, data, unbroken, measured):
+    prepared = prepare(read(make_config()), data)
+    params = restore_run(prepared, start)
+    first = read_metrics(unbroken[1].workdir, "eval")[0]
+    result = measured(prepared, params, quantize(prepared, params), start)
+    assert result["quantized"] == {"w3a4": pytest.approx(first["perplexity"], rel=1e-6)}
+
+
+def test_a_run_is_evaluated_with_its_learned_ranges(data, unbroken, measured):
+    """As `qtx.quantization.Quantized`, whose forward is the one that training evaluated."""
+    experiment, result = unbroken
+    prepared = prepare(experiment, data)
+    params = restore_run(prepared, result.workdir)
+    jax.tree.map(np.testing.assert_array_equal, params, result.params)
+    found = measured(prepared, params, {}, result.workdir)
+    assert found["quantized"] == {"w3a4": pytest.approx(result.metrics["perplexity"], rel=1e-6)}
+    assert found["fp"] != found["quantized"]["w3a4"]
+    (scheme,) = quantize(prepared, params).values()
+    np.testing.assert_array_equal(
+        scheme.activation_ranges["layers/mlp/out"]["maximum"], ranges_of(params)["activations/layers/mlp/out/maximum"]
+    )
+
+
+def test_interruptions_leave_no_trace(data, unbroken, tmp_path):
+    """Stopped between checkpoints; what goes on needs the starting run no more."""
+    experiment, result = unbroken
+    with pytest.raises(Interruption):
+        train(experiment, tmp_path, InterruptedData(data, 25))
+    again = train(experiment, tmp_path, NoCalibration(data))
+    jax.tree.map(np.testing.assert_array_equal, again.params, result.params)
+    assert again.metrics == result.metrics
+    lines = [
+        [{name: value for name, value in line.items() if name not in TIMES} for line in read_metrics(folder)]
+        for folder in (tmp_path, result.workdir)
+    ]
+    assert lines[0] == lines[1]
+
+
+class Interruption(Exception):
+    pass
+
+
+class InterruptedData:
+    """The data, whose training iterator fails instead of giving batch number `stop`."""
+
+    def __init__(self, data, stop):
+        self._data, self._stop = data, stop
+        self.evaluation, self.calibration = data.evaluation, data.calibration
+        self.vocab_size, self.sequence_length = data.vocab_size, data.sequence_length
+
+    def train(self, *args):
+        iterator, stop = self._data.train(*args), self._stop
+
+        class Failing(type(iterator)):
+            def __next__(self):
+                if self.get_state()["next_index"] >= stop:
+                    raise Interruption
+                return super().__next__()
+
+        iterator.__class__ = Failing
+        return iterator
+
+
+class NoCalibration(InterruptedData):
+    def __init__(self, data):
+        super().__init__(data, 10**9)
+        self.calibration = None
+
+
+def test_ranges_learn_and_do_not_decay(unbroken, data, start):
+    experiment, result = unbroken
+    prepared = prepare(experiment, data)
+    before = ranges_of(start_params(experiment, prepared.qat, data))
+    after = ranges_of(result.params)
+    assert before.keys() == after.keys() and any(name.startswith("weights/") for name in before)
+    # The smaller end of a symmetric range does not matter.
+    activations = [name for name in before if name.startswith("activations/")]
+    assert all(np.any(after[name] != before[name]) for name in activations)
+    assert all(after[f"{name[:-7]}maximum"].shape == (1,) for name in activations if "layers/" in name)
+    mask = decay_mask(result.params, True)
+    assert not any(jax.tree.leaves(mask["ranges"])) and mask["model"]["layers"]["mlp"]["out"]["kernel"]
+
+
+class Dense(nn.Module):
+    """A model of one site, quick to compile."""
+
+    @nn.compact
+    def __call__(self, batch, *, train=False):
+        return nn.Dense(3, name="dense")(batch["x"])
+
+
+@pytest.mark.parametrize("learn", [True, False])
+def test_ranges_can_be_left_as_calibrated(learn):
+    """Then no gradient reaches them, and no update; the weights have theirs. The rest of a batch has no say in it."""
+    weight, activation = Quantizer(4, True, MinMax()), Quantizer(4, False, MinMax())
+    recipe = Recipe((Rule("*/bias", None), Rule("*", weight)), (Rule("*", activation),))
+    batch = {"x": jax.random.normal(jax.random.key(0), (8, 5))}
+    model = make_qat_model(Dense(), recipe, batch, learn)
+    params = model.module.init(jax.random.key(1), batch)["params"]
+    given = model.start(params, calibrate(model.module, params, recipe, [batch], 1))
+    optimizer = make_optimizer(TrainingConfig(steps=1, warmup_steps=0, weight_decay=0.1))
+
+    @jax.jit
+    def gradient(params, batch):
+        return jax.grad(lambda params: (model.apply({"params": params}, batch) ** 2).sum())(params)
+
+    whole = gradient(given, batch)
+    updates, _ = optimizer.update(whole, optimizer.init(given), given)
+    assert np.all(updates["model"]["dense"]["kernel"] != 0)
+    assert all(bool(np.any(x)) == learn for x in jax.tree.leaves(updates["ranges"]["activations"]))
+    parts = [gradient(given, {"x": x}) for x in np.split(batch["x"], 2)]
+    summed = jax.tree.map(np.add, *(part["ranges"]["activations"] for part in parts))
+    jax.tree.map(lambda a, b: np.testing.assert_allclose(a, b, rtol=1e-5), summed, whole["ranges"]["activations"])
+
+
+def test_given_parameters_lie_on_the_mesh_and_are_not_consumed(unbroken, data):
+    experiment, result = unbroken
+    prepared = prepare(experiment, data)
+    batch = next(iter(data.evaluation(16)))
+    program = make_program(prepared.qat, experiment.training, make_mesh(MeshConfig(1, 2, 2)), batch)
+    wanted = jax.tree.map(lambda x: x.sharding, program.abstract_state.params)
+    state = program.start(jax.device_put(result.params, wanted))
+    assert not state.params["model"]["layers"]["mlp"]["out"]["kernel"].is_fully_replicated
+    assert all(x.is_fully_replicated for x in jax.tree.leaves(state.params["ranges"]))
+    jax.tree.map(lambda x: x.delete(), state.params)
+    assert all(np.isfinite(x).all() for x in jax.tree.leaves(result.params))
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("mesh", [(2, 1, 1), (2, 2, 2)])
+def test_several_devices_train_as_one(start, data, unbroken, tmp_path, mesh):
+    config = make_config(start=str(start))
+    config.mesh.update(dict(zip(("data", "fsdp", "tensor"), mesh, strict=True)))
+    result = train(read(config), tmp_path, data)
+    assert result.metrics["loss"] == pytest.approx(unbroken[1].metrics["loss"], abs=0.01)
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize(
+    "options",
+    [
+        {"weight_granularity": "channel"},
+        {"activation_granularity": "token"},
+        {"weight_granularity": "channel", "activation_granularity": "token"},
+    ],
+)
+def test_every_granularity_learns(start, data, tmp_path, options, measured):
+    config = make_config(start=str(start))
+    config.quantization.update(options)
+    experiment = read(config)
+    result = train(experiment, tmp_path, data)
+    losses = [line["loss"] for line in read_metrics(tmp_path, "eval")]
+    assert losses[-1] < losses[0]
+    prepared = prepare(experiment, data)
+    jax.tree.map(np.testing.assert_array_equal, restore_run(prepared, tmp_path), result.params)
+    found = measured(prepared, result.params, {}, tmp_path)
+    assert found["quantized"]["w3a4"] == pytest.approx(result.metrics["perplexity"], rel=1e-6)
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize(
+    ("family", "attention", "options"),
+    [
+        ("bert", "gated_mlp", {}),
+        ("opt", "gated_linear", {}),
+        ("opt", "softmax", {"remat": True, "dtype": "bfloat16"}),
+        ("vit", "softmax", {}),
+    ],
+)
+def test_every_family_is_quantized_as_after_training(family, attention, options):
+    """The same logits as `Quantized`'s; every range and weight has a finite gradient."""
+    _, config_of = MODELS[family]
+    shape = dict(num_layers=2, width=16, num_heads=2, mlp_width=32, init_std=0.2)
+    text = {"vocab_size": 40, "max_length": 8}
+    image = {"image_size": 8, "channels": 1, "num_classes": 10, "patch_size": 4}
+    config = config_of(**shape, **options, **(image if family == "vit" else text), attention=VARIANTS[attention])
+    module, rng = build(config), np.random.default_rng(0)
+    batch = {"images": rng.normal(size=(4, 8, 8, 1)).astype(np.float32)}
+    batch = batch if family == "vit" else {"tokens": rng.integers(0, 40, (4, 8)).astype(np.int32)}
+    params = nn.unbox(module.init(jax.random.key(0), batch)["params"])
+    recipe = QuantizationConfig(recipe=f"paper_{family}").make_recipe("w8a8", config)
+    model = make_qat_model(module, recipe, batch)
+    given = model.start(params, calibrate(module, params, recipe, [batch], 1))
+    expected = jax.jit(lambda scheme, batch: scheme.apply(batch))(model.quantized(given), batch)
+
+    @jax.jit
+    def gradient(params, batch):
+        def loss(params):
+            options = {"train": True, "step": 0, "rngs": {"dropout": jax.random.key(0)}}
+            return (model.apply({"params": params}, batch, **options) ** 2).sum()
+
+        return model.apply({"params": params}, batch), jax.grad(loss)(params)
+
+    logits, gradients = gradient(given, batch)
+    # Another program adds up in another order: now and then a value is rounded to the next step.
+    assert np.linalg.norm(logits - expected) < 0.02 * np.linalg.norm(expected)
+    assert all(np.isfinite(x).all() for x in jax.tree.leaves(gradients))
+    assert np.mean([np.any(x) for x in jax.tree.leaves(gradients["ranges"]["activations"])]) > 0.8
+
+
+def test_ranges_of_groups_cannot_be_learned(data, start):
+    config = make_config(start=str(start))
+    config.quantization.activation_granularity = "group"
+    with pytest.raises(QtxError, match="learn_ranges=False"):
+        prepare(read(config), data)
+
+
+@pytest.mark.parametrize(
+    ("change", "message"),
+    [
+        ({"model.mlp_width": 64}, r"another model: model.mlp_width \(32 there, 64 here\)"),
+        ({"data.chain_seed": 3}, r"another model: data.chain_seed \(None there, 3 here\)"),
+        ({"qat.start": "nowhere"}, "config.qat.start=nowhere: nowhere is not a run's folder"),
+        ({"qat.scheme": "4x4"}, "config.qat: scheme '4x4': expected w<weight bits>a<activation bits>"),
+        ({"qat.scheme": "w1a8"}, "config.qat: bits is 1"),
+    ],
+)
+def test_what_cannot_start(start, data, tmp_path, change, message):
+    config = make_config(start=str(start))
+    config.update_from_flattened_dict(change)
+    workdir = tmp_path / "run"
+    with pytest.raises(QtxError, match=message):
+        train(read(config), workdir, None if "data.chain_seed" in change else data)
+    assert not workdir.exists()
+
+
+def test_what_is_no_start(start, data, unbroken, tmp_path):
+    with pytest.raises(QtxError, match="is the run's own folder"):
+        train(read(make_config(start=str(start))), start, data)
+    with pytest.raises(QtxError, match="itself a run of quantization-aware training: start from"):
+        train(read(make_config(start=str(unbroken[1].workdir))), tmp_path, data)
+
+
+def test_a_start_may_differ_in_what_its_parameters_do_not_depend_on(start, tmp_path):
+    config = make_config(start=str(start))
+    config.model.dropout = 0.1
+    config.seed = 3
+    check_start(read(config), tmp_path)
+
+
+def test_older_runs_have_no_such_section(start):
+    now = RunFolder(start).read_config()
+    then = {name: value for name, value in now.items() if name != "qat"}
+    assert from_record(then, "here").qat.start == "" and not differences(then, now) and not differences(now, then)
+    idle = now | {"qat": {"start": "", "scheme": "w2a2", "learn_ranges": True}}
+    assert not differences(then, idle)
+    started = record(read(make_config(start="x")))
+    assert "qat.start (absent there, x here)" in differences(then, started)
+
+
+def test_a_comparison_trains_from_the_beginning(start, tmp_path):
+    with pytest.raises(QtxError, match="config.qat.start is set"):
+        runs(read(make_config(start=str(start))), tmp_path)
