@@ -47,7 +47,7 @@ def train(experiment: Experiment, workdir: Path) -> None:
     last = read_metrics(workdir, "eval")[-1]
     metric = OBJECTIVES[experiment.objective].metric
     say(console, f"trained {last['step']} steps: held-out loss {last['loss']:.4f}, {shown(metric, last[metric])}")
-    say(console, f"next: qtx quantize --workdir={workdir}")
+    say(console, f"next: qtx {'evaluate' if experiment.qat.start else 'quantize'} --workdir={workdir}")
 
 
 def evaluate(experiment: Experiment, workdir: Path) -> None:
@@ -63,6 +63,7 @@ def evaluate(experiment: Experiment, workdir: Path) -> None:
     with console.status("measuring"):
         result = measure(prepared, params, {}, workdir, describe_attention(experiment.model.attention), began)
     rows = [["loss", number(result["loss"])], ["metric", shown(result["metric"], result["fp"])]]
+    rows += [[f"trained for {name.upper()}", shown(result["metric"], q)] for name, q in result["quantized"].items()]
     rows += [
         [title, number(result[key])] for key, title in (OUTLIER_COLUMNS | ATTENTION_COLUMNS).items() if key != "loss"
     ]

@@ -10,10 +10,7 @@ of the model, in floating point, and the ranges of its quantizers:
 
 from __future__ import annotations
 
-import contextlib
 import dataclasses
-import math
-from collections.abc import Iterator
 from typing import Any, NamedTuple
 
 import flax.linen as nn
@@ -24,18 +21,16 @@ from flax import traverse_util
 from qtx.errors import QtxError
 from qtx.quantization.calibration import Quantized, range_collection, tables_of
 from qtx.quantization.granularity import Group, Token
-from qtx.quantization.interceptor import SITE_MODULES, on_sites, sites
+from qtx.quantization.interceptor import sites
 from qtx.quantization.recipe import Quantizer, Recipe, resolve
-from qtx.quantization.ste import fake_quantize_ste
+from qtx.quantization.straight_through import round_weights, straight_through
 from qtx.quantization.weights import (
     STACK,
     Plan,
     Planned,
     Ranges,
     flatten,
-    is_table,
     make_plan,
-    over_layers,
     quantize_weights,
     spread,
 )
@@ -84,9 +79,9 @@ class QatModel:
         params = variables["params"]
         ranges = params["ranges"] if self.learn_ranges else jax.lax.stop_gradient(params["ranges"])
         weight_ranges, activation_ranges = self._ranges(ranges)
-        rounded = _round_weights(self.weight_plan, params["model"], weight_ranges)
+        rounded = round_weights(self.weight_plan, params["model"], weight_ranges)
         collection = range_collection(activation_ranges, weight_ranges)
-        with _straight_through(self.activation_plan + tables_of(self.weight_plan)):
+        with straight_through(self.activation_plan + tables_of(self.weight_plan)):
             return self.module.apply({"params": rounded, "ranges": collection}, batch, **options)
 
     def start(self, params: Any, calibrated: Quantized) -> dict[str, Any]:
@@ -181,44 +176,3 @@ def _learned(
         )
     end, _ = jax.eval_shape(lambda: granularity.result(estimator, granularity.init(estimator, features)))
     return Learned(planned, quantizer.bits, leading, (*leading, *end.shape))
-
-
-def round_straight_through(
-    x: jax.Array, r: dict[str, jax.Array], planned: Planned, size: float, where: jax.Array | None = None
-) -> jax.Array:
-    """As `round_to_grid`, with gradients; `size` is how many values count as a range's (see `fake_quantize_ste`)."""
-    if isinstance(planned.granularity, Token):
-        ends = planned.granularity.ends(x, where if planned.ignore_masked else None)
-        minimum, maximum = jax.lax.stop_gradient(ends)
-    else:
-        minimum, maximum = r["minimum"], r["maximum"]
-    size = size / math.prod(minimum.shape)
-    rounded = fake_quantize_ste(x, minimum, maximum, jnp.maximum(r["bits"], 2), planned.symmetric, size)
-    return jnp.where(r["bits"] > 0, rounded, x)
-
-
-def _round_weights(plan: Plan, params: Any, ranges: Ranges) -> Any:
-    flat = dict(flatten(params))
-    for planned in plan:
-        if not is_table(planned.path):
-
-            def rounded(weight, r, planned=planned):
-                return round_straight_through(weight, r, planned, weight.size)
-
-            flat[planned.path] = over_layers(planned.path, rounded)(flat[planned.path], ranges[planned.path])
-    return traverse_util.unflatten_dict(flat, sep="/")
-
-
-@contextlib.contextmanager
-def _straight_through(plan: Plan) -> Iterator[None]:
-    """As `fake_quantized`, with gradients."""
-    by_path = {planned.path: planned for planned in plan}
-
-    def quantize(site, path, y, where):
-        if path not in by_path:
-            return y
-        # Of one example: the gradient must not depend on how a batch is divided into microbatches.
-        return round_straight_through(y, site.get_variable("ranges", "range"), by_path[path], y.size / len(y), where)
-
-    with on_sites(quantize, (*SITE_MODULES, nn.Embed)):
-        yield

@@ -67,9 +67,14 @@ PRODUCTS = sorted(
     | {"layers/mlp/in", "layers/mlp/out"}
 )
 CLIPPED = ("clipped_softmax", {"scheme": "w8a4", "weight_granularity": "channel"})
+# By paper_opt, the gated context stays in floating point, and so does what multiplies it.
+GATED = (
+    "gated_linear",
+    {"scheme": "w4a8", "num_layers": 3, "weight_estimator": "minmax", "recipe": "paper_opt"},
+)
 QUICK = [
     ("bert", "softmax", {}),
-    ("bert", "gated_linear", {"scheme": "w4a8", "num_layers": 3}),
+    ("bert", *GATED),
     ("opt", "gated_mlp", {"recipe": "strict"}),
     ("vit", *CLIPPED),
 ]
@@ -102,7 +107,8 @@ def test_sums_by_channel():
     assert_same_answers(convert(result), result, batch)
 
 
-@pytest.mark.parametrize("family", ["bert", pytest.param("opt", marks=pytest.mark.slow)])
+@pytest.mark.slow
+@pytest.mark.parametrize("family", ["bert", "opt"])
 def test_smoothed_tensors_are_integers_too(family):
     from qtx.quantization.methods import SmoothQuant
 
@@ -138,22 +144,24 @@ def test_every_product_of_a_block_is_of_int8(family):
 
 
 def test_what_stays_in_floating_point_is_named():
-    model = convert(quantized("opt", "gated_linear")[0])
+    model = convert(quantized("bert", GATED[0], **GATED[1])[0])
     gate = ("layers/attention/gate_predictor", "layers/attention/out")
-    assert model.in_floating_point == ("head/logits", *gate)
+    assert model.in_floating_point == ("head/logits", "head/transform", *gate)
 
 
 def test_bits_of_zero_leave_a_tensor_in_floating_point_in_that_layer_alone():
-    result, batch = quantized("opt", num_layers=2)
+    result, batch = quantized("bert", GATED[0], **GATED[1])
     activations = {path: dict(r) for path, r in result.activation_ranges.items()}
-    activations["layers/attention/probs"]["bits"] = jnp.array([8.0, 0.0])
-    activations["layers/mlp_norm"]["bits"] = jnp.zeros(2)
+    activations["layers/attention/probs"]["bits"] = jnp.array([8.0, 0.0, 8.0])
+    activations["layers/attention_norm"]["bits"] = jnp.zeros(3)
     partly = dataclasses.replace(result, activation_ranges=activations)
     model = convert(partly)
-    assert {"layers/attention/context", "layers/mlp/in"} == set(PRODUCTS) & set(model.in_floating_point)
+    left = set(model.in_floating_point) - set(convert(result).in_floating_point)
+    assert left == {"layers/attention/context", "layers/mlp/in"}
     assert_same_answers(model, partly, batch)
 
 
+@pytest.mark.slow
 def test_weights_with_a_zero_point():
     """Of one sign, their symmetric grid is unsigned, [0, 255], and its int8 has the zero-point -128."""
     module, params, batch = make("bert")
@@ -293,5 +301,5 @@ def test_files_of_another_model_are_refused(tmp_path):
     with pytest.raises(QtxError, match="holds another model: its attention is"):
         load(other, tmp_path)
     of_another_width(tmp_path)
-    with pytest.raises(QtxError, match=r"has shape \(23, 16\), but the model's is \(23, 32\)"):
+    with pytest.raises(QtxError, match=r"'params/embeddings/.*' has shape \(16,\), but the model's is \(32,\)"):
         load(make("bert", width=32)[0], tmp_path)

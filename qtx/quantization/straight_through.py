@@ -1,0 +1,60 @@
+"""Rounding of weights and sites with gradients: what `qtx.quantization.weights` and `interceptor` do, for training."""
+
+from __future__ import annotations
+
+import contextlib
+import math
+from collections.abc import Iterator
+from typing import Any
+
+import flax.linen as nn
+import jax
+import jax.numpy as jnp
+from flax import traverse_util
+
+from qtx.quantization.granularity import Token
+from qtx.quantization.interceptor import SITE_MODULES, on_sites
+from qtx.quantization.ste import fake_quantize_ste
+from qtx.quantization.weights import Plan, Planned, Ranges, flatten, is_table, over_layers
+
+
+def round_straight_through(
+    x: jax.Array, r: dict[str, jax.Array], planned: Planned, size: float, where: jax.Array | None = None
+) -> jax.Array:
+    """As `round_to_grid`, with gradients; `size` is how many values count as a range's (see `fake_quantize_ste`)."""
+    if isinstance(planned.granularity, Token):
+        ends = planned.granularity.ends(x, where if planned.ignore_masked else None)
+        minimum, maximum = jax.lax.stop_gradient(ends)
+    else:
+        minimum, maximum = r["minimum"], r["maximum"]
+    size = size / math.prod(minimum.shape)
+    rounded = fake_quantize_ste(x, minimum, maximum, jnp.maximum(r["bits"], 2), planned.symmetric, size)
+    return jnp.where(r["bits"] > 0, rounded, x)
+
+
+def round_weights(plan: Plan, params: Any, ranges: Ranges) -> Any:
+    """As `quantize_weights`, with gradients."""
+    flat = dict(flatten(params))
+    for planned in plan:
+        if not is_table(planned.path):
+
+            def rounded(weight, r, planned=planned):
+                return round_straight_through(weight, r, planned, weight.size)
+
+            flat[planned.path] = over_layers(planned.path, rounded)(flat[planned.path], ranges[planned.path])
+    return traverse_util.unflatten_dict(flat, sep="/")
+
+
+@contextlib.contextmanager
+def straight_through(plan: Plan) -> Iterator[None]:
+    """As `fake_quantized`, with gradients."""
+    by_path = {planned.path: planned for planned in plan}
+
+    def quantize(site, path, y, where):
+        if path not in by_path:
+            return y
+        # Of one example: the gradient must not depend on how a batch is divided into microbatches.
+        return round_straight_through(y, site.get_variable("ranges", "range"), by_path[path], y.size / len(y), where)
+
+    with on_sites(quantize, (*SITE_MODULES, nn.Embed)):
+        yield
