@@ -78,9 +78,9 @@ def quantize(experiment: Experiment, workdir: Path, ranges: str | None = None) -
     prepared = start(experiment, workdir, console)
     began = time.monotonic()
     params = restore_run(prepared, workdir)
-    RunFolder(workdir).claim(record(experiment))
     with console.status("quantizing and measuring"):
         schemes = with_ranges(prepared, params, Path(ranges)) if ranges else quantize_run(prepared, params)
+        RunFolder(workdir).claim(record(experiment))
         result = measure(prepared, params, schemes, workdir, describe_attention(experiment.model.attention), began)
     files = {scheme: workdir / "ranges" / f"{scheme}.safetensors" for scheme in schemes}
     for scheme, file in files.items():

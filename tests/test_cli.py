@@ -21,6 +21,7 @@ from qtx.analysis import load_analysis
 from qtx.cli import COMMANDS, main
 from qtx.experiment import attention_variant, read
 from qtx.flags import load_config_file
+from qtx.interop import load
 from qtx.prepare import prepare
 from qtx.results import number, read_lines
 from qtx.summary import describe_attention, print_summary
@@ -117,6 +118,58 @@ def test_evaluate(trained, tmp_path, capsys):
     assert result["variant"] == "softmax" and result["quantized"] == {}
     assert f"| max inf. norm | {number(result['max_inf_norm'])} |" in text
     assert load_analysis(workdir / "analysis.npz").metrics["max_inf_norm"] == result["max_inf_norm"]
+
+
+@pytest.mark.slow
+def test_quantize_with_saved_ranges_gives_the_same_numbers(trained, tmp_path, capsys):
+    workdir = tmp_path / "run"
+    shutil.copytree(trained[0], workdir)
+    output(["quantize", f"--workdir={workdir}", "--scheme=w4a4"], capsys)
+    calibrated = json.loads((workdir / "results.json").read_text())["quantized"]
+    file = tmp_path / "saved.safetensors"
+    (workdir / "ranges" / "w4a4.safetensors").rename(file)
+    output(["quantize", f"--workdir={workdir}", "--scheme=w4a4", f"--ranges={file}"], capsys)
+    assert json.loads((workdir / "results.json").read_text())["quantized"] == calibrated
+    assert (workdir / "ranges" / "w4a4.safetensors").read_bytes() == file.read_bytes()
+
+
+@pytest.mark.slow
+def test_quantize_by_a_method(trained, tmp_path, capsys):
+    workdir = tmp_path / "run"
+    shutil.copytree(trained[0], workdir)
+    output(["quantize", f"--workdir={workdir}", "--scheme=w8a8", "--method=smoothquant"], capsys)
+    assert json.loads((workdir / "config.json").read_text())["quantization"]["method"] == "smoothquant"
+    ranges = load_file(workdir / "ranges" / "w8a8.safetensors")
+    assert ranges["weights/layers/mlp/in/kernel/smooth"].shape == (1, 8)
+
+
+def test_sensitivity(trained, tmp_path, capsys):
+    workdir = tmp_path / "run"
+    shutil.copytree(trained[0], workdir)
+    text = output(["sensitivity", f"--workdir={workdir}", "--scheme=w2a2"], capsys)
+    found = json.loads((workdir / "sensitivity.json").read_text())
+    assert found["scheme"] == "w2a2" and found["fp"] < found["quantized"]
+    assert f"| {found['rows'][0]['path']}[0] |" in text
+    assert (workdir / "sensitivity.png").stat().st_size > 10_000
+
+
+def test_export_and_evaluate_in_integers(trained, tmp_path, capsys):
+    workdir = tmp_path / "run"
+    shutil.copytree(trained[0], workdir)
+    output(["quantize", f"--workdir={workdir}", "--scheme=w8a8"], capsys)
+    simulated = json.loads((workdir / "results.json").read_text())["quantized"]["w8a8"]
+    text = output(["export", f"--workdir={workdir}", "--format=int8", "--scheme=w8a8"], capsys)
+    folder = workdir / "export" / "int8"
+    assert "matrix products in floating point: head/logits" in text and f"qtx evaluate --workdir={folder}" in text
+    assert f"| metric | perplexity {number(simulated)} |" in output(["evaluate", f"--workdir={folder}"], capsys)
+
+
+def test_export_to_hugging_face(trained, tmp_path, capsys):
+    workdir = tmp_path / "run"
+    shutil.copytree(trained[0], workdir)
+    output(["export", f"--workdir={workdir}", "--format=huggingface"], capsys)
+    config, params = load(workdir / "export" / "huggingface")
+    assert (config.num_layers, config.width, params["layers"]["mlp"]["out"]["kernel"].shape) == (1, 8, (1, 16, 8))
 
 
 def test_quantize(trained, tmp_path, capsys):

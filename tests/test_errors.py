@@ -39,6 +39,18 @@ COMMAND_LINES = {
     "report of nothing": (["report", "--workdir={}/run"], "is not the folder of a comparison"),
     "evaluation of nothing": (["evaluate", "--workdir={}/run"], "is not a run's folder"),
     "quantization of nothing": (["quantize", f"--config={NANO}", "--workdir={}/run"], "is not a run's folder"),
+    "unknown method": (
+        ["quantize", f"--config={NANO}", "--workdir={}/run", "--method=smoothqant"],
+        "unknown method 'smoothqant': did you mean 'smoothquant'?",
+    ),
+    "malformed scheme": (["quantize", f"--config={NANO}", "--workdir={}/run", "--scheme=8"], "scheme '8': expected w<"),
+    "bits out of range": (
+        ["sensitivity", f"--config={NANO}", "--workdir={}/run", "--scheme=w8a20"],
+        "bits is 20: expected 2 to 16",
+    ),
+    "method of another command": (["train", f"--config={NANO}", "--workdir={}/run", "--method=gptq"], "method"),
+    "export of nothing": (["export", "--workdir={}/run", "--format=int8"], "is not a run's folder"),
+    "export without a format": (["export", "--workdir={}/run"], "export needs --format=FORMAT: int8"),
     "config file missing": (
         ["train", f"--config={NANO.replace('nano', 'nanno')}", "--workdir={}/run"],
         "nanno_config.py not found: did you mean",
@@ -210,6 +222,27 @@ def test_comparison_of_a_chosen_attention(tmp_path, capsys):
     for arguments in ([f"--config={NANO}:gated_linear"], [f"--config={NANO}", "--config.model.attention.gate=linear"]):
         message = told(["compare", *arguments, f"--workdir={tmp_path}/run"], capsys)
         assert "config.model.attention is set, but a comparison takes attention from config.compare.variants" in message
+
+
+BAD_REQUESTS = {
+    "unknown format": (["export", "--format=int4"], "unknown format 'int4': did you mean 'int8'?"),
+    "bits that int8 cannot hold": (["export", "--format=int8", "--scheme=w8a12"], "12 bits"),
+    "absent ranges": (["quantize", "--ranges=absent.safetensors"], "there is no file of ranges absent.safetensors"),
+    "groups that do not divide": (
+        ["quantize", "--config.quantization.activation_granularity=group", "--config.quantization.groups=3"],
+        "groups 3 does not divide a last axis of 8",
+    ),
+}
+
+
+@pytest.mark.parametrize("name", BAD_REQUESTS)
+def test_request_that_a_run_cannot_meet(name, trained, capsys):
+    (command, *arguments), expected = BAD_REQUESTS[name]
+    before = snapshot(trained)
+    assert main([command, f"--workdir={trained}", *arguments]) == 2
+    err = capsys.readouterr().err
+    assert err.startswith("qtx: error: ") and err.count("\n") == 1 and expected in err
+    assert snapshot(trained) == before
 
 
 @pytest.mark.parametrize("command", ["evaluate", "quantize"])

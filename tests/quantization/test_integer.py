@@ -53,6 +53,21 @@ def everything(family, attention="softmax", bits=8, **layers):
 apply = jax.jit(lambda model, batch: model.apply(batch))
 
 
+def off_the_edges(result):
+    """With activation ranges a little off those of the calibration. Calibrated at few bits, a grid's step is a ratio of
+    small integers of the steps before it, and values lie on the edge between two integers exactly."""
+    rng = np.random.default_rng(1)
+    ranges = {
+        path: {
+            **r,
+            "minimum": r["minimum"] * rng.uniform(1.01, 1.05),
+            "maximum": r["maximum"] * rng.uniform(1.01, 1.05),
+        }
+        for path, r in sorted(result.activation_ranges.items())
+    }
+    return dataclasses.replace(result, activation_ranges=ranges)
+
+
 def assert_same_answers(model, result, batch):
     """Most rows of the logits are the same; in the others a value lay on the edge between two integers, which float32
     rounds either way, and the next layers carry the difference on. An error would show in all rows."""
@@ -91,6 +106,7 @@ SLOW = [
 )
 def test_integers_compute_what_fake_quantization_simulates(family, attention, options):
     result, batch = quantized(family, attention, **options)
+    result = off_the_edges(result)
     assert_same_answers(convert(result), result, batch)
 
 
