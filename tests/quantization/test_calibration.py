@@ -52,7 +52,7 @@ def difference(result, params, batch):
 
 
 EVERYTHING = [(family, attention) for family in sorted(MODELS) for attention in sorted(VARIANTS)]
-QUICK = [("bert", "softmax"), ("opt", "gated_linear"), ("vit", "clipped_softmax")]
+QUICK = [("opt", "gated_linear")]
 
 
 @pytest.mark.parametrize(
@@ -158,7 +158,12 @@ def test_every_recipe_is_tested():
 
 
 @pytest.mark.parametrize(
-    "family, attention", [("bert", "gated_mlp"), ("opt", "gated_all_heads"), ("vit", "clipped_softmax")]
+    "family, attention",
+    [
+        ("bert", "gated_mlp"),
+        pytest.param("opt", "gated_all_heads", marks=pytest.mark.slow),
+        pytest.param("vit", "clipped_softmax", marks=pytest.mark.slow),
+    ],
 )
 def test_the_strict_recipe_leaves_the_head_and_biases_alone(family, attention):
     result, params, batch = quantized(family, attention, recipe="strict")
@@ -193,7 +198,11 @@ SCHEMES = [
 ]
 
 
-@pytest.mark.parametrize("options", SCHEMES, ids=lambda options: "-".join(options.values()))
+@pytest.mark.parametrize(
+    "options",
+    [pytest.param(o, marks=pytest.mark.slow if "mse" in o.values() else []) for o in SCHEMES],
+    ids=lambda options: "-".join(options.values()),
+)
 def test_other_granularities_and_estimators_run_under_the_scan(options):
     result, params, batch = quantized("opt", scheme="w8a8", weight_estimator="minmax", **options)
     assert 0 < difference(result, params, batch) < 0.1

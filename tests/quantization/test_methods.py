@@ -130,6 +130,7 @@ def test_smoothing_gives_activations_and_weights_the_same_maxima():
     np.testing.assert_allclose(of_x, jnp.abs(params["layers"]["mlp"]["in"]["kernel"]).max(axis=2) * s, rtol=1e-3)
 
 
+@pytest.mark.slow
 def test_in_bert_the_kernels_smoothing_is_that_of_the_layernorm_before_them():
     result = quantized("smoothquant", "bert", "w8a4")
     query, mlp = (result.weight_ranges[f"layers/{name}/kernel"]["smooth"] for name in ("attention/query", "mlp/in"))

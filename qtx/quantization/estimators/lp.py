@@ -25,8 +25,8 @@ class Lp:
     Attributes:
       p: of the norm. 2 is the mean squared error (the estimator `mse`); a larger p weighs outliers more.
       search: "grid": f = i / candidates, i = 1..candidates, errors added up over all tensors seen, as the paper's code
-        does; "golden": golden-section search on every tensor alone, f averaged over them: about a quarter of the work,
-        at the risk of a local minimum.
+        does; "golden": golden-section search on every tensor alone, f averaged over them: a quarter of
+        the evaluations, at the risk of a local minimum.
       candidates: of the grid.
       margin: how far beyond the extremes the search reaches.
 
