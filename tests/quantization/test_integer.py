@@ -89,11 +89,9 @@ GATED = (
 )
 QUICK = [
     ("bert", "softmax", {}),
-    ("bert", *GATED),
     ("opt", "gated_mlp", {"recipe": "strict"}),
-    ("vit", *CLIPPED),
 ]
-SLOW = [
+SLOW = [("bert", *GATED), ("vit", *CLIPPED)] + [
     (family, attention, {"scheme": scheme, "num_layers": 2, "recipe": recipe, "weight_granularity": granularity})
     for family in sorted(MODELS)
     for attention in sorted(VARIANTS)
