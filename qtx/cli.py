@@ -218,11 +218,12 @@ def command_help(name: str) -> str:
     overrides = (
         "  --config.KEY=VALUE       overrides one value, e.g. --config.training.steps=500\n" if config_flags else ""
     )
+    choice = f" {FLAGS[command.choice].usage}" if command.choice else ""
     own = "".join(f"  {FLAGS[flag].usage:<23}  {FLAGS[flag].help}\n" for flag in command.flags)
     usage = {"required": " --config=FILE", "optional": " [--config=FILE]", "none": ""}[command.config]
     return (
         f"qtx {name}: {command.summary}.\n\n"
-        f"usage: qtx {name}{usage} --workdir=FOLDER{' [--config.KEY=VALUE ...]' if config_flags else ''}\n\n"
+        f"usage: qtx {name}{choice}{usage} --workdir=FOLDER{' [--config.KEY=VALUE ...]' if config_flags else ''}\n\n"
         f"{command.description}\n\n"
         f"flags:\n{config_flags}  --workdir=FOLDER         the run's folder\n{own}{overrides}"
         f"\nexample:\n  {command.example}"

@@ -199,7 +199,9 @@ def test_a_bfloat16_model_computes_in_float32_between_products():
     assert_same_answers(convert(result), in_float32, batch)
 
 
-@pytest.mark.parametrize("family", sorted(MODELS))
+@pytest.mark.parametrize(
+    "family", ["opt", *(pytest.param(family, marks=pytest.mark.slow) for family in ("bert", "vit"))]
+)
 def test_files_give_the_model_back(family, tmp_path):
     attention, options = {"bert": ("softmax", {}), "opt": ("gated_mlp", {"recipe": "strict"}), "vit": CLIPPED}[family]
     result, batch = quantized(family, attention, **options)
