@@ -10,12 +10,11 @@ from typing import Any
 import flax.linen as nn
 import jax
 import jax.numpy as jnp
-from flax import traverse_util
 
 from qtx.quantization.granularity import Token
 from qtx.quantization.interceptor import SITE_MODULES, on_sites
 from qtx.quantization.ste import fake_quantize_ste
-from qtx.quantization.weights import Plan, Planned, Ranges, flatten, is_table, over_layers
+from qtx.quantization.weights import Plan, Planned, Ranges, map_weights
 
 
 def round_straight_through(
@@ -34,15 +33,9 @@ def round_straight_through(
 
 def round_weights(plan: Plan, params: Any, ranges: Ranges) -> Any:
     """As `quantize_weights`, with gradients."""
-    flat = dict(flatten(params))
-    for planned in plan:
-        if not is_table(planned.path):
-
-            def rounded(weight, r, planned=planned):
-                return round_straight_through(weight, r, planned, weight.size)
-
-            flat[planned.path] = over_layers(planned.path, rounded)(flat[planned.path], ranges[planned.path])
-    return traverse_util.unflatten_dict(flat, sep="/")
+    return map_weights(
+        plan, params, ranges, lambda weight, r, planned: round_straight_through(weight, r, planned, weight.size)
+    )
 
 
 @contextlib.contextmanager

@@ -6,6 +6,7 @@ Weights under `layers/` carry a leading layer axis, and each layer has its own r
 from __future__ import annotations
 
 import functools
+from collections.abc import Callable
 from typing import Any, NamedTuple
 
 import jax
@@ -109,10 +110,15 @@ def quantize_weights(plan: Plan, params: Any, ranges: Ranges) -> Any:
 
     Embedding tables are left alone: their look-ups are quantized instead (see `Recipe`).
     """
+    return map_weights(plan, params, ranges, round_weight)
+
+
+def map_weights(plan: Plan, params: Any, ranges: Ranges, rounding: Callable[..., jax.Array]) -> Any:
+    """`params` with `rounding(weight, r, planned)`, of one layer, in place of every weight in `plan` but tables."""
     flat = dict(flatten(params))
     for planned in plan:
         if not is_table(planned.path):
-            rounded = over_layers(planned.path, functools.partial(round_weight, planned=planned))
+            rounded = over_layers(planned.path, functools.partial(rounding, planned=planned))
             flat[planned.path] = rounded(flat[planned.path], ranges[planned.path])
     return traverse_util.unflatten_dict(flat, sep="/")
 
