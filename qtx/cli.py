@@ -11,7 +11,7 @@ from collections.abc import Callable, Sequence
 from pathlib import Path
 
 from qtx import __version__
-from qtx.errors import QtxError, lookup
+from qtx.errors import Preempted, QtxError, lookup
 
 USAGE_ERROR = 2
 INTERRUPTED = 130  # 128 + SIGINT, as shells have it
@@ -145,6 +145,9 @@ def main(arguments: Sequence[str] | None = None) -> int:
     except QtxError as error:
         print(f"qtx: error: {' '.join(str(error).split())}", file=sys.stderr)
         return USAGE_ERROR
+    except Preempted as request:
+        print(f"qtx: {request}{resume}", file=sys.stderr)
+        return 0
     except KeyboardInterrupt:
         print(f"\nqtx: interrupted{resume}", file=sys.stderr)
         return INTERRUPTED

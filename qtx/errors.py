@@ -1,4 +1,4 @@
-"""The one exception for a user's mistake: its message is one line that says what is wrong and how to mend it."""
+"""What ends a command early: a user's mistake, told in one line with how to mend it; or a request to stop."""
 
 from __future__ import annotations
 
@@ -11,6 +11,10 @@ Entry = TypeVar("Entry")
 
 class QtxError(ValueError):
     """Bad input from the user. The command line prints the message alone and exits with code 2."""
+
+
+class Preempted(Exception):
+    """A run was asked to stop, has saved its state, and goes on when started again. The command line exits with 0."""
 
 
 def unknown(kind: str, name: object, known: Iterable[str]) -> QtxError:

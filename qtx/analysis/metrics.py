@@ -83,6 +83,8 @@ def attention_health(module: nn.Module, params: Any, batch: Batch, step: Any = N
       zero_share: share of the visible probabilities that are exactly 0.
       sink_mass: the attention that each head gives its favourite token, averaged over heads and layers.
       max_inf_norm, avg_kurtosis: as `outlier_metrics`, on this batch.
+      inf_norm/layer_00 and so on, kurtosis/layer_00 and so on: per layer, of the tensor whose infinity norm the paper
+        reports.
     """
     return health(FloatingPoint(module, params), batch, step)
 
@@ -90,7 +92,13 @@ def attention_health(module: nn.Module, params: Any, batch: Batch, step: Any = N
 def health(model: Model, batch: Batch, step: Any = None) -> dict[str, float]:
     """`attention_health` of a model that may be quantized."""
     measured = jax.device_get(_health(model, dict(batch), step))
-    return {name: float(value) for name, value in measured.items()}
+    found = {}
+    for name, value in measured.items():
+        if value.ndim == 0:
+            found[name] = float(value)
+        else:
+            found |= {f"{name}/layer_{layer:02}": float(of_layer) for layer, of_layer in enumerate(value)}
+    return found
 
 
 def initial_norms(module: nn.Module) -> NormState:
@@ -146,7 +154,10 @@ def _health(model: Model, batch: dict[str, Any], step: Any) -> dict[str, jax.Arr
         measured, weights = table[name]  # [L, B, H], [L, B]
         means[name] = jnp.sum(measured * weights[..., None]) / jnp.maximum(jnp.sum(weights) * measured.shape[-1], 1)
     norms = update_norms(initial_norms(model.module), values, sample_mask(batch))
+    per_layer_norm = norms["inf_norms"][sites.infinity_norm].mean
     return means | {
-        "max_inf_norm": jnp.max(norms["inf_norms"][sites.infinity_norm].mean),
+        "max_inf_norm": jnp.max(per_layer_norm),
         "avg_kurtosis": jnp.mean(jnp.concatenate([state.mean for state in norms["kurtoses"].values()])),
+        "inf_norm": per_layer_norm,
+        "kurtosis": norms["kurtoses"][sites.infinity_norm].mean,
     }

@@ -4,24 +4,17 @@ from __future__ import annotations
 
 from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass, field
-from typing import Any, Protocol
+from typing import Any
 
 import grain
 import numpy as np
 
+from qtx.data.records import Records, endless
 from qtx.data.tokenization import TextTokenizer
 from qtx.errors import QtxError
 
 Batch = dict[str, np.ndarray]
 """Arrays of static shape with a leading batch axis; `weights` 0 marks what the loss ignores."""
-
-
-class Records(Protocol):
-    """Random access to what a source holds; a numpy array is one."""
-
-    def __len__(self) -> int: ...
-
-    def __getitem__(self, index: int, /) -> Any: ...
 
 
 EVALUATION_SEED = 0
@@ -38,12 +31,15 @@ class Data:
       held_out: the records for evaluation, in order.
       example: (record, generator) to one example, a dict of arrays without a batch axis.
       augment: (record, generator) to a record, for training alone; None for no augmentation.
+      mix: ([example, example], generator) to two mixed examples, for training alone; None for no mixing.
       vocab_size: token ids are below it.
       sequence_length: T, tokens per example.
       image_size: height and width in pixels.
       channels: image channels.
       num_classes: labels are below it.
       tokenizer: the text's tokenizer, to save with a run.
+      reading_threads: that make batches ahead of training. One is best for records in memory, whose transforms hold the
+        interpreter's lock; more hide the disk and decode images side by side.
     """
 
     description: str
@@ -51,12 +47,14 @@ class Data:
     held_out: Records = field(repr=False)
     example: Callable[[Any, np.random.Generator], Batch] = field(repr=False)
     augment: Callable[[Any, np.random.Generator], Any] | None = field(default=None, repr=False)
+    mix: Callable[[list[Batch], np.random.Generator], list[Batch]] | None = field(default=None, repr=False)
     vocab_size: int | None = None
     sequence_length: int | None = None
     image_size: int | None = None
     channels: int | None = None
     num_classes: int | None = None
     tokenizer: TextTokenizer | None = field(default=None, repr=False)
+    reading_threads: int = 1
 
     def train(
         self, batch_size: int, seed: int, process_index: int = 0, process_count: int = 1
@@ -74,43 +72,73 @@ class Data:
           process_count: all processes.
 
         Raises:
-          QtxError: when `batch_size` is not a positive multiple of `process_count`, or `seed` is negative.
+          QtxError: when `batch_size` is not a positive multiple of `process_count` (of twice that with `mix`), or
+            `seed` is negative.
         """
-        return iter(self._endless(self._augmented, batch_size, seed, process_index, process_count))
+        return iter(self._endless(self._augmented, self.mix, batch_size, seed, process_index, process_count))
 
     def calibration(self, batch_size: int, seed: int) -> Iterable[Batch]:
         """Endless shuffled batches of training data without augmentation; each `iter` starts again, the same."""
-        return self._endless(self.example, batch_size, seed, 0, 1)
+        return self._endless(self.example, None, batch_size, seed)
 
-    def evaluation(self, batch_size: int) -> Iterable[Batch]:
+    def evaluation(self, batch_size: int, process_index: int = 0, process_count: int = 1) -> Iterable[Batch]:
         """All held-out data in order, once, the same every time.
 
-        The last batch is filled up with copies of its first row whose `weights` are all 0.
+        The last batch is filled up with rows whose `weights` are all 0. Process `i` of `n` reads and gets the `i`-th
+        part of `batch_size / n` rows of every batch.
+
+        Args:
+          batch_size: rows over all processes.
+          process_index: this process.
+          process_count: all processes.
+
+        Raises:
+          QtxError: when `batch_size` is not a positive multiple of `process_count`.
         """
-        _check_batch_size(batch_size, 1)
+        _check_batch_size(batch_size, process_count)
+        count = len(self.held_out)
 
-        def fill(examples: Sequence[Batch]) -> Batch:
-            missing = batch_size - len(examples)
-            blank = {**examples[0], "weights": np.zeros_like(examples[0]["weights"])}
-            rows = [*examples, *[blank] * missing]
-            return {name: np.stack([row[name] for row in rows]) for name in blank}
+        def example(index: int, rng: np.random.Generator) -> Batch:
+            made = self.example(self.held_out[index % count], rng)
+            return made if index < count else {**made, "weights": np.zeros_like(made["weights"])}
 
-        records = grain.MapDataset.source(self.held_out).seed(EVALUATION_SEED)
-        return _threaded(records.random_map(self.example).batch(batch_size, batch_fn=fill))
+        rows = grain.MapDataset.range(-(-count // batch_size) * batch_size).seed(EVALUATION_SEED).random_map(example)
+        return self._threaded(rows.batch(batch_size // process_count)[process_index::process_count])
 
     def _augmented(self, record: Any, rng: np.random.Generator) -> Batch:
         return self.example(record if self.augment is None else self.augment(record, rng), rng)
 
     def _endless(
-        self, transform: Callable, batch_size: int, seed: int, process_index: int, process_count: int
+        self,
+        transform: Callable,
+        mix: Callable | None,
+        batch_size: int,
+        seed: int,
+        process_index: int = 0,
+        process_count: int = 1,
     ) -> grain.IterDataset[Batch]:
         _check_batch_size(batch_size, process_count)
         if seed < 0:
             raise QtxError(f"seed is {seed}: expected 0 or more")
         # The random map comes before batching and slicing: its generator is keyed by the index in the endless order,
         # so an example does not depend on the batch size or on how many processes share the work.
-        records = grain.MapDataset.source(self.training).seed(seed).shuffle().repeat().random_map(transform)
-        return _threaded(records.batch(batch_size // process_count)[process_index::process_count])
+        examples = endless(self.training, seed).random_map(transform)
+        rows = batch_size // process_count
+        if mix is None:
+            batches = examples.batch(rows)
+        elif rows % 2:
+            raise QtxError(
+                f"batch size {batch_size} over {process_count} process(es): Mixup and CutMix need an even part of it, "
+                "for they mix pairs of images"
+            )
+        else:
+            # Pairs of the endless order, like its examples, depend on neither batch size nor processes.
+            batches = examples.batch(2, batch_fn=list).random_map(mix).batch(rows // 2, batch_fn=_stack_pairs)
+        return self._threaded(batches[process_index::process_count])
+
+    def _threaded(self, batches: grain.MapDataset[Batch]) -> grain.IterDataset[Batch]:
+        options = grain.ReadOptions(num_threads=self.reading_threads, prefetch_buffer_size=4 * self.reading_threads)
+        return batches.to_iter_dataset(options)
 
 
 def _check_batch_size(batch_size: int, process_count: int) -> None:
@@ -118,6 +146,6 @@ def _check_batch_size(batch_size: int, process_count: int) -> None:
         raise QtxError(f"batch size {batch_size}: expected a positive multiple of the {process_count} process(es)")
 
 
-def _threaded(batches: grain.MapDataset[Batch]) -> grain.IterDataset[Batch]:
-    # The records are in memory and the transforms hold the interpreter lock: one thread ahead of the consumer is best.
-    return batches.to_iter_dataset(grain.ReadOptions(num_threads=1, prefetch_buffer_size=4))
+def _stack_pairs(pairs: Sequence[list[Batch]]) -> Batch:
+    examples = [example for pair in pairs for example in pair]
+    return {name: np.stack([example[name] for example in examples]) for name in examples[0]}

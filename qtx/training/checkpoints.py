@@ -1,19 +1,33 @@
 """Checkpoints of a run: the training state and the position in the data. The only module that knows Orbax.
 
 A checkpoint is written beside the others under a temporary name and renamed when complete: a run killed while saving
-has its previous checkpoint, and the incomplete one is removed when the run goes on.
+has its previous checkpoint, and the incomplete one is removed when the run goes on. With its arrays a checkpoint keeps
+their fingerprint, by which one that was damaged afterwards is recognized.
 """
 
 from __future__ import annotations
 
+import json
+import math
+import os
+from collections.abc import Callable, Mapping
 from pathlib import Path
 from typing import Any
 
-import grain.checkpoint as grain_checkpoint
 import jax
 import orbax.checkpoint as ocp
+from jax.experimental import multihost_utils
+from orbax.checkpoint.checkpoint_managers import AnyPreservationPolicy, BestN, LatestN
 
 from qtx.errors import QtxError
+from qtx.training.fingerprint import fingerprint
+from qtx.training.run_folder import differences
+
+DAMAGED = "damaged_checkpoints"
+
+
+class DamagedCheckpoint(QtxError):
+    """A checkpoint that cannot be read, or not as it was written."""
 
 
 class Checkpoints:
@@ -22,35 +36,69 @@ class Checkpoints:
     Args:
       folder: created if absent.
       keep: how many of the newest stay; None: all (for reading).
+      keep_best: how many of those with the best score stay besides.
     """
 
-    def __init__(self, folder: Path, keep: int | None = None):
+    def __init__(self, folder: Path, keep: int | None = None, keep_best: int = 0):
         self.folder = Path(folder).absolute()
+        kept = AnyPreservationPolicy(
+            [LatestN(keep), BestN(get_metric_fn=_score, n=keep_best)]
+        )
         # Handlers are named because a manager that has not saved yet cannot tell what a checkpoint's items are.
         self._manager = ocp.CheckpointManager(
             self.folder,
-            options=ocp.CheckpointManagerOptions(max_to_keep=keep, cleanup_tmp_directories=keep is not None),
-            item_handlers={
-                "state": ocp.PyTreeCheckpointHandler(),
-                "iterator": grain_checkpoint.CheckpointHandler(),
-            },
+            options=ocp.CheckpointManagerOptions(
+                best_fn=_score, preservation_policy=kept, cleanup_tmp_directories=keep is not None
+            ),
+            item_handlers={"state": ocp.PyTreeCheckpointHandler(), "progress": ocp.JsonCheckpointHandler()},
         )
 
     def latest_step(self) -> int | None:
         """Updates done at the newest complete checkpoint."""
         return self._manager.latest_step()
 
-    def save(self, step: int, state: Any, iterator: Any) -> None:
-        """Copies the state and the Grain iterator's position, and writes them in the background.
+    def best_step(self) -> int | None:
+        """Updates done at the checkpoint with the best score; None: none has a score."""
+        scores = self._scores()
+        return max(scores, key=lambda step: (scores[step], step)) if scores else None
+
+    def is_best(self, score: float) -> bool:
+        """Whether no checkpoint has a score as good."""
+        return not math.isnan(score) and all(score > other for other in self._scores().values())
+
+    def _scores(self) -> dict[int, float]:
+        found = {step: self._manager.metrics(step) for step in self._manager.all_steps()}
+        return {step: _score(metrics) for step, metrics in found.items() if metrics and metrics["score"] is not None}
+
+    def save(
+        self,
+        step: int,
+        state: Any,
+        position: Mapping[str, Any],
+        config: Mapping[str, Any] | None = None,
+        score: float | None = None,
+    ) -> None:
+        """Copies the state, and writes it in the background.
+
+        Args:
+          step: updates done.
+          state: arrays, on any mesh.
+          position: in the data, of JSON types and the same on every process: another number of processes may go on
+            from it.
+          config: what makes this run, of JSON types.
+          score: higher is better; None: not measured at this step.
 
         Raises:
           QtxError: if this save, or the one before it, cannot be written.
         """
-        position = grain_checkpoint.CheckpointSave(iterator)
-        try:
-            self._manager.save(step, args=ocp.args.Composite(state=ocp.args.PyTreeSave(state), iterator=position))
-        except OSError as error:
-            raise _write_error(self.folder, error) from error
+        progress = {
+            "position": dict(position),
+            "config": None if config is None else dict(config),
+            "fingerprint": fingerprint(state),
+        }
+        items = ocp.args.Composite(state=ocp.args.PyTreeSave(state), progress=ocp.args.JsonSave(progress))
+        metrics = {"score": None if score is None or math.isnan(score) else score}
+        self._writing(lambda: self._manager.save(step, args=items, metrics=metrics))
 
     def wait(self) -> None:
         """Returns when all saves are on disk.
@@ -58,35 +106,121 @@ class Checkpoints:
         Raises:
           QtxError: if one cannot be written.
         """
-        try:
-            self._manager.wait_until_finished()
-        except OSError as error:
-            raise _write_error(self.folder, error) from error
+        self._writing(self._manager.wait_until_finished)
 
-    def restore(self, step: int, state: Any, iterator: Any) -> Any:
-        """The saved state, placed as `state` says; moves `iterator` to the saved position.
+    def _writing(self, write: Callable[[], Any]) -> None:
+        try:
+            write()
+        # Orbax passes on what its storage library raises: OSError, ValueError, RuntimeError and others.
+        except Exception as error:
+            raise QtxError(
+                f"cannot write a checkpoint to {self.folder}: {_first_line(error)}; the previous checkpoint is intact: "
+                "make room (or mend what the message says), and the same command goes on from it"
+            ) from error
+
+    def restore_newest(
+        self, state: Any, config: Mapping[str, Any], warn: Callable[[str], None]
+    ) -> tuple[int, Any, dict[str, Any]] | None:
+        """(step, state, position) of the newest checkpoint that is whole; None if there are no checkpoints.
+
+        Damaged ones are told to `warn` and moved to the folder `damaged_checkpoints` beside this one.
+
+        Raises:
+          QtxError: if all are damaged, or the newest whole one is of another model or config.
+        """
+        damaged: list[str] = []
+        for step in sorted(self._manager.all_steps(), reverse=True):
+            try:
+                restored, position = self.restore(step, state, config)
+            except DamagedCheckpoint as error:
+                warn(f"{error}: trying the one before it")
+                damaged.append(str(step))
+                continue
+            if jax.process_count() > 1:
+                multihost_utils.assert_equal(step, "processes read different checkpoints")
+            self._set_aside(damaged)
+            return step, restored, position
+        if damaged:
+            raise QtxError(
+                f"all checkpoints in {self.folder} are damaged ({', '.join(damaged)}): restore them from a copy, or "
+                "delete the run's folder to start afresh"
+            )
+        return None
+
+    def _set_aside(self, steps: list[str]) -> None:
+        for name in steps if jax.process_index() == 0 else ():
+            aside = self.folder.parent / DAMAGED
+            aside.mkdir(exist_ok=True)
+            free = (aside / f"{name}{suffix}" for suffix in ("", *(f".{i}" for i in range(1, 1000))))
+            os.replace(self.folder / name, next(path for path in free if not path.exists()))
+        if steps:
+            if jax.process_count() > 1:
+                multihost_utils.sync_global_devices("damaged checkpoints set aside")
+            self._manager.reload()
+
+    def restore(self, step: int, state: Any, config: Mapping[str, Any] | None = None) -> tuple[Any, dict[str, Any]]:
+        """The saved state, placed as `state` says, and the position in the data.
 
         Args:
           step: a step that was saved.
           state: a tree of `jax.ShapeDtypeStruct` with shardings, which may be those of another mesh than the saved one.
-          iterator: of the same data as the saved one.
+          config: what makes this run; None: not compared.
 
         Raises:
-          QtxError: if the checkpoint is of another model.
+          DamagedCheckpoint: if it cannot be read, or its arrays are not those that were saved.
+          QtxError: if the checkpoint is of another model or config.
         """
-        self._check(step, state)
-        items = ocp.args.Composite(state=_restore_args(state), iterator=grain_checkpoint.CheckpointRestore(iterator))
-        return self._manager.restore(step, args=items)["state"]
+        progress = self._progress(step)
+        differing = differences(progress["config"] or {}, config) if config else []
+        if differing:
+            raise QtxError(f"the checkpoint {self._path(step)} is of another config: {', '.join(differing)}")
+        return self._restore(step, state, progress["fingerprint"]), progress["position"]
 
     def restore_params(self, step: int, params: Any) -> Any:
         """The saved parameters alone, placed as `params`, a tree of `jax.ShapeDtypeStruct` with shardings, says.
 
         Raises:
+          DamagedCheckpoint: if it cannot be read, or its arrays are not those that were saved.
           QtxError: if the checkpoint is of another model.
         """
-        self._check(step, {"params": params})
-        items = ocp.args.Composite(state=_restore_args({"params": params}, partial_restore=True))
-        return self._manager.restore(step, args=items)["state"]["params"]
+        saved = self._progress(step)["fingerprint"]
+        return self._restore(step, {"params": params}, saved, partial_restore=True)["params"]
+
+    def _progress(self, step: int) -> dict[str, Any]:
+        def read():
+            item = ocp.args.Composite(progress=ocp.args.JsonRestore())
+            return json.loads(json.dumps(self._manager.restore(step, args=item)["progress"]))
+
+        progress = self._reading(step, read)
+        if not isinstance(progress, dict) or not {"position", "config", "fingerprint"} <= progress.keys():
+            raise DamagedCheckpoint(f"the checkpoint {self._path(step)} is damaged: its progress is incomplete")
+        return progress
+
+    def _restore(self, step: int, wanted: Any, saved: Mapping[str, int], **options: bool) -> Any:
+        self._reading(step, lambda: self._check(step, wanted))
+        placed = ocp.checkpoint_utils.construct_restore_args(wanted)
+        item = ocp.args.PyTreeRestore(wanted, restore_args=placed, **options)
+        restored = self._reading(
+            step, lambda: self._manager.restore(step, args=ocp.args.Composite(state=item))["state"]
+        )
+        for name, checksum in fingerprint(restored).items():
+            if saved.get(name) != checksum:
+                raise DamagedCheckpoint(
+                    f"the checkpoint {self._path(step)} is damaged: {name} is not what was saved (checksum)"
+                )
+        return restored
+
+    def _reading(self, step: int, read: Callable[[], Any]) -> Any:
+        try:
+            return read()
+        except QtxError:
+            raise
+        # A damaged file makes Orbax raise what its parts raise: KeyError, TypeError, ValueError, json's errors ...
+        except Exception as error:
+            raise DamagedCheckpoint(f"the checkpoint {self._path(step)} is damaged: {_first_line(error)}") from error
+
+    def _path(self, step: int) -> Path:
+        return self.folder / str(step)
 
     def _check(self, step: int, wanted: Any) -> None:
         """Refuses a checkpoint whose parameters are not the wanted ones, naming the first that differs."""
@@ -95,7 +229,7 @@ class Checkpoints:
         for name in sorted(saved.keys() | model.keys()):
             if saved.get(name) != model.get(name):
                 raise QtxError(
-                    f"the checkpoint {self.folder / str(step)} is of another model: parameter {name} is "
+                    f"the checkpoint {self._path(step)} is of another model: parameter {name} is "
                     f"{saved.get(name, 'absent')} there and {model.get(name, 'absent')} in the config's model"
                 )
 
@@ -110,9 +244,9 @@ class Checkpoints:
         self.close()
 
 
-def _restore_args(tree: Any, **options: bool) -> ocp.args.PyTreeRestore:
-    placed = ocp.checkpoint_utils.construct_restore_args(tree)
-    return ocp.args.PyTreeRestore(tree, restore_args=placed, **options)
+def _score(metrics: Mapping[str, float | None]) -> float:
+    score = metrics["score"]
+    return -math.inf if score is None else score
 
 
 def _shapes(tree: Any, item: str) -> dict[str, tuple[int, ...]]:
@@ -122,5 +256,6 @@ def _shapes(tree: Any, item: str) -> dict[str, tuple[int, ...]]:
     return {jax.tree_util.keystr(path, simple=True, separator="/"): tuple(leaf.shape) for path, leaf in leaves}
 
 
-def _write_error(folder: Path, error: OSError) -> QtxError:
-    return QtxError(f"cannot write a checkpoint to {folder}: {error}; the previous checkpoint is intact")
+def _first_line(error: Exception) -> str:
+    text = str(error).strip() or type(error).__name__
+    return text.splitlines()[0][:300]

@@ -5,7 +5,11 @@ from __future__ import annotations
 import dataclasses
 
 from qtx.errors import QtxError, lookup
+from qtx.training.optimizer import OPTIMIZERS
 from qtx.training.schedules import SCHEDULES
+
+# Metric of the held-out data -> its sign in a checkpoint's score, of which more is better.
+BEST_METRICS = {"loss": -1, "perplexity": -1, "accuracy": 1}
 
 
 @dataclasses.dataclass(frozen=True)
@@ -16,17 +20,24 @@ class TrainingConfig:
       steps: optimizer updates.
       batch_size: examples per update, over all devices.
       accumulation_steps: parts in which a batch is computed one after the other; the update is that of the whole batch.
+      optimizer: a name in `OPTIMIZERS`.
       learning_rate: the peak, reached after the warm-up.
       schedule: a name in `SCHEDULES`: what follows the warm-up.
       warmup_steps: updates over which the learning rate grows linearly from `initial_learning_rate`.
       initial_learning_rate, final_learning_rate: values (not fractions of the peak) at both ends of the run.
-      beta1, beta2, epsilon: AdamW's.
+      beta1, beta2, epsilon: the optimizer's, as far as it has them: decay of the first and of the second moment, and
+        what is added to the second's root.
       weight_decay: decoupled; applied to kernels and embeddings, never to biases.
       decay_norm_scale: decay LayerNorm scales too. The paper's OPT cures do and its OPT baseline does not: compare like
         with like.
       clip_norm: largest global norm of a gradient; None: no clipping.
-      log_every, eval_every, checkpoint_every: in steps; the last step always does all three.
+      label_smoothing: share of the target that is spread over all classes, during training only.
+      max_bad_steps: an update whose loss or gradient is not finite is skipped; this many in a row end the run.
+      log_every, eval_every, outliers_every, checkpoint_every: in steps; the last step always does all four. Every
+        `outliers_every` steps infinity norms and kurtoses per layer are logged, and the attention's health.
       keep_checkpoints: how many of the newest are kept.
+      keep_best: how many of the best are kept besides; a checkpoint is saved at every evaluation that beats them.
+      best_metric: what "best" means, of the held-out data: loss, perplexity or accuracy.
 
     Raises:
       QtxError: for a value out of its range.
@@ -35,6 +46,7 @@ class TrainingConfig:
     steps: int = 1000
     batch_size: int = 32
     accumulation_steps: int = 1
+    optimizer: str = "adamw"
     learning_rate: float = 1e-3
     schedule: str = "linear"
     warmup_steps: int = 100
@@ -46,17 +58,22 @@ class TrainingConfig:
     weight_decay: float = 0.01
     decay_norm_scale: bool = False
     clip_norm: float | None = 1.0
+    label_smoothing: float = 0.0
+    max_bad_steps: int = 1
     log_every: int = 50
     eval_every: int = 500
+    outliers_every: int = 500
     checkpoint_every: int = 500
     keep_checkpoints: int = 2
+    keep_best: int = 1
+    best_metric: str = "loss"
 
     def __post_init__(self):
-        intervals = ("log_every", "eval_every", "checkpoint_every")
-        for name in ("steps", "batch_size", "accumulation_steps", *intervals, "keep_checkpoints"):
+        intervals = ("log_every", "eval_every", "outliers_every", "checkpoint_every")
+        for name in ("steps", "batch_size", "accumulation_steps", "max_bad_steps", *intervals, "keep_checkpoints"):
             if getattr(self, name) < 1:
                 raise QtxError(f"{name} is {getattr(self, name)}: expected at least 1")
-        for name in ("warmup_steps", "initial_learning_rate", "final_learning_rate", "weight_decay"):
+        for name in ("warmup_steps", "initial_learning_rate", "final_learning_rate", "weight_decay", "keep_best"):
             if not getattr(self, name) >= 0:
                 raise QtxError(f"{name} is {getattr(self, name)}: expected 0 or more")
         for name in ("learning_rate", "epsilon"):
@@ -64,13 +81,15 @@ class TrainingConfig:
                 raise QtxError(f"{name} is {getattr(self, name)}: expected a positive number")
         if self.clip_norm is not None and not self.clip_norm > 0:
             raise QtxError(f"clip_norm is {self.clip_norm}: expected a positive number, or None for no clipping")
-        for name in ("beta1", "beta2"):
+        for name in ("beta1", "beta2", "label_smoothing"):
             if not 0 <= getattr(self, name) < 1:
                 raise QtxError(f"{name} is {getattr(self, name)}: expected a number in [0, 1)")
         for name in ("initial_learning_rate", "final_learning_rate"):
             if getattr(self, name) > self.learning_rate:
                 raise QtxError(f"{name} {getattr(self, name)} exceeds the peak, learning_rate {self.learning_rate}")
+        lookup(OPTIMIZERS, "optimizer", self.optimizer)
         lookup(SCHEDULES, "learning-rate schedule", self.schedule)
+        lookup(BEST_METRICS, "best_metric", self.best_metric)
         if self.warmup_steps >= self.steps:
             raise QtxError(
                 f"warmup_steps is {self.warmup_steps}: expected fewer than steps {self.steps}; lower it, or raise steps"

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import dataclasses
 from collections.abc import Callable, Mapping
 from pathlib import Path
@@ -10,13 +11,17 @@ from typing import Any
 import flax.linen as nn
 import jax
 import numpy as np
+from jax.sharding import Mesh
 
-from qtx.errors import QtxError
+from qtx.errors import Preempted, QtxError
+from qtx.training.bad_steps import ended, keep_batch, skipped
 from qtx.training.checkpoints import Checkpoints
-from qtx.training.config import TrainingConfig
-from qtx.training.program import abstract_params, make_program, placed
+from qtx.training.config import BEST_METRICS, TrainingConfig
+from qtx.training.preemption import preemption
+from qtx.training.profile import Profile
+from qtx.training.program import Program, abstract_params, make_program, placed
 from qtx.training.progress import ProgressLine
-from qtx.training.reporter import Monitor, Reporter
+from qtx.training.reporter import Monitor, Reporter, Work
 from qtx.training.run_folder import RunFolder
 from qtx.training.sharding import (
     MeshConfig,
@@ -24,7 +29,6 @@ from qtx.training.sharding import (
     check_batch,
     make_mesh,
     param_shardings,
-    shard_global_batch,
     shard_process_batch,
 )
 from qtx.training.step import Trainable, TrainState
@@ -63,6 +67,9 @@ def fit(
     seed: int = 0,
     monitor: Monitor | None = None,
     initial: Callable[[], Any] | None = None,
+    flops: Callable[[Mapping[str, Any]], float] | None = None,
+    peak_flops: float | None = None,
+    profile: bool = False,
 ) -> TrainResult:
     """Trains a model, or goes on where an interrupted run of the same config was; at once if that run is finished.
 
@@ -72,95 +79,125 @@ def fit(
 
     Args:
       module: a qtx model, or another `Trainable`.
-      data: has `train(batch_size, seed, process_index, process_count)`, an endless Grain iterator over this process's
-        examples, and `evaluation(batch_size)`, the held-out batches.
+      data: has `train(batch_size, seed, process_index, process_count)`, an endless iterator over this process's part of
+        the batches, with `get_state()` and `set_state()` of a position that is the same on every process; and
+        `evaluation(batch_size, process_index, process_count)`, this process's part of the held-out batches.
       training: the options.
       workdir: the run's folder; created if absent.
       config: what makes this run, of JSON types; kept in the folder, and compared when the run goes on.
       mesh_config: the devices; a run may go on on others.
       seed: of the initial parameters, the order of the data, and dropout.
-      monitor: called before the first update and at every evaluation; its numbers are logged as split "monitor".
+      monitor: called before the first update and every `training.outliers_every`; its numbers are logged as split
+        "monitor".
       initial: gives the parameters to start from, which are evaluated before the first update; called only if the run
         starts. None: random ones.
+      flops: model FLOPs of an update of a batch (arrays, or their shapes), over all devices.
+      peak_flops: FLOP/s that one device can do at best; None: unknown.
+      profile: trace a few steps to the folder's `profile/`.
 
     Raises:
-      QtxError: if mesh, batch and folder do not fit, or the loss is not finite.
+      Preempted: on SIGTERM, when the state is saved.
+      QtxError: if mesh, batch and folder do not fit, another process trains in the folder, it cannot be written, its
+        checkpoints are damaged or of another run, or `training.max_bad_steps` updates in a row are not finite.
     """
     if not 0 <= seed < 2**32:
         raise QtxError(f"seed is {seed}: expected an integer from 0 to 2**32 - 1")
     mesh = make_mesh(mesh_config)
     check_batch(mesh, training.batch_size, training.accumulation_steps)
     folder, main_process = RunFolder(Path(workdir)), jax.process_index() == 0
-    folder.claim(config, write=main_process)
-
-    def training_batches():
-        return data.train(training.batch_size, seed, jax.process_index(), jax.process_count())
+    processes = jax.process_index(), jax.process_count()
 
     def evaluation(batch_size):
-        return (shard_global_batch(mesh, batch) for batch in data.evaluation(batch_size))
+        return (shard_process_batch(mesh, batch) for batch in data.evaluation(batch_size, *processes))
 
-    example = next(training_batches())
-    program = make_program(module, training, mesh, example)
-    key = np.uint32(seed)
-    with Checkpoints(folder.checkpoints, training.keep_checkpoints) as checkpoints:
-        done = checkpoints.latest_step()
-        iterator = training_batches()
-        if done is not None:
-            state = checkpoints.restore(done, program.abstract_state, iterator)
-        elif initial is None:
-            state = program.init(key)
-        else:
-            shardings = jax.tree.map(lambda x: x.sharding, program.abstract_state.params)
-            state = program.start(jax.device_put(initial(), shardings))
+    with contextlib.ExitStack() as stack:
+        if main_process:
+            stack.enter_context(folder.lock())
+        folder.claim(config, write=main_process)
+        preempted = stack.enter_context(preemption())
+        iterator = data.train(training.batch_size, seed, *processes)
+        first = iterator.get_state()
+        example = next(iterator)
+        iterator.set_state(first)
+        program = make_program(module, training, mesh, example)
+        progress = stack.enter_context(ProgressLine(training.steps, enabled=main_process))
+        checkpoints = stack.enter_context(
+            Checkpoints(folder.checkpoints, training.keep_checkpoints, training.keep_best)
+        )
+
+        restored = checkpoints.restore_newest(program.abstract_state, config, progress.warn)
+        done, state, position = restored or (0, _initial_state(program, initial, seed), first)
+        iterator.set_state(position)
         if done == training.steps:
             last = read_metrics(folder.root, "eval")[-1]
             results = {name: value for name, value in last.items() if name not in ("step", "split")}
             return TrainResult(done, state.params, results, folder.root)
-        with (
-            MetricWriter(folder, done, enabled=main_process) as writer,
-            ProgressLine(training.steps, done or 0, enabled=main_process) as progress,
-        ):
-            reporter = Reporter(
-                writer,
-                progress,
-                _counts(training, example),
-                program.eval_step,
-                # As large as one microbatch, since that fits in memory.
-                lambda: evaluation(training.batch_size // training.accumulation_steps),
-                monitor,
-                next(iter(evaluation(-(-MONITOR_EXAMPLES // batch_shards(mesh)) * batch_shards(mesh)))),
-            )
-            if done is None:
-                reporter.monitor(state, 0) if initial is None else reporter.evaluate(state, 0)
-            intervals = (training.log_every, training.eval_every, training.checkpoint_every)
-            for step in range((done or 0) + 1, training.steps + 1):
-                state, numbers = program.train_step(state, shard_process_batch(mesh, next(iterator)), key)
-                reporter.step_done(state, step)
-                log, evaluate, save = (step == training.steps or step % every == 0 for every in intervals)
-                if not (log or evaluate or save):
-                    continue
-                reporter.pause(state)
-                check_finite(state)
-                if log:
-                    reporter.train(state, step, numbers)
-                if evaluate:
-                    reporter.evaluate(state, step)
-                if save:
-                    # The log first: a checkpoint vouches for every line up to its step.
-                    writer.sync()
-                    checkpoints.save(step, state, iterator)
-                reporter.resume()
+        writer = stack.enter_context(MetricWriter(folder, done if restored else None, enabled=main_process))
+        reporter = Reporter(
+            writer,
+            progress,
+            _work(training, example, mesh, flops, peak_flops),
+            program.eval_step,
+            # As large as one microbatch, since that fits in memory.
+            lambda: evaluation(training.batch_size // training.accumulation_steps),
+            monitor,
+            next(iter(evaluation(-(-MONITOR_EXAMPLES // batch_shards(mesh)) * batch_shards(mesh)))),
+        )
+        if not restored:
+            reporter.outliers(state, 0) if initial is None else reporter.evaluate(state, 0)
+        tracer = stack.enter_context(Profile(folder.profile, done, enabled=profile and main_process))
+
+        def save(step, state, position, score=None):
+            # The log first: a checkpoint vouches for every line up to its step.
+            writer.sync()
+            checkpoints.save(step, state, position, config, score)
+
+        key, positions = np.uint32(seed), {}
+        intervals = training.log_every, training.outliers_every, training.eval_every, training.checkpoint_every
+        for step in range(done + 1, training.steps + 1):
+            positions[step] = iterator.get_state()
+            batch = shard_process_batch(mesh, next(iterator))
+            tracer.before(step, state)
+            state, numbers = program.train_step(state, batch, key)
+            tracer.after(step, state)
+            reporter.step_done(state, step)
+            log, look, evaluate, due = (step == training.steps or step % every == 0 for every in intervals)
+            stop = preempted(step)
+            if not (log or look or evaluate or due or stop):
+                continue
+            reporter.pause(state)
+            bad = jax.tree.map(int, jax.device_get(state.bad))
+            if bad.in_a_row >= training.max_bad_steps:
+                iterator.set_state(positions[bad.last])
+                kept = keep_batch(folder.bad_steps, bad.last, next(iterator))
+                if bad.last - 1 > (checkpoints.latest_step() or 0):
+                    mended = dataclasses.replace(state, bad=dataclasses.replace(state.bad, in_a_row=0 * state.step))
+                    save(bad.last - 1, mended, positions[bad.last])
+                raise ended(bad, kept)
+            if bad.last in positions:
+                progress.warn(skipped(bad))
+            positions.clear()
+            if log:
+                reporter.train(state, step, numbers, bad.total)
+            if look:
+                reporter.outliers(state, step)
+            score = None
+            if evaluate:
+                score = BEST_METRICS[training.best_metric] * reporter.evaluate(state, step)[training.best_metric]
+            best = score is not None and training.keep_best > 0 and checkpoints.is_best(score)
+            if due or best or stop:
+                save(step, state, iterator.get_state(), score)
+            if stop:
+                raise Preempted(f"stopped by SIGTERM after step {step:,} of {training.steps:,}, which is saved")
+            reporter.resume()
     return TrainResult(training.steps, state.params, reporter.last_evaluation, folder.root)
 
 
-def check_finite(state: TrainState) -> None:
-    """Raises QtxError naming the step if a loss or gradient since the last log line was not finite."""
-    bad_step = int(state.window.bad_step)
-    if bad_step:
-        raise QtxError(
-            f"loss or gradient is not finite at step {bad_step}: training stopped; lower config.training.learning_rate "
-            "or raise config.training.warmup_steps, and start in another --workdir"
-        )
+def _initial_state(program: Program, initial: Callable[[], Any] | None, seed: int) -> TrainState:
+    if initial is None:
+        return program.init(np.uint32(seed))
+    shardings = jax.tree.map(lambda x: x.sharding, program.abstract_state.params)
+    return program.start(jax.device_put(initial(), shardings))
 
 
 def load_params(module: Trainable, data: Any, workdir: str | Path, mesh_config: MeshConfig = ALL_DEVICES) -> Any:
@@ -187,9 +224,18 @@ def load_params(module: Trainable, data: Any, workdir: str | Path, mesh_config: 
         return checkpoints.restore_params(step, placed(nn.unbox(boxed), shardings))
 
 
-def _counts(training: TrainingConfig, example: Mapping[str, np.ndarray]) -> dict[str, int]:
+def _work(
+    training: TrainingConfig,
+    example: Mapping[str, np.ndarray],
+    mesh: Mesh,
+    flops: Callable[[Mapping[str, Any]], float] | None,
+    peak_flops: float | None,
+) -> Work:
     """What an update processes, over all devices."""
-    counts = {"examples": training.batch_size}
-    if "tokens" in example:
-        counts["tokens"] = training.batch_size * example["tokens"].shape[1]
-    return counts
+    batch = {n: jax.ShapeDtypeStruct((training.batch_size, *x.shape[1:]), x.dtype) for n, x in example.items()}
+    return Work(
+        examples=training.batch_size,
+        tokens=training.batch_size * example["tokens"].shape[1] if "tokens" in example else None,
+        flops=flops(batch) if flops else None,
+        peak_flops=peak_flops * mesh.devices.size if peak_flops else None,
+    )

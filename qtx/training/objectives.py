@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import dataclasses
 import math
+from collections.abc import Mapping
 from typing import NamedTuple
 
 import jax
@@ -27,6 +28,12 @@ class Sums(NamedTuple):
     weight: jax.Array
     correct: jax.Array
 
+    @classmethod
+    def zero(cls) -> Sums:
+        """Of no predictions."""
+        zero = jnp.zeros((), jnp.float32)
+        return cls(zero, zero, zero)
+
 
 def cross_entropy_sums(logits: jax.Array, labels: jax.Array, weights: jax.Array) -> Sums:
     """Sums for logits `[..., classes]`, labels `[...]` int32 and weights `[...]`; labels of weight 0 do not matter."""
@@ -45,6 +52,39 @@ def cross_entropy_sums(logits: jax.Array, labels: jax.Array, weights: jax.Array)
         weights.sum(),
         jnp.where(counted, weights * correct, 0.0).sum(),
     )
+
+
+def training_sums(logits: jax.Array, batch: Mapping[str, jax.Array], label_smoothing: float = 0.0) -> Sums:
+    """Sums against the targets that a model is trained on, which may be mixed and smoothed.
+
+    An example's target is (1 - e) ((1 - s) onehot(labels) + s onehot(mixed_labels)) + e / classes, with the label
+    smoothing e (Szegedy et al. 2016) and the share s of Mixup and CutMix, mixed first and smoothed then (as timm does).
+    Cross entropy is linear in the target, so no target is ever built. Without mixing and smoothing it is
+    `cross_entropy_sums`, and as cheap.
+
+    Args:
+      logits: `[..., classes]`.
+      batch: `labels` `[...]` int32 and `weights` `[...]`; of mixed examples also `mixed_labels` `[...]` int32 and
+        `mixed_share` `[...]`, in [0, 1].
+      label_smoothing: e, in [0, 1).
+
+    Returns:
+      sums; `correct` counts each of two mixed labels by its share, and knows nothing of smoothing.
+    """
+    labels, weights = batch["labels"], batch["weights"].astype(jnp.float32)
+    if "mixed_labels" in batch:
+        of_mixed = weights * batch["mixed_share"]
+        first = cross_entropy_sums(logits, labels, weights - of_mixed)
+        second = cross_entropy_sums(logits, batch["mixed_labels"], of_mixed)
+        sums = Sums(first.loss + second.loss, weights.sum(), first.correct + second.correct)
+    else:
+        sums = cross_entropy_sums(logits, labels, weights)
+    if label_smoothing == 0:
+        return sums
+    logits = logits.astype(jnp.float32)
+    of_uniform = jax.nn.logsumexp(logits, axis=-1) - logits.mean(axis=-1)
+    uniform_loss = jnp.where(weights > 0, weights * of_uniform, 0.0).sum()
+    return sums._replace(loss=(1 - label_smoothing) * sums.loss + label_smoothing * uniform_loss)
 
 
 @dataclasses.dataclass(frozen=True)

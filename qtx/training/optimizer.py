@@ -1,14 +1,79 @@
-"""AdamW with the paper's decay masks and gradient clipping."""
+"""Optimizers by name, from optax, all with the same gradient clipping, schedule and decay mask."""
 
 from __future__ import annotations
 
+import typing
+from collections.abc import Callable
 from typing import Any
 
 import jax
 import optax
 
-from qtx.training.config import TrainingConfig
 from qtx.training.schedules import learning_rate_schedule
+
+if typing.TYPE_CHECKING:
+    from qtx.training.config import TrainingConfig
+
+# Parameters -> a tree like them, True where weights decay.
+Mask = Callable[[Any], Any]
+
+
+def adamw(config: TrainingConfig, schedule: optax.Schedule, mask: Mask) -> optax.GradientTransformation:
+    """AdamW (Loshchilov & Hutter 2019), the paper's."""
+    return optax.adamw(
+        schedule, config.beta1, config.beta2, config.epsilon, weight_decay=config.weight_decay, mask=mask
+    )
+
+
+def lamb(config: TrainingConfig, schedule: optax.Schedule, mask: Mask) -> optax.GradientTransformation:
+    """LAMB (You et al. 2020), for BERT in batches of tens of thousands."""
+    moments = {"b1": config.beta1, "b2": config.beta2, "eps": config.epsilon}
+    return optax.lamb(schedule, **moments, weight_decay=config.weight_decay, mask=mask)
+
+
+def lion(config: TrainingConfig, schedule: optax.Schedule, mask: Mask) -> optax.GradientTransformation:
+    """Lion (Chen et al. 2023): one moment; wants a third to a tenth of AdamW's learning rate."""
+    return optax.lion(schedule, config.beta1, config.beta2, weight_decay=config.weight_decay, mask=mask)
+
+
+def adafactor(config: TrainingConfig, schedule: optax.Schedule, mask: Mask) -> optax.GradientTransformation:
+    """Adafactor (Shazeer & Stern 2018) without a first moment: its second moments are rows and columns, so that its
+    state takes almost no memory. Weights decay as AdamW's do."""
+    return optax.chain(
+        optax.scale_by_factored_rms(),
+        optax.clip_by_block_rms(1.0),
+        optax.add_decayed_weights(config.weight_decay, mask),
+        optax.scale_by_learning_rate(schedule),
+    )
+
+
+def sgd(config: TrainingConfig, schedule: optax.Schedule, mask: Mask) -> optax.GradientTransformation:
+    """Stochastic gradient descent with momentum `beta1`, and decoupled weight decay."""
+    return optax.chain(
+        optax.trace(config.beta1),
+        optax.add_decayed_weights(config.weight_decay, mask),
+        optax.scale_by_learning_rate(schedule),
+    )
+
+
+# A new one is a function and a line here.
+OPTIMIZERS: dict[str, Callable[[TrainingConfig, optax.Schedule, Mask], optax.GradientTransformation]] = {
+    "adamw": adamw,
+    "lamb": lamb,
+    "lion": lion,
+    "adafactor": adafactor,
+    "sgd": sgd,
+}
+
+
+def make_optimizer(config: TrainingConfig) -> optax.GradientTransformation:
+    """Clipping by the global norm, then `config.optimizer` on the configured schedule."""
+    optimizer = OPTIMIZERS[config.optimizer](
+        config, learning_rate_schedule(config), lambda params: decay_mask(params, config.decay_norm_scale)
+    )
+    if config.clip_norm is None:
+        return optimizer
+    return optax.chain(optax.clip_by_global_norm(config.clip_norm), optimizer)
 
 
 def decay_mask(params: Any, decay_norm_scale: bool) -> Any:
@@ -25,18 +90,3 @@ def decay_mask(params: Any, decay_norm_scale: bool) -> Any:
         return decay_norm_scale if name == "scale" else not name.endswith("bias")
 
     return jax.tree_util.tree_map_with_path(decays, params)
-
-
-def make_optimizer(config: TrainingConfig) -> optax.GradientTransformation:
-    """Clipping by the global norm, then AdamW (Loshchilov & Hutter 2019) on the configured schedule."""
-    adamw = optax.adamw(
-        learning_rate_schedule(config),
-        b1=config.beta1,
-        b2=config.beta2,
-        eps=config.epsilon,
-        weight_decay=config.weight_decay,
-        mask=lambda params: decay_mask(params, config.decay_norm_scale),
-    )
-    if config.clip_norm is None:
-        return adamw
-    return optax.chain(optax.clip_by_global_norm(config.clip_norm), adamw)

@@ -11,12 +11,11 @@ class ProgressLine:
 
     Args:
       steps: updates in all.
-      done: updates already done by an earlier run.
       enabled: with several processes, one shows it and tells warnings.
       console: where to; standard error by default.
     """
 
-    def __init__(self, steps: int, done: int, enabled: bool = True, console: Console | None = None):
+    def __init__(self, steps: int, enabled: bool = True, console: Console | None = None):
         self._console = console or Console(stderr=True, quiet=not enabled)
         self._bar = Progress(
             BarColumn(bar_width=16),
@@ -27,7 +26,7 @@ class ProgressLine:
             console=self._console,
             disable=not self._console.is_terminal,
         )
-        self._task = self._bar.add_task("training", total=steps, completed=done, status="compiling")
+        self._task = self._bar.add_task("training", total=steps, status="compiling")
 
     def update(self, step: int, status: str | None = None) -> None:
         """Moves to `step`; `status` (loss and rate, or what is going on) stays until the next one."""

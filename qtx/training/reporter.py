@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import dataclasses
+import math
 import time
 from collections.abc import Callable, Iterable, Mapping
 from typing import Any
@@ -18,12 +20,53 @@ from qtx.training.writers import MetricWriter
 Monitor = Callable[[Any, Batch, int], tuple[Mapping[str, float], str | None]]
 
 
+@dataclasses.dataclass(frozen=True)
+class Work:
+    """What one update processes, over all devices.
+
+    Attributes:
+      examples: rows of the batch.
+      tokens: tokens of the batch; None: there are none.
+      flops: model FLOPs; None: unknown.
+      peak_flops: FLOP/s that the devices can do at best, together; None: unknown.
+    """
+
+    examples: int
+    tokens: int | None = None
+    flops: float | None = None
+    peak_flops: float | None = None
+
+    def rates(self, steps_per_second: float) -> dict[str, float]:
+        """What is logged of a speed: examples, tokens and model FLOPs per second, and the model FLOPs utilization."""
+        counts = {"examples": self.examples, "tokens": self.tokens, "model_flops": self.flops}
+        found = {f"{name}_per_second": steps_per_second * n for name, n in counts.items() if n is not None}
+        if self.flops and self.peak_flops:
+            found["model_flops_utilization"] = steps_per_second * self.flops / self.peak_flops
+        return found
+
+    def shown(self, steps_per_second: float) -> str:
+        """The same, for the progress line: `12.3k tokens/s, MFU 41%`."""
+        rates = self.rates(steps_per_second)
+        unit = "tokens" if self.tokens else "examples"
+        speed = f"{metric_prefix(rates[f'{unit}_per_second'])} {unit}/s"
+        if "model_flops_utilization" in rates:
+            return f"{speed}, MFU {rates['model_flops_utilization']:.0%}"
+        return f"{speed}, {metric_prefix(rates['model_flops_per_second'])}FLOP/s" if self.flops else speed
+
+
+def metric_prefix(value: float) -> str:
+    """At most three digits and a prefix: `12.3k`, `456`, `7.8G`."""
+    value = float(f"{value:.3g}")
+    power = min(int(math.log10(value)) // 3, 4) if value >= 1 else 0
+    return f"{value / 1000**power:g}{('', 'k', 'M', 'G', 'T')[power]}"
+
+
 class Reporter:
     """Turns the state into log lines and the progress line; it alone waits for the devices, where a number is due.
 
     Args:
       writer, progress: where to.
-      counts: what a step processes, e.g. `{"tokens": 4096}`; logged per second.
+      work: what an update processes; logged per second.
       eval_step: compiled (params, batch, step) -> `Sums`.
       evaluation: gives the held-out batches, on the mesh.
       monitor: see `Monitor`; None: none.
@@ -34,13 +77,13 @@ class Reporter:
         self,
         writer: MetricWriter,
         progress: ProgressLine,
-        counts: Mapping[str, int],
+        work: Work,
         eval_step: Callable[[Any, Batch, jax.Array], Sums],
         evaluation: Callable[[], Iterable[Batch]],
         monitor: Monitor | None,
         monitor_batch: Batch,
     ):
-        self._writer, self._progress, self._counts = writer, progress, counts
+        self._writer, self._progress, self._work = writer, progress, work
         self._eval_step, self._evaluation = eval_step, evaluation
         self._monitor, self._monitor_batch = monitor, monitor_batch
         self._loss: float | None = None
@@ -68,9 +111,9 @@ class Reporter:
             self._steps += 1
         self._progress.update(step)
 
-    def train(self, state: TrainState, step: int, numbers: Mapping[str, jax.Array]) -> None:
-        """Logs means over the steps since the last line, and `numbers` of the last step."""
-        sums = jax.device_get(state.window.sums)
+    def train(self, state: TrainState, step: int, numbers: Mapping[str, jax.Array], skipped: int) -> None:
+        """Logs means since the last line, `numbers` of the last step, and how many were skipped in the run."""
+        sums = jax.device_get(state.window)
         means = metrics(float(sums.loss), float(sums.weight), float(sums.correct))
         self._loss = means["loss"]
         values = {
@@ -78,26 +121,28 @@ class Reporter:
             "accuracy": means["accuracy"],
             **{name: float(value) for name, value in numbers.items()},
         }
+        if skipped:
+            values["skipped_steps"] = skipped
         status = f"loss {self._loss:.4f}"
         if self._steps:
             rate = self._steps / self._seconds
-            values |= {f"{name}_per_second": rate * count for name, count in self._counts.items()}
-            status += f", {rate:.3g} steps/s"
+            values |= self._work.rates(rate)
+            status += f", {self._work.shown(rate)}"
         self._steps, self._seconds = 0, 0.0
         self._writer.write(step, "train", values)
         self._progress.update(step, status)
 
-    def evaluate(self, state: TrainState, step: int) -> None:
-        """Logs the metrics of the held-out data, and the monitor's numbers."""
+    def evaluate(self, state: TrainState, step: int) -> dict[str, float]:
+        """Logs and returns the metrics of the held-out data."""
         self._progress.update(step, "evaluating")
         batches = self._evaluation()
         self.last_evaluation = add_up(lambda batch: self._eval_step(state.params, batch, state.step), batches)
         self._writer.write(step, "eval", self.last_evaluation)
-        self.monitor(state, step)
         training = "" if self._loss is None else f"loss {self._loss:.4f}, "
         self._progress.update(step, f"{training}held-out {self.last_evaluation['loss']:.4f}")
+        return self.last_evaluation
 
-    def monitor(self, state: TrainState, step: int) -> None:
+    def outliers(self, state: TrainState, step: int) -> None:
         """Logs the monitor's numbers, and tells its warning."""
         if self._monitor is None:
             return

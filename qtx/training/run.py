@@ -7,9 +7,13 @@ import functools
 import typing
 from pathlib import Path
 
+import jax
+
 import qtx.data
 import qtx.models
 from qtx.analysis.metrics import attention_health, health
+from qtx.hardware import chip_of
+from qtx.models.flops import step_flops
 from qtx.training.health import attention_warning
 from qtx.training.loop import TrainResult, fit
 from qtx.training.qat import check_start, qat_model, start_params
@@ -18,7 +22,9 @@ if typing.TYPE_CHECKING:
     from qtx.experiment import Experiment
 
 
-def train(experiment: Experiment, workdir: str | Path, data: qtx.data.Data | None = None) -> TrainResult:
+def train(
+    experiment: Experiment, workdir: str | Path, data: qtx.data.Data | None = None, profile: bool = False
+) -> TrainResult:
     """Trains an experiment's model in `workdir`, or goes on with it; see `fit`. With `config.qat`, the parameters are
     those of a `qtx.quantization.qat.QatModel`, and the evaluations are of the quantized model.
 
@@ -26,9 +32,11 @@ def train(experiment: Experiment, workdir: str | Path, data: qtx.data.Data | Non
       experiment: what `qtx.experiment.read` returns.
       workdir: the run's folder.
       data: the experiment's data, if it is loaded already.
+      profile: trace a few steps to the folder's `profile/`.
 
     Raises:
-      QtxError: if the parts of the experiment do not fit together or to the folder, or the loss is not finite.
+      Preempted: on SIGTERM, when the state is saved.
+      QtxError: if the parts of the experiment do not fit together or to the folder, or training fails; see `fit`.
     """
     if data is None:
         data = qtx.data.load(experiment.data, experiment.objective)
@@ -42,6 +50,7 @@ def train(experiment: Experiment, workdir: str | Path, data: qtx.data.Data | Non
         numbers = attention_health(module, params, batch, step) if qat is None else health(qat.quantized(params), batch)
         return numbers, attention_warning(numbers["dead_row_share"], experiment.model)
 
+    chip = chip_of(jax.devices()[0].device_kind)
     return fit(
         module if qat is None else qat,
         data,
@@ -52,4 +61,7 @@ def train(experiment: Experiment, workdir: str | Path, data: qtx.data.Data | Non
         seed=experiment.seed,
         monitor=monitor,
         initial=None if qat is None else functools.partial(start_params, experiment, qat, data),
+        flops=functools.partial(step_flops, module.config),
+        peak_flops=None if chip is None else chip.peak_flops(experiment.model.dtype),
+        profile=profile,
     )

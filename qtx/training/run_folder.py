@@ -2,18 +2,30 @@
 
 from __future__ import annotations
 
+import contextlib
 import dataclasses
 import json
 import os
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
 from pathlib import Path
 from typing import Any
+
+from filelock import FileLock, Timeout
 
 from qtx.errors import QtxError
 
 # What may change between a run's start and its continuation: nothing that a parameter's value depends on.
 FREE_SECTIONS = ("name", "mesh", "quantization", "compare")
-FREE_TRAINING_OPTIONS = ("log_every", "eval_every", "checkpoint_every", "keep_checkpoints")
+FREE_TRAINING_OPTIONS = (
+    "log_every",
+    "eval_every",
+    "outliers_every",
+    "checkpoint_every",
+    "keep_checkpoints",
+    "keep_best",
+    "best_metric",
+    "max_bad_steps",
+)
 
 
 @dataclasses.dataclass(frozen=True)
@@ -39,6 +51,38 @@ class RunFolder:
     @property
     def checkpoints(self) -> Path:
         return self.root / "checkpoints"
+
+    @property
+    def bad_steps(self) -> Path:
+        """Batches whose loss or gradient was not finite; see `qtx.training.bad_steps`."""
+        return self.root / "bad_steps"
+
+    @property
+    def profile(self) -> Path:
+        """Profiler traces; see `qtx.training.profile`."""
+        return self.root / "profile"
+
+    @contextlib.contextmanager
+    def lock(self) -> Iterator[None]:
+        """Creates the folder, and keeps other processes from training in it; the lock goes with the process.
+
+        Raises:
+          QtxError: if another process has it, or the folder cannot be written.
+        """
+        lock = FileLock(self.root / ".lock")
+        try:
+            self.root.mkdir(parents=True, exist_ok=True)
+            lock.acquire(timeout=0)
+        except Timeout:
+            raise QtxError(
+                f"another process is training in {self.root}: wait for it, stop it, or choose another --workdir"
+            ) from None
+        except OSError as error:
+            raise self._unwritable(error) from error
+        try:
+            yield
+        finally:
+            lock.release()
 
     def claim(self, config: Mapping[str, Any], write: bool = True) -> None:
         """Creates the folder for the run of `config`, or accepts it as that run's.
@@ -66,7 +110,10 @@ class RunFolder:
             temporary.write_text(json.dumps(wanted, indent=2) + "\n", encoding="utf-8")
             os.replace(temporary, self.config)
         except OSError as error:
-            raise QtxError(f"cannot write the run's folder {self.root}: {error.strerror}") from error
+            raise self._unwritable(error) from error
+
+    def _unwritable(self, error: OSError) -> QtxError:
+        return QtxError(f"cannot write the run's folder {self.root}: {error.strerror}")
 
     def read_config(self) -> dict[str, Any]:
         """The folder's config.

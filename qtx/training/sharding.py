@@ -1,15 +1,9 @@
-"""Where arrays live: the device mesh, and the one table from logical axes to mesh axes.
-
-Models name the axes of their parameters by meaning (`qtx.layers`); this module alone decides how those are split. The
-rest is XLA's: with Auto axes, `jax.jit` propagates the shardings of the state and the batch through the program and
-inserts the collectives.
-"""
+"""Where arrays live: the device mesh, and the shardings of parameters, optimizer state and batches on it."""
 
 from __future__ import annotations
 
 import dataclasses
 import math
-from collections.abc import Mapping
 from typing import Any
 
 import flax.linen as nn
@@ -18,22 +12,8 @@ import numpy as np
 import optax
 from jax.sharding import AxisType, Mesh, NamedSharding, PartitionSpec
 
+from qtx.axes import LOGICAL_AXES, MESH_AXES, partition
 from qtx.errors import QtxError
-
-MESH_AXES = ("data", "fsdp", "tensor")
-
-# Logical axis -> mesh axes. A dimension that its mesh axes do not divide is replicated instead (say, a vocabulary of
-# 30522 on 4 tensor devices): the numbers are the same, only memory is not saved. So is a dimension whose mesh axes an
-# earlier dimension of the same array already uses.
-LOGICAL_AXES: dict[str, tuple[str, ...]] = {
-    "batch": ("data", "fsdp"),
-    "embed": ("fsdp",),
-    "heads": ("tensor",),
-    "mlp": ("tensor",),
-    "vocab": ("tensor",),
-    "layers": (),
-    "positions": (),
-}
 
 
 @dataclasses.dataclass(frozen=True)
@@ -97,35 +77,26 @@ def check_batch(mesh: Mesh, batch_size: int, accumulation_steps: int) -> None:
         )
 
 
-def partition(mesh: Mesh | Mapping[str, int], logical: PartitionSpec, shape: tuple[int, ...]) -> PartitionSpec:
-    """The mesh axes of an array whose dimensions have the given logical names (None: replicated)."""
-    sizes = mesh.shape if isinstance(mesh, Mesh) else mesh
-    taken: set[str] = set()
-    axes: list[str | tuple[str, ...] | None] = []
-    for name, size in zip(tuple(logical) + (None,) * (len(shape) - len(logical)), shape, strict=True):
-        wanted = () if name is None else LOGICAL_AXES[name]
-        fits = size % math.prod(sizes[axis] for axis in wanted) == 0 and not taken & set(wanted)
-        axes.append(wanted if wanted and fits else None)
-        taken.update(wanted if fits else ())
-    return PartitionSpec(*axes)
-
-
 def param_shardings(mesh: Mesh, boxed: Any) -> Any:
     """A `NamedSharding` per parameter, from the (abstract) parameters boxed with their logical axes by `init`."""
 
     def of(spec, leaf):
-        return NamedSharding(mesh, partition(mesh, spec, leaf.shape))
+        return NamedSharding(mesh, partition(mesh.shape, spec, leaf.shape))
 
     specs = nn.get_partition_spec(boxed)
     return jax.tree.map(of, specs, nn.unbox(boxed), is_leaf=lambda x: isinstance(x, PartitionSpec))
 
 
 def optimizer_shardings(mesh: Mesh, optimizer: optax.GradientTransformation, params: Any, shardings: Any) -> Any:
-    """Shardings of `optimizer.init(params)`: moments lie with their parameter, counters everywhere."""
+    """Shardings of `optimizer.init(params)`: moments lie with their parameter; counters, and what is smaller than its
+    parameter (Adafactor's rows and columns), everywhere."""
+    everywhere = replicated(mesh)
+
+    def of(leaf, sharding, param):
+        return sharding if leaf.shape == param.shape else everywhere
+
     state = jax.eval_shape(optimizer.init, params)
-    return optax.tree_map_params(
-        optimizer, lambda _, s: s, state, shardings, transform_non_params=lambda _: replicated(mesh)
-    )
+    return optax.tree_map_params(optimizer, of, state, shardings, params, transform_non_params=lambda _: everywhere)
 
 
 def replicated(mesh: Mesh) -> NamedSharding:

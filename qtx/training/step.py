@@ -12,10 +12,10 @@ import jax.numpy as jnp
 import optax
 from jax.sharding import Mesh, NamedSharding, PartitionSpec
 
+from qtx.axes import LOGICAL_AXES
 from qtx.training.config import TrainingConfig
-from qtx.training.objectives import Sums, cross_entropy_sums
+from qtx.training.objectives import Sums, cross_entropy_sums, training_sums
 from qtx.training.schedules import learning_rate_schedule
-from qtx.training.sharding import LOGICAL_AXES
 
 Batch = dict[str, jax.Array]
 
@@ -31,21 +31,23 @@ class Trainable(Protocol):
 
 
 @flax.struct.dataclass
-class Window:
-    """Training metrics since the last log line. They are part of the state, so that a resumed run logs the same means.
+class BadSteps:
+    """Updates whose loss or gradient was not finite. They are skipped: parameters and optimizer state stay.
 
     Attributes:
-      sums: loss, weight and correct, added up over the updates.
-      bad_step: the first update (from 1) whose loss or gradient was not finite; 0: none.
+      last: the last such update (from 1); 0: none.
+      in_a_row: how many came one after the other, up to now.
+      total: how many there were in the run.
     """
 
-    sums: Sums
-    bad_step: jax.Array
+    last: jax.Array
+    in_a_row: jax.Array
+    total: jax.Array
 
     @classmethod
-    def empty(cls) -> Window:
-        zero = jnp.zeros((), jnp.float32)
-        return cls(Sums(zero, zero, zero), jnp.zeros((), jnp.int32))
+    def none(cls) -> BadSteps:
+        zero = jnp.zeros((), jnp.int32)
+        return cls(zero, zero, zero)
 
 
 @flax.struct.dataclass
@@ -53,16 +55,19 @@ class TrainState:
     """Everything that an update changes.
 
     Attributes:
-      step: updates done, int32.
+      step: updates done, int32; skipped ones count.
       params: float32, without boxes.
       opt_state: optax's.
-      window: metrics since the last log line.
+      window: `Sums` since the last log line, without skipped updates. Part of the state, so that a resumed run logs the
+        same means.
+      bad: what was skipped.
     """
 
     step: Any
     params: Any
     opt_state: Any
     window: Any
+    bad: Any
 
 
 def init_state(module: Trainable, optimizer: optax.GradientTransformation, seed: Any, batch: Any) -> TrainState:
@@ -72,7 +77,7 @@ def init_state(module: Trainable, optimizer: optax.GradientTransformation, seed:
 
 def start_state(optimizer: optax.GradientTransformation, params: Any) -> TrainState:
     """The state before the first update of given parameters."""
-    return TrainState(jnp.zeros((), jnp.int32), params, optimizer.init(params), Window.empty())
+    return TrainState(jnp.zeros((), jnp.int32), params, optimizer.init(params), Sums.zero(), BadSteps.none())
 
 
 def _init_key(seed: Any) -> jax.Array:
@@ -91,12 +96,15 @@ def make_train_step(
 
     The loss is sum(weights * cross entropy) / sum(weights) over the whole batch: each microbatch divides by the weights
     of all, so that accumulation gives the big batch's gradient and not a mean of means.
+
+    An update that is not finite is skipped. `config.max_bad_steps` of them in a row freeze the state as it was before
+    the last of them, with `bad` alone telling so: whatever is called until that is noticed changes nothing.
     """
 
     def gradients(params, batch, key, step, normalizer):
         def loss(params):
             logits: Any = module.apply({"params": params}, batch, train=True, step=step, rngs={"dropout": key})
-            sums = cross_entropy_sums(logits, batch["labels"], batch["weights"])
+            sums = training_sums(logits, batch, config.label_smoothing)
             return sums.loss / normalizer, sums
 
         return jax.grad(loss, has_aux=True)(params)
@@ -110,7 +118,7 @@ def make_train_step(
             new = gradients(params, batch, jax.random.fold_in(key, index), step, normalizer)
             return jax.tree.map(jnp.add, total, new), None
 
-        zeros = jax.tree.map(jnp.zeros_like, params), Window.empty().sums
+        zeros = jax.tree.map(jnp.zeros_like, params), Sums.zero()
         return jax.lax.scan(add, zeros, (split, jnp.arange(parts)))[0]
 
     schedule = learning_rate_schedule(config)
@@ -123,17 +131,33 @@ def make_train_step(
         updates, opt_state = optimizer.update(grads, state.opt_state, state.params)
         params = optax.apply_updates(state.params, updates)
         grad_norm = optax.tree.norm(grads)
-        step = state.step + 1
 
-        fresh = state.step % config.log_every == 0
-        window = jax.tree.map(lambda old, new: jnp.where(fresh, new, old), state.window, Window.empty())
         finite = jnp.isfinite(sums.loss) & jnp.isfinite(grad_norm)
-        bad_step = jnp.where((window.bad_step == 0) & ~finite, step, window.bad_step)
-        window = Window(jax.tree.map(jnp.add, window.sums, sums), bad_step)
-        numbers = {"learning_rate": schedule(state.step), "grad_norm": grad_norm}
-        return TrainState(step, params, opt_state, window), numbers
+        in_a_row = jnp.where(finite, 0, state.bad.in_a_row + 1)
+        frozen = state.bad.in_a_row >= config.max_bad_steps
+        goes_on = ~frozen & (in_a_row < config.max_bad_steps)
+        skipped = goes_on & ~finite
+        bad = BadSteps(jnp.where(finite, state.bad.last, state.step + 1), in_a_row, state.bad.total + skipped)
+        window = _where(state.step % config.log_every == 0, Sums.zero(), state.window)
+        window = _where(finite, jax.tree.map(jnp.add, window, sums), window)
+        params, opt_state = _where(finite & ~frozen, (params, opt_state), (state.params, state.opt_state))
+        after = TrainState(
+            step=state.step + goes_on,
+            params=params,
+            opt_state=opt_state,
+            window=_where(goes_on, window, state.window),
+            bad=_where(frozen, state.bad, bad),
+        )
+        # A skipped update leaves the optimizer's own count, by which it takes its learning rate, where it was.
+        numbers = {"learning_rate": schedule(state.step - state.bad.total), "grad_norm": grad_norm}
+        return after, numbers
 
     return train_step
+
+
+def _where(condition: jax.Array, chosen: Any, other: Any) -> Any:
+    """`jnp.where` over trees."""
+    return jax.tree.map(lambda a, b: jnp.where(condition, a, b), chosen, other)
 
 
 def _microbatches(x: jax.Array, parts: int, mesh: Mesh) -> jax.Array:

@@ -38,5 +38,5 @@ def training():
 
     Epsilon is large, since AdamW turns a gradient of 1e-9 (rounding: a key bias has none) into a whole step.
     """
-    intervals = dict(log_every=5, eval_every=4, checkpoint_every=3)
+    intervals = dict(log_every=5, eval_every=4, outliers_every=4, checkpoint_every=3)
     return TrainingConfig(steps=12, batch_size=16, warmup_steps=2, learning_rate=1e-2, epsilon=1e-3, **intervals)

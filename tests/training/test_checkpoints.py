@@ -3,7 +3,10 @@
 from __future__ import annotations
 
 import dataclasses
+import math
+import re
 import shutil
+from pathlib import Path
 
 import jax
 import numpy as np
@@ -15,6 +18,8 @@ from qtx.training import MeshConfig, load_params
 from qtx.training.checkpoints import Checkpoints
 from qtx.training.program import make_program
 from qtx.training.sharding import make_mesh
+
+CONFIG = {"seed": 0, "training": {"steps": 3, "log_every": 1}, "mesh": {"data": 1}}
 
 
 @pytest.fixture(scope="module")
@@ -32,12 +37,14 @@ def test_state_and_data_position_come_back(tmp_path, program, data):
         next(iterator)
     with Checkpoints(tmp_path, keep=2) as checkpoints:
         assert checkpoints.latest_step() is None
-        checkpoints.save(3, state, iterator)
+        checkpoints.save(3, state, iterator.get_state())
     expected = next(iterator)
     fresh = data.train(16, 0)
     with Checkpoints(tmp_path, keep=2) as checkpoints:
         assert checkpoints.latest_step() == 3
-        equal(checkpoints.restore(3, program.abstract_state, fresh), state)
+        restored, position = checkpoints.restore(3, program.abstract_state)
+    equal(restored, state)
+    fresh.set_state(position)
     equal(next(fresh), expected)
 
 
@@ -47,36 +54,53 @@ def test_a_saved_state_may_be_overwritten_at_once(tmp_path, program, data):
     state, seed = program.init(np.uint32(0)), np.uint32(0)
     saved = jax.tree.map(np.array, jax.device_get(state))
     with Checkpoints(tmp_path, keep=1) as checkpoints:
-        checkpoints.save(1, state, data.train(16, 0))
+        checkpoints.save(1, state, {})
         for _ in range(5):
             state, _ = program.train_step(state, batch, seed)
         checkpoints.wait()
-        equal(checkpoints.restore(1, program.abstract_state, data.train(16, 0)), saved)
+        equal(checkpoints.restore(1, program.abstract_state)[0], saved)
 
 
 def test_restored_to_another_mesh(tmp_path, program, module, data, training):
     state = program.init(np.uint32(1))
     other = make_program(module, training, make_mesh(MeshConfig(2, 2, 2)), next(data.train(16, 0)))
     with Checkpoints(tmp_path, keep=1) as checkpoints:
-        checkpoints.save(1, state, data.train(16, 0))
+        checkpoints.save(1, state, {})
         checkpoints.wait()
-        restored = checkpoints.restore(1, other.abstract_state, data.train(16, 0))
+        restored, _ = checkpoints.restore(1, other.abstract_state)
     equal(restored, state)
     assert jax.tree.map(lambda x: x.sharding, restored) == jax.tree.map(lambda x: x.sharding, other.abstract_state)
 
 
-def test_the_newest_stay(tmp_path, program, data):
-    state, iterator = program.init(np.uint32(1)), data.train(16, 0)
-    with Checkpoints(tmp_path, keep=2) as checkpoints:
-        for step in (1, 2, 3):
-            checkpoints.save(step, state, iterator)
-    assert sorted(path.name for path in tmp_path.iterdir()) == ["2", "3"]
+@pytest.mark.parametrize(
+    ("keep", "keep_best", "scores", "left"),
+    [
+        (2, 0, [None, None, None], ["2", "3"]),
+        (1, 1, [-3.0, -1.0, -2.0], ["2", "3"]),
+        (1, 1, [-1.0, None, math.nan], ["1", "3"]),
+        (1, 2, [5.0, 6.0, 4.0, 3.0], ["1", "2", "4"]),
+        (1, 1, [2.0, 2.0, 1.0], ["2", "3"]),
+    ],
+)
+def test_the_newest_and_the_best_stay(tmp_path, program, keep, keep_best, scores, left):
+    state = program.init(np.uint32(1))
+    with Checkpoints(tmp_path, keep, keep_best) as checkpoints:
+        for step, score in enumerate(scores, start=1):
+            checkpoints.save(step, state, {}, score=score)
+    assert sorted(path.name for path in tmp_path.iterdir()) == left
+    with Checkpoints(tmp_path) as checkpoints:
+        measured = [score for score in scores if score is not None and not math.isnan(score)]
+        if measured and keep_best:
+            assert scores[checkpoints.best_step() - 1] == max(measured)
+            assert checkpoints.is_best(max(measured) + 1) and not checkpoints.is_best(max(measured))
+        else:
+            assert checkpoints.best_step() is None and checkpoints.is_best(0.0)
 
 
-def test_an_incomplete_save_is_ignored_and_removed(tmp_path, program, data):
-    state, iterator = program.init(np.uint32(1)), data.train(16, 0)
+def test_an_incomplete_save_is_ignored_and_removed(tmp_path, program):
+    state = program.init(np.uint32(1))
     with Checkpoints(tmp_path, keep=2) as checkpoints:
-        checkpoints.save(1, state, iterator)
+        checkpoints.save(1, state, {})
     # What a run killed while saving step 2 leaves: the temporary folder, without the mark of completion.
     incomplete = tmp_path / "2.orbax-checkpoint-tmp"
     shutil.copytree(tmp_path / "1", incomplete)
@@ -84,8 +108,89 @@ def test_an_incomplete_save_is_ignored_and_removed(tmp_path, program, data):
         mark.unlink()
     with Checkpoints(tmp_path, keep=2) as checkpoints:
         assert checkpoints.latest_step() == 1
-        equal(checkpoints.restore(1, program.abstract_state, iterator), state)
+        equal(checkpoints.restore(1, program.abstract_state)[0], state)
     assert not incomplete.exists()
+
+
+@pytest.fixture(scope="module")
+def two_checkpoints(tmp_path_factory, program):
+    """Steps 1 and 2, and the two states on the host."""
+    folder = tmp_path_factory.mktemp("checkpoints")
+    states = program.init(np.uint32(1)), program.init(np.uint32(2))
+    with Checkpoints(folder, keep=2) as checkpoints:
+        for step, state in enumerate(states, start=1):
+            checkpoints.save(step, state, {"next_index": step}, CONFIG)
+    return folder, jax.device_get(states)
+
+
+def truncate(path):
+    path.write_bytes(path.read_bytes()[: path.stat().st_size // 2])
+
+
+def flip(path):
+    content = bytearray(path.read_bytes())
+    content[len(content) * 2 // 3] ^= 0x55
+    path.write_bytes(bytes(content))
+
+
+def newest(folder, program):
+    warnings = []
+    with Checkpoints(folder, keep=2) as checkpoints:
+        step, state, position = checkpoints.restore_newest(program.abstract_state, CONFIG, warnings.append)
+    return step, state, position, warnings
+
+
+@pytest.mark.parametrize("damage", [Path.unlink, truncate, flip], ids=["deleted", "truncated", "flipped"])
+def test_whatever_file_is_damaged_the_state_is_one_that_was_saved(tmp_path, program, two_checkpoints, damage):
+    """Whichever file of the newest: it is whole nevertheless, or told, set aside, and the one before it used."""
+    folder, states = two_checkpoints
+    files = sorted(path.relative_to(folder) for path in (folder / "2").rglob("*") if path.is_file())
+    told = 0
+    for index, file in enumerate(files):
+        copy = tmp_path / str(index) / "checkpoints"
+        shutil.copytree(folder, copy)
+        damage(copy / file)
+        step, state, position, warnings = newest(copy, program)
+        equal(state, states[step - 1])
+        assert position == {"next_index": step}
+        aside = copy.parent / "damaged_checkpoints" / "2"
+        assert (step == 1) == bool(warnings) == aside.exists() == (not (copy / "2").exists())
+        if warnings:
+            assert re.search(r"the checkpoint .*2 is damaged: .*trying the one before it", warnings[0]), warnings
+            told += 1
+    assert told >= 3
+
+
+def test_checkpoints_that_are_all_damaged_are_an_error(tmp_path, program, two_checkpoints):
+    folder = tmp_path / "checkpoints"
+    shutil.copytree(two_checkpoints[0], folder)
+    for step in ("1", "2"):
+        shutil.rmtree(folder / step / "state")
+    with pytest.raises(QtxError, match=r"all checkpoints in .* are damaged \(2, 1\): restore them from a copy"):
+        newest(folder, program)
+    assert (folder / "1").exists() and (folder / "2").exists()
+
+
+def test_a_checkpoint_set_aside_leaves_its_step_free(tmp_path, program, two_checkpoints):
+    folder = tmp_path / "checkpoints"
+    shutil.copytree(two_checkpoints[0], folder)
+    for _ in range(2):
+        shutil.rmtree(folder / "2" / "state")
+        with Checkpoints(folder, keep=2) as checkpoints:
+            step, state, _ = checkpoints.restore_newest(program.abstract_state, CONFIG, lambda text: None)
+            assert step == 1
+            checkpoints.save(2, state, {"next_index": 2}, CONFIG)
+        assert newest(folder, program)[0] == 2
+    assert sorted(path.name for path in (tmp_path / "damaged_checkpoints").iterdir()) == ["2", "2.1"]
+
+
+def test_a_checkpoint_of_another_config_is_refused(program, two_checkpoints):
+    other = {"seed": 7, "training": {"steps": 9}, "mesh": {"data": 2}}
+    with (
+        Checkpoints(two_checkpoints[0]) as checkpoints,
+        pytest.raises(QtxError, match=r"of another config: seed \(0 there, 7 here\), training.steps \(3 there, 9"),
+    ):
+        checkpoints.restore_newest(program.abstract_state, other, print)
 
 
 @pytest.mark.parametrize(
@@ -97,13 +202,13 @@ def test_an_incomplete_save_is_ignored_and_removed(tmp_path, program, data):
 )
 def test_another_model_is_refused(tmp_path, program, model_config, data, training, changes, message):
     with Checkpoints(tmp_path / "checkpoints", keep=1) as checkpoints:
-        checkpoints.save(1, program.init(np.uint32(0)), data.train(16, 0))
+        checkpoints.save(1, program.init(np.uint32(0)), {})
     other = Opt(dataclasses.replace(model_config, **changes))
     with pytest.raises(QtxError, match=message):
         load_params(other, data, tmp_path)
     wanted = make_program(other, training, make_mesh(MeshConfig(1)), next(data.train(16, 0))).abstract_state
     with Checkpoints(tmp_path / "checkpoints") as checkpoints, pytest.raises(QtxError, match=message):
-        checkpoints.restore(1, wanted, data.train(16, 0))
+        checkpoints.restore(1, wanted)
 
 
 @pytest.mark.parametrize(("create", "message"), [(False, "has no checkpoints"), (True, "no complete checkpoint yet")])

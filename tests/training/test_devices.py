@@ -54,7 +54,7 @@ def losses_and_norms(family: str, mesh: tuple[int, int, int], dropout: float) ->
     measured, before = [], 0.0
     for _ in range(3):
         state, numbers = program.train_step(state, shard_global_batch(devices, batch(family)), seed)
-        total = float(state.window.sums.loss)
+        total = float(state.window.loss)
         measured.append((total - before, float(numbers["grad_norm"])))
         before = total
     return np.array(measured)

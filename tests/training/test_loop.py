@@ -3,41 +3,27 @@
 from __future__ import annotations
 
 import dataclasses
+import gzip
+import json
 import math
+import re
+import shutil
+import signal
 
 import jax
 import jax.numpy as jnp
 import numpy as np
 import pytest
 
-from qtx.errors import QtxError
-from qtx.training import MeshConfig, evaluate, fit, load_params, read_metrics
+from qtx.errors import Preempted, QtxError
+from qtx.training import MeshConfig, RunFolder, evaluate, fit, load_params, read_metrics
+from qtx.training.bad_steps import read_batch
+from qtx.training.checkpoints import Checkpoints
+
+from .interruption import InterruptedData, Interruption
 
 CONFIG = {"seed": 7, "model": {"width": 16}}
 TIMES = ("examples_per_second", "tokens_per_second")
-
-
-class Interruption(Exception):
-    pass
-
-
-class InterruptedData:
-    """The data, whose training iterator fails instead of giving batch number `stop` of a run."""
-
-    def __init__(self, data, stop):
-        self._data, self._stop, self.evaluation = data, stop, data.evaluation
-
-    def train(self, *args):
-        iterator, stop = self._data.train(*args), self._stop
-
-        class Failing(type(iterator)):
-            def __next__(self):
-                if self.get_state()["next_index"] >= stop:
-                    raise Interruption
-                return super().__next__()
-
-        iterator.__class__ = Failing
-        return iterator
 
 
 @pytest.fixture(scope="module")
@@ -135,15 +121,129 @@ def test_a_seed_out_of_range(run, tmp_path, seed):
     assert not any(tmp_path.iterdir())
 
 
-def test_a_loss_that_is_not_finite_stops_the_run(run, data, tmp_path):
-    def infinite(record, rng):
-        made = data.example(record, rng)
-        return made | {"weights": np.full_like(made["weights"], np.inf)}
+class PoisonedData(InterruptedData):
+    """The data, whose batches of the given steps (from 1) have an infinite loss."""
 
-    poisoned = dataclasses.replace(data, example=infinite)
-    with pytest.raises(QtxError, match="not finite at step 1: .*learning_rate"):
-        run(tmp_path, data=poisoned)
-    assert not any(step.name.isdigit() for step in (tmp_path / "checkpoints").iterdir())
+    def __init__(self, data, steps):
+        super().__init__(data, stop=None)
+        self._steps = steps
+
+    def train(self, *args):
+        iterator, steps = self._data.train(*args), self._steps
+
+        class Poisoned(type(iterator)):
+            def __next__(self):
+                batch = super().__next__()
+                bad = self.get_state()["next_index"] in steps
+                return batch | {"weights": np.full_like(batch["weights"], np.inf)} if bad else batch
+
+        iterator.__class__ = Poisoned
+        return iterator
+
+
+def test_a_bad_step_stops_the_run(run, data, tmp_path, unbroken):
+    """With the state before it, its batch, and the log up to it; and again, when started again."""
+    for _ in range(2):
+        with pytest.raises(QtxError, match="not finite at step 8: .*is checkpoint 7, its batch .*learning_rate"):
+            run(tmp_path, data=PoisonedData(data, {8}))
+        assert max(line["step"] for line in read_metrics(tmp_path)) == 5
+    with Checkpoints(tmp_path / "checkpoints") as checkpoints:
+        assert checkpoints.latest_step() == 7
+    kept = read_batch(tmp_path / "bad_steps" / "step_8.npz")
+    iterator = data.train(16, 7)
+    iterator.set_state({"next_index": 7})
+    np.testing.assert_array_equal(kept["tokens"], next(iterator)["tokens"])
+    assert np.isinf(kept["weights"]).all()
+    # The state that was kept is the one before the bad batch: with that batch mended, nothing shows.
+    result = run(tmp_path, monitor=parameter_norm)
+    jax.tree.map(np.testing.assert_array_equal, result.params, unbroken.params)
+
+
+def test_bad_steps_are_skipped_up_to_a_number(run, data, training, tmp_path, capsys):
+    def lenient(limit):
+        return dataclasses.replace(training, max_bad_steps=limit)
+
+    poisoned = PoisonedData(data, {2, 7, 8, 9})
+    with pytest.raises(QtxError, match="not finite at step 9, the last of 3 in a row"):
+        run(tmp_path, data=poisoned, training=lenient(3))
+    assert "step 2: update skipped (1 in this run)" in capsys.readouterr().err
+    result = run(tmp_path, data=poisoned, training=lenient(4))
+    assert result.step == 12 and np.isfinite(result.metrics["loss"])
+    lines = read_metrics(tmp_path, "train")
+    assert [line["skipped_steps"] for line in lines] == [1, 4, 4]
+    assert all(np.isfinite(line["loss"]) for line in lines)
+    # The schedule waits for those that were skipped: update 12 has the rate of update 8.
+    assert lines[-1]["learning_rate"] == pytest.approx(1e-2 * (10 - (7 - 2)) / 10)
+    unbroken = run(tmp_path / "unbroken", data=poisoned, training=lenient(4))
+    jax.tree.map(np.testing.assert_array_equal, result.params, unbroken.params)
+
+
+def test_a_second_run_in_the_folder_is_refused(run, data, tmp_path):
+    with RunFolder(tmp_path).lock(), pytest.raises(QtxError, match="another process is training in"):
+        run(tmp_path)
+    with pytest.raises(Interruption):
+        run(tmp_path, data=InterruptedData(data, 4))
+    with RunFolder(tmp_path).lock():  # it gave the folder back
+        pass
+
+
+class TerminatedData(InterruptedData):
+    """The data; the process gets SIGTERM when its training iterator gives batch number `stop`."""
+
+    def train(self, *args):
+        iterator, stop = self._data.train(*args), self._stop
+
+        class Terminating(type(iterator)):
+            def __next__(self):
+                if self.get_state()["next_index"] == stop:
+                    signal.raise_signal(signal.SIGTERM)
+                return super().__next__()
+
+        iterator.__class__ = Terminating
+        return iterator
+
+
+@pytest.mark.parametrize("stop", [1, 3, 7])
+def test_sigterm_saves_and_leaves_no_trace(run, unbroken, data, tmp_path, stop):
+    handler = signal.getsignal(signal.SIGTERM)
+    with pytest.raises(Preempted, match=f"SIGTERM after step {stop + 1} of 12, which is saved"):
+        run(tmp_path, data=TerminatedData(data, stop), monitor=parameter_norm)
+    assert signal.getsignal(signal.SIGTERM) is handler
+    with Checkpoints(tmp_path / "checkpoints") as checkpoints:
+        assert checkpoints.latest_step() == stop + 1
+    result = run(tmp_path, monitor=parameter_norm)
+    jax.tree.map(np.testing.assert_array_equal, result.params, unbroken.params)
+    assert without_times(tmp_path) == without_times(unbroken.workdir)
+
+
+def test_the_best_checkpoint_stays(run, unbroken, data, training, tmp_path):
+    """The held-out accuracy is best at some evaluation, whatever `checkpoint_every`."""
+    rare = dataclasses.replace(
+        training, checkpoint_every=12, eval_every=1, keep_checkpoints=1, best_metric="accuracy", learning_rate=0.3
+    )
+    run(tmp_path, training=rare)
+    accuracies = {line["step"]: line["accuracy"] for line in read_metrics(tmp_path, "eval")}
+    with Checkpoints(tmp_path / "checkpoints") as checkpoints:
+        best = checkpoints.best_step()
+    assert accuracies[best] == max(accuracies.values()) and best < 12
+
+
+def test_a_damaged_checkpoint_is_told_and_the_one_before_used(run, unbroken, data, tmp_path, capsys):
+    with pytest.raises(Interruption):
+        run(tmp_path, data=InterruptedData(data, 10), monitor=parameter_norm)
+    shutil.rmtree(tmp_path / "checkpoints" / "9" / "state")
+    result = run(tmp_path, monitor=parameter_norm)
+    assert re.search("warning: the checkpoint .*9 is damaged: .*trying the one before", capsys.readouterr().err)
+    jax.tree.map(np.testing.assert_array_equal, result.params, unbroken.params)
+    assert without_times(tmp_path) == without_times(unbroken.workdir)
+
+
+def test_a_profile(run, tmp_path):
+    run(tmp_path, profile=True)
+    traces = sorted(path.name for path in (tmp_path / "profile").rglob("*") if path.is_file())
+    assert any(name.endswith(".xplane.pb") for name in traces)
+    with gzip.open(next((tmp_path / "profile").rglob("perfetto_trace.json.gz"))) as file:
+        assert json.load(file)
 
 
 def test_a_monitor_warns(run, tmp_path, capsys):

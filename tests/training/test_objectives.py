@@ -12,7 +12,7 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from qtx.training.objectives import cross_entropy_sums, metrics
+from qtx.training.objectives import cross_entropy_sums, metrics, training_sums
 
 
 def random_predictions(seed: int, examples: int, classes: int = 7):
@@ -83,3 +83,62 @@ def test_sums_are_float32_under_bfloat16():
 )
 def test_metrics(sums, expected):
     assert tuple(metrics(*sums).values()) == pytest.approx(expected, nan_ok=True)
+
+
+def optax_targets(batch, classes, smoothing):
+    """The targets that `training_sums` means, spelled out: `[..., classes]`."""
+    share = batch.get("mixed_share", np.zeros(batch["labels"].shape, np.float32))[..., None]
+    one_hot = jax.nn.one_hot(batch["labels"], classes)
+    other = jax.nn.one_hot(batch.get("mixed_labels", batch["labels"]), classes)
+    return optax.smooth_labels((1 - share) * one_hot + share * other, smoothing)
+
+
+@settings(max_examples=40, deadline=None)
+@given(
+    st.integers(0, 2**31),
+    st.sampled_from([(4,), (3, 5)]),
+    st.sampled_from([0.0, 0.1, 0.5]),
+    st.booleans(),
+)
+def test_training_sums_are_those_of_explicit_soft_targets(seed, shape, smoothing, mixed):
+    rng = np.random.default_rng(seed)
+    logits = rng.normal(size=(*shape, 7)).astype(np.float32) * 5
+    batch = {
+        "labels": rng.integers(0, 7, shape).astype(np.int32),
+        "weights": rng.choice([0.0, 1.0, 0.5], shape).astype(np.float32),
+    }
+    if mixed:
+        share = rng.choice([0.0, 1.0, 0.25, 0.7], shape).astype(np.float32)
+        batch |= {"mixed_labels": rng.integers(0, 7, shape).astype(np.int32), "mixed_share": share}
+    targets = optax_targets(batch, 7, smoothing)
+
+    def ours(logits):
+        return training_sums(logits, batch, smoothing).loss
+
+    def expected(logits):
+        return (optax.softmax_cross_entropy(logits, targets) * batch["weights"]).sum()
+
+    for f, g in ((ours, expected), (jax.grad(ours), jax.grad(expected))):
+        np.testing.assert_allclose(f(jnp.asarray(logits)), g(jnp.asarray(logits)), rtol=1e-5, atol=1e-5)
+    sums = training_sums(logits, batch, smoothing)
+    share = batch.get("mixed_share", np.zeros(shape))
+    best = logits.argmax(-1)
+    correct = (1 - share) * (best == batch["labels"]) + share * (best == batch.get("mixed_labels", -1))
+    np.testing.assert_allclose(sums.weight, batch["weights"].sum(), rtol=1e-6)
+    np.testing.assert_allclose(sums.correct, (batch["weights"] * correct).sum(), rtol=1e-5, atol=1e-6)
+
+
+def test_plain_training_sums_are_the_evaluation_sums_bit_for_bit():
+    logits, labels, weights = random_predictions(0, 4)
+    batch = {"labels": labels, "weights": weights}
+    plain = jax.make_jaxpr(lambda x: training_sums(x, batch, 0.0))(logits)
+    assert str(plain) == str(jax.make_jaxpr(lambda x: cross_entropy_sums(x, labels, weights))(logits))
+
+
+def test_what_has_weight_0_does_not_matter_to_smoothed_mixed_sums():
+    logits, labels, weights = random_predictions(0, 4)
+    weights[1] = 0
+    share = np.full(weights.shape, 0.3, np.float32)
+    batch = {"labels": labels, "mixed_labels": labels[::-1], "mixed_share": share, "weights": weights}
+    poisoned = jnp.asarray(logits).at[1].set(jnp.inf)
+    assert training_sums(poisoned, batch, 0.1).loss == training_sums(logits, batch, 0.1).loss

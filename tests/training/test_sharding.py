@@ -7,10 +7,11 @@ import numpy as np
 import pytest
 from jax.sharding import PartitionSpec as P
 
+from qtx.axes import partition
 from qtx.errors import QtxError
 from qtx.training import MeshConfig, TrainingConfig
 from qtx.training.program import make_program
-from qtx.training.sharding import batch_shards, check_batch, make_mesh, partition, shard_global_batch
+from qtx.training.sharding import batch_shards, check_batch, make_mesh, shard_global_batch
 
 SIZES = {"data": 2, "fsdp": 4, "tensor": 3}
 

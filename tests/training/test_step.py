@@ -5,7 +5,6 @@ from __future__ import annotations
 import dataclasses
 
 import jax
-import jax.numpy as jnp
 import numpy as np
 import pytest
 
@@ -13,6 +12,7 @@ from qtx.models import Opt
 from qtx.training import MeshConfig
 from qtx.training.program import make_program
 from qtx.training.sharding import make_mesh, shard_global_batch
+from qtx.training.step import BadSteps
 
 SEED = np.uint32(3)
 
@@ -46,7 +46,7 @@ def test_accumulation_is_the_big_batch(without_dropout, training, batch):
     accumulating = dataclasses.replace(training, accumulation_steps=4)
     state, same_numbers = run(without_dropout, accumulating, batch, updates=2, mesh=(2, 1, 1))
     np.testing.assert_allclose(same_numbers["grad_norm"], numbers["grad_norm"], rtol=1e-6)
-    for total, expected in zip(state.window.sums, whole.window.sums, strict=True):
+    for total, expected in zip(state.window, whole.window, strict=True):
         np.testing.assert_allclose(total, expected, rtol=1e-6)
     jax.tree.map(lambda a, b: np.testing.assert_allclose(a, b, atol=1e-6), state.params, whole.params)
 
@@ -60,7 +60,7 @@ def test_the_gradient_is_that_of_the_mean_over_predictions(without_dropout, trai
 
 def test_a_batch_without_predictions_changes_nothing_but_decay(without_dropout, training, batch):
     state, numbers = run(without_dropout, training, batch | {"weights": np.zeros_like(batch["weights"])})
-    assert numbers["grad_norm"] == 0 and state.window.bad_step == 0
+    assert numbers["grad_norm"] == 0 and state.bad.last == 0
     assert all(np.isfinite(leaf).all() for leaf in jax.tree.leaves(state.params))
 
 
@@ -70,23 +70,43 @@ def test_dropout_is_a_function_of_seed_and_step(module, training, batch):
     again, _ = run(module, training, batch)
     second, _ = run(module, training, batch, updates=2)
     jax.tree.map(np.testing.assert_array_equal, first, again)
-    assert second.window.sums.loss - first.window.sums.loss != first.window.sums.loss
+    assert second.window.loss - first.window.loss != first.window.loss
 
 
 def test_the_window_starts_afresh_after_a_log_line(without_dropout, training, batch):
     state, _ = run(without_dropout, training, batch, updates=5)
-    np.testing.assert_allclose(state.window.sums.weight, 5 * batch["weights"].sum())
+    np.testing.assert_allclose(state.window.weight, 5 * batch["weights"].sum())
     state, _ = run(without_dropout, training, batch, updates=6)
     assert state.step == 6
-    np.testing.assert_allclose(state.window.sums.weight, batch["weights"].sum())
+    np.testing.assert_allclose(state.window.weight, batch["weights"].sum())
 
 
-def test_the_first_bad_step_is_remembered(without_dropout, training, batch):
+@pytest.mark.parametrize("limit", [1, 3])
+def test_bad_steps_change_nothing(without_dropout, training, batch, limit):
+    """Up to the limit they count as steps; from there on the state is frozen, whatever comes."""
     mesh = make_mesh(MeshConfig(1))
-    program = make_program(without_dropout, training, mesh, batch)
-    state, _ = program.train_step(program.init(SEED), shard_global_batch(mesh, batch), SEED)
-    assert state.window.bad_step == 0
-    poisoned = state.replace(params=jax.tree.map(lambda x: x * jnp.nan, state.params))
+    program = make_program(without_dropout, dataclasses.replace(training, max_bad_steps=limit), mesh, batch)
+    good = shard_global_batch(mesh, batch)
+    bad = shard_global_batch(mesh, batch | {"weights": np.full_like(batch["weights"], np.nan)})
+    state, _ = program.train_step(program.init(SEED), good, SEED)
+    assert state.bad.last == 0 and state.bad.total == 0
+    before = jax.device_get((state.params, state.opt_state, state.window))
+    for step in range(2, 2 + limit):
+        state, numbers = program.train_step(state, bad, SEED)
+        assert jax.device_get((state.bad.last, state.bad.in_a_row)) == (step, step - 1)
+        assert not np.isfinite(numbers["grad_norm"])
     for _ in range(2):
-        poisoned, _ = program.train_step(poisoned, shard_global_batch(mesh, batch), SEED)
-    assert int(poisoned.window.bad_step) == 2
+        state, _ = program.train_step(state, good, SEED)
+        assert jax.device_get((state.step, state.bad.last, state.bad.in_a_row)) == (limit, limit + 1, limit)
+        jax.tree.map(np.testing.assert_array_equal, before, (state.params, state.opt_state, state.window))
+
+
+def test_a_good_step_ends_a_row_of_bad_ones(without_dropout, training, batch):
+    mesh = make_mesh(MeshConfig(1))
+    program = make_program(without_dropout, dataclasses.replace(training, max_bad_steps=2), mesh, batch)
+    good = shard_global_batch(mesh, batch)
+    bad = shard_global_batch(mesh, batch | {"weights": np.full_like(batch["weights"], np.nan)})
+    state = program.init(SEED)
+    for given in (bad, good, bad, good):
+        state, _ = program.train_step(state, given, SEED)
+    assert jax.device_get((state.step, state.bad)) == (4, BadSteps(last=3, in_a_row=0, total=2))

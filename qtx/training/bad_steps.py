@@ -1,0 +1,46 @@
+"""Updates that are not finite: what the user is told of them, and the batch to look into."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from pathlib import Path
+
+import jax
+import numpy as np
+
+from qtx.errors import QtxError
+from qtx.training.step import BadSteps
+
+
+def keep_batch(folder: Path, step: int, batch: Mapping[str, np.ndarray]) -> Path:
+    """Writes this process's part of the batch of update `step`; returns the file, an `.npz`."""
+    process = f"_process_{jax.process_index()}" if jax.process_count() > 1 else ""
+    path = folder / f"step_{step}{process}.npz"
+    try:
+        folder.mkdir(parents=True, exist_ok=True)
+        np.savez(path, **batch)
+    except OSError as error:
+        raise QtxError(f"cannot keep the batch of step {step} in {path}: {error.strerror}") from error
+    return path
+
+
+def read_batch(path: Path) -> dict[str, np.ndarray]:
+    """A batch that `keep_batch` wrote."""
+    with np.load(path) as arrays:
+        return dict(arrays)
+
+
+def ended(bad: BadSteps, batch: Path) -> QtxError:
+    """What the user is told when too many bad steps came in a row."""
+    rows = "" if bad.in_a_row == 1 else f", the last of {bad.in_a_row} in a row"
+    return QtxError(
+        f"loss or gradient is not finite at step {bad.last}{rows}: training stopped. The state before it is checkpoint "
+        f"{bad.last - 1}, its batch {batch}; to leave bad batches out, go on with a higher "
+        "config.training.max_bad_steps; else lower config.training.learning_rate or raise "
+        "config.training.warmup_steps, and start in another --workdir"
+    )
+
+
+def skipped(bad: BadSteps) -> str:
+    """What the user is told of a bad step that does not end the run."""
+    return f"loss or gradient is not finite at step {bad.last}: update skipped ({bad.total} in this run)"
