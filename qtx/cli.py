@@ -9,6 +9,7 @@ import dataclasses
 import sys
 from collections.abc import Callable, Sequence
 from pathlib import Path
+from typing import Any
 
 from qtx import __version__
 from qtx.errors import Preempted, QtxError, lookup
@@ -28,15 +29,18 @@ class Command:
     resume: str  # what the user does after an interruption
     flags: tuple[str, ...] = ()  # of `FLAGS`
     choice: str | None = None  # a flag whose value the command itself gets
+    workdir: bool = True  # whether it works in a folder
 
 
 @dataclasses.dataclass(frozen=True)
 class Flag:
-    """A flag that some commands have; with `override`, short for overriding one value of the config."""
+    """A flag that some commands have; with `override`, short for overriding one value of the config; a `switch` has no
+    value."""
 
     usage: str
     help: str
     override: str | None = None
+    switch: bool = False
 
 
 FLAGS = {
@@ -44,18 +48,45 @@ FLAGS = {
     "scheme": Flag("--scheme=SCHEME", "one scheme, e.g. w8a8, instead of the config's", "quantization.schemes=('{}',)"),
     "ranges": Flag("--ranges=FILE", "ranges of an earlier calibration, for the first scheme, instead of a new one"),
     "format": Flag("--format=FORMAT", "int8 (runs in integers) or huggingface (floating point)"),
+    "devices": Flag("--devices=N", "devices to plan for (default: as many as config.mesh names)"),
+    "distributed": Flag("--distributed", "one of many processes, on a cluster: see docs/scale.md", switch=True),
+    "profile": Flag("--profile", "trace a few steps, for TensorBoard and Perfetto, to WORKDIR/profile", switch=True),
+    "checkpoint": Flag("--checkpoint=WHICH", "newest (default), best (on the held-out data), or its step"),
+    "chip": Flag("--chip=NAME", "what they are, e.g. h100-sxm or tpu-v5e"),
 }
 
 
 COMMANDS = {
+    "plan": Command(
+        summary="what training will need: memory, FLOPs, collectives; whether it fits a chip",
+        description="Compiles the training step for a mesh that this machine need not have, and tells what one device\n"
+        "holds and does in a step. Needs no data and no accelerator: what only the data tell is assumed, and said.",
+        example="qtx plan --config=configs/opt_125m.py --devices=8 --chip=l4 --config.model.remat=full",
+        config="required",
+        resume="the same command starts over",
+        flags=("devices", "chip"),
+        workdir=False,
+    ),
+    "prepare": Command(
+        summary="make a corpus ready on disk: tokenized and packed, or its images gathered",
+        description="Writes what training reads of config.data's corpora as TFDS datasets in config.data.data_dir,\n"
+        "and tells how much there is. Training does so itself at first use; prepare does it earlier, e.g. on a\n"
+        "machine without an accelerator. What is there already is not made again.",
+        example="qtx prepare --config=configs/wikitext2_bert.py --config.data.source=text_corpus",
+        config="required",
+        resume="the same command goes on after the last finished shard",
+        workdir=False,
+    ),
     "train": Command(
         summary="pre-train one model, or resume its training",
         description="Trains the config's model on its data. The folder gets the resolved config, metrics (JSON lines\n"
         "and TensorBoard), checkpoints, and the tokenizer. Run again, the same command goes on from the last\n"
-        "checkpoint and ends with the same numbers as a run that was never interrupted.",
+        "checkpoint that is whole and ends with the same numbers as a run that was never interrupted. SIGTERM saves\n"
+        "a checkpoint first, and exits with 0.",
         example="qtx train --config=configs/demo.py:gated_linear --workdir=runs/gated --config.training.steps=500",
         config="required",
         resume="the same command resumes from the last checkpoint",
+        flags=("distributed", "profile"),
     ),
     "evaluate": Command(
         summary="measure a trained model: loss, metric, outliers",
@@ -65,6 +96,7 @@ COMMANDS = {
         example="qtx evaluate --workdir=runs/gated",
         config="optional",
         resume="the same command starts over",
+        flags=("checkpoint",),
     ),
     "quantize": Command(
         summary="quantize a trained model and measure what it costs",
@@ -74,7 +106,7 @@ COMMANDS = {
         example="qtx quantize --workdir=runs/gated --config.quantization.schemes=\"('w8a8', 'w4a8')\"",
         config="optional",
         resume="the same command starts over",
-        flags=("method", "scheme", "ranges"),
+        flags=("method", "scheme", "ranges", "checkpoint"),
     ),
     "sensitivity": Command(
         summary="rank the tensors of a trained model by what quantizing them costs",
@@ -85,7 +117,7 @@ COMMANDS = {
         example="qtx sensitivity --workdir=runs/gated --scheme=w4a4",
         config="optional",
         resume="the same command starts over",
-        flags=("method", "scheme"),
+        flags=("method", "scheme", "checkpoint"),
     ),
     "export": Command(
         summary="take a trained model away: in integers, or as a Hugging Face checkpoint",
@@ -95,7 +127,7 @@ COMMANDS = {
         example="qtx export --format=int8 --workdir=runs/gated --scheme=w8a8",
         config="optional",
         resume="the same command starts over",
-        flags=("format", "method", "scheme"),
+        flags=("format", "method", "scheme", "checkpoint"),
         choice="format",
     ),
     "compare": Command(
@@ -156,10 +188,14 @@ def main(arguments: Sequence[str] | None = None) -> int:
 
 def runner(name: str, command: Command, arguments: Sequence[str]) -> Callable[[], None]:
     """The command, ready to run: its flags parsed, its config read and checked."""
-    from qtx.flags import parse, take_flag
+    from qtx.flags import parse, take_flag, take_switch
 
-    arguments, chosen = list(arguments), {}
+    arguments = list(arguments)
+    chosen: dict[str, Any] = {}
     for flag in command.flags:
+        if FLAGS[flag].switch:
+            chosen[flag], arguments = take_switch(arguments, flag)
+            continue
         value, arguments = take_flag(arguments, flag)
         override = FLAGS[flag].override
         if value is not None and override is not None:
@@ -171,24 +207,25 @@ def runner(name: str, command: Command, arguments: Sequence[str]) -> Callable[[]
     config, workdir = parse(arguments, of_run=command.config == "optional")
     if config is None and command.config == "required":
         raise QtxError(f"{name} needs --config=FILE, e.g. {command.example}")
-    if workdir is None:
+    if workdir is not None and not command.workdir:
+        raise QtxError(f"{name} takes no --workdir: it makes no run")
+    if workdir is None and command.workdir:
         raise QtxError(f"{name} needs --workdir=FOLDER, e.g. {command.example}")
-    if workdir.exists() and not workdir.is_dir():
+    if workdir is not None and workdir.exists() and not workdir.is_dir():
         raise QtxError(f"--workdir={workdir} is a file: expected a folder")
     if config is not None and command.config == "none":
         raise QtxError(f"{name} takes no --config: it reads what the folder holds")
     return lambda: _run(name, config, workdir, chosen)
 
 
-def _run(name: str, config, workdir: Path, chosen: dict[str, str]) -> None:
+def _run(name: str, config, workdir: Path | None, chosen: dict[str, Any]) -> None:
     from qtx import commands
     from qtx.experiment import read
 
     function = getattr(commands, name)
-    if config is None:
-        function(workdir)
-    else:
-        function(read(config), workdir, **chosen)
+    experiment = () if config is None else (read(config),)
+    folder = () if workdir is None else (workdir,)
+    function(*experiment, *folder, **chosen)
 
 
 def program_help() -> str:
@@ -218,16 +255,20 @@ def command_help(name: str) -> str:
         "optional": "  --config=FILE[:VARIANT]  the experiment (default: the config that the run recorded)\n",
         "none": "",
     }[command.config]
+    if config_flags:
+        config_flags += f"{'':<27}(FILE:smoke and FILE:VARIANT:smoke: the same, a minute's work for a laptop)\n"
     overrides = (
         "  --config.KEY=VALUE       overrides one value, e.g. --config.training.steps=500\n" if config_flags else ""
     )
+    folder = "  --workdir=FOLDER         the run's folder\n" if command.workdir else ""
     choice = f" {FLAGS[command.choice].usage}" if command.choice else ""
     own = "".join(f"  {FLAGS[flag].usage:<23}  {FLAGS[flag].help}\n" for flag in command.flags)
     usage = {"required": " --config=FILE", "optional": " [--config=FILE]", "none": ""}[command.config]
     return (
         f"qtx {name}: {command.summary}.\n\n"
-        f"usage: qtx {name}{choice}{usage} --workdir=FOLDER{' [--config.KEY=VALUE ...]' if config_flags else ''}\n\n"
+        f"usage: qtx {name}{choice}{usage}{' --workdir=FOLDER' if command.workdir else ''}"
+        f"{' [--config.KEY=VALUE ...]' if config_flags else ''}\n\n"
         f"{command.description}\n\n"
-        f"flags:\n{config_flags}  --workdir=FOLDER         the run's folder\n{own}{overrides}"
+        f"flags:\n{config_flags}{folder}{own}{overrides}"
         f"\nexample:\n  {command.example}"
     )

@@ -29,15 +29,15 @@ from qtx.quantization.files import load_ranges
 from qtx.quantization.integer import IntegerModel
 from qtx.quantization.methods import METHODS
 from qtx.results import Result
-from qtx.training import OBJECTIVES, RunFolder, load_params, train
+from qtx.training import NEWEST, OBJECTIVES, RunFolder, load_params, train
 from qtx.training.evaluate import add_up
 from qtx.training.objectives import Sums, cross_entropy_sums
 
 
-def train_run(prepared: Prepared, workdir: Path) -> Any:
+def train_run(prepared: Prepared, workdir: Path, profile: bool = False) -> Any:
     """Trains, resumes, or takes the finished run in `workdir`; returns its parameters, those of `prepared.qat` if there
     is one."""
-    result = train(prepared.experiment, workdir, prepared.data)
+    result = train(prepared.experiment, workdir, prepared.data, profile)
     if prepared.data.tokenizer is not None:
         prepared.data.tokenizer.save(workdir / "tokenizer.json")
     return result.params
@@ -50,13 +50,13 @@ def check_run(experiment: Experiment, workdir: Path) -> None:
     folder.claim(record(experiment), write=False)
 
 
-def restore_run(prepared: Prepared, workdir: Path) -> Any:
-    """The parameters of the last checkpoint of the run in `workdir`, as `train_run` returns them.
+def restore_run(prepared: Prepared, workdir: Path, checkpoint: str = NEWEST) -> Any:
+    """The parameters of a checkpoint of the run in `workdir`, as `train_run` returns them; see `load_params`.
 
     Raises:
-      QtxError: if there is none, or it is that of another model.
+      QtxError: if there is none, it is damaged, or that of another model.
     """
-    return load_params(prepared.qat or prepared.module, prepared.data, workdir, prepared.experiment.mesh)
+    return load_params(prepared.qat or prepared.module, prepared.data, workdir, prepared.experiment.mesh, checkpoint)
 
 
 def trained_schemes(prepared: Prepared, params: Any) -> dict[str, Quantized]:

@@ -4,8 +4,9 @@ from __future__ import annotations
 
 from qtx.training.config import TrainingConfig
 from qtx.training.evaluate import evaluate
-from qtx.training.loop import TrainResult, fit, load_params
+from qtx.training.loop import NEWEST, TrainResult, fit, load_params
 from qtx.training.objectives import OBJECTIVES
+from qtx.training.optimizer import OPTIMIZERS
 from qtx.training.run import train
 from qtx.training.run_folder import RunFolder
 from qtx.training.schedules import SCHEDULES
@@ -13,7 +14,9 @@ from qtx.training.sharding import MeshConfig
 from qtx.training.writers import read_metrics
 
 __all__ = [
+    "NEWEST",
     "OBJECTIVES",
+    "OPTIMIZERS",
     "SCHEDULES",
     "MeshConfig",
     "RunFolder",

@@ -7,17 +7,19 @@ their fingerprint, by which one that was damaged afterwards is recognized.
 
 from __future__ import annotations
 
+import contextlib
+import dataclasses
 import json
 import math
 import os
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
 import jax
 import orbax.checkpoint as ocp
 from jax.experimental import multihost_utils
-from orbax.checkpoint.checkpoint_managers import AnyPreservationPolicy, BestN, LatestN
+from orbax.checkpoint.checkpoint_managers import AnyPreservationPolicy, LatestN, PreservationPolicy
 
 from qtx.errors import QtxError
 from qtx.training.fingerprint import fingerprint
@@ -41,17 +43,23 @@ class Checkpoints:
 
     def __init__(self, folder: Path, keep: int | None = None, keep_best: int = 0):
         self.folder = Path(folder).absolute()
-        kept = AnyPreservationPolicy(
-            [LatestN(keep), BestN(get_metric_fn=_score, n=keep_best)]
-        )
+        self._scores: dict[int, float] = {}
         # Handlers are named because a manager that has not saved yet cannot tell what a checkpoint's items are.
         self._manager = ocp.CheckpointManager(
             self.folder,
             options=ocp.CheckpointManagerOptions(
-                best_fn=_score, preservation_policy=kept, cleanup_tmp_directories=keep is not None
+                preservation_policy=AnyPreservationPolicy([LatestN(keep), _Best(self._scores, keep_best)]),
+                cleanup_tmp_directories=keep is not None,
             ),
             item_handlers={"state": ocp.PyTreeCheckpointHandler(), "progress": ocp.JsonCheckpointHandler()},
         )
+        for step in self.steps():
+            with contextlib.suppress(DamagedCheckpoint):
+                self._remember(step, self._progress(step)["score"])
+
+    def steps(self) -> list[int]:
+        """Updates done at each complete checkpoint, ascending."""
+        return sorted(self._manager.all_steps())
 
     def latest_step(self) -> int | None:
         """Updates done at the newest complete checkpoint."""
@@ -59,16 +67,16 @@ class Checkpoints:
 
     def best_step(self) -> int | None:
         """Updates done at the checkpoint with the best score; None: none has a score."""
-        scores = self._scores()
-        return max(scores, key=lambda step: (scores[step], step)) if scores else None
+        scored = self._scores.keys() & set(self.steps())
+        return max(scored, key=lambda step: (self._scores[step], step), default=None)
 
     def is_best(self, score: float) -> bool:
         """Whether no checkpoint has a score as good."""
-        return not math.isnan(score) and all(score > other for other in self._scores().values())
+        return not math.isnan(score) and all(score > other for other in self._scores.values())
 
-    def _scores(self) -> dict[int, float]:
-        found = {step: self._manager.metrics(step) for step in self._manager.all_steps()}
-        return {step: _score(metrics) for step, metrics in found.items() if metrics and metrics["score"] is not None}
+    def _remember(self, step: int, score: float | None) -> None:
+        if score is not None and not math.isnan(score):
+            self._scores[step] = score
 
     def save(
         self,
@@ -95,10 +103,11 @@ class Checkpoints:
             "position": dict(position),
             "config": None if config is None else dict(config),
             "fingerprint": fingerprint(state),
+            "score": score,
         }
         items = ocp.args.Composite(state=ocp.args.PyTreeSave(state), progress=ocp.args.JsonSave(progress))
-        metrics = {"score": None if score is None or math.isnan(score) else score}
-        self._writing(lambda: self._manager.save(step, args=items, metrics=metrics))
+        self._remember(step, score)
+        self._writing(lambda: self._manager.save(step, args=items))
 
     def wait(self) -> None:
         """Returns when all saves are on disk.
@@ -129,7 +138,7 @@ class Checkpoints:
           QtxError: if all are damaged, or the newest whole one is of another model or config.
         """
         damaged: list[str] = []
-        for step in sorted(self._manager.all_steps(), reverse=True):
+        for step in reversed(self.steps()):
             try:
                 restored, position = self.restore(step, state, config)
             except DamagedCheckpoint as error:
@@ -153,6 +162,8 @@ class Checkpoints:
             aside.mkdir(exist_ok=True)
             free = (aside / f"{name}{suffix}" for suffix in ("", *(f".{i}" for i in range(1, 1000))))
             os.replace(self.folder / name, next(path for path in free if not path.exists()))
+        for name in steps:
+            self._scores.pop(int(name), None)
         if steps:
             if jax.process_count() > 1:
                 multihost_utils.sync_global_devices("damaged checkpoints set aside")
@@ -192,7 +203,7 @@ class Checkpoints:
             return json.loads(json.dumps(self._manager.restore(step, args=item)["progress"]))
 
         progress = self._reading(step, read)
-        if not isinstance(progress, dict) or not {"position", "config", "fingerprint"} <= progress.keys():
+        if not isinstance(progress, dict) or not {"position", "config", "fingerprint", "score"} <= progress.keys():
             raise DamagedCheckpoint(f"the checkpoint {self._path(step)} is damaged: its progress is incomplete")
         return progress
 
@@ -244,9 +255,18 @@ class Checkpoints:
         self.close()
 
 
-def _score(metrics: Mapping[str, float | None]) -> float:
-    score = metrics["score"]
-    return -math.inf if score is None else score
+@dataclasses.dataclass
+class _Best(PreservationPolicy):
+    """Keeps the steps with the `number` highest of `scores`, the newer ones of equals."""
+
+    scores: Mapping[int, float]
+    number: int
+
+    def should_preserve(self, checkpoints: Sequence[Any], *, context: Any) -> list[bool]:
+        steps = [checkpoint.step for checkpoint in checkpoints]
+        ranked = sorted(self.scores.keys() & set(steps), key=lambda step: (self.scores[step], step), reverse=True)
+        best = set(ranked[: self.number])
+        return [step in best for step in steps]
 
 
 def _shapes(tree: Any, item: str) -> dict[str, tuple[int, ...]]:

@@ -15,7 +15,7 @@ from jax.sharding import Mesh
 
 from qtx.errors import Preempted, QtxError
 from qtx.training.bad_steps import ended, keep_batch, skipped
-from qtx.training.checkpoints import Checkpoints
+from qtx.training.checkpoints import Checkpoints, DamagedCheckpoint
 from qtx.training.config import BEST_METRICS, TrainingConfig
 from qtx.training.preemption import preemption
 from qtx.training.profile import Profile
@@ -29,6 +29,7 @@ from qtx.training.sharding import (
     check_batch,
     make_mesh,
     param_shardings,
+    process_part,
     shard_process_batch,
 )
 from qtx.training.step import Trainable, TrainState
@@ -37,6 +38,7 @@ from qtx.training.writers import MetricWriter, read_metrics
 # Examples that a monitor sees: it looks at every attention map, so a whole batch could exceed the memory.
 MONITOR_EXAMPLES = 16
 ALL_DEVICES = MeshConfig()
+NEWEST, BEST = "newest", "best"
 
 
 @dataclasses.dataclass(frozen=True)
@@ -105,17 +107,17 @@ def fit(
     mesh = make_mesh(mesh_config)
     check_batch(mesh, training.batch_size, training.accumulation_steps)
     folder, main_process = RunFolder(Path(workdir)), jax.process_index() == 0
-    processes = jax.process_index(), jax.process_count()
+    part = process_part(mesh)
 
     def evaluation(batch_size):
-        return (shard_process_batch(mesh, batch) for batch in data.evaluation(batch_size, *processes))
+        return (shard_process_batch(mesh, batch) for batch in data.evaluation(batch_size, *part))
 
     with contextlib.ExitStack() as stack:
         if main_process:
             stack.enter_context(folder.lock())
         folder.claim(config, write=main_process)
         preempted = stack.enter_context(preemption())
-        iterator = data.train(training.batch_size, seed, *processes)
+        iterator = data.train(training.batch_size, seed, *part)
         first = iterator.get_state()
         example = next(iterator)
         iterator.set_state(first)
@@ -200,17 +202,24 @@ def _initial_state(program: Program, initial: Callable[[], Any] | None, seed: in
     return program.start(jax.device_put(initial(), shardings))
 
 
-def load_params(module: Trainable, data: Any, workdir: str | Path, mesh_config: MeshConfig = ALL_DEVICES) -> Any:
-    """The parameters of a run's newest checkpoint, on the mesh.
+def load_params(
+    module: Trainable,
+    data: Any,
+    workdir: str | Path,
+    mesh_config: MeshConfig = ALL_DEVICES,
+    checkpoint: str = NEWEST,
+) -> Any:
+    """The parameters of one of a run's checkpoints, on the mesh.
 
     Args:
       module: the run's model.
       data: has `evaluation(batch_size)`; gives the shapes only.
       workdir: the run's folder.
       mesh_config: the devices, not necessarily those of the training.
+      checkpoint: `"newest"`, `"best"` on the held-out data by `training.best_metric`, or its step, e.g. `"500"`.
 
     Raises:
-      QtxError: if the folder has no checkpoint, or one of another model.
+      QtxError: if the folder has no such checkpoint, it is damaged, or one of another model.
     """
     folder = RunFolder(Path(workdir)).checkpoints
     if not folder.is_dir():
@@ -218,10 +227,29 @@ def load_params(module: Trainable, data: Any, workdir: str | Path, mesh_config: 
     boxed = abstract_params(module, next(iter(data.evaluation(1))))
     shardings = param_shardings(make_mesh(mesh_config), boxed)
     with Checkpoints(folder) as checkpoints:
-        step = checkpoints.latest_step()
-        if step is None:
-            raise QtxError(f"{workdir} has no complete checkpoint yet: let its training reach one")
-        return checkpoints.restore_params(step, placed(nn.unbox(boxed), shardings))
+        step = _find_step(checkpoints, workdir, checkpoint)
+        try:
+            return checkpoints.restore_params(step, placed(nn.unbox(boxed), shardings))
+        except DamagedCheckpoint as error:
+            others = ", ".join(str(other) for other in checkpoints.steps() if other != step)
+            remedy = f"choose another with --checkpoint={others}" if others else "there is no other"
+            raise QtxError(f"{error}; {remedy}") from error
+
+
+def _find_step(checkpoints: Checkpoints, workdir: str | Path, checkpoint: str) -> int:
+    steps = checkpoints.steps()
+    if not steps:
+        raise QtxError(f"{workdir} has no complete checkpoint yet: let its training reach one")
+    if checkpoint == NEWEST:
+        return steps[-1]
+    if checkpoint == BEST:
+        best = checkpoints.best_step()
+        if best is None:
+            raise QtxError(f"{workdir} has no checkpoint with an evaluation yet: choose one of {steps}, or newest")
+        return best
+    if checkpoint not in map(str, steps):
+        raise QtxError(f"{workdir} has no checkpoint {checkpoint!r}: expected newest, best or one of {steps}")
+    return int(checkpoint)
 
 
 def _work(

@@ -35,8 +35,14 @@ class Sums(NamedTuple):
         return cls(zero, zero, zero)
 
 
-def cross_entropy_sums(logits: jax.Array, labels: jax.Array, weights: jax.Array) -> Sums:
-    """Sums for logits `[..., classes]`, labels `[...]` int32 and weights `[...]`; labels of weight 0 do not matter."""
+def cross_entropy_sums(logits: jax.Array, labels: jax.Array, weights: jax.Array, share_ties: bool = True) -> Sums:
+    """Sums for logits `[..., classes]`, labels `[...]` int32 and weights `[...]`; labels of weight 0 do not matter.
+
+    Args:
+      logits, labels, weights: see above.
+      share_ties: count a label that is one of k best classes as 1 / k, so that a model that says nothing has the
+        accuracy of guessing; False: as 1, which saves a pass over the logits.
+    """
     counted = weights > 0
     labels = jnp.where(counted, labels, 0)
     weights = weights.astype(jnp.float32)
@@ -44,9 +50,9 @@ def cross_entropy_sums(logits: jax.Array, labels: jax.Array, weights: jax.Array)
     of_label = jnp.take_along_axis(logits, labels[..., None], axis=-1)[..., 0]
     cross_entropy = jax.nn.logsumexp(logits, axis=-1) - of_label
     # Not `argmax == label`: XLA's CPU argmax is six times slower, and would call a tie by the order of the classes.
-    # Here k equal best classes count as 1 / k each, so a model that says nothing has the accuracy of guessing.
     best = logits.max(axis=-1)
-    correct = jnp.where(of_label >= best, 1.0 / (logits >= best[..., None]).sum(axis=-1), 0.0)
+    share = 1.0 / (logits >= best[..., None]).sum(axis=-1) if share_ties else 1.0
+    correct = jnp.where(of_label >= best, share, 0.0)
     return Sums(
         jnp.where(counted, weights * cross_entropy, 0.0).sum(),
         weights.sum(),
@@ -69,16 +75,16 @@ def training_sums(logits: jax.Array, batch: Mapping[str, jax.Array], label_smoot
       label_smoothing: e, in [0, 1).
 
     Returns:
-      sums; `correct` counts each of two mixed labels by its share, and knows nothing of smoothing.
+      sums; `correct` counts each of two mixed labels by its share, knows nothing of smoothing, and does not share ties.
     """
     labels, weights = batch["labels"], batch["weights"].astype(jnp.float32)
     if "mixed_labels" in batch:
         of_mixed = weights * batch["mixed_share"]
-        first = cross_entropy_sums(logits, labels, weights - of_mixed)
-        second = cross_entropy_sums(logits, batch["mixed_labels"], of_mixed)
+        first = cross_entropy_sums(logits, labels, weights - of_mixed, share_ties=False)
+        second = cross_entropy_sums(logits, batch["mixed_labels"], of_mixed, share_ties=False)
         sums = Sums(first.loss + second.loss, weights.sum(), first.correct + second.correct)
     else:
-        sums = cross_entropy_sums(logits, labels, weights)
+        sums = cross_entropy_sums(logits, labels, weights, share_ties=False)
     if label_smoothing == 0:
         return sums
     logits = logits.astype(jnp.float32)

@@ -76,17 +76,21 @@ def make_optimizer(config: TrainingConfig) -> optax.GradientTransformation:
     return optax.chain(optax.clip_by_global_norm(config.clip_norm), optimizer)
 
 
+NEVER_DECAYED = ("bias", "class_token", "positions")
+
+
 def decay_mask(params: Any, decay_norm_scale: bool) -> Any:
     """True for every parameter that decays, as a tree like `params`.
 
-    Biases never do; LayerNorm scales (`scale`) only by choice; kernels and embeddings always (the paper's appendix C).
-    Of quantization-aware training's parameters, the learned `ranges` never do.
+    Biases never do; LayerNorm scales (`scale`) only by choice; kernels and embedding tables always (the paper's
+    appendix C). ViT's class token and position embeddings never do, as in timm, with which the paper trains it. Of
+    quantization-aware training's parameters, the learned `ranges` never do.
     """
 
     def decays(path, _):
         name = path[-1].key
         if path[0].key == "ranges":
             return False
-        return decay_norm_scale if name == "scale" else not name.endswith("bias")
+        return decay_norm_scale if name == "scale" else not name.endswith(NEVER_DECAYED)
 
     return jax.tree_util.tree_map_with_path(decays, params)

@@ -11,6 +11,7 @@ from typing import Any
 
 import flax.linen as nn
 
+from qtx.data.images import ImageOptions
 from qtx.errors import QtxError
 from qtx.quantization.calibration import calibrate
 from qtx.quantization.qat import QatModel, make_qat_model
@@ -27,7 +28,7 @@ if typing.TYPE_CHECKING:
 FREE_OPTIONS = {
     "model": ("dropout", "attention_dropout", "init_std", "dtype", "remat"),
     "attention": ("gamma_warmup_steps",),
-    "data": ("sequence_length", "mask_probability", "random_crop", "flip"),
+    "data": ("sequence_length", "mask_probability", *(field.name for field in dataclasses.fields(ImageOptions))),
 }
 
 

@@ -109,8 +109,27 @@ def batch_sharding(mesh: Mesh) -> NamedSharding:
     return NamedSharding(mesh, PartitionSpec(LOGICAL_AXES["batch"]))
 
 
+def process_part(mesh: Mesh) -> tuple[int, int]:
+    """(index, count): into how many parts the processes split a batch, and which is this one's.
+
+    Processes that share out tensors among them, and not examples, have the same part.
+    """
+    shards = batch_shards(mesh)
+    held: dict[int, set[int]] = {}
+    placed: dict[Any, Any] = dict(batch_sharding(mesh).devices_indices_map((shards,)))
+    for device, index in placed.items():
+        held.setdefault(device.process_index, set()).update(range(*index[0].indices(shards)))
+    parts = sorted({tuple(sorted(rows)) for rows in held.values()})
+    if sum(map(len, parts)) != shards or len({len(rows) for rows in parts}) > 1:
+        raise QtxError(
+            f"the processes do not hold equal parts of the batch on the mesh {dict(mesh.shape)}: expected data x fsdp, "
+            "or tensor, to be a multiple of the devices of a process"
+        )
+    return parts.index(tuple(sorted(held[jax.process_index()]))), len(parts)
+
+
 def shard_process_batch(mesh: Mesh, batch: dict[str, np.ndarray]) -> dict[str, jax.Array]:
-    """The global batch of which every process holds its own part."""
+    """The global batch of which every process holds its own part; see `process_part`."""
     sharding = batch_sharding(mesh)
     return {name: jax.make_array_from_process_local_data(sharding, value) for name, value in batch.items()}
 

@@ -217,3 +217,29 @@ def test_nothing_to_load(tmp_path, module, data, create, message):
         (tmp_path / "checkpoints").mkdir()
     with pytest.raises(QtxError, match=message):
         load_params(module, data, tmp_path)
+
+
+@pytest.mark.parametrize(
+    ("which", "step"),
+    [("newest", 3), ("best", 2), ("2", 2), ("1", r"no checkpoint '1': expected newest, best or one of \[2, 3\]")],
+)
+def test_which_checkpoint_is_loaded(tmp_path, program, module, data, which, step):
+    with Checkpoints(tmp_path / "checkpoints", keep=1, keep_best=1) as checkpoints:
+        for number, score in ((1, -3.0), (2, -1.0), (3, -2.0)):
+            checkpoints.save(number, program.init(np.uint32(number)), {}, score=score)
+    if isinstance(step, str):
+        with pytest.raises(QtxError, match=step):
+            load_params(module, data, tmp_path, MeshConfig(1), which)
+    else:
+        params = load_params(module, data, tmp_path, MeshConfig(1), which)
+        equal(params, program.init(np.uint32(step)).params)
+
+
+def test_a_damaged_checkpoint_is_not_loaded(tmp_path, program, module, data):
+    with Checkpoints(tmp_path / "checkpoints", keep=2) as checkpoints:
+        for step in (1, 2):
+            checkpoints.save(step, program.init(np.uint32(step)), {})
+    shutil.rmtree(tmp_path / "checkpoints" / "2" / "state")
+    with pytest.raises(QtxError, match=r"is damaged: .*; choose another with --checkpoint=1"):
+        load_params(module, data, tmp_path, MeshConfig(1))
+    equal(load_params(module, data, tmp_path, MeshConfig(1), "1"), program.init(np.uint32(1)).params)

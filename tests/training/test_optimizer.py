@@ -48,7 +48,7 @@ def test_decay_mask_of_every_model(family, variant, decay_norm_scale):
         if "norm/" in name and last == "scale":
             assert decays == decay_norm_scale, name
         else:
-            assert decays == (last not in ("bias", "hidden_bias")), name
+            assert decays == (last not in ("bias", "hidden_bias", "class_token", "positions")), name
     assert {True, False} <= set(mask.values())
 
 
@@ -56,6 +56,9 @@ def test_the_parameters_that_the_rule_is_about_are_there():
     mask = mask_of("bert", "gated_mlp", False)
     assert mask["embeddings/words/embedding"] and mask["layers/mlp/in/kernel"]
     assert not mask["layers/attention/query/bias"] and not mask["layers/mlp_norm/scale"]
+    assert mask["embeddings/positions/embedding"]
+    vit = mask_of("vit", "softmax", False)
+    assert vit["embeddings/patches/kernel"] and not vit["embeddings/class_token"] and not vit["embeddings/positions"]
     gates = {name: decays for name, decays in mask.items() if "gate" in name}
     assert len(gates) == 4 and sum(gates.values()) == 2
 

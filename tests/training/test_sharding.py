@@ -11,7 +11,7 @@ from qtx.axes import partition
 from qtx.errors import QtxError
 from qtx.training import MeshConfig, TrainingConfig
 from qtx.training.program import make_program
-from qtx.training.sharding import batch_shards, check_batch, make_mesh, shard_global_batch
+from qtx.training.sharding import batch_shards, check_batch, make_mesh, process_part, shard_global_batch
 
 SIZES = {"data": 2, "fsdp": 4, "tensor": 3}
 
@@ -64,6 +64,11 @@ def test_a_batch_that_does_not_divide_up():
     check_batch(mesh, 24, 3)
     with pytest.raises(QtxError, match="batch_size 28 is not divisible by 12 .*set config.training.batch_size to 36"):
         check_batch(mesh, 28, 3)
+
+
+@pytest.mark.parametrize("sizes", [(2, 2, 2), (1, 1, 8)])
+def test_one_process_has_the_whole_batch(sizes):
+    assert process_part(make_mesh(MeshConfig(*sizes))) == (0, 1)
 
 
 def test_a_global_batch_keeps_its_rows():
