@@ -6,6 +6,7 @@ Nothing here imports jax until a command runs, so that help and mistakes on the 
 from __future__ import annotations
 
 import dataclasses
+import logging
 import sys
 from collections.abc import Callable, Sequence
 from pathlib import Path
@@ -222,6 +223,9 @@ def _run(name: str, config, workdir: Path | None, chosen: dict[str, Any]) -> Non
     from qtx import commands
     from qtx.experiment import read
 
+    # What storage libraries log of an error, each in its own way and with a traceback, the command tells in one line.
+    for library in ("absl", "asyncio"):
+        logging.getLogger(library).setLevel(logging.CRITICAL)
     function = getattr(commands, name)
     experiment = () if config is None else (read(config),)
     folder = () if workdir is None else (workdir,)

@@ -245,14 +245,18 @@ class Checkpoints:
                 )
 
     def close(self) -> None:
-        self.wait()
-        self._manager.close()
+        try:
+            self.wait()
+        finally:
+            self._manager.close()
 
     def __enter__(self) -> Checkpoints:
         return self
 
-    def __exit__(self, *_: object) -> None:
-        self.close()
+    def __exit__(self, kind: type[BaseException] | None, *_: object) -> None:
+        # Of two errors, the first is the one to tell.
+        with contextlib.suppress(QtxError) if kind else contextlib.nullcontext():
+            self.close()
 
 
 @dataclasses.dataclass
@@ -278,4 +282,4 @@ def _shapes(tree: Any, item: str) -> dict[str, tuple[int, ...]]:
 
 def _first_line(error: Exception) -> str:
     text = str(error).strip() or type(error).__name__
-    return text.splitlines()[0][:300]
+    return text.splitlines()[0][:500]

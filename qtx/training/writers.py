@@ -6,10 +6,11 @@ back what was logged after its checkpoint, so that the log has neither gap nor d
 
 from __future__ import annotations
 
+import contextlib
 import json
 import math
 import os
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
 from pathlib import Path
 from typing import Any
 
@@ -26,6 +27,9 @@ class MetricWriter:
       folder: the run's.
       step: of the checkpoint that the run continues from; lines beyond it are dropped. None: the run starts; all are.
       enabled: with several processes, one writes.
+
+    Raises:
+      QtxError: by `write`, `sync` and `close`, if the disk is full or the files cannot be written.
     """
 
     def __init__(self, folder: RunFolder, step: int | None, enabled: bool = True):
@@ -45,29 +49,43 @@ class MetricWriter:
         line.update({name: value if math.isfinite(value) else None for name, value in values.items()})
         if note is not None:
             line["warning"] = note
-        # One write call per line: a killed run leaves at most its last line incomplete.
-        self._lines.write(json.dumps(line) + "\n")
-        self._lines.flush()
-        for name, value in values.items():
-            self._events.add_scalar(f"{split}/{name}", value, step)
+        with self._telling():
+            # One write call per line: a killed run leaves at most its last line incomplete.
+            self._lines.write(json.dumps(line) + "\n")
+            self._lines.flush()
+            for name, value in values.items():
+                self._events.add_scalar(f"{split}/{name}", value, step)
 
     def sync(self) -> None:
         """Puts all that was written on disk; called before a checkpoint, whose step the log must have reached."""
         if not self._enabled:
             return
-        os.fsync(self._lines.fileno())
-        self._events.flush()
+        with self._telling():
+            os.fsync(self._lines.fileno())
+            self._events.flush()
 
     def close(self) -> None:
         if self._enabled:
-            self._lines.close()
-            self._events.close()
+            with self._telling(), self._lines:
+                self._events.close()
+
+    @contextlib.contextmanager
+    def _telling(self) -> Iterator[None]:
+        try:
+            yield
+        except OSError as error:
+            raise QtxError(
+                f"cannot log to {self._lines.name}: {error.strerror}; the last checkpoint is intact: make room, and the "
+                "same command goes on from it"
+            ) from error
 
     def __enter__(self) -> MetricWriter:
         return self
 
-    def __exit__(self, *_: object) -> None:
-        self.close()
+    def __exit__(self, kind: type[BaseException] | None, *_: object) -> None:
+        # Of two errors, the first is the one to tell.
+        with contextlib.suppress(QtxError) if kind else contextlib.nullcontext():
+            self.close()
 
 
 def read_metrics(workdir: str | Path, split: str | None = None) -> list[dict[str, Any]]:

@@ -7,6 +7,7 @@ import gzip
 import json
 import math
 import re
+import resource
 import shutil
 import signal
 
@@ -234,6 +235,49 @@ def test_a_damaged_checkpoint_is_told_and_the_one_before_used(run, unbroken, dat
     shutil.rmtree(tmp_path / "checkpoints" / "9" / "state")
     result = run(tmp_path, monitor=parameter_norm)
     assert re.search("warning: the checkpoint .*9 is damaged: .*trying the one before", capsys.readouterr().err)
+    jax.tree.map(np.testing.assert_array_equal, result.params, unbroken.params)
+    assert without_times(tmp_path) == without_times(unbroken.workdir)
+
+
+class FullDisk(InterruptedData):
+    """The data; no file may grow beyond `size` bytes any more when the iterator gives batch number `stop`."""
+
+    def __init__(self, data, stop, size):
+        super().__init__(data, stop)
+        self._size = size
+
+    def train(self, *args):
+        iterator, stop, size = self._data.train(*args), self._stop, self._size
+
+        class Filling(type(iterator)):
+            def __next__(self):
+                if self.get_state()["next_index"] == stop:
+                    resource.setrlimit(resource.RLIMIT_FSIZE, (size, resource.RLIM_INFINITY))
+                return super().__next__()
+
+        iterator.__class__ = Filling
+        return iterator
+
+
+# Orbax leaves its other writes' errors to asyncio.
+@pytest.mark.filterwarnings("ignore::pytest.PytestUnraisableExceptionWarning")
+@pytest.mark.parametrize(
+    ("size", "saving", "message"),
+    [(5_000, {}, "cannot write a checkpoint to"), (300, {"checkpoint_every": 12, "keep_best": 0}, "cannot log to")],
+    ids=["checkpoint", "log"],
+)
+def test_a_full_disk_is_told_and_costs_nothing(run, unbroken, training, data, tmp_path, size, saving, message):
+    """What the kernel refuses here is a file that is too big: a disk that is full fails in the same calls."""
+    limits = resource.getrlimit(resource.RLIMIT_FSIZE)
+    rarely = dataclasses.replace(training, **saving)
+    try:
+        with pytest.raises(QtxError, match=message + ".* intact: make room.*the same command goes on"):
+            run(tmp_path, data=FullDisk(data, 7, size), training=rarely, monitor=parameter_norm)
+    finally:
+        resource.setrlimit(resource.RLIMIT_FSIZE, limits)
+    with Checkpoints(tmp_path / "checkpoints") as checkpoints:
+        assert checkpoints.latest_step() in ((None,) if saving else (4, 6))
+    result = run(tmp_path, monitor=parameter_norm)
     jax.tree.map(np.testing.assert_array_equal, result.params, unbroken.params)
     assert without_times(tmp_path) == without_times(unbroken.workdir)
 
