@@ -14,8 +14,12 @@ from rich.table import Table
 
 from qtx.analysis.sensitivity import HEADER, save_sweep, table_rows
 from qtx.compare import check_runs, duration, rebuild, run_comparison, runs
-from qtx.errors import lookup
+from qtx.data import prepare as prepare_data
+from qtx.data.prepared.summary import describe
+from qtx.distributed import initialize, is_main
+from qtx.errors import QtxError, lookup
 from qtx.experiment import Experiment, record
+from qtx.hardware import CHIPS
 from qtx.interop import save as save_huggingface
 from qtx.pipeline import (
     check_run,
@@ -29,28 +33,61 @@ from qtx.pipeline import (
     with_ranges,
 )
 from qtx.pipeline import quantize as quantize_run
-from qtx.prepare import Prepared, prepare
+from qtx.planning import devices_of, make_plan, virtual_devices
+from qtx.planning import table as plan_table
+from qtx.prepare import Prepared
+from qtx.prepare import prepare as prepare_experiment
 from qtx.quantization.files import save_ranges
 from qtx.quantization.integer import convert, load, save
 from qtx.quantization.integer.files import DESCRIPTION
 from qtx.results import ATTENTION_COLUMNS, OUTLIER_COLUMNS, Result, main_table, markdown, number
 from qtx.summary import describe_attention, print_summary, say
-from qtx.training import OBJECTIVES, RunFolder, read_metrics
+from qtx.training import NEWEST, OBJECTIVES, RunFolder, read_metrics
 
 
-def train(experiment: Experiment, workdir: Path) -> None:
-    """`qtx train`."""
+def plan(experiment: Experiment, devices: str | None = None, chip: str | None = None) -> None:
+    """`qtx plan`; `devices` is how many, `chip` the name of one in `qtx.hardware.CHIPS`."""
     console = Console()
+    if chip is not None:
+        lookup(CHIPS, "chip", chip)
+    if devices is not None and not (devices.isdecimal() and int(devices)):
+        raise QtxError(f"--devices={devices}: expected a positive integer")
+    found = make_plan(experiment, virtual_devices(int(devices) if devices else devices_of(experiment)))
+    for line in plan_table.describe(found):
+        say(console, line)
+    print_table("one device holds", ["", "GiB"], plan_table.memory_rows(found), console)
+    print_table("matrix products of one step", ["", "FLOPs"], plan_table.work_rows(found), console)
+    if found.work.collectives:
+        header = ["one device exchanges", "per step", "GiB"]
+        print_table("collectives of one step", header, plan_table.collective_rows(found), console)
+    say(console, "")
+    for line in (*plan_table.NOTES, *(plan_table.verdict(found, chip) if chip else [plan_table.fitting_chips(found)])):
+        say(console, line)
+
+
+def prepare(experiment: Experiment) -> None:
+    """`qtx prepare`."""
+    console = Console()
+    for written in prepare_data(experiment.data, experiment.objective):
+        for line in describe(written):
+            say(console, line)
+
+
+def train(experiment: Experiment, workdir: Path, distributed: bool = False, profile: bool = False) -> None:
+    """`qtx train`; `distributed` makes it one of many processes, of which one prints; `profile` traces a few steps."""
+    if distributed:
+        initialize()
+    console = Console(quiet=not is_main())
     RunFolder(workdir).claim(record(experiment), write=False)
     prepared = start(experiment, workdir, console)
-    train_run(prepared, workdir)
+    train_run(prepared, workdir, profile)
     last = read_metrics(workdir, "eval")[-1]
     metric = OBJECTIVES[experiment.objective].metric
     say(console, f"trained {last['step']} steps: held-out loss {last['loss']:.4f}, {shown(metric, last[metric])}")
     say(console, f"next: qtx {'evaluate' if experiment.qat.start else 'quantize'} --workdir={workdir}")
 
 
-def evaluate(experiment: Experiment, workdir: Path) -> None:
+def evaluate(experiment: Experiment, workdir: Path, checkpoint: str = NEWEST) -> None:
     """`qtx evaluate`; the folder of an exported model is run in integers."""
     console = Console()
     if (workdir / DESCRIPTION).is_file():
@@ -59,7 +96,7 @@ def evaluate(experiment: Experiment, workdir: Path) -> None:
     check_run(experiment, workdir)
     prepared = start(experiment, workdir, console)
     began = time.monotonic()
-    params = restore_run(prepared, workdir)
+    params = restore_run(prepared, workdir, checkpoint)
     with console.status("measuring"):
         result = measure(prepared, params, {}, workdir, describe_attention(experiment.model.attention), began)
     rows = [["loss", number(result["loss"])], ["metric", shown(result["metric"], result["fp"])]]
@@ -71,13 +108,15 @@ def evaluate(experiment: Experiment, workdir: Path) -> None:
     say(console, f"results: {workdir / 'results.json'}")
 
 
-def quantize(experiment: Experiment, workdir: Path, ranges: str | None = None) -> None:
+def quantize(
+    experiment: Experiment, workdir: Path, ranges: str | None = None, checkpoint: str = NEWEST
+) -> None:
     """`qtx quantize`; `ranges` is a file to take the first scheme's ranges from."""
     console = Console()
     check_run(experiment, workdir)
     prepared = start(experiment, workdir, console)
     began = time.monotonic()
-    params = restore_run(prepared, workdir)
+    params = restore_run(prepared, workdir, checkpoint)
     with console.status("quantizing and measuring"):
         schemes = with_ranges(prepared, params, Path(ranges)) if ranges else quantize_run(prepared, params)
         RunFolder(workdir).claim(record(experiment))
@@ -90,12 +129,12 @@ def quantize(experiment: Experiment, workdir: Path, ranges: str | None = None) -
     say(console, f"ranges: {', '.join(map(str, files.values()))}")
 
 
-def sensitivity(experiment: Experiment, workdir: Path) -> None:
+def sensitivity(experiment: Experiment, workdir: Path, checkpoint: str = NEWEST) -> None:
     """`qtx sensitivity`."""
     console = Console()
     check_run(experiment, workdir)
     prepared = start(experiment, workdir, console)
-    params = restore_run(prepared, workdir)
+    params = restore_run(prepared, workdir, checkpoint)
     shown_on = Console(stderr=True)
 
     def progress(targets):
@@ -112,13 +151,13 @@ def sensitivity(experiment: Experiment, workdir: Path) -> None:
     say(console, f"plot: {files[1]}")
 
 
-def export(experiment: Experiment, workdir: Path, format: str) -> None:
+def export(experiment: Experiment, workdir: Path, format: str, checkpoint: str = NEWEST) -> None:
     """`qtx export`."""
     console = Console()
     writer = lookup(FORMATS, "format", format)
     check_run(experiment, workdir)
     prepared = start(experiment, workdir, console)
-    params = restore_run(prepared, workdir)
+    params = restore_run(prepared, workdir, checkpoint)
     folder = workdir / "export" / format
     with console.status("exporting"):
         notes = writer(prepared, params, folder)
@@ -185,7 +224,7 @@ def finish_comparison(results: list[Result], workdir: Path, console: Console) ->
 
 def start(experiment: Experiment, workdir: Path, console: Console, compare: bool = False) -> Prepared:
     """Prepares an experiment and prints its summary."""
-    prepared = prepare(experiment)
+    prepared = prepare_experiment(experiment)
     print_summary(prepared, workdir, console, compare)
     return prepared
 

@@ -25,6 +25,9 @@ PLACEHOLDERS = {
     "scheme": "SCHEME",
     "ranges": "FILE",
     "format": "FORMAT",
+    "checkpoint": "WHICH",
+    "devices": "N",
+    "chip": "NAME",
 }
 OVERRIDE = re.compile(r"--?(?:no)?config\.([^=]+)")
 # What ml_collections says of a key that is not there: 'a' or Key "a" does not exist ... Did you mean "b" ...
@@ -87,6 +90,12 @@ def take_flag(arguments: Sequence[str], name: str) -> tuple[str | None, list[str
     return value, rest
 
 
+def take_switch(arguments: Sequence[str], name: str) -> tuple[bool, list[str]]:
+    """Whether `--name` is among the arguments, and the others."""
+    given = (f"--{name}", f"-{name}")
+    return any(argument in given for argument in arguments), [other for other in arguments if other not in given]
+
+
 def check_key(config: ConfigDict, path: str) -> None:
     """Raises the error that names the nearest key if `path`, e.g. `"model.width"`, is not in the config."""
     where, section = "config", config
@@ -99,12 +108,14 @@ def check_key(config: ConfigDict, path: str) -> None:
 
 
 def load_config_file(path: str) -> ConfigDict:
-    """The config that a file's `get_config()` returns, or `get_config("text")` for `"file.py:text"`.
+    """The config that a file's `get_config()` returns, or `get_config("text")` for `"file.py:text"`; with `:smoke`
+    after either, that experiment as a smoke test.
 
     Raises:
       QtxError: if the file is missing or has an error in its own lines (told with the line).
     """
-    filename, _, variant = path.partition(":")
+    full_size = path.removesuffix(":smoke")
+    filename, _, variant = full_size.partition(":")
     file = Path(filename)
     if not file.is_file():
         kind = "is a folder" if file.is_dir() else "not found"
@@ -131,7 +142,11 @@ def load_config_file(path: str) -> ConfigDict:
         raise QtxError(f"{filename}, line {own[-1].lineno} ({own[-1].line}): {kind}{one_line(error)}") from None
     if not isinstance(config, ConfigDict):
         raise QtxError(f"{filename}: get_config() returned {type(config).__name__}, expected a ConfigDict")
-    return config.lock()
+    if full_size == path:
+        return config.lock()
+    from qtx.smoke import smoke  # imports jax
+
+    return smoke(config)
 
 
 def load_run_config(workdir: Path) -> ConfigDict:

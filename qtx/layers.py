@@ -1,6 +1,6 @@
 """Building blocks that every model shares: sites, and dense, embedding and norm layers with logical axes.
 
-Logical axes name what a parameter's dimension means (`"embed"`, `"heads"`, `"mlp"`, `"vocab"`); `qtx.training.sharding`
+Logical axes name what a parameter's dimension means (`"embed"`, `"heads"`, `"mlp"`, `"vocab"`); `qtx.axes`
 maps them to mesh axes. Biases and norms are small and carry none: they are replicated.
 """
 
@@ -32,11 +32,16 @@ def flat_dot_general(lhs, rhs, dimension_numbers, precision=None, preferred_elem
 
 
 def dense(
-    features: int, axes: tuple[str | None, str | None], init_std: float, dtype, name: str | None = None
+    features: int,
+    axes: tuple[str | None, str | None],
+    init_std: float,
+    dtype,
+    name: str | None = None,
+    use_bias: bool = True,
 ) -> nn.Dense:
     """A dense layer `[..., D] -> [..., features]` with a normal(`init_std`) kernel of logical `axes` and zero bias."""
     kernel_init = nn.with_logical_partitioning(nn.initializers.normal(init_std), axes)
-    return nn.Dense(features, dtype=dtype, kernel_init=kernel_init, dot_general=flat_dot_general, name=name)
+    return nn.Dense(features, use_bias, dtype, kernel_init=kernel_init, dot_general=flat_dot_general, name=name)
 
 
 def embedding(rows: int, features: int, axis: str, init_std: float, dtype, name: str | None = None) -> nn.Embed:

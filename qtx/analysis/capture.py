@@ -12,7 +12,7 @@ import jax
 import jax.numpy as jnp
 from flax import traverse_util
 
-from qtx.models import MODELS
+from qtx.models import MODELS, Opt
 from qtx.quantization import Quantized
 
 Batch = Mapping[str, Any]
@@ -88,6 +88,18 @@ MEASURED_SITES = {
 }
 """Model family, as in `qtx.models.MODELS`, to what is measured of it."""
 
+POST_NORM_OPT = MeasuredSites(
+    infinity_norm="layers/mlp_norm",
+    kurtosis={
+        "layers/mlp_norm": _OPT_LAYER,
+        **{site: _OPT_TENSORS[site] for site in ("layers/mlp/out", "layers/attention/out", "layers/attention_norm")},
+    },
+    norms_only={"layers/mlp_residual": f"{_OPT_LAYER}.final_layer_norm.input"},
+    maxima={"max_ffn_inf_norm": ("layers/mlp/out",), "max_layer_inf_norm": ("layers/mlp_norm",)},
+    causal=True,
+)
+"""OPT-350m's kind: a layer's output is its last LayerNorm's, and there is no final one."""
+
 
 def family_of(module: nn.Module) -> str:
     """The name in `qtx.models.MODELS` of a module's family."""
@@ -96,6 +108,8 @@ def family_of(module: nn.Module) -> str:
 
 def measured_sites(module: nn.Module) -> MeasuredSites:
     """What is measured of a module."""
+    if isinstance(module, Opt) and not module.config.pre_norm:
+        return POST_NORM_OPT
     return MEASURED_SITES[family_of(module)]
 
 

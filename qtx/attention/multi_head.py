@@ -8,6 +8,7 @@ import jax.numpy as jnp
 
 from qtx.attention.config import AttentionConfig
 from qtx.attention.gates import Gate
+from qtx.axes import constrain
 from qtx.layers import Site, dense
 
 
@@ -70,7 +71,7 @@ class MultiHeadAttention(nn.Module):
 
         def project(name):
             y = dense(width, ("embed", "heads"), self.init_std, self.dtype, name)(x)
-            return y.reshape(batch, length, self.num_heads, head_dim)
+            return constrain(y.reshape(batch, length, self.num_heads, head_dim), "batch", None, "heads")
 
         query, key, value = project("query") * head_dim**-0.5, project("key"), project("value")
         scores = jnp.einsum("bthd,bshd->bhts", query, key, preferred_element_type=jnp.float32)

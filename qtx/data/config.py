@@ -7,7 +7,8 @@ from typing import Any
 
 from qtx.config import field_types
 from qtx.data.dataset import Data
-from qtx.data.sources import SOURCES, Source
+from qtx.data.prepared.writing import Written
+from qtx.data.sources import SOURCES, PreparedSource, Source
 from qtx.errors import QtxError, lookup
 
 SOURCE_OPTIONS = {name: {o: kind for o, (kind, _) in field_types(cls).items()} for name, cls in SOURCES.items()}
@@ -24,8 +25,11 @@ class DataConfig(_FlatOptions):
     """A data source and its options; an option left at None takes the source's default.
 
     The options are those of the registered sources, documented with each: for text `sequence_length`, `tokenizer`,
-    `vocab_size`, `mask_probability`, `files`, `validation_files`, `held_out_fraction`, `document_separator`; for images
-    `path`, `image_size`, `random_crop`, `flip`; for Bigram-Backcopy `num_triggers`, `chain_seed`.
+    `vocab_size`, `mask_probability`, `document_attention`, `document_separator`, `held_out_fraction`, in memory
+    `files` and `validation_files`, on disk `corpora`, `weights`, `validation_corpora`; for images `path` in memory,
+    `corpus`, `crop_ratio`, `mean` and `std` on disk, `image_size`, and the augmentation `random_resized_crop`,
+    `random_crop`, `flip`, `randaugment_layers`, `randaugment_magnitude`, `randaugment_std`, `color_jitter`, `mixup`,
+    `cutmix`; `data_dir`, the folder of datasets on disk; for Bigram-Backcopy `num_triggers`, `chain_seed`.
 
     Raises:
       QtxError: for an unknown source, an option that it does not take, or a bad value.
@@ -50,7 +54,7 @@ class DataConfig(_FlatOptions):
 
 
 def load(config: DataConfig, objective: str) -> Data:
-    """Reads a data set into memory and prepares it for an objective.
+    """Makes a data set ready for an objective: read into memory, or prepared on disk if it is not yet.
 
     Args:
       config: the source and its options.
@@ -59,6 +63,26 @@ def load(config: DataConfig, objective: str) -> Data:
     Raises:
       QtxError: when the source does not serve the objective, or its input is missing, broken or too small.
     """
+    return _serving(config, objective).load(objective)
+
+
+def prepare(config: DataConfig, objective: str) -> list[Written]:
+    """Makes the datasets on disk that `load` reads, unless they are there.
+
+    Raises:
+      QtxError: as `load`, and for a source that keeps nothing on disk.
+    """
+    source = _serving(config, objective)
+    if not isinstance(source, PreparedSource):
+        preparable = [name for name, cls in SOURCES.items() if issubclass(cls, PreparedSource)]
+        raise QtxError(
+            f"data source {config.source!r} needs no preparation, it is read whole at the start: qtx prepare serves "
+            f"{', '.join(preparable)}"
+        )
+    return source.prepare(objective)
+
+
+def _serving(config: DataConfig, objective: str) -> Source:
     source = config.make_source()
     if objective not in source.objectives:
         serving = [name for name, cls in SOURCES.items() if objective in cls.objectives]
@@ -66,4 +90,4 @@ def load(config: DataConfig, objective: str) -> Data:
             f"data source {config.source!r} serves objective {' or '.join(source.objectives)}, not {objective!r}: "
             f"expected one of {', '.join(serving) or 'the objectives mlm, clm, classification'}"
         )
-    return source.load(objective)
+    return source

@@ -137,8 +137,8 @@ class Data:
         return self._threaded(batches[process_index::process_count])
 
     def _threaded(self, batches: grain.MapDataset[Batch]) -> grain.IterDataset[Batch]:
-        options = grain.ReadOptions(num_threads=self.reading_threads, prefetch_buffer_size=4 * self.reading_threads)
-        return batches.to_iter_dataset(options)
+        ahead = max(4, self.reading_threads)
+        return batches.to_iter_dataset(grain.ReadOptions(self.reading_threads, prefetch_buffer_size=ahead))
 
 
 def _check_batch_size(batch_size: int, process_count: int) -> None:

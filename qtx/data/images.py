@@ -2,14 +2,18 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from typing import ClassVar
 
 import numpy as np
 
+from qtx.data.augmentation import Mixing, RandAugment, color_jitter, random_crop, random_flip, random_resized_crop
 from qtx.data.dataset import Batch, Data
 from qtx.errors import QtxError
+
+Record = tuple[np.ndarray, np.int32]
+Augment = Callable[[Record, np.random.Generator], Record]
 
 
 @dataclass(frozen=True)
@@ -28,34 +32,85 @@ class LabelledImages:
 
 @dataclass(frozen=True)
 class ImageOptions:
-    """Options of every image source; the augmentation applies to training alone.
+    """Options of every image source: the augmentation, in the order of its use; it applies to training alone.
 
     Attributes:
+      random_resized_crop: a rectangle of 8 to 100 % of the image, resized, bilinear or bicubic by lot.
       random_crop: pixels of zero padding on every side, from which a crop of the original size is drawn; 0 for none.
       flip: mirror every other image, left to right.
+      randaugment_layers: RandAugment operations drawn per image, each then applied with probability 0.5; 0 for none.
+      randaugment_magnitude: their mean magnitude, 0 to 10.
+      randaugment_std: the magnitudes' standard deviation.
+      color_jitter: largest relative change of brightness, contrast and saturation; 0 for none.
+      mixup: alpha of Mixup's Beta distribution; 0 for none.
+      cutmix: alpha of CutMix's; with both, a pair of images gets either with probability 0.5.
+
+    Raises:
+      QtxError: for an option out of its range, or both kinds of crop.
     """
 
     objectives: ClassVar[tuple[str, ...]] = ("classification",)
 
+    random_resized_crop: bool = False
     random_crop: int = 0
     flip: bool = False
+    randaugment_layers: int = 0
+    randaugment_magnitude: float = 9.0
+    randaugment_std: float = 0.5
+    color_jitter: float = 0.0
+    mixup: float = 0.0
+    cutmix: float = 0.0
 
     def __post_init__(self):
         if self.random_crop < 0:
             raise QtxError(f"random_crop is {self.random_crop}: expected 0 pixels or more")
+        if self.random_crop and self.random_resized_crop:
+            raise QtxError("random_crop and random_resized_crop are both set: expected one of them")
+        if not self.color_jitter >= 0:
+            raise QtxError(f"color_jitter is {self.color_jitter}: expected 0 (none) or more, e.g. 0.4")
+        _ = self._randaugment, self.mix
 
-    def augment(self, record: tuple[np.ndarray, np.int32], rng: np.random.Generator) -> tuple[np.ndarray, np.int32]:
-        """Crops and flips one (image [H, W, C], label)."""
-        image, label = record
+    @property
+    def _randaugment(self) -> RandAugment:
+        return RandAugment(self.randaugment_layers, self.randaugment_magnitude, self.randaugment_std)
+
+    @property
+    def mix(self) -> Mixing | None:
+        """What pairs of training examples go through, or None: `Data.mix`."""
+        mixing = Mixing(self.mixup, self.cutmix)
+        return mixing if self.mixup or self.cutmix else None
+
+    def make_augment(self, size: int, mean: np.ndarray) -> Augment | None:
+        """What training images go through: `Data.augment`, or None for nothing.
+
+        Args:
+          size: S, height and width of the result. With `random_resized_crop` images may have any size, otherwise they
+            must have this one.
+          mean: `[C]`, 0 to 255, the colour that RandAugment's warps fill with.
+
+        Returns:
+          (image uint8 `[H, W, C]`, label), generator -> (image uint8 `[S, S, C]`, label).
+        """
+        fill = tuple(int(value) for value in np.round(mean))
+        steps: list[Callable[[np.ndarray, np.random.Generator], np.ndarray]] = []
+        if self.random_resized_crop:
+            steps.append(lambda image, rng: random_resized_crop(image, rng, size))
         if self.random_crop:
-            pad = self.random_crop
-            height, width, _ = image.shape
-            top, left = rng.integers(0, 2 * pad + 1, size=2)
-            padded = np.pad(image, ((pad, pad), (pad, pad), (0, 0)))
-            image = padded[top : top + height, left : left + width]
-        if self.flip and rng.random() < 0.5:
-            image = image[:, ::-1]
-        return image, label
+            steps.append(lambda image, rng: random_crop(image, rng, self.random_crop))
+        if self.flip:
+            steps.append(random_flip)
+        if self.randaugment_layers:
+            steps.append(lambda image, rng: self._randaugment(image, rng, fill))
+        if self.color_jitter:
+            steps.append(lambda image, rng: color_jitter(image, rng, self.color_jitter))
+
+        def augment(record: Record, rng: np.random.Generator) -> Record:
+            image, label = record
+            for step in steps:
+                image = step(image, rng)
+            return image, label
+
+        return augment if steps else None
 
     def make_data(self, name: str, classes: Sequence[str], training: LabelledImages, held_out: LabelledImages) -> Data:
         """Normalizes by the training images' mean and standard deviation per channel.
@@ -90,7 +145,8 @@ class ImageOptions:
             training=training,
             held_out=held_out,
             example=example,
-            augment=self.augment if self.random_crop or self.flip else None,
+            augment=self.make_augment(height, mean),
+            mix=self.mix,
             image_size=height,
             channels=channels,
             num_classes=len(classes),

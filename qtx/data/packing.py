@@ -28,19 +28,49 @@ def pack(documents: Iterable[np.ndarray], start: int, end: int, block_length: in
     Raises:
       QtxError: when the stream is shorter than one block.
     """
+    stream = join(documents, end)
+    blocks, _ = cut_blocks(stream, start, block_length)
+    if not len(blocks):
+        raise QtxError(too_short(what, len(stream), block_length))
+    return blocks
+
+
+def join(documents: Iterable[np.ndarray], end: int) -> np.ndarray:
+    """One stream int32 [n] of documents, each followed by `end`; empty ones are skipped."""
     boundary = np.array([end], np.int32)
     parts = [part for document in documents if len(document) for part in (document, boundary)]
-    stream = np.concatenate(parts) if parts else np.zeros(0, np.int32)
+    return np.concatenate(parts) if parts else np.zeros(0, np.int32)
+
+
+def cut_blocks(stream: np.ndarray, start: int, block_length: int) -> tuple[np.ndarray, np.ndarray]:
+    """As many blocks int32 [N, block_length] as a stream fills, each begun by `start`, and the rest of the stream."""
     content = block_length - 1
     count = len(stream) // content
-    if count == 0:
-        raise QtxError(
-            f"the {what} text has {len(stream)} tokens, fewer than one block of {content}: give more text or lower "
-            "data.sequence_length"
-        )
     blocks = np.full((count, block_length), start, np.int32)
     blocks[:, 1:] = stream[: count * content].reshape(count, content)
-    return blocks
+    return blocks, stream[count * content :]
+
+
+def too_short(what: str, tokens: int, block_length: int) -> str:
+    """What to tell of a text that does not fill a block."""
+    return (
+        f"the {what} text has {tokens} tokens, fewer than one block of {block_length - 1}: give more text or lower "
+        "data.sequence_length"
+    )
+
+
+def document_segments(block: np.ndarray, end: int, ends_document: bool) -> np.ndarray:
+    """Which document of a block each token belongs to, from 0, int32 [T].
+
+    Args:
+      block: int32 [T]; the start token at position 0 belongs to the first document.
+      end: id of the token between documents.
+      ends_document: whether that token belongs to the document before it, as BERT's [SEP] does, or to the one after it,
+        as OPT's </s>, from which the first token of a document is predicted.
+    """
+    boundary = block == end
+    boundary[0] = False
+    return np.cumsum(boundary, dtype=np.int32) - (boundary if ends_document else np.int32(0))
 
 
 def masked_example(block: np.ndarray, masking: Masking, rng: np.random.Generator) -> dict[str, np.ndarray]:

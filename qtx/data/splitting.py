@@ -19,7 +19,12 @@ def held_out_names(names: Sequence[str], fraction: float) -> set[str]:
     Raises:
       QtxError: for a fraction out of range.
     """
+    ranked = sorted(set(names), key=lambda name: hashlib.sha256(name.encode()).digest())
+    return set(ranked[: held_out_count(len(ranked), fraction)])
+
+
+def held_out_count(count: int, fraction: float) -> int:
+    """How many of `count` records a share `fraction` of them is, rounded up; arguments and errors as above."""
     if not 0.0 < fraction <= 0.5:
         raise QtxError(f"held_out_fraction is {fraction}: expected a number above 0 and at most 0.5, e.g. 0.1")
-    ranked = sorted(set(names), key=lambda name: hashlib.sha256(name.encode()).digest())
-    return set(ranked[: math.ceil(round(fraction * len(ranked), 9))])
+    return math.ceil(round(fraction * count, 9))

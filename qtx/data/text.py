@@ -10,7 +10,7 @@ import numpy as np
 
 from qtx.data.dataset import Batch, Data
 from qtx.data.masking import Masking, num_predictions
-from qtx.data.packing import causal_example, masked_example, pack
+from qtx.data.packing import causal_example, document_segments, masked_example, pack
 from qtx.data.splitting import held_out_names
 from qtx.data.tokenization import TextTokenizer, load_tokenizer
 from qtx.data.vocabularies import VOCABULARIES
@@ -19,6 +19,9 @@ from qtx.errors import QtxError
 DEFAULT_TOKENIZER = {"mlm": "wordpiece", "clm": "bpe"}
 DEFAULT_VOCAB_SIZE = 4096
 DEFAULT_MASK_PROBABILITY = 0.15
+
+
+MakeExample = Callable[[np.ndarray, np.random.Generator], Batch]
 
 
 @dataclass(frozen=True)
@@ -39,6 +42,8 @@ class TextOptions:
         None is WordPiece for masked, BPE for causal language modelling.
       vocab_size: entries of a tokenizer to train, None is 4096; not taken with a loaded one.
       mask_probability: share of a block's tokens to predict, None is 0.15; taken by masked language modelling alone.
+      document_attention: whether a token attends only within its own document; otherwise within its whole block, whose
+        documents only the token between them sets apart.
     """
 
     objectives: ClassVar[tuple[str, ...]] = ("mlm", "clm")
@@ -47,6 +52,7 @@ class TextOptions:
     tokenizer: str | None = None
     vocab_size: int | None = None
     mask_probability: float | None = None
+    document_attention: bool = False
 
     def __post_init__(self):
         if self.sequence_length < 4:
@@ -78,17 +84,11 @@ class TextOptions:
         Raises:
           QtxError: for options that do not fit the objective, the text or the tokenizer.
         """
-        if objective == "clm" and self.mask_probability is not None:
-            raise QtxError("mask_probability is set, but objective clm masks nothing: leave it unset, or choose mlm")
+        self.check_objective(objective)
         tokenizer = self.make_tokenizer(training, objective)
         length = self.sequence_length
-        example: Callable[[np.ndarray, np.random.Generator], Batch]
-        if objective == "mlm":
-            block_length, example = length, self._masked(tokenizer)
-        else:
-            block_length, example = length + 1, lambda block, rng: causal_example(block)
         blocks = {
-            split: pack(tokenizer.encode(texts), tokenizer.start, tokenizer.end, block_length, split)
+            split: pack(tokenizer.encode(texts), tokenizer.start, tokenizer.end, self.block_length(objective), split)
             for split, texts in (("training", training), ("held-out", held_out))
         }
         return Data(
@@ -99,18 +99,48 @@ class TextOptions:
             ),
             training=blocks["training"],
             held_out=blocks["held-out"],
-            example=example,
+            example=self.make_example(tokenizer, objective),
             vocab_size=tokenizer.vocab_size,
             sequence_length=length,
             tokenizer=tokenizer,
         )
 
-    def _masked(self, tokenizer: TextTokenizer) -> Callable[[np.ndarray, np.random.Generator], Batch]:
+    def check_objective(self, objective: str) -> None:
+        """Raises QtxError for an option that the objective does not take."""
+        if objective == "clm" and self.mask_probability is not None:
+            raise QtxError("mask_probability is set, but objective clm masks nothing: leave it unset, or choose mlm")
+
+    def block_length(self, objective: str) -> int:
+        """L, ids per block: of a causal one the last is only a label."""
+        return self.sequence_length if objective == "mlm" else self.sequence_length + 1
+
+    def make_example(
+        self, tokenizer: TextTokenizer, objective: str
+    ) -> Callable[[np.ndarray, np.random.Generator], Batch]:
+        """What makes an example of a block int32 [L].
+
+        Raises:
+          QtxError: for masked language modelling with a tokenizer that has no mask token.
+        """
+        if objective == "clm":
+            return self._with_segments(lambda block, _: causal_example(block), tokenizer.end, ends_document=False)
         if tokenizer.mask is None:
             raise QtxError("objective mlm needs a tokenizer with [MASK] or <mask>: use wordpiece, or objective clm")
         probability = DEFAULT_MASK_PROBABILITY if self.mask_probability is None else self.mask_probability
         masking = Masking(num_predictions(probability, self.sequence_length), tokenizer.mask, tokenizer.is_special)
-        return lambda block, rng: masked_example(block, masking, rng)
+        return self._with_segments(
+            lambda block, rng: masked_example(block, masking, rng), tokenizer.end, ends_document=True
+        )
+
+    def _with_segments(self, example: MakeExample, end: int, ends_document: bool) -> MakeExample:
+        if not self.document_attention:
+            return example
+        length = self.sequence_length
+
+        def with_segments(block: np.ndarray, rng: np.random.Generator) -> Batch:
+            return {**example(block, rng), "segments": document_segments(block[:length], end, ends_document)}
+
+        return with_segments
 
 
 def split_documents(documents: Sequence[Document], fraction: float, remedy: str) -> tuple[list[str], list[str]]:

@@ -74,8 +74,9 @@ class Bert(nn.Module):
         """Masked-token logits.
 
         Args:
-          batch: `tokens` `[B, T]`; optionally `mask` `[B, T]` (False = padding), `token_types` `[B, T]`, and
-            `positions` `[B, P]`: the positions to predict, so that the vocabulary-sized head runs only there.
+          batch: `tokens` `[B, T]`; optionally `mask` `[B, T]` (False = padding), `token_types` `[B, T]`,
+            `segments` `[B, T]` (a token sees only those of its own number), and `positions` `[B, P]`: the
+            positions to predict, so that the vocabulary-sized head runs only there.
           train: dropout on (needs the "dropout" rng).
           step: training step, for normalizers that anneal.
 
@@ -86,6 +87,10 @@ class Bert(nn.Module):
         embeddings = BertEmbeddings(self.config, not train, name="embeddings")
         x = embeddings(tokens, batch.get("token_types", jnp.zeros_like(tokens)))
         mask = batch["mask"][:, None, None, :] if "mask" in batch else None
+        if "segments" in batch:
+            segments = batch["segments"][:, None]
+            same = segments[..., :, None] == segments[..., None, :]
+            mask = same if mask is None else mask & same
         stack = layers(self.config, pre_norm=False, activation="gelu", deterministic=not train)
         x, _ = stack(x, mask, step)
         if "positions" in batch:

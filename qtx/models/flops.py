@@ -31,10 +31,13 @@ def step_flops(config: TransformerConfig, batch: Mapping[str, Any]) -> int:
         around = 2 * patches * sizes.patch_size**2 * channels * config.width + 2 * config.width * sizes.num_classes
     else:
         examples, length = batch["tokens"].shape
-        around = 2 * length * config.width * sizes.vocab_size
         if "positions" in batch:
             # BERT's head transforms before it decodes.
             around = 2 * batch["positions"].shape[1] * config.width * (config.width + sizes.vocab_size)
+        else:
+            narrow = getattr(config, "embedding_width", None) or config.width
+            projections = 2 * narrow * config.width if narrow != config.width else 0
+            around = 2 * length * (projections + narrow * sizes.vocab_size)
     return 3 * examples * (config.num_layers * _block_flops(config, length) + around)
 
 

@@ -1,4 +1,8 @@
-"""OPT (Zhang et al. 2022): pre-LN decoder, ReLU, learned positions offset by 2, tied head."""
+"""OPT (Zhang et al. 2022): decoder, ReLU, learned positions offset by 2, tied head.
+
+All published sizes are pre-LN with embeddings as wide as the model, but OPT-350m: post-LN, no final LayerNorm, and
+narrower embeddings with a projection into the model and one out of it.
+"""
 
 from __future__ import annotations
 
@@ -8,7 +12,8 @@ import flax.linen as nn
 import jax
 import jax.numpy as jnp
 
-from qtx.layers import Site, embedding, flat_dot_general, layer_norm
+from qtx.errors import QtxError
+from qtx.layers import Site, dense, embedding, flat_dot_general, layer_norm
 from qtx.models.block import TransformerConfig, layers
 
 POSITION_OFFSET = 2
@@ -21,16 +26,34 @@ class OptConfig(TransformerConfig):
     Attributes:
       vocab_size: rows of the word table; None: from the data's tokenizer.
       max_length: longest sequence; the position table has two rows more.
+      pre_norm: LayerNorms on the residual branches and a final one; otherwise they follow the residual sums (OPT-350m).
+      embedding_width: of the word table. If it is not the model's width, words are projected to that, and the output
+        back (OPT-350m: 512); None: the model's width.
+
+    Raises:
+      QtxError: if embedding_width is below 1.
     """
 
     init_std: float = 0.006
     layer_norm_epsilon: float = 1e-5
     vocab_size: int | None = None
     max_length: int = 512
+    pre_norm: bool = True
+    embedding_width: int | None = None
+
+    def __post_init__(self):
+        super().__post_init__()
+        if self.embedding_width is not None and self.embedding_width < 1:
+            raise QtxError(f"embedding_width is {self.embedding_width}: expected at least 1, or None for width")
+
+    @property
+    def projected(self) -> bool:
+        """Whether there are projections between the word table and the model."""
+        return self.embedding_width not in (None, self.width)
 
 
 class OptEmbeddings(nn.Module):
-    """Site: sum (words + positions) `[B, T, width]`."""
+    """Sites: project_in (if embeddings are narrower), sum (words + positions); all `[B, T, width]`."""
 
     config: OptConfig
     deterministic: bool
@@ -38,14 +61,19 @@ class OptEmbeddings(nn.Module):
     def setup(self):
         c, dtype = self.config, jnp.dtype(self.config.dtype)
         assert c.vocab_size is not None, "vocab_size is filled in by qtx.models.build"
-        self.words = embedding(c.vocab_size, c.width, "vocab", c.init_std, dtype)
+        self.words = embedding(c.vocab_size, c.embedding_width or c.width, "vocab", c.init_std, dtype)
+        if c.projected:
+            self.project_in = dense(c.width, (None, "embed"), c.init_std, dtype, use_bias=False)
         self.positions = embedding(c.max_length + POSITION_OFFSET, c.width, "positions", c.init_std, dtype)
         self.sum = Site()
 
     def __call__(self, tokens: jax.Array, mask: jax.Array) -> jax.Array:
         # Padding takes the row before the first position, as in the published model.
         positions = jnp.cumsum(mask, axis=1) * mask - 1 + POSITION_OFFSET
-        return self.sum(self.words(tokens) + self.positions(positions))
+        words = self.words(tokens)
+        if self.config.projected:
+            words = self.project_in(words)
+        return self.sum(words + self.positions(positions))
 
 
 class TiedHead(nn.Module):
@@ -57,7 +85,7 @@ class TiedHead(nn.Module):
 
 
 class Opt(nn.Module):
-    """OPTForCausalLM, the pre-LN kind (125m, 1.3b and up)."""
+    """OPTForCausalLM."""
 
     config: OptConfig
 
@@ -66,7 +94,8 @@ class Opt(nn.Module):
         """Next-token logits.
 
         Args:
-          batch: `tokens` `[B, T]`; optionally `mask` `[B, T]` (False = padding).
+          batch: `tokens` `[B, T]`; optionally `mask` `[B, T]` (False = padding) and `segments` `[B, T]` (a token sees
+            only those of its own number).
           train: dropout on (needs the "dropout" rng).
           step: training step, for normalizers that anneal.
 
@@ -79,6 +108,13 @@ class Opt(nn.Module):
         embeddings = OptEmbeddings(c, not train, name="embeddings")
         x = nn.Dropout(c.dropout, deterministic=not train)(embeddings(tokens, visible.astype(jnp.int32)))
         mask = jnp.tril(jnp.ones((length, length), bool)) & visible[:, None, None, :]
-        x, _ = layers(c, pre_norm=True, activation="relu", deterministic=not train)(x, mask, step)
-        x = layer_norm(c.layer_norm_epsilon, jnp.dtype(c.dtype), "final_norm")(x)
+        if "segments" in batch:
+            segments = batch["segments"][:, None]
+            mask &= segments[..., :, None] == segments[..., None, :]
+        x, _ = layers(c, pre_norm=c.pre_norm, activation="relu", deterministic=not train)(x, mask, step)
+        dtype = jnp.dtype(c.dtype)
+        if c.pre_norm:
+            x = layer_norm(c.layer_norm_epsilon, dtype, "final_norm")(x)
+        if c.projected:
+            x = dense(embeddings.words.features, ("embed", None), c.init_std, dtype, "project_out", use_bias=False)(x)
         return TiedHead(name="head")(x, embeddings.words.embedding)

@@ -30,10 +30,27 @@ CASES = {
         lambda folder: dict(files=(f"{write_texts(folder / 'texts')}/*.txt",), sequence_length=16, vocab_size=300),
         "clm",
     ),
+    "text_corpus": (
+        lambda folder: dict(
+            corpora=(str(write_texts(folder / "texts")), f"{folder}/texts/[0-4].txt"),
+            weights=(1.0, 3.0),
+            held_out_fraction=0.3,
+            sequence_length=32,
+            vocab_size=150,
+            data_dir=str(folder / "tfds"),
+        ),
+        "mlm",
+    ),
     "digits": (lambda folder: dict(random_crop=1), "classification"),
     "idx": (idx_options, "classification"),
     "image_folder": (
         lambda folder: dict(path=str(write_archive(write_images(folder / "images"))), flip=True),
+        "classification",
+    ),
+    "image_corpus": (
+        lambda folder: dict(
+            corpus=str(write_images(folder / "images")), image_size=8, flip=True, data_dir=str(folder / "tfds")
+        ),
         "classification",
     ),
     "bigram_backcopy": (lambda folder: dict(sequence_length=16, vocab_size=20), "clm"),
@@ -159,7 +176,7 @@ def test_evaluation_is_all_held_out_data_once_and_the_same_again(case):
     np.testing.assert_array_equal(labels, singly)
 
 
-@pytest.mark.parametrize("case", ["digits", "idx", "image_folder"], indirect=True)
+@pytest.mark.parametrize("case", ["digits", "idx", "image_folder", "image_corpus"], indirect=True)
 def test_calibration_reads_training_data_without_augmentation(case):
     data, _ = case
     rng = np.random.default_rng(0)
@@ -236,8 +253,8 @@ def test_config_section_and_back():
 def test_objectives_that_do_not_fit(source):
     cls = SOURCES[source]
     fitting = {"path": "x"} if "path" in SOURCE_OPTIONS[source] else {}
-    if source == "text_files":
-        fitting = {"files": ("x",)}
+    fitting |= {"text_files": {"files": ("x",)}, "text_corpus": {"corpora": ("x",)}}.get(source, {})
+    fitting |= {"corpus": "x"} if source == "image_corpus" else {}
     for objective in {"mlm", "clm", "classification", "nonsense"} - set(cls.objectives):
         with pytest.raises(QtxError, match=f"serves objective .*not '{objective}'"):
             load(DataConfig(source=source, **fitting), objective)

@@ -9,8 +9,9 @@ import numpy as np
 import pytest
 
 from qtx.data import DataConfig, load
+from qtx.data.reading import cut, expand, read_text
 from qtx.data.sources.stdlib import module_docstrings, stdlib_documents
-from qtx.data.sources.text_files import cut, expand, read_documents, read_text
+from qtx.data.sources.text_files import read_documents
 from qtx.data.text import split_documents
 from qtx.errors import QtxError
 
@@ -60,12 +61,12 @@ def test_globs_are_sorted_and_each_file_once(text_folder):
 
 def test_cut_before_each_match():
     wikitext = " \n = Title = \n \n Text . \n = = Section = = \n More . \n = A = B = \n Last . \n"
-    assert cut(wikitext, r"^ = [^=].* = $") == [
+    assert list(cut([wikitext], r"^ = [^=].* = $")) == [
         " ",
         " = Title = \n \n Text . \n = = Section = = \n More . ",
         " = A = B = \n Last . ",
     ]
-    assert cut("a\nb\n\nc\n\n\nd", r"\n\n") == ["a\nb", "c", "d"]
+    assert list(cut(["a\nb\n\nc\n\n\nd"], r"\n\n")) == ["a\nb", "c", "d"]
 
 
 def test_documents_are_held_out_whole_wherever_they_lie(text_folder, tmp_path):

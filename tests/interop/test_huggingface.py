@@ -67,6 +67,15 @@ def test_load_gives_back_what_save_wrote(tmp_path, family, variant):
     jax.tree.map(np.testing.assert_array_equal, loaded, params)
 
 
+def test_load_gives_back_a_post_norm_opt_with_projections(tmp_path):
+    config = dataclasses.replace(CONFIGS["opt"], pre_norm=False, embedding_width=4)
+    params = saved(tmp_path, config)
+    loaded_config, loaded = load(tmp_path)
+    assert loaded_config == config
+    jax.tree.map(np.testing.assert_array_equal, loaded, params)
+    assert loaded["embeddings"]["words"]["embedding"].shape == (11, 4) and "final_norm" not in loaded
+
+
 def test_weights_are_float32_whatever_the_file_has(tmp_path):
     saved(tmp_path, CONFIGS["opt"])
     edit_weights(tmp_path, lambda tensors: tensors.update({k: v.astype(np.float16) for k, v in tensors.items()}))
@@ -141,8 +150,8 @@ BROKEN = {
         "lm_head.weight differs from model.decoder.embed_tokens.weight",
     ),
     "activation": ("bert", values(hidden_act="gelu_new"), "hidden_act is 'gelu_new'.*supports only 'gelu'"),
-    "post-LN OPT": ("opt", values(do_layer_norm_before=False), "do_layer_norm_before is False"),
-    "projected OPT": ("opt", values(word_embed_proj_dim=4), "word_embed_proj_dim is 4; .* supports only 8"),
+    "post-LN OPT": ("opt", values(do_layer_norm_before=False), "has unexpected model.decoder.final_layer_norm.bias"),
+    "projected OPT": ("opt", values(word_embed_proj_dim=4), "lacks model.decoder.project_in.weight"),
     "missing size": ("bert", without("hidden_size"), "has no 'hidden_size'"),
     "wrong type": ("bert", values(hidden_size="8"), "width is '8': expected int"),
     "heads": ("bert", values(num_attention_heads=3), "width 8 is not divisible by num_heads 3"),

@@ -43,13 +43,21 @@ def bert():
     return transformers.BertForMaskedLM(config), *tokens_and_mask()
 
 
-def opt():
+def opt(**options):
     shape = {k: v for k, v in SHAPE.items() if k != "initializer_range"}
-    config = transformers.OPTConfig(**shape, **TEXT, init_std=0.2, ffn_dim=48, word_embed_proj_dim=32)
+    config = transformers.OPTConfig(**shape, **TEXT, init_std=0.2, ffn_dim=48, **options)
     return transformers.OPTForCausalLM(config), *tokens_and_mask()
 
 
-@pytest.mark.parametrize("family", [vit, bert, opt])
+def opt_350m():
+    return opt(do_layer_norm_before=False, word_embed_proj_dim=20)
+
+
+def opt_with_projections():
+    return opt(word_embed_proj_dim=20)
+
+
+@pytest.mark.parametrize("family", [vit, bert, opt, opt_350m, opt_with_projections])
 def test_logits_equal_those_of_transformers(tmp_path, family):
     torch.manual_seed(0)
     model, their_inputs, batch = family()

@@ -2,14 +2,17 @@
 
 from __future__ import annotations
 
-from typing import ClassVar, Protocol
+from typing import ClassVar, Protocol, runtime_checkable
 
 from qtx.data.dataset import Data
+from qtx.data.prepared.writing import Written
 from qtx.data.sources.bigram_backcopy import BigramBackcopy
 from qtx.data.sources.digits import Digits
 from qtx.data.sources.idx import Idx
+from qtx.data.sources.image_corpus import ImageCorpus
 from qtx.data.sources.image_folder import ImageFolder
 from qtx.data.sources.stdlib import Stdlib
+from qtx.data.sources.text_corpus import TextCorpus
 from qtx.data.sources.text_files import TextFiles
 
 
@@ -21,12 +24,21 @@ class Source(Protocol):
     def load(self, objective: str) -> Data: ...
 
 
+@runtime_checkable
+class PreparedSource(Protocol):
+    """A source that keeps what it reads on disk: `prepare` makes it."""
+
+    def prepare(self, objective: str) -> list[Written]: ...
+
+
 SOURCES: dict[str, type[Source]] = {
     "stdlib": Stdlib,
     "text_files": TextFiles,
+    "text_corpus": TextCorpus,
     "digits": Digits,
     "idx": Idx,
     "image_folder": ImageFolder,
+    "image_corpus": ImageCorpus,
     "bigram_backcopy": BigramBackcopy,
 }
 """Data sources by the name that configs use."""

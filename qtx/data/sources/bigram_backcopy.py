@@ -23,7 +23,7 @@ import numpy as np
 
 from qtx.data.dataset import Data
 from qtx.data.packing import causal_example
-from qtx.data.sources.text_files import expand, read_text
+from qtx.data.reading import expand, read_text
 from qtx.errors import QtxError
 
 BOS = 0

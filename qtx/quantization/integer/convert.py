@@ -55,7 +55,7 @@ def convert(quantized: Quantized) -> IntegerModel:
 
 def float32(module: Any) -> nn.Module:
     """The module computing in float32 between the products, and, as it does not train, without rematerialization."""
-    return module.clone(config=dataclasses.replace(module.config, dtype="float32", remat=False))
+    return module.clone(config=dataclasses.replace(module.config, dtype="float32", remat="none"))
 
 
 def _in_floating_point(

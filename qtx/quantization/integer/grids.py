@@ -18,8 +18,6 @@ Fields = dict[str, jax.Array]
 """A grid's fields, each a scalar, `[L]` under `layers/`, or with a trailing `[F]`, and its basis; see `on_grid`."""
 
 MOST_BITS = 8
-BEFORE_FIRST = "embeddings/norm"
-"""The site whose output enters a post-LN model's first block."""
 AFTER_EACH = f"{STACK}mlp_norm"
 """The site whose output enters a post-LN model's other blocks."""
 
@@ -56,7 +54,9 @@ def read_grids(quantized: Quantized, wiring: Wiring) -> Grids:
                 "one scale, so expected one range per tensor"
             )
     sites |= {path.removesuffix("/embedding"): grid for path, grid in weights.items() if is_table(path)}
-    entering = None if wiring.pre_norm else _entering(sites)
+    # What enters a post-LN model's first block: OPT-350m has no LayerNorm there.
+    first = "embeddings/norm" if "norm" in quantized.params["embeddings"] else "embeddings/sum"
+    entering = None if wiring.pre_norm else _entering(sites, first)
     return Grids(sites | ({INPUT: entering} if entering else {}), weights)
 
 
@@ -84,11 +84,11 @@ def _grids(kind: str, plan: Plan, ranges: Ranges) -> dict[str, Fields]:
     return result
 
 
-def _entering(sites: dict[str, Fields]) -> Fields | None:
+def _entering(sites: dict[str, Fields], before: str) -> Fields | None:
     """The grid of what enters each layer `[L]`, if it is integers in all of them: that of what left the one before."""
-    if not {BEFORE_FIRST, AFTER_EACH} <= sites.keys():
+    if not {before, AFTER_EACH} <= sites.keys():
         return None
-    first, later = sites[BEFORE_FIRST], sites[AFTER_EACH]
+    first, later = sites[before], sites[AFTER_EACH]
     # The last layer's grid does not enter a block, so whether it is on does not matter.
     if (
         "on" in first

@@ -12,6 +12,7 @@ from qtx.quantization.methods.base import Static
 from qtx.quantization.weights import STACK, flatten
 
 RESIDUAL_STREAM = (
+    "embeddings/project_in",
     "embeddings/token_type_sum",
     "embeddings/patches",
     "embeddings/patch_norm",
@@ -33,7 +34,9 @@ KERNELS_OF_WIDTH = (
     "layers/attention/value/kernel",
     "layers/attention/out/kernel",
     "layers/mlp/in/kernel",
-    # What follows the last LayerNorm: BERT's transform, ViT's classifier. A tied head has no kernel.
+    # What follows the last LayerNorm: OPT-350m's projection, BERT's transform, ViT's classifier. A tied head has no
+    # kernel.
+    "project_out/kernel",
     "head/transform/kernel",
     "head/logits/kernel",
 )

@@ -57,17 +57,19 @@ class SmoothQuant(Static):
         attention, mlp = smooth(ATTENTION_INPUT), smooth(MLP_INPUT)
         smooths = {f"{layer}/kernel": attention for layer in ATTENTION_INPUT}
         smooths |= {f"{layer}/kernel": mlp for layer in MLP_INPUT}
-        # Post-LN: each layer's attention reads the last LayerNorm of the layer before, the first's the embeddings'.
-        if "embeddings/norm/scale" in flat:
+        if "final_norm/scale" in flat:
+            norms = {"layers/attention_norm": attention, "layers/mlp_norm": mlp}
+        else:
+            # Post-LN: each layer's attention reads the last LayerNorm of the layer before, the first's the embeddings'
+            # or, where they have none (OPT-350m), their sum.
+            first = "embeddings/norm" if "embeddings/norm/scale" in flat else "embeddings/sum"
             norms = {
-                "embeddings/norm": attention[0],
+                first: attention[0],
                 "layers/mlp_norm": jnp.concatenate([attention[1:], jnp.ones_like(attention[:1])]),
                 "layers/attention_norm": mlp,
             }
-        else:
-            norms = {"layers/attention_norm": attention, "layers/mlp_norm": mlp}
         for norm, s in norms.items():
-            smooths |= {norm: s, f"{norm}/scale": s}
+            smooths |= {path: s for path in (norm, f"{norm}/scale") if path != "embeddings/sum/scale"}
         return recipe, {path: {"smooth": s} for path, s in smooths.items()}
 
 

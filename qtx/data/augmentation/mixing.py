@@ -1,0 +1,84 @@
+"""Mixup (Zhang et al. 2018) and CutMix (Yun et al. 2019) on pairs of examples."""
+
+from __future__ import annotations
+
+import math
+from dataclasses import dataclass
+
+import numpy as np
+
+from qtx.errors import QtxError
+
+Example = dict[str, np.ndarray]
+
+
+@dataclass(frozen=True)
+class Mixing:
+    """Every pair of examples is mixed, by either way with probability 0.5 if both are on; as timm's `pair` mode does.
+
+    The mixed label weighs 1 - lambda, lambda ~ Beta(alpha, alpha). Both examples of a pair are mixed with the same
+    lambda and rectangle, each with the other as it was.
+
+    Attributes:
+      mixup: alpha; 0: no Mixup.
+      cutmix: alpha; 0: no CutMix.
+
+    Raises:
+      QtxError: for a negative alpha.
+    """
+
+    mixup: float = 0.0
+    cutmix: float = 0.0
+
+    def __post_init__(self):
+        for name in ("mixup", "cutmix"):
+            if not 0 <= getattr(self, name) < math.inf:
+                raise QtxError(f"{name} is {getattr(self, name)}: expected 0 (none) or a positive number, e.g. 0.2")
+
+    def __call__(self, examples: list[Example], rng: np.random.Generator) -> list[Example]:
+        """The pair, mixed; a single example (of an odd batch) gets the keys of a mixed one, but share 0.
+
+        Args:
+          examples: one or two, with `images` float32 `[H, W, C]` and `labels` int32 [].
+          rng: decides.
+
+        Returns:
+          the examples, each with `mixed_labels` int32 [], the other's label, and `mixed_share` float32 [], its weight
+          in the target: exactly the share of its pixels.
+        """
+        first, other = examples[0], examples[-1]
+        if len(examples) == 1:
+            return [_mixed(first, first["images"], first, 0.0)]
+        with_cutmix = self.cutmix > 0 and (self.mixup == 0 or rng.random() < 0.5)
+        alpha = self.cutmix if with_cutmix else self.mixup
+        share = 1 - rng.beta(alpha, alpha)
+        # Of every pixel, the part that comes from the other image: `[H, W, 1]`.
+        of_other = np.zeros((*first["images"].shape[:2], 1), np.float32)
+        if with_cutmix:
+            of_other[_rectangle(of_other.shape, share, rng)] = 1
+            share = of_other.mean(dtype=np.float64)
+        else:
+            of_other[:] = share
+
+        def blend(mine: np.ndarray, theirs: np.ndarray) -> np.ndarray:
+            return (1 - of_other) * mine + of_other * theirs
+
+        return [
+            _mixed(mine, blend(mine["images"], theirs["images"]), theirs, share)
+            for mine, theirs in ((first, other), (other, first))
+        ]
+
+
+def _mixed(example: Example, images: np.ndarray, other: Example, share: float) -> Example:
+    return {**example, "images": images, "mixed_labels": other["labels"], "mixed_share": np.asarray(share, np.float32)}
+
+
+def _rectangle(shape: tuple[int, ...], share: float, rng: np.random.Generator) -> tuple[slice, slice]:
+    """Rows and columns of a rectangle of the image's shape and about `share` of its area, around a uniform centre; what
+    lies beyond the border is lost."""
+    side = math.sqrt(share)
+    bounds = []
+    for length in shape[:2]:
+        centre, cut = int(rng.integers(length)), int(length * side)
+        bounds.append(slice(max(0, centre - cut // 2), min(length, centre + (cut + 1) // 2)))
+    return bounds[0], bounds[1]

@@ -1,0 +1,80 @@
+"""Image folders and archives in the layout `<split>/<class>/<file>`: what is in them, and its reading."""
+
+from __future__ import annotations
+
+import functools
+import tarfile
+import zipfile
+from collections.abc import Callable, Iterator, Mapping
+from pathlib import Path, PurePosixPath
+
+from qtx.errors import QtxError
+
+SUFFIXES = {".jpg", ".jpeg", ".png"}
+TRAINING_SPLIT = "train"
+HELD_OUT_SPLITS = ("val", "valid", "validation", "test")
+
+
+def check_splits(path: str, classes: Mapping[str, set[str]]) -> tuple[list[str], str]:
+    """The training classes in alphabetical order and the name of the held-out split.
+
+    Args:
+      path: of the images, for errors.
+      classes: split name to the names of its classes.
+
+    Raises:
+      QtxError: without a training or a held-out split, or when a held-out class has no training image.
+    """
+    held_out = next((split for split in HELD_OUT_SPLITS if split in classes), None)
+    if TRAINING_SPLIT not in classes or held_out is None:
+        raise QtxError(
+            f"{path}: found images in {', '.join(sorted(classes)) or 'no split'}: expected "
+            f"<split>/<class>/<file> (jpg, png) with split {TRAINING_SPLIT} and one of {', '.join(HELD_OUT_SPLITS)}"
+        )
+    unknown = sorted(classes[held_out] - classes[TRAINING_SPLIT])
+    if unknown:
+        raise QtxError(f"{path}: {held_out} has class {unknown[0]}, which {TRAINING_SPLIT} lacks")
+    return sorted(classes[TRAINING_SPLIT]), held_out
+
+
+def image_files(path: Path) -> Iterator[tuple[str, str, str, Callable[[], bytes]]]:
+    """(split, class, file name, content's reader) of every image of a folder, sorted, or of an archive, in its order.
+
+    The content can be read until the next image is asked for.
+
+    Raises:
+      QtxError: when `path` is neither, or the archive is broken.
+    """
+    if path.is_dir():
+        for file in sorted(path.rglob("*")):
+            place = _place(file.relative_to(path.parent).as_posix())
+            if place and file.is_file():
+                yield *place, file.read_bytes
+    elif not path.is_file():
+        raise QtxError(f"no folder or archive {path}: set data.path to one of <split>/<class>/ images")
+    elif path.suffix == ".zip":
+        try:
+            with zipfile.ZipFile(path) as archive:
+                for name in archive.namelist():
+                    if place := _place(name):
+                        yield *place, functools.partial(archive.read, name)
+        except zipfile.BadZipFile as error:
+            raise QtxError(f"cannot read {path}: {error}") from error
+    else:
+        try:
+            with tarfile.open(path, "r|*") as archive:
+                for member in archive:
+                    place = _place(member.name)
+                    content = archive.extractfile(member) if place else None
+                    if place and content:
+                        yield *place, content.read
+        except (tarfile.TarError, EOFError, OSError) as error:
+            raise QtxError(f"cannot read {path} as a tar archive: {error}") from error
+
+
+def _place(name: str) -> tuple[str, str, str] | None:
+    """(split, class, file name) from a path that ends so, None for any other."""
+    parts = PurePosixPath(name).parts
+    if len(parts) < 3 or PurePosixPath(name).suffix.lower() not in SUFFIXES:
+        return None
+    return (parts[-3], parts[-2], parts[-1]) if parts[-3] in (TRAINING_SPLIT, *HELD_OUT_SPLITS) else None

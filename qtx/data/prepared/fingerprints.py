@@ -1,0 +1,57 @@
+"""The hash of many files' content, computed once: what decides whether a prepared dataset is still the right one."""
+
+from __future__ import annotations
+
+import hashlib
+import os
+from collections.abc import Sequence
+from pathlib import Path
+
+from qtx.errors import QtxError
+
+FOLDER = "qtx_fingerprints"
+
+
+def content_hash(files: Sequence[tuple[str, Path]], data_dir: str) -> str:
+    """SHA-256 over the names and contents of files, in this order.
+
+    It is kept in `data_dir` under the files' places, sizes and times of change, so that a large corpus is read for it
+    only once; a changed file has another time.
+
+    Args:
+      files: pairs of the name that counts, and where the file lies.
+      data_dir: folder of all datasets.
+
+    Raises:
+      QtxError: for a file that cannot be read.
+    """
+    listing, whole = hashlib.sha256(), hashlib.sha256()
+    try:
+        for name, path in files:
+            status = path.stat()
+            listing.update(repr((name, str(path.resolve()), status.st_size, status.st_mtime_ns)).encode())
+        kept = Path(data_dir).expanduser() / FOLDER / listing.hexdigest()[:32]
+        if kept.is_file():
+            return kept.read_text()
+        for name, path in files:
+            with path.open("rb") as file:
+                whole.update(f"{name} {hashlib.file_digest(file, 'sha256').hexdigest()}\n".encode())
+    except OSError as error:
+        raise QtxError(f"cannot read {error.filename}: {error.strerror}") from error
+    write_whole(kept, whole.hexdigest())
+    return whole.hexdigest()
+
+
+def write_whole(file: Path, text: str) -> None:
+    """Writes a small file, its folder too, so that a reader finds all of it or nothing.
+
+    Raises:
+      QtxError: when it cannot be written.
+    """
+    temporary = file.with_name(f"{file.name}.{os.getpid()}")
+    try:
+        file.parent.mkdir(parents=True, exist_ok=True)
+        temporary.write_text(text)
+        os.replace(temporary, file)
+    except OSError as error:
+        raise QtxError(f"cannot write {file}: {error.strerror}: set data.data_dir to a folder with room") from error

@@ -1,0 +1,102 @@
+"""An image folder as a TFDS dataset: the files' own bytes, with their labels."""
+
+from __future__ import annotations
+
+import functools
+import hashlib
+import io
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+import tensorflow_datasets as tfds
+from PIL import Image, UnidentifiedImageError
+
+from qtx.data.image_files import TRAINING_SPLIT, check_splits, image_files
+from qtx.data.prepared.fingerprints import content_hash
+from qtx.data.prepared.writing import DatasetPlan, Example, Producer, State
+from qtx.errors import QtxError
+
+NAME = "qtx_images"
+FORMAT = 1
+"""Raised when the same input would give other records."""
+BATCH = 64
+"""Images read at once."""
+
+
+def image_plan(path: str, data_dir: str) -> DatasetPlan:
+    """The dataset of a folder or archive of `<split>/<class>/<file>`.
+
+    Returns:
+      a plan whose records have `image` (JPEG or PNG as found), `label` and `file_name`; its held-out split is
+      `validation`, whatever the folder calls it.
+
+    Raises:
+      QtxError: when `path` is neither folder nor archive.
+    """
+    place = Path(path).expanduser()
+    if place.is_dir():
+        files = [(str(file.relative_to(place)), file) for file in sorted(place.rglob("*")) if file.is_file()]
+    elif place.is_file():
+        files = [("", place)]
+    else:
+        raise QtxError(
+            f"no folder or archive {path}: set data.corpus to one of <split>/<class>/ images, or to tfds:NAME"
+        )
+    found = functools.cache(lambda: _find(path, place))
+    return DatasetPlan(
+        name=NAME,
+        key=hashlib.sha256(f"{FORMAT} {content_hash(files, data_dir)}".encode()).hexdigest()[:16],
+        features=lambda: _features(found()[0]),
+        splits={
+            "train": Producer(lambda state: _images(place, TRAINING_SPLIT, state)),
+            "validation": Producer(lambda state: _images(place, found()[1], state)),
+        },
+        description=f"{path}: images in their own encoding",
+        data_dir=data_dir,
+    )
+
+
+def _find(path: str, place: Path) -> tuple[list[str], str]:
+    classes: dict[str, set[str]] = {}
+    for split, class_name, _, _ in image_files(place):
+        classes.setdefault(split, set()).add(class_name)
+    return check_splits(path, classes)
+
+
+def _features(classes: list[str]) -> Any:
+    return tfds.features.FeaturesDict(
+        {
+            "image": tfds.features.Image(shape=(None, None, 3)),
+            "label": tfds.features.ClassLabel(names=classes),
+            "file_name": tfds.features.Text(),
+        }
+    )
+
+
+def _images(place: Path, wanted: str, state: State | None) -> Iterator[tuple[list[Example], State]]:
+    done = (state or {"read": 0})["read"]
+    batch: list[Example] = []
+    index = 0
+    for split, class_name, name, read in image_files(place):
+        if split != wanted:
+            continue
+        index += 1
+        if index <= done:
+            continue
+        file_name, content = f"{split}/{class_name}/{name}", read()
+        check_image(content, f"{file_name} of {place}")
+        batch.append({"image": io.BytesIO(content), "label": class_name, "file_name": file_name})
+        if len(batch) == BATCH:
+            yield batch, {"read": index, "images": index}
+            batch = []
+    yield batch, {"read": index, "images": index}
+
+
+def check_image(content: bytes, what: str) -> None:
+    """Raises QtxError unless bytes begin as an image that Pillow reads."""
+    try:
+        with Image.open(io.BytesIO(content)):
+            pass
+    except (UnidentifiedImageError, OSError, SyntaxError, ValueError) as error:
+        raise QtxError(f"cannot decode image {what}: {error}") from error

@@ -1,0 +1,25 @@
+"""What there is in a prepared dataset, for people."""
+
+from __future__ import annotations
+
+from qtx.data.prepared.writing import Written
+
+COUNTED = ("documents", "tokens", "blocks", "images")
+
+
+def describe(written: Written) -> list[str]:
+    """A line about the dataset, one about each split, and one about its folder."""
+    counts = {
+        split: ", ".join(f"{state[what]:,} {what}" for what in COUNTED if what in state)
+        for split, state in written.splits.items()
+    }
+    if written.seconds is None:
+        made = "found there"
+    else:
+        tokens = sum(state.get("tokens", 0) for state in written.splits.values())
+        made = f"made in {written.seconds:,.1f} s" + (f", {tokens / written.seconds:,.0f} tokens/s" if tokens else "")
+    return [
+        written.description,
+        *(f"  {split}: {count}" for split, count in counts.items()),
+        f"  in {written.folder}: {written.bytes / 1e6:,.1f} MB, {made}",
+    ]

@@ -1,0 +1,96 @@
+"""Tokenized and packed text as a TFDS dataset: one record is one block."""
+
+from __future__ import annotations
+
+import hashlib
+import json
+from collections.abc import Iterable, Iterator, Mapping
+from functools import partial
+
+import numpy as np
+import tensorflow_datasets as tfds
+
+from qtx.data.packing import cut_blocks, join, too_short
+from qtx.data.prepared.documents import Part
+from qtx.data.prepared.writing import DatasetPlan, Example, Producer, State
+from qtx.data.tfds_datasets import Dataset, DatasetRecords
+from qtx.data.tokenization import TextTokenizer
+from qtx.errors import QtxError
+
+NAME = "qtx_text"
+FORMAT = 1
+"""Raised when the same input would give other blocks."""
+BATCH_CHARACTERS = 1 << 20
+"""Text tokenized at once; one document may be longer."""
+
+
+def text_plan(parts: Mapping[str, Part], tokenizer: TextTokenizer, block_length: int, data_dir: str) -> DatasetPlan:
+    """The dataset of one corpus.
+
+    Args:
+      parts: split name to its documents.
+      tokenizer: gives the ids and what stands between documents.
+      block_length: L, ids per block with the start token.
+      data_dir: folder of all datasets.
+
+    Returns:
+      a plan whose records have `tokens`, [L], uint16 where the vocabulary fits, otherwise int32.
+    """
+    facts = {
+        "format": FORMAT,
+        "parts": {split: part.fingerprint for split, part in parts.items()},
+        "tokenizer": hashlib.sha256(tokenizer.backend.to_str().encode()).hexdigest(),
+        "block_length": block_length,
+    }
+    corpus = next(iter(parts.values())).documents.name
+    dtype = np.dtype(np.uint16 if tokenizer.vocab_size <= 1 << 16 else np.int32)
+    tokens = tfds.features.Tensor(shape=(block_length,), dtype=dtype, encoding="bytes")
+    return DatasetPlan(
+        name=NAME,
+        key=hashlib.sha256(json.dumps(facts, sort_keys=True).encode()).hexdigest()[:16],
+        features=lambda: tfds.features.FeaturesDict({"tokens": tokens}),
+        splits={
+            split: Producer(partial(_blocks, part, split, tokenizer, block_length, dtype), part.documents.count)
+            for split, part in parts.items()
+        },
+        description=f"{corpus}: blocks of {block_length} tokens, vocabulary {tokenizer.vocab_size}",
+        data_dir=data_dir,
+    )
+
+
+def _blocks(
+    part: Part, split: str, tokenizer: TextTokenizer, block_length: int, dtype: np.dtype, state: State | None
+) -> Iterator[tuple[list[Example], State]]:
+    state = state or {"read": 0, "documents": 0, "tokens": 0, "blocks": 0, "rest": []}
+    for texts in _batches(part.documents.read(state["read"])):
+        encoded = [ids for ids in tokenizer.encode([text for text in texts if part.selects(text)]) if len(ids)]
+        new = join(encoded, tokenizer.end)
+        stream = np.concatenate([np.array(state["rest"], np.int32), new])
+        blocks, rest = cut_blocks(stream, tokenizer.start, block_length)
+        state = {
+            "read": state["read"] + len(texts),
+            "documents": state["documents"] + len(encoded),
+            "tokens": state["tokens"] + len(new),
+            "blocks": state["blocks"] + len(blocks),
+            "rest": rest.tolist(),
+        }
+        yield [{"tokens": block} for block in blocks.astype(dtype)], state
+    if not state["blocks"]:
+        raise QtxError(f"{part.documents.name}: {too_short(split, state['tokens'], block_length)}")
+
+
+def _batches(texts: Iterable[str]) -> Iterator[list[str]]:
+    batch, characters = [], 0
+    for text in texts:
+        batch.append(text)
+        characters += len(text)
+        if characters >= BATCH_CHARACTERS:
+            yield batch
+            batch, characters = [], 0
+    if batch:
+        yield batch
+
+
+def block_records(dataset: Dataset, split: str) -> DatasetRecords:
+    """The blocks of a split, int32 [L] each."""
+    return dataset.records(split, lambda example: example["tokens"].astype(np.int32))

@@ -1,0 +1,251 @@
+"""Writing a TFDS dataset shard by shard: what is interrupted goes on after the last finished shard.
+
+The shards grow in a folder `incomplete.<version>` beside the dataset's own, with a record of what is finished; at the
+end the description is written and the folder renamed. So a dataset is there whole or not at all, and anyone can read it
+with `tfds.builder_from_directory(folder).as_data_source()`.
+"""
+
+from __future__ import annotations
+
+import fcntl
+import json
+import os
+import shutil
+import sys
+import time
+from collections.abc import Callable, Iterator, Mapping
+from concurrent.futures import ThreadPoolExecutor
+from contextlib import contextmanager
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import tensorflow_datasets as tfds
+from array_record.python.array_record_module import ArrayRecordReader, ArrayRecordWriter
+from rich.console import Console
+from rich.progress import BarColumn, Progress, TextColumn, TimeRemainingColumn
+
+from qtx.data.prepared.fingerprints import write_whole
+from qtx.data.tfds_datasets import FILE_FORMAT
+from qtx.errors import QtxError
+
+VERSION = "1.0.0"
+SHARD_BYTES = 64 << 20
+"""A shard is finished when its records have this many bytes: what an interruption costs at most."""
+RECORD = "preparation.json"
+TEMPLATE = "{DATASET}-{SPLIT}.{FILEFORMAT}-{SHARD_INDEX}"
+
+State = dict[str, Any]
+"""Where a producer is, of JSON types; its `read` counts what it has read of the input, for the progress bar."""
+Example = Mapping[str, Any]
+
+
+@dataclass(frozen=True)
+class Producer:
+    """Makes the examples of one split.
+
+    Attributes:
+      produce: from a state of its own (None: the beginning) to pairs of examples and the state after them.
+      total: how much input there is to read, None if not known.
+    """
+
+    produce: Callable[[State | None], Iterator[tuple[list[Example], State]]]
+    total: int | None = None
+
+
+@dataclass(frozen=True)
+class DatasetPlan:
+    """A dataset to write.
+
+    Attributes:
+      name: of its kind, e.g. `"qtx_text"`.
+      key: hash of all that it is made from: the TFDS config.
+      features: makes TFDS's; called only to write.
+      splits: split name to what makes its examples.
+      description: for `dataset_info.json`.
+      data_dir: the folder of all datasets; this one is in `data_dir/name/key/1.0.0`.
+    """
+
+    name: str
+    key: str
+    features: Callable[[], Any]
+    splits: Mapping[str, Producer]
+    description: str
+    data_dir: str
+
+    @property
+    def folder(self) -> Path:
+        """Of the finished dataset."""
+        return Path(self.data_dir).expanduser() / self.name / self.key / VERSION
+
+
+@dataclass(frozen=True)
+class Written:
+    """A dataset that is on disk.
+
+    Attributes:
+      description: what it was made from.
+      folder: where.
+      splits: split name to the last state of its producer.
+      bytes: of all its files.
+      seconds: that making it took in this process, None if it was there already.
+    """
+
+    description: str
+    folder: Path
+    splits: Mapping[str, State]
+    bytes: int
+    seconds: float | None
+
+
+def write(plan: DatasetPlan, shard_bytes: int = SHARD_BYTES) -> Written:
+    """Writes a dataset, or goes on with it, unless it is there already; waits while another process writes it.
+
+    Raises:
+      QtxError: when it cannot be written, with nothing but finished shards left behind; and whatever a producer raises.
+    """
+    folder, began = plan.folder, time.monotonic()
+    if folder.is_dir():
+        return _read(plan, None)
+    with _one_writer(folder.parent):
+        if folder.is_dir():
+            return _read(plan, None)
+        partial = folder.with_name(f"incomplete.{VERSION}")
+        with _writing(partial):
+            partial.mkdir(exist_ok=True)
+        record = partial / RECORD
+        splits = json.loads(record.read_text()) if record.is_file() else {}
+        features = plan.features()
+        for split in plan.splits:
+            progress = splits.setdefault(split, {"shards": [], "bytes": 0, "state": None, "finished": False})
+            if not progress["finished"]:
+                _write_split(plan, features, split, partial, splits, shard_bytes)
+        with _writing(partial):
+            _describe(plan, features, partial, splits)
+            os.replace(partial, folder)
+    return _read(plan, time.monotonic() - began)
+
+
+def _write_split(
+    plan: DatasetPlan,
+    features: Any,
+    split: str,
+    folder: Path,
+    record: dict,
+    shard_bytes: int,
+) -> None:
+    producer, progress = plan.splits[split], record[split]
+    batches = producer.produce(progress["state"])
+    shard = _Shard(folder, plan.name, split, len(progress["shards"]))
+    with _bar(f"{plan.name} {split}", producer.total) as advance, ThreadPoolExecutor(1) as ahead:
+
+        def finish(done: bool) -> None:
+            with _writing(folder):
+                if shard.count:
+                    shard.close()
+                    progress["shards"].append(shard.count)
+                    progress["bytes"] += shard.bytes
+                progress["finished"] = done
+                write_whole(folder / RECORD, json.dumps(record))
+
+        # The next batch is made (tokenized by as many threads as there are cores) while this one is written.
+        following = ahead.submit(next, batches, None)
+        while (batch := following.result()) is not None:
+            following = ahead.submit(next, batches, None)
+            examples, progress["state"] = batch
+            with _writing(folder):
+                for example in examples:
+                    shard.add(features.serialize_example(example))
+            advance(progress["state"]["read"])
+            if shard.bytes >= shard_bytes:
+                finish(done=False)
+                shard = _Shard(folder, plan.name, split, len(progress["shards"]))
+        finish(done=True)
+
+
+class _Shard:
+    """One array_record file; a half-written one is overwritten when the work goes on."""
+
+    def __init__(self, folder: Path, name: str, split: str, index: int):
+        self.path = folder / f"{name}-{split}.{FILE_FORMAT}-{index:05d}"
+        self.count = self.bytes = 0
+        self._writer: Any = None
+
+    def add(self, example: bytes) -> None:
+        if self._writer is None:
+            self._writer = ArrayRecordWriter(str(self.path), "group_size:1")
+        self._writer.write(example)
+        self.count += 1
+        self.bytes += len(example)
+
+    def close(self) -> None:
+        self._writer.close()
+        found = ArrayRecordReader(str(self.path)).num_records()
+        if found != self.count:
+            raise OSError(f"{self.path} has {found} of {self.count} records")
+
+
+def _describe(plan: DatasetPlan, features: Any, folder: Path, splits: Mapping[str, Any]) -> None:
+    """Writes what TFDS needs to read the shards."""
+    infos = [
+        tfds.core.SplitInfo(
+            name=split,
+            shard_lengths=progress["shards"],
+            num_bytes=progress["bytes"],
+            filename_template=tfds.core.ShardedFileTemplate(
+                dataset_name=plan.name, data_dir=folder, split=split, filetype_suffix=FILE_FORMAT, template=TEMPLATE
+            ),
+        )
+        for split, progress in splits.items()
+    ]
+    tfds.folder_dataset.write_metadata(
+        data_dir=folder,
+        features=features,
+        split_infos=infos,
+        filename_template=TEMPLATE,
+        version=VERSION,
+        description=plan.description,
+        check_data=False,
+    )
+
+
+def _read(plan: DatasetPlan, seconds: float | None) -> Written:
+    folder = plan.folder
+    try:
+        splits = {split: progress["state"] for split, progress in json.loads((folder / RECORD).read_text()).items()}
+    except (OSError, ValueError) as error:
+        raise QtxError(f"dataset {folder} is damaged: {error}; delete the folder to make it again") from error
+    return Written(plan.description, folder, splits, sum(file.stat().st_size for file in folder.iterdir()), seconds)
+
+
+@contextmanager
+def _one_writer(folder: Path) -> Iterator[None]:
+    with _writing(folder):
+        folder.mkdir(parents=True, exist_ok=True)
+        lock = (folder / ".lock").open("w")
+        fcntl.flock(lock, fcntl.LOCK_EX)
+    with lock:
+        yield
+
+
+@contextmanager
+def _writing(folder: Path) -> Iterator[None]:
+    """Tells what goes wrong with the disk in one line."""
+    try:
+        yield
+    except (OSError, RuntimeError) as error:  # RuntimeError is array_record's
+        _, _, free = shutil.disk_usage(next(path for path in (folder, *folder.parents) if path.exists()))
+        raise QtxError(
+            f"cannot write {folder}: {' '.join(str(error).split())} ({free / 1e9:.1f} GB free): make room or set "
+            "data.data_dir to another folder; finished shards are kept"
+        ) from error
+
+
+@contextmanager
+def _bar(title: str, total: int | None) -> Iterator[Callable[[int], None]]:
+    """A progress bar on stderr if that is a terminal; yields what moves it."""
+    columns = (TextColumn("{task.description}"), BarColumn(), TextColumn("{task.completed:,.0f} read"))
+    console = Console(stderr=True)
+    with Progress(*columns, TimeRemainingColumn(), console=console, disable=not sys.stderr.isatty()) as progress:
+        task = progress.add_task(title, total=total)
+        yield lambda completed: progress.update(task, completed=completed)

@@ -1,0 +1,196 @@
+"""Text files as streams: found by path, glob or folder, decompressed by suffix, decoded, cut into documents."""
+
+from __future__ import annotations
+
+import codecs
+import glob
+import gzip
+import json
+import lzma
+import re
+import zlib
+from collections.abc import Callable, Iterable, Iterator, Sequence
+from pathlib import Path
+from typing import BinaryIO
+
+import zstandard
+
+from qtx.errors import QtxError
+
+TEXT_SUFFIXES = (".txt", ".md", ".jsonl")
+CHUNK = 1 << 20
+"""Bytes read at once."""
+LONGEST = 4_000_000
+"""Characters of a document: a corpus that is one file of sentences is not to be one document in memory."""
+NOWHERE = r"(?!)"
+"""The regular expression that matches nothing."""
+LOOKAHEAD = 4096
+"""Characters that a match of a document separator, with what it looks ahead to, has to fit in."""
+
+
+def expand(patterns: Sequence[str]) -> list[str]:
+    """The files that paths and globs (`**` too) name, sorted, each once.
+
+    Raises:
+      QtxError: for a pattern that matches no file.
+    """
+    found: set[str] = set()
+    for pattern in patterns:
+        matches = [path for path in glob.glob(pattern, recursive=True) if Path(path).is_file()]
+        if not matches:
+            raise QtxError(f"no file matches {pattern!r} (in {Path.cwd()}): expected a path or glob of text files")
+        found.update(matches)
+    return sorted(found)
+
+
+def text_kind(path: str | Path) -> str:
+    """The suffix that says what a file holds, e.g. `.jsonl` of `a.jsonl.zst`."""
+    path = Path(path)
+    return Path(path.stem).suffix if path.suffix in DECOMPRESS else path.suffix
+
+
+def read_text(path: str | Path) -> str:
+    """The whole text of a file; see `text_chunks`."""
+    return "".join(text_chunks(path))
+
+
+def text_chunks(path: str | Path) -> Iterator[str]:
+    """A UTF-8 file's text piece by piece, decompressed by its suffix `.gz`, `.xz` or `.zst`.
+
+    Raises:
+      QtxError: for a file that cannot be read or decompressed, or is not UTF-8 (naming the byte).
+    """
+    decoder, offset = codecs.getincrementaldecoder("utf-8")(), 0
+    try:
+        with Path(path).open("rb") as file:
+            for chunk in DECOMPRESS.get(Path(path).suffix, _plain)(file):
+                if b"\0" in chunk:
+                    position = offset + chunk.index(b"\0")
+                    raise QtxError(f"{path} is not text: zero byte at offset {position:,}; unpack an archive first")
+                pending = len(decoder.getstate()[0])
+                yield _decoded(decoder, chunk, path, offset - pending)
+                offset += len(chunk)
+            yield _decoded(decoder, b"", path, offset - len(decoder.getstate()[0]), final=True)
+    except (OSError, EOFError, lzma.LZMAError, zlib.error, zstandard.ZstdError) as error:
+        raise QtxError(f"cannot read {path}: {error}") from error
+
+
+def _decoded(
+    decoder: codecs.IncrementalDecoder, chunk: bytes, path: str | Path, offset: int, final: bool = False
+) -> str:
+    try:
+        return decoder.decode(chunk, final)
+    except UnicodeDecodeError as error:
+        raise QtxError(
+            f"{path} is not UTF-8 text: byte 0x{error.object[error.start]:02x} at offset {offset + error.start:,}; "
+            "convert the file, e.g. with iconv -t UTF-8"
+        ) from None
+
+
+def _plain(file: BinaryIO) -> Iterator[bytes]:
+    while chunk := file.read(CHUNK):
+        yield chunk
+
+
+def _zstd(file: BinaryIO) -> Iterator[bytes]:
+    # The library's own stream reader takes a file that was cut short for a complete one.
+    frame = zstandard.ZstdDecompressor().decompressobj()
+    for chunk in _plain(file):
+        while chunk:
+            if frame.eof:
+                frame = zstandard.ZstdDecompressor().decompressobj()
+            yield frame.decompress(chunk)
+            chunk = frame.unused_data
+    if not frame.eof:
+        raise EOFError("compressed file ended before the end-of-stream marker was reached")
+
+
+DECOMPRESS: dict[str, Callable[[BinaryIO], Iterator[bytes]]] = {
+    ".gz": lambda file: _plain(gzip.GzipFile(fileobj=file)),  # type: ignore[arg-type]
+    ".xz": lambda file: _plain(lzma.LZMAFile(file)),  # type: ignore[arg-type]
+    ".zst": _zstd,
+}
+"""What unpacks a file with such a suffix."""
+
+
+def documents(path: str | Path, separator: str | None) -> Iterator[str]:
+    """The documents of a text file, those of white space alone left out.
+
+    A `.jsonl` file is read line by line, each an object whose `text` is a document; of another file, every match of
+    `separator` begins a document (see `cut`), and without one the file is a document.
+
+    Raises:
+      QtxError: for a file that cannot be read, or a line that is no such object.
+    """
+    found = _json_lines(path) if text_kind(path) == ".jsonl" else cut(text_chunks(path), separator)
+    return (document for document in found if document.strip())
+
+
+def check_separator(separator: str | None) -> None:
+    """Raises QtxError unless a document separator is a regular expression, or None."""
+    try:
+        re.compile(separator or "")
+    except re.error as error:
+        raise QtxError(f"document_separator {separator!r} is no regular expression: {error}") from None
+
+
+def cut(chunks: Iterable[str], separator: str | None) -> Iterator[str]:
+    """Cuts a text before every match of a regular expression (multi-line mode); newlines at the pieces' ends go.
+
+    A piece that would be longer than `LONGEST` is cut at the end of a line.
+    """
+    pattern = re.compile(NOWHERE if separator is None else separator, re.MULTILINE)
+    tidy: Callable[[str], str] = str if separator is None else lambda piece: piece.strip("\n")
+    text, searched = "", 0
+
+    def pieces(limit: int) -> Iterator[str]:
+        nonlocal text, searched
+        begin = 0
+        for match in pattern.finditer(text, searched):
+            if match.end() > limit:
+                break
+            yield tidy(text[begin : match.start()])
+            begin, searched = match.start(), match.end()
+        text, searched = text[begin:], max(searched, limit - LOOKAHEAD) - begin
+
+    for chunk in chunks:
+        text += chunk
+        # A match in the last characters may look otherwise when the text goes on: left for the next round.
+        yield from pieces(len(text) - LOOKAHEAD)
+        while len(text) > LONGEST + LOOKAHEAD:
+            end = text.rfind("\n", 0, LONGEST) + 1 or LONGEST
+            yield tidy(text[:end])
+            text, searched = text[end:], max(0, searched - end)
+    yield from pieces(len(text))
+    yield tidy(text)
+
+
+def _json_lines(path: str | Path) -> Iterator[str]:
+    for number, line in enumerate(_lines(path), 1):
+        if not line.strip():
+            continue
+        try:
+            record = json.loads(line)
+        except ValueError as error:
+            raise QtxError(
+                f"{path}, line {number}: not JSON ({error}): expected an object with a text a line"
+            ) from None
+        if not isinstance(record, dict) or not isinstance(record.get("text"), str):
+            raise QtxError(
+                f'{path}, line {number}: no "text": expected an object such as {{"text": "Once upon a time"}}'
+            )
+        yield record["text"]
+
+
+def _lines(path: str | Path) -> Iterator[str]:
+    rest: list[str] = []
+    for chunk in text_chunks(path):
+        first, *others = chunk.split(
+            "\n"
+        )  # never splitlines, which also cuts at characters that JSON leaves as they are
+        rest.append(first)
+        if others:
+            yield "".join(rest)
+            yield from others[:-1]
+            rest = others[-1:]
+    yield "".join(rest)

@@ -1,0 +1,77 @@
+"""Random access to what sources hold, and the endless shuffled order in which training reads it."""
+
+from __future__ import annotations
+
+import bisect
+import itertools
+from collections.abc import Sequence
+from dataclasses import dataclass, field
+from functools import cached_property
+from typing import Any, Protocol
+
+import grain
+import numpy as np
+
+from qtx.errors import QtxError
+
+
+class Records(Protocol):
+    """Random access to what a source holds; a numpy array is one."""
+
+    def __len__(self) -> int: ...
+
+    def __getitem__(self, index: int, /) -> Any: ...
+
+
+@dataclass(frozen=True)
+class Concatenated:
+    """The records of several parts, one after the other."""
+
+    parts: Sequence[Records] = field(repr=False)
+
+    @cached_property
+    def _ends(self) -> list[int]:
+        return list(itertools.accumulate(map(len, self.parts)))
+
+    def __len__(self) -> int:
+        return self._ends[-1]
+
+    def __getitem__(self, index: int) -> Any:
+        part = bisect.bisect_right(self._ends, index)
+        return self.parts[part][index - self._ends[part] + len(self.parts[part])]
+
+
+@dataclass(frozen=True)
+class Mixture(Concatenated):
+    """Parts that training draws from by weight, whatever their sizes: each is shuffled, and repeats, on its own.
+
+    Attributes:
+      weights: how often each part is drawn from, in proportion.
+    """
+
+    weights: Sequence[float]
+
+    def __post_init__(self):
+        check_weights(self.weights, len(self.parts))
+
+
+def check_weights(weights: Sequence[float], parts: int) -> None:
+    """Raises QtxError unless there is one positive finite weight for each of the parts."""
+    if len(weights) != parts:
+        raise QtxError(f"weights has {len(weights)} numbers for {parts} corpora: expected one for each")
+    for weight in weights:
+        if isinstance(weight, bool) or not isinstance(weight, int | float) or not 0 < weight < float("inf"):
+            raise QtxError(f"weights has {weight!r}: expected positive numbers, e.g. (1.0, 3.0)")
+
+
+def endless(records: Records, seed: int) -> grain.MapDataset:
+    """Records without end, every part of them once per epoch in an order of its own; `seed` alone decides it."""
+    if not isinstance(records, Mixture):
+        return grain.MapDataset.source(records).seed(seed).shuffle().repeat()
+    # Each part has its own seed, lest two of one size be in one order.
+    seeds = np.random.SeedSequence(seed).generate_state(len(records.parts))
+    parts = [
+        grain.MapDataset.source(part).seed(int(own)).shuffle().repeat()
+        for part, own in zip(records.parts, seeds, strict=True)
+    ]
+    return grain.MapDataset.mix(parts, records.weights).seed(seed)

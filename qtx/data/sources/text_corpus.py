@@ -1,0 +1,127 @@
+"""Text corpora of any size: TFDS datasets and your own files, tokenized once and then read from disk."""
+
+from __future__ import annotations
+
+import hashlib
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+
+from qtx.data.dataset import Data
+from qtx.data.prepared.documents import Part, corpus_parts, validation_parts
+from qtx.data.prepared.fingerprints import write_whole
+from qtx.data.prepared.text import block_records, text_plan
+from qtx.data.prepared.writing import Written, write
+from qtx.data.reading import check_separator
+from qtx.data.records import Concatenated, Mixture, Records, check_weights
+from qtx.data.splitting import held_out_count
+from qtx.data.text import DEFAULT_TOKENIZER, DEFAULT_VOCAB_SIZE, TextOptions
+from qtx.data.tfds_datasets import DEFAULT_DATA_DIR, open_dataset
+from qtx.data.tokenization import TextTokenizer, load_tokenizer
+from qtx.data.vocabularies import VOCABULARIES
+from qtx.errors import QtxError
+
+DEFAULT_HELD_OUT_FRACTION = 0.05
+TOKENIZER_CHARACTERS = 100_000_000
+"""A tokenizer is trained on this much text at most, taken in equal shares from the corpora's beginnings."""
+READING_THREADS = 4
+
+
+@dataclass(frozen=True)
+class TextCorpus(TextOptions):
+    """Corpora on disk, each prepared (tokenized and packed into a TFDS dataset) at its first use or by `qtx prepare`.
+
+    Attributes:
+      corpora: each `tfds:NAME` (e.g. `tfds:wiki40b/en`, `tfds:lm1b`, a version after a colon), or a folder, glob or
+        file of .txt, .md (each file a document) or .jsonl (each line's `text`), plain or with .gz, .xz or .zst. A
+        document of more than 4 million characters is cut at a line's end.
+      weights: how often training draws a block from each corpus, in proportion; None: in proportion to their sizes.
+      validation_corpora: held-out corpora; None is TFDS's own `validation` (else `test`) split where a corpus has one,
+        and a share of the documents otherwise.
+      held_out_fraction: that share, None is 0.05; not taken with `validation_corpora`.
+      document_separator: regular expression (multi-line mode) at whose matches in .txt and .md a new document begins.
+      data_dir: the folder of TFDS datasets, those to read and those prepared.
+    """
+
+    corpora: tuple[str, ...] = ()
+    weights: tuple[float, ...] | None = None
+    validation_corpora: tuple[str, ...] | None = None
+    held_out_fraction: float | None = None
+    document_separator: str | None = None
+    data_dir: str = DEFAULT_DATA_DIR
+
+    def __post_init__(self):
+        super().__post_init__()
+        if not self.corpora:
+            raise QtxError("source text_corpus needs corpora: set data.corpora, e.g. ('tfds:wiki40b/en', 'books/')")
+        if self.weights is not None:
+            check_weights(self.weights, len(self.corpora))
+        if self.validation_corpora is not None and self.held_out_fraction is not None:
+            raise QtxError("validation_corpora and held_out_fraction are both set: keep one, either holds out text")
+        held_out_count(1, self._fraction)
+        check_separator(self.document_separator)
+
+    @property
+    def _fraction(self) -> float:
+        return DEFAULT_HELD_OUT_FRACTION if self.held_out_fraction is None else self.held_out_fraction
+
+    def load(self, objective: str) -> Data:
+        tokenizer, prepared = self._prepare(objective)
+        parts: dict[str, list[Records]] = {"train": [], "validation": []}
+        for written in prepared:
+            dataset = open_dataset(written.folder)
+            for split in written.splits:
+                parts[split].append(block_records(dataset, split))
+        training, held_out = Concatenated(parts["train"]), Concatenated(parts["validation"])
+        return Data(
+            description=(
+                f"text_corpus {' '.join(self.corpora)}: {len(training):,} training and {len(held_out):,} held-out "
+                f"blocks of {self.sequence_length} tokens, vocabulary {tokenizer.vocab_size:,}"
+            ),
+            training=training if self.weights is None else Mixture(training.parts, self.weights),
+            held_out=held_out,
+            example=self.make_example(tokenizer, objective),
+            vocab_size=tokenizer.vocab_size,
+            sequence_length=self.sequence_length,
+            tokenizer=tokenizer,
+            reading_threads=READING_THREADS,
+        )
+
+    def prepare(self, objective: str) -> list[Written]:
+        """Makes what `load` reads, unless it is there: one dataset per corpus, those held out last."""
+        return self._prepare(objective)[1]
+
+    def _prepare(self, objective: str) -> tuple[TextTokenizer, list[Written]]:
+        self.check_objective(objective)
+        fraction = self._fraction if self.validation_corpora is None else None
+        separator, data_dir = self.document_separator, self.data_dir
+        parts = [corpus_parts(corpus, fraction, separator, data_dir) for corpus in self.corpora]
+        held_out = [validation_parts(corpus, separator, data_dir) for corpus in self.validation_corpora or ()]
+        tokenizer = self._tokenizer([splits["train"] for splits in parts], objective)
+        self.make_example(tokenizer, objective)  # a tokenizer that does not serve the objective, told before the work
+        plans = [text_plan(splits, tokenizer, self.block_length(objective), data_dir) for splits in [*parts, *held_out]]
+        return tokenizer, [write(plan) for plan in plans]
+
+    def _tokenizer(self, training: Sequence[Part], objective: str) -> TextTokenizer:
+        """Loads the tokenizer; one to train is trained once and kept in `data_dir`."""
+        name = self.tokenizer or DEFAULT_TOKENIZER[objective]
+        if name not in VOCABULARIES:
+            return load_tokenizer(name)
+        vocab_size = DEFAULT_VOCAB_SIZE if self.vocab_size is None else self.vocab_size
+        facts = (name, vocab_size, TOKENIZER_CHARACTERS, [part.fingerprint for part in training])
+        key = hashlib.sha256(repr(facts).encode()).hexdigest()[:16]
+        file = Path(self.data_dir).expanduser() / "qtx_tokenizer" / key / "tokenizer.json"
+        if not file.is_file():
+            tokenizer = VOCABULARIES[name](list(_beginnings(training)), vocab_size)
+            write_whole(file, tokenizer.backend.to_str(pretty=True))
+        return load_tokenizer(file)
+
+
+def _beginnings(parts: Sequence[Part]) -> Iterator[str]:
+    for part in parts:
+        room = TOKENIZER_CHARACTERS // len(parts)
+        for text in filter(part.selects, part.documents.read(0)):
+            yield text[:room]
+            room -= len(text)
+            if room <= 0:
+                break

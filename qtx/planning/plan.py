@@ -1,0 +1,131 @@
+"""Compiling an experiment's training step ahead of time, for a mesh that the machine may not have."""
+
+from __future__ import annotations
+
+import dataclasses
+import math
+import typing
+from typing import Any
+
+import jax
+import numpy as np
+
+from qtx.errors import QtxError
+from qtx.experiment import Experiment
+from qtx.models import build, count_parameters
+from qtx.models.flops import step_flops
+from qtx.planning.hlo import Work, count_work
+from qtx.planning.stand_in import stand_in
+from qtx.training.program import make_program
+from qtx.training.qat import qat_model
+from qtx.training.sharding import MESH_AXES, batch_sharding, check_batch, make_mesh
+
+
+@dataclasses.dataclass(frozen=True)
+class Plan:
+    """One training step on a mesh. Sizes are bytes on one device.
+
+    Attributes:
+      experiment: what was planned.
+      mesh: size of each of its axes.
+      assumed: sizes that the config does not tell, as texts.
+      count: parameters of the model, over all devices.
+      parameters: float32 master weights.
+      optimizer: the optimizer's state.
+      gradients: as large as the parameters.
+      batch: of one update.
+      temporary: all else that the compiled step holds at its worst moment: activations, and the gradients.
+      model_flops: that the model needs per step, over all devices; see `qtx.models.flops`.
+      work: that one device does: also recomputation, and what devices compute in common.
+    """
+
+    experiment: Experiment
+    mesh: dict[str, int]
+    assumed: list[str]
+    count: int
+    parameters: int
+    optimizer: int
+    gradients: int
+    batch: int
+    temporary: int
+    model_flops: int
+    work: Work
+
+    @property
+    def devices(self) -> int:
+        """Of the mesh."""
+        return math.prod(self.mesh.values())
+
+    @property
+    def activations(self) -> int:
+        """Temporary memory beside the gradients."""
+        return max(self.temporary - self.gradients, 0)
+
+    @property
+    def total(self) -> int:
+        """What a device must hold."""
+        return self.parameters + self.optimizer + self.batch + max(self.temporary, self.gradients)
+
+
+def virtual_devices(count: int) -> list[jax.Device]:
+    """CPU devices to compile for; they need no memory of their own until something runs on them.
+
+    Raises:
+      QtxError: if JAX has already started with fewer.
+    """
+    try:
+        jax.config.update("jax_platforms", "cpu")
+        jax.config.update("jax_num_cpu_devices", count)
+    except RuntimeError:  # JAX has started: its devices must do
+        pass
+    devices = jax.devices("cpu")
+    if len(devices) < count:
+        raise QtxError(
+            f"{count} virtual devices are needed, but JAX has started with {len(devices)}: plan in a process of its own"
+        )
+    return devices[:count]
+
+
+def devices_of(experiment: Experiment) -> int:
+    """How many devices the mesh of a config names; an axis of -1 counts 1."""
+    return math.prod(abs(size) for size in dataclasses.astuple(experiment.mesh))
+
+
+def make_plan(experiment: Experiment, devices: list[jax.Device]) -> Plan:
+    """Compiles the training step of an experiment for a mesh of these devices; needs neither data nor memory for them.
+
+    Raises:
+      QtxError: if model, batch and mesh do not fit together.
+    """
+    mesh, training = make_mesh(experiment.mesh, devices), experiment.training
+    check_batch(mesh, training.batch_size, training.accumulation_steps)
+    data, assumed = stand_in(experiment)
+    module: Any = build(experiment.model, data)
+    trained = qat_model(experiment, module, data) or module
+    example = next(iter(data.evaluation(1)))
+    program = make_program(trained, training, mesh, example)
+    batch = {
+        name: jax.ShapeDtypeStruct((training.batch_size, *value.shape[1:]), value.dtype, sharding=batch_sharding(mesh))
+        for name, value in example.items()
+    }
+    state, train_step = program.abstract_state, typing.cast(jax.stages.Wrapped, program.train_step)
+    compiled = train_step.lower(state, batch, np.uint32(0)).compile()
+    memory: Any = compiled.memory_analysis()
+    return Plan(
+        experiment=experiment,
+        mesh={axis: mesh.shape[axis] for axis in MESH_AXES},
+        assumed=assumed,
+        count=count_parameters(state.params),
+        parameters=bytes_per_device(state.params),
+        optimizer=bytes_per_device(state.opt_state),
+        gradients=bytes_per_device(state.params),
+        batch=bytes_per_device(batch),
+        temporary=memory.temp_size_in_bytes,
+        model_flops=step_flops(module.config, batch),
+        work=count_work(compiled.as_text() or ""),
+    )
+
+
+def bytes_per_device(tree: Any) -> int:
+    """Of arrays or `jax.ShapeDtypeStruct`s with shardings: the largest part that one device holds."""
+    return sum(math.prod(leaf.sharding.shard_shape(leaf.shape)) * leaf.dtype.itemsize for leaf in jax.tree.leaves(tree))

@@ -1,0 +1,65 @@
+"""Data of the right shapes without the data: what a plan is made for."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from types import SimpleNamespace
+from typing import Any
+
+import numpy as np
+
+from qtx.data import VOCABULARIES, Data, load_tokenizer
+from qtx.data.packing import causal_example
+from qtx.data.text import DEFAULT_VOCAB_SIZE, TextOptions
+from qtx.experiment import Experiment
+
+# What is assumed where neither config nor files tell: the published models' vocabularies, and ImageNet.
+PUBLISHED: dict[str, int] = {"bert": 30522, "opt": 50272}
+IMAGENET = {"image_size": 224, "channels": 3, "num_classes": 1000}
+
+
+def stand_in(experiment: Experiment) -> tuple[Data, list[str]]:
+    """A `Data` with one blank record, and what was assumed, as texts like `"vocab_size 30522"`.
+
+    Sizes come from the model's options, then the data's, then the tokenizer's file, and are assumed otherwise. No text
+    or image is read.
+    """
+    source = experiment.data.make_source()
+    if experiment.objective == "classification":
+        return _images(experiment.model, source)
+    return _text(experiment, source)
+
+
+def _text(experiment: Experiment, source: Any) -> tuple[Data, list[str]]:
+    length, assumed = source.sequence_length, []
+    vocab_size = experiment.model.vocab_size or _vocab_size(source)
+    if vocab_size is None:
+        vocab_size = PUBLISHED[experiment.family]
+        assumed = [f"vocab_size {vocab_size}"]
+    if isinstance(source, TextOptions):
+        blank: Any = SimpleNamespace(end=1, mask=0, is_special=np.zeros(vocab_size, bool))
+        block = np.zeros(source.block_length(experiment.objective), np.int32)
+        example = source.make_example(blank, experiment.objective)
+    else:
+        block, example = np.zeros(length + 1, np.int32), lambda block, _: causal_example(block)
+    return Data("no data", [block], [block], example, vocab_size=vocab_size, sequence_length=length), assumed
+
+
+def _vocab_size(source: Any) -> int | None:
+    """Entries of the tokenizer that a text source will train or load; None if its file is not here."""
+    tokenizer = getattr(source, "tokenizer", None)
+    if tokenizer is None or tokenizer in VOCABULARIES:
+        return source.vocab_size or DEFAULT_VOCAB_SIZE
+    return load_tokenizer(tokenizer).vocab_size if Path(tokenizer).exists() else None
+
+
+def _images(model: Any, source: Any) -> tuple[Data, list[str]]:
+    told = {name: getattr(model, name) or getattr(source, name, None) for name in IMAGENET}
+    sizes: Any = IMAGENET | {name: size for name, size in told.items() if size is not None}
+    assumed = [f"{name} {size}" for name, size in sizes.items() if told[name] is None]
+    image = np.zeros((sizes["image_size"], sizes["image_size"], sizes["channels"]), np.float32)
+
+    def example(record, rng):
+        return {"images": record, "labels": np.int32(0), "weights": np.float32(1.0)}
+
+    return Data("no data", [image], [image], example, **sizes), assumed

@@ -1,0 +1,100 @@
+"""A plan as people read it: tables of memory and work, and whether it fits a chip."""
+
+from __future__ import annotations
+
+from qtx.errors import lookup
+from qtx.hardware import CHIPS, GIB, Chip
+from qtx.models.remat import NONE
+from qtx.planning.plan import Plan
+
+# The runtime, the kernels' workspace and fragmentation take the rest.
+USABLE = 0.9
+
+NOTES = (
+    "Parameters, optimizer state and batch are exact. Activations and collectives are those of XLA's CPU compiler: it "
+    "computes bfloat16 in float32, so activations in bfloat16 take about half on a GPU or TPU, and it has no "
+    "reduce-scatter, so gradients of fsdp parameters show as all-reduce.",
+    "Collectives in a loop over layers or microbatches count once per iteration; bytes are of their results.",
+)
+
+
+def memory_rows(plan: Plan) -> list[list[str]]:
+    """What a device holds, in GiB."""
+    names = ("parameters", "optimizer", "gradients", "activations", "batch", "total")
+    return [[name, f"{getattr(plan, name) / GIB:.3f}"] for name in names]
+
+
+def work_rows(plan: Plan) -> list[list[str]]:
+    """Floating-point operations of a step: the model's and the devices', which also recompute."""
+    compiled = plan.work.flops * plan.devices
+    return [
+        ["model, all devices", f"{plan.model_flops:.3e}"],
+        ["model, per device", f"{plan.model_flops / plan.devices:.3e}"],
+        ["compiled, per device", f"{plan.work.flops:.3e}"],
+        ["compiled / model", f"{compiled / plan.model_flops:.2f}"],
+    ]
+
+
+def collective_rows(plan: Plan) -> list[list[str]]:
+    """What a device exchanges in a step, by kind: how often, and GiB."""
+    return [[kind, str(traffic.runs), f"{traffic.bytes / GIB:.3f}"] for kind, traffic in plan.work.collectives.items()]
+
+
+def fits(plan: Plan, chip: Chip) -> bool:
+    """Whether a device of this kind holds the plan."""
+    return plan.total <= USABLE * chip.memory
+
+
+def verdict(plan: Plan, name: str) -> list[str]:
+    """Whether a plan fits the named chip, with the shortest time that a step could take there, and the remedies."""
+    chip, dtype = lookup(CHIPS, "chip", name), plan.experiment.model.dtype
+    answer = "fits" if fits(plan, chip) else "does not fit"
+    seconds = plan.model_flops / plan.devices / chip.peak_flops(dtype)
+    lines = [
+        f"{answer} {name}: {plan.total / GIB:.2f} of {USABLE * chip.memory / GIB:.1f} GiB ({USABLE:.0%} of its memory)",
+        f"a step takes at least {seconds * 1000:.3g} ms there, at its peak in {dtype}",
+    ]
+    return lines if fits(plan, chip) else [*lines, f"to make it fit: {'; '.join(remedies(plan))}"]
+
+
+def fitting_chips(plan: Plan) -> str:
+    """The verdict on a plan without a chip in mind."""
+    names = [name for name, chip in CHIPS.items() if fits(plan, chip)]
+    return f"fits: {', '.join(names) or 'no known chip'}; --chip=NAME says more of one"
+
+
+def remedies(plan: Plan) -> list[str]:
+    """What lowers the memory of a plan, the most effective first."""
+    model, training = plan.experiment.model, plan.experiment.training
+    state = f"raise config.mesh.fsdp (now {plan.mesh['fsdp']}) or config.mesh.tensor (now {plan.mesh['tensor']})"
+    activations = []
+    if model.remat == NONE:
+        activations.append("set config.model.remat=dots, or full")
+    elif model.remat != "full":
+        activations.append("set config.model.remat=full")
+    if model.dtype == "float32":
+        activations.append("set config.model.dtype=bfloat16")
+    examples = training.batch_size // training.accumulation_steps // (plan.mesh["data"] * plan.mesh["fsdp"])
+    if examples > 1:
+        activations.append(
+            f"raise config.training.accumulation_steps (now {training.accumulation_steps}, {examples} examples per "
+            "device at a time), or lower config.training.batch_size"
+        )
+    of_state = plan.parameters + plan.optimizer + plan.gradients
+    return [state, *activations] if of_state > plan.activations else [*activations, state]
+
+
+def describe(plan: Plan) -> list[str]:
+    """What was planned, one text a line."""
+    model, training = plan.experiment.model, plan.experiment.training
+    mesh = " x ".join(f"{axis} {size}" for axis, size in plan.mesh.items())
+    lines = [
+        f"model: {plan.experiment.family}, {plan.count:,} parameters, {model.dtype}, remat {model.remat}",
+        f"batch: {training.batch_size} per step, in {training.accumulation_steps} part(s)",
+        f"devices: {plan.devices}, mesh {mesh}",
+    ]
+    if plan.assumed:
+        lines.append(
+            f"assumed, since neither config nor files tell: {', '.join(plan.assumed)}; set config.model.* else"
+        )
+    return lines
