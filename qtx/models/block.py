@@ -13,8 +13,8 @@ from qtx.errors import QtxError, lookup
 from qtx.layers import Site, dense, layer_norm
 from qtx.models.remat import NONE, REMAT_POLICIES, rematerialized
 
-# Up to so many, a training step's layers are compiled one by one: 4 layers of width 256 are 7 % faster on a CPU so. More
-# take too long to compile.
+# Up to so many, a training step's layers are compiled one by one: 4 layers of width 256 are 7 % faster on a CPU so.
+# More would take too long to compile.
 UNROLLED_LAYERS = 6
 
 ACTIVATIONS = {"gelu": lambda x: jax.nn.gelu(x, approximate=False), "relu": jax.nn.relu}
@@ -32,7 +32,8 @@ class TransformerConfig:
         attention to start off the uniform distribution (about 1 / sqrt(width)).
       layer_norm_epsilon: the family's own by default.
       dtype: "float32" or "bfloat16", of the computation; parameters are float32.
-      remat: a name in `REMAT_POLICIES`: which of a block's activations the backward pass computes again, to save memory.
+      remat: a name in `REMAT_POLICIES`: which of a block's activations the backward pass computes again, to save
+        memory.
       attention: the variant.
 
     Raises:

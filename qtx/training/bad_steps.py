@@ -18,7 +18,7 @@ def keep_batch(folder: Path, step: int, batch: Mapping[str, np.ndarray]) -> Path
     path = folder / f"step_{step}{process}.npz"
     try:
         folder.mkdir(parents=True, exist_ok=True)
-        np.savez(path, **batch)
+        np.savez(path, allow_pickle=False, **batch)
     except OSError as error:
         raise QtxError(f"cannot keep the batch of step {step} in {path}: {error.strerror}") from error
     return path

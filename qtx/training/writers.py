@@ -75,8 +75,8 @@ class MetricWriter:
             yield
         except OSError as error:
             raise QtxError(
-                f"cannot log to {self._lines.name}: {error.strerror}; the last checkpoint is intact: make room, and the "
-                "same command goes on from it"
+                f"cannot log to {self._lines.name}: {error.strerror}; the last checkpoint is intact: make room, and "
+                "the same command goes on from it"
             ) from error
 
     def __enter__(self) -> MetricWriter:
