@@ -13,6 +13,7 @@ from pathlib import Path
 from typing import Any
 
 from qtx import __version__
+from qtx.cpu_memory import keep_freed_memory
 from qtx.errors import Preempted, QtxError, lookup
 
 USAGE_ERROR = 2
@@ -156,6 +157,8 @@ def main(arguments: Sequence[str] | None = None) -> int:
     A mistake of the user's is told in one line on stderr, with exit code 2. Anything else that fails is a bug or the
     machine's trouble and keeps its traceback.
     """
+    if arguments is None:
+        keep_freed_memory()
     arguments = list(sys.argv[1:] if arguments is None else arguments)
     resume = ""
     try:

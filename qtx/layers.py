@@ -6,6 +6,8 @@ maps them to mesh axes. Biases and norms are small and carry none: they are repl
 
 from __future__ import annotations
 
+import functools
+
 import flax.linen as nn
 import jax
 
@@ -26,9 +28,38 @@ def flat_dot_general(lhs, rhs, dimension_numbers, precision=None, preferred_elem
 
     XLA's CPU backend runs the backward pass of the flat product up to 2.7 times faster than that of the batched one.
     """
-    rows = lhs.reshape(-1, lhs.shape[-1])
-    out = jax.lax.dot_general(rows, rhs, (((1,), (0,)), ((), ())), precision, preferred_element_type)
+    out = _product(lhs.reshape(-1, lhs.shape[-1]), rhs, precision, preferred_element_type)
     return out.reshape(*lhs.shape[:-1], rhs.shape[-1])
+
+
+@functools.partial(jax.custom_vjp, nondiff_argnums=(2, 3))
+def _product(rows: jax.Array, kernel: jax.Array, precision, dtype) -> jax.Array:
+    return jax.lax.dot(rows, kernel, precision=precision, preferred_element_type=dtype)
+
+
+def _product_forward(rows, kernel, precision, dtype):
+    return _product(rows, kernel, precision, dtype), (rows, kernel)
+
+
+def _product_backward(precision, dtype, saved, gradient):
+    rows, kernel = saved
+
+    def contract(a, b, axis):
+        return jax.lax.dot_general(a, b, (((axis,), (axis,)), ((), ())), precision)
+
+    of_rows = contract(gradient, kernel, 1).astype(rows.dtype)
+    if jax.default_backend() != "cpu":
+        return of_rows, contract(rows, gradient, 0).astype(kernel.dtype)
+    # XLA's CPU backend takes up to 1.5 times as long for a product with more rows than columns as for its transpose,
+    # and without the barrier would rewrite one into the other.
+    if kernel.shape[0] > kernel.shape[1]:
+        of_kernel = jax.lax.optimization_barrier(contract(gradient, rows, 0)).T
+    else:
+        of_kernel = jax.lax.optimization_barrier(contract(rows, gradient, 0))
+    return of_rows, of_kernel.astype(kernel.dtype)
+
+
+_product.defvjp(_product_forward, _product_backward)
 
 
 def dense(

@@ -1,0 +1,30 @@
+"""Keeping freed memory, for training on a CPU.
+
+XLA's CPU backend allocates the intermediate values of a step anew at every step, hundreds of megabytes that the C
+library gives back to the kernel and gets again: touching the pages took a quarter of a small BERT's step
+(`benchmarks/training_step.py`).
+"""
+
+from __future__ import annotations
+
+import ctypes
+import sys
+
+# Parameters of glibc's mallopt (malloc.h), with values.
+GLIBC_OPTIONS = {
+    -8: 1,  # M_ARENA_MAX: one heap, which can grow to any size
+    -4: 0,  # M_MMAP_MAX: nothing outside of it
+    -1: 2**31 - 1,  # M_TRIM_THRESHOLD: it shrinks when more than 2 GiB at its end are free
+}
+
+
+def keep_freed_memory() -> None:
+    """Tells glibc to keep what this process frees, up to 2 GiB; does nothing where there is no glibc.
+
+    To be called before large allocations. The process may hold more than its peak, as freed memory fragments.
+    """
+    if not sys.platform.startswith("linux"):
+        return
+    mallopt = getattr(ctypes.CDLL(None), "mallopt", None)
+    for option, value in GLIBC_OPTIONS.items() if mallopt is not None else ():
+        mallopt(option, value)
