@@ -108,9 +108,7 @@ def evaluate(experiment: Experiment, workdir: Path, checkpoint: str = NEWEST) ->
     say(console, f"results: {workdir / 'results.json'}")
 
 
-def quantize(
-    experiment: Experiment, workdir: Path, ranges: str | None = None, checkpoint: str = NEWEST
-) -> None:
+def quantize(experiment: Experiment, workdir: Path, ranges: str | None = None, checkpoint: str = NEWEST) -> None:
     """`qtx quantize`; `ranges` is a file to take the first scheme's ranges from."""
     console = Console()
     check_run(experiment, workdir)

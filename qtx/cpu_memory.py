@@ -26,5 +26,7 @@ def keep_freed_memory() -> None:
     if not sys.platform.startswith("linux"):
         return
     mallopt = getattr(ctypes.CDLL(None), "mallopt", None)
-    for option, value in GLIBC_OPTIONS.items() if mallopt is not None else ():
+    if mallopt is None:
+        return
+    for option, value in GLIBC_OPTIONS.items():
         mallopt(option, value)

@@ -37,6 +37,7 @@ def test_floating_point_model_agrees(reference, model):
     assert row.ok, row
 
 
+@pytest.mark.slow
 def test_quantized_models_of_one_layer_agree(reference, capsys):
     code, rows = run(capsys, reference / "bert_gate_linear_1l", reference / "opt_vanilla_1l")
     assert [row for row in rows if not row["ok"]] == []

@@ -269,7 +269,7 @@ def test_broken_record(content, tmp_path, capsys):
 def test_unexpected_errors_keep_their_traceback(monkeypatch, tmp_path):
     import qtx.commands
 
-    def broken(experiment, workdir):
+    def broken(experiment, workdir, **flags):
         raise ZeroDivisionError("a bug")
 
     monkeypatch.setattr(qtx.commands, "train", broken)
@@ -280,7 +280,7 @@ def test_unexpected_errors_keep_their_traceback(monkeypatch, tmp_path):
 def test_interruption(monkeypatch, tmp_path, capsys):
     import qtx.commands
 
-    def interrupted(experiment, workdir):
+    def interrupted(experiment, workdir, **flags):
         raise KeyboardInterrupt
 
     monkeypatch.setattr(qtx.commands, "train", interrupted)

@@ -34,6 +34,7 @@ def last_row(text, variant):
     return [float(cell) for cell in text.split(f"\n{variant}")[-1].split("\n")[0].split()]
 
 
+@pytest.mark.slow
 def test_every_cell_runs():
     text, pictures = executed({"STEPS = 1500": "STEPS = 30", '("softmax", "gated_linear")': '("softmax",)'})
     floating_point, w8a8, w8a4 = last_row(text, "softmax")

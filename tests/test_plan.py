@@ -164,6 +164,7 @@ def test_mistakes(arguments, message, capsys):
     assert message in capsys.readouterr().err
 
 
+@pytest.mark.slow
 def test_command_plans_for_devices_that_the_machine_does_not_have():
     environment = {name: value for name, value in os.environ.items() if name != "XLA_FLAGS"}
     command = [sys.executable, "-m", "qtx", "plan", f"--config={NANO}", "--devices=16", "--chip=tpu-v5e"]

@@ -8,6 +8,7 @@ import flax.linen as nn
 import jax
 
 from qtx.errors import lookup
+from qtx.layers import DENSE_OUTPUT
 
 NONE = "none"
 
@@ -19,7 +20,7 @@ REMAT_POLICIES: dict[str, Callable[..., bool] | None] = {
     "full": None,
     # The outputs of dense layers are kept, the T x T scores and probabilities are not: most of the memory, for little
     # time.
-    "dots": jax.checkpoint_policies.dots_with_no_batch_dims_saveable,
+    "dots": jax.checkpoint_policies.save_only_these_names(DENSE_OUTPUT),
 }
 
 

@@ -18,7 +18,7 @@ class ProgressLine:
     def __init__(self, steps: int, enabled: bool = True, console: Console | None = None):
         self._console = console or Console(stderr=True, quiet=not enabled)
         self._bar = Progress(
-            BarColumn(bar_width=16),
+            BarColumn(bar_width=10),
             MofNCompleteColumn(),
             TextColumn("{task.fields[status]}"),
             TextColumn("left"),

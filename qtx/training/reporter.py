@@ -48,17 +48,21 @@ class Work:
         """The same, for the progress line: `12.3k tokens/s, MFU 41%`."""
         rates = self.rates(steps_per_second)
         unit = "tokens" if self.tokens else "examples"
-        speed = f"{metric_prefix(rates[f'{unit}_per_second'])} {unit}/s"
+        number, prefix = metric_prefix(rates[f"{unit}_per_second"])
+        speed = f"{number}{prefix} {unit}/s"
         if "model_flops_utilization" in rates:
             return f"{speed}, MFU {rates['model_flops_utilization']:.0%}"
-        return f"{speed}, {metric_prefix(rates['model_flops_per_second'])}FLOP/s" if self.flops else speed
+        if not self.flops:
+            return speed
+        number, prefix = metric_prefix(rates["model_flops_per_second"])
+        return f"{speed}, {number} {prefix}FLOP/s"
 
 
-def metric_prefix(value: float) -> str:
-    """At most three digits and a prefix: `12.3k`, `456`, `7.8G`."""
+def metric_prefix(value: float) -> tuple[str, str]:
+    """At most three digits and a prefix: `("12.3", "k")`, `("456", "")`, `("7.8", "G")`."""
     value = float(f"{value:.3g}")
     power = min(int(math.log10(value)) // 3, 4) if value >= 1 else 0
-    return f"{value / 1000**power:g}{('', 'k', 'M', 'G', 'T')[power]}"
+    return f"{value / 1000**power:g}", ("", "k", "M", "G", "T")[power]
 
 
 class Reporter:

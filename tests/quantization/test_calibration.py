@@ -55,6 +55,7 @@ EVERYTHING = [(family, attention) for family in sorted(MODELS) for attention in 
 QUICK = [("opt", "gated_linear")]
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(
     "family, attention", [pytest.param(*case, marks=[] if case in QUICK else pytest.mark.slow) for case in EVERYTHING]
 )
@@ -174,6 +175,7 @@ def test_the_strict_recipe_leaves_the_head_and_biases_alone(family, attention):
     assert ("layers/attention/gate_predictor/kernel" in result.weight_ranges) == attention.startswith("gated")
 
 
+@pytest.mark.slow
 def test_strict_score_ranges_ignore_what_the_causal_mask_hides():
     module, params, batches = make("opt")
     batches = [{**batch, "mask": np.arange(8)[None] < np.array([[8], [8], [5], [2]])} for batch in batches]
@@ -198,6 +200,7 @@ SCHEMES = [
 ]
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(
     "options",
     [pytest.param(o, marks=pytest.mark.slow if "mse" in o.values() else []) for o in SCHEMES],
@@ -284,6 +287,7 @@ def test_bad_options_are_refused(options, says):
         QuantizationConfig(**options)
 
 
+@pytest.mark.slow
 def test_a_quantized_model_is_a_pytree_that_jit_takes():
     result, _, batch = quantized("bert")
     np.testing.assert_allclose(jax.jit(lambda r, b: r.apply(b))(result, batch), result.apply(batch), atol=1e-4)

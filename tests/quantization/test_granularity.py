@@ -61,6 +61,7 @@ def test_finer_ranges_lose_less():
     assert error(Group(1)) == pytest.approx(error(Tensor()))
 
 
+@pytest.mark.slow
 def test_channels_keep_their_own_running_state():
     """The estimator of a channel sees that channel alone, whatever the estimator."""
     other = X[::-1] * 0.5

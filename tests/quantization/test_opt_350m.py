@@ -51,6 +51,7 @@ def test_sites_and_parameters_are_those_of_the_published_kind():
     assert "bias" not in params["project_out"] and "bias" not in params["embeddings"]["project_in"]
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(
     "recipe, method",
     [("paper_opt", "static"), *(pytest.param("strict", method, marks=pytest.mark.slow) for method in METHODS)],

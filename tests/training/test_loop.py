@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import dataclasses
+import gc
 import gzip
 import json
 import math
@@ -99,6 +100,7 @@ def test_a_finished_run_returns_at_once(run, unbroken, data):
     assert (unbroken.workdir / "metrics.jsonl").read_bytes() == before
 
 
+@pytest.mark.slow
 def test_a_run_goes_on_on_another_mesh(run, unbroken, data, tmp_path):
     with pytest.raises(Interruption):
         run(tmp_path, data=InterruptedData(data, 8))
@@ -275,6 +277,7 @@ def test_a_full_disk_is_told_and_costs_nothing(run, unbroken, training, data, tm
             run(tmp_path, data=FullDisk(data, 7, size), training=rarely, monitor=parameter_norm)
     finally:
         resource.setrlimit(resource.RLIMIT_FSIZE, limits)
+        gc.collect()  # what Orbax left is told here, and not in another test
     with Checkpoints(tmp_path / "checkpoints") as checkpoints:
         assert checkpoints.latest_step() in ((None,) if saving else (4, 6))
     result = run(tmp_path, monitor=parameter_norm)
@@ -282,6 +285,7 @@ def test_a_full_disk_is_told_and_costs_nothing(run, unbroken, training, data, tm
     assert without_times(tmp_path) == without_times(unbroken.workdir)
 
 
+@pytest.mark.slow
 def test_a_profile(run, tmp_path):
     run(tmp_path, profile=True)
     traces = sorted(path.name for path in (tmp_path / "profile").rglob("*") if path.is_file())

@@ -1,4 +1,4 @@
-"""What decays, and that nothing else does."""
+"""What decays, and what every optimizer must do."""
 
 from __future__ import annotations
 
@@ -10,11 +10,13 @@ import jax.numpy as jnp
 import numpy as np
 import optax
 import pytest
+from jax.sharding import NamedSharding, PartitionSpec
 
 from qtx.attention import VARIANTS
 from qtx.models import Bert, BertConfig, Opt, OptConfig, Vit, VitConfig
-from qtx.training import TrainingConfig
-from qtx.training.optimizer import decay_mask, make_optimizer
+from qtx.training import MeshConfig, TrainingConfig
+from qtx.training.optimizer import OPTIMIZERS, decay_mask, make_optimizer
+from qtx.training.sharding import make_mesh, optimizer_shardings, replicated
 
 SMALL = dict(num_layers=1, width=16, num_heads=2, mlp_width=32)
 CONSTANT = dict(steps=10, warmup_steps=0, schedule="constant")
@@ -63,16 +65,56 @@ def test_the_parameters_that_the_rule_is_about_are_there():
     assert len(gates) == 4 and sum(gates.values()) == 2
 
 
-def test_update_without_gradient_only_decays():
-    optimizer = make_optimizer(TrainingConfig(**CONSTANT, learning_rate=0.1, weight_decay=0.5))
+@pytest.mark.parametrize("name", OPTIMIZERS)
+def test_update_without_gradient_only_decays(name):
+    optimizer = make_optimizer(TrainingConfig(**CONSTANT, optimizer=name, learning_rate=0.1, weight_decay=0.5))
     one = jnp.ones(3)
     params = {"dense": {"kernel": one, "bias": one}, "norm": {"scale": one, "bias": one}}
     zeros = jax.tree.map(jnp.zeros_like, params)
     updates, _ = optimizer.update(zeros, optimizer.init(params), params)
     new = optax.apply_updates(params, updates)
-    np.testing.assert_allclose(new["dense"]["kernel"], 1 - 0.1 * 0.5)
+    # LAMB's update has the norm of the parameter, whatever the decay.
+    np.testing.assert_allclose(new["dense"]["kernel"], 1 - 0.1 * (1.0 if name == "lamb" else 0.5), rtol=1e-6)
     for untouched in (new["dense"]["bias"], new["norm"]["scale"], new["norm"]["bias"]):
         np.testing.assert_array_equal(untouched, 1)
+
+
+@pytest.mark.parametrize("name", OPTIMIZERS)
+def test_every_optimizer_finds_a_minimum(name):
+    config = TrainingConfig(steps=200, warmup_steps=10, optimizer=name, learning_rate=0.05, weight_decay=0.0)
+    optimizer = make_optimizer(config)
+    target = jnp.linspace(-1, 1, 12).reshape(3, 4)
+
+    def loss(params):
+        return jnp.mean((params["kernel"] - target) ** 2)
+
+    @jax.jit
+    def step(params, state):
+        updates, state = optimizer.update(jax.grad(loss)(params), state, params)
+        return optax.apply_updates(params, updates), state
+
+    params = {"kernel": jnp.full((3, 4), 2.0)}
+    before, state = loss(params), optimizer.init(params)
+    for _ in range(200):
+        params, state = step(params, state)
+    assert loss(params) < 0.02 * before
+
+
+@pytest.mark.parametrize("name", OPTIMIZERS)
+def test_every_optimizer_state_lies_on_a_mesh(name):
+    """Moments with their parameter; Adafactor's rows and columns, which are smaller, everywhere."""
+    mesh = make_mesh(MeshConfig(1, 2, 2))
+    optimizer = make_optimizer(TrainingConfig(**CONSTANT, optimizer=name))
+    split = NamedSharding(mesh, PartitionSpec("fsdp", "tensor"))
+    params = {"kernel": jax.device_put(jnp.ones((256, 128)), split)}
+    shardings = optimizer_shardings(mesh, optimizer, params, {"kernel": split})
+    state = jax.jit(optimizer.init, out_shardings=shardings)(params)
+    arrays = jax.tree.leaves(state)
+    assert all(x.sharding == (split if x.shape == (256, 128) else replicated(mesh)) for x in arrays)
+    # Besides counters: two moments of AdamW and LAMB, one of Lion and SGD, a row and a column of Adafactor.
+    size = sum(x.size for x in arrays if x.ndim)
+    moments = {"adamw": 2, "lamb": 2, "lion": 1, "sgd": 1}
+    assert size == moments[name] * 256 * 128 if name in moments else size < 1000
 
 
 @pytest.mark.parametrize(("clip_norm", "scale"), [(None, 1.0), (1.0, 0.2), (10.0, 1.0)])

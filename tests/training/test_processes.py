@@ -131,6 +131,7 @@ def check(workdir: Path, unbroken) -> None:
     jax.tree.map(lambda a, b: np.testing.assert_allclose(a, b, rtol=0, atol=1e-5), jax.device_get(found), params)
 
 
+@pytest.mark.slow
 def test_two_processes_are_killed_and_one_goes_on(tmp_path, unbroken):
     kill_after_checkpoint(tmp_path, 2, (1, 4, 1))
     finish(tmp_path, 1, (1, 1, 2))

@@ -13,15 +13,15 @@ from qtx.training.progress import ProgressLine
 def output(terminal: bool, enabled: bool = True, width: int = 80) -> str:
     stream = io.StringIO()
     console = Console(file=stream, force_terminal=terminal, width=width, quiet=not enabled)
-    with ProgressLine(250_000, 20, console=console) as progress:
-        progress.update(240_000, "loss 10.2500, 12.5 steps/s")
+    with ProgressLine(250_000, enabled, console) as progress:
+        progress.update(240_000, "loss 10.2500, 12.3k tokens/s, MFU 41%")
         progress.warn("attention is dead")
     return stream.getvalue()
 
 
 def test_on_a_terminal():
     text = output(terminal=True)
-    for part in ("240000/250000", "loss 10.2500, 12.5 steps/s", "left", "attention is dead"):
+    for part in ("240000/250000", "loss 10.2500, 12.3k tokens/s, MFU 41%", "left", "attention is dead"):
         assert part in text
 
 

@@ -20,6 +20,7 @@ def experiment():
     return read(config)
 
 
+@pytest.mark.slow
 def test_dead_attention_is_measured_and_told(experiment, tmp_path, capsys):
     result = train(experiment, tmp_path)
     lines = read_metrics(tmp_path, "monitor")
