@@ -32,10 +32,11 @@ def read_batch(path: Path) -> dict[str, np.ndarray]:
 
 def ended(bad: BadSteps, batch: Path) -> QtxError:
     """What the user is told when too many bad steps came in a row."""
+    state = f"checkpoint {bad.last - 1}" if bad.last > 1 else "the initial one"
     rows = "" if bad.in_a_row == 1 else f", the last of {bad.in_a_row} in a row"
     return QtxError(
-        f"loss or gradient is not finite at step {bad.last}{rows}: training stopped. The state before it is checkpoint "
-        f"{bad.last - 1}, its batch {batch}; to leave bad batches out, go on with a higher "
+        f"loss or gradient is not finite at step {bad.last}{rows}: training stopped. The state before it is {state}, "
+        f"its batch is {batch}; to leave bad batches out, go on with a higher "
         "config.training.max_bad_steps; else lower config.training.learning_rate or raise "
         "config.training.warmup_steps, and start in another --workdir"
     )

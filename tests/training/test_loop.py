@@ -147,7 +147,7 @@ class PoisonedData(InterruptedData):
 def test_a_bad_step_stops_the_run(run, data, tmp_path, unbroken):
     """With the state before it, its batch, and the log up to it; and again, when started again."""
     for _ in range(2):
-        with pytest.raises(QtxError, match="not finite at step 8: .*is checkpoint 7, its batch .*learning_rate"):
+        with pytest.raises(QtxError, match="not finite at step 8: .*is checkpoint 7, its batch is .*learning_rate"):
             run(tmp_path, data=PoisonedData(data, {8}))
         assert max(line["step"] for line in read_metrics(tmp_path)) == 5
     with Checkpoints(tmp_path / "checkpoints") as checkpoints:
