@@ -19,6 +19,9 @@ from qtx.errors import QtxError
 from qtx.experiment import read
 from qtx.flags import load_config_file
 
+# A comparison trains six runs; `test_cli.py` has a short one.
+pytestmark = pytest.mark.slow
+
 NANO = str(Path(__file__).parent / "nano_config.py")
 
 

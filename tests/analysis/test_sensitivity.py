@@ -16,6 +16,9 @@ from qtx.errors import QtxError
 from qtx.models import BertConfig, build
 from qtx.quantization import QuantizationConfig, calibrate
 
+# Every test compiles a quantized model of which any tensor can be left out.
+pytestmark = pytest.mark.slow
+
 CONFIG = BertConfig(
     num_layers=2, width=16, num_heads=2, mlp_width=32, init_std=0.3, vocab_size=23, max_length=8, dropout=0.0
 )

@@ -72,6 +72,7 @@ def test_more_bits_are_nearer_to_floating_point(family, attention):
     assert errors[0] < 1e-3 and errors[0] < errors[1] < errors[2]
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("family", sorted(MODELS))
 def test_one_compilation_serves_all_bit_widths(family):
     quantized(family, scheme="w8a8", weight_estimator="minmax")

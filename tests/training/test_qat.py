@@ -30,6 +30,9 @@ from qtx.training.sharding import make_mesh
 
 from .interruption import InterruptedData, Interruption
 
+# Every test needs a trained run, or compiles the training step of a quantized model.
+pytestmark = pytest.mark.slow
+
 
 def make_config(**qat):
     config = default("opt")
