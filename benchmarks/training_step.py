@@ -37,7 +37,7 @@ SHAPES = {
     "bert_6l": ("bert", SIX_LAYERS, 8),
     "opt_6l": ("opt", SIX_LAYERS, 8),
 }
-WARM_UP_STEPS = 6
+WARM_UP_STEPS = 4
 TRAINING = TrainingConfig(steps=10**6, warmup_steps=0, learning_rate=1e-4)
 
 
@@ -46,10 +46,12 @@ def main() -> None:
     parser.add_argument("--shapes", nargs="*", default=list(SHAPES), choices=SHAPES, help="default: all")
     parser.add_argument("--repeats", type=int, default=15, help="timed steps of each (default %(default)s)")
     parser.add_argument("--compile", action="store_true", help="torch.compile too (takes minutes to compile)")
-    parser.add_argument("--output", type=Path, help="write the numbers to this JSON file too")
+    parser.add_argument("--output", type=Path, help="put the numbers into this JSON file too")
     options = parser.parse_args()
     keep_freed_memory()  # as the command line does; PyTorch gains by it too
     result: dict[str, Any] = {"machine": platform.machine(), "cores": len(os.sched_getaffinity(0)), "shapes": {}}
+    if options.output and options.output.exists():  # of other shapes
+        result["shapes"] = json.loads(options.output.read_text(encoding="utf-8"))["shapes"]
     for name in options.shapes:
         family, shape, batch_size = SHAPES[name]
         batch = random_batch(family, shape, batch_size)
@@ -63,8 +65,8 @@ def main() -> None:
         row |= {"speedup": {k: round(v / seconds["qtx"], 2) for k, v in seconds.items() if k != "qtx"}}
         result["shapes"][name] = row
         print(f"{name}: {json.dumps(row)}", flush=True)
-    if options.output:
-        options.output.write_text(json.dumps(result, indent=2) + "\n", encoding="utf-8")
+        if options.output:
+            options.output.write_text(json.dumps(result, indent=2) + "\n", encoding="utf-8")
 
 
 def random_batch(family: str, shape: dict[str, int], batch_size: int) -> dict[str, np.ndarray]:

@@ -283,17 +283,12 @@ def test_a_full_disk_for_a_checkpoint_is_told_and_costs_nothing(tmp_path):
 
     def train(limit):
         config = Path(__file__).parents[1] / "nano_config.py"
-        command = [sys.executable, "-m", "qtx", "train", f"--config={config}", f"--workdir={tmp_path}"]
+        # The first checkpoint, at step 4, is the best so far; its largest file has 22 kB.
+        limited = f"import resource, sys; resource.setrlimit(resource.RLIMIT_FSIZE, ({limit}, {limit})); "
+        limited += "from qtx.cli import main; sys.exit(main(sys.argv[1:]))"
+        command = [sys.executable, "-c", limited, "train", f"--config={config}", f"--workdir={tmp_path}"]
         command += ["--config.training.steps=6", "--config.training.checkpoint_every=5"]
-        size = (limit, resource.RLIM_INFINITY)
-        # The first checkpoint, at step 4, is the best so far; by then its largest file is known to be 22 kB.
-        return subprocess.run(
-            command,
-            cwd=Path(__file__).parents[2],
-            preexec_fn=lambda: resource.setrlimit(resource.RLIMIT_FSIZE, size),
-            capture_output=True,
-            text=True,
-        )
+        return subprocess.run(command, cwd=Path(__file__).parents[2], capture_output=True, text=True)
 
     refused = train(15_000)
     assert refused.returncode == 2
