@@ -37,7 +37,7 @@ SHAPES = {
     "bert_6l": ("bert", SIX_LAYERS, 8),
     "opt_6l": ("opt", SIX_LAYERS, 8),
 }
-WARM_UP_STEPS = 4
+WARM_UP_STEPS = 6
 TRAINING = TrainingConfig(steps=10**6, warmup_steps=0, learning_rate=1e-4)
 
 

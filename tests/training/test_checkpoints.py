@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import dataclasses
+import gc
 import math
 import re
 import shutil
@@ -19,7 +20,17 @@ from qtx.training.checkpoints import Checkpoints
 from qtx.training.program import make_program
 from qtx.training.sharding import make_mesh
 
+# Orbax leaves the reads of a damaged checkpoint to the garbage collector, which tells of their errors.
+pytestmark = pytest.mark.filterwarnings("ignore::pytest.PytestUnraisableExceptionWarning")
+
 CONFIG = {"seed": 0, "training": {"steps": 3, "log_every": 1}, "mesh": {"data": 1}}
+
+
+@pytest.fixture(autouse=True)
+def collected():
+    """What a test left is told in it, and not in another."""
+    yield
+    gc.collect()
 
 
 @pytest.fixture(scope="module")
