@@ -192,7 +192,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
 
 def runner(name: str, command: Command, arguments: Sequence[str]) -> Callable[[], None]:
     """The command, ready to run: its flags parsed, its config read and checked."""
-    from qtx.flags import parse, take_flag, take_switch
+    from qtx.flags import names_data, parse, take_flag, take_switch
 
     arguments = list(arguments)
     chosen: dict[str, Any] = {}
@@ -209,6 +209,8 @@ def runner(name: str, command: Command, arguments: Sequence[str]) -> Callable[[]
     if command.choice is not None and command.choice not in chosen:
         raise QtxError(f"{name} needs {FLAGS[command.choice].usage}: {FLAGS[command.choice].help}")
     config, workdir = parse(arguments, of_run=command.config == "optional")
+    if command.config == "optional":
+        chosen["names_data"] = names_data(arguments)
     if config is None and command.config == "required":
         raise QtxError(f"{name} needs --config=FILE, e.g. {command.example}")
     if workdir is not None and not command.workdir:

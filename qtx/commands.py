@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import dataclasses
 import time
+from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
@@ -13,7 +14,7 @@ from rich.progress import track
 from rich.table import Table
 
 from qtx.analysis.sensitivity import HEADER, save_sweep, table_rows
-from qtx.compare import check_runs, duration, rebuild, run_comparison, runs
+from qtx.compare import begun_run, check_runs, duration, rebuild, run_comparison, runs
 from qtx.data import prepare as prepare_data
 from qtx.data.prepared.summary import describe
 from qtx.distributed import initialize, is_main
@@ -22,14 +23,17 @@ from qtx.experiment import Experiment, record
 from qtx.hardware import CHIPS
 from qtx.interop import save as save_huggingface
 from qtx.pipeline import (
+    CALIBRATED,
     check_run,
     find_sensitivity,
     first_scheme,
     floating_point,
+    keep_quantization,
     measure,
     metrics_of,
     restore_run,
     train_run,
+    uses_own_data,
     with_ranges,
 )
 from qtx.pipeline import quantize as quantize_run
@@ -37,12 +41,15 @@ from qtx.planning import devices_of, make_plan, virtual_devices
 from qtx.planning import table as plan_table
 from qtx.prepare import Prepared
 from qtx.prepare import prepare as prepare_experiment
+from qtx.quantization import Quantized
 from qtx.quantization.files import save_ranges
 from qtx.quantization.integer import convert, load, save
 from qtx.quantization.integer.files import DESCRIPTION
 from qtx.results import ATTENTION_COLUMNS, OUTLIER_COLUMNS, Result, main_table, markdown, number
 from qtx.summary import describe_attention, print_summary, say
-from qtx.training import NEWEST, OBJECTIVES, RunFolder, read_metrics
+from qtx.training import NEWEST, OBJECTIVES, RunFolder, find_checkpoint, read_metrics
+from qtx.training.identity import kept_files, origin
+from qtx.training.run_folder import IDENTITY
 
 
 def plan(experiment: Experiment, devices: str | None = None, chip: str | None = None) -> None:
@@ -79,7 +86,8 @@ def train(experiment: Experiment, workdir: Path, distributed: bool = False, prof
         initialize()
     console = Console(quiet=not is_main())
     RunFolder(workdir).claim(record(experiment), write=False)
-    prepared = start(experiment, workdir, console)
+    prepared = prepare_experiment(experiment, run=origin(experiment, workdir))
+    print_summary(prepared, workdir, console)
     train_run(prepared, workdir, profile)
     last = read_metrics(workdir, "eval")[-1]
     metric = OBJECTIVES[experiment.objective].metric
@@ -87,82 +95,83 @@ def train(experiment: Experiment, workdir: Path, distributed: bool = False, prof
     say(console, f"next: qtx {'evaluate' if experiment.qat.start else 'quantize'} --workdir={workdir}")
 
 
-def evaluate(experiment: Experiment, workdir: Path, checkpoint: str = NEWEST) -> None:
+def evaluate(experiment: Experiment, workdir: Path, checkpoint: str = NEWEST, names_data: bool = False) -> None:
     """`qtx evaluate`; the folder of an exported model is run in integers."""
     console = Console()
     if (workdir / DESCRIPTION).is_file():
-        evaluate_integers(experiment, workdir, console)
+        evaluate_integers(experiment, workdir, console, names_data)
         return
-    check_run(experiment, workdir)
-    prepared = start(experiment, workdir, console)
     began = time.monotonic()
-    params = restore_run(prepared, workdir, checkpoint)
+    run = open_run(experiment, workdir, console, checkpoint, names_data)
     with console.status("measuring"):
-        result = measure(prepared, params, {}, workdir, describe_attention(experiment.model.attention), began)
+        result = measure_run(run, {}, workdir, began)
     rows = [["loss", number(result["loss"])], ["metric", shown(result["metric"], result["fp"])]]
     rows += [[f"trained for {name.upper()}", shown(result["metric"], q)] for name, q in result["quantized"].items()]
     rows += [
         [title, number(result[key])] for key, title in (OUTLIER_COLUMNS | ATTENTION_COLUMNS).items() if key != "loss"
     ]
-    print_table(f"{workdir}: held-out data, floating point", ["measurement", "value"], rows, console)
+    print_table(f"{run.title}: held-out data, floating point", ["measurement", "value"], rows, console)
     say(console, f"results: {workdir / 'results.json'}")
 
 
-def quantize(experiment: Experiment, workdir: Path, ranges: str | None = None, checkpoint: str = NEWEST) -> None:
+def quantize(
+    experiment: Experiment,
+    workdir: Path,
+    ranges: str | None = None,
+    checkpoint: str = NEWEST,
+    names_data: bool = False,
+) -> None:
     """`qtx quantize`; `ranges` is a file to take the first scheme's ranges from."""
     console = Console()
-    check_run(experiment, workdir)
-    prepared = start(experiment, workdir, console)
     began = time.monotonic()
-    params = restore_run(prepared, workdir, checkpoint)
+    run = open_run(experiment, workdir, console, checkpoint, names_data)
+    prepared, params = run.prepared, run.params
     with console.status("quantizing and measuring"):
         schemes = with_ranges(prepared, params, Path(ranges)) if ranges else quantize_run(prepared, params)
-        RunFolder(workdir).claim(record(experiment))
-        result = measure(prepared, params, schemes, workdir, describe_attention(experiment.model.attention), began)
+        keep_quantization(prepared, workdir)
+        result = measure_run(run, schemes, workdir, began, ranges or CALIBRATED)
     files = {scheme: workdir / "ranges" / f"{scheme}.safetensors" for scheme in schemes}
     for scheme, file in files.items():
         save_ranges(schemes[scheme], file)
-    print_table(f"{workdir}: held-out data, floating point and quantized", *main_table([result]), console)
+    print_table(f"{run.title}: held-out data, floating point and quantized", *main_table([result]), console)
     say(console, f"results: {workdir / 'results.json'}")
     say(console, f"ranges: {', '.join(map(str, files.values()))}")
 
 
-def sensitivity(experiment: Experiment, workdir: Path, checkpoint: str = NEWEST) -> None:
+def sensitivity(experiment: Experiment, workdir: Path, checkpoint: str = NEWEST, names_data: bool = False) -> None:
     """`qtx sensitivity`."""
     console = Console()
-    check_run(experiment, workdir)
-    prepared = start(experiment, workdir, console)
-    params = restore_run(prepared, workdir, checkpoint)
+    run = open_run(experiment, workdir, console, checkpoint, names_data)
     shown_on = Console(stderr=True)
 
     def progress(targets):
         return track(targets, "measuring tensors", console=shown_on, disable=not shown_on.is_terminal)
 
-    found = find_sensitivity(prepared, params, progress)
+    found = find_sensitivity(run.prepared, run.params, progress)
     # Draws with matplotlib, which takes a second to import.
     from qtx.analysis.sensitivity_figure import SHOWN_TENSORS, save_sensitivity_plot
 
     files = save_sweep(found, workdir), save_sensitivity_plot(found, workdir)
-    title = f"{workdir}: {found.metric} at {found.scheme} on part of the held-out data; what costs most first"
+    title = f"{run.title}: {found.metric} at {found.scheme} on part of the held-out data; what costs most first"
     print_table(title, HEADER, table_rows(found, SHOWN_TENSORS), console)
     say(console, f"all {len(found.rows)} tensors: {files[0]}")
     say(console, f"plot: {files[1]}")
 
 
-def export(experiment: Experiment, workdir: Path, format: str, checkpoint: str = NEWEST) -> None:
+def export(
+    experiment: Experiment, workdir: Path, format: str, checkpoint: str = NEWEST, names_data: bool = False
+) -> None:
     """`qtx export`."""
     console = Console()
     writer = lookup(FORMATS, "format", format)
-    check_run(experiment, workdir)
-    prepared = start(experiment, workdir, console)
-    params = restore_run(prepared, workdir, checkpoint)
+    run = open_run(experiment, workdir, console, checkpoint, names_data)
     folder = workdir / "export" / format
     with console.status("exporting"):
-        notes = writer(prepared, params, folder)
+        notes = writer(run.prepared, run.params, folder)
     size = sum(file.stat().st_size for file in folder.iterdir())
     for note in (
         *notes,
-        f"written: {folder}, {size / 1e6:.2f} MB; parameters in float32: {4 * prepared.parameters / 1e6:.2f} MB",
+        f"written: {folder}, {size / 1e6:.2f} MB; parameters in float32: {4 * run.prepared.parameters / 1e6:.2f} MB",
     ):
         say(console, note)
 
@@ -171,7 +180,8 @@ def export_int8(prepared: Prepared, params: Any, folder: Path) -> list[str]:
     """Writes an integer model and the config that evaluates it; returns what to tell of it."""
     model = convert(first_scheme(prepared, params))
     save(model, folder)
-    RunFolder(folder).claim(record(prepared.experiment))
+    files = kept_files(prepared.experiment, prepared.module.config, prepared.data)
+    RunFolder(folder).claim({**record(prepared.experiment), IDENTITY: prepared.identity}, files)
     floating = ", ".join(model.in_floating_point) or "nothing"
     return [f"matrix products in floating point: {floating}", f"next: qtx evaluate --workdir={folder}"]
 
@@ -185,10 +195,13 @@ def export_huggingface(prepared: Prepared, params: Any, folder: Path) -> list[st
 FORMATS = {"int8": export_int8, "huggingface": export_huggingface}
 
 
-def evaluate_integers(experiment: Experiment, folder: Path, console: Console) -> None:
+def evaluate_integers(experiment: Experiment, folder: Path, console: Console, names_data: bool) -> None:
     """Runs an exported model on the held-out data and prints its loss and metric."""
+    check_run(experiment, folder)
     experiment = dataclasses.replace(experiment, qat=dataclasses.replace(experiment.qat, start=""))
-    prepared = start(experiment, folder, console)
+    prepared = prepare_experiment(experiment, run=RunFolder(folder))
+    print_summary(prepared, folder, console)
+    uses_own_data(prepared, folder, names_data)
     metric = OBJECTIVES[experiment.objective].metric
     with console.status("measuring"):
         metrics = metrics_of(prepared, load(prepared.module, folder))
@@ -199,8 +212,11 @@ def evaluate_integers(experiment: Experiment, folder: Path, console: Console) ->
 def compare(experiment: Experiment, workdir: Path) -> None:
     """`qtx compare`."""
     console = Console()
-    check_runs(runs(experiment, workdir))
-    prepared = start(experiment, workdir, console, compare=True)
+    planned = runs(experiment, workdir)
+    check_runs(planned)
+    prepared = prepare_experiment(experiment, run=begun_run(planned))
+    check_runs(planned, prepared.identity)
+    print_summary(prepared, workdir, console, compare=True)
     began = time.monotonic()
     results = run_comparison(experiment, workdir, console, prepared.data)
     finish_comparison(results, workdir, console)
@@ -220,11 +236,60 @@ def finish_comparison(results: list[Result], workdir: Path, console: Console) ->
     say(console, f"report: {workdir / 'report.html'}")
 
 
-def start(experiment: Experiment, workdir: Path, console: Console, compare: bool = False) -> Prepared:
-    """Prepares an experiment and prints its summary."""
-    prepared = prepare_experiment(experiment)
-    print_summary(prepared, workdir, console, compare)
-    return prepared
+@dataclasses.dataclass(frozen=True)
+class OpenRun:
+    """A run that a command measures.
+
+    Attributes:
+      prepared: its experiment.
+      params: those of the checkpoint.
+      checkpoint: updates done at it.
+      own_data: whether it is measured on the data that it was trained on.
+      title: of tables.
+    """
+
+    prepared: Prepared
+    params: Any
+    checkpoint: int
+    own_data: bool
+    title: str
+
+
+def open_run(experiment: Experiment, workdir: Path, console: Console, checkpoint: str, names_data: bool) -> OpenRun:
+    """Checks that the folder holds the experiment's run, prints the summary and restores a checkpoint.
+
+    Args:
+      experiment: the run's, on its own or on other data.
+      workdir: the run's folder.
+      console: where to print.
+      checkpoint: newest, best, or a step.
+      names_data: whether the command line names the data; see `uses_own_data`.
+    """
+    check_run(experiment, workdir)
+    prepared = prepare_experiment(experiment, run=RunFolder(workdir))
+    own_data = uses_own_data(prepared, workdir, names_data)
+    print_summary(prepared, workdir, console)
+    step = find_checkpoint(workdir, checkpoint)
+    title = f"{workdir}, checkpoint {step}" + ("" if own_data else ", other data than it was trained on")
+    return OpenRun(prepared, restore_run(prepared, workdir, str(step)), step, own_data, title)
+
+
+def measure_run(
+    run: OpenRun, schemes: Mapping[str, Quantized], workdir: Path, began: float, ranges: str = CALIBRATED
+) -> Result:
+    """See `qtx.pipeline.measure`."""
+    variant = describe_attention(run.prepared.experiment.model.attention)
+    return measure(
+        run.prepared,
+        run.params,
+        schemes,
+        workdir,
+        variant,
+        began,
+        checkpoint=run.checkpoint,
+        ranges=ranges,
+        own_data=run.own_data,
+    )
 
 
 def shown(metric: str, value: float) -> str:

@@ -13,7 +13,7 @@ from __future__ import annotations
 
 import dataclasses
 import time
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 
 from rich.console import Console
@@ -22,11 +22,14 @@ from qtx.attention import AttentionConfig
 from qtx.data import Data
 from qtx.errors import QtxError
 from qtx.experiment import Experiment, attention_variant, record
-from qtx.pipeline import measure, quantize, read_result, train_run
+from qtx.measurements import find_result
+from qtx.pipeline import keep_quantization, measure, quantize, train_run
 from qtx.prepare import Prepared, prepare
+from qtx.quantization.recipes.recorded import read_entries
 from qtx.results import Result, attention_table, main_table, markdown, options_in_words, read_lines, write_lines
 from qtx.summary import say
 from qtx.training import RunFolder
+from qtx.training.run_folder import IDENTITY
 
 
 @dataclasses.dataclass(frozen=True)
@@ -71,7 +74,7 @@ def runs(experiment: Experiment, workdir: Path) -> list[Run]:
                 experiment,
                 name=f"{experiment.name}: {variant}, seed {seed}",
                 seed=seed,
-                model=dataclasses.replace(experiment.model, attention=attention_variant(variant)),
+                model=dataclasses.replace(experiment.model, attention=attention_variant(variant)).resolved(),
             ),
             workdir / "runs" / f"{variant}-seed{seed}",
         )
@@ -80,10 +83,16 @@ def runs(experiment: Experiment, workdir: Path) -> list[Run]:
     ]
 
 
-def check_runs(planned: Sequence[Run]) -> None:
-    """Raises QtxError if the folder of a run holds that of another config."""
+def begun_run(planned: Sequence[Run]) -> RunFolder | None:
+    """The folder of a run that has begun, with the tokenizer that all of them have; None: none has."""
+    return next((RunFolder(run.workdir) for run in planned if RunFolder(run.workdir).config.exists()), None)
+
+
+def check_runs(planned: Sequence[Run], identity: Mapping[str, str] | None = None) -> None:
+    """Raises QtxError if the folder of a run holds that of another config, or of data of another `identity`."""
+    known = {} if identity is None else {IDENTITY: dict(identity)}
     for run in planned:
-        RunFolder(run.workdir).claim(record(run.experiment), write=False)
+        RunFolder(run.workdir).claim({**record(run.experiment), **known}, write=False)
 
 
 def run_comparison(experiment: Experiment, workdir: Path, console: Console, data: Data | None = None) -> list[Result]:
@@ -126,20 +135,22 @@ def run_comparison(experiment: Experiment, workdir: Path, console: Console, data
 
 def bring_to_end(prepared: Prepared, run: Run, console: Console) -> Result:
     """Trains, quantizes and measures one run."""
-    # Results of other options must not pass for these if this is interrupted.
-    (run.workdir / "results.json").unlink(missing_ok=True)
     began = time.monotonic()
     params = train_run(prepared, run.workdir)
     with console.status(f"{run.title}: quantizing and measuring"):
-        return measure(prepared, params, quantize(prepared, params), run.workdir, run.variant, began)
+        quantized, step = quantize(prepared, params), run.experiment.training.steps
+        keep_quantization(prepared, run.workdir)
+        return measure(prepared, params, quantized, run.workdir, run.variant, began, checkpoint=step)
 
 
 def finished_result(run: Run) -> Result | None:
     """The result of a run that is finished under the same options, else None."""
-    result = read_result(run.workdir)
-    if result is None or RunFolder(run.workdir).read_config()["quantization"] != record(run.experiment)["quantization"]:
-        return None
-    return result if set(run.experiment.quantization.schemes) <= result["quantized"].keys() else None
+    folder, quantization = RunFolder(run.workdir), run.experiment.quantization
+    rules = quantization.recorded_rules(quantization.schemes, run.experiment.model)
+    if rules and not rules.items() <= (read_entries(folder.recipe) if folder.recipe.exists() else {}).items():
+        return None  # the recipe's file says something else now
+    result = find_result(folder, run.experiment.training.steps, record(run.experiment)["quantization"])
+    return None if result is None else {**result, "variant": run.variant}
 
 
 def rebuild(workdir: Path) -> list[Result]:

@@ -21,6 +21,7 @@ from qtx.models import MODELS
 from qtx.quantization import QuantizationConfig
 from qtx.quantization.qat_config import QatConfig
 from qtx.training import MeshConfig, TrainingConfig
+from qtx.training.run_folder import IDENTITY
 
 # What each model family is pre-trained on (its attention mask fits no other objective), and its built-in data.
 FAMILY_OBJECTIVES = {"bert": "mlm", "opt": "clm", "vit": "classification"}
@@ -157,7 +158,14 @@ def read(config: ConfigDict) -> Experiment:
     values["model"] = build(model_config, values["model"], "model")
     for name, cls in SECTIONS.items():
         values[name] = build(cls, values[name], name)
-    return Experiment(**values)
+    return resolved(Experiment(**values))
+
+
+def resolved(experiment: Experiment) -> Experiment:
+    """The same experiment, every option at its value but those that only the data tell: a default that changes later,
+    or that is named, makes no other experiment of it."""
+    data = experiment.data.resolved(experiment.objective)
+    return dataclasses.replace(experiment, model=experiment.model.resolved(), data=data)
 
 
 def record(experiment: Experiment) -> dict[str, Any]:
@@ -166,10 +174,11 @@ def record(experiment: Experiment) -> dict[str, Any]:
 
 
 def from_record(values: dict[str, Any], where: str) -> ConfigDict:
-    """The config that `record` recorded, as `default` gives it; `where` names the record in messages."""
+    """The config that `record` recorded, as `default` gives it; `where` names the record in messages. What a run's
+    folder records beside the options is left out."""
     try:
         config = default(values["family"])
-        config.update(values)
+        config.update({name: value for name, value in values.items() if name != IDENTITY})
     except QtxError:
         raise
     except (KeyError, TypeError, ValueError, AttributeError) as error:

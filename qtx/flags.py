@@ -6,11 +6,13 @@ process can parse any number of command lines. Every mistake becomes a one-line 
 
 from __future__ import annotations
 
+import functools
 import inspect
+import operator
 import re
 import runpy
 import traceback
-from collections.abc import Sequence
+from collections.abc import Container, Sequence
 from pathlib import Path
 
 from absl import flags
@@ -52,7 +54,7 @@ def parse(arguments: Sequence[str], of_run: bool = False) -> tuple[ConfigDict | 
     if config_path is not None:
         config = load_config_file(config_path)
     elif of_run and workdir:
-        config = load_run_config(Path(workdir))
+        config = load_run_config(Path(workdir), {match[1] for argument in rest if (match := OVERRIDE.match(argument))})
     else:
         config = ConfigDict()
         for argument in rest:
@@ -61,6 +63,7 @@ def parse(arguments: Sequence[str], of_run: bool = False) -> tuple[ConfigDict | 
     for argument in rest:
         if match := OVERRIDE.match(argument):
             check_key(config, match[1])
+    rest = unset(config, rest)
     values = flags.FlagValues()
     values.set_gnu_getopt(True)
     # Only for the suggestion: a misspelt --workdir is then told apart from other unknown flags.
@@ -94,6 +97,25 @@ def take_switch(arguments: Sequence[str], name: str) -> tuple[bool, list[str]]:
     """Whether `--name` is among the arguments, and the others."""
     given = (f"--{name}", f"-{name}")
     return any(argument in given for argument in arguments), [other for other in arguments if other not in given]
+
+
+def unset(config: ConfigDict, arguments: Sequence[str]) -> list[str]:
+    """Sets every option that an argument gives as `None` to that, and returns the other arguments."""
+    rest = []
+    for argument in arguments:
+        match = OVERRIDE.match(argument)
+        if not match or argument.partition("=")[2] != "None":
+            rest.append(argument)
+            continue
+        *sections, name = match[1].split(".")
+        functools.reduce(operator.getitem, sections, config)[name] = None
+    return rest
+
+
+def names_data(arguments: Sequence[str]) -> bool:
+    """Whether a command's arguments override an option of `config.data`."""
+    overridden = (OVERRIDE.match(argument) for argument in arguments)
+    return any(match is not None and match[1].startswith("data.") for match in overridden)
 
 
 def check_key(config: ConfigDict, path: str) -> None:
@@ -149,13 +171,30 @@ def load_config_file(path: str) -> ConfigDict:
     return smoke(config)
 
 
-def load_run_config(workdir: Path) -> ConfigDict:
-    """The config that an earlier run recorded in its folder."""
-    from qtx.experiment import from_record  # imports jax
+def load_run_config(workdir: Path, overridden: Container[str] = ()) -> ConfigDict:
+    """The config that an earlier run recorded in its folder; nothing that the folder names is run.
+
+    Args:
+      workdir: the folder.
+      overridden: dotted keys that the command line gives. If the data's source is among them, what the run's own source
+        was told is left out, but for what makes an example of a record.
+
+    Raises:
+      QtxError: if the folder holds no run, or its record cannot be read.
+    """
+    from qtx.data.config import EXAMPLE_OPTIONS  # imports jax
+    from qtx.experiment import from_record
+    from qtx.quantization.recipes import RECIPES
     from qtx.training import RunFolder
 
     folder = RunFolder(workdir)
-    return from_record(folder.read_config(), str(folder.config))
+    config = from_record(folder.read_config(), str(folder.config))
+    if config.quantization.recipe not in RECIPES:
+        config.quantization.recipe = str(folder.recipe)
+    if "data.source" in overridden:
+        for option in config.data.keys() - {"source", *EXAMPLE_OPTIONS}:
+            config.data[option] = None
+    return config
 
 
 def one_line(error: Exception) -> str:

@@ -6,48 +6,89 @@ their seed share them.
 
 from __future__ import annotations
 
+import contextlib
 import dataclasses
 import functools
 import itertools
-import json
-import os
 import time
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
 import jax
+import numpy as np
 
-from qtx.analysis.analysis import analyse, save_analysis
+from qtx.analysis.analysis import Analysis, analyse, load_analysis, save_analysis
 from qtx.analysis.capture import FloatingPoint
 from qtx.analysis.sensitivity import Sweep, Target, sweep
 from qtx.data import Data
+from qtx.errors import QtxError
 from qtx.experiment import Experiment, record
+from qtx.measurements import add as add_measurements
+from qtx.measurements import as_result, calibration_options
 from qtx.prepare import Prepared
 from qtx.quantization import Quantized, calibrate
 from qtx.quantization.files import load_ranges
 from qtx.quantization.integer import IntegerModel
 from qtx.quantization.methods import METHODS
+from qtx.quantization.recipes.recorded import read_entries
 from qtx.results import Result
 from qtx.training import NEWEST, OBJECTIVES, RunFolder, load_params, train
 from qtx.training.evaluate import add_up
 from qtx.training.objectives import Sums, cross_entropy_sums
+from qtx.training.run_folder import IDENTITY, as_text, other_contents
+
+# Where the ranges of a quantized model are from.
+CALIBRATED, LEARNED = "calibrated", "learned"
 
 
 def train_run(prepared: Prepared, workdir: Path, profile: bool = False) -> Any:
     """Trains, resumes, or takes the finished run in `workdir`; returns its parameters, those of `prepared.qat` if there
     is one."""
-    result = train(prepared.experiment, workdir, prepared.data, profile)
-    if prepared.data.tokenizer is not None:
-        prepared.data.tokenizer.save(workdir / "tokenizer.json")
-    return result.params
+    return train(prepared.experiment, workdir, prepared.data, profile).params
 
 
 def check_run(experiment: Experiment, workdir: Path) -> None:
-    """Raises QtxError unless `workdir` holds a run of this experiment."""
+    """Raises QtxError unless `workdir` holds a run of this experiment, on whatever data."""
     folder = RunFolder(workdir)
-    folder.read_config()
-    folder.claim(record(experiment), write=False)
+    folder.check(folder.read_config(), record(experiment), other_data=True)
+
+
+def keep_quantization(prepared: Prepared, workdir: Path) -> None:
+    """Records the experiment's quantization in the run's folder, with the rules of a recipe of the user's own: what is
+    done to the run next is done under it."""
+    folder, quantization = RunFolder(workdir), prepared.experiment.quantization
+    rules = quantization.recorded_rules(quantization.schemes, prepared.module.config)
+    if rules:
+        earlier = read_entries(folder.recipe) if folder.recipe.exists() else {}
+        folder.write(folder.recipe.name, as_text({**earlier, **rules}))
+    there = {**folder.read_config(), "quantization": record(prepared.experiment)["quantization"]}
+    folder.write(folder.config.name, as_text(there))
+
+
+def uses_own_data(prepared: Prepared, workdir: Path, named: bool) -> bool:
+    """Whether the data are those that the run in `workdir` was trained on.
+
+    Args:
+      prepared: the experiment, which `check_run` has passed.
+      workdir: the run's folder.
+      named: whether the user has named the data, and knows that they may be others.
+
+    Raises:
+      QtxError: if they are not, and nobody said so; or are cut by another tokenizer.
+    """
+    folder = RunFolder(workdir)
+    there = folder.read_config()
+    other = other_contents(there, {IDENTITY: prepared.identity})
+    # What names other data on the command line, a config file included, says so too.
+    named = named or record(prepared.experiment)["data"] != there["data"]
+    if other and (not named or prepared.identity.get("tokenizer") != folder.identity().get("tokenizer")):
+        raise QtxError(
+            f"{workdir} was trained on other data: config.data is the same, but what it names has another content: "
+            f"{', '.join(other)}; restore it, or name the data to measure on, e.g. --config.data.source="
+            f"{prepared.experiment.data.source}"
+        )
+    return not other
 
 
 def restore_run(prepared: Prepared, workdir: Path, checkpoint: str = NEWEST) -> Any:
@@ -70,11 +111,20 @@ def floating_point(prepared: Prepared, params: Any) -> Any:
 
 
 def measure(
-    prepared: Prepared, params: Any, schemes: Mapping[str, Quantized], workdir: Path, variant: str, began: float
+    prepared: Prepared,
+    params: Any,
+    schemes: Mapping[str, Quantized],
+    workdir: Path,
+    variant: str,
+    began: float,
+    *,
+    checkpoint: int,
+    ranges: str = CALIBRATED,
+    own_data: bool = True,
 ) -> Result:
     """Loss, metric and outliers of a run on the held-out data, in floating point and as quantized.
 
-    Writes `results.json`, and `analysis.npz`, what the report draws of the run.
+    Adds to `results.json` (see `qtx.measurements`), and writes `analysis.npz`, what the report draws of the run.
 
     Args:
       prepared: the experiment.
@@ -84,9 +134,13 @@ def measure(
       workdir: the run's folder.
       variant: name of its attention in tables.
       began: when the work on the run began, by `time.monotonic()`; what it took is reported.
+      checkpoint: updates done at these parameters.
+      ranges: where those of `schemes` are from: calibrated, or a file; those of a scheme that the run was trained under
+        are learned.
+      own_data: whether the data are those that the run was trained on; the report draws no others.
     """
-    schemes, params = trained_schemes(prepared, params) | dict(schemes), floating_point(prepared, params)
-    metric = OBJECTIVES[prepared.experiment.objective].metric
+    trained = trained_schemes(prepared, params)
+    schemes, params = trained | dict(schemes), floating_point(prepared, params)
     model = FloatingPoint(prepared.module, params)
     metrics = metrics_of(prepared, model)
     first = next(iter(schemes.values()), None)
@@ -94,20 +148,40 @@ def measure(
         prepared.module, params, prepared.evaluation(), token_text=token_text(prepared.data), quantized=first
     )
     quantized = {name: metrics_of(prepared, model) for name, model in schemes.items()}
-    result = {
+    head = {
         "variant": variant,
         "seed": prepared.experiment.seed,
         "parameters": prepared.parameters,
-        "metric": metric,
-        "fp": metrics[metric],
-        "loss": metrics["loss"],
-        **analysis.metrics,
-        "quantized": {name: values[metric] for name, values in quantized.items()},
-        "seconds": round(time.monotonic() - began, 2),
+        "metric": OBJECTIVES[prepared.experiment.objective].metric,
     }
-    save_analysis(analysis, workdir / "analysis.npz")
-    write_result(result, workdir)
-    return result
+    data = {"own": own_data, "description": prepared.data.description, **prepared.data.digests}
+    conditions = {"checkpoint": checkpoint, "data": data}
+    config = record(prepared.experiment)["quantization"]
+    seconds = round(time.monotonic() - began, 2)
+    measurements = [{**conditions, "scheme": "fp", "values": {**metrics, **analysis.metrics, "seconds": seconds}}]
+    for scheme, values in quantized.items():
+        how = {
+            "method": config["method"],
+            "ranges": LEARNED if schemes[scheme] is trained.get(scheme) else ranges,
+            "options": calibration_options(config),
+        }
+        measurements.append({**conditions, "scheme": scheme, **how, "values": values})
+    if own_data:
+        save_analysis(_with_earlier_histograms(analysis, workdir), workdir / "analysis.npz")
+    add_measurements(RunFolder(workdir), head, measurements)
+    return as_result(head, measurements)
+
+
+def _with_earlier_histograms(analysis: Analysis, workdir: Path) -> Analysis:
+    """An analysis in floating point alone, with the quantized histograms that an earlier one of the same values had."""
+    file = workdir / "analysis.npz"
+    if analysis.quantized_histograms or not file.is_file():
+        return analysis
+    with contextlib.suppress(QtxError):
+        earlier = load_analysis(file)
+        if jax.tree.all(jax.tree.map(np.array_equal, earlier.histograms, analysis.histograms)):
+            return dataclasses.replace(analysis, quantized_histograms=earlier.quantized_histograms)
+    return analysis
 
 
 def quantize(prepared: Prepared, params: Any) -> dict[str, Quantized]:
@@ -176,19 +250,6 @@ def token_text(data: Data) -> Callable[[int], str] | None:
     """Token identity to text, for labels; None for data without a tokenizer."""
     tokenizer = data.tokenizer
     return None if tokenizer is None else lambda token: tokenizer.tokens([token])[0]
-
-
-def write_result(result: Result, workdir: Path) -> None:
-    """Writes a run's results.json, whole or not at all."""
-    temporary = workdir / "results.json.new"
-    temporary.write_text(json.dumps(result, indent=2) + "\n")
-    os.replace(temporary, workdir / "results.json")
-
-
-def read_result(workdir: Path) -> Result | None:
-    """A run's results.json, if there is one."""
-    file = workdir / "results.json"
-    return json.loads(file.read_text()) if file.exists() else None
 
 
 def metrics_of(prepared: Prepared, model: FloatingPoint | Quantized | IntegerModel) -> dict[str, float]:

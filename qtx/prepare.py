@@ -3,14 +3,14 @@
 from __future__ import annotations
 
 import dataclasses
-from collections.abc import Iterable, Iterator
+from collections.abc import Iterable, Iterator, Mapping
 from typing import Any
 
 import flax.linen as nn
 import jax
 import numpy as np
 
-from qtx.data import Data, load
+from qtx.data import Data
 from qtx.errors import QtxError
 from qtx.experiment import Experiment
 from qtx.models import build, count_parameters
@@ -18,7 +18,9 @@ from qtx.quantization import sites
 from qtx.quantization.qat import QatModel
 from qtx.quantization.recipe import resolve
 from qtx.quantization.weights import flatten
+from qtx.training.identity import identity_of, load_data
 from qtx.training.qat import qat_model
+from qtx.training.run_folder import RunFolder
 from qtx.training.sharding import check_batch, make_mesh, shard_global_batch
 
 
@@ -27,9 +29,10 @@ class Prepared:
     """An experiment that is ready to run.
 
     Attributes:
-      experiment: its options.
+      experiment: its options, with what the config left open taken from the data.
       data: loaded.
-      module: the model, with what its config left open taken from the data.
+      identity: what the data and the tokenizer are; see `qtx.training.identity`.
+      module: the model.
       parameters: how many scalars it trains.
       mesh: the devices.
       qat: what quantization-aware training trains; None: the run trains `module` itself.
@@ -37,6 +40,7 @@ class Prepared:
 
     experiment: Experiment
     data: Data
+    identity: Mapping[str, str]
     module: nn.Module
     parameters: int
     mesh: jax.sharding.Mesh
@@ -67,12 +71,13 @@ class Batches:
         return (shard_global_batch(self.mesh, batch) for batch in self.on_host)
 
 
-def prepare(experiment: Experiment, data: Data | None = None) -> Prepared:
+def prepare(experiment: Experiment, data: Data | None = None, run: RunFolder | None = None) -> Prepared:
     """Loads the data, builds the model and arranges the devices; writes nothing.
 
     Args:
       experiment: what to prepare.
       data: that of an experiment with the same data section, to load it once for many runs.
+      run: the run whose tokenizer the data are cut by; see `qtx.training.identity.origin`.
 
     Raises:
       QtxError: for what the options alone do not show: missing files, a model and data that disagree, too few
@@ -80,12 +85,14 @@ def prepare(experiment: Experiment, data: Data | None = None) -> Prepared:
     """
     mesh = make_mesh(experiment.mesh)
     check_batch(mesh, experiment.training.batch_size, experiment.training.accumulation_steps)
-    data = load(experiment.data, experiment.objective) if data is None else data
+    data = load_data(experiment.data, experiment.objective, run) if data is None else data
     module = build(experiment.model, data)
+    experiment = dataclasses.replace(experiment, model=module.config)
     example = next(iter(data.evaluation(1)))
     params = nn.unbox(jax.eval_shape(module.init, jax.random.key(0), example)["params"])
     check_recipe(experiment, module, params, example)
-    return Prepared(experiment, data, module, count_parameters(params), mesh, qat_model(experiment, module, data))
+    qat = qat_model(experiment, module, data)
+    return Prepared(experiment, data, identity_of(data), module, count_parameters(params), mesh, qat)
 
 
 def check_recipe(experiment: Experiment, module: nn.Module, params: Any, batch: dict[str, Any]) -> None:

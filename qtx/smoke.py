@@ -15,7 +15,7 @@ from ml_collections import ConfigDict
 from qtx.data import VOCABULARIES, DataConfig
 from qtx.data.config import SOURCE_OPTIONS
 from qtx.experiment import BUILT_IN_DATA, from_record, read, record
-from qtx.models import TransformerConfig
+from qtx.models import FROM_DATA, TransformerConfig
 from qtx.quantization.qat_config import QatConfig
 from qtx.training import MeshConfig, TrainingConfig
 
@@ -27,7 +27,6 @@ LAYERS, HEADS, HEAD_WIDTH = 2, 2, 16
 PATCH_SIZE = 2
 """A quarter of the built-in images' side."""
 NEEDS_NO_FILES = ("stdlib", "digits", "bigram_backcopy")
-FROM_THE_DATA = ("vocab_size", "image_size", "channels", "num_classes")
 NOT_OF_THE_RUN = ("accumulation_steps", "max_bad_steps")
 
 
@@ -68,7 +67,7 @@ def _small_model(model: TransformerConfig, shorter: float) -> TransformerConfig:
         "max_length": SEQUENCE_LENGTH,
         "patch_size": PATCH_SIZE,
         "embedding_width": width // 2 if getattr(model, "projected", False) else None,
-        **dict.fromkeys(FROM_THE_DATA),
+        **dict.fromkeys(FROM_DATA),
     }
     attention: Any = model.attention
     if attention.gamma_warmup_steps:

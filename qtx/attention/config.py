@@ -57,6 +57,14 @@ class AttentionConfig(_FlatOptions):
     def _given(self, options: dict[str, type], prefix: str) -> dict[str, Any]:
         return {o.removeprefix(prefix): getattr(self, o) for o in options if getattr(self, o) is not None}
 
+    def resolved(self) -> AttentionConfig:
+        """The same attention, options left at None at their variant's defaults; None says only what it means there."""
+        values = {"normalizer": self.normalizer, "gate": self.gate}
+        gate = (self.make_gate(), GATE_OPTIONS[self.gate], "gate_")
+        for variant, options, prefix in ((self.make_normalizer(), NORMALIZER_OPTIONS[self.normalizer], ""), gate):
+            values |= {option: getattr(variant, option.removeprefix(prefix)) for option in options}
+        return AttentionConfig(**values)
+
     def make_normalizer(self) -> Any:
         """The chosen normalizer with its options."""
         return NORMALIZERS[self.normalizer](**self._given(NORMALIZER_OPTIONS[self.normalizer], ""))

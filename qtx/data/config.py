@@ -3,16 +3,23 @@
 from __future__ import annotations
 
 import dataclasses
+from pathlib import Path
 from typing import Any
 
 from qtx.config import field_types
 from qtx.data.dataset import Data
 from qtx.data.prepared.writing import Written
 from qtx.data.sources import SOURCES, PreparedSource, Source
+from qtx.data.text import TextOptions
 from qtx.errors import QtxError, lookup
 
 SOURCE_OPTIONS = {name: {o: kind for o, (kind, _) in field_types(cls).items()} for name, cls in SOURCES.items()}
 """Source name to its options and their types."""
+EXAMPLE_OPTIONS = (
+    *("sequence_length", "tokenizer", "vocab_size", "mask_probability", "document_attention"),
+    *("image_size", "crop_ratio", "mean", "std"),
+)
+"""What makes an example of a record: a model is trained for it, whatever data it sees later."""
 _ALL = {option: kind for options in SOURCE_OPTIONS.values() for option, kind in options.items()}
 
 _FlatOptions: Any = dataclasses.make_dataclass(
@@ -46,6 +53,23 @@ class DataConfig(_FlatOptions):
                     f"{option} is set, but source {self.source!r} does not take it: it belongs to {', '.join(owners)}"
                 )
         self.make_source()
+
+    def resolved(self, objective: str) -> DataConfig:
+        """The same options, those left at None at what the source takes them for."""
+        source: Any = self.make_source()
+        if isinstance(source, TextOptions):
+            source = source.resolved(objective)
+        return DataConfig(source=self.source, **{option: getattr(source, option) for option in self.taken})
+
+    def with_tokenizer(self, file: Path) -> DataConfig:
+        """The same data, cut by the tokenizer that is kept in a file instead of one trained on them."""
+        changes: dict[str, Any] = {"tokenizer": str(file), "vocab_size": None}
+        return dataclasses.replace(self, **changes)
+
+    @property
+    def taken(self) -> tuple[str, ...]:
+        """The names of the options that the source takes."""
+        return tuple(SOURCE_OPTIONS[self.source])
 
     def make_source(self) -> Source:
         """The chosen source with its options."""

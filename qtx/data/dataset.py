@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Any
 
@@ -37,7 +37,8 @@ class Data:
       image_size: height and width in pixels.
       channels: image channels.
       num_classes: labels are below it.
-      tokenizer: the text's tokenizer, to save with a run.
+      tokenizer: the text's tokenizer, which a run keeps.
+      digests: of what the splits `training` and `held_out` hold: another one when any of it changes.
       reading_threads: that make batches ahead of training. One is best for records in memory, whose transforms hold the
         interpreter's lock; more hide the disk and decode images side by side.
     """
@@ -54,6 +55,7 @@ class Data:
     channels: int | None = None
     num_classes: int | None = None
     tokenizer: TextTokenizer | None = field(default=None, repr=False)
+    digests: Mapping[str, str] = field(default_factory=dict, repr=False)
     reading_threads: int = 1
 
     def train(

@@ -10,6 +10,7 @@ import numpy as np
 
 from qtx.data.augmentation import Mixing, RandAugment, color_jitter, random_crop, random_flip, random_resized_crop
 from qtx.data.dataset import Batch, Data
+from qtx.data.digests import arrays_digest
 from qtx.errors import QtxError
 
 Record = tuple[np.ndarray, np.int32]
@@ -150,6 +151,10 @@ class ImageOptions:
             image_size=height,
             channels=channels,
             num_classes=len(classes),
+            digests={
+                name: arrays_digest(split.images, split.labels)
+                for name, split in (("training", training), ("held_out", held_out))
+            },
         )
 
 

@@ -3,12 +3,13 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass
-from typing import ClassVar
+from dataclasses import dataclass, replace
+from typing import Any, ClassVar, Self
 
 import numpy as np
 
 from qtx.data.dataset import Batch, Data
+from qtx.data.digests import texts_digest
 from qtx.data.masking import Masking, num_predictions
 from qtx.data.packing import causal_example, document_segments, masked_example, pack
 from qtx.data.splitting import held_out_names
@@ -65,12 +66,21 @@ class TextOptions:
         if self.mask_probability is not None:
             num_predictions(self.mask_probability, self.sequence_length)
 
+    def resolved(self, objective: str) -> Self:
+        """The same options, those left at None at what they mean for an objective."""
+        changes: dict[str, Any] = {"tokenizer": self.tokenizer or DEFAULT_TOKENIZER[objective]}
+        if self.vocab_size is None and changes["tokenizer"] in VOCABULARIES:
+            changes["vocab_size"] = DEFAULT_VOCAB_SIZE
+        if self.mask_probability is None and objective == "mlm":
+            changes["mask_probability"] = DEFAULT_MASK_PROBABILITY
+        return replace(self, **changes)
+
     def make_tokenizer(self, texts: Sequence[str], objective: str) -> TextTokenizer:
         """Trains the tokenizer on `texts`, or loads it."""
-        name = self.tokenizer or DEFAULT_TOKENIZER[objective]
-        if name in VOCABULARIES:
-            return VOCABULARIES[name](texts, DEFAULT_VOCAB_SIZE if self.vocab_size is None else self.vocab_size)
-        return load_tokenizer(name)
+        options: Any = self.resolved(objective)
+        if options.tokenizer in VOCABULARIES:
+            return VOCABULARIES[options.tokenizer](texts, options.vocab_size)
+        return load_tokenizer(options.tokenizer)
 
     def make_data(self, name: str, training: Sequence[str], held_out: Sequence[str], objective: str) -> Data:
         """Tokenizes and packs both splits.
@@ -103,6 +113,7 @@ class TextOptions:
             vocab_size=tokenizer.vocab_size,
             sequence_length=length,
             tokenizer=tokenizer,
+            digests={"training": texts_digest(training), "held_out": texts_digest(held_out)},
         )
 
     def check_objective(self, objective: str) -> None:
@@ -126,8 +137,10 @@ class TextOptions:
             return self._with_segments(lambda block, _: causal_example(block), tokenizer.end, ends_document=False)
         if tokenizer.mask is None:
             raise QtxError("objective mlm needs a tokenizer with [MASK] or <mask>: use wordpiece, or objective clm")
-        probability = DEFAULT_MASK_PROBABILITY if self.mask_probability is None else self.mask_probability
-        masking = Masking(num_predictions(probability, self.sequence_length), tokenizer.mask, tokenizer.is_special)
+        options: Any = self.resolved(objective)
+        masking = Masking(
+            num_predictions(options.mask_probability, self.sequence_length), tokenizer.mask, tokenizer.is_special
+        )
         return self._with_segments(
             lambda block, rng: masked_example(block, masking, rng), tokenizer.end, ends_document=True
         )

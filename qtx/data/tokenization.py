@@ -27,6 +27,7 @@ class TextTokenizer:
       end: id that ends every document: `[SEP]`, or `</s>`.
       mask: id of `[MASK]` or `<mask>`, None without one.
       is_special: bool [V], True for special tokens, the unknown token included.
+      text: what `tokenizer.json` says of it: as read, if it was read from one.
 
     Raises:
       QtxError: by `TextTokenizer.of` when the vocabulary lacks a start or an end token.
@@ -37,10 +38,11 @@ class TextTokenizer:
     end: int
     mask: int | None
     is_special: np.ndarray = field(repr=False)
+    text: str = field(repr=False)
 
     @classmethod
-    def of(cls, backend: Tokenizer) -> TextTokenizer:
-        """Finds the roles by the BERT or OPT names of the special tokens."""
+    def of(cls, backend: Tokenizer, text: str | None = None) -> TextTokenizer:
+        """Finds the roles by the BERT or OPT names of the special tokens; `text` is that of its file, if it has one."""
 
         def first(*names: str) -> int | None:
             return next((i for i in map(backend.token_to_id, names) if i is not None), None)
@@ -53,7 +55,8 @@ class TextTokenizer:
         is_special = np.zeros(max(backend.get_vocab().values()) + 1, bool)
         is_special[[i for i in map(backend.token_to_id, SPECIALS) if i is not None]] = True
         is_special[[i for i, token in backend.get_added_tokens_decoder().items() if token.special]] = True
-        return cls(backend, start, end, first("[MASK]", "<mask>"), is_special)
+        written = backend.to_str(pretty=True) if text is None else text
+        return cls(backend, start, end, first("[MASK]", "<mask>"), is_special, written)
 
     @property
     def vocab_size(self) -> int:
@@ -75,7 +78,7 @@ class TextTokenizer:
 
     def save(self, path: str | Path) -> None:
         """Writes `tokenizer.json`, which `load_tokenizer` and the Hugging Face libraries read."""
-        self.backend.save(str(path))
+        Path(path).write_text(self.text, encoding="utf-8")
 
 
 def bert_backend(vocabulary: dict[str, int]) -> Tokenizer:
@@ -116,6 +119,7 @@ def load_tokenizer(path: str | Path) -> TextTokenizer:
         path = found
     if not path.is_file():
         raise QtxError(f"no tokenizer {path}: expected wordpiece, bpe (to train), or a path to {', '.join(known)}")
+    text = None
     try:
         if path.suffix == ".txt":
             lines = path.read_text(encoding="utf-8").split("\n")
@@ -130,9 +134,10 @@ def load_tokenizer(path: str | Path) -> TextTokenizer:
             backend = byte_level_backend(models.BPE(vocabulary, [(left, right) for left, right in pairs]))
             backend.add_special_tokens([token for token in (*OPT_SPECIALS, "<mask>") if token in vocabulary])
         else:
-            backend = Tokenizer.from_file(str(path))
+            text = path.read_text(encoding="utf-8")
+            backend = Tokenizer.from_str(text)
     except QtxError:
         raise
     except Exception as error:  # the library raises bare Exception for a malformed file
         raise QtxError(f"cannot read tokenizer {path}: {error}") from error
-    return TextTokenizer.of(backend)
+    return TextTokenizer.of(backend, text)

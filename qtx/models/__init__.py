@@ -20,6 +20,9 @@ MODELS: dict[str, tuple[type[nn.Module], type[TransformerConfig]]] = {
     "vit": (Vit, VitConfig),
 }
 
+FROM_DATA = ("vocab_size", "image_size", "channels", "num_classes")
+"""Options that a config may leave to the data."""
+
 
 def build(config: TransformerConfig, data: Any = None) -> nn.Module:
     """The module of a config, with what the config leaves open taken from the data.
@@ -34,7 +37,7 @@ def build(config: TransformerConfig, data: Any = None) -> nn.Module:
     """
     if data is not None:
         names = {f.name for f in dataclasses.fields(config)}
-        for name in names & {"vocab_size", "image_size", "channels", "num_classes"}:
+        for name in names & set(FROM_DATA):
             of_data, of_model = getattr(data, name), getattr(config, name)
             if of_data is None:
                 raise QtxError(

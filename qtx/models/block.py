@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import dataclasses
+from typing import Self
 
 import flax.linen as nn
 import jax
@@ -70,6 +71,10 @@ class TransformerConfig:
         if self.dtype not in ("float32", "bfloat16"):
             raise QtxError(f"dtype is {self.dtype!r}: expected 'float32' or 'bfloat16'")
         lookup(REMAT_POLICIES, "remat policy", self.remat)
+
+    def resolved(self) -> Self:
+        """The same config, options left at None at their defaults; None are what only the data tell."""
+        return dataclasses.replace(self, attention=self.attention.resolved())
 
 
 class Mlp(nn.Module):

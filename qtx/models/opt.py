@@ -7,6 +7,7 @@ narrower embeddings with a projection into the model and one out of it.
 from __future__ import annotations
 
 import dataclasses
+from typing import Self
 
 import flax.linen as nn
 import jax
@@ -45,6 +46,9 @@ class OptConfig(TransformerConfig):
         super().__post_init__()
         if self.embedding_width is not None and self.embedding_width < 1:
             raise QtxError(f"embedding_width is {self.embedding_width}: expected at least 1, or None for width")
+
+    def resolved(self) -> Self:
+        return dataclasses.replace(super().resolved(), embedding_width=self.embedding_width or self.width)
 
     @property
     def projected(self) -> bool:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import dataclasses
 import re
+from collections.abc import Iterable
 from typing import Any
 
 from qtx.errors import QtxError, lookup
@@ -12,7 +13,8 @@ from qtx.quantization.estimators import ESTIMATORS, RunningMinMax
 from qtx.quantization.granularity import GRANULARITIES, Group
 from qtx.quantization.methods import METHODS
 from qtx.quantization.recipe import Quantizer, Recipe
-from qtx.quantization.recipes import find_recipe
+from qtx.quantization.recipes import RECIPES, find_recipe
+from qtx.quantization.recipes.recorded import as_data
 
 
 @dataclasses.dataclass(frozen=True)
@@ -21,7 +23,8 @@ class QuantizationConfig:
     per tensor.
 
     Attributes:
-      recipe: what is quantized: a name in `RECIPES`, or "file.py:function" for one of your own.
+      recipe: what is quantized: a name in `RECIPES`, "file.py:function" for one of your own, or "recipe.json", the
+        rules of one that a run has recorded.
       schemes: bit-widths to report, each as w<weight bits>a<activation bits>, e.g. "w8a8".
       method: a name in `METHODS`.
       weight_estimator: a name in `ESTIMATORS`, or "auto": min-max at 8 bits and more, MSE below (the paper's BERT and
@@ -92,6 +95,16 @@ class QuantizationConfig:
     def make_recipe(self, scheme: str, model: TransformerConfig) -> Recipe:
         """The recipe for a model under a scheme."""
         return find_recipe(self.recipe)(model, *self.quantizers(scheme))
+
+    def recorded_rules(self, schemes: Iterable[str], model: TransformerConfig) -> dict[str, Any]:
+        """Scheme to the rules of a recipe that is in no registry, for a run to keep (see `recipes.recorded`).
+
+        Empty for a registered recipe; without what cannot be recorded, rules with estimators of the user's own.
+        """
+        if self.recipe in RECIPES:
+            return {}
+        entries = {s: as_data(self.make_recipe(s, model), *self.quantizers(s)) for s in dict.fromkeys(schemes)}
+        return {scheme: entry for scheme, entry in entries.items() if entry is not None}
 
     def _activation_estimator(self) -> Any:
         if self.activation_estimator == "running_minmax":

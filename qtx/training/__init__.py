@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from qtx.training.config import TrainingConfig
 from qtx.training.evaluate import evaluate
-from qtx.training.loop import NEWEST, TrainResult, fit, load_params
+from qtx.training.loop import NEWEST, TrainResult, find_checkpoint, fit, load_params
 from qtx.training.objectives import OBJECTIVES
 from qtx.training.optimizer import OPTIMIZERS
 from qtx.training.run import train
@@ -23,6 +23,7 @@ __all__ = [
     "TrainResult",
     "TrainingConfig",
     "evaluate",
+    "find_checkpoint",
     "fit",
     "load_params",
     "read_metrics",

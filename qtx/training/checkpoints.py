@@ -23,7 +23,7 @@ from orbax.checkpoint.checkpoint_managers import AnyPreservationPolicy, LatestN,
 
 from qtx.errors import QtxError
 from qtx.training.fingerprint import fingerprint
-from qtx.training.run_folder import differences
+from qtx.training.run_folder import differences, other_contents
 
 DAMAGED = "damaged_checkpoints"
 
@@ -182,7 +182,8 @@ class Checkpoints:
           QtxError: if the checkpoint is of another model or config.
         """
         progress = self._progress(step)
-        differing = differences(progress["config"] or {}, config) if config else []
+        saved = progress["config"] or {}
+        differing = [*differences(saved, config), *other_contents(saved, config)] if config else []
         if differing:
             raise QtxError(f"the checkpoint {self._path(step)} is of another config: {', '.join(differing)}")
         return self._restore(step, state, progress["fingerprint"]), progress["position"]

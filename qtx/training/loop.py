@@ -22,7 +22,7 @@ from qtx.training.profile import Profile
 from qtx.training.program import Program, abstract_params, make_program, placed
 from qtx.training.progress import ProgressLine
 from qtx.training.reporter import Monitor, Reporter, Work
-from qtx.training.run_folder import RunFolder
+from qtx.training.run_folder import NOTHING, RunFolder
 from qtx.training.sharding import (
     MeshConfig,
     batch_shards,
@@ -65,6 +65,7 @@ def fit(
     *,
     workdir: str | Path,
     config: Mapping[str, Any],
+    files: Mapping[str, str] = NOTHING,
     mesh_config: MeshConfig = ALL_DEVICES,
     seed: int = 0,
     monitor: Monitor | None = None,
@@ -86,7 +87,9 @@ def fit(
         `evaluation(batch_size, process_index, process_count)`, this process's part of the held-out batches.
       training: the options.
       workdir: the run's folder; created if absent.
-      config: what makes this run, of JSON types; kept in the folder, and compared when the run goes on.
+      config: what makes this run, of JSON types; kept in the folder and in each checkpoint, and compared when the run
+        goes on.
+      files: name to text of what the folder keeps from the start; see `RunFolder.claim`.
       mesh_config: the devices; a run may go on on others.
       seed: of the initial parameters, the order of the data, and dropout.
       monitor: called before the first update and every `training.outliers_every`; its numbers are logged as split
@@ -115,7 +118,7 @@ def fit(
     with contextlib.ExitStack() as stack:
         if main_process:
             stack.enter_context(folder.lock())
-        folder.claim(config, write=main_process)
+        folder.claim(config, files, write=main_process)
         preempted = stack.enter_context(preemption())
         iterator = data.train(training.batch_size, seed, *part)
         first = iterator.get_state()
@@ -202,6 +205,12 @@ def _initial_state(program: Program, initial: Callable[[], Any] | None, seed: in
     return program.start(jax.device_put(initial(), shardings))
 
 
+def find_checkpoint(workdir: str | Path, checkpoint: str = NEWEST) -> int:
+    """Updates done at one of a run's checkpoints; arguments and errors as `load_params`."""
+    with Checkpoints(_checkpoints_of(workdir)) as checkpoints:
+        return _find_step(checkpoints, workdir, checkpoint)
+
+
 def load_params(
     module: Trainable,
     data: Any,
@@ -221,9 +230,7 @@ def load_params(
     Raises:
       QtxError: if the folder has no such checkpoint, it is damaged, or one of another model.
     """
-    folder = RunFolder(Path(workdir)).checkpoints
-    if not folder.is_dir():
-        raise QtxError(f"{workdir} has no checkpoints: expected the folder of a training run")
+    folder = _checkpoints_of(workdir)
     boxed = abstract_params(module, next(iter(data.evaluation(1))))
     shardings = param_shardings(make_mesh(mesh_config), boxed)
     with Checkpoints(folder) as checkpoints:
@@ -234,6 +241,13 @@ def load_params(
             others = ", ".join(str(other) for other in checkpoints.steps() if other != step)
             remedy = f"choose another with --checkpoint={others}" if others else "there is no other"
             raise QtxError(f"{error}; {remedy}") from error
+
+
+def _checkpoints_of(workdir: str | Path) -> Path:
+    folder = RunFolder(Path(workdir)).checkpoints
+    if not folder.is_dir():
+        raise QtxError(f"{workdir} has no checkpoints: expected the folder of a training run")
+    return folder
 
 
 def _find_step(checkpoints: Checkpoints, workdir: str | Path, checkpoint: str) -> int:

@@ -16,7 +16,7 @@ from qtx.errors import QtxError
 from qtx.quantization.calibration import calibrate
 from qtx.quantization.qat import QatModel, make_qat_model
 from qtx.training.loop import load_params
-from qtx.training.run_folder import RunFolder, differences
+from qtx.training.run_folder import IDENTITY, RunFolder, differences, other_contents
 from qtx.training.sharding import make_mesh, shard_global_batch
 
 if typing.TYPE_CHECKING:
@@ -44,8 +44,9 @@ def qat_model(experiment: Experiment, module: nn.Module, data: Data) -> QatModel
     return make_qat_model(module, recipe, next(iter(data.evaluation(1))), experiment.qat.learn_ranges)
 
 
-def check_start(experiment: Experiment, workdir: Path) -> None:
-    """Raises QtxError unless a run in `workdir` can start from `config.qat.start`."""
+def check_start(experiment: Experiment, workdir: Path, identity: Mapping[str, str]) -> None:
+    """Raises QtxError unless a run in `workdir`, of an identity (see `identity_of`), can start from
+    `config.qat.start`."""
     start = experiment.qat.start
     if Path(start).resolve() == workdir.resolve():
         raise QtxError(f"config.qat.start={start} is the run's own folder: choose another --workdir")
@@ -63,6 +64,12 @@ def check_start(experiment: Experiment, workdir: Path) -> None:
     differing = differences(_identity(there), _identity(json.loads(json.dumps(dataclasses.asdict(experiment)))))
     if differing:
         raise QtxError(f"config.qat.start={start} is a run of another model: {', '.join(differing)}; give its --config")
+    other = other_contents(there, {IDENTITY: identity})
+    if other:
+        raise QtxError(
+            f"config.qat.start={start} was trained on other data: config.data is the same, but what it names has "
+            f"another content: {', '.join(other)}; restore it"
+        )
 
 
 def start_params(experiment: Experiment, model: QatModel, data: Data) -> Any:

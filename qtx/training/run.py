@@ -15,8 +15,10 @@ from qtx.analysis.metrics import attention_health, health
 from qtx.hardware import chip_of
 from qtx.models.flops import step_flops
 from qtx.training.health import attention_warning
+from qtx.training.identity import identity_of, kept_files, load_data, origin
 from qtx.training.loop import TrainResult, fit
 from qtx.training.qat import check_start, qat_model, start_params
+from qtx.training.run_folder import IDENTITY, RunFolder
 
 if typing.TYPE_CHECKING:
     from qtx.experiment import Experiment
@@ -38,13 +40,15 @@ def train(
       Preempted: on SIGTERM, when the state is saved.
       QtxError: if the parts of the experiment do not fit together or to the folder, or training fails; see `fit`.
     """
+    folder = RunFolder(Path(workdir))
     if data is None:
-        data = qtx.data.load(experiment.data, experiment.objective)
+        data = load_data(experiment.data, experiment.objective, origin(experiment, folder.root))
     module = qtx.models.build(experiment.model, data)
+    identity = identity_of(data)
 
     qat = qat_model(experiment, module, data)
     if qat is not None:
-        check_start(experiment, Path(workdir))
+        check_start(experiment, Path(workdir), identity)
 
     def monitor(params, batch, step):
         numbers = attention_health(module, params, batch, step) if qat is None else health(qat.quantized(params), batch)
@@ -56,7 +60,8 @@ def train(
         data,
         experiment.training,
         workdir=workdir,
-        config=dataclasses.asdict(experiment),
+        config={**dataclasses.asdict(dataclasses.replace(experiment, model=module.config)), IDENTITY: identity},
+        files=kept_files(experiment, module.config, data),
         mesh_config=experiment.mesh,
         seed=experiment.seed,
         monitor=monitor,

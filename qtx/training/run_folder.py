@@ -8,11 +8,15 @@ import json
 import os
 from collections.abc import Iterator, Mapping
 from pathlib import Path
+from types import MappingProxyType
 from typing import Any
 
 from filelock import FileLock, Timeout
 
 from qtx.errors import QtxError
+
+TOKENIZER = "tokenizer.json"
+RECIPE = "recipe.json"
 
 # What may change between a run's start and its continuation: nothing that a parameter's value depends on.
 FREE_SECTIONS = ("name", "mesh", "quantization", "compare")
@@ -26,6 +30,13 @@ FREE_TRAINING_OPTIONS = (
     "best_metric",
     "max_bad_steps",
 )
+# What a config may leave to the data, and what is known of a run only when these are loaded: compared when it is there.
+TOLD_BY_THE_DATA = ("model.vocab_size", "model.image_size", "model.channels", "model.num_classes")
+TOKENIZER_OPTIONS = ("tokenizer", "vocab_size")
+IDENTITY = "identity"
+# Of a run's identity: the entry, and what it is called in messages.
+CONTENTS = {"tokenizer": "tokenizer", "training": "training data", "held_out": "held-out data"}
+NOTHING: Mapping[str, str] = MappingProxyType({})
 
 
 @dataclasses.dataclass(frozen=True)
@@ -38,6 +49,21 @@ class RunFolder:
     def config(self) -> Path:
         """The resolved config, JSON."""
         return self.root / "config.json"
+
+    @property
+    def tokenizer(self) -> Path:
+        """The tokenizer that the run was trained with, as the `tokenizers` library writes it."""
+        return self.root / TOKENIZER
+
+    @property
+    def recipe(self) -> Path:
+        """The rules of a recipe that is in no registry; see `qtx.quantization.recipes.recorded`."""
+        return self.root / RECIPE
+
+    @property
+    def results(self) -> Path:
+        """What was measured of the run, JSON; see `qtx.results`."""
+        return self.root / "results.json"
 
     @property
     def metrics(self) -> Path:
@@ -84,36 +110,75 @@ class RunFolder:
         finally:
             lock.release()
 
-    def claim(self, config: Mapping[str, Any], write: bool = True) -> None:
+    def claim(self, config: Mapping[str, Any], files: Mapping[str, str] = NOTHING, write: bool = True) -> None:
         """Creates the folder for the run of `config`, or accepts it as that run's.
 
         Args:
-          config: nested options of JSON types, as in `config.json`.
-          write: whether this process writes the file (with several processes, one does).
+          config: nested options of JSON types, as in `config.json`, with the run's `identity` (see
+            `qtx.training.identity`) when its data are loaded.
+          files: name to text of what the run keeps beside it; written when the run starts, and never again.
+          write: whether this process writes (with several processes, one does).
 
         Raises:
-          QtxError: if the folder holds a run of another config (naming the keys that differ) or cannot be written.
+          QtxError: if the folder holds a run of another config (naming the keys that differ) or of other data, or
+            cannot be written.
         """
         wanted = json.loads(json.dumps(config))
-        if self.config.exists():
-            differing = differences(self.read_config(), wanted)
-            if differing:
-                raise QtxError(
-                    f"{self.root} holds a run of another config: {', '.join(differing)}; choose another --workdir, "
-                    "or delete this one to start afresh"
-                )
-        if not write:
-            return
+        begun = self.config.exists()
+        if begun:
+            self.check(self.read_config(), wanted)
+        if write:
+            # The config last: a folder that has one has all.
+            for name, text in {} if begun else files.items():
+                self.write(name, text)
+            self.write(self.config.name, as_text(wanted))
+
+    def check(self, there: Mapping[str, Any], here: Mapping[str, Any], other_data: bool = False) -> None:
+        """Raises QtxError unless two configs are of one run; with `other_data`, on whatever data that its tokenizer
+        cuts."""
+        differing = differences(there, here, other_data)
+        if differing:
+            raise QtxError(
+                f"{self.root} holds a run of another config: {', '.join(differing)}; choose another --workdir, "
+                "or delete this one to start afresh"
+            )
+        other = other_contents(there, here)
+        if other and not other_data:
+            raise QtxError(
+                f"{self.root} holds a run of other data: config.data is the same, but what it names has another "
+                f"content: {', '.join(other)}; restore it, or choose another --workdir"
+            )
+
+    def write(self, name: str, text: str) -> None:
+        """Writes a file of the folder, whole or not at all.
+
+        Raises:
+          QtxError: if it cannot be written.
+        """
+        temporary = self.root / f"{name}.new"
         try:
             self.root.mkdir(parents=True, exist_ok=True)
-            temporary = self.config.with_suffix(".json.new")
-            temporary.write_text(json.dumps(wanted, indent=2) + "\n", encoding="utf-8")
-            os.replace(temporary, self.config)
+            temporary.write_text(text, encoding="utf-8")
+            os.replace(temporary, self.root / name)
         except OSError as error:
             raise self._unwritable(error) from error
 
     def _unwritable(self, error: OSError) -> QtxError:
         return QtxError(f"cannot write the run's folder {self.root}: {error.strerror}")
+
+    def identity(self) -> dict[str, str]:
+        """What the run was made from; see `qtx.training.identity`.
+
+        Raises:
+          QtxError: if it is not recorded.
+        """
+        try:
+            return dict(self.read_config()[IDENTITY])
+        except (KeyError, TypeError, ValueError):
+            raise QtxError(
+                f"{self.config} does not say what data and tokenizer the run was trained with (earlier versions of qtx "
+                "did not record it): use the version that trained it, or train it anew in another --workdir"
+            ) from None
 
     def read_config(self) -> dict[str, Any]:
         """The folder's config.
@@ -129,17 +194,37 @@ class RunFolder:
             raise QtxError(f"{self.config} is not JSON: restore it, or delete the run's folder to start anew") from None
 
 
-def differences(there: Mapping[str, Any], here: Mapping[str, Any]) -> list[str]:
-    """The options, by dotted key, in which two configs describe different runs, with both values."""
+def as_text(values: Any) -> str:
+    """JSON as the folder's files have it."""
+    return json.dumps(values, indent=2) + "\n"
+
+
+def differences(there: Mapping[str, Any], here: Mapping[str, Any], other_data: bool = False) -> list[str]:
+    """The options, by dotted key, in which two configs describe different runs, with both values; what `here` still
+    leaves to the data differs in nothing. With `other_data`, of the data only what says which tokenizer cuts them
+    counts."""
     old, new = _flatten(_without_idle_qat(there)), _flatten(_without_idle_qat(here))
     absent = object()
     found = []
     for key in sorted(old.keys() | new.keys()):
         section, _, option = key.partition(".")
-        free = section in FREE_SECTIONS or (section == "training" and option in FREE_TRAINING_OPTIONS)
-        if not free and old.get(key, absent) != new.get(key, absent):
+        free = section in (*FREE_SECTIONS, IDENTITY) or (section == "training" and option in FREE_TRAINING_OPTIONS)
+        free = free or (other_data and section == "data" and option not in TOKENIZER_OPTIONS)
+        open_yet = key in TOLD_BY_THE_DATA and new.get(key) is None
+        if not (free or open_yet) and old.get(key, absent) != new.get(key, absent):
             found.append(f"{key} ({old.get(key, 'absent')} there, {new.get(key, 'absent')} here)")
     return found
+
+
+def other_contents(there: Mapping[str, Any], here: Mapping[str, Any]) -> list[str]:
+    """The parts of two runs' identities (see `qtx.training.identity`) that differ, with the beginnings of both digests;
+    none where `here` has no identity yet."""
+    old, new = there.get(IDENTITY, {}), here.get(IDENTITY)
+    return [
+        f"{words} (SHA-256 {str(old.get(part, 'not recorded'))[:12]} there, {str(new.get(part, 'none'))[:12]} here)"
+        for part, words in CONTENTS.items()
+        if new is not None and old.get(part) != new.get(part)
+    ]
 
 
 def _without_idle_qat(config: Mapping[str, Any]) -> dict[str, Any]:

@@ -22,6 +22,7 @@ from typing import ClassVar
 import numpy as np
 
 from qtx.data.dataset import Data
+from qtx.data.digests import arrays_digest
 from qtx.data.packing import causal_example
 from qtx.data.reading import expand, read_text
 from qtx.errors import QtxError
@@ -83,6 +84,11 @@ class BigramBackcopy:
             example=lambda sequence, rng: causal_example(sequence),
             vocab_size=self.vocab_size,
             sequence_length=self.sequence_length,
+            digests={
+                # Rounded: the last digits of a probability are the processor's.
+                name: arrays_digest(chain.transitions.round(9), np.array([*triggers, self.chain_seed, split]))
+                for split, name in enumerate(("training", "held_out"))
+            },
         )
 
     def make_chain(self) -> Chain:

@@ -12,6 +12,7 @@ import tensorflow_datasets as tfds
 from PIL import Image, UnidentifiedImageError
 
 from qtx.data.dataset import Batch, Data
+from qtx.data.digests import facts_digest
 from qtx.data.images import ImageOptions, Record
 from qtx.data.prepared.images import image_plan
 from qtx.data.prepared.writing import Written, write
@@ -102,6 +103,11 @@ class ImageCorpus(ImageOptions):
             image_size=size,
             channels=channels,
             num_classes=dataset.features["label"].num_classes,
+            # What pixels are shifted and scaled by is part of what the model sees, and may be a default.
+            digests={
+                name: facts_digest([dataset.fingerprint(split), mean.tolist(), std.tolist()])
+                for name, split in (("training", TRAINING_SPLIT), ("held_out", held_out_split))
+            },
             reading_threads=READING_THREADS,
         )
 

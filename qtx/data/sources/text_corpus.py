@@ -4,10 +4,12 @@ from __future__ import annotations
 
 import hashlib
 from collections.abc import Iterator, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
+from typing import Any, Self
 
 from qtx.data.dataset import Data
+from qtx.data.digests import facts_digest
 from qtx.data.prepared.documents import Part, corpus_parts, validation_parts
 from qtx.data.prepared.fingerprints import write_whole
 from qtx.data.prepared.text import block_records, text_plan
@@ -15,7 +17,7 @@ from qtx.data.prepared.writing import Written, write
 from qtx.data.reading import check_separator
 from qtx.data.records import Concatenated, Mixture, Records, check_weights
 from qtx.data.splitting import held_out_count
-from qtx.data.text import DEFAULT_TOKENIZER, DEFAULT_VOCAB_SIZE, TextOptions
+from qtx.data.text import TextOptions
 from qtx.data.tfds_datasets import DEFAULT_DATA_DIR, open_dataset
 from qtx.data.tokenization import TextTokenizer, load_tokenizer
 from qtx.data.vocabularies import VOCABULARIES
@@ -65,8 +67,12 @@ class TextCorpus(TextOptions):
     def _fraction(self) -> float:
         return DEFAULT_HELD_OUT_FRACTION if self.held_out_fraction is None else self.held_out_fraction
 
+    def resolved(self, objective: str) -> Self:
+        options = super().resolved(objective)
+        return options if self.validation_corpora is not None else replace(options, held_out_fraction=self._fraction)
+
     def load(self, objective: str) -> Data:
-        tokenizer, prepared = self._prepare(objective)
+        tokenizer, prepared, digests = self._prepare(objective)
         parts: dict[str, list[Records]] = {"train": [], "validation": []}
         for written in prepared:
             dataset = open_dataset(written.folder)
@@ -84,6 +90,7 @@ class TextCorpus(TextOptions):
             vocab_size=tokenizer.vocab_size,
             sequence_length=self.sequence_length,
             tokenizer=tokenizer,
+            digests=digests,
             reading_threads=READING_THREADS,
         )
 
@@ -91,7 +98,7 @@ class TextCorpus(TextOptions):
         """Makes what `load` reads, unless it is there: one dataset per corpus, those held out last."""
         return self._prepare(objective)[1]
 
-    def _prepare(self, objective: str) -> tuple[TextTokenizer, list[Written]]:
+    def _prepare(self, objective: str) -> tuple[TextTokenizer, list[Written], dict[str, str]]:
         self.check_objective(objective)
         fraction = self._fraction if self.validation_corpora is None else None
         separator, data_dir = self.document_separator, self.data_dir
@@ -100,14 +107,19 @@ class TextCorpus(TextOptions):
         tokenizer = self._tokenizer([splits["train"] for splits in parts], objective)
         self.make_example(tokenizer, objective)  # a tokenizer that does not serve the objective, told before the work
         plans = [text_plan(splits, tokenizer, self.block_length(objective), data_dir) for splits in [*parts, *held_out]]
-        return tokenizer, [write(plan) for plan in plans]
+        contents = {
+            name: [part[split].fingerprint for part in [*parts, *held_out] if split in part]
+            for name, split in (("training", "train"), ("held_out", "validation"))
+        }
+        digests = {name: facts_digest(content) for name, content in contents.items()}
+        return tokenizer, [write(plan) for plan in plans], digests
 
     def _tokenizer(self, training: Sequence[Part], objective: str) -> TextTokenizer:
         """Loads the tokenizer; one to train is trained once and kept in `data_dir`."""
-        name = self.tokenizer or DEFAULT_TOKENIZER[objective]
+        options: Any = self.resolved(objective)
+        name, vocab_size = options.tokenizer, options.vocab_size
         if name not in VOCABULARIES:
             return load_tokenizer(name)
-        vocab_size = DEFAULT_VOCAB_SIZE if self.vocab_size is None else self.vocab_size
         facts = (name, vocab_size, TOKENIZER_CHARACTERS, [part.fingerprint for part in training])
         key = hashlib.sha256(repr(facts).encode()).hexdigest()[:16]
         file = Path(self.data_dir).expanduser() / "qtx_tokenizer" / key / "tokenizer.json"

@@ -3,7 +3,8 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
+from typing import Self
 
 from qtx.data.dataset import Data
 from qtx.data.reading import check_separator, documents, expand
@@ -39,13 +40,19 @@ class TextFiles(TextOptions):
             raise QtxError("validation_files and held_out_fraction are both set: keep one, either holds out text")
         check_separator(self.document_separator)
 
+    def resolved(self, objective: str) -> Self:
+        options = super().resolved(objective)
+        if self.validation_files is not None or self.held_out_fraction is not None:
+            return options
+        return replace(options, held_out_fraction=DEFAULT_HELD_OUT_FRACTION)
+
     def load(self, objective: str) -> Data:
         found = read_documents(self.files, self.document_separator)
         if self.validation_files is not None:
             training = [document.text for document in found]
             held_out = [document.text for document in read_documents(self.validation_files, self.document_separator)]
         else:
-            fraction = DEFAULT_HELD_OUT_FRACTION if self.held_out_fraction is None else self.held_out_fraction
+            fraction = self.resolved(objective).held_out_fraction or 0.0
             remedy = (
                 "set data.validation_files to held-out text, or data.document_separator to cut files into documents"
             )

@@ -1,4 +1,4 @@
-"""Named recipes, and those of a user's own file. A new one is a file here and a line in `RECIPES`.
+"""Named recipes, those of a user's own file, and recorded ones. A new one is a file here and a line in `RECIPES`.
 
 A recipe is a function (model config, weight quantizer, activation quantizer) -> `Recipe`.
 """
@@ -13,6 +13,7 @@ from pathlib import Path
 from qtx.errors import QtxError, lookup
 from qtx.quantization.recipe import Recipe
 from qtx.quantization.recipes.paper import paper_bert, paper_opt, paper_vit
+from qtx.quantization.recipes.recorded import recorded_recipe
 from qtx.quantization.recipes.strict import strict
 
 RECIPES: dict[str, Callable[..., Recipe]] = {
@@ -24,13 +25,16 @@ RECIPES: dict[str, Callable[..., Recipe]] = {
 
 
 def find_recipe(name: str) -> Callable[..., Recipe]:
-    """The recipe that `name` names: registered, or "path/to/file.py:function".
+    """The recipe that `name` names: registered, "path/to/file.py:function", which is run, or "path/to/recipe.json",
+    which is read.
 
     A config file can hold its own recipe: `config.quantization.recipe = f"{__file__}:careful"`.
 
     Raises:
       QtxError: for an unknown name, a file that cannot be read or run, or one without the function.
     """
+    if name.endswith(".json"):
+        return recorded_recipe(Path(name))
     file, colon, function = name.rpartition(":")
     return _of_file(file, function) if colon else lookup(RECIPES, "recipe", name)
 

@@ -1,0 +1,116 @@
+"""What was measured of one run: its results.json, to which every command adds.
+
+    {"variant": "softmax", "seed": 0, "parameters": 52096, "metric": "perplexity", "measurements": [
+      {"checkpoint": 600, "scheme": "fp", "data": {...}, "values": {"loss": 3.48, "perplexity": 32.6, ...}},
+      {"checkpoint": 600, "scheme": "w8a8", "method": "static", "ranges": "calibrated", "options": {...}, "data": {...},
+       "values": {"loss": 3.49, "perplexity": 32.7, ...}}]}
+
+A measurement says all that it depends on: the checkpoint (updates done); the data, with the SHA-256 of both splits, and
+whether they are the run's `own`; of a quantized model also the method, the rest of the options that calibration takes,
+and where the ranges are from. Measured again under the same of these, it takes the place of what was there.
+"""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Iterable, Mapping
+from typing import Any
+
+from qtx.errors import QtxError
+from qtx.results import Result
+from qtx.training import RunFolder
+from qtx.training.run_folder import as_text
+
+FLOATING_POINT = "fp"
+HEAD = ("variant", "seed", "parameters", "metric")
+# Of the section `quantization`: what no measurement depends on, or what it says itself.
+NOT_OPTIONS = ("schemes", "method", "sensitivity_batches")
+
+Measurement = dict[str, Any]
+
+
+def calibration_options(quantization: Mapping[str, Any]) -> dict[str, Any]:
+    """What a measurement records of a config's section `quantization`, as in config.json."""
+    return {name: value for name, value in quantization.items() if name not in NOT_OPTIONS}
+
+
+def add(folder: RunFolder, head: Mapping[str, Any], new: Iterable[Measurement]) -> None:
+    """Adds measurements to a run's results.json.
+
+    Args:
+      folder: the run's.
+      head: what every result of the run says (`HEAD`).
+      new: take the place of those under the same conditions.
+    """
+    kept = {_conditions(measurement): measurement for measurement in read(folder)["measurements"]}
+    for measurement in new:
+        kept.pop(_conditions(measurement), None)
+        kept[_conditions(measurement)] = json.loads(json.dumps(measurement))
+    folder.write(folder.results.name, as_text({**head, "measurements": list(kept.values())}))
+
+
+def read(folder: RunFolder) -> dict[str, Any]:
+    """A run's results.json; without measurements if there is none.
+
+    Raises:
+      QtxError: if it is none of this version of qtx.
+    """
+    try:
+        found = json.loads(folder.results.read_text(encoding="utf-8"))
+        complete = all("values" in measurement and "scheme" in measurement for measurement in found["measurements"])
+    except FileNotFoundError:
+        return {"measurements": []}
+    except (OSError, ValueError, KeyError, TypeError) as error:
+        raise QtxError(f"cannot read {folder.results} ({error!r}): move it away, and measure again") from None
+    if not complete:
+        raise QtxError(f"{folder.results} is not of this version of qtx: move it away, and measure again")
+    return found
+
+
+def _conditions(measurement: Measurement) -> str:
+    return json.dumps({name: value for name, value in measurement.items() if name != "values"}, sort_keys=True)
+
+
+def as_result(head: Mapping[str, Any], measurements: Iterable[Measurement]) -> Result:
+    """The line of a comparison's results (see `qtx.results`) that measurements of one checkpoint make: that in floating
+    point, and quantized ones by their scheme."""
+    by_scheme = {measurement["scheme"]: measurement for measurement in measurements}
+    of_fp, metric = by_scheme.pop(FLOATING_POINT), head["metric"]
+    values = dict(of_fp["values"])
+    seconds = values.pop("seconds")
+    fp, loss = values.pop(metric), values.pop("loss")
+    methods = {measurement["method"] for measurement in by_scheme.values()}
+    return {
+        **{name: head[name] for name in HEAD},
+        "checkpoint": of_fp["checkpoint"],
+        "fp": fp,
+        "loss": loss,
+        **values,
+        "method": ", ".join(sorted(methods)) or None,
+        "quantized": {scheme: measurement["values"][metric] for scheme, measurement in by_scheme.items()},
+        "seconds": seconds,
+    }
+
+
+def find_result(folder: RunFolder, checkpoint: int, quantization: Mapping[str, Any]) -> Result | None:
+    """The line of a comparison's results that a run has: of a checkpoint, on its own data, under the schemes and
+    options of a config's section `quantization`; None if a part is missing."""
+    found = read(folder)
+    wanted = {FLOATING_POINT: None, **dict.fromkeys(quantization["schemes"])}
+    for measurement in found["measurements"]:
+        same = measurement["checkpoint"] == checkpoint and measurement["data"]["own"]
+        floating = measurement["scheme"] == FLOATING_POINT
+        if same and (floating or _is_under(measurement, quantization)) and measurement["scheme"] in wanted:
+            wanted[measurement["scheme"]] = measurement
+    if None in wanted.values():
+        return None
+    return as_result(found, [measurement for measurement in wanted.values() if measurement is not None])
+
+
+def _is_under(measurement: Measurement, quantization: Mapping[str, Any]) -> bool:
+    """Whether a quantized measurement is by a config's own method and options."""
+    return (
+        measurement["method"] == quantization["method"]
+        and measurement["ranges"] == "calibrated"
+        and measurement["options"] == calibration_options(quantization)
+    )

@@ -1,0 +1,105 @@
+"""Recipes as data: the rules that a recipe gave for some schemes, as a JSON file that a run keeps.
+
+    {"w8a8": {"of": [<weight quantizer>, <activation quantizer>], "recipe": <recipe>}, ...}
+
+A dataclass is an object with its class's name under "is". Nothing in the file is run.
+"""
+
+from __future__ import annotations
+
+import dataclasses
+import functools
+import json
+from collections.abc import Callable, Mapping
+from pathlib import Path
+from typing import Any
+
+from qtx.errors import QtxError
+from qtx.quantization.estimators import ESTIMATORS
+from qtx.quantization.granularity import GRANULARITIES
+from qtx.quantization.recipe import Quantizer, Recipe, Rule
+
+FILE = "recipe.json"
+REMEDY = "name the recipe on this command line, --config.quantization.recipe=FILE.py:FUNCTION"
+
+
+def _class(entry: Any) -> Any:
+    return entry.func if isinstance(entry, functools.partial) else entry
+
+
+CLASSES = {cls.__name__: cls for cls in (Recipe, Rule, Quantizer, *map(_class, (ESTIMATORS | GRANULARITIES).values()))}
+"""What a recorded recipe may be made of."""
+
+
+def as_data(recipe: Recipe, weight: Quantizer, activation: Quantizer) -> dict[str, Any] | None:
+    """The entry of a recipe made of a scheme's two quantizers; None if it has parts that are in no registry."""
+    try:
+        return {"of": [_encode(weight), _encode(activation)], "recipe": _encode(recipe)}
+    except LookupError:
+        return None
+
+
+def _encode(value: Any) -> Any:
+    if dataclasses.is_dataclass(value) and not isinstance(value, type):
+        if CLASSES.get(type(value).__name__) is not type(value):
+            raise LookupError(type(value).__name__)
+        fields = {field.name: _encode(getattr(value, field.name)) for field in dataclasses.fields(value)}
+        return {"is": type(value).__name__, **fields}
+    return [_encode(item) for item in value] if isinstance(value, tuple) else value
+
+
+def _decode(value: Any) -> Any:
+    if isinstance(value, dict):
+        fields = {name: _decode(item) for name, item in value.items() if name != "is"}
+        return CLASSES[value["is"]](**fields)
+    return tuple(_decode(item) for item in value) if isinstance(value, list) else value
+
+
+def recorded_recipe(file: Path) -> Callable[..., Recipe]:
+    """The recipe that a file holds, as a function like a registered one.
+
+    Raises:
+      QtxError: if there is no such file or it cannot be read; by the function, for a scheme that it does not hold, or
+        holds for other options.
+    """
+    entries = read_entries(file)
+
+    def recipe(model: Any, weight: Quantizer, activation: Quantizer) -> Recipe:
+        scheme = f"w{weight.bits}a{activation.bits}"
+        if scheme not in entries:
+            raise QtxError(f"{file} has no rules for {scheme}, only for {', '.join(entries)}: {REMEDY}")
+        try:
+            made_of, found = _decode(entries[scheme]["of"]), _decode(entries[scheme]["recipe"])
+        except QtxError:
+            raise
+        except (KeyError, TypeError, ValueError, AttributeError, RecursionError) as error:
+            raise QtxError(f"{file} is damaged ({type(error).__name__}: {error}): {REMEDY}") from None
+        if not isinstance(found, Recipe) or not all(isinstance(rule, Rule) for rule in _rules(found)):
+            raise QtxError(f"{file} is damaged (it holds no recipe for {scheme}): {REMEDY}")
+        if made_of != (weight, activation):
+            raise QtxError(f"{file} has the rules for {scheme} under other options of config.quantization: {REMEDY}")
+        return found
+
+    return recipe
+
+
+def _rules(recipe: Recipe) -> tuple[Any, ...]:
+    both = (recipe.weights, recipe.activations)
+    return tuple(rule for rules in both for rule in (rules if isinstance(rules, tuple) else (None,)))
+
+
+def read_entries(file: Path) -> Mapping[str, Any]:
+    """Scheme to entry, as they are in a file.
+
+    Raises:
+      QtxError: if there is no such file, or it is not JSON.
+    """
+    try:
+        entries = json.loads(file.read_text(encoding="utf-8"))
+    except FileNotFoundError:
+        raise QtxError(f"{file} is not there: {REMEDY}") from None
+    except (OSError, ValueError, RecursionError) as error:
+        raise QtxError(f"cannot read {file} ({error}): {REMEDY}") from None
+    if not isinstance(entries, dict):
+        raise QtxError(f"{file} is damaged (it holds no recipes): {REMEDY}")
+    return entries
