@@ -192,7 +192,7 @@ def load_run_config(workdir: Path, overridden: Container[str] = ()) -> ConfigDic
     if config.quantization.recipe not in RECIPES:
         config.quantization.recipe = str(folder.recipe)
     if "data.source" in overridden:
-        for option in config.data.keys() - {"source", *EXAMPLE_OPTIONS}:
+        for option in set(config.data) - {"source", *EXAMPLE_OPTIONS}:
             config.data[option] = None
     return config
 

@@ -44,7 +44,6 @@ def add(folder: RunFolder, head: Mapping[str, Any], new: Iterable[Measurement]) 
     """
     kept = {_conditions(measurement): measurement for measurement in read(folder)["measurements"]}
     for measurement in new:
-        kept.pop(_conditions(measurement), None)
         kept[_conditions(measurement)] = json.loads(json.dumps(measurement))
     folder.write(folder.results.name, as_text({**head, "measurements": list(kept.values())}))
 

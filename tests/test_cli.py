@@ -107,15 +107,21 @@ def test_training_again_changes_nothing(trained, capsys):
     assert (workdir / "metrics.jsonl").read_bytes() == metrics
 
 
+def measurements(workdir: Path) -> list[dict]:
+    """What the run's results.json has, in order."""
+    return json.loads((workdir / "results.json").read_text())["measurements"]
+
+
 def test_evaluate(trained, tmp_path, capsys):
     workdir = tmp_path / "run"
     shutil.copytree(trained[0], workdir)
     text = output(["evaluate", f"--workdir={workdir}"], capsys)
-    result = json.loads((workdir / "results.json").read_text())
+    (measured,) = measurements(workdir)
+    result = measured["values"]
     last = [json.loads(line) for line in (workdir / "metrics.jsonl").read_text().splitlines() if '"eval"' in line][-1]
     assert result["loss"] == pytest.approx(last["loss"], rel=1e-5)
-    assert result["fp"] == pytest.approx(last["perplexity"], rel=1e-5)
-    assert result["variant"] == "softmax" and result["quantized"] == {}
+    assert result["perplexity"] == pytest.approx(last["perplexity"], rel=1e-5)
+    assert (measured["scheme"], measured["checkpoint"], measured["data"]["own"]) == ("fp", 4, True)
     assert f"| max inf. norm | {number(result['max_inf_norm'])} |" in text
     assert load_analysis(workdir / "analysis.npz").metrics["max_inf_norm"] == result["max_inf_norm"]
 
@@ -125,11 +131,12 @@ def test_quantize_with_saved_ranges_gives_the_same_numbers(trained, tmp_path, ca
     workdir = tmp_path / "run"
     shutil.copytree(trained[0], workdir)
     output(["quantize", f"--workdir={workdir}", "--scheme=w4a4"], capsys)
-    calibrated = json.loads((workdir / "results.json").read_text())["quantized"]
+    calibrated = measurements(workdir)[1]
     file = tmp_path / "saved.safetensors"
     (workdir / "ranges" / "w4a4.safetensors").rename(file)
     output(["quantize", f"--workdir={workdir}", "--scheme=w4a4", f"--ranges={file}"], capsys)
-    assert json.loads((workdir / "results.json").read_text())["quantized"] == calibrated
+    _, first, loaded = measurements(workdir)
+    assert first == calibrated and loaded == {**calibrated, "ranges": str(file)}
     assert (workdir / "ranges" / "w4a4.safetensors").read_bytes() == file.read_bytes()
 
 
@@ -157,7 +164,7 @@ def test_export_and_evaluate_in_integers(trained, tmp_path, capsys):
     workdir = tmp_path / "run"
     shutil.copytree(trained[0], workdir)
     output(["quantize", f"--workdir={workdir}", "--scheme=w8a8"], capsys)
-    simulated = json.loads((workdir / "results.json").read_text())["quantized"]["w8a8"]
+    simulated = measurements(workdir)[1]["values"]["perplexity"]
     text = output(["export", f"--workdir={workdir}", "--format=int8", "--scheme=w8a8"], capsys)
     folder = workdir / "export" / "int8"
     assert "matrix products in floating point: head/logits" in text and f"qtx evaluate --workdir={folder}" in text
@@ -176,9 +183,9 @@ def test_quantize(trained, tmp_path, capsys):
     workdir = tmp_path / "run"
     shutil.copytree(trained[0], workdir)
     text = output(["quantize", f"--workdir={workdir}", "--config.quantization.schemes=('w8a8', 'w2a2')"], capsys)
-    result = json.loads((workdir / "results.json").read_text())
-    assert result["quantized"]["w8a8"] == pytest.approx(result["fp"], rel=0.01)
-    assert result["quantized"]["w2a2"] > result["quantized"]["w8a8"]
+    found = {measured["scheme"]: measured["values"]["perplexity"] for measured in measurements(workdir)}
+    assert found["w8a8"] == pytest.approx(found["fp"], rel=0.01)
+    assert found["w2a2"] > found["w8a8"]
     assert "| W8A8 | W2A2 |" in text
     ranges = load_file(workdir / "ranges" / "w2a2.safetensors")
     assert ranges["activations/layers/mlp/out/bits"].tolist() == [2]

@@ -86,7 +86,16 @@ def test_comparison_writes_its_results(compared):
         assert line["quantized"].keys() == {"w8a8", "w4a4"}
         assert line["fp"] == pytest.approx(line["quantized"]["w8a8"], rel=0.01)
         folder = compared / "runs" / f"{line['variant']}-seed{line['seed']}"
-        assert json.loads((folder / "results.json").read_text()) == line
+        kept = json.loads((folder / "results.json").read_text())
+        measured = {measurement["scheme"]: measurement for measurement in kept["measurements"]}
+        assert (kept["variant"], kept["seed"], kept["parameters"]) == (
+            line["variant"],
+            line["seed"],
+            line["parameters"],
+        )
+        assert measured.keys() == {"fp", "w8a8", "w4a4"}
+        assert {m["checkpoint"] for m in measured.values()} == {4} and line["checkpoint"] == 4
+        assert measured["w4a4"]["values"]["perplexity"] == line["quantized"]["w4a4"]
     assert lines[1]["parameters"] - lines[0]["parameters"] == 2 * (4 + 1)  # H (D + 1) in its one layer
     assert lines[0]["fp"] != lines[2]["fp"]
     assert "| softmax |" in (compared / "table.md").read_text()

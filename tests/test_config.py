@@ -111,7 +111,7 @@ def test_missing_section():
 def test_config_files(path):
     for variant in VARIANTS:
         experiment = read(load_config_file(f"{path}:{variant}"))
-        assert experiment.model.attention == VARIANTS[variant]
+        assert experiment.model.attention == VARIANTS[variant].resolved()
     assert read(load_config_file(str(path))).name == path.stem
     text = path.read_text()
     assert f"--config=configs/{path.name}" in text and "Cost: " in text and "Expected: " in text

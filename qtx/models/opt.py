@@ -48,7 +48,8 @@ class OptConfig(TransformerConfig):
             raise QtxError(f"embedding_width is {self.embedding_width}: expected at least 1, or None for width")
 
     def resolved(self) -> Self:
-        return dataclasses.replace(super().resolved(), embedding_width=self.embedding_width or self.width)
+        # None, whatever the width: a record in which both are numbers could not be widened by one of them.
+        return dataclasses.replace(super().resolved(), embedding_width=self.embedding_width if self.projected else None)
 
     @property
     def projected(self) -> bool:

@@ -239,5 +239,6 @@ def _flatten(config: Mapping[str, Any], prefix: str = "") -> dict[str, Any]:
         if isinstance(value, Mapping):
             flat.update(_flatten(value, f"{prefix}{key}."))
         else:
-            flat[prefix + key] = value
+            # A record has lists where options have tuples.
+            flat[prefix + key] = list(value) if isinstance(value, tuple) else value
     return flat

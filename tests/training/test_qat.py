@@ -88,9 +88,13 @@ def test_what_quantization_takes_training_gives_back(start, unbroken):
 @pytest.fixture
 def measured(monkeypatch):
     """`measure` without the analysis of outliers, which takes longer than the rest and has its own tests."""
-    monkeypatch.setattr("qtx.pipeline.analyse", lambda *_, **__: types.SimpleNamespace(metrics={}))
+    monkeypatch.setattr(
+        "qtx.pipeline.analyse", lambda *_, **__: types.SimpleNamespace(metrics={}, quantized_histograms=True)
+    )
     monkeypatch.setattr("qtx.pipeline.save_analysis", lambda *_: None)
-    return lambda prepared, params, schemes, workdir: measure(prepared, params, schemes, workdir, "softmax", 0.0)
+    return lambda prepared, params, schemes, workdir: measure(
+        prepared, params, schemes, workdir, "softmax", 0.0, checkpoint=40
+    )
 
 
 def test_the_first_evaluation_is_that_of_post_training_quantization(start, data, unbroken, measured):
@@ -282,7 +286,7 @@ def test_ranges_of_groups_cannot_be_learned(data, start):
     ("change", "message"),
     [
         ({"model.mlp_width": 64}, r"another model: model.mlp_width \(32 there, 64 here\)"),
-        ({"data.chain_seed": 3}, r"another model: data.chain_seed \(None there, 3 here\)"),
+        ({"data.chain_seed": 3}, r"another model: data.chain_seed \(0 there, 3 here\)"),
         ({"qat.start": "nowhere"}, "config.qat.start=nowhere: nowhere is not a run's folder"),
         ({"qat.scheme": "4x4"}, "config.qat: scheme '4x4': expected w<weight bits>a<activation bits>"),
         ({"qat.scheme": "w1a8"}, "config.qat: bits is 1"),
@@ -308,7 +312,7 @@ def test_a_start_may_differ_in_what_its_parameters_do_not_depend_on(start, tmp_p
     config = make_config(start=str(start))
     config.model.dropout = 0.1
     config.seed = 3
-    check_start(read(config), tmp_path)
+    check_start(read(config), tmp_path, RunFolder(start).identity())
 
 
 def test_older_runs_have_no_such_section(start):
