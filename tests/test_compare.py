@@ -88,11 +88,7 @@ def test_comparison_writes_its_results(compared):
         folder = compared / "runs" / f"{line['variant']}-seed{line['seed']}"
         kept = json.loads((folder / "results.json").read_text())
         measured = {measurement["scheme"]: measurement for measurement in kept["measurements"]}
-        assert (kept["variant"], kept["seed"], kept["parameters"]) == (
-            line["variant"],
-            line["seed"],
-            line["parameters"],
-        )
+        assert all(kept[name] == line[name] for name in ("variant", "seed", "parameters", "metric"))
         assert measured.keys() == {"fp", "w8a8", "w4a4"}
         assert {m["checkpoint"] for m in measured.values()} == {4} and line["checkpoint"] == 4
         assert measured["w4a4"]["values"]["perplexity"] == line["quantized"]["w4a4"]

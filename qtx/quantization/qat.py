@@ -3,9 +3,11 @@
 `QatModel` has the `init` and `apply` of a Flax module, so the training loop takes it for one. Its parameters are those
 of the model, in floating point, and the ranges of its quantizers:
 
-    model/layers/mlp/out/kernel                         [L, D, F]
-    ranges/weights/layers/mlp/out/kernel/minimum        [L], or [L, F] per channel; and /maximum
-    ranges/activations/layers/mlp/out/minimum           [L]; and /maximum
+    model/layers/mlp/out/kernel                      [L, D, F]
+    ranges/weights/layers/mlp/out/kernel/step        [L], or [L, F] per channel; and /low
+    ranges/activations/layers/mlp/out/step           [L]; and /offset
+
+What is learned of a range are LSQ's step and LSQ+'s offset (`qtx.quantization.ste`); its ends follow from them.
 """
 
 from __future__ import annotations
@@ -23,6 +25,7 @@ from qtx.quantization.calibration import Quantized, range_collection, tables_of
 from qtx.quantization.granularity import Group, Token
 from qtx.quantization.interceptor import sites
 from qtx.quantization.recipe import Quantizer, Recipe, resolve
+from qtx.quantization.ste import ends, learnable
 from qtx.quantization.straight_through import round_weights, straight_through
 from qtx.quantization.weights import (
     STACK,
@@ -34,8 +37,6 @@ from qtx.quantization.weights import (
     quantize_weights,
     spread,
 )
-
-ENDS = ("minimum", "maximum")
 
 
 class Learned(NamedTuple):
@@ -65,10 +66,10 @@ class QatModel:
     def init(self, rngs: Any, batch: Any, **options: Any) -> dict[str, Any]:
         """The model's variables with ranges of nothing, for the shapes and axes: training starts from `start`."""
         empty = {
-            f"{kind}/{learned.planned.path}/{end}": jnp.zeros(learned.shape)
+            f"{kind}/{learned.planned.path}/{name}": jnp.zeros(learned.shape)
             for kind, table in self._kinds
             for learned in table
-            for end in ENDS
+            for name in _names(learned.planned)
             if learned.shape is not None
         }
         params = self.module.init(rngs, batch, **options)["params"]
@@ -78,7 +79,7 @@ class QatModel:
         """As the module's, computed on quantized values. `step` is ignored: what anneals in pre-training is over."""
         params = variables["params"]
         ranges = params["ranges"] if self.learn_ranges else jax.lax.stop_gradient(params["ranges"])
-        weight_ranges, activation_ranges = self._ranges(ranges)
+        weight_ranges, activation_ranges = self._learned(ranges)
         rounded = round_weights(self.weight_plan, params["model"], weight_ranges)
         collection = range_collection(activation_ranges, weight_ranges)
         with straight_through(self.activation_plan + tables_of(self.weight_plan)):
@@ -91,19 +92,21 @@ class QatModel:
           params: the model's, in floating point.
           calibrated: the model quantized after training, by the same recipe.
         """
-        ends = {
-            # An end beyond 0 acts as if it were 0 (`make_grid`): it starts where it acts.
-            f"{kind}/{path}/{end}": limit(r[end], 0.0)
-            for kind, ranges in (("weights", calibrated.weight_ranges), ("activations", calibrated.activation_ranges))
-            for path, r in ranges.items()
-            for end, limit in zip(ENDS, (jnp.minimum, jnp.maximum), strict=True)
-            if end in r
+        given = {"weights": calibrated.weight_ranges, "activations": calibrated.activation_ranges}
+        started = {
+            f"{kind}/{path}/{name}": value
+            for kind, table in self._kinds
+            for (path, symmetric, *_), bits, _, shape in table
+            if shape is not None
+            for name, value in learnable(
+                given[kind][path]["minimum"], given[kind][path]["maximum"], bits, symmetric
+            ).items()
         }
-        return {"model": params, "ranges": traverse_util.unflatten_dict(ends, sep="/")}
+        return {"model": params, "ranges": traverse_util.unflatten_dict(started, sep="/")}
 
     def quantized(self, params: Any) -> Quantized:
         """The quantized model that `params` (of `apply`) say."""
-        weight_ranges, activation_ranges = self._ranges(params["ranges"])
+        weight_ranges, activation_ranges = (_with_ends(ranges) for ranges in self._learned(params["ranges"]))
         rounded = quantize_weights(self.weight_plan, params["model"], weight_ranges)
         return Quantized(self.module, rounded, self.weight_plan, self.activation_plan, weight_ranges, activation_ranges)
 
@@ -119,20 +122,38 @@ class QatModel:
     def _kinds(self) -> tuple[tuple[str, tuple[Learned, ...]], ...]:
         return ("weights", self.weights), ("activations", self.activations)
 
-    def _ranges(self, tree: Any) -> tuple[Ranges, Ranges]:
+    def _learned(self, tree: Any) -> tuple[Ranges, Ranges]:
+        """Of weights and of activations: path to bits and what is learned."""
         flat = flatten(tree)
 
         def of(kind: str, table: tuple[Learned, ...]) -> Ranges:
             return {
-                path: {
+                planned.path: {
                     "bits": spread(bits, leading),
-                    **{end: flat[f"{kind}/{path}/{end}"] for end in ENDS if shape is not None},
+                    **{name: flat[f"{kind}/{planned.path}/{name}"] for name in _names(planned) if shape is not None},
                 }
-                for (path, *_), bits, leading, shape in table
+                for planned, bits, leading, shape in table
             }
 
         weights, activations = (of(kind, table) for kind, table in self._kinds)
         return weights, activations
+
+
+def _names(planned: Planned) -> tuple[str, str]:
+    """Of the parameters of a quantizer; see `qtx.quantization.ste.Learnable`."""
+    return "step", "low" if planned.symmetric else "offset"
+
+
+def _with_ends(learned: Ranges) -> Ranges:
+    """The ranges that steps and offsets say; the bits are one value for every layer."""
+
+    def of(bits: jax.Array, **values: jax.Array) -> dict[str, jax.Array]:
+        if not values:
+            return {"bits": bits}
+        minimum, maximum = ends(values, bits.reshape(-1)[0])
+        return {"bits": bits, "minimum": minimum, "maximum": maximum}
+
+    return {path: of(**r) for path, r in learned.items()}
 
 
 def make_qat_model(module: nn.Module, recipe: Recipe, batch: dict[str, Any], learn_ranges: bool = True) -> QatModel:

@@ -1,31 +1,28 @@
-"""Fake quantization with gradients: straight-through rounding, and ranges that learn (LSQ, Esser et al. 2020; the
-offset of an asymmetric grid as in LSQ+, Bhalgat et al. 2020).
+"""Fake quantization with gradients: straight-through rounding, and grids that learn: LSQ (Esser et al. 2020, arXiv
+1902.08153) on symmetric ones, LSQ+ (Bhalgat et al. 2020, arXiv 2004.09576) on asymmetric ones.
 
-Notation: scale s, zero-point z, integers low..high, n = high; v = x / s, r = round(v) - v, and
+What is learned is the papers' step s and, asymmetric, the offset b, the real value of the smallest integer. With the
+grid's integers Q_n..Q_p (LSQ: -2^(bits-1)..2^(bits-1) - 1; LSQ+: 0..2^bits - 1), v = (x - b) / s, and b = 0 for LSQ:
 
-    x_hat = s * (clip(round(v) + z, low, high) - z).
+    x_hat = s * round(clip(v, Q_n, Q_p)) + b
 
-Rounding counts as the identity, as a derivative ("straight through"): d round(v) = dv. So, for a value
+                        d x_hat / dx    d x_hat / ds     d x_hat / db
+    Q_n <= v <= Q_p     1               round(v) - v     0
+    v < Q_n             0               Q_n              1
+    v > Q_p             0               Q_p              1
 
-    inside (low <= round(v) + z <= high)    d x_hat / dx = 1    d x_hat / ds = r          d x_hat / dz = 0
-    below  (clipped to low)                 d x_hat / dx = 0    d x_hat / ds = low - z    d x_hat / dz = -s
-    above  (clipped to high)                d x_hat / dx = 0    d x_hat / ds = high - z   d x_hat / dz = -s
+(LSQ's equations 3 and 5, LSQ+'s 5 and 6). The gradients of s and b are summed over the N values that share them, times
+1 / sqrt(N * Q_p) (LSQ's section 2.2; LSQ+ takes it over). For weights N is their number in one layer; for activations
+LSQ counts a layer's features, so those of one example: the gradient does not depend on how a batch is divided up.
 
-which is LSQ's gradient of the scale, and LSQ+'s of the offset. Here the two ends of the range are what is learned, not
-s and z, so that a learned range is a calibrated range and zero stays exactly on the grid.
-
-Asymmetric: s = (maximum - minimum) / n and z = round(-minimum / s), again straight through. By the chain rule, with
-e = z + minimum / s, the zero-point's own rounding error (|e| <= 1/2):
-
-    inside    d x_hat / d minimum = -r / n       d x_hat / d maximum = r / n
-    below     d x_hat / d minimum = 1 + e / n    d x_hat / d maximum = -e / n
-    above     d x_hat / d minimum = e / n        d x_hat / d maximum = 1 - e / n
-
-Symmetric: z = 0 and s = max(-minimum, maximum) / n, so the larger end takes (d x_hat / ds) / n, negated if it is the
-minimum; two equally large ends take half each, and stay equal.
-
-What `make_grid` does to a range that cannot be (it is widened to include 0, and kept from vanishing) is straight
-through as well: an end that a step took across 0 still gets the gradient that may bring it back.
+Where this differs from the papers:
+- The integers must represent zero exactly, as the grids do that a trained model is run on. So b is moved to the
+  nearest multiple of s, and into [-Q_p s, 0], straight through: x_hat is LSQ+'s of that b, bit for bit what the
+  quantized model computes.
+- A value just at an end counts as inside: nothing of it is clipped. In the papers' continuous world there are none;
+  after a ReLU half of all values are, and they would all pull at b.
+- A step that an update took to zero or below acts as the smallest one, and still gets its gradient, which may bring it
+  back.
 """
 
 from __future__ import annotations
@@ -35,75 +32,85 @@ import functools
 import jax
 import jax.numpy as jnp
 
-from qtx.quantization.affine import fake_quantize, make_grid
+from qtx.quantization.affine import SMALLEST_SCALE, Grid, fake_quantize, make_grid
+
+Learnable = dict[str, jax.Array]
+"""What is learned of a grid: `step` and, asymmetric, `offset`. A symmetric one has `low` instead, its smallest integer
+(0 for a range without negative values), which no gradient reaches. All float32, of one shape: `()`, or `[D]` over the
+last axis, with a leading `[L]` where layers are stacked."""
 
 
-def fake_quantize_ste(
-    x: jax.Array,
-    minimum: jax.Array,
-    maximum: jax.Array,
-    bits: jax.Array | int,
-    symmetric: bool,
-    size: float | None = None,
-) -> jax.Array:
-    """`fake_quantize(x, make_grid(minimum, maximum, bits, symmetric))`, bit for bit, with this module's gradients.
+def learnable(minimum: jax.Array, maximum: jax.Array, bits: jax.Array | int, symmetric: bool) -> Learnable:
+    """The step and offset of the grid that covers [minimum, maximum]: `ends` gives that range back, widened to include
+    0."""
+    grid = make_grid(minimum, maximum, bits, symmetric)
+    if symmetric:
+        return {"step": grid.scale, "low": grid.low}
+    return {"step": grid.scale, "offset": jnp.minimum(jnp.asarray(minimum, jnp.float32), 0.0)}
 
-    The gradient of an end is the sum over the values that share it, times LSQ's 1 / sqrt(N * high): it makes a range
-    learn about as fast, in proportion, as the weights (under AdamW, which divides by a gradient's size, it matters to
-    the clipping of the gradient's norm alone).
+
+def ends(learned: Learnable, bits: jax.Array | int) -> tuple[jax.Array, jax.Array]:
+    """(minimum, maximum): the range whose grid has this step and offset."""
+    levels = 2.0 ** jnp.asarray(bits, jnp.float32)
+    step = jnp.maximum(learned["step"], SMALLEST_SCALE)
+    if "low" in learned:
+        signed = learned["low"] < 0
+        maximum = step * (jnp.where(signed, levels / 2, levels) - 1)
+        return jnp.where(signed, -maximum, 0.0), maximum
+    length = step * (levels - 1)
+    minimum = jnp.clip(learned["offset"], -length, 0.0)
+    return minimum, minimum + length
+
+
+def fake_quantize_ste(x: jax.Array, learned: Learnable, bits: jax.Array | int, size: float | None = None) -> jax.Array:
+    """`fake_quantize` on the grid of the range `ends(learned, bits)`, bit for bit, with this module's gradients.
 
     Args:
       x: any shape and floating dtype.
-      minimum, maximum: float32, of one shape that broadcasts to `x`: `()`, `[D]` over the last axis, or `[..., 1]`.
-      bits: 2 to 16, broadcastable to the ends; no gradient.
-      symmetric: zero-point fixed at 0.
-      size: N, how many values share a range: by default those in `x`. For activations LSQ counts one example's, so
-        that the gradient does not depend on how a batch is divided up.
+      learned: of a shape that broadcasts to `x`.
+      bits: 2 to 16, broadcastable to the step; no gradient.
+      size: N, how many values share a step: by default those in `x`.
 
     Returns:
       as `x`.
     """
-    minimum, maximum = jnp.asarray(minimum, jnp.float32), jnp.asarray(maximum, jnp.float32)
+    step = learned["step"]
+    grid = make_grid(*ends(learned, bits), bits, symmetric="low" in learned)
     if size is None:
-        size = x.size / max(minimum.size, 1)
-    return _quantize(x, minimum, maximum, jnp.asarray(bits, jnp.float32), symmetric, float(size))
+        size = x.size / max(step.size, 1)
+    offset = learned.get("offset", jax.lax.stop_gradient(jnp.zeros_like(step)))
+    return _quantize(x, step, offset, jax.lax.stop_gradient(grid), float(size))
 
 
-@functools.partial(jax.custom_vjp, nondiff_argnums=(4, 5))
-def _quantize(x, minimum, maximum, bits, symmetric, size):
-    return fake_quantize(x, make_grid(minimum, maximum, bits, symmetric))
+def round_ste(x: jax.Array, grid: Grid) -> jax.Array:
+    """`fake_quantize(x, grid)` with the gradient of `x` alone: for grids that are not learned."""
+    zeros = jnp.zeros_like(grid.scale)
+    return _quantize(x, zeros, zeros, jax.lax.stop_gradient(grid), 1.0)
 
 
-def _forward(x, minimum, maximum, bits, symmetric, size):
-    return _quantize(x, minimum, maximum, bits, symmetric, size), (x, minimum, maximum, bits)
+@functools.partial(jax.custom_vjp, nondiff_argnums=(4,))
+def _quantize(x, step, offset, grid, size):
+    return fake_quantize(x, grid)
 
 
-def _backward(symmetric, size, saved, g):
-    x, minimum, maximum, bits = saved
-    grid = make_grid(minimum, maximum, bits, symmetric)
-    v = x.astype(jnp.float32) / grid.scale
-    q = jnp.round(v) + grid.zero_point
-    below, above, r = q < grid.low, q > grid.high, jnp.round(v) - v
+def _forward(x, step, offset, grid, size):
+    return fake_quantize(x, grid), (x, step, grid)
 
-    def of_region(inside, if_below, if_above):
-        return jnp.where(below, if_below, jnp.where(above, if_above, inside))
 
-    if symmetric:
-        by_scale = of_region(r, grid.low, grid.high) / grid.high
-        share = 0.5 * (1 + jnp.sign(jnp.maximum(maximum, 0.0) + jnp.minimum(minimum, 0.0)))
-        by_minimum, by_maximum = -(1 - share) * by_scale, share * by_scale
-    else:
-        e = (grid.zero_point + jnp.minimum(minimum, 0.0) / grid.scale) / grid.high
-        by_minimum = of_region(-r / grid.high, 1 + e, e)
-        by_maximum = of_region(r / grid.high, -e, 1 - e)
-
-    g32 = g.astype(jnp.float32) / jnp.sqrt(size * grid.high)
+def _backward(size, saved, g):
+    x, step, grid = saved
+    v = x.astype(jnp.float32) / grid.scale + grid.zero_point
+    below, above = v < grid.low, v > grid.high
+    by_step = jnp.where(below, grid.low, jnp.where(above, grid.high, jnp.round(v) - v))
+    scaled = g.astype(jnp.float32) / jnp.sqrt(size * grid.high)
 
     def total(values):
-        return jax.vjp(lambda end: jnp.broadcast_to(end, x.shape), minimum)[1](values)[0]
+        return jax.vjp(lambda end: jnp.broadcast_to(end, x.shape), step)[1](values)[0]
 
-    dx = jnp.where(below | above, jnp.zeros_like(g), g)
-    return dx, total(g32 * by_minimum), total(g32 * by_maximum), jnp.zeros_like(bits)
+    clipped = below | above
+    dx = jnp.where(clipped, jnp.zeros_like(g), g)
+    by_offset = jnp.where(clipped, scaled, 0.0)
+    return dx, total(scaled * by_step), total(by_offset), jax.tree.map(jnp.zeros_like, grid)
 
 
 _quantize.defvjp(_forward, _backward)

@@ -9,26 +9,29 @@ from typing import Any
 
 import flax.linen as nn
 import jax
-import jax.numpy as jnp
 
+from qtx.quantization.affine import make_grid
 from qtx.quantization.granularity import Token
 from qtx.quantization.interceptor import SITE_MODULES, on_sites
-from qtx.quantization.ste import fake_quantize_ste
+from qtx.quantization.ste import fake_quantize_ste, round_ste
 from qtx.quantization.weights import Plan, Planned, Ranges, map_weights
 
 
 def round_straight_through(
     x: jax.Array, r: dict[str, jax.Array], planned: Planned, size: float, where: jax.Array | None = None
 ) -> jax.Array:
-    """As `round_to_grid`, with gradients; `size` is how many values count as a range's (see `fake_quantize_ste`)."""
+    """As `round_to_grid`, with gradients.
+
+    Args:
+      x, planned, where: as there.
+      r: the bits and what is learned (see `ste.Learnable`).
+      size: how many values count as a tensor's, which its ranges share.
+    """
     if isinstance(planned.granularity, Token):
-        ends = planned.granularity.ends(x, where if planned.ignore_masked else None)
-        minimum, maximum = jax.lax.stop_gradient(ends)
-    else:
-        minimum, maximum = r["minimum"], r["maximum"]
-    size = size / math.prod(minimum.shape)
-    rounded = fake_quantize_ste(x, minimum, maximum, jnp.maximum(r["bits"], 2), planned.symmetric, size)
-    return jnp.where(r["bits"] > 0, rounded, x)
+        minimum, maximum = planned.granularity.ends(x, where if planned.ignore_masked else None)
+        return round_ste(x, make_grid(minimum, maximum, r["bits"], planned.symmetric))
+    learned = {name: value for name, value in r.items() if name != "bits"}
+    return fake_quantize_ste(x, learned, r["bits"], size / math.prod(r["step"].shape))
 
 
 def round_weights(plan: Plan, params: Any, ranges: Ranges) -> Any:

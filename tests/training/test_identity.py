@@ -117,7 +117,7 @@ def test_training_refuses_them_even_when_named(copy, capsys):
 
 
 def test_named_data_are_measured_and_recorded(copy, capsys):
-    """Named by the same words too: the user knows that the files have changed. The perplexity of the same text stays."""
+    """Named by the same words too, for who names them knows that they may have changed."""
     assert main(["evaluate", f"--workdir={copy}/run"]) == 0
     own = perplexity(copy / "run")
     head_line(copy / "train.txt")
