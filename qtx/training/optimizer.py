@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import typing
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from typing import Any
 
 import jax
@@ -27,8 +27,12 @@ def adamw(config: TrainingConfig, schedule: optax.Schedule, mask: Mask) -> optax
 
 def lamb(config: TrainingConfig, schedule: optax.Schedule, mask: Mask) -> optax.GradientTransformation:
     """LAMB (You et al. 2020), for BERT in batches of tens of thousands."""
-    moments = {"b1": config.beta1, "b2": config.beta2, "eps": config.epsilon}
-    return optax.lamb(schedule, **moments, weight_decay=config.weight_decay, mask=mask)
+    return optax.chain(
+        optax.scale_by_adam(config.beta1, config.beta2, config.epsilon),
+        optax.add_decayed_weights(config.weight_decay, mask),
+        per_layer(optax.scale_by_trust_ratio()),
+        optax.scale_by_learning_rate(schedule),
+    )
 
 
 def lion(config: TrainingConfig, schedule: optax.Schedule, mask: Mask) -> optax.GradientTransformation:
@@ -40,8 +44,8 @@ def adafactor(config: TrainingConfig, schedule: optax.Schedule, mask: Mask) -> o
     """Adafactor (Shazeer & Stern 2018) without a first moment: its second moments are rows and columns, so that its
     state takes almost no memory. Weights decay as AdamW's do."""
     return optax.chain(
-        optax.scale_by_factored_rms(),
-        optax.clip_by_block_rms(1.0),
+        scale_by_factored_rms_of_layers(),
+        per_layer(optax.clip_by_block_rms(1.0)),
         optax.add_decayed_weights(config.weight_decay, mask),
         optax.scale_by_learning_rate(schedule),
     )
@@ -54,6 +58,43 @@ def sgd(config: TrainingConfig, schedule: optax.Schedule, mask: Mask) -> optax.G
         optax.add_decayed_weights(config.weight_decay, mask),
         optax.scale_by_learning_rate(schedule),
     )
+
+
+def per_layer(transformation: optax.GradientTransformation) -> optax.GradientTransformation:
+    """A stateless transformation of single tensors, for which each layer of a stacked parameter `[L, ...]` is one: its
+    norm or root mean square is that of a layer, as if the layers were not stacked."""
+
+    def update(updates, state, params):
+        def of_leaf(path, update, param):
+            def of_tensor(update, param):
+                return transformation.update(update, transformation.init(param), param)[0]
+
+            return (jax.vmap(of_tensor) if is_stacked(path) else of_tensor)(update, param)
+
+        return jax.tree_util.tree_map_with_path(of_leaf, updates, params), state
+
+    return optax.GradientTransformation(lambda params: optax.EmptyState(), update)
+
+
+def scale_by_factored_rms_of_layers() -> optax.GradientTransformation:
+    """`optax.scale_by_factored_rms`, which factors a tensor's two longest axes if both have 128 entries or more (and
+    more than there are layers): never the axis of the layers."""
+
+    def of(params):
+        leaves = jax.tree_util.tree_leaves_with_path(params)
+        depth = max((leaf.shape[0] for path, leaf in leaves if is_stacked(path)), default=0)
+        return optax.scale_by_factored_rms(min_dim_size_to_factor=max(128, depth + 1))
+
+    return optax.GradientTransformation(
+        lambda params: of(params).init(params),
+        lambda updates, state, params: of(params).update(updates, state, params),
+    )
+
+
+def is_stacked(path: Sequence[Any]) -> bool:
+    """Whether the parameter at a path of a tree has a leading layer axis: it is of the scanned `layers`, or of their
+    quantizers."""
+    return any(key.key == "layers" for key in path[:-1])
 
 
 # A new one is a function and a line here.

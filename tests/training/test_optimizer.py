@@ -117,6 +117,72 @@ def test_every_optimizer_state_lies_on_a_mesh(name):
     assert size == moments[name] * 256 * 128 if name in moments else size < 1000
 
 
+# The optimizers from optax as they are, for parameters that are not stacked.
+PLAIN = {
+    "adamw": lambda c, mask: optax.adamw(1e-2, c.beta1, c.beta2, c.epsilon, weight_decay=c.weight_decay, mask=mask),
+    "lamb": lambda c, mask: optax.lamb(1e-2, c.beta1, c.beta2, c.epsilon, weight_decay=c.weight_decay, mask=mask),
+    "lion": lambda c, mask: optax.lion(1e-2, c.beta1, c.beta2, weight_decay=c.weight_decay, mask=mask),
+    "adafactor": lambda c, mask: optax.adafactor(
+        1e-2, multiply_by_parameter_scale=False, weight_decay_rate=None, weight_decay_mask=mask
+    ),
+    "sgd": lambda c, mask: optax.sgd(1e-2, c.beta1),
+}
+DEPTH = 4
+
+
+def stacked_parameters(rng, scale: float) -> dict:
+    """`[L, ...]` under layers, every layer of another size: a norm over all of them would be that of the largest."""
+    size = np.float32(np.geomspace(1e-2, 10, DEPTH))
+
+    def layers(*shape):
+        return rng.normal(size=(DEPTH, *shape)).astype(np.float32) * scale * size.reshape(-1, *[1] * len(shape))
+
+    dense = {"kernel": layers(130, 140), "bias": layers(140)}
+    return {
+        "embeddings": {"words": {"embedding": rng.normal(size=(150, 130)).astype(np.float32) * scale}},
+        "layers": {"mlp": dense, "mlp_norm": {"scale": layers(130)}},
+    }
+
+
+def unstacked(params: dict) -> dict:
+    """The same parameters, each layer's a tensor of its own."""
+    layers = {str(i): jax.tree.map(lambda x, i=i: x[i], params["layers"]) for i in range(DEPTH)}
+    return {"embeddings": params["embeddings"], **layers}
+
+
+@pytest.mark.parametrize("name", OPTIMIZERS)
+def test_each_stacked_layer_is_a_tensor_of_its_own(name):
+    decay = 0.0 if name in ("adafactor", "sgd") else 0.1  # where optax's own decay is another
+    config = TrainingConfig(
+        **CONSTANT, optimizer=name, learning_rate=1e-2, weight_decay=decay, clip_norm=None, epsilon=1e-6
+    )
+    ours = make_optimizer(config)
+    plain = PLAIN[name](config, lambda params: decay_mask(params, False))
+    rng = np.random.default_rng(0)
+    params = stacked_parameters(rng, 1.0)
+    apart = unstacked(params)
+    states = [ours.init(params), plain.init(apart)]
+    ours_update, plain_update = jax.jit(ours.update), jax.jit(plain.update)
+    for _ in range(3):
+        gradient = stacked_parameters(rng, 0.1)
+        updates, states[0] = ours_update(gradient, states[0], params)
+        expected, states[1] = plain_update(unstacked(gradient), states[1], apart)
+        jax.tree.map(
+            lambda a, b: np.testing.assert_allclose(a, b, rtol=2e-5, atol=1e-9), unstacked(updates), dict(expected)
+        )
+        params, apart = optax.apply_updates(params, updates), optax.apply_updates(apart, expected)
+
+
+def test_adafactor_never_factors_the_axis_of_the_layers():
+    """Of as many layers as it asks of an axis that it factors: a bias is of one axis, however many layers have one."""
+    optimizer = make_optimizer(TrainingConfig(**CONSTANT, optimizer="adafactor"))
+    params = {"layers": {"mlp": {"bias": jnp.zeros((130, 200)), "kernel": jnp.zeros((130, 200, 300))}}}
+    shapes = {x.shape for x in jax.tree.leaves(jax.eval_shape(optimizer.init, params)) if x.size > 1}
+    assert shapes == {(130, 200), (130, 300)}
+    sizes = [x.size for x in jax.tree.leaves(jax.eval_shape(optimizer.init, params))]
+    assert sum(sizes) == pytest.approx(130 * 200 * 2 + 130 * 300, abs=20)  # the bias whole, the kernel's rows, columns
+
+
 @pytest.mark.parametrize(("clip_norm", "scale"), [(None, 1.0), (1.0, 0.2), (10.0, 1.0)])
 def test_clipping_by_the_global_norm(clip_norm, scale):
     # Epsilon is so large that AdamW's first update is proportional to the gradient, here of norm 5.
