@@ -32,6 +32,7 @@ class Command:
     flags: tuple[str, ...] = ()  # of `FLAGS`
     choice: str | None = None  # a flag whose value the command itself gets
     workdir: bool = True  # whether it works in a folder
+    one_scheme: bool = False  # whether it takes one scheme of several
 
 
 @dataclasses.dataclass(frozen=True)
@@ -93,8 +94,8 @@ COMMANDS = {
     "evaluate": Command(
         summary="measure a trained model: loss, metric, outliers",
         description="Evaluates the folder's last checkpoint on held-out data in floating point: perplexity or\n"
-        "accuracy, infinity norm, kurtosis, 6-sigma outliers, attention-sink mass. Writes results.json. The folder of\n"
-        "an exported int8 model is run in integers.",
+        "accuracy, infinity norm, kurtosis, 6-sigma outliers, attention-sink mass. Adds to results.json. The folder\n"
+        "of an exported int8 model is run in integers. The data are the run's own, or what --config.data... names.",
         example="qtx evaluate --workdir=runs/gated",
         config="optional",
         resume="the same command starts over",
@@ -112,21 +113,25 @@ COMMANDS = {
     ),
     "sensitivity": Command(
         summary="rank the tensors of a trained model by what quantizing them costs",
-        description="Calibrates the first scheme of the config, then measures the model with each weight and\n"
-        "activation of each layer quantized alone, and with all quantized but it, with the tensor's\n"
-        "signal-to-quantization-noise ratio, on config.quantization.sensitivity_batches held-out batches.\n"
+        description="Calibrates the first scheme of the config (after quantization-aware training: takes the one that\n"
+        "the run was trained under), then measures the model with each weight and activation of each layer\n"
+        "quantized alone, and with all quantized but it, with the tensor's signal-to-quantization-noise\n"
+        "ratio, on config.quantization.sensitivity_batches held-out batches.\n"
         "Writes sensitivity.json and sensitivity.png; `qtx report` of a comparison shows them.",
         example="qtx sensitivity --workdir=runs/gated --scheme=w4a4",
+        one_scheme=True,
         config="optional",
         resume="the same command starts over",
         flags=("method", "scheme", "checkpoint"),
     ),
     "export": Command(
         summary="take a trained model away: in integers, or as a Hugging Face checkpoint",
-        description="int8: calibrates the first scheme of the config and writes a model whose matrix products run\n"
-        "int8 x int8 -> int32, to WORKDIR/export/int8; `qtx evaluate --workdir=WORKDIR/export/int8` runs it.\n"
+        description="int8: calibrates the first scheme of the config (after quantization-aware training: takes the\n"
+        "one that the run was trained under) and writes a model whose matrix products run int8 x int8 -> int32,\n"
+        "to WORKDIR/export/int8; `qtx evaluate --workdir=WORKDIR/export/int8` runs it.\n"
         "huggingface: writes config.json and model.safetensors in floating point to WORKDIR/export/huggingface.",
         example="qtx export --format=int8 --workdir=runs/gated --scheme=w8a8",
+        one_scheme=True,
         config="optional",
         resume="the same command starts over",
         flags=("format", "method", "scheme", "checkpoint"),
@@ -192,7 +197,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
 
 def runner(name: str, command: Command, arguments: Sequence[str]) -> Callable[[], None]:
     """The command, ready to run: its flags parsed, its config read and checked."""
-    from qtx.flags import names_data, parse, take_flag, take_switch
+    from qtx.flags import names, parse, take_flag, take_switch
 
     arguments = list(arguments)
     chosen: dict[str, Any] = {}
@@ -210,7 +215,9 @@ def runner(name: str, command: Command, arguments: Sequence[str]) -> Callable[[]
         raise QtxError(f"{name} needs {FLAGS[command.choice].usage}: {FLAGS[command.choice].help}")
     config, workdir = parse(arguments, of_run=command.config == "optional")
     if command.config == "optional":
-        chosen["names_data"] = names_data(arguments)
+        chosen["names_data"] = names(arguments, "data.")
+    if command.one_scheme:
+        chosen["names_scheme"] = names(arguments, "quantization.schemes")
     if config is None and command.config == "required":
         raise QtxError(f"{name} needs --config=FILE, e.g. {command.example}")
     if workdir is not None and not command.workdir:

@@ -26,13 +26,15 @@ from qtx.pipeline import (
     CALIBRATED,
     check_run,
     find_sensitivity,
-    first_scheme,
     floating_point,
     keep_quantization,
     measure,
     metrics_of,
+    one_scheme,
+    origin_of_ranges,
     restore_run,
     train_run,
+    under,
     uses_own_data,
     with_ranges,
 )
@@ -138,7 +140,13 @@ def quantize(
     say(console, f"ranges: {', '.join(map(str, files.values()))}")
 
 
-def sensitivity(experiment: Experiment, workdir: Path, checkpoint: str = NEWEST, names_data: bool = False) -> None:
+def sensitivity(
+    experiment: Experiment,
+    workdir: Path,
+    checkpoint: str = NEWEST,
+    names_data: bool = False,
+    names_scheme: bool = False,
+) -> None:
     """`qtx sensitivity`."""
     console = Console()
     run = open_run(experiment, workdir, console, checkpoint, names_data)
@@ -147,19 +155,25 @@ def sensitivity(experiment: Experiment, workdir: Path, checkpoint: str = NEWEST,
     def progress(targets):
         return track(targets, "measuring tensors", console=shown_on, disable=not shown_on.is_terminal)
 
-    found = find_sensitivity(run.prepared, run.params, progress)
+    found = find_sensitivity(run.prepared, run.params, one_scheme(experiment, names_scheme), progress)
     # Draws with matplotlib, which takes a second to import.
     from qtx.analysis.sensitivity_figure import SHOWN_TENSORS, save_sensitivity_plot
 
     files = save_sweep(found, workdir), save_sensitivity_plot(found, workdir)
     title = f"{run.title}: {found.metric} at {found.scheme} on part of the held-out data; what costs most first"
     print_table(title, HEADER, table_rows(found, SHOWN_TENSORS), console)
+    say(console, f"{found.scheme}: {origin_of_ranges(run.prepared, found.scheme)}")
     say(console, f"all {len(found.rows)} tensors: {files[0]}")
     say(console, f"plot: {files[1]}")
 
 
 def export(
-    experiment: Experiment, workdir: Path, format: str, checkpoint: str = NEWEST, names_data: bool = False
+    experiment: Experiment,
+    workdir: Path,
+    format: str,
+    checkpoint: str = NEWEST,
+    names_data: bool = False,
+    names_scheme: bool = False,
 ) -> None:
     """`qtx export`."""
     console = Console()
@@ -167,7 +181,7 @@ def export(
     run = open_run(experiment, workdir, console, checkpoint, names_data)
     folder = workdir / "export" / format
     with console.status("exporting"):
-        notes = writer(run.prepared, run.params, folder)
+        notes = writer(run.prepared, run.params, folder, one_scheme(experiment, names_scheme))
     size = sum(file.stat().st_size for file in folder.iterdir())
     for note in (
         *notes,
@@ -176,17 +190,21 @@ def export(
         say(console, note)
 
 
-def export_int8(prepared: Prepared, params: Any, folder: Path) -> list[str]:
+def export_int8(prepared: Prepared, params: Any, folder: Path, scheme: str) -> list[str]:
     """Writes an integer model and the config that evaluates it; returns what to tell of it."""
-    model = convert(first_scheme(prepared, params))
+    model = convert(under(prepared, params, scheme))
     save(model, folder)
     files = kept_files(prepared.experiment, prepared.module.config, prepared.data)
     RunFolder(folder).claim({**record(prepared.experiment), IDENTITY: prepared.identity}, files)
     floating = ", ".join(model.in_floating_point) or "nothing"
-    return [f"matrix products in floating point: {floating}", f"next: qtx evaluate --workdir={folder}"]
+    return [
+        f"{scheme}: {origin_of_ranges(prepared, scheme)}",
+        f"matrix products in floating point: {floating}",
+        f"next: qtx evaluate --workdir={folder}",
+    ]
 
 
-def export_huggingface(prepared: Prepared, params: Any, folder: Path) -> list[str]:
+def export_huggingface(prepared: Prepared, params: Any, folder: Path, scheme: str) -> list[str]:
     """Writes a Hugging Face checkpoint, in floating point; returns what to tell of it."""
     save_huggingface(folder, prepared.module.config, floating_point(prepared, params))
     return []

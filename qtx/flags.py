@@ -112,10 +112,10 @@ def unset(config: ConfigDict, arguments: Sequence[str]) -> list[str]:
     return rest
 
 
-def names_data(arguments: Sequence[str]) -> bool:
-    """Whether a command's arguments override an option of `config.data`."""
+def names(arguments: Sequence[str], key: str) -> bool:
+    """Whether a command's arguments override `key`, or what is below it if it ends with a dot, e.g. `"data."`."""
     overridden = (OVERRIDE.match(argument) for argument in arguments)
-    return any(match is not None and match[1].startswith("data.") for match in overridden)
+    return any(match and (match[1].startswith(key) if key.endswith(".") else match[1] == key) for match in overridden)
 
 
 def check_key(config: ConfigDict, path: str) -> None:

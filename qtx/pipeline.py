@@ -187,23 +187,23 @@ def _with_earlier_histograms(analysis: Analysis, workdir: Path) -> Analysis:
 def quantize(prepared: Prepared, params: Any) -> dict[str, Quantized]:
     """The model under every scheme of the config: under the one that the run was trained under with its learned ranges,
     under the others with ranges calibrated on training data."""
-    config, trained = prepared.experiment.quantization, trained_schemes(prepared, params)
-    params = floating_point(prepared, params)
+    return {scheme: under(prepared, params, scheme) for scheme in prepared.experiment.quantization.schemes}
 
-    def under(scheme: str) -> Quantized:
-        if scheme in trained:
-            return trained[scheme]
-        recipe = config.make_recipe(scheme, prepared.module.config)
-        return calibrate(
-            prepared.module,
-            params,
-            recipe,
-            prepared.calibration(),
-            config.calibration_batches,
-            METHODS[config.method](),
-        )
 
-    return {scheme: under(scheme) for scheme in config.schemes}
+def under(prepared: Prepared, params: Any, scheme: str) -> Quantized:
+    """The model under one scheme; see `quantize`."""
+    trained = trained_schemes(prepared, params)
+    if scheme in trained:
+        return trained[scheme]
+    config = prepared.experiment.quantization
+    return calibrate(
+        prepared.module,
+        floating_point(prepared, params),
+        config.make_recipe(scheme, prepared.module.config),
+        prepared.calibration(),
+        config.calibration_batches,
+        METHODS[config.method](),
+    )
 
 
 def with_ranges(prepared: Prepared, params: Any, file: Path) -> dict[str, Quantized]:
@@ -215,20 +215,27 @@ def with_ranges(prepared: Prepared, params: Any, file: Path) -> dict[str, Quanti
     return {config.schemes[0]: load_ranges(prepared.module, params, recipe, example, file)}
 
 
-def first_scheme(prepared: Prepared, params: Any) -> Quantized:
-    """The model under the config's first scheme."""
-    config = prepared.experiment.quantization
-    first = dataclasses.replace(config, schemes=config.schemes[:1])
-    experiment = dataclasses.replace(prepared.experiment, quantization=first)
-    return quantize(dataclasses.replace(prepared, experiment=experiment), params)[config.schemes[0]]
+def one_scheme(experiment: Experiment, named: bool) -> str:
+    """The scheme of a command that takes one: the config's first; of a run of quantization-aware training the one that
+    it was trained under, unless the user has `named` schemes."""
+    return experiment.qat.scheme if experiment.qat.start and not named else experiment.quantization.schemes[0]
+
+
+def origin_of_ranges(prepared: Prepared, scheme: str) -> str:
+    """Where the ranges of `under` are from, in words."""
+    if prepared.qat is not None and scheme == prepared.experiment.qat.scheme:
+        return "ranges learned in training"
+    method = prepared.experiment.quantization.method
+    anew = "" if prepared.qat is None else f" anew (the run was trained under {prepared.experiment.qat.scheme})"
+    return f"ranges calibrated{anew}, method {method}"
 
 
 def find_sensitivity(
-    prepared: Prepared, params: Any, track: Callable[[Sequence[Target]], Iterable[Target]] = iter
+    prepared: Prepared, params: Any, scheme: str, track: Callable[[Sequence[Target]], Iterable[Target]] = iter
 ) -> Sweep:
-    """What each tensor costs under the config's first scheme, on its `sensitivity_batches` held-out batches."""
+    """What each tensor costs under a scheme, on the config's `sensitivity_batches` held-out batches."""
     config, objective = prepared.experiment.quantization, OBJECTIVES[prepared.experiment.objective]
-    quantized = first_scheme(prepared, params)
+    quantized = under(prepared, params, scheme)
     batches = list(itertools.islice(prepared.evaluation(), config.sensitivity_batches))
 
     def metric_of(model: Quantized) -> float:
@@ -239,7 +246,7 @@ def find_sensitivity(
         floating_point(prepared, params),
         batches,
         metric_of,
-        scheme=config.schemes[0],
+        scheme=scheme,
         metric=objective.metric,
         lower_is_better=objective.lower_is_better,
         track=track,

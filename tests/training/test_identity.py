@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import dataclasses
 import json
 import shutil
 from pathlib import Path
@@ -11,6 +12,13 @@ import pytest
 import qtx.data.vocabularies
 from qtx.cli import main
 from qtx.data import SOURCES, DataConfig, load
+from qtx.experiment import read
+from qtx.flags import load_run_config
+from qtx.pipeline import metrics_of
+from qtx.prepare import prepare
+from qtx.quantization.integer import load as load_integers
+from qtx.quantization.qat_config import QatConfig
+from qtx.training import RunFolder
 
 WORDS = "river stone cloud ember forest meadow silver winter candle harbor lantern mirror pebble quiet raven".split()
 
@@ -194,6 +202,7 @@ def test_a_run_of_an_earlier_version_is_told_so(copy, capsys):
     assert "does not say what data and tokenizer the run was trained with" in message
 
 
+@pytest.mark.slow
 def test_quantized_training_starts_on_the_data_and_tokenizer_of_its_start(copy, capsys):
     qat = [f"--config={copy}/config.py", f"--workdir={copy}/qat", f"--config.qat.start={copy}/run"]
     head_line(copy / "train.txt")
@@ -202,8 +211,46 @@ def test_quantized_training_starts_on_the_data_and_tokenizer_of_its_start(copy, 
     assert not (copy / "qat").exists()
     shutil.copy(copy / "held_out.txt", copy / "train.txt")
     (copy / "train.txt").write_text(prose(1))
-    assert main(["train", *qat]) == 0
+    assert main(["train", *qat, "--config.qat.scheme=w4a8"]) == 0
     assert (copy / "qat" / "tokenizer.json").read_bytes() == (copy / "run" / "tokenizer.json").read_bytes()
+
+
+@pytest.fixture(scope="module")
+def quantized_run(trained, tmp_path_factory) -> Path:
+    """The folder of a run of quantization-aware training under w4a8, of which its config's schemes say nothing."""
+    workdir = tmp_path_factory.mktemp("qat") / "run"
+    qat = [f"--config.qat.start={trained}/run", "--config.qat.scheme=w4a8", "--config.training.learning_rate=0.05"]
+    assert main(["train", f"--config={trained}/config.py", f"--workdir={workdir}", *qat]) == 0
+    assert main(["evaluate", f"--workdir={workdir}"]) == 0
+    return workdir
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("named", [None, "w4a8", "w6a8"])
+def test_quantized_training_is_exported_as_it_was_trained(named, quantized_run, capsys):
+    scheme = [] if named is None else [f"--scheme={named}"]
+    simulated = perplexity(quantized_run, "w4a8")
+    assert main(["export", f"--workdir={quantized_run}", "--format=int8", *scheme]) == 0
+    learned = "w4a8: ranges learned in training"
+    anew = "w6a8: ranges calibrated anew (the run was trained under w4a8), method static"
+    assert (anew if named == "w6a8" else learned) in capsys.readouterr().out
+    folder = quantized_run / "export" / "int8"
+    prepared = prepare(dataclasses.replace(read(load_run_config(folder)), qat=QatConfig()), run=RunFolder(folder))
+    difference = metrics_of(prepared, load_integers(prepared.module, folder))["perplexity"] / simulated - 1
+    assert abs(difference) < 1e-3 if named != "w6a8" else abs(difference) > 3e-3
+    shutil.rmtree(quantized_run / "export")
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("named", [None, "w6a8"])
+def test_quantized_training_is_examined_as_it_was_trained(named, quantized_run, capsys):
+    scheme = ["--config.quantization.sensitivity_batches=100", *([f"--scheme={named}"] if named else [])]
+    assert main(["sensitivity", f"--workdir={quantized_run}", *scheme]) == 0
+    assert ("ranges learned in training" in capsys.readouterr().out) == (named is None)
+    found = json.loads((quantized_run / "sensitivity.json").read_text())
+    assert found["scheme"] == (named or "w4a8")
+    if named is None:
+        assert found["quantized"] == pytest.approx(perplexity(quantized_run, "w4a8"), rel=1e-5)
 
 
 SAMPLES = {
