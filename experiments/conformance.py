@@ -21,7 +21,6 @@ from __future__ import annotations
 import argparse
 import dataclasses
 import json
-import re
 import sys
 from collections.abc import Iterator
 from pathlib import Path
@@ -32,8 +31,8 @@ import numpy as np
 from safetensors.numpy import load_file
 
 from experiments.official_ranges import range_errors
+from experiments.official_variants import attention_of, check_gate
 from qtx.analysis.metrics import official_metrics, outlier_metrics
-from qtx.attention import AttentionConfig
 from qtx.errors import QtxError
 from qtx.interop import load
 from qtx.models import build
@@ -85,19 +84,6 @@ class Closeness:
     range_errors: list[float]
 
 
-def attention_of(variant: dict[str, Any]) -> AttentionConfig:
-    """The normalizer that expected.json names; gates show in the weights."""
-    softmax = variant["softmax"]
-    if softmax == "vanilla":
-        return AttentionConfig()
-    clipped = re.fullmatch(r"clipped\((-?[\d.e-]+):([\d.e-]+)\)", softmax)
-    if clipped is None:
-        raise QtxError(f"softmax variant {softmax!r}: expected 'vanilla' or 'clipped(<gamma>:<zeta>)'")
-    # The one option of the official code that does not do as its name says.
-    gamma = -0.003 if softmax == "clipped(-.005:1.005)" else float(clipped[1])
-    return AttentionConfig(normalizer="clipped_softmax", gamma=gamma, zeta=float(clipped[2]))
-
-
 def read_batches(tensors: dict[str, np.ndarray], split: str) -> list[dict[str, Any]]:
     """The batches `<split>.<i>.{input_ids,attention_mask,labels}` as qtx's."""
     count = len({name.split(".")[1] for name in tensors if name.startswith(f"{split}.")})
@@ -143,6 +129,7 @@ def check_model(folder: Path) -> Iterator[tuple[Row, Closeness | None]]:
     expected = json.loads((folder / ANSWERS[0]).read_text(encoding="utf-8"))
     tensors = load_file(folder / ANSWERS[1])
     config, params = load(folder, attention_of(expected["variant"]))
+    check_gate(expected["variant"], config.attention.gate)
     module = build(config)
     evaluation = read_batches(tensors, "eval")
 

@@ -37,8 +37,14 @@ def shared_data() -> Path:
 
 @pytest.fixture(scope="session")
 def reference() -> Path:
-    """The folder of what the paper's official implementation computes; tests of it skip where it is absent."""
+    """The folder of what the paper's official implementation computes: models of one layer."""
+    return Path(__file__).parent / "reference"
+
+
+@pytest.fixture(scope="session")
+def more_references() -> Path:
+    """A folder of further models of that kind; tests of them skip where it is absent."""
     folder = SHARED / "reference"
     if not folder.is_dir():
-        pytest.skip(f"no reference models at {folder}")
+        pytest.skip(f"no further reference models at {folder}")
     return folder
