@@ -10,6 +10,7 @@ from typing import Any
 
 from rich.box import SIMPLE_HEAD
 from rich.console import Console
+from rich.markup import escape
 from rich.progress import track
 from rich.table import Table
 
@@ -288,7 +289,9 @@ def open_run(experiment: Experiment, workdir: Path, console: Console, checkpoint
     own_data = uses_own_data(prepared, workdir, names_data)
     print_summary(prepared, workdir, console)
     step = find_checkpoint(workdir, checkpoint)
+    used, total = prepared.held_out_batches
     title = f"{workdir}, checkpoint {step}" + ("" if own_data else ", other data than it was trained on")
+    title += "" if used == total else f", first {used} of {total} held-out batches"
     return OpenRun(prepared, restore_run(prepared, workdir, str(step)), step, own_data, title)
 
 
@@ -320,9 +323,9 @@ def print_table(title: str, header: list[str], rows: list[list[str]], console: C
     if not console.is_terminal:
         say(console, f"\n{title}\n\n{markdown(header, rows)}")
         return
-    table = Table(title=title, title_justify="left", box=SIMPLE_HEAD)
+    table = Table(title=escape(title), title_justify="left", box=SIMPLE_HEAD)
     for index, name in enumerate(header):
-        table.add_column(name, justify="right" if index else "left")
+        table.add_column(escape(name), justify="right" if index else "left")
     for row in rows:
-        table.add_row(*row)
+        table.add_row(*map(escape, row))
     console.print(table)

@@ -17,11 +17,12 @@ from collections.abc import Mapping, Sequence
 from pathlib import Path
 
 from rich.console import Console
+from rich.markup import escape
 
 from qtx.attention import AttentionConfig
 from qtx.data import Data
 from qtx.errors import QtxError
-from qtx.experiment import Experiment, attention_variant, record
+from qtx.experiment import Experiment, attention_variant, check_warmup, record
 from qtx.measurements import find_result
 from qtx.pipeline import keep_quantization, measure, quantize, train_run
 from qtx.prepare import Prepared, prepare
@@ -55,7 +56,8 @@ def runs(experiment: Experiment, workdir: Path) -> list[Run]:
     """The runs of a comparison, all variants of the first seed first.
 
     Raises:
-      QtxError: if the experiment itself chooses an attention, which every run would replace, or starts from a run.
+      QtxError: if the experiment itself chooses an attention, which every run would replace, or starts from a run; or
+        a variant anneals beyond the end of training.
     """
     if experiment.qat.start:
         raise QtxError(
@@ -67,7 +69,7 @@ def runs(experiment: Experiment, workdir: Path) -> list[Run]:
             "config.model.attention is set, but a comparison takes attention from config.compare.variants: name "
             "variant and options there, e.g. --config.compare.variants=\"('softmax', 'clipped_softmax,alpha=4')\""
         )
-    return [
+    planned = [
         Run(
             variant,
             dataclasses.replace(
@@ -81,6 +83,9 @@ def runs(experiment: Experiment, workdir: Path) -> list[Run]:
         for seed in experiment.compare.seeds
         for variant in experiment.compare.variants
     ]
+    for run in planned:
+        check_warmup(run.experiment)
+    return planned
 
 
 def begun_run(planned: Sequence[Run]) -> RunFolder | None:
@@ -136,8 +141,9 @@ def run_comparison(experiment: Experiment, workdir: Path, console: Console, data
 def bring_to_end(prepared: Prepared, run: Run, console: Console) -> Result:
     """Trains, quantizes and measures one run."""
     began = time.monotonic()
+    prepared.calibration()  # tells now, and not after hours of training, if there are too few data
     params = train_run(prepared, run.workdir)
-    with console.status(f"{run.title}: quantizing and measuring"):
+    with console.status(escape(f"{run.title}: quantizing and measuring")):
         quantized, step = quantize(prepared, params), run.experiment.training.steps
         keep_quantization(prepared, run.workdir)
         return measure(prepared, params, quantized, run.workdir, run.variant, began, checkpoint=step)
@@ -149,7 +155,8 @@ def finished_result(run: Run) -> Result | None:
     rules = quantization.recorded_rules(quantization.schemes, run.experiment.model)
     if rules and not rules.items() <= (read_entries(folder.recipe) if folder.recipe.exists() else {}).items():
         return None  # the recipe's file says something else now
-    result = find_result(folder, run.experiment.training.steps, record(run.experiment)["quantization"])
+    training = run.experiment.training
+    result = find_result(folder, training.steps, training.eval_batches, record(run.experiment)["quantization"])
     return None if result is None else {**result, "variant": run.variant}
 
 

@@ -158,7 +158,19 @@ def read(config: ConfigDict) -> Experiment:
     values["model"] = build(model_config, values["model"], "model")
     for name, cls in SECTIONS.items():
         values[name] = build(cls, values[name], name)
-    return resolved(Experiment(**values))
+    experiment = resolved(Experiment(**values))
+    check_warmup(experiment)
+    return experiment
+
+
+def check_warmup(experiment: Experiment) -> None:
+    """Raises QtxError if attention would still be annealing when training ends: then it is measured as it never was."""
+    warmup, steps = experiment.model.attention.gamma_warmup_steps or 0, experiment.training.steps
+    if warmup > steps and not experiment.qat.start:
+        raise QtxError(
+            f"config.model.attention.gamma_warmup_steps is {warmup}: expected at most config.training.steps {steps}; "
+            "lower it, or train longer"
+        )
 
 
 def resolved(experiment: Experiment) -> Experiment:

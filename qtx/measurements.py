@@ -1,13 +1,15 @@
 """What was measured of one run: its results.json, to which every command adds.
 
     {"variant": "softmax", "seed": 0, "parameters": 52096, "metric": "perplexity", "measurements": [
-      {"checkpoint": 600, "scheme": "fp", "data": {...}, "values": {"loss": 3.48, "perplexity": 32.6, ...}},
-      {"checkpoint": 600, "scheme": "w8a8", "method": "static", "ranges": "calibrated", "options": {...}, "data": {...},
-       "values": {"loss": 3.49, "perplexity": 32.7, ...}}]}
+      {"checkpoint": 600, "data": {...}, "held_out_batches": {"used": 36, "of": 36}, "scheme": "fp",
+       "values": {"loss": 3.48, "perplexity": 32.6, ...}},
+      {"checkpoint": 600, "data": {...}, "held_out_batches": {"used": 36, "of": 36}, "scheme": "w8a8",
+       "method": "static", "ranges": "calibrated", "options": {...}, "values": {"loss": 3.49, ...}}]}
 
-A measurement says all that it depends on: the checkpoint (updates done); the data, with the SHA-256 of both splits, and
-whether they are the run's `own`; of a quantized model also the method, the rest of the options that calibration takes,
-and where the ranges are from. Measured again under the same of these, it takes the place of what was there.
+A measurement says all that it depends on: the checkpoint (updates done); the data, with the SHA-256 of both splits,
+whether they are the run's `own`, and how many of the held-out batches were used; of a quantized model also the method,
+the rest of the options that calibration takes, and where the ranges are from. Measured again under the same of these,
+it takes the place of what was there.
 """
 
 from __future__ import annotations
@@ -91,13 +93,17 @@ def as_result(head: Mapping[str, Any], measurements: Iterable[Measurement]) -> R
     }
 
 
-def find_result(folder: RunFolder, checkpoint: int, quantization: Mapping[str, Any]) -> Result | None:
-    """The line of a comparison's results that a run has: of a checkpoint, on its own data, under the schemes and
-    options of a config's section `quantization`; None if a part is missing."""
+def find_result(
+    folder: RunFolder, checkpoint: int, eval_batches: int | None, quantization: Mapping[str, Any]
+) -> Result | None:
+    """The line of a comparison's results that a run has: of a checkpoint, on its own data (so many held-out batches, or
+    all), under the schemes and options of a config's section `quantization`; None if a part is missing."""
     found = read(folder)
     wanted = {FLOATING_POINT: None, **dict.fromkeys(quantization["schemes"])}
     for measurement in found["measurements"]:
+        held_out = measurement["held_out_batches"]
         same = measurement["checkpoint"] == checkpoint and measurement["data"]["own"]
+        same = same and held_out["used"] == min(eval_batches or held_out["of"], held_out["of"])
         floating = measurement["scheme"] == FLOATING_POINT
         if same and (floating or _is_under(measurement, quantization)) and measurement["scheme"] in wanted:
             wanted[measurement["scheme"]] = measurement

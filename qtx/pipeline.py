@@ -155,7 +155,8 @@ def measure(
         "metric": OBJECTIVES[prepared.experiment.objective].metric,
     }
     data = {"own": own_data, "description": prepared.data.description, **prepared.data.digests}
-    conditions = {"checkpoint": checkpoint, "data": data}
+    used, total = prepared.held_out_batches
+    conditions = {"checkpoint": checkpoint, "data": data, "held_out_batches": {"used": used, "of": total}}
     config = record(prepared.experiment)["quantization"]
     seconds = round(time.monotonic() - began, 2)
     measurements = [{**conditions, "scheme": "fp", "values": {**metrics, **analysis.metrics, "seconds": seconds}}]

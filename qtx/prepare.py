@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import dataclasses
+import itertools
 from collections.abc import Iterable, Iterator, Mapping
 from typing import Any
 
@@ -19,7 +20,7 @@ from qtx.quantization.qat import QatModel
 from qtx.quantization.recipe import resolve
 from qtx.quantization.weights import flatten
 from qtx.training.identity import identity_of, load_data
-from qtx.training.qat import qat_model
+from qtx.training.qat import check_calibration, qat_model
 from qtx.training.run_folder import RunFolder
 from qtx.training.sharding import check_batch, make_mesh, shard_global_batch
 
@@ -51,24 +52,36 @@ class Prepared:
         """Examples per forward pass, over all devices."""
         return self.experiment.training.batch_size // self.experiment.training.accumulation_steps
 
+    @property
+    def held_out_batches(self) -> tuple[int, int]:
+        """How many held-out batches are measured on, and how many there are."""
+        total = -(-len(self.data.held_out) // self.batch_size)
+        return min(self.experiment.training.eval_batches or total, total), total
+
     def evaluation(self) -> Batches:
-        """The held-out batches."""
-        return Batches(self.mesh, self.data.evaluation(self.batch_size))
+        """The held-out batches: the first `training.eval_batches`, or all."""
+        return Batches(self.mesh, self.data.evaluation(self.batch_size), self.held_out_batches[0])
 
     def calibration(self) -> Batches:
-        """Endless batches of training data."""
+        """Endless batches of training data.
+
+        Raises:
+          QtxError: if calibration would see an example twice.
+        """
+        check_calibration(self.data, self.batch_size, self.experiment.quantization.calibration_batches)
         return Batches(self.mesh, self.data.calibration(self.batch_size, self.experiment.seed))
 
 
 @dataclasses.dataclass(frozen=True)
 class Batches:
-    """Batches on the devices of a mesh, the same at every iteration."""
+    """Batches on the devices of a mesh, the same at every iteration; the first `count`, or all."""
 
     mesh: jax.sharding.Mesh
     on_host: Iterable[dict[str, np.ndarray]]
+    count: int | None = None
 
     def __iter__(self) -> Iterator[dict[str, jax.Array]]:
-        return (shard_global_batch(self.mesh, batch) for batch in self.on_host)
+        return (shard_global_batch(self.mesh, batch) for batch in itertools.islice(self.on_host, self.count))
 
 
 def prepare(experiment: Experiment, data: Data | None = None, run: RunFolder | None = None) -> Prepared:

@@ -4,17 +4,22 @@ from __future__ import annotations
 
 import dataclasses
 from pathlib import Path
+from typing import Any
 
 import jax
 from rich.console import Console
+from rich.markup import escape
 from rich.panel import Panel
 from rich.table import Table
 from rich.text import Text
 
 from qtx.attention import AttentionConfig
+from qtx.experiment import Experiment
 from qtx.prepare import Prepared
 
-FAMILY_TITLES = {"bert": "BERT (post-LN, bidirectional)", "opt": "OPT (pre-LN, causal)", "vit": "ViT (pre-LN, images)"}
+FAMILY_TITLES = {"bert": "BERT ({}, bidirectional)", "opt": "OPT ({}, causal)", "vit": "ViT ({}, images)"}
+# Whose LayerNorms stand where, if that is no option of the config (OPT's `pre_norm`).
+PRE_NORM = {"bert": False, "vit": True}
 
 
 def print_summary(prepared: Prepared, workdir: Path, console: Console, compare: bool = False) -> None:
@@ -34,7 +39,7 @@ def print_summary(prepared: Prepared, workdir: Path, console: Console, compare: 
     table = Table.grid(padding=(0, 2))
     for name, text in lines.items():
         table.add_row(f"[bold]{name}[/bold]", Text(text))
-    console.print(Panel(table, title=f"qtx · {prepared.experiment.name}", title_align="left", expand=False))
+    console.print(Panel(table, title=escape(f"qtx · {prepared.experiment.name}"), title_align="left", expand=False))
 
 
 def summary(prepared: Prepared, workdir: Path, compare: bool) -> dict[str, str]:
@@ -46,17 +51,24 @@ def summary(prepared: Prepared, workdir: Path, compare: bool) -> dict[str, str]:
     mesh = " x ".join(f"{axis} {size}" for axis, size in prepared.mesh.shape.items())
     used = prepared.mesh.devices.size
     return {
-        "model": f"{FAMILY_TITLES[experiment.family]}, {count(model.num_layers, 'layer')}, width {model.width}, "
+        "model": f"{family_title(experiment)}, {count(model.num_layers, 'layer')}, width {model.width}, "
         f"{count(model.num_heads, 'head')}, feed-forward {model.mlp_width}, {model.dtype}",
         "attention": "; ".join(variants) if compare else describe_attention(model.attention),
         "parameters": f"{prepared.parameters:,}" + (" with softmax; gates add theirs" if compare else ""),
         "data": prepared.data.description,
         "devices": f"{used} of {len(devices)} {kind if kind == platform else f'{kind} ({platform})'}, mesh {mesh}",
-        "training": f"{experiment.objective}, {training.steps:,} steps of batch {training.batch_size}, AdamW "
-        f"{training.learning_rate:g} {training.schedule}, {training.warmup_steps:,} warm-up steps, "
+        "training": f"{experiment.objective}, {training.steps:,} steps of batch {training.batch_size}, "
+        f"{training.optimizer} {training.learning_rate:g} {training.schedule}, "
+        f"{training.warmup_steps:,} warm-up steps, "
         + (f"seeds {', '.join(map(str, seeds))}" if compare else f"seed {experiment.seed}"),
         "folder": str(workdir),
     }
+
+
+def family_title(experiment: Experiment) -> str:
+    """E.g. `OPT (pre-LN, causal)`."""
+    pre_norm = getattr(experiment.model, "pre_norm", PRE_NORM.get(experiment.family))
+    return FAMILY_TITLES[experiment.family].format("pre-LN" if pre_norm else "post-LN")
 
 
 def count(number: int, thing: str) -> str:
@@ -65,21 +77,18 @@ def count(number: int, thing: str) -> str:
 
 
 def describe_attention(attention: AttentionConfig) -> str:
-    """E.g. `clipped_softmax (alpha 4)` or `softmax, gate linear (pi 0.25)`."""
-    given = {
-        field.name: getattr(attention, field.name)
-        for field in dataclasses.fields(attention)
-        if field.name not in ("normalizer", "gate") and getattr(attention, field.name) is not None
-    }
+    """With what is not its default, e.g. `clipped_softmax (alpha 4)` or `softmax, gate linear (pi 0.25)`."""
 
-    def with_options(name: str, options: dict) -> str:
-        return name + (f" ({', '.join(f'{key} {value:g}' for key, value in options.items())})" if options else "")
+    def with_options(name: str, variant: Any) -> str:
+        given = {
+            field.name: getattr(variant, field.name)
+            for field in dataclasses.fields(variant)
+            if getattr(variant, field.name) != field.default
+        }
+        return name + (f" ({', '.join(f'{key} {value:g}' for key, value in given.items())})" if given else "")
 
-    text = with_options(attention.normalizer, {k: v for k, v in given.items() if not k.startswith("gate_")})
-    if attention.gate == "none":
-        return text
-    gate = {key.removeprefix("gate_"): value for key, value in given.items() if key.startswith("gate_")}
-    return f"{text}, gate {with_options(attention.gate, gate)}"
+    text, gate = with_options(attention.normalizer, attention.make_normalizer()), attention.make_gate()
+    return text if gate is None else f"{text}, gate {with_options(attention.gate, gate)}"
 
 
 def say(console: Console, text: str) -> None:

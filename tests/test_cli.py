@@ -230,7 +230,7 @@ def test_summary_is_a_panel_on_a_terminal(tmp_path):
         ("gated_linear", "softmax, gate linear (pi 0.25)"),
         (
             "clipped_softmax,alpha=2,gate=mlp,gate_pi=0.5,gate_hidden=4",
-            "clipped_softmax (alpha 2), gate mlp (pi 0.5, hidden 4)",
+            "clipped_softmax (alpha 2), gate mlp (hidden 4)",
         ),
     ],
 )

@@ -9,14 +9,17 @@ from __future__ import annotations
 
 import contextlib
 import dataclasses
+import errno
 import json
 import math
 import os
+import re
 from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
-from typing import Any
+from typing import Any, NamedTuple
 
 import jax
+import numpy as np
 import orbax.checkpoint as ocp
 from jax.experimental import multihost_utils
 from orbax.checkpoint.checkpoint_managers import AnyPreservationPolicy, LatestN, PreservationPolicy
@@ -29,7 +32,11 @@ DAMAGED = "damaged_checkpoints"
 
 
 class DamagedCheckpoint(QtxError):
-    """A checkpoint that cannot be read, or not as it was written."""
+    """A checkpoint that is not as it was written: its checksum is another, or a file is missing or of no sense."""
+
+
+class UnreadableCheckpoint(QtxError):
+    """A checkpoint that cannot be read now, for a reason outside of it."""
 
 
 class Checkpoints:
@@ -85,8 +92,9 @@ class Checkpoints:
         position: Mapping[str, Any],
         config: Mapping[str, Any] | None = None,
         score: float | None = None,
+        pending: Sequence[str] = (),
     ) -> None:
-        """Copies the state, and writes it in the background.
+        """Copies the state, and writes it in the background; in place of a checkpoint of that step, if there is one.
 
         Args:
           step: updates done.
@@ -95,6 +103,7 @@ class Checkpoints:
             from it.
           config: what makes this run, of JSON types.
           score: higher is better; None: not measured at this step.
+          pending: names of what was still to be done at this step.
 
         Raises:
           QtxError: if this save, or the one before it, cannot be written.
@@ -104,9 +113,12 @@ class Checkpoints:
             "config": None if config is None else dict(config),
             "fingerprint": fingerprint(state),
             "score": score,
+            "pending": list(pending),
         }
         items = ocp.args.Composite(state=ocp.args.PyTreeSave(state), progress=ocp.args.JsonSave(progress))
         self._remember(step, score)
+        if step in self.steps():
+            self._writing(lambda: self._manager.delete(step))
         self._writing(lambda: self._manager.save(step, args=items))
 
     def wait(self) -> None:
@@ -127,28 +139,37 @@ class Checkpoints:
                 "make room (or mend what the message says), and the same command goes on from it"
             ) from error
 
-    def restore_newest(
-        self, state: Any, config: Mapping[str, Any], warn: Callable[[str], None]
-    ) -> tuple[int, Any, dict[str, Any]] | None:
-        """(step, state, position) of the newest checkpoint that is whole; None if there are no checkpoints.
+    def restore_newest(self, state: Any, config: Mapping[str, Any], warn: Callable[[str], None]) -> Restored | None:
+        """The newest checkpoint that is whole; None if there are no checkpoints.
 
-        Damaged ones are told to `warn` and moved to the folder `damaged_checkpoints` beside this one.
+        Damaged ones are told to `warn` and moved to the folder `damaged_checkpoints` beside this one: those alone, and
+        when another is found whole. Several processes agree: what one of them finds damaged none takes.
 
         Raises:
+          UnreadableCheckpoint: if the newest that is not damaged cannot be read, by one of the processes; nothing is
+            moved.
           QtxError: if all are damaged, or the newest whole one is of another model or config.
         """
         damaged: list[str] = []
         for step in reversed(self.steps()):
+            error: QtxError | None = None
             try:
                 restored, position = self.restore(step, state, config)
-            except DamagedCheckpoint as error:
-                warn(f"{error}: trying the one before it")
+                pending = tuple(self._progress(step)["pending"])
+            except QtxError as raised:
+                error = raised
+            verdict = 0 if error is None else 1 if isinstance(error, DamagedCheckpoint) else 2
+            if jax.process_count() > 1:
+                verdict = int(np.max(multihost_utils.process_allgather(np.int32(verdict))))
+            if verdict == 2:
+                path = self._path(step)
+                raise error or UnreadableCheckpoint(f"another process cannot read the checkpoint {path}; it says why")
+            if verdict == 1:
+                warn(f"{error or f'another process finds {self._path(step)} damaged'}: trying the one before it")
                 damaged.append(str(step))
                 continue
-            if jax.process_count() > 1:
-                multihost_utils.assert_equal(step, "processes read different checkpoints")
             self._set_aside(damaged)
-            return step, restored, position
+            return Restored(step, restored, position, pending)
         if damaged:
             raise QtxError(
                 f"all checkpoints in {self.folder} are damaged ({', '.join(damaged)}): restore them from a copy, or "
@@ -206,7 +227,7 @@ class Checkpoints:
         progress = self._reading(step, read)
         if not isinstance(progress, dict) or not {"position", "config", "fingerprint", "score"} <= progress.keys():
             raise DamagedCheckpoint(f"the checkpoint {self._path(step)} is damaged: its progress is incomplete")
-        return progress
+        return {"pending": [], **progress}
 
     def _restore(self, step: int, wanted: Any, saved: Mapping[str, int], **options: bool) -> Any:
         self._reading(step, lambda: self._check(step, wanted))
@@ -223,13 +244,25 @@ class Checkpoints:
         return restored
 
     def _reading(self, step: int, read: Callable[[], Any]) -> Any:
-        try:
-            return read()
-        except QtxError:
-            raise
-        # A damaged file makes Orbax raise what its parts raise: KeyError, TypeError, ValueError, json's errors ...
-        except Exception as error:
-            raise DamagedCheckpoint(f"the checkpoint {self._path(step)} is damaged: {_first_line(error)}") from error
+        """What `read` returns. A damaged file makes Orbax raise what its parts raise: KeyError, TypeError, ValueError,
+        json's errors ...; so does a machine in trouble. What fails twice, while every file can be read and memory is
+        not short, is damaged."""
+        path = self._path(step)
+        for last in (False, True):
+            try:
+                return read()
+            except QtxError:
+                raise
+            except Exception as error:
+                trouble = machine_trouble(error) or unreadable_file(path)
+                if trouble is not None:
+                    raise UnreadableCheckpoint(
+                        f"cannot read the checkpoint {path}: {trouble}; it is left as it is: mend that, and the same "
+                        "command goes on from it"
+                    ) from error
+                if last:
+                    raise DamagedCheckpoint(f"the checkpoint {path} is damaged: {_first_line(error)}") from error
+        raise AssertionError("unreachable")
 
     def _path(self, step: int) -> Path:
         return self.folder / str(step)
@@ -260,6 +293,51 @@ class Checkpoints:
             self.close()
 
 
+class Restored(NamedTuple):
+    """A checkpoint that was read: updates done, the state, the position in the data, and what was still to be done."""
+
+    step: int
+    state: Any
+    position: dict[str, Any]
+    pending: tuple[str, ...]
+
+
+# What a missing file, or part of a path, is told by: the checkpoint itself is not as it was written then.
+MISSING = (errno.ENOENT, errno.ENOTDIR)
+OS_ERROR = re.compile(r"OS error (\d+): ([^\]]+)")
+
+
+def machine_trouble(error: BaseException | None) -> str | None:
+    """Why something could not be read, if the machine is the reason and not the file: memory, a passing input or output
+    error, permissions, too many open files; None otherwise. Storage libraries hide an error of the system in the cause
+    or in the text of theirs."""
+    while error is not None:
+        told = OS_ERROR.search(str(error))
+        if isinstance(error, MemoryError) or "RESOURCE_EXHAUSTED" in str(error):
+            return f"out of memory ({_first_line(error)})"
+        if isinstance(error, OSError) and error.errno is not None and error.errno not in MISSING:
+            return str(error.strerror or error)
+        if told and int(told[1]) not in MISSING:
+            return told[2]
+        error = error.__cause__ or error.__context__
+    return None
+
+
+def unreadable_file(folder: Path) -> str | None:
+    """Why a file in a folder cannot be read, or that the folder is gone; None if all can."""
+    if not folder.is_dir():
+        return "it is gone"
+    try:
+        for path in sorted(folder.rglob("*")):
+            if path.is_file():
+                with path.open("rb") as file:
+                    while file.read(1 << 24):
+                        pass
+    except OSError as error:
+        return f"{error.filename}: {error.strerror}"
+    return None
+
+
 @dataclasses.dataclass
 class _Best(PreservationPolicy):
     """Keeps the steps with the `number` highest of `scores`, the newer ones of equals."""
@@ -281,6 +359,6 @@ def _shapes(tree: Any, item: str) -> dict[str, tuple[int, ...]]:
     return {jax.tree_util.keystr(path, simple=True, separator="/"): tuple(leaf.shape) for path, leaf in leaves}
 
 
-def _first_line(error: Exception) -> str:
+def _first_line(error: BaseException) -> str:
     text = str(error).strip() or type(error).__name__
     return text.splitlines()[0][:500]

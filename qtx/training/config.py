@@ -33,6 +33,8 @@ class TrainingConfig:
       clip_norm: largest global norm of a gradient; None: no clipping.
       label_smoothing: share of the target that is spread over all classes, during training only.
       max_bad_steps: an update whose loss or gradient is not finite is skipped; this many in a row end the run.
+      eval_batches: how many held-out batches an evaluation takes, the first ones; None: all. `qtx evaluate`, `quantize`
+        and `compare` measure on as many.
       log_every, eval_every, outliers_every, checkpoint_every: in steps; the last step always does all four. Every
         `outliers_every` steps infinity norms and kurtoses per layer are logged, and the attention's health.
       keep_checkpoints: how many of the newest are kept.
@@ -60,6 +62,7 @@ class TrainingConfig:
     clip_norm: float | None = 1.0
     label_smoothing: float = 0.0
     max_bad_steps: int = 1
+    eval_batches: int | None = None
     log_every: int = 50
     eval_every: int = 500
     outliers_every: int = 500
@@ -73,6 +76,8 @@ class TrainingConfig:
         for name in ("steps", "batch_size", "accumulation_steps", "max_bad_steps", *intervals, "keep_checkpoints"):
             if getattr(self, name) < 1:
                 raise QtxError(f"{name} is {getattr(self, name)}: expected at least 1")
+        if self.eval_batches is not None and self.eval_batches < 1:
+            raise QtxError(f"eval_batches is {self.eval_batches}: expected at least 1, or None for all")
         for name in ("warmup_steps", "initial_learning_rate", "final_learning_rate", "weight_decay", "keep_best"):
             if not getattr(self, name) >= 0:
                 raise QtxError(f"{name} is {getattr(self, name)}: expected 0 or more")

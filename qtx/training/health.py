@@ -24,7 +24,7 @@ def attention_warning(dead_row_share: float, config: TransformerConfig) -> str |
         remedies.append(f"a smaller config.model.attention.alpha (now {attention.alpha})")
     else:
         remedies.append(f"a config.model.attention.gamma nearer to 0 (now {attention.gamma})")
-    if attention.gamma_warmup_steps is None:
+    if not attention.gamma_warmup_steps:
         remedies.append("config.model.attention.gamma_warmup_steps, to clip more and more")
     return (
         f"{dead_row_share:.0%} of the attention rows are dead: every probability is clipped to 0, so that they neither "

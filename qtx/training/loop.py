@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import contextlib
 import dataclasses
+import itertools
 from collections.abc import Callable, Mapping
 from pathlib import Path
 from typing import Any
@@ -15,13 +16,13 @@ from jax.sharding import Mesh
 
 from qtx.errors import Preempted, QtxError
 from qtx.training.bad_steps import ended, keep_batch, skipped
-from qtx.training.checkpoints import Checkpoints, DamagedCheckpoint
+from qtx.training.checkpoints import Checkpoints, DamagedCheckpoint, Restored
 from qtx.training.config import BEST_METRICS, TrainingConfig
 from qtx.training.preemption import preemption
 from qtx.training.profile import Profile
 from qtx.training.program import Program, abstract_params, make_program, placed
 from qtx.training.progress import ProgressLine
-from qtx.training.reporter import Monitor, Reporter, Work
+from qtx.training.reporter import Monitor, Reporter, Stopped, Work
 from qtx.training.run_folder import NOTHING, RunFolder
 from qtx.training.sharding import (
     MeshConfig,
@@ -39,6 +40,8 @@ from qtx.training.writers import MetricWriter, read_metrics
 MONITOR_EXAMPLES = 16
 ALL_DEVICES = MeshConfig()
 NEWEST, BEST = "newest", "best"
+# What is measured between updates.
+OUTLIERS, EVALUATION = "outliers", "evaluation"
 
 
 @dataclasses.dataclass(frozen=True)
@@ -131,32 +134,61 @@ def fit(
         )
 
         restored = checkpoints.restore_newest(program.abstract_state, config, progress.warn)
-        done, state, position = restored or (0, _initial_state(program, initial, seed), first)
+        begin = Restored(0, None, first, (EVALUATION if initial else OUTLIERS,))
+        done, state, position, pending = restored or begin
+        state = _initial_state(program, initial, seed) if restored is None else _tolerated(state, training)
         iterator.set_state(position)
-        if done == training.steps:
+        if done == training.steps and not pending:
             last = read_metrics(folder.root, "eval")[-1]
             results = {name: value for name, value in last.items() if name not in ("step", "split")}
             return TrainResult(done, state.params, results, folder.root)
-        writer = stack.enter_context(MetricWriter(folder, done if restored else None, enabled=main_process))
+        writer = stack.enter_context(
+            MetricWriter(folder, done if restored else None, enabled=main_process, warn=progress.warn)
+        )
         reporter = Reporter(
             writer,
             progress,
             _work(training, example, mesh, flops, peak_flops),
             program.eval_step,
             # As large as one microbatch, since that fits in memory.
-            lambda: evaluation(training.batch_size // training.accumulation_steps),
+            lambda: itertools.islice(
+                evaluation(training.batch_size // training.accumulation_steps), training.eval_batches
+            ),
             monitor,
             next(iter(evaluation(-(-MONITOR_EXAMPLES // batch_shards(mesh)) * batch_shards(mesh)))),
+            preempted,
         )
-        if not restored:
-            reporter.outliers(state, 0) if initial is None else reporter.evaluate(state, 0)
-        tracer = stack.enter_context(Profile(folder.profile, done, enabled=profile and main_process))
 
-        def save(step, state, position, score=None):
+        def save(step, state, position, score=None, pending=()):
             # The log first: a checkpoint vouches for every line up to its step.
             writer.sync()
-            checkpoints.save(step, state, position, config, score)
+            checkpoints.save(step, state, position, config, score, pending)
 
+        def after_update(step, state, pending, due):
+            """Measures what is `pending` at a step, and saves a checkpoint if it is `due`, one of the best, or the last
+            before a stop, which leaves to the next run what it has no time for."""
+            todo, score = list(pending), None
+            try:
+                for name in pending:
+                    if name == OUTLIERS:
+                        reporter.outliers(state, step)
+                    else:
+                        value = reporter.evaluate(state, step)[training.best_metric]
+                        score = BEST_METRICS[training.best_metric] * value
+                    todo.remove(name)
+            except Stopped:
+                pass
+            best = score is not None and training.keep_best > 0 and checkpoints.is_best(score)
+            stop = bool(todo) or preempted()
+            if step and (due or best or stop):
+                save(step, state, iterator.get_state(), score, todo)
+            if stop:
+                saved = "which is saved" if step else "before the first update: there is nothing to save"
+                raise Preempted(f"stopped by SIGTERM after step {step:,} of {training.steps:,}, {saved}")
+
+        if pending:
+            after_update(done, state, pending, due=True)
+        tracer = stack.enter_context(Profile(folder.profile, done, enabled=profile and main_process))
         key, positions = np.uint32(seed), {}
         intervals = training.log_every, training.outliers_every, training.eval_every, training.checkpoint_every
         for step in range(done + 1, training.steps + 1):
@@ -167,8 +199,7 @@ def fit(
             tracer.after(step, state)
             reporter.step_done(state, step)
             log, look, evaluate, due = (step == training.steps or step % every == 0 for every in intervals)
-            stop = preempted(step)
-            if not (log or look or evaluate or due or stop):
+            if not (log or look or evaluate or due or preempted()):
                 continue
             reporter.pause(state)
             bad = jax.tree.map(int, jax.device_get(state.bad))
@@ -184,18 +215,15 @@ def fit(
             positions.clear()
             if log:
                 reporter.train(state, step, numbers, bad.total)
-            if look:
-                reporter.outliers(state, step)
-            score = None
-            if evaluate:
-                score = BEST_METRICS[training.best_metric] * reporter.evaluate(state, step)[training.best_metric]
-            best = score is not None and training.keep_best > 0 and checkpoints.is_best(score)
-            if due or best or stop:
-                save(step, state, iterator.get_state(), score)
-            if stop:
-                raise Preempted(f"stopped by SIGTERM after step {step:,} of {training.steps:,}, which is saved")
+            after_update(step, state, [n for n, wanted in ((OUTLIERS, look), (EVALUATION, evaluate)) if wanted], due)
             reporter.resume()
     return TrainResult(training.steps, state.params, reporter.last_evaluation, folder.root)
+
+
+def _tolerated(state: TrainState, training: TrainingConfig) -> TrainState:
+    """A restored state, whose bad steps in a row may be more than are tolerated now: the next one ends the run."""
+    in_a_row = jax.numpy.minimum(state.bad.in_a_row, training.max_bad_steps - 1)
+    return dataclasses.replace(state, bad=dataclasses.replace(state.bad, in_a_row=in_a_row))
 
 
 def _initial_state(program: Program, initial: Callable[[], Any] | None, seed: int) -> TrainState:

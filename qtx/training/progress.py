@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from rich.console import Console
+from rich.markup import escape
 from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeRemainingColumn
 
 
@@ -37,7 +38,8 @@ class ProgressLine:
 
     def warn(self, text: str) -> None:
         """One line of its own, on a terminal or not."""
-        self._console.print(f"[yellow]warning:[/yellow] {text}", highlight=False, soft_wrap=True)
+        # What is told may have brackets, e.g. a token [CLS], that are no markup.
+        self._console.print(f"[yellow]warning:[/yellow] {escape(text)}", highlight=False, soft_wrap=True)
 
     def __enter__(self) -> ProgressLine:
         self._bar.start()

@@ -72,12 +72,26 @@ def check_start(experiment: Experiment, workdir: Path, identity: Mapping[str, st
         )
 
 
+def check_calibration(data: Data, batch_size: int, batches: int) -> None:
+    """Raises QtxError if so many batches are more than the training data has: its records repeat without end, and the
+    same ones twice would pass for more data."""
+    there = len(data.training) // batch_size
+    if batches > there:
+        remedy = f"set config.quantization.calibration_batches to at most {there}" if there else "lower the batch size"
+        raise QtxError(
+            f"calibration asks for {batches} batches of {batch_size}, but there are {len(data.training):,} training "
+            f"examples: {remedy}, or give more data"
+        )
+
+
 def start_params(experiment: Experiment, model: QatModel, data: Data) -> Any:
     """The parameters of `config.qat.start`, with ranges calibrated on training data, on the mesh."""
     quantization, training = experiment.quantization, experiment.training
+    rows = training.batch_size // training.accumulation_steps
+    check_calibration(data, rows, quantization.calibration_batches)
     params = load_params(model.module, data, experiment.qat.start, experiment.mesh)
     mesh = make_mesh(experiment.mesh)
-    on_host = data.calibration(training.batch_size // training.accumulation_steps, experiment.seed)
+    on_host = data.calibration(rows, experiment.seed)
     batches = (shard_global_batch(mesh, batch) for batch in on_host)
     recipe = quantization.make_recipe(experiment.qat.scheme, experiment.model)
     calibrated = calibrate(model.module, params, recipe, batches, quantization.calibration_batches)

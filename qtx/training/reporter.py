@@ -5,7 +5,7 @@ from __future__ import annotations
 import dataclasses
 import math
 import time
-from collections.abc import Callable, Iterable, Mapping
+from collections.abc import Callable, Iterable, Iterator, Mapping
 from typing import Any
 
 import jax
@@ -18,6 +18,18 @@ from qtx.training.writers import MetricWriter
 
 # (params, a few held-out examples, step) -> (numbers to log, a warning about them or None).
 Monitor = Callable[[Any, Batch, int], tuple[Mapping[str, float], str | None]]
+
+
+class Stopped(Exception):
+    """The run is to stop, and what was being measured has been given up."""
+
+
+def until(stop: Callable[[], bool], batches: Iterable[Batch]) -> Iterator[Batch]:
+    """The batches; raises `Stopped` instead of the next one as soon as `stop` says so."""
+    for batch in batches:
+        if stop():
+            raise Stopped
+        yield batch
 
 
 @dataclasses.dataclass(frozen=True)
@@ -75,6 +87,7 @@ class Reporter:
       evaluation: gives the held-out batches, on the mesh.
       monitor: see `Monitor`; None: none.
       monitor_batch: the examples that it sees.
+      stop: whether the run is to stop now; asked before every batch of an evaluation.
     """
 
     def __init__(
@@ -86,10 +99,11 @@ class Reporter:
         evaluation: Callable[[], Iterable[Batch]],
         monitor: Monitor | None,
         monitor_batch: Batch,
+        stop: Callable[[], bool],
     ):
         self._writer, self._progress, self._work = writer, progress, work
         self._eval_step, self._evaluation = eval_step, evaluation
-        self._monitor, self._monitor_batch = monitor, monitor_batch
+        self._monitor, self._monitor_batch, self._stop = monitor, monitor_batch, stop
         self._loss: float | None = None
         self.last_evaluation: dict[str, float] = {}
         self._steps, self._seconds = 0, 0.0
@@ -137,9 +151,13 @@ class Reporter:
         self._progress.update(step, status)
 
     def evaluate(self, state: TrainState, step: int) -> dict[str, float]:
-        """Logs and returns the metrics of the held-out data."""
+        """Logs and returns the metrics of the held-out data.
+
+        Raises:
+          Stopped: if the run is to stop before all are known; nothing is logged then.
+        """
         self._progress.update(step, "evaluating")
-        batches = self._evaluation()
+        batches = until(self._stop, self._evaluation())
         self.last_evaluation = add_up(lambda batch: self._eval_step(state.params, batch, state.step), batches)
         self._writer.write(step, "eval", self.last_evaluation)
         training = "" if self._loss is None else f"loss {self._loss:.4f}, "
@@ -147,9 +165,15 @@ class Reporter:
         return self.last_evaluation
 
     def outliers(self, state: TrainState, step: int) -> None:
-        """Logs the monitor's numbers, and tells its warning."""
+        """Logs the monitor's numbers, and tells its warning.
+
+        Raises:
+          Stopped: if the run is to stop before; nothing is logged then.
+        """
         if self._monitor is None:
             return
+        if self._stop():
+            raise Stopped
         values, warning = self._monitor(state.params, self._monitor_batch, step)
         self._writer.write(step, "monitor", values, warning)
         if warning is not None:

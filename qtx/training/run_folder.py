@@ -22,6 +22,7 @@ RECIPE = "recipe.json"
 FREE_SECTIONS = ("name", "mesh", "quantization", "compare")
 FREE_TRAINING_OPTIONS = (
     "log_every",
+    "eval_batches",
     "eval_every",
     "outliers_every",
     "checkpoint_every",

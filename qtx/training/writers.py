@@ -10,13 +10,14 @@ import contextlib
 import json
 import math
 import os
-from collections.abc import Iterator, Mapping
+import warnings
+from collections.abc import Callable, Iterator, Mapping
 from pathlib import Path
 from typing import Any
 
-from tensorboardX import SummaryWriter
-
 from qtx.errors import QtxError
+from qtx.training.appending import AppendedFile
+from qtx.training.events import beginning, file_name, scalar_event
 from qtx.training.run_folder import RunFolder
 
 
@@ -27,19 +28,24 @@ class MetricWriter:
       folder: the run's.
       step: of the checkpoint that the run continues from; lines beyond it are dropped. None: the run starts; all are.
       enabled: with several processes, one writes.
+      warn: told when the disk is full, for which there is some patience.
 
     Raises:
-      QtxError: by `write`, `sync` and `close`, if the disk is full or the files cannot be written.
+      QtxError: also by `write` and `sync`, if the disk stays full or the files cannot be written.
     """
 
-    def __init__(self, folder: RunFolder, step: int | None, enabled: bool = True):
-        self._enabled = enabled
+    def __init__(
+        self, folder: RunFolder, step: int | None, enabled: bool = True, warn: Callable[[str], None] = warnings.warn
+    ):
+        self._enabled, self._path = enabled, folder.metrics
         if not enabled:
             return
-        _truncate(folder.metrics, step)
-        self._lines = folder.metrics.open("a", encoding="utf-8")
-        purge = 0 if step is None else step + 1
-        self._events = SummaryWriter(str(folder.tensorboard), purge_step=purge, flush_secs=30)
+        with self._telling():
+            folder.tensorboard.mkdir(parents=True, exist_ok=True)
+            _truncate(folder.metrics, step)
+            self._lines = AppendedFile(folder.metrics, warn)
+            self._events = AppendedFile(folder.tensorboard / file_name(), warn)
+            self._events.append(beginning(0 if step is None else step + 1))
 
     def write(self, step: int, split: str, values: Mapping[str, float], note: str | None = None) -> None:
         """Logs numbers of a split ("train", "eval", "monitor") after `step` updates; `note` becomes key "warning"."""
@@ -50,24 +56,22 @@ class MetricWriter:
         if note is not None:
             line["warning"] = note
         with self._telling():
-            # One write call per line: a killed run leaves at most its last line incomplete.
-            self._lines.write(json.dumps(line) + "\n")
-            self._lines.flush()
-            for name, value in values.items():
-                self._events.add_scalar(f"{split}/{name}", value, step)
+            # A line at once: a killed run leaves at most its last line incomplete.
+            self._lines.append(f"{json.dumps(line)}\n".encode())
+            events = (scalar_event(f"{split}/{name}", value, step) for name, value in values.items())
+            self._events.append(b"".join(events))
 
     def sync(self) -> None:
         """Puts all that was written on disk; called before a checkpoint, whose step the log must have reached."""
         if not self._enabled:
             return
         with self._telling():
-            os.fsync(self._lines.fileno())
-            self._events.flush()
+            self._lines.sync()
 
     def close(self) -> None:
         if self._enabled:
-            with self._telling(), self._lines:
-                self._events.close()
+            self._lines.close()
+            self._events.close()
 
     @contextlib.contextmanager
     def _telling(self) -> Iterator[None]:
@@ -75,17 +79,15 @@ class MetricWriter:
             yield
         except OSError as error:
             raise QtxError(
-                f"cannot log to {self._lines.name}: {error.strerror}; the last checkpoint is intact: make room, and "
-                "the same command goes on from it"
+                f"cannot log to {self._path}: {error.strerror}; the last checkpoint is intact: make room, and the same "
+                "command goes on from it"
             ) from error
 
     def __enter__(self) -> MetricWriter:
         return self
 
-    def __exit__(self, kind: type[BaseException] | None, *_: object) -> None:
-        # Of two errors, the first is the one to tell.
-        with contextlib.suppress(QtxError) if kind else contextlib.nullcontext():
-            self.close()
+    def __exit__(self, *_: object) -> None:
+        self.close()
 
 
 def read_metrics(workdir: str | Path, split: str | None = None) -> list[dict[str, Any]]:

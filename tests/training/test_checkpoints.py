@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import dataclasses
+import errno
 import gc
 import math
 import re
@@ -11,12 +12,13 @@ from pathlib import Path
 
 import jax
 import numpy as np
+import orbax.checkpoint as ocp
 import pytest
 
 from qtx.errors import QtxError
 from qtx.models import Opt
 from qtx.training import MeshConfig, load_params
-from qtx.training.checkpoints import Checkpoints
+from qtx.training.checkpoints import Checkpoints, UnreadableCheckpoint
 from qtx.training.program import make_program
 from qtx.training.sharding import make_mesh
 
@@ -147,7 +149,7 @@ def flip(path):
 def newest(folder, program):
     warnings = []
     with Checkpoints(folder, keep=2) as checkpoints:
-        step, state, position = checkpoints.restore_newest(program.abstract_state, CONFIG, warnings.append)
+        step, state, position, _ = checkpoints.restore_newest(program.abstract_state, CONFIG, warnings.append)
     return step, state, position, warnings
 
 
@@ -188,7 +190,7 @@ def test_a_checkpoint_set_aside_leaves_its_step_free(tmp_path, program, two_chec
     for _ in range(2):
         shutil.rmtree(folder / "2" / "state")
         with Checkpoints(folder, keep=2) as checkpoints:
-            step, state, _ = checkpoints.restore_newest(program.abstract_state, CONFIG, lambda text: None)
+            step, state, _, _ = checkpoints.restore_newest(program.abstract_state, CONFIG, lambda text: None)
             assert step == 1
             checkpoints.save(2, state, {"next_index": 2}, CONFIG)
         assert newest(folder, program)[0] == 2
@@ -254,3 +256,61 @@ def test_a_damaged_checkpoint_is_not_loaded(tmp_path, program, module, data):
     with pytest.raises(QtxError, match=r"is damaged: .*; choose another with --checkpoint=1"):
         load_params(module, data, tmp_path, MeshConfig(1))
     equal(load_params(module, data, tmp_path, MeshConfig(1), "1"), program.init(np.uint32(1)).params)
+
+
+# What keeps a whole checkpoint from being read, and what it is told as.
+TROUBLES = {
+    "input/output": (OSError(errno.EIO, "Input/output error"), "Input/output error"),
+    "too many files": (ValueError("INTERNAL: open [OS error 24: Too many open files]"), "Too many open files"),
+    "stale": (OSError(errno.ESTALE, "Stale file handle"), "Stale file handle"),
+    "permissions": (PermissionError(errno.EACCES, "Permission denied"), "Permission denied"),
+    "memory": (MemoryError("12 GB"), "out of memory"),
+    "device memory": (RuntimeError("RESOURCE_EXHAUSTED: Out of memory allocating 99 bytes."), "out of memory"),
+}
+
+
+def failing(monkeypatch, error: Exception, times: int) -> None:
+    """Makes the next reads of states fail."""
+    original, left = ocp.CheckpointManager.restore, [times]
+
+    def restore(self, step, args=None):
+        if args is not None and "state" in args.keys() and left[0]:
+            left[0] -= 1
+            raise ValueError("storage") from error
+        return original(self, step, args=args)
+
+    monkeypatch.setattr(ocp.CheckpointManager, "restore", restore)
+
+
+@pytest.mark.parametrize("name", TROUBLES)
+def test_what_only_cannot_be_read_is_not_set_aside(name, monkeypatch, tmp_path, program, two_checkpoints):
+    error, told = TROUBLES[name]
+    folder = tmp_path / "checkpoints"
+    shutil.copytree(two_checkpoints[0], folder)
+    with monkeypatch.context() as patch:
+        failing(patch, error, times=9)
+        with pytest.raises(UnreadableCheckpoint, match=f"cannot read the checkpoint .*2: {told}.* left as it is"):
+            newest(folder, program)
+    assert sorted(path.name for path in folder.iterdir()) == ["1", "2"]
+    step, _, _, warnings = newest(folder, program)
+    assert (step, warnings) == (2, [])
+
+
+def test_what_passes_at_the_second_attempt_is_whole(monkeypatch, tmp_path, program, two_checkpoints):
+    folder = tmp_path / "checkpoints"
+    shutil.copytree(two_checkpoints[0], folder)
+    failing(monkeypatch, KeyError("a race"), times=1)
+    step, _, _, warnings = newest(folder, program)
+    assert (step, warnings) == (2, [])
+
+
+def test_a_checkpoint_saved_again_takes_the_place_of_the_first(tmp_path, program):
+    states = program.init(np.uint32(1)), program.init(np.uint32(2))
+    for state, score, pending in zip(states, (None, 3.0), (["evaluation"], []), strict=True):
+        with Checkpoints(tmp_path, keep=2) as checkpoints:
+            checkpoints.save(5, state, {"next_index": 5}, CONFIG, score, pending)
+        with Checkpoints(tmp_path, keep=2) as checkpoints:
+            restored = checkpoints.restore_newest(program.abstract_state, CONFIG, print)
+            assert (restored.step, restored.pending) == (5, tuple(pending))
+            equal(restored.state, state)
+            assert checkpoints.best_step() == (None if score is None else 5)

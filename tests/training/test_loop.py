@@ -130,15 +130,17 @@ def test_a_seed_out_of_range(run, tmp_path, seed):
 class PoisonedData(InterruptedData):
     """The data, whose batches of the given steps (from 1) have an infinite loss."""
 
-    def __init__(self, data, steps):
-        super().__init__(data, stop=None)
+    def __init__(self, data, steps, stop=None):
+        super().__init__(data, stop)
         self._steps = steps
 
     def train(self, *args):
-        iterator, steps = self._data.train(*args), self._steps
+        iterator, steps, stop = self._data.train(*args), self._steps, self._stop
 
         class Poisoned(type(iterator)):
             def __next__(self):
+                if self.get_state()["next_index"] == stop:
+                    raise Interruption
                 batch = super().__next__()
                 bad = self.get_state()["next_index"] in steps
                 return batch | {"weights": np.full_like(batch["weights"], np.inf)} if bad else batch
@@ -220,6 +222,56 @@ def test_sigterm_saves_and_leaves_no_trace(run, unbroken, data, tmp_path, stop):
     result = run(tmp_path, monitor=parameter_norm)
     jax.tree.map(np.testing.assert_array_equal, result.params, unbroken.params)
     assert without_times(tmp_path) == without_times(unbroken.workdir)
+
+
+class TerminatedEvaluation(InterruptedData):
+    """The data; the process gets SIGTERM before batch number `stop` of all evaluations together, counted from 0."""
+
+    def __init__(self, data, stop):
+        super().__init__(data, 10**9)
+        self.asked, self.last = 0, stop
+
+    def evaluation(self, *args):
+        for batch in self._data.evaluation(*args):
+            if self.asked == self.last:
+                signal.raise_signal(signal.SIGTERM)
+            self.asked += 1
+            yield batch
+
+
+# Two batches an evaluation, after the one that the monitor sees: at steps 4, 8 and 12.
+@pytest.mark.parametrize("stop", [1, 2, 3, 4, 6])
+def test_sigterm_during_an_evaluation_gives_it_up_and_leaves_no_trace(run, unbroken, data, tmp_path, stop):
+    """The evaluation is left to the run that goes on; its best checkpoint, too, is that of the unbroken run."""
+    poisoned = TerminatedEvaluation(data, stop)
+    with pytest.raises(Preempted, match="SIGTERM after step [48]|12 of 12, which is saved"):
+        run(tmp_path, data=poisoned, monitor=parameter_norm)
+    assert poisoned.asked <= stop + 2  # at most what was being read ahead
+    result = run(tmp_path, monitor=parameter_norm)
+    jax.tree.map(np.testing.assert_array_equal, result.params, unbroken.params)
+    assert without_times(tmp_path) == without_times(unbroken.workdir)
+    best = []
+    for folder in (tmp_path, unbroken.workdir):
+        with Checkpoints(folder / "checkpoints") as checkpoints:
+            best.append(checkpoints.best_step())
+    assert best[0] == best[1]
+
+
+def test_an_evaluation_takes_as_many_batches_as_asked(run, training, tmp_path):
+    result = run(tmp_path, training=dataclasses.replace(training, eval_batches=1))
+    assert result.metrics["predictions"] == 16 * 16  # of 20 sequences of 16 tokens
+
+
+@pytest.mark.parametrize("lowered", [1, 2])
+def test_a_limit_of_bad_steps_may_be_lowered(run, data, training, tmp_path, lowered):
+    """What was tolerated is over: the run goes on, and ends at the next bad step that is one too many."""
+    tolerant = dataclasses.replace(training, max_bad_steps=4, checkpoint_every=3)
+    with pytest.raises(Interruption):
+        run(tmp_path, data=PoisonedData(data, {2, 3}, stop=4), training=tolerant)
+    strict = dataclasses.replace(tolerant, max_bad_steps=lowered)
+    with pytest.raises(QtxError, match="not finite at step 4"):
+        run(tmp_path, data=PoisonedData(data, {2, 3, 4}), training=strict)
+    assert run(tmp_path, training=strict).step == 12
 
 
 def test_the_best_checkpoint_stays(run, unbroken, data, training, tmp_path):

@@ -25,6 +25,14 @@ def test_on_a_terminal():
         assert part in text
 
 
+def test_what_is_told_is_no_markup():
+    """Tokens have brackets, and a closing one that nothing opened would raise."""
+    stream = io.StringIO()
+    with ProgressLine(10, console=Console(file=stream, width=80)) as progress:
+        progress.warn("the token [CLS] attends to [bold] and [/x]")
+    assert stream.getvalue() == "warning: the token [CLS] attends to [bold] and [/x]\n"
+
+
 def test_in_a_pipe_only_warnings_show():
     assert output(terminal=False).strip() == "warning: attention is dead"
 

@@ -2,13 +2,20 @@
 
 from __future__ import annotations
 
+import contextlib
 import json
+import subprocess
+import threading
+import time
+from pathlib import Path
 
 import pytest
 from tensorboardX.proto.event_pb2 import Event
+from tensorboardX.record_writer import RecordWriter
 
 from qtx.errors import QtxError
-from qtx.training import RunFolder, read_metrics
+from qtx.training import RunFolder, appending, read_metrics
+from qtx.training.events import record
 from qtx.training.writers import MetricWriter
 
 
@@ -49,6 +56,71 @@ def test_a_run_that_goes_on_takes_back_later_lines(tmp_path, step, kept):
     with MetricWriter(RunFolder(tmp_path), step) as writer:
         writer.write(10, "train", {"loss": 0.5})
     assert [line["step"] for line in read_metrics(tmp_path)] == [*kept, 10]
+
+
+@pytest.fixture
+def small_disk(tmp_path):
+    """A disk of its own with room for 256 kB; a test of it skips where none can be made."""
+    folder = tmp_path / "disk"
+    folder.mkdir()
+    mounted = subprocess.run(
+        ["mount", "-t", "tmpfs", "-o", "size=256k", "tmpfs", str(folder)], capture_output=True, text=True, check=False
+    )
+    if mounted.returncode:
+        pytest.skip(f"no disk can be mounted here: {mounted.stderr.strip()}")
+    yield folder
+    subprocess.run(["umount", str(folder)], check=True)
+
+
+def fill(disk: Path) -> Path:
+    """A file that leaves no room."""
+    file = disk / "filler"
+    with file.open("wb", buffering=0) as out, contextlib.suppress(OSError):
+        while out.write(b"x" * 4096):
+            pass
+    with file.open("ab", buffering=0) as out, contextlib.suppress(OSError):
+        while out.write(b"x"):
+            pass
+    return file
+
+
+def test_a_disk_that_is_full_for_a_moment_costs_nothing(small_disk):
+    """TensorBoard's number included; half-written records are taken back before the next attempt."""
+    folder, told = RunFolder(small_disk), []
+    with MetricWriter(folder, None, warn=told.append) as writer:
+        for step in range(200):
+            if step == 20:
+                filler = fill(small_disk)
+                threading.Timer(0.5, filler.unlink).start()
+            writer.write(step, "train", {"loss": float(step), "a_number_with_a_long_name" * 8: 1.0})
+            writer.sync()
+    assert [line["step"] for line in read_metrics(small_disk)] == list(range(200))
+    assert [value for _, tag, value in scalars(folder) if tag == "train/loss"] == list(range(200))
+    assert told and all("no room to write" in text for text in told)
+
+
+def test_a_disk_that_stays_full_is_told_in_time(small_disk, monkeypatch):
+    monkeypatch.setattr(appending, "PATIENCE", 0.2)
+    began = time.monotonic()
+    with MetricWriter(RunFolder(small_disk), None, warn=lambda text: None) as writer:
+        writer.write(0, "train", {"loss": 1.0})
+        fill(small_disk)
+        with pytest.raises(QtxError, match="cannot log to .*: No space left on device; the last checkpoint is intact"):
+            for step in range(1, 1000):
+                writer.write(step, "train", {"loss": 1.0})
+    assert time.monotonic() - began < 10
+    lines = [line["step"] for line in read_metrics(small_disk)]
+    assert lines == list(range(len(lines)))
+    assert (small_disk / "metrics.jsonl").read_bytes().endswith(b"}\n")
+
+
+def test_events_are_what_tensorboard_reads(tmp_path):
+    """Checksums by the library's own writer, of the same event."""
+    event = Event(wall_time=1.0, step=3)
+    theirs = RecordWriter(str(tmp_path / "theirs"))
+    theirs.write(event.SerializeToString())
+    theirs.close()
+    assert record(event) == (tmp_path / "theirs").read_bytes()
 
 
 def test_a_disabled_writer_leaves_no_trace(tmp_path):

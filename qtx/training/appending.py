@@ -1,0 +1,69 @@
+"""Files that grow while a run goes on, on a disk that may be full for a while."""
+
+from __future__ import annotations
+
+import errno
+import os
+import time
+from collections.abc import Callable
+from pathlib import Path
+
+PATIENCE = 30.0
+"""Seconds in which somebody may make room on a full disk."""
+FULL = (errno.ENOSPC, errno.EDQUOT)
+
+
+class AppendedFile:
+    """A file to whose end whole pieces are written, at once and without a buffer: each is there or not, and who writes
+    knows which.
+
+    Args:
+      path: created if absent.
+      warn: told when the disk is full, and that room is waited for.
+    """
+
+    def __init__(self, path: Path, warn: Callable[[str], None]):
+        self.path, self._warn = path, warn
+        self._descriptor = os.open(path, os.O_WRONLY | os.O_CREAT | os.O_APPEND, 0o644)
+
+    def append(self, piece: bytes) -> None:
+        """Writes a piece.
+
+        Raises:
+          OSError: if it cannot be written, or the disk has been full for `PATIENCE`; nothing of it is there then.
+        """
+        end = os.fstat(self._descriptor).st_size
+
+        def write() -> None:
+            try:
+                left = memoryview(piece)
+                while left:
+                    left = left[os.write(self._descriptor, left) :]
+            except OSError:
+                os.ftruncate(self._descriptor, end)
+                raise
+
+        self._patiently(write)
+
+    def sync(self) -> None:
+        """Puts all that was written on disk; raises OSError as `append`."""
+        self._patiently(lambda: os.fsync(self._descriptor))
+
+    def close(self) -> None:
+        os.close(self._descriptor)
+
+    def _patiently(self, write: Callable[[], None]) -> None:
+        began, pause = None, 0.05
+        while True:
+            try:
+                return write()
+            except OSError as error:
+                if error.errno not in FULL:
+                    raise
+                if began is None:
+                    began = time.monotonic()
+                    self._warn(f"no room to write {self.path}: waiting {PATIENCE:g} s for some to be made")
+                if time.monotonic() - began > PATIENCE:
+                    raise
+                time.sleep(pause)
+                pause = min(2 * pause, 1.0)
