@@ -27,6 +27,7 @@ from qtx.pipeline import (
     first_scheme,
     floating_point,
     measure,
+    method_of,
     metrics_of,
     restore_run,
     train_run,
@@ -109,7 +110,7 @@ def evaluate(experiment: Experiment, workdir: Path, checkpoint: str = NEWEST) ->
 
 
 def quantize(experiment: Experiment, workdir: Path, ranges: str | None = None, checkpoint: str = NEWEST) -> None:
-    """`qtx quantize`; `ranges` is a file to take the first scheme's ranges from."""
+    """`qtx quantize`; `ranges` is a file to take the ranges of one scheme from."""
     console = Console()
     check_run(experiment, workdir)
     prepared = start(experiment, workdir, console)
@@ -121,7 +122,7 @@ def quantize(experiment: Experiment, workdir: Path, ranges: str | None = None, c
         result = measure(prepared, params, schemes, workdir, describe_attention(experiment.model.attention), began)
     files = {scheme: workdir / "ranges" / f"{scheme}.safetensors" for scheme in schemes}
     for scheme, file in files.items():
-        save_ranges(schemes[scheme], file)
+        save_ranges(schemes[scheme], floating_point(prepared, params), file, method_of(prepared, scheme), scheme)
     print_table(f"{workdir}: held-out data, floating point and quantized", *main_table([result]), console)
     say(console, f"results: {workdir / 'results.json'}")
     say(console, f"ranges: {', '.join(map(str, files.values()))}")

@@ -22,10 +22,11 @@ from qtx.analysis.analysis import analyse, save_analysis
 from qtx.analysis.capture import FloatingPoint
 from qtx.analysis.sensitivity import Sweep, Target, sweep
 from qtx.data import Data
+from qtx.errors import QtxError
 from qtx.experiment import Experiment, record
 from qtx.prepare import Prepared
 from qtx.quantization import Quantized, calibrate
-from qtx.quantization.files import load_ranges
+from qtx.quantization.files import LEARNED, load_ranges, read_ranges
 from qtx.quantization.integer import IntegerModel
 from qtx.quantization.methods import METHODS
 from qtx.results import Result
@@ -132,13 +133,35 @@ def quantize(prepared: Prepared, params: Any) -> dict[str, Quantized]:
     return {scheme: under(scheme) for scheme in config.schemes}
 
 
+def method_of(prepared: Prepared, scheme: str) -> str:
+    """How `quantize` quantizes to a scheme: a name in `METHODS`, or `LEARNED` under the scheme that the run was trained
+    under."""
+    trained = prepared.qat is not None and scheme == prepared.experiment.qat.scheme
+    return LEARNED if trained else prepared.experiment.quantization.method
+
+
 def with_ranges(prepared: Prepared, params: Any, file: Path) -> dict[str, Quantized]:
-    """The model under the config's first scheme with the ranges of a file (see `load_ranges`)."""
-    config = prepared.experiment.quantization
-    recipe = config.make_recipe(config.schemes[0], prepared.module.config)
+    """The model under the scheme and by the method of a file of ranges, which must be the config's (see `load_ranges`).
+
+    Raises:
+      QtxError: if they are not, or the ranges are of another model, checkpoint, recipe or scheme.
+    """
+    config, saved = prepared.experiment.quantization, read_ranges(file)
+    if saved.scheme not in config.schemes:
+        raise QtxError(
+            f"{file} holds ranges of {saved.scheme}, and the config says {', '.join(config.schemes)}: give "
+            f"--scheme={saved.scheme}, or calibrate anew, without --ranges"
+        )
+    method = method_of(prepared, saved.scheme)
+    if saved.method != method:
+        how = "" if LEARNED in (saved.method, method) else f"give --method={saved.method}, or "
+        raise QtxError(
+            f"{file} holds ranges of method {saved.method}, and the config says {method}: {how}calibrate anew, without "
+            "--ranges"
+        )
+    recipe = config.make_recipe(saved.scheme, prepared.module.config)
     example = next(iter(prepared.data.evaluation(1)))
-    params = floating_point(prepared, params)
-    return {config.schemes[0]: load_ranges(prepared.module, params, recipe, example, file)}
+    return {saved.scheme: load_ranges(prepared.module, floating_point(prepared, params), recipe, example, saved)}
 
 
 def first_scheme(prepared: Prepared, params: Any) -> Quantized:
