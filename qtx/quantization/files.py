@@ -34,8 +34,7 @@ from qtx.quantization.weights import (
     to_integers,
     weight_ranges,
 )
-from qtx.storage import Expected, read_sealed_safetensors, write_safetensors
-from qtx.storage.array_files import digest
+from qtx.storage import Expected, digest, read_sealed_safetensors, sealed_safetensors, write_whole
 
 EXPECTED = Expected("a file of ranges that `qtx quantize` of this version wrote", "calibrate anew, without --ranges")
 FOLDERS = {"weights": "weight", "activations": "activation"}
@@ -85,7 +84,7 @@ def save_ranges(quantized: Quantized, params: Any, file: Path, method: str, sche
     arrays |= {f"integers/{path}": q for path, q in _integers(quantized, params).items()}
     plan = _in_words(quantized.weight_plan, quantized.activation_plan)
     values = {"method": method, "scheme": scheme, "plan": plan, "parameters": _fingerprint(params)}
-    write_safetensors(file, arrays, values)
+    write_whole({file: sealed_safetensors(arrays, values)})
 
 
 def read_ranges(file: Path) -> SavedRanges:

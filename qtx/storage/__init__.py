@@ -2,12 +2,21 @@
 wrong, in time and memory bounded by its size, and runs nothing. What qtx itself writes is whole or absent, and carries
 a checksum that is verified when it is read."""
 
-from qtx.storage.array_files import read_npz, read_safetensors, read_sealed_safetensors, write_npz, write_safetensors
-from qtx.storage.json_files import parse_json, read_json, read_sealed_json, seal, unseal, write_sealed_json
-from qtx.storage.whole import Expected, read_bytes, write_whole
+from qtx.storage.array_files import (
+    digest,
+    read_npz,
+    read_safetensors,
+    read_sealed_safetensors,
+    sealed_npz,
+    sealed_safetensors,
+)
+from qtx.storage.json_files import parse_json, read_json, read_sealed_json, seal, sealed_json, unseal
+from qtx.storage.whole import Expected, inside, read_bytes, write_whole
 
 __all__ = [
     "Expected",
+    "digest",
+    "inside",
     "parse_json",
     "read_bytes",
     "read_json",
@@ -16,9 +25,9 @@ __all__ = [
     "read_sealed_json",
     "read_sealed_safetensors",
     "seal",
+    "sealed_json",
+    "sealed_npz",
+    "sealed_safetensors",
     "unseal",
-    "write_npz",
-    "write_safetensors",
-    "write_sealed_json",
     "write_whole",
 ]

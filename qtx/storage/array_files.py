@@ -17,7 +17,7 @@ from safetensors.numpy import save as serialize
 
 from qtx.errors import QtxError
 from qtx.storage.json_files import CHECKSUM, parse_json
-from qtx.storage.whole import Expected, read_bytes, write_whole
+from qtx.storage.whole import Expected, read_bytes
 
 OURS = "qtx"
 """Where a file of ours keeps its values and the checksum of everything."""
@@ -41,17 +41,17 @@ def digest(arrays: Mapping[str, np.ndarray], values: Mapping[str, Any] | None = 
     return whole.hexdigest()
 
 
-def write_safetensors(path: Path, arrays: Mapping[str, np.ndarray], values: Mapping[str, Any], **metadata: str) -> None:
-    """Writes arrays and values of JSON types, whole or not at all, with their checksum.
+def sealed_safetensors(
+    arrays: Mapping[str, np.ndarray], values: Mapping[str, Any] | None = None, **metadata: str
+) -> bytes:
+    """The content of a safetensors file, with a checksum.
 
     Args:
-      path: the file.
-      arrays, values: what `read_sealed_safetensors` gives back.
+      arrays, values: what `read_sealed_safetensors` gives back; values of JSON types.
       metadata: what else the header is to say, for other readers.
     """
     arrays = {name: np.asarray(x, order="C") for name, x in arrays.items()}
-    content = serialize(arrays, metadata={**metadata, OURS: _sealed(arrays, values)})
-    write_whole(path, lambda file: file.write(content))
+    return serialize(arrays, metadata={**metadata, OURS: _sealed(arrays, values or {})})
 
 
 def read_safetensors(path: Path, expected: Expected) -> Arrays:
@@ -66,7 +66,7 @@ def read_safetensors(path: Path, expected: Expected) -> Arrays:
 
 
 def read_sealed_safetensors(path: Path, expected: Expected) -> tuple[Arrays, dict[str, Any]]:
-    """What `write_safetensors` wrote.
+    """What `sealed_safetensors` made.
 
     Raises:
       QtxError: if it is anything else.
@@ -88,16 +88,18 @@ def _read_safetensors(path: Path, expected: Expected, sealed: bool) -> tuple[Arr
     return arrays, {}
 
 
-def write_npz(path: Path, arrays: Mapping[str, np.ndarray], values: Mapping[str, Any] | None = None) -> None:
-    """Writes an `.npz` file, whole or not at all: arrays by name, and `qtx`, the bytes of a JSON text with `values` and
-    the checksum. Nothing is compressed, so that what reading takes is known from the file's size."""
+def sealed_npz(arrays: Mapping[str, np.ndarray], values: Mapping[str, Any] | None = None) -> bytes:
+    """The content of an `.npz` file: arrays by name, and `qtx`, the bytes of a JSON text with `values` and the
+    checksum. Nothing is compressed, so that what reading takes is known from the file's size."""
     ours = np.frombuffer(_sealed(arrays, values or {}).encode(), np.uint8)
     members: Any = {**arrays, OURS: ours}
-    write_whole(path, lambda file: np.savez(file, allow_pickle=False, **members))
+    content = io.BytesIO()
+    np.savez(content, allow_pickle=False, **members)
+    return content.getvalue()
 
 
 def read_npz(path: Path, expected: Expected) -> tuple[Arrays, dict[str, Any]]:
-    """What `write_npz` wrote.
+    """What `sealed_npz` made.
 
     Raises:
       QtxError: if it is anything else.

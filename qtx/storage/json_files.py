@@ -9,7 +9,7 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
-from qtx.storage.whole import Expected, read_bytes, write_whole
+from qtx.storage.whole import Expected, read_bytes
 
 CHECKSUM = "checksum"
 """Key of the SHA-256 of an object's other keys."""
@@ -70,14 +70,13 @@ def unseal(values: Mapping[str, Any], source: Path | str, expected: Expected) ->
     return content
 
 
-def write_sealed_json(path: Path, values: Mapping[str, Any]) -> None:
-    """Writes `values`, whole or not at all, for people to read and for `read_sealed_json`."""
-    text = json.dumps(seal(values), indent=2) + "\n"
-    write_whole(path, lambda file: file.write(text.encode()))
+def sealed_json(values: Mapping[str, Any]) -> bytes:
+    """A file's content, for people to read and for `read_sealed_json`."""
+    return (json.dumps(seal(values), indent=2) + "\n").encode()
 
 
 def read_sealed_json(path: Path, expected: Expected) -> dict[str, Any]:
-    """What `write_sealed_json` wrote; infinite measurements too.
+    """What `sealed_json` made; infinite measurements too.
 
     Raises:
       QtxError: if it is anything else.

@@ -1,11 +1,11 @@
-"""Whole files: what is expected in one, its bytes, and writing one such that nobody finds a part of it."""
+"""Whole files: what is expected in one, its bytes, and writing some such that nobody finds a part of them."""
 
 from __future__ import annotations
 
 import os
-from collections.abc import Callable
+from collections.abc import Mapping
 from pathlib import Path
-from typing import BinaryIO, NamedTuple
+from typing import NamedTuple
 
 from qtx.errors import QtxError
 
@@ -40,17 +40,32 @@ def read_bytes(path: Path, expected: Expected) -> bytes:
         raise QtxError(f"cannot read {path}: {error.strerror}") from error
 
 
-def write_whole(path: Path, write: Callable[[BinaryIO], object]) -> None:
-    """Makes a file of what `write` puts into it: a reader finds the old one or the new one, whole.
+def write_whole(contents: Mapping[Path, bytes]) -> None:
+    """Writes files that belong together: a reader finds the old ones or the new ones, each whole. First all are written
+    under other names, then renamed in the order given.
 
     Raises:
-      OSError: if it cannot be written; nothing is left then.
+      OSError: if one cannot be written; nothing is left then, and what was there stays.
     """
-    path.parent.mkdir(parents=True, exist_ok=True)
-    temporary = path.with_name(f".{path.name}.{os.getpid()}")
+    temporaries = {path: path.with_name(f".{path.name}.{os.getpid()}") for path in contents}
     try:
-        with temporary.open("wb") as file:
-            write(file)
-        os.replace(temporary, path)
+        for path, temporary in temporaries.items():
+            path.parent.mkdir(parents=True, exist_ok=True)
+            temporary.write_bytes(contents[path])
+        for path, temporary in temporaries.items():
+            os.replace(temporary, path)
     finally:
-        temporary.unlink(missing_ok=True)
+        for temporary in temporaries.values():
+            temporary.unlink(missing_ok=True)
+
+
+def inside(folder: Path, name: str, expected: Expected) -> Path:
+    """The path that a file's content calls `name`, below `folder`.
+
+    Raises:
+      QtxError: if it is elsewhere: `../x`, `/x`.
+    """
+    path = folder / name
+    if "\0" in name or not Path(os.path.normpath(path)).is_relative_to(os.path.normpath(folder)):
+        raise expected.refusal(folder, f"it names {name!r}, which is outside of it")
+    return path

@@ -18,7 +18,7 @@ from qtx.quantization import ESTIMATORS, QuantizationConfig, calibrate
 from qtx.quantization.files import load_ranges, read_ranges, save_ranges
 from qtx.quantization.methods import METHODS, Gptq
 from qtx.quantization.qat import make_qat_model
-from qtx.storage import write_safetensors
+from qtx.storage import sealed_safetensors, write_whole
 from tests.quantization.test_calibration import apply, make
 
 
@@ -149,7 +149,7 @@ def edited(change):
         values = {name: getattr(saved, name) for name in ("method", "scheme", "plan", "parameters")}
         arrays = {name: x.copy() for name, x in saved.arrays.items()}
         change(arrays, values)
-        write_safetensors(file, arrays, values)
+        write_whole({file: sealed_safetensors(arrays, values)})
 
     return damage
 
