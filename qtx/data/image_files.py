@@ -3,13 +3,20 @@
 from __future__ import annotations
 
 import functools
+import io
+import lzma
 import tarfile
 import zipfile
+import zlib
 from collections.abc import Callable, Iterator, Mapping
 from pathlib import Path, PurePosixPath
 
+from PIL import Image
+
 from qtx.errors import QtxError
 
+MOST_PIXELS = 89_000_000
+"""Of an image: a file of a few bytes can say to have any number. Pillow warns from here on."""
 SUFFIXES = {".jpg", ".jpeg", ".png"}
 TRAINING_SPLIT = "train"
 HELD_OUT_SPLITS = ("val", "valid", "validation", "test")
@@ -58,7 +65,10 @@ def image_files(path: Path) -> Iterator[tuple[str, str, str, Callable[[], bytes]
                 for name in archive.namelist():
                     if place := _place(name):
                         yield *place, functools.partial(archive.read, name)
-        except zipfile.BadZipFile as error:
+        # What zipfile raises for a damaged file, and for members in ways of its time that it cannot unpack.
+        except (zipfile.BadZipFile, zlib.error, OSError, EOFError, RuntimeError, ValueError) as error:
+            if isinstance(error, QtxError):
+                raise
             raise QtxError(f"cannot read {path}: {error}") from error
     else:
         try:
@@ -68,8 +78,41 @@ def image_files(path: Path) -> Iterator[tuple[str, str, str, Callable[[], bytes]
                     content = archive.extractfile(member) if place else None
                     if place and content:
                         yield *place, content.read
-        except (tarfile.TarError, EOFError, OSError) as error:
+        # A KeyError is a link to nowhere.
+        except (tarfile.TarError, EOFError, OSError, zlib.error, lzma.LZMAError, KeyError) as error:
             raise QtxError(f"cannot read {path} as a tar archive: {error}") from error
+
+
+def open_image(content: bytes, what: str) -> Image.Image:
+    """A JPEG or PNG, decoded.
+
+    Args:
+      content: the file.
+      what: to call it in messages.
+
+    Raises:
+      QtxError: if it is damaged, of another kind, or of more than `MOST_PIXELS`.
+    """
+    try:
+        image = begin_image(content, what)
+        image.load()
+    except QtxError:
+        raise
+    except Exception as error:
+        raise QtxError(f"cannot decode {what}: {error or type(error).__name__}") from error
+    return image
+
+
+def begin_image(content: bytes, what: str) -> Image.Image:
+    """As `open_image`, but only the head is read; the pixels are decoded when they are asked for."""
+    try:
+        # Of other kinds some run programs.
+        image = Image.open(io.BytesIO(content), formats=("JPEG", "PNG"))
+    except Exception as error:  # what Pillow's decoders raise for a damaged file is what their parts raise
+        raise QtxError(f"cannot decode {what}: {error or type(error).__name__}") from error
+    if image.width * image.height > MOST_PIXELS:
+        raise QtxError(f"cannot decode {what}: {image.width} x {image.height} pixels, expected {MOST_PIXELS:,} or less")
+    return image
 
 
 def _place(name: str) -> tuple[str, str, str] | None:

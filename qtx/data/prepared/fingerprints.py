@@ -4,12 +4,14 @@ from __future__ import annotations
 
 import hashlib
 import os
+import re
 from collections.abc import Sequence
 from pathlib import Path
 
 from qtx.errors import QtxError
 
 FOLDER = "qtx_fingerprints"
+SHA256 = re.compile(rb"[0-9a-f]{64}")
 
 
 def content_hash(files: Sequence[tuple[str, Path]], data_dir: str) -> str:
@@ -31,8 +33,8 @@ def content_hash(files: Sequence[tuple[str, Path]], data_dir: str) -> str:
             status = path.stat()
             listing.update(repr((name, str(path.resolve()), status.st_size, status.st_mtime_ns)).encode())
         kept = Path(data_dir).expanduser() / FOLDER / listing.hexdigest()[:32]
-        if kept.is_file():
-            return kept.read_text()
+        if kept.is_file() and SHA256.fullmatch(found := kept.read_bytes()):
+            return found.decode()
         for name, path in files:
             with path.open("rb") as file:
                 whole.update(f"{name} {hashlib.file_digest(file, 'sha256').hexdigest()}\n".encode())
