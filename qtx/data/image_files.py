@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import functools
 import io
 import lzma
@@ -17,6 +18,8 @@ from qtx.errors import QtxError
 
 MOST_PIXELS = 89_000_000
 """Of an image: a file of a few bytes can say to have any number. Pillow warns from here on."""
+DENSEST = 8256
+"""Pixels that one byte of a file can be: PNG's of one bit each, compressed 1032 : 1."""
 SUFFIXES = {".jpg", ".jpeg", ".png"}
 TRAINING_SPLIT = "train"
 HELD_OUT_SPLITS = ("val", "valid", "validation", "test")
@@ -60,27 +63,37 @@ def image_files(path: Path) -> Iterator[tuple[str, str, str, Callable[[], bytes]
     elif not path.is_file():
         raise QtxError(f"no folder or archive {path}: set data.path to one of <split>/<class>/ images")
     elif path.suffix == ".zip":
-        try:
-            with zipfile.ZipFile(path) as archive:
-                for name in archive.namelist():
-                    if place := _place(name):
-                        yield *place, functools.partial(archive.read, name)
-        # What zipfile raises for a damaged file, and for members in ways of its time that it cannot unpack.
-        except (zipfile.BadZipFile, zlib.error, OSError, EOFError, RuntimeError, ValueError) as error:
-            if isinstance(error, QtxError):
-                raise
-            raise QtxError(f"cannot read {path}: {error}") from error
+        with _telling(path), zipfile.ZipFile(path) as archive:
+            for name in archive.namelist():
+                if place := _place(name):
+                    yield *place, functools.partial(_read, path, functools.partial(archive.read, name))
     else:
-        try:
-            with tarfile.open(path, "r|*") as archive:
-                for member in archive:
-                    place = _place(member.name)
-                    content = archive.extractfile(member) if place else None
-                    if place and content:
-                        yield *place, content.read
-        # A KeyError is a link to nowhere.
-        except (tarfile.TarError, EOFError, OSError, zlib.error, lzma.LZMAError, KeyError) as error:
-            raise QtxError(f"cannot read {path} as a tar archive: {error}") from error
+        with _telling(path), tarfile.open(path, "r|*") as archive:
+            for member in archive:
+                place = _place(member.name)
+                content = archive.extractfile(member) if place else None
+                if place and content:
+                    yield *place, functools.partial(_read, path, content.read)
+
+
+def _read(path: Path, read: Callable[[], bytes]) -> bytes:
+    with _telling(path):
+        return read()
+
+
+@contextlib.contextmanager
+def _telling(path: Path) -> Iterator[None]:
+    """Tells in one line what the libraries raise for a damaged archive, of whatever kind."""
+    try:
+        yield
+    except QtxError:
+        raise
+    # A KeyError is a link to nowhere, a RuntimeError a password, a NotImplementedError a way of packing.
+    except (
+        *(zipfile.BadZipFile, tarfile.TarError, zlib.error, lzma.LZMAError),
+        *(OSError, EOFError, KeyError, RuntimeError, NotImplementedError, ValueError),
+    ) as error:
+        raise QtxError(f"cannot read {path} as an archive: {error or type(error).__name__}") from error
 
 
 def open_image(content: bytes, what: str) -> Image.Image:
@@ -110,8 +123,9 @@ def begin_image(content: bytes, what: str) -> Image.Image:
         image = Image.open(io.BytesIO(content), formats=("JPEG", "PNG"))
     except Exception as error:  # what Pillow's decoders raise for a damaged file is what their parts raise
         raise QtxError(f"cannot decode {what}: {error or type(error).__name__}") from error
-    if image.width * image.height > MOST_PIXELS:
-        raise QtxError(f"cannot decode {what}: {image.width} x {image.height} pixels, expected {MOST_PIXELS:,} or less")
+    most = min(MOST_PIXELS, DENSEST * len(content))
+    if image.width * image.height > most:
+        raise QtxError(f"cannot decode {what}: {image.width} x {image.height} pixels, expected {most:,} or less")
     return image
 
 

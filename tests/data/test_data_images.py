@@ -196,7 +196,7 @@ def test_bad_image_folders(image_folder, tmp_path):
         (dict(path="x", random_crop=-1), "random_crop is -1"),
         (dict(path=str(tmp_path / "missing")), "no folder or archive"),
         (dict(path=str(image_folder / "train")), "found images in no split|found images in train"),
-        (dict(path=str(image_folder / "classes.txt")), "as a tar archive"),
+        (dict(path=str(image_folder / "classes.txt")), "as an archive"),
     ]
     for options, message in cases:
         with pytest.raises(QtxError, match=message):
