@@ -18,7 +18,7 @@ from qtx.analysis.heads import head_statistics
 from qtx.analysis.metrics import initial_norms, summary, update_norms
 from qtx.analysis.statistics import histogram, outlier_counts, per_layer, weighted_mean
 from qtx.errors import QtxError
-from qtx.storage import Expected, read_npz, sealed_npz, write_whole
+from qtx.storage import Expected, read_npz, sealed_npz, shaped, write_whole
 
 BINS = 1024  # in the bulk several for every step of an 8-bit grid, so that its steps are seen apart
 QUARTILES_APART = 1.349  # standard deviations, of a normal distribution
@@ -259,8 +259,6 @@ def load_analysis(path: Path) -> Analysis:
         return {key: join(item) for key, item in value.items()} if isinstance(value, dict) else value
 
     try:
-        tree = join(tree)
-        tree["maps"] = {name: HeadMap(**fields) for name, fields in tree["maps"].items()}
-        return Analysis(**tree)
-    except (KeyError, TypeError, AttributeError) as error:
+        return shaped(join(tree), Analysis)
+    except (KeyError, TypeError) as error:
         raise EXPECTED.refusal(path, error) from None

@@ -19,7 +19,7 @@ from flax import traverse_util
 from qtx.quantization import Quantized
 from qtx.quantization.interceptor import SITE_MODULES, on_sites, round_to_range
 from qtx.quantization.weights import flatten, is_table, over_layers, round_weight
-from qtx.storage import Expected, read_sealed_json, sealed_json, write_whole
+from qtx.storage import Expected, read_sealed_json, sealed_json, shaped, write_whole
 
 Batch = dict[str, jax.Array]
 KINDS = ("weight", "activation")
@@ -240,8 +240,8 @@ def load_sweep(workdir: Path) -> Sweep | None:
         return None
     values = read_sealed_json(file, EXPECTED)
     try:
-        return Sweep(**{**values, "rows": tuple(Sensitivity(**row) for row in values["rows"])})
-    except (TypeError, KeyError) as error:
+        return shaped(values, Sweep)
+    except TypeError as error:
         raise EXPECTED.refusal(file, error) from None
 
 

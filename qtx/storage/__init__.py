@@ -11,6 +11,7 @@ from qtx.storage.array_files import (
     sealed_safetensors,
 )
 from qtx.storage.json_files import parse_json, read_json, read_sealed_json, seal, sealed_json, unseal
+from qtx.storage.shaped import shaped
 from qtx.storage.whole import Expected, inside, read_bytes, write_whole
 
 __all__ = [
@@ -28,6 +29,7 @@ __all__ = [
     "sealed_json",
     "sealed_npz",
     "sealed_safetensors",
+    "shaped",
     "unseal",
     "write_whole",
 ]

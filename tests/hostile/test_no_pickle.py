@@ -42,12 +42,7 @@ def uses(tree: ast.AST) -> set[str]:
                 refused = isinstance(keyword.value, ast.Constant) and keyword.value.value is False
                 found |= {"allow_pickle"} if keyword.arg == "allow_pickle" and not refused else set()
             # NumPy's readers of files: pickles or not, they take what a header says; qtx.storage reads instead.
-            if isinstance(function, ast.Attribute) and ast.unparse(function) in {
-                "np.load",
-                "numpy.load",
-                "np.fromfile",
-            }:
-                found.add(ast.unparse(function))
+            found |= {ast.unparse(function)} & {"np.load", "np.fromfile", "np.memmap"}
     return found
 
 
