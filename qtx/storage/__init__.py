@@ -12,7 +12,7 @@ from qtx.storage.array_files import (
 )
 from qtx.storage.json_files import parse_json, read_json, read_sealed_json, seal, sealed_json, unseal
 from qtx.storage.shaped import shaped
-from qtx.storage.whole import Expected, inside, read_bytes, write_whole
+from qtx.storage.whole import Expected, inside, read_bytes, verify, with_checksum, write_whole
 
 __all__ = [
     "Expected",
@@ -31,5 +31,7 @@ __all__ = [
     "sealed_safetensors",
     "shaped",
     "unseal",
+    "verify",
+    "with_checksum",
     "write_whole",
 ]

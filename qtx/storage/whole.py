@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import hashlib
 import os
 from collections.abc import Mapping
 from pathlib import Path
@@ -57,6 +58,21 @@ def write_whole(contents: Mapping[Path, bytes]) -> None:
     finally:
         for temporary in temporaries.values():
             temporary.unlink(missing_ok=True)
+
+
+def with_checksum(path: Path, content: bytes) -> dict[Path, bytes]:
+    """For `write_whole`: a file whose format has no place for a checksum, and before it `<name>.sha256` beside it."""
+    return {_beside(path): hashlib.sha256(content).hexdigest().encode(), path: content}
+
+
+def verify(path: Path, expected: Expected) -> None:
+    """Raises QtxError unless a file is as `with_checksum` had it written."""
+    if read_bytes(_beside(path), expected) != hashlib.sha256(read_bytes(path, expected)).hexdigest().encode():
+        raise expected.refusal(path, f"its checksum is not that of {_beside(path).name}: it is damaged or was edited")
+
+
+def _beside(path: Path) -> Path:
+    return path.with_name(f"{path.name}.sha256")
 
 
 def inside(folder: Path, name: str, expected: Expected) -> Path:

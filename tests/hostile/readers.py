@@ -38,7 +38,7 @@ from qtx.quantization.integer import convert
 from qtx.quantization.integer import load as load_integers
 from qtx.quantization.integer import save as save_integers
 from qtx.quantization.methods import Gptq
-from qtx.storage import read_sealed_json, sealed_json
+from qtx.storage import Expected, read_sealed_json, sealed_json, verify, with_checksum, write_whole
 from qtx.training import read_metrics
 from qtx.training.bad_steps import keep_batch, read_batch
 from tests.analysis.test_report import make_analysis
@@ -171,6 +171,16 @@ def make_byte_tokenizer(folder: Path) -> Path:
     return folder / "tokenizer.json"
 
 
+def kept_tokenizer(file: Path) -> Any:
+    verify(file, Expected("a tokenizer that was trained here", "delete its folder to train it again"))
+    return json.loads(load_tokenizer(file).backend.to_str())
+
+
+def make_kept_tokenizer(folder: Path) -> Path:
+    write_whole(with_checksum(folder / "tokenizer.json", bert_backend(WORDS).to_str().encode()))
+    return folder / "tokenizer.json"
+
+
 def is_tokenizer(loaded: Any) -> bool:
     ids = loaded.encode(["ab a b", "\u00e9"])
     return isinstance(loaded, TextTokenizer) and all(x.max(initial=0) < loaded.vocab_size for x in ids)
@@ -267,6 +277,7 @@ READERS: dict[str, Reader] = {
     "kept batch": Reader(lambda folder: keep_batch(folder, 3, BATCH), read_batch),
     "sweep": Reader(make_sweep, lambda file: load_sweep(file.parent)),
     "preparation": Reader(written("preparation.json", sealed_json(PROGRESS)), preparation),
+    "kept tokenizer": Reader(make_kept_tokenizer, kept_tokenizer),
     "metrics": Reader(make_metrics, lambda file: read_metrics(file.parent), are_metrics),
     "checkpoint's config": Reader(make_checkpoint("config.json"), lambda f: load_huggingface(f.parent), is_model),
     "checkpoint's weights": Reader(

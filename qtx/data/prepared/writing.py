@@ -24,7 +24,7 @@ from array_record.python.array_record_module import ArrayRecordReader, ArrayReco
 from rich.console import Console
 from rich.progress import BarColumn, Progress, TextColumn, TimeRemainingColumn
 
-from qtx.data.prepared.fingerprints import write_whole
+from qtx.data.prepared.fingerprints import keep
 from qtx.data.tfds_datasets import FILE_FORMAT
 from qtx.errors import QtxError
 from qtx.storage import Expected, read_sealed_json, sealed_json
@@ -148,7 +148,7 @@ def _write_split(
                     progress["shards"].append(shard.count)
                     progress["bytes"] += shard.bytes
                 progress["finished"] = done
-                write_whole(folder / RECORD, sealed_json(record).decode())
+                keep({folder / RECORD: sealed_json(record)})
 
         # The next batch is made (tokenized by as many threads as there are cores) while this one is written.
         following = ahead.submit(next, batches, None)
