@@ -49,7 +49,7 @@ class Flag:
 FLAGS = {
     "method": Flag("--method=METHOD", "static, per_token, smoothquant, hadamard or gptq", "quantization.method={}"),
     "scheme": Flag("--scheme=SCHEME", "one scheme, e.g. w8a8, instead of the config's", "quantization.schemes=('{}',)"),
-    "ranges": Flag("--ranges=FILE", "ranges of an earlier calibration, for the first scheme, instead of a new one"),
+    "ranges": Flag("--ranges=FILE", "ranges of an earlier calibration by the same method, instead of a new one"),
     "format": Flag("--format=FORMAT", "int8 (runs in integers) or huggingface (floating point)"),
     "devices": Flag("--devices=N", "devices to plan for (default: as many as config.mesh names)"),
     "distributed": Flag("--distributed", "one of many processes, on a cluster: see docs/scale.md", switch=True),

@@ -30,6 +30,7 @@ from qtx.pipeline import (
     floating_point,
     keep_quantization,
     measure,
+    method_of,
     metrics_of,
     one_scheme,
     origin_of_ranges,
@@ -124,7 +125,7 @@ def quantize(
     checkpoint: str = NEWEST,
     names_data: bool = False,
 ) -> None:
-    """`qtx quantize`; `ranges` is a file to take the first scheme's ranges from."""
+    """`qtx quantize`; `ranges` is a file to take the ranges of one scheme from."""
     console = Console()
     began = time.monotonic()
     run = open_run(experiment, workdir, console, checkpoint, names_data)
@@ -135,7 +136,7 @@ def quantize(
         result = measure_run(run, schemes, workdir, began, ranges or CALIBRATED)
     files = {scheme: workdir / "ranges" / f"{scheme}.safetensors" for scheme in schemes}
     for scheme, file in files.items():
-        save_ranges(schemes[scheme], file)
+        save_ranges(schemes[scheme], floating_point(prepared, params), file, method_of(prepared, scheme), scheme)
     print_table(f"{run.title}: held-out data, floating point and quantized", *main_table([result]), console)
     say(console, f"results: {workdir / 'results.json'}")
     say(console, f"ranges: {', '.join(map(str, files.values()))}")

@@ -28,7 +28,7 @@ from qtx.measurements import add as add_measurements
 from qtx.measurements import as_result, calibration_options
 from qtx.prepare import Prepared
 from qtx.quantization import Quantized, calibrate
-from qtx.quantization.files import load_ranges
+from qtx.quantization.files import LEARNED, load_ranges, read_ranges
 from qtx.quantization.integer import IntegerModel
 from qtx.quantization.methods import METHODS
 from qtx.quantization.recipes.recorded import read_entries
@@ -39,7 +39,7 @@ from qtx.training.objectives import Sums, cross_entropy_sums
 from qtx.training.run_folder import IDENTITY, as_text, other_contents
 
 # Where the ranges of a quantized model are from.
-CALIBRATED, LEARNED = "calibrated", "learned"
+CALIBRATED = "calibrated"
 
 
 def train_run(prepared: Prepared, workdir: Path, profile: bool = False) -> Any:
@@ -162,7 +162,7 @@ def measure(
     measurements = [{**conditions, "scheme": "fp", "values": {**metrics, **analysis.metrics, "seconds": seconds}}]
     for scheme, values in quantized.items():
         how = {
-            "method": config["method"],
+            "method": method_of(prepared, scheme),
             "ranges": LEARNED if schemes[scheme] is trained.get(scheme) else ranges,
             "options": calibration_options(config),
         }
@@ -207,13 +207,35 @@ def under(prepared: Prepared, params: Any, scheme: str) -> Quantized:
     )
 
 
+def method_of(prepared: Prepared, scheme: str) -> str:
+    """How `quantize` quantizes to a scheme: a name in `METHODS`, or `LEARNED` under the scheme that the run was trained
+    under."""
+    trained = prepared.qat is not None and scheme == prepared.experiment.qat.scheme
+    return LEARNED if trained else prepared.experiment.quantization.method
+
+
 def with_ranges(prepared: Prepared, params: Any, file: Path) -> dict[str, Quantized]:
-    """The model under the config's first scheme with the ranges of a file (see `load_ranges`)."""
-    config = prepared.experiment.quantization
-    recipe = config.make_recipe(config.schemes[0], prepared.module.config)
+    """The model under the scheme and by the method of a file of ranges, which must be the config's (see `load_ranges`).
+
+    Raises:
+      QtxError: if they are not, or the ranges are of another model, checkpoint, recipe or scheme.
+    """
+    config, saved = prepared.experiment.quantization, read_ranges(file)
+    if saved.scheme not in config.schemes:
+        raise QtxError(
+            f"{file} holds ranges of {saved.scheme}, and the config says {', '.join(config.schemes)}: give "
+            f"--scheme={saved.scheme}, or calibrate anew, without --ranges"
+        )
+    method = method_of(prepared, saved.scheme)
+    if saved.method != method:
+        how = "" if LEARNED in (saved.method, method) else f"give --method={saved.method}, or "
+        raise QtxError(
+            f"{file} holds ranges of method {saved.method}, and the config says {method}: {how}calibrate anew, without "
+            "--ranges"
+        )
+    recipe = config.make_recipe(saved.scheme, prepared.module.config)
     example = next(iter(prepared.data.evaluation(1)))
-    params = floating_point(prepared, params)
-    return {config.schemes[0]: load_ranges(prepared.module, params, recipe, example, file)}
+    return {saved.scheme: load_ranges(prepared.module, floating_point(prepared, params), recipe, example, saved)}
 
 
 def one_scheme(experiment: Experiment, named: bool) -> str:
@@ -224,9 +246,9 @@ def one_scheme(experiment: Experiment, named: bool) -> str:
 
 def origin_of_ranges(prepared: Prepared, scheme: str) -> str:
     """Where the ranges of `under` are from, in words."""
-    if prepared.qat is not None and scheme == prepared.experiment.qat.scheme:
+    method = method_of(prepared, scheme)
+    if method == LEARNED:
         return "ranges learned in training"
-    method = prepared.experiment.quantization.method
     anew = "" if prepared.qat is None else f" anew (the run was trained under {prepared.experiment.qat.scheme})"
     return f"ranges calibrated{anew}, method {method}"
 

@@ -126,18 +126,26 @@ def test_evaluate(trained, tmp_path, capsys):
     assert load_analysis(workdir / "analysis.npz").metrics["max_inf_norm"] == result["max_inf_norm"]
 
 
-@pytest.mark.slow
 def test_quantize_with_saved_ranges_gives_the_same_numbers(trained, tmp_path, capsys):
     workdir = tmp_path / "run"
     shutil.copytree(trained[0], workdir)
-    output(["quantize", f"--workdir={workdir}", "--scheme=w4a4"], capsys)
+    output(["quantize", f"--workdir={workdir}", "--scheme=w2a4", "--method=gptq"], capsys)
     calibrated = measurements(workdir)[1]
     file = tmp_path / "saved.safetensors"
-    (workdir / "ranges" / "w4a4.safetensors").rename(file)
-    output(["quantize", f"--workdir={workdir}", "--scheme=w4a4", f"--ranges={file}"], capsys)
+    (workdir / "ranges" / "w2a4.safetensors").rename(file)
+    # The run's config has remembered method and scheme; a command line that says another one is refused.
+    for flag, says in {
+        "--method=static": "holds ranges of method gptq, and the config says static: give --method=gptq",
+        "--scheme=w4a4": "holds ranges of w2a4, and the config says w4a4: give --scheme=w2a4",
+        "--config.quantization.weight_estimator=mse": "was quantized by",
+    }.items():
+        assert main(["quantize", f"--workdir={workdir}", flag, f"--ranges={file}"]) == 2
+        assert says in capsys.readouterr().err
+    output(["quantize", f"--workdir={workdir}", f"--ranges={file}"], capsys)
     _, first, loaded = measurements(workdir)
     assert first == calibrated and loaded == {**calibrated, "ranges": str(file)}
-    assert (workdir / "ranges" / "w4a4.safetensors").read_bytes() == file.read_bytes()
+    assert json.loads((workdir / "config.json").read_text())["quantization"]["method"] == "gptq"
+    assert (workdir / "ranges" / "w2a4.safetensors").read_bytes() == file.read_bytes()
 
 
 @pytest.mark.slow

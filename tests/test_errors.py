@@ -227,7 +227,10 @@ def test_comparison_of_a_chosen_attention(tmp_path, capsys):
 BAD_REQUESTS = {
     "unknown format": (["export", "--format=int4"], "unknown format 'int4': did you mean 'int8'?"),
     "bits that int8 cannot hold": (["export", "--format=int8", "--scheme=w8a12"], "12 bits"),
-    "absent ranges": (["quantize", "--ranges=absent.safetensors"], "there is no file of ranges absent.safetensors"),
+    "absent ranges": (
+        ["quantize", "--ranges=absent.safetensors"],
+        "there is no file absent.safetensors, expected a file of ranges",
+    ),
     "groups that do not divide": (
         ["quantize", "--config.quantization.activation_granularity=group", "--config.quantization.groups=3"],
         "groups 3 does not divide a last axis of 8",

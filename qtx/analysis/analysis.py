@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import dataclasses
-import json
 from collections.abc import Callable, Iterable
 from pathlib import Path
 from typing import Any
@@ -19,10 +18,13 @@ from qtx.analysis.heads import head_statistics
 from qtx.analysis.metrics import initial_norms, summary, update_norms
 from qtx.analysis.statistics import histogram, outlier_counts, per_layer, weighted_mean
 from qtx.errors import QtxError
+from qtx.storage import Expected, read_npz, sealed_npz, shaped, write_whole
 
 BINS = 1024  # in the bulk several for every step of an 8-bit grid, so that its steps are seen apart
 QUARTILES_APART = 1.349  # standard deviations, of a normal distribution
 TOP_TOKENS = 12
+
+EXPECTED = Expected("an analysis of this version of qtx", "run qtx evaluate again, or delete it")
 
 _ATTENTION_METRICS = ("sink_mass", "value_drain", "zero_share", "dead_row_share")
 _PROBS, _VALUE, _GATE = "layers/attention/probs", "layers/attention/value", "layers/attention/gate"
@@ -226,7 +228,7 @@ def _counted(counts, values, ranges, mask):
 
 
 def save_analysis(analysis: Analysis, path: Path) -> None:
-    """Writes one compressed `.npz` file, without pickles: arrays by their path in the dataclass, the rest as JSON."""
+    """Writes one `.npz` file, whole or not at all: arrays by their path in the dataclass, the rest as JSON."""
     arrays: dict[str, np.ndarray] = {}
 
     def split(name: str, value: Any) -> Any:
@@ -239,27 +241,24 @@ def save_analysis(analysis: Analysis, path: Path) -> None:
             return {key: split(f"{name}/{key}", item) for key, item in value.items()}
         return value
 
-    tree = {field.name: split(field.name, getattr(analysis, field.name)) for field in dataclasses.fields(analysis)}
-    files: Any = {"tree": np.array(json.dumps(tree)), **arrays}
-    np.savez_compressed(path, **files)
+    tree = split("", analysis)
+    write_whole({path: sealed_npz(arrays, tree)})
 
 
 def load_analysis(path: Path) -> Analysis:
     """Reads what `save_analysis` wrote.
 
     Raises:
-      QtxError: if the file is of another kind or version.
+      QtxError: if the file is damaged, or of another kind or version.
     """
+    arrays, tree = read_npz(path, EXPECTED)
+
+    def join(value: Any) -> Any:
+        if isinstance(value, dict) and value.keys() == {"array"}:
+            return arrays[value["array"]]
+        return {key: join(item) for key, item in value.items()} if isinstance(value, dict) else value
+
     try:
-        with np.load(path) as file:
-
-            def join(value: Any) -> Any:
-                if isinstance(value, dict) and value.keys() == {"array"}:
-                    return file[value["array"]]
-                return {key: join(item) for key, item in value.items()} if isinstance(value, dict) else value
-
-            tree = join(json.loads(str(file["tree"])))
-        tree["maps"] = {name: HeadMap(**fields) for name, fields in tree["maps"].items()}
-        return Analysis(**tree)
-    except (KeyError, TypeError, ValueError) as error:
-        raise QtxError(f"{path} is not an analysis of this version of qtx ({error}): run qtx evaluate again") from None
+        return shaped(join(tree), Analysis)
+    except (KeyError, TypeError) as error:
+        raise EXPECTED.refusal(path, error) from None

@@ -28,8 +28,10 @@ from qtx.results import (
     schemes,
     short_names,
 )
+from qtx.storage import Expected, inside
 from qtx.training import RunFolder, read_metrics
 
+EXPECTED = Expected("the folder of a comparison's runs", "mend the variants in results.jsonl")
 FAMILY_TITLES = {"bert": "BERT", "opt": "OPT", "vit": "ViT"}
 SMALL_MODEL = 20_000_000  # parameters: below the smallest model of the paper
 
@@ -52,7 +54,7 @@ def read_runs(folder: Path, lines: Iterable[Result]) -> list[Run]:
     """The runs behind the lines of a comparison's results; a part that a run lacks is left out."""
     runs = []
     for line in lines:
-        run = RunFolder(folder / "runs" / f"{line['variant']}-seed{line['seed']}")
+        run = RunFolder(inside(folder / "runs", f"{line['variant']}-seed{line['seed']}", EXPECTED))
         analysis = run.root / "analysis.npz"
         runs.append(
             Run(

@@ -7,8 +7,6 @@ from __future__ import annotations
 
 import dataclasses
 import functools
-import json
-import os
 from collections.abc import Callable, Iterable, Sequence
 from pathlib import Path
 from typing import Any
@@ -18,14 +16,15 @@ import jax.numpy as jnp
 import numpy as np
 from flax import traverse_util
 
-from qtx.errors import QtxError
 from qtx.quantization import Quantized
 from qtx.quantization.interceptor import SITE_MODULES, on_sites, round_to_range
 from qtx.quantization.weights import flatten, is_table, over_layers, round_weight
+from qtx.storage import Expected, read_sealed_json, sealed_json, shaped, write_whole
 
 Batch = dict[str, jax.Array]
 KINDS = ("weight", "activation")
 FILE = "sensitivity.json"
+EXPECTED = Expected("a sweep of this version of qtx", "run qtx sensitivity again, or delete it")
 HEADER = ["tensor", "kind", "bits", "SQNR, dB", "quantized alone", "all but it"]
 
 
@@ -226,26 +225,24 @@ def _weight_powers(quantized: Quantized, params: Any) -> dict[str, Any]:
 
 def save_sweep(sweep: Sweep, workdir: Path) -> Path:
     """Writes a run's sensitivity.json, whole or not at all."""
-    file, temporary = workdir / FILE, workdir / f"{FILE}.new"
-    temporary.write_text(json.dumps(dataclasses.asdict(sweep), indent=1) + "\n")
-    os.replace(temporary, file)
-    return file
+    write_whole({workdir / FILE: sealed_json(dataclasses.asdict(sweep))})
+    return workdir / FILE
 
 
 def load_sweep(workdir: Path) -> Sweep | None:
     """A run's sweep, if there is one.
 
     Raises:
-      QtxError: if the file is not one of this version.
+      QtxError: if the file is damaged, or not one of this version.
     """
     file = workdir / FILE
     if not file.is_file():
         return None
+    values = read_sealed_json(file, EXPECTED)
     try:
-        values = json.loads(file.read_text())
-        return Sweep(**{**values, "rows": tuple(Sensitivity(**row) for row in values["rows"])})
-    except (ValueError, TypeError, KeyError):
-        raise QtxError(f"{file} is not a sweep of this version: run qtx sensitivity again, or delete it") from None
+        return shaped(values, Sweep)
+    except TypeError as error:
+        raise EXPECTED.refusal(file, error) from None
 
 
 def table_rows(sweep: Sweep, count: int) -> list[list[str]]:

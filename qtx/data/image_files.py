@@ -2,14 +2,24 @@
 
 from __future__ import annotations
 
+import contextlib
 import functools
+import io
+import lzma
 import tarfile
 import zipfile
+import zlib
 from collections.abc import Callable, Iterator, Mapping
 from pathlib import Path, PurePosixPath
 
+from PIL import Image
+
 from qtx.errors import QtxError
 
+MOST_PIXELS = 89_000_000
+"""Of an image: a file of a few bytes can say to have any number. Pillow warns from here on."""
+DENSEST = 8256
+"""Pixels that one byte of a file can be: PNG's of one bit each, compressed 1032 : 1."""
 SUFFIXES = {".jpg", ".jpeg", ".png"}
 TRAINING_SPLIT = "train"
 HELD_OUT_SPLITS = ("val", "valid", "validation", "test")
@@ -53,23 +63,70 @@ def image_files(path: Path) -> Iterator[tuple[str, str, str, Callable[[], bytes]
     elif not path.is_file():
         raise QtxError(f"no folder or archive {path}: set data.path to one of <split>/<class>/ images")
     elif path.suffix == ".zip":
-        try:
-            with zipfile.ZipFile(path) as archive:
-                for name in archive.namelist():
-                    if place := _place(name):
-                        yield *place, functools.partial(archive.read, name)
-        except zipfile.BadZipFile as error:
-            raise QtxError(f"cannot read {path}: {error}") from error
+        with _telling(path), zipfile.ZipFile(path) as archive:
+            for name in archive.namelist():
+                if place := _place(name):
+                    yield *place, functools.partial(_read, path, functools.partial(archive.read, name))
     else:
-        try:
-            with tarfile.open(path, "r|*") as archive:
-                for member in archive:
-                    place = _place(member.name)
-                    content = archive.extractfile(member) if place else None
-                    if place and content:
-                        yield *place, content.read
-        except (tarfile.TarError, EOFError, OSError) as error:
-            raise QtxError(f"cannot read {path} as a tar archive: {error}") from error
+        with _telling(path), tarfile.open(path, "r|*") as archive:
+            for member in archive:
+                place = _place(member.name)
+                content = archive.extractfile(member) if place else None
+                if place and content:
+                    yield *place, functools.partial(_read, path, content.read)
+
+
+def _read(path: Path, read: Callable[[], bytes]) -> bytes:
+    with _telling(path):
+        return read()
+
+
+@contextlib.contextmanager
+def _telling(path: Path) -> Iterator[None]:
+    """Tells in one line what the libraries raise for a damaged archive, of whatever kind."""
+    try:
+        yield
+    except QtxError:
+        raise
+    # A KeyError is a link to nowhere, a RuntimeError a password, a NotImplementedError a way of packing.
+    except (
+        *(zipfile.BadZipFile, tarfile.TarError, zlib.error, lzma.LZMAError),
+        *(OSError, EOFError, KeyError, RuntimeError, NotImplementedError, ValueError),
+    ) as error:
+        raise QtxError(f"cannot read {path} as an archive: {error or type(error).__name__}") from error
+
+
+def open_image(content: bytes, what: str) -> Image.Image:
+    """A JPEG or PNG, decoded.
+
+    Args:
+      content: the file.
+      what: to call it in messages.
+
+    Raises:
+      QtxError: if it is damaged, of another kind, or of more than `MOST_PIXELS`.
+    """
+    try:
+        image = begin_image(content, what)
+        image.load()
+    except QtxError:
+        raise
+    except Exception as error:
+        raise QtxError(f"cannot decode {what}: {error or type(error).__name__}") from error
+    return image
+
+
+def begin_image(content: bytes, what: str) -> Image.Image:
+    """As `open_image`, but only the head is read; the pixels are decoded when they are asked for."""
+    try:
+        # Of other kinds some run programs.
+        image = Image.open(io.BytesIO(content), formats=("JPEG", "PNG"))
+    except Exception as error:  # what Pillow's decoders raise for a damaged file is what their parts raise
+        raise QtxError(f"cannot decode {what}: {error or type(error).__name__}") from error
+    most = min(MOST_PIXELS, DENSEST * len(content))
+    if image.width * image.height > most:
+        raise QtxError(f"cannot decode {what}: {image.width} x {image.height} pixels, expected {most:,} or less")
+    return image
 
 
 def _place(name: str) -> tuple[str, str, str] | None:

@@ -20,6 +20,8 @@ from qtx.errors import QtxError
 TEXT_SUFFIXES = (".txt", ".md", ".jsonl")
 CHUNK = 1 << 20
 """Bytes read at once."""
+ZSTD_CHUNK = 1 << 12
+"""Bytes of a .zst: each can become 32,768."""
 LONGEST = 4_000_000
 """Characters of a document: a corpus that is one file of sentences is not to be one document in memory."""
 NOWHERE = r"(?!)"
@@ -95,12 +97,17 @@ def _plain(file: BinaryIO) -> Iterator[bytes]:
 def _zstd(file: BinaryIO) -> Iterator[bytes]:
     # The library's own stream reader takes a file that was cut short for a complete one.
     frame = zstandard.ZstdDecompressor().decompressobj()
-    for chunk in _plain(file):
+    ready = bytearray()
+    while chunk := file.read(ZSTD_CHUNK):
         while chunk:
             if frame.eof:
                 frame = zstandard.ZstdDecompressor().decompressobj()
-            yield frame.decompress(chunk)
+            ready += frame.decompress(chunk)
             chunk = frame.unused_data
+        if len(ready) >= CHUNK:
+            yield bytes(ready)
+            ready.clear()
+    yield bytes(ready)
     if not frame.eof:
         raise EOFError("compressed file ended before the end-of-stream marker was reached")
 
@@ -171,7 +178,7 @@ def _json_lines(path: str | Path) -> Iterator[str]:
             continue
         try:
             record = json.loads(line)
-        except ValueError as error:
+        except (ValueError, RecursionError) as error:
             raise QtxError(
                 f"{path}, line {number}: not JSON ({error}): expected an object with a text a line"
             ) from None

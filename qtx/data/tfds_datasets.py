@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import hashlib
+import os
 import re
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
@@ -12,12 +13,16 @@ from typing import Any
 import tensorflow_datasets as tfds
 
 from qtx.errors import QtxError
+from qtx.storage import Expected, inside, read_json
 
 FILE_FORMAT = "array_record"
 PREFIX = "tfds:"
 DEFAULT_DATA_DIR = "~/tensorflow_datasets"
 TRAINING_SPLIT = "train"
 HELD_OUT_SPLITS = ("validation", "test")
+FEATURES = "tensorflow_datasets.core.features."
+"""Module of TFDS's own features."""
+EXPECTED = Expected("a dataset of TFDS's", "delete the folder to make it again")
 VERSION = re.compile(r"\d+\.\d+\.\d+")
 
 
@@ -64,9 +69,10 @@ class Dataset:
         Raises:
           QtxError: for a split that is not there, or one of whose shards is missing.
         """
-        missing = [file for file in self._split(split).filepaths if not Path(file).is_file()]
-        if missing:
-            raise QtxError(f"dataset {self.folder} is damaged: no {missing[0]}; delete the folder to make it again")
+        for file in map(Path, self._split(split).filepaths):
+            inside(self.folder, os.path.relpath(file, self.folder), EXPECTED)
+            if not file.is_file():
+                raise QtxError(f"dataset {self.folder} is damaged: no {file}; delete the folder to make it again")
         images = (name for name, feature in self.features.items() if isinstance(feature, tfds.features.Image))
         source = self._builder.as_data_source(split, decoders={name: tfds.decode.SkipDecoding() for name in images})
         return DatasetRecords(self.folder, source, read)
@@ -129,6 +135,7 @@ def open_dataset(folder: Path) -> Dataset:
     Raises:
       QtxError: when its description cannot be read, or it is not stored as array_record.
     """
+    _check_features(folder)
     try:
         builder = tfds.builder_from_directory(folder)
         stored = builder.info.file_format
@@ -141,3 +148,16 @@ def open_dataset(folder: Path) -> Dataset:
             "--out_dir=FOLDER`, and put FOLDER in its place"
         )
     return Dataset(builder.info.full_name, folder, builder)
+
+
+def _check_features(folder: Path) -> None:
+    """Refuses a dataset whose description names classes that are not TFDS's: reading it imports their modules."""
+    file = folder / "features.json"
+    left: list[Any] = [read_json(file, EXPECTED)] if file.is_file() else []
+    while left:
+        value = left.pop()
+        left += value.values() if isinstance(value, dict) else value if isinstance(value, list) else []
+        for key in ("pythonClassName", "python_class_name", "type") if isinstance(value, dict) else ():
+            name = value.get(key)
+            if isinstance(name, str) and not name.startswith(FEATURES):
+                raise EXPECTED.refusal(file, f"it has a feature {name!r}, which is not one of TFDS's own")

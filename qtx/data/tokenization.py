@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 from collections.abc import Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -11,7 +10,11 @@ import numpy as np
 from tokenizers import Tokenizer, decoders, models, normalizers, pre_tokenizers
 
 from qtx.errors import QtxError
+from qtx.storage import Expected, parse_json, read_bytes
 
+EXPECTED = Expected("a tokenizer", "give tokenizer.json, vocab.txt, or vocab.json with merges.txt beside it")
+PROBES = ("A word, 7 \u00e9 \u4e2d\u6587\n", "")
+"""Texts that every tokenizer can encode: one that cannot is refused when it is loaded, not amid the data."""
 BERT_SPECIALS = ("[PAD]", "[UNK]", "[CLS]", "[SEP]", "[MASK]")
 OPT_SPECIALS = ("<s>", "<pad>", "</s>", "<unk>")
 SPECIALS = (*BERT_SPECIALS, *OPT_SPECIALS, "<mask>")
@@ -107,8 +110,10 @@ def load_tokenizer(path: str | Path) -> TextTokenizer:
       path: `tokenizer.json`; `vocab.txt` (BERT WordPiece, line number = id); `vocab.json` with `merges.txt` beside it
         (GPT-2 and OPT byte-level BPE); or a folder holding one of these, tried in this order.
 
+    What the file says of truncation and padding is left out: documents are cut and packed elsewhere.
+
     Raises:
-      QtxError: when there is no such file or it cannot be read.
+      QtxError: when there is no such file, it cannot be read, or it cannot encode.
     """
     path = Path(path)
     known = ("tokenizer.json", "vocab.txt", "vocab.json")
@@ -119,25 +124,49 @@ def load_tokenizer(path: str | Path) -> TextTokenizer:
         path = found
     if not path.is_file():
         raise QtxError(f"no tokenizer {path}: expected wordpiece, bpe (to train), or a path to {', '.join(known)}")
-    text = None
+    content, text = read_bytes(path, EXPECTED), None
     try:
         if path.suffix == ".txt":
-            lines = path.read_text(encoding="utf-8").split("\n")
-            tokens = lines[:-1] if lines[-1] == "" else lines
-            if len(set(tokens)) < len(tokens) or "[UNK]" not in tokens:
-                raise QtxError(f"{path} is not a BERT vocabulary: expected one distinct token a line, [UNK] among them")
-            backend = bert_backend({token: i for i, token in enumerate(tokens)})
+            backend = _word_pieces(content, path)
         elif path.name == "vocab.json":
-            vocabulary = json.loads(path.read_text(encoding="utf-8"))
-            merges = (path.parent / "merges.txt").read_text(encoding="utf-8").split("\n")
-            pairs = [line.split(" ") for line in merges if line and not line.startswith("#version")]
-            backend = byte_level_backend(models.BPE(vocabulary, [(left, right) for left, right in pairs]))
-            backend.add_special_tokens([token for token in (*OPT_SPECIALS, "<mask>") if token in vocabulary])
+            merges = read_bytes(path.parent / "merges.txt", EXPECTED)
+            backend = _byte_pairs(parse_json(content, path, EXPECTED), merges)
+            content += merges
         else:
-            text = path.read_text(encoding="utf-8")
+            parse_json(content, path, EXPECTED)
+            text = content.decode("utf-8")
             backend = Tokenizer.from_str(text)
+        # What feeds single texts to a model would cut documents here, or pad them to any length.
+        backend.no_truncation()
+        backend.no_padding()
+        backend.encode_batch_fast(list(PROBES), add_special_tokens=False)
     except QtxError:
         raise
-    except Exception as error:  # the library raises bare Exception for a malformed file
-        raise QtxError(f"cannot read tokenizer {path}: {error}") from error
+    except BaseException as error:  # the library raises bare Exception for a malformed file, and panics
+        if not isinstance(error, Exception) and type(error).__name__ != "PanicException":
+            raise
+        raise EXPECTED.refusal(path, error) from None
+    # Every entry takes a byte of the file or more; what is kept by id must not grow with what an id says.
+    if max(backend.get_vocab().values(), default=0) >= len(content):
+        raise EXPECTED.refusal(path, "it has ids beyond its number of entries")
     return TextTokenizer.of(backend, text)
+
+
+def _word_pieces(content: bytes, path: Path) -> Tokenizer:
+    lines = _lines(content)
+    tokens = lines[:-1] if lines[-1] == "" else lines
+    if len(set(tokens)) < len(tokens) or "[UNK]" not in tokens:
+        raise QtxError(f"{path} is not a BERT vocabulary: expected one distinct token a line, [UNK] among them")
+    return bert_backend({token: i for i, token in enumerate(tokens)})
+
+
+def _byte_pairs(vocabulary: dict[str, int], merges: bytes) -> Tokenizer:
+    lines = (line.split(" ") for line in _lines(merges) if line and not line.startswith("#version"))
+    backend = byte_level_backend(models.BPE(vocabulary, [(left, right) for left, right in lines]))
+    backend.add_special_tokens([token for token in (*OPT_SPECIALS, "<mask>") if token in vocabulary])
+    return backend
+
+
+def _lines(content: bytes) -> list[str]:
+    # Never splitlines, which also cuts at characters that tokens have.
+    return content.decode("utf-8").replace("\r\n", "\n").replace("\r", "\n").split("\n")

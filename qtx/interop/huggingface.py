@@ -10,8 +10,6 @@ from typing import Any
 import flax.linen as nn
 import jax
 import numpy as np
-from safetensors import SafetensorError
-from safetensors.numpy import load_file, save_file
 
 from qtx.attention import AttentionConfig
 from qtx.config import build
@@ -23,10 +21,15 @@ from qtx.interop.opt import OPT
 from qtx.interop.vit import VIT
 from qtx.interop.weights import Weight, export_weights, import_weights
 from qtx.models import MODELS, TransformerConfig
+from qtx.storage import Expected, read_json, read_safetensors, sealed_safetensors, write_whole
 
 # By config.json's model_type, which is also the name in qtx.models.MODELS.
 FAMILIES: dict[str, Family] = {"bert": BERT, "opt": OPT, "vit": VIT}
 CONFIG, WEIGHTS = "config.json", "model.safetensors"
+EXPECTED = {
+    CONFIG: Expected("a model's config", f"give a checkpoint folder with {CONFIG} and {WEIGHTS}"),
+    WEIGHTS: Expected("a model's weights", "save the model there with transformers' save_pretrained(folder)"),
+}
 # Where we note the attention variant in config.json; transformers keeps unknown keys and ignores them.
 ATTENTION_KEY = "qtx_attention"
 # BERT's first published checkpoints have TensorFlow's names.
@@ -53,26 +56,33 @@ def load(folder: str | Path, attention: AttentionConfig | None = None) -> tuple[
         missing, unexpected, or of the wrong shape.
     """
     folder = Path(folder)
-    values = _read_json(folder / CONFIG)
+    values = read_json(folder / CONFIG, EXPECTED[CONFIG])
     if "model_type" not in values:
         raise QtxError(f"{folder / CONFIG} has no 'model_type': expected one of {', '.join(FAMILIES)}")
-    family = lookup(FAMILIES, f"model_type in {folder / CONFIG}:", values["model_type"])
+    family = lookup(FAMILIES, f"model_type in {folder / CONFIG}:", str(values["model_type"]))
     source = str(folder / WEIGHTS)
-    tensors = _own_tensors(family, _read_tensors(folder / WEIGHTS), source)
+    tensors = _own_tensors(family, read_safetensors(folder / WEIGHTS, EXPECTED[WEIGHTS]), source)
     fields = family.read_config(values, str(folder / CONFIG)) | family.shown_by_weights(tensors)
     _, config_class = MODELS[values["model_type"]]
     try:
         if attention is None:
-            attention = build(AttentionConfig, values.get(ATTENTION_KEY, {}), "model.attention")
+            noted = values.get(ATTENTION_KEY, {})
+            if not isinstance(noted, dict):
+                raise QtxError(f"{ATTENTION_KEY} is {noted!r}: expected options of the attention")
+            attention = build(AttentionConfig, noted, "model.attention")
         fields["attention"] = _with_gate(attention, infer_gate(tensors, family.attention_prefix))
         config = build(config_class, fields, "model")
+        shapes = _shapes(family, config)
     except QtxError as error:
         raise QtxError(f"{folder}: {error}") from None
-    return config, import_weights(_table(family, config), tensors, _shapes(family, config), _sizes(config), source)
+    except (ArithmeticError, MemoryError, TypeError, ValueError) as error:  # sizes that no array has
+        raise EXPECTED[CONFIG].refusal(folder / CONFIG, error) from None
+    return config, import_weights(_table(family, config), tensors, shapes, _sizes(config), source)
 
 
 def save(folder: str | Path, config: TransformerConfig, params: Any) -> None:
-    """Writes config.json and model.safetensors; `transformers` loads them if the attention is the plain softmax kind.
+    """Writes config.json and model.safetensors, whole or not at all; `transformers` loads them if the attention is the
+    plain softmax kind.
 
     Args:
       folder: is made if it does not exist.
@@ -95,10 +105,9 @@ def save(folder: str | Path, config: TransformerConfig, params: Any) -> None:
     if config.attention != AttentionConfig():
         values[ATTENTION_KEY] = {k: v for k, v in dataclasses.asdict(config.attention).items() if v is not None}
     folder = Path(folder)
-    folder.mkdir(parents=True, exist_ok=True)
-    (folder / CONFIG).write_text(json.dumps(values, indent=2) + "\n", encoding="utf-8")
     tensors = export_weights(_table(family, config), nn.unbox(params), _sizes(config))
-    save_file(tensors, folder / WEIGHTS, metadata={"format": "pt"})
+    text = json.dumps(values, indent=2) + "\n"
+    write_whole({folder / WEIGHTS: sealed_safetensors(tensors, format="pt"), folder / CONFIG: text.encode()})
 
 
 def _table(family: Family, config: Any) -> list[Weight]:
@@ -131,24 +140,3 @@ def _own_tensors(family: Family, tensors: dict[str, np.ndarray], source: str) ->
         if copy in tensors and original in tensors and not np.array_equal(tensors[copy], tensors[original]):
             raise QtxError(f"{source}: {copy} differs from {original}; qtx's {family.architecture} ties them")
     return {k: v for k, v in tensors.items() if k not in family.tied and not k.startswith(family.unused)}
-
-
-def _read_json(path: Path) -> dict[str, Any]:
-    if not path.is_file():
-        raise QtxError(f"no {path}: expected a checkpoint folder with {CONFIG} and {WEIGHTS}")
-    try:
-        values = json.loads(path.read_text(encoding="utf-8"))
-    except (UnicodeDecodeError, json.JSONDecodeError) as error:
-        raise QtxError(f"{path} is not JSON: {error}") from None
-    if not isinstance(values, dict):
-        raise QtxError(f"{path} is not a JSON object: expected a model's config")
-    return values
-
-
-def _read_tensors(path: Path) -> dict[str, np.ndarray]:
-    if not path.is_file():
-        raise QtxError(f"no {path}: save the model there with transformers' save_pretrained(folder)")
-    try:
-        return load_file(path)
-    except SafetensorError as error:
-        raise QtxError(f"{path} is not a safetensors file: {error}") from None

@@ -93,5 +93,8 @@ VIT = Family(
     weights=weights,
     shown_by_weights=shown_by_weights,
     extra=labels,
-    example=lambda config: {"images": np.zeros((1, config.image_size, config.image_size, config.channels), np.float32)},
+    # A view of one number, as a config may say any size.
+    example=lambda config: {
+        "images": np.broadcast_to(np.float32(0), (1, config.image_size, config.image_size, config.channels))
+    },
 )

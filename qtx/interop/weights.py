@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import dataclasses
 import itertools
+import math
 import string
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from typing import Any
@@ -15,6 +16,8 @@ from qtx.errors import QtxError
 
 # Names that a message lists before it only counts the rest.
 LISTED = 4
+# Names that are made before it is clear that they are there.
+MOST_NAMES = 10_000
 
 
 @dataclasses.dataclass(frozen=True)
@@ -84,9 +87,15 @@ def import_weights(
       QtxError: naming weights that are missing, unexpected, or of another shape.
     """
     expected = {path: leaf.shape for path, leaf in traverse_util.flatten_dict(shapes, sep="/").items()}
+    total = sum(math.prod(sizes[axis] for axis in weight.indices) for weight in table)
+    if total > MOST_NAMES + 10 * len(tensors):  # a config may say any number of layers
+        raise QtxError(f"{source} has {len(tensors)} weights, but its config.json means {total:,}")
     wanted = [name for weight in table for _, name in weight.names(sizes)]
     _refuse(source, "lacks", [name for name in wanted if name not in tensors])
     _refuse(source, "has unexpected", sorted(set(tensors).difference(wanted)))
+    wrong = next((name for name in wanted if tensors[name].dtype.kind == "c"), None)
+    if wrong is not None:
+        raise QtxError(f"{source}: {wrong} has complex numbers, expected real ones")
     parameters = {}
     for weight in table:
         shape = expected[weight.path]

@@ -91,7 +91,7 @@ def calibrate(
     if num_batches < 1:
         raise QtxError(f"calibration asks for {num_batches} batches: expected at least 1, e.g. 16")
     used = FirstBatches(batches, num_batches)
-    recipe, bases = method.prepare(module, params, recipe, used)
+    recipe, bases = method.adapt(recipe), method.find_bases(module, params, used)
     weight_plan, bits = planned_weights(params, recipe)
     estimated = weight_ranges(weight_plan, params, bits, {path: bases[path] for path in bits if path in bases})
     check_finite(estimated, "weight")

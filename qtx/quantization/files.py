@@ -1,92 +1,242 @@
-"""Calibrated ranges as a file: `weights|activations/<path>/bits|minimum|maximum`, one safetensors array each."""
+"""A calibrated model as a file of ranges: with the model's own parameters, all that reproduces it bit for bit.
+
+It holds, as safetensors, `weights|activations/<path>/bits|minimum|maximum|smooth|rotation`, every range with its basis;
+`integers/<path>`, the integers of the weights that are not rounded to nearest; and, as text, the method and the scheme,
+how each tensor is quantized, and the fingerprint of the floating-point parameters that all of it belongs to.
+"""
 
 from __future__ import annotations
 
-import os
+from collections.abc import Mapping
 from pathlib import Path
-from typing import Any
+from typing import Any, NamedTuple
 
 import flax.linen as nn
 import jax
 import jax.numpy as jnp
 import numpy as np
-from safetensors import SafetensorError
-from safetensors.numpy import load_file, save_file
+from flax import traverse_util
 
 from qtx.errors import QtxError
+from qtx.quantization.basis import BASIS_KEYS
 from qtx.quantization.calibration import Quantized, check_finite, initial_state, planned_weights, site_ranges
+from qtx.quantization.interceptor import sites
+from qtx.quantization.methods import METHODS, Static
 from qtx.quantization.recipe import Recipe
-from qtx.quantization.weights import Ranges, quantize_weights, weight_ranges
+from qtx.quantization.weights import (
+    Plan,
+    Planned,
+    Ranges,
+    flatten,
+    from_integers,
+    is_table,
+    quantize_weights,
+    to_integers,
+    weight_ranges,
+)
+from qtx.storage import Expected, digest, read_sealed_safetensors, sealed_safetensors, write_whole
 
+EXPECTED = Expected("a file of ranges that `qtx quantize` of this version wrote", "calibrate anew, without --ranges")
 FOLDERS = {"weights": "weight", "activations": "activation"}
+INTEGERS = (np.int8, np.uint8, np.int16, np.uint16)
+LEARNED = "qat"
+"""The method of a scheme that a run was trained under: ranges learned, weights rounded to nearest."""
 
 
-def save_ranges(quantized: Quantized, file: Path) -> None:
-    """Writes every range of a model, whole or not at all."""
-    tensors = {
+class SavedRanges(NamedTuple):
+    """What a file of ranges holds.
+
+    Attributes:
+      file: it.
+      method: a name in `METHODS`, or `LEARNED`.
+      scheme: e.g. "w8a8".
+      plan: by kind and path, in words, how each tensor is quantized.
+      parameters: fingerprint of the floating-point parameters.
+      arrays: the rest, by name.
+    """
+
+    file: Path
+    method: str
+    scheme: str
+    plan: Mapping[str, Mapping[str, str]]
+    parameters: str
+    arrays: dict[str, np.ndarray]
+
+
+def save_ranges(quantized: Quantized, params: Any, file: Path, method: str, scheme: str) -> None:
+    """Writes a file of ranges, whole or not at all.
+
+    Args:
+      quantized: the model.
+      params: its parameters in floating point.
+      file: where to.
+      method, scheme: by which it was quantized.
+
+    Raises:
+      QtxError: if a weight is neither rounded to nearest nor on the grid of its range.
+    """
+    arrays = {
         f"{folder}/{path}/{name}": np.asarray(value)
         for folder, kind in FOLDERS.items()
         for path, values in quantized.ranges(kind).items()
         for name, value in values.items()
     }
-    file.parent.mkdir(parents=True, exist_ok=True)
-    temporary = file.with_suffix(".new")
-    save_file(tensors, temporary)
-    os.replace(temporary, file)
+    arrays |= {f"integers/{path}": q for path, q in _integers(quantized, params).items()}
+    plan = _in_words(quantized.weight_plan, quantized.activation_plan)
+    values = {"method": method, "scheme": scheme, "plan": plan, "parameters": _fingerprint(params)}
+    write_whole({file: sealed_safetensors(arrays, values)})
 
 
-def load_ranges(module: nn.Module, params: Any, recipe: Recipe, batch: dict[str, Any], file: Path) -> Quantized:
-    """The model with the ranges of a file instead of calibrated ones; weights are rounded to nearest.
-
-    Args:
-      module, params: a model and its parameters.
-      recipe: that the ranges were calibrated for.
-      batch: any; for shapes alone.
-      file: of `save_ranges`.
+def read_ranges(file: Path) -> SavedRanges:
+    """What `save_ranges` wrote.
 
     Raises:
-      QtxError: if the file is missing or damaged, or its ranges are those of another model, recipe or scheme.
+      QtxError: if the file is missing, damaged, or another's.
     """
-    if not file.is_file():
-        raise QtxError(f"there is no file of ranges {file}: `qtx quantize` writes ranges/<scheme>.safetensors")
-    try:
-        tensors = load_file(file)
-    except SafetensorError as error:
-        raise QtxError(f"{file} is not a whole safetensors file ({error}): copy it again, or calibrate anew") from None
+    arrays, values = read_sealed_safetensors(file, EXPECTED)
+    texts, plan = [values.get(name) for name in ("method", "scheme", "parameters")], values.get("plan")
+    if not all(isinstance(text, str) for text in texts) or not isinstance(plan, dict):
+        raise EXPECTED.refusal(file, "it does not say what of")
+    if plan.keys() != FOLDERS.keys() or not all(isinstance(of_folder, dict) for of_folder in plan.values()):
+        raise EXPECTED.refusal(file, "it does not say how each tensor is quantized")
+    method, scheme, parameters = map(str, texts)
+    return SavedRanges(file, method, scheme, plan, parameters, arrays)
+
+
+def load_ranges(module: nn.Module, params: Any, recipe: Recipe, batch: dict[str, Any], saved: SavedRanges) -> Quantized:
+    """The model that was saved, bit for bit.
+
+    Args:
+      module, params: a model and its parameters in floating point.
+      recipe: that it is to be quantized by, before the method has its say.
+      batch: any; for shapes alone.
+      saved: from `read_ranges`.
+
+    Raises:
+      QtxError: if the ranges are of other parameters, or of another model, recipe or scheme.
+    """
+    file = saved.file
+    if saved.parameters != _fingerprint(params):
+        raise QtxError(
+            f"{file} holds the ranges of other parameters: choose the --checkpoint that it was made from, or calibrate "
+            "anew, without --ranges"
+        )
+    recipe = METHODS.get(saved.method, Static)().adapt(recipe)
     weight_plan, bits = planned_weights(params, recipe)
     estimated = jax.eval_shape(lambda p, b: weight_ranges(weight_plan, p, b, {}), params, bits)
     plan, state = initial_state(module, params, recipe, batch, estimated, {})
+    _check_plan(saved, _in_words(weight_plan, plan))
+    arrays = dict(saved.arrays)
+    flat = flatten(params)
     expected = {
-        "weights": {p: {**r, "bits": bits[p]} for p, r in estimated.items()},
+        "weights": {path: {**r, "bits": bits[path]} for path, r in estimated.items()},
         "activations": site_ranges(plan, state),
     }
-    ranges: dict[str, Ranges] = {folder: {} for folder in FOLDERS}
-    for folder, of_folder in expected.items():
-        for path, r in of_folder.items():
-            ranges[folder][path] = {
-                name: _checked(tensors, f"{folder}/{path}/{name}", like, file, exact=name == "bits")
-                for name, like in r.items()
-            }
-    if tensors:
-        raise QtxError(f"{file} has {sorted(tensors)[0]}, which this model and recipe do not: they belong to another")
+    # What a basis multiplies: a kernel's rows, and the last axis of a vector or an activation.
+    features = {
+        "weights": {path: flat[path].shape[b.ndim] for path, b in bits.items()},
+        "activations": {path: site.features for path, site in sites(module, params, batch).items()},
+    }
+    ranges: dict[str, Ranges] = {
+        folder: {
+            path: _range(arrays, f"{folder}/{path}", like, features[folder][path], file)
+            for path, like in of_folder.items()
+        }
+        for folder, of_folder in expected.items()
+    }
     for folder, kind in FOLDERS.items():
         check_finite(ranges[folder], kind)
-    rounded = quantize_weights(weight_plan, params, ranges["weights"])
-    return Quantized(module, rounded, weight_plan, plan, ranges["weights"], ranges["activations"])
+    rounded = dict(flatten(quantize_weights(weight_plan, params, ranges["weights"])))
+    for planned in weight_plan:
+        name = f"integers/{planned.path}"
+        if name in arrays:
+            q, r = _taken(arrays, name, flat[planned.path].shape, INTEGERS, file), ranges["weights"][planned.path]
+            rounded[planned.path] = from_integers(planned, q, r)
+            if not np.array_equal(to_integers(planned, rounded[planned.path], r), q):
+                raise QtxError(f"{file}: {name} leave the grid of their range: calibrate anew, without --ranges")
+    if arrays:
+        raise QtxError(f"{file} has {sorted(arrays)[0]}, which this model and recipe do not: they belong to another")
+    nested = traverse_util.unflatten_dict(rounded, sep="/")
+    return Quantized(module, nested, weight_plan, plan, ranges["weights"], ranges["activations"])
 
 
-def _checked(tensors: dict[str, np.ndarray], name: str, like: Any, file: Path, exact: bool) -> jax.Array:
-    """Takes one array out of `tensors`; `exact`: its values must be those of `like`, not only its shape."""
-    if name not in tensors:
+def _integers(quantized: Quantized, params: Any) -> dict[str, np.ndarray]:
+    """Path to the integers of each weight that is not simply rounded to nearest."""
+    ranges, found = quantized.weight_ranges, {}
+    nearest, rounded = (flatten(x) for x in (quantize_weights(quantized.weight_plan, params, ranges), quantized.params))
+    for planned in quantized.weight_plan:
+        path = planned.path
+        if is_table(path) or np.array_equal(rounded[path], nearest[path]):
+            continue
+        q = to_integers(planned, rounded[path], ranges[path])
+        if not np.array_equal(from_integers(planned, q, ranges[path]), rounded[path]):
+            raise QtxError(f"{path} is not on the grid of its range: a file of ranges cannot reproduce it")
+        found[path] = np.asarray(q).astype(
+            next(t for t in INTEGERS if np.iinfo(t).min <= q.min() and q.max() <= np.iinfo(t).max)
+        )
+    return found
+
+
+def _in_words(weight_plan: Plan, activation_plan: Plan) -> dict[str, dict[str, str]]:
+    """What is static of each tensor's quantization, by kind and path."""
+    plans = zip(FOLDERS, (weight_plan, activation_plan), strict=True)
+    return {folder: {p.path: _words(p) for p in plan} for folder, plan in plans}
+
+
+def _words(planned: Planned) -> str:
+    static = {name: value for name, value in planned._asdict().items() if name != "path"}
+    return ", ".join(f"{name}={value!r}" for name, value in static.items())
+
+
+def _fingerprint(params: Any) -> str:
+    return digest({path: np.asarray(x) for path, x in flatten(params).items()})
+
+
+def _check_plan(saved: SavedRanges, expected: Mapping[str, Mapping[str, str]]) -> None:
+    """Refuses ranges of tensors that are quantized otherwise, naming the first."""
+    for folder, plan in expected.items():
+        there = saved.plan[folder]
+        for path, words in plan.items():
+            if path not in there:
+                raise QtxError(
+                    f"{saved.file} has no {folder}/{path}: it holds the ranges of another model or recipe; calibrate "
+                    "this one"
+                )
+            if there[path] != words:
+                raise QtxError(
+                    f"{saved.file}: {folder}/{path} was quantized by {there[path]}, and the config says {words}: give "
+                    "the --config.quantization options that it was made with, or calibrate anew"
+                )
+
+
+def _range(
+    arrays: dict[str, np.ndarray], prefix: str, like: Mapping[str, Any], features: int, file: Path
+) -> dict[str, jax.Array]:
+    """Takes one range out of `arrays`: the ends and bits of `like`, and a basis if there is one."""
+    floats = (np.float32,)
+    r = {name: jnp.asarray(_taken(arrays, f"{prefix}/{name}", x.shape, floats, file)) for name, x in like.items()}
+    if not np.array_equal(r["bits"], like["bits"]):
+        raise QtxError(
+            f"{file}: {prefix}/bits is {np.ravel(r['bits'])[0]:g}, expected {np.ravel(like['bits'])[0]:g}: choose its "
+            "--scheme, or calibrate anew"
+        )
+    for axes, name in enumerate(BASIS_KEYS, start=1):  # a vector, a matrix
+        if f"{prefix}/{name}" in arrays:
+            shape = (*r["bits"].shape, *[features] * axes)
+            r[name] = jnp.asarray(_taken(arrays, f"{prefix}/{name}", shape, floats, file))
+    return r
+
+
+def _taken(
+    arrays: dict[str, np.ndarray], name: str, shape: tuple[int, ...], dtypes: tuple[Any, ...], file: Path
+) -> np.ndarray:
+    """Takes one array out of `arrays`."""
+    if name not in arrays:
         raise QtxError(f"{file} has no {name}: it holds the ranges of another model or recipe; calibrate this one")
-    value = tensors.pop(name)
-    if value.shape != like.shape:
+    x = arrays.pop(name)
+    if x.shape != shape or x.dtype not in dtypes:
         raise QtxError(
-            f"{file}: {name} has shape {value.shape}, expected {like.shape}: it holds the ranges of another model"
+            f"{file}: {name} has shape {x.shape}, expected {shape}, of {np.dtype(dtypes[0])}: it holds the ranges of "
+            "another model"
         )
-    if exact and not np.array_equal(value, like):
-        raise QtxError(
-            f"{file}: {name} is {value.ravel()[0]:g}, expected {np.ravel(like)[0]:g}: choose its --scheme, or "
-            "calibrate anew"
-        )
-    return jnp.asarray(value)
+    return x

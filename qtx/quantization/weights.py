@@ -14,7 +14,7 @@ import jax.numpy as jnp
 from flax import traverse_util
 
 from qtx.errors import QtxError
-from qtx.quantization.affine import fake_quantize, make_grid
+from qtx.quantization.affine import Grid, fake_quantize, make_grid
 from qtx.quantization.basis import Bases, basis_of, enter, leave
 from qtx.quantization.granularity import Token
 from qtx.quantization.recipe import Quantizer
@@ -127,6 +127,30 @@ def round_weight(weight: jax.Array, r: dict[str, jax.Array], planned: Planned) -
     """A weight of one layer, rounded in the basis of its range `r`."""
     basis = basis_of(r)
     return leave(round_to_grid(enter(weight, basis, weight=True), r, planned), basis, weight=True)
+
+
+@functools.partial(jax.jit, static_argnames=("planned",))
+def to_integers(planned: Planned, weight: jax.Array, r: dict[str, jax.Array]) -> jax.Array:
+    """The integers of a weight, all layers, in the basis of its range `r`; as float32."""
+
+    def of_layer(weight, r):
+        return _grid_of(r, planned).quantize(enter(weight, basis_of(r), weight=True))
+
+    return over_layers(planned.path, of_layer)(weight, r)
+
+
+@functools.partial(jax.jit, static_argnames=("planned",))
+def from_integers(planned: Planned, integers: jax.Array, r: dict[str, jax.Array]) -> jax.Array:
+    """The inverse of `to_integers` for what is on the grid, float32."""
+
+    def of_layer(q, r):
+        return leave(_grid_of(r, planned).dequantize(q.astype(jnp.float32)), basis_of(r), weight=True)
+
+    return over_layers(planned.path, of_layer)(integers, r)
+
+
+def _grid_of(r: dict[str, jax.Array], planned: Planned) -> Grid:
+    return make_grid(r["minimum"], r["maximum"], jnp.maximum(r["bits"], 2), planned.symmetric)
 
 
 def is_table(path: str) -> bool:

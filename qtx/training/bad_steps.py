@@ -9,6 +9,7 @@ import jax
 import numpy as np
 
 from qtx.errors import QtxError
+from qtx.storage import Expected, read_npz, sealed_npz, write_whole
 from qtx.training.step import BadSteps
 
 
@@ -17,17 +18,19 @@ def keep_batch(folder: Path, step: int, batch: Mapping[str, np.ndarray]) -> Path
     process = f"_process_{jax.process_index()}" if jax.process_count() > 1 else ""
     path = folder / f"step_{step}{process}.npz"
     try:
-        folder.mkdir(parents=True, exist_ok=True)
-        np.savez(path, allow_pickle=False, **batch)
+        write_whole({path: sealed_npz(batch)})
     except OSError as error:
         raise QtxError(f"cannot keep the batch of step {step} in {path}: {error.strerror}") from error
     return path
 
 
-def read_batch(path: Path) -> dict[str, np.ndarray]:
-    """A batch that `keep_batch` wrote."""
-    with np.load(path) as arrays:
-        return dict(arrays)
+def read_batch(path: str | Path) -> dict[str, np.ndarray]:
+    """A batch that `keep_batch` wrote.
+
+    Raises:
+      QtxError: if the file is missing, damaged, or another's.
+    """
+    return read_npz(Path(path), Expected("a batch that a run kept", "train again to keep it anew"))[0]
 
 
 def ended(bad: BadSteps, batch: Path) -> QtxError:

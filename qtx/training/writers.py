@@ -16,9 +16,12 @@ from pathlib import Path
 from typing import Any
 
 from qtx.errors import QtxError
+from qtx.storage import Expected, parse_json, read_bytes
 from qtx.training.appending import AppendedFile
 from qtx.training.events import beginning, file_name, scalar_event
 from qtx.training.run_folder import RunFolder
+
+EXPECTED = Expected("a line of metrics", "mend it, or delete the line")
 
 
 class MetricWriter:
@@ -104,13 +107,12 @@ def read_metrics(workdir: str | Path, split: str | None = None) -> list[dict[str
 
 def _complete_lines(path: Path) -> list[dict[str, Any]]:
     lines = []
-    for number, text in enumerate(path.read_text(encoding="utf-8").splitlines(keepends=True), start=1):
-        if not text.endswith("\n"):
-            continue
-        try:
-            lines.append(json.loads(text))
-        except ValueError:
-            raise QtxError(f"line {number} of {path} is not JSON: mend it, or delete the line") from None
+    for number, text in enumerate(read_bytes(path, EXPECTED).split(b"\n")[:-1], start=1):
+        where = f"line {number} of {path}"
+        line = parse_json(text, where, EXPECTED, finite=False)
+        if not isinstance(line.get("step"), int) or not isinstance(line.get("split"), str):
+            raise EXPECTED.refusal(where, "no step and split")
+        lines.append(line)
     return lines
 
 

@@ -9,8 +9,10 @@ import numpy as np
 import pytest
 
 from qtx.analysis import FloatingPoint, analyse, load_analysis, save_analysis
+from qtx.analysis.analysis import EXPECTED
 from qtx.analysis.capture import capture
 from qtx.errors import QtxError
+from qtx.storage import read_npz, sealed_npz
 from tests.analysis.conftest import make_batch
 
 SITES = (
@@ -157,6 +159,28 @@ def test_a_file_of_another_kind_is_told(tmp_path, content):
     else:
         path.write_bytes(content)
     with pytest.raises(QtxError, match="analysis of this version"):
+        load_analysis(path)
+
+
+@pytest.mark.parametrize(
+    "change",
+    [
+        lambda tree: tree.pop("maps"),
+        lambda tree: tree.update(site=3),
+        lambda tree: tree["heads"].update(openness={"array": "absent"}),
+        lambda tree: tree["maps"]["sink"].update(tokens="abc"),
+        lambda tree: tree["maps"]["sink"].pop("layer"),
+        lambda tree: tree["metrics"].update(outliers="many"),
+    ],
+)
+def test_a_file_that_was_made_up_is_told(gated_opt, tmp_path, change):
+    """With a checksum that fits: whoever edits a file can compute it anew."""
+    path = tmp_path / "analysis.npz"
+    save_analysis(gated_opt[2], path)
+    arrays, tree = read_npz(path, EXPECTED)
+    change(tree)
+    path.write_bytes(sealed_npz(arrays, tree))
+    with pytest.raises(QtxError, match="is not an analysis of this version"):
         load_analysis(path)
 
 

@@ -12,6 +12,7 @@ import pytest
 from qtx.analysis import Analysis, save_analysis
 from qtx.analysis.head_map import HeadMap
 from qtx.analysis.report import read_runs, report, write_report
+from qtx.errors import QtxError
 from qtx.results import write_lines
 
 VOID = {"meta"}
@@ -152,6 +153,19 @@ def test_a_run_without_its_files_leaves_its_parts_out(tmp_path):
     assert "one seed, so no deviation is known" in text and "What quantization costs" in text
     for missing in ("What the heads do", "Learning.", "Configuration", "control", "Table 2"):
         assert missing not in text
+
+
+def test_a_variant_cannot_name_another_folder(tmp_path):
+    write_lines([make_result("../../elsewhere/softmax", 0)], tmp_path / "results.jsonl")
+    with pytest.raises(QtxError, match="names '../../elsewhere/softmax-seed0', which is outside of it"):
+        write_report(tmp_path)
+
+
+def test_a_truncated_analysis_is_told(tmp_path):
+    file = next(make_comparison(tmp_path).glob("runs/*/analysis.npz"))
+    file.write_bytes(file.read_bytes()[:-1000])
+    with pytest.raises(QtxError, match="analysis.npz is not an analysis .*run qtx evaluate again"):
+        write_report(tmp_path)
 
 
 def test_no_outliers_are_told_in_words(tmp_path):

@@ -15,6 +15,7 @@ from qtx.analysis.sensitivity_figure import save_sensitivity_plot, sensitivity_s
 from qtx.errors import QtxError
 from qtx.models import BertConfig, build
 from qtx.quantization import QuantizationConfig, calibrate
+from qtx.storage import sealed_json
 
 # Every test compiles a quantized model of which any tensor can be left out.
 pytestmark = pytest.mark.slow
@@ -91,6 +92,10 @@ def test_a_sweep_comes_back_from_its_file(swept, tmp_path):
     assert load_sweep(tmp_path) == swept[0]
     (tmp_path / "sensitivity.json").write_text('{"rows": 1}')
     with pytest.raises(QtxError, match="run qtx sensitivity again"):
+        load_sweep(tmp_path)
+    row = {**dataclasses.asdict(swept[0].rows[0]), "alone": "much"}
+    (tmp_path / "sensitivity.json").write_bytes(sealed_json({**dataclasses.asdict(swept[0]), "rows": [row]}))
+    with pytest.raises(QtxError, match="str in the place of .*float.*: run qtx sensitivity again"):
         load_sweep(tmp_path)
 
 

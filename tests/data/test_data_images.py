@@ -4,11 +4,13 @@ from __future__ import annotations
 
 import gzip
 import zipfile
+import zlib
 
 import numpy as np
 import pytest
 
 from qtx.data import DataConfig, load
+from qtx.data.image_files import open_image
 from qtx.data.images import ImageOptions, channel_statistics
 from qtx.data.sources.idx import read_idx
 from qtx.errors import QtxError
@@ -127,13 +129,31 @@ def test_flip_mirrors_about_half():
         (b"\x00\x00\x08", "not an IDX file"),
         (b"\x00\x00\x08\x03\x00", "not an IDX file"),
         (idx_bytes(np.zeros((2, 3, 3), np.uint8))[:-1], "has 33 bytes, expected 34.*truncated"),
-        (idx_bytes(np.zeros((2, 3, 3), np.uint8)) + b"x", "has 35 bytes, expected 34"),
+        (idx_bytes(np.zeros((2, 3, 3), np.uint8)) + b"x", "has 35 bytes or more, expected 34"),
     ],
 )
 def test_broken_idx(content, message, tmp_path):
     (tmp_path / "images").write_bytes(content)
     with pytest.raises(QtxError, match=message):
         read_idx(tmp_path / "images", dimensions=3)
+
+
+def test_a_header_is_no_reason_to_take_memory(tmp_path):
+    header = bytes([0, 0, 8, 3]) + b"\x7f\xff\xff\xff" * 3
+    for name, content in {"images": header, "images.gz": gzip.compress(header)}.items():
+        (tmp_path / name).write_bytes(content)
+        with pytest.raises(QtxError, match="has 16 bytes, expected 9,903,520,300"):
+            read_idx(tmp_path / name, dimensions=3)
+
+
+def test_an_image_is_no_reason_to_take_memory_or_to_run_a_program():
+    """A PNG that says to be 100,000 pixels wide and high, and PostScript, which Pillow has Ghostscript read."""
+    head = b"IHDR" + (100_000).to_bytes(4, "big") * 2 + bytes([8, 2, 0, 0, 0])
+    png = b"\x89PNG\r\n\x1a\n" + (13).to_bytes(4, "big") + head + zlib.crc32(head).to_bytes(4, "big")
+    png += bytes(4) + b"IDAT" + zlib.crc32(b"IDAT").to_bytes(4, "big")
+    for content, says in {png: "pixels", b"%!PS-Adobe-3.0 EPSF-3.0\n%%BoundingBox: 0 0 9 9\n": "identify"}.items():
+        with pytest.raises(QtxError, match=f"cannot decode it: .*{says}"):
+            open_image(content, "it")
 
 
 def test_broken_gzip(tmp_path):
@@ -176,7 +196,7 @@ def test_bad_image_folders(image_folder, tmp_path):
         (dict(path="x", random_crop=-1), "random_crop is -1"),
         (dict(path=str(tmp_path / "missing")), "no folder or archive"),
         (dict(path=str(image_folder / "train")), "found images in no split|found images in train"),
-        (dict(path=str(image_folder / "classes.txt")), "as a tar archive"),
+        (dict(path=str(image_folder / "classes.txt")), "as an archive"),
     ]
     for options, message in cases:
         with pytest.raises(QtxError, match=message):

@@ -265,13 +265,11 @@ def test_a_data_dir_that_is_a_file(config, text_folder):
         prepare(config(data_dir=str(text_folder / "0.txt")), "mlm")
 
 
-@pytest.mark.parametrize(
-    ("missing", "message"), [("*-train*", "damaged: no .*train"), (RECORD, "damaged: .*" + RECORD)]
-)
+@pytest.mark.parametrize(("missing", "message"), [("*-train*", "damaged: no .*train"), (RECORD, "no file .*" + RECORD)])
 def test_a_damaged_dataset(config, missing, message):
     (written,) = prepare(config(), "mlm")
     next(written.folder.glob(missing)).unlink()
-    with pytest.raises(QtxError, match="damaged: .*delete the folder"):
+    with pytest.raises(QtxError, match=f"{message}.*delete the "):
         load(config(), "mlm")
 
 

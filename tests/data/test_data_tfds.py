@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import os
 
 import numpy as np
@@ -129,7 +130,24 @@ def break_shard(folder):
     os.truncate(next(folder.glob("*.array_record*")), 1000)
 
 
+def edit(name, change):
+    def damage(folder):
+        values = json.loads((folder / name).read_text())
+        change(values)
+        (folder / name).write_text(json.dumps(values))
+
+    return damage
+
+
 BROKEN = {
+    "a class of another module": (
+        edit("features.json", lambda v: v.update(pythonClassName="antigravity.Feature")),
+        "has a feature 'antigravity.Feature', which is not one of TFDS's own",
+    ),
+    "a shard elsewhere": (
+        edit("dataset_info.json", lambda v: [s.update(filepathTemplate="../../{SPLIT}") for s in v["splits"]]),
+        "names '.*', which is outside of it",
+    ),
     "stored as tfrecord": (break_format, "stored as tfrecord.*tfds convert_format --dataset_version_dir=.*lm1b/1.1.0"),
     "a shard is missing": (
         lambda folder: next(folder.glob("*train*")).unlink(),

@@ -136,18 +136,40 @@ def test_cased_vocabulary_keeps_case(tmp_path):
     assert load_tokenizer(tmp_path).encode(["Hello hello"])[0].tolist() == [5, 5]
 
 
+def tokenizer_json(vocabulary, **options):
+    backend = Tokenizer(models.WordPiece(vocabulary, unk_token="[UNK]"))
+    return json.dumps({**json.loads(backend.to_str()), **options})
+
+
+WORDS = {"[UNK]": 0, "[CLS]": 1, "[SEP]": 2, "a": 3}
+# An array by id would be of gigabytes.
+FAR_ID = tokenizer_json({**WORDS, "b": 4_000_000_000})
+NO_UNKNOWN = tokenizer_json({"[CLS]": 1, "[SEP]": 2, "a": 3})
+
+
+def test_truncation_and_padding_of_a_file_do_not_touch_documents(tmp_path):
+    truncation = {"direction": "Right", "max_length": 2, "strategy": "LongestFirst", "stride": 0}
+    padding = {"strategy": {"Fixed": 4_000_000_000}, "direction": "Right", "pad_to_multiple_of": None, "pad_id": 0}
+    padding |= {"pad_type_id": 0, "pad_token": "[UNK]"}
+    pieces = {**WORDS, "##a": 4}
+    (tmp_path / "tokenizer.json").write_text(tokenizer_json(pieces, truncation=truncation, padding=padding))
+    assert load_tokenizer(tmp_path).encode(["aaaa"])[0].tolist() == [3, 4, 4, 4]
+
+
 @pytest.mark.parametrize(
     ("files", "path", "message"),
     [
         ({}, "missing.json", "no tokenizer .*missing.json"),
         ({"readme": "x"}, ".", "has none of tokenizer.json, vocab.txt, vocab.json"),
-        ({"tokenizer.json": "{"}, ".", "cannot read tokenizer"),
+        ({"tokenizer.json": "{"}, ".", "is not a tokenizer .not JSON"),
+        ({"tokenizer.json": FAR_ID}, ".", "ids beyond"),
+        ({"tokenizer.json": NO_UNKNOWN}, ".", "Missing \\[UNK\\]"),
         ({"vocab.txt": "a\nb\n"}, ".", "not a BERT vocabulary"),
         ({"vocab.txt": "[UNK]\na\na\n"}, ".", "not a BERT vocabulary"),
         ({"vocab.txt": "[UNK]\na\n"}, ".", r"neither \[CLS\]"),
         ({"vocab.json": json.dumps({"a": 0})}, ".", "merges.txt"),
-        ({"vocab.json": json.dumps({"a": 0}), "merges.txt": "a b c\n"}, ".", "cannot read tokenizer"),
-        ({"vocab.json": "[1]", "merges.txt": ""}, "vocab.json", "cannot read tokenizer"),
+        ({"vocab.json": json.dumps({"a": 0}), "merges.txt": "a b c\n"}, ".", "is not a tokenizer"),
+        ({"vocab.json": "[1]", "merges.txt": ""}, "vocab.json", "not a JSON object"),
     ],
 )
 def test_unreadable_tokenizers(files, path, message, tmp_path):

@@ -131,12 +131,25 @@ def text(name, content):
     return lambda folder: (folder / name).write_text(content)
 
 
+def flipped(name):
+    def damage(folder):
+        content = bytearray((folder / name).read_bytes())
+        content[-1] ^= 1
+        (folder / name).write_bytes(content)
+
+    return damage
+
+
 BROKEN = {
-    "no config": ("bert", remove("config.json"), "no .*config.json: expected a checkpoint folder"),
-    "no weights": ("bert", remove("model.safetensors"), "no .*model.safetensors: save the model there"),
-    "config not JSON": ("bert", text("config.json", "{"), "is not JSON"),
-    "config not an object": ("bert", text("config.json", "[]"), "is not a JSON object"),
-    "weights not safetensors": ("bert", text("model.safetensors", "torch?"), "is not a safetensors file"),
+    "no config": ("bert", remove("config.json"), "there is no file .*config.json, .*: give a checkpoint folder"),
+    "no weights": (
+        "bert",
+        remove("model.safetensors"),
+        "there is no file .*: save the model there",
+    ),
+    "config not JSON": ("bert", text("config.json", "{"), "not JSON"),
+    "config not an object": ("bert", text("config.json", "[]"), "not a JSON object"),
+    "weights not safetensors": ("bert", text("model.safetensors", "torch?"), "not a whole safetensors file"),
     "no model type": ("bert", text("config.json", "{}"), "no 'model_type': expected one of bert, opt, vit"),
     "unknown model": ("bert", values(model_type="berts"), "unknown model_type.*'berts': did you mean 'bert'"),
     "another model": ("bert", values(model_type="opt"), "has no 'ffn_dim'"),
@@ -154,6 +167,16 @@ BROKEN = {
     "projected OPT": ("opt", values(word_embed_proj_dim=4), "lacks model.decoder.project_in.weight"),
     "missing size": ("bert", without("hidden_size"), "has no 'hidden_size'"),
     "wrong type": ("bert", values(hidden_size="8"), "width is '8': expected int"),
+    "attention not options": ("bert", values(qtx_attention="softmax"), "expected options of the attention"),
+    "layers without end": (
+        "bert",
+        values(num_hidden_layers=10**9),
+        "has 42 weights, but its config.json means 16,000,000,010",
+    ),
+    "more than any memory": ("bert", values(vocab_size=10**30), "is not a model's config"),
+    "large images": ("vit", values(image_size=6 * 10**5), "position_embeddings has shape"),
+    "larger images": ("vit", values(image_size=6 * 10**12), "is not a model's config"),
+    "edited weights": ("bert", flipped("model.safetensors"), "checksum does not fit its content"),
     "heads": ("bert", values(num_attention_heads=3), "width 8 is not divisible by num_heads 3"),
 }
 

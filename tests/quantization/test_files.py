@@ -1,88 +1,236 @@
-"""Saved ranges: what comes back is what was calibrated, and nothing else is taken for it."""
+"""Saved ranges: what comes back is what was calibrated, by whatever method, and nothing else is taken for it."""
 
 from __future__ import annotations
 
-import flax.linen as nn
+import functools
+from types import SimpleNamespace
+from typing import Any
+
 import jax
 import numpy as np
 import pytest
-from safetensors.numpy import load_file, save_file
+from safetensors import safe_open
 
 from qtx.errors import QtxError
-from qtx.models import OptConfig, build
-from qtx.quantization import QuantizationConfig, calibrate
-from qtx.quantization.files import load_ranges, save_ranges
+from qtx.models import MODELS
+from qtx.pipeline import method_of, with_ranges
+from qtx.quantization import ESTIMATORS, QuantizationConfig, calibrate
+from qtx.quantization.files import load_ranges, read_ranges, save_ranges
+from qtx.quantization.methods import METHODS, Gptq
+from qtx.quantization.qat import make_qat_model
+from qtx.storage import sealed_safetensors, write_whole
+from tests.quantization.test_calibration import apply, make
 
-CONFIG = OptConfig(num_layers=2, width=16, num_heads=2, mlp_width=32, init_std=0.3, vocab_size=23, max_length=8)
+
+@functools.cache
+def model(family):
+    return make(family, "gated_linear" if family == "opt" else "softmax")
 
 
-def recipe_of(scheme="w8a8", config=CONFIG, **options):
-    return QuantizationConfig(recipe="paper_opt", weight_estimator="minmax", **options).make_recipe(scheme, config)
+def config_of(family, method, **options):
+    options = {"weight_estimator": "minmax", **options}
+    return QuantizationConfig(recipe=f"paper_{family}", method=method, **options)
+
+
+def calibrated(family="opt", method="static", scheme="w4a8", **options):
+    module, params, batches = model(family)
+    recipe = config_of(family, method, **options).make_recipe(scheme, module.config)
+    return calibrate(module, params, recipe, batches, 2, METHODS[method]())
+
+
+def load(file, family="opt", method="static", scheme="w4a8", params=None, **options):
+    module, own, batches = model(family)
+    recipe = config_of(family, method, **options).make_recipe(scheme, module.config)
+    return load_ranges(module, own if params is None else params, recipe, batches[0], read_ranges(file))
+
+
+# Every method on every family, and with every granularity, which decides the form of a range; estimators do not.
+GRANULARITIES = [("weight_granularity", "channel"), *(("activation_granularity", name) for name in ("group", "token"))]
+ESTIMATED = [(f"{kind}_estimator", name) for kind in ("weight", "activation") for name in ESTIMATORS]
+CASES = {f"{method} {family}": (family, method, {}) for method in METHODS for family in sorted(MODELS)}
+CASES |= {
+    f"{method} {name}={value}": ("opt", method, {name: value})
+    for method in METHODS
+    for name, value in GRANULARITIES + (ESTIMATED if method in ("static", "gptq") else [])
+}
+QUICK = {f"{method} opt" for method in METHODS}
+
+
+@pytest.mark.parametrize("case", [pytest.param(c, marks=[] if c in QUICK else pytest.mark.slow) for c in CASES])
+def test_saved_ranges_give_the_same_model_bit_for_bit(case, tmp_path):
+    family, method, options = CASES[case]
+    _, params, batches = model(family)
+    quantized, file = calibrated(family, method, **options), tmp_path / "ranges" / "w4a8.safetensors"
+    save_ranges(quantized, params, file, method, "w4a8")
+    loaded = load(file, family, method, **options)
+    jax.tree.map(np.testing.assert_array_equal, loaded, quantized)
+    np.testing.assert_array_equal(apply(loaded, batches[2]), apply(quantized, batches[2]))
+    assert [path.name for path in file.parent.iterdir()] == ["w4a8.safetensors"]
+    assert (read_ranges(file).method, read_ranges(file).scheme) == (method, "w4a8")
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("bases", ["smoothquant", "hadamard"])
+def test_rounded_weights_in_a_basis_come_back(bases, tmp_path):
+    module, params, batches = model("opt")
+    recipe = config_of("opt", "gptq").make_recipe("w4a8", module.config)
+    quantized, file = calibrate(module, params, recipe, batches, 2, Gptq(bases=bases)), tmp_path / "w4a8.safetensors"
+    save_ranges(quantized, params, file, "gptq", "w4a8")
+    jax.tree.map(np.testing.assert_array_equal, load(file, method="gptq"), quantized)
+
+
+def test_gptq_rounds_otherwise_and_its_integers_are_bytes(tmp_path):
+    """Else the test above would not see whether they are kept."""
+    _, params, _ = model("opt")
+    for method in ("static", "gptq"):
+        save_ranges(calibrated(method=method), params, tmp_path / method, method, "w4a8")
+    nearest, gptq = (read_ranges(tmp_path / method).arrays for method in ("static", "gptq"))
+    assert not any(name.startswith("integers/") for name in nearest)
+    kernel = gptq["integers/layers/mlp/out/kernel"]
+    assert kernel.dtype == np.int8 and kernel.shape == params["layers"]["mlp"]["out"]["kernel"].shape
+    assert kernel.min() >= -8 and kernel.max() <= 7
+
+
+def run_of(method, schemes, trained=False):
+    """As `qtx quantize` prepares it: a run, trained under w4a8 or not, and its parameters."""
+    module, params, batches = model("opt")
+    config = config_of("opt", method, schemes=schemes)
+    qat = make_qat_model(module, config.make_recipe("w4a8", module.config), batches[0]) if trained else None
+    experiment = SimpleNamespace(quantization=config, qat=SimpleNamespace(scheme="w4a8"))
+    data = SimpleNamespace(evaluation=lambda _: batches)
+    prepared: Any = SimpleNamespace(module=module, experiment=experiment, data=data, qat=qat)
+    return prepared, qat.start(params, calibrated()) if qat else params
+
+
+def test_learned_ranges_come_back(tmp_path):
+    """Of a run that was trained under a scheme: no estimator finds them again."""
+    prepared, params = run_of("gptq", ("w3a8", "w4a8"), trained=True)
+    params["ranges"] = jax.tree.map(lambda x: 0.9 * x, params["ranges"])
+    quantized, file = prepared.qat.quantized(params), tmp_path / "w4a8.safetensors"
+    save_ranges(quantized, params["model"], file, method_of(prepared, "w4a8"), "w4a8")
+    assert read_ranges(file).method == "qat"
+    (scheme, loaded), *more = with_ranges(prepared, params, file).items()
+    assert scheme == "w4a8" and not more
+    jax.tree.map(np.testing.assert_array_equal, loaded, quantized)
+    # The same parameters in a run that was not trained under the scheme: it would calibrate.
+    with pytest.raises(QtxError, match="method qat, and the config says gptq: calibrate anew"):
+        with_ranges(run_of("gptq", ("w4a8",))[0], params["model"], file)
+
+
+@pytest.mark.parametrize(
+    ("method", "schemes", "says"),
+    [
+        ("gptq", ("w8a8", "w4a8"), None),
+        ("static", ("w4a8",), "method gptq, and the config says static: give --method=gptq, or calibrate anew"),
+        ("gptq", ("w8a8", "w8a4"), "ranges of w4a8, and the config says w8a8, w8a4: give --scheme=w4a8"),
+    ],
+)
+def test_config_and_file_must_agree(whole, method, schemes, says):
+    prepared, params = run_of(method, schemes)
+    if says is None:
+        assert with_ranges(prepared, params, whole).keys() == {"w4a8"}
+    else:
+        with pytest.raises(QtxError, match=says):
+            with_ranges(prepared, params, whole)
 
 
 @pytest.fixture(scope="module")
-def calibrated():
-    module, batch = build(CONFIG), {"tokens": np.random.default_rng(0).integers(0, 23, (4, 8))}
-    params = nn.unbox(jax.jit(module.init)(jax.random.key(0), batch)["params"])
-    return calibrate(module, params, recipe_of(), [batch], 1), params, batch
+def whole(tmp_path_factory):
+    file = tmp_path_factory.mktemp("ranges") / "w4a8.safetensors"
+    save_ranges(calibrated(method="gptq"), model("opt")[1], file, "gptq", "w4a8")
+    return file
 
 
-@pytest.fixture
-def file(calibrated, tmp_path):
-    path = tmp_path / "ranges" / "w8a8.safetensors"
-    save_ranges(calibrated[0], path)
-    return path
+def edited(change):
+    """What damages a file and makes its checksum anew, as somebody would on purpose."""
 
+    def damage(file):
+        saved = read_ranges(file)
+        values = {name: getattr(saved, name) for name in ("method", "scheme", "plan", "parameters")}
+        arrays = {name: x.copy() for name, x in saved.arrays.items()}
+        change(arrays, values)
+        write_whole({file: sealed_safetensors(arrays, values)})
 
-def test_saved_ranges_give_the_same_model(calibrated, file):
-    quantized, params, batch = calibrated
-    loaded = load_ranges(quantized.module, params, recipe_of(), batch, file)
-    jax.tree.map(np.testing.assert_array_equal, loaded, quantized)
-    assert [path.name for path in file.parent.iterdir()] == ["w8a8.safetensors"]
+    return damage
 
 
 def truncate(file):
     file.write_bytes(file.read_bytes()[:-100])
 
 
-def edit(change):
-    def damage(file):
-        tensors = load_file(file)
-        change(tensors)
-        save_file(tensors, file)
+def without_checksum(file):
+    from safetensors.numpy import load_file, save_file
 
-    return damage
+    save_file(load_file(file), file)
 
 
 DAMAGES = {
-    "absent": (lambda file: file.unlink(), "there is no file of ranges"),
+    "absent": (lambda file: file.unlink(), "there is no file"),
     "truncated": (truncate, "not a whole safetensors file"),
+    "of an older version": (without_checksum, "has no checksum"),
+    "without a method": (edited(lambda _, v: v.pop("method")), "is not a file of ranges"),
+    "without a plan": (edited(lambda _, v: v.update(plan=["weights"])), "does not say what of"),
+    "with half a plan": (edited(lambda _, v: v["plan"].pop("weights")), "does not say how each tensor is quantized"),
     "site missing": (
-        edit(lambda t: t.pop("activations/layers/mlp/out/maximum")),
+        edited(lambda a, _: a.pop("activations/layers/mlp/out/maximum")),
         "has no activations/layers/mlp/out/max",
     ),
-    "site too many": (edit(lambda t: t.update({"weights/gate/bits": np.ones(1)})), "has weights/gate/bits, which this"),
+    "site missing in words": (
+        edited(lambda _, v: v["plan"]["activations"].pop("final_norm")),
+        "has no activations/final_norm",
+    ),
+    "site too many": (
+        edited(lambda a, _: a.update({"weights/gate/bits": np.ones(1)})),
+        "has weights/gate/bits, which this",
+    ),
     "another depth": (
-        edit(lambda t: t.update({"activations/layers/mlp/out/maximum": np.ones(3, np.float32)})),
+        edited(lambda a, _: a.update({"activations/layers/mlp/out/maximum": np.ones(3, np.float32)})),
         r"shape \(3,\), expected \(2,\)",
     ),
+    "another type": (
+        edited(lambda a, _: a.update({"activations/layers/mlp/out/maximum": np.ones(2, np.int32)})),
+        "expected .* of float32",
+    ),
+    "a basis of another width": (
+        edited(lambda a, _: a.update({"activations/layers/mlp_norm/smooth": np.ones((2, 9), np.float32)})),
+        r"shape \(2, 9\), expected \(2, 16\)",
+    ),
+    "integers beyond the grid": (
+        edited(lambda a, _: a["integers/layers/mlp/out/kernel"].fill(100)),
+        "leave the grid",
+    ),
     "not finite": (
-        edit(lambda t: t["activations/final_norm/maximum"].fill(np.nan)),
+        edited(lambda a, _: a["activations/final_norm/maximum"].fill(np.nan)),
         "activation range of 'final_norm' is not finite",
     ),
 }
 
 
 @pytest.mark.parametrize("name", DAMAGES)
-def test_damaged_ranges_are_refused(calibrated, file, name):
+def test_damaged_ranges_are_refused(whole, tmp_path, name):
+    file = tmp_path / "w4a8.safetensors"
+    file.write_bytes(whole.read_bytes())
     damage, says = DAMAGES[name]
     damage(file)
-    quantized, params, batch = calibrated
     with pytest.raises(QtxError, match=says):
-        load_ranges(quantized.module, params, recipe_of(), batch, file)
+        load(file, method="gptq")
 
 
-def test_ranges_of_another_scheme_are_refused(calibrated, file):
-    quantized, params, batch = calibrated
-    with pytest.raises(QtxError, match="bits is 8, expected 4"):
-        load_ranges(quantized.module, params, recipe_of("w4a8"), batch, file)
+def test_ranges_of_another_scheme_or_way_of_estimating_are_refused(whole):
+    with pytest.raises(QtxError, match="bits is 4, expected 3"):
+        load(whole, method="gptq", scheme="w3a8")
+    with pytest.raises(QtxError, match=r"weights/.* was quantized by .*MinMax\(\).* config says .*Mse\("):
+        load(whole, method="gptq", weight_estimator="mse")
+
+
+def test_ranges_of_another_checkpoint_are_refused(whole):
+    params = jax.tree.map(lambda x: x, model("opt")[1])
+    params["final_norm"]["bias"] = params["final_norm"]["bias"].at[3].add(1e-6)
+    with pytest.raises(QtxError, match="other parameters.*--checkpoint"):
+        load(whole, method="gptq", params=params)
+
+
+def test_the_header_is_text(whole):
+    """Any reader of safetensors can tell what the file is of."""
+    with safe_open(whole, framework="np") as file:
+        assert '"method": "gptq", "scheme": "w4a8"' in file.metadata()["qtx"]

@@ -9,12 +9,14 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 import pytest
+from safetensors.numpy import load_file
 
 from qtx.attention import VARIANTS
 from qtx.errors import QtxError
 from qtx.models import MODELS, build
 from qtx.quantization import QuantizationConfig, Recipe, Rule, calibrate
 from qtx.quantization.integer import convert, load, save
+from qtx.storage import sealed_json, sealed_safetensors
 
 SMALL = {"num_layers": 1, "width": 16, "num_heads": 2, "mlp_width": 32, "init_std": 0.3}
 OF_FAMILY = {
@@ -225,7 +227,7 @@ def test_an_interrupted_save_leaves_the_old_model(tmp_path, monkeypatch):
     def full_disk(*_):
         raise OSError("no space left on device")
 
-    monkeypatch.setattr("qtx.quantization.integer.files._digest", full_disk)
+    monkeypatch.setattr("qtx.storage.whole.os.replace", full_disk)
     with pytest.raises(OSError, match="no space"):
         save(dataclasses.replace(model, in_floating_point=()), tmp_path)
     assert {file.name: file.read_bytes() for file in tmp_path.iterdir()} == before
@@ -282,20 +284,34 @@ def drop_brace(folder):
 
 def newer(folder):
     values = json.loads((folder / "integer.json").read_text())
-    (folder / "integer.json").write_text(json.dumps(values | {"format": 99}))
+    values.pop("checksum")
+    (folder / "integer.json").write_bytes(sealed_json(values | {"format": 99}))
+
+
+def edited(folder):
+    values = json.loads((folder / "integer.json").read_text())
+    (folder / "integer.json").write_text(json.dumps(values | {"in_floating_point": []}))
+
+
+def other_weights(folder):
+    path = folder / "model.safetensors"
+    path.write_bytes(sealed_safetensors({name: 2 * x for name, x in load_file(path).items()}))
 
 
 def of_another_width(folder):
     values = json.loads((folder / "integer.json").read_text())
     values["config"]["width"] = 32
-    (folder / "integer.json").write_text(json.dumps(values))
+    values.pop("checksum")
+    (folder / "integer.json").write_bytes(sealed_json(values))
 
 
 DAMAGE = {
-    "no weights": (lambda folder: (folder / "model.safetensors").unlink(), "no .*model.safetensors: expected"),
-    "no description": (lambda folder: (folder / "integer.json").unlink(), "no .*integer.json: expected"),
-    "truncated": (truncate, "damaged or half-written"),
-    "not JSON": (drop_brace, "integer.json is not JSON"),
+    "no weights": (lambda folder: (folder / "model.safetensors").unlink(), "there is no file .*model.safetensors"),
+    "no description": (lambda folder: (folder / "integer.json").unlink(), "there is no file .*integer.json"),
+    "truncated": (truncate, "not a whole safetensors file"),
+    "not JSON": (drop_brace, "integer.json is not .*not JSON"),
+    "edited": (edited, "checksum does not fit"),
+    "other weights": (other_weights, "not the file that integer.json describes"),
     "another format": (newer, "has format 99"),
 }
 

@@ -267,7 +267,7 @@ def test_a_limit_of_bad_steps_may_be_lowered(run, data, training, tmp_path, lowe
     """What was tolerated is over: the run goes on, and ends at the next bad step that is one too many."""
     tolerant = dataclasses.replace(training, max_bad_steps=4, checkpoint_every=3)
     with pytest.raises(Interruption):
-        run(tmp_path, data=PoisonedData(data, {2, 3}, stop=4), training=tolerant)
+        run(tmp_path, data=PoisonedData(data, {2, 3}, stop=3), training=tolerant)
     strict = dataclasses.replace(tolerant, max_bad_steps=lowered)
     with pytest.raises(QtxError, match="not finite at step 4"):
         run(tmp_path, data=PoisonedData(data, {2, 3, 4}), training=strict)

@@ -131,7 +131,8 @@ def test_a_disabled_writer_leaves_no_trace(tmp_path):
 
 
 @pytest.mark.parametrize(
-    ("content", "message"), [(None, "has no metrics.jsonl"), ('{"step": 1}\nstep 2\n', "line 2 of .* is not JSON")]
+    ("content", "message"),
+    [(None, "has no metrics.jsonl"), ('{"step": 1, "split": "train"}\nstep 2\n', "line 2 of .* is not")],
 )
 def test_metrics_that_cannot_be_read(tmp_path, content, message):
     if content is not None:

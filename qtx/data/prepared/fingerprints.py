@@ -3,13 +3,15 @@
 from __future__ import annotations
 
 import hashlib
-import os
-from collections.abc import Sequence
+import re
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 
 from qtx.errors import QtxError
+from qtx.storage import write_whole
 
 FOLDER = "qtx_fingerprints"
+SHA256 = re.compile(rb"[0-9a-f]{64}")
 
 
 def content_hash(files: Sequence[tuple[str, Path]], data_dir: str) -> str:
@@ -31,27 +33,26 @@ def content_hash(files: Sequence[tuple[str, Path]], data_dir: str) -> str:
             status = path.stat()
             listing.update(repr((name, str(path.resolve()), status.st_size, status.st_mtime_ns)).encode())
         kept = Path(data_dir).expanduser() / FOLDER / listing.hexdigest()[:32]
-        if kept.is_file():
-            return kept.read_text()
+        if kept.is_file() and SHA256.fullmatch(found := kept.read_bytes()):
+            return found.decode()
         for name, path in files:
             with path.open("rb") as file:
                 whole.update(f"{name} {hashlib.file_digest(file, 'sha256').hexdigest()}\n".encode())
     except OSError as error:
         raise QtxError(f"cannot read {error.filename}: {error.strerror}") from error
-    write_whole(kept, whole.hexdigest())
+    keep({kept: whole.hexdigest().encode()})
     return whole.hexdigest()
 
 
-def write_whole(file: Path, text: str) -> None:
-    """Writes a small file, its folder too, so that a reader finds all of it or nothing.
+def keep(contents: Mapping[Path, bytes]) -> None:
+    """Writes small files that belong together, whole or not at all (see `write_whole`).
 
     Raises:
-      QtxError: when it cannot be written.
+      QtxError: when they cannot be written.
     """
-    temporary = file.with_name(f"{file.name}.{os.getpid()}")
     try:
-        file.parent.mkdir(parents=True, exist_ok=True)
-        temporary.write_text(text)
-        os.replace(temporary, file)
+        write_whole(contents)
     except OSError as error:
-        raise QtxError(f"cannot write {file}: {error.strerror}: set data.data_dir to a folder with room") from error
+        raise QtxError(
+            f"cannot write {next(iter(contents)).parent}: {error.strerror}: set data.data_dir to a folder with room"
+        ) from error

@@ -10,9 +10,8 @@ from pathlib import Path
 from typing import Any
 
 import tensorflow_datasets as tfds
-from PIL import Image, UnidentifiedImageError
 
-from qtx.data.image_files import TRAINING_SPLIT, check_splits, image_files
+from qtx.data.image_files import TRAINING_SPLIT, begin_image, check_splits, image_files
 from qtx.data.prepared.fingerprints import content_hash
 from qtx.data.prepared.writing import DatasetPlan, Example, Producer, State
 from qtx.errors import QtxError
@@ -85,18 +84,9 @@ def _images(place: Path, wanted: str, state: State | None) -> Iterator[tuple[lis
         if index <= done:
             continue
         file_name, content = f"{split}/{class_name}/{name}", read()
-        check_image(content, f"{file_name} of {place}")
+        begin_image(content, f"image {file_name} of {place}")
         batch.append({"image": io.BytesIO(content), "label": class_name, "file_name": file_name})
         if len(batch) == BATCH:
             yield batch, {"read": index, "images": index}
             batch = []
     yield batch, {"read": index, "images": index}
-
-
-def check_image(content: bytes, what: str) -> None:
-    """Raises QtxError unless bytes begin as an image that Pillow reads."""
-    try:
-        with Image.open(io.BytesIO(content)):
-            pass
-    except (UnidentifiedImageError, OSError, SyntaxError, ValueError) as error:
-        raise QtxError(f"cannot decode image {what}: {error}") from error

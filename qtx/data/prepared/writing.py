@@ -8,7 +8,6 @@ with `tfds.builder_from_directory(folder).as_data_source()`.
 from __future__ import annotations
 
 import fcntl
-import json
 import os
 import shutil
 import sys
@@ -25,15 +24,18 @@ from array_record.python.array_record_module import ArrayRecordReader, ArrayReco
 from rich.console import Console
 from rich.progress import BarColumn, Progress, TextColumn, TimeRemainingColumn
 
-from qtx.data.prepared.fingerprints import write_whole
+from qtx.data.prepared.fingerprints import keep
 from qtx.data.tfds_datasets import FILE_FORMAT
 from qtx.errors import QtxError
+from qtx.storage import Expected, read_sealed_json, sealed_json
 
 VERSION = "1.0.0"
 SHARD_BYTES = 64 << 20
 """A shard is finished when its records have this many bytes: what an interruption costs at most."""
 RECORD = "preparation.json"
 TEMPLATE = "{DATASET}-{SPLIT}.{FILEFORMAT}-{SHARD_INDEX}"
+
+EXPECTED = Expected("the record of a prepared dataset", "delete the dataset's folder to make it again")
 
 State = dict[str, Any]
 """Where a producer is, of JSON types; its `read` counts what it has read of the input, for the progress bar."""
@@ -114,7 +116,7 @@ def write(plan: DatasetPlan, shard_bytes: int = SHARD_BYTES) -> Written:
         with _writing(partial):
             partial.mkdir(exist_ok=True)
         record = partial / RECORD
-        splits = json.loads(record.read_text()) if record.is_file() else {}
+        splits = read_sealed_json(record, EXPECTED) if record.is_file() else {}
         features = plan.features()
         for split in plan.splits:
             progress = splits.setdefault(split, {"shards": [], "bytes": 0, "state": None, "finished": False})
@@ -146,7 +148,7 @@ def _write_split(
                     progress["shards"].append(shard.count)
                     progress["bytes"] += shard.bytes
                 progress["finished"] = done
-                write_whole(folder / RECORD, json.dumps(record))
+                keep({folder / RECORD: sealed_json(record)})
 
         # The next batch is made (tokenized by as many threads as there are cores) while this one is written.
         following = ahead.submit(next, batches, None)
@@ -211,10 +213,11 @@ def _describe(plan: DatasetPlan, features: Any, folder: Path, splits: Mapping[st
 
 def _read(plan: DatasetPlan, seconds: float | None) -> Written:
     folder = plan.folder
+    record = read_sealed_json(folder / RECORD, EXPECTED)
     try:
-        splits = {split: progress["state"] for split, progress in json.loads((folder / RECORD).read_text()).items()}
-    except (OSError, ValueError) as error:
-        raise QtxError(f"dataset {folder} is damaged: {error}; delete the folder to make it again") from error
+        splits = {split: progress["state"] for split, progress in record.items()}
+    except (TypeError, KeyError) as error:
+        raise EXPECTED.refusal(folder / RECORD, error) from None
     return Written(plan.description, folder, splits, sum(file.stat().st_size for file in folder.iterdir()), seconds)
 
 

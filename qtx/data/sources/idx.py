@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import gzip
+import math
 import zlib
 from dataclasses import dataclass
 from pathlib import Path
@@ -14,6 +15,8 @@ from qtx.data.images import ImageOptions, LabelledImages
 from qtx.errors import QtxError
 
 SPLITS = ("train", "t10k")
+DENSEST = 1032
+"""Bytes that one byte of a .gz can become."""
 
 
 @dataclass(frozen=True)
@@ -54,26 +57,28 @@ class Idx(ImageOptions):
 def read_idx(path: Path, dimensions: int) -> np.ndarray:
     """An IDX file of unsigned bytes, uint8 with `dimensions` axes.
 
-    The header is two zero bytes, the type (8), the number of axes, then each axis's length as a big-endian int32.
+    The header is two zero bytes, the type (8), the number of axes, then each axis's length as a big-endian uint32.
 
     Raises:
       QtxError: for another magic number, a broken compression, or a length that is not what the header says.
     """
+    header, magic = 4 + 4 * dimensions, bytes([0, 0, 8, dimensions])
+    zipped = path.suffix == ".gz"
     try:
-        content = gzip.decompress(path.read_bytes()) if path.suffix == ".gz" else path.read_bytes()
+        with gzip.open(path) if zipped else path.open("rb") as file:
+            content = file.read(header)
+            if content[:4] != magic or len(content) < header:
+                raise QtxError(
+                    f"{path} is not an IDX file of bytes with {dimensions} axes: "
+                    f"it begins {content[:4].hex()}, expected {magic.hex()}"
+                )
+            shape = tuple(int(n) for n in np.frombuffer(content, ">u4", count=dimensions, offset=4))
+            size, most = math.prod(shape), path.stat().st_size * (DENSEST if zipped else 1)
+            # One byte more, to see that there is none; of a .gz, its end has the checksum.
+            content = file.read(min(size, most) + 1)
     except (OSError, EOFError, zlib.error) as error:
         raise QtxError(f"cannot read {path}: {error}") from error
-    magic = bytes([0, 0, 8, dimensions])
-    header = 4 + 4 * dimensions
-    if content[:4] != magic or len(content) < header:
-        raise QtxError(
-            f"{path} is not an IDX file of bytes with {dimensions} axes: "
-            f"it begins {content[:4].hex()}, expected {magic.hex()}"
-        )
-    shape = tuple(int(n) for n in np.frombuffer(content, ">i4", count=dimensions, offset=4))
-    expected = header + int(np.prod(shape, dtype=np.int64))
-    if len(content) != expected:
-        raise QtxError(
-            f"{path} has {len(content):,} bytes, expected {expected:,} for its shape {shape}: is it truncated?"
-        )
-    return np.frombuffer(content, np.uint8, offset=header).reshape(shape)
+    if len(content) != size:
+        has = f"{header + len(content):,} bytes{' or more' if len(content) > size else ''}"
+        raise QtxError(f"{path} has {has}, expected {header + size:,} for its shape {shape}: is it truncated?")
+    return np.frombuffer(content, np.uint8).reshape(shape)

@@ -2,17 +2,17 @@
 
 from __future__ import annotations
 
-import io
 from collections.abc import Callable
 from dataclasses import dataclass
 from typing import Any
 
 import numpy as np
 import tensorflow_datasets as tfds
-from PIL import Image, UnidentifiedImageError
+from PIL import Image
 
 from qtx.data.dataset import Batch, Data
 from qtx.data.digests import facts_digest
+from qtx.data.image_files import open_image
 from qtx.data.images import ImageOptions, Record
 from qtx.data.prepared.images import image_plan
 from qtx.data.prepared.writing import Written, write
@@ -132,12 +132,8 @@ class ImageCorpus(ImageOptions):
 
 def _decoder(dataset: Dataset, mode: str) -> Callable[[dict[str, Any]], Record]:
     def decode(example: dict[str, Any]) -> Record:
-        try:
-            with Image.open(io.BytesIO(example["image"])) as image:
-                pixels = np.array(image.convert(mode))
-        except (UnidentifiedImageError, OSError, SyntaxError, ValueError) as error:
-            name = example.get("file_name", b"an image").decode()
-            raise QtxError(f"cannot decode {name} of {dataset.folder}: {error}") from error
+        name = example.get("file_name", b"an image").decode()
+        pixels = np.array(open_image(example["image"], f"{name} of {dataset.folder}").convert(mode))
         return pixels.reshape(*pixels.shape[:2], -1), np.int32(example["label"])
 
     return decode

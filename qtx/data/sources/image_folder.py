@@ -2,15 +2,14 @@
 
 from __future__ import annotations
 
-import io
 from dataclasses import dataclass
 from pathlib import Path
 
 import numpy as np
-from PIL import Image, ImageOps, UnidentifiedImageError
+from PIL import Image, ImageOps
 
 from qtx.data.dataset import Data
-from qtx.data.image_files import TRAINING_SPLIT, check_splits, image_files
+from qtx.data.image_files import TRAINING_SPLIT, check_splits, image_files, open_image
 from qtx.data.images import ImageOptions, LabelledImages
 from qtx.errors import QtxError
 
@@ -46,11 +45,7 @@ class ImageFolder(ImageOptions):
         return self.make_data(f"image_folder {self.path} (held out: {held_out})", classes, *arrays)
 
     def _decode(self, content: bytes, name: str) -> np.ndarray:
-        try:
-            with Image.open(io.BytesIO(content)) as image:
-                pixels = image.convert("RGB")
-        except (UnidentifiedImageError, OSError, SyntaxError, ValueError) as error:
-            raise QtxError(f"cannot decode image {name} of {self.path}: {error}") from error
+        pixels = open_image(content, f"image {name} of {self.path}").convert("RGB")
         if self.image_size is not None:
             pixels = ImageOps.fit(pixels, (self.image_size, self.image_size), Image.Resampling.BICUBIC)
         return np.asarray(pixels)

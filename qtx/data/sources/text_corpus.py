@@ -11,7 +11,7 @@ from typing import Any, Self
 from qtx.data.dataset import Data
 from qtx.data.digests import facts_digest
 from qtx.data.prepared.documents import Part, corpus_parts, validation_parts
-from qtx.data.prepared.fingerprints import write_whole
+from qtx.data.prepared.fingerprints import keep
 from qtx.data.prepared.text import block_records, text_plan
 from qtx.data.prepared.writing import Written, write
 from qtx.data.reading import check_separator
@@ -22,6 +22,7 @@ from qtx.data.tfds_datasets import DEFAULT_DATA_DIR, open_dataset
 from qtx.data.tokenization import TextTokenizer, load_tokenizer
 from qtx.data.vocabularies import VOCABULARIES
 from qtx.errors import QtxError
+from qtx.storage import Expected, verify, with_checksum
 
 DEFAULT_HELD_OUT_FRACTION = 0.05
 TOKENIZER_CHARACTERS = 100_000_000
@@ -125,7 +126,8 @@ class TextCorpus(TextOptions):
         file = Path(self.data_dir).expanduser() / "qtx_tokenizer" / key / "tokenizer.json"
         if not file.is_file():
             tokenizer = VOCABULARIES[name](list(_beginnings(training)), vocab_size)
-            write_whole(file, tokenizer.backend.to_str(pretty=True))
+            keep(with_checksum(file, tokenizer.backend.to_str(pretty=True).encode()))
+        verify(file, Expected("a tokenizer that was trained here", "delete its folder to train it again"))
         return load_tokenizer(file)
 
 

@@ -3,27 +3,33 @@
 from __future__ import annotations
 
 import dataclasses
-import hashlib
 import json
-import os
 from pathlib import Path
 from typing import Any
 
 import flax.linen as nn
 import jax.numpy as jnp
 import numpy as np
-from safetensors import SafetensorError
-from safetensors.numpy import load_file, save_file
 
 from qtx.errors import QtxError
 from qtx.models import MODELS
 from qtx.quantization.integer.convert import float32
 from qtx.quantization.integer.model import IntegerModel, Tensors
 from qtx.quantization.integer.outline import misfit
+from qtx.storage import (
+    Expected,
+    digest,
+    read_sealed_json,
+    read_sealed_safetensors,
+    sealed_json,
+    sealed_safetensors,
+    write_whole,
+)
 
 WEIGHTS = "model.safetensors"
 DESCRIPTION = "integer.json"
-FORMAT = 1
+EXPECTED = Expected(f"part of an integer model's folder, {WEIGHTS} and {DESCRIPTION}", "export the model anew")
+FORMAT = 2
 """Of both files; raised when a reader of the old one could not read the new one."""
 
 TRAINING_ONLY = {"dropout", "attention_dropout", "init_std", "dtype", "remat"}
@@ -31,8 +37,7 @@ TRAINING_ONLY = {"dropout", "attention_dropout", "init_std", "dtype", "remat"}
 
 
 def save(model: IntegerModel, folder: str | Path) -> None:
-    """Writes both files, whole or not at all: under other names first, and the description, which holds the weights'
-    SHA-256, last.
+    """Writes both files, whole or not at all, and the description, which holds the weights' SHA-256, last.
 
     Kernels are int8, and so are the embedding tables that the recipe quantizes, except for one that the head is tied
     to: it is stored once, in float32, since the head needs it unquantized and its look-ups are rounded from it.
@@ -42,26 +47,17 @@ def save(model: IntegerModel, folder: str | Path) -> None:
       folder: is made if it does not exist.
     """
     folder = Path(folder)
-    folder.mkdir(parents=True, exist_ok=True)
     groups = {"params": model.params, "integers": model.integers}
     tensors = {f"{group}/{path}": np.asarray(x) for group, named in groups.items() for path, x in named.items()}
-    weights, description = (folder / f".{name}.{os.getpid()}" for name in (WEIGHTS, DESCRIPTION))
-    try:
-        save_file(tensors, weights)
-        values = {
-            "format": FORMAT,
-            "model": _family(model.module),
-            "config": _config(model.module),
-            "bits": _bits(model.integers),
-            "in_floating_point": list(model.in_floating_point),
-            "sha256": _digest(weights),
-        }
-        description.write_text(json.dumps(values, indent=2) + "\n", encoding="utf-8")
-        os.replace(weights, folder / WEIGHTS)
-        os.replace(description, folder / DESCRIPTION)
-    finally:
-        weights.unlink(missing_ok=True)
-        description.unlink(missing_ok=True)
+    values = {
+        "format": FORMAT,
+        "model": _family(model.module),
+        "config": _config(model.module),
+        "bits": _bits(model.integers),
+        "in_floating_point": list(model.in_floating_point),
+        "weights": digest(tensors),
+    }
+    write_whole({folder / WEIGHTS: sealed_safetensors(tensors), folder / DESCRIPTION: sealed_json(values)})
 
 
 def load(module: nn.Module, folder: str | Path) -> IntegerModel:
@@ -78,19 +74,14 @@ def load(module: nn.Module, folder: str | Path) -> IntegerModel:
     values = _read_description(folder)
     _check_config(module, values, folder)
     path = folder / WEIGHTS
-    if not path.is_file():
-        raise QtxError(f"no {path}: expected an integer model's folder with {WEIGHTS} and {DESCRIPTION}")
-    if _digest(path) != values["sha256"]:
-        raise QtxError(
-            f"{path} is not the file that {DESCRIPTION} describes: it is damaged or half-written, save it anew"
-        )
-    try:
-        tensors = load_file(path)
-    except SafetensorError as error:
-        raise QtxError(f"{path} is not a safetensors file: {error}") from None
+    tensors, _ = read_sealed_safetensors(path, EXPECTED)
+    if digest(tensors) != values["weights"]:
+        raise EXPECTED.refusal(path, f"it is not the file that {DESCRIPTION} describes")
     groups: dict[str, Tensors] = {"params": {}, "integers": {}}
     for name, x in tensors.items():
         group, _, tensor = name.partition("/")
+        if group not in groups:
+            raise EXPECTED.refusal(path, f"it has {name}")
         groups[group][tensor] = jnp.asarray(x)
     problem = misfit(module, **groups)
     if problem is not None:
@@ -100,17 +91,12 @@ def load(module: nn.Module, folder: str | Path) -> IntegerModel:
 
 def _read_description(folder: Path) -> dict[str, Any]:
     path = folder / DESCRIPTION
-    if not path.is_file():
-        raise QtxError(f"no {path}: expected an integer model's folder with {WEIGHTS} and {DESCRIPTION}")
-    try:
-        values = json.loads(path.read_text(encoding="utf-8"))
-    except (UnicodeDecodeError, json.JSONDecodeError) as error:
-        raise QtxError(f"{path} is not JSON: {error}") from None
-    expected = {"format", "model", "config", "sha256", "in_floating_point"}
-    if not isinstance(values, dict) or not expected <= values.keys():
-        raise QtxError(f"{path} does not describe an integer model: expected {', '.join(sorted(expected))}")
-    if values["format"] != FORMAT:
-        raise QtxError(f"{path} has format {values['format']}: this version of qtx reads format {FORMAT}")
+    values = read_sealed_json(path, EXPECTED)
+    if values.get("format") != FORMAT:
+        raise EXPECTED.refusal(path, f"it has format {values.get('format')!r}, not {FORMAT}")
+    kinds = {"model": str, "config": dict, "in_floating_point": list, "weights": str}
+    if not all(isinstance(values.get(name), kind) for name, kind in kinds.items()):
+        raise EXPECTED.refusal(path, f"expected {', '.join(kinds)}")
     return values
 
 
@@ -142,8 +128,3 @@ def _bits(integers: Tensors) -> dict[str, list[int]]:
         name: sorted({round(float(bits)) for x in found for bits in jnp.ravel(x)})
         for name, found in (("weights", kernels), ("activations_and_tables", sites))
     }
-
-
-def _digest(path: Path) -> str:
-    with path.open("rb") as file:
-        return hashlib.file_digest(file, "sha256").hexdigest()

@@ -17,14 +17,16 @@ from qtx.quantization.weights import Plan, Ranges, quantize_weights
 class Static:
     """The paper's: nearest rounding on static grids. Other methods override a step.
 
-    The calibration batches of both steps are the same, and may be iterated over any number of times.
+    The calibration batches of all steps are the same, and may be iterated over any number of times.
     """
 
-    def prepare(
-        self, module: nn.Module, params: Any, recipe: Recipe, batches: Iterable[dict[str, Any]]
-    ) -> tuple[Recipe, Bases]:
-        """Before any range is estimated: the recipe to follow, and the bases to quantize in."""
-        return recipe, {}
+    def adapt(self, recipe: Recipe) -> Recipe:
+        """The recipe to follow."""
+        return recipe
+
+    def find_bases(self, module: nn.Module, params: Any, batches: Iterable[dict[str, Any]]) -> Bases:
+        """The bases to quantize in, before any range is estimated."""
+        return {}
 
     def round_weights(
         self, module: nn.Module, params: Any, plan: Plan, ranges: Ranges, batches: Iterable[dict[str, Any]]

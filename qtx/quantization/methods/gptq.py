@@ -56,8 +56,8 @@ class Gptq(Static):
             raise QtxError(f"damping is {self.damping}: expected a positive fraction, e.g. 0.01")
         lookup(BASES, "bases", self.bases)
 
-    def prepare(self, module, params, recipe, batches):
-        return BASES[self.bases]().prepare(module, params, recipe, batches)
+    def find_bases(self, module, params, batches):
+        return BASES[self.bases]().find_bases(module, params, batches)
 
     def round_weights(self, module, params, plan: Plan, ranges: Ranges, batches) -> Any:
         paths = tuple(p.path.removesuffix(KERNEL) for p in plan if p.path.endswith(KERNEL))

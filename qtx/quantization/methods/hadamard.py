@@ -75,7 +75,7 @@ class Hadamard(Static):
         if self.seed < 0:
             raise QtxError(f"seed is {self.seed}: expected 0 or more")
 
-    def prepare(self, module, params, recipe, batches):
+    def find_bases(self, module, params, batches):
         flat = flatten(params)
         num_layers, hidden, width = flat["layers/mlp/out/kernel"].shape
         bases = {}
@@ -87,7 +87,7 @@ class Hadamard(Static):
             stacked = {"rotation": jnp.broadcast_to(single["rotation"], (num_layers, size, size))}
             for path in (*sites, *(kernel for kernel in kernels if kernel in flat)):
                 bases[path] = stacked if path.startswith(STACK) else single
-        return recipe, bases
+        return bases
 
 
 def rotation(size: int, seed: int) -> np.ndarray:

@@ -20,10 +20,10 @@ class PerToken(Static):
     estimators and granularities have no say.
     """
 
-    def prepare(self, module, params, recipe, batches):
+    def adapt(self, recipe):
         def dynamic(rule: Rule) -> Rule:
             if rule.quantizer is None:
                 return rule
             return Rule(rule.pattern, dataclasses.replace(rule.quantizer, granularity=Token()))
 
-        return Recipe(recipe.weights, tuple(dynamic(rule) for rule in recipe.activations)), {}
+        return Recipe(recipe.weights, tuple(dynamic(rule) for rule in recipe.activations))

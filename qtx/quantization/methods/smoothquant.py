@@ -45,7 +45,7 @@ class SmoothQuant(Static):
         if not 0 <= self.alpha <= 1:
             raise QtxError(f"alpha is {self.alpha}: expected 0 to 1, e.g. 0.5")
 
-    def prepare(self, module, params, recipe, batches):
+    def find_bases(self, module, params, batches):
         # All that multiply one tensor have the same input: the first one's stands for it.
         inputs = of_inputs(module, params, batches, (ATTENTION_INPUT[0], MLP_INPUT[0]), absmax, jnp.maximum)
         flat = flatten(params)
@@ -70,7 +70,7 @@ class SmoothQuant(Static):
             }
         for norm, s in norms.items():
             smooths |= {path: s for path in (norm, f"{norm}/scale") if path != "embeddings/sum/scale"}
-        return recipe, {path: {"smooth": s} for path, s in smooths.items()}
+        return {path: {"smooth": s} for path, s in smooths.items()}
 
 
 def factors(activation: jax.Array, weight: jax.Array, alpha: float) -> jax.Array:
