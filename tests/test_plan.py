@@ -99,6 +99,25 @@ def test_counting_multiplies_loops():
     assert gathered in (Traffic(5, 5 * 16 * 16 * 4), Traffic(1, 16 * 16 * 4))
 
 
+def test_a_collective_that_cannot_leave_its_loop_counts_every_time():
+    """Rows of a kernel on eight devices: every product is a sum over them, of what the one before gave."""
+    mesh = make_mesh(MeshConfig(1, 8, 1))
+    rows, columns, whole = (NamedSharding(mesh, PartitionSpec(*axes)) for axes in (("fsdp",), (None, "fsdp"), ()))
+
+    def five_sums(x, kernel):
+        def body(x, _):
+            x = jax.lax.with_sharding_constraint(x, columns)
+            return jax.lax.with_sharding_constraint(jnp.tanh(x @ kernel), whole), None
+
+        return jax.lax.scan(body, x, None, length=5)[0]
+
+    x = jax.ShapeDtypeStruct((8, 32), np.float32, sharding=whole)
+    kernel = jax.ShapeDtypeStruct((32, 32), np.float32, sharding=rows)
+    work = count_work(jax.jit(five_sums).lower(x, kernel).compile().as_text())
+    assert work.collectives == {"all-reduce": Traffic(5, 5 * 8 * 32 * 4)}
+    assert work.flops == 5 * 2 * 8 * (32 // 8) * 32
+
+
 @pytest.mark.parametrize(
     ("family", "source"), [("bert", "text_files"), ("opt", "text_files"), ("opt", "bigram_backcopy"), ("vit", "digits")]
 )

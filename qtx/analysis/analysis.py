@@ -14,9 +14,10 @@ import numpy as np
 
 from qtx.analysis.capture import Batch, FloatingPoint, Model, capture, measured_sites, sample_mask, token_mask
 from qtx.analysis.head_map import HeadMap, head_map
-from qtx.analysis.heads import head_statistics
+from qtx.analysis.heads import head_statistics, visible_keys
 from qtx.analysis.metrics import initial_norms, summary, update_norms
 from qtx.analysis.statistics import histogram, outlier_counts, per_layer, weighted_mean
+from qtx.analysis.totals import Count, exact
 from qtx.errors import QtxError
 from qtx.storage import Expected, read_npz, sealed_npz, shaped, write_whole
 
@@ -99,18 +100,18 @@ def analyse(
         state = _update(model, state, ranges, dict(batch))
     after: dict[str, Any] = {}
     if quantized is not None:
-        after = {site: jnp.zeros_like(counts) for site, counts in state["histograms"].items()}
+        after = jax.tree.map(jnp.zeros_like, state["histograms"])
         for batch in batches:
             after = _update_histograms(quantized, after, ranges, dict(batch))
-    state, after, ranges = jax.device_get((state, after, ranges))
     norms = summary(module, state["norms"])
-    counts = state["outliers"]
-    heads = {name: mean.mean for name, mean in state["heads"].items()}
+    heads = {name: mean.mean.exact().astype(np.float32) for name, mean in state["heads"].items()}
+    counts, histograms, after = exact((state["outliers"], state["histograms"], after))
+    ranges = jax.device_get(ranges)
     column_mass = heads.pop("column_mass").mean(axis=1)
-    total = int(counts.by_dimension.sum(dtype=np.int64))
-    looked_at = int(counts.tokens_at_position.sum(dtype=np.int64)) * counts.by_dimension.shape[1]
+    total = int(counts.by_dimension.sum())
+    looked_at = int(counts.tokens_at_position.sum()) * counts.by_dimension.shape[1]
     text = token_text or str
-    by_token = counts.by_token.sum(axis=0, dtype=np.int64)
+    by_token = counts.by_token.sum(axis=0)
     top = [int(token) for token in np.argsort(-by_token, kind="stable")[:TOP_TOKENS] if by_token[token]]
     layer = int(norms["inf_norms"]["layers/mlp/out"].argmax())
     sink = np.unravel_index(heads["sink_mass"].argmax(), heads["sink_mass"].shape)
@@ -130,7 +131,7 @@ def analyse(
         heads=heads,
         column_mass=column_mass,
         histogram_range=ranges,
-        histograms=state["histograms"],
+        histograms=histograms,
         quantized_histograms=after,
         maps={
             # The head that parks most of its attention on one token, and the head that speaks loudest where the
@@ -181,7 +182,7 @@ def _initial(model: FloatingPoint, batch: dict[str, Any]) -> dict[str, Any]:
             "column_mass": weighted_mean(num_layers, num_heads, length).init(),
         },
         "histograms": {
-            f"{site} {view}": jnp.zeros((num_layers, BINS), jnp.int32)
+            f"{site} {view}": Count.zero(num_layers, BINS)
             for site in histogram_sites(model)
             for view in ("full", "bulk")
         },
@@ -195,7 +196,8 @@ def _update(model: FloatingPoint, state: Any, ranges: dict[str, jax.Array], batc
     probs, measured = values[_PROBS], values[sites.infinity_norm]
     num_heads, length = probs.shape[2:4]
     mask = token_mask(batch, length)
-    table = jax.vmap(lambda p, v: head_statistics(p, v, mask, sites.causal))(probs, values[_VALUE])
+    visible = visible_keys(batch, mask, sites.causal)
+    table = jax.vmap(lambda p, v: head_statistics(p, v, mask, visible))(probs, values[_VALUE])
     table = {name: (x.swapaxes(0, 1), weights[0]) for name, (x, weights) in table.items()}  # [B, L, H], [B]
     context = next(values[site] for site in _CONTEXTS if site in values)
     tokens = jnp.sum(mask, axis=1)

@@ -7,23 +7,29 @@ gradient to its scores: a head in which most rows are dead cannot learn.
 
 from __future__ import annotations
 
+from collections.abc import Mapping
+from typing import Any
+
 import jax
 import jax.numpy as jnp
 
+from qtx.models.masks import attention_mask
 
-def visible_keys(mask: jax.Array, causal: bool) -> jax.Array:
-    """Which keys each query may attend to.
+
+def visible_keys(batch: Mapping[str, Any], mask: jax.Array, causal: bool) -> jax.Array:
+    """Which keys each query may attend to, by the models' own mask.
 
     Args:
+      batch: its `segments` and `mask`; see `attention_mask`.
       mask: `[B, T]`, True at real tokens.
       causal: whether a query sees only itself and what is before it.
 
     Returns:
       Boolean `[B, 1, T, T]` (query, key); the rows of padded queries see nothing, so that statistics leave them out.
     """
-    length = mask.shape[1]
     visible = mask[:, None, :, None] & mask[:, None, None, :]
-    return visible & jnp.tril(jnp.ones((length, length), bool)) if causal else visible
+    of_model = attention_mask(batch, mask.shape[1], causal)
+    return visible if of_model is None else visible & of_model
 
 
 def zero_share(probs: jax.Array, visible: jax.Array) -> jax.Array:
@@ -74,7 +80,7 @@ def value_drain(norms: jax.Array, mass: jax.Array, mask: jax.Array) -> jax.Array
 
 
 def head_statistics(
-    probs: jax.Array, value: jax.Array, mask: jax.Array, causal: bool
+    probs: jax.Array, value: jax.Array, mask: jax.Array, visible: jax.Array
 ) -> dict[str, tuple[jax.Array, jax.Array]]:
     """Every statistic of this file for one layer, as (values, weights) to be averaged over samples.
 
@@ -82,13 +88,12 @@ def head_statistics(
       probs: attention probabilities `[B, H, T, T]`.
       value: value vectors of all heads side by side `[B, T, D]`.
       mask: `[B, T]`, True at real tokens; a sample without any has weight 0.
-      causal: whether the attention is causal.
+      visible: of `visible_keys`.
 
     Returns:
       `sink_mass`, `first_mass`, `value_drain`, `zero_share`, `dead_row_share`: values `[B, H]`, weights `[B]`;
       `column_mass`: `[B, H, T]`, `[B]`. Shares are weighted by what they are a share of.
     """
-    visible = visible_keys(mask, causal)
     mass = column_mass(probs, visible)
     norms = value_norms(value, probs.shape[1])
     keys = jnp.sum(visible, axis=(1, 2, 3))

@@ -11,7 +11,7 @@ import jax.numpy as jnp
 import numpy as np
 
 from qtx.analysis.capture import Batch, FloatingPoint, Model, capture, measured_sites, sample_mask, token_mask
-from qtx.analysis.heads import head_statistics
+from qtx.analysis.heads import head_statistics, visible_keys
 from qtx.analysis.statistics import MeanState, infinity_norm, kurtosis, per_layer, weighted_mean
 from qtx.errors import QtxError
 
@@ -148,16 +148,17 @@ def _health(model: Model, batch: dict[str, Any], step: Any) -> dict[str, jax.Arr
     values = capture(model, batch, {*sites.tensors, *attention}, step)
     probs, value = (values[site] for site in attention)
     mask = token_mask(batch, probs.shape[-1])
-    table = jax.vmap(lambda p, v: head_statistics(p, v, mask, sites.causal))(probs, value)
+    visible = visible_keys(batch, mask, sites.causal)
+    table = jax.vmap(lambda p, v: head_statistics(p, v, mask, visible))(probs, value)
     means = {}
     for name in ("dead_row_share", "zero_share", "sink_mass"):
         measured, weights = table[name]  # [L, B, H], [L, B]
         means[name] = jnp.sum(measured * weights[..., None]) / jnp.maximum(jnp.sum(weights) * measured.shape[-1], 1)
     norms = update_norms(initial_norms(model.module), values, sample_mask(batch))
-    per_layer_norm = norms["inf_norms"][sites.infinity_norm].mean
+    per_layer_norm = norms["inf_norms"][sites.infinity_norm].mean.high
     return means | {
         "max_inf_norm": jnp.max(per_layer_norm),
-        "avg_kurtosis": jnp.mean(jnp.concatenate([state.mean for state in norms["kurtoses"].values()])),
+        "avg_kurtosis": jnp.mean(jnp.concatenate([state.mean.high for state in norms["kurtoses"].values()])),
         "inf_norm": per_layer_norm,
-        "kurtosis": norms["kurtoses"][sites.infinity_norm].mean,
+        "kurtosis": norms["kurtoses"][sites.infinity_norm].mean.high,
     }

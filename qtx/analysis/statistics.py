@@ -13,6 +13,8 @@ from typing import Any, NamedTuple
 import jax
 import jax.numpy as jnp
 
+from qtx.analysis.totals import Count, Total
+
 OUTLIER_SIGMAS = 6.0
 """A value is an outlier when it is more than this many standard deviations from its tensor's mean (the paper's)."""
 
@@ -65,40 +67,41 @@ def is_outlier(x: jax.Array, mask: jax.Array | None = None, sigmas: float = OUTL
 
 
 class MeanState(NamedTuple):
-    mean: jax.Array
-    weight: jax.Array
+    mean: Total
+    weight: Total
 
 
 def weighted_mean(*shape: int) -> Accumulator:
-    """Mean over all samples seen, kept as a running mean so that long passes stay exact in float32.
+    """Mean over all samples seen, kept as a running mean, with the digits that a pass over 10^12 samples takes.
 
     `update(state, values, weights)` takes values `[S, *shape]` and weights `[S]` or `[S, *shape]`; a weight of 0 leaves
     a sample out (the padding of a last batch). `result(state)` is `[*shape]`, 0 where nothing had weight.
     """
 
     def init() -> MeanState:
-        return MeanState(jnp.zeros(shape, jnp.float32), jnp.zeros(shape, jnp.float32))
+        return MeanState(Total.zero(*shape), Total.zero(*shape))
 
     def update(state: MeanState, values: jax.Array, weights: jax.Array) -> MeanState:
         values = values.astype(jnp.float32)
         weights = weights.astype(jnp.float32).reshape(weights.shape + (1,) * (values.ndim - weights.ndim))
         weights = jnp.broadcast_to(weights, values.shape)
         batch_weight = jnp.sum(weights, axis=0)
-        total = state.weight + batch_weight
+        total = state.weight.plus(batch_weight)
         # A left-out sample may hold anything, infinities too: select, for 0 * inf is not 0.
-        difference = jnp.where(weights > 0, weights * (values - state.mean), 0)
-        return MeanState(state.mean + jnp.sum(difference, axis=0) / jnp.where(total > 0, total, 1), total)
+        difference = jnp.where(weights > 0, weights * (values - state.mean.high - state.mean.low), 0)
+        change = jnp.sum(difference, axis=0) / jnp.where(total.high > 0, total.high, 1)
+        return MeanState(state.mean.plus(change), total)
 
-    return Accumulator(init, update, lambda state: state.mean)
+    return Accumulator(init, update, lambda state: state.mean.high)
 
 
 class OutlierCounts(NamedTuple):
     """Outliers found so far, and the tokens looked at: `share = total / (tokens * D)`."""
 
-    by_dimension: jax.Array
-    by_position: jax.Array
-    by_token: jax.Array
-    tokens_at_position: jax.Array
+    by_dimension: Count
+    by_position: Count
+    by_token: Count
+    tokens_at_position: Count
 
 
 def outlier_counts(length: int, width: int, vocabulary: int = 0, sigmas: float = OUTLIER_SIGMAS) -> Accumulator:
@@ -107,21 +110,21 @@ def outlier_counts(length: int, width: int, vocabulary: int = 0, sigmas: float =
     `update(state, x, mask, tokens)` takes activations `[S, length, width]`, a mask `[S, length]` (False = padding) and
     token identities `[S, length]` below `vocabulary` (ignored when `vocabulary` is 0). Each sample is compared with
     its own mean and deviation, so the counts do not depend on the batch size. `result(state)` is an `OutlierCounts`
-    of int32 arrays `[width]`, `[length]`, `[vocabulary]`, `[length]`.
+    of counts `[width]`, `[length]`, `[vocabulary]`, `[length]`.
     """
 
     def init() -> OutlierCounts:
-        return OutlierCounts(*(jnp.zeros(size, jnp.int32) for size in (width, length, vocabulary, length)))
+        return OutlierCounts(*(Count.zero(size) for size in (width, length, vocabulary, length)))
 
     def update(state: OutlierCounts, x: jax.Array, mask: jax.Array, tokens: jax.Array | None = None) -> OutlierCounts:
-        found = is_outlier(x, mask, sigmas).astype(jnp.int32)
+        found = is_outlier(x, mask, sigmas).astype(jnp.uint32)
         per_token = jnp.sum(found, axis=2)
-        by_token = state.by_token if not vocabulary else state.by_token.at[tokens].add(per_token)
+        of_tokens = jnp.zeros(vocabulary, jnp.uint32)
         return OutlierCounts(
-            state.by_dimension + jnp.sum(found, axis=(0, 1)),
-            state.by_position + jnp.sum(per_token, axis=0),
-            by_token,
-            state.tokens_at_position + jnp.sum(mask, axis=0, dtype=jnp.int32),
+            state.by_dimension.plus(jnp.sum(found, axis=(0, 1))),
+            state.by_position.plus(jnp.sum(per_token, axis=0)),
+            state.by_token.plus(of_tokens.at[tokens].add(per_token)) if vocabulary else state.by_token,
+            state.tokens_at_position.plus(jnp.sum(mask, axis=0, dtype=jnp.uint32)),
         )
 
     return Accumulator(init, update, lambda state: state)
@@ -130,16 +133,18 @@ def outlier_counts(length: int, width: int, vocabulary: int = 0, sigmas: float =
 def histogram(low: float | jax.Array, high: float | jax.Array, bins: int) -> Accumulator:
     """Counts values in `bins` equal bins of [low, high]; values beyond fall in the first or the last bin.
 
-    `update(state, x, mask)` takes `[S, T, ...]` and a mask `[S, T]`; `result(state)` is int32 `[bins]`.
+    `update(state, x, mask)` takes `[S, T, ...]`, of up to 4 billion values, and a mask `[S, T]`; `result(state)` is a
+    count `[bins]`.
     """
 
-    def update(counts: jax.Array, x: jax.Array, mask: jax.Array) -> jax.Array:
+    def update(counts: Count, x: jax.Array, mask: jax.Array) -> Count:
         index = jnp.floor((x.astype(jnp.float32) - low) * (bins / (high - low)))
         index = jnp.clip(index, 0, bins - 1).astype(jnp.int32)
         real = mask.reshape(mask.shape + (1,) * (x.ndim - mask.ndim))
-        return counts.at[index].add(jnp.broadcast_to(real, x.shape).astype(jnp.int32))
+        of_batch = jnp.zeros(bins, jnp.uint32).at[index].add(jnp.broadcast_to(real, x.shape).astype(jnp.uint32))
+        return counts.plus(of_batch)
 
-    return Accumulator(lambda: jnp.zeros(bins, jnp.int32), update, lambda counts: counts)
+    return Accumulator(lambda: Count.zero(bins), update, lambda counts: counts)
 
 
 def per_layer(accumulator: Accumulator, num_layers: int) -> Accumulator:

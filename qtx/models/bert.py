@@ -10,6 +10,7 @@ import jax.numpy as jnp
 
 from qtx.layers import Site, dense, embedding, flat_dot_general, layer_norm
 from qtx.models.block import ACTIVATIONS, TransformerConfig, layers
+from qtx.models.masks import attention_mask
 
 
 @dataclasses.dataclass(frozen=True)
@@ -86,11 +87,7 @@ class Bert(nn.Module):
         tokens = batch["tokens"]
         embeddings = BertEmbeddings(self.config, not train, name="embeddings")
         x = embeddings(tokens, batch.get("token_types", jnp.zeros_like(tokens)))
-        mask = batch["mask"][:, None, None, :] if "mask" in batch else None
-        if "segments" in batch:
-            segments = batch["segments"][:, None]
-            same = segments[..., :, None] == segments[..., None, :]
-            mask = same if mask is None else mask & same
+        mask = attention_mask(batch, tokens.shape[1], causal=False)
         stack = layers(self.config, pre_norm=False, activation="gelu", deterministic=not train)
         x, _ = stack(x, mask, step)
         if "positions" in batch:

@@ -27,7 +27,7 @@ class TransformerConfig:
 
     Attributes:
       num_layers, width, num_heads, mlp_width: the shape; width is divided among the heads.
-      dropout: rate on embeddings and on both residual branches.
+      dropout: rate on both residual branches, and on the embeddings of BERT and ViT.
       attention_dropout: rate on the attention probabilities.
       init_std: standard deviation of initial kernels and embeddings. Narrow models need more than the usual 0.02 for
         attention to start off the uniform distribution (about 1 / sqrt(width)).

@@ -16,6 +16,7 @@ import jax.numpy as jnp
 from qtx.errors import QtxError
 from qtx.layers import Site, dense, embedding, flat_dot_general, layer_norm
 from qtx.models.block import TransformerConfig, layers
+from qtx.models.masks import attention_mask
 
 POSITION_OFFSET = 2
 
@@ -108,14 +109,11 @@ class Opt(nn.Module):
           `[B, T, vocab]` float32.
         """
         c, tokens = self.config, batch["tokens"]
-        length = tokens.shape[1]
         visible = batch.get("mask", jnp.ones(tokens.shape, bool))
         embeddings = OptEmbeddings(c, not train, name="embeddings")
-        x = nn.Dropout(c.dropout, deterministic=not train)(embeddings(tokens, visible.astype(jnp.int32)))
-        mask = jnp.tril(jnp.ones((length, length), bool)) & visible[:, None, None, :]
-        if "segments" in batch:
-            segments = batch["segments"][:, None]
-            mask &= segments[..., :, None] == segments[..., None, :]
+        # No dropout here: the published decoder has it on the branches of its layers alone.
+        x = embeddings(tokens, visible.astype(jnp.int32))
+        mask = attention_mask(batch, tokens.shape[1], causal=True)
         x, _ = layers(c, pre_norm=c.pre_norm, activation="relu", deterministic=not train)(x, mask, step)
         dtype = jnp.dtype(c.dtype)
         if c.pre_norm:

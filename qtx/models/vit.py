@@ -15,7 +15,7 @@ from qtx.models.block import TransformerConfig, layers
 
 @dataclasses.dataclass(frozen=True)
 class VitConfig(TransformerConfig):
-    """ViT-S/16 by default.
+    """ViT-S/16 by default, as timm has it: its LayerNorm epsilon too, where Hugging Face's ViT has 1e-12.
 
     Attributes:
       patch_size: side of a square patch in pixels.
@@ -32,6 +32,7 @@ class VitConfig(TransformerConfig):
     mlp_width: int = 1536
     dropout: float = 0.0
     attention_dropout: float = 0.0
+    layer_norm_epsilon: float = 1e-6
     patch_size: int = 16
     patch_norm: bool = False
     image_size: int | None = None

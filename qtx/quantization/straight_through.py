@@ -49,8 +49,10 @@ def straight_through(plan: Plan) -> Iterator[None]:
     def quantize(site, path, y, where):
         if path not in by_path:
             return y
-        # Of one example: the gradient must not depend on how a batch is divided into microbatches.
-        return round_straight_through(y, site.get_variable("ranges", "range"), by_path[path], y.size / len(y), where)
+        # Of a table all its weights count; of an activation those of one example, since the gradient must not depend on
+        # how a batch is divided into microbatches.
+        size = site.num_embeddings * site.features if isinstance(site, nn.Embed) else y.size / len(y)
+        return round_straight_through(y, site.get_variable("ranges", "range"), by_path[path], size, where)
 
     with on_sites(quantize, (*SITE_MODULES, nn.Embed)):
         yield

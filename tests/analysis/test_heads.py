@@ -10,7 +10,11 @@ from hypothesis import strategies as st
 
 from qtx.analysis import heads
 
-visible_keys = jax.jit(heads.visible_keys, static_argnums=1)
+
+def visible_keys(mask, causal):
+    return heads.visible_keys({}, mask, causal)
+
+
 column_mass, zero_share, dead_row_share = map(jax.jit, (heads.column_mass, heads.zero_share, heads.dead_row_share))
 value_norms = jax.jit(heads.value_norms, static_argnums=1)
 
@@ -70,10 +74,8 @@ def test_value_norms_are_per_head():
 
 def test_head_statistics_weigh_a_padding_sample_with_nothing():
     mask = np.array([[True] * 4, [False] * 4])
-    probs, _ = softmax_maps(0, mask, causal=True)
-    table = jax.jit(heads.head_statistics, static_argnames="causal")(
-        probs, np.ones((2, 4, 8), np.float32), mask, causal=True
-    )
+    probs, visible = softmax_maps(0, mask, causal=True)
+    table = jax.jit(heads.head_statistics)(probs, np.ones((2, 4, 8), np.float32), mask, visible)
     for name, (values, weights) in table.items():
         assert values.shape[:2] == (2, 2), name
         assert weights[0] > 0 and weights[1] == 0, name

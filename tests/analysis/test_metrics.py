@@ -17,7 +17,7 @@ from qtx.errors import QtxError
 from qtx.models import MODELS, build
 from tests.analysis.conftest import make_batch
 
-REFERENCE_MODELS = ("bert_clipped_1l", "bert_gate_linear_3l", "opt_gate_all_heads_1l", "opt_vanilla_3l")
+REFERENCE_MODELS = ("bert_clipped_1l", "bert_gate_linear_1l", "opt_gate_all_heads_1l", "opt_vanilla_1l")
 
 
 @pytest.mark.parametrize("name", REFERENCE_MODELS)

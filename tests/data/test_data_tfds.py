@@ -11,6 +11,7 @@ import tensorflow_datasets as tfds
 
 from qtx.data import DataConfig, load, prepare
 from qtx.data.prepared.documents import clean_wiki40b
+from qtx.data.sources.image_corpus import resized_to
 from qtx.data.tfds_datasets import find_dataset
 from qtx.errors import QtxError
 
@@ -219,3 +220,19 @@ def test_images_that_cannot_be(tmp_path):
 def test_image_options_that_cannot_be(options, message):
     with pytest.raises(QtxError, match=message):
         DataConfig(source="image_corpus", **{"corpus": "tfds:x"} | options)
+
+
+# (width, height), size and crop ratio -> what timm 1.0.31 resizes to: floor(size / ratio) for the shorter side, and
+# torchvision's int(shorter * long / short) for the other.
+RESIZED = [
+    ((500, 375), 224, 0.9, (330, 248)),
+    ((375, 500), 224, 0.9, (248, 330)),
+    ((333, 500), 224, 0.875, (256, 384)),
+    ((100, 100), 384, 1.0, (384, 384)),
+    ((64, 48), 32, 0.9, (46, 35)),
+]
+
+
+@pytest.mark.parametrize(("sides", "size", "ratio", "expected"), RESIZED)
+def test_images_are_resized_as_timm_does(sides, size, ratio, expected):
+    assert resized_to(*sides, size, ratio) == expected

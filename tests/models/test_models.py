@@ -170,3 +170,25 @@ def test_build_takes_what_is_left_open_from_the_data():
 def test_build_refuses_data_of_another_model(config, data, says):
     with pytest.raises(QtxError, match=says):
         build(config, data)
+
+
+def test_opt_drops_out_on_its_branches_alone():
+    """As transformers' OPTDecoder, whose embeddings enter the first layer whole: without branches nothing is random."""
+    config = OptConfig(num_layers=1, width=16, num_heads=2, mlp_width=32, vocab_size=20, max_length=8, dropout=0.5)
+    module, batch = build(config), {"tokens": np.arange(16, dtype=np.int32).reshape(2, 8)}
+    params = nn.unbox(module.init(jax.random.key(0), batch)["params"])
+    silent = jax.tree_util.tree_map_with_path(
+        lambda path, x: jnp.zeros_like(x) if "out" in [key.key for key in path] else x, params
+    )
+
+    def logits(params, seed):
+        return module.apply({"params": params}, batch, train=True, rngs={"dropout": jax.random.key(seed)})
+
+    np.testing.assert_array_equal(logits(silent, 0), logits(silent, 1))
+    assert not np.array_equal(logits(params, 0), logits(params, 1))
+
+
+def test_epsilons_are_the_published_ones():
+    """BERT and OPT of transformers' configurations, ViT of timm's `vision_transformer` (`norm_layer` with eps 1e-6)."""
+    assert (BertConfig().layer_norm_epsilon, OptConfig().layer_norm_epsilon) == (1e-12, 1e-5)
+    assert VitConfig().layer_norm_epsilon == 1e-6

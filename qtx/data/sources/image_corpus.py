@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Callable
 from dataclasses import dataclass
 from typing import Any
@@ -139,6 +140,14 @@ def _decoder(dataset: Dataset, mode: str) -> Callable[[dict[str, Any]], Record]:
     return decode
 
 
+def resized_to(width: int, height: int, size: int, crop_ratio: float) -> tuple[int, int]:
+    """Width and height before the middle is cut out: the shorter side is `size / crop_ratio`, both rounded down, as
+    timm (`transforms_imagenet_eval`) and torchvision (`Resize`) do."""
+    shorter = math.floor(size / crop_ratio)
+    longer = int(shorter * max(width, height) / min(width, height))
+    return (shorter, longer) if width <= height else (longer, shorter)
+
+
 def fit(image: np.ndarray, size: int, crop_ratio: float) -> np.ndarray:
     """The middle of an image: uint8 [H, W, C] to [size, size, C].
 
@@ -149,8 +158,7 @@ def fit(image: np.ndarray, size: int, crop_ratio: float) -> np.ndarray:
     if (height, width) == (size, size):
         return image
     pixels = Image.fromarray(image if channels > 1 else image[..., 0])
-    scale = round(size / crop_ratio) / min(height, width)
-    resized = pixels.resize((round(width * scale), round(height * scale)), Image.Resampling.BICUBIC)
+    resized = pixels.resize(resized_to(width, height, size, crop_ratio), Image.Resampling.BICUBIC)
     left, top = round((resized.width - size) / 2), round((resized.height - size) / 2)
     array = np.asarray(resized.crop((left, top, left + size, top + size)))
     return array if channels > 1 else array[..., None]
