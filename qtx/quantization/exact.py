@@ -15,7 +15,8 @@ from typing import Any, ParamSpec, TypeVar
 import flax.linen as nn
 import jax
 
-P, R = ParamSpec("P"), TypeVar("R")
+P = ParamSpec("P")
+R = TypeVar("R")
 
 
 def exactly(function: Callable[P, R]) -> Callable[P, R]:
