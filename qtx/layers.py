@@ -47,6 +47,8 @@ def _product_forward(rows, kernel, precision, dtype):
 
 def _product_backward(precision, dtype, saved, gradient):
     rows, kernel = saved
+    # Of float32 logits too, the gradient meets its operands in their dtype.
+    gradient = gradient.astype(rows.dtype)
 
     def contract(a, b, axis):
         return jax.lax.dot_general(a, b, (((axis,), (axis,)), ((), ())), precision)

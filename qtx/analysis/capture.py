@@ -13,7 +13,7 @@ import jax.numpy as jnp
 from flax import traverse_util
 
 from qtx.models import MODELS, Opt
-from qtx.quantization import Quantized
+from qtx.quantization import Quantized, exact
 
 Batch = Mapping[str, Any]
 
@@ -129,13 +129,14 @@ def site_values(intermediates: Mapping[str, Any]) -> dict[str, jax.Array]:
 @functools.partial(jax.tree_util.register_dataclass, data_fields=["params"], meta_fields=["module"])
 @dataclasses.dataclass(frozen=True)
 class FloatingPoint:
-    """A module with its unboxed parameters, run as it is: what `qtx.quantization.Quantized` is compared with."""
+    """A module with its unboxed parameters: what `qtx.quantization.Quantized` is compared with, and so in float32 like
+    it, that the difference is what the integers cost, and not bfloat16."""
 
     module: nn.Module
     params: Any
 
     def apply(self, batch: Batch, **kwargs: Any) -> Any:
-        return self.module.apply({"params": self.params}, batch, **kwargs)
+        return exact.apply(self.module, {"params": self.params}, batch, **kwargs)
 
 
 Model = FloatingPoint | Quantized

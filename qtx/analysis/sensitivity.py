@@ -16,7 +16,7 @@ import jax.numpy as jnp
 import numpy as np
 from flax import traverse_util
 
-from qtx.quantization import Quantized
+from qtx.quantization import Quantized, exact
 from qtx.quantization.interceptor import SITE_MODULES, on_sites, round_to_range
 from qtx.quantization.weights import flatten, is_table, over_layers, round_weight
 from qtx.storage import Expected, read_sealed_json, sealed_json, shaped, write_whole
@@ -207,7 +207,7 @@ def _activation_powers(quantized: Quantized, params: Any, batch: Batch) -> Any:
 
     variables = {"params": params, "ranges": quantized.range_collection}
     with on_sites(observe, SITE_MODULES):
-        return quantized.module.apply(variables, batch, mutable=["calibration"])[1]["calibration"]
+        return exact.apply(quantized.module, variables, batch, mutable=["calibration"])[1]["calibration"]
 
 
 @jax.jit

@@ -62,7 +62,8 @@ class MlmHead(nn.Module):
         x = ACTIVATIONS["gelu"](dense(c.width, ("embed", None), c.init_std, dtype, "transform")(x))
         x = layer_norm(c.layer_norm_epsilon, dtype, "norm")(x)
         bias = self.param("bias", nn.initializers.zeros_init(), (table.shape[0],))
-        return Site(name="logits")(flat_dot_general(x, table.T.astype(dtype), None).astype(jnp.float32) + bias)
+        logits = flat_dot_general(x, table.T.astype(dtype), None, preferred_element_type=jnp.float32)
+        return Site(name="logits")(logits + bias)
 
 
 class Bert(nn.Module):

@@ -87,7 +87,8 @@ class TiedHead(nn.Module):
 
     @nn.compact
     def __call__(self, x: jax.Array, table: jax.Array) -> jax.Array:
-        return Site(name="logits")(flat_dot_general(x, table.T.astype(x.dtype), None).astype(jnp.float32))
+        logits = flat_dot_general(x, table.T.astype(x.dtype), None, preferred_element_type=jnp.float32)
+        return Site(name="logits")(logits)
 
 
 class Opt(nn.Module):

@@ -75,7 +75,7 @@ class VitEmbeddings(nn.Module):
 
 
 class ClassifierHead(nn.Module):
-    """A linear map of the class token, `[B, width]` -> float32 `[B, num_classes]`, at site logits."""
+    """A linear map of the class token, `[B, width]` -> float32 `[B, num_classes]`, in float32; site logits."""
 
     config: VitConfig
 
@@ -83,7 +83,7 @@ class ClassifierHead(nn.Module):
     def __call__(self, x: jax.Array) -> jax.Array:
         c = self.config
         assert c.num_classes is not None, "num_classes is filled in by qtx.models.build"
-        return dense(c.num_classes, ("embed", None), c.init_std, jnp.dtype(c.dtype), "logits")(x).astype(jnp.float32)
+        return dense(c.num_classes, ("embed", None), c.init_std, jnp.float32, "logits")(x)
 
 
 class Vit(nn.Module):

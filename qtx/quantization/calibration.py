@@ -14,6 +14,7 @@ import jax.numpy as jnp
 from flax import traverse_util
 
 from qtx.errors import QtxError
+from qtx.quantization import exact
 from qtx.quantization.basis import Bases
 from qtx.quantization.granularity import Token
 from qtx.quantization.interceptor import calibrating, fake_quantized, sites
@@ -43,10 +44,11 @@ class Quantized:
     activation_ranges: Ranges
 
     def apply(self, batch: dict[str, jax.Array], **kwargs: Any) -> Any:
-        """What `module.apply` returns for `batch`, computed on quantized values. Traceable; compile it with `jit`."""
+        """What `module.apply` returns for `batch`, computed on quantized values, in float32 (see
+        `qtx.quantization.exact`). Traceable; compile it with `jit`."""
         plan = self.activation_plan + tables_of(self.weight_plan)
         with fake_quantized(plan):
-            return self.module.apply({"params": self.params, "ranges": self.range_collection}, batch, **kwargs)
+            return exact.apply(self.module, {"params": self.params, "ranges": self.range_collection}, batch, **kwargs)
 
     @property
     def range_collection(self) -> Any:
@@ -65,6 +67,7 @@ jax.tree_util.register_dataclass(
 )
 
 
+@exact.exactly
 def calibrate(
     module: nn.Module,
     params: Any,
@@ -91,11 +94,12 @@ def calibrate(
     if num_batches < 1:
         raise QtxError(f"calibration asks for {num_batches} batches: expected at least 1, e.g. 16")
     used = FirstBatches(batches, num_batches)
-    recipe, bases = method.adapt(recipe), method.find_bases(module, params, used)
+    in_float32 = exact.float32(module)
+    recipe, bases = method.adapt(recipe), method.find_bases(in_float32, params, used)
     weight_plan, bits = planned_weights(params, recipe)
     estimated = weight_ranges(weight_plan, params, bits, {path: bases[path] for path in bits if path in bases})
     check_finite(estimated, "weight")
-    quantized_params = method.round_weights(module, params, weight_plan, estimated, used)
+    quantized_params = method.round_weights(in_float32, params, weight_plan, estimated, used)
 
     plan: Plan = ()
     state = None
@@ -172,7 +176,7 @@ def initial_state(module, params, recipe, batch, weight_ranges: Ranges, bases: B
 @functools.partial(jax.jit, static_argnames=("module", "plan", "tables"))
 def calibration_step(module: nn.Module, plan: Plan, tables: Plan, params: Any, state: Any, batch: Any) -> Any:
     with calibrating(plan, tables):
-        return module.apply({"params": params, **state}, batch, mutable=["ranges", "calibration"])[1]
+        return exact.apply(module, {"params": params, **state}, batch, mutable=["ranges", "calibration"])[1]
 
 
 def tables_of(weight_plan: Plan) -> Plan:

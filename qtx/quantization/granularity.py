@@ -16,6 +16,15 @@ import jax.numpy as jnp
 from qtx.errors import QtxError
 
 
+def observe(estimator: Any, state: Any, x: jax.Array, bits: Any, symmetric: bool, where: Any = None) -> Any:
+    """`estimator.update`, but NaN from the first value on that is not finite: a percentile or a search would pass over
+    it, and a range that is finite would hide it."""
+    finite = jnp.isfinite(x).all(where=None if where is None else jnp.broadcast_to(where, x.shape))
+    finite &= jnp.stack([jnp.isfinite(leaf).all() for leaf in jax.tree.leaves(state)]).all()
+    new = estimator.update(state, x, bits, symmetric, where)
+    return jax.tree.map(lambda leaf: jnp.where(finite, leaf, jnp.nan), new)
+
+
 @dataclasses.dataclass(frozen=True)
 class Tensor:
     """One range for the whole tensor."""
@@ -24,7 +33,7 @@ class Tensor:
         return estimator.init()
 
     def update(self, estimator: Any, state: Any, x: jax.Array, bits: Any, symmetric: bool, where: Any = None) -> Any:
-        return estimator.update(state, x, bits, symmetric, where)
+        return observe(estimator, state, x, bits, symmetric, where)
 
     def result(self, estimator: Any, state: Any) -> tuple[jax.Array, jax.Array]:
         return estimator.result(state)
@@ -49,7 +58,7 @@ class Channel:
             where = jnp.moveaxis(jnp.broadcast_to(where, x.shape), -1, 0)
 
         def update(state, x, where):
-            return estimator.update(state, x, bits, symmetric, where)
+            return observe(estimator, state, x, bits, symmetric, where)
 
         return jax.vmap(update, (0, 0, None if where is None else 0))(state, by_channel, where)
 

@@ -21,6 +21,7 @@ import jax.numpy as jnp
 from flax import traverse_util
 
 from qtx.errors import QtxError
+from qtx.quantization import exact
 from qtx.quantization.calibration import Quantized, range_collection, tables_of
 from qtx.quantization.granularity import Group, Token
 from qtx.quantization.interceptor import sites
@@ -76,14 +77,15 @@ class QatModel:
         return {"params": {"model": params, "ranges": traverse_util.unflatten_dict(empty, sep="/")}}
 
     def apply(self, variables: Any, batch: Any, *, step: Any = None, **options: Any) -> Any:
-        """As the module's, computed on quantized values. `step` is ignored: what anneals in pre-training is over."""
+        """As the module's, computed on quantized values, in float32, as `Quantized` is: what is trained is what will be
+        measured. `step` is ignored: what anneals in pre-training is over."""
         params = variables["params"]
         ranges = params["ranges"] if self.learn_ranges else jax.lax.stop_gradient(params["ranges"])
         weight_ranges, activation_ranges = self._learned(ranges)
         rounded = round_weights(self.weight_plan, params["model"], weight_ranges)
         collection = range_collection(activation_ranges, weight_ranges)
         with straight_through(self.activation_plan + tables_of(self.weight_plan)):
-            return self.module.apply({"params": rounded, "ranges": collection}, batch, **options)
+            return exact.apply(self.module, {"params": rounded, "ranges": collection}, batch, **options)
 
     def start(self, params: Any, calibrated: Quantized) -> dict[str, Any]:
         """The parameters to train from.

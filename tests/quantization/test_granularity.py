@@ -5,6 +5,7 @@ import numpy as np
 import pytest
 
 from qtx.errors import QtxError
+from qtx.quantization import ESTIMATORS
 from qtx.quantization.estimators import Mse, RunningMinMax
 from qtx.quantization.granularity import GRANULARITIES, Channel, Group, Tensor, Token
 from qtx.quantization.weights import Planned, round_to_grid
@@ -100,3 +101,22 @@ def test_bits_zero_leave_a_tensor_in_floating_point():
 def test_bad_options_are_refused(make, says):
     with pytest.raises(QtxError, match=says):
         make()
+
+
+STATIC = {name: make for name, make in GRANULARITIES.items() if make is not Token}
+CLIPPING = {**ESTIMATORS, "percentile": lambda: RunningMinMax(percentile=90.0)}
+
+
+@pytest.mark.parametrize("value", [np.nan, np.inf, -np.inf])
+@pytest.mark.parametrize("estimator", sorted(CLIPPING))
+@pytest.mark.parametrize("granularity", sorted(STATIC))
+def test_what_is_not_finite_makes_a_range_that_is_not(granularity, estimator, value):
+    """In whichever batch it is: one value among many, which a percentile would cut off and a search pass over."""
+    made, good = STATIC[granularity](), X.copy()
+    bad = X.copy()
+    bad[1, 2, 3] = value
+    for data in ((bad,), (good, bad), (bad, good, good)):
+        assert not np.isfinite(ends(made, CLIPPING[estimator](), data)).all()
+    masked = np.ones_like(bad, bool)
+    masked[1, 2, 3] = False
+    assert np.isfinite(ends(made, CLIPPING[estimator](), (bad,), masked)).all()

@@ -16,6 +16,7 @@ from qtx.errors import QtxError
 from qtx.models import MODELS, build
 from qtx.quantization import QuantizationConfig, Recipe, Rule, calibrate
 from qtx.quantization.integer import convert, load, save
+from qtx.quantization.interceptor import sites as site_shapes
 from qtx.storage import sealed_json, sealed_safetensors
 
 SMALL = {"num_layers": 1, "width": 16, "num_heads": 2, "mlp_width": 32, "init_std": 0.3}
@@ -335,3 +336,63 @@ def test_files_of_another_model_are_refused(tmp_path):
     of_another_width(tmp_path)
     with pytest.raises(QtxError, match=r"'params/embeddings/.*' has shape \(16,\), but the model's is \(32,\)"):
         load(make("bert", width=32)[0], tmp_path)
+
+
+@functools.cache
+def per_tensor(family, num_layers):
+    """A model with every activation quantized but the head's, per tensor."""
+    result, batch = quantized(family, num_layers=num_layers, recipe="strict")
+    return off_the_edges(result), batch
+
+
+def with_groups(result, batch, sites):
+    """Every second dimension of `sites` on a grid of its own, half as wide."""
+    ranges, shapes = dict(result.activation_ranges), site_shapes(result.module, result.params, batch)
+    for site in sites:
+        factor = np.where(np.arange(shapes[site].features) % 2, 0.5, 1.0).astype(np.float32)
+        ends = {end: ranges[site][end][..., None] * factor for end in ("minimum", "maximum")}
+        ranges[site] = {**ranges[site], **ends}
+    return dataclasses.replace(result, activation_ranges=ranges)
+
+
+def converted(result, sites):
+    """The integer model; None if it is refused in one line that names a site with groups and says what to set."""
+    try:
+        return convert(result)
+    except QtxError as error:
+        said = str(error)
+        assert "\n" not in said and "activation_granularity=tensor" in said
+        assert any(repr(site) in said for site in sites)
+        return None
+
+
+GROUPED = [(family, layers) for family in sorted(MODELS) for layers in (1, 2)]
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("family, num_layers", GROUPED)
+def test_groups_of_dimensions_are_right_or_refused(family, num_layers):
+    """Each site alone; those that are not refused alone, together; and what enters a post-LN block."""
+    result, batch = per_tensor(family, num_layers)
+    accepted = [s for s in result.activation_ranges if converted(with_groups(result, batch, [s]), [s]) is not None]
+    assert {"layers/attention_residual", "layers/mlp_residual", "layers/mlp/out"} <= set(accepted)
+    pairs = [("embeddings/norm", "layers/mlp_norm")] if family == "bert" else []
+    for sites in (accepted, accepted[::2], accepted[1::2], *pairs):
+        grouped = with_groups(result, batch, sites)
+        model = converted(grouped, sites)
+        if model is not None:
+            assert_same_answers(model, grouped, batch)
+        assert (model is None) == (sites in pairs), sites
+
+
+@pytest.mark.parametrize("num_layers", [1, 2])
+def test_groups_that_enter_a_post_norm_block_are_refused(num_layers):
+    result, batch = per_tensor("bert", num_layers)
+    with pytest.raises(QtxError, match="'embeddings/norm' has a range per channel"):
+        convert(with_groups(result, batch, ["embeddings/norm", "layers/mlp_norm"]))
+    later = with_groups(result, batch, ["layers/mlp_norm"])
+    if num_layers == 1:  # the last layer's output enters no block
+        convert(later)
+    else:
+        with pytest.raises(QtxError, match="'layers/mlp_norm' has a range per channel"):
+            convert(later)

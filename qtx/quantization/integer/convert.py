@@ -7,6 +7,7 @@ from typing import Any
 
 import flax.linen as nn
 
+from qtx.quantization import exact
 from qtx.quantization.basis import basis_of
 from qtx.quantization.calibration import Quantized
 from qtx.quantization.integer.grids import Grids, read_grids
@@ -55,7 +56,8 @@ def convert(quantized: Quantized) -> IntegerModel:
 
 def float32(module: Any) -> nn.Module:
     """The module computing in float32 between the products, and, as it does not train, without rematerialization."""
-    return module.clone(config=dataclasses.replace(module.config, dtype="float32", remat="none"))
+    module = exact.float32(module)
+    return module.clone(config=dataclasses.replace(module.config, remat="none"))
 
 
 def _in_floating_point(

@@ -48,16 +48,22 @@ def read_grids(quantized: Quantized, wiring: Wiring) -> Grids:
     weights = _grids("weight", quantized.weight_plan, quantized.weight_ranges)
     sites = _grids("activation", quantized.activation_plan, quantized.activation_ranges)
     for site in sorted(wiring.operands & sites.keys()):
-        if sites[site]["scale"].ndim > 1:
-            raise QtxError(
-                f"the activation {site!r} has a range per channel: an integer product can only sum over channels of "
-                "one scale, so expected one range per tensor"
-            )
+        _check_operand(site, sites[site])
     sites |= {path.removesuffix("/embedding"): grid for path, grid in weights.items() if is_table(path)}
     # What enters a post-LN model's first block: OPT-350m has no LayerNorm there.
     first = "embeddings/norm" if "norm" in quantized.params["embeddings"] else "embeddings/sum"
     entering = None if wiring.pre_norm else _entering(sites, first)
     return Grids(sites | ({INPUT: entering} if entering else {}), weights)
+
+
+def _check_operand(site: str, grid: Fields) -> None:
+    """Raises QtxError if a site that products sum over has a scale per channel: in `[L]` or, outside the layers, `()`
+    there is one per tensor."""
+    if grid["scale"].ndim > site.startswith(STACK):
+        raise QtxError(
+            f"the activation {site!r} has a range per channel: an integer product can only sum over channels of one "
+            "scale, so expected one range per tensor: set config.quantization.activation_granularity=tensor"
+        )
 
 
 def _grids(kind: str, plan: Plan, ranges: Ranges) -> dict[str, Fields]:
@@ -96,4 +102,8 @@ def _entering(sites: dict[str, Fields], before: str) -> Fields | None:
         or basis_of(first).keys() != basis_of(later).keys()
     ):
         return None
+    _check_operand(before, first)
+    if len(later["low"]) == 1:
+        return {name: value[None] for name, value in first.items()}
+    _check_operand(AFTER_EACH, later)
     return {name: jnp.concatenate([value[None], later[name][:-1]]) for name, value in first.items()}

@@ -10,6 +10,7 @@ import jax
 import jax.numpy as jnp
 from flax import traverse_util
 
+from qtx.quantization import exact
 from qtx.quantization.integer.interceptor import COLLECTION, on_integers
 
 Tensors = dict[str, jax.Array]
@@ -50,7 +51,8 @@ class IntegerModel:
         params = self.params | {path.removesuffix("table") + "embedding": self._table(path) for path in tables}
         integers = {path: x for path, x in self.integers.items() if path not in tables}
         with on_integers():
-            return self.module.apply({"params": _nested(params), COLLECTION: _nested(integers)}, batch, **kwargs)
+            variables = {"params": _nested(params), COLLECTION: _nested(integers)}
+            return exact.apply(self.module, variables, batch, **kwargs)
 
     def _table(self, path: str) -> jax.Array:
         """An embedding table `[rows, width]` from its integers and the grid of its look-ups."""
