@@ -34,6 +34,7 @@ from qtx.prepare import Batches, Prepared, prepare
 from qtx.quantization import calibrate
 from qtx.quantization.methods import METHODS
 from qtx.results import markdown, mean_and_deviation, short_names
+from qtx.storage import Expected, parse_json, write_whole
 from qtx.summary import say
 from qtx.training import OBJECTIVES
 
@@ -41,6 +42,7 @@ SCHEMES = ("w8a8", "w6a8", "w4a8", "w6a6")
 METHOD_SCHEMES = ("w8a8", "w6a6", "w4a4")
 CALIBRATION_SEEDS = (0, 1, 2)
 Line = dict[str, Any]
+EXPECTED = Expected("a measurement of this table", "delete the line, and it is measured again")
 
 
 @dataclasses.dataclass(frozen=True)
@@ -83,6 +85,24 @@ def measurements(run: Run, prepared: Prepared, params: Any, methods: bool, done:
             METHODS[cell.method](),
         )
         yield line | {"value": metric_of(quantized)}
+
+
+def read_complete(file: Path) -> list[Line]:
+    """The lines of a file, which is left with these alone: not the last one if a run was stopped while writing it.
+
+    Raises:
+      QtxError: for another line that is no measurement.
+    """
+    if not file.is_file():
+        return []
+    whole, _, _ = file.read_bytes().rpartition(b"\n")
+    lines = [
+        parse_json(text, f"line {number} of {file}", EXPECTED, finite=False)
+        for number, text in enumerate(whole.split(b"\n"), start=1)
+        if text
+    ]
+    write_whole({file: "".join(json.dumps(line) + "\n" for line in lines).encode()})
+    return lines
 
 
 def key(line: Line) -> tuple:
@@ -129,7 +149,7 @@ def measure_all(config: str, workdir: Path, methods: bool, console: Console) -> 
         planned = [run for run in planned if run.experiment.seed == planned[0].experiment.seed]
     name, data = "methods" if methods else "table10", None
     file = workdir / f"{name}.jsonl"
-    lines = [json.loads(line) for line in file.read_text().splitlines()] if file.is_file() else []
+    lines = read_complete(file)
     done = set(map(key, lines))
     for index, run in enumerate(planned, start=1):
         say(console, f"run {index} of {len(planned)}: {run.title}")

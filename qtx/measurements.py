@@ -18,10 +18,11 @@ import json
 from collections.abc import Iterable, Mapping
 from typing import Any
 
-from qtx.errors import QtxError
 from qtx.results import Result
+from qtx.storage import Expected, read_sealed_json, sealed_json, shaped
 from qtx.training import RunFolder
-from qtx.training.run_folder import as_text
+
+EXPECTED = Expected("the results of a run of this version of qtx", "move it away, and measure again")
 
 FLOATING_POINT = "fp"
 HEAD = ("variant", "seed", "parameters", "metric")
@@ -47,24 +48,26 @@ def add(folder: RunFolder, head: Mapping[str, Any], new: Iterable[Measurement]) 
     kept = {_conditions(measurement): measurement for measurement in read(folder)["measurements"]}
     for measurement in new:
         kept[_conditions(measurement)] = json.loads(json.dumps(measurement))
-    folder.write(folder.results.name, as_text({**head, "measurements": list(kept.values())}))
+    folder.write(folder.results.name, sealed_json({**head, "measurements": list(kept.values())}).decode())
 
 
 def read(folder: RunFolder) -> dict[str, Any]:
     """A run's results.json; without measurements if there is none.
 
     Raises:
-      QtxError: if it is none of this version of qtx.
+      QtxError: if it is none of this version of qtx, or not as it was written.
     """
-    try:
-        found = json.loads(folder.results.read_text(encoding="utf-8"))
-        complete = all("values" in measurement and "scheme" in measurement for measurement in found["measurements"])
-    except FileNotFoundError:
+    if not folder.results.exists():
         return {"measurements": []}
-    except (OSError, ValueError, KeyError, TypeError) as error:
-        raise QtxError(f"cannot read {folder.results} ({error!r}): move it away, and measure again") from None
-    if not complete:
-        raise QtxError(f"{folder.results} is not of this version of qtx: move it away, and measure again")
+    found = read_sealed_json(folder.results, EXPECTED)
+    try:
+        for measurement in found["measurements"]:
+            shaped(measurement["values"], dict[str, float])
+            shaped(measurement["held_out_batches"], dict[str, int])
+            shaped([measurement["scheme"]], list[str])
+            shaped([measurement["checkpoint"]], list[int])
+    except (KeyError, TypeError) as error:
+        raise EXPECTED.refusal(folder.results, f"{error!r}") from None
     return found
 
 

@@ -33,10 +33,11 @@ from qtx.quantization.integer import IntegerModel
 from qtx.quantization.methods import METHODS
 from qtx.quantization.recipes.recorded import read_entries
 from qtx.results import Result
+from qtx.storage import sealed_json
 from qtx.training import NEWEST, OBJECTIVES, RunFolder, load_params, train
 from qtx.training.evaluate import add_up
 from qtx.training.objectives import Sums, cross_entropy_sums
-from qtx.training.run_folder import IDENTITY, as_text, other_contents
+from qtx.training.run_folder import IDENTITY, other_contents
 
 # Where the ranges of a quantized model are from.
 CALIBRATED = "calibrated"
@@ -61,9 +62,8 @@ def keep_quantization(prepared: Prepared, workdir: Path) -> None:
     rules = quantization.recorded_rules(quantization.schemes, prepared.module.config)
     if rules:
         earlier = read_entries(folder.recipe) if folder.recipe.exists() else {}
-        folder.write(folder.recipe.name, as_text({**earlier, **rules}))
-    there = {**folder.read_config(), "quantization": record(prepared.experiment)["quantization"]}
-    folder.write(folder.config.name, as_text(there))
+        folder.write(folder.recipe.name, sealed_json({**earlier, **rules}).decode())
+    folder.write_config({**folder.read_config(), "quantization": record(prepared.experiment)["quantization"]})
 
 
 def uses_own_data(prepared: Prepared, workdir: Path, named: bool) -> bool:

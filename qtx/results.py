@@ -13,7 +13,12 @@ from collections.abc import Iterable, Sequence
 from pathlib import Path
 from typing import Any
 
+from qtx.storage import Expected, parse_json, read_bytes, seal, unseal, write_whole
+
 Result = dict[str, Any]
+EXPECTED = Expected("the results of a comparison of this version of qtx", "run the same qtx compare again")
+LINES = "lines"
+"""Key of how many lines a file of results has."""
 
 # Result key to column title; the paper's Table 2 first, then what attention does.
 OUTLIER_COLUMNS = {"max_inf_norm": "max inf. norm", "avg_kurtosis": "avg. kurtosis"}
@@ -29,13 +34,24 @@ METRIC_TITLES = {"perplexity": "perplexity", "accuracy": "accuracy, %"}
 
 
 def write_lines(results: Iterable[Result], path: Path) -> None:
-    """Writes results as JSON lines."""
-    path.write_text("".join(json.dumps(result) + "\n" for result in results))
+    """Writes results as JSON lines, each with its checksum and how many there are; all or none."""
+    lines = list(results)
+    write_whole({path: "".join(json.dumps(seal({**line, LINES: len(lines)})) + "\n" for line in lines).encode()})
 
 
 def read_lines(path: Path) -> list[Result]:
-    """Reads what `write_lines` wrote."""
-    return [json.loads(line) for line in path.read_text().splitlines()]
+    """Reads what `write_lines` wrote.
+
+    Raises:
+      QtxError: for a line that is not as it was written.
+    """
+    results = []
+    for number, line in enumerate(read_bytes(path, EXPECTED).splitlines(), start=1):
+        where = f"line {number} of {path}"
+        results.append(unseal(parse_json(line, where, EXPECTED, finite=False), where, EXPECTED))
+    if not results or {result.pop(LINES, None) for result in results} != {len(results)}:
+        raise EXPECTED.refusal(path, "lines are missing")
+    return results
 
 
 def number(value: float) -> str:

@@ -9,6 +9,7 @@ from pathlib import Path
 import pytest
 
 from qtx.cli import main
+from qtx.storage import sealed_json
 
 NANO = str(Path(__file__).parent / "nano_config.py")
 BERT = """
@@ -254,7 +255,8 @@ def test_checkpoint_of_another_model(command, trained, tmp_path, capsys):
     shutil.copytree(trained, workdir)
     config = json.loads((workdir / "config.json").read_text())
     config["model"]["width"] = 16
-    (workdir / "config.json").write_text(json.dumps(config))
+    del config["checksum"]
+    (workdir / "config.json").write_bytes(sealed_json(config))
     before = snapshot(workdir)
     assert main([command, f"--workdir={workdir}"]) == 2
     err = capsys.readouterr().err
@@ -263,9 +265,9 @@ def test_checkpoint_of_another_model(command, trained, tmp_path, capsys):
     assert snapshot(workdir) == before
 
 
-@pytest.mark.parametrize("content", ["{", "{}", '{"family": "bert", "speed": 3}'])
+@pytest.mark.parametrize("content", [b"{", b"{}", sealed_json({}), sealed_json({"family": "bert", "speed": 3})])
 def test_broken_record(content, tmp_path, capsys):
-    (tmp_path / "config.json").write_text(content)
+    (tmp_path / "config.json").write_bytes(content)
     assert "config.json is not" in told(["evaluate", f"--workdir={tmp_path}"], capsys)
 
 

@@ -14,6 +14,7 @@ from qtx.cli import main
 from qtx.data import VOCABULARIES
 from qtx.experiment import from_record, read, record
 from qtx.flags import load_config_file
+from qtx.storage import sealed_json
 
 NANO = str(Path(__file__).parent / "nano_config.py")
 CONFIGS = sorted((Path(__file__).parents[1] / "configs").glob("*.py"))
@@ -99,6 +100,10 @@ def test_naming_a_default_names_the_same_run(override, run, capsys):
     other = override.replace("=", "=1")
     assert main(["train", f"--config={NANO}", f"--workdir={run}", f"--config.{other}"]) == 2
     assert override.partition("=")[0] in capsys.readouterr().err
+
+
+def unsealed(values: dict) -> dict:
+    return {name: value for name, value in values.items() if name != "checksum"}
 
 
 def measured(run: Path) -> list[dict]:
@@ -193,7 +198,7 @@ def test_code_that_a_folder_names_does_not_run(run, tmp_path, capsys):
     (tmp_path / "evil.py").write_text(f"open({str(tmp_path / 'ran')!r}, 'w')\ndef recipe(*_): pass\n")
     config = json.loads((run / "config.json").read_text())
     config["quantization"]["recipe"] = f"{tmp_path}/evil.py:recipe"
-    (run / "config.json").write_text(json.dumps(config))
+    (run / "config.json").write_bytes(sealed_json(unsealed(config)))
     for command in (["evaluate"], ["quantize"], ["sensitivity"], ["export", "--format=int8"]):
         assert main([*command, f"--workdir={run}"]) == 2
         err = capsys.readouterr().err
@@ -204,11 +209,14 @@ def test_code_that_a_folder_names_does_not_run(run, tmp_path, capsys):
 
 @pytest.mark.parametrize(
     "content",
-    ["{", "[]", '{"w8a8": 3}', '{"w8a8": {"of": [], "recipe": {"is": "Popen", "args": "ls"}}}', "[" * 100_000],
+    [
+        *(b"{", b"[]", b"[" * 100_000, {"w8a8": 3}, {"w8a8": {"of": [], "recipe": {}}}),
+        *({"w8a8": {"of": [], "recipe": {"is": "Popen", "args": "ls"}}}, {"w8a8": {"of": [], "recipe": []}}),
+    ],
 )
 def test_a_damaged_recipe_is_one_line(content, careful, capsys):
     run, _, _ = careful
-    (run / "recipe.json").write_text(content)
+    (run / "recipe.json").write_bytes(content if isinstance(content, bytes) else sealed_json(content))
     assert main(["quantize", f"--workdir={run}", "--scheme=w8a8"]) == 2
     err = capsys.readouterr().err
     assert err.startswith("qtx: error: ") and err.count("\n") == 1 and "recipe.json" in err
@@ -223,7 +231,7 @@ def test_recorded_rules_are_those_of_the_recipe(recipe, options, tmp_path):
     config = dataclasses.replace(experiment.quantization, recipe=recipe, weight_estimator="auto", **options)
     schemes = ("w8a8", "w4a4")
     entries = {s: as_data(config.make_recipe(s, experiment.model), *config.quantizers(s)) for s in schemes}
-    (tmp_path / "rules.json").write_text(json.dumps(entries))
+    (tmp_path / "rules.json").write_bytes(sealed_json(entries))
     again = dataclasses.replace(config, recipe=f"{tmp_path}/rules.json")
     for scheme in schemes:
         assert again.make_recipe(scheme, experiment.model) == config.make_recipe(scheme, experiment.model)

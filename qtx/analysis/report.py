@@ -59,7 +59,7 @@ def read_runs(folder: Path, lines: Iterable[Result]) -> list[Run]:
         runs.append(
             Run(
                 result=line,
-                config=json.loads(run.config.read_text(encoding="utf-8")) if run.config.is_file() else {},
+                config=run.read_config() if run.config.is_file() else {},
                 history=read_metrics(run.root) if run.metrics.is_file() else [],
                 analysis=load_analysis(analysis) if analysis.is_file() else None,
                 sweep=load_sweep(run.root),

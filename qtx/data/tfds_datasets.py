@@ -69,7 +69,13 @@ class Dataset:
         Raises:
           QtxError: for a split that is not there, or one of whose shards is missing.
         """
-        for file in map(Path, self._split(split).filepaths):
+        try:
+            files = [Path(file) for file in self._split(split).filepaths]
+        except (KeyError, ValueError, IndexError) as error:  # what a name's template makes Python's formatting raise
+            if isinstance(error, QtxError):
+                raise
+            raise EXPECTED.refusal(self.folder, f"no names of shards: {error!r}") from None
+        for file in files:
             inside(self.folder, os.path.relpath(file, self.folder), EXPECTED)
             if not file.is_file():
                 raise QtxError(f"dataset {self.folder} is damaged: no {file}; delete the folder to make it again")

@@ -10,7 +10,8 @@ from qtx.data import Data, DataConfig, load
 from qtx.data.config import SOURCE_OPTIONS
 from qtx.errors import QtxError
 from qtx.models import TransformerConfig
-from qtx.training.run_folder import RECIPE, TOKENIZER, RunFolder, as_text
+from qtx.storage import sealed_json
+from qtx.training.run_folder import RECIPE, TOKENIZER, RunFolder
 
 if typing.TYPE_CHECKING:
     from qtx.experiment import Experiment
@@ -67,4 +68,4 @@ def kept_files(experiment: Experiment, model: TransformerConfig, data: Data) -> 
     schemes = (*experiment.quantization.schemes, *([experiment.qat.scheme] if experiment.qat.start else []))
     rules = experiment.quantization.recorded_rules(schemes, model)
     files = {} if data.tokenizer is None else {TOKENIZER: data.tokenizer.text}
-    return files | ({RECIPE: as_text(rules)} if rules else {})
+    return files | ({RECIPE: sealed_json(rules).decode()} if rules else {})

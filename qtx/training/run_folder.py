@@ -14,7 +14,9 @@ from typing import Any
 from filelock import FileLock, Timeout
 
 from qtx.errors import QtxError
+from qtx.storage import Expected, read_sealed_json, sealed_json
 
+EXPECTED = Expected("the config of a run", "restore it, or delete the run's folder to start anew")
 TOKENIZER = "tokenizer.json"
 RECIPE = "recipe.json"
 
@@ -132,7 +134,7 @@ class RunFolder:
             # The config last: a folder that has one has all.
             for name, text in {} if begun else files.items():
                 self.write(name, text)
-            self.write(self.config.name, as_text(wanted))
+            self.write_config(wanted)
 
     def check(self, there: Mapping[str, Any], here: Mapping[str, Any], other_data: bool = False) -> None:
         """Raises QtxError unless two configs are of one run; with `other_data`, on whatever data that its tokenizer
@@ -149,6 +151,10 @@ class RunFolder:
                 f"{self.root} holds a run of other data: config.data is the same, but what it names has another "
                 f"content: {', '.join(other)}; restore it, or choose another --workdir"
             )
+
+    def write_config(self, config: Mapping[str, Any]) -> None:
+        """Writes config.json; see `claim`."""
+        self.write(self.config.name, sealed_json(config).decode())
 
     def write(self, name: str, text: str) -> None:
         """Writes a file of the folder, whole or not at all.
@@ -185,19 +191,11 @@ class RunFolder:
         """The folder's config.
 
         Raises:
-          QtxError: if there is none, or it is not JSON.
+          QtxError: if there is none, or it is not as it was written.
         """
-        try:
-            return json.loads(self.config.read_text(encoding="utf-8"))
-        except FileNotFoundError:
-            raise QtxError(f"{self.root} is not a run's folder: it has no config.json") from None
-        except ValueError:
-            raise QtxError(f"{self.config} is not JSON: restore it, or delete the run's folder to start anew") from None
-
-
-def as_text(values: Any) -> str:
-    """JSON as the folder's files have it."""
-    return json.dumps(values, indent=2) + "\n"
+        if not self.config.exists():
+            raise QtxError(f"{self.root} is not a run's folder: it has no config.json")
+        return read_sealed_json(self.config, EXPECTED)
 
 
 def differences(there: Mapping[str, Any], here: Mapping[str, Any], other_data: bool = False) -> list[str]:

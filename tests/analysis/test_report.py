@@ -14,6 +14,7 @@ from qtx.analysis.head_map import HeadMap
 from qtx.analysis.report import read_runs, report, write_report
 from qtx.errors import QtxError
 from qtx.results import write_lines
+from qtx.storage import sealed_json
 
 VOID = {"meta"}
 SITE = "layers/mlp_residual"
@@ -108,7 +109,7 @@ def make_comparison(folder, outliers=5):
     for line in lines:
         run = folder / "runs" / f"{line['variant']}-seed{line['seed']}"
         run.mkdir(parents=True)
-        (run / "config.json").write_text(json.dumps(CONFIG))
+        (run / "config.json").write_bytes(sealed_json(CONFIG))
         (run / "metrics.jsonl").write_text("".join(json.dumps(line) + "\n" for line in HISTORY))
         save_analysis(make_analysis(outliers, off=line["variant"] == "none"), run / "analysis.npz")
     return folder

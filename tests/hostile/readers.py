@@ -30,16 +30,21 @@ from qtx.data.reading import documents
 from qtx.data.sources.idx import read_idx
 from qtx.data.tfds_datasets import Dataset, open_dataset
 from qtx.data.tokenization import bert_backend, byte_level_backend
+from qtx.experiment import default, read, record
 from qtx.interop import load as load_huggingface
 from qtx.interop import save as save_huggingface
+from qtx.measurements import add
+from qtx.measurements import read as read_results
 from qtx.quantization import QuantizationConfig, calibrate
 from qtx.quantization.files import load_ranges, read_ranges, save_ranges
 from qtx.quantization.integer import convert
 from qtx.quantization.integer import load as load_integers
 from qtx.quantization.integer import save as save_integers
 from qtx.quantization.methods import Gptq
+from qtx.quantization.recipes.recorded import as_data
+from qtx.results import read_lines, write_lines
 from qtx.storage import Expected, read_sealed_json, sealed_json, verify, with_checksum, write_whole
-from qtx.training import read_metrics
+from qtx.training import RunFolder, read_metrics
 from qtx.training.bad_steps import keep_batch, read_batch
 from tests.analysis.test_report import make_analysis
 from tests.data.samples import idx_bytes, png, prose
@@ -61,6 +66,38 @@ class Reader:
     make: Callable[[Path], Path]
     read: Callable[[Path], Any]
     fits: Callable[[Any], bool] | None = None
+
+
+def make_run_config(folder: Path) -> Path:
+    run = RunFolder(folder / "run")
+    run.claim({**record(read(default("opt"))), "identity": {"training": "a" * 64, "held_out": "b" * 64}})
+    return run.config
+
+
+def make_recipe(folder: Path) -> Path:
+    experiment = read(default("opt"))
+    rules = dataclasses.replace(experiment.quantization, recipe="strict")
+    entry = as_data(rules.make_recipe("w8a8", experiment.model), *rules.quantizers("w8a8"))
+    (folder / "recipe.json").write_bytes(sealed_json({"w8a8": entry}))
+    return folder / "recipe.json"
+
+
+def recorded(file: Path) -> Any:
+    config = QuantizationConfig(recipe=str(file))
+    return config.make_recipe("w8a8", read(default("opt")).model)
+
+
+def make_results(folder: Path) -> Path:
+    head = {"variant": "softmax", "seed": 0, "parameters": 10, "metric": "perplexity"}
+    measured = {"checkpoint": 4, "scheme": "fp", "data": {"own": True}, "held_out_batches": {"used": 1, "of": 2}}
+    add(RunFolder(folder / "run"), head, [{**measured, "values": {"perplexity": 3.5, "loss": 1.25}}])
+    return folder / "run" / "results.json"
+
+
+def make_lines(folder: Path) -> Path:
+    line = {"variant": "softmax", "seed": 0, "fp": 3.5, "quantized": {"w8a8": float("inf")}}
+    write_lines([line, {**line, "seed": 1}], folder / "results.jsonl")
+    return folder / "results.jsonl"
 
 
 def written(name: str, content: bytes) -> Callable[[Path], Path]:
@@ -279,6 +316,10 @@ READERS: dict[str, Reader] = {
     "preparation": Reader(written("preparation.json", sealed_json(PROGRESS)), preparation),
     "kept tokenizer": Reader(make_kept_tokenizer, kept_tokenizer),
     "metrics": Reader(make_metrics, lambda file: read_metrics(file.parent), are_metrics),
+    "run's config": Reader(make_run_config, lambda file: RunFolder(file.parent).read_config()),
+    "recorded recipe": Reader(make_recipe, recorded),
+    "run's results": Reader(make_results, lambda file: read_results(RunFolder(file.parent))),
+    "comparison's results": Reader(make_lines, read_lines),
     "checkpoint's config": Reader(make_checkpoint("config.json"), lambda f: load_huggingface(f.parent), is_model),
     "checkpoint's weights": Reader(
         make_checkpoint("model.safetensors"), lambda f: load_huggingface(f.parent), is_model

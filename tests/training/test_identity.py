@@ -70,8 +70,10 @@ def copy(trained, tmp_path) -> Path:
     """The same in another place, whose files a test may change."""
     root = tmp_path / "copy"
     shutil.copytree(trained, root)
-    for file in (root / "run" / "config.json", *(root / "run" / "checkpoints").rglob("progress/metadata")):
+    for file in (root / "run" / "checkpoints").rglob("progress/metadata"):
         file.write_text(file.read_text().replace(str(trained), str(root)))
+    run = RunFolder(root / "run")
+    run.write_config(json.loads(json.dumps(run.read_config()).replace(str(trained), str(root))))
     (root / "config.py").write_text(CONFIG.format(folder=str(root)))
     return root
 
@@ -194,10 +196,8 @@ def test_the_identity_is_in_the_config_and_in_each_checkpoint(trained):
 
 
 def test_a_run_of_an_earlier_version_is_told_so(copy, capsys):
-    file = copy / "run" / "config.json"
-    there = json.loads(file.read_text())
-    del there["identity"]
-    file.write_text(json.dumps(there))
+    run = RunFolder(copy / "run")
+    run.write_config({name: value for name, value in run.read_config().items() if name != "identity"})
     message = told(["evaluate", f"--workdir={copy}/run"], capsys)
     assert "does not say what data and tokenizer the run was trained with" in message
 

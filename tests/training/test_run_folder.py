@@ -65,7 +65,9 @@ def test_a_folder_that_cannot_be_created(tmp_path):
         RunFolder(tmp_path / "file" / "run").claim(CONFIG)
 
 
-@pytest.mark.parametrize(("content", "message"), [(None, "has no config.json"), ("{", "is not JSON")])
+@pytest.mark.parametrize(
+    ("content", "message"), [(None, "has no config.json"), ("{", "not JSON"), ("{}", "no checksum")]
+)
 def test_a_folder_that_is_no_run(content, message, tmp_path):
     if content is not None:
         (tmp_path / "config.json").write_text(content)

@@ -9,7 +9,6 @@ from __future__ import annotations
 
 import dataclasses
 import functools
-import json
 from collections.abc import Callable, Mapping
 from pathlib import Path
 from typing import Any
@@ -18,9 +17,10 @@ from qtx.errors import QtxError
 from qtx.quantization.estimators import ESTIMATORS
 from qtx.quantization.granularity import GRANULARITIES
 from qtx.quantization.recipe import Quantizer, Recipe, Rule
+from qtx.storage import Expected, read_sealed_json
 
-FILE = "recipe.json"
 REMEDY = "name the recipe on this command line, --config.quantization.recipe=FILE.py:FUNCTION"
+EXPECTED = Expected("a recorded recipe", REMEDY)
 
 
 def _class(entry: Any) -> Any:
@@ -92,14 +92,8 @@ def read_entries(file: Path) -> Mapping[str, Any]:
     """Scheme to entry, as they are in a file.
 
     Raises:
-      QtxError: if there is no such file, or it is not JSON.
+      QtxError: if there is no such file, or it is not as it was written.
     """
-    try:
-        entries = json.loads(file.read_text(encoding="utf-8"))
-    except FileNotFoundError:
-        raise QtxError(f"{file} is not there: {REMEDY}") from None
-    except (OSError, ValueError, RecursionError) as error:
-        raise QtxError(f"cannot read {file} ({error}): {REMEDY}") from None
-    if not isinstance(entries, dict):
-        raise QtxError(f"{file} is damaged (it holds no recipes): {REMEDY}")
-    return entries
+    if not file.exists():
+        raise QtxError(f"{file} is not there: {REMEDY}")
+    return read_sealed_json(file, EXPECTED)
