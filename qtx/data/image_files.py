@@ -64,14 +64,17 @@ def image_files(path: Path) -> Iterator[tuple[str, str, str, Callable[[], bytes]
         raise QtxError(f"no folder or archive {path}: set data.path to one of <split>/<class>/ images")
     elif path.suffix == ".zip":
         with _telling(path), zipfile.ZipFile(path) as archive:
-            for name in archive.namelist():
-                if place := _place(name):
-                    yield *place, functools.partial(_read, path, functools.partial(archive.read, name))
+            size = path.stat().st_size
+            for info in archive.infolist():
+                if info.compress_size > size:  # as much would be taken to read it
+                    raise QtxError(f"cannot read {path} as an archive: {info.filename} says to be larger than it")
+                if place := _place(info.filename):
+                    yield *place, functools.partial(_read, path, functools.partial(archive.read, info))
     else:
-        with _telling(path), tarfile.open(path, "r|*") as archive:
-            for member in archive:
+        with _telling(path), tarfile.open(path, "r|*") as tar:
+            for member in tar:
                 place = _place(member.name)
-                content = archive.extractfile(member) if place else None
+                content = tar.extractfile(member) if place else None
                 if place and content:
                     yield *place, functools.partial(_read, path, content.read)
 
