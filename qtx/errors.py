@@ -20,9 +20,10 @@ class Preempted(Exception):
 def unknown(kind: str, name: object, known: Iterable[str]) -> QtxError:
     """An error for `name` not being one of the `known` names of a `kind`, with the nearest one."""
     names = sorted(known)
-    nearest = difflib.get_close_matches(str(name), names, n=1)
+    given = str(name)[:100]  # a file can say anything
+    nearest = difflib.get_close_matches(given, names, n=1)
     hint = f"did you mean {nearest[0]!r}? " if nearest else ""
-    return QtxError(f"unknown {kind} {str(name)!r}: {hint}expected one of {', '.join(names)}")
+    return QtxError(f"unknown {kind} {given!r}: {hint}expected one of {', '.join(names)}")
 
 
 def lookup(registry: Mapping[str, Entry], kind: str, name: str) -> Entry:

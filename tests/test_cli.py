@@ -126,6 +126,7 @@ def test_evaluate(trained, tmp_path, capsys):
     assert load_analysis(workdir / "analysis.npz").metrics["max_inf_norm"] == result["max_inf_norm"]
 
 
+@pytest.mark.slow
 def test_quantize_with_saved_ranges_gives_the_same_numbers(trained, tmp_path, capsys):
     workdir = tmp_path / "run"
     shutil.copytree(trained[0], workdir)

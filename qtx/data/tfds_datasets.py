@@ -22,6 +22,8 @@ TRAINING_SPLIT = "train"
 HELD_OUT_SPLITS = ("validation", "test")
 FEATURES = "tensorflow_datasets.core.features."
 """Module of TFDS's own features."""
+TEMPLATE = re.compile(r"([\w./-]|\{(DATASET|SPLIT|FILEFORMAT|SHARD_INDEX|NUM_SHARDS|SHARD_X_OF_Y)\})*")
+"""How TFDS names shards: text with fields, which it formats as Python does, to any width."""
 EXPECTED = Expected("a dataset of TFDS's", "delete the folder to make it again")
 VERSION = re.compile(r"\d+\.\d+\.\d+")
 
@@ -69,13 +71,10 @@ class Dataset:
         Raises:
           QtxError: for a split that is not there, or one of whose shards is missing.
         """
-        try:
-            files = [Path(file) for file in self._split(split).filepaths]
-        except (KeyError, ValueError, IndexError) as error:  # what a name's template makes Python's formatting raise
-            if isinstance(error, QtxError):
-                raise
-            raise EXPECTED.refusal(self.folder, f"no names of shards: {error!r}") from None
-        for file in files:
+        template = self._split(split).filename_template.template
+        if not TEMPLATE.fullmatch(template):
+            raise EXPECTED.refusal(self.folder, f"its files are named by {template!r}")
+        for file in map(Path, self._split(split).filepaths):
             inside(self.folder, os.path.relpath(file, self.folder), EXPECTED)
             if not file.is_file():
                 raise QtxError(f"dataset {self.folder} is damaged: no {file}; delete the folder to make it again")

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import dataclasses
+import functools
 import json
 from pathlib import Path
 from typing import Any
@@ -72,7 +73,7 @@ def load(folder: str | Path, attention: AttentionConfig | None = None) -> tuple[
             attention = build(AttentionConfig, noted, "model.attention")
         fields["attention"] = _with_gate(attention, infer_gate(tensors, family.attention_prefix))
         config = build(config_class, fields, "model")
-        shapes = _shapes(family, config)
+        shapes = _shapes(config)
     except QtxError as error:
         raise QtxError(f"{folder}: {error}") from None
     except (ArithmeticError, MemoryError, TypeError, ValueError) as error:  # sizes that no array has
@@ -118,9 +119,11 @@ def _sizes(config: TransformerConfig) -> dict[str, int]:
     return {"layer": config.num_layers, "head": config.num_heads}
 
 
-def _shapes(family: Family, config: Any) -> Any:
-    module_class = next(module for module, config_class in MODELS.values() if type(config) is config_class)
-    variables = jax.eval_shape(module_class(config).init, jax.random.key(0), family.example(config))
+# Tracing takes longer than reading a small checkpoint; those of one experiment are of one config.
+@functools.lru_cache(maxsize=8)
+def _shapes(config: Any) -> Any:
+    name, module_class = next((name, module) for name, (module, cls) in MODELS.items() if type(config) is cls)
+    variables = jax.eval_shape(module_class(config).init, jax.random.key(0), FAMILIES[name].example(config))
     return nn.unbox(variables["params"])
 
 

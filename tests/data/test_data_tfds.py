@@ -145,6 +145,10 @@ BROKEN = {
         edit("features.json", lambda v: v.update(pythonClassName="antigravity.Feature")),
         "has a feature 'antigravity.Feature', which is not one of TFDS's own",
     ),
+    "a template that is a program": (
+        edit("dataset_info.json", lambda v: [s.update(filepathTemplate="{SPLIT:>999999999}") for s in v["splits"]]),
+        "its files are named by '{SPLIT:>999999999}'",
+    ),
     "a shard elsewhere": (
         edit("dataset_info.json", lambda v: [s.update(filepathTemplate="../../{SPLIT}") for s in v["splits"]]),
         "names '.*', which is outside of it",
