@@ -74,7 +74,7 @@ class VitEmbeddings(nn.Module):
 
 
 class ClassifierHead(nn.Module):
-    """A linear map of the class token, `[B, width]` -> float32 `[B, num_classes]`, at site logits; computed in float32."""
+    """A linear map of the class token in float32, `[B, width]` -> `[B, num_classes]`, at site logits."""
 
     config: VitConfig
 
