@@ -10,6 +10,7 @@ import jax
 import jax.numpy as jnp
 
 from qtx.attention import AttentionConfig, MultiHeadAttention
+from qtx.axes import constrain
 from qtx.errors import QtxError, lookup
 from qtx.layers import Site, dense, layer_norm
 from qtx.models.remat import NONE, REMAT_POLICIES, rematerialized
@@ -104,6 +105,9 @@ class Block(nn.Module):
     def __call__(self, x: jax.Array, mask: jax.Array | None, step: jax.Array | None) -> tuple[jax.Array, None]:
         """x `[B, T, width]`, mask broadcasting to `[B, H, T, T]`, step scalar or None -> (`[B, T, width]`, None)."""
         c, dtype = self.config, jnp.dtype(self.config.dtype)
+        # Left to itself, XLA's partitioner (jaxlib 0.10.2) exchanges examples within a gated model's block, if the
+        # devices of a data x fsdp x tensor mesh have one example each.
+        x = constrain(x, "batch")
         attention_norm = layer_norm(c.layer_norm_epsilon, dtype, "attention_norm")
         mlp_norm = layer_norm(c.layer_norm_epsilon, dtype, "mlp_norm")
         attention = MultiHeadAttention(

@@ -37,5 +37,7 @@ def apply(module: nn.Module, variables: Any, batch: Any, **kwargs: Any) -> Any:
 
 
 def float32(module: Any) -> nn.Module:
-    """The module, computing in float32."""
+    """The module, computing in float32; one that has no config as it is."""
+    if not hasattr(module, "config"):
+        return module
     return module.clone(config=dataclasses.replace(module.config, dtype="float32"))

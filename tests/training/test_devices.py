@@ -6,16 +6,17 @@ import dataclasses
 import functools
 from typing import Any, NamedTuple
 
+import flax.linen as nn
 import jax
 import numpy as np
 import pytest
 
 from qtx.attention import VARIANTS
-from qtx.models import MODELS, BertConfig, OptConfig, VitConfig
+from qtx.models import MODELS, BertConfig, OptConfig, VitConfig, build
 from qtx.planning.hlo import count_work
 from qtx.training import MeshConfig, TrainingConfig
-from qtx.training.program import Program, make_program
-from qtx.training.sharding import batch_sharding, make_mesh, shard_global_batch
+from qtx.training.program import Program, abstract_params, make_program
+from qtx.training.sharding import batch_sharding, make_mesh, param_shardings, shard_global_batch
 from qtx.training.step import TrainState
 
 SHAPE = dict(num_layers=2, width=16, num_heads=8, mlp_width=32, init_std=0.2, dropout=0.0, attention_dropout=0.0)
@@ -176,3 +177,19 @@ def test_bfloat16_computes_and_float32_is_kept(name):
     classifier = 3 if name == "vit" else 0
     assert inputs.count(["float32", "float32"]) == classifier
     assert inputs.count(["bfloat16", "bfloat16"]) == len(inputs) - 2 - classifier
+
+
+@pytest.mark.parametrize("family", ["opt", pytest.param("bert", marks=pytest.mark.slow)])
+@pytest.mark.parametrize(
+    "attention", [pytest.param(v, marks=[] if v == "gated_linear" else pytest.mark.slow) for v in VARIANTS]
+)
+def test_one_example_per_device_is_the_same_example_everywhere(family, attention):
+    """Each row of the logits is that of its own tokens."""
+    module = build(dataclasses.replace(CONFIGS[family], attention=VARIANTS[attention], init_std=0.3))
+    tokens = {"tokens": np.random.default_rng(0).integers(0, 40, (4, 8)).astype(np.int32)}
+    params = nn.unbox(jax.jit(module.init)(jax.random.key(0), tokens)["params"])
+    mesh = make_mesh(MeshConfig(2, 2, 2))
+    split = jax.device_put(params, param_shardings(mesh, abstract_params(module, tokens)))
+    apply = jax.jit(lambda params, batch: module.apply({"params": params}, batch))
+    found, expected = apply(split, shard_global_batch(mesh, tokens)), apply(params, tokens)
+    np.testing.assert_allclose(found, expected, atol=1e-4)
