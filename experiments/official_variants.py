@@ -9,6 +9,7 @@ from typing import Any
 from qtx.attention import AttentionConfig
 from qtx.errors import QtxError, unknown
 
+NUMBER = r"(?:\d+\.?\d*|\.\d+)(?:e-?\d+)?"
 VARIANT_KEYS = ("softmax", "alpha", "gate")
 GATE_KEYS = ("attn_gate_type", "attn_gate_mlp", "attn_gate_linear_all_features", "attn_gate_init")
 GATE_TYPES = ("none", "conditional_per_token")
@@ -27,7 +28,7 @@ def attention_of(variant: Mapping[str, Any]) -> AttentionConfig:
     """
     _known(variant, VARIANT_KEYS, "variant")
     softmax, alpha = variant.get("softmax"), variant.get("alpha")
-    clipped = re.fullmatch(r"clipped\((-?[\d.e-]+):([\d.e-]+)\)", str(softmax))
+    clipped = re.fullmatch(rf"clipped\((-?{NUMBER}):({NUMBER})\)", str(softmax))
     if softmax != "vanilla" and clipped is None:
         raise QtxError(f"softmax variant {softmax!r}: expected 'vanilla' or 'clipped(<gamma>:<zeta>)'")
     if alpha in (None, "None"):
@@ -38,11 +39,7 @@ def attention_of(variant: Mapping[str, Any]) -> AttentionConfig:
         return AttentionConfig(normalizer="clipped_softmax", gamma=gamma, zeta=float(clipped[2]))
     if clipped is not None:
         raise QtxError(f"variant has softmax {softmax!r} and alpha {alpha!r}: expected one of them to clip")
-    try:
-        number = float(alpha)
-    except (TypeError, ValueError):
-        raise QtxError(f"alpha is {alpha!r}: expected a number, e.g. 4.0") from None
-    return AttentionConfig(normalizer="clipped_softmax", alpha=number, zeta=1.0)
+    return AttentionConfig(normalizer="clipped_softmax", alpha=_number("alpha", alpha), zeta=1.0)
 
 
 def check_gate(variant: Mapping[str, Any], shown: str) -> None:
@@ -53,17 +50,30 @@ def check_gate(variant: Mapping[str, Any], shown: str) -> None:
         alone.
       shown: the gate's name in `qtx.attention.gates.GATES`, or "none".
     """
-    said = variant.get("gate") or {}
+    said = {} if variant.get("gate") is None else variant["gate"]
     _known(said, GATE_KEYS, "variant's gate")
+    if "attn_gate_init" in said:
+        _number("attn_gate_init", said["attn_gate_init"])
     kind = said.get("attn_gate_type", "none")
     if kind not in GATE_TYPES:
         raise unknown("attn_gate_type", kind, GATE_TYPES)
     mlp, all_features = (_flag(said, key) for key in ("attn_gate_mlp", "attn_gate_linear_all_features"))
+    if kind == "none" and (mlp or all_features):
+        raise QtxError("attn_gate_type is none, but there are options of a gate: expected 'conditional_per_token'")
     if (mlp, all_features) not in GATES:
         raise QtxError("attn_gate_mlp and attn_gate_linear_all_features are both true: expected one of them at most")
     expected = "none" if kind == "none" else GATES[mlp, all_features]
     if shown != expected:
         raise QtxError(f"the model's variant says gate {expected!r}, but its weights are those of gate {shown!r}")
+
+
+def _number(key: str, value: Any) -> float:
+    try:
+        if isinstance(value, bool):
+            raise TypeError
+        return float(value)
+    except (TypeError, ValueError):
+        raise QtxError(f"{key} is {value!r}: expected a number, e.g. 4.0") from None
 
 
 def _flag(said: Mapping[str, Any], key: str) -> bool:

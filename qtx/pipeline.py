@@ -77,12 +77,11 @@ def uses_own_data(prepared: Prepared, workdir: Path, named: bool) -> bool:
     Raises:
       QtxError: if they are not, and nobody said so; or are cut by another tokenizer.
     """
-    folder = RunFolder(workdir)
-    there = folder.read_config()
+    there = RunFolder(workdir).read_config()
     other = other_contents(there, {IDENTITY: prepared.identity})
     # What names other data on the command line, a config file included, says so too.
     named = named or record(prepared.experiment)["data"] != there["data"]
-    if other and (not named or prepared.identity.get("tokenizer") != folder.identity().get("tokenizer")):
+    if other and (not named or prepared.identity.get("tokenizer") != there[IDENTITY].get("tokenizer")):
         raise QtxError(
             f"{workdir} was trained on other data: config.data is the same, but what it names has another content: "
             f"{', '.join(other)}; restore it, or name the data to measure on, e.g. --config.data.source="

@@ -49,7 +49,8 @@ def column_mass(probs: jax.Array, visible: jax.Array) -> jax.Array:
     """Mean probability that each key receives from the real queries: `[B, H, T, T]` to `[B, H, T]`.
 
     The mean is over all real queries, also those that cannot see the key (causal attention), so that the masses of a
-    head add up to 1 (less for clipped softmax) and a late key seen by one query is no sink.
+    head add up to 1 (less for clipped softmax) and a late key seen by one query is no sink. So too with several
+    documents in a block, of whose queries each sees its own document: the masses are those of the block.
     """
     queries = jnp.maximum(jnp.sum(jnp.any(visible, axis=3), axis=2), 1)
     return jnp.sum(jnp.where(visible, probs.astype(jnp.float32), 0), axis=2) / queries[..., None]

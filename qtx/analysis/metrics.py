@@ -153,6 +153,8 @@ def _health(model: Model, batch: dict[str, Any], step: Any) -> dict[str, jax.Arr
     means = {}
     for name in ("dead_row_share", "zero_share", "sink_mass"):
         measured, weights = table[name]  # [L, B, H], [L, B]
+        # In float32: there are more visible keys in a large batch than int32 counts.
+        weights = weights.astype(jnp.float32)
         means[name] = jnp.sum(measured * weights[..., None]) / jnp.maximum(jnp.sum(weights) * measured.shape[-1], 1)
     norms = update_norms(initial_norms(model.module), values, sample_mask(batch))
     per_layer_norm = norms["inf_norms"][sites.infinity_norm].mean.high

@@ -10,8 +10,8 @@ import numpy as np
 
 from qtx.data.augmentation import Mixing, RandAugment, color_jitter, random_crop, random_flip, random_resized_crop
 from qtx.data.dataset import Batch, Data
-from qtx.data.digests import arrays_digest
 from qtx.errors import QtxError
+from qtx.storage import digest
 
 Record = tuple[np.ndarray, np.int32]
 Augment = Callable[[Record, np.random.Generator], Record]
@@ -152,7 +152,7 @@ class ImageOptions:
             channels=channels,
             num_classes=len(classes),
             digests={
-                name: arrays_digest(split.images, split.labels)
+                name: digest({"images": split.images, "labels": split.labels})
                 for name, split in (("training", training), ("held_out", held_out))
             },
         )

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import hashlib
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, replace
 from typing import Any, ClassVar, Self
@@ -9,7 +10,6 @@ from typing import Any, ClassVar, Self
 import numpy as np
 
 from qtx.data.dataset import Batch, Data
-from qtx.data.digests import texts_digest
 from qtx.data.masking import Masking, num_predictions
 from qtx.data.packing import causal_example, document_segments, masked_example, pack
 from qtx.data.splitting import held_out_names
@@ -154,6 +154,17 @@ class TextOptions:
             return {**example(block, rng), "segments": document_segments(block[:length], end, ends_document)}
 
         return with_segments
+
+
+def texts_digest(texts: Sequence[str]) -> str:
+    """SHA-256 of texts in their order, wherever they are from and however they are cut."""
+    whole = hashlib.sha256()
+    for text in texts:
+        content = text.encode()
+        # The length first: two texts are not the one that they make together.
+        whole.update(f"{len(content)} ".encode())
+        whole.update(content)
+    return whole.hexdigest()
 
 
 def split_documents(documents: Sequence[Document], fraction: float, remedy: str) -> tuple[list[str], list[str]]:

@@ -78,7 +78,7 @@ def fake_quantize_ste(x: jax.Array, learned: Learnable, bits: jax.Array | int, s
     grid = make_grid(*ends(learned, bits), bits, symmetric="low" in learned)
     if size is None:
         size = x.size / max(step.size, 1)
-    offset = learned.get("offset", jax.lax.stop_gradient(jnp.zeros_like(step)))
+    offset = learned.get("offset", jnp.zeros_like(step))
     return _quantize(x, step, offset, jax.lax.stop_gradient(grid), float(size))
 
 

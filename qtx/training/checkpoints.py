@@ -25,10 +25,12 @@ from jax.experimental import multihost_utils
 from orbax.checkpoint.checkpoint_managers import AnyPreservationPolicy, LatestN, PreservationPolicy
 
 from qtx.errors import QtxError
+from qtx.storage import Expected, seal, unseal
 from qtx.training.fingerprint import fingerprint
 from qtx.training.run_folder import differences, other_contents
 
 DAMAGED = "damaged_checkpoints"
+EXPECTED = Expected("the progress of a run", "see what is told of its checkpoint")
 
 
 class DamagedCheckpoint(QtxError):
@@ -115,7 +117,8 @@ class Checkpoints:
             "score": score,
             "pending": list(pending),
         }
-        items = ocp.args.Composite(state=ocp.args.PyTreeSave(state), progress=ocp.args.JsonSave(progress))
+        sealed = seal(json.loads(json.dumps(progress)))
+        items = ocp.args.Composite(state=ocp.args.PyTreeSave(state), progress=ocp.args.JsonSave(sealed))
         self._remember(step, score)
         if step in self.steps():
             self._writing(lambda: self._manager.delete(step))
@@ -154,8 +157,7 @@ class Checkpoints:
         for step in reversed(self.steps()):
             error: QtxError | None = None
             try:
-                restored, position = self.restore(step, state, config)
-                pending = tuple(self._progress(step)["pending"])
+                found = self.restore(step, state, config)
             except QtxError as raised:
                 error = raised
             verdict = 0 if error is None else 1 if isinstance(error, DamagedCheckpoint) else 2
@@ -169,7 +171,7 @@ class Checkpoints:
                 damaged.append(str(step))
                 continue
             self._set_aside(damaged)
-            return Restored(step, restored, position, pending)
+            return found
         if damaged:
             raise QtxError(
                 f"all checkpoints in {self.folder} are damaged ({', '.join(damaged)}): restore them from a copy, or "
@@ -190,8 +192,8 @@ class Checkpoints:
                 multihost_utils.sync_global_devices("damaged checkpoints set aside")
             self._manager.reload()
 
-    def restore(self, step: int, state: Any, config: Mapping[str, Any] | None = None) -> tuple[Any, dict[str, Any]]:
-        """The saved state, placed as `state` says, and the position in the data.
+    def restore(self, step: int, state: Any, config: Mapping[str, Any] | None = None) -> Restored:
+        """What was saved, the state placed as `state` says.
 
         Args:
           step: a step that was saved.
@@ -207,17 +209,26 @@ class Checkpoints:
         differing = [*differences(saved, config), *other_contents(saved, config)] if config else []
         if differing:
             raise QtxError(f"the checkpoint {self._path(step)} is of another config: {', '.join(differing)}")
-        return self._restore(step, state, progress["fingerprint"]), progress["position"]
+        restored = self._restore(step, state, progress["fingerprint"])
+        return Restored(step, restored, progress["position"], tuple(progress["pending"]))
 
-    def restore_params(self, step: int, params: Any) -> Any:
+    def restore_params(self, step: int, params: Any, config: Mapping[str, Any] | None = None) -> Any:
         """The saved parameters alone, placed as `params`, a tree of `jax.ShapeDtypeStruct` with shardings, says.
+
+        Args:
+          step, params: see above.
+          config: of the run, whose tokenizer and data the checkpoint must have; None: not compared.
 
         Raises:
           DamagedCheckpoint: if it cannot be read, or its arrays are not those that were saved.
-          QtxError: if the checkpoint is of another model.
+          QtxError: if the checkpoint is of another model, or of other data.
         """
-        saved = self._progress(step)["fingerprint"]
-        return self._restore(step, {"params": params}, saved, partial_restore=True)["params"]
+        progress = self._progress(step)
+        restored = self._restore(step, {"params": params}, progress["fingerprint"], partial_restore=True)["params"]
+        other = other_contents(progress["config"] or {}, config or {})
+        if other:
+            raise QtxError(f"the checkpoint {self._path(step)} is of another run: {', '.join(other)}; restore its own")
+        return restored
 
     def _progress(self, step: int) -> dict[str, Any]:
         def read():
@@ -225,9 +236,10 @@ class Checkpoints:
             return json.loads(json.dumps(self._manager.restore(step, args=item)["progress"]))
 
         progress = self._reading(step, read)
-        if not isinstance(progress, dict) or not {"position", "config", "fingerprint", "score"} <= progress.keys():
-            raise DamagedCheckpoint(f"the checkpoint {self._path(step)} is damaged: its progress is incomplete")
-        return {"pending": [], **progress}
+        try:
+            return unseal(progress if isinstance(progress, dict) else {}, self._path(step), EXPECTED)
+        except QtxError as error:
+            raise DamagedCheckpoint(f"the checkpoint {self._path(step)} is damaged: {error}") from None
 
     def _restore(self, step: int, wanted: Any, saved: Mapping[str, int], **options: bool) -> Any:
         self._reading(step, lambda: self._check(step, wanted))

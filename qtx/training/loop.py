@@ -264,7 +264,9 @@ def load_params(
     with Checkpoints(folder) as checkpoints:
         step = _find_step(checkpoints, workdir, checkpoint)
         try:
-            return checkpoints.restore_params(step, placed(nn.unbox(boxed), shardings))
+            run = RunFolder(Path(workdir))
+            config = run.read_config() if run.config.exists() else None
+            return checkpoints.restore_params(step, placed(nn.unbox(boxed), shardings), config)
         except DamagedCheckpoint as error:
             others = ", ".join(str(other) for other in checkpoints.steps() if other != step)
             remedy = f"choose another with --checkpoint={others}" if others else "there is no other"

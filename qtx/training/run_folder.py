@@ -5,7 +5,6 @@ from __future__ import annotations
 import contextlib
 import dataclasses
 import json
-import os
 from collections.abc import Iterator, Mapping
 from pathlib import Path
 from types import MappingProxyType
@@ -14,7 +13,8 @@ from typing import Any
 from filelock import FileLock, Timeout
 
 from qtx.errors import QtxError
-from qtx.storage import Expected, read_sealed_json, sealed_json
+from qtx.models import FROM_DATA
+from qtx.storage import Expected, read_sealed_json, sealed_json, write_whole
 
 EXPECTED = Expected("the config of a run", "restore it, or delete the run's folder to start anew")
 TOKENIZER = "tokenizer.json"
@@ -34,7 +34,7 @@ FREE_TRAINING_OPTIONS = (
     "max_bad_steps",
 )
 # What a config may leave to the data, and what is known of a run only when these are loaded: compared when it is there.
-TOLD_BY_THE_DATA = ("model.vocab_size", "model.image_size", "model.channels", "model.num_classes")
+TOLD_BY_THE_DATA = tuple(f"model.{name}" for name in FROM_DATA)
 TOKENIZER_OPTIONS = ("tokenizer", "vocab_size")
 IDENTITY = "identity"
 # Of a run's identity: the entry, and what it is called in messages.
@@ -162,11 +162,8 @@ class RunFolder:
         Raises:
           QtxError: if it cannot be written.
         """
-        temporary = self.root / f"{name}.new"
         try:
-            self.root.mkdir(parents=True, exist_ok=True)
-            temporary.write_text(text, encoding="utf-8")
-            os.replace(temporary, self.root / name)
+            write_whole({self.root / name: text.encode()})
         except OSError as error:
             raise self._unwritable(error) from error
 

@@ -9,14 +9,13 @@ from __future__ import annotations
 import contextlib
 import json
 import math
-import os
 import warnings
 from collections.abc import Callable, Iterator, Mapping
 from pathlib import Path
 from typing import Any
 
 from qtx.errors import QtxError
-from qtx.storage import Expected, parse_json, read_bytes
+from qtx.storage import Expected, parse_json, read_bytes, write_whole
 from qtx.training.appending import AppendedFile
 from qtx.training.events import beginning, file_name, scalar_event
 from qtx.training.run_folder import RunFolder
@@ -121,6 +120,4 @@ def _truncate(path: Path, step: int | None) -> None:
     if not path.exists():
         return
     kept = [line for line in _complete_lines(path) if step is not None and line["step"] <= step]
-    temporary = path.with_suffix(".jsonl.new")
-    temporary.write_text("".join(json.dumps(line) + "\n" for line in kept), encoding="utf-8")
-    os.replace(temporary, path)
+    write_whole({path: "".join(json.dumps(line) + "\n" for line in kept).encode()})

@@ -9,6 +9,7 @@ import numpy as np
 import pytest
 from safetensors.numpy import load_file
 
+import qtx.analysis.metrics as metrics
 from qtx import interop
 from qtx.analysis import FloatingPoint, attention_health, official_metrics, outlier_metrics
 from qtx.analysis.capture import MEASURED_SITES, capture
@@ -103,3 +104,21 @@ def test_health_follows_the_annealing_of_gamma(make_model):
     shares = [attention_health(module, params, make_batch("bert"), step)["zero_share"] for step in (0, 50, 100)]
     assert shares[0] == 0 < shares[1] < shares[2]
     assert shares[2] == attention_health(module, params, make_batch("bert"))["zero_share"]
+
+
+def test_health_counts_more_keys_than_int32_holds(make_model, monkeypatch):
+    """Weights as those of a large batch: the share stays that of the small one."""
+    (module, params), batch = make_model("opt"), make_batch("opt")
+    expected = attention_health(module, params, batch)
+    original = metrics.head_statistics
+
+    def of_many(probs, value, mask, visible):
+        found = original(probs, value, mask, visible)
+        return {name: (values, weights.astype(np.int32) * 10_000_000) for name, (values, weights) in found.items()}
+
+    monkeypatch.setattr(metrics, "head_statistics", of_many)
+    metrics._health.clear_cache()
+    found = attention_health(module, params, batch)
+    metrics._health.clear_cache()
+    for name in ("zero_share", "dead_row_share", "sink_mass"):
+        assert found[name] == pytest.approx(expected[name], rel=1e-5)

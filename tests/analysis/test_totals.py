@@ -14,6 +14,7 @@ from hypothesis import strategies as st
 from qtx.analysis import statistics
 from qtx.analysis.totals import Count, Total, exact
 
+ADDING = ("scatter-add", "reduce_sum")
 add_count = jax.jit(Count.plus)
 add_total = jax.jit(Total.plus)
 
@@ -87,3 +88,14 @@ def test_one_large_batch_fits():
     values = 512 * 512 * 8192
     assert 2**31 <= values < 2**32
     assert add_count(count_of(10**12), np.uint32(values)).exact() == 10**12 + values
+
+
+def test_what_a_batch_adds_up_is_of_32_bits_without_a_sign():
+    """A batch beyond int32 takes gigabytes: the types of the sums that are made of one are looked at instead."""
+    x, mask = np.zeros((2, 4, 3), np.float32), np.ones((2, 4), bool)
+    for accumulator in (statistics.histogram(-1.0, 1.0, 5), statistics.outlier_counts(4, 3)):
+        program = jax.make_jaxpr(accumulator.update)(accumulator.init(), x, mask)
+        # Over samples: within one there are few enough, of which `is_outlier` counts the real values in int32.
+        over_samples = [e for e in program.eqns if e.primitive.name in ADDING and e.outvars[0].aval.shape[:1] != (2,)]
+        made = [equation.outvars[0].aval.dtype for equation in over_samples]
+        assert made and jnp.int32 not in made

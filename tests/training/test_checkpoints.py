@@ -55,7 +55,7 @@ def test_state_and_data_position_come_back(tmp_path, program, data):
     fresh = data.train(16, 0)
     with Checkpoints(tmp_path, keep=2) as checkpoints:
         assert checkpoints.latest_step() == 3
-        restored, position = checkpoints.restore(3, program.abstract_state)
+        _, restored, position, _ = checkpoints.restore(3, program.abstract_state)
     equal(restored, state)
     fresh.set_state(position)
     equal(next(fresh), expected)
@@ -71,7 +71,7 @@ def test_a_saved_state_may_be_overwritten_at_once(tmp_path, program, data):
         for _ in range(5):
             state, _ = program.train_step(state, batch, seed)
         checkpoints.wait()
-        equal(checkpoints.restore(1, program.abstract_state)[0], saved)
+        equal(checkpoints.restore(1, program.abstract_state).state, saved)
 
 
 def test_restored_to_another_mesh(tmp_path, program, module, data, training):
@@ -80,7 +80,7 @@ def test_restored_to_another_mesh(tmp_path, program, module, data, training):
     with Checkpoints(tmp_path, keep=1) as checkpoints:
         checkpoints.save(1, state, {})
         checkpoints.wait()
-        restored, _ = checkpoints.restore(1, other.abstract_state)
+        restored = checkpoints.restore(1, other.abstract_state).state
     equal(restored, state)
     assert jax.tree.map(lambda x: x.sharding, restored) == jax.tree.map(lambda x: x.sharding, other.abstract_state)
 
@@ -121,7 +121,7 @@ def test_an_incomplete_save_is_ignored_and_removed(tmp_path, program):
         mark.unlink()
     with Checkpoints(tmp_path, keep=2) as checkpoints:
         assert checkpoints.latest_step() == 1
-        equal(checkpoints.restore(1, program.abstract_state)[0], state)
+        equal(checkpoints.restore(1, program.abstract_state).state, state)
     assert not incomplete.exists()
 
 
@@ -302,6 +302,17 @@ def test_what_passes_at_the_second_attempt_is_whole(monkeypatch, tmp_path, progr
     failing(monkeypatch, KeyError("a race"), times=1)
     step, _, _, warnings = newest(folder, program)
     assert (step, warnings) == (2, [])
+
+
+def test_a_position_that_is_not_what_was_saved_is_damage(tmp_path, program, two_checkpoints):
+    folder = tmp_path / "checkpoints"
+    shutil.copytree(two_checkpoints[0], folder)
+    (file,) = (folder / "2").rglob("progress/metadata")
+    changed = file.read_text().replace('"next_index": 2', '"next_index": 7')
+    assert changed != file.read_text()
+    file.write_text(changed)
+    step, _, position, warnings = newest(folder, program)
+    assert (step, position) == (1, {"next_index": 1}) and "checksum does not fit" in warnings[0]
 
 
 def test_a_checkpoint_saved_again_takes_the_place_of_the_first(tmp_path, program):

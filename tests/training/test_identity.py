@@ -18,6 +18,7 @@ from qtx.pipeline import metrics_of
 from qtx.prepare import prepare
 from qtx.quantization.integer import load as load_integers
 from qtx.quantization.qat_config import QatConfig
+from qtx.storage import seal
 from qtx.training import RunFolder
 
 WORDS = "river stone cloud ember forest meadow silver winter candle harbor lantern mirror pebble quiet raven".split()
@@ -71,7 +72,9 @@ def copy(trained, tmp_path) -> Path:
     root = tmp_path / "copy"
     shutil.copytree(trained, root)
     for file in (root / "run" / "checkpoints").rglob("progress/metadata"):
-        file.write_text(file.read_text().replace(str(trained), str(root)))
+        progress = json.loads(file.read_text().replace(str(trained), str(root)))
+        del progress["checksum"]
+        file.write_text(json.dumps(seal(progress)))
     run = RunFolder(root / "run")
     run.write_config(json.loads(json.dumps(run.read_config()).replace(str(trained), str(root))))
     (root / "config.py").write_text(CONFIG.format(folder=str(root)))
@@ -193,6 +196,17 @@ def test_the_identity_is_in_the_config_and_in_each_checkpoint(trained):
     assert len(set(there["identity"].values())) == 3
     progress = sorted((trained / "run" / "checkpoints").rglob("progress/metadata"))
     assert [json.loads(file.read_text())["config"]["identity"] for file in progress] == [there["identity"]] * 2
+
+
+def test_a_checkpoint_of_another_run_is_refused(copy, capsys):
+    """Of the same model, on other text: its words have other numbers."""
+    (copy / "train.txt").write_text(prose(3))
+    assert main(["train", f"--config={copy}/config.py", f"--workdir={copy}/other"]) == 0
+    (copy / "train.txt").write_text(prose(1))
+    shutil.rmtree(copy / "run" / "checkpoints")
+    shutil.copytree(copy / "other" / "checkpoints", copy / "run" / "checkpoints")
+    message = told(["evaluate", f"--workdir={copy}/run"], capsys)
+    assert "4 is of another run: tokenizer (SHA-256" in message and "training data (SHA-256" in message
 
 
 def test_a_run_of_an_earlier_version_is_told_so(copy, capsys):

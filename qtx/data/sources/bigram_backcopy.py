@@ -22,10 +22,10 @@ from typing import ClassVar
 import numpy as np
 
 from qtx.data.dataset import Data
-from qtx.data.digests import arrays_digest
 from qtx.data.packing import causal_example
 from qtx.data.reading import expand, read_text
 from qtx.errors import QtxError
+from qtx.storage import digest
 
 BOS = 0
 TRAINING_SEQUENCES = 1 << 20
@@ -86,7 +86,10 @@ class BigramBackcopy:
             sequence_length=self.sequence_length,
             digests={
                 # Rounded: the last digits of a probability are the processor's.
-                name: arrays_digest(chain.transitions.round(9), np.array([*triggers, self.chain_seed, split]))
+                name: digest(
+                    {"transitions": chain.transitions.round(9), "triggers": np.array(triggers)},
+                    {"seed": self.chain_seed, "split": split},
+                )
                 for split, name in enumerate(("training", "held_out"))
             },
         )

@@ -12,13 +12,13 @@ import tensorflow_datasets as tfds
 from PIL import Image
 
 from qtx.data.dataset import Batch, Data
-from qtx.data.digests import facts_digest
 from qtx.data.image_files import open_image
 from qtx.data.images import ImageOptions, Record
 from qtx.data.prepared.images import image_plan
 from qtx.data.prepared.writing import Written, write
 from qtx.data.tfds_datasets import DEFAULT_DATA_DIR, PREFIX, TRAINING_SPLIT, Dataset, find_dataset, open_dataset
 from qtx.errors import QtxError
+from qtx.storage import digest
 
 IMAGENET_MEAN, IMAGENET_STD = (0.485, 0.456, 0.406), (0.229, 0.224, 0.225)
 MODES = {1: "L", 3: "RGB"}
@@ -106,7 +106,7 @@ class ImageCorpus(ImageOptions):
             num_classes=dataset.features["label"].num_classes,
             # What pixels are shifted and scaled by is part of what the model sees, and may be a default.
             digests={
-                name: facts_digest([dataset.fingerprint(split), mean.tolist(), std.tolist()])
+                name: digest({"mean": mean, "std": std}, {"dataset": dataset.fingerprint(split)})
                 for name, split in (("training", TRAINING_SPLIT), ("held_out", held_out_split))
             },
             reading_threads=READING_THREADS,

@@ -9,7 +9,6 @@ from pathlib import Path
 from typing import Any, Self
 
 from qtx.data.dataset import Data
-from qtx.data.digests import facts_digest
 from qtx.data.prepared.documents import Part, corpus_parts, validation_parts
 from qtx.data.prepared.fingerprints import keep
 from qtx.data.prepared.text import block_records, text_plan
@@ -22,7 +21,7 @@ from qtx.data.tfds_datasets import DEFAULT_DATA_DIR, open_dataset
 from qtx.data.tokenization import TextTokenizer, load_tokenizer
 from qtx.data.vocabularies import VOCABULARIES
 from qtx.errors import QtxError
-from qtx.storage import Expected, verify, with_checksum
+from qtx.storage import Expected, digest, verify, with_checksum
 
 DEFAULT_HELD_OUT_FRACTION = 0.05
 TOKENIZER_CHARACTERS = 100_000_000
@@ -112,7 +111,7 @@ class TextCorpus(TextOptions):
             name: [part[split].fingerprint for part in [*parts, *held_out] if split in part]
             for name, split in (("training", "train"), ("held_out", "validation"))
         }
-        digests = {name: facts_digest(content) for name, content in contents.items()}
+        digests = {name: digest({}, {"parts": content}) for name, content in contents.items()}
         return tokenizer, [write(plan) for plan in plans], digests
 
     def _tokenizer(self, training: Sequence[Part], objective: str) -> TextTokenizer:
