@@ -19,12 +19,12 @@ from experiments import table2
 from qtx import __version__
 from qtx.analysis import load_analysis
 from qtx.cli import COMMANDS, main
-from qtx.experiment import attention_variant, read
+from qtx.experiment import attention_variant, default, read
 from qtx.flags import load_config_file
 from qtx.interop import load
 from qtx.prepare import prepare
 from qtx.results import number, read_lines
-from qtx.summary import describe_attention, print_summary
+from qtx.summary import describe_attention, family_title, print_summary
 
 NANO = str(Path(__file__).parent / "nano_config.py")
 
@@ -229,6 +229,36 @@ def test_summary_is_a_panel_on_a_terminal(tmp_path):
     prepared = prepare(read(load_config_file(NANO)))
     print_summary(prepared, tmp_path, Console(file=text, force_terminal=True, width=120))
     assert "qtx · nano" in text.getvalue() and "╭" in text.getvalue()
+
+
+def test_the_summary_says_what_is_trained(trained, tmp_path, capsys):
+    """The optimizer, and where the LayerNorms are, of the config and not of the family."""
+    flags = [
+        "--config.training.optimizer=lion",
+        "--config.model.pre_norm=False",
+        "--config.training.learning_rate=1e-4",
+    ]
+    text = output(["train", f"--config={NANO}", f"--workdir={tmp_path}/run", *flags], capsys)
+    assert text.startswith("model: OPT (post-LN, causal), 1 layer")
+    assert "training: clm, 4 steps of batch 128, lion 0.0001 linear, " in text
+    assert ", adamw 0.001 linear, " in trained[1]
+
+
+@pytest.mark.parametrize(
+    ("family", "title"),
+    [("bert", "BERT (post-LN, bidirectional)"), ("opt", "OPT (pre-LN, causal)"), ("vit", "ViT (pre-LN, images)")],
+)
+def test_families_in_words(family, title):
+    assert family_title(read(default(family))) == title
+
+
+def test_fewer_held_out_batches_are_said(trained, tmp_path, capsys):
+    workdir = tmp_path / "run"
+    shutil.copytree(trained[0], workdir)
+    text = output(["quantize", f"--workdir={workdir}", "--scheme=w8a8", "--config.training.eval_batches=3"], capsys)
+    assert "first 3 of 8 held-out batches" in text
+    assert [m["held_out_batches"] for m in measurements(workdir)] == [{"used": 3, "of": 8}] * 2
+    assert {m["values"]["predictions"] for m in measurements(workdir)} == {3 * 128 * 8}
 
 
 @pytest.mark.parametrize(

@@ -65,6 +65,21 @@ COMMAND_LINES = {
         ["train", f"--config={NANO}:clipped_softmax,alhpa=2", "--workdir={}/run"],
         "'alhpa': did you mean 'alpha'?",
     ),
+    "clipping that grows beyond the end": (
+        ["train", f"--config={NANO}:clipped_softmax,gamma_warmup_steps=5", "--workdir={}/run"],
+        "gamma_warmup_steps is 5: expected at most config.training.steps 4; lower it, or train longer",
+    ),
+    "a compared variant's clipping that grows beyond the end": (
+        [
+            *("compare", f"--config={NANO}", "--workdir={}/run"),
+            "--config.compare.variants=('softmax', 'clipped_softmax,gamma_warmup_steps=5')",
+        ],
+        "gamma_warmup_steps is 5: expected at most config.training.steps 4",
+    ),
+    "no held-out batches": (
+        ["train", f"--config={NANO}", "--workdir={}/run", "--config.training.eval_batches=0"],
+        "eval_batches is 0: expected at least 1, or None for all",
+    ),
     "option of another variant": (
         ["train", f"--config={NANO}:softmax,alpha=2", "--workdir={}/run"],
         "alpha is set, but normalizer 'softmax' with gate 'none' does not take it",
@@ -212,6 +227,18 @@ def test_workdir_of_another_config(command, trained, capsys):
     assert snapshot(trained) == before
 
 
+@pytest.mark.parametrize("command", ["compare", "train"])
+def test_too_few_data_to_calibrate_are_told_before_training(command, trained, tmp_path, capsys):
+    """A comparison would fail after hours; quantization-aware training calibrates at its start."""
+    arguments = [command, f"--config={NANO}", f"--workdir={tmp_path}/run"]
+    arguments.append("--config.quantization.calibration_batches=9000")
+    if command == "train":
+        arguments += [f"--config.qat.start={trained}", "--config.qat.scheme=w8a8"]
+    assert main(arguments) == 2
+    assert "calibration asks for 9000 batches of 128" in capsys.readouterr().err
+    assert not list(tmp_path.rglob("metrics.jsonl"))
+
+
 def test_comparison_with_the_run_of_another_config(trained, tmp_path, capsys):
     shutil.copytree(trained, tmp_path / "runs" / "none-seed1")
     message = told(["compare", f"--config={NANO}", f"--workdir={tmp_path}"], capsys)
@@ -226,6 +253,14 @@ def test_comparison_of_a_chosen_attention(tmp_path, capsys):
 
 
 BAD_REQUESTS = {
+    **{
+        f"more calibration than data, {command[0]}": (
+            [*command, "--config.quantization.calibration_batches=9000"],
+            "calibration asks for 9000 batches of 128, but there are 1,048,576 training examples: set "
+            "config.quantization.calibration_batches to at most 8192",
+        )
+        for command in (["quantize"], ["sensitivity"], ["export", "--format=int8"])
+    },
     "unknown format": (["export", "--format=int4"], "unknown format 'int4': did you mean 'int8'?"),
     "bits that int8 cannot hold": (["export", "--format=int8", "--scheme=w8a12"], "12 bits"),
     "absent ranges": (

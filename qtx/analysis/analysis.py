@@ -17,9 +17,9 @@ from qtx.analysis.head_map import HeadMap, head_map
 from qtx.analysis.heads import head_statistics, visible_keys
 from qtx.analysis.metrics import initial_norms, summary, update_norms
 from qtx.analysis.statistics import histogram, outlier_counts, per_layer, weighted_mean
-from qtx.analysis.totals import Count, exact
 from qtx.errors import QtxError
 from qtx.storage import Expected, read_npz, sealed_npz, shaped, write_whole
+from qtx.totals import Count, exact
 
 BINS = 1024  # in the bulk several for every step of an 8-bit grid, so that its steps are seen apart
 QUARTILES_APART = 1.349  # standard deviations, of a normal distribution

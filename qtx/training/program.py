@@ -78,6 +78,7 @@ def _make_program(module: Trainable, training: TrainingConfig, mesh: Mesh, shape
         params=params,
         opt_state=optimizer_shardings(mesh, optimizer, abstract.params, params),
         window=jax.tree.map(lambda _: everywhere, abstract.window),
+        lost=jax.tree.map(lambda _: everywhere, abstract.lost),
         bad=jax.tree.map(lambda _: everywhere, abstract.bad),
     )
     return Program(

@@ -10,6 +10,7 @@ from typing import Any
 
 import jax
 
+from qtx.totals import Total
 from qtx.training.evaluate import add_up
 from qtx.training.objectives import Sums, metrics
 from qtx.training.progress import ProgressLine
@@ -131,8 +132,7 @@ class Reporter:
 
     def train(self, state: TrainState, step: int, numbers: Mapping[str, jax.Array], skipped: int) -> None:
         """Logs means since the last line, `numbers` of the last step, and how many were skipped in the run."""
-        sums = jax.device_get(state.window)
-        means = metrics(float(sums.loss), float(sums.weight), float(sums.correct))
+        means = metrics(*(float(Total(*pair).exact()) for pair in zip(state.window, state.lost, strict=True)))
         self._loss = means["loss"]
         values = {
             "loss": means["loss"],

@@ -13,6 +13,7 @@ import optax
 from jax.sharding import Mesh, NamedSharding, PartitionSpec
 
 from qtx.axes import LOGICAL_AXES
+from qtx.totals import Total
 from qtx.training.config import TrainingConfig
 from qtx.training.objectives import Sums, cross_entropy_sums, training_sums
 from qtx.training.schedules import learning_rate_schedule
@@ -60,6 +61,7 @@ class TrainState:
       opt_state: optax's.
       window: `Sums` since the last log line, without skipped updates. Part of the state, so that a resumed run logs the
         same means.
+      lost: the digits of the same sums that float32 has no place for (see `qtx.totals.Total`).
       bad: what was skipped.
     """
 
@@ -67,6 +69,7 @@ class TrainState:
     params: Any
     opt_state: Any
     window: Any
+    lost: Any
     bad: Any
 
 
@@ -77,7 +80,8 @@ def init_state(module: Trainable, optimizer: optax.GradientTransformation, seed:
 
 def start_state(optimizer: optax.GradientTransformation, params: Any) -> TrainState:
     """The state before the first update of given parameters."""
-    return TrainState(jnp.zeros((), jnp.int32), params, optimizer.init(params), Sums.zero(), BadSteps.none())
+    step = jnp.zeros((), jnp.int32)
+    return TrainState(step, params, optimizer.init(params), Sums.zero(), Sums.zero(), BadSteps.none())
 
 
 def _init_key(seed: Any) -> jax.Array:
@@ -138,14 +142,18 @@ def make_train_step(
         goes_on = ~frozen & (in_a_row < config.max_bad_steps)
         skipped = goes_on & ~finite
         bad = BadSteps(jnp.where(finite, state.bad.last, state.step + 1), in_a_row, state.bad.total + skipped)
-        window = _where(state.step % config.log_every == 0, Sums.zero(), state.window)
-        window = _where(finite, jax.tree.map(jnp.add, window, sums), window)
+        begun = (Sums.zero(), Sums.zero())
+        window, lost = _where(state.step % config.log_every == 0, begun, (state.window, state.lost))
+        totals = [Total(*pair).plus(more) for *pair, more in zip(window, lost, sums, strict=True)]
+        added = tuple(Sums(*parts) for parts in zip(*totals, strict=True))
+        window, lost = _where(finite, added, (window, lost))
         params, opt_state = _where(finite & ~frozen, (params, opt_state), (state.params, state.opt_state))
         after = TrainState(
             step=state.step + goes_on,
             params=params,
             opt_state=opt_state,
             window=_where(goes_on, window, state.window),
+            lost=_where(goes_on, lost, state.lost),
             bad=_where(frozen, state.bad, bad),
         )
         # A skipped update leaves the optimizer's own count, by which it takes its learning rate, where it was.

@@ -81,6 +81,20 @@ def test_the_window_starts_afresh_after_a_log_line(without_dropout, training, ba
     np.testing.assert_allclose(state.window.weight, batch["weights"].sum())
 
 
+def test_a_window_of_a_million_million_predictions_still_counts(without_dropout, training, batch):
+    """float32's next number after 10^12 is 65,536 away; a batch has some two hundred predictions."""
+    mesh = make_mesh(MeshConfig(1))
+    program = make_program(without_dropout, dataclasses.replace(training, log_every=1000), mesh, batch)
+    good, state = shard_global_batch(mesh, batch), program.init(SEED)
+    state, _ = program.train_step(state, good, SEED)
+    full = jax.tree.map(lambda x: np.float32(x + 1e12), jax.device_get(state.window))
+    state = dataclasses.replace(state, window=jax.device_put(full, state.step.sharding))
+    for _ in range(20):
+        state, _ = program.train_step(state, good, SEED)
+    counted = float(state.window.weight) - float(full.weight) + float(state.lost.weight)
+    assert counted == 20 * batch["weights"].sum()
+
+
 @pytest.mark.parametrize("limit", [1, 3])
 def test_bad_steps_change_nothing(without_dropout, training, batch, limit):
     """Up to the limit they count as steps; from there on the state is frozen, whatever comes."""
