@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import gc
 import os
 from pathlib import Path
 
@@ -9,6 +10,7 @@ import pytest
 
 ROOT = Path(__file__).parents[1]
 SHARED = ROOT / ".." / "shared"
+MOST_MAPS = 25_000
 
 # Read by JAX when it first looks for devices: eight CPU devices, so that sharding is tested on any machine.
 # Small models run for milliseconds and compile for seconds, so the compiler is told not to try hard.
@@ -24,6 +26,18 @@ def pytest_configure(config):
     folder = ROOT / ".pytest_cache" / f"jax-{os.environ.get('PYTEST_XDIST_WORKER', 'main')}"
     jax.config.update("jax_compilation_cache_dir", str(folder))
     jax.config.update("jax_persistent_cache_min_compile_time_secs", 0.2)
+
+
+@pytest.fixture(scope="module", autouse=True)
+def room_for_programs():
+    """A compiled program takes some memory maps, of which Linux gives a process 65,530; beyond them XLA aborts."""
+    yield
+    maps = Path("/proc/self/maps")
+    if maps.exists() and maps.read_bytes().count(b"\n") > MOST_MAPS:
+        import jax
+
+        jax.clear_caches()
+        gc.collect()
 
 
 @pytest.fixture(scope="session")
