@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import gc
 import os
+from fnmatch import fnmatchcase
 from pathlib import Path
 
 import pytest
@@ -26,6 +27,14 @@ def pytest_configure(config):
     folder = ROOT / ".pytest_cache" / f"jax-{os.environ.get('PYTEST_XDIST_WORKER', 'main')}"
     jax.config.update("jax_compilation_cache_dir", str(folder))
     jax.config.update("jax_persistent_cache_min_compile_time_secs", 0.2)
+
+
+def pytest_itemcollected(item):
+    """Of a table's cases the default suite runs those that its `representative` patterns name, the slow suite the
+    others."""
+    patterns = [pattern for marker in item.iter_markers("representative") for pattern in marker.args]
+    if patterns and not any(fnmatchcase(item.callspec.id, pattern) for pattern in patterns):
+        item.add_marker(pytest.mark.slow)
 
 
 @pytest.fixture(scope="module", autouse=True)

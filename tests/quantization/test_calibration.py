@@ -52,13 +52,10 @@ def difference(result, params, batch):
 
 
 EVERYTHING = [(family, attention) for family in sorted(MODELS) for attention in sorted(VARIANTS)]
-QUICK = [("opt", "gated_linear")]
 
 
 @pytest.mark.slow
-@pytest.mark.parametrize(
-    "family, attention", [pytest.param(*case, marks=[] if case in QUICK else pytest.mark.slow) for case in EVERYTHING]
-)
+@pytest.mark.parametrize("family, attention", EVERYTHING)
 def test_more_bits_are_nearer_to_floating_point(family, attention):
     module, params, (batch, *_) = make(family, attention)
     config = QuantizationConfig(recipe=f"paper_{family}", weight_estimator="minmax")
@@ -82,6 +79,7 @@ def test_one_compilation_serves_all_bit_widths(family):
     assert calibration_step._cache_size() == before
 
 
+@pytest.mark.representative("bert")
 @pytest.mark.parametrize("family", sorted(MODELS))
 def test_every_planned_tensor_is_on_its_grid(family):
     result, _, batch = quantized(family, scheme="w4a4")
@@ -204,7 +202,7 @@ SCHEMES = [
 @pytest.mark.slow
 @pytest.mark.parametrize(
     "options",
-    [pytest.param(o, marks=pytest.mark.slow if "mse" in o.values() else []) for o in SCHEMES],
+    SCHEMES,
     ids=lambda options: "-".join(options.values()),
 )
 def test_other_granularities_and_estimators_run_under_the_scan(options):

@@ -20,8 +20,6 @@ from qtx.training.sharding import MeshConfig, make_mesh, param_shardings, shard_
 from tests.quantization.test_calibration import apply, make
 
 ONE, SHAPES = (1, 1, 1), [(2, 2, 2), (4, 1, 2), (1, 4, 2)]
-QUICK = {("mse", (2, 2, 2)), ("mse_golden", (2, 2, 2))}
-CASES = [(estimator, shape) for estimator in ESTIMATORS for shape in SHAPES]
 
 
 def placed(shape):
@@ -42,9 +40,9 @@ def ranges(shape, estimator):
     return {**weights.weight_ranges, **calibrate(module, params, site, batches, 2).activation_ranges}
 
 
-@pytest.mark.parametrize(
-    "estimator, shape", [pytest.param(*case, marks=[] if case in QUICK else pytest.mark.slow) for case in CASES]
-)
+@pytest.mark.representative("mse-shape0")
+@pytest.mark.parametrize("shape", SHAPES)
+@pytest.mark.parametrize("estimator", ESTIMATORS)
 def test_ranges_are_those_of_one_device(estimator, shape):
     one, many = ranges(ONE, estimator), ranges(shape, estimator)
     assert one.keys() == many.keys() and len(one) > 10
@@ -62,7 +60,8 @@ def by_method(shape, method):
     return calibrate(module, params, recipe, batches, 2, METHODS[method]())
 
 
-@pytest.mark.parametrize("method", [pytest.param(m, marks=[] if m == "gptq" else pytest.mark.slow) for m in METHODS])
+@pytest.mark.representative("gptq")
+@pytest.mark.parametrize("method", METHODS)
 def test_methods_make_the_weights_of_one_device(method):
     """All but one in a hundred weights, which lie on an edge between two integers."""
     one, many = (flatten(by_method(shape, method).params) for shape in (ONE, SHAPES[0]))

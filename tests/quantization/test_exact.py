@@ -19,7 +19,6 @@ from qtx.quantization.weights import weight_ranges
 from tests.quantization.test_calibration import apply, captures, make
 
 FAMILIES = sorted(MODELS)
-OPT_QUICK = [pytest.param(family, marks=[] if family == "opt" else pytest.mark.slow) for family in FAMILIES]
 
 
 def in_bfloat16(family, attention="gated_mlp"):
@@ -59,7 +58,8 @@ def programs(family):
     }, batch
 
 
-@pytest.mark.parametrize("family", OPT_QUICK)
+@pytest.mark.representative("opt")
+@pytest.mark.parametrize("family", FAMILIES)
 def test_every_product_is_float32_at_the_highest_precision(family):
     made, batch = programs(family)
     highest = (jax.lax.Precision.HIGHEST,) * 2
@@ -72,6 +72,7 @@ def test_every_product_is_float32_at_the_highest_precision(family):
         assert any(equation.invars[0].aval.dtype == jnp.int8 for equation in found) == (name == "integers")
 
 
+@pytest.mark.representative("gptq", "per_token")
 @pytest.mark.parametrize("method", sorted(METHODS))
 def test_calibration_runs_methods_in_float32_at_the_highest_precision(method, monkeypatch):
     """What a method multiplies is what its statistics of the floating-point model are made of."""
@@ -88,7 +89,8 @@ def test_calibration_runs_methods_in_float32_at_the_highest_precision(method, mo
     assert seen == [("float32", "highest")] * (method in ("smoothquant", "gptq"))
 
 
-@pytest.mark.parametrize("family", OPT_QUICK)
+@pytest.mark.representative("opt")
+@pytest.mark.parametrize("family", FAMILIES)
 def test_values_of_a_bfloat16_model_are_on_their_grids(family):
     module, params, batches = in_bfloat16(family)
     result = calibrate(module, params, recipe_of(module, family), batches, 3)
@@ -105,7 +107,8 @@ def test_values_of_a_bfloat16_model_are_on_their_grids(family):
         assert np.abs(steps - np.round(steps)).max() < 1e-3, path
 
 
-@pytest.mark.parametrize("family", OPT_QUICK)
+@pytest.mark.representative("opt")
+@pytest.mark.parametrize("family", FAMILIES)
 def test_a_bfloat16_model_is_measured_as_its_float32_one(family):
     narrow, params, batches = in_bfloat16(family)
     wide = build(dataclasses.replace(narrow.config, dtype="float32"))
@@ -116,6 +119,7 @@ def test_a_bfloat16_model_is_measured_as_its_float32_one(family):
     np.testing.assert_array_equal(in_floating_point, wide.apply({"params": params}, batches[0]))
 
 
+@pytest.mark.representative("bert", "opt")
 @pytest.mark.parametrize("family", FAMILIES)
 def test_heads_of_bfloat16_models_add_up_in_float32(family):
     """The logits are the products of the head's bfloat16 operands, of which none was rounded on the way."""

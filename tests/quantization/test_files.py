@@ -53,10 +53,10 @@ CASES |= {
     for method in METHODS
     for name, value in GRANULARITIES + (ESTIMATED if method in ("static", "gptq") else [])
 }
-QUICK = {f"{method} opt" for method in METHODS}
 
 
-@pytest.mark.parametrize("case", [pytest.param(c, marks=[] if c in QUICK else pytest.mark.slow) for c in CASES])
+@pytest.mark.representative("hadamard opt", "gptq opt")
+@pytest.mark.parametrize("case", CASES)
 def test_saved_ranges_give_the_same_model_bit_for_bit(case, tmp_path):
     family, method, options = CASES[case]
     _, params, batches = model(family)

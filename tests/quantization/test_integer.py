@@ -102,6 +102,7 @@ SLOW = [("bert", *GATED), ("vit", *CLIPPED)] + [
 ]
 
 
+@pytest.mark.representative("opt-*")
 @pytest.mark.parametrize(
     "family, attention, options", [*QUICK, *(pytest.param(*case, marks=pytest.mark.slow) for case in SLOW)]
 )

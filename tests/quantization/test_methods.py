@@ -35,7 +35,6 @@ BETTER = {
 }
 OUTLIER, FAR_OUTLIER = 50.0, 100.0
 CASES = [(method, family) for method in METHODS for family in sorted(MODELS)]
-QUICK = {(method, "opt") for method in METHODS}
 
 
 @functools.cache
@@ -66,9 +65,8 @@ def without_bits(ranges):
     return {path: {**r, "bits": jnp.zeros_like(r["bits"])} for path, r in ranges.items()}
 
 
-@pytest.mark.parametrize(
-    "method, family", [pytest.param(*case, marks=[] if case in QUICK else pytest.mark.slow) for case in CASES]
-)
+@pytest.mark.representative("smoothquant-opt", "per_token-opt")
+@pytest.mark.parametrize("method, family", CASES)
 def test_every_method_on_every_family(method, family):
     module, params, batch = with_outlier(family)
     result = quantized(method, family, "w8a4")
@@ -120,9 +118,8 @@ def matrix(r, index, size):
     return np.eye(size)
 
 
-@pytest.mark.parametrize(
-    "method, family", [pytest.param(*case, marks=[] if case in QUICK else pytest.mark.slow) for case in CASES]
-)
+@pytest.mark.representative("*-opt")
+@pytest.mark.parametrize("method, family", CASES)
 def test_what_meets_is_in_bases_that_match(method, family):
     """x W = (x M) (M^-1 W) for the integers x M of a site and M^-1 W of each kernel that multiplies it; a basis that is
     one side's alone would cancel in a simulation, but not in integers."""
@@ -146,9 +143,8 @@ def test_what_meets_is_in_bases_that_match(method, family):
     assert checked >= 10
 
 
-@pytest.mark.parametrize(
-    "method, family", [pytest.param(*case, marks=[] if case in QUICK else pytest.mark.slow) for case in CASES]
-)
+@pytest.mark.representative("*-opt")
+@pytest.mark.parametrize("method, family", CASES)
 def test_outliers_cost_16_bits_their_rounding_alone(method, family):
     """The error is that of independent, uniform roundings on the tensors' own ranges: step^2 / 12 each, as a share of
     what the dimensions without the outlier hold."""

@@ -153,6 +153,7 @@ def newest(folder, program):
     return step, state, position, warnings
 
 
+@pytest.mark.representative("flipped")
 @pytest.mark.parametrize("damage", [Path.unlink, truncate, flip], ids=["deleted", "truncated", "flipped"])
 def test_whatever_file_is_damaged_the_state_is_one_that_was_saved(tmp_path, program, two_checkpoints, damage):
     """Whichever file of the newest: it is whole nevertheless, or told, set aside, and the one before it used."""

@@ -91,6 +91,7 @@ def check(name: str, mesh: str, parts: int = 1, dropout: float = 0.0) -> None:
     assert largest > 1e-2 and expected.losses[2] != expected.losses[1]
 
 
+@pytest.mark.representative("tensor")
 @pytest.mark.parametrize("mesh", ["data", "fsdp", "tensor"])
 def test_equals_one_device(mesh):
     check("opt", mesh)
@@ -180,9 +181,8 @@ def test_bfloat16_computes_and_float32_is_kept(name):
 
 
 @pytest.mark.parametrize("family", ["opt", pytest.param("bert", marks=pytest.mark.slow)])
-@pytest.mark.parametrize(
-    "attention", [pytest.param(v, marks=[] if v == "gated_linear" else pytest.mark.slow) for v in VARIANTS]
-)
+@pytest.mark.representative("gated_linear")
+@pytest.mark.parametrize("attention", VARIANTS)
 def test_one_example_per_device_is_the_same_example_everywhere(family, attention):
     """Each row of the logits is that of its own tokens."""
     module = build(dataclasses.replace(CONFIGS[family], attention=VARIANTS[attention], init_std=0.3))

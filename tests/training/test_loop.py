@@ -240,6 +240,7 @@ class TerminatedEvaluation(InterruptedData):
 
 
 # Two batches an evaluation, after the one that the monitor sees: at steps 4, 8 and 12.
+@pytest.mark.representative("1", "6")
 @pytest.mark.parametrize("stop", [1, 2, 3, 4, 6])
 def test_sigterm_during_an_evaluation_gives_it_up_and_leaves_no_trace(run, unbroken, data, tmp_path, stop):
     """The evaluation is left to the run that goes on; its best checkpoint, too, is that of the unbroken run."""
