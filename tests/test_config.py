@@ -117,9 +117,8 @@ def test_config_files(path):
     assert f"--config=configs/{path.name}" in text and "Cost: " in text and "Expected: " in text
 
 
-@pytest.mark.parametrize(
-    "name", ["digits_vit", *(pytest.param(name, marks=pytest.mark.slow) for name in ("bigram_backcopy", "demo"))]
-)
+@pytest.mark.representative("digits_vit")
+@pytest.mark.parametrize("name", ["digits_vit", "bigram_backcopy", "demo"])
 def test_clipped_attention_of_small_configs_starts_alive(name):
     base = read(load_config_file(str(Path(__file__).parents[1] / "configs" / f"{name}.py")))
     (variant,) = (text for text in base.compare.variants if text.startswith("clipped_softmax"))

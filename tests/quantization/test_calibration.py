@@ -157,13 +157,9 @@ def test_every_recipe_is_tested():
     assert {f"paper_{family}" for family in MODELS} | {"strict"} == RECIPES.keys()
 
 
+@pytest.mark.representative("bert-*")
 @pytest.mark.parametrize(
-    "family, attention",
-    [
-        ("bert", "gated_mlp"),
-        pytest.param("opt", "gated_all_heads", marks=pytest.mark.slow),
-        pytest.param("vit", "clipped_softmax", marks=pytest.mark.slow),
-    ],
+    "family, attention", [("bert", "gated_mlp"), ("opt", "gated_all_heads"), ("vit", "clipped_softmax")]
 )
 def test_the_strict_recipe_leaves_the_head_and_biases_alone(family, attention):
     result, params, batch = quantized(family, attention, recipe="strict")

@@ -40,7 +40,7 @@ def ranges(shape, estimator):
     return {**weights.weight_ranges, **calibrate(module, params, site, batches, 2).activation_ranges}
 
 
-@pytest.mark.representative("mse-shape0")
+@pytest.mark.slow
 @pytest.mark.parametrize("shape", SHAPES)
 @pytest.mark.parametrize("estimator", ESTIMATORS)
 def test_ranges_are_those_of_one_device(estimator, shape):
@@ -60,7 +60,7 @@ def by_method(shape, method):
     return calibrate(module, params, recipe, batches, 2, METHODS[method]())
 
 
-@pytest.mark.representative("gptq")
+@pytest.mark.slow
 @pytest.mark.parametrize("method", METHODS)
 def test_methods_make_the_weights_of_one_device(method):
     """All but one in a hundred weights, which lie on an edge between two integers."""
@@ -70,7 +70,8 @@ def test_methods_make_the_weights_of_one_device(method):
         assert same.mean() > 0.99, path
 
 
-@pytest.mark.parametrize("shape", SHAPES[:1] + [pytest.param(shape, marks=pytest.mark.slow) for shape in SHAPES[1:]])
+@pytest.mark.representative("shape0")
+@pytest.mark.parametrize("shape", SHAPES)
 def test_logits_are_those_of_one_device(shape):
     """Of the same ranges: most rows to 1e-5, the others with a value on an edge; an error would show in all rows."""
     module, params, batches = placed(ONE)

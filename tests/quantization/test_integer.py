@@ -90,11 +90,12 @@ GATED = (
     "gated_linear",
     {"scheme": "w4a8", "num_layers": 3, "weight_estimator": "minmax", "recipe": "paper_opt"},
 )
-QUICK = [
+CASES = [
     ("bert", "softmax", {}),
     ("opt", "gated_mlp", {"recipe": "strict"}),
-]
-SLOW = [("bert", *GATED), ("vit", *CLIPPED)] + [
+    ("bert", *GATED),
+    ("vit", *CLIPPED),
+] + [
     (family, attention, {"scheme": scheme, "num_layers": 2, "recipe": recipe, "weight_granularity": granularity})
     for family in sorted(MODELS)
     for attention in sorted(VARIANTS)
@@ -102,10 +103,8 @@ SLOW = [("bert", *GATED), ("vit", *CLIPPED)] + [
 ]
 
 
-@pytest.mark.representative("opt-*")
-@pytest.mark.parametrize(
-    "family, attention, options", [*QUICK, *(pytest.param(*case, marks=pytest.mark.slow) for case in SLOW)]
-)
+@pytest.mark.representative("*-options1")
+@pytest.mark.parametrize("family, attention, options", CASES)
 def test_integers_compute_what_fake_quantization_simulates(family, attention, options):
     result, batch = quantized(family, attention, **options)
     result = off_the_edges(result)
@@ -149,9 +148,8 @@ def dots(jaxpr, inside=False):
                 yield from dots(getattr(value, "jaxpr", value), within)
 
 
-@pytest.mark.parametrize(
-    "family", ["bert", *(pytest.param(family, marks=pytest.mark.slow) for family in ("opt", "vit"))]
-)
+@pytest.mark.representative("bert")
+@pytest.mark.parametrize("family", sorted(MODELS))
 def test_every_product_of_a_block_is_of_int8(family):
     result, batch = everything(family)
     model = convert(result)
@@ -203,9 +201,8 @@ def test_a_bfloat16_model_computes_in_float32_between_products():
     assert_same_answers(convert(result), in_float32, batch)
 
 
-@pytest.mark.parametrize(
-    "family", ["opt", *(pytest.param(family, marks=pytest.mark.slow) for family in ("bert", "vit"))]
-)
+@pytest.mark.representative("opt")
+@pytest.mark.parametrize("family", sorted(MODELS))
 def test_files_give_the_model_back(family, tmp_path):
     attention, options = {"bert": ("softmax", {}), "opt": ("gated_mlp", {"recipe": "strict"}), "vit": CLIPPED}[family]
     result, batch = quantized(family, attention, **options)

@@ -65,7 +65,7 @@ def without_bits(ranges):
     return {path: {**r, "bits": jnp.zeros_like(r["bits"])} for path, r in ranges.items()}
 
 
-@pytest.mark.representative("smoothquant-opt", "per_token-opt")
+@pytest.mark.representative("smoothquant-opt")
 @pytest.mark.parametrize("method, family", CASES)
 def test_every_method_on_every_family(method, family):
     module, params, batch = with_outlier(family)
@@ -160,9 +160,10 @@ def test_outliers_cost_16_bits_their_rounding_alone(method, family):
     assert error(method, family, "w16a16", FAR_OUTLIER) < 10 * np.sqrt(share)
 
 
+@pytest.mark.representative("*-opt")
 @pytest.mark.parametrize(
     "method, family",
-    [("smoothquant", "opt"), ("hadamard", "opt"), pytest.param("smoothquant", "vit", marks=pytest.mark.slow)],
+    [("smoothquant", "opt"), ("hadamard", "opt"), ("smoothquant", "vit")],
 )
 def test_at_8_bits_outliers_cost_the_static_method_most(method, family):
     """A rotation of 16 dimensions takes an outlier down by 4 alone, too little for the other families."""

@@ -98,7 +98,7 @@ def test_equals_one_device(mesh):
 
 
 @pytest.mark.slow
-@pytest.mark.parametrize("name", ["bert gated", "opt", pytest.param("vit", marks=pytest.mark.slow)])
+@pytest.mark.parametrize("name", ["bert gated", "opt", "vit"])
 def test_every_family_in_parts_on_a_mixed_mesh_equals_one_device(name):
     check(name, "mixed", parts=2)
 
@@ -116,6 +116,7 @@ def test_initial_parameters_do_not_depend_on_the_mesh():
     jax.tree.map(lambda a, b: np.testing.assert_allclose(a, b, rtol=1e-6, atol=1e-7), *states)
 
 
+@pytest.mark.representative("tensor-*")
 @pytest.mark.parametrize(
     ("mesh", "parts", "shape"),
     [("data", 1, (2, 16, 32)), ("fsdp", 1, (2, 2, 32)), ("tensor", 1, (2, 16, 4)), ("mixed", 2, (2, 8, 16))],
@@ -136,6 +137,7 @@ def compiled(config: Any, mesh: tuple[int, int, int]):
     return step.lower(made.abstract_state, abstract, np.uint32(0)).compile()
 
 
+@pytest.mark.representative("tensor")
 @pytest.mark.parametrize("mesh", ["fsdp", "tensor"])
 def test_devices_share_the_work(mesh):
     """No device computes what another does: without constrained activations, each would see the whole batch."""
@@ -163,6 +165,7 @@ def dots(jaxpr: Any) -> list[Any]:
     return found
 
 
+@pytest.mark.representative("bert", "vit")
 @pytest.mark.parametrize("name", CONFIGS)
 def test_bfloat16_computes_and_float32_is_kept(name):
     config = dataclasses.replace(CONFIGS[name], dtype="bfloat16")
@@ -180,8 +183,8 @@ def test_bfloat16_computes_and_float32_is_kept(name):
     assert inputs.count(["bfloat16", "bfloat16"]) == len(inputs) - 2 - classifier
 
 
-@pytest.mark.parametrize("family", ["opt", pytest.param("bert", marks=pytest.mark.slow)])
-@pytest.mark.representative("gated_linear")
+@pytest.mark.representative("gated_linear-opt")
+@pytest.mark.parametrize("family", ["opt", "bert"])
 @pytest.mark.parametrize("attention", VARIANTS)
 def test_one_example_per_device_is_the_same_example_everywhere(family, attention):
     """Each row of the logits is that of its own tokens."""

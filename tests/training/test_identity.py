@@ -108,6 +108,7 @@ def head_line(file: Path) -> None:
     file.write_text("completely unrelated vocabulary appears here zigzag\n" * 3 + file.read_text())
 
 
+@pytest.mark.representative("train.txt*-evaluate")
 @pytest.mark.parametrize("command", COMMANDS)
 @pytest.mark.parametrize(
     ("file", "changed"), [("train.txt", "training data (SHA-256"), ("held_out.txt", "held-out data (SHA-256")]

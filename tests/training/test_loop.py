@@ -83,6 +83,7 @@ def test_logged_evaluation_is_that_of_the_saved_parameters(unbroken, module, dat
     assert metrics["perplexity"] == pytest.approx(math.exp(metrics["loss"]), rel=1e-12)
 
 
+@pytest.mark.representative("stops1", "stops5")
 @pytest.mark.parametrize("stops", [(0,), (1,), (4,), (6,), (11,), (2, 5, 7, 10)])
 def test_interruptions_leave_no_trace(run, unbroken, data, tmp_path, stops):
     """Stopped before update `stop + 1` (checkpoints are at 3, 6, 9 and 12), once or again and again."""
@@ -240,7 +241,7 @@ class TerminatedEvaluation(InterruptedData):
 
 
 # Two batches an evaluation, after the one that the monitor sees: at steps 4, 8 and 12.
-@pytest.mark.representative("1", "6")
+@pytest.mark.representative("6")
 @pytest.mark.parametrize("stop", [1, 2, 3, 4, 6])
 def test_sigterm_during_an_evaluation_gives_it_up_and_leaves_no_trace(run, unbroken, data, tmp_path, stop):
     """The evaluation is left to the run that goes on; its best checkpoint, too, is that of the unbroken run."""
@@ -263,6 +264,7 @@ def test_an_evaluation_takes_as_many_batches_as_asked(run, training, tmp_path):
     assert result.metrics["predictions"] == 16 * 16  # of 20 sequences of 16 tokens
 
 
+@pytest.mark.representative("1")
 @pytest.mark.parametrize("lowered", [1, 2])
 def test_a_limit_of_bad_steps_may_be_lowered(run, data, training, tmp_path, lowered):
     """What was tolerated is over: the run goes on, and ends at the next bad step that is one too many."""

@@ -164,7 +164,8 @@ class Dense(nn.Module):
         return nn.Dense(3, name="dense")(batch["x"])
 
 
-@pytest.mark.parametrize("learn", [pytest.param(True, marks=pytest.mark.slow), False])
+@pytest.mark.representative("False")
+@pytest.mark.parametrize("learn", [True, False])
 def test_ranges_can_be_left_as_calibrated(learn):
     """Then no gradient reaches them, and no update; the weights have theirs. The rest of a batch has no say in it."""
     weight, activation = Quantizer(4, True, MinMax()), Quantizer(4, False, MinMax())
