@@ -30,10 +30,10 @@ demo: $(READY)
 	$(BIN)/qtx compare --config=configs/demo.py --workdir=runs/demo
 
 test: $(READY)
-	$(BIN)/python -m pytest -n $(WORKERS) $(ARGS)
+	$(BIN)/python -m pytest -n $(WORKERS) --dist worksteal $(ARGS)
 
 test-slow: $(READY)
-	$(BIN)/python -m pytest -n $(WORKERS) -m slow $(ARGS)
+	$(BIN)/python -m pytest -n $(WORKERS) --dist worksteal -m slow $(ARGS)
 
 lint: $(READY)
 	$(BIN)/ruff check .

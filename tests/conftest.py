@@ -37,6 +37,12 @@ def pytest_itemcollected(item):
         item.add_marker(pytest.mark.slow)
 
 
+def pytest_collection_finish():
+    """What is imported and collected stays: Python need not seek garbage in it again and again."""
+    gc.collect()
+    gc.freeze()
+
+
 @pytest.fixture(scope="module", autouse=True)
 def room_for_programs():
     """A compiled program takes some memory maps, of which Linux gives a process 65,530; beyond them XLA aborts."""

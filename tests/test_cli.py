@@ -159,6 +159,7 @@ def test_quantize_by_a_method(trained, tmp_path, capsys):
     assert ranges["weights/layers/mlp/in/kernel/smooth"].shape == (1, 8)
 
 
+@pytest.mark.slow
 def test_sensitivity(trained, tmp_path, capsys):
     workdir = tmp_path / "run"
     shutil.copytree(trained[0], workdir)

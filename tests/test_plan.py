@@ -61,6 +61,7 @@ def test_state_by_hand(mixed):
     assert mixed.batch == 64 * LENGTH * (4 + 4 + 4 + 1) // 4
 
 
+@pytest.mark.slow
 def test_activations_fall_with_remat(mixed):
     assert planned((1, 4, 2), model_remat="full").activations < 0.7 * mixed.activations
 

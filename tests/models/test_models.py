@@ -55,7 +55,7 @@ def test_sites_are_those_of_the_design_and_layers_carry_the_layer_axis(family, a
     assert {path: shape.leading for path, shape in sites(*make(family, attention)).items()} == expected
 
 
-@pytest.mark.representative("bert-gated_mlp", "opt-softmax", "vit-softmax")
+@pytest.mark.representative("bert-gated_mlp")
 @pytest.mark.parametrize(
     "family, attention",
     [("bert", name) for name in sorted(VARIANTS)] + [("opt", "softmax"), ("vit", "softmax"), ("vit", "none")],

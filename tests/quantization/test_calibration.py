@@ -99,6 +99,7 @@ def test_every_planned_tensor_is_on_its_grid(family):
             assert len(np.unique(np.round(q))) <= 16, path
 
 
+@pytest.mark.slow
 def test_tied_head_keeps_the_unquantized_table_and_look_ups_do_not():
     result, params, batch = quantized("opt", scheme="w2a16")
     assert "embeddings/words/embedding" in result.weight_ranges
@@ -134,6 +135,7 @@ def test_running_minmax_over_batches_by_hand():
     assert float(r["maximum"]) == pytest.approx(expected, rel=1e-6)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(
     "gate_site, bert, opt", [("context", False, True), ("gated_context", True, False), ("gate", False, False)]
 )
@@ -144,6 +146,7 @@ def test_the_papers_quirks_around_the_gate(gate_site, bert, opt):
         assert not any("gate_predictor" in path for path in result.weight_ranges)
 
 
+@pytest.mark.representative("bert")
 @pytest.mark.parametrize("family", sorted(MODELS))
 def test_recipes_leave_only_what_the_paper_leaves(family):
     result, params, batch = quantized(family)

@@ -70,7 +70,7 @@ def test_methods_make_the_weights_of_one_device(method):
         assert same.mean() > 0.99, path
 
 
-@pytest.mark.representative("shape0")
+@pytest.mark.slow
 @pytest.mark.parametrize("shape", SHAPES)
 def test_logits_are_those_of_one_device(shape):
     """Of the same ranges: most rows to 1e-5, the others with a value on an edge; an error would show in all rows."""

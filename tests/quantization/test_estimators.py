@@ -124,6 +124,7 @@ def test_percentiles_are_numpys(seed, size, percentile):
     np.testing.assert_allclose(upper_percentile(jnp.asarray(x), percentile), expected, rtol=1e-5, atol=1e-6)
 
 
+@pytest.mark.representative("minmax-*", "mse-*")
 @pytest.mark.parametrize(
     "name, options, oracle", [pytest.param(n, o, f, id=f"{n}-{o}") for n, cases in ORACLES.items() for o, f in cases]
 )

@@ -58,7 +58,7 @@ def programs(family):
     }, batch
 
 
-@pytest.mark.representative("opt")
+@pytest.mark.slow
 @pytest.mark.parametrize("family", FAMILIES)
 def test_every_product_is_float32_at_the_highest_precision(family):
     made, batch = programs(family)

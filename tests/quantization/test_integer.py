@@ -159,6 +159,7 @@ def test_every_product_of_a_block_is_of_int8(family):
     assert_same_answers(model, result, batch)
 
 
+@pytest.mark.slow
 def test_what_stays_in_floating_point_is_named():
     model = convert(quantized("bert", GATED[0], **GATED[1])[0])
     gate = ("layers/attention/gate_predictor", "layers/attention/out")
@@ -383,6 +384,7 @@ def test_groups_of_dimensions_are_right_or_refused(family, num_layers):
         assert (model is None) == (sites in pairs), sites
 
 
+@pytest.mark.representative("1")
 @pytest.mark.parametrize("num_layers", [1, 2])
 def test_groups_that_enter_a_post_norm_block_are_refused(num_layers):
     result, batch = per_tensor("bert", num_layers)

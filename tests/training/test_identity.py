@@ -275,6 +275,7 @@ SAMPLES = {
 }
 
 
+@pytest.mark.representative("bigram_backcopy", "digits")
 @pytest.mark.parametrize("source", SAMPLES)
 def test_digests_tell_data_apart_and_know_them_again(source):
     objective = SOURCES[source].objectives[0]

@@ -168,6 +168,7 @@ def test_a_bad_step_stops_the_run(run, data, tmp_path, unbroken):
     jax.tree.map(np.testing.assert_array_equal, result.params, unbroken.params)
 
 
+@pytest.mark.slow
 def test_bad_steps_are_skipped_up_to_a_number(run, data, training, tmp_path, capsys):
     def lenient(limit):
         return dataclasses.replace(training, max_bad_steps=limit)
@@ -264,7 +265,7 @@ def test_an_evaluation_takes_as_many_batches_as_asked(run, training, tmp_path):
     assert result.metrics["predictions"] == 16 * 16  # of 20 sequences of 16 tokens
 
 
-@pytest.mark.representative("1")
+@pytest.mark.slow
 @pytest.mark.parametrize("lowered", [1, 2])
 def test_a_limit_of_bad_steps_may_be_lowered(run, data, training, tmp_path, lowered):
     """What was tolerated is over: the run goes on, and ends at the next bad step that is one too many."""

@@ -40,6 +40,7 @@ def run(module, training, batch, *, mesh=(1, 1, 1), updates=1):
     return jax.device_get((state, numbers))
 
 
+@pytest.mark.slow
 def test_accumulation_is_the_big_batch(without_dropout, training, batch):
     """Four parts on two devices: the weights differ from part to part, and so would a mean of means."""
     whole, numbers = run(without_dropout, training, batch, updates=2)
