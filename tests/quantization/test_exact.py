@@ -107,7 +107,7 @@ def test_values_of_a_bfloat16_model_are_on_their_grids(family):
         assert np.abs(steps - np.round(steps)).max() < 1e-3, path
 
 
-@pytest.mark.representative("opt")
+@pytest.mark.slow
 @pytest.mark.parametrize("family", FAMILIES)
 def test_a_bfloat16_model_is_measured_as_its_float32_one(family):
     narrow, params, batches = in_bfloat16(family)

@@ -130,6 +130,7 @@ def test_training_refuses_them_even_when_named(copy, capsys):
     assert "holds a run of another config: data.files" in told([*train, other], capsys)
 
 
+@pytest.mark.slow
 def test_named_data_are_measured_and_recorded(copy, capsys):
     """Named by the same words too, for who names them knows that they may have changed."""
     assert main(["evaluate", f"--workdir={copy}/run"]) == 0
