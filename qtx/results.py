@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import json
 import math
+import re
 from collections.abc import Iterable, Sequence
 from pathlib import Path
 from typing import Any
@@ -120,10 +121,11 @@ def by_variant(results: Sequence[Result]) -> dict[str, list[Result]]:
 def short_names(variants: Iterable[str]) -> dict[str, str]:
     """Each variant's name for tables and figures: without its options where that still tells it from the others.
 
-    `{"clipped_softmax,alpha=2": "clipped_softmax"}`; two variants of one kind keep their options.
+    `{"clipped_softmax,alpha=2": "clipped_softmax"}`; two variants of one kind keep their options. A single run's, which
+    is in words (`softmax, gate linear (pi 0.25)`), is left as it is.
     """
     variants = list(dict.fromkeys(variants))
-    kinds = [variant.partition(",")[0] for variant in variants]
+    kinds = [re.sub(r"(,\w+=[^,]*)+$", "", variant) for variant in variants]
     return {variant: kind if kinds.count(kind) == 1 else variant for variant, kind in zip(variants, kinds, strict=True)}
 
 
