@@ -232,6 +232,7 @@ def test_summary_is_a_panel_on_a_terminal(tmp_path):
     assert "qtx · nano" in text.getvalue() and "╭" in text.getvalue()
 
 
+@pytest.mark.slow
 def test_the_summary_says_what_is_trained(trained, tmp_path, capsys):
     """The optimizer, and where the LayerNorms are, of the config and not of the family."""
     flags = [

@@ -110,6 +110,7 @@ def measured(run: Path) -> list[dict]:
     return json.loads((run / "results.json").read_text())["measurements"]
 
 
+@pytest.mark.slow
 def test_results_accumulate(run):
     """Each says what it is of; the same measured again takes its place, and nothing else goes."""
 

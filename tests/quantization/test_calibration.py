@@ -79,7 +79,7 @@ def test_one_compilation_serves_all_bit_widths(family):
     assert calibration_step._cache_size() == before
 
 
-@pytest.mark.representative("bert")
+@pytest.mark.slow
 @pytest.mark.parametrize("family", sorted(MODELS))
 def test_every_planned_tensor_is_on_its_grid(family):
     result, _, batch = quantized(family, scheme="w4a4")

@@ -65,7 +65,7 @@ def without_bits(ranges):
     return {path: {**r, "bits": jnp.zeros_like(r["bits"])} for path, r in ranges.items()}
 
 
-@pytest.mark.representative("smoothquant-opt")
+@pytest.mark.slow
 @pytest.mark.parametrize("method, family", CASES)
 def test_every_method_on_every_family(method, family):
     module, params, batch = with_outlier(family)

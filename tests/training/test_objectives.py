@@ -93,6 +93,7 @@ def optax_targets(batch, classes, smoothing):
     return optax.smooth_labels((1 - share) * one_hot + share * other, smoothing)
 
 
+@pytest.mark.slow
 @settings(max_examples=20, deadline=None)
 @given(
     st.integers(0, 2**31),
