@@ -5,6 +5,8 @@ BIN := $(VENV)/bin
 READY := $(VENV)/.ready
 # Two test processes: the CPU compiler is single-threaded for most of a small test's time.
 WORKERS ?= 2
+# Each begins with one half of the files, so that what the tests of a file share is made once.
+PYTEST = $(BIN)/python -m pytest -n $(WORKERS) --dist worksteal
 
 .PHONY: help setup demo test test-slow lint conformance clean
 .DEFAULT_GOAL := help
@@ -30,10 +32,10 @@ demo: $(READY)
 	$(BIN)/qtx compare --config=configs/demo.py --workdir=runs/demo
 
 test: $(READY)
-	$(BIN)/python -m pytest -n $(WORKERS) --dist worksteal $(ARGS)
+	$(PYTEST) $(ARGS)
 
 test-slow: $(READY)
-	$(BIN)/python -m pytest -n $(WORKERS) --dist worksteal -m slow $(ARGS)
+	$(PYTEST) -m slow $(ARGS)
 
 lint: $(READY)
 	$(BIN)/ruff check .

@@ -52,6 +52,7 @@ def room_for_programs():
         import jax
 
         jax.clear_caches()
+        gc.unfreeze()  # a test may have frozen programs too
         gc.collect()
 
 

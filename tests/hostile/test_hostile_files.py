@@ -10,6 +10,7 @@ import dataclasses
 import datetime
 import functools
 import resource
+import struct
 import tracemalloc
 from pathlib import Path
 from typing import Any
@@ -21,6 +22,7 @@ from hypothesis import HealthCheck, example, given, settings
 from hypothesis import strategies as st
 
 from qtx.errors import QtxError
+from qtx.storage import Expected, read_npz, sealed_npz
 from tests.hostile.readers import READERS, Reader
 
 MEMORY = 16 << 20, 32
@@ -143,7 +145,7 @@ def run(whole: Whole, examples: int) -> None:
 
 
 def test_damaged_files(whole):
-    run(whole, 40)
+    run(whole, 60)
 
 
 @pytest.mark.slow
@@ -154,3 +156,19 @@ def test_a_thousand_damaged_files(whole):
 @pytest.mark.parametrize("content", [b"", b"\0", b"{}", b"[]", b"null", b"\xff\xfe", b"[" * 100_000, b'{"a":' * 20_000])
 def test_other_files(whole, content):
     whole.check(content)
+
+
+def test_an_array_beyond_what_a_file_can_hold_is_told(tmp_path):
+    """The directory of a .npz file may place a member at any of 64 bits, which Python's files do not reach."""
+    content = bytearray(sealed_npz({"a": np.arange(4)}))
+    place = struct.pack("<HHQ", 1, 8, 2**63)
+    entry, end = content.index(b"PK\x01\x02"), content.index(b"PK\x05\x06")
+    name_and_extra = sum(struct.unpack_from("<HH", content, entry + 28))
+    (extra, size) = struct.unpack_from("<H", content, entry + 30) + struct.unpack_from("<I", content, end + 12)
+    struct.pack_into("<I", content, entry + 42, 2**32 - 1)  # it is in the extra field
+    struct.pack_into("<H", content, entry + 30, extra + len(place))
+    struct.pack_into("<I", content, end + 12, size + len(place))
+    content[entry + 46 + name_and_extra : entry + 46 + name_and_extra] = place
+    (tmp_path / "far.npz").write_bytes(content)
+    with pytest.raises(QtxError, match="not a whole .npz file: Python int too large"):
+        read_npz(tmp_path / "far.npz", Expected("arrays", "make them again"))

@@ -95,8 +95,8 @@ def moments(rng, count, lines):
 
 
 @pytest.mark.slow
-def test_a_killed_run_ends_as_if_it_had_not_been(tmp_path_factory, unbroken):
-    check(tmp_path_factory.getbasetemp() / "once", unbroken, moments(np.random.default_rng(0), 1, lines=30))
+def test_a_run_killed_three_times_ends_as_if_it_had_not_been(tmp_path_factory, unbroken):
+    check(tmp_path_factory.getbasetemp() / "thrice", unbroken, moments(np.random.default_rng(0), 3, lines=30))
 
 
 @pytest.mark.slow
