@@ -33,6 +33,7 @@ from safetensors.numpy import load_file
 from experiments.official_ranges import range_errors
 from experiments.official_variants import attention_of, check_gate
 from qtx.analysis.metrics import official_metrics, outlier_metrics
+from qtx.config import choices
 from qtx.errors import QtxError
 from qtx.interop import load
 from qtx.models import build
@@ -129,7 +130,7 @@ def check_model(folder: Path) -> Iterator[tuple[Row, Closeness | None]]:
     expected = json.loads((folder / ANSWERS[0]).read_text(encoding="utf-8"))
     tensors = load_file(folder / ANSWERS[1])
     config, params = load(folder, attention_of(expected["variant"]))
-    check_gate(expected["variant"], config.attention.gate)
+    check_gate(expected["variant"], choices(type(config.attention))["gate"].name_of(config.attention.gate))
     module = build(config)
     evaluation = read_batches(tensors, "eval")
 

@@ -7,6 +7,7 @@ from collections.abc import Mapping
 from typing import Any
 
 from qtx.attention import AttentionConfig
+from qtx.attention.normalizers import ClippedSoftmax
 from qtx.errors import QtxError, unknown
 
 NUMBER = r"(?:\d+\.?\d*|\.\d+)(?:e-?\d+)?"
@@ -36,10 +37,10 @@ def attention_of(variant: Mapping[str, Any]) -> AttentionConfig:
             return AttentionConfig()
         # The one option of the official code that does not do as its name says.
         gamma = -0.003 if softmax == "clipped(-.005:1.005)" else float(clipped[1])
-        return AttentionConfig(normalizer="clipped_softmax", gamma=gamma, zeta=float(clipped[2]))
+        return AttentionConfig(ClippedSoftmax(gamma=gamma, zeta=float(clipped[2])))
     if clipped is not None:
         raise QtxError(f"variant has softmax {softmax!r} and alpha {alpha!r}: expected one of them to clip")
-    return AttentionConfig(normalizer="clipped_softmax", alpha=_number("alpha", alpha), zeta=1.0)
+    return AttentionConfig(ClippedSoftmax(alpha=_number("alpha", alpha)))
 
 
 def check_gate(variant: Mapping[str, Any], shown: str) -> None:

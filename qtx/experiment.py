@@ -14,7 +14,7 @@ from typing import Any
 from ml_collections import ConfigDict
 
 from qtx.attention import VARIANTS, AttentionConfig
-from qtx.config import build, field_types, section
+from qtx.config import build, field_types, flattened, section
 from qtx.data import DataConfig
 from qtx.errors import QtxError, lookup, unknown
 from qtx.models import MODELS
@@ -89,7 +89,7 @@ def attention_variant(text: str) -> AttentionConfig:
     """
     name, *options = text.split(",")
     known = field_types(AttentionConfig)
-    values: dict[str, Any] = dict(section(lookup(VARIANTS, "attention variant", name.strip())))
+    values = flattened(lookup(VARIANTS, "attention variant", name.strip()), defaults=False)
     for option in options:
         key, equals, value = (part.strip() for part in option.partition("="))
         if not equals:
@@ -165,7 +165,8 @@ def read(config: ConfigDict) -> Experiment:
 
 def check_warmup(experiment: Experiment) -> None:
     """Raises QtxError if attention would still be annealing when training ends: then it is measured as it never was."""
-    warmup, steps = experiment.model.attention.gamma_warmup_steps or 0, experiment.training.steps
+    normalizer, steps = experiment.model.attention.normalizer, experiment.training.steps
+    warmup = getattr(normalizer, "gamma_warmup_steps", 0)
     if warmup > steps and not experiment.qat.start:
         raise QtxError(
             f"config.model.attention.gamma_warmup_steps is {warmup}: expected at most config.training.steps {steps}; "
@@ -182,7 +183,7 @@ def resolved(experiment: Experiment) -> Experiment:
 
 def record(experiment: Experiment) -> dict[str, Any]:
     """Every option, resolved, in JSON types: what a run's folder keeps as `config.json`."""
-    return json.loads(json.dumps(dataclasses.asdict(experiment)))
+    return json.loads(json.dumps(flattened(experiment)))
 
 
 def from_record(values: dict[str, Any], where: str) -> ConfigDict:

@@ -7,10 +7,14 @@ maps them to mesh axes. Biases and norms are small and carry none: they are repl
 from __future__ import annotations
 
 import functools
+from typing import Any
 
 import flax.linen as nn
 import jax
+import jax.numpy as jnp
 from jax.ad_checkpoint import checkpoint_name
+
+from qtx.masks import Mask
 
 # By this name the outputs of dense layers are known to policies of rematerialization.
 DENSE_OUTPUT = "dense_output"
@@ -19,12 +23,31 @@ DENSE_OUTPUT = "dense_output"
 class Site(nn.Module):
     """Returns its input: it names a tensor that no other module outputs, so that it can be observed or quantized.
 
-    `where`, which broadcasts to the input, says which of its values will be used at all (scores: those the mask shows);
-    calibration can leave out the others.
+    `mask` says which of its values will be used at all (scores: those of visible keys); calibration can leave out the
+    others.
     """
 
-    def __call__(self, x: jax.Array, where: jax.Array | None = None) -> jax.Array:
+    def __call__(self, x: jax.Array, mask: Mask | None = None) -> jax.Array:
         return x
+
+
+class Product(nn.Module):
+    """The product of two activations, `equation` as of `jnp.einsum`, times `scale`; a module, so that it can be run on
+    integers.
+
+    Attributes:
+      equation: e.g. `"bthd,bshd->bhts"`.
+      dtype: of the result.
+      scale: a factor.
+    """
+
+    equation: str
+    dtype: Any = None
+    scale: float = 1.0
+
+    def __call__(self, x: jax.Array, y: jax.Array) -> jax.Array:
+        x = x if self.scale == 1.0 else x * self.scale
+        return jnp.einsum(self.equation, x, y, preferred_element_type=self.dtype)
 
 
 def flat_dot_general(lhs, rhs, dimension_numbers, precision=None, preferred_element_type=None):
@@ -75,10 +98,19 @@ def dense(
     dtype,
     name: str | None = None,
     use_bias: bool = True,
+    bias: float = 0.0,
 ) -> nn.Dense:
-    """A dense layer `[..., D] -> [..., features]` with a normal(`init_std`) kernel of logical `axes` and zero bias."""
-    kernel_init = nn.with_logical_partitioning(nn.initializers.normal(init_std), axes)
-    return nn.Dense(features, use_bias, dtype, kernel_init=kernel_init, dot_general=flat_dot_general, name=name)
+    """A dense layer `[..., D] -> [..., features]` with a normal(`init_std`) kernel of logical `axes` and a bias of
+    `bias` everywhere."""
+    return nn.Dense(
+        features,
+        use_bias,
+        dtype,
+        kernel_init=nn.with_logical_partitioning(nn.initializers.normal(init_std), axes),
+        bias_init=nn.initializers.constant(bias),
+        dot_general=flat_dot_general,
+        name=name,
+    )
 
 
 def embedding(rows: int, features: int, axis: str, init_std: float, dtype, name: str | None = None) -> nn.Embed:

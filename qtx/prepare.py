@@ -18,7 +18,7 @@ from qtx.models import build, count_parameters
 from qtx.quantization import sites
 from qtx.quantization.qat import QatModel
 from qtx.quantization.recipe import resolve
-from qtx.quantization.weights import flatten
+from qtx.quantization.weights import weights_of
 from qtx.training.identity import identity_of, load_data
 from qtx.training.qat import check_calibration, qat_model
 from qtx.training.run_folder import RunFolder
@@ -113,7 +113,7 @@ def check_recipe(experiment: Experiment, module: nn.Module, params: Any, batch: 
     for scheme in experiment.quantization.schemes[:1]:  # the rules of all schemes have the same patterns
         recipe = experiment.quantization.make_recipe(scheme, module.config)
         try:
-            resolve(recipe.weights, flatten(params), "weight")
+            resolve(recipe.weights, weights_of(params), "weight")
             resolve(recipe.activations, sites(module, params, batch), "activation")
         except QtxError as error:
             name, family = experiment.quantization.recipe, experiment.family

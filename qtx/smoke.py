@@ -12,6 +12,7 @@ from typing import Any
 
 from ml_collections import ConfigDict
 
+from qtx.attention.normalizers import ClippedSoftmax
 from qtx.data import VOCABULARIES, DataConfig
 from qtx.data.config import SOURCE_OPTIONS
 from qtx.experiment import BUILT_IN_DATA, from_record, read, record
@@ -69,9 +70,11 @@ def _small_model(model: TransformerConfig, shorter: float) -> TransformerConfig:
         "embedding_width": width // 2 if getattr(model, "projected", False) else None,
         **dict.fromkeys(FROM_DATA),
     }
-    attention: Any = model.attention
-    if attention.gamma_warmup_steps:
-        attention = dataclasses.replace(attention, gamma_warmup_steps=_shortened(attention.gamma_warmup_steps, shorter))
+    attention = model.attention
+    if isinstance(attention.normalizer, ClippedSoftmax):
+        warmup = _shortened(attention.normalizer.gamma_warmup_steps, shorter)
+        normalizer = dataclasses.replace(attention.normalizer, gamma_warmup_steps=warmup)
+        attention = dataclasses.replace(attention, normalizer=normalizer)
     own = {field.name for field in dataclasses.fields(model)}
     return dataclasses.replace(model, attention=attention, **{k: v for k, v in sizes.items() if k in own})
 

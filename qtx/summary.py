@@ -2,9 +2,7 @@
 
 from __future__ import annotations
 
-import dataclasses
 from pathlib import Path
-from typing import Any
 
 import jax
 from rich.console import Console
@@ -14,6 +12,7 @@ from rich.table import Table
 from rich.text import Text
 
 from qtx.attention import AttentionConfig
+from qtx.config import choices, flattened
 from qtx.experiment import Experiment
 from qtx.prepare import Prepared
 
@@ -78,17 +77,19 @@ def count(number: int, thing: str) -> str:
 
 def describe_attention(attention: AttentionConfig) -> str:
     """With what is not its default, e.g. `clipped_softmax (alpha 4)` or `softmax, gate linear (pi 0.25)`."""
+    names, given = flattened(attention), flattened(attention, defaults=False)
 
-    def with_options(name: str, variant: Any) -> str:
-        given = {
-            field.name: getattr(variant, field.name)
-            for field in dataclasses.fields(variant)
-            if getattr(variant, field.name) != field.default
-        }
-        return name + (f" ({', '.join(f'{key} {value:g}' for key, value in given.items())})" if given else "")
+    def described(field: str) -> str:
+        choice = choices(AttentionConfig)[field]
+        own = {option.removeprefix(choice.prefix): given[option] for option in choice.options(names[field])}
+        texts = [
+            f"{name} {value if isinstance(value, str) else f'{value:g}'}"
+            for name, value in own.items()
+            if value is not None
+        ]
+        return names[field] + (f" ({', '.join(texts)})" if texts else "")
 
-    text, gate = with_options(attention.normalizer, attention.make_normalizer()), attention.make_gate()
-    return text if gate is None else f"{text}, gate {with_options(attention.gate, gate)}"
+    return described("normalizer") + ("" if attention.gate is None else f", gate {described('gate')}")
 
 
 def say(console: Console, text: str) -> None:

@@ -60,7 +60,7 @@ def test_runs_differ_in_attention_and_seed_alone(tmp_path):
         "gated_linear,gate_pi=0.5, seed 1",
     ]
     assert planned[1].workdir == tmp_path / "runs" / "gated_linear,gate_pi=0.5-seed0"
-    assert planned[1].experiment.model.attention.gate_pi == 0.5
+    assert planned[1].experiment.model.attention.gate.pi == 0.5
     for run in planned:
         model = dataclasses.replace(run.experiment.model, attention=base.model.attention)
         assert dataclasses.replace(run.experiment, model=model, seed=base.seed, name=base.name) == base

@@ -12,6 +12,8 @@ import pytest
 
 from qtx.analysis import attention_health
 from qtx.attention import VARIANTS
+from qtx.attention.gates import LinearGate
+from qtx.attention.normalizers import ClippedSoftmax
 from qtx.config import build, section
 from qtx.errors import QtxError
 from qtx.experiment import CompareConfig, Experiment, attention_variant, default, from_record, read, record
@@ -73,9 +75,9 @@ def test_variant_by_name(name):
 
 def test_variant_with_options():
     attention = attention_variant("clipped_softmax,alpha=2,gamma_warmup_steps=50")
-    assert (attention.alpha, attention.gamma_warmup_steps) == (2.0, 50)
-    assert attention_variant("clipped_softmax,alpha=None,gamma=-0.03").gamma == -0.03
-    assert attention_variant("softmax,gate=linear,gate_pi=0.5").gate_pi == 0.5
+    assert attention.normalizer == ClippedSoftmax(alpha=2.0, gamma_warmup_steps=50)
+    assert attention_variant("clipped_softmax,alpha=None,gamma=-0.03").normalizer == ClippedSoftmax(gamma=-0.03)
+    assert attention_variant("softmax,gate=linear,gate_pi=0.5").gate == LinearGate(pi=0.5)
 
 
 @pytest.mark.parametrize(
@@ -83,7 +85,7 @@ def test_variant_with_options():
     [
         ("clipped_softmax,4", "'4' is not an option=value"),
         ("clipped_softmax,alpha=high", "config.model.attention.alpha is 'high': expected float"),
-        ("clipped_softmax,gamma=-0.1", "takes one of gamma and alpha, got both"),
+        ("clipped_softmax,gamma=-0.1", "takes one of gamma, alpha, alpha_visible, got gamma and alpha"),
         ("clipped_softmax,alpha=None,gamma=0.1", "gamma is 0.1: expected gamma <= 0"),
         ("", "unknown attention variant ''"),
     ],
@@ -111,7 +113,7 @@ def test_missing_section():
 def test_config_files(path):
     for variant in VARIANTS:
         experiment = read(load_config_file(f"{path}:{variant}"))
-        assert experiment.model.attention == VARIANTS[variant].resolved()
+        assert experiment.model.attention == VARIANTS[variant]
     assert read(load_config_file(str(path))).name == path.stem
     text = path.read_text()
     assert f"--config=configs/{path.name}" in text and "Cost: " in text and "Expected: " in text
@@ -145,7 +147,7 @@ def test_overrides():
     )
     experiment = read(config)
     assert workdir == Path("runs/x")
-    assert experiment.model.attention.alpha == 2.0
+    assert experiment.model.attention.normalizer.alpha == 2.0
     assert experiment.model.width == 16
     assert experiment.compare.seeds == (3, 4)
     assert experiment.model.remat == "dots"

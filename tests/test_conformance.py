@@ -29,7 +29,7 @@ def run(capsys, *arguments):
 )
 def test_the_official_options_of_clipped_softmax(softmax, gamma, zeta):
     attention = attention_of({"softmax": softmax})
-    assert (attention.gamma, attention.zeta) == (gamma, zeta)
+    assert (attention.normalizer.gamma, attention.normalizer.zeta) == (gamma, zeta)
 
 
 @pytest.mark.parametrize("model", MODELS)

@@ -82,7 +82,7 @@ COMMAND_LINES = {
     ),
     "option of another variant": (
         ["train", f"--config={NANO}:softmax,alpha=2", "--workdir={}/run"],
-        "alpha is set, but normalizer 'softmax' with gate 'none' does not take it",
+        "alpha is set, but normalizer 'softmax' does not take it",
     ),
 }
 

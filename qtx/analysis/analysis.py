@@ -206,6 +206,7 @@ def _update(model: FloatingPoint, state: Any, ranges: dict[str, jax.Array], batc
     table["context_norm"] = (loudest.swapaxes(0, 1), sample_mask(batch))
     if _GATE in values:
         openness = jnp.sum(jnp.where(mask[..., None], values[_GATE], 0), axis=2) / jnp.maximum(tokens, 1)[:, None]
+        openness = openness.reshape(*openness.shape[:2], num_heads, -1).mean(axis=-1)
         table["openness"] = (openness.swapaxes(0, 1), tokens)
     update_mean = weighted_mean().update
     return {

@@ -78,4 +78,5 @@ def _first_example(model: FloatingPoint, batch: dict[str, Any], layer: jax.Array
         "context": norm(values.get("gated_context", values["context"])),
         "mask": token_mask(batch, values["probs"].shape[-1])[0],
     }
-    return result | ({"gate": values["gate"][:, head]} if "gate" in values else {})
+    gate = values.get("gate")  # [T, H], or [T, H * D]
+    return result if gate is None else result | {"gate": gate.reshape(len(gate), num_heads, -1)[:, head].mean(axis=-1)}

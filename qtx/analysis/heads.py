@@ -13,14 +13,14 @@ from typing import Any
 import jax
 import jax.numpy as jnp
 
-from qtx.models.masks import attention_mask
+from qtx.masks import Mask
 
 
 def visible_keys(batch: Mapping[str, Any], mask: jax.Array, causal: bool) -> jax.Array:
     """Which keys each query may attend to, by the models' own mask.
 
     Args:
-      batch: its `segments` and `mask`; see `attention_mask`.
+      batch: its `segments` and `mask`; see `qtx.masks.Mask`.
       mask: `[B, T]`, True at real tokens.
       causal: whether a query sees only itself and what is before it.
 
@@ -28,7 +28,7 @@ def visible_keys(batch: Mapping[str, Any], mask: jax.Array, causal: bool) -> jax
       Boolean `[B, 1, T, T]` (query, key); the rows of padded queries see nothing, so that statistics leave them out.
     """
     visible = mask[:, None, :, None] & mask[:, None, None, :]
-    of_model = attention_mask(batch, mask.shape[1], causal)
+    of_model = Mask.of_batch(batch, mask.shape[1], causal).dense()
     return visible if of_model is None else visible & of_model
 
 

@@ -199,9 +199,10 @@ def _powers(x: jax.Array, rounded: jax.Array, where: jax.Array | None = None) ->
 def _activation_powers(quantized: Quantized, params: Any, batch: Batch) -> Any:
     planned = {p.path: p for p in quantized.activation_plan}
 
-    def observe(site, path, y, where):
+    def observe(site, path, y, mask):
         if path in planned:
-            rounded = round_to_range(y, site.get_variable("ranges", "range"), planned[path], where)
+            rounded = round_to_range(y, site.get_variable("ranges", "range"), planned[path], mask)
+            where = None if mask is None else mask.dense()
             site.put_variable("calibration", "power", _powers(y, rounded, where))
         return y
 

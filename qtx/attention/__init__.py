@@ -1,8 +1,19 @@
 """Attention that lets a head do nothing: normalizers (scores to probabilities), gates, and the layer that uses them."""
 
 from qtx.attention.config import VARIANTS, AttentionConfig
-from qtx.attention.gates import GATES
+from qtx.attention.gates import GATES, Gate
 from qtx.attention.multi_head import MultiHeadAttention
-from qtx.attention.normalizers import NORMALIZERS
+from qtx.attention.normalizers import NORMALIZERS, Normalizer, Rows
+from qtx.attention.parameters import Parameter
 
-__all__ = ["GATES", "NORMALIZERS", "VARIANTS", "AttentionConfig", "MultiHeadAttention"]
+__all__ = [
+    "GATES",
+    "NORMALIZERS",
+    "VARIANTS",
+    "AttentionConfig",
+    "Gate",
+    "MultiHeadAttention",
+    "Normalizer",
+    "Parameter",
+    "Rows",
+]

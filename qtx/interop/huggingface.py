@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import dataclasses
 import functools
 import json
 from pathlib import Path
@@ -13,11 +12,11 @@ import jax
 import numpy as np
 
 from qtx.attention import AttentionConfig
-from qtx.config import build
+from qtx.config import build, flattened
 from qtx.errors import QtxError, lookup
+from qtx.interop.attention import attention_weights, with_gate
 from qtx.interop.bert import BERT
 from qtx.interop.family import Family
-from qtx.interop.gates import gate_weights, infer_gate
 from qtx.interop.opt import OPT
 from qtx.interop.vit import VIT
 from qtx.interop.weights import Weight, export_weights, import_weights
@@ -42,12 +41,12 @@ COMPUTATION = ("dtype", "remat")
 def load(folder: str | Path, attention: AttentionConfig | None = None) -> tuple[TransformerConfig, dict[str, Any]]:
     """A BertForMaskedLM, OPTForCausalLM or ViTForImageClassification checkpoint as a qtx model.
 
-    Gates are recognised by the names and shapes of their weights (those of the paper's official code); a normalizer has
-    none, so a checkpoint from elsewhere needs `attention` to be told one.
+    The paper's gates are recognised by the names and shapes of their weights (those of its official code); any other
+    attention of a checkpoint from elsewhere has to be told by `attention`.
 
     Args:
       folder: has config.json and model.safetensors.
-      attention: the variant, whose gate may be left at "none"; None: as `save` noted it, or softmax.
+      attention: the variant, whose gate may be left at None; None: as `save` noted it, or softmax.
 
     Returns:
       The model's config (`qtx.models.build` makes the module of it) and the parameter tree, float32 numpy arrays.
@@ -71,7 +70,7 @@ def load(folder: str | Path, attention: AttentionConfig | None = None) -> tuple[
             if not isinstance(noted, dict):
                 raise QtxError(f"{ATTENTION_KEY} is {noted!r}: expected options of the attention")
             attention = build(AttentionConfig, noted, "model.attention")
-        fields["attention"] = _with_gate(attention, infer_gate(tensors, family.attention_prefix))
+        fields["attention"] = with_gate(attention, tensors, family.attention_prefix)
         config = build(config_class, fields, "model")
         shapes = _shapes(config)
     except QtxError as error:
@@ -97,14 +96,14 @@ def save(folder: str | Path, config: TransformerConfig, params: Any) -> None:
     family = FAMILIES[name]
     values = {"model_type": name, **family.write_config(config)}
     # What transformers has no option for, such as another LayerNorm epsilon in OPT, would be lost silently.
-    given, default = dataclasses.asdict(config), type(config)()
+    given, default = vars(config), type(config)()
     for field in given.keys() - set(family.fields.values()) - {*COMPUTATION, "attention", *family.shown_by_weights({})}:
         if given[field] != getattr(default, field):
             raise QtxError(
                 f"{field} is {given[field]!r}: {family.architecture} supports only {getattr(default, field)!r}"
             )
     if config.attention != AttentionConfig():
-        values[ATTENTION_KEY] = {k: v for k, v in dataclasses.asdict(config.attention).items() if v is not None}
+        values[ATTENTION_KEY] = {k: v for k, v in flattened(config.attention).items() if v is not None}
     folder = Path(folder)
     tensors = export_weights(_table(family, config), nn.unbox(params), _sizes(config))
     text = json.dumps(values, indent=2) + "\n"
@@ -112,7 +111,7 @@ def save(folder: str | Path, config: TransformerConfig, params: Any) -> None:
 
 
 def _table(family: Family, config: Any) -> list[Weight]:
-    return [*family.weights(config), *gate_weights(config.attention.gate, family.attention_prefix)]
+    return [*family.weights(config), *attention_weights(config.attention, family.attention_prefix)]
 
 
 def _sizes(config: TransformerConfig) -> dict[str, int]:
@@ -125,14 +124,6 @@ def _shapes(config: Any) -> Any:
     name, module_class = next((name, module) for name, (module, cls) in MODELS.items() if type(config) is cls)
     variables = jax.eval_shape(module_class(config).init, jax.random.key(0), FAMILIES[name].example(config))
     return nn.unbox(variables["params"])
-
-
-def _with_gate(attention: AttentionConfig, gate: dict[str, Any]) -> AttentionConfig:
-    """The attention with the gate that the weights show; what is asked for must agree with it."""
-    for option, value in gate.items():
-        if getattr(attention, option) not in (None, "none", value):
-            raise QtxError(f"{option} {getattr(attention, option)!r} is asked for, but the weights show {value!r}")
-    return dataclasses.replace(attention, **gate)
 
 
 def _own_tensors(family: Family, tensors: dict[str, np.ndarray], source: str) -> dict[str, np.ndarray]:

@@ -6,7 +6,7 @@ import dataclasses
 import itertools
 import math
 import string
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from typing import Any
 
 import numpy as np
@@ -87,6 +87,7 @@ def import_weights(
       QtxError: naming weights that are missing, unexpected, or of another shape.
     """
     expected = {path: leaf.shape for path, leaf in traverse_util.flatten_dict(shapes, sep="/").items()}
+    _refuse_unnamed(table, expected)
     total = sum(math.prod(sizes[axis] for axis in weight.indices) for weight in table)
     if total > MOST_NAMES + 10 * len(tensors):  # a config may say any number of layers
         raise QtxError(f"{source} has {len(tensors)} weights, but its config.json means {total:,}")
@@ -118,9 +119,17 @@ def _refuse(source: str, problem: str, names: list[str]) -> None:
         raise QtxError(f"{source} {problem} {', '.join(names[:LISTED])}{more}: check it against its config.json")
 
 
+def _refuse_unnamed(table: Sequence[Weight], paths: Iterable[str]) -> None:
+    """Raises QtxError if a parameter is in no row of the table: it would be lost silently."""
+    unnamed = sorted(set(paths) - {weight.path for weight in table})
+    if unnamed:
+        raise QtxError(f"{', '.join(unnamed)}: no name in a checkpoint is known for this, so that it would be lost")
+
+
 def export_weights(table: Sequence[Weight], parameters: Any, sizes: Mapping[str, int]) -> dict[str, np.ndarray]:
     """The checkpoint's tensors by name: the inverse of `import_weights`."""
     flat = traverse_util.flatten_dict(parameters, sep="/")
+    _refuse_unnamed(table, flat)
     return {
         name: np.ascontiguousarray(weight.layout.exported(np.asarray(flat[weight.path], np.float32)[index]))
         for weight in table

@@ -8,9 +8,10 @@ import flax.linen as nn
 import jax
 import jax.numpy as jnp
 
+from qtx.attention import Rows
 from qtx.layers import Site, dense, embedding, flat_dot_general, layer_norm
+from qtx.masks import Mask
 from qtx.models.block import ACTIVATIONS, TransformerConfig, layers
-from qtx.models.masks import attention_mask
 
 
 @dataclasses.dataclass(frozen=True)
@@ -88,9 +89,9 @@ class Bert(nn.Module):
         tokens = batch["tokens"]
         embeddings = BertEmbeddings(self.config, not train, name="embeddings")
         x = embeddings(tokens, batch.get("token_types", jnp.zeros_like(tokens)))
-        mask = attention_mask(batch, tokens.shape[1], causal=False)
+        rows = Rows(Mask.of_batch(batch, tokens.shape[1], causal=False), step)
         stack = layers(self.config, pre_norm=False, activation="gelu", deterministic=not train)
-        x, _ = stack(x, mask, step)
+        x, _ = stack(x, rows)
         if "positions" in batch:
             x = jnp.take_along_axis(x, batch["positions"][..., None], axis=1)
         return MlmHead(self.config, name="head")(x, embeddings.words.embedding)

@@ -9,7 +9,7 @@ import flax.linen as nn
 import jax
 import jax.numpy as jnp
 
-from qtx.attention import AttentionConfig, MultiHeadAttention
+from qtx.attention import AttentionConfig, MultiHeadAttention, Rows
 from qtx.axes import constrain
 from qtx.errors import QtxError, lookup
 from qtx.layers import Site, dense, layer_norm
@@ -75,7 +75,7 @@ class TransformerConfig:
 
     def resolved(self) -> Self:
         """The same config, options left at None at their defaults; None are what only the data tell."""
-        return dataclasses.replace(self, attention=self.attention.resolved())
+        return self
 
 
 class Mlp(nn.Module):
@@ -102,8 +102,8 @@ class Block(nn.Module):
     deterministic: bool
 
     @nn.compact
-    def __call__(self, x: jax.Array, mask: jax.Array | None, step: jax.Array | None) -> tuple[jax.Array, None]:
-        """x `[B, T, width]`, mask broadcasting to `[B, H, T, T]`, step scalar or None -> (`[B, T, width]`, None)."""
+    def __call__(self, x: jax.Array, rows: Rows) -> tuple[jax.Array, None]:
+        """x `[B, T, width]`, and what its queries see -> (`[B, T, width]`, None)."""
         c, dtype = self.config, jnp.dtype(self.config.dtype)
         # Left to itself, XLA's partitioner (jaxlib 0.10.2) exchanges examples within a gated model's block, if the
         # devices of a data x fsdp x tensor mesh have one example each.
@@ -118,7 +118,7 @@ class Block(nn.Module):
         def drop(y):
             return nn.Dropout(c.dropout, deterministic=self.deterministic)(y)
 
-        branch = attention(attention_norm(x) if self.pre_norm else x, mask, step)
+        branch = attention(attention_norm(x) if self.pre_norm else x, rows, x)
         x = Site(name="attention_residual")(x + drop(branch))
         x = x if self.pre_norm else attention_norm(x)
         branch = mlp(mlp_norm(x) if self.pre_norm else x)
@@ -129,7 +129,7 @@ class Block(nn.Module):
 
 def layers(config: TransformerConfig, *, pre_norm: bool, activation: str, deterministic: bool) -> nn.Module:
     """`num_layers` blocks under one `nn.scan` named `layers`: their parameters, captured intermediates, calibrated
-    ranges and integers have a leading layer axis `[L, ...]`. Call it with (x, mask, step); it returns (x, None)."""
+    ranges and integers have a leading layer axis `[L, ...]`. Call it with (x, rows); it returns (x, None)."""
     # In training, where the scan would copy every saved activation into one stacked buffer. Not with rematerialization:
     # without a loop XLA would find both computations equal, and keep the activations after all.
     unrolled = not deterministic and config.remat == NONE and config.num_layers <= UNROLLED_LAYERS

@@ -1,16 +1,18 @@
-"""Floating-point operations that a training step needs, from the model's shape alone."""
+"""Floating-point operations that a training step needs, counted in the program that JAX traces of the model."""
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+import functools
+import math
+from collections.abc import Iterator, Mapping
 from typing import Any
 
-import numpy as np
+import flax.linen as nn
+import jax
+import jax.extend
 
-from qtx.models.block import TransformerConfig
 
-
-def step_flops(config: TransformerConfig, batch: Mapping[str, Any]) -> int:
+def step_flops(module: nn.Module, batch: Mapping[str, Any]) -> int:
     """Model FLOPs of one training step: three times those of the forward pass's matrix products.
 
     As in PaLM (Chowdhery et al. 2022, appendix B), a multiplication and an addition are two operations, attention
@@ -19,36 +21,38 @@ def step_flops(config: TransformerConfig, batch: Mapping[str, Any]) -> int:
     (masked language modelling), at all tokens, or at the class token.
 
     Args:
-      config: of any registered family, with the sizes that the data decide filled in.
-      batch: arrays, or anything with their `.shape`: `tokens` `[B, T]` with `positions` `[B, P]` if only those are
-        predicted, or `images` `[B, H, W, C]`.
+      module: of any family, with the sizes that the data decide filled in.
+      batch: arrays, or anything with their `.shape` and `.dtype`.
     """
-    sizes: Any = config  # the families' own fields
-    if "images" in batch:
-        examples, height, width, channels = batch["images"].shape
-        patches = (height // sizes.patch_size) * (width // sizes.patch_size)
-        length = patches + 1
-        around = 2 * patches * sizes.patch_size**2 * channels * config.width + 2 * config.width * sizes.num_classes
-    else:
-        examples, length = batch["tokens"].shape
-        if "positions" in batch:
-            # BERT's head transforms before it decodes.
-            around = 2 * batch["positions"].shape[1] * config.width * (config.width + sizes.vocab_size)
-        else:
-            narrow = getattr(config, "embedding_width", None) or config.width
-            projections = 2 * narrow * config.width if narrow != config.width else 0
-            around = 2 * length * (projections + narrow * sizes.vocab_size)
-    return 3 * examples * (config.num_layers * _block_flops(config, length) + around)
+    return 3 * _forward_flops(module, tuple((name, x.shape, str(x.dtype)) for name, x in sorted(batch.items())))
 
 
-def _block_flops(config: TransformerConfig, length: int) -> int:
-    """Of one block on one example."""
-    width = config.width
-    projections = 2 * length * 4 * width**2
-    attention = 2 * 2 * length**2 * width
-    mlp = 2 * 2 * length * width * config.mlp_width
-    gate = config.attention.make_gate()
-    shapes = {} if gate is None else gate.shapes(config.num_heads, width // config.num_heads)
-    # Every entry of a gate's kernels meets each token once.
-    gates = 2 * length * sum(int(np.prod(shape)) for name, shape in shapes.items() if "kernel" in name)
-    return projections + attention + mlp + gates
+@functools.lru_cache(maxsize=16)
+def _forward_flops(module: nn.Module, shapes: tuple[tuple[str, tuple[int, ...], str], ...]) -> int:
+    batch = {name: jax.ShapeDtypeStruct(shape, dtype) for name, shape, dtype in shapes}
+    params = jax.eval_shape(module.init, jax.random.key(0), batch)["params"]
+    return product_flops(jax.make_jaxpr(lambda params, batch: module.apply({"params": params}, batch))(params, batch))
+
+
+def product_flops(program: Any) -> int:
+    """Of the matrix products in a traced program, as often as its loops run them."""
+    total = 0
+    for equation in getattr(program, "jaxpr", program).eqns:
+        runs = equation.params["length"] if equation.primitive.name == "scan" else 1
+        if equation.primitive.name == "dot_general":
+            (contracted, _), _ = equation.params["dimension_numbers"]
+            left, result = equation.invars[0].aval.shape, equation.outvars[0].aval.shape
+            total += 2 * math.prod(result) * math.prod(left[axis] for axis in contracted)
+        total += runs * sum(map(product_flops, _programs_in(equation.params)))
+    return total
+
+
+def _programs_in(params: Mapping[str, Any]) -> Iterator[Any]:
+    """The programs that an equation calls: those of one that is differentiated by hand are the same twice."""
+    if "call_jaxpr" in params:
+        yield params["call_jaxpr"]
+        return
+    for value in params.values():
+        for item in value if isinstance(value, (tuple, list)) else (value,):
+            if isinstance(item, (jax.extend.core.Jaxpr, jax.extend.core.ClosedJaxpr)):
+                yield item

@@ -13,10 +13,11 @@ import flax.linen as nn
 import jax
 import jax.numpy as jnp
 
+from qtx.attention import Rows
 from qtx.errors import QtxError
 from qtx.layers import Site, dense, embedding, flat_dot_general, layer_norm
+from qtx.masks import Mask
 from qtx.models.block import TransformerConfig, layers
-from qtx.models.masks import attention_mask
 
 POSITION_OFFSET = 2
 
@@ -114,8 +115,8 @@ class Opt(nn.Module):
         embeddings = OptEmbeddings(c, not train, name="embeddings")
         # No dropout here: the published decoder has it on the branches of its layers alone.
         x = embeddings(tokens, visible.astype(jnp.int32))
-        mask = attention_mask(batch, tokens.shape[1], causal=True)
-        x, _ = layers(c, pre_norm=c.pre_norm, activation="relu", deterministic=not train)(x, mask, step)
+        rows = Rows(Mask.of_batch(batch, tokens.shape[1], causal=True), step)
+        x, _ = layers(c, pre_norm=c.pre_norm, activation="relu", deterministic=not train)(x, rows)
         dtype = jnp.dtype(c.dtype)
         if c.pre_norm:
             x = layer_norm(c.layer_norm_epsilon, dtype, "final_norm")(x)

@@ -8,8 +8,10 @@ import flax.linen as nn
 import jax
 import jax.numpy as jnp
 
+from qtx.attention import Rows
 from qtx.errors import QtxError
 from qtx.layers import Site, dense, layer_norm
+from qtx.masks import Mask
 from qtx.models.block import TransformerConfig, layers
 
 
@@ -96,6 +98,6 @@ class Vit(nn.Module):
         """Class logits `[B, num_classes]`, float32, of `batch["images"]` `[B, H, W, C]`; the rest as in BERT."""
         c = self.config
         x = VitEmbeddings(c, not train, name="embeddings")(batch["images"])
-        x, _ = layers(c, pre_norm=True, activation="gelu", deterministic=not train)(x, None, step)
+        x, _ = layers(c, pre_norm=True, activation="gelu", deterministic=not train)(x, Rows(Mask(x.shape[1]), step))
         x = layer_norm(c.layer_norm_epsilon, jnp.dtype(c.dtype), "final_norm")(x)
         return ClassifierHead(c, name="head")(x[:, 0])

@@ -121,7 +121,7 @@ def make_plan(experiment: Experiment, devices: list[jax.Device]) -> Plan:
         gradients=bytes_per_device(state.params),
         batch=bytes_per_device(batch),
         temporary=memory.temp_size_in_bytes,
-        model_flops=step_flops(module.config, batch),
+        model_flops=step_flops(module, batch),
         work=count_work(compiled.as_text() or ""),
     )
 

@@ -20,7 +20,7 @@ from qtx.quantization.granularity import Token
 from qtx.quantization.interceptor import calibrating, fake_quantized, sites
 from qtx.quantization.methods.base import Static
 from qtx.quantization.recipe import Recipe, resolve
-from qtx.quantization.weights import STACK, Plan, Ranges, flatten, is_table, make_plan, spread, weight_ranges
+from qtx.quantization.weights import STACK, Plan, Ranges, is_table, make_plan, spread, weight_ranges, weights_of
 
 STATIC = Static()
 
@@ -142,7 +142,7 @@ def check_finite(ranges: Ranges, kind: str) -> None:
 
 def planned_weights(params: Any, recipe: Recipe) -> tuple[Plan, dict[str, jax.Array]]:
     """The plan of the weights, and the bits of each, a scalar or `[L]`."""
-    flat = flatten(params)
+    flat = weights_of(params)
     weights = resolve(recipe.weights, flat, "weight")
     leading = {path: flat[path].shape[:1] if path.startswith(STACK) else () for path in weights}
     return make_plan(weights), {path: spread(weights[path].bits, leading[path]) for path in weights}

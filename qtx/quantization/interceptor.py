@@ -15,6 +15,7 @@ import jax
 import jax.numpy as jnp
 
 from qtx.layers import Site
+from qtx.masks import Mask
 from qtx.quantization.basis import basis_of, enter, leave
 from qtx.quantization.granularity import Token
 from qtx.quantization.weights import Plan, Planned, round_to_grid
@@ -25,14 +26,14 @@ SITE_MODULES = (nn.Dense, nn.LayerNorm, Site)
 @contextlib.contextmanager
 def on_sites(function: Callable[[nn.Module, str, Any, Any], Any], kinds: tuple[type, ...]) -> Iterator[None]:
     """Within the context, the output y of every module of `kinds` becomes `function(module, "path/of/module", y,
-    where)`; where says which values of a `Site` count, None: all."""
+    mask)`; the mask says which values of a `Site` count, None: all."""
 
     def interceptor(next_function, args, kwargs, context):
         y = next_function(*args, **kwargs)
         if context.method_name == "__call__" and isinstance(context.module, kinds):
             site: Any = context.module
-            where = args[1] if isinstance(site, Site) and len(args) > 1 else None
-            return function(site, "/".join(site.path), y, where)
+            mask = args[1] if isinstance(site, Site) and len(args) > 1 else None
+            return function(site, "/".join(site.path), y, mask)
         return y
 
     with nn.intercept_methods(interceptor):
@@ -49,7 +50,7 @@ class SiteShape(NamedTuple):
 def sites(module: nn.Module, params: Any, batch: dict[str, jax.Array]) -> dict[str, SiteShape]:
     """Every activation site of a model, found by tracing it once, without computing."""
 
-    def mark(site, path, y, where):
+    def mark(site, path, y, mask):
         site.put_variable("ranges", "mark", jnp.zeros(y.shape[-1:]))
         return y
 
@@ -67,10 +68,10 @@ def fake_quantized(plan: Plan) -> Iterator[None]:
     """Within the context, sites and look-ups in `plan` are rounded to the grids of the `ranges` collection."""
     by_path = {planned.path: planned for planned in plan}
 
-    def quantize(site, path, y, where):
+    def quantize(site, path, y, mask):
         if path not in by_path:
             return y
-        return round_to_range(y, _variable(site, "ranges", "range"), by_path[path], where)
+        return round_to_range(y, _variable(site, "ranges", "range"), by_path[path], mask)
 
     with on_sites(quantize, (*SITE_MODULES, nn.Embed)):
         yield
@@ -83,7 +84,7 @@ def calibrating(plan: Plan, tables: Plan) -> Iterator[None]:
     by_path = {planned.path: planned for planned in plan}
     looked_up = {planned.path: planned for planned in tables}
 
-    def update(site, path, y, where):
+    def update(site, path, y, mask):
         if path in looked_up:
             return round_to_range(y, _variable(site, "ranges", "range"), looked_up[path])
         if path not in by_path:
@@ -96,24 +97,27 @@ def calibrating(plan: Plan, tables: Plan) -> Iterator[None]:
                 enter(y, basis_of(r)),
                 r["bits"],
                 planned.symmetric,
-                where if planned.ignore_masked else None,
+                counted(planned, mask),
             )
             minimum, maximum = planned.granularity.result(planned.estimator, state)
             r = {**r, "minimum": minimum, "maximum": maximum}
             site.put_variable("calibration", "state", state)
             site.put_variable("ranges", "range", r)
-        return round_to_range(y, r, planned, where)
+        return round_to_range(y, r, planned, mask)
 
     with on_sites(update, (*SITE_MODULES, nn.Embed)):
         yield
 
 
-def round_to_range(
-    y: jax.Array, r: dict[str, jax.Array], planned: Planned, where: jax.Array | None = None
-) -> jax.Array:
+def round_to_range(y: jax.Array, r: dict[str, jax.Array], planned: Planned, mask: Mask | None = None) -> jax.Array:
     """An activation rounded in the basis of its range `r`, in `y`'s dtype (a basis is float32)."""
     basis = basis_of(r)
-    return leave(round_to_grid(enter(y, basis), r, planned, where), basis).astype(y.dtype)
+    return leave(round_to_grid(enter(y, basis), r, planned, counted(planned, mask)), basis).astype(y.dtype)
+
+
+def counted(planned: Planned, mask: Mask | None) -> jax.Array | None:
+    """Which of a site's values its range is of, broadcasting to them; None: all."""
+    return mask.dense() if planned.ignore_masked and mask is not None else None
 
 
 def _variable(site: nn.Module, collection: str, name: str) -> Any:

@@ -37,6 +37,7 @@ from qtx.quantization.weights import (
     make_plan,
     quantize_weights,
     spread,
+    weights_of,
 )
 
 
@@ -171,7 +172,7 @@ def make_qat_model(module: nn.Module, recipe: Recipe, batch: dict[str, Any], lea
       QtxError: if the recipe does not fit the model, or ranges of groups are to be learned.
     """
     params = nn.unbox(jax.eval_shape(module.init, jax.random.key(0), batch)["params"])
-    shapes = flatten(params)
+    shapes = weights_of(params)
     weight_shapes = {
         path: (shape.shape[:1] if path.startswith(STACK) else (), shape.shape[-1]) for path, shape in shapes.items()
     }

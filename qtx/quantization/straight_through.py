@@ -12,7 +12,7 @@ import jax
 
 from qtx.quantization.affine import make_grid
 from qtx.quantization.granularity import Token
-from qtx.quantization.interceptor import SITE_MODULES, on_sites
+from qtx.quantization.interceptor import SITE_MODULES, counted, on_sites
 from qtx.quantization.ste import fake_quantize_ste, round_ste
 from qtx.quantization.weights import Plan, Planned, Ranges, map_weights
 
@@ -28,7 +28,7 @@ def round_straight_through(
       size: how many values count as a tensor's, which its ranges share.
     """
     if isinstance(planned.granularity, Token):
-        minimum, maximum = planned.granularity.ends(x, where if planned.ignore_masked else None)
+        minimum, maximum = planned.granularity.ends(x, where)
         return round_ste(x, make_grid(minimum, maximum, r["bits"], planned.symmetric))
     learned = {name: value for name, value in r.items() if name != "bits"}
     return fake_quantize_ste(x, learned, r["bits"], size / math.prod(r["step"].shape))
@@ -46,13 +46,14 @@ def straight_through(plan: Plan) -> Iterator[None]:
     """As `fake_quantized`, with gradients."""
     by_path = {planned.path: planned for planned in plan}
 
-    def quantize(site, path, y, where):
+    def quantize(site, path, y, mask):
         if path not in by_path:
             return y
         # Of a table all its weights count; of an activation those of one example, since the gradient must not depend on
         # how a batch is divided into microbatches.
         size = site.num_embeddings * site.features if isinstance(site, nn.Embed) else y.size / len(y)
-        return round_straight_through(y, site.get_variable("ranges", "range"), by_path[path], size, where)
+        planned, r = by_path[path], site.get_variable("ranges", "range")
+        return round_straight_through(y, r, planned, size, counted(planned, mask))
 
     with on_sites(quantize, (*SITE_MODULES, nn.Embed)):
         yield

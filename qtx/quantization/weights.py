@@ -38,6 +38,7 @@ Ranges = dict[str, dict[str, jax.Array]]
 leading `[L]` under `layers/`. Bits 0 leave the tensor in floating point. Dynamic tensors have no ends. A range may also
 have a basis (`qtx.quantization.basis`), in which it and the integers are."""
 
+NORMALIZER = "layers/attention/normalizer/"
 STACK = "layers/"
 """Prefix of the paths whose arrays carry a leading layer axis."""
 
@@ -57,10 +58,10 @@ def round_to_grid(x: jax.Array, r: dict[str, jax.Array], planned: Planned, where
       x: a weight or an activation of one layer, in the basis of its range.
       r: its entry of `Ranges`, of that layer.
       planned: its static part.
-      where: the values that count, for dynamic ranges that ignore the others.
+      where: the values that count, for dynamic ranges; None: all.
     """
     if isinstance(planned.granularity, Token):
-        minimum, maximum = planned.granularity.ends(x, where if planned.ignore_masked else None)
+        minimum, maximum = planned.granularity.ends(x, where)
     else:
         minimum, maximum = r["minimum"], r["maximum"]
     grid = make_grid(minimum, maximum, jnp.maximum(r["bits"], 2), planned.symmetric)
@@ -70,6 +71,11 @@ def round_to_grid(x: jax.Array, r: dict[str, jax.Array], planned: Planned, where
 def flatten(params: Any) -> dict[str, jax.Array]:
     """A parameter tree as {"layers/mlp/out/kernel": array}."""
     return traverse_util.flatten_dict(params, sep="/")
+
+
+def weights_of(params: Any) -> dict[str, jax.Array]:
+    """What a recipe's weight rules are about: all parameters but those of normalizers, which no product multiplies."""
+    return {path: x for path, x in flatten(params).items() if not path.startswith(NORMALIZER)}
 
 
 def over_layers(path: str, function: Any) -> Any:

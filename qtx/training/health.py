@@ -6,6 +6,7 @@ row to 0. No gradient reaches the scores of such a dead row; if nearly all rows 
 
 from __future__ import annotations
 
+from qtx.attention.normalizers import ClippedSoftmax, NoAttention
 from qtx.models import TransformerConfig
 
 DEAD_ROW_LIMIT = 0.5
@@ -14,18 +15,22 @@ DEAD_ROW_LIMIT = 0.5
 def attention_warning(dead_row_share: float, config: TransformerConfig) -> str | None:
     """What to tell the user about a share of dead attention rows (0 to 1), or None if it is low or meant to be so."""
     attention = config.attention
-    if dead_row_share <= DEAD_ROW_LIMIT or attention.normalizer == "none":
+    if dead_row_share <= DEAD_ROW_LIMIT or isinstance(attention.normalizer, NoAttention):
         return None
     remedies = []
     wider = config.width**-0.5
     if config.init_std < wider:
         remedies.append(f"config.model.init_std={wider:.2g} (now {config.init_std}), which suits width {config.width}")
-    if attention.alpha is not None:
-        remedies.append(f"a smaller config.model.attention.alpha (now {attention.alpha})")
-    else:
-        remedies.append(f"a config.model.attention.gamma nearer to 0 (now {attention.gamma})")
-    if not attention.gamma_warmup_steps:
-        remedies.append("config.model.attention.gamma_warmup_steps, to clip more and more")
+    normalizer = attention.normalizer
+    if isinstance(normalizer, ClippedSoftmax):
+        for name in ("alpha", "alpha_visible"):
+            if getattr(normalizer, name) is not None:
+                remedies.append(f"a smaller config.model.attention.{name} (now {getattr(normalizer, name)})")
+        if normalizer.gamma is not None:
+            remedies.append(f"a config.model.attention.gamma nearer to 0 (now {normalizer.gamma})")
+        if not normalizer.gamma_warmup_steps:
+            remedies.append("config.model.attention.gamma_warmup_steps, to clip more and more")
+    remedies = remedies or ["another config.model.attention.normalizer"]
     return (
         f"{dead_row_share:.0%} of the attention rows are dead: every probability is clipped to 0, so that they neither "
         f"attend nor learn; try {', or '.join(remedies)}"

@@ -117,21 +117,21 @@ def make_optimizer(config: TrainingConfig) -> optax.GradientTransformation:
     return optax.chain(optax.clip_by_global_norm(config.clip_norm), optimizer)
 
 
-NEVER_DECAYED = ("bias", "class_token", "positions")
+DECAYED = ("kernel", "embedding")
 
 
 def decay_mask(params: Any, decay_norm_scale: bool) -> Any:
     """True for every parameter that decays, as a tree like `params`.
 
-    Biases never do; LayerNorm scales (`scale`) only by choice; kernels and embedding tables always (the paper's
-    appendix C). ViT's class token and position embeddings never do, as in timm, with which the paper trains it. Of
-    quantization-aware training's parameters, the learned `ranges` never do.
+    Kernels and embedding tables always do, LayerNorm scales (`scale`) by choice (the paper's appendix C); nothing else:
+    biases, the logits of sinks, ViT's class token and position embeddings (as in timm, with which the paper trains it),
+    and the learned `ranges` of quantization-aware training.
     """
 
     def decays(path, _):
         name = path[-1].key
         if path[0].key == "ranges":
             return False
-        return decay_norm_scale if name == "scale" else not name.endswith(NEVER_DECAYED)
+        return decay_norm_scale if name == "scale" else name.endswith(DECAYED)
 
     return jax.tree_util.tree_map_with_path(decays, params)

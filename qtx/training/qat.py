@@ -11,6 +11,7 @@ from typing import Any
 
 import flax.linen as nn
 
+from qtx.config import flattened
 from qtx.data.images import ImageOptions
 from qtx.errors import QtxError
 from qtx.quantization.calibration import calibrate
@@ -61,7 +62,7 @@ def check_start(experiment: Experiment, workdir: Path, identity: Mapping[str, st
             f"config.qat.start={start} is itself a run of quantization-aware training: start from "
             f"{there['qat']['start']}, from which it started"
         )
-    differing = differences(_identity(there), _identity(json.loads(json.dumps(dataclasses.asdict(experiment)))))
+    differing = differences(_identity(there), _identity(json.loads(json.dumps(flattened(experiment)))))
     if differing:
         raise QtxError(f"config.qat.start={start} is a run of another model: {', '.join(differing)}; give its --config")
     other = other_contents(there, {IDENTITY: identity})

@@ -12,6 +12,7 @@ import jax
 import qtx.data
 import qtx.models
 from qtx.analysis.metrics import attention_health, health
+from qtx.config import flattened
 from qtx.hardware import chip_of
 from qtx.models.flops import step_flops
 from qtx.training.health import attention_warning
@@ -60,13 +61,13 @@ def train(
         data,
         experiment.training,
         workdir=workdir,
-        config={**dataclasses.asdict(dataclasses.replace(experiment, model=module.config)), IDENTITY: identity},
+        config={**flattened(dataclasses.replace(experiment, model=module.config)), IDENTITY: identity},
         files=kept_files(experiment, module.config, data),
         mesh_config=experiment.mesh,
         seed=experiment.seed,
         monitor=monitor,
         initial=None if qat is None else functools.partial(start_params, experiment, qat, data),
-        flops=functools.partial(step_flops, module.config),
+        flops=functools.partial(step_flops, module),
         peak_flops=None if chip is None else chip.peak_flops(experiment.model.dtype),
         profile=profile,
     )

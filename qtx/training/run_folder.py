@@ -35,6 +35,8 @@ FREE_TRAINING_OPTIONS = (
 )
 # What a config may leave to the data, and what is known of a run only when these are loaded: compared when it is there.
 TOLD_BY_THE_DATA = tuple(f"model.{name}" for name in FROM_DATA)
+# Options that runs of earlier versions have no record of, and what these did, if it is more than nothing.
+LATER_OPTIONS = {"model.attention.gate_input": "normed", "model.attention.gate_place": "context"}
 TOKENIZER_OPTIONS = ("tokenizer", "vocab_size")
 IDENTITY = "identity"
 # Of a run's identity: the entry, and what it is called in messages.
@@ -200,15 +202,17 @@ def differences(there: Mapping[str, Any], here: Mapping[str, Any], other_data: b
     leaves to the data differs in nothing. With `other_data`, of the data only what says which tokenizer cuts them
     counts."""
     old, new = _flatten(_without_idle_qat(there)), _flatten(_without_idle_qat(here))
-    absent = object()
     found = []
     for key in sorted(old.keys() | new.keys()):
         section, _, option = key.partition(".")
         free = section in (*FREE_SECTIONS, IDENTITY) or (section == "training" and option in FREE_TRAINING_OPTIONS)
         free = free or (other_data and section == "data" and option not in TOKENIZER_OPTIONS)
         open_yet = key in TOLD_BY_THE_DATA and new.get(key) is None
-        if not (free or open_yet) and old.get(key, absent) != new.get(key, absent):
-            found.append(f"{key} ({old.get(key, 'absent')} there, {new.get(key, 'absent')} here)")
+        before, now = old.get(key), new.get(key)
+        later = key not in old and now == LATER_OPTIONS.get(key)
+        if not (free or open_yet or later or before == now):
+            texts = (str(options[key]) if key in options else "absent" for options in (old, new))
+            found.append("{} ({} there, {} here)".format(key, *texts))
     return found
 
 

@@ -14,6 +14,7 @@ from qtx import interop
 from qtx.analysis import FloatingPoint, attention_health, official_metrics, outlier_metrics
 from qtx.analysis.capture import MEASURED_SITES, capture
 from qtx.attention import AttentionConfig
+from qtx.attention.normalizers import ClippedSoftmax
 from qtx.errors import QtxError
 from qtx.models import MODELS, build
 from tests.analysis.conftest import make_batch
@@ -26,7 +27,7 @@ def test_official_metrics_of_the_reference_models(reference, name):
     expected = json.loads((reference / name / "expected.json").read_text())
     tensors = load_file(reference / name / "expected.safetensors")
     clipped = "clipped(-.03:1.03)" in expected["variant"].values()
-    attention = AttentionConfig(normalizer="clipped_softmax", gamma=-0.03, zeta=1.03) if clipped else None
+    attention = AttentionConfig(ClippedSoftmax(gamma=-0.03, zeta=1.03)) if clipped else None
     config, params = interop.load(reference / name, attention)
     module = build(config)
     batches = [
@@ -99,7 +100,7 @@ def test_health_follows_the_annealing_of_gamma(make_model):
     family, config_class = MODELS["bert"]
     _, params = make_model("bert")
     config = make_model("bert")[0].config
-    attention = AttentionConfig(normalizer="clipped_softmax", alpha=4.0, gamma_warmup_steps=100)
+    attention = AttentionConfig(ClippedSoftmax(alpha=4.0, gamma_warmup_steps=100))
     module = family(config_class(**{**vars(config), "attention": attention}))
     shares = [attention_health(module, params, make_batch("bert"), step)["zero_share"] for step in (0, 50, 100)]
     assert shares[0] == 0 < shares[1] < shares[2]

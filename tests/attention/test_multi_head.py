@@ -8,9 +8,12 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 
-from qtx.attention import GATES, VARIANTS, AttentionConfig, MultiHeadAttention
-from qtx.attention.config import GATE_OPTIONS, NORMALIZER_OPTIONS
+from qtx.attention import GATES, VARIANTS, AttentionConfig, MultiHeadAttention, Rows
+from qtx.attention.gates import AllHeadsLinearGate, DenseGate, ElementwiseGate, HeadwiseGate, LinearGate, MlpGate
+from qtx.attention.normalizers import ClippedSoftmax, Sink
+from qtx.config import build, flattened, section
 from qtx.errors import QtxError
+from qtx.masks import Mask
 
 VARIANT_NAMES = sorted(VARIANTS)
 B, T, H, D = 2, 6, 3, 4
@@ -23,42 +26,59 @@ def make(config, **kwargs):
     return module, nn.unbox(module.init(jax.random.key(1), x)), x
 
 
-def reference(params, x, config, mask):
-    """The paper's equations head by head, in NumPy."""
+def gate_logits(gate, p, x):
+    """`[T, H, 1 or D]` of one example `[T, H * D]`, head by head."""
+    if isinstance(gate, DenseGate):
+        return (x @ p["kernel"] + p.get("bias", 0.0)).reshape(len(x), H, -1)
+    logits = np.zeros((len(x), H, 1))
+    for h in range(H):
+        of_head = x[:, h * D : (h + 1) * D]
+        if "hidden_kernel" in p:
+            of_head = np.maximum(of_head @ p["hidden_kernel"][h] + p["hidden_bias"][h], 0)
+        logits[:, h, 0] = of_head @ p["kernel"][h] + p["bias"][h]
+    return logits
+
+
+def reference(params, x, config, mask, residual):
+    """The paper's equations head by head, in NumPy; the normalizer itself is tested against its formula elsewhere."""
     p, x = jax.tree.map(np.asarray, params), np.asarray(x)
     heads = {n: (x @ p[n]["kernel"] + p[n]["bias"]).reshape(B, T, H, D) for n in ("query", "key", "value")}
-    context = np.zeros((B, T, H, D))
-    for b in range(B):
-        for h in range(H):
-            scores = heads["query"][b, :, h] @ heads["key"][b, :, h].T / np.sqrt(D)
-            probs = np.asarray(config.make_normalizer()(scores[None, None], mask[b][None, None]))[0, 0]
-            context[b, :, h] = probs @ heads["value"][b, :, h]
-            if config.gate != "none":
-                g = p["gate_predictor"]
-                x_head = x[b, :, h * D : (h + 1) * D]
-                if config.gate == "linear":
-                    logit = x_head @ g["kernel"][h] + g["bias"][h]
-                elif config.gate == "mlp":
-                    hidden = np.maximum(x_head @ g["hidden_kernel"][h] + g["hidden_bias"][h], 0)
-                    logit = hidden @ g["kernel"][h] + g["bias"][h]
-                else:
-                    logit = x[b] @ g["kernel"][:, h] + g["bias"][h]
-                context[b, :, h] *= (config.gate_scale or 1.0) / (1 + np.exp(-logit))[:, None]
+    gate, factor = config.gate, np.ones((B, T, H, 1))
+    if gate is not None:
+        read = x if gate.input == "normed" else residual
+        logits = np.stack([gate_logits(gate, p["gate_predictor"], of_example) for of_example in read])
+        factor = gate.scale / (1 + np.exp(-logits))
+        if gate.place == "values":
+            heads["value"], factor = heads["value"] * factor, np.ones((B, T, H, 1))
+    scores = np.einsum("bthd,bshd->bhts", heads["query"], heads["key"]) / np.sqrt(D)
+    probs = config.normalizer(p.get("normalizer", {}), scores.astype(np.float32), Rows(mask))
+    context = np.einsum("bhts,bshd->bthd", np.asarray(probs), heads["value"]) * factor
     return context.reshape(B, T, H * D) @ p["out"]["kernel"] + p["out"]["bias"]
 
 
-@pytest.mark.parametrize("name", VARIANT_NAMES)
+CONFIGS = {name: VARIANTS[name] for name in VARIANT_NAMES} | {
+    f"{kind}, {option}": AttentionConfig(gate=dataclasses.replace(VARIANTS[kind].gate, scale=2.0, **changed))
+    for kind in VARIANT_NAMES
+    if VARIANTS[kind].gate
+    for option, changed in {
+        "scaled": {},
+        "of the residual": {"input": "residual"},
+        "on the values": {"place": "values"},
+    }.items()
+}
+
+
+@pytest.mark.parametrize("name", CONFIGS)
 @pytest.mark.parametrize("causal", [False, True])
 def test_equals_the_reference(name, causal):
-    config = VARIANTS[name]
-    if config.gate != "none":
-        config = dataclasses.replace(config, gate_scale=2.0)
+    config = CONFIGS[name]
     module, variables, x = make(config)
-    mask = np.tril(np.ones((T, T), bool)) if causal else np.ones((T, T), bool)
-    mask = np.stack([mask, mask & (np.arange(T) < T - 2)])
-    np.testing.assert_allclose(
-        module.apply(variables, x, mask[:, None]), reference(variables["params"], x, config, mask), atol=2e-5
-    )
+    variables = jax.tree.map(lambda leaf: leaf + 0.3 * jax.random.normal(jax.random.key(5), leaf.shape), variables)
+    residual = jax.random.normal(jax.random.key(3), x.shape)
+    keys = jnp.stack([jnp.ones(T, bool), jnp.arange(T) < T - 2])
+    mask = Mask(T, causal, keys=keys)
+    expected = reference(variables["params"], x, config, mask, residual)
+    np.testing.assert_allclose(module.apply(variables, x, Rows(mask), residual), expected, atol=5e-5)
 
 
 @pytest.mark.parametrize("name", VARIANT_NAMES)
@@ -68,32 +88,48 @@ def test_sites(name):
     shapes = {k: v["__call__"][0].shape for k, v in captured["intermediates"].items() if isinstance(v, dict)}
     expected = {k: (B, T, H * D) for k in ("query", "key", "value", "context", "out")}
     expected |= {"scores": (B, H, T, T), "probs": (B, H, T, T)}
-    if VARIANTS[name].gate != "none":
-        expected |= {"gate": (B, T, H), "gated_context": (B, T, H * D)}
+    gate = VARIANTS[name].gate
+    if gate is not None:
+        each = gate.logits_per_head(D) if isinstance(gate, DenseGate) else 1
+        expected |= {"gate": (B, T, H * each), "gated_context": (B, T, H * D)}
     assert {k: shapes[k] for k in expected} == expected
 
 
 @pytest.mark.parametrize(
-    "gate, options, count",
+    "gate, count",
     # The paper's Table 4, per layer of BERT-base: H = 12 heads of d_h = 64, width 768.
-    [("linear", {}, 12 * (64 + 1)), ("mlp", {"gate_hidden": 4}, 12 * (4 * (64 + 2) + 1))]
-    + [("mlp", {"gate_hidden": 64}, 12 * (64 * (64 + 2) + 1)), ("all_heads_linear", {}, 12 * (768 + 1))],
+    [
+        (LinearGate(), 12 * (64 + 1)),
+        (MlpGate(hidden=4), 12 * (4 * (64 + 2) + 1)),
+        (MlpGate(hidden=64), 12 * (64 * (64 + 2) + 1)),
+        (AllHeadsLinearGate(), 12 * (768 + 1)),
+        # Without biases: 12 x 768 and 768 x 768.
+        (HeadwiseGate(), 12 * 768),
+        (ElementwiseGate(), 768 * 768),
+    ],
 )
-def test_gate_parameter_counts_are_those_of_table_4(gate, options, count):
-    shapes = AttentionConfig(gate=gate, **options).make_gate().shapes(12, 64)
-    assert sum(np.prod(shape) for shape in shapes.values()) == count
+def test_gate_parameter_counts_are_those_of_table_4(gate, count):
+    options = {"dropout": 0.0, "init_std": 0.5, "dtype": jnp.dtype("float32"), "deterministic": True}
+    module = MultiHeadAttention(12, AttentionConfig(gate=gate), **options)
+    shapes = jax.eval_shape(module.init, jax.random.key(0), jnp.zeros((1, 2, 768)))["params"]["gate_predictor"]
+    assert sum(np.prod(leaf.shape) for leaf in jax.tree.leaves(shapes)) == count
 
 
-@pytest.mark.parametrize("gate", sorted(GATES))
-@pytest.mark.parametrize("pi", [0.1, 0.25, 0.5, 0.9])
-def test_gates_start_open_by_pi(gate, pi):
-    module, variables, x = make(AttentionConfig(gate=gate, gate_pi=pi))
+BIASED = [name for name, gate in GATES.items() if "pi" in {field.name for field in dataclasses.fields(gate)}]
+
+
+@pytest.mark.parametrize(
+    "gate, pi", [(gate, pi) for gate in BIASED for pi in (0.1, 0.25, 0.9)] + [(g, None) for g in GATES]
+)
+def test_gates_start_open_by_pi_or_half(gate, pi):
+    module, variables, x = make(AttentionConfig(gate=GATES[gate](**({} if pi is None else {"pi": pi}))))
+    pi = 0.5 if pi is None else pi
     _, captured = module.apply(variables, 0 * x, capture_intermediates=True)
     np.testing.assert_allclose(captured["intermediates"]["gate"]["__call__"][0], pi, rtol=1e-6)
 
 
 def test_dropout_follows_the_clip():
-    config = AttentionConfig(normalizer="clipped_softmax", gamma=-0.05)
+    config = AttentionConfig(ClippedSoftmax(gamma=-0.05))
     module, variables, x = make(config, dropout=0.5, deterministic=False)
     rngs = {"dropout": jax.random.key(2)}
     _, captured = module.apply(variables, x, rngs=rngs, capture_intermediates=True)
@@ -113,10 +149,17 @@ def test_probabilities_and_gates_are_float32_under_bfloat16(name):
         assert captured["intermediates"][site]["__call__"][0].dtype == jnp.float32
 
 
-def test_the_flat_config_offers_every_registered_option():
-    fields = {f.name for f in dataclasses.fields(AttentionConfig)}
-    for options in (*NORMALIZER_OPTIONS.values(), *GATE_OPTIONS.values()):
-        assert options.keys() <= fields
+@pytest.mark.parametrize("name", VARIANT_NAMES)
+def test_a_section_gives_the_variant_back(name):
+    for shown in (flattened(VARIANTS[name]), section(VARIANTS[name])):
+        assert build(AttentionConfig, shown, "model.attention") == VARIANTS[name]
+
+
+def test_parameters_of_normalizers_and_gates_are_on_the_mesh_axes():
+    module, _, x = make(AttentionConfig(Sink(), ElementwiseGate()))
+    boxed = jax.eval_shape(module.init, jax.random.key(0), x)["params"]
+    assert boxed["normalizer"]["sinks"].names == ("heads",)
+    assert boxed["gate_predictor"]["kernel"].names == ("embed", "heads")
 
 
 @pytest.mark.parametrize(
@@ -130,8 +173,11 @@ def test_the_flat_config_offers_every_registered_option():
         ({"gate": "linear", "gate_pi": 1.0}, "between 0 and 1"),
         ({"gate": "linear", "gate_scale": 0.0}, "positive"),
         ({"gate": "mlp", "gate_hidden": 0}, "at least 1"),
+        ({"gate": "elementwise", "gate_pi": 0.3}, "belongs to linear, mlp, all_heads_linear"),
+        ({"gate": "linear", "gate_place": "contexts"}, "did you mean 'context'"),
+        ({"gate": "linear", "gate_input": "raw"}, "normed, residual"),
     ],
 )
 def test_bad_configs_are_refused(options, says):
     with pytest.raises(QtxError, match=says):
-        AttentionConfig(**options)
+        build(AttentionConfig, options, "model.attention")

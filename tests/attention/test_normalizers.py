@@ -1,4 +1,4 @@
-"""What every normalizer in the registry must do, and clipped softmax against its formula."""
+"""What every normalizer in the registry must do, and each against its formula in plain NumPy."""
 
 import jax
 import jax.numpy as jnp
@@ -7,9 +7,10 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from qtx.attention import NORMALIZERS
-from qtx.attention.normalizers import ClippedSoftmax, Softmax, softmax
+from qtx.attention import NORMALIZERS, Rows
+from qtx.attention.normalizers import ClippedSoftmax, NormalizedClippedSoftmax, Sink, Softmax, Softmax1, SoftmaxLike
 from qtx.errors import QtxError
+from qtx.masks import Mask
 
 EXAMPLES = {
     "softmax": [{}],
@@ -19,103 +20,239 @@ EXAMPLES = {
         {"gamma": -0.03, "zeta": 1.03},
         {"gamma": 0.0, "zeta": 1.03},
         {"alpha": 4.0},
+        {"alpha_visible": 0.5},
         {"gamma": -20.0},
     ],
+    "normalized_clipped_softmax": [{}, {"beta": 0.9, "eta": 1.5}],
+    "softmax1": [{}],
+    "sink": [{}],
     "none": [{}],
 }
 CASES = [pytest.param(NORMALIZERS[n](**o), id=f"{n}-{o}") for n, options in EXAMPLES.items() for o in options]
+B, H, T = 2, 3, 6
 
 
 def test_every_normalizer_has_examples():
     assert EXAMPLES.keys() == NORMALIZERS.keys()
 
 
-def scores_and_mask(seed, rows=5, keys=7):
+def exact(normalizer, row, parameter):
+    """The probabilities of one row of visible scores, from the formula, in float64; T keys in all."""
+    e = np.exp(row.astype(np.float64))
+    n = len(row)
+    match normalizer:
+        case Softmax():
+            return e / e.sum()
+        case Softmax1():
+            return e / (1 + e.sum())
+        case Sink():
+            return e / (np.exp(parameter) + e.sum())
+        case NormalizedClippedSoftmax(beta=beta, eta=eta):
+            p = e / e.sum()
+            return beta * p if n == 1 else np.clip((n * eta - beta) / (n - 1) * p + (beta - eta) / (n - 1), 0, 1)
+        case ClippedSoftmax(gamma=gamma, alpha=alpha, alpha_visible=by_visible, zeta=zeta):
+            gamma = next(g for g in (gamma, alpha and -alpha / T, by_visible and -by_visible / n) if g is not None)
+            return np.clip((zeta - gamma) * e / e.sum() + gamma, 0, 1)
+    return np.zeros(n)
+
+
+def masks(seed):
+    """Masks of all kinds, with rows that see nothing."""
     rng = np.random.default_rng(seed)
-    scores = rng.normal(scale=rng.choice([0.1, 3.0, 300.0]), size=(2, 3, rows, keys)).astype(np.float32)
-    mask = rng.random((2, 1, rows, keys)) < 0.7
-    mask[:, :, 0] = False
-    return scores, mask
+    keys = rng.random((B, T)) < 0.7
+    keys[0, 0] = False
+    segments = np.sort(rng.integers(0, 3, (B, T)), axis=1)
+    padding, documents = {"keys": jnp.asarray(keys)}, {"segments": jnp.asarray(segments)}
+    kinds = [{}, {"causal": True}, {"causal": True, **padding}, documents, {"window": 2, **padding}]
+    return [Mask(T, **kind) for kind in [*kinds, {"causal": True, "window": 3, **padding, **documents}]]
+
+
+def visible(mask):
+    """Which keys each query sees, `[B, T, T]`, by the rules."""
+    seen = np.zeros((B, T, T), bool)
+    for b, i, j in np.ndindex(B, T, T):
+        seen[b, i, j] = (
+            not (mask.causal and j > i)
+            and not (mask.window is not None and abs(i - j) >= mask.window)
+            and (mask.keys is None or bool(mask.keys[b, j]))
+            and (mask.segments is None or mask.segments[b, i] == mask.segments[b, j])
+        )
+    return seen
+
+
+@pytest.mark.parametrize("seed", [0, 1])
+def test_a_mask_shows_what_its_rules_say(seed):
+    for mask in masks(seed):
+        dense = mask.dense()
+        expected = visible(mask)
+        found = np.ones((B, 1, T, T), bool) if dense is None else np.broadcast_to(dense, (B, 1, T, T))
+        np.testing.assert_array_equal(found[:, 0], expected)
+        np.testing.assert_array_equal(np.broadcast_to(mask.visible(), (B, 1, T, 1))[:, 0, :, 0], expected.sum(-1))
+
+
+def sample(normalizer, seed, scale=None):
+    rng = np.random.default_rng(seed)
+    scale = scale or rng.choice([0.1, 3.0, 300.0])
+    scores = rng.normal(scale=scale, size=(B, H, T, T)).astype(np.float32)
+    shapes = {name: p.shape for name, p in normalizer.parameters(H).items()}
+    parameters = {name: rng.normal(scale=2, size=shape).astype(np.float32) for name, shape in shapes.items()}
+    return parameters, scores
+
+
+@pytest.mark.parametrize("normalizer", CASES)
+@pytest.mark.parametrize("scale", [0.5, 30.0])
+def test_equals_its_formula(normalizer, scale):
+    parameters, scores = sample(normalizer, 5, scale)
+    for mask in masks(2):
+        probs = np.asarray(normalizer(parameters, scores, Rows(mask)))
+        seen = visible(mask)
+        for b, h, i in np.ndindex(B, H, T):
+            row = scores[b, h, i, seen[b, i]]
+            expected = np.zeros(T)
+            if len(row):
+                parameter = next(iter(parameters.values()), np.zeros(H))[h]
+                expected[seen[b, i]] = exact(normalizer, row, parameter)
+            np.testing.assert_allclose(probs[b, h, i], expected, atol=3e-6)
 
 
 @pytest.mark.parametrize("normalizer", CASES)
 @settings(max_examples=10, deadline=None)
 @given(seed=st.integers(0, 2**32 - 1))
 def test_masked_keys_are_exactly_zero_and_the_rest_is_a_probability(normalizer, seed):
-    scores, mask = scores_and_mask(seed)
-    probs = np.asarray(normalizer(scores, mask))
+    parameters, scores = sample(normalizer, seed)
+    mask = masks(seed)[-1]
+    probs = np.asarray(normalizer(parameters, scores, Rows(mask)))
     assert probs.shape == scores.shape and probs.dtype == np.float32
-    assert np.all(probs[~np.broadcast_to(mask, probs.shape)] == 0)
+    assert np.all(probs[~np.broadcast_to(mask.dense(), probs.shape)] == 0)
     assert np.all((probs >= 0) & (probs <= 1))
 
 
 @pytest.mark.parametrize("normalizer", CASES)
 def test_masked_scores_do_not_matter(normalizer):
-    scores, mask = scores_and_mask(0)
-    other = np.where(mask, scores, 1e9).astype(np.float32)
-    np.testing.assert_array_equal(normalizer(scores, mask), normalizer(other, mask))
+    parameters, scores = sample(normalizer, 0)
+    for mask in masks(0)[1:]:
+        other = np.where(mask.dense(), scores, 1e9).astype(np.float32)
+        rows = Rows(mask)
+        np.testing.assert_array_equal(normalizer(parameters, scores, rows), normalizer(parameters, other, rows))
 
 
 @pytest.mark.parametrize("normalizer", CASES)
-def test_gradients_are_finite_and_zero_at_masked_scores(normalizer):
-    scores, mask = scores_and_mask(3)
-    weights = np.random.default_rng(0).normal(size=scores.shape).astype(np.float32)
-    gradient = np.asarray(jax.grad(lambda s: (normalizer(s, mask) * weights).sum())(jnp.asarray(scores)))
-    assert np.all(np.isfinite(gradient))
-    assert np.all(gradient[~np.broadcast_to(mask, gradient.shape)] == 0)
+def test_gradients_are_those_of_finite_differences(normalizer):
+    """In float64, of scores and parameters, at masked scores exactly 0."""
+    parameters, scores = sample(normalizer, 3, 1.0)
+    weights = np.random.default_rng(0).normal(size=scores.shape)
+    mask = masks(3)[2]
+
+    def loss(parameters, scores):
+        return (normalizer(parameters, scores, Rows(mask)) * weights).sum()
+
+    gradients = jax.grad(loss, (0, 1))(parameters, jnp.asarray(scores))
+    assert all(np.isfinite(leaf).all() for leaf in jax.tree.leaves(gradients))
+    assert np.all(np.asarray(gradients[1])[~np.broadcast_to(mask.dense(), scores.shape)] == 0)
+    seen = visible(mask)
+
+    def by_formula(parameters, scores):
+        total = 0.0
+        for b, h, i in np.ndindex(B, H, T):
+            if seen[b, i].any():
+                parameter = next(iter(parameters.values()), np.zeros(H))[h]
+                total += exact(normalizer, scores[b, h, i, seen[b, i]], parameter) @ weights[b, h, i, seen[b, i]]
+        return total
+
+    rng = np.random.default_rng(1)
+    for _ in range(4):
+        direction = rng.normal(size=scores.shape)
+        along = {name: rng.normal(size=x.shape) for name, x in parameters.items()}
+        step = 1e-6
+        ends = [
+            by_formula({n: x + s * along[n] for n, x in parameters.items()}, scores + s * direction)
+            for s in (-step, step)
+        ]
+        slope = sum((np.asarray(gradients[0][n]) * along[n]).sum() for n in parameters)
+        slope += (np.asarray(gradients[1]) * direction).sum()
+        np.testing.assert_allclose(slope, (ends[1] - ends[0]) / (2 * step), rtol=1e-3, atol=1e-4)
 
 
 @pytest.mark.parametrize("normalizer", CASES)
 def test_float32_under_bfloat16(normalizer):
-    assert normalizer(jnp.ones((1, 1, 2, 2), jnp.bfloat16)).dtype == jnp.float32
+    parameters, _ = sample(normalizer, 0)
+    assert normalizer(parameters, jnp.ones((1, H, 2, 2), jnp.bfloat16), Rows(Mask(2))).dtype == jnp.float32
 
 
-@settings(max_examples=30, deadline=None)
-@given(seed=st.integers(0, 2**32 - 1), gamma=st.floats(-1, 0), zeta=st.floats(1, 1.5))
-def test_clipped_softmax_is_the_papers_equation(seed, gamma, zeta):
-    scores = np.random.default_rng(seed).normal(scale=4, size=(1, 1, 3, 9))
-    exponentials = np.exp(scores - scores.max(-1, keepdims=True))
-    expected = np.clip((zeta - gamma) * exponentials / exponentials.sum(-1, keepdims=True) + gamma, 0, 1)
-    actual = ClippedSoftmax(gamma=gamma, zeta=zeta)(scores.astype(np.float32))
-    np.testing.assert_allclose(actual, expected, atol=2e-6)
+@pytest.mark.parametrize("normalizer", CASES)
+def test_two_hooks_are_all_of_a_softmax_like_one(normalizer):
+    """What a fused kernel computes: the logarithm of the sum of exponentials, then finish."""
+    if not isinstance(normalizer, SoftmaxLike):
+        pytest.skip("not softmax-like")
+    parameters, scores = sample(normalizer, 7, 1.0)
+    mask = masks(7)[2]
+    rows, seen = Rows(mask), np.broadcast_to(mask.dense(), scores.shape)
+    empty = normalizer.empty(parameters)
+    hidden = jnp.where(seen, scores, -jnp.inf)
+    total = jax.nn.logsumexp(hidden, axis=-1, keepdims=True)
+    total = total if empty is None else jnp.logaddexp(total, empty)
+    probs = jnp.where(seen, jnp.exp(hidden - jnp.where(jnp.isfinite(total), total, 0.0)), 0.0)
+    found = normalizer.finish(parameters, probs, rows)
+    np.testing.assert_allclose(found, normalizer(parameters, scores, rows), atol=1e-6)
+
+
+def rows_of(length):
+    return Rows(Mask(length))
 
 
 def test_clipping_gives_exact_zeros_and_ones_at_finite_scores():
-    probs = np.asarray(ClippedSoftmax(gamma=-0.03, zeta=1.03)(np.array([[[[9.0, 0.0, 0.0]]]], np.float32)))
-    assert probs.tolist() == [[[[1.0, 0.0, 0.0]]]]
-    assert np.all(np.asarray(softmax(np.array([[9.0, 0.0, 0.0]], np.float32))) % 1 != 0)
+    scores = np.array([[[[9.0, 0.0, 0.0]]]], np.float32)
+    assert np.asarray(ClippedSoftmax(gamma=-0.03, zeta=1.03)({}, scores, rows_of(3))).tolist() == [[[[1.0, 0.0, 0.0]]]]
+    assert np.all(np.asarray(Softmax()({}, scores, rows_of(3))) % 1 != 0)
 
 
-def test_gamma_zero_and_zeta_one_is_the_softmax():
-    scores, mask = scores_and_mask(1)
-    np.testing.assert_allclose(ClippedSoftmax(gamma=0.0)(scores, mask), Softmax()(scores, mask), atol=1e-7)
+def test_softmax1_attends_to_nothing_at_low_scores_and_does_not_overflow_at_high_ones():
+    low, high = (Softmax1()({}, np.full((1, 1, 1, 4), x, np.float32), rows_of(4)) for x in (-80.0, 200.0))
+    assert np.all(np.asarray(low) < 1e-30)
+    np.testing.assert_allclose(high, 0.25)
 
 
-@pytest.mark.parametrize("keys", [8, 32, 128])
-def test_alpha_sets_gamma_by_the_number_of_keys(keys):
-    scores = np.random.default_rng(0).normal(size=(1, 1, 2, keys)).astype(np.float32)
-    np.testing.assert_array_equal(ClippedSoftmax(alpha=2.0)(scores), ClippedSoftmax(gamma=-2.0 / keys)(scores))
+@pytest.mark.parametrize("length", [8, 32, 128])
+def test_alpha_sets_gamma_by_the_number_of_keys_and_alpha_visible_by_those_in_sight(length):
+    scores = np.random.default_rng(0).normal(size=(1, 1, length, length)).astype(np.float32)
+    causal = Rows(Mask(length, causal=True))
+    by_alpha = ClippedSoftmax(alpha=2.0)({}, scores, causal)
+    np.testing.assert_array_equal(by_alpha, ClippedSoftmax(gamma=-2.0 / length)({}, scores, causal))
+    by_visible = np.asarray(ClippedSoftmax(alpha_visible=0.5)({}, scores, causal))
+    for row in (0, 1, length - 1):
+        alone = ClippedSoftmax(gamma=-0.5 / (row + 1))({}, scores[:, :, row : row + 1, : row + 1], rows_of(row + 1))
+        np.testing.assert_allclose(by_visible[:, :, row, : row + 1], alone[:, :, 0], atol=1e-7)
+
+
+def test_a_uniform_row_dies_from_alpha_visible_of_one_on():
+    scores = np.zeros((1, 1, 16, 16), np.float32)
+    for alpha, alive in ((0.5, True), (1.5, False)):
+        probs = ClippedSoftmax(alpha_visible=alpha)({}, scores, Rows(Mask(16, causal=True)))
+        assert np.all(np.asarray(probs).sum(-1)[..., 1:] > 0) == alive
 
 
 @pytest.mark.parametrize("step, share", [(0, 0.0), (25, 0.25), (100, 1.0), (500, 1.0), (None, 1.0)])
 def test_gamma_grows_linearly_during_its_warmup(step, share):
-    scores = np.random.default_rng(0).normal(size=(1, 1, 2, 8)).astype(np.float32)
-    annealed = ClippedSoftmax(gamma=-0.1, gamma_warmup_steps=100)(scores, None, step)
-    np.testing.assert_allclose(annealed, ClippedSoftmax(gamma=-0.1 * share)(scores), atol=1e-7)
+    scores = np.random.default_rng(0).normal(size=(1, 1, 8, 8)).astype(np.float32)
+    annealed = ClippedSoftmax(gamma=-0.1, gamma_warmup_steps=100)({}, scores, Rows(Mask(8), step))
+    np.testing.assert_allclose(annealed, ClippedSoftmax(gamma=-0.1 * share)({}, scores, rows_of(8)), atol=1e-7)
 
 
 @pytest.mark.parametrize(
-    "options, says",
+    "normalizer, options, says",
     [
-        ({}, "neither"),
-        ({"gamma": -0.1, "alpha": 1.0}, "both"),
-        ({"gamma": 0.1}, "gamma <= 0"),
-        ({"gamma": float("nan")}, "gamma <= 0"),
-        ({"alpha": -1.0}, "alpha >= 0"),
-        ({"gamma": -0.1, "zeta": 0.9}, "zeta >= 1"),
-        ({"gamma": -0.1, "gamma_warmup_steps": -1}, "0 or more"),
+        (ClippedSoftmax, {}, "got none"),
+        (ClippedSoftmax, {"gamma": -0.1, "alpha": 1.0}, "got gamma and alpha"),
+        (ClippedSoftmax, {"gamma": 0.1}, "gamma <= 0"),
+        (ClippedSoftmax, {"gamma": float("nan")}, "gamma <= 0"),
+        (ClippedSoftmax, {"alpha": -1.0}, "alpha >= 0"),
+        (ClippedSoftmax, {"alpha_visible": -1.0}, "alpha_visible >= 0"),
+        (ClippedSoftmax, {"gamma": -0.1, "zeta": 0.9}, "zeta >= 1"),
+        (ClippedSoftmax, {"gamma": -0.1, "gamma_warmup_steps": -1}, "0 or more"),
+        (NormalizedClippedSoftmax, {"beta": 0.0}, "beta is 0.0"),
+        (NormalizedClippedSoftmax, {"eta": 0.5}, "at least beta"),
     ],
 )
-def test_bad_options_are_refused(options, says):
+def test_bad_options_are_refused(normalizer, options, says):
     with pytest.raises(QtxError, match=says):
-        ClippedSoftmax(**options)
+        normalizer(**options)

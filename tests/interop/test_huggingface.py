@@ -12,10 +12,10 @@ from flax import linen as nn
 from safetensors.numpy import load_file, save_file
 
 from qtx.attention import VARIANTS, AttentionConfig
-from qtx.attention.gates import GATES
+from qtx.attention.gates import MlpGate
+from qtx.attention.normalizers import ClippedSoftmax
 from qtx.errors import QtxError
 from qtx.interop import load, save
-from qtx.interop.gates import GATE_WEIGHTS
 from qtx.interop.huggingface import FAMILIES
 from qtx.models import MODELS, BertConfig, OptConfig, VitConfig, build
 
@@ -49,9 +49,23 @@ def edit_weights(folder, change):
     save_file(tensors, folder / "model.safetensors")
 
 
-def test_every_family_and_gate_has_a_table():
+def test_every_family_has_a_table():
     assert FAMILIES.keys() == CONFIGS.keys() == MODELS.keys()
-    assert GATE_WEIGHTS.keys() == {*GATES, "none"}
+
+
+def test_a_sink_has_the_name_that_gpt_oss_gives_it(tmp_path):
+    saved(tmp_path, dataclasses.replace(CONFIGS["opt"], attention=VARIANTS["sink"]))
+    tensors = load_file(tmp_path / "model.safetensors")
+    assert tensors["model.decoder.layers.0.self_attn.sinks"].shape == (CONFIGS["opt"].num_heads,)
+
+
+def test_a_parameter_without_a_name_is_refused_and_not_lost(tmp_path):
+    config = CONFIGS["opt"]
+    params = saved(tmp_path, config)
+    params["layers"]["attention"]["temperature"] = np.ones((config.num_layers, 1), np.float32)
+    with pytest.raises(QtxError, match="layers/attention/temperature: no name in a checkpoint is known"):
+        save(tmp_path / "other", config, params)
+    assert not (tmp_path / "other").exists()
 
 
 @pytest.mark.parametrize("variant", VARIANTS)
@@ -59,7 +73,7 @@ def test_every_family_and_gate_has_a_table():
 def test_load_gives_back_what_save_wrote(tmp_path, family, variant):
     config = dataclasses.replace(CONFIGS[family], attention=VARIANTS[variant])
     if variant == "gated_mlp":
-        attention = AttentionConfig(gate="mlp", gate_pi=0.25, gate_hidden=3)
+        attention = AttentionConfig(gate=MlpGate(pi=0.25, hidden=3))
         config = dataclasses.replace(config, attention=attention)
     params = saved(tmp_path, config)
     loaded_config, loaded = load(tmp_path)
@@ -98,12 +112,12 @@ def test_published_bert_names_and_extra_heads_are_understood(tmp_path):
 
 
 def test_a_gate_is_recognised_by_its_weights_and_the_normalizer_is_the_callers(tmp_path):
-    attention = AttentionConfig(gate="mlp", gate_hidden=3)
+    attention = AttentionConfig(gate=MlpGate(hidden=3))
     saved(tmp_path, dataclasses.replace(CONFIGS["bert"], attention=attention))
     edit_config(tmp_path, qtx_attention={})
     assert load(tmp_path)[0].attention == attention
-    clipped = load(tmp_path, AttentionConfig(normalizer="clipped_softmax", gamma=-0.1))[0].attention
-    assert clipped == AttentionConfig(normalizer="clipped_softmax", gamma=-0.1, gate="mlp", gate_hidden=3)
+    clipped = load(tmp_path, AttentionConfig(ClippedSoftmax(gamma=-0.1)))[0].attention
+    assert clipped == AttentionConfig(ClippedSoftmax(gamma=-0.1), MlpGate(hidden=3))
 
 
 def remove(name):

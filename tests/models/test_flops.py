@@ -1,4 +1,4 @@
-"""Analytic model FLOPs against what XLA counts in the compiled forward and backward pass."""
+"""Model FLOPs against what XLA counts in the compiled forward and backward pass."""
 
 from __future__ import annotations
 
@@ -9,7 +9,7 @@ import numpy as np
 import pytest
 
 from qtx.attention import VARIANTS
-from qtx.models import MODELS, BertConfig, OptConfig, VitConfig
+from qtx.models import MODELS, BertConfig, OptConfig, VitConfig, build
 from qtx.models.flops import step_flops
 
 # Wide enough that matrix products outweigh the elementwise work, which XLA counts too. One layer: XLA counts the body
@@ -30,7 +30,7 @@ BATCHES = {
 
 def compiled_flops(config, batch) -> float:
     """XLA's count for the gradient of a loss that needs every logit."""
-    module = next(module for module, cls in MODELS.values() if type(config) is cls)(config)
+    module = build(config)
     params = jax.eval_shape(module.init, jax.random.key(0), batch)["params"]
     gradient = jax.jit(
         jax.grad(lambda params, batch: jax.nn.logsumexp(module.apply({"params": params}, batch), -1).sum())
@@ -41,12 +41,12 @@ def compiled_flops(config, batch) -> float:
 @pytest.mark.parametrize("family", MODELS)
 def test_agrees_with_xla(family):
     flops = compiled_flops(CONFIGS[family], BATCHES[family])
-    assert step_flops(CONFIGS[family], BATCHES[family]) == pytest.approx(flops, rel=0.05)
+    assert step_flops(build(CONFIGS[family]), BATCHES[family]) == pytest.approx(flops, rel=0.05)
 
 
 def test_projected_embeddings_agree_with_xla():
     config = dataclasses.replace(CONFIGS["opt"], embedding_width=128)
-    assert step_flops(config, BATCHES["opt"]) == pytest.approx(compiled_flops(config, BATCHES["opt"]), rel=0.05)
+    assert step_flops(build(config), BATCHES["opt"]) == pytest.approx(compiled_flops(config, BATCHES["opt"]), rel=0.05)
 
 
 @pytest.mark.slow
@@ -54,12 +54,12 @@ def test_projected_embeddings_agree_with_xla():
 @pytest.mark.parametrize("variant", [variant for variant in VARIANTS if variant != "none"])
 def test_every_variant_agrees_with_xla(variant):
     config = dataclasses.replace(CONFIGS["opt"], attention=VARIANTS[variant])
-    assert step_flops(config, BATCHES["opt"]) == pytest.approx(compiled_flops(config, BATCHES["opt"]), rel=0.05)
+    assert step_flops(build(config), BATCHES["opt"]) == pytest.approx(compiled_flops(config, BATCHES["opt"]), rel=0.05)
 
 
 def test_a_known_value():
     """BERT-base on 128 tokens: 6 FLOPs per matrix parameter and token, plus attention's products."""
     config = BertConfig(vocab_size=30522)
-    batch = {"tokens": np.zeros((1, 128)), "positions": np.zeros((1, 20))}
+    batch = {"tokens": np.zeros((1, 128), int), "positions": np.zeros((1, 20), int)}
     blocks = 6 * 128 * 12 * (4 * 768**2 + 2 * 768 * 3072) + 12 * 12 * 128**2 * 768
-    assert step_flops(config, batch) == blocks + 6 * 20 * (768**2 + 768 * 30522)
+    assert step_flops(build(config), batch) == blocks + 6 * 20 * (768**2 + 768 * 30522)

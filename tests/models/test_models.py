@@ -10,6 +10,7 @@ import numpy as np
 import pytest
 
 from qtx.attention import VARIANTS
+from qtx.attention.gates import DenseGate
 from qtx.errors import QtxError
 from qtx.models import MODELS, BertConfig, OptConfig, VitConfig, build
 from qtx.quantization import sites
@@ -49,8 +50,9 @@ FAMILY_SITES = {
 @pytest.mark.parametrize("family", FAMILIES)
 @pytest.mark.parametrize("attention", sorted(VARIANTS))
 def test_sites_are_those_of_the_design_and_layers_carry_the_layer_axis(family, attention):
-    gated = VARIANTS[attention].gate != "none"
-    block = BLOCK_SITES | ({"attention/gate", "attention/gated_context"} if gated else set())
+    gate = VARIANTS[attention].gate
+    block = BLOCK_SITES | ({"attention/gate", "attention/gated_context"} if gate is not None else set())
+    block |= {"attention/gate_predictor"} if isinstance(gate, DenseGate) else set()
     expected = {f"layers/{site}": (2,) for site in block} | {site: () for site in FAMILY_SITES[family]}
     assert {path: shape.leading for path, shape in sites(*make(family, attention)).items()} == expected
 

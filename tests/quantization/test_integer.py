@@ -81,7 +81,7 @@ def assert_same_answers(model, result, batch):
 
 
 PRODUCTS = sorted(
-    {"layers/attention/" + name for name in ("query", "key", "value", "scores", "context", "out")}
+    {"layers/attention/" + name for name in ("query", "key", "value", "score_product", "context_product", "out")}
     | {"layers/mlp/in", "layers/mlp/out"}
 )
 CLIPPED = ("clipped_softmax", {"scheme": "w8a4", "weight_granularity": "channel"})
@@ -163,7 +163,7 @@ def test_every_product_of_a_block_is_of_int8(family):
 def test_what_stays_in_floating_point_is_named():
     model = convert(quantized("bert", GATED[0], **GATED[1])[0])
     gate = ("layers/attention/gate_predictor", "layers/attention/out")
-    assert model.in_floating_point == ("head/logits", "head/transform", *gate)
+    assert model.in_floating_point == ("head", *gate)
 
 
 def test_bits_of_zero_leave_a_tensor_in_floating_point_in_that_layer_alone():
@@ -174,7 +174,7 @@ def test_bits_of_zero_leave_a_tensor_in_floating_point_in_that_layer_alone():
     partly = dataclasses.replace(result, activation_ranges=activations)
     model = convert(partly)
     left = set(model.in_floating_point) - set(convert(result).in_floating_point)
-    assert left == {"layers/attention/context", "layers/mlp/in"}
+    assert left == {"layers/attention/context_product", "layers/mlp/in"}
     assert_same_answers(model, partly, batch)
 
 

@@ -7,6 +7,7 @@ import dataclasses
 import pytest
 
 from qtx.attention import AttentionConfig
+from qtx.attention.normalizers import ClippedSoftmax
 from qtx.data import DataConfig, load
 from qtx.models import Opt, OptConfig
 from qtx.training import TrainingConfig
@@ -22,7 +23,7 @@ def data():
 @pytest.fixture(scope="session")
 def model_config():
     """One layer with everything that could depend on the step or on chance: dropout, and a gamma that anneals."""
-    attention = AttentionConfig(normalizer="clipped_softmax", alpha=2.0, gamma_warmup_steps=6)
+    attention = AttentionConfig(ClippedSoftmax(alpha=2.0, gamma_warmup_steps=6))
     shape = dict(num_layers=1, width=16, num_heads=2, mlp_width=32, vocab_size=64, max_length=16)
     return OptConfig(**shape, init_std=0.2, attention=attention)
 

@@ -5,11 +5,12 @@ from __future__ import annotations
 import pytest
 
 from qtx.attention import AttentionConfig
+from qtx.attention.normalizers import ClippedSoftmax, NoAttention
 from qtx.models import BertConfig
 from qtx.training.health import attention_warning
 
-CLIPPED = AttentionConfig(normalizer="clipped_softmax", alpha=4.0)
-FIXED = AttentionConfig(normalizer="clipped_softmax", gamma=-0.03, zeta=1.0, gamma_warmup_steps=100)
+CLIPPED = AttentionConfig(ClippedSoftmax(alpha=4.0))
+FIXED = AttentionConfig(ClippedSoftmax(gamma=-0.03, gamma_warmup_steps=100))
 
 
 def config(attention, init_std=0.02):
@@ -32,7 +33,7 @@ def test_remedies_fit_the_model(model, named, not_named):
 
 
 @pytest.mark.parametrize(
-    ("share", "attention"), [(0.5, CLIPPED), (0.0, AttentionConfig()), (1.0, AttentionConfig(normalizer="none"))]
+    ("share", "attention"), [(0.5, CLIPPED), (0.0, AttentionConfig()), (1.0, AttentionConfig(NoAttention()))]
 )
 def test_no_warning(share, attention):
     assert attention_warning(share, config(attention)) is None

@@ -50,7 +50,7 @@ def test_decay_mask_of_every_model(family, variant, decay_norm_scale):
         if "norm/" in name and last == "scale":
             assert decays == decay_norm_scale, name
         else:
-            assert decays == (last not in ("bias", "hidden_bias", "class_token", "positions")), name
+            assert decays == (last not in ("bias", "hidden_bias", "class_token", "positions", "sinks")), name
     assert {True, False} <= set(mask.values())
 
 

@@ -4,15 +4,26 @@ from __future__ import annotations
 
 import dataclasses
 
-from qtx.attention.gates.base import Gate
+from qtx.attention.gates.base import DenseGate, bias_of
 
 
 @dataclasses.dataclass(frozen=True)
-class AllHeadsLinearGate(Gate):
-    """G(x) = W x + b with W `[H * D, H]`: every head sees the whole input; H (H D + 1) parameters (Table 4)."""
+class AllHeadsLinearGate(DenseGate):
+    """G(x) = W x + b with W `[H * D, H]`: every head sees the whole input; H (H D + 1) parameters (Table 4).
 
-    def shapes(self, num_heads, head_dim):
-        return {"kernel": (num_heads * head_dim, num_heads), "bias": (num_heads,)}
+    Attributes:
+      pi: initial openness; the bias starts at `bias_of(pi)`.
+    """
 
-    def __call__(self, parameters, x):
-        return x.reshape(*x.shape[:2], -1) @ parameters["kernel"] + parameters["bias"]
+    pi: float = 0.5
+
+    def __post_init__(self):
+        super().__post_init__()
+        bias_of(self.pi)
+
+    @property
+    def initial_bias(self):
+        return bias_of(self.pi)
+
+    def logits_per_head(self, head_dim):
+        return 1

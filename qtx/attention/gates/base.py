@@ -1,47 +1,92 @@
-"""What every gate shares: the initial openness and the output scale."""
+"""What every gate shares: the initial openness, the output scale, what it reads and what it is put on."""
 
 from __future__ import annotations
 
 import abc
 import dataclasses
 import math
+from collections.abc import Mapping
 
 import jax
 
-from qtx.errors import QtxError
+from qtx.attention.parameters import Parameters
+from qtx.errors import QtxError, lookup
+
+INPUTS = ("normed", "residual")
+PLACES = ("context", "values")
 
 
 @dataclasses.dataclass(frozen=True)
-class Gate(abc.ABC):
+class Gate:
     """Gated attention (Bondarenko et al. 2023, eq. 5): scale * sigmoid(G(x)) * attention(x).
 
     Attributes:
-      pi: initial openness; the output bias starts at b with sigmoid(b) = pi.
       scale: factor on the gated output. Fine-tuning a trained model starts from the original network with pi = 0.5 and
         scale = 2 (the paper's appendix B.6).
+      input: x, "normed", what the queries are made of too (the paper; in a pre-LN model the LayerNorm's output), or
+        "residual", the block's input before any LayerNorm.
+      place: what is gated, "context", the probabilities times the values (the paper), or "values", each token's value
+        before the others read it.
 
     Raises:
-      QtxError: if pi is not in (0, 1) or scale is not positive.
+      QtxError: if scale is not positive, or input or place is unknown.
+    """
+
+    scale: float = 1.0
+    input: str = "normed"
+    place: str = "context"
+
+    def __post_init__(self):
+        if not 0 < self.scale < math.inf:
+            raise QtxError(f"gate_scale is {self.scale}: expected a positive factor, e.g. 1.0")
+        lookup(dict.fromkeys(INPUTS), "gate_input", self.input)
+        lookup(dict.fromkeys(PLACES), "gate_place", self.place)
+
+
+def bias_of(pi: float) -> float:
+    """b with sigmoid(b) = pi, an initial openness.
+
+    Raises:
+      QtxError: if pi is not in (0, 1).
+    """
+    if not 0 < pi < 1:
+        raise QtxError(f"gate_pi is {pi}: expected an initial openness between 0 and 1, e.g. 0.5")
+    return math.log(pi / (1 - pi))
+
+
+@dataclasses.dataclass(frozen=True)
+class PerHeadGate(Gate, abc.ABC):
+    """A gate that sees each head's own slice of the input, by a function of its own.
+
+    Attributes:
+      pi: initial openness; the output bias starts at `bias_of(pi)`.
     """
 
     pi: float = 0.5
-    scale: float = 1.0
 
     def __post_init__(self):
-        if not 0 < self.pi < 1:
-            raise QtxError(f"gate_pi is {self.pi}: expected an initial openness between 0 and 1, e.g. 0.5")
-        if not 0 < self.scale < math.inf:
-            raise QtxError(f"gate_scale is {self.scale}: expected a positive factor, e.g. 1.0")
+        super().__post_init__()
+        bias_of(self.pi)
+
+    @abc.abstractmethod
+    def parameters(self, num_heads: int, head_dim: int) -> Parameters:
+        """What it learns, by name, of one layer."""
+
+    @abc.abstractmethod
+    def __call__(self, parameters: Mapping[str, jax.Array], x: jax.Array) -> jax.Array:
+        """Gate logits `[B, T, H, 1]`, one for a head, or `[B, T, H, D]`, one for each of its dimensions, from the input
+        split into heads, `x` `[B, T, H, D]`."""
+
+
+class DenseGate(Gate, abc.ABC):
+    """A gate that sees the whole input, by one dense layer, which is split over devices, rounded by GPTQ and run on
+    integers as all others are."""
 
     @property
-    def initial_bias(self) -> float:
-        """b with sigmoid(b) = pi."""
-        return math.log(self.pi / (1 - self.pi))
+    def initial_bias(self) -> float | None:
+        """Of the layer; None: it has no bias, so that the gate starts about half open."""
+        return None
 
     @abc.abstractmethod
-    def shapes(self, num_heads: int, head_dim: int) -> dict[str, tuple[int, ...]]:
-        """Name and shape of each parameter."""
-
-    @abc.abstractmethod
-    def __call__(self, parameters: dict[str, jax.Array], x: jax.Array) -> jax.Array:
-        """Gate logits `[B, T, H]` from the attention input split into heads, `x` `[B, T, H, D]`."""
+    def logits_per_head(self, head_dim: int) -> int:
+        """How many logits a head of `head_dim` dimensions has: 1, or one for each."""

@@ -6,15 +6,16 @@ import dataclasses
 
 import jax.numpy as jnp
 
-from qtx.attention.gates.base import Gate
+from qtx.attention.gates.base import PerHeadGate, bias_of
+from qtx.attention.parameters import Parameter
 
 
 @dataclasses.dataclass(frozen=True)
-class LinearGate(Gate):
+class LinearGate(PerHeadGate):
     """G_h(x) = w_h . x_h + b_h on the head's own slice of the input: H (D + 1) parameters (the paper's Table 4)."""
 
-    def shapes(self, num_heads, head_dim):
-        return {"kernel": (num_heads, head_dim), "bias": (num_heads,)}
+    def parameters(self, num_heads, head_dim):
+        return {"kernel": Parameter((num_heads, head_dim)), "bias": Parameter((num_heads,), bias_of(self.pi))}
 
     def __call__(self, parameters, x):
-        return jnp.einsum("bthd,hd->bth", x, parameters["kernel"]) + parameters["bias"]
+        return (jnp.einsum("bthd,hd->bth", x, parameters["kernel"]) + parameters["bias"])[..., None]

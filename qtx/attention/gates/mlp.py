@@ -7,12 +7,13 @@ import dataclasses
 import jax
 import jax.numpy as jnp
 
-from qtx.attention.gates.base import Gate
+from qtx.attention.gates.base import PerHeadGate, bias_of
+from qtx.attention.parameters import Parameter
 from qtx.errors import QtxError
 
 
 @dataclasses.dataclass(frozen=True)
-class MlpGate(Gate):
+class MlpGate(PerHeadGate):
     """G_h(x) = v_h . relu(W_h x_h + c_h) + b_h: H (n (D + 2) + 1) parameters for n hidden units (the paper's Table 4).
 
     Attributes:
@@ -29,14 +30,15 @@ class MlpGate(Gate):
         if self.hidden < 1:
             raise QtxError(f"gate_hidden is {self.hidden}: expected at least 1 hidden unit, e.g. 16")
 
-    def shapes(self, num_heads, head_dim):
+    def parameters(self, num_heads, head_dim):
         return {
-            "hidden_kernel": (num_heads, head_dim, self.hidden),
-            "hidden_bias": (num_heads, self.hidden),
-            "kernel": (num_heads, self.hidden),
-            "bias": (num_heads,),
+            "hidden_kernel": Parameter((num_heads, head_dim, self.hidden)),
+            "hidden_bias": Parameter((num_heads, self.hidden), 0.0),
+            "kernel": Parameter((num_heads, self.hidden)),
+            "bias": Parameter((num_heads,), bias_of(self.pi)),
         }
 
     def __call__(self, parameters, x):
         hidden = jnp.einsum("bthd,hdn->bthn", x, parameters["hidden_kernel"]) + parameters["hidden_bias"]
-        return jnp.einsum("bthn,hn->bth", jax.nn.relu(hidden), parameters["kernel"]) + parameters["bias"]
+        logits = jnp.einsum("bthn,hn->bth", jax.nn.relu(hidden), parameters["kernel"]) + parameters["bias"]
+        return logits[..., None]

@@ -1,21 +1,31 @@
-"""Normalizers: attention scores to probabilities. A new one is a file here and a line in `NORMALIZERS`.
+"""Normalizers: attention scores to probabilities. A new one is a file here and a line in `NORMALIZERS`."""
 
-A normalizer is a frozen dataclass of its options with
-
-    __call__(scores [B, H, T, S] float32, mask (broadcasts to scores, True = visible), step=None) -> probs [B, H, T, S]
-
-A masked key's probability is exactly 0, and a row without a visible key is all 0. `step` is the training step (a traced
-scalar) for normalizers that anneal; None means fully trained.
-"""
-
+from qtx.attention.normalizers.base import Normalizer, Rows, Softmax, SoftmaxLike, softmax
 from qtx.attention.normalizers.clipped_softmax import ClippedSoftmax
 from qtx.attention.normalizers.none import NoAttention
-from qtx.attention.normalizers.softmax import Softmax, softmax
+from qtx.attention.normalizers.normalized_clipped_softmax import NormalizedClippedSoftmax
+from qtx.attention.normalizers.sink import Sink
+from qtx.attention.normalizers.softmax1 import Softmax1
 
-NORMALIZERS = {
+NORMALIZERS: dict[str, type[Normalizer]] = {
     "softmax": Softmax,
     "clipped_softmax": ClippedSoftmax,
+    "normalized_clipped_softmax": NormalizedClippedSoftmax,
+    "softmax1": Softmax1,
+    "sink": Sink,
     "none": NoAttention,
 }
 
-__all__ = ["NORMALIZERS", "ClippedSoftmax", "NoAttention", "Softmax", "softmax"]
+__all__ = [
+    "NORMALIZERS",
+    "ClippedSoftmax",
+    "NoAttention",
+    "Normalizer",
+    "NormalizedClippedSoftmax",
+    "Rows",
+    "Sink",
+    "Softmax",
+    "Softmax1",
+    "SoftmaxLike",
+    "softmax",
+]

@@ -4,17 +4,18 @@ from __future__ import annotations
 
 import dataclasses
 
-import jax
 import jax.numpy as jnp
+
+from qtx.attention.normalizers.base import Normalizer
 
 
 @dataclasses.dataclass(frozen=True)
-class NoAttention:
+class NoAttention(Normalizer):
     """Every probability is 0: the layer adds only its output bias to the residual.
 
     Outliers that a model with this normalizer still grows come from the optimizer or the data, not from attention heads
     that try to do nothing; each comparison carries it for that reason.
     """
 
-    def __call__(self, scores: jax.Array, mask: jax.Array | None = None, step: jax.Array | None = None) -> jax.Array:
+    def __call__(self, parameters, scores, rows):
         return jnp.zeros_like(scores, dtype=jnp.float32)

@@ -10,12 +10,11 @@ import flax.linen as nn
 from qtx.quantization import exact
 from qtx.quantization.basis import basis_of
 from qtx.quantization.calibration import Quantized
-from qtx.quantization.integer.grids import Grids, read_grids
+from qtx.quantization.integer.grids import read_grids
 from qtx.quantization.integer.kernels import dense, integers_of
 from qtx.quantization.integer.model import IntegerModel, Tensors
-from qtx.quantization.integer.outline import outline
-from qtx.quantization.integer.wiring import Wiring
-from qtx.quantization.weights import STACK, flatten, is_table
+from qtx.quantization.integer.operands import operands, smallest_batch
+from qtx.quantization.weights import flatten, is_table
 
 TIED = "embeddings/words/embedding"
 """The table that BERT's and OPT's heads multiply by, unquantized, and so kept in floating point, once."""
@@ -32,43 +31,38 @@ def convert(quantized: Quantized) -> IntegerModel:
       QtxError: for more bits, or a granularity that integers cannot do.
     """
     module = float32(quantized.module)
-    shapes, pre_norm = outline(module)
-    wiring = Wiring(pre_norm, gated=module.config.attention.gate != "none")  # type: ignore[attr-defined]
-    grids = read_grids(quantized, wiring)
-    params = flatten(quantized.params)
-    integers: Tensors = {}
+    grids, found = read_grids(quantized), operands(module, quantized.params, smallest_batch(module))
+    params, integers = flatten(quantized.params), Tensors()
+    floating = set(found.elsewhere)
+    for path, sources in sorted(found.of.items()):
+        kernel, bias = params.get(f"{path}/kernel"), params.get(f"{path}/bias")
+        wanted = kernel is None or f"{path}/kernel" in grids.weights
+        entering = [grids.of(source) if wanted else None for source in sources]
+        if kernel is None:
+            sides = zip(("left", "right"), entering, strict=True)
+            exact_sums = all(fields is not None and not basis_of(fields) for fields in entering)
+            node = {f"{side}/{name}": x for side, fields in sides for name, x in (fields or {}).items()}
+            node, integer = (node, True) if exact_sums else ({}, False)
+        else:
+            node = dense(kernel, bias, grids.weights.get(f"{path}/kernel"), entering[0]) or {}
+            integer = "offset" in node
+        integers |= {f"{path}/{name}": x for name, x in node.items()}
+        floating |= set() if integer else {path}
     for path, x in params.items():
-        site = path.rpartition("/")[0]
-        if path.endswith("/kernel") and site in wiring.inputs:
-            integers |= dense(site, params, grids, wiring.inputs[site])
-        elif path.startswith(f"{STACK}attention/gate_predictor/"):
-            integers[path.replace("gate_predictor/", "gate_predictor/parameters/")] = x
-        elif path.startswith(STACK) and f"{site}/kernel" not in params:
-            integers[path] = x
-        elif is_table(path) and path != TIED and path in grids.weights and not basis_of(grids.weights[path]):
-            integers[f"{site}/table"] = integers_of(x, grids.weights[path])
+        if is_table(path) and path != TIED and path in grids.weights and not basis_of(grids.weights[path]):
+            integers[path.removesuffix("embedding") + "table"] = integers_of(x, grids.weights[path])
     for site, grid in grids.sites.items():
         integers |= {f"{site}/grid/{name}": value for name, value in grid.items()}
-    kept = {path: x for path, x in params.items() if not path.startswith(STACK)}
-    kept = {path: x for path, x in kept.items() if path.removesuffix("embedding") + "table" not in integers}
-    return IntegerModel(module, _in_floating_point(shapes, wiring, grids, integers), kept, integers)
+    floating |= {f"{site} (its rotation)" for site, grid in grids.sites.items() if "rotation" in grid}
+    kept = {path: x for path, x in params.items() if not {path, _as_table(path)} & integers.keys()}
+    return IntegerModel(module, tuple(sorted(floating)), kept, integers)
+
+
+def _as_table(path: str) -> str:
+    return path.removesuffix("embedding") + "table"
 
 
 def float32(module: Any) -> nn.Module:
     """The module computing in float32 between the products, and, as it does not train, without rematerialization."""
     module = exact.float32(module)
     return module.clone(config=dataclasses.replace(module.config, remat="none"))
-
-
-def _in_floating_point(
-    shapes: dict[str, tuple[int, ...]], wiring: Wiring, grids: Grids, integers: Tensors
-) -> tuple[str, ...]:
-    around = {
-        path.removesuffix("/kernel") for path in shapes if path.endswith("/kernel") and not path.startswith(STACK)
-    }
-    tied = {"head/logits"} if TIED in shapes else set()
-    dense = {site for site in wiring.inputs if f"{site}/offset" not in integers}
-    products = {site for site, operands in wiring.products.items() if not all(map(grids.integer, operands))}
-    gate = {f"{STACK}attention/gate_predictor"} if wiring.gated else set()
-    rotated = {f"{site} (its rotation)" for site, grid in grids.sites.items() if "rotation" in grid}
-    return tuple(sorted(around | tied | dense | products | gate | rotated))

@@ -2,20 +2,22 @@
 
 from __future__ import annotations
 
-import dataclasses
 import json
 from pathlib import Path
 from typing import Any
 
 import flax.linen as nn
+import jax
 import jax.numpy as jnp
 import numpy as np
 
+from qtx.config import flattened
 from qtx.errors import QtxError
 from qtx.models import MODELS
 from qtx.quantization.integer.convert import float32
 from qtx.quantization.integer.model import IntegerModel, Tensors
-from qtx.quantization.integer.outline import misfit
+from qtx.quantization.integer.operands import smallest_batch
+from qtx.quantization.weights import flatten, is_table
 from qtx.storage import (
     Expected,
     digest,
@@ -29,7 +31,7 @@ from qtx.storage import (
 WEIGHTS = "model.safetensors"
 DESCRIPTION = "integer.json"
 EXPECTED = Expected(f"part of an integer model's folder, {WEIGHTS} and {DESCRIPTION}", "export the model anew")
-FORMAT = 2
+FORMAT = 3
 """Of both files; raised when a reader of the old one could not read the new one."""
 
 TRAINING_ONLY = {"dropout", "attention_dropout", "init_std", "dtype", "remat"}
@@ -89,6 +91,22 @@ def load(module: nn.Module, folder: str | Path) -> IntegerModel:
     return IntegerModel(float32(module), tuple(values["in_floating_point"]), **groups)
 
 
+def misfit(module: nn.Module, params: Tensors, integers: Tensors) -> str | None:
+    """What keeps arrays from being an integer model of `module`: the first that is missing or misshapen, or None."""
+    variables = nn.unbox(jax.eval_shape(module.init, jax.random.key(0), smallest_batch(module)))
+    for path, shape in ((path, leaf.shape) for path, leaf in flatten(variables["params"]).items()):
+        places = {f"params/{path}": params.get(path), f"integers/{path}": integers.get(path)}
+        table = path.removesuffix("embedding") + "table"
+        places[f"integers/{table}"] = integers.get(table) if is_table(path) else None
+        found = {name: x for name, x in places.items() if x is not None}
+        if not found:
+            return f"lacks {path!r}, which the model has"
+        for name, x in found.items():
+            if x.shape != shape:
+                return f"{name!r} has shape {x.shape}, but the model's is {shape}"
+    return None
+
+
 def _read_description(folder: Path) -> dict[str, Any]:
     path = folder / DESCRIPTION
     values = read_sealed_json(path, EXPECTED)
@@ -111,7 +129,7 @@ def _check_config(module: nn.Module, values: dict[str, Any], folder: Path) -> No
 
 def _config(module: Any) -> dict[str, Any]:
     """What of a module's config decides what it computes, as JSON would give it back."""
-    fields = dataclasses.asdict(module.config)
+    fields = flattened(module.config)
     return json.loads(json.dumps({name: value for name, value in fields.items() if name not in TRAINING_ONLY}))
 
 

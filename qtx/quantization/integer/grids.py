@@ -4,22 +4,16 @@ from __future__ import annotations
 
 import dataclasses
 
-import jax
 import jax.numpy as jnp
 
 from qtx.errors import QtxError
 from qtx.quantization.basis import basis_of
 from qtx.quantization.calibration import Quantized
-from qtx.quantization.integer.tensor import int8_grid
-from qtx.quantization.integer.wiring import INPUT, Wiring
+from qtx.quantization.integer.grid import Fields, int8_grid
+from qtx.quantization.integer.operands import Source
 from qtx.quantization.weights import STACK, Plan, Ranges, is_table
 
-Fields = dict[str, jax.Array]
-"""A grid's fields, each a scalar, `[L]` under `layers/`, or with a trailing `[F]`, and its basis; see `on_grid`."""
-
 MOST_BITS = 8
-AFTER_EACH = f"{STACK}mlp_norm"
-"""The site whose output enters a post-LN model's other blocks."""
 
 
 @dataclasses.dataclass(frozen=True)
@@ -29,17 +23,48 @@ class Grids:
     sites: dict[str, Fields]
     weights: dict[str, Fields]
 
-    def integer(self, site: str) -> bool:
-        """Whether a site's output is integers in every layer."""
-        return site in self.sites and "on" not in self.sites[site]
+    def of(self, source: Source | None) -> Fields | None:
+        """The grid that a product's operand lies on; None: in some layer it is in floating point.
 
-    def same_basis(self, site: str, weight: str) -> bool:
-        """Whether a site and a weight that multiplies it are in the same basis, so that their integers may meet."""
-        left, right = basis_of(self.sites[site]), basis_of(self.weights[weight])
-        return left.keys() == right.keys() and all(jnp.array_equal(left[name], right[name]) for name in left)
+        Raises:
+          QtxError: if it has a scale per channel, over which a product of integers cannot sum.
+        """
+        fields = None if source is None or source.site is None else self._one_scale(source.site)
+        if source is None or fields is None or (source.later is None and not source.last):
+            return None if fields is None or "on" in fields else fields
+        if source.last:
+            on = fields.get("on", jnp.ones(1, bool))[-1]
+            return {name: value[-1] for name, value in fields.items() if name != "on"} if on else None
+        assert source.later is not None
+        if len(self.sites.get(source.later, {"low": ()})["low"]) == 1:  # a single layer's output enters none
+            return None if "on" in fields else {name: value[None] for name, value in fields.items()}
+        later = self._one_scale(source.later)
+        # The last layer's grid does not enter a layer, so whether it is on does not matter.
+        if later is None or "on" in fields or not later.get("on", jnp.ones(1, bool))[:-1].all():
+            return None
+        if basis_of(fields).keys() != basis_of(later).keys():
+            return None
+        return {name: jnp.concatenate([value[None], later[name][:-1]]) for name, value in fields.items()}
+
+    def _one_scale(self, site: str) -> Fields | None:
+        fields = self.sites.get(site)
+        if fields is not None and fields["scale"].ndim > site.startswith(STACK):
+            raise QtxError(
+                f"the activation {site!r} has a range per channel: an integer product can only sum over channels of "
+                "one scale, so expected one range per tensor: set config.quantization.activation_granularity=tensor"
+            )
+        return fields
 
 
-def read_grids(quantized: Quantized, wiring: Wiring) -> Grids:
+def same_basis(left: Fields, right: Fields) -> bool:
+    """Whether integers on two grids are in the same basis, so that they may meet."""
+    bases = basis_of(left), basis_of(right)
+    return bases[0].keys() == bases[1].keys() and all(
+        jnp.array_equal(x, bases[1][name]) for name, x in bases[0].items()
+    )
+
+
+def read_grids(quantized: Quantized) -> Grids:
     """All grids.
 
     Raises:
@@ -47,23 +72,8 @@ def read_grids(quantized: Quantized, wiring: Wiring) -> Grids:
     """
     weights = _grids("weight", quantized.weight_plan, quantized.weight_ranges)
     sites = _grids("activation", quantized.activation_plan, quantized.activation_ranges)
-    for site in sorted(wiring.operands & sites.keys()):
-        _check_operand(site, sites[site])
-    sites |= {path.removesuffix("/embedding"): grid for path, grid in weights.items() if is_table(path)}
-    # What enters a post-LN model's first block: OPT-350m has no LayerNorm there.
-    first = "embeddings/norm" if "norm" in quantized.params["embeddings"] else "embeddings/sum"
-    entering = None if wiring.pre_norm else _entering(sites, first)
-    return Grids(sites | ({INPUT: entering} if entering else {}), weights)
-
-
-def _check_operand(site: str, grid: Fields) -> None:
-    """Raises QtxError if a site that products sum over has a scale per channel: in `[L]` or, outside the layers, `()`
-    there is one per tensor."""
-    if grid["scale"].ndim > site.startswith(STACK):
-        raise QtxError(
-            f"the activation {site!r} has a range per channel: an integer product can only sum over channels of one "
-            "scale, so expected one range per tensor: set config.quantization.activation_granularity=tensor"
-        )
+    tables = {path.removesuffix("/embedding"): grid for path, grid in weights.items() if is_table(path)}
+    return Grids(sites | tables, weights)
 
 
 def _grids(kind: str, plan: Plan, ranges: Ranges) -> dict[str, Fields]:
@@ -88,22 +98,3 @@ def _grids(kind: str, plan: Plan, ranges: Ranges) -> dict[str, Fields]:
             if not on.all():
                 result[path]["on"] = on
     return result
-
-
-def _entering(sites: dict[str, Fields], before: str) -> Fields | None:
-    """The grid of what enters each layer `[L]`, if it is integers in all of them: that of what left the one before."""
-    if not {before, AFTER_EACH} <= sites.keys():
-        return None
-    first, later = sites[before], sites[AFTER_EACH]
-    # The last layer's grid does not enter a block, so whether it is on does not matter.
-    if (
-        "on" in first
-        or not later.get("on", jnp.ones(1, bool))[:-1].all()
-        or basis_of(first).keys() != basis_of(later).keys()
-    ):
-        return None
-    _check_operand(before, first)
-    if len(later["low"]) == 1:
-        return {name: value[None] for name, value in first.items()}
-    _check_operand(AFTER_EACH, later)
-    return {name: jnp.concatenate([value[None], later[name][:-1]]) for name, value in first.items()}

@@ -1,21 +1,26 @@
-"""Runs a model's blocks on integers, and rounds the sites around them to their grids.
+"""Runs a model's matrix products on integers, and rounds its sites to their grids.
 
-All that a layer needs is in the variable collection `integer`, shaped like the module tree, with a leading layer axis
-under the scanned `layers`.
+All that a module needs is in the variable collection `integer`, shaped like the module tree, with a leading layer axis
+under the scanned `layers`: a site's node has its "grid"; that of a dense layer the grid of its "input" too, and its
+kernel (see `products.dense`); that of a product the grids of "left" and "right". A product's operands lie on these
+grids, so that their integers are exact.
 """
 
 from __future__ import annotations
 
 import contextlib
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from typing import Any
 
 import flax.linen as nn
+import jax
+import jax.numpy as jnp
 
-from qtx.errors import QtxError
-from qtx.models.block import Block
-from qtx.quantization.integer.block import block
-from qtx.quantization.integer.tensor import on_grid
+from qtx.layers import Product
+from qtx.quantization.affine import Grid
+from qtx.quantization.basis import basis_of, enter
+from qtx.quantization.integer import products
+from qtx.quantization.integer.grid import Fields, grid_of, on_grid
 from qtx.quantization.interceptor import SITE_MODULES
 
 COLLECTION = "integer"
@@ -23,22 +28,34 @@ COLLECTION = "integer"
 
 @contextlib.contextmanager
 def on_integers() -> Iterator[None]:
-    """Within the context, `Block` is `block` on the collection's integers; embeddings and head are fake-quantized."""
+    """Within the context, modules with variables in the collection compute on them."""
 
     def interceptor(next_function, args, kwargs, context):
         module: Any = context.module
         if context.method_name != "__call__":
             return next_function(*args, **kwargs)
-        # By type, not isinstance: the scanned stack and a rematerialized block are subclasses that call Block.
-        if type(module) is Block:
-            if not module.deterministic:
-                raise QtxError("an integer model does not train: call apply with train=False")
-            variables = module.variables[COLLECTION]
-            return block(module.config, module.pre_norm, module.activation, variables, *args, **kwargs), None
-        y = next_function(*args, **kwargs)
-        if isinstance(module, (*SITE_MODULES, nn.Embed)) and module.has_variable(COLLECTION, "grid"):
-            return on_grid(y, {"grid": module.get_variable(COLLECTION, "grid")}).real
-        return y
+        node = _node(module)
+        if isinstance(module, nn.Dense) and "kernel" in node:
+            [x] = args
+            x, grid = _integers(x, node["input"]) if "input" in node else (x, None)
+            y = products.dense(x, grid, node)
+        elif isinstance(module, Product) and "left" in node:
+            left, right = (_integers(x, node[side]) for x, side in zip(args, ("left", "right"), strict=True))
+            y = products.product(module.equation, *left, *right) * module.scale
+        else:
+            y = next_function(*args, **kwargs)
+        rounded = isinstance(module, (*SITE_MODULES, nn.Embed)) and "grid" in node
+        return on_grid(y, node["grid"]) if rounded else y
 
     with nn.intercept_methods(interceptor):
         yield
+
+
+def _node(module: nn.Module) -> Mapping[str, Any]:
+    return module.variables.get(COLLECTION, {})
+
+
+def _integers(x: jax.Array, fields: Fields) -> tuple[jax.Array, Grid]:
+    """The int8 of a tensor that lies on a grid, in the grid's basis."""
+    grid = grid_of(fields)
+    return grid.quantize(enter(x, basis_of(fields))).astype(jnp.int8), grid

@@ -9,8 +9,11 @@ import jax.numpy as jnp
 
 from qtx.quantization.affine import Grid
 from qtx.quantization.basis import basis_of, enter
-from qtx.quantization.integer.grids import Fields, Grids
-from qtx.quantization.integer.model import Tensors
+from qtx.quantization.integer.grid import Fields
+from qtx.quantization.integer.grids import same_basis
+
+Tensors = dict[str, jax.Array]
+"""Path to array, e.g. `layers/mlp/out/kernel`."""
 
 
 @jax.jit
@@ -25,37 +28,40 @@ def integers_of(weight: jax.Array, grid: Fields) -> jax.Array:
     return Grid(**fields).quantize(weight).astype(jnp.int8)
 
 
-def dense(site: str, params: Tensors, grids: Grids, source: str) -> Tensors:
-    """The variables of a dense layer under `layers/`, as `products.dense` takes them, with the layer axis.
+def dense(kernel: jax.Array, bias: jax.Array | None, grid: Fields | None, entering: Fields | None) -> Tensors | None:
+    """The variables of a dense layer, as `products.dense` takes them; None: it stays in floating point.
 
     Args:
-      site: its path.
-      params: of the whole model, weights rounded to their grids.
-      grids: of the whole model.
-      source: the site that it multiplies.
+      kernel: rounded to its grid, `[D, F]`, or with a leading layer axis.
+      bias: if it has one.
+      grid: of the kernel; None: it is in floating point.
+      entering: of the layer's input; None: it is in floating point.
     """
-    kernel, bias = params[f"{site}/kernel"], params[f"{site}/bias"]
-    grid = grids.weights.get(f"{site}/kernel")
-    integer = grids.integer(source) and grid is not None and grids.same_basis(source, f"{site}/kernel")
+    integer = grid is not None and entering is not None and same_basis(entering, grid)
     if grid is None or "on" in grid or (basis_of(grid) and not integer):
-        return {f"{site}/kernel": kernel, f"{site}/bias": bias}
+        return None
     if basis_of(grid):
-        kernel = jax.vmap(functools.partial(enter, weight=True))(kernel, basis_of(grid))
+        to_basis = functools.partial(enter, weight=True)
+        kernel = (jax.vmap(to_basis) if kernel.ndim == 3 else to_basis)(kernel, basis_of(grid))
     integers = integers_of(kernel, grid)
     bits = jnp.log2(grid["high"] - grid["low"] + 1)
-    result = {"kernel": integers, "kernel_scale": grid["scale"], "kernel_bits": bits, "bias": bias}
+    result = {"kernel": integers, "kernel_scale": grid["scale"], "kernel_bits": bits}
+    if bias is not None:
+        result["bias"] = bias
     if grid["zero_point"].any():
         result["kernel_zero_point"] = grid["zero_point"]
     if integer:
-        result["offset"] = _offset(integers, grids.sites[source]["zero_point"], grid["zero_point"])
-    return {f"{site}/{name}": value for name, value in result.items()}
+        assert entering is not None
+        result["offset"] = _offset(integers, entering["zero_point"], grid["zero_point"])
+        result |= {f"input/{name}": value for name, value in entering.items()}
+    return result
 
 
 @jax.jit
 def _offset(kernel: jax.Array, z_x: jax.Array, z_w: jax.Array) -> jax.Array:
-    """The zero-points' terms without x, int32 `[L, F]`, of a kernel `[L, D, F]` (see `products`)."""
-    z_x = z_x[:, None].astype(jnp.int32)
-    z_w = _as_matrix(z_w, kernel.ndim)[:, 0].astype(jnp.int32)
+    """The zero-points' terms without x, int32 `[..., F]`, of a kernel `[..., D, F]` (see `products`)."""
+    z_x = z_x[..., None].astype(jnp.int32)
+    z_w = _as_matrix(z_w, kernel.ndim)[..., 0, :].astype(jnp.int32)
     return z_x * (kernel.shape[-2] * z_w - kernel.sum(-2, dtype=jnp.int32))
 
 

@@ -10,28 +10,27 @@ import jax
 import jax.numpy as jnp
 from flax import traverse_util
 
+from qtx.errors import QtxError
 from qtx.quantization import exact
 from qtx.quantization.integer.interceptor import COLLECTION, on_integers
-
-Tensors = dict[str, jax.Array]
-"""Path to array, e.g. `layers/mlp/out/kernel`."""
+from qtx.quantization.integer.kernels import Tensors
 
 
 @dataclasses.dataclass(frozen=True)
 class IntegerModel:
-    """A model whose blocks multiply int8 by int8 into int32, the two products of attention included.
+    """A model that multiplies int8 by int8 into int32, the two products of attention included.
 
-    Softmax, LayerNorm, activation functions, residual sums and gates run in float32 between the products; so do
-    embeddings and head, with their sites rounded to the same grids.
+    Softmax, LayerNorm, activation functions, residual sums and the gates' factors run in float32 between the products,
+    with their sites rounded to the same grids.
 
     Attributes:
       module: the model, computing in float32.
-      in_floating_point: paths of the matrix products that do not run on integers: the embeddings' and the head's, and
-        those that the recipe gives an operand in floating point.
-      params: path to what embeddings and head keep in floating point. A word table that the head is tied to is one:
-        look-ups are rounded to its grid, but the head multiplies by the table as it was (see `Recipe`).
-      integers: path to int8 kernels and tables, their scales and zero-points, biases, LayerNorms and the sites' grids;
-        `[L, ...]` under `layers/`. See `block`.
+      in_floating_point: paths of the matrix products that do not run on integers: those that the recipe gives an
+        operand in floating point, or whose operand is not the output of a site.
+      params: path to what stays in floating point. A word table that the head is tied to is one: look-ups are rounded
+        to its grid, but the head multiplies by the table as it was (see `Recipe`).
+      integers: path to int8 kernels and tables, their scales and zero-points, biases, and the grids of sites and of
+        products' operands; `[L, ...]` under `layers/`. See `interceptor`.
     """
 
     module: nn.Module
@@ -42,11 +41,13 @@ class IntegerModel:
     def apply(self, batch: dict[str, jax.Array], **kwargs: Any) -> Any:
         """What `Quantized.apply` returns for `batch`, up to values that lie on the edge between two integers.
 
-        Traceable; compile it with `jit`. Blocks have no intermediates to capture: they do not run as modules.
+        Traceable; compile it with `jit`.
 
         Raises:
           QtxError: with train=True.
         """
+        if kwargs.get("train"):
+            raise QtxError("an integer model does not train: call apply with train=False")
         tables = {path for path in self.integers if path.endswith("/table")}
         params = self.params | {path.removesuffix("table") + "embedding": self._table(path) for path in tables}
         integers = {path: x for path, x in self.integers.items() if path not in tables}

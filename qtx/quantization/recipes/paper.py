@@ -7,6 +7,7 @@ the gate and its predictor, and BERT's and OPT's heads.
 
 from __future__ import annotations
 
+from qtx.attention.gates import DenseGate
 from qtx.models import TransformerConfig
 from qtx.quantization.recipe import Quantizer, Recipe, Rule
 from qtx.quantization.recipes.rules import activation_rules, weight_rules
@@ -14,12 +15,18 @@ from qtx.quantization.recipes.rules import activation_rules, weight_rules
 
 def _paper(config: TransformerConfig, weight: Quantizer, activation: Quantizer, *, left: str) -> Recipe:
     """The common part; of a gated layer's context and gated_context, `left` is the one left in floating point."""
-    gated = config.attention.gate != "none"
-    gate_weights = (Rule("layers/attention/gate_predictor/*", None),) if gated else ()
-    gate_sites = (Rule("layers/attention/gate", None), Rule(f"layers/attention/{left}", None)) if gated else ()
+    gate, predictor, sites = config.attention.gate, [], []
+    if gate is not None:
+        predictor, sites = ["gate_predictor/*"], ["gate"]
+        sites += ["gate_predictor"] if isinstance(gate, DenseGate) else []
+        sites += [left] if gate.place == "context" else []
+
+    def in_floating_point(paths: list[str]) -> list[Rule]:
+        return [Rule(f"layers/attention/{path}", None) for path in paths]
+
     return Recipe(
-        weights=(*gate_weights, *weight_rules(config, weight)),
-        activations=(*gate_sites, Rule("layers/mlp/in", None), *activation_rules(activation)),
+        weights=(*in_floating_point(predictor), *weight_rules(config, weight)),
+        activations=(*in_floating_point(sites), Rule("layers/mlp/in", None), *activation_rules(activation)),
     )
 
 

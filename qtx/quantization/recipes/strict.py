@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import dataclasses
 
+from qtx.attention.gates import PerHeadGate
 from qtx.models import OptConfig, TransformerConfig
 from qtx.quantization.granularity import Channel, Tensor
 from qtx.quantization.recipe import Quantizer, Recipe, Rule
@@ -18,7 +19,9 @@ def strict(config: TransformerConfig, weight: Quantizer, activation: Quantizer) 
     scores = dataclasses.replace(activation, ignore_masked=True, granularity=of_scores)
     gate = "layers/attention/gate_predictor/*"
     predictor = dataclasses.replace(weight, granularity=Tensor())
-    gate_weights = (Rule(gate + "bias", None), Rule(gate, predictor)) if config.attention.gate != "none" else ()
+    # A dense predictor is a layer like any other.
+    per_head = isinstance(config.attention.gate, PerHeadGate)
+    gate_weights = (Rule(gate + "bias", None), Rule(gate, predictor)) if per_head else ()
     # OPT's head is the embedding table, which has no weight of its own.
     head = () if isinstance(config, OptConfig) else (Rule("head/*", None),)
     return Recipe(

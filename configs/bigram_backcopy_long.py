@@ -1,0 +1,44 @@
+"""Bigram-Backcopy, twenty times as long: which mechanism still has sinks and outliers when training goes on.
+
+    qtx compare --config=configs/bigram_backcopy_long.py --workdir=runs/bigram_backcopy_long
+
+The model, data and schedule are those of `bigram_backcopy.py`, for 30,000 steps.
+
+Cost: 9 min a run on an idle CPU core, 5 h for all.
+Expected: not measured in full yet.
+"""
+
+from __future__ import annotations
+
+import runpy
+from pathlib import Path
+
+from ml_collections import ConfigDict
+
+SHORT = runpy.run_path(str(Path(__file__).with_name("bigram_backcopy.py")))
+
+
+def get_config(variant: str = "softmax") -> ConfigDict:
+    config = SHORT["get_config"](variant)
+    config.name = "bigram_backcopy_long"
+
+    config.training.steps = 30_000
+    config.training.log_every = 500
+    config.training.eval_every = 5000
+    config.training.outliers_every = 2500
+    config.training.checkpoint_every = 5000
+
+    config.compare.variants = (
+        "softmax",
+        "gated_linear",
+        "sink",
+        "softmax1",
+        "clipped_softmax,alpha=2",
+        "clipped_softmax_visible,alpha_visible=0.5",
+        "clipped_softmax_visible,alpha_visible=2,gamma_warmup_steps=3000",
+        "normalized_clipped_softmax",
+        "gated_headwise",
+        "gated_elementwise",
+        "none",
+    )
+    return config

@@ -1,0 +1,100 @@
+"""What every normalizer has, and the softmax-like ones share."""
+
+from __future__ import annotations
+
+import abc
+import dataclasses
+from collections.abc import Mapping
+from typing import NamedTuple
+
+import jax
+import jax.numpy as jnp
+
+from qtx.attention.parameters import Parameters
+from qtx.masks import Mask
+
+
+class Rows(NamedTuple):
+    """What a normalizer is told of the rows of scores.
+
+    Attributes:
+      mask: which keys they see.
+      step: training step, a traced scalar, for what anneals; None: fully trained.
+    """
+
+    mask: Mask
+    step: jax.Array | None = None
+
+
+class Normalizer(abc.ABC):
+    """Attention scores to probabilities; a frozen dataclass of its options.
+
+    A masked key's probability is exactly 0, and a row without a visible key is all 0.
+    """
+
+    def parameters(self, num_heads: int) -> Parameters:
+        """What it learns, by name, of one layer; they stay in floating point, and neither decay nor are quantized."""
+        return {}
+
+    @abc.abstractmethod
+    def __call__(self, parameters: Mapping[str, jax.Array], scores: jax.Array, rows: Rows) -> jax.Array:
+        """Probabilities `[B, H, T, T]`, float32, of scores `[B, H, T, T]`.
+
+        Args:
+          parameters: as `parameters` says, float32.
+          scores: scaled; those of masked keys may be anything.
+          rows: what each row sees.
+        """
+
+
+class SoftmaxLike(Normalizer):
+    """finish(exp(x_i) / (exp(empty) + sum_j exp(x_j))): a softmax over the visible keys and perhaps one more, which has
+    no value, and then an elementwise function.
+
+    By these two hooks alone one kernel can compute them all: a first pass for the logarithm of the sum of exponentials,
+    a second for the sum of finish(p) v.
+    """
+
+    def empty(self, parameters: Mapping[str, jax.Array]) -> jax.Array | None:
+        """The logit of an extra, empty key, `()` or `[H, 1, 1]`; None: there is none."""
+        return None
+
+    def finish(self, parameters: Mapping[str, jax.Array], probs: jax.Array, rows: Rows) -> jax.Array:
+        """What becomes of the softmax `[B, H, T, T]`; 0 at masked keys, and must leave them so."""
+        return probs
+
+    def __call__(self, parameters, scores, rows):
+        return self.finish(parameters, softmax(scores, rows.mask.dense(), self.empty(parameters)), rows)
+
+
+@dataclasses.dataclass(frozen=True)
+class Softmax(SoftmaxLike):
+    """The vanilla softmax."""
+
+
+def softmax(scores: jax.Array, visible: jax.Array | None = None, empty: jax.Array | None = None) -> jax.Array:
+    """softmax(scores) over the visible keys, in float32.
+
+    Args:
+      scores: `[..., T, S]`.
+      visible: broadcasts to `scores`, True where the key is visible; None: all are.
+      empty: the logit of one more key in every row, broadcasting to `[..., T, 1]`, whose probability is not returned.
+
+    Returns:
+      `[..., T, S]` float32: masked keys are exactly 0; a row without a visible key is all 0.
+    """
+    scores = scores.astype(jnp.float32)
+    if visible is None and empty is None:
+        return jax.nn.softmax(scores, axis=-1)
+    if visible is not None:
+        scores = jnp.where(visible, scores, jnp.finfo(jnp.float32).min)
+    largest = jax.lax.stop_gradient(scores.max(axis=-1, keepdims=True))
+    if empty is not None:
+        largest = jnp.maximum(largest, jax.lax.stop_gradient(empty))
+    weights = jnp.exp(scores - largest)
+    if visible is not None:
+        weights = jnp.where(visible, weights, 0.0)
+    total = weights.sum(axis=-1, keepdims=True)
+    if empty is not None:
+        return weights / (total + jnp.exp(empty - largest))
+    return weights / jnp.where(total == 0, 1.0, total)

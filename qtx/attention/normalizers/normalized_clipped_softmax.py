@@ -1,0 +1,43 @@
+"""Clipped softmax whose rows keep their sum, whatever their number of keys."""
+
+from __future__ import annotations
+
+import dataclasses
+
+import jax.numpy as jnp
+
+from qtx.attention.normalizers.base import SoftmaxLike
+from qtx.errors import QtxError
+
+
+@dataclasses.dataclass(frozen=True)
+class NormalizedClippedSoftmax(SoftmaxLike):
+    """clip((t eta - beta) / (t - 1) p + (beta - eta) / (t - 1), 0, 1), p the softmax of a row with t visible keys
+    (Liao & Monz 2024, arXiv 2402.12102, "Is it a free lunch for removing outliers during pretraining?").
+
+    Before the clip a row's sum is beta and its largest possible value eta, at any t: where clipped softmax stretches by
+    the same gamma, whatever the length, here its part, (beta - eta) / (t - 1), falls with it. A row of one key, of
+    which the formula says nothing, has the probability beta.
+
+    Attributes:
+      beta: the sum of a row before the clip.
+      eta: the upper stretch, which sets how much is clipped.
+
+    Raises:
+      QtxError: if beta is not in (0, 1] or eta is less than beta.
+    """
+
+    beta: float = 1.0
+    eta: float = 1.03
+
+    def __post_init__(self):
+        if not 0 < self.beta <= 1:
+            raise QtxError(f"beta is {self.beta}: expected a sum of probabilities in (0, 1], e.g. 1.0")
+        if not self.beta <= self.eta < 1e6:
+            raise QtxError(f"eta is {self.eta}: expected at least beta {self.beta}, e.g. 1.03")
+
+    def finish(self, parameters, probs, rows):
+        keys = rows.mask.visible()
+        others = jnp.maximum(keys - 1, 1)
+        several = jnp.clip((keys * self.eta - self.beta) / others * probs + (self.beta - self.eta) / others, 0.0, 1.0)
+        return jnp.where(keys > 1, several, self.beta * probs)

@@ -1,0 +1,23 @@
+"""Softmax with an empty key whose score is learned."""
+
+from __future__ import annotations
+
+import dataclasses
+
+from qtx.attention.normalizers.base import SoftmaxLike
+from qtx.attention.parameters import Parameter
+
+
+@dataclasses.dataclass(frozen=True)
+class Sink(SoftmaxLike):
+    """exp(x_i) / (exp(s_h) + sum_j exp(x_j)), s_h learned per head (gpt-oss, OpenAI 2025): each head has a place of its
+    own to park attention on, and need not make one of a token. At s_h = 0, where it starts, it is `Softmax1`.
+
+    Parameters: `sinks` `[H]`.
+    """
+
+    def parameters(self, num_heads):
+        return {"sinks": Parameter((num_heads,), start=0.0, axes=("heads",))}
+
+    def empty(self, parameters):
+        return parameters["sinks"][:, None, None]

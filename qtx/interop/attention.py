@@ -1,0 +1,82 @@
+"""Names of what a normalizer and a gate learn, in checkpoints.
+
+The paper's gates have the names of its official code, where a gate predictor is called `alpha`. All others have the
+attention layer's prefix: of a normalizer the parameter's own name (`...self_attn.sinks`, as gpt-oss has it), of a gate
+`gate_predictor`.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from typing import Any
+
+import numpy as np
+
+from qtx.attention.config import AttentionConfig
+from qtx.attention.gates import AllHeadsLinearGate, DenseGate, Gate, LinearGate, MlpGate, PerHeadGate
+from qtx.config import choices
+from qtx.errors import QtxError
+from qtx.interop.weights import FIRST, KERNEL, Weight
+
+NORMALIZER, GATE = "layers/attention/normalizer", "layers/attention/gate_predictor"
+
+# Names after the attention layer's prefix. An MLP is a sequence of linear (0), ReLU (1) and linear (2).
+OFFICIAL: dict[type[Gate], list[Weight]] = {
+    LinearGate: [
+        Weight("alpha.{head}.weight", f"{GATE}/kernel", FIRST),
+        Weight("alpha.{head}.bias", f"{GATE}/bias", FIRST),
+    ],
+    MlpGate: [
+        Weight("alpha.{head}.0.weight", f"{GATE}/hidden_kernel", KERNEL),
+        Weight("alpha.{head}.0.bias", f"{GATE}/hidden_bias"),
+        Weight("alpha.{head}.2.weight", f"{GATE}/kernel", FIRST),
+        Weight("alpha.{head}.2.bias", f"{GATE}/bias", FIRST),
+    ],
+    AllHeadsLinearGate: [Weight("alpha.weight", f"{GATE}/kernel", KERNEL), Weight("alpha.bias", f"{GATE}/bias")],
+}
+
+
+def attention_weights(attention: AttentionConfig, prefix: str) -> list[Weight]:
+    """The table's rows for an attention; `prefix` is the attention layer's, with `{layer}`."""
+    rows = [Weight(name, f"{NORMALIZER}/{name}") for name in attention.normalizer.parameters(1)]
+    gate = attention.gate
+    if gate is not None and type(gate) in OFFICIAL:
+        rows += OFFICIAL[type(gate)]
+    elif isinstance(gate, DenseGate):
+        bias = [] if gate.initial_bias is None else [Weight("gate_predictor.bias", f"{GATE}/bias")]
+        rows += [Weight("gate_predictor.weight", f"{GATE}/kernel", KERNEL), *bias]
+    elif isinstance(gate, PerHeadGate):
+        rows += [Weight(f"gate_predictor.{name}", f"{GATE}/{name}") for name in gate.parameters(1, 1)]
+    return [Weight(f"{prefix}.{row.name}", row.path, row.layout) for row in rows]
+
+
+def with_gate(attention: AttentionConfig, tensors: Mapping[str, np.ndarray], prefix: str) -> AttentionConfig:
+    """The attention with the official gate that a checkpoint's first layer shows by the names and shapes of its
+    weights, if it shows one.
+
+    Raises:
+      QtxError: if another is asked for.
+    """
+    shown, options = _shown(tensors, prefix)
+    asked, gates = attention.gate, choices(AttentionConfig)["gate"]
+    if shown is None and type(asked) not in OFFICIAL:
+        return attention
+    if asked is not None and type(asked) is not shown:
+        found = gates.none if shown is None else next(name for name, cls in gates.registry.items() if cls is shown)
+        raise QtxError(f"gate {gates.name_of(asked)!r} is asked for, but the weights show {found!r}")
+    for name, value in options.items():
+        if asked is not None and getattr(asked, name) != value:
+            raise QtxError(f"gate_{name} {getattr(asked, name)} is asked for, but the weights show {value}")
+    if asked is not None or shown is None:
+        return attention
+    return AttentionConfig(attention.normalizer, shown(**options))
+
+
+def _shown(tensors: Mapping[str, np.ndarray], prefix: str) -> tuple[type[Gate] | None, dict[str, Any]]:
+    """The class of the official gate, and what its weights' shapes say of its options."""
+    for gate, rows in OFFICIAL.items():
+        names = [f"{prefix}.{name}" for row in rows for _, name in row.names({"head": 1})]
+        names = [name.format(layer=0) for name in names]
+        if all(name in tensors for name in names):
+            return gate, {"hidden": tensors[names[0]].shape[0]} if gate is MlpGate else {}
+    return None, {}

@@ -1,0 +1,63 @@
+"""Which keys each query of a batch may attend to: the one mask of the models, and of all that counts what they see."""
+
+from __future__ import annotations
+
+import dataclasses
+import functools
+from collections.abc import Mapping
+from typing import Any
+
+import jax
+import jax.numpy as jnp
+
+
+@functools.partial(
+    jax.tree_util.register_dataclass, data_fields=["keys", "segments"], meta_fields=["length", "causal", "window"]
+)
+@dataclasses.dataclass(frozen=True)
+class Mask:
+    """What T queries see of T keys, as the rules that say so: no `[B, 1, T, T]` is made unless `dense` is called. A row
+    may see nothing at all: that of a causal query whose keys up to its own are padding.
+
+    Attributes:
+      length: T.
+      causal: a query sees only itself and what is before it.
+      window: a query sees only keys fewer than so many positions away; None: at any distance.
+      keys: `[B, T]`, False at padding, which no query sees; None: there is none.
+      segments: `[B, T]`, a query sees only keys of its own number; None: one segment.
+    """
+
+    length: int
+    causal: bool = False
+    window: int | None = None
+    keys: jax.Array | None = None
+    segments: jax.Array | None = None
+
+    @classmethod
+    def of_batch(cls, batch: Mapping[str, Any], length: int, causal: bool) -> Mask:
+        """The mask of a batch, by its `mask` and `segments`, if it has them."""
+        keys = batch["mask"].astype(bool) if "mask" in batch else None
+        return cls(length, causal, keys=keys, segments=batch.get("segments"))
+
+    def dense(self) -> jax.Array | None:
+        """True where a key is visible: bool, broadcasting to `[B, 1, T, T]` (query, key); None: every key is."""
+        parts = []
+        ahead = jnp.arange(self.length) - jnp.arange(self.length)[:, None]
+        if self.causal:
+            parts.append(ahead <= 0)
+        if self.window is not None:
+            parts.append(jnp.abs(ahead) < self.window)
+        if self.keys is not None:
+            parts.append(self.keys[:, None, None, :])
+        if self.segments is not None:
+            segments = self.segments[:, None]
+            parts.append(segments[..., :, None] == segments[..., None, :])
+        return None if not parts else functools.reduce(jnp.logical_and, parts)
+
+    def visible(self) -> jax.Array:
+        """How many keys each query sees, float32 `[B, 1, T, 1]`, or `[1, 1, T, 1]` for every example's."""
+        dense = self.dense()
+        if dense is None:
+            return jnp.full((1, 1, self.length, 1), self.length, jnp.float32)
+        count = dense.sum(axis=-1, keepdims=True, dtype=jnp.int32).astype(jnp.float32)
+        return count.reshape((1,) * (4 - count.ndim) + count.shape)

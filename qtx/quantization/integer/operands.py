@@ -1,0 +1,177 @@
+"""Which site's output each matrix product of a model multiplies, read off the program that JAX traces of it.
+
+Sites and operands are given names in the trace (`jax.ad_checkpoint.checkpoint_name`, an identity). What lies between an
+operand and a site, if it only moves values about, leaves them on the site's grid.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from typing import Any, NamedTuple
+
+import flax.linen as nn
+import jax
+import jax.extend
+import numpy as np
+from jax.ad_checkpoint import checkpoint_name
+
+from qtx.layers import Product
+from qtx.quantization.interceptor import SITE_MODULES
+
+PRODUCTS = (nn.Dense, Product)
+MOVES = {
+    "reshape", "transpose", "squeeze", "expand_dims", "broadcast_in_dim", "slice", "dynamic_slice", "rev", "copy",
+    "sharding_constraint", "optimization_barrier", "name", "stop_gradient",
+}  # fmt: skip
+"""Primitives whose result holds values of their first operand, and no others."""
+
+
+class Source(NamedTuple):
+    """Where a tensor is from.
+
+    Attributes:
+      site: whose output it is.
+      later: within the scanned layers, if it comes from the layer before: the site there; `site` is then that before
+        the first layer.
+      last: whether it is the last layer's.
+    """
+
+    site: str | None
+    later: str | None = None
+    last: bool = False
+
+
+class Operands(NamedTuple):
+    """What a trace shows.
+
+    Attributes:
+      of: path of each `Dense` and `Product` to the source of each of its operands, None if unknown.
+      elsewhere: paths of the modules that multiply without either.
+    """
+
+    of: dict[str, tuple[Source | None, ...]]
+    elsewhere: set[str]
+
+
+class _Carried(NamedTuple):
+    """Within a scan's body, what it carries in."""
+
+    number: int
+
+
+def operands(module: nn.Module, params: Any, batch: Mapping[str, Any]) -> Operands:
+    """Finds them.
+
+    Args:
+      module, params: the model; of the parameters the shapes alone.
+      batch: any; for shapes alone.
+    """
+    modules: dict[str, int] = {}  # path to number of operands
+
+    def interceptor(next_function, args, kwargs, context):
+        layer, path = context.module, "/".join(context.module.path)
+        if context.method_name != "__call__":
+            return next_function(*args, **kwargs)
+        modules[path] = len(args) if isinstance(layer, PRODUCTS) else 0
+        if isinstance(layer, PRODUCTS):
+            args = tuple(checkpoint_name(x, f"operand:{i}:{path}") for i, x in enumerate(args))
+        y = next_function(*args, **kwargs)
+        return checkpoint_name(y, f"site:{path}") if isinstance(layer, (*SITE_MODULES, nn.Embed)) else y
+
+    def run(params, batch):
+        with nn.intercept_methods(interceptor):
+            return module.apply({"params": params}, batch)
+
+    program = jax.make_jaxpr(run)(params, dict(batch)).jaxpr
+    trace = _Trace({}, set())
+    trace.follow(program, [None] * len(program.invars))
+    multiplied = {path for path, count in modules.items() if count}
+    found = {path: tuple(trace.found.get((path, i)) for i in range(modules[path])) for path in multiplied}
+    places = {_module_at(stack, modules) for stack in trace.products}
+    return Operands(found, places - multiplied)
+
+
+def _module_at(stack: str, modules: Mapping[str, Any]) -> str:
+    """The innermost module of a name stack, which begins with the model's name or within the scanned layers, and names
+    methods of modules ("module.method") too."""
+    stack = "/".join(part for part in stack.split("/") if "." not in part)
+    inside = [path for path in modules if path and f"/{path}/" in f"/{stack}/"]
+    return max(inside, key=len, default="")
+
+
+class _Trace(NamedTuple):
+    found: dict[tuple[str, int], Source | None]
+    products: set[str]
+
+    def follow(self, program: Any, entering: list[Any], stack: str = "") -> list[Any]:
+        """The sources of a program's results, from those of its inputs."""
+        known: dict[Any, Any] = dict(zip(program.invars, entering, strict=True))
+
+        def source(variable: Any) -> Any:
+            return None if isinstance(variable, jax.extend.core.Literal) else known.get(variable)
+
+        for equation in program.eqns:
+            name, sources = equation.primitive.name, [source(x) for x in equation.invars]
+            here = f"{stack}/{equation.source_info.name_stack}"
+            label = equation.params.get("name", "") if name == "name" else ""
+            results: list[Any] = [None] * len(equation.outvars)
+            if name == "dot_general":
+                self.products.add(here)
+            elif name == "scan":
+                results = self._scan(equation, sources, here)
+            elif label.startswith("site:"):
+                results = [Source(label.removeprefix("site:"))]
+            elif label.startswith("operand:"):
+                _, index, path = label.split(":", 2)
+                self.found[path, int(index)] = sources[0]
+                results = [sources[0]]
+            elif name in MOVES or (name == "convert_element_type" and _same_type(equation)):
+                results = [sources[0]] * len(results)
+            else:
+                called = [x for x in map(_program, equation.params.values()) if x is not None]
+                for inner in called[:1]:
+                    if len(inner.invars) == len(sources):
+                        results = self.follow(inner, sources, here)
+            known.update(zip(equation.outvars, results, strict=True))
+        return [source(x) for x in program.outvars]
+
+    def _scan(self, equation: Any, sources: list[Any], stack: str) -> list[Any]:
+        body, consts, carried = (
+            equation.params["jaxpr"].jaxpr,
+            equation.params["num_consts"],
+            equation.params["num_carry"],
+        )
+        first = sources[consts : consts + carried]
+        inside = _Trace({}, self.products)
+        entering = [None] * consts + [_Carried(i) for i in range(carried)]
+        leaving = inside.follow(body, entering + [None] * (len(body.invars) - len(entering)), stack)
+
+        def resolved(source: Any) -> Source | None:
+            if not isinstance(source, _Carried):
+                return source
+            before, after = first[source.number], leaving[source.number]
+            return Source(before.site, after.site) if isinstance(before, Source) and isinstance(after, Source) else None
+
+        self.found.update({key: resolved(source) for key, source in inside.found.items()})
+        last = [Source(s.site, last=True) if isinstance(s, Source) else None for s in leaving[:carried]]
+        return last + [None] * (len(equation.outvars) - carried)
+
+
+def _same_type(equation: Any) -> bool:
+    return equation.invars[0].aval.dtype == equation.outvars[0].aval.dtype
+
+
+def _program(value: Any) -> Any:
+    """A parameter of an equation that is a program."""
+    if isinstance(value, jax.extend.core.ClosedJaxpr):
+        return value.jaxpr
+    return value if isinstance(value, jax.extend.core.Jaxpr) else None
+
+
+def smallest_batch(module: Any) -> dict[str, np.ndarray]:
+    """The smallest batch that a model takes."""
+    c = module.config
+    if hasattr(c, "image_size"):
+        # A view of one number, as a config may say any size.
+        return {"images": np.broadcast_to(np.float32(0), (1, c.image_size, c.image_size, c.channels))}
+    return {"tokens": np.zeros((1, 2), np.int32)}

@@ -1,0 +1,49 @@
+"""A run that an earlier version of qtx made gives the numbers that are recorded in it."""
+
+from __future__ import annotations
+
+import json
+import shutil
+from pathlib import Path
+
+import pytest
+
+from qtx.cli import main
+
+RUN = Path(__file__).parent / "reference" / "run"
+
+
+def measured(folder):
+    """Scheme to the newest values, without the time that they took."""
+    lines = json.loads((folder / "results.json").read_text())["measurements"]
+    return {line["scheme"]: {k: v for k, v in line["values"].items() if k != "seconds"} for line in lines}
+
+
+@pytest.fixture
+def copy(tmp_path):
+    return Path(shutil.copytree(RUN, tmp_path / "run"))
+
+
+def test_it_evaluates_and_quantizes_to_its_numbers(copy, capsys):
+    expected = measured(copy)
+    assert expected.keys() == {"fp", "w8a8", "w8a4"}
+    (copy / "results.json").unlink()
+    assert main(["quantize", f"--workdir={copy}"]) == 0, capsys.readouterr().err
+    found = measured(copy)
+    for scheme, values in expected.items():
+        assert found[scheme] == pytest.approx(values, rel=1e-5 if scheme == "fp" else 2e-3), scheme
+
+
+@pytest.mark.slow
+def test_its_ranges_are_read_and_it_goes_on_training(copy, capsys):
+    expected = measured(copy)
+    ranges = f"--ranges={RUN / 'ranges' / 'w8a8.safetensors'}"
+    assert main(["quantize", f"--workdir={copy}", ranges, "--scheme=w8a8"]) == 0, capsys.readouterr().err
+    assert measured(copy)["w8a8"] == pytest.approx(expected["w8a8"], rel=2e-3)
+    assert main(["train", f"--workdir={copy}"]) == 0, capsys.readouterr().err
+    assert "trained 400 steps" in capsys.readouterr().out
+
+
+def test_its_export_is_of_an_older_format_and_says_how_to_mend_it(copy, capsys):
+    assert main(["evaluate", f"--workdir={copy / 'export' / 'int8'}"]) == 2
+    assert "export the model anew" in capsys.readouterr().err
