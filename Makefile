@@ -15,7 +15,7 @@ help:
 	@echo "make demo         pre-train, quantize and compare attention variants on this machine"
 	@echo "make test         the test suite"
 	@echo "make test-slow    the tests that train for minutes"
-	@echo "make lint         style, formatting and types"
+	@echo "make lint         style, formatting, types, and the layers of import"
 	@echo "make conformance FOLDERS=...  check imported models against the official implementation's answers"
 
 setup: $(READY)
@@ -41,6 +41,7 @@ lint: $(READY)
 	$(BIN)/ruff check .
 	$(BIN)/ruff format --check .
 	$(BIN)/mypy
+	$(BIN)/lint-imports
 
 conformance: $(READY)
 	$(BIN)/python -m experiments.conformance $(FOLDERS)

@@ -22,7 +22,7 @@ import numpy as np
 from benchmarks.timing import interleaved
 from qtx.analysis.capture import FloatingPoint
 from qtx.models import BertConfig, build
-from qtx.pipeline import model_sums
+from qtx.pipeline.measure import model_sums
 from qtx.quantization import QuantizationConfig, calibrate
 from qtx.quantization.calibration import calibration_step, initial_state, planned_weights, tables_of
 from qtx.quantization.weights import weight_ranges

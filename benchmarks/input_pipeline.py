@@ -27,7 +27,8 @@ import jax
 from configs import tiny_bert
 from qtx.data import Data, DataConfig, load, prepare
 from qtx.experiment import read
-from qtx.training import read_metrics, train
+from qtx.pipeline.train import train
+from qtx.training import read_metrics
 
 LENGTH, BATCH = 128, 64
 WARMUP_BATCHES, BATCHES = 20, 200

@@ -21,7 +21,7 @@ from typing import Any
 import numpy as np
 
 from benchmarks.timing import interleaved
-from qtx.cpu_memory import keep_freed_memory
+from qtx.cli.cpu_memory import keep_freed_memory
 from qtx.data.masking import num_predictions
 from qtx.models import MODELS
 from qtx.training import MeshConfig, TrainingConfig

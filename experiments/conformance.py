@@ -33,8 +33,8 @@ from safetensors.numpy import load_file
 from experiments.official_ranges import range_errors
 from experiments.official_variants import attention_of, check_gate
 from qtx.analysis.metrics import official_metrics, outlier_metrics
-from qtx.config import choices
-from qtx.errors import QtxError
+from qtx.foundation.config import choices
+from qtx.foundation.errors import QtxError
 from qtx.interop import load
 from qtx.models import build
 from qtx.quantization import QuantizationConfig, calibrate

@@ -8,7 +8,7 @@ from typing import Any
 
 from qtx.attention import AttentionConfig
 from qtx.attention.normalizers import ClippedSoftmax
-from qtx.errors import QtxError, unknown
+from qtx.foundation.errors import QtxError, unknown
 
 NUMBER = r"(?:\d+\.?\d*|\.\d+)(?:e-?\d+)?"
 VARIANT_KEYS = ("softmax", "alpha", "gate")

@@ -25,17 +25,17 @@ from typing import Any
 from rich.console import Console
 
 from qtx.analysis.capture import FloatingPoint
-from qtx.compare import Run, runs
-from qtx.errors import QtxError
+from qtx.cli.flags import load_config_file
+from qtx.cli.summary import say
 from qtx.experiment import read
-from qtx.flags import load_config_file
-from qtx.pipeline import metrics_of, train_run
-from qtx.prepare import Batches, Prepared, prepare
+from qtx.foundation.errors import QtxError
+from qtx.foundation.storage import Expected, parse_json, write_whole
+from qtx.pipeline.compare import Run, runs
+from qtx.pipeline.measure import metrics_of, train_run
+from qtx.pipeline.prepare import Batches, Prepared, prepare
 from qtx.quantization import calibrate
 from qtx.quantization.methods import METHODS
-from qtx.results import markdown, mean_and_deviation, short_names
-from qtx.storage import Expected, parse_json, write_whole
-from qtx.summary import say
+from qtx.report.results import markdown, mean_and_deviation, short_names
 from qtx.training import OBJECTIVES
 
 SCHEMES = ("w8a8", "w6a8", "w4a8", "w6a6")

@@ -19,9 +19,9 @@ from pathlib import Path
 from rich.console import Console
 from rich.table import Table
 
-from qtx.analysis.paper import TABLE_2, TABLE_2_HEADER
-from qtx.cli import main as qtx_main
-from qtx.results import Result, main_table, read_lines
+from qtx.cli.main import main as qtx_main
+from qtx.report.paper import TABLE_2, TABLE_2_HEADER
+from qtx.report.results import Result, main_table, read_lines
 
 # Table 10, BERT-base: perplexity at fewer bits.
 PAPER_TABLE_10 = (
@@ -64,7 +64,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
     code = qtx_main(["compare", *arguments])
     if code or "--help" in arguments:
         return code
-    from qtx.flags import parse
+    from qtx.cli.flags import parse
 
     config, workdir = parse(arguments)
     assert config is not None and isinstance(workdir, Path)

@@ -16,10 +16,10 @@ from collections.abc import Iterable
 
 import numpy as np
 
+from qtx.cli.flags import parse
 from qtx.data import Batch, Data, load
-from qtx.errors import QtxError
 from qtx.experiment import read
-from qtx.flags import parse
+from qtx.foundation.errors import QtxError
 
 BATCH_SIZE = 256
 MOST_BLOCKS = 1 << 15

@@ -2,7 +2,7 @@
 
 import sys
 
-from qtx.cli import main
+from qtx.cli.main import main
 
 if __name__ == "__main__":
     sys.exit(main())

@@ -14,12 +14,12 @@ from typing import Any
 from ml_collections import ConfigDict
 
 from qtx.attention import VARIANTS, AttentionConfig
-from qtx.config import build, field_types, flattened, section
 from qtx.data import DataConfig
-from qtx.errors import QtxError, lookup, unknown
+from qtx.foundation.config import build, field_types, flattened, section
+from qtx.foundation.errors import QtxError, lookup, unknown
 from qtx.models import MODELS
 from qtx.quantization import QuantizationConfig
-from qtx.quantization.qat_config import QatConfig
+from qtx.quantization.qat.config import QatConfig
 from qtx.training import MeshConfig, TrainingConfig
 from qtx.training.run_folder import IDENTITY
 

@@ -1,4 +1,4 @@
-"""Building blocks that every model shares: sites, and dense, embedding and norm layers with logical axes.
+"""Building blocks that every model shares: products, and dense, embedding and norm layers with logical axes.
 
 Logical axes name what a parameter's dimension means (`"embed"`, `"heads"`, `"mlp"`, `"vocab"`); `qtx.axes`
 maps them to mesh axes. Biases and norms are small and carry none: they are replicated.
@@ -14,21 +14,8 @@ import jax
 import jax.numpy as jnp
 from jax.ad_checkpoint import checkpoint_name
 
-from qtx.masks import Mask
-
 # By this name the outputs of dense layers are known to policies of rematerialization.
 DENSE_OUTPUT = "dense_output"
-
-
-class Site(nn.Module):
-    """Returns its input: it names a tensor that no other module outputs, so that it can be observed or quantized.
-
-    `mask` says which of its values will be used at all (scores: those of visible keys); calibration can leave out the
-    others.
-    """
-
-    def __call__(self, x: jax.Array, mask: Mask | None = None) -> jax.Array:
-        return x
 
 
 class Product(nn.Module):

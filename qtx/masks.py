@@ -1,4 +1,5 @@
-"""Which keys each query of a batch may attend to: the one mask of the models, and of all that counts what they see."""
+"""Which keys each query of a batch may attend to, the one mask of the models and of all that counts what they see; and
+which tokens and samples of a batch are real."""
 
 from __future__ import annotations
 
@@ -61,3 +62,20 @@ class Mask:
             return jnp.full((1, 1, self.length, 1), self.length, jnp.float32)
         count = dense.sum(axis=-1, keepdims=True, dtype=jnp.int32).astype(jnp.float32)
         return count.reshape((1,) * (4 - count.ndim) + count.shape)
+
+
+def token_mask(batch: Mapping[str, Any], length: int) -> jax.Array:
+    """`[B, length]`: True at the real tokens (or patches) of the real samples.
+
+    A sample is padding of the last batch when all its `weights` are 0.
+    """
+    first = batch["tokens"] if "tokens" in batch else batch["images"]
+    mask = batch["mask"] if "mask" in batch else jnp.ones((first.shape[0], length), bool)
+    return mask & sample_mask(batch)[:, None]
+
+
+def sample_mask(batch: Mapping[str, Any]) -> jax.Array:
+    """`[B]`: False for a sample that pads the last batch (all its `weights` are 0)."""
+    if "weights" not in batch:
+        return jnp.ones(len(batch["tokens"] if "tokens" in batch else batch["images"]), bool)
+    return jnp.any(batch["weights"].reshape(len(batch["weights"]), -1) > 0, axis=1)

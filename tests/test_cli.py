@@ -18,13 +18,13 @@ from safetensors.numpy import load_file
 from experiments import table2
 from qtx import __version__
 from qtx.analysis import load_analysis
-from qtx.cli import COMMANDS, main
+from qtx.cli.flags import load_config_file
+from qtx.cli.main import COMMANDS, main
+from qtx.cli.summary import describe_attention, family_title, print_summary
 from qtx.experiment import attention_variant, default, read
-from qtx.flags import load_config_file
 from qtx.interop import load
-from qtx.prepare import prepare
-from qtx.results import number, read_lines
-from qtx.summary import describe_attention, family_title, print_summary
+from qtx.pipeline.prepare import prepare
+from qtx.report.results import number, read_lines
 
 NANO = str(Path(__file__).parent / "nano_config.py")
 
@@ -56,7 +56,7 @@ def test_version(capsys):
 
 
 def test_help_is_fast_and_imports_no_jax():
-    code = "import sys, qtx.cli; qtx.cli.main(['train', '--help']); assert 'jax' not in sys.modules"
+    code = "import sys, qtx.cli.main; qtx.cli.main.main(['train', '--help']); assert 'jax' not in sys.modules"
 
     def seconds() -> float:
         began = time.monotonic()

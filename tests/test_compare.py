@@ -12,12 +12,12 @@ from pathlib import Path
 import pytest
 from rich.console import Console
 
-import qtx.compare
-from qtx import results
-from qtx.compare import duration, finished_result, rebuild, run_comparison, runs
-from qtx.errors import QtxError
+import qtx.pipeline.compare
+from qtx.cli.flags import load_config_file
 from qtx.experiment import read
-from qtx.flags import load_config_file
+from qtx.foundation.errors import QtxError
+from qtx.pipeline.compare import duration, finished_result, rebuild, run_comparison, runs
+from qtx.report import results
 
 # A comparison trains six runs; `test_cli.py` has a short one.
 pytestmark = pytest.mark.slow
@@ -103,7 +103,7 @@ def test_finished_runs_are_not_run_again(compared, monkeypatch):
         raise AssertionError("a finished run was run again")
 
     for name in ("prepare", "train_run", "quantize", "measure"):
-        monkeypatch.setattr(qtx.compare, name, untouchable)
+        monkeypatch.setattr(qtx.pipeline.compare, name, untouchable)
     told = io.StringIO()
     before = (compared / "results.jsonl").read_text()
     run_comparison(experiment(), compared, Console(file=told))

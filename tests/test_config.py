@@ -14,12 +14,12 @@ from qtx.analysis import attention_health
 from qtx.attention import VARIANTS
 from qtx.attention.gates import LinearGate
 from qtx.attention.normalizers import ClippedSoftmax
-from qtx.config import build, section
-from qtx.errors import QtxError
+from qtx.cli.flags import load_config_file, parse
 from qtx.experiment import CompareConfig, Experiment, attention_variant, default, from_record, read, record
-from qtx.flags import load_config_file, parse
+from qtx.foundation.config import build, section
+from qtx.foundation.errors import QtxError
 from qtx.models import MODELS
-from qtx.prepare import prepare
+from qtx.pipeline.prepare import prepare
 
 CONFIGS = sorted((Path(__file__).parents[1] / "configs").glob("*.py"))
 NANO = str(Path(__file__).parent / "nano_config.py")

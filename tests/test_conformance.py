@@ -12,7 +12,7 @@ from safetensors.numpy import load_file, save_file
 
 from experiments.conformance import check_model, main
 from experiments.official_variants import attention_of, check_gate
-from qtx.errors import QtxError
+from qtx.foundation.errors import QtxError
 
 MODELS = sorted(path.parent.name for path in (Path(__file__).parent / "reference").glob("*/expected.json"))
 

@@ -8,7 +8,7 @@ from pathlib import Path
 
 import pytest
 
-from qtx.cli import main
+from qtx.cli.main import main
 
 RUN = Path(__file__).parent / "reference" / "run"
 

@@ -8,8 +8,8 @@ from pathlib import Path
 
 import pytest
 
-from qtx.cli import main
-from qtx.storage import sealed_json
+from qtx.cli.main import main
+from qtx.foundation.storage import sealed_json
 
 NANO = str(Path(__file__).parent / "nano_config.py")
 BERT = """
@@ -307,22 +307,22 @@ def test_broken_record(content, tmp_path, capsys):
 
 
 def test_unexpected_errors_keep_their_traceback(monkeypatch, tmp_path):
-    import qtx.commands
+    import qtx.cli.commands
 
     def broken(experiment, workdir, **flags):
         raise ZeroDivisionError("a bug")
 
-    monkeypatch.setattr(qtx.commands, "train", broken)
+    monkeypatch.setattr(qtx.cli.commands, "train", broken)
     with pytest.raises(ZeroDivisionError, match="a bug"):
         main(["train", f"--config={NANO}", f"--workdir={tmp_path}/run"])
 
 
 def test_interruption(monkeypatch, tmp_path, capsys):
-    import qtx.commands
+    import qtx.cli.commands
 
     def interrupted(experiment, workdir, **flags):
         raise KeyboardInterrupt
 
-    monkeypatch.setattr(qtx.commands, "train", interrupted)
+    monkeypatch.setattr(qtx.cli.commands, "train", interrupted)
     assert main(["train", f"--config={NANO}", f"--workdir={tmp_path}/run"]) == 130
     assert capsys.readouterr().err == "\nqtx: interrupted: the same command resumes from the last checkpoint\n"

@@ -13,7 +13,7 @@ from safetensors.numpy import load_file
 from qtx.attention import GATES, NORMALIZERS
 from qtx.attention.gates import DenseGate
 from qtx.attention.normalizers import Rows
-from qtx.cli import main
+from qtx.cli.main import main
 from qtx.masks import Mask
 
 ROOT = Path(__file__).parents[1]

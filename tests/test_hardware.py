@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import pytest
 
-from qtx.hardware import CHIPS, GIB, chip_of
+from qtx.foundation.hardware import CHIPS, GIB, chip_of
 
 
 @pytest.mark.parametrize("name", CHIPS)

@@ -14,10 +14,10 @@ import numpy as np
 import pytest
 from jax.sharding import NamedSharding, PartitionSpec
 
-from qtx.cli import main
+from qtx.cli.main import main
 from qtx.data import load
 from qtx.experiment import default, read
-from qtx.hardware import CHIPS
+from qtx.foundation.hardware import CHIPS
 from qtx.planning import Plan, make_plan, virtual_devices
 from qtx.planning.hlo import Traffic, count_work
 from qtx.planning.stand_in import stand_in

@@ -10,11 +10,11 @@ from pathlib import Path
 import pytest
 
 import qtx.data.text
-from qtx.cli import main
+from qtx.cli.flags import load_config_file
+from qtx.cli.main import main
 from qtx.data import VOCABULARIES
 from qtx.experiment import from_record, read, record
-from qtx.flags import load_config_file
-from qtx.storage import sealed_json
+from qtx.foundation.storage import sealed_json
 
 NANO = str(Path(__file__).parent / "nano_config.py")
 CONFIGS = sorted((Path(__file__).parents[1] / "configs").glob("*.py"))

@@ -9,12 +9,12 @@ from pathlib import Path
 import pytest
 
 from qtx.attention import VARIANTS
-from qtx.config import flattened
-from qtx.errors import QtxError
+from qtx.cli.flags import load_config_file, parse
 from qtx.experiment import read
-from qtx.flags import load_config_file, parse
-from qtx.smoke import NEEDS_NO_FILES
-from qtx.training import train
+from qtx.foundation.config import flattened
+from qtx.foundation.errors import QtxError
+from qtx.pipeline.smoke import NEEDS_NO_FILES
+from qtx.pipeline.train import train
 
 CONFIGS = sorted((Path(__file__).parents[1] / "configs").glob("*.py"))
 AUGMENTATION = ("random_resized_crop", "flip", "randaugment_layers", "color_jitter", "mixup", "cutmix")

@@ -7,7 +7,7 @@ import json
 import pytest
 
 from experiments.table10 import read_complete
-from qtx.errors import QtxError
+from qtx.foundation.errors import QtxError
 
 LINES = [{"variant": "softmax", "seed": seed, "scheme": "fp", "metric": "perplexity", "value": 3.5} for seed in (0, 1)]
 

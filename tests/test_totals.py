@@ -12,7 +12,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from qtx.analysis import statistics
-from qtx.totals import Count, Total, exact
+from qtx.foundation.totals import Count, Total, exact
 
 ADDING = ("scatter-add", "reduce_sum")
 add_count = jax.jit(Count.plus)

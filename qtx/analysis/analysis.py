@@ -12,14 +12,15 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
-from qtx.analysis.capture import Batch, FloatingPoint, Model, capture, measured_sites, sample_mask, token_mask
+from qtx.analysis.capture import Batch, FloatingPoint, Model, capture, measured_sites
 from qtx.analysis.head_map import HeadMap, head_map
 from qtx.analysis.heads import head_statistics, visible_keys
 from qtx.analysis.metrics import initial_norms, summary, update_norms
 from qtx.analysis.statistics import histogram, outlier_counts, per_layer, weighted_mean
-from qtx.errors import QtxError
-from qtx.storage import Expected, read_npz, sealed_npz, shaped, write_whole
-from qtx.totals import Count, exact
+from qtx.foundation.errors import QtxError
+from qtx.foundation.storage import Expected, read_npz, sealed_npz, shaped, write_whole
+from qtx.foundation.totals import Count, exact
+from qtx.masks import sample_mask, token_mask
 
 BINS = 1024  # in the bulk several for every step of an 8-bit grid, so that its steps are seen apart
 QUARTILES_APART = 1.349  # standard deviations, of a normal distribution

@@ -9,9 +9,8 @@ from typing import Any
 
 import flax.linen as nn
 import jax
-import jax.numpy as jnp
-from flax import traverse_util
 
+from qtx import sites
 from qtx.models import MODELS, Opt
 from qtx.quantization import Quantized, exact
 
@@ -113,19 +112,6 @@ def measured_sites(module: nn.Module) -> MeasuredSites:
     return MEASURED_SITES[family_of(module)]
 
 
-def site_filter(sites: Collection[str]):
-    """A filter for Flax's `capture_intermediates` that keeps the outputs of the named sites (module paths)."""
-    return lambda module, method: method == "__call__" and "/".join(module.path) in sites
-
-
-def site_values(intermediates: Mapping[str, Any]) -> dict[str, jax.Array]:
-    """Captured intermediates as site to value, every value with a leading layer axis: `[L, ...]`, or `[1, ...]` for a
-    site outside the layers."""
-    flat = traverse_util.flatten_dict(intermediates, sep="/")
-    values = {path.removesuffix("/__call__"): value[0] for path, value in flat.items()}
-    return {site: value if site.startswith("layers/") else value[None] for site, value in values.items()}
-
-
 @functools.partial(jax.tree_util.register_dataclass, data_fields=["params"], meta_fields=["module"])
 @dataclasses.dataclass(frozen=True)
 class FloatingPoint:
@@ -143,7 +129,7 @@ Model = FloatingPoint | Quantized
 """What can be analysed. Both are pytrees whose module is static: pass them to compiled functions as arguments."""
 
 
-def capture(model: Model, batch: Batch, sites: Collection[str], step: Any = None) -> dict[str, jax.Array]:
+def capture(model: Model, batch: Batch, paths: Collection[str], step: Any = None) -> dict[str, jax.Array]:
     """Runs the model and returns what its sites held, each with a leading layer axis. To be called under `jax.jit`.
 
     A site that the model does not have (such as `layers/attention/gate` without a gate) is left out.
@@ -151,27 +137,7 @@ def capture(model: Model, batch: Batch, sites: Collection[str], step: Any = None
     Args:
       model: in floating point or quantized; sites of a quantized model hold rounded values.
       batch: see the module.
-      sites: module paths, e.g. `"layers/mlp/out"`.
+      paths: of the sites, e.g. `"layers/mlp/out"`.
       step: training step, for normalizers that anneal; None: fully trained.
     """
-    _, variables = model.apply(
-        dict(batch), train=False, step=step, capture_intermediates=site_filter(sites), mutable=["intermediates"]
-    )
-    return site_values(variables.get("intermediates", {}))
-
-
-def token_mask(batch: Batch, length: int) -> jax.Array:
-    """`[B, length]`: True at the real tokens (or patches) of the real samples.
-
-    A sample is padding of the last batch when all its `weights` are 0.
-    """
-    first = batch["tokens"] if "tokens" in batch else batch["images"]
-    mask = batch["mask"] if "mask" in batch else jnp.ones((first.shape[0], length), bool)
-    return mask & sample_mask(batch)[:, None]
-
-
-def sample_mask(batch: Batch) -> jax.Array:
-    """`[B]`: False for a sample that pads the last batch (all its `weights` are 0)."""
-    if "weights" not in batch:
-        return jnp.ones(len(batch["tokens"] if "tokens" in batch else batch["images"]), bool)
-    return jnp.any(batch["weights"].reshape(len(batch["weights"]), -1) > 0, axis=1)
+    return sites.capture(model.apply, paths, dict(batch), train=False, step=step)[1]

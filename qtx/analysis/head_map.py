@@ -10,7 +10,8 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
-from qtx.analysis.capture import FloatingPoint, capture, token_mask
+from qtx.analysis.capture import FloatingPoint, capture
+from qtx.masks import token_mask
 
 SHOWN_TOKENS = 24
 

@@ -10,10 +10,11 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
-from qtx.analysis.capture import Batch, FloatingPoint, Model, capture, measured_sites, sample_mask, token_mask
+from qtx.analysis.capture import Batch, FloatingPoint, Model, capture, measured_sites
 from qtx.analysis.heads import head_statistics, visible_keys
 from qtx.analysis.statistics import MeanState, infinity_norm, kurtosis, per_layer, weighted_mean
-from qtx.errors import QtxError
+from qtx.foundation.errors import QtxError
+from qtx.masks import sample_mask, token_mask
 
 _mean = weighted_mean()
 

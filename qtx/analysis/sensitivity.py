@@ -16,10 +16,11 @@ import jax.numpy as jnp
 import numpy as np
 from flax import traverse_util
 
+from qtx.foundation.storage import Expected, read_sealed_json, sealed_json, shaped, write_whole
 from qtx.quantization import Quantized, exact
-from qtx.quantization.interceptor import SITE_MODULES, on_sites, round_to_range
+from qtx.quantization.interceptor import round_to_range
 from qtx.quantization.weights import flatten, is_table, over_layers, round_weight
-from qtx.storage import Expected, read_sealed_json, sealed_json, shaped, write_whole
+from qtx.sites import on_sites
 
 Batch = dict[str, jax.Array]
 KINDS = ("weight", "activation")
@@ -207,7 +208,7 @@ def _activation_powers(quantized: Quantized, params: Any, batch: Batch) -> Any:
         return y
 
     variables = {"params": params, "ranges": quantized.range_collection}
-    with on_sites(observe, SITE_MODULES):
+    with on_sites(observe, planned):
         return exact.apply(quantized.module, variables, batch, mutable=["calibration"])[1]["calibration"]
 
 

@@ -13,7 +13,7 @@ from typing import Any, NamedTuple
 import jax
 import jax.numpy as jnp
 
-from qtx.totals import Count, Total
+from qtx.foundation.totals import Count, Total
 
 OUTLIER_SIGMAS = 6.0
 """A value is an outlier when it is more than this many standard deviations from its tensor's mean (the paper's)."""

@@ -23,7 +23,7 @@ from qtx.attention.normalizers import (
     Softmax,
     Softmax1,
 )
-from qtx.config import Choice
+from qtx.foundation.config import Choice
 
 
 @dataclasses.dataclass(frozen=True)

@@ -14,8 +14,9 @@ from qtx.attention.gates import DenseGate, Gate, PerHeadGate
 from qtx.attention.normalizers import Rows
 from qtx.attention.parameters import Parameters
 from qtx.axes import constrain
-from qtx.layers import Product, Site, dense
+from qtx.layers import Product, dense
 from qtx.masks import Mask
+from qtx.sites import Site
 
 
 class Held(nn.Module):

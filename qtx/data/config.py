@@ -6,12 +6,12 @@ import dataclasses
 from pathlib import Path
 from typing import Any
 
-from qtx.config import field_types
 from qtx.data.dataset import Data
 from qtx.data.prepared.writing import Written
 from qtx.data.sources import SOURCES, PreparedSource, Source
 from qtx.data.text import TextOptions
-from qtx.errors import QtxError, lookup
+from qtx.foundation.config import field_types
+from qtx.foundation.errors import QtxError, lookup
 
 SOURCE_OPTIONS = {name: {o: kind for o, (kind, _) in field_types(cls).items()} for name, cls in SOURCES.items()}
 """Source name to its options and their types."""

@@ -12,7 +12,7 @@ from pathlib import Path, PurePosixPath
 
 from PIL import Image
 
-from qtx.errors import QtxError
+from qtx.foundation.errors import QtxError
 
 MOST_PIXELS = 89_000_000
 """Of an image: a file of a few bytes can say to have any number. Pillow warns from here on."""

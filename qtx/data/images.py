@@ -10,8 +10,8 @@ import numpy as np
 
 from qtx.data.augmentation import Mixing, RandAugment, color_jitter, random_crop, random_flip, random_resized_crop
 from qtx.data.dataset import Batch, Data
-from qtx.errors import QtxError
-from qtx.storage import digest
+from qtx.foundation.errors import QtxError
+from qtx.foundation.storage import digest
 
 Record = tuple[np.ndarray, np.int32]
 Augment = Callable[[Record, np.random.Generator], Record]

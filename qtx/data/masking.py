@@ -12,7 +12,7 @@ from functools import cached_property
 
 import numpy as np
 
-from qtx.errors import QtxError
+from qtx.foundation.errors import QtxError
 
 MASK_SHARE, RANDOM_SHARE = 0.8, 0.1
 

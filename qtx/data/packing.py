@@ -7,7 +7,7 @@ from collections.abc import Iterable
 import numpy as np
 
 from qtx.data.masking import Masking, mask_tokens
-from qtx.errors import QtxError
+from qtx.foundation.errors import QtxError
 
 
 def pack(documents: Iterable[np.ndarray], start: int, end: int, block_length: int, what: str) -> np.ndarray:

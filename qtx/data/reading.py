@@ -15,7 +15,7 @@ from typing import BinaryIO
 
 import zstandard
 
-from qtx.errors import QtxError
+from qtx.foundation.errors import QtxError
 
 TEXT_SUFFIXES = (".txt", ".md", ".jsonl")
 CHUNK = 1 << 20

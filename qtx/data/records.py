@@ -12,7 +12,7 @@ from typing import Any, Protocol
 import grain
 import numpy as np
 
-from qtx.errors import QtxError
+from qtx.foundation.errors import QtxError
 
 
 class Records(Protocol):

@@ -6,7 +6,7 @@ import hashlib
 import math
 from collections.abc import Sequence
 
-from qtx.errors import QtxError
+from qtx.foundation.errors import QtxError
 
 
 def held_out_names(names: Sequence[str], fraction: float) -> set[str]:

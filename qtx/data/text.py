@@ -15,7 +15,7 @@ from qtx.data.packing import causal_example, document_segments, masked_example, 
 from qtx.data.splitting import held_out_names
 from qtx.data.tokenization import TextTokenizer, load_tokenizer
 from qtx.data.vocabularies import VOCABULARIES
-from qtx.errors import QtxError
+from qtx.foundation.errors import QtxError
 
 DEFAULT_TOKENIZER = {"mlm": "wordpiece", "clm": "bpe"}
 DEFAULT_VOCAB_SIZE = 4096

@@ -12,8 +12,8 @@ from typing import Any
 
 import tensorflow_datasets as tfds
 
-from qtx.errors import QtxError
-from qtx.storage import Expected, inside, read_json
+from qtx.foundation.errors import QtxError
+from qtx.foundation.storage import Expected, inside, read_json
 
 FILE_FORMAT = "array_record"
 PREFIX = "tfds:"

@@ -9,8 +9,8 @@ from pathlib import Path
 import numpy as np
 from tokenizers import Tokenizer, decoders, models, normalizers, pre_tokenizers
 
-from qtx.errors import QtxError
-from qtx.storage import Expected, parse_json, read_bytes
+from qtx.foundation.errors import QtxError
+from qtx.foundation.storage import Expected, parse_json, read_bytes
 
 EXPECTED = Expected("a tokenizer", "give tokenizer.json, vocab.txt, or vocab.json with merges.txt beside it")
 PROBES = ("A word, 7 \u00e9 \u4e2d\u6587\n", "")

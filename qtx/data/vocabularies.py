@@ -8,7 +8,7 @@ from collections.abc import Callable, Sequence
 from tokenizers import Tokenizer, models, normalizers, pre_tokenizers, trainers
 
 from qtx.data.tokenization import BERT_SPECIALS, OPT_SPECIALS, TextTokenizer, bert_backend, byte_level_backend
-from qtx.errors import QtxError
+from qtx.foundation.errors import QtxError
 
 MAX_ALPHABET = 1000
 """WordPiece keeps this many characters, the most frequent ones, as BERT's trainer does; the others are [UNK]."""

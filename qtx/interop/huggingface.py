@@ -12,16 +12,16 @@ import jax
 import numpy as np
 
 from qtx.attention import AttentionConfig
-from qtx.config import build, flattened
-from qtx.errors import QtxError, lookup
+from qtx.foundation.config import build, flattened
+from qtx.foundation.errors import QtxError, lookup
+from qtx.foundation.storage import Expected, read_json, read_safetensors, sealed_safetensors, write_whole
 from qtx.interop.attention import attention_weights, with_gate
 from qtx.interop.bert import BERT
-from qtx.interop.family import Family
+from qtx.interop.checkpoint import Family
 from qtx.interop.opt import OPT
 from qtx.interop.vit import VIT
 from qtx.interop.weights import Weight, export_weights, import_weights
 from qtx.models import MODELS, TransformerConfig
-from qtx.storage import Expected, read_json, read_safetensors, sealed_safetensors, write_whole
 
 # By config.json's model_type, which is also the name in qtx.models.MODELS.
 FAMILIES: dict[str, Family] = {"bert": BERT, "opt": OPT, "vit": VIT}

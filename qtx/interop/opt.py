@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import numpy as np
 
-from qtx.interop.family import Family
+from qtx.interop.checkpoint import Family
 from qtx.interop.weights import KERNEL, Weight, dense, layer_norm
 from qtx.models import OptConfig
 

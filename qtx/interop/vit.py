@@ -6,7 +6,7 @@ from collections.abc import Mapping
 
 import numpy as np
 
-from qtx.interop.family import Family
+from qtx.interop.checkpoint import Family
 from qtx.interop.weights import FIRST, Layout, Weight, dense, layer_norm
 from qtx.models import VitConfig
 

@@ -12,7 +12,7 @@ from typing import Any
 import numpy as np
 from flax import traverse_util
 
-from qtx.errors import QtxError
+from qtx.foundation.errors import QtxError
 
 # Names that a message lists before it only counts the rest.
 LISTED = 4

@@ -8,7 +8,7 @@ from typing import Any
 import flax.linen as nn
 import jax
 
-from qtx.errors import QtxError
+from qtx.foundation.errors import QtxError
 from qtx.models.bert import Bert, BertConfig
 from qtx.models.block import TransformerConfig
 from qtx.models.opt import Opt, OptConfig

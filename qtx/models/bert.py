@@ -9,9 +9,10 @@ import jax
 import jax.numpy as jnp
 
 from qtx.attention import Rows
-from qtx.layers import Site, dense, embedding, flat_dot_general, layer_norm
+from qtx.layers import dense, embedding, flat_dot_general, layer_norm
 from qtx.masks import Mask
 from qtx.models.block import ACTIVATIONS, TransformerConfig, layers
+from qtx.sites import Site
 
 
 @dataclasses.dataclass(frozen=True)

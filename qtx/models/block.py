@@ -11,9 +11,10 @@ import jax.numpy as jnp
 
 from qtx.attention import AttentionConfig, MultiHeadAttention, Rows
 from qtx.axes import constrain
-from qtx.errors import QtxError, lookup
-from qtx.layers import Site, dense, layer_norm
+from qtx.foundation.errors import QtxError, lookup
+from qtx.layers import dense, layer_norm
 from qtx.models.remat import NONE, REMAT_POLICIES, rematerialized
+from qtx.sites import Site
 
 # Up to so many, a training step's layers are compiled one by one: 4 layers of width 256 are 7 % faster on a CPU so.
 # More would take too long to compile.

@@ -14,10 +14,11 @@ import jax
 import jax.numpy as jnp
 
 from qtx.attention import Rows
-from qtx.errors import QtxError
-from qtx.layers import Site, dense, embedding, flat_dot_general, layer_norm
+from qtx.foundation.errors import QtxError
+from qtx.layers import dense, embedding, flat_dot_general, layer_norm
 from qtx.masks import Mask
 from qtx.models.block import TransformerConfig, layers
+from qtx.sites import Site
 
 POSITION_OFFSET = 2
 

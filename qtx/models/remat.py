@@ -7,7 +7,7 @@ from collections.abc import Callable
 import flax.linen as nn
 import jax
 
-from qtx.errors import lookup
+from qtx.foundation.errors import lookup
 from qtx.layers import DENSE_OUTPUT
 
 NONE = "none"

@@ -9,10 +9,11 @@ import jax
 import jax.numpy as jnp
 
 from qtx.attention import Rows
-from qtx.errors import QtxError
-from qtx.layers import Site, dense, layer_norm
+from qtx.foundation.errors import QtxError
+from qtx.layers import dense, layer_norm
 from qtx.masks import Mask
 from qtx.models.block import TransformerConfig, layers
+from qtx.sites import Site
 
 
 @dataclasses.dataclass(frozen=True)

@@ -10,14 +10,14 @@ from typing import Any
 import jax
 import numpy as np
 
-from qtx.errors import QtxError
 from qtx.experiment import Experiment
+from qtx.foundation.errors import QtxError
 from qtx.models import build, count_parameters
 from qtx.models.flops import step_flops
+from qtx.pipeline.qat import qat_model
 from qtx.planning.hlo import Work, count_work
 from qtx.planning.stand_in import stand_in
 from qtx.training.program import make_program
-from qtx.training.qat import qat_model
 from qtx.training.sharding import MESH_AXES, batch_sharding, check_batch, make_mesh
 
 

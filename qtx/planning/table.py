@@ -2,8 +2,8 @@
 
 from __future__ import annotations
 
-from qtx.errors import lookup
-from qtx.hardware import CHIPS, GIB, Chip
+from qtx.foundation.errors import lookup
+from qtx.foundation.hardware import CHIPS, GIB, Chip
 from qtx.models.remat import NONE
 from qtx.planning.plan import Plan
 

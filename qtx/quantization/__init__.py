@@ -4,7 +4,6 @@ from qtx.quantization.affine import Grid, fake_quantize, make_grid
 from qtx.quantization.calibration import Quantized, calibrate
 from qtx.quantization.config import QuantizationConfig
 from qtx.quantization.estimators import ESTIMATORS
-from qtx.quantization.interceptor import sites
 from qtx.quantization.recipe import Quantizer, Recipe, Rule
 from qtx.quantization.recipes import RECIPES
 
@@ -20,5 +19,4 @@ __all__ = [
     "calibrate",
     "fake_quantize",
     "make_grid",
-    "sites",
 ]

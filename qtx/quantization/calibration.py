@@ -13,14 +13,15 @@ import jax
 import jax.numpy as jnp
 from flax import traverse_util
 
-from qtx.errors import QtxError
+from qtx.foundation.errors import QtxError
 from qtx.quantization import exact
 from qtx.quantization.basis import Bases
 from qtx.quantization.granularity import Token
-from qtx.quantization.interceptor import calibrating, fake_quantized, sites
+from qtx.quantization.interceptor import calibrating, fake_quantized
 from qtx.quantization.methods.base import Static
 from qtx.quantization.recipe import Recipe, resolve
-from qtx.quantization.weights import STACK, Plan, Ranges, is_table, make_plan, spread, weight_ranges, weights_of
+from qtx.quantization.weights import Plan, Ranges, is_table, make_plan, spread, weight_ranges, weights_of
+from qtx.sites import STACK, site_shapes
 
 STATIC = Static()
 
@@ -155,7 +156,7 @@ def site_ranges(plan: Plan, state: Any) -> Ranges:
 
 def initial_state(module, params, recipe, batch, weight_ranges: Ranges, bases: Bases) -> tuple[Plan, Any]:
     """The plan of the activations, and the variable collections before the first batch."""
-    shapes = sites(module, params, batch)
+    shapes = site_shapes(module, params, batch)
     quantizers = resolve(recipe.activations, shapes, "activation")
     plan, ranges, states = make_plan(quantizers), {}, {}
     for planned in plan:

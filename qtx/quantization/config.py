@@ -7,7 +7,7 @@ import re
 from collections.abc import Iterable
 from typing import Any
 
-from qtx.errors import QtxError, lookup
+from qtx.foundation.errors import QtxError, lookup
 from qtx.models import TransformerConfig
 from qtx.quantization.estimators import ESTIMATORS, RunningMinMax
 from qtx.quantization.granularity import GRANULARITIES, Group

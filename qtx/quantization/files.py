@@ -17,10 +17,10 @@ import jax.numpy as jnp
 import numpy as np
 from flax import traverse_util
 
-from qtx.errors import QtxError
+from qtx.foundation.errors import QtxError
+from qtx.foundation.storage import Expected, digest, read_sealed_safetensors, sealed_safetensors, write_whole
 from qtx.quantization.basis import BASIS_KEYS
 from qtx.quantization.calibration import Quantized, check_finite, initial_state, planned_weights, site_ranges
-from qtx.quantization.interceptor import sites
 from qtx.quantization.methods import METHODS, Static
 from qtx.quantization.recipe import Recipe
 from qtx.quantization.weights import (
@@ -34,7 +34,7 @@ from qtx.quantization.weights import (
     to_integers,
     weight_ranges,
 )
-from qtx.storage import Expected, digest, read_sealed_safetensors, sealed_safetensors, write_whole
+from qtx.sites import site_shapes
 
 EXPECTED = Expected("a file of ranges that `qtx quantize` of this version wrote", "calibrate anew, without --ranges")
 FOLDERS = {"weights": "weight", "activations": "activation"}
@@ -135,7 +135,7 @@ def load_ranges(module: nn.Module, params: Any, recipe: Recipe, batch: dict[str,
     # What a basis multiplies: a kernel's rows, and the last axis of a vector or an activation.
     features = {
         "weights": {path: flat[path].shape[b.ndim] for path, b in bits.items()},
-        "activations": {path: site.features for path, site in sites(module, params, batch).items()},
+        "activations": {path: site.features for path, site in site_shapes(module, params, batch).items()},
     }
     ranges: dict[str, Ranges] = {
         folder: {

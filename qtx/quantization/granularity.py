@@ -13,7 +13,7 @@ from typing import Any
 import jax
 import jax.numpy as jnp
 
-from qtx.errors import QtxError
+from qtx.foundation.errors import QtxError
 
 
 def observe(estimator: Any, state: Any, x: jax.Array, bits: Any, symmetric: bool, where: Any = None) -> Any:

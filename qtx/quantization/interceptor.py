@@ -7,60 +7,18 @@ tree, with a leading layer axis under the scanned `layers`.
 from __future__ import annotations
 
 import contextlib
-from collections.abc import Callable, Iterator
-from typing import Any, NamedTuple
+from collections.abc import Iterator
 
 import flax.linen as nn
 import jax
-import jax.numpy as jnp
 
-from qtx.layers import Site
 from qtx.masks import Mask
 from qtx.quantization.basis import basis_of, enter, leave
 from qtx.quantization.granularity import Token
 from qtx.quantization.weights import Plan, Planned, round_to_grid
+from qtx.sites import SITE_MODULES, on_sites
 
-SITE_MODULES = (nn.Dense, nn.LayerNorm, Site)
-
-
-@contextlib.contextmanager
-def on_sites(function: Callable[[nn.Module, str, Any, Any], Any], kinds: tuple[type, ...]) -> Iterator[None]:
-    """Within the context, the output y of every module of `kinds` becomes `function(module, "path/of/module", y,
-    mask)`; the mask says which values of a `Site` count, None: all."""
-
-    def interceptor(next_function, args, kwargs, context):
-        y = next_function(*args, **kwargs)
-        if context.method_name == "__call__" and isinstance(context.module, kinds):
-            site: Any = context.module
-            mask = args[1] if isinstance(site, Site) and len(args) > 1 else None
-            return function(site, "/".join(site.path), y, mask)
-        return y
-
-    with nn.intercept_methods(interceptor):
-        yield
-
-
-class SiteShape(NamedTuple):
-    """The leading (layer) shape of a site, `()` or `(L,)`, and the length of its tensor's last axis."""
-
-    leading: tuple[int, ...]
-    features: int
-
-
-def sites(module: nn.Module, params: Any, batch: dict[str, jax.Array]) -> dict[str, SiteShape]:
-    """Every activation site of a model, found by tracing it once, without computing."""
-
-    def mark(site, path, y, mask):
-        site.put_variable("ranges", "mark", jnp.zeros(y.shape[-1:]))
-        return y
-
-    def trace(params, batch):
-        with on_sites(mark, SITE_MODULES):
-            return module.apply({"params": params}, batch, mutable=["ranges"])[1]["ranges"]
-
-    marks = jax.eval_shape(trace, params, batch)
-    leaves = jax.tree_util.tree_leaves_with_path(marks)
-    return {"/".join(key.key for key in path[:-1]): SiteShape(leaf.shape[:-1], leaf.shape[-1]) for path, leaf in leaves}
+SITES_AND_TABLES = (*SITE_MODULES, nn.Embed)
 
 
 @contextlib.contextmanager
@@ -69,11 +27,9 @@ def fake_quantized(plan: Plan) -> Iterator[None]:
     by_path = {planned.path: planned for planned in plan}
 
     def quantize(site, path, y, mask):
-        if path not in by_path:
-            return y
-        return round_to_range(y, _variable(site, "ranges", "range"), by_path[path], mask)
+        return round_to_range(y, site.get_variable("ranges", "range"), by_path[path], mask)
 
-    with on_sites(quantize, (*SITE_MODULES, nn.Embed)):
+    with on_sites(quantize, by_path, SITES_AND_TABLES):
         yield
 
 
@@ -86,14 +42,12 @@ def calibrating(plan: Plan, tables: Plan) -> Iterator[None]:
 
     def update(site, path, y, mask):
         if path in looked_up:
-            return round_to_range(y, _variable(site, "ranges", "range"), looked_up[path])
-        if path not in by_path:
-            return y
-        planned, r = by_path[path], _variable(site, "ranges", "range")
+            return round_to_range(y, site.get_variable("ranges", "range"), looked_up[path])
+        planned, r = by_path[path], site.get_variable("ranges", "range")
         if not isinstance(planned.granularity, Token):
             state = planned.granularity.update(
                 planned.estimator,
-                _variable(site, "calibration", "state"),
+                site.get_variable("calibration", "state"),
                 enter(y, basis_of(r)),
                 r["bits"],
                 planned.symmetric,
@@ -105,7 +59,7 @@ def calibrating(plan: Plan, tables: Plan) -> Iterator[None]:
             site.put_variable("ranges", "range", r)
         return round_to_range(y, r, planned, mask)
 
-    with on_sites(update, (*SITE_MODULES, nn.Embed)):
+    with on_sites(update, by_path.keys() | looked_up.keys(), SITES_AND_TABLES):
         yield
 
 
@@ -118,7 +72,3 @@ def round_to_range(y: jax.Array, r: dict[str, jax.Array], planned: Planned, mask
 def counted(planned: Planned, mask: Mask | None) -> jax.Array | None:
     """Which of a site's values its range is of, broadcasting to them; None: all."""
     return mask.dense() if planned.ignore_masked and mask is not None else None
-
-
-def _variable(site: nn.Module, collection: str, name: str) -> Any:
-    return site.get_variable(collection, name)

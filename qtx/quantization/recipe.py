@@ -7,7 +7,7 @@ import fnmatch
 from collections.abc import Iterable
 from typing import Any
 
-from qtx.errors import QtxError
+from qtx.foundation.errors import QtxError
 from qtx.quantization.granularity import Tensor
 
 

@@ -13,11 +13,12 @@ import jax
 import jax.numpy as jnp
 from flax import traverse_util
 
-from qtx.errors import QtxError
+from qtx.foundation.errors import QtxError
 from qtx.quantization.affine import Grid, fake_quantize, make_grid
 from qtx.quantization.basis import Bases, basis_of, enter, leave
 from qtx.quantization.granularity import Token
 from qtx.quantization.recipe import Quantizer
+from qtx.sites import STACK
 
 
 class Planned(NamedTuple):
@@ -39,8 +40,6 @@ leading `[L]` under `layers/`. Bits 0 leave the tensor in floating point. Dynami
 have a basis (`qtx.quantization.basis`), in which it and the integers are."""
 
 NORMALIZER = "layers/attention/normalizer/"
-STACK = "layers/"
-"""Prefix of the paths whose arrays carry a leading layer axis."""
 
 
 def make_plan(quantizers: dict[str, Quantizer]) -> Plan:

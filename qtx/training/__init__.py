@@ -7,7 +7,6 @@ from qtx.training.evaluate import evaluate
 from qtx.training.loop import NEWEST, TrainResult, find_checkpoint, fit, load_params
 from qtx.training.objectives import OBJECTIVES
 from qtx.training.optimizer import OPTIMIZERS
-from qtx.training.run import train
 from qtx.training.run_folder import RunFolder
 from qtx.training.schedules import SCHEDULES
 from qtx.training.sharding import MeshConfig
@@ -27,5 +26,4 @@ __all__ = [
     "fit",
     "load_params",
     "read_metrics",
-    "train",
 ]

@@ -8,8 +8,8 @@ from pathlib import Path
 import jax
 import numpy as np
 
-from qtx.errors import QtxError
-from qtx.storage import Expected, read_npz, sealed_npz, write_whole
+from qtx.foundation.errors import QtxError
+from qtx.foundation.storage import Expected, read_npz, sealed_npz, write_whole
 from qtx.training.step import BadSteps
 
 

@@ -24,8 +24,8 @@ import orbax.checkpoint as ocp
 from jax.experimental import multihost_utils
 from orbax.checkpoint.checkpoint_managers import AnyPreservationPolicy, LatestN, PreservationPolicy
 
-from qtx.errors import QtxError
-from qtx.storage import Expected, seal, unseal
+from qtx.foundation.errors import QtxError
+from qtx.foundation.storage import Expected, seal, unseal
 from qtx.training.fingerprint import fingerprint
 from qtx.training.run_folder import differences, other_contents
 

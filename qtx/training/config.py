@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import dataclasses
 
-from qtx.errors import QtxError, lookup
+from qtx.foundation.errors import QtxError, lookup
 from qtx.training.optimizer import OPTIMIZERS
 from qtx.training.schedules import SCHEDULES
 

@@ -14,7 +14,7 @@ import jax
 import numpy as np
 from jax.sharding import Mesh
 
-from qtx.errors import Preempted, QtxError
+from qtx.foundation.errors import Preempted, QtxError
 from qtx.training.bad_steps import ended, keep_batch, skipped
 from qtx.training.checkpoints import Checkpoints, DamagedCheckpoint, Restored
 from qtx.training.config import BEST_METRICS, TrainingConfig

@@ -10,7 +10,7 @@ from typing import Any
 
 import jax
 
-from qtx.totals import Total
+from qtx.foundation.totals import Total
 from qtx.training.evaluate import add_up
 from qtx.training.objectives import Sums, metrics
 from qtx.training.progress import ProgressLine

@@ -12,9 +12,9 @@ from typing import Any
 
 from filelock import FileLock, Timeout
 
-from qtx.errors import QtxError
+from qtx.foundation.errors import QtxError
+from qtx.foundation.storage import Expected, read_sealed_json, sealed_json, write_whole
 from qtx.models import FROM_DATA
-from qtx.storage import Expected, read_sealed_json, sealed_json, write_whole
 
 EXPECTED = Expected("the config of a run", "restore it, or delete the run's folder to start anew")
 TOKENIZER = "tokenizer.json"
@@ -67,7 +67,7 @@ class RunFolder:
 
     @property
     def results(self) -> Path:
-        """What was measured of the run, JSON; see `qtx.results`."""
+        """What was measured of the run, JSON; see `qtx.report.results`."""
         return self.root / "results.json"
 
     @property
@@ -120,7 +120,7 @@ class RunFolder:
 
         Args:
           config: nested options of JSON types, as in `config.json`, with the run's `identity` (see
-            `qtx.training.identity`) when its data are loaded.
+            `qtx.pipeline.identity`) when its data are loaded.
           files: name to text of what the run keeps beside it; written when the run starts, and never again.
           write: whether this process writes (with several processes, one does).
 
@@ -173,7 +173,7 @@ class RunFolder:
         return QtxError(f"cannot write the run's folder {self.root}: {error.strerror}")
 
     def identity(self) -> dict[str, str]:
-        """What the run was made from; see `qtx.training.identity`.
+        """What the run was made from; see `qtx.pipeline.identity`.
 
         Raises:
           QtxError: if it is not recorded.
@@ -217,7 +217,7 @@ def differences(there: Mapping[str, Any], here: Mapping[str, Any], other_data: b
 
 
 def other_contents(there: Mapping[str, Any], here: Mapping[str, Any]) -> list[str]:
-    """The parts of two runs' identities (see `qtx.training.identity`) that differ, with the beginnings of both digests;
+    """The parts of two runs' identities (see `qtx.pipeline.identity`) that differ, with the beginnings of both digests;
     none where `here` has no identity yet."""
     old, new = there.get(IDENTITY, {}), here.get(IDENTITY)
     return [

@@ -13,7 +13,7 @@ import optax
 from jax.sharding import AxisType, Mesh, NamedSharding, PartitionSpec
 
 from qtx.axes import LOGICAL_AXES, MESH_AXES, partition
-from qtx.errors import QtxError
+from qtx.foundation.errors import QtxError
 
 
 @dataclasses.dataclass(frozen=True)

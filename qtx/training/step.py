@@ -13,7 +13,7 @@ import optax
 from jax.sharding import Mesh, NamedSharding, PartitionSpec
 
 from qtx.axes import LOGICAL_AXES
-from qtx.totals import Total
+from qtx.foundation.totals import Total
 from qtx.training.config import TrainingConfig
 from qtx.training.objectives import Sums, cross_entropy_sums, training_sums
 from qtx.training.schedules import learning_rate_schedule
@@ -61,7 +61,7 @@ class TrainState:
       opt_state: optax's.
       window: `Sums` since the last log line, without skipped updates. Part of the state, so that a resumed run logs the
         same means.
-      lost: the digits of the same sums that float32 has no place for (see `qtx.totals.Total`).
+      lost: the digits of the same sums that float32 has no place for (see `qtx.foundation.totals.Total`).
       bad: what was skipped.
     """
 

@@ -14,8 +14,8 @@ from collections.abc import Callable, Iterator, Mapping
 from pathlib import Path
 from typing import Any
 
-from qtx.errors import QtxError
-from qtx.storage import Expected, parse_json, read_bytes, write_whole
+from qtx.foundation.errors import QtxError
+from qtx.foundation.storage import Expected, parse_json, read_bytes, write_whole
 from qtx.training.appending import AppendedFile
 from qtx.training.events import beginning, file_name, scalar_event
 from qtx.training.run_folder import RunFolder

@@ -11,8 +11,8 @@ import pytest
 from qtx.analysis import FloatingPoint, analyse, load_analysis, save_analysis
 from qtx.analysis.analysis import EXPECTED
 from qtx.analysis.capture import capture
-from qtx.errors import QtxError
-from qtx.storage import read_npz, sealed_npz
+from qtx.foundation.errors import QtxError
+from qtx.foundation.storage import read_npz, sealed_npz
 from tests.analysis.conftest import make_batch
 
 SITES = (

@@ -15,7 +15,7 @@ from qtx.analysis import FloatingPoint, attention_health, official_metrics, outl
 from qtx.analysis.capture import MEASURED_SITES, capture
 from qtx.attention import AttentionConfig
 from qtx.attention.normalizers import ClippedSoftmax
-from qtx.errors import QtxError
+from qtx.foundation.errors import QtxError
 from qtx.models import MODELS, build
 from tests.analysis.conftest import make_batch
 

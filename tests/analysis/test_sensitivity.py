@@ -11,11 +11,11 @@ import pytest
 
 from qtx.analysis.capture import FloatingPoint
 from qtx.analysis.sensitivity import Sweep, load_sweep, save_sweep, signal_to_noise, sweep, table_rows, targets
-from qtx.analysis.sensitivity_figure import save_sensitivity_plot, sensitivity_section
-from qtx.errors import QtxError
+from qtx.foundation.errors import QtxError
+from qtx.foundation.storage import sealed_json
 from qtx.models import BertConfig, build
 from qtx.quantization import QuantizationConfig, calibrate
-from qtx.storage import sealed_json
+from qtx.report.sensitivity_figure import save_sensitivity_plot, sensitivity_section
 
 # Every test compiles a quantized model of which any tensor can be left out.
 pytestmark = pytest.mark.slow

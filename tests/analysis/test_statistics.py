@@ -10,7 +10,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from qtx.analysis import statistics
-from qtx.totals import exact
+from qtx.foundation.totals import exact
 
 seeds = st.integers(0, 1000)
 # One compilation each, whatever hypothesis draws.

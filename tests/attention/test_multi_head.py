@@ -11,8 +11,8 @@ import pytest
 from qtx.attention import GATES, VARIANTS, AttentionConfig, MultiHeadAttention, Rows
 from qtx.attention.gates import AllHeadsLinearGate, DenseGate, ElementwiseGate, HeadwiseGate, LinearGate, MlpGate
 from qtx.attention.normalizers import ClippedSoftmax, Sink
-from qtx.config import build, flattened, section
-from qtx.errors import QtxError
+from qtx.foundation.config import build, flattened, section
+from qtx.foundation.errors import QtxError
 from qtx.masks import Mask
 
 VARIANT_NAMES = sorted(VARIANTS)

@@ -9,7 +9,7 @@ from hypothesis import strategies as st
 
 from qtx.attention import NORMALIZERS, Rows
 from qtx.attention.normalizers import ClippedSoftmax, NormalizedClippedSoftmax, Sink, Softmax, Softmax1, SoftmaxLike
-from qtx.errors import QtxError
+from qtx.foundation.errors import QtxError
 from qtx.masks import Mask
 
 EXAMPLES = {

@@ -18,7 +18,7 @@ from qtx.data import DataConfig, load
 from qtx.data.augmentation import OPERATIONS, Mixing, RandAugment, color_jitter, random_flip, random_resized_crop
 from qtx.data.augmentation.randaugment import PIXEL_OPERATIONS, WARPS
 from qtx.data.images import ImageOptions
-from qtx.errors import QtxError
+from qtx.foundation.errors import QtxError
 
 RECIPE = {"random_resized_crop": True, "flip": True, "randaugment_layers": 2, "color_jitter": 0.4}
 TRANSFORMS = {

@@ -5,7 +5,7 @@ import pytest
 
 from qtx.data import DataConfig, load
 from qtx.data.sources.bigram_backcopy import BOS, BigramBackcopy, Chain
-from qtx.errors import QtxError
+from qtx.foundation.errors import QtxError
 
 
 def triggers_of(data) -> list[int]:

@@ -13,7 +13,7 @@ from qtx.data import DataConfig, load
 from qtx.data.image_files import open_image
 from qtx.data.images import ImageOptions, channel_statistics
 from qtx.data.sources.idx import read_idx
-from qtx.errors import QtxError
+from qtx.foundation.errors import QtxError
 
 from .samples import idx_bytes, png, write_archive, write_idx_folder
 

@@ -6,7 +6,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from qtx.data.masking import Masking, mask_tokens, num_predictions
-from qtx.errors import QtxError
+from qtx.foundation.errors import QtxError
 
 VOCABULARY, MASK = 50, 4
 IS_SPECIAL = np.arange(VOCABULARY) < 5

@@ -14,7 +14,7 @@ import pytest
 from qtx.data.augmentation import Mixing
 from qtx.data.dataset import Data
 from qtx.data.records import Concatenated, Mixture
-from qtx.errors import QtxError
+from qtx.foundation.errors import QtxError
 
 BATCH = 8
 

@@ -6,7 +6,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from qtx.data.packing import causal_example, pack
-from qtx.errors import QtxError
+from qtx.foundation.errors import QtxError
 
 START, END = 1, 2
 

@@ -6,7 +6,7 @@ from pathlib import Path
 
 import pytest
 
-from qtx.cli import main
+from qtx.cli.main import main
 
 from .samples import prose
 

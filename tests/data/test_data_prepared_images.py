@@ -13,7 +13,7 @@ from PIL import Image
 from qtx.data import DataConfig, load, prepare
 from qtx.data.prepared import images
 from qtx.data.prepared.writing import write
-from qtx.errors import QtxError
+from qtx.foundation.errors import QtxError
 
 from .samples import png, write_archive
 

@@ -25,7 +25,7 @@ from qtx.data.packing import pack
 from qtx.data.prepared import text
 from qtx.data.prepared.documents import Part, own_text
 from qtx.data.prepared.writing import RECORD, write
-from qtx.errors import QtxError
+from qtx.foundation.errors import QtxError
 
 from .samples import prose
 

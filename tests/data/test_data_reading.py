@@ -14,7 +14,7 @@ from hypothesis import strategies as st
 
 from qtx.data import reading
 from qtx.data.reading import cut, documents, read_text, text_chunks, text_kind
-from qtx.errors import QtxError
+from qtx.foundation.errors import QtxError
 
 
 @pytest.fixture

@@ -8,10 +8,10 @@ import itertools
 import numpy as np
 import pytest
 
-from qtx.config import build, section
 from qtx.data import SOURCES, DataConfig, load
 from qtx.data.config import SOURCE_OPTIONS
-from qtx.errors import QtxError
+from qtx.foundation.config import build, section
+from qtx.foundation.errors import QtxError
 
 from .samples import write_archive, write_idx_folder, write_images, write_texts
 

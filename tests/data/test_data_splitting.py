@@ -5,7 +5,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from qtx.data.splitting import held_out_names
-from qtx.errors import QtxError
+from qtx.foundation.errors import QtxError
 
 
 @settings(deadline=None)

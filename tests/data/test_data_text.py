@@ -13,7 +13,7 @@ from qtx.data.reading import cut, expand, read_text
 from qtx.data.sources.stdlib import module_docstrings, stdlib_documents
 from qtx.data.sources.text_files import read_documents
 from qtx.data.text import split_documents
-from qtx.errors import QtxError
+from qtx.foundation.errors import QtxError
 
 from .samples import prose
 

@@ -13,7 +13,7 @@ from qtx.data import DataConfig, load, prepare
 from qtx.data.prepared.documents import clean_wiki40b
 from qtx.data.sources.image_corpus import resized_to
 from qtx.data.tfds_datasets import find_dataset
-from qtx.errors import QtxError
+from qtx.foundation.errors import QtxError
 
 from . import tfds_samples
 from .samples import prose

@@ -11,7 +11,7 @@ from tokenizers import Tokenizer, models, normalizers, pre_tokenizers, trainers
 from qtx.data import VOCABULARIES, load_tokenizer
 from qtx.data.sources.stdlib import stdlib_documents
 from qtx.data.tokenization import BERT_SPECIALS, OPT_SPECIALS
-from qtx.errors import QtxError
+from qtx.foundation.errors import QtxError
 
 VOCAB_SIZE = {"wordpiece": 700, "bpe": 700}
 SPECIALS = {"wordpiece": BERT_SPECIALS, "bpe": OPT_SPECIALS}

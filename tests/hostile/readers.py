@@ -20,6 +20,7 @@ import numpy as np
 import tensorflow_datasets as tfds
 import zstandard
 from PIL import Image
+from tests.analysis.test_report import make_analysis
 
 from qtx.analysis import load_analysis, save_analysis
 from qtx.analysis.sensitivity import Sensitivity, Sweep, load_sweep, save_sweep
@@ -31,10 +32,11 @@ from qtx.data.sources.idx import read_idx
 from qtx.data.tfds_datasets import Dataset, open_dataset
 from qtx.data.tokenization import bert_backend, byte_level_backend
 from qtx.experiment import default, read, record
+from qtx.foundation.storage import Expected, read_sealed_json, sealed_json, verify, with_checksum, write_whole
 from qtx.interop import load as load_huggingface
 from qtx.interop import save as save_huggingface
-from qtx.measurements import add
-from qtx.measurements import read as read_results
+from qtx.pipeline.measurements import add
+from qtx.pipeline.measurements import read as read_results
 from qtx.quantization import QuantizationConfig, calibrate
 from qtx.quantization.files import load_ranges, read_ranges, save_ranges
 from qtx.quantization.integer import convert
@@ -42,11 +44,9 @@ from qtx.quantization.integer import load as load_integers
 from qtx.quantization.integer import save as save_integers
 from qtx.quantization.methods import Gptq
 from qtx.quantization.recipes.recorded import as_data
-from qtx.results import read_lines, write_lines
-from qtx.storage import Expected, read_sealed_json, sealed_json, verify, with_checksum, write_whole
+from qtx.report.results import read_lines, write_lines
 from qtx.training import RunFolder, read_metrics
 from qtx.training.bad_steps import keep_batch, read_batch
-from tests.analysis.test_report import make_analysis
 from tests.data.samples import idx_bytes, png, prose
 from tests.data.tfds_samples import write_tfds
 from tests.quantization.test_calibration import make

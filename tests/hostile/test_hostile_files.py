@@ -21,8 +21,8 @@ import pytest
 from hypothesis import HealthCheck, example, given, settings
 from hypothesis import strategies as st
 
-from qtx.errors import QtxError
-from qtx.storage import Expected, read_npz, sealed_npz
+from qtx.foundation.errors import QtxError
+from qtx.foundation.storage import Expected, read_npz, sealed_npz
 from tests.hostile.readers import READERS, Reader
 
 MEMORY = 16 << 20, 32

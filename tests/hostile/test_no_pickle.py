@@ -15,11 +15,11 @@ MODULES = {
 CALLS = {"eval", "exec", "compile", "__import__", "literal_eval"}
 # What is needed, and why it is safe.
 ALLOWED = {
-    "qtx/flags.py": {"runpy"},  # a config file, named on the command line
+    "qtx/cli/flags.py": {"runpy"},  # a config file, named on the command line
     "qtx/quantization/recipes/__init__.py": {"runpy"},  # a recipe's file
     "qtx/experiment.py": {"literal_eval"},  # options of a variant that the user writes: literals alone
     "qtx/data/sources/stdlib.py": {"literal_eval"},  # Python's own sources
-    "qtx/cpu_memory.py": {"ctypes"},  # the C library's way of keeping memory
+    "qtx/cli/cpu_memory.py": {"ctypes"},  # the C library's way of keeping memory
 }
 
 
@@ -41,7 +41,7 @@ def uses(tree: ast.AST) -> set[str]:
             for keyword in node.keywords:
                 refused = isinstance(keyword.value, ast.Constant) and keyword.value.value is False
                 found |= {"allow_pickle"} if keyword.arg == "allow_pickle" and not refused else set()
-            # NumPy's readers of files: pickles or not, they take what a header says; qtx.storage reads instead.
+            # NumPy's readers of files: pickles or not, they take what a header says; `storage` reads instead.
             found |= {ast.unparse(function)} & {"np.load", "np.fromfile", "np.memmap"}
     return found
 

@@ -14,7 +14,7 @@ from safetensors.numpy import load_file, save_file
 from qtx.attention import VARIANTS, AttentionConfig
 from qtx.attention.gates import MlpGate
 from qtx.attention.normalizers import ClippedSoftmax
-from qtx.errors import QtxError
+from qtx.foundation.errors import QtxError
 from qtx.interop import load, save
 from qtx.interop.huggingface import FAMILIES
 from qtx.models import MODELS, BertConfig, OptConfig, VitConfig, build

@@ -11,9 +11,9 @@ import pytest
 
 from qtx.attention import VARIANTS
 from qtx.attention.gates import DenseGate
-from qtx.errors import QtxError
+from qtx.foundation.errors import QtxError
 from qtx.models import MODELS, BertConfig, OptConfig, VitConfig, build
-from qtx.quantization import sites
+from qtx.sites import site_shapes
 
 SMALL = {"num_layers": 2, "width": 16, "num_heads": 2, "mlp_width": 32, "init_std": 0.3}
 OF_FAMILY = {
@@ -54,7 +54,7 @@ def test_sites_are_those_of_the_design_and_layers_carry_the_layer_axis(family, a
     block = BLOCK_SITES | ({"attention/gate", "attention/gated_context"} if gate is not None else set())
     block |= {"attention/gate_predictor"} if isinstance(gate, DenseGate) else set()
     expected = {f"layers/{site}": (2,) for site in block} | {site: () for site in FAMILY_SITES[family]}
-    assert {path: shape.leading for path, shape in sites(*make(family, attention)).items()} == expected
+    assert {path: shape.leading for path, shape in site_shapes(*make(family, attention)).items()} == expected
 
 
 @pytest.mark.representative("bert-gated_mlp")

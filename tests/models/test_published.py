@@ -16,8 +16,8 @@ import numpy as np
 import pytest
 from flax import traverse_util
 
+from qtx.cli.flags import load_config_file
 from qtx.experiment import read
-from qtx.flags import load_config_file
 from qtx.interop.huggingface import FAMILIES
 from qtx.models import build, count_parameters
 

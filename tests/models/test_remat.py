@@ -9,7 +9,7 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 
-from qtx.errors import QtxError
+from qtx.foundation.errors import QtxError
 from qtx.models import Bert, BertConfig
 from qtx.models.remat import REMAT_POLICIES
 

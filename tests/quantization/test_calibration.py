@@ -10,10 +10,11 @@ import pytest
 from flax import traverse_util
 
 from qtx.attention import VARIANTS
-from qtx.errors import QtxError
+from qtx.foundation.errors import QtxError
 from qtx.models import MODELS, build
-from qtx.quantization import RECIPES, QuantizationConfig, Recipe, Rule, calibrate, make_grid, sites
+from qtx.quantization import RECIPES, QuantizationConfig, Recipe, Rule, calibrate, make_grid
 from qtx.quantization.calibration import calibration_step
+from qtx.sites import site_shapes
 
 SMALL = {"num_layers": 2, "width": 16, "num_heads": 2, "mlp_width": 32, "init_std": 0.3}
 OF_FAMILY = {
@@ -150,7 +151,7 @@ def test_the_papers_quirks_around_the_gate(gate_site, bert, opt):
 @pytest.mark.parametrize("family", sorted(MODELS))
 def test_recipes_leave_only_what_the_paper_leaves(family):
     result, params, batch = quantized(family)
-    left = sites(result.module, params, batch).keys() - result.activation_ranges.keys()
+    left = site_shapes(result.module, params, batch).keys() - result.activation_ranges.keys()
     head = {path for path in left if path.startswith("head/")}
     assert left - head == {"layers/mlp/in"}
     assert bool(head) == (family != "vit")
@@ -166,7 +167,7 @@ def test_every_recipe_is_tested():
 )
 def test_the_strict_recipe_leaves_the_head_and_biases_alone(family, attention):
     result, params, batch = quantized(family, attention, recipe="strict")
-    left = sites(result.module, params, batch).keys() - result.activation_ranges.keys()
+    left = site_shapes(result.module, params, batch).keys() - result.activation_ranges.keys()
     assert {path.split("/")[0] for path in left} == {"head"}
     weights = set(traverse_util.flatten_dict(params, sep="/")) - result.weight_ranges.keys()
     assert all(path.startswith("head/") or path.endswith("bias") for path in weights)

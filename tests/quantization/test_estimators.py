@@ -6,7 +6,7 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from qtx.errors import QtxError
+from qtx.foundation.errors import QtxError
 from qtx.quantization import ESTIMATORS
 from qtx.quantization.estimators import Lp, Mse, RunningMinMax
 from qtx.quantization.estimators.percentile import upper_percentile

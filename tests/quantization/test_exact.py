@@ -14,7 +14,7 @@ from qtx.quantization.calibration import calibration_step, initial_state, planne
 from qtx.quantization.integer.convert import convert
 from qtx.quantization.methods import METHODS
 from qtx.quantization.methods.inputs import of_inputs
-from qtx.quantization.qat import make_qat_model
+from qtx.quantization.qat.model import make_qat_model
 from qtx.quantization.weights import weight_ranges
 from tests.quantization.test_calibration import apply, captures, make
 

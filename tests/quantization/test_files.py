@@ -11,14 +11,14 @@ import numpy as np
 import pytest
 from safetensors import safe_open
 
-from qtx.errors import QtxError
+from qtx.foundation.errors import QtxError
+from qtx.foundation.storage import sealed_safetensors, write_whole
 from qtx.models import MODELS
-from qtx.pipeline import method_of, with_ranges
+from qtx.pipeline.measure import method_of, with_ranges
 from qtx.quantization import ESTIMATORS, QuantizationConfig, calibrate
 from qtx.quantization.files import load_ranges, read_ranges, save_ranges
 from qtx.quantization.methods import METHODS, Gptq
-from qtx.quantization.qat import make_qat_model
-from qtx.storage import sealed_safetensors, write_whole
+from qtx.quantization.qat.model import make_qat_model
 from tests.quantization.test_calibration import apply, make
 
 

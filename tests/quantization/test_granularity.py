@@ -4,7 +4,7 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 
-from qtx.errors import QtxError
+from qtx.foundation.errors import QtxError
 from qtx.quantization import ESTIMATORS
 from qtx.quantization.estimators import Mse, RunningMinMax
 from qtx.quantization.granularity import GRANULARITIES, Channel, Group, Tensor, Token

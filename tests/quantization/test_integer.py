@@ -12,12 +12,12 @@ import pytest
 from safetensors.numpy import load_file
 
 from qtx.attention import VARIANTS
-from qtx.errors import QtxError
+from qtx.foundation.errors import QtxError
+from qtx.foundation.storage import sealed_json, sealed_safetensors
 from qtx.models import MODELS, build
 from qtx.quantization import QuantizationConfig, Recipe, Rule, calibrate
 from qtx.quantization.integer import convert, load, save
-from qtx.quantization.interceptor import sites as site_shapes
-from qtx.storage import sealed_json, sealed_safetensors
+from qtx.sites import site_shapes
 
 SMALL = {"num_layers": 1, "width": 16, "num_heads": 2, "mlp_width": 32, "init_std": 0.3}
 OF_FAMILY = {
@@ -227,7 +227,7 @@ def test_an_interrupted_save_leaves_the_old_model(tmp_path, monkeypatch):
     def full_disk(*_):
         raise OSError("no space left on device")
 
-    monkeypatch.setattr("qtx.storage.whole.os.replace", full_disk)
+    monkeypatch.setattr("qtx.foundation.storage.whole.os.replace", full_disk)
     with pytest.raises(OSError, match="no space"):
         save(dataclasses.replace(model, in_floating_point=()), tmp_path)
     assert {file.name: file.read_bytes() for file in tmp_path.iterdir()} == before

@@ -9,7 +9,7 @@ import numpy as np
 import pytest
 from flax import traverse_util
 
-from qtx.errors import QtxError
+from qtx.foundation.errors import QtxError
 from qtx.models import MODELS
 from qtx.quantization import QuantizationConfig, calibrate
 from qtx.quantization.affine import fake_quantize, make_grid

@@ -13,9 +13,10 @@ from qtx.analysis.capture import measured_sites
 from qtx.analysis.metrics import outlier_metrics
 from qtx.attention import VARIANTS
 from qtx.models import OptConfig, build
-from qtx.quantization import QuantizationConfig, calibrate, sites
+from qtx.quantization import QuantizationConfig, calibrate
 from qtx.quantization.integer import convert
 from qtx.quantization.methods import METHODS
+from qtx.sites import site_shapes
 from tests.quantization.test_integer import PRODUCTS, assert_same_answers, off_the_edges
 
 SMALL = {"num_layers": 2, "width": 16, "num_heads": 2, "mlp_width": 32, "init_std": 0.3, "vocab_size": 23}
@@ -44,7 +45,7 @@ def difference(result):
 
 def test_sites_and_parameters_are_those_of_the_published_kind():
     module, params, batch = make()
-    found = sites(module, params, batch)
+    found = site_shapes(module, params, batch)
     assert {"embeddings/project_in", "embeddings/sum", "project_out", "head/logits"} <= found.keys()
     assert "final_norm" not in found and "final_norm" not in params
     assert params["embeddings"]["words"]["embedding"].shape == (23, 12)

@@ -11,7 +11,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from qtx.quantization import fake_quantize, make_grid
-from qtx.quantization.ste import ends, fake_quantize_ste, learnable, round_ste
+from qtx.quantization.qat.learned_step import ends, fake_quantize_ste, learnable, round_ste
 
 gradients = jax.jit(
     jax.grad(lambda x, learned, weights, bits: jnp.sum(weights * fake_quantize_ste(x, learned, bits)), argnums=(0, 1))

@@ -19,7 +19,8 @@ import jax
 import numpy as np
 from qtx.data import load
 from qtx.experiment import default, read
-from qtx.training import read_metrics, train
+from qtx.training import read_metrics
+from qtx.pipeline.train import train
 from tests.training.interruption import InterruptedData, Interruption
 
 config = default({family!r}, {variant!r})

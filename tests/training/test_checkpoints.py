@@ -15,7 +15,7 @@ import numpy as np
 import orbax.checkpoint as ocp
 import pytest
 
-from qtx.errors import QtxError
+from qtx.foundation.errors import QtxError
 from qtx.models import Opt
 from qtx.training import MeshConfig, load_params
 from qtx.training.checkpoints import Checkpoints, UnreadableCheckpoint

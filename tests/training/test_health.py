@@ -7,7 +7,7 @@ import pytest
 from qtx.attention import AttentionConfig
 from qtx.attention.normalizers import ClippedSoftmax, NoAttention
 from qtx.models import BertConfig
-from qtx.training.health import attention_warning
+from qtx.pipeline.health import attention_warning
 
 CLIPPED = AttentionConfig(ClippedSoftmax(alpha=4.0))
 FIXED = AttentionConfig(ClippedSoftmax(gamma=-0.03, gamma_warmup_steps=100))

@@ -10,15 +10,15 @@ from pathlib import Path
 import pytest
 
 import qtx.data.vocabularies
-from qtx.cli import main
+from qtx.cli.flags import load_run_config
+from qtx.cli.main import main
 from qtx.data import SOURCES, DataConfig, load
 from qtx.experiment import read
-from qtx.flags import load_run_config
-from qtx.pipeline import metrics_of
-from qtx.prepare import prepare
+from qtx.foundation.storage import seal
+from qtx.pipeline.measure import metrics_of
+from qtx.pipeline.prepare import prepare
 from qtx.quantization.integer import load as load_integers
-from qtx.quantization.qat_config import QatConfig
-from qtx.storage import seal
+from qtx.quantization.qat.config import QatConfig
 from qtx.training import RunFolder
 
 WORDS = "river stone cloud ember forest meadow silver winter candle harbor lantern mirror pebble quiet raven".split()

@@ -20,7 +20,7 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 
-from qtx.errors import Preempted, QtxError
+from qtx.foundation.errors import Preempted, QtxError
 from qtx.training import MeshConfig, RunFolder, evaluate, fit, load_params, read_metrics
 from qtx.training.bad_steps import read_batch
 from qtx.training.checkpoints import Checkpoints
@@ -345,7 +345,7 @@ def test_a_full_disk_for_a_checkpoint_is_told_and_costs_nothing(tmp_path):
         config = Path(__file__).parents[1] / "nano_config.py"
         # The first checkpoint, at step 4, is the best so far; its largest file has 22 kB.
         limited = f"import resource, sys; resource.setrlimit(resource.RLIMIT_FSIZE, ({limit}, {limit})); "
-        limited += "from qtx.cli import main; sys.exit(main(sys.argv[1:]))"
+        limited += "from qtx.cli.main import main; sys.exit(main(sys.argv[1:]))"
         command = [sys.executable, "-c", limited, "train", f"--config={config}", f"--workdir={tmp_path}"]
         command += ["--config.training.steps=6", "--config.training.checkpoint_every=5"]
         return subprocess.run(command, cwd=Path(__file__).parents[2], capture_output=True, text=True)

@@ -17,8 +17,8 @@ import jax
 import numpy as np
 import pytest
 
-from qtx.distributed import initialize
-from qtx.errors import QtxError
+from qtx.foundation.distributed import initialize
+from qtx.foundation.errors import QtxError
 from qtx.training import MeshConfig, fit, read_metrics
 from qtx.training.loop import load_params
 
@@ -38,7 +38,7 @@ RUN = textwrap.dedent("""
 """)
 PROCESS = RUN + textwrap.dedent("""
     import os, sys
-    from qtx.distributed import initialize
+    from qtx.foundation.distributed import initialize
     from qtx.training import fit
     if "JAX_NUM_PROCESSES" in os.environ:
         initialize()

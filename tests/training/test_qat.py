@@ -12,19 +12,20 @@ import pytest
 
 import qtx.data
 from qtx.attention import VARIANTS
-from qtx.compare import runs
-from qtx.errors import QtxError
 from qtx.experiment import default, from_record, read, record
+from qtx.foundation.errors import QtxError
 from qtx.models import MODELS, build
-from qtx.pipeline import measure, quantize, restore_run
-from qtx.prepare import prepare
+from qtx.pipeline.compare import runs
+from qtx.pipeline.measure import measure, quantize, restore_run
+from qtx.pipeline.prepare import prepare
+from qtx.pipeline.qat import check_start, start_params
+from qtx.pipeline.train import train
 from qtx.quantization import QuantizationConfig, Quantizer, Recipe, Rule, calibrate
 from qtx.quantization.estimators import MinMax
-from qtx.quantization.qat import make_qat_model
-from qtx.training import MeshConfig, RunFolder, TrainingConfig, read_metrics, train
+from qtx.quantization.qat.model import make_qat_model
+from qtx.training import MeshConfig, RunFolder, TrainingConfig, read_metrics
 from qtx.training.optimizer import decay_mask, make_optimizer
 from qtx.training.program import make_program
-from qtx.training.qat import check_start, start_params
 from qtx.training.run_folder import differences
 from qtx.training.sharding import make_mesh
 
@@ -89,8 +90,8 @@ def test_what_quantization_takes_training_gives_back(start, unbroken):
 def measured(monkeypatch):
     """`measure` without the analysis of outliers, which takes longer than the rest and has its own tests."""
     nothing = types.SimpleNamespace(metrics={}, quantized_histograms=True)
-    monkeypatch.setattr("qtx.pipeline.analyse", lambda *_, **__: nothing)
-    monkeypatch.setattr("qtx.pipeline.save_analysis", lambda *_: None)
+    monkeypatch.setattr("qtx.pipeline.measure.analyse", lambda *_, **__: nothing)
+    monkeypatch.setattr("qtx.pipeline.measure.save_analysis", lambda *_: None)
     return lambda prepared, params, schemes, workdir: measure(
         prepared, params, schemes, workdir, "softmax", 0.0, checkpoint=40
     )

@@ -5,7 +5,8 @@ from __future__ import annotations
 import pytest
 
 from qtx.experiment import default, read
-from qtx.training import RunFolder, read_metrics, train
+from qtx.pipeline.train import train
+from qtx.training import RunFolder, read_metrics
 
 
 @pytest.fixture(scope="module")

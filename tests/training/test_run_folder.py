@@ -6,7 +6,7 @@ import json
 
 import pytest
 
-from qtx.errors import QtxError
+from qtx.foundation.errors import QtxError
 from qtx.training import RunFolder
 from qtx.training.run_folder import differences
 

@@ -8,7 +8,7 @@ import pytest
 from jax.sharding import PartitionSpec as P
 
 from qtx.axes import partition
-from qtx.errors import QtxError
+from qtx.foundation.errors import QtxError
 from qtx.training import MeshConfig, TrainingConfig
 from qtx.training.program import make_program
 from qtx.training.sharding import batch_shards, check_batch, make_mesh, process_part, shard_global_batch

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import pytest
 
-from qtx.errors import QtxError
+from qtx.foundation.errors import QtxError
 from qtx.training import MeshConfig, TrainingConfig
 
 

@@ -13,7 +13,7 @@ import pytest
 from tensorboardX.proto.event_pb2 import Event
 from tensorboardX.record_writer import RecordWriter
 
-from qtx.errors import QtxError
+from qtx.foundation.errors import QtxError
 from qtx.training import RunFolder, appending, read_metrics
 from qtx.training.events import record
 from qtx.training.writers import MetricWriter

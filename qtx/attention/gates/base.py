@@ -10,7 +10,7 @@ from collections.abc import Mapping
 import jax
 
 from qtx.attention.parameters import Parameters
-from qtx.errors import QtxError, lookup
+from qtx.foundation.errors import QtxError, lookup
 
 INPUTS = ("normed", "residual")
 PLACES = ("context", "values")

@@ -9,7 +9,7 @@ import jax.numpy as jnp
 
 from qtx.attention.gates.base import PerHeadGate, bias_of
 from qtx.attention.parameters import Parameter
-from qtx.errors import QtxError
+from qtx.foundation.errors import QtxError
 
 
 @dataclasses.dataclass(frozen=True)

@@ -8,7 +8,7 @@ from typing import Any
 import jax.numpy as jnp
 
 from qtx.attention.normalizers.base import SoftmaxLike
-from qtx.errors import QtxError
+from qtx.foundation.errors import QtxError
 
 
 @dataclasses.dataclass(frozen=True)

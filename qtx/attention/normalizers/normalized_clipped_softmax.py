@@ -7,7 +7,7 @@ import dataclasses
 import jax.numpy as jnp
 
 from qtx.attention.normalizers.base import SoftmaxLike
-from qtx.errors import QtxError
+from qtx.foundation.errors import QtxError
 
 
 @dataclasses.dataclass(frozen=True)

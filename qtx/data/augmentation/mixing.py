@@ -7,7 +7,7 @@ from dataclasses import dataclass
 
 import numpy as np
 
-from qtx.errors import QtxError
+from qtx.foundation.errors import QtxError
 
 Example = dict[str, np.ndarray]
 

@@ -14,7 +14,7 @@ import numpy as np
 from PIL import Image, ImageEnhance, ImageOps
 
 from qtx.data.augmentation.pillow import from_pillow, random_resampling, to_pillow
-from qtx.errors import QtxError
+from qtx.foundation.errors import QtxError
 
 HIGHEST_MAGNITUDE = 10.0
 PROBABILITY = 0.5

@@ -17,7 +17,7 @@ from qtx.data.prepared.fingerprints import content_hash
 from qtx.data.reading import TEXT_SUFFIXES, check_separator, documents, expand, text_kind
 from qtx.data.splitting import held_out_count
 from qtx.data.tfds_datasets import PREFIX, TRAINING_SPLIT, find_dataset
-from qtx.errors import QtxError
+from qtx.foundation.errors import QtxError
 
 WIKI40B_MARKUP = re.compile(r"\n?_START_(?:ARTICLE|SECTION|PARAGRAPH)_\n")
 

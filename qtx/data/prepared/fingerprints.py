@@ -7,8 +7,8 @@ import re
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 
-from qtx.errors import QtxError
-from qtx.storage import write_whole
+from qtx.foundation.errors import QtxError
+from qtx.foundation.storage import write_whole
 
 FOLDER = "qtx_fingerprints"
 SHA256 = re.compile(rb"[0-9a-f]{64}")

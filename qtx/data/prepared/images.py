@@ -14,7 +14,7 @@ import tensorflow_datasets as tfds
 from qtx.data.image_files import TRAINING_SPLIT, begin_image, check_splits, image_files
 from qtx.data.prepared.fingerprints import content_hash
 from qtx.data.prepared.writing import DatasetPlan, Example, Producer, State
-from qtx.errors import QtxError
+from qtx.foundation.errors import QtxError
 
 NAME = "qtx_images"
 FORMAT = 1

@@ -15,7 +15,7 @@ from qtx.data.prepared.documents import Part
 from qtx.data.prepared.writing import DatasetPlan, Example, Producer, State
 from qtx.data.tfds_datasets import Dataset, DatasetRecords
 from qtx.data.tokenization import TextTokenizer
-from qtx.errors import QtxError
+from qtx.foundation.errors import QtxError
 
 NAME = "qtx_text"
 FORMAT = 1

@@ -26,8 +26,8 @@ from rich.progress import BarColumn, Progress, TextColumn, TimeRemainingColumn
 
 from qtx.data.prepared.fingerprints import keep
 from qtx.data.tfds_datasets import FILE_FORMAT
-from qtx.errors import QtxError
-from qtx.storage import Expected, read_sealed_json, sealed_json
+from qtx.foundation.errors import QtxError
+from qtx.foundation.storage import Expected, read_sealed_json, sealed_json
 
 VERSION = "1.0.0"
 SHARD_BYTES = 64 << 20

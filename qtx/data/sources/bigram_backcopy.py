@@ -24,8 +24,8 @@ import numpy as np
 from qtx.data.dataset import Data
 from qtx.data.packing import causal_example
 from qtx.data.reading import expand, read_text
-from qtx.errors import QtxError
-from qtx.storage import digest
+from qtx.foundation.errors import QtxError
+from qtx.foundation.storage import digest
 
 BOS = 0
 TRAINING_SEQUENCES = 1 << 20

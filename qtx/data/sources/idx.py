@@ -12,7 +12,7 @@ import numpy as np
 
 from qtx.data.dataset import Data
 from qtx.data.images import ImageOptions, LabelledImages
-from qtx.errors import QtxError
+from qtx.foundation.errors import QtxError
 
 SPLITS = ("train", "t10k")
 DENSEST = 1032

@@ -17,8 +17,8 @@ from qtx.data.images import ImageOptions, Record
 from qtx.data.prepared.images import image_plan
 from qtx.data.prepared.writing import Written, write
 from qtx.data.tfds_datasets import DEFAULT_DATA_DIR, PREFIX, TRAINING_SPLIT, Dataset, find_dataset, open_dataset
-from qtx.errors import QtxError
-from qtx.storage import digest
+from qtx.foundation.errors import QtxError
+from qtx.foundation.storage import digest
 
 IMAGENET_MEAN, IMAGENET_STD = (0.485, 0.456, 0.406), (0.229, 0.224, 0.225)
 MODES = {1: "L", 3: "RGB"}

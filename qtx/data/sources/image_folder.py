@@ -11,7 +11,7 @@ from PIL import Image, ImageOps
 from qtx.data.dataset import Data
 from qtx.data.image_files import TRAINING_SPLIT, check_splits, image_files, open_image
 from qtx.data.images import ImageOptions, LabelledImages
-from qtx.errors import QtxError
+from qtx.foundation.errors import QtxError
 
 
 @dataclass(frozen=True)

@@ -16,7 +16,7 @@ from pathlib import Path
 
 from qtx.data.dataset import Data
 from qtx.data.text import Document, TextOptions, split_documents
-from qtx.errors import QtxError
+from qtx.foundation.errors import QtxError
 
 SKIPPED_FOLDERS = {"site-packages", "dist-packages", "test", "tests", "idle_test", "__pycache__"}
 

@@ -20,8 +20,8 @@ from qtx.data.text import TextOptions
 from qtx.data.tfds_datasets import DEFAULT_DATA_DIR, open_dataset
 from qtx.data.tokenization import TextTokenizer, load_tokenizer
 from qtx.data.vocabularies import VOCABULARIES
-from qtx.errors import QtxError
-from qtx.storage import Expected, digest, verify, with_checksum
+from qtx.foundation.errors import QtxError
+from qtx.foundation.storage import Expected, digest, verify, with_checksum
 
 DEFAULT_HELD_OUT_FRACTION = 0.05
 TOKENIZER_CHARACTERS = 100_000_000

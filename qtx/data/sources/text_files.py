@@ -9,7 +9,7 @@ from typing import Self
 from qtx.data.dataset import Data
 from qtx.data.reading import check_separator, documents, expand
 from qtx.data.text import Document, TextOptions, split_documents
-from qtx.errors import QtxError
+from qtx.foundation.errors import QtxError
 
 DEFAULT_HELD_OUT_FRACTION = 0.05
 

@@ -7,7 +7,7 @@ import dataclasses
 import jax
 import jax.numpy as jnp
 
-from qtx.errors import QtxError
+from qtx.foundation.errors import QtxError
 from qtx.quantization.affine import fake_quantize, make_grid
 from qtx.quantization.estimators.minmax import extremes
 

@@ -6,7 +6,7 @@ import dataclasses
 
 import jax.numpy as jnp
 
-from qtx.errors import QtxError
+from qtx.foundation.errors import QtxError
 from qtx.quantization.estimators.minmax import extremes
 from qtx.quantization.estimators.percentile import upper_percentile
 

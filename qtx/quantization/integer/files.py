@@ -11,14 +11,9 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
-from qtx.config import flattened
-from qtx.errors import QtxError
-from qtx.models import MODELS
-from qtx.quantization.integer.convert import float32
-from qtx.quantization.integer.model import IntegerModel, Tensors
-from qtx.quantization.integer.operands import smallest_batch
-from qtx.quantization.weights import flatten, is_table
-from qtx.storage import (
+from qtx.foundation.config import flattened
+from qtx.foundation.errors import QtxError
+from qtx.foundation.storage import (
     Expected,
     digest,
     read_sealed_json,
@@ -27,6 +22,11 @@ from qtx.storage import (
     sealed_safetensors,
     write_whole,
 )
+from qtx.models import MODELS
+from qtx.quantization.integer.convert import float32
+from qtx.quantization.integer.model import IntegerModel, Tensors
+from qtx.quantization.integer.operands import smallest_batch
+from qtx.quantization.weights import flatten, is_table
 
 WEIGHTS = "model.safetensors"
 DESCRIPTION = "integer.json"

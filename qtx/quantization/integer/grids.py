@@ -6,12 +6,13 @@ import dataclasses
 
 import jax.numpy as jnp
 
-from qtx.errors import QtxError
+from qtx.foundation.errors import QtxError
 from qtx.quantization.basis import basis_of
 from qtx.quantization.calibration import Quantized
 from qtx.quantization.integer.grid import Fields, int8_grid
 from qtx.quantization.integer.operands import Source
-from qtx.quantization.weights import STACK, Plan, Ranges, is_table
+from qtx.quantization.weights import Plan, Ranges, is_table
+from qtx.sites import STACK
 
 MOST_BITS = 8
 

@@ -21,7 +21,8 @@ from qtx.quantization.affine import Grid
 from qtx.quantization.basis import basis_of, enter
 from qtx.quantization.integer import products
 from qtx.quantization.integer.grid import Fields, grid_of, on_grid
-from qtx.quantization.interceptor import SITE_MODULES
+from qtx.quantization.interceptor import SITES_AND_TABLES
+from qtx.sites import watching
 
 COLLECTION = "integer"
 
@@ -44,10 +45,10 @@ def on_integers() -> Iterator[None]:
             y = products.product(module.equation, *left, *right) * module.scale
         else:
             y = next_function(*args, **kwargs)
-        rounded = isinstance(module, (*SITE_MODULES, nn.Embed)) and "grid" in node
+        rounded = isinstance(module, SITES_AND_TABLES) and "grid" in node
         return on_grid(y, node["grid"]) if rounded else y
 
-    with nn.intercept_methods(interceptor):
+    with watching(lambda path: True), nn.intercept_methods(interceptor):
         yield
 
 

@@ -10,7 +10,7 @@ import jax
 import jax.numpy as jnp
 from flax import traverse_util
 
-from qtx.errors import QtxError
+from qtx.foundation.errors import QtxError
 from qtx.quantization import exact
 from qtx.quantization.integer.interceptor import COLLECTION, on_integers
 from qtx.quantization.integer.kernels import Tensors

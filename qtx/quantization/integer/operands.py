@@ -16,7 +16,8 @@ import numpy as np
 from jax.ad_checkpoint import checkpoint_name
 
 from qtx.layers import Product
-from qtx.quantization.interceptor import SITE_MODULES
+from qtx.quantization.interceptor import SITES_AND_TABLES
+from qtx.sites import watching
 
 PRODUCTS = (nn.Dense, Product)
 MOVES = {
@@ -76,10 +77,10 @@ def operands(module: nn.Module, params: Any, batch: Mapping[str, Any]) -> Operan
         if isinstance(layer, PRODUCTS):
             args = tuple(checkpoint_name(x, f"operand:{i}:{path}") for i, x in enumerate(args))
         y = next_function(*args, **kwargs)
-        return checkpoint_name(y, f"site:{path}") if isinstance(layer, (*SITE_MODULES, nn.Embed)) else y
+        return checkpoint_name(y, f"site:{path}") if isinstance(layer, SITES_AND_TABLES) else y
 
     def run(params, batch):
-        with nn.intercept_methods(interceptor):
+        with watching(lambda path: True), nn.intercept_methods(interceptor):
             return module.apply({"params": params}, batch)
 
     program = jax.make_jaxpr(run)(params, dict(batch)).jaxpr

@@ -11,13 +11,14 @@ import jax
 import jax.numpy as jnp
 from flax import traverse_util
 
-from qtx.errors import QtxError, lookup
+from qtx.foundation.errors import QtxError, lookup
 from qtx.quantization.basis import basis_of, enter, leave
 from qtx.quantization.methods.base import Static
 from qtx.quantization.methods.hadamard import Hadamard
 from qtx.quantization.methods.inputs import gram, of_inputs
 from qtx.quantization.methods.smoothquant import SmoothQuant
-from qtx.quantization.weights import STACK, Plan, Planned, Ranges, flatten, quantize_weights, round_to_grid
+from qtx.quantization.weights import Plan, Planned, Ranges, flatten, quantize_weights, round_to_grid
+from qtx.sites import STACK
 
 BASES: dict[str, type[Static]] = {"none": Static, "smoothquant": SmoothQuant, "hadamard": Hadamard}
 BLOCK = 128

@@ -7,9 +7,10 @@ import dataclasses
 import jax.numpy as jnp
 import numpy as np
 
-from qtx.errors import QtxError
+from qtx.foundation.errors import QtxError
 from qtx.quantization.methods.base import Static
-from qtx.quantization.weights import STACK, flatten
+from qtx.quantization.weights import flatten
+from qtx.sites import STACK
 
 RESIDUAL_STREAM = (
     "embeddings/project_in",

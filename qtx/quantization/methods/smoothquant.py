@@ -7,7 +7,7 @@ import dataclasses
 import jax
 import jax.numpy as jnp
 
-from qtx.errors import QtxError
+from qtx.foundation.errors import QtxError
 from qtx.quantization.methods.base import Static
 from qtx.quantization.methods.inputs import absmax, of_inputs
 from qtx.quantization.weights import flatten

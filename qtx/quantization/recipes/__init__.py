@@ -10,7 +10,7 @@ import runpy
 from collections.abc import Callable
 from pathlib import Path
 
-from qtx.errors import QtxError, lookup
+from qtx.foundation.errors import QtxError, lookup
 from qtx.quantization.recipe import Recipe
 from qtx.quantization.recipes.paper import paper_bert, paper_opt, paper_vit
 from qtx.quantization.recipes.recorded import recorded_recipe

@@ -13,11 +13,11 @@ from collections.abc import Callable, Mapping
 from pathlib import Path
 from typing import Any
 
-from qtx.errors import QtxError
+from qtx.foundation.errors import QtxError
+from qtx.foundation.storage import Expected, read_sealed_json
 from qtx.quantization.estimators import ESTIMATORS
 from qtx.quantization.granularity import GRANULARITIES
 from qtx.quantization.recipe import Quantizer, Recipe, Rule
-from qtx.storage import Expected, read_sealed_json
 
 REMEDY = "name the recipe on this command line, --config.quantization.recipe=FILE.py:FUNCTION"
 EXPECTED = Expected("a recorded recipe", REMEDY)

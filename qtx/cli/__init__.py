@@ -1,0 +1,1 @@
+"""The command line: its commands and flags, their help, and what they print."""

@@ -1,0 +1,333 @@
+"""What the commands do: each prints its config's summary, works, and prints its result."""
+
+from __future__ import annotations
+
+import dataclasses
+import time
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any
+
+from rich.box import SIMPLE_HEAD
+from rich.console import Console
+from rich.markup import escape
+from rich.progress import track
+from rich.table import Table
+
+from qtx.analysis.sensitivity import HEADER, save_sweep, table_rows
+from qtx.cli.summary import describe_attention, print_summary
+from qtx.data import prepare as prepare_data
+from qtx.data.prepared.summary import describe
+from qtx.experiment import Experiment, record
+from qtx.foundation.console import say
+from qtx.foundation.distributed import initialize, is_main
+from qtx.foundation.errors import QtxError, lookup
+from qtx.foundation.hardware import CHIPS
+from qtx.interop import save as save_huggingface
+from qtx.pipeline.compare import begun_run, check_runs, duration, rebuild, run_comparison, runs
+from qtx.pipeline.identity import kept_files, origin
+from qtx.pipeline.measure import (
+    CALIBRATED,
+    check_run,
+    find_sensitivity,
+    floating_point,
+    keep_quantization,
+    measure,
+    method_of,
+    metrics_of,
+    one_scheme,
+    origin_of_ranges,
+    restore_run,
+    train_run,
+    under,
+    uses_own_data,
+    with_ranges,
+)
+from qtx.pipeline.measure import quantize as quantize_run
+from qtx.pipeline.prepare import Prepared
+from qtx.pipeline.prepare import prepare as prepare_experiment
+from qtx.planning import devices_of, make_plan, virtual_devices
+from qtx.planning import table as plan_table
+from qtx.quantization import Quantized
+from qtx.quantization.files import save_ranges
+from qtx.quantization.integer import convert, load, save
+from qtx.quantization.integer.files import DESCRIPTION
+from qtx.report.results import ATTENTION_COLUMNS, OUTLIER_COLUMNS, Result, main_table, markdown, number
+from qtx.training import NEWEST, OBJECTIVES, RunFolder, find_checkpoint, read_metrics
+from qtx.training.run_folder import IDENTITY
+
+
+def plan(experiment: Experiment, devices: str | None = None, chip: str | None = None) -> None:
+    """`qtx plan`; `devices` is how many, `chip` the name of one in `qtx.foundation.hardware.CHIPS`."""
+    console = Console()
+    if chip is not None:
+        lookup(CHIPS, "chip", chip)
+    if devices is not None and not (devices.isdecimal() and int(devices)):
+        raise QtxError(f"--devices={devices}: expected a positive integer")
+    found = make_plan(experiment, virtual_devices(int(devices) if devices else devices_of(experiment)))
+    for line in plan_table.describe(found):
+        say(console, line)
+    print_table("one device holds", ["", "GiB"], plan_table.memory_rows(found), console)
+    print_table("matrix products of one step", ["", "FLOPs"], plan_table.work_rows(found), console)
+    if found.work.collectives:
+        header = ["one device exchanges", "per step", "GiB"]
+        print_table("collectives of one step", header, plan_table.collective_rows(found), console)
+    say(console, "")
+    for line in (*plan_table.NOTES, *(plan_table.verdict(found, chip) if chip else [plan_table.fitting_chips(found)])):
+        say(console, line)
+
+
+def prepare(experiment: Experiment) -> None:
+    """`qtx prepare`."""
+    console = Console()
+    for written in prepare_data(experiment.data, experiment.objective):
+        for line in describe(written):
+            say(console, line)
+
+
+def train(experiment: Experiment, workdir: Path, distributed: bool = False, profile: bool = False) -> None:
+    """`qtx train`; `distributed` makes it one of many processes, of which one prints; `profile` traces a few steps."""
+    if distributed:
+        initialize()
+    console = Console(quiet=not is_main())
+    RunFolder(workdir).claim(record(experiment), write=False)
+    prepared = prepare_experiment(experiment, run=origin(experiment, workdir))
+    print_summary(prepared, workdir, console)
+    train_run(prepared, workdir, profile)
+    last = read_metrics(workdir, "eval")[-1]
+    metric = OBJECTIVES[experiment.objective].metric
+    say(console, f"trained {last['step']} steps: held-out loss {last['loss']:.4f}, {shown(metric, last[metric])}")
+    say(console, f"next: qtx {'evaluate' if experiment.qat.start else 'quantize'} --workdir={workdir}")
+
+
+def evaluate(experiment: Experiment, workdir: Path, checkpoint: str = NEWEST, names_data: bool = False) -> None:
+    """`qtx evaluate`; the folder of an exported model is run in integers."""
+    console = Console()
+    if (workdir / DESCRIPTION).is_file():
+        evaluate_integers(experiment, workdir, console, names_data)
+        return
+    began = time.monotonic()
+    run = open_run(experiment, workdir, console, checkpoint, names_data)
+    with console.status("measuring"):
+        result = measure_run(run, {}, workdir, began)
+    rows = [["loss", number(result["loss"])], ["metric", shown(result["metric"], result["fp"])]]
+    rows += [[f"trained for {name.upper()}", shown(result["metric"], q)] for name, q in result["quantized"].items()]
+    rows += [
+        [title, number(result[key])] for key, title in (OUTLIER_COLUMNS | ATTENTION_COLUMNS).items() if key != "loss"
+    ]
+    print_table(f"{run.title}: held-out data, floating point", ["measurement", "value"], rows, console)
+    say(console, f"results: {workdir / 'results.json'}")
+
+
+def quantize(
+    experiment: Experiment,
+    workdir: Path,
+    ranges: str | None = None,
+    checkpoint: str = NEWEST,
+    names_data: bool = False,
+) -> None:
+    """`qtx quantize`; `ranges` is a file to take the ranges of one scheme from."""
+    console = Console()
+    began = time.monotonic()
+    run = open_run(experiment, workdir, console, checkpoint, names_data)
+    prepared, params = run.prepared, run.params
+    with console.status("quantizing and measuring"):
+        schemes = with_ranges(prepared, params, Path(ranges)) if ranges else quantize_run(prepared, params)
+        keep_quantization(prepared, workdir)
+        result = measure_run(run, schemes, workdir, began, ranges or CALIBRATED)
+    files = {scheme: workdir / "ranges" / f"{scheme}.safetensors" for scheme in schemes}
+    for scheme, file in files.items():
+        save_ranges(schemes[scheme], floating_point(prepared, params), file, method_of(prepared, scheme), scheme)
+    print_table(f"{run.title}: held-out data, floating point and quantized", *main_table([result]), console)
+    say(console, f"results: {workdir / 'results.json'}")
+    say(console, f"ranges: {', '.join(map(str, files.values()))}")
+
+
+def sensitivity(
+    experiment: Experiment,
+    workdir: Path,
+    checkpoint: str = NEWEST,
+    names_data: bool = False,
+    names_scheme: bool = False,
+) -> None:
+    """`qtx sensitivity`."""
+    console = Console()
+    run = open_run(experiment, workdir, console, checkpoint, names_data)
+    shown_on = Console(stderr=True)
+
+    def progress(targets):
+        return track(targets, "measuring tensors", console=shown_on, disable=not shown_on.is_terminal)
+
+    found = find_sensitivity(run.prepared, run.params, one_scheme(experiment, names_scheme), progress)
+    # Draws with matplotlib, which takes a second to import.
+    from qtx.report.sensitivity_figure import SHOWN_TENSORS, save_sensitivity_plot
+
+    files = save_sweep(found, workdir), save_sensitivity_plot(found, workdir)
+    title = f"{run.title}: {found.metric} at {found.scheme} on part of the held-out data; what costs most first"
+    print_table(title, HEADER, table_rows(found, SHOWN_TENSORS), console)
+    say(console, f"{found.scheme}: {origin_of_ranges(run.prepared, found.scheme)}")
+    say(console, f"all {len(found.rows)} tensors: {files[0]}")
+    say(console, f"plot: {files[1]}")
+
+
+def export(
+    experiment: Experiment,
+    workdir: Path,
+    format: str,
+    checkpoint: str = NEWEST,
+    names_data: bool = False,
+    names_scheme: bool = False,
+) -> None:
+    """`qtx export`."""
+    console = Console()
+    writer = lookup(FORMATS, "format", format)
+    run = open_run(experiment, workdir, console, checkpoint, names_data)
+    folder = workdir / "export" / format
+    with console.status("exporting"):
+        notes = writer(run.prepared, run.params, folder, one_scheme(experiment, names_scheme))
+    size = sum(file.stat().st_size for file in folder.iterdir())
+    for note in (
+        *notes,
+        f"written: {folder}, {size / 1e6:.2f} MB; parameters in float32: {4 * run.prepared.parameters / 1e6:.2f} MB",
+    ):
+        say(console, note)
+
+
+def export_int8(prepared: Prepared, params: Any, folder: Path, scheme: str) -> list[str]:
+    """Writes an integer model and the config that evaluates it; returns what to tell of it."""
+    model = convert(under(prepared, params, scheme))
+    save(model, folder)
+    files = kept_files(prepared.experiment, prepared.module.config, prepared.data)
+    RunFolder(folder).claim({**record(prepared.experiment), IDENTITY: prepared.identity}, files)
+    floating = ", ".join(model.in_floating_point) or "nothing"
+    return [
+        f"{scheme}: {origin_of_ranges(prepared, scheme)}",
+        f"matrix products in floating point: {floating}",
+        f"next: qtx evaluate --workdir={folder}",
+    ]
+
+
+def export_huggingface(prepared: Prepared, params: Any, folder: Path, scheme: str) -> list[str]:
+    """Writes a Hugging Face checkpoint, in floating point; returns what to tell of it."""
+    save_huggingface(folder, prepared.module.config, floating_point(prepared, params))
+    return []
+
+
+FORMATS = {"int8": export_int8, "huggingface": export_huggingface}
+
+
+def evaluate_integers(experiment: Experiment, folder: Path, console: Console, names_data: bool) -> None:
+    """Runs an exported model on the held-out data and prints its loss and metric."""
+    check_run(experiment, folder)
+    experiment = dataclasses.replace(experiment, qat=dataclasses.replace(experiment.qat, start=""))
+    prepared = prepare_experiment(experiment, run=RunFolder(folder))
+    print_summary(prepared, folder, console)
+    uses_own_data(prepared, folder, names_data)
+    metric = OBJECTIVES[experiment.objective].metric
+    with console.status("measuring"):
+        metrics = metrics_of(prepared, load(prepared.module, folder))
+    rows = [["loss", number(metrics["loss"])], ["metric", shown(metric, metrics[metric])]]
+    print_table(f"{folder}: held-out data, in integers", ["measurement", "value"], rows, console)
+
+
+def compare(experiment: Experiment, workdir: Path) -> None:
+    """`qtx compare`."""
+    console = Console()
+    planned = runs(experiment, workdir)
+    check_runs(planned)
+    prepared = prepare_experiment(experiment, run=begun_run(planned))
+    check_runs(planned, prepared.identity)
+    print_summary(prepared, workdir, console, compare=True)
+    began = time.monotonic()
+    results = run_comparison(experiment, workdir, console, prepared.data)
+    finish_comparison(results, workdir, console)
+    say(console, f"took {duration(time.monotonic() - began)}")
+
+
+def report(workdir: Path) -> None:
+    """`qtx report`."""
+    console = Console()
+    finish_comparison(rebuild(workdir), workdir, console)
+
+
+def finish_comparison(results: list[Result], workdir: Path, console: Console) -> None:
+    """Prints a comparison's table and where the rest is."""
+    print_table("mean ± standard deviation over seeds, held-out data", *main_table(results), console)
+    say(console, f"table: {workdir / 'table.md'}")
+    say(console, f"report: {workdir / 'report.html'}")
+
+
+@dataclasses.dataclass(frozen=True)
+class OpenRun:
+    """A run that a command measures.
+
+    Attributes:
+      prepared: its experiment.
+      params: those of the checkpoint.
+      checkpoint: updates done at it.
+      own_data: whether it is measured on the data that it was trained on.
+      title: of tables.
+    """
+
+    prepared: Prepared
+    params: Any
+    checkpoint: int
+    own_data: bool
+    title: str
+
+
+def open_run(experiment: Experiment, workdir: Path, console: Console, checkpoint: str, names_data: bool) -> OpenRun:
+    """Checks that the folder holds the experiment's run, prints the summary and restores a checkpoint.
+
+    Args:
+      experiment: the run's, on its own or on other data.
+      workdir: the run's folder.
+      console: where to print.
+      checkpoint: newest, best, or a step.
+      names_data: whether the command line names the data; see `uses_own_data`.
+    """
+    check_run(experiment, workdir)
+    prepared = prepare_experiment(experiment, run=RunFolder(workdir))
+    own_data = uses_own_data(prepared, workdir, names_data)
+    print_summary(prepared, workdir, console)
+    step = find_checkpoint(workdir, checkpoint)
+    used, total = prepared.held_out_batches
+    title = f"{workdir}, checkpoint {step}" + ("" if own_data else ", other data than it was trained on")
+    title += "" if used == total else f", first {used} of {total} held-out batches"
+    return OpenRun(prepared, restore_run(prepared, workdir, str(step)), step, own_data, title)
+
+
+def measure_run(
+    run: OpenRun, schemes: Mapping[str, Quantized], workdir: Path, began: float, ranges: str = CALIBRATED
+) -> Result:
+    """See `qtx.pipeline.measure.measure`."""
+    variant = describe_attention(run.prepared.experiment.model.attention)
+    return measure(
+        run.prepared,
+        run.params,
+        schemes,
+        workdir,
+        variant,
+        began,
+        checkpoint=run.checkpoint,
+        ranges=ranges,
+        own_data=run.own_data,
+    )
+
+
+def shown(metric: str, value: float) -> str:
+    """A metric as people read it: `perplexity 4.49`, `accuracy 88.1 %`."""
+    return f"{metric} {number(100 * value)} %" if metric == "accuracy" else f"{metric} {number(value)}"
+
+
+def print_table(title: str, header: list[str], rows: list[list[str]], console: Console) -> None:
+    """A table whose columns after the first are numbers; Markdown in a pipe."""
+    if not console.is_terminal:
+        say(console, f"\n{title}\n\n{markdown(header, rows)}")
+        return
+    table = Table(title=escape(title), title_justify="left", box=SIMPLE_HEAD)
+    for index, name in enumerate(header):
+        table.add_column(escape(name), justify="right" if index else "left")
+    for row in rows:
+        table.add_row(*map(escape, row))
+    console.print(table)

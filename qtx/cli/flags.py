@@ -1,0 +1,208 @@
+"""The command line's flags: the config file that `--config` names, with its overrides, and `--workdir`.
+
+absl and `ml_collections.config_flags` do the parsing, on a registry of flags of their own for every call, so that a
+process can parse any number of command lines. Every mistake becomes a one-line `QtxError`.
+"""
+
+from __future__ import annotations
+
+import functools
+import inspect
+import operator
+import re
+import runpy
+import traceback
+from collections.abc import Container, Sequence
+from pathlib import Path
+
+from absl import flags
+from ml_collections import ConfigDict, config_flags
+
+from qtx.foundation.errors import QtxError, unknown
+
+PLACEHOLDERS = {
+    "config": "FILE",
+    "workdir": "FOLDER",
+    "method": "METHOD",
+    "scheme": "SCHEME",
+    "ranges": "FILE",
+    "format": "FORMAT",
+    "checkpoint": "WHICH",
+    "devices": "N",
+    "chip": "NAME",
+}
+OVERRIDE = re.compile(r"--?(?:no)?config\.([^=]+)")
+# What ml_collections says of a key that is not there: 'a' or Key "a" does not exist ... Did you mean "b" ...
+UNKNOWN_KEY = re.compile(r"""^(?:'(\w+)'|Key "(\w+)" does not exist.*?)(?:\s*Did you mean "(\w+)".*)?$""", re.DOTALL)
+
+
+def parse(arguments: Sequence[str], of_run: bool = False) -> tuple[ConfigDict | None, Path | None]:
+    """The config, overridden, and the working folder that a command's arguments name.
+
+    Args:
+      arguments: what follows the command, e.g. `["--config=configs/demo.py", "--workdir=runs/x", "--config.seed=1"]`.
+      of_run: without `--config`, take the config that the run in the working folder recorded.
+
+    Returns:
+      the locked config (None without `--config` and `of_run`) and the folder (None without `--workdir`).
+
+    Raises:
+      QtxError: for an unknown flag or key, a value of the wrong type, or a config file that cannot be used.
+    """
+    config_path, rest = take_flag(arguments, "config")
+    workdir, rest = take_flag(rest, "workdir")
+    if config_path is not None:
+        config = load_config_file(config_path)
+    elif of_run and workdir:
+        config = load_run_config(Path(workdir), {match[1] for argument in rest if (match := OVERRIDE.match(argument))})
+    else:
+        config = ConfigDict()
+        for argument in rest:
+            if OVERRIDE.match(argument):
+                raise QtxError(f"{argument} overrides a config, but there is no --config=FILE")
+    for argument in rest:
+        if match := OVERRIDE.match(argument):
+            check_key(config, match[1])
+    rest = unset(config, rest)
+    values = flags.FlagValues()
+    values.set_gnu_getopt(True)
+    # Only for the suggestion: a misspelt --workdir is then told apart from other unknown flags.
+    flags.DEFINE_string("workdir", None, "", flag_values=values)
+    try:
+        config_flags.DEFINE_config_dict("config", config, flag_values=values, sys_argv=["qtx", *rest])
+        extra = values(["qtx", *rest])[1:]
+    except (flags.Error, KeyError, TypeError, ValueError) as error:
+        raise QtxError(one_line(error)) from None
+    if extra:
+        raise QtxError(f"unexpected argument {extra[0]!r}: flags are written --name=value")
+    return (values["config"].value if config_path or of_run else None), (Path(workdir) if workdir else None)
+
+
+def take_flag(arguments: Sequence[str], name: str) -> tuple[str | None, list[str]]:
+    """The value of `--name=value` or `--name value`, the last one counting, and the other arguments."""
+    value, rest, left = None, [], list(arguments)
+    while left:
+        argument = left.pop(0)
+        flag, equals, text = argument.partition("=")
+        if flag not in (f"--{name}", f"-{name}"):
+            rest.append(argument)
+            continue
+        value = text if equals else (left.pop(0) if left else "")
+        if not value:
+            raise QtxError(f"--{name} has no value: write --{name}={PLACEHOLDERS[name]}")
+    return value, rest
+
+
+def take_switch(arguments: Sequence[str], name: str) -> tuple[bool, list[str]]:
+    """Whether `--name` is among the arguments, and the others."""
+    given = (f"--{name}", f"-{name}")
+    return any(argument in given for argument in arguments), [other for other in arguments if other not in given]
+
+
+def unset(config: ConfigDict, arguments: Sequence[str]) -> list[str]:
+    """Sets every option that an argument gives as `None` to that, and returns the other arguments."""
+    rest = []
+    for argument in arguments:
+        match = OVERRIDE.match(argument)
+        if not match or argument.partition("=")[2] != "None":
+            rest.append(argument)
+            continue
+        *sections, name = match[1].split(".")
+        functools.reduce(operator.getitem, sections, config)[name] = None
+    return rest
+
+
+def names(arguments: Sequence[str], key: str) -> bool:
+    """Whether a command's arguments override `key`, or what is below it if it ends with a dot, e.g. `"data."`."""
+    overridden = (OVERRIDE.match(argument) for argument in arguments)
+    return any(match and (match[1].startswith(key) if key.endswith(".") else match[1] == key) for match in overridden)
+
+
+def check_key(config: ConfigDict, path: str) -> None:
+    """Raises the error that names the nearest key if `path`, e.g. `"model.width"`, is not in the config."""
+    where, section = "config", config
+    for name in path.split("."):
+        if not isinstance(section, ConfigDict):
+            raise QtxError(f"{where} is a value, not a section: --config.{path} goes one level too deep")
+        if name not in section:
+            raise unknown(f"key in {where}:", name, section.keys())
+        where, section = f"{where}.{name}", section[name]
+
+
+def load_config_file(path: str) -> ConfigDict:
+    """The config that a file's `get_config()` returns, or `get_config("text")` for `"file.py:text"`; with `:smoke`
+    after either, that experiment as a smoke test.
+
+    Raises:
+      QtxError: if the file is missing or has an error in its own lines (told with the line).
+    """
+    full_size = path.removesuffix(":smoke")
+    filename, _, variant = full_size.partition(":")
+    file = Path(filename)
+    if not file.is_file():
+        kind = "is a folder" if file.is_dir() else "not found"
+        near = [str(other) for other in file.parent.glob("*.py")]
+        hint = str(unknown("config file", filename, near)).partition(": ")[2] if near and kind == "not found" else ""
+        raise QtxError(f"config file {filename} {kind}" + (f": {hint}" if hint else ""))
+    try:
+        get_config = runpy.run_path(str(file)).get("get_config")
+        if get_config is None:
+            raise QtxError(f"{filename} has no get_config(): expected `def get_config(variant='softmax')`")
+        if variant and not inspect.signature(get_config).parameters:
+            raise QtxError(f"{filename}: get_config() takes no argument, but --config={path} gives {variant!r}")
+        config = get_config(variant) if variant else get_config()
+    except QtxError:
+        raise
+    except SyntaxError as error:
+        raise QtxError(f"{error.filename}, line {error.lineno}: {error.msg}") from None
+    except Exception as error:
+        frames = traceback.extract_tb(error.__traceback__)
+        own = [frame for frame in frames if Path(frame.filename) == file]
+        if not own or not (frames[-1] is own[-1] or "ml_collections" in frames[-1].filename):
+            raise
+        kind = "" if isinstance(error, (AttributeError, KeyError)) else f"{type(error).__name__}: "
+        raise QtxError(f"{filename}, line {own[-1].lineno} ({own[-1].line}): {kind}{one_line(error)}") from None
+    if not isinstance(config, ConfigDict):
+        raise QtxError(f"{filename}: get_config() returned {type(config).__name__}, expected a ConfigDict")
+    if full_size == path:
+        return config.lock()
+    from qtx.pipeline.smoke import smoke  # imports jax
+
+    return smoke(config)
+
+
+def load_run_config(workdir: Path, overridden: Container[str] = ()) -> ConfigDict:
+    """The config that an earlier run recorded in its folder; nothing that the folder names is run.
+
+    Args:
+      workdir: the folder.
+      overridden: dotted keys that the command line gives. If the data's source is among them, what the run's own source
+        was told is left out, but for what makes an example of a record.
+
+    Raises:
+      QtxError: if the folder holds no run, or its record cannot be read.
+    """
+    from qtx.data.config import EXAMPLE_OPTIONS  # imports jax
+    from qtx.experiment import from_record
+    from qtx.quantization.recipes import RECIPES
+    from qtx.training import RunFolder
+
+    folder = RunFolder(workdir)
+    config = from_record(folder.read_config(), str(folder.config))
+    if config.quantization.recipe not in RECIPES:
+        config.quantization.recipe = str(folder.recipe)
+    if "data.source" in overridden:
+        for option in set(config.data) - {"source", *EXAMPLE_OPTIONS}:
+            config.data[option] = None
+    return config
+
+
+def one_line(error: Exception) -> str:
+    """An error's message as one line, in the user's words where ml_collections tells of its insides."""
+    text: object = error
+    while isinstance(text, Exception) and text.args:  # it wraps a KeyError in an AttributeError
+        text = text.args[0]
+    if match := UNKNOWN_KEY.match(str(text)):
+        name, locked_name, near = match.groups()
+        return f"unknown key {name or locked_name!r}" + (f": did you mean {near!r}?" if near else "")
+    return " ".join(str(text).split())

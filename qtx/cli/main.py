@@ -1,0 +1,290 @@
+"""The `qtx` command: its commands, their help, and how errors are told.
+
+Nothing here imports jax until a command runs, so that help and mistakes on the command line are told at once.
+"""
+
+from __future__ import annotations
+
+import dataclasses
+import logging
+import sys
+from collections.abc import Callable, Sequence
+from pathlib import Path
+from typing import Any
+
+from qtx import __version__
+from qtx.cli.cpu_memory import keep_freed_memory
+from qtx.foundation.errors import Preempted, QtxError, lookup
+
+USAGE_ERROR = 2
+INTERRUPTED = 130  # 128 + SIGINT, as shells have it
+
+
+@dataclasses.dataclass(frozen=True)
+class Command:
+    """One command: what its help says, and the function of `qtx.cli.commands` that runs it."""
+
+    summary: str
+    description: str
+    example: str
+    config: str  # "required", "optional" (the run's own record otherwise) or "none"
+    resume: str  # what the user does after an interruption
+    flags: tuple[str, ...] = ()  # of `FLAGS`
+    choice: str | None = None  # a flag whose value the command itself gets
+    workdir: bool = True  # whether it works in a folder
+    one_scheme: bool = False  # whether it takes one scheme of several
+
+
+@dataclasses.dataclass(frozen=True)
+class Flag:
+    """A flag that some commands have; with `override`, short for overriding one value of the config; a `switch` has no
+    value."""
+
+    usage: str
+    help: str
+    override: str | None = None
+    switch: bool = False
+
+
+FLAGS = {
+    "method": Flag("--method=METHOD", "static, per_token, smoothquant, hadamard or gptq", "quantization.method={}"),
+    "scheme": Flag("--scheme=SCHEME", "one scheme, e.g. w8a8, instead of the config's", "quantization.schemes=('{}',)"),
+    "ranges": Flag("--ranges=FILE", "ranges of an earlier calibration by the same method, instead of a new one"),
+    "format": Flag("--format=FORMAT", "int8 (runs in integers) or huggingface (floating point)"),
+    "devices": Flag("--devices=N", "devices to plan for (default: as many as config.mesh names)"),
+    "distributed": Flag("--distributed", "one of many processes, on a cluster: see docs/scale.md", switch=True),
+    "profile": Flag("--profile", "trace a few steps, for TensorBoard and Perfetto, to WORKDIR/profile", switch=True),
+    "checkpoint": Flag("--checkpoint=WHICH", "newest (default), best (on the held-out data), or its step"),
+    "chip": Flag("--chip=NAME", "what they are, e.g. h100-sxm or tpu-v5e"),
+}
+
+
+COMMANDS = {
+    "plan": Command(
+        summary="what training will need: memory, FLOPs, collectives; whether it fits a chip",
+        description="Compiles the training step for a mesh that this machine need not have, and tells what one device\n"
+        "holds and does in a step. Needs no data and no accelerator: what only the data tell is assumed, and said.",
+        example="qtx plan --config=configs/opt_125m.py --devices=8 --chip=l4 --config.model.remat=full",
+        config="required",
+        resume="the same command starts over",
+        flags=("devices", "chip"),
+        workdir=False,
+    ),
+    "prepare": Command(
+        summary="make a corpus ready on disk: tokenized and packed, or its images gathered",
+        description="Writes what training reads of config.data's corpora as TFDS datasets in config.data.data_dir,\n"
+        "and tells how much there is. Training does so itself at first use; prepare does it earlier, e.g. on a\n"
+        "machine without an accelerator. What is there already is not made again.",
+        example="qtx prepare --config=configs/wikitext2_bert.py --config.data.source=text_corpus",
+        config="required",
+        resume="the same command goes on after the last finished shard",
+        workdir=False,
+    ),
+    "train": Command(
+        summary="pre-train one model, or resume its training",
+        description="Trains the config's model on its data. The folder gets the resolved config, metrics (JSON lines\n"
+        "and TensorBoard), checkpoints, and the tokenizer. Run again, the same command goes on from the last\n"
+        "checkpoint that is whole and ends with the same numbers as a run that was never interrupted. SIGTERM saves\n"
+        "a checkpoint first, and exits with 0.",
+        example="qtx train --config=configs/demo.py:gated_linear --workdir=runs/gated --config.training.steps=500",
+        config="required",
+        resume="the same command resumes from the last checkpoint",
+        flags=("distributed", "profile"),
+    ),
+    "evaluate": Command(
+        summary="measure a trained model: loss, metric, outliers",
+        description="Evaluates the folder's last checkpoint on held-out data in floating point: perplexity or\n"
+        "accuracy, infinity norm, kurtosis, 6-sigma outliers, attention-sink mass. Adds to results.json. The folder\n"
+        "of an exported int8 model is run in integers. The data are the run's own, or what --config.data... names.",
+        example="qtx evaluate --workdir=runs/gated",
+        config="optional",
+        resume="the same command starts over",
+        flags=("checkpoint",),
+    ),
+    "quantize": Command(
+        summary="quantize a trained model and measure what it costs",
+        description="Calibrates static activation ranges on training data, quantizes to every scheme of the config\n"
+        "(weight and activation bits, e.g. w8a8) and evaluates each on held-out data, beside floating point.\n"
+        "Saves the ranges as ranges/<scheme>.safetensors.",
+        example="qtx quantize --workdir=runs/gated --config.quantization.schemes=\"('w8a8', 'w4a8')\"",
+        config="optional",
+        resume="the same command starts over",
+        flags=("method", "scheme", "ranges", "checkpoint"),
+    ),
+    "sensitivity": Command(
+        summary="rank the tensors of a trained model by what quantizing them costs",
+        description="Calibrates the first scheme of the config (after quantization-aware training: takes the one that\n"
+        "the run was trained under), then measures the model with each weight and activation of each layer\n"
+        "quantized alone, and with all quantized but it, with the tensor's signal-to-quantization-noise\n"
+        "ratio, on config.quantization.sensitivity_batches held-out batches.\n"
+        "Writes sensitivity.json and sensitivity.png; `qtx report` of a comparison shows them.",
+        example="qtx sensitivity --workdir=runs/gated --scheme=w4a4",
+        one_scheme=True,
+        config="optional",
+        resume="the same command starts over",
+        flags=("method", "scheme", "checkpoint"),
+    ),
+    "export": Command(
+        summary="take a trained model away: in integers, or as a Hugging Face checkpoint",
+        description="int8: calibrates the first scheme of the config (after quantization-aware training: takes the\n"
+        "one that the run was trained under) and writes a model whose matrix products run int8 x int8 -> int32,\n"
+        "to WORKDIR/export/int8; `qtx evaluate --workdir=WORKDIR/export/int8` runs it.\n"
+        "huggingface: writes config.json and model.safetensors in floating point to WORKDIR/export/huggingface.",
+        example="qtx export --format=int8 --workdir=runs/gated --scheme=w8a8",
+        one_scheme=True,
+        config="optional",
+        resume="the same command starts over",
+        flags=("format", "method", "scheme", "checkpoint"),
+        choice="format",
+    ),
+    "compare": Command(
+        summary="train, quantize and compare attention variants over seeds",
+        description="Does all of the above for every variant x seed of config.compare, each in its own folder below\n"
+        "WORKDIR/runs; finished runs are not run again. Writes results.jsonl, table.md (mean and standard\n"
+        "deviation over seeds) and report.html. A variant may carry options: 'clipped_softmax,alpha=4'.",
+        example='qtx compare --config=configs/demo.py --workdir=runs/demo --config.compare.seeds="(0, 1)"',
+        config="required",
+        resume="the same command goes on with what is not finished",
+    ),
+    "report": Command(
+        summary="write a comparison's table and HTML report again",
+        description="Rebuilds table.md and report.html from the results in a comparison's folder, finished or not.",
+        example="qtx report --workdir=runs/demo",
+        config="none",
+        resume="the same command starts over",
+    ),
+}
+
+
+def main(arguments: Sequence[str] | None = None) -> int:
+    """Runs one command line (default: the process's, without the program's name) and returns the exit code.
+
+    A mistake of the user's is told in one line on stderr, with exit code 2. Anything else that fails is a bug or the
+    machine's trouble and keeps its traceback.
+    """
+    if arguments is None:
+        keep_freed_memory()
+    arguments = list(sys.argv[1:] if arguments is None else arguments)
+    resume = ""
+    try:
+        if not arguments or arguments[0] in ("help", "--help", "-h", "-help"):
+            topic = arguments[1:2] if arguments[:1] == ["help"] else []
+            print(command_help(topic[0]) if topic else program_help())
+            return 0
+        if arguments[0] == "--version":
+            print(f"qtx {__version__}")
+            return 0
+        name, *rest = arguments
+        if name.startswith("-"):
+            raise QtxError(f"the first argument is a command ({', '.join(COMMANDS)}), then its flags; got {name!r}")
+        command = lookup(COMMANDS, "command", name)
+        if any(argument in ("--help", "-h", "-help") for argument in rest):
+            print(command_help(name))
+            return 0
+        resume = f": {command.resume}"
+        runner(name, command, rest)()
+    except QtxError as error:
+        print(f"qtx: error: {' '.join(str(error).split())}", file=sys.stderr)
+        return USAGE_ERROR
+    except Preempted as request:
+        print(f"qtx: {request}{resume}", file=sys.stderr)
+        return 0
+    except KeyboardInterrupt:
+        print(f"\nqtx: interrupted{resume}", file=sys.stderr)
+        return INTERRUPTED
+    return 0
+
+
+def runner(name: str, command: Command, arguments: Sequence[str]) -> Callable[[], None]:
+    """The command, ready to run: its flags parsed, its config read and checked."""
+    from qtx.cli.flags import names, parse, take_flag, take_switch
+
+    arguments = list(arguments)
+    chosen: dict[str, Any] = {}
+    for flag in command.flags:
+        if FLAGS[flag].switch:
+            chosen[flag], arguments = take_switch(arguments, flag)
+            continue
+        value, arguments = take_flag(arguments, flag)
+        override = FLAGS[flag].override
+        if value is not None and override is not None:
+            arguments.append(f"--config.{override.format(value)}")
+        elif value is not None:
+            chosen[flag] = value
+    if command.choice is not None and command.choice not in chosen:
+        raise QtxError(f"{name} needs {FLAGS[command.choice].usage}: {FLAGS[command.choice].help}")
+    config, workdir = parse(arguments, of_run=command.config == "optional")
+    if command.config == "optional":
+        chosen["names_data"] = names(arguments, "data.")
+    if command.one_scheme:
+        chosen["names_scheme"] = names(arguments, "quantization.schemes")
+    if config is None and command.config == "required":
+        raise QtxError(f"{name} needs --config=FILE, e.g. {command.example}")
+    if workdir is not None and not command.workdir:
+        raise QtxError(f"{name} takes no --workdir: it makes no run")
+    if workdir is None and command.workdir:
+        raise QtxError(f"{name} needs --workdir=FOLDER, e.g. {command.example}")
+    if workdir is not None and workdir.exists() and not workdir.is_dir():
+        raise QtxError(f"--workdir={workdir} is a file: expected a folder")
+    if config is not None and command.config == "none":
+        raise QtxError(f"{name} takes no --config: it reads what the folder holds")
+    return lambda: _run(name, config, workdir, chosen)
+
+
+def _run(name: str, config, workdir: Path | None, chosen: dict[str, Any]) -> None:
+    from qtx.cli import commands
+    from qtx.experiment import read
+
+    # What storage libraries log of an error, each in its own way and with a traceback, the command tells in one line.
+    for library in ("absl", "asyncio"):
+        logging.getLogger(library).setLevel(logging.CRITICAL)
+    function = getattr(commands, name)
+    experiment = () if config is None else (read(config),)
+    folder = () if workdir is None else (workdir,)
+    function(*experiment, *folder, **chosen)
+
+
+def program_help() -> str:
+    """What `qtx --help` prints."""
+    width = max(map(len, COMMANDS))
+    lines = [f"  {name:<{width}}  {command.summary}" for name, command in COMMANDS.items()]
+    return "\n".join(
+        [
+            "qtx: pre-train transformers that survive integer quantization.",
+            "",
+            "usage: qtx COMMAND --config=FILE --workdir=FOLDER [--config.KEY=VALUE ...]",
+            "",
+            *lines,
+            "",
+            "example: qtx compare --config=configs/demo.py --workdir=runs/demo",
+            "",
+            "`qtx COMMAND --help` says more about one; `python -m qtx` is the same program.",
+        ]
+    )
+
+
+def command_help(name: str) -> str:
+    """What `qtx COMMAND --help` prints."""
+    command = lookup(COMMANDS, "command", name)
+    config_flags = {
+        "required": "  --config=FILE[:VARIANT]  the experiment, e.g. configs/demo.py; most take an attention variant\n",
+        "optional": "  --config=FILE[:VARIANT]  the experiment (default: the config that the run recorded)\n",
+        "none": "",
+    }[command.config]
+    if config_flags:
+        config_flags += f"{'':<27}(FILE:smoke and FILE:VARIANT:smoke: the same, a minute's work for a laptop)\n"
+    overrides = (
+        "  --config.KEY=VALUE       overrides one value, e.g. --config.training.steps=500\n" if config_flags else ""
+    )
+    folder = "  --workdir=FOLDER         the run's folder\n" if command.workdir else ""
+    choice = f" {FLAGS[command.choice].usage}" if command.choice else ""
+    own = "".join(f"  {FLAGS[flag].usage:<23}  {FLAGS[flag].help}\n" for flag in command.flags)
+    usage = {"required": " --config=FILE", "optional": " [--config=FILE]", "none": ""}[command.config]
+    return (
+        f"qtx {name}: {command.summary}.\n\n"
+        f"usage: qtx {name}{choice}{usage}{' --workdir=FOLDER' if command.workdir else ''}"
+        f"{' [--config.KEY=VALUE ...]' if config_flags else ''}\n\n"
+        f"{command.description}\n\n"
+        f"flags:\n{config_flags}{folder}{own}{overrides}"
+        f"\nexample:\n  {command.example}"
+    )

@@ -1,0 +1,93 @@
+"""The summary of its config that every command starts with: model, parameters, data, devices, training plan."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import jax
+from rich.console import Console
+from rich.markup import escape
+from rich.panel import Panel
+from rich.table import Table
+from rich.text import Text
+
+from qtx.attention import AttentionConfig
+from qtx.experiment import Experiment
+from qtx.foundation.config import choices, flattened
+from qtx.foundation.console import say
+from qtx.pipeline.prepare import Prepared
+
+FAMILY_TITLES = {"bert": "BERT ({}, bidirectional)", "opt": "OPT ({}, causal)", "vit": "ViT ({}, images)"}
+# Whose LayerNorms stand where, if that is no option of the config (OPT's `pre_norm`).
+PRE_NORM = {"bert": False, "vit": True}
+
+
+def print_summary(prepared: Prepared, workdir: Path, console: Console, compare: bool = False) -> None:
+    """Prints the summary: a panel on a terminal, plain lines `model: ...` in a pipe.
+
+    Args:
+      prepared: the experiment.
+      workdir: its folder.
+      console: where to.
+      compare: whether it is the variants and seeds of the experiment's comparison that are run.
+    """
+    lines = summary(prepared, workdir, compare)
+    if not console.is_terminal:
+        for name, text in lines.items():
+            say(console, f"{name}: {text}")
+        return
+    table = Table.grid(padding=(0, 2))
+    for name, text in lines.items():
+        table.add_row(f"[bold]{name}[/bold]", Text(text))
+    console.print(Panel(table, title=escape(f"qtx · {prepared.experiment.name}"), title_align="left", expand=False))
+
+
+def summary(prepared: Prepared, workdir: Path, compare: bool) -> dict[str, str]:
+    """Name to text of every line; see `print_summary`."""
+    experiment, model, training = prepared.experiment, prepared.experiment.model, prepared.experiment.training
+    devices = jax.devices()
+    kind, platform = devices[0].device_kind, devices[0].platform
+    variants, seeds = experiment.compare.variants, experiment.compare.seeds
+    mesh = " x ".join(f"{axis} {size}" for axis, size in prepared.mesh.shape.items())
+    used = prepared.mesh.devices.size
+    return {
+        "model": f"{family_title(experiment)}, {count(model.num_layers, 'layer')}, width {model.width}, "
+        f"{count(model.num_heads, 'head')}, feed-forward {model.mlp_width}, {model.dtype}",
+        "attention": "; ".join(variants) if compare else describe_attention(model.attention),
+        "parameters": f"{prepared.parameters:,}" + (" with softmax; gates add theirs" if compare else ""),
+        "data": prepared.data.description,
+        "devices": f"{used} of {len(devices)} {kind if kind == platform else f'{kind} ({platform})'}, mesh {mesh}",
+        "training": f"{experiment.objective}, {training.steps:,} steps of batch {training.batch_size}, "
+        f"{training.optimizer} {training.learning_rate:g} {training.schedule}, "
+        f"{training.warmup_steps:,} warm-up steps, "
+        + (f"seeds {', '.join(map(str, seeds))}" if compare else f"seed {experiment.seed}"),
+        "folder": str(workdir),
+    }
+
+
+def family_title(experiment: Experiment) -> str:
+    """E.g. `OPT (pre-LN, causal)`."""
+    pre_norm = getattr(experiment.model, "pre_norm", PRE_NORM.get(experiment.family))
+    return FAMILY_TITLES[experiment.family].format("pre-LN" if pre_norm else "post-LN")
+
+
+def count(number: int, thing: str) -> str:
+    """`1 layer`, `12 layers`."""
+    return f"{number} {thing}{'s' * (number != 1)}"
+
+
+def describe_attention(attention: AttentionConfig) -> str:
+    """With what is not its default, e.g. `clipped_softmax (alpha 4)` or `softmax, gate linear (pi 0.25)`."""
+    names, given = flattened(attention), flattened(attention, defaults=False)
+
+    def described(field: str) -> str:
+        choice = choices(AttentionConfig)[field]
+        own = {option.removeprefix(choice.prefix): given[option] for option in choice.options(names[field])}
+        texts = [
+            f"{name} {value if isinstance(value, str) else f'{value:g}'}"
+            for name, value in own.items()
+            if value is not None
+        ]
+        return names[field] + (f" ({', '.join(texts)})" if texts else "")
+
+    return described("normalizer") + ("" if attention.gate is None else f", gate {described('gate')}")

@@ -1,0 +1,37 @@
+"""Files as hostile: whatever a file holds, reading it gives values of the right kind or one line that says what is
+wrong, in time and memory bounded by its size, and runs nothing. What qtx itself writes is whole or absent, and carries
+a checksum that is verified when it is read."""
+
+from qtx.foundation.storage.array_files import (
+    digest,
+    read_npz,
+    read_safetensors,
+    read_sealed_safetensors,
+    sealed_npz,
+    sealed_safetensors,
+)
+from qtx.foundation.storage.json_files import parse_json, read_json, read_sealed_json, seal, sealed_json, unseal
+from qtx.foundation.storage.shaped import shaped
+from qtx.foundation.storage.whole import Expected, inside, read_bytes, verify, with_checksum, write_whole
+
+__all__ = [
+    "Expected",
+    "digest",
+    "inside",
+    "parse_json",
+    "read_bytes",
+    "read_json",
+    "read_npz",
+    "read_safetensors",
+    "read_sealed_json",
+    "read_sealed_safetensors",
+    "seal",
+    "sealed_json",
+    "sealed_npz",
+    "sealed_safetensors",
+    "shaped",
+    "unseal",
+    "verify",
+    "with_checksum",
+    "write_whole",
+]

@@ -1,0 +1,144 @@
+"""Arrays in files: safetensors from anywhere, and our own safetensors and `.npz` with a checksum. No pickles."""
+
+from __future__ import annotations
+
+import hashlib
+import io
+import json
+import re
+import zipfile
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+from safetensors import SafetensorError, safe_open
+from safetensors.numpy import save as serialize
+
+from qtx.foundation.errors import QtxError
+from qtx.foundation.storage.json_files import CHECKSUM, parse_json
+from qtx.foundation.storage.whole import Expected, read_bytes
+
+OURS = "qtx"
+"""Where a file of ours keeps its values and the checksum of everything."""
+# What NumPy writes at the head of an array. A regular expression, as NumPy's own reader evaluates the header as Python
+# and allocates what it says before looking at how much there is.
+NPY = re.compile(
+    rb"\x93NUMPY(?:\x01\x00..|\x02\x00....)"
+    rb"\{'descr': '([<|][biuf]\d{1,2})', 'fortran_order': (False|True), 'shape': \(([\d, ]{0,200})\), \} *\n",
+    re.DOTALL,
+)
+
+Arrays = dict[str, np.ndarray]
+
+
+def digest(arrays: Mapping[str, np.ndarray], values: Mapping[str, Any] | None = None) -> str:
+    """SHA-256 of arrays, by name, type, shape and bytes, and of values of JSON types; their order does not matter."""
+    whole = hashlib.sha256(json.dumps(values or {}, sort_keys=True).encode())
+    for name, x in sorted(arrays.items()):
+        whole.update(repr((name, x.dtype.str, x.shape)).encode())
+        whole.update(np.ascontiguousarray(x).reshape(-1).view(np.uint8).data)
+    return whole.hexdigest()
+
+
+def sealed_safetensors(
+    arrays: Mapping[str, np.ndarray], values: Mapping[str, Any] | None = None, **metadata: str
+) -> bytes:
+    """The content of a safetensors file, with a checksum.
+
+    Args:
+      arrays, values: what `read_sealed_safetensors` gives back; values of JSON types.
+      metadata: what else the header is to say, for other readers.
+    """
+    arrays = {name: np.asarray(x, order="C") for name, x in arrays.items()}
+    return serialize(arrays, metadata={**metadata, OURS: _sealed(arrays, values or {})})
+
+
+def read_safetensors(path: Path, expected: Expected) -> Arrays:
+    """The arrays of a safetensors file from anywhere; if qtx wrote it, its checksum is verified.
+
+    The library checks the header's length, and that shapes, types and offsets fit each other and the file.
+
+    Raises:
+      QtxError: if it is not a whole safetensors file, or has a type or shape that NumPy does not.
+    """
+    return _read_safetensors(path, expected, sealed=False)[0]
+
+
+def read_sealed_safetensors(path: Path, expected: Expected) -> tuple[Arrays, dict[str, Any]]:
+    """What `sealed_safetensors` made.
+
+    Raises:
+      QtxError: if it is anything else.
+    """
+    return _read_safetensors(path, expected, sealed=True)
+
+
+def _read_safetensors(path: Path, expected: Expected, sealed: bool) -> tuple[Arrays, dict[str, Any]]:
+    if not path.is_file():
+        raise QtxError(f"there is no file {path}, expected {expected.what}: {expected.mend}")
+    try:
+        with safe_open(path, framework="np") as file:
+            metadata, arrays = file.metadata() or {}, file.get_tensors()
+    # The last three are what NumPy says of types and shapes that it does not have.
+    except (SafetensorError, OSError, ValueError, TypeError, AttributeError) as error:
+        raise expected.refusal(path, f"not a whole safetensors file: {error}") from None
+    if sealed or OURS in metadata:
+        return arrays, _unsealed(metadata.get(OURS), arrays, path, expected)
+    return arrays, {}
+
+
+def sealed_npz(arrays: Mapping[str, np.ndarray], values: Mapping[str, Any] | None = None) -> bytes:
+    """The content of an `.npz` file: arrays by name, and `qtx`, the bytes of a JSON text with `values` and the
+    checksum. Nothing is compressed, so that what reading takes is known from the file's size."""
+    ours = np.frombuffer(_sealed(arrays, values or {}).encode(), np.uint8)
+    members: Any = {**arrays, OURS: ours}
+    content = io.BytesIO()
+    np.savez(content, allow_pickle=False, **members)
+    return content.getvalue()
+
+
+def read_npz(path: Path, expected: Expected) -> tuple[Arrays, dict[str, Any]]:
+    """What `sealed_npz` made.
+
+    Raises:
+      QtxError: if it is anything else.
+    """
+    content = read_bytes(path, expected)
+    try:
+        with zipfile.ZipFile(io.BytesIO(content)) as archive:
+            members = archive.infolist()
+            if any(member.compress_type != zipfile.ZIP_STORED or member.flag_bits & 1 for member in members):
+                raise expected.refusal(path, "it is compressed: another version wrote it")
+            if sum(member.file_size for member in members) > len(content):
+                raise expected.refusal(path, "it says to hold more than it does")
+            arrays = {m.filename.removesuffix(".npy"): _array(archive.read(m)) for m in members}
+    except QtxError:
+        raise
+    except Exception as error:  # what zipfile raises for a damaged file is what its parts raise
+        raise expected.refusal(path, f"not a whole .npz file: {error}") from None
+    ours = arrays.pop(OURS, None)
+    return arrays, _unsealed(None if ours is None else ours.tobytes(), arrays, path, expected)
+
+
+def _array(content: bytes) -> np.ndarray:
+    header = NPY.match(content)
+    if header is None:
+        raise ValueError("an array has a header that NumPy does not write")
+    descr, fortran_order, axes = (group.decode() for group in header.groups())
+    shape = tuple(int(n) for n in axes.split(",") if n.strip())
+    array = np.frombuffer(content, np.dtype(descr), offset=header.end())  # a copy would be the second
+    return array.reshape(shape, order="F" if fortran_order == "True" else "C")
+
+
+def _sealed(arrays: Mapping[str, np.ndarray], values: Mapping[str, Any]) -> str:
+    return json.dumps({**values, CHECKSUM: digest(arrays, values)})
+
+
+def _unsealed(text: bytes | str | None, arrays: Arrays, path: Path, expected: Expected) -> dict[str, Any]:
+    if text is None:
+        raise expected.refusal(path, f"it has no {CHECKSUM}: another version or program wrote it")
+    values = parse_json(text, path, expected, finite=False)
+    if values.pop(CHECKSUM, None) != digest(arrays, values):
+        raise expected.refusal(path, f"its {CHECKSUM} does not fit its content: it is damaged or was edited")
+    return values

@@ -1,0 +1,87 @@
+"""Whole files: what is expected in one, its bytes, and writing some such that nobody finds a part of them."""
+
+from __future__ import annotations
+
+import hashlib
+import os
+from collections.abc import Mapping
+from pathlib import Path
+from typing import NamedTuple
+
+from qtx.foundation.errors import QtxError
+
+
+class Expected(NamedTuple):
+    """What a file should hold, and what to do if it does not: the two ends of the message.
+
+    Attributes:
+      what: a noun phrase, e.g. "a sweep of this version of qtx".
+      mend: an imperative, e.g. "run qtx sensitivity again".
+    """
+
+    what: str
+    mend: str
+
+    def refusal(self, source: Path | str, reason: object) -> QtxError:
+        """The error for `source` not being that."""
+        return QtxError(f"{source} is not {self.what} ({' '.join(str(reason).split())[:300]}): {self.mend}")
+
+
+def read_bytes(path: Path, expected: Expected) -> bytes:
+    """The content of a regular file: never of a device or a pipe, which may have no end.
+
+    Raises:
+      QtxError: if there is none, or it cannot be read.
+    """
+    if not path.is_file():
+        raise QtxError(f"there is no file {path}, expected {expected.what}: {expected.mend}")
+    try:
+        return path.read_bytes()
+    except OSError as error:
+        raise QtxError(f"cannot read {path}: {error.strerror}") from error
+
+
+def write_whole(contents: Mapping[Path, bytes]) -> None:
+    """Writes files that belong together: a reader finds the old ones or the new ones, each whole. First all are written
+    under other names, then renamed in the order given.
+
+    Raises:
+      OSError: if one cannot be written; nothing is left then, and what was there stays.
+    """
+    temporaries = {path: path.with_name(f".{path.name}.{os.getpid()}") for path in contents}
+    try:
+        for path, temporary in temporaries.items():
+            path.parent.mkdir(parents=True, exist_ok=True)
+            temporary.write_bytes(contents[path])
+        for path, temporary in temporaries.items():
+            os.replace(temporary, path)
+    finally:
+        for temporary in temporaries.values():
+            temporary.unlink(missing_ok=True)
+
+
+def with_checksum(path: Path, content: bytes) -> dict[Path, bytes]:
+    """For `write_whole`: a file whose format has no place for a checksum, and before it `<name>.sha256` beside it."""
+    return {_beside(path): hashlib.sha256(content).hexdigest().encode(), path: content}
+
+
+def verify(path: Path, expected: Expected) -> None:
+    """Raises QtxError unless a file is as `with_checksum` had it written."""
+    if read_bytes(_beside(path), expected) != hashlib.sha256(read_bytes(path, expected)).hexdigest().encode():
+        raise expected.refusal(path, f"its checksum is not that of {_beside(path).name}: it is damaged or was edited")
+
+
+def _beside(path: Path) -> Path:
+    return path.with_name(f"{path.name}.sha256")
+
+
+def inside(folder: Path, name: str, expected: Expected) -> Path:
+    """The path that a file's content calls `name`, below `folder`.
+
+    Raises:
+      QtxError: if it is elsewhere: `../x`, `/x`.
+    """
+    path = folder / name
+    if "\0" in name or not Path(os.path.normpath(path)).is_relative_to(os.path.normpath(folder)):
+        raise expected.refusal(folder, f"it names {name!r}, which is outside of it")
+    return path

@@ -1,0 +1,1 @@
+"""From an experiment to its results: prepare, train, quantize, measure, compare."""

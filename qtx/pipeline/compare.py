@@ -1,0 +1,187 @@
+"""Attention variants side by side: every variant with every seed trained, measured and quantized, in one folder.
+
+    results.jsonl             a line per finished run
+    table.md                  mean and standard deviation over seeds
+    report.html               one self-contained page
+    runs/<variant>-seed<k>/   the run's own folder, as `qtx train` makes it, with results.json
+
+Only the attention differs between the runs of a seed. A run is finished when its results.json holds every scheme that
+the config asks for; a finished run is not run again, and a run that lacks a scheme is measured again but not trained
+again."""
+
+from __future__ import annotations
+
+import dataclasses
+import time
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+
+from rich.console import Console
+from rich.markup import escape
+
+from qtx.attention import AttentionConfig
+from qtx.data import Data
+from qtx.experiment import Experiment, attention_variant, check_warmup, record
+from qtx.foundation.console import say
+from qtx.foundation.errors import QtxError
+from qtx.pipeline.measure import keep_quantization, measure, quantize, train_run
+from qtx.pipeline.measurements import find_result
+from qtx.pipeline.prepare import Prepared, prepare
+from qtx.quantization.recipes.recorded import read_entries
+from qtx.report.results import Result, attention_table, main_table, markdown, options_in_words, read_lines, write_lines
+from qtx.training import RunFolder
+from qtx.training.run_folder import IDENTITY
+
+
+@dataclasses.dataclass(frozen=True)
+class Run:
+    """One run of a comparison.
+
+    Attributes:
+      variant: its name in tables.
+      experiment: what it trains.
+      workdir: its folder.
+    """
+
+    variant: str
+    experiment: Experiment
+    workdir: Path
+
+    @property
+    def title(self) -> str:
+        return f"{self.variant}, seed {self.experiment.seed}"
+
+
+def runs(experiment: Experiment, workdir: Path) -> list[Run]:
+    """The runs of a comparison, all variants of the first seed first.
+
+    Raises:
+      QtxError: if the experiment itself chooses an attention, which every run would replace, or starts from a run; or
+        a variant anneals beyond the end of training.
+    """
+    if experiment.qat.start:
+        raise QtxError(
+            "config.qat.start is set, but a comparison trains every variant from the beginning: leave it out here, and "
+            "train each variant's quantized run with `qtx train`"
+        )
+    if experiment.model.attention != AttentionConfig():
+        raise QtxError(
+            "config.model.attention is set, but a comparison takes attention from config.compare.variants: name "
+            "variant and options there, e.g. --config.compare.variants=\"('softmax', 'clipped_softmax,alpha=4')\""
+        )
+    planned = [
+        Run(
+            variant,
+            dataclasses.replace(
+                experiment,
+                name=f"{experiment.name}: {variant}, seed {seed}",
+                seed=seed,
+                model=dataclasses.replace(experiment.model, attention=attention_variant(variant)).resolved(),
+            ),
+            workdir / "runs" / f"{variant}-seed{seed}",
+        )
+        for seed in experiment.compare.seeds
+        for variant in experiment.compare.variants
+    ]
+    for run in planned:
+        check_warmup(run.experiment)
+    return planned
+
+
+def begun_run(planned: Sequence[Run]) -> RunFolder | None:
+    """The folder of a run that has begun, with the tokenizer that all of them have; None: none has."""
+    return next((RunFolder(run.workdir) for run in planned if RunFolder(run.workdir).config.exists()), None)
+
+
+def check_runs(planned: Sequence[Run], identity: Mapping[str, str] | None = None) -> None:
+    """Raises QtxError if the folder of a run holds that of another config, or of data of another `identity`."""
+    known = {} if identity is None else {IDENTITY: dict(identity)}
+    for run in planned:
+        RunFolder(run.workdir).claim({**record(run.experiment), **known}, write=False)
+
+
+def run_comparison(experiment: Experiment, workdir: Path, console: Console, data: Data | None = None) -> list[Result]:
+    """Brings every run to its end and writes results.jsonl, table.md and report.html.
+
+    Args:
+      experiment: what to compare.
+      workdir: the comparison's folder.
+      console: gets a line per run: which of how many, and the time left.
+      data: the experiment's, which all runs share, if it is loaded already.
+
+    Raises:
+      QtxError: see `runs` and `check_runs`, nothing has been trained then; or a run diverged.
+    """
+    planned = runs(experiment, workdir)
+    check_runs(planned)
+    finished = {run.title: result for run in planned if (result := finished_result(run))}
+    if finished:
+        say(console, f"{len(finished)} of {len(planned)} runs are finished already")
+    spent: list[float] = []
+    for index, run in enumerate(planned, start=1):
+        if run.title in finished:
+            continue
+        left = (len(planned) - len(finished)) * sum(spent) / len(spent) if spent else None
+        say(
+            console, f"run {index} of {len(planned)}: {run.title}" + (f" (about {duration(left)} left)" if left else "")
+        )
+        began = time.monotonic()
+        try:
+            prepared = prepare(run.experiment, data)
+            finished[run.title] = bring_to_end(prepared, run, console)
+        except QtxError as error:
+            raise QtxError(f"run {index} of {len(planned)}, {run.title}: {error}") from None
+        data = prepared.data
+        spent.append(time.monotonic() - began)
+        write_lines((finished[run.title] for run in planned if run.title in finished), workdir / "results.jsonl")
+    write_lines((finished[run.title] for run in planned), workdir / "results.jsonl")
+    return rebuild(workdir)
+
+
+def bring_to_end(prepared: Prepared, run: Run, console: Console) -> Result:
+    """Trains, quantizes and measures one run."""
+    began = time.monotonic()
+    prepared.calibration()  # tells now, and not after hours of training, if there are too few data
+    params = train_run(prepared, run.workdir)
+    with console.status(escape(f"{run.title}: quantizing and measuring")):
+        quantized, step = quantize(prepared, params), run.experiment.training.steps
+        keep_quantization(prepared, run.workdir)
+        return measure(prepared, params, quantized, run.workdir, run.variant, began, checkpoint=step)
+
+
+def finished_result(run: Run) -> Result | None:
+    """The result of a run that is finished under the same options, else None."""
+    folder, quantization = RunFolder(run.workdir), run.experiment.quantization
+    rules = quantization.recorded_rules(quantization.schemes, run.experiment.model)
+    if rules and not rules.items() <= (read_entries(folder.recipe) if folder.recipe.exists() else {}).items():
+        return None  # the recipe's file says something else now
+    training = run.experiment.training
+    result = find_result(folder, training.steps, training.eval_batches, record(run.experiment)["quantization"])
+    return None if result is None else {**result, "variant": run.variant}
+
+
+def rebuild(workdir: Path) -> list[Result]:
+    """Writes table.md and report.html from a comparison's results.jsonl, and returns the results.
+
+    Raises:
+      QtxError: if the folder holds no comparison.
+    """
+    file = workdir / "results.jsonl"
+    if not file.is_file():
+        raise QtxError(f"{workdir} is not the folder of a comparison (no results.jsonl): start one with `qtx compare`")
+    from qtx.report.report import write_report  # draws with matplotlib, which takes a second to import
+
+    results = read_lines(file)
+    tables = [markdown(*main_table(results)), markdown(*attention_table(results))]
+    options = options_in_words(result["variant"] for result in results)
+    caption = f"Mean ± standard deviation over seeds, held-out data. {options}".strip()
+    (workdir / "table.md").write_text(f"{caption}\n\n" + "\n".join(tables))
+    write_report(workdir)
+    return results
+
+
+def duration(seconds: float) -> str:
+    """Seconds as people say them: `40 s`, `12 min`, `3.5 h`."""
+    if seconds < 90:
+        return f"{seconds:.0f} s"
+    return f"{seconds / 60:.0f} min" if seconds < 5400 else f"{seconds / 3600:.1f} h"

@@ -1,0 +1,68 @@
+"""What a run was made from: its tokenizer and its data, told from their content, so that no others pass for them."""
+
+from __future__ import annotations
+
+import hashlib
+from pathlib import Path
+
+from qtx.data import Data, DataConfig, load
+from qtx.data.config import SOURCE_OPTIONS
+from qtx.experiment import Experiment
+from qtx.foundation.errors import QtxError
+from qtx.foundation.storage import sealed_json
+from qtx.models import TransformerConfig
+from qtx.training.run_folder import RECIPE, TOKENIZER, RunFolder
+
+
+def origin(experiment: Experiment, workdir: Path) -> RunFolder | None:
+    """The run whose tokenizer an experiment in `workdir` has: that in the folder, or the one that quantization-aware
+    training starts from; None: it has yet to make one."""
+    folders = [RunFolder(workdir), *([RunFolder(Path(experiment.qat.start))] if experiment.qat.start else [])]
+    return next((folder for folder in folders if folder.config.exists()), None)
+
+
+def load_data(config: DataConfig, objective: str, run: RunFolder | None = None) -> Data:
+    """The data of a config, cut by a run's own tokenizer if there is a run: its tokenizer is never trained anew.
+
+    Args:
+      config: which data; not necessarily those that the run was trained on.
+      objective: see `qtx.data.load`.
+      run: see `origin`.
+
+    Raises:
+      QtxError: as `load`; if the run's tokenizer cannot be read, or the data are of another kind than the run's.
+    """
+    if run is None:
+        return load(config, objective)
+    cut, takes_tokenizer = "tokenizer" in run.identity(), "tokenizer" in SOURCE_OPTIONS[config.source]
+    if takes_tokenizer != cut:
+        kinds = {True: "text, cut by a tokenizer", False: "data without a tokenizer"}
+        raise QtxError(
+            f"{run.root} was trained on {kinds[cut]}, but data source {config.source!r} gives {kinds[takes_tokenizer]}"
+        )
+    if not cut:
+        return load(config, objective)
+    if not run.tokenizer.is_file():
+        raise QtxError(f"{run.tokenizer} is missing, the tokenizer that the run was trained with: restore it")
+    return load(config.with_tokenizer(run.tokenizer), objective)
+
+
+def identity_of(data: Data) -> dict[str, str]:
+    """The SHA-256 of each part: `tokenizer`, of its file; `training` and `held_out`, of what the splits hold."""
+    if data.tokenizer is None:
+        return dict(data.digests)
+    return {"tokenizer": hashlib.sha256(data.tokenizer.text.encode()).hexdigest(), **data.digests}
+
+
+def kept_files(experiment: Experiment, model: TransformerConfig, data: Data) -> dict[str, str]:
+    """Name to text of what a run keeps from its start: the tokenizer, and the rules of a recipe of the user's own.
+
+    Args:
+      experiment: the run's.
+      model: its config, sizes filled in.
+      data: the run's.
+    """
+    schemes = (*experiment.quantization.schemes, *([experiment.qat.scheme] if experiment.qat.start else []))
+    rules = experiment.quantization.recorded_rules(schemes, model)
+    files = {} if data.tokenizer is None else {TOKENIZER: data.tokenizer.text}
+    return files | ({RECIPE: sealed_json(rules).decode()} if rules else {})

@@ -1,0 +1,120 @@
+"""From an experiment's options to what a command works with: loaded data, the model, the devices, all checked."""
+
+from __future__ import annotations
+
+import dataclasses
+import itertools
+from collections.abc import Iterable, Iterator, Mapping
+from typing import Any
+
+import flax.linen as nn
+import jax
+import numpy as np
+
+from qtx.data import Data
+from qtx.experiment import Experiment
+from qtx.foundation.errors import QtxError
+from qtx.models import build, count_parameters
+from qtx.pipeline.identity import identity_of, load_data
+from qtx.pipeline.qat import check_calibration, qat_model
+from qtx.quantization.qat.model import QatModel
+from qtx.quantization.recipe import resolve
+from qtx.quantization.weights import weights_of
+from qtx.sites import site_shapes
+from qtx.training.run_folder import RunFolder
+from qtx.training.sharding import check_batch, make_mesh, shard_global_batch
+
+
+@dataclasses.dataclass(frozen=True)
+class Prepared:
+    """An experiment that is ready to run.
+
+    Attributes:
+      experiment: its options, with what the config left open taken from the data.
+      data: loaded.
+      identity: what the data and the tokenizer are; see `qtx.pipeline.identity`.
+      module: the model.
+      parameters: how many scalars it trains.
+      mesh: the devices.
+      qat: what quantization-aware training trains; None: the run trains `module` itself.
+    """
+
+    experiment: Experiment
+    data: Data
+    identity: Mapping[str, str]
+    module: nn.Module
+    parameters: int
+    mesh: jax.sharding.Mesh
+    qat: QatModel | None = None
+
+    @property
+    def batch_size(self) -> int:
+        """Examples per forward pass, over all devices."""
+        return self.experiment.training.batch_size // self.experiment.training.accumulation_steps
+
+    @property
+    def held_out_batches(self) -> tuple[int, int]:
+        """How many held-out batches are measured on, and how many there are."""
+        total = -(-len(self.data.held_out) // self.batch_size)
+        return min(self.experiment.training.eval_batches or total, total), total
+
+    def evaluation(self) -> Batches:
+        """The held-out batches: the first `training.eval_batches`, or all."""
+        return Batches(self.mesh, self.data.evaluation(self.batch_size), self.held_out_batches[0])
+
+    def calibration(self) -> Batches:
+        """Endless batches of training data.
+
+        Raises:
+          QtxError: if calibration would see an example twice.
+        """
+        check_calibration(self.data, self.batch_size, self.experiment.quantization.calibration_batches)
+        return Batches(self.mesh, self.data.calibration(self.batch_size, self.experiment.seed))
+
+
+@dataclasses.dataclass(frozen=True)
+class Batches:
+    """Batches on the devices of a mesh, the same at every iteration; the first `count`, or all."""
+
+    mesh: jax.sharding.Mesh
+    on_host: Iterable[dict[str, np.ndarray]]
+    count: int | None = None
+
+    def __iter__(self) -> Iterator[dict[str, jax.Array]]:
+        return (shard_global_batch(self.mesh, batch) for batch in itertools.islice(self.on_host, self.count))
+
+
+def prepare(experiment: Experiment, data: Data | None = None, run: RunFolder | None = None) -> Prepared:
+    """Loads the data, builds the model and arranges the devices; writes nothing.
+
+    Args:
+      experiment: what to prepare.
+      data: that of an experiment with the same data section, to load it once for many runs.
+      run: the run whose tokenizer the data are cut by; see `qtx.pipeline.identity.origin`.
+
+    Raises:
+      QtxError: for what the options alone do not show: missing files, a model and data that disagree, too few
+        devices.
+    """
+    mesh = make_mesh(experiment.mesh)
+    check_batch(mesh, experiment.training.batch_size, experiment.training.accumulation_steps)
+    data = load_data(experiment.data, experiment.objective, run) if data is None else data
+    module = build(experiment.model, data)
+    experiment = dataclasses.replace(experiment, model=module.config)
+    example = next(iter(data.evaluation(1)))
+    params = nn.unbox(jax.eval_shape(module.init, jax.random.key(0), example)["params"])
+    check_recipe(experiment, module, params, example)
+    qat = qat_model(experiment, module, data)
+    return Prepared(experiment, data, identity_of(data), module, count_parameters(params), mesh, qat)
+
+
+def check_recipe(experiment: Experiment, module: nn.Module, params: Any, batch: dict[str, Any]) -> None:
+    """Raises the recipe's QtxError if it does not fit the model: now, and not after hours of training."""
+    for scheme in experiment.quantization.schemes[:1]:  # the rules of all schemes have the same patterns
+        recipe = experiment.quantization.make_recipe(scheme, module.config)
+        try:
+            resolve(recipe.weights, weights_of(params), "weight")
+            resolve(recipe.activations, site_shapes(module, params, batch), "activation")
+        except QtxError as error:
+            name, family = experiment.quantization.recipe, experiment.family
+            raise QtxError(f"config.quantization.recipe {name!r} does not fit the {family} model: {error}") from None

@@ -1,0 +1,109 @@
+"""Any experiment at the size of a smoke test: what `--config=FILE:smoke` runs.
+
+The same code paths in under a minute on a laptop: the model's family, attention and precision, the objective, the
+augmentation, optimizer, schedule and quantization stay; sizes and steps shrink; data that would have to be fetched
+become the built-in ones.
+"""
+
+from __future__ import annotations
+
+import dataclasses
+from typing import Any
+
+from ml_collections import ConfigDict
+
+from qtx.attention.normalizers import ClippedSoftmax
+from qtx.data import VOCABULARIES, DataConfig
+from qtx.data.config import SOURCE_OPTIONS
+from qtx.experiment import BUILT_IN_DATA, from_record, read, record
+from qtx.models import FROM_DATA, TransformerConfig
+from qtx.quantization.qat.config import QatConfig
+from qtx.training import MeshConfig, TrainingConfig
+
+STEPS = 20
+BATCH_SIZE = 8
+SEQUENCE_LENGTH = 32
+VOCABULARY = 512
+LAYERS, HEADS, HEAD_WIDTH = 2, 2, 16
+PATCH_SIZE = 2
+"""A quarter of the built-in images' side."""
+NEEDS_NO_FILES = ("stdlib", "digits", "bigram_backcopy")
+NOT_OF_THE_RUN = ("accumulation_steps", "max_bad_steps")
+
+
+def smoke(config: ConfigDict) -> ConfigDict:
+    """The experiment, small, under the name `<name>_smoke`.
+
+    Quantization-aware training is left out, as the run that it starts from has the full size.
+
+    Raises:
+      QtxError: as `qtx.experiment.read`, for a config that is wrong at its full size.
+    """
+    full = read(config)
+    steps = min(STEPS, full.training.steps)
+    small = dataclasses.replace(
+        full,
+        name=f"{full.name}_smoke",
+        model=_small_model(full.model, steps / full.training.steps),
+        data=_small_data(full.data, full.objective),
+        training=_short_training(full.training, steps),
+        mesh=MeshConfig(),
+        quantization=dataclasses.replace(
+            full.quantization, schemes=full.quantization.schemes[:2], calibration_batches=2, sensitivity_batches=1
+        ),
+        qat=QatConfig(),
+        compare=dataclasses.replace(full.compare, seeds=full.compare.seeds[:1]),
+    )
+    return from_record(record(small), "the smoke test").lock()
+
+
+def _small_model(model: TransformerConfig, shorter: float) -> TransformerConfig:
+    heads = min(model.num_heads, HEADS)
+    width = heads * min(model.width // model.num_heads, HEAD_WIDTH)
+    sizes: dict[str, Any] = {
+        "num_layers": min(model.num_layers, LAYERS),
+        "num_heads": heads,
+        "width": width,
+        "mlp_width": max(1, width * model.mlp_width // model.width),
+        "max_length": SEQUENCE_LENGTH,
+        "patch_size": PATCH_SIZE,
+        "embedding_width": width // 2 if getattr(model, "projected", False) else None,
+        **dict.fromkeys(FROM_DATA),
+    }
+    attention = model.attention
+    if isinstance(attention.normalizer, ClippedSoftmax):
+        warmup = _shortened(attention.normalizer.gamma_warmup_steps, shorter)
+        normalizer = dataclasses.replace(attention.normalizer, gamma_warmup_steps=warmup)
+        attention = dataclasses.replace(attention, normalizer=normalizer)
+    own = {field.name for field in dataclasses.fields(model)}
+    return dataclasses.replace(model, attention=attention, **{k: v for k, v in sizes.items() if k in own})
+
+
+def _small_data(data: DataConfig, objective: str) -> DataConfig:
+    source = data.source if data.source in NEEDS_NO_FILES else BUILT_IN_DATA[objective]
+    options = {option: getattr(data, option) for option in SOURCE_OPTIONS[source]}
+    if "sequence_length" in options:
+        options["sequence_length"] = min(options["sequence_length"] or SEQUENCE_LENGTH, SEQUENCE_LENGTH)
+    if "tokenizer" in options:
+        trained = options["tokenizer"] in VOCABULARIES
+        options |= {"tokenizer": options["tokenizer"] if trained else None, "vocab_size": VOCABULARY}
+    if options.get("random_crop"):
+        options["random_crop"] = 1
+    return DataConfig(source=source, **options)
+
+
+def _short_training(training: TrainingConfig, steps: int) -> TrainingConfig:
+    """Warm-ups keep their share of the run; what happens at intervals happens twice."""
+    changes: dict[str, Any] = {}
+    for name in (field.name for field in dataclasses.fields(training)):
+        if name.endswith("_every"):
+            changes[name] = max(1, steps // 2)
+        elif name.endswith("_steps") and name not in NOT_OF_THE_RUN:
+            changes[name] = _shortened(getattr(training, name), steps / training.steps)
+    return dataclasses.replace(
+        training, steps=steps, batch_size=BATCH_SIZE, accumulation_steps=min(training.accumulation_steps, 2), **changes
+    )
+
+
+def _shortened(steps: int, shorter: float) -> int:
+    return max(1, int(steps * shorter)) if steps else 0

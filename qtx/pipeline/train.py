@@ -1,0 +1,70 @@
+"""Training an experiment: its config's model, data, mesh and options, with attention's health watched."""
+
+from __future__ import annotations
+
+import dataclasses
+import functools
+from pathlib import Path
+
+import jax
+
+import qtx.data
+import qtx.models
+from qtx.analysis.metrics import attention_health, health
+from qtx.experiment import Experiment
+from qtx.foundation.config import flattened
+from qtx.foundation.hardware import chip_of
+from qtx.models.flops import step_flops
+from qtx.pipeline.health import attention_warning
+from qtx.pipeline.identity import identity_of, kept_files, load_data, origin
+from qtx.pipeline.qat import check_start, qat_model, start_params
+from qtx.training.loop import TrainResult, fit
+from qtx.training.run_folder import IDENTITY, RunFolder
+
+
+def train(
+    experiment: Experiment, workdir: str | Path, data: qtx.data.Data | None = None, profile: bool = False
+) -> TrainResult:
+    """Trains an experiment's model in `workdir`, or goes on with it; see `fit`. With `config.qat`, the parameters are
+    those of a `qtx.quantization.qat.model.QatModel`, and the evaluations are of the quantized model.
+
+    Args:
+      experiment: what `qtx.experiment.read` returns.
+      workdir: the run's folder.
+      data: the experiment's data, if it is loaded already.
+      profile: trace a few steps to the folder's `profile/`.
+
+    Raises:
+      Preempted: on SIGTERM, when the state is saved.
+      QtxError: if the parts of the experiment do not fit together or to the folder, or training fails; see `fit`.
+    """
+    folder = RunFolder(Path(workdir))
+    if data is None:
+        data = load_data(experiment.data, experiment.objective, origin(experiment, folder.root))
+    module = qtx.models.build(experiment.model, data)
+    identity = identity_of(data)
+
+    qat = qat_model(experiment, module, data)
+    if qat is not None:
+        check_start(experiment, Path(workdir), identity)
+
+    def monitor(params, batch, step):
+        numbers = attention_health(module, params, batch, step) if qat is None else health(qat.quantized(params), batch)
+        return numbers, attention_warning(numbers["dead_row_share"], experiment.model)
+
+    chip = chip_of(jax.devices()[0].device_kind)
+    return fit(
+        module if qat is None else qat,
+        data,
+        experiment.training,
+        workdir=workdir,
+        config={**flattened(dataclasses.replace(experiment, model=module.config)), IDENTITY: identity},
+        files=kept_files(experiment, module.config, data),
+        mesh_config=experiment.mesh,
+        seed=experiment.seed,
+        monitor=monitor,
+        initial=None if qat is None else functools.partial(start_params, experiment, qat, data),
+        flops=functools.partial(step_flops, module),
+        peak_flops=None if chip is None else chip.peak_flops(experiment.model.dtype),
+        profile=profile,
+    )

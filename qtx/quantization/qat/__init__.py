@@ -1,0 +1,1 @@
+"""Quantization-aware training: a model run through fake-quantizers that learn."""

@@ -1,0 +1,202 @@
+"""Quantization-aware training: a model run through its fake-quantizers, as something that can be trained.
+
+`QatModel` has the `init` and `apply` of a Flax module, so the training loop takes it for one. Its parameters are those
+of the model, in floating point, and the ranges of its quantizers:
+
+    model/layers/mlp/out/kernel                      [L, D, F]
+    ranges/weights/layers/mlp/out/kernel/step        [L], or [L, F] per channel; and /low
+    ranges/activations/layers/mlp/out/step           [L]; and /offset
+
+What is learned of a range are LSQ's step and LSQ+'s offset (`qtx.quantization.qat.learned_step`); its ends
+follow from them.
+"""
+
+from __future__ import annotations
+
+import dataclasses
+from typing import Any, NamedTuple
+
+import flax.linen as nn
+import jax
+import jax.numpy as jnp
+from flax import traverse_util
+
+from qtx.foundation.errors import QtxError
+from qtx.quantization import exact
+from qtx.quantization.calibration import Quantized, range_collection, tables_of
+from qtx.quantization.granularity import Group, Token
+from qtx.quantization.qat.interceptor import round_weights, straight_through
+from qtx.quantization.qat.learned_step import ends, learnable
+from qtx.quantization.recipe import Quantizer, Recipe, resolve
+from qtx.quantization.weights import (
+    Plan,
+    Planned,
+    Ranges,
+    flatten,
+    make_plan,
+    quantize_weights,
+    spread,
+    weights_of,
+)
+from qtx.sites import STACK, site_shapes
+
+
+class Learned(NamedTuple):
+    """What is static of a quantizer: its bits, its leading (layer) shape, and the shape of an end, None if dynamic."""
+
+    planned: Planned
+    bits: int
+    leading: tuple[int, ...]
+    shape: tuple[int, ...] | None
+
+
+@dataclasses.dataclass(frozen=True)
+class QatModel:
+    """A model whose quantized weights and sites are rounded with straight-through gradients; see `make_qat_model`.
+
+    Attributes:
+      module: the model.
+      weights, activations: their quantizers.
+      learn_ranges: whether ranges get gradients.
+    """
+
+    module: nn.Module
+    weights: tuple[Learned, ...]
+    activations: tuple[Learned, ...]
+    learn_ranges: bool
+
+    def init(self, rngs: Any, batch: Any, **options: Any) -> dict[str, Any]:
+        """The model's variables with ranges of nothing, for the shapes and axes: training starts from `start`."""
+        empty = {
+            f"{kind}/{learned.planned.path}/{name}": jnp.zeros(learned.shape)
+            for kind, table in self._kinds
+            for learned in table
+            for name in _names(learned.planned)
+            if learned.shape is not None
+        }
+        params = self.module.init(rngs, batch, **options)["params"]
+        return {"params": {"model": params, "ranges": traverse_util.unflatten_dict(empty, sep="/")}}
+
+    def apply(self, variables: Any, batch: Any, *, step: Any = None, **options: Any) -> Any:
+        """As the module's, computed on quantized values, in float32, as `Quantized` is: what is trained is what will be
+        measured. `step` is ignored: what anneals in pre-training is over."""
+        params = variables["params"]
+        ranges = params["ranges"] if self.learn_ranges else jax.lax.stop_gradient(params["ranges"])
+        weight_ranges, activation_ranges = self._learned(ranges)
+        rounded = round_weights(self.weight_plan, params["model"], weight_ranges)
+        collection = range_collection(activation_ranges, weight_ranges)
+        with straight_through(self.activation_plan + tables_of(self.weight_plan)):
+            return exact.apply(self.module, {"params": rounded, "ranges": collection}, batch, **options)
+
+    def start(self, params: Any, calibrated: Quantized) -> dict[str, Any]:
+        """The parameters to train from.
+
+        Args:
+          params: the model's, in floating point.
+          calibrated: the model quantized after training, by the same recipe.
+        """
+        given = {"weights": calibrated.weight_ranges, "activations": calibrated.activation_ranges}
+        started = {
+            f"{kind}/{path}/{name}": value
+            for kind, table in self._kinds
+            for (path, symmetric, *_), bits, _, shape in table
+            if shape is not None
+            for name, value in learnable(
+                given[kind][path]["minimum"], given[kind][path]["maximum"], bits, symmetric
+            ).items()
+        }
+        return {"model": params, "ranges": traverse_util.unflatten_dict(started, sep="/")}
+
+    def quantized(self, params: Any) -> Quantized:
+        """The quantized model that `params` (of `apply`) say."""
+        weight_ranges, activation_ranges = (_with_ends(ranges) for ranges in self._learned(params["ranges"]))
+        rounded = quantize_weights(self.weight_plan, params["model"], weight_ranges)
+        return Quantized(self.module, rounded, self.weight_plan, self.activation_plan, weight_ranges, activation_ranges)
+
+    @property
+    def weight_plan(self) -> Plan:
+        return tuple(learned.planned for learned in self.weights)
+
+    @property
+    def activation_plan(self) -> Plan:
+        return tuple(learned.planned for learned in self.activations)
+
+    @property
+    def _kinds(self) -> tuple[tuple[str, tuple[Learned, ...]], ...]:
+        return ("weights", self.weights), ("activations", self.activations)
+
+    def _learned(self, tree: Any) -> tuple[Ranges, Ranges]:
+        """Of weights and of activations: path to bits and what is learned."""
+        flat = flatten(tree)
+
+        def of(kind: str, table: tuple[Learned, ...]) -> Ranges:
+            return {
+                planned.path: {
+                    "bits": spread(bits, leading),
+                    **{name: flat[f"{kind}/{planned.path}/{name}"] for name in _names(planned) if shape is not None},
+                }
+                for planned, bits, leading, shape in table
+            }
+
+        weights, activations = (of(kind, table) for kind, table in self._kinds)
+        return weights, activations
+
+
+def _names(planned: Planned) -> tuple[str, str]:
+    """Of the parameters of a quantizer; see `qtx.quantization.qat.learned_step.Learnable`."""
+    return "step", "low" if planned.symmetric else "offset"
+
+
+def _with_ends(learned: Ranges) -> Ranges:
+    """The ranges that steps and offsets say; the bits are one value for every layer."""
+
+    def of(bits: jax.Array, **values: jax.Array) -> dict[str, jax.Array]:
+        if not values:
+            return {"bits": bits}
+        minimum, maximum = ends(values, bits.reshape(-1)[0])
+        return {"bits": bits, "minimum": minimum, "maximum": maximum}
+
+    return {path: of(**r) for path, r in learned.items()}
+
+
+def make_qat_model(module: nn.Module, recipe: Recipe, batch: dict[str, Any], learn_ranges: bool = True) -> QatModel:
+    """A model to be trained under a recipe.
+
+    Args:
+      module: a model of `qtx.models`.
+      recipe: what to quantize, and how.
+      batch: gives shapes only.
+      learn_ranges: train the ranges with the weights, or leave them as calibrated.
+
+    Raises:
+      QtxError: if the recipe does not fit the model, or ranges of groups are to be learned.
+    """
+    params = nn.unbox(jax.eval_shape(module.init, jax.random.key(0), batch)["params"])
+    shapes = weights_of(params)
+    weight_shapes = {
+        path: (shape.shape[:1] if path.startswith(STACK) else (), shape.shape[-1]) for path, shape in shapes.items()
+    }
+    shapes_of_sites = site_shapes(module, params, batch)
+    weights = resolve(recipe.weights, weight_shapes, "weight")
+    activations = resolve(recipe.activations, shapes_of_sites, "activation")
+    return QatModel(
+        module,
+        tuple(_learned(p, weights[p.path], *weight_shapes[p.path], learn_ranges) for p in make_plan(weights)),
+        tuple(_learned(p, activations[p.path], *shapes_of_sites[p.path], learn_ranges) for p in make_plan(activations)),
+        learn_ranges,
+    )
+
+
+def _learned(
+    planned: Planned, quantizer: Quantizer, leading: tuple[int, ...], features: int, learn_ranges: bool
+) -> Learned:
+    granularity, estimator = planned.granularity, planned.estimator
+    if isinstance(granularity, Token):
+        return Learned(planned, quantizer.bits, leading, None)
+    if learn_ranges and isinstance(granularity, Group):
+        raise QtxError(
+            f"{planned.path!r} is quantized in groups, whose shared ranges cannot be learned: set "
+            "config.qat.learn_ranges=False, or another config.quantization.activation_granularity"
+        )
+    end, _ = jax.eval_shape(lambda: granularity.result(estimator, granularity.init(estimator, features)))
+    return Learned(planned, quantizer.bits, leading, (*leading, *end.shape))

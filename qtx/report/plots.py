@@ -1,0 +1,267 @@
+"""The report's figures. Each function takes plain data by variant, with a list over seeds, and returns a figure."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from typing import Any
+
+import numpy as np
+from matplotlib.axes import Axes
+from matplotlib.figure import Figure
+from matplotlib.ticker import FuncFormatter, LogLocator, MaxNLocator, NullFormatter
+
+from qtx.report.style import MUTED, SERIES, drawing, legend, series_style
+
+Points = Sequence[tuple[float, float]]
+Counts = tuple[np.ndarray, np.ndarray, np.ndarray | None]  # bin edges [N + 1], counts [N], counts [N] when quantized
+SHOWN_BINS = 64
+LOG_RATIO = 20  # positive values that span more than this are drawn on a logarithmic axis
+
+
+def over_training(curves: Mapping[str, Sequence[Points]], label: str) -> Figure:
+    """A measurement over training: the mean over seeds, in a band from the smallest to the largest.
+
+    Args:
+      curves: variant to one list of (step, value) per seed.
+      label: of the vertical axis.
+    """
+    with drawing(3.2) as figure:
+        axes = figure.subplots()
+        for index, (variant, seeds) in enumerate(curves.items()):
+            steps = sorted({step for points in seeds for step, _ in points})
+            table = np.array([np.interp(steps, *np.transpose(points)) for points in seeds])
+            _banded(axes, steps, table, variant, index)
+        _log_if_wide(axes, [value for seeds in curves.values() for points in seeds for _, value in points])
+        axes.set(xlabel="training step", ylabel=label)
+        legend(figure, axes)
+    return figure
+
+
+def per_layer(values: Mapping[str, Sequence[np.ndarray]], label: str) -> Figure:
+    """A measurement `[L]` by layer: the mean over seeds, in a band from the smallest to the largest."""
+    with drawing(3.2) as figure:
+        axes = figure.subplots()
+        for index, (variant, seeds) in enumerate(values.items()):
+            table = np.array(seeds)
+            _banded(axes, np.arange(1, table.shape[1] + 1), table, variant, index)
+        _log_if_wide(axes, np.concatenate([np.ravel(seeds) for seeds in values.values()]))
+        axes.set(xlabel="layer", ylabel=label)
+        axes.xaxis.set_major_locator(MaxNLocator(integer=True))
+        legend(figure, axes)
+    return figure
+
+
+def bit_ladder(results: Mapping[str, Mapping[str, Sequence[float]]], label: str) -> Figure:
+    """The metric in floating point and at each scheme: mean over seeds with their standard deviation.
+
+    Args:
+      results: variant to scheme (the first: floating point) to one value per seed.
+      label: of the vertical axis.
+    """
+    schemes = list(dict.fromkeys(scheme for row in results.values() for scheme in row))
+    with drawing(3.4) as figure:
+        axes = figure.subplots()
+        for index, (variant, row) in enumerate(results.items()):
+            places = [place for place, scheme in enumerate(schemes) if row.get(scheme)]
+            means = np.array([np.mean(row[schemes[place]]) for place in places])
+            spread = np.array([np.std(v, ddof=1) if len(v := row[schemes[place]]) > 1 else 0.0 for place in places])
+            # Side by side, for error bars on top of each other cannot be told apart.
+            shift = 0.09 * (index - (len(results) - 1) / 2)
+            # A bar that would reach below zero has no place on a logarithmic axis.
+            spread = np.array([np.minimum(spread, 0.9 * np.abs(means)), spread])
+            style = series_style(index)
+            axes.errorbar(np.array(places) + shift, means, spread, label=variant, capsize=2.5, elinewidth=1, **style)
+        _log_if_wide(axes, [value for row in results.values() for values in row.values() for value in values], ratio=5)
+        axes.set_xticks(range(len(schemes)), schemes)
+        axes.set(ylabel=label)
+        legend(figure, axes)
+    return figure
+
+
+def outlier_counts(counts: Mapping[str, np.ndarray], label: str) -> Figure:
+    """Numbers of outliers along an axis (hidden dimension, token position), one strip per variant, on one scale.
+
+    Args:
+      counts: variant to counts `[N]`.
+      label: of the horizontal axis.
+    """
+    with drawing(0.55 + 0.72 * len(counts)) as figure:
+        strips = _strips(figure, len(counts), sharey=True)
+        top = max(int(values.max()) for values in counts.values())
+        floor = 0.6 if top > LOG_RATIO else 0  # below 1, so that a single outlier is seen on a logarithmic axis
+        for index, (axes, (variant, values)) in enumerate(zip(strips, counts.items(), strict=True)):
+            places = np.flatnonzero(values)
+            color = SERIES[index % len(SERIES)]
+            axes.vlines(places, floor, values[places], color=color, linewidth=max(1.2, 160 / len(values)))
+            axes.set_xlim(-0.5, len(values) - 0.5)
+            axes.grid(axis="x", visible=False)
+            total = int(values.sum())
+            axes.set_title(f"{variant}: {total:,}" if total else f"{variant}: no outliers")
+        strips[0].set_ylim(floor, 1.2 * max(top, 1))
+        if floor:
+            strips[0].set_yscale("log")
+            strips[0].yaxis.set_major_locator(LogLocator(numticks=4))
+            strips[0].yaxis.set_major_formatter(FuncFormatter(lambda value, _: f"{value:g}"))
+            strips[0].yaxis.set_minor_formatter(NullFormatter())
+        else:
+            strips[0].yaxis.set_major_locator(MaxNLocator(3, integer=True))
+        strips[-1].set_xlabel(label)
+        figure.supylabel("outliers", fontsize=9)
+    return figure
+
+
+def value_range(counts: Mapping[str, Counts], label: str) -> Figure:
+    """All values of one tensor before (filled) and after quantization (line), one strip per variant, on one scale.
+
+    Args:
+      counts: by variant; outer bins hold what lies beyond.
+      label: of the horizontal axis.
+    """
+    with drawing(0.75 + 0.85 * len(counts)) as figure:
+        strips = _strips(figure, len(counts))
+        for index, (axes, (variant, (edges, before, after))) in enumerate(zip(strips, counts.items(), strict=True)):
+            color = SERIES[index % len(SERIES)]
+            # Few wide bins: narrower than a few steps of the grid, they would beat with it.
+            width = len(before) // SHOWN_BINS
+            axes.stairs(_summed(before, width), edges[::width], fill=True, color=color, alpha=0.35)
+            if after is not None:
+                axes.stairs(_summed(after, width), edges[::width], color=color, linewidth=1.2)
+            axes.set_yscale("log")
+            axes.set_ylim(bottom=0.5)
+            _without_scale(axes)
+            axes.set_title(variant)
+        strips[-1].set_xlabel(label)
+        figure.supylabel("how often (log scale)", fontsize=9)
+    return figure
+
+
+def grid_steps(counts: Mapping[str, Counts], label: str) -> Figure:
+    """The bulk of one tensor before quantization (filled), and the steps that it falls on after it (needles).
+
+    Args:
+      counts: by variant; outer bins, which hold what lies beyond, are left out.
+      label: of the horizontal axis.
+    """
+    with drawing(0.75 + 0.85 * len(counts)) as figure:
+        strips = _strips(figure, len(counts))
+        for index, (axes, (variant, (edges, before, after))) in enumerate(zip(strips, counts.items(), strict=True)):
+            color = SERIES[index % len(SERIES)]
+            width = len(before) // (2 * SHOWN_BINS)
+            smooth = _summed(before, width)[1:-1]
+            axes.stairs(smooth / max(smooth.max(), 1), edges[::width][1:-1], fill=True, color=color, alpha=0.3)
+            title = variant
+            if after is not None:
+                inner = after[1:-1]
+                steps = np.flatnonzero(inner)
+                centers = (edges[1:-2] + edges[2:-1])[steps] / 2
+                axes.vlines(centers, 0, inner[steps] / max(inner.max(), 1), color=color, linewidth=0.7)
+                title = f"{variant}: {len(steps)} steps"
+            axes.set_ylim(0, 1.05)
+            _without_scale(axes)
+            axes.set_title(title)
+        strips[-1].set_xlabel(label)
+        figure.supylabel("how often", fontsize=9)
+    return figure
+
+
+def sinks(heads: Mapping[str, Sequence[Mapping[str, np.ndarray]]]) -> Figure:
+    """Every head of every seed that attends at all: attention on its favourite token against how drained its value is.
+
+    Args:
+      heads: variant to `qtx.analysis.Analysis.heads` per seed.
+    """
+    with drawing(3.4) as figure:
+        axes = figure.subplots()
+        for index, (variant, seeds) in enumerate(heads.items()):
+            style = series_style(index)
+            mass = np.concatenate([seed["sink_mass"].ravel() for seed in seeds])
+            drain = np.concatenate([seed["value_drain"].ravel() for seed in seeds])
+            attends = mass > 0
+            look = {"color": style["color"], "marker": style["marker"], "s": 26, "alpha": 0.75, "linewidth": 0}
+            if attends.any():
+                axes.scatter(mass[attends], drain[attends], label=variant, **look)
+        axes.axhline(1.0, color=MUTED, linewidth=0.8, linestyle=(0, (2, 2)))
+        axes.set(xlabel="attention on the head's favourite token", ylabel="that token's |V| / other tokens'")
+        axes.set_xlim(-0.02, 1.02)
+        axes.set_ylim(bottom=0)
+        legend(figure, axes)
+    return figure
+
+
+def attention_map(head: Any, title: str, color: str = SERIES[0]) -> Figure:
+    """One head: its P, with |V| of every key below and |P V| of every query at the right.
+
+    Args:
+      head: a `qtx.analysis.head_map.HeadMap`.
+      title: above the map.
+      color: of the bars.
+    """
+    length = len(head.tokens)
+    with drawing(5.0) as figure:
+        grid = figure.add_gridspec(2, 2, width_ratios=(5, 1), height_ratios=(5, 1))
+        axes = figure.add_subplot(grid[0, 0])
+        image = axes.imshow(head.probs, cmap="viridis", vmin=0, vmax=1, interpolation="none", aspect="auto")
+        axes.grid(visible=False)
+        axes.spines[:].set_visible(False)
+        size = 7 if length <= 18 else 6
+        labels = [token_label(token) for token in head.tokens]
+        axes.set_yticks(range(length), labels, fontsize=size)
+        axes.tick_params(length=0)
+        axes.set_ylabel("query: the token that attends")
+        axes.set_title(title)
+        axes.tick_params(axis="x", labelbottom=False)
+        below = figure.add_subplot(grid[1, 0], sharex=axes)
+        below.bar(range(length), head.value_norm, color=color)
+        below.set_xticks(range(length), labels, fontsize=size, rotation=90)
+        below.tick_params(axis="x", length=0)
+        below.set(ylabel="|V|", xlabel="key: the token attended to")
+        right = figure.add_subplot(grid[0, 1], sharey=axes)
+        right.barh(range(length), head.context_norm, color=color)
+        right.tick_params(axis="y", labelleft=False, length=0)
+        right.set_title("|PV|" if head.openness is None else "|gate·PV|", fontweight="normal")
+        below.grid(axis="x", visible=False)
+        below.yaxis.set_major_locator(MaxNLocator(3))
+        right.grid(axis="y", visible=False)
+        right.xaxis.set_major_locator(MaxNLocator(2))
+        bar = figure.add_subplot(grid[1, 1])
+        bar.axis("off")
+        figure.colorbar(image, ax=bar, orientation="horizontal", fraction=0.25, label="P", ticks=(0, 1))
+    return figure
+
+
+def token_label(token: str) -> str:
+    """A token's text as a tick label: byte-level and whitespace signs made readable, long ones cut."""
+    for sign, shown in (("Ġ", " "), ("Ċ", "\\n"), ("▁", " "), ("\n", "\\n"), ("\t", "\\t")):
+        token = token.replace(sign, shown)
+    token = token.strip(" ") or "␣"
+    return token if len(token) <= 10 else f"{token[:9]}…"
+
+
+def _summed(counts: np.ndarray, width: int) -> np.ndarray:
+    return counts.reshape(-1, width).sum(axis=1)
+
+
+def _without_scale(axes: Axes) -> None:
+    axes.set_yticks([])
+    axes.minorticks_off()
+    axes.grid(axis="y", visible=False)
+
+
+def _banded(axes: Axes, x: Sequence[float] | np.ndarray, table: np.ndarray, label: str, index: int) -> None:
+    """The mean of `table` `[seeds, N]`, in a band from its smallest to its largest."""
+    style = series_style(index)
+    axes.plot(x, table.mean(axis=0), label=label, markevery=max(len(x) // 8, 1), **style)
+    axes.fill_between(x, table.min(axis=0), table.max(axis=0), color=style["color"], alpha=0.18, linewidth=0)
+
+
+def _strips(figure: Figure, count: int, sharey: bool = False) -> list[Axes]:
+    return list(figure.subplots(count, sharex=True, sharey=sharey, squeeze=False)[:, 0])
+
+
+def _log_if_wide(axes: Axes, values: Sequence[float] | np.ndarray, ratio: float = LOG_RATIO) -> None:
+    values = np.asarray(values, float)
+    if len(values) and values.min() > 0 and values.max() > ratio * values.min():
+        axes.set_yscale("log")
+        axes.yaxis.set_major_locator(LogLocator(subs=(1, 2, 5) if values.max() < 1000 * values.min() else (1,)))
+        axes.yaxis.set_major_formatter(FuncFormatter(lambda value, _: f"{value:g}"))
+        axes.yaxis.set_minor_formatter(NullFormatter())

@@ -1,0 +1,145 @@
+"""The results of a comparison: one JSON line per run, and their mean and standard deviation as tables.
+
+A result is a flat dict: variant, seed, parameters, metric ("perplexity" or "accuracy"), fp (its value in floating
+point), loss, max_inf_norm, avg_kurtosis, outliers, sink_mass, zero_share, dead_row_share, quantized ({scheme: value of
+the metric}) and seconds.
+"""
+
+from __future__ import annotations
+
+import json
+import math
+import re
+from collections.abc import Iterable, Sequence
+from pathlib import Path
+from typing import Any
+
+from qtx.foundation.storage import Expected, parse_json, read_bytes, seal, unseal, write_whole
+
+Result = dict[str, Any]
+EXPECTED = Expected("the results of a comparison of this version of qtx", "run the same qtx compare again")
+LINES = "lines"
+"""Key of how many lines a file of results has."""
+
+# Result key to column title; the paper's Table 2 first, then what attention does.
+OUTLIER_COLUMNS = {"max_inf_norm": "max inf. norm", "avg_kurtosis": "avg. kurtosis"}
+ATTENTION_COLUMNS = {
+    "parameters": "parameters",
+    "loss": "loss",
+    "outliers": "6σ outliers",
+    "sink_mass": "sink mass",
+    "zero_share": "exact zeros",
+    "dead_row_share": "dead rows",
+}
+METRIC_TITLES = {"perplexity": "perplexity", "accuracy": "accuracy, %"}
+
+
+def write_lines(results: Iterable[Result], path: Path) -> None:
+    """Writes results as JSON lines, each with its checksum and how many there are; all or none."""
+    lines = list(results)
+    write_whole({path: "".join(json.dumps(seal({**line, LINES: len(lines)})) + "\n" for line in lines).encode()})
+
+
+def read_lines(path: Path) -> list[Result]:
+    """Reads what `write_lines` wrote.
+
+    Raises:
+      QtxError: for a line that is not as it was written.
+    """
+    results = []
+    for number, line in enumerate(read_bytes(path, EXPECTED).splitlines(), start=1):
+        where = f"line {number} of {path}"
+        results.append(unseal(parse_json(line, where, EXPECTED, finite=False), where, EXPECTED))
+    if not results or {result.pop(LINES, None) for result in results} != {len(results)}:
+        raise EXPECTED.refusal(path, "lines are missing")
+    return results
+
+
+def number(value: float) -> str:
+    """A measurement to about three digits: `4.49`, `21.5`, `735`, `1.3e+07`."""
+    if not math.isfinite(value):
+        return str(value)
+    size = abs(value)
+    if float(value).is_integer() and (isinstance(value, int) or size == 0):
+        return f"{value:,.0f}"
+    if size >= 1e6:
+        return f"{value:.2g}"
+    return f"{value:.{0 if size >= 100 else 1 if size >= 10 else 2 if size >= 1 else 3}f}"
+
+
+def mean_and_deviation(values: Sequence[float]) -> str:
+    """`mean ± standard deviation` over seeds (unbiased), or the one value."""
+    if len(values) == 1 or len(set(values)) == 1:
+        return number(values[0])
+    mean = sum(values) / len(values)
+    # Not statistics.stdev, which fails on the infinite perplexity of a model that quantization broke.
+    deviation = math.sqrt(sum((value - mean) ** 2 for value in values) / (len(values) - 1))
+    return f"{number(mean)} ± {deviation:{'.2g' if 1e-4 < deviation < 10 else '.0f'}}"
+
+
+def schemes(results: Sequence[Result]) -> list[str]:
+    """The schemes that any result has, in the order of their first appearance."""
+    return list(dict.fromkeys(scheme for result in results for scheme in result["quantized"]))
+
+
+def main_table(results: Sequence[Result]) -> tuple[list[str], list[list[str]]]:
+    """Header and rows, one per variant: the metric in floating point, outliers, and the metric at each scheme."""
+    columns = schemes(results)
+    metric = results[0]["metric"] if results else "perplexity"
+    scale = 100.0 if metric == "accuracy" else 1.0
+    header = ["attention", f"FP {METRIC_TITLES[metric]}", *OUTLIER_COLUMNS.values(), *(c.upper() for c in columns)]
+    rows, names = [], short_names(run["variant"] for run in results)
+    for variant, runs in by_variant(results).items():
+        cells = [mean_and_deviation([scale * run["fp"] for run in runs])]
+        cells += [mean_and_deviation([run[key] for run in runs]) for key in OUTLIER_COLUMNS]
+        for scheme in columns:
+            values = [scale * run["quantized"][scheme] for run in runs if scheme in run["quantized"]]
+            cells.append(mean_and_deviation(values) if values else "")
+        rows.append([names[variant], *cells])
+    return header, rows
+
+
+def attention_table(results: Sequence[Result]) -> tuple[list[str], list[list[str]]]:
+    """Header and rows, one per variant: size, loss, outlier counts, and how much its heads do nothing."""
+    header = ["attention", "seeds", *ATTENTION_COLUMNS.values()]
+    names = short_names(run["variant"] for run in results)
+    rows = [
+        [names[variant], str(len(runs)), *(mean_and_deviation([run[key] for run in runs]) for key in ATTENTION_COLUMNS)]
+        for variant, runs in by_variant(results).items()
+    ]
+    return header, rows
+
+
+def by_variant(results: Sequence[Result]) -> dict[str, list[Result]]:
+    """Variant to its runs, in the order of first appearance."""
+    groups: dict[str, list[Result]] = {}
+    for result in results:
+        groups.setdefault(result["variant"], []).append(result)
+    return groups
+
+
+def short_names(variants: Iterable[str]) -> dict[str, str]:
+    """Each variant's name for tables and figures: without its options where that still tells it from the others.
+
+    `{"clipped_softmax,alpha=2": "clipped_softmax"}`; two variants of one kind keep their options. A single run's, which
+    is in words (`softmax, gate linear (pi 0.25)`), is left as it is.
+    """
+    variants = list(dict.fromkeys(variants))
+    kinds = [re.sub(r"(,\w+=[^,]*)+$", "", variant) for variant in variants]
+    return {variant: kind if kinds.count(kind) == 1 else variant for variant, kind in zip(variants, kinds, strict=True)}
+
+
+def options_in_words(variants: Iterable[str]) -> str:
+    """What `short_names` leaves out: `clipped_softmax has alpha=2, gamma_warmup_steps=300.`, or nothing."""
+    left_out = [
+        f"{short} has {', '.join(variant.split(',')[1:])}"
+        for variant, short in short_names(variants).items()
+        if variant != short
+    ]
+    return f"{'; '.join(left_out)}." if left_out else ""
+
+
+def markdown(header: Sequence[str], rows: Sequence[Sequence[str]]) -> str:
+    """A Markdown table; numbers are aligned right."""
+    lines = [header, ["---", *["---:"] * (len(header) - 1)], *rows]
+    return "".join(f"| {' | '.join(line)} |\n" for line in lines)

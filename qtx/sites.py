@@ -1,0 +1,139 @@
+"""Sites: the tensors of a model that have a name, and acting on them while the model runs.
+
+A site is the output of a named module: of a dense layer, a norm, or, where an operation's result is no module's output
+(scores, probabilities, residual sums), of a `Site`. So a model knows nothing of who looks at its tensors, or rounds
+them: an interceptor does (`on_sites`), or Flax's own `capture_intermediates` (`capture`).
+"""
+
+from __future__ import annotations
+
+import contextlib
+import contextvars
+from collections.abc import Callable, Collection, Iterator, Mapping
+from typing import Any, NamedTuple
+
+import flax.linen as nn
+import jax
+import jax.numpy as jnp
+from flax import traverse_util
+
+from qtx.masks import Mask
+
+
+class Site(nn.Module):
+    """Returns its input: it names a tensor that no other module outputs, so that it can be observed or quantized.
+
+    `mask` says which of its values will be used at all (scores: those of visible keys); calibration can leave out the
+    others.
+    """
+
+    def __call__(self, x: jax.Array, mask: Mask | None = None) -> jax.Array:
+        return x
+
+
+SITE_MODULES = (nn.Dense, nn.LayerNorm, nn.RMSNorm, Site)
+"""The kinds of modules whose outputs are sites."""
+
+STACK = "layers/"
+"""Prefix of the paths, of sites and of parameters, whose arrays have a leading layer axis."""
+
+_watching: contextvars.ContextVar[tuple[Callable[[str], bool], ...]] = contextvars.ContextVar("watching", default=())
+
+
+@contextlib.contextmanager
+def watching(reads: Callable[[str], bool]) -> Iterator[None]:
+    """Within the context, `watched` knows that something reads, or changes, the sites whose paths `reads` says."""
+    token = _watching.set((*_watching.get(), reads))
+    try:
+        yield
+    finally:
+        _watching.reset(token)
+
+
+def watched(module: nn.Module, *names: str) -> bool:
+    """Whether anything reads, or changes, one of the sites below a module: if nothing does, what computes the module's
+    output without ever forming them may stand in.
+
+    Calibration, quantizers, statistics and integers say so by `watching`, with the sites that they are about; of a
+    captured model all are read, since Flax does not tell what its filter takes.
+
+    Args:
+      module: one that runs now, e.g. an attention layer.
+      names: of the sites, e.g. `"scores"`, `"probs"`.
+    """
+    if module.is_mutable_collection("intermediates"):
+        return True
+    paths = ["/".join((*module.path, name)) for name in names]
+    return any(reads(path) for reads in _watching.get() for path in paths)
+
+
+@contextlib.contextmanager
+def on_sites(
+    function: Callable[[Any, str, Any, Mask | None], Any],
+    paths: Collection[str] | None = None,
+    kinds: tuple[type, ...] = SITE_MODULES,
+) -> Iterator[None]:
+    """Within the context, the output y of every site becomes `function(module, "path/of/module", y, mask)`.
+
+    Args:
+      function: see above; the mask says which values of a `Site` count, None: all.
+      paths: of the sites that it is called for; None: all.
+      kinds: of the modules that it is called for.
+    """
+
+    def interceptor(next_function, args, kwargs, context):
+        y, site = next_function(*args, **kwargs), context.module
+        if context.method_name != "__call__" or not isinstance(site, kinds):
+            return y
+        path = "/".join(context.module.path)
+        if paths is not None and path not in paths:
+            return y
+        return function(site, path, y, args[1] if isinstance(site, Site) and len(args) > 1 else None)
+
+    with watching(lambda path: paths is None or path in paths), nn.intercept_methods(interceptor):
+        yield
+
+
+class SiteShape(NamedTuple):
+    """Leading axes that a site's variables carry (the layer axis, or none), and the size of its last axis."""
+
+    leading: tuple[int, ...]
+    features: int
+
+
+def site_shapes(module: nn.Module, params: Any, batch: Mapping[str, Any]) -> dict[str, SiteShape]:
+    """Every site of a model by its path, found by tracing it once, without computing."""
+
+    def mark(site, path, y, mask):
+        site.put_variable("ranges", "mark", jnp.zeros(y.shape[-1:]))
+        return y
+
+    def trace(params, batch):
+        with on_sites(mark):
+            return module.apply({"params": params}, batch, mutable=["ranges"])[1]["ranges"]
+
+    marks = jax.eval_shape(trace, params, dict(batch))
+    leaves = jax.tree_util.tree_leaves_with_path(marks)
+    return {"/".join(key.key for key in path[:-1]): SiteShape(leaf.shape[:-1], leaf.shape[-1]) for path, leaf in leaves}
+
+
+def capture(apply: Callable[..., Any], sites: Collection[str], *args: Any, **kwargs: Any) -> tuple[Any, dict[str, Any]]:
+    """What `apply(*args, **kwargs)` of a module returns, and what its sites held, each with a leading layer axis:
+    `[L, ...]`, or `[1, ...]` outside the layers. To be called under `jax.jit`.
+
+    A site that the model does not have (such as `layers/attention/gate` without a gate) is left out.
+
+    Args:
+      apply: `module.apply`, or what takes its options.
+      sites: paths, e.g. `"layers/mlp/out"`.
+      args, kwargs: of `apply`.
+    """
+    y, variables = apply(
+        *args,
+        **kwargs,
+        capture_intermediates=lambda module, method: method == "__call__" and "/".join(module.path) in sites,
+        mutable=["intermediates"],
+    )
+    flat = traverse_util.flatten_dict(variables.get("intermediates", {}), sep="/")
+    values = {path.removesuffix("/__call__"): value[0] for path, value in flat.items()}
+    return y, {site: value if site.startswith(STACK) else value[None] for site, value in values.items()}
