@@ -6,16 +6,15 @@ line's overrides) into an `Experiment` of frozen, validated options, which is al
 
 from __future__ import annotations
 
-import ast
 import dataclasses
 import json
 from typing import Any
 
 from ml_collections import ConfigDict
 
-from qtx.attention import VARIANTS, AttentionConfig
+from qtx.attention import attention_variant
 from qtx.data import DataConfig
-from qtx.foundation.config import build, field_types, flattened, section
+from qtx.foundation.config import flattened, read_section, section
 from qtx.foundation.errors import QtxError, lookup, unknown
 from qtx.models import MODELS
 from qtx.quantization import QuantizationConfig
@@ -78,36 +77,6 @@ SECTIONS = {
 }
 
 
-def attention_variant(text: str) -> AttentionConfig:
-    """The attention that a variant's text names: a name in `qtx.attention.VARIANTS`, then options after commas.
-
-    `"softmax"` and `"clipped_softmax,alpha=4,gamma_warmup_steps=200"` are variants. An option that the text gives
-    takes the place of the registered variant's choice; `None` unsets one: `"clipped_softmax,alpha=None,gamma=-0.03"`.
-
-    Raises:
-      QtxError: for an unknown variant or option, or options that do not fit the variant.
-    """
-    name, *options = text.split(",")
-    known = field_types(AttentionConfig)
-    values = flattened(lookup(VARIANTS, "attention variant", name.strip()), defaults=False)
-    for option in options:
-        key, equals, value = (part.strip() for part in option.partition("="))
-        if not equals:
-            raise QtxError(
-                f"attention variant {text!r}: {option!r} is not an option=value, e.g. clipped_softmax,alpha=4"
-            )
-        if key not in known:
-            raise unknown(f"option in the attention variant {text!r}:", key, known)
-        try:
-            values[key] = ast.literal_eval(value)
-        except (SyntaxError, ValueError):
-            values[key] = value
-    try:
-        return build(AttentionConfig, values, "model.attention")
-    except QtxError as error:
-        raise QtxError(f"attention variant {text!r}: {error}") from None
-
-
 def default(family: str, variant: str = "softmax") -> ConfigDict:
     """The default experiment of a model family, as a locked `ConfigDict` for a config file to change.
 
@@ -155,9 +124,9 @@ def read(config: ConfigDict) -> Experiment:
         )
     if values["seed"] < 0:
         raise QtxError(f"config.seed is {values['seed']}: expected 0 or more")
-    values["model"] = build(model_config, values["model"], "model")
+    values["model"] = read_section(model_config, values["model"], "config.model")
     for name, cls in SECTIONS.items():
-        values[name] = build(cls, values[name], name)
+        values[name] = read_section(cls, values[name], f"config.{name}")
     experiment = resolved(Experiment(**values))
     check_warmup(experiment)
     return experiment

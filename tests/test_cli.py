@@ -20,8 +20,8 @@ from qtx import __version__
 from qtx.analysis import load_analysis
 from qtx.cli.flags import load_config_file
 from qtx.cli.main import COMMANDS, main
-from qtx.cli.summary import describe_attention, family_title, print_summary
-from qtx.experiment import attention_variant, default, read
+from qtx.cli.summary import family_title, print_summary
+from qtx.experiment import default, read
 from qtx.interop import load
 from qtx.pipeline.prepare import prepare
 from qtx.report.results import number, read_lines
@@ -261,19 +261,3 @@ def test_fewer_held_out_batches_are_said(trained, tmp_path, capsys):
     assert "first 3 of 8 held-out batches" in text
     assert [m["held_out_batches"] for m in measurements(workdir)] == [{"used": 3, "of": 8}] * 2
     assert {m["values"]["predictions"] for m in measurements(workdir)} == {3 * 128 * 8}
-
-
-@pytest.mark.parametrize(
-    ("variant", "text"),
-    [
-        ("softmax", "softmax"),
-        ("clipped_softmax", "clipped_softmax (alpha 4)"),
-        ("gated_linear", "softmax, gate linear (pi 0.25)"),
-        (
-            "clipped_softmax,alpha=2,gate=mlp,gate_pi=0.5,gate_hidden=4",
-            "clipped_softmax (alpha 2), gate mlp (hidden 4)",
-        ),
-    ],
-)
-def test_attention_in_words(variant, text):
-    assert describe_attention(attention_variant(variant)) == text

@@ -218,8 +218,8 @@ def test_names_in_tables_are_as_short_as_they_can_be():
     assert results.options_in_words(["softmax"]) == ""
 
 
-@pytest.mark.parametrize("text", ["softmax, gate linear (pi 0.25)", "clipped_softmax (alpha 4, zeta 1.03)"])
-def test_a_single_run_keeps_its_name_in_words(text):
-    """Of `qtx train` and `qtx quantize`: what follows its commas is not options but the rest of it."""
-    assert results.short_names([text]) == {text: text}
-    assert results.options_in_words([text]) == ""
+def test_the_only_variant_keeps_its_options():
+    assert results.short_names(["clipped_softmax,alpha=2"] * 2) == {
+        "clipped_softmax,alpha=2": "clipped_softmax,alpha=2"
+    }
+    assert results.options_in_words(["clipped_softmax,alpha=2"]) == ""

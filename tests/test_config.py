@@ -11,12 +11,12 @@ import jax
 import pytest
 
 from qtx.analysis import attention_health
-from qtx.attention import VARIANTS
+from qtx.attention import VARIANTS, attention_text, attention_variant
 from qtx.attention.gates import LinearGate
 from qtx.attention.normalizers import ClippedSoftmax
 from qtx.cli.flags import load_config_file, parse
-from qtx.experiment import CompareConfig, Experiment, attention_variant, default, from_record, read, record
-from qtx.foundation.config import build, section
+from qtx.experiment import CompareConfig, Experiment, default, from_record, read, record
+from qtx.foundation.config import read_section, section
 from qtx.foundation.errors import QtxError
 from qtx.models import MODELS
 from qtx.pipeline.prepare import prepare
@@ -39,14 +39,14 @@ class Outer:
 
 def test_section_and_build_are_inverse():
     options = Outer(5, ("a", "b"), Inner(0.5))
-    assert build(Outer, section(options), "outer") == options
+    assert read_section(Outer, section(options), "config.outer") == options
 
 
 def test_an_option_that_is_none_keeps_its_type():
     shown = section(Outer())
     assert shown.inner.rate is None
     shown.inner.rate = 1
-    assert build(Outer, shown, "outer").inner.rate == 1.0
+    assert read_section(Outer, shown, "config.outer").inner.rate == 1.0
     with pytest.raises(TypeError):
         shown.inner.rate = "fast"
 
@@ -158,3 +158,21 @@ def test_parsing_leaves_no_trace():
     first, _ = parse([f"--config={NANO}", "--config.seed=5"])
     second, _ = parse([f"--config={NANO}"])
     assert (first.seed, second.seed) == (5, 0)
+
+
+@pytest.mark.parametrize(
+    "text",
+    [
+        *VARIANTS,
+        "clipped_softmax,alpha=2.0",
+        "clipped_softmax,gamma=-0.03,alpha=None",
+        "clipped_softmax,gate=mlp,gate_pi=0.4,gate_hidden=4",
+        "sink,gate=elementwise",
+        "gated_headwise,gate_place=values",
+    ],
+)
+def test_an_attention_is_named_by_the_nearest_variant(text):
+    attention = attention_variant(text)
+    named = attention_text(attention)
+    assert attention_variant(named) == attention
+    assert len(named) <= len(text)

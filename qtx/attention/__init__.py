@@ -1,6 +1,6 @@
 """Attention that lets a head do nothing: normalizers (scores to probabilities), gates, and the layer that uses them."""
 
-from qtx.attention.config import VARIANTS, AttentionConfig
+from qtx.attention.config import VARIANTS, AttentionConfig, attention_text, attention_variant
 from qtx.attention.gates import GATES, Gate
 from qtx.attention.multi_head import MultiHeadAttention
 from qtx.attention.normalizers import NORMALIZERS, Normalizer, Rows
@@ -16,4 +16,6 @@ __all__ = [
     "Normalizer",
     "Parameter",
     "Rows",
+    "attention_text",
+    "attention_variant",
 ]

@@ -23,7 +23,9 @@ from qtx.attention.normalizers import (
     Softmax,
     Softmax1,
 )
-from qtx.foundation.config import Choice
+from qtx.foundation.config import Choice, field_types, flattened, read_section
+from qtx.foundation.errors import QtxError, lookup, unknown
+from qtx.foundation.variants import split_variant
 
 
 @dataclasses.dataclass(frozen=True)
@@ -57,3 +59,35 @@ VARIANTS = {
     "none": AttentionConfig(NoAttention()),
 }
 """Attention variants by the name that configs, the command line and reports use."""
+
+
+def attention_variant(text: str) -> AttentionConfig:
+    """The attention that a variant's text names: a name in `VARIANTS`, then options after commas.
+
+    `"softmax"` and `"clipped_softmax,alpha=4,gamma_warmup_steps=200"` are variants. An option that the text gives
+    takes the place of the registered variant's choice; `None` unsets one: `"clipped_softmax,alpha=None,gamma=-0.03"`.
+
+    Raises:
+      QtxError: for an unknown variant or option, or options that do not fit the variant.
+    """
+    name, options = split_variant(text, "attention variant")
+    known = field_types(AttentionConfig)
+    values = flattened(lookup(VARIANTS, "attention variant", name), defaults=False)
+    for key in options:
+        if key not in known:
+            raise unknown(f"option in the attention variant {text!r}:", key, known)
+    try:
+        return read_section(AttentionConfig, values | options, "config.model.attention")
+    except QtxError as error:
+        raise QtxError(f"attention variant {text!r}: {error}") from None
+
+
+def attention_text(attention: AttentionConfig) -> str:
+    """The shortest text that names an attention: the inverse of `attention_variant`."""
+    given = flattened(attention, defaults=False)
+
+    def text(name: str, variant: AttentionConfig) -> str:
+        registered = flattened(variant, defaults=False)
+        return ",".join((name, *(f"{key}={value}" for key, value in given.items() if value != registered[key])))
+
+    return min((text(*entry) for entry in VARIANTS.items()), key=len)

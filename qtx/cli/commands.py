@@ -15,7 +15,8 @@ from rich.progress import track
 from rich.table import Table
 
 from qtx.analysis.sensitivity import HEADER, save_sweep, table_rows
-from qtx.cli.summary import describe_attention, print_summary
+from qtx.attention import attention_text
+from qtx.cli.summary import print_summary
 from qtx.data import prepare as prepare_data
 from qtx.data.prepared.summary import describe
 from qtx.experiment import Experiment, record
@@ -301,7 +302,7 @@ def measure_run(
     run: OpenRun, schemes: Mapping[str, Quantized], workdir: Path, began: float, ranges: str = CALIBRATED
 ) -> Result:
     """See `qtx.pipeline.measure.measure`."""
-    variant = describe_attention(run.prepared.experiment.model.attention)
+    variant = attention_text(run.prepared.experiment.model.attention)
     return measure(
         run.prepared,
         run.params,

@@ -11,9 +11,8 @@ from rich.panel import Panel
 from rich.table import Table
 from rich.text import Text
 
-from qtx.attention import AttentionConfig
+from qtx.attention import attention_text
 from qtx.experiment import Experiment
-from qtx.foundation.config import choices, flattened
 from qtx.foundation.console import say
 from qtx.pipeline.prepare import Prepared
 
@@ -53,7 +52,7 @@ def summary(prepared: Prepared, workdir: Path, compare: bool) -> dict[str, str]:
     return {
         "model": f"{family_title(experiment)}, {count(model.num_layers, 'layer')}, width {model.width}, "
         f"{count(model.num_heads, 'head')}, feed-forward {model.mlp_width}, {model.dtype}",
-        "attention": "; ".join(variants) if compare else describe_attention(model.attention),
+        "attention": "; ".join(variants) if compare else attention_text(model.attention),
         "parameters": f"{prepared.parameters:,}" + (" with softmax; gates add theirs" if compare else ""),
         "data": prepared.data.description,
         "devices": f"{used} of {len(devices)} {kind if kind == platform else f'{kind} ({platform})'}, mesh {mesh}",
@@ -74,20 +73,3 @@ def family_title(experiment: Experiment) -> str:
 def count(number: int, thing: str) -> str:
     """`1 layer`, `12 layers`."""
     return f"{number} {thing}{'s' * (number != 1)}"
-
-
-def describe_attention(attention: AttentionConfig) -> str:
-    """With what is not its default, e.g. `clipped_softmax (alpha 4)` or `softmax, gate linear (pi 0.25)`."""
-    names, given = flattened(attention), flattened(attention, defaults=False)
-
-    def described(field: str) -> str:
-        choice = choices(AttentionConfig)[field]
-        own = {option.removeprefix(choice.prefix): given[option] for option in choice.options(names[field])}
-        texts = [
-            f"{name} {value if isinstance(value, str) else f'{value:g}'}"
-            for name, value in own.items()
-            if value is not None
-        ]
-        return names[field] + (f" ({', '.join(texts)})" if texts else "")
-
-    return described("normalizer") + ("" if attention.gate is None else f", gate {described('gate')}")

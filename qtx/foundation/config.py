@@ -1,9 +1,9 @@
 """Frozen dataclasses to `ml_collections.ConfigDict` sections and back, with errors that name the key.
 
 Every group of options is a frozen dataclass declared beside the code that uses it and validated in its `__post_init__`.
-A config file shows it to the user as a `ConfigDict` section; `build` turns the (possibly overridden) section back. A
-field that holds one of a registry's variants, a `Choice`, is flattened there: the variant's name, and beside it the
-options of all of them.
+A config file shows it to the user as a `ConfigDict` section; `read_section` turns the (possibly overridden) section
+back. A field that holds one of a registry's variants, a `Choice`, is flattened there: the variant's name, and beside it
+the options of all of them.
 """
 
 from __future__ import annotations
@@ -151,13 +151,13 @@ def section(options: Any) -> ConfigDict:
     return result
 
 
-def build(cls: type[Options], given: ConfigDict | dict, where: str) -> Options:
+def read_section(cls: type[Options], given: ConfigDict | dict, where: str) -> Options:
     """`cls(**given)`, checking names and types.
 
     Args:
       cls: a frozen dataclass.
       given: the config section; keys left out take the dataclass's defaults.
-      where: the section's path in the config, for messages, e.g. `"model"`.
+      where: the section's path, for messages, e.g. `"config.model"`.
 
     Raises:
       QtxError: for an unknown key (naming the nearest), a value of the wrong type, or options that `cls` refuses.
@@ -166,19 +166,17 @@ def build(cls: type[Options], given: ConfigDict | dict, where: str) -> Options:
     arguments = {}
     for name, value in dict(given).items():
         if name not in known:
-            raise unknown(f"key in config.{where}:", name, known)
+            raise unknown(f"key in {where}:", name, known)
         kind, optional = known[name]
         if dataclasses.is_dataclass(kind) and not dataclasses.is_dataclass(value):
-            value = build(kind, value, f"{where}.{name}")
+            value = read_section(kind, value, f"{where}.{name}")
         if kind is float and isinstance(value, int) and not isinstance(value, bool):
             value = float(value)
         if kind is tuple and isinstance(value, list):
             value = tuple(value)
         wrong_bool = isinstance(value, bool) and kind in (int, float)
         if not (value is None and optional) and (wrong_bool or not isinstance(value, kind)):
-            raise QtxError(
-                f"config.{where}.{name} is {value!r}: expected {kind.__name__}{' or None' if optional else ''}"
-            )
+            raise QtxError(f"{where}.{name} is {value!r}: expected {kind.__name__}{' or None' if optional else ''}")
         arguments[name] = value
     try:
         for field, choice in choices(cls).items():
@@ -187,4 +185,4 @@ def build(cls: type[Options], given: ConfigDict | dict, where: str) -> Options:
             arguments[field] = choice.make(field, str(arguments.get(field, choice.name_of(default))), options)
         return cls(**arguments)
     except QtxError as error:
-        raise QtxError(f"config.{where}: {error}") from None
+        raise QtxError(f"{where}: {error}") from None

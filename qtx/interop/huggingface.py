@@ -12,7 +12,7 @@ import jax
 import numpy as np
 
 from qtx.attention import AttentionConfig
-from qtx.foundation.config import build, flattened
+from qtx.foundation.config import flattened, read_section
 from qtx.foundation.errors import QtxError, lookup
 from qtx.foundation.storage import Expected, read_json, read_safetensors, sealed_safetensors, write_whole
 from qtx.interop.attention import attention_weights, with_gate
@@ -69,9 +69,9 @@ def load(folder: str | Path, attention: AttentionConfig | None = None) -> tuple[
             noted = values.get(ATTENTION_KEY, {})
             if not isinstance(noted, dict):
                 raise QtxError(f"{ATTENTION_KEY} is {noted!r}: expected options of the attention")
-            attention = build(AttentionConfig, noted, "model.attention")
+            attention = read_section(AttentionConfig, noted, "config.model.attention")
         fields["attention"] = with_gate(attention, tensors, family.attention_prefix)
-        config = build(config_class, fields, "model")
+        config = read_section(config_class, fields, "config.model")
         shapes = _shapes(config)
     except QtxError as error:
         raise QtxError(f"{folder}: {error}") from None

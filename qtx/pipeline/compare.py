@@ -19,9 +19,9 @@ from pathlib import Path
 from rich.console import Console
 from rich.markup import escape
 
-from qtx.attention import AttentionConfig
+from qtx.attention import AttentionConfig, attention_variant
 from qtx.data import Data
-from qtx.experiment import Experiment, attention_variant, check_warmup, record
+from qtx.experiment import Experiment, check_warmup, record
 from qtx.foundation.console import say
 from qtx.foundation.errors import QtxError
 from qtx.pipeline.measure import keep_quantization, measure, quantize, train_run

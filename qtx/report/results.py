@@ -121,10 +121,12 @@ def by_variant(results: Sequence[Result]) -> dict[str, list[Result]]:
 def short_names(variants: Iterable[str]) -> dict[str, str]:
     """Each variant's name for tables and figures: without its options where that still tells it from the others.
 
-    `{"clipped_softmax,alpha=2": "clipped_softmax"}`; two variants of one kind keep their options. A single run's, which
-    is in words (`softmax, gate linear (pi 0.25)`), is left as it is.
+    `{"clipped_softmax,alpha=2": "clipped_softmax"}`; two variants of one kind keep their options,
+    and so does the only one.
     """
     variants = list(dict.fromkeys(variants))
+    if len(variants) == 1:
+        return {variants[0]: variants[0]}
     kinds = [re.sub(r"(,\w+=[^,]*)+$", "", variant) for variant in variants]
     return {variant: kind if kinds.count(kind) == 1 else variant for variant, kind in zip(variants, kinds, strict=True)}
 

@@ -11,7 +11,7 @@ import pytest
 from qtx.attention import GATES, VARIANTS, AttentionConfig, MultiHeadAttention, Rows
 from qtx.attention.gates import AllHeadsLinearGate, DenseGate, ElementwiseGate, HeadwiseGate, LinearGate, MlpGate
 from qtx.attention.normalizers import ClippedSoftmax, Sink
-from qtx.foundation.config import build, flattened, section
+from qtx.foundation.config import flattened, read_section, section
 from qtx.foundation.errors import QtxError
 from qtx.masks import Mask
 
@@ -152,7 +152,7 @@ def test_probabilities_and_gates_are_float32_under_bfloat16(name):
 @pytest.mark.parametrize("name", VARIANT_NAMES)
 def test_a_section_gives_the_variant_back(name):
     for shown in (flattened(VARIANTS[name]), section(VARIANTS[name])):
-        assert build(AttentionConfig, shown, "model.attention") == VARIANTS[name]
+        assert read_section(AttentionConfig, shown, "config.model.attention") == VARIANTS[name]
 
 
 def test_parameters_of_normalizers_and_gates_are_on_the_mesh_axes():
@@ -180,4 +180,4 @@ def test_parameters_of_normalizers_and_gates_are_on_the_mesh_axes():
 )
 def test_bad_configs_are_refused(options, says):
     with pytest.raises(QtxError, match=says):
-        build(AttentionConfig, options, "model.attention")
+        read_section(AttentionConfig, options, "config.model.attention")

@@ -10,7 +10,7 @@ import pytest
 
 from qtx.data import SOURCES, DataConfig, load
 from qtx.data.config import SOURCE_OPTIONS
-from qtx.foundation.config import build, section
+from qtx.foundation.config import read_section, section
 from qtx.foundation.errors import QtxError
 
 from .samples import write_archive, write_idx_folder, write_images, write_texts
@@ -244,9 +244,9 @@ def test_options_are_all_documented():
 
 def test_config_section_and_back():
     config = DataConfig(source="text_files", files=("a", "b"), sequence_length=64, held_out_fraction=0.25)
-    assert build(DataConfig, section(config), "data") == config
+    assert read_section(DataConfig, section(config), "config.data") == config
     with pytest.raises(QtxError, match="config.data: path is set"):
-        build(DataConfig, {"source": "stdlib", "path": "x"}, "data")
+        read_section(DataConfig, {"source": "stdlib", "path": "x"}, "config.data")
 
 
 @pytest.mark.parametrize("source", sorted(SOURCES))

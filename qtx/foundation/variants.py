@@ -1,0 +1,62 @@
+"""Variants as text: a registered name, and options after commas: `gptq,damping=0.02`.
+
+The one notation for whatever a config names: attention, methods, range estimators, penalties.
+"""
+
+from __future__ import annotations
+
+import ast
+import dataclasses
+from collections.abc import Callable, Mapping
+from typing import Any, TypeVar
+
+from qtx.foundation.config import read_section
+from qtx.foundation.errors import QtxError, lookup
+
+V = TypeVar("V")
+
+
+def split_variant(text: str, kind: str) -> tuple[str, dict[str, Any]]:
+    """The name and the options of a variant's text.
+
+    A value is read as Python's literals are; what is none is a string: `search=golden`.
+
+    Args:
+      text: e.g. `"clipped_softmax,alpha=4"`.
+      kind: what it is, for messages, e.g. `"attention variant"`.
+
+    Raises:
+      QtxError: for an option without a value.
+    """
+    name, *options = (part.strip() for part in text.split(","))
+    values: dict[str, Any] = {}
+    for option in options:
+        key, equals, value = (part.strip() for part in option.partition("="))
+        if not equals:
+            raise QtxError(f"{kind} {text!r}: {option!r} is not an option=value, e.g. clipped_softmax,alpha=4")
+        try:
+            values[key] = ast.literal_eval(value)
+        except (SyntaxError, ValueError):
+            values[key] = value
+    return name, values
+
+
+def make_variant(registry: Mapping[str, Callable[..., V]], kind: str, text: str) -> V:
+    """The instance that a text names, of a registry of frozen dataclasses.
+
+    Raises:
+      QtxError: for an unknown name (naming the nearest), an unknown option, or a bad value.
+    """
+    name, values = split_variant(text, kind)
+    return read_section(lookup(registry, kind, name), values, f"{kind} {text!r}")  # type: ignore[arg-type]
+
+
+def variant_text(registry: Mapping[str, Any], variant: Any) -> str:
+    """The text that names an instance, the inverse of `make_variant`: only options that are not at their defaults."""
+    name = next(name for name, cls in registry.items() if cls is type(variant))
+    options = (
+        f"{field.name}={getattr(variant, field.name)}"
+        for field in dataclasses.fields(variant)
+        if getattr(variant, field.name) != field.default
+    )
+    return ",".join((name, *options))
