@@ -8,18 +8,15 @@ Cost: 9 min a run on an idle CPU core, 5 h for all.
 Expected: not measured in full yet.
 """
 
-from __future__ import annotations
-
-import runpy
-from pathlib import Path
-
 from ml_collections import ConfigDict
 
-SHORT = runpy.run_path(str(Path(__file__).with_name("bigram_backcopy.py")))
+from qtx.experiment import get_config_beside
+
+get_base = get_config_beside(__file__, "bigram_backcopy.py")
 
 
 def get_config(variant: str = "softmax") -> ConfigDict:
-    config = SHORT["get_config"](variant)
+    config = get_base(variant)
     config.name = "bigram_backcopy_long"
 
     config.training.steps = 30_000

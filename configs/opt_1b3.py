@@ -17,42 +17,21 @@ Expected: the paper's table 3, perplexity in floating point -> W8A8: softmax 12.
 
 from ml_collections import ConfigDict
 
-from qtx.experiment import default
+from qtx.experiment import get_config_beside
+
+get_base = get_config_beside(__file__, "opt_125m.py")
 
 
 def get_config(variant: str = "softmax") -> ConfigDict:
-    config = default("opt", variant)
+    config = get_base(variant)
     config.name = "opt_1b3"
 
     config.model.num_layers, config.model.width = 24, 2048
     config.model.num_heads, config.model.mlp_width = 32, 8192
-    config.model.vocab_size = 50272  # OPT's 50,265 tokens, padded as the published table is
-    config.model.max_length = 512
-    config.model.init_std = 0.006
-    config.model.dropout = 0.1
-    config.model.attention_dropout = 0.0  # as in the published models and in the official code
-
-    config.data.source = "text_corpus"
-    config.data.corpora = ("data/bookcorpus/**/*.txt", "tfds:wiki40b/en")
-    config.data.validation_corpora = ("tfds:wiki40b/en",)
-    config.data.tokenizer = "data/opt"
-    config.data.sequence_length = 512
 
     config.training.steps = 100_000
     config.training.batch_size = 252
-    config.training.learning_rate = 4e-4
-    config.training.schedule = "linear"
-    config.training.warmup_steps = 2_000
-    config.training.beta1, config.training.beta2 = 0.9, 0.95
-    config.training.weight_decay = 0.1
     config.training.decay_norm_scale = False
-    config.training.clip_norm = 1.0
-    config.training.log_every = 100
-    config.training.eval_every = 5_000
-    config.training.outliers_every = 5_000
-    config.training.checkpoint_every = 2_500
 
-    config.quantization.weight_estimator = "mse"
     config.compare.variants = ("softmax", "gated_all_heads,gate_pi=0.5")
-    config.compare.seeds = (0, 1)
     return config

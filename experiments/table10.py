@@ -26,8 +26,8 @@ from rich.console import Console
 
 from qtx.analysis.capture import FloatingPoint
 from qtx.cli.flags import load_config_file
-from qtx.cli.summary import say
 from qtx.experiment import read
+from qtx.foundation.console import say
 from qtx.foundation.errors import QtxError
 from qtx.foundation.storage import Expected, parse_json, write_whole
 from qtx.pipeline.compare import Run, runs

@@ -8,6 +8,9 @@ from __future__ import annotations
 
 import dataclasses
 import json
+import runpy
+from collections.abc import Callable
+from pathlib import Path
 from typing import Any
 
 from ml_collections import ConfigDict
@@ -97,6 +100,16 @@ def default(family: str, variant: str = "softmax") -> ConfigDict:
     for name, cls in sections.items():
         config[name] = section(cls())
     return config.lock()
+
+
+def get_config_beside(file: str, name: str) -> Callable[[str], ConfigDict]:
+    """The `get_config` of another config file in the same folder, for a config that changes a few of its values.
+
+    Args:
+      file: the config file's own `__file__`.
+      name: of the other, e.g. `"opt_125m.py"`.
+    """
+    return runpy.run_path(str(Path(file).with_name(name)))["get_config"]
 
 
 def read(config: ConfigDict) -> Experiment:
