@@ -24,10 +24,9 @@ from qtx.cli.flags import load_run_config
 from qtx.experiment import read
 from qtx.foundation.console import say
 from qtx.masks import token_mask
-from qtx.pipeline.measure import restore_run, token_text
-from qtx.pipeline.prepare import prepare
+from qtx.pipeline.measure import token_text
+from qtx.pipeline.trained import open_run
 from qtx.report.results import markdown, number
-from qtx.training import RunFolder
 
 ROWS = 6
 LARGEST = 200
@@ -39,13 +38,13 @@ POSITIONS = (0, 1, 2, 3, 4, 8, 16, 31)
 def tensors(workdir: Path) -> tuple[dict[str, np.ndarray], np.ndarray, np.ndarray, list[str]]:
     """Of a run's newest checkpoint: site and layer to values of the real held-out tokens `[N, D]`, their identities
     `[N]`, the share of dead rows by layer and position `[L, T]`, and the text of each token."""
-    prepared = prepare(read(load_run_config(workdir)), run=RunFolder(workdir))
-    model = FloatingPoint(prepared.module, restore_run(prepared, workdir))
+    run = open_run(read(load_run_config(workdir)), workdir)
+    prepared, model = run.prepared, FloatingPoint(run.prepared.module, run.floating_point)
     sites = measured_sites(prepared.module).tensors
-    run = jax.jit(lambda batch: capture(model, batch, {*sites, PROBABILITIES}))
+    held_of = jax.jit(lambda batch: capture(model, batch, {*sites, PROBABILITIES}))
     values, tokens, dead, rows = collections.defaultdict(list), [], 0.0, 0.0
     for batch in prepared.evaluation():
-        held = jax.device_get(run(batch))
+        held = jax.device_get(held_of(batch))
         mask = np.asarray(token_mask(batch, batch["tokens"].shape[1]))
         probabilities = held.pop(PROBABILITIES)  # [L, B, H, T, T]
         dead = dead + np.where(mask[None, :, None], probabilities.max(axis=-1) == 0, 0).mean(axis=2).sum(axis=1)

@@ -31,8 +31,9 @@ from qtx.foundation.console import say
 from qtx.foundation.errors import QtxError
 from qtx.foundation.storage import Expected, parse_json, write_whole
 from qtx.pipeline.compare import Run, runs
-from qtx.pipeline.measure import metrics_of, train_run
+from qtx.pipeline.measure import metrics_of
 from qtx.pipeline.prepare import Batches, Prepared, prepare
+from qtx.pipeline.trained import train_run
 from qtx.quantization import calibrate
 from qtx.quantization.methods import METHODS
 from qtx.report.results import markdown, mean_and_deviation, short_names
@@ -155,7 +156,7 @@ def measure_all(config: str, workdir: Path, methods: bool, console: Console) -> 
         say(console, f"run {index} of {len(planned)}: {run.title}")
         prepared = prepare(run.experiment, data)
         data = prepared.data
-        params = train_run(prepared, run.workdir)
+        params = train_run(prepared, run.workdir).floating_point
         with file.open("a") as out:
             for line in measurements(run, prepared, params, methods, done):
                 lines.append(line)

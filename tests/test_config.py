@@ -175,4 +175,4 @@ def test_an_attention_is_named_by_the_nearest_variant(text):
     attention = attention_variant(text)
     named = attention_text(attention)
     assert attention_variant(named) == attention
-    assert len(named) <= len(text)
+    assert named.count(",") <= text.count(",")

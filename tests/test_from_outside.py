@@ -65,7 +65,7 @@ def test_a_normalizer_with_a_parameter_and_an_elementwise_gate_go_all_the_way(te
     run, attention = tmp_path / "run", "--config.model.attention"
     options = [f"{attention}.normalizer=temperature", f"{attention}.gate=contrary", f"{attention}.gate_strength=0.5"]
     assert main(["train", f"--config={NANO}", f"--workdir={run}", *options]) == 0, capsys.readouterr().err
-    assert "temperature, gate contrary (strength 0.5)" in capsys.readouterr().out
+    assert "attention: softmax,normalizer=temperature,gate=contrary,gate_strength=0.5" in capsys.readouterr().out
     assert main(["quantize", f"--workdir={run}"]) == 0, capsys.readouterr().err
     for form in ("int8", "huggingface"):
         assert main(["export", f"--format={form}", f"--workdir={run}"]) == 0, capsys.readouterr().err

@@ -83,11 +83,16 @@ def attention_variant(text: str) -> AttentionConfig:
 
 
 def attention_text(attention: AttentionConfig) -> str:
-    """The shortest text that names an attention: the inverse of `attention_variant`."""
+    """The text that names an attention, by the registered variant that is nearest to it: the inverse of
+    `attention_variant`."""
     given = flattened(attention, defaults=False)
 
-    def text(name: str, variant: AttentionConfig) -> str:
-        registered = flattened(variant, defaults=False)
-        return ",".join((name, *(f"{key}={value}" for key, value in given.items() if value != registered[key])))
+    def options(name: str) -> dict[str, object]:
+        registered = flattened(VARIANTS[name], defaults=False)
+        return {key: value for key, value in given.items() if value != registered[key]}
 
-    return min((text(*entry) for entry in VARIANTS.items()), key=len)
+    def distance(name: str) -> tuple[int, int]:
+        return len(options(name).keys() & {"normalizer", "gate"}), len(options(name))
+
+    name = min(VARIANTS, key=distance)
+    return ",".join((name, *(f"{key}={value}" for key, value in options(name).items())))

@@ -4,9 +4,7 @@ from __future__ import annotations
 
 import dataclasses
 import time
-from collections.abc import Mapping
 from pathlib import Path
-from typing import Any
 
 from rich.box import SIMPLE_HEAD
 from rich.console import Console
@@ -24,38 +22,21 @@ from qtx.foundation.console import say
 from qtx.foundation.distributed import initialize, is_main
 from qtx.foundation.errors import QtxError, lookup
 from qtx.foundation.hardware import CHIPS
-from qtx.interop import save as save_huggingface
 from qtx.pipeline.compare import begun_run, check_runs, duration, rebuild, run_comparison, runs
-from qtx.pipeline.identity import kept_files, origin
-from qtx.pipeline.measure import (
-    CALIBRATED,
-    check_run,
-    find_sensitivity,
-    floating_point,
-    keep_quantization,
-    measure,
-    method_of,
-    metrics_of,
-    one_scheme,
-    origin_of_ranges,
-    restore_run,
-    train_run,
-    under,
-    uses_own_data,
-    with_ranges,
-)
-from qtx.pipeline.measure import quantize as quantize_run
-from qtx.pipeline.prepare import Prepared
+from qtx.pipeline.export import FORMATS
+from qtx.pipeline.identity import origin
+from qtx.pipeline.measure import CALIBRATED, measure, metrics_of
 from qtx.pipeline.prepare import prepare as prepare_experiment
+from qtx.pipeline.quantize import keep_quantization, keep_ranges, one_scheme, origin_of_ranges, with_ranges
+from qtx.pipeline.quantize import quantize as quantize_run
+from qtx.pipeline.sensitivity import find_sensitivity
+from qtx.pipeline.trained import TrainedRun, check_run, open_run, train_run, uses_own_data
 from qtx.planning import devices_of, make_plan, virtual_devices
 from qtx.planning import table as plan_table
-from qtx.quantization import Quantized
-from qtx.quantization.files import save_ranges
-from qtx.quantization.integer import convert, load, save
+from qtx.quantization.integer import load
 from qtx.quantization.integer.files import DESCRIPTION
 from qtx.report.results import ATTENTION_COLUMNS, OUTLIER_COLUMNS, Result, main_table, markdown, number
-from qtx.training import NEWEST, OBJECTIVES, RunFolder, find_checkpoint, read_metrics
-from qtx.training.run_folder import IDENTITY
+from qtx.training import NEWEST, OBJECTIVES, RunFolder, read_metrics
 
 
 def plan(experiment: Experiment, devices: str | None = None, chip: str | None = None) -> None:
@@ -108,9 +89,9 @@ def evaluate(experiment: Experiment, workdir: Path, checkpoint: str = NEWEST, na
         evaluate_integers(experiment, workdir, console, names_data)
         return
     began = time.monotonic()
-    run = open_run(experiment, workdir, console, checkpoint, names_data)
+    run = open_and_tell(experiment, workdir, console, checkpoint, names_data)
     with console.status("measuring"):
-        result = measure_run(run, {}, workdir, began)
+        result = measure(run, {}, attention_text(experiment.model.attention), began)
     rows = [["loss", number(result["loss"])], ["metric", shown(result["metric"], result["fp"])]]
     rows += [[f"trained for {name.upper()}", shown(result["metric"], q)] for name, q in result["quantized"].items()]
     rows += [
@@ -130,18 +111,15 @@ def quantize(
     """`qtx quantize`; `ranges` is a file to take the ranges of one scheme from."""
     console = Console()
     began = time.monotonic()
-    run = open_run(experiment, workdir, console, checkpoint, names_data)
-    prepared, params = run.prepared, run.params
+    run = open_and_tell(experiment, workdir, console, checkpoint, names_data)
     with console.status("quantizing and measuring"):
-        schemes = with_ranges(prepared, params, Path(ranges)) if ranges else quantize_run(prepared, params)
-        keep_quantization(prepared, workdir)
-        result = measure_run(run, schemes, workdir, began, ranges or CALIBRATED)
-    files = {scheme: workdir / "ranges" / f"{scheme}.safetensors" for scheme in schemes}
-    for scheme, file in files.items():
-        save_ranges(schemes[scheme], floating_point(prepared, params), file, method_of(prepared, scheme), scheme)
+        schemes = with_ranges(run, Path(ranges)) if ranges else quantize_run(run)
+        keep_quantization(run)
+        result = measure(run, schemes, attention_text(experiment.model.attention), began, ranges or CALIBRATED)
+        files = keep_ranges(run, schemes)
     print_table(f"{run.title}: held-out data, floating point and quantized", *main_table([result]), console)
     say(console, f"results: {workdir / 'results.json'}")
-    say(console, f"ranges: {', '.join(map(str, files.values()))}")
+    say(console, f"ranges: {', '.join(map(str, files))}")
 
 
 def sensitivity(
@@ -153,13 +131,13 @@ def sensitivity(
 ) -> None:
     """`qtx sensitivity`."""
     console = Console()
-    run = open_run(experiment, workdir, console, checkpoint, names_data)
+    run = open_and_tell(experiment, workdir, console, checkpoint, names_data)
     shown_on = Console(stderr=True)
 
     def progress(targets):
         return track(targets, "measuring tensors", console=shown_on, disable=not shown_on.is_terminal)
 
-    found = find_sensitivity(run.prepared, run.params, one_scheme(experiment, names_scheme), progress)
+    found = find_sensitivity(run, one_scheme(experiment, names_scheme), progress)
     # Draws with matplotlib, which takes a second to import.
     from qtx.report.sensitivity_figure import SHOWN_TENSORS, save_sensitivity_plot
 
@@ -182,39 +160,16 @@ def export(
     """`qtx export`."""
     console = Console()
     writer = lookup(FORMATS, "format", format)
-    run = open_run(experiment, workdir, console, checkpoint, names_data)
+    run = open_and_tell(experiment, workdir, console, checkpoint, names_data)
     folder = workdir / "export" / format
     with console.status("exporting"):
-        notes = writer(run.prepared, run.params, folder, one_scheme(experiment, names_scheme))
+        notes = writer(run, folder, one_scheme(experiment, names_scheme))
     size = sum(file.stat().st_size for file in folder.iterdir())
     for note in (
         *notes,
         f"written: {folder}, {size / 1e6:.2f} MB; parameters in float32: {4 * run.prepared.parameters / 1e6:.2f} MB",
     ):
         say(console, note)
-
-
-def export_int8(prepared: Prepared, params: Any, folder: Path, scheme: str) -> list[str]:
-    """Writes an integer model and the config that evaluates it; returns what to tell of it."""
-    model = convert(under(prepared, params, scheme))
-    save(model, folder)
-    files = kept_files(prepared.experiment, prepared.module.config, prepared.data)
-    RunFolder(folder).claim({**record(prepared.experiment), IDENTITY: prepared.identity}, files)
-    floating = ", ".join(model.in_floating_point) or "nothing"
-    return [
-        f"{scheme}: {origin_of_ranges(prepared, scheme)}",
-        f"matrix products in floating point: {floating}",
-        f"next: qtx evaluate --workdir={folder}",
-    ]
-
-
-def export_huggingface(prepared: Prepared, params: Any, folder: Path, scheme: str) -> list[str]:
-    """Writes a Hugging Face checkpoint, in floating point; returns what to tell of it."""
-    save_huggingface(folder, prepared.module.config, floating_point(prepared, params))
-    return []
-
-
-FORMATS = {"int8": export_int8, "huggingface": export_huggingface}
 
 
 def evaluate_integers(experiment: Experiment, folder: Path, console: Console, names_data: bool) -> None:
@@ -258,62 +213,13 @@ def finish_comparison(results: list[Result], workdir: Path, console: Console) ->
     say(console, f"report: {workdir / 'report.html'}")
 
 
-@dataclasses.dataclass(frozen=True)
-class OpenRun:
-    """A run that a command measures.
-
-    Attributes:
-      prepared: its experiment.
-      params: those of the checkpoint.
-      checkpoint: updates done at it.
-      own_data: whether it is measured on the data that it was trained on.
-      title: of tables.
-    """
-
-    prepared: Prepared
-    params: Any
-    checkpoint: int
-    own_data: bool
-    title: str
-
-
-def open_run(experiment: Experiment, workdir: Path, console: Console, checkpoint: str, names_data: bool) -> OpenRun:
-    """Checks that the folder holds the experiment's run, prints the summary and restores a checkpoint.
-
-    Args:
-      experiment: the run's, on its own or on other data.
-      workdir: the run's folder.
-      console: where to print.
-      checkpoint: newest, best, or a step.
-      names_data: whether the command line names the data; see `uses_own_data`.
-    """
-    check_run(experiment, workdir)
-    prepared = prepare_experiment(experiment, run=RunFolder(workdir))
-    own_data = uses_own_data(prepared, workdir, names_data)
-    print_summary(prepared, workdir, console)
-    step = find_checkpoint(workdir, checkpoint)
-    used, total = prepared.held_out_batches
-    title = f"{workdir}, checkpoint {step}" + ("" if own_data else ", other data than it was trained on")
-    title += "" if used == total else f", first {used} of {total} held-out batches"
-    return OpenRun(prepared, restore_run(prepared, workdir, str(step)), step, own_data, title)
-
-
-def measure_run(
-    run: OpenRun, schemes: Mapping[str, Quantized], workdir: Path, began: float, ranges: str = CALIBRATED
-) -> Result:
-    """See `qtx.pipeline.measure.measure`."""
-    variant = attention_text(run.prepared.experiment.model.attention)
-    return measure(
-        run.prepared,
-        run.params,
-        schemes,
-        workdir,
-        variant,
-        began,
-        checkpoint=run.checkpoint,
-        ranges=ranges,
-        own_data=run.own_data,
-    )
+def open_and_tell(
+    experiment: Experiment, workdir: Path, console: Console, checkpoint: str, names_data: bool
+) -> TrainedRun:
+    """The run in a folder (see `open_run`), its summary printed."""
+    run = open_run(experiment, workdir, checkpoint, names_data)
+    print_summary(run.prepared, workdir, console)
+    return run
 
 
 def shown(metric: str, value: float) -> str:

@@ -24,9 +24,11 @@ from qtx.data import Data
 from qtx.experiment import Experiment, check_warmup, record
 from qtx.foundation.console import say
 from qtx.foundation.errors import QtxError
-from qtx.pipeline.measure import keep_quantization, measure, quantize, train_run
+from qtx.pipeline.measure import measure
 from qtx.pipeline.measurements import find_result
 from qtx.pipeline.prepare import Prepared, prepare
+from qtx.pipeline.quantize import keep_quantization, quantize
+from qtx.pipeline.trained import train_run
 from qtx.quantization.recipes.recorded import read_entries
 from qtx.report.results import Result, attention_table, main_table, markdown, options_in_words, read_lines, write_lines
 from qtx.training import RunFolder
@@ -142,11 +144,11 @@ def bring_to_end(prepared: Prepared, run: Run, console: Console) -> Result:
     """Trains, quantizes and measures one run."""
     began = time.monotonic()
     prepared.calibration()  # tells now, and not after hours of training, if there are too few data
-    params = train_run(prepared, run.workdir)
+    trained = train_run(prepared, run.workdir)
     with console.status(escape(f"{run.title}: quantizing and measuring")):
-        quantized, step = quantize(prepared, params), run.experiment.training.steps
-        keep_quantization(prepared, run.workdir)
-        return measure(prepared, params, quantized, run.workdir, run.variant, began, checkpoint=step)
+        quantized = quantize(trained)
+        keep_quantization(trained)
+        return measure(trained, quantized, run.variant, began)
 
 
 def finished_result(run: Run) -> Result | None:

@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import dataclasses
 import functools
+from pathlib import Path
 from types import SimpleNamespace
 from typing import Any
 
@@ -14,7 +16,8 @@ from safetensors import safe_open
 from qtx.foundation.errors import QtxError
 from qtx.foundation.storage import sealed_safetensors, write_whole
 from qtx.models import MODELS
-from qtx.pipeline.measure import method_of, with_ranges
+from qtx.pipeline.quantize import method_of, with_ranges
+from qtx.pipeline.trained import TrainedRun
 from qtx.quantization import ESTIMATORS, QuantizationConfig, calibrate
 from qtx.quantization.files import load_ranges, read_ranges, save_ranges
 from qtx.quantization.methods import METHODS, Gptq
@@ -99,22 +102,23 @@ def run_of(method, schemes, trained=False):
     experiment = SimpleNamespace(quantization=config, qat=SimpleNamespace(scheme="w4a8"))
     data = SimpleNamespace(evaluation=lambda _: batches)
     prepared: Any = SimpleNamespace(module=module, experiment=experiment, data=data, qat=qat)
-    return prepared, qat.start(params, calibrated()) if qat else params
+    return TrainedRun(prepared, qat.start(params, calibrated()) if qat else params, Path(), 0)
 
 
 def test_learned_ranges_come_back(tmp_path):
     """Of a run that was trained under a scheme: no estimator finds them again."""
-    prepared, params = run_of("gptq", ("w3a8", "w4a8"), trained=True)
+    run = run_of("gptq", ("w3a8", "w4a8"), trained=True)
+    prepared, params = run.prepared, run.params
     params["ranges"] = jax.tree.map(lambda x: 0.9 * x, params["ranges"])
     quantized, file = prepared.qat.quantized(params), tmp_path / "w4a8.safetensors"
     save_ranges(quantized, params["model"], file, method_of(prepared, "w4a8"), "w4a8")
     assert read_ranges(file).method == "qat"
-    (scheme, loaded), *more = with_ranges(prepared, params, file).items()
+    (scheme, loaded), *more = with_ranges(run, file).items()
     assert scheme == "w4a8" and not more
     jax.tree.map(np.testing.assert_array_equal, loaded, quantized)
     # The same parameters in a run that was not trained under the scheme: it would calibrate.
     with pytest.raises(QtxError, match="method qat, and the config says gptq: calibrate anew"):
-        with_ranges(run_of("gptq", ("w4a8",))[0], params["model"], file)
+        with_ranges(dataclasses.replace(run_of("gptq", ("w4a8",)), params=params["model"]), file)
 
 
 @pytest.mark.parametrize(
@@ -126,12 +130,12 @@ def test_learned_ranges_come_back(tmp_path):
     ],
 )
 def test_config_and_file_must_agree(whole, method, schemes, says):
-    prepared, params = run_of(method, schemes)
+    run = run_of(method, schemes)
     if says is None:
-        assert with_ranges(prepared, params, whole).keys() == {"w4a8"}
+        assert with_ranges(run, whole).keys() == {"w4a8"}
     else:
         with pytest.raises(QtxError, match=says):
-            with_ranges(prepared, params, whole)
+            with_ranges(run, whole)
 
 
 @pytest.fixture(scope="module")

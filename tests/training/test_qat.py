@@ -16,14 +16,17 @@ from qtx.experiment import default, from_record, read, record
 from qtx.foundation.errors import QtxError
 from qtx.models import MODELS, build
 from qtx.pipeline.compare import runs
-from qtx.pipeline.measure import measure, quantize, restore_run
+from qtx.pipeline.measure import measure
 from qtx.pipeline.prepare import prepare
 from qtx.pipeline.qat import check_start, start_params
+from qtx.pipeline.quantize import quantize
 from qtx.pipeline.train import train
+from qtx.pipeline.trained import TrainedRun
 from qtx.quantization import QuantizationConfig, Quantizer, Recipe, Rule, calibrate
 from qtx.quantization.estimators import MinMax
 from qtx.quantization.qat.model import make_qat_model
 from qtx.training import MeshConfig, RunFolder, TrainingConfig, read_metrics
+from qtx.training.loop import load_params
 from qtx.training.optimizer import decay_mask, make_optimizer
 from qtx.training.program import make_program
 from qtx.training.run_folder import differences
@@ -92,16 +95,20 @@ def measured(monkeypatch):
     nothing = types.SimpleNamespace(metrics={}, quantized_histograms=True)
     monkeypatch.setattr("qtx.pipeline.measure.analyse", lambda *_, **__: nothing)
     monkeypatch.setattr("qtx.pipeline.measure.save_analysis", lambda *_: None)
-    return lambda prepared, params, schemes, workdir: measure(
-        prepared, params, schemes, workdir, "softmax", 0.0, checkpoint=40
-    )
+    return lambda run, schemes: measure(run, schemes, "softmax", 0.0)
+
+
+def restored(prepared, workdir):
+    """The newest checkpoint of a run."""
+    params = load_params(prepared.qat or prepared.module, prepared.data, workdir)
+    return TrainedRun(prepared, params, workdir, 40)
 
 
 def test_the_first_evaluation_is_that_of_post_training_quantization(start, data, unbroken, measured):
     prepared = prepare(read(make_config()), data)
-    params = restore_run(prepared, start)
+    run = restored(prepared, start)
     first = read_metrics(unbroken[1].workdir, "eval")[0]
-    result = measured(prepared, params, quantize(prepared, params), start)
+    result = measured(run, quantize(run))
     assert result["quantized"] == {"w3a4": pytest.approx(first["perplexity"], rel=1e-6)}
 
 
@@ -109,13 +116,13 @@ def test_a_run_is_evaluated_with_its_learned_ranges(data, unbroken, measured):
     """As `qtx.quantization.Quantized`, whose forward is the one that training evaluated."""
     experiment, result = unbroken
     prepared = prepare(experiment, data)
-    params = restore_run(prepared, result.workdir)
-    jax.tree.map(np.testing.assert_array_equal, params, result.params)
-    found = measured(prepared, params, {}, result.workdir)
+    run = restored(prepared, result.workdir)
+    jax.tree.map(np.testing.assert_array_equal, run.params, result.params)
+    found = measured(run, {})
     assert found["quantized"] == {"w3a4": pytest.approx(result.metrics["perplexity"], rel=1e-6)}
     assert found["fp"] != found["quantized"]["w3a4"]
-    (scheme,) = quantize(prepared, params).values()
-    learned, r = ranges_of(params), scheme.activation_ranges["layers/mlp/out"]
+    (scheme,) = quantize(run).values()
+    learned, r = ranges_of(run.params), scheme.activation_ranges["layers/mlp/out"]
     name = "activations/layers/mlp/out"
     np.testing.assert_allclose(r["maximum"] - r["minimum"], 15 * learned[f"{name}/step"], rtol=1e-6)
     np.testing.assert_allclose(r["minimum"], learned[f"{name}/offset"], rtol=1e-6)
@@ -229,7 +236,7 @@ def test_every_granularity_learns(start, data, tmp_path, options, measured):
     losses = [line["loss"] for line in read_metrics(tmp_path, "eval")]
     assert losses[-1] < losses[0]
     prepared = prepare(experiment, data)
-    jax.tree.map(np.testing.assert_array_equal, restore_run(prepared, tmp_path), result.params)
+    jax.tree.map(np.testing.assert_array_equal, restored(prepared, tmp_path).params, result.params)
     found = measured(prepared, result.params, {}, tmp_path)
     # Dynamic grids are computed by two programs, and a zero-point halfway between two integers may fall to either.
     assert found["quantized"]["w3a4"] == pytest.approx(result.metrics["perplexity"], rel=1e-2)

@@ -1,0 +1,106 @@
+"""A trained run under the schemes of its config."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from pathlib import Path
+
+from qtx.experiment import Experiment, record
+from qtx.foundation.errors import QtxError
+from qtx.foundation.storage import sealed_json
+from qtx.pipeline.prepare import Prepared
+from qtx.pipeline.trained import TrainedRun
+from qtx.quantization import Quantized, calibrate
+from qtx.quantization.files import LEARNED, load_ranges, read_ranges, save_ranges
+from qtx.quantization.methods import METHODS
+from qtx.quantization.recipes.recorded import read_entries
+from qtx.training import RunFolder
+
+
+def quantize(run: TrainedRun) -> dict[str, Quantized]:
+    """The model under every scheme of the config: under the one that the run was trained under with its learned ranges,
+    under the others with ranges calibrated on training data."""
+    return {scheme: under(run, scheme) for scheme in run.prepared.experiment.quantization.schemes}
+
+
+def under(run: TrainedRun, scheme: str) -> Quantized:
+    """The model under one scheme; see `quantize`."""
+    trained, prepared = run.trained_schemes, run.prepared
+    if scheme in trained:
+        return trained[scheme]
+    config = prepared.experiment.quantization
+    return calibrate(
+        prepared.module,
+        run.floating_point,
+        config.make_recipe(scheme, prepared.module.config),
+        prepared.calibration(),
+        config.calibration_batches,
+        METHODS[config.method](),
+    )
+
+
+def method_of(prepared: Prepared, scheme: str) -> str:
+    """How `quantize` quantizes to a scheme: a name in `METHODS`, or `LEARNED` under the scheme that the run was trained
+    under."""
+    trained = prepared.qat is not None and scheme == prepared.experiment.qat.scheme
+    return LEARNED if trained else prepared.experiment.quantization.method
+
+
+def with_ranges(run: TrainedRun, file: Path) -> dict[str, Quantized]:
+    """The model under the scheme and by the method of a file of ranges, which must be the config's (see `load_ranges`).
+
+    Raises:
+      QtxError: if they are not, or the ranges are of another model, checkpoint, recipe or scheme.
+    """
+    prepared, saved = run.prepared, read_ranges(file)
+    config = prepared.experiment.quantization
+    if saved.scheme not in config.schemes:
+        raise QtxError(
+            f"{file} holds ranges of {saved.scheme}, and the config says {', '.join(config.schemes)}: give "
+            f"--scheme={saved.scheme}, or calibrate anew, without --ranges"
+        )
+    method = method_of(prepared, saved.scheme)
+    if saved.method != method:
+        how = "" if LEARNED in (saved.method, method) else f"give --method={saved.method}, or "
+        raise QtxError(
+            f"{file} holds ranges of method {saved.method}, and the config says {method}: {how}calibrate anew, without "
+            "--ranges"
+        )
+    recipe = config.make_recipe(saved.scheme, prepared.module.config)
+    example = next(iter(prepared.data.evaluation(1)))
+    return {saved.scheme: load_ranges(prepared.module, run.floating_point, recipe, example, saved)}
+
+
+def one_scheme(experiment: Experiment, named: bool) -> str:
+    """The scheme of a command that takes one: the config's first; of a run of quantization-aware training the one that
+    it was trained under, unless the user has `named` schemes."""
+    return experiment.qat.scheme if experiment.qat.start and not named else experiment.quantization.schemes[0]
+
+
+def origin_of_ranges(prepared: Prepared, scheme: str) -> str:
+    """Where the ranges of `under` are from, in words."""
+    method = method_of(prepared, scheme)
+    if method == LEARNED:
+        return "ranges learned in training"
+    anew = "" if prepared.qat is None else f" anew (the run was trained under {prepared.experiment.qat.scheme})"
+    return f"ranges calibrated{anew}, method {method}"
+
+
+def keep_quantization(run: TrainedRun) -> None:
+    """Records the quantization of the run's experiment in its folder, with the rules of a recipe of the user's own:
+    what is done to the run next is done under it."""
+    folder, prepared = RunFolder(run.workdir), run.prepared
+    quantization = prepared.experiment.quantization
+    rules = quantization.recorded_rules(quantization.schemes, prepared.module.config)
+    if rules:
+        earlier = read_entries(folder.recipe) if folder.recipe.exists() else {}
+        folder.write(folder.recipe.name, sealed_json({**earlier, **rules}).decode())
+    folder.write_config({**folder.read_config(), "quantization": record(prepared.experiment)["quantization"]})
+
+
+def keep_ranges(run: TrainedRun, schemes: Mapping[str, Quantized]) -> list[Path]:
+    """Writes the ranges of each scheme to the run's folder, `ranges/<scheme>.safetensors`, and returns the files."""
+    files = {scheme: run.workdir / "ranges" / f"{scheme}.safetensors" for scheme in schemes}
+    for scheme, file in files.items():
+        save_ranges(schemes[scheme], run.floating_point, file, method_of(run.prepared, scheme), scheme)
+    return list(files.values())

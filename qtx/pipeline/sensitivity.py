@@ -1,0 +1,39 @@
+"""What each tensor of a trained run costs."""
+
+from __future__ import annotations
+
+import functools
+import itertools
+from collections.abc import Callable, Iterable, Sequence
+
+from qtx.analysis.sensitivity import Sweep, Target, sweep
+from qtx.pipeline.measure import model_sums
+from qtx.pipeline.quantize import under
+from qtx.pipeline.trained import TrainedRun
+from qtx.quantization import Quantized
+from qtx.training import OBJECTIVES
+from qtx.training.evaluate import add_up
+
+
+def find_sensitivity(
+    run: TrainedRun, scheme: str, track: Callable[[Sequence[Target]], Iterable[Target]] = iter
+) -> Sweep:
+    """What each tensor costs under a scheme, on the config's `sensitivity_batches` held-out batches."""
+    prepared = run.prepared
+    config, objective = prepared.experiment.quantization, OBJECTIVES[prepared.experiment.objective]
+    quantized = under(run, scheme)
+    batches = list(itertools.islice(prepared.evaluation(), config.sensitivity_batches))
+
+    def metric_of(model: Quantized) -> float:
+        return add_up(functools.partial(model_sums, model), batches)[objective.metric]
+
+    return sweep(
+        quantized,
+        run.floating_point,
+        batches,
+        metric_of,
+        scheme=scheme,
+        metric=objective.metric,
+        lower_is_better=objective.lower_is_better,
+        track=track,
+    )
