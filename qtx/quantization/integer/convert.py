@@ -13,7 +13,7 @@ from qtx.quantization.calibration import Quantized
 from qtx.quantization.integer.grids import read_grids
 from qtx.quantization.integer.kernels import dense, integers_of
 from qtx.quantization.integer.model import IntegerModel, Tensors
-from qtx.quantization.integer.operands import operands, smallest_batch
+from qtx.quantization.integer.operands import operands
 from qtx.quantization.weights import flatten, is_table
 
 TIED = "embeddings/words/embedding"
@@ -31,7 +31,7 @@ def convert(quantized: Quantized) -> IntegerModel:
       QtxError: for more bits, or a granularity that integers cannot do.
     """
     module = float32(quantized.module)
-    grids, found = read_grids(quantized), operands(module, quantized.params, smallest_batch(module))
+    grids, found = read_grids(quantized), operands(module, quantized.params, module.config.example())
     params, integers = flatten(quantized.params), Tensors()
     floating = set(found.elsewhere)
     for path, sources in sorted(found.of.items()):

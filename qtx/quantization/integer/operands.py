@@ -12,7 +12,6 @@ from typing import Any, NamedTuple
 import flax.linen as nn
 import jax
 import jax.extend
-import numpy as np
 from jax.ad_checkpoint import checkpoint_name
 
 from qtx.layers import Product
@@ -167,12 +166,3 @@ def _program(value: Any) -> Any:
     if isinstance(value, jax.extend.core.ClosedJaxpr):
         return value.jaxpr
     return value if isinstance(value, jax.extend.core.Jaxpr) else None
-
-
-def smallest_batch(module: Any) -> dict[str, np.ndarray]:
-    """The smallest batch that a model takes."""
-    c = module.config
-    if hasattr(c, "image_size"):
-        # A view of one number, as a config may say any size.
-        return {"images": np.broadcast_to(np.float32(0), (1, c.image_size, c.image_size, c.channels))}
-    return {"tokens": np.zeros((1, 2), np.int32)}
