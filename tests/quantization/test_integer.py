@@ -15,8 +15,10 @@ from qtx.attention import VARIANTS
 from qtx.families import FAMILIES, build
 from qtx.foundation.errors import QtxError
 from qtx.foundation.storage import sealed_json, sealed_safetensors
+from qtx.layers import flat_dot_general
 from qtx.quantization import QuantizationConfig, Recipe, Rule, calibrate
 from qtx.quantization.integer import convert, load, save
+from qtx.quantization.integer.operands import operands
 from qtx.sites import site_shapes
 
 SMALL = {"num_layers": 1, "width": 16, "num_heads": 2, "mlp_width": 32, "init_std": 0.3}
@@ -396,3 +398,28 @@ def test_groups_that_enter_a_post_norm_block_are_refused(num_layers):
     else:
         with pytest.raises(QtxError, match="'layers/mlp_norm' has a range per channel"):
             convert(later)
+
+
+class TiedElsewhere(nn.Module):
+    """Two tables, of which the head multiplies by one, under a name that is none of ours."""
+
+    @nn.compact
+    def __call__(self, batch):
+        entries, positions = nn.Embed(11, 8, name="entries"), nn.Embed(4, 8, name="positions")
+        x = entries(batch["tokens"]) + positions(jnp.arange(batch["tokens"].shape[1]))
+        return flat_dot_general(nn.LayerNorm(name="norm")(x), entries.embedding.T, None)
+
+
+@pytest.mark.parametrize(
+    ("name", "tied"),
+    [("bert", {"embeddings/words/embedding"}), ("opt", {"embeddings/words/embedding"}), ("vit", set())]
+    + [("from elsewhere", {"entries/embedding"})],
+)
+def test_the_tables_that_a_head_is_tied_to_are_found_in_the_program(name, tied):
+    if name == "from elsewhere":
+        module, batch = TiedElsewhere(), {"tokens": np.zeros((1, 2), np.int32)}
+    else:
+        module = build(FAMILIES[name].config(**SMALL, **OF_FAMILY[name]))
+        batch = module.config.example()
+    params = nn.unbox(jax.eval_shape(module.init, jax.random.key(0), batch)["params"])
+    assert operands(module, params, batch).tables == tied
