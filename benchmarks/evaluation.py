@@ -21,7 +21,8 @@ import numpy as np
 
 from benchmarks.timing import interleaved
 from qtx.analysis.capture import FloatingPoint
-from qtx.models import BertConfig, build
+from qtx.families import build
+from qtx.models import BertConfig
 from qtx.pipeline.measure import model_sums
 from qtx.quantization import QuantizationConfig, calibrate
 from qtx.quantization.calibration import calibration_step, initial_state, planned_weights, tables_of

@@ -23,7 +23,8 @@ import jax.numpy as jnp
 import numpy as np
 
 from benchmarks.timing import interleaved
-from qtx.models import BertConfig, build
+from qtx.families import build
+from qtx.models import BertConfig
 from qtx.quantization import QuantizationConfig, calibrate
 from qtx.quantization.integer import IntegerModel, convert, save
 

@@ -23,7 +23,7 @@ import numpy as np
 from benchmarks.timing import interleaved
 from qtx.cli.cpu_memory import keep_freed_memory
 from qtx.data.masking import num_predictions
-from qtx.models import MODELS
+from qtx.families import FAMILIES, build
 from qtx.training import MeshConfig, TrainingConfig
 from qtx.training.program import make_program
 from qtx.training.sharding import make_mesh, shard_global_batch
@@ -84,8 +84,7 @@ def random_batch(family: str, shape: dict[str, int], batch_size: int) -> dict[st
 
 def qtx_step(family: str, shape: dict[str, int], batch: dict[str, np.ndarray]) -> Callable[[], Any]:
     """One update of a state that the function keeps."""
-    model, config = MODELS[family]
-    module = model(config(**shape, dropout=DROPOUT, attention_dropout=DROPOUT))
+    module = build(FAMILIES[family].config(**shape, dropout=DROPOUT, attention_dropout=DROPOUT))
     mesh = make_mesh(MeshConfig(1))
     program = make_program(module, TRAINING, mesh, batch)
     state, on_device, seed = program.init(np.uint32(0)), shard_global_batch(mesh, batch), np.uint32(0)

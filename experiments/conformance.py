@@ -33,10 +33,10 @@ from safetensors.numpy import load_file
 from experiments.official_ranges import range_errors
 from experiments.official_variants import attention_of, check_gate
 from qtx.analysis.metrics import official_metrics, outlier_metrics
+from qtx.families import FAMILIES, build
 from qtx.foundation.config import choices
 from qtx.foundation.errors import QtxError
 from qtx.interop import load
-from qtx.models import build
 from qtx.quantization import QuantizationConfig, calibrate
 
 ANSWERS = ("expected.json", "expected.safetensors")
@@ -149,7 +149,7 @@ def check_model(folder: Path) -> Iterator[tuple[Row, Closeness | None]]:
     quantized_forward = jax.jit(lambda quantized, batch: quantized.apply(batch))
     for scheme, answers in expected["schemes"].items():
         options = QuantizationConfig(
-            recipe=f"paper_{expected['kind']}",
+            recipe=FAMILIES[expected["kind"]].recipe,
             weight_estimator=answers["weight_range"],
             percentile=answers["activation_percentile"],
         )

@@ -8,7 +8,7 @@ from typing import Any
 
 import numpy as np
 
-from qtx.interop.huggingface import FAMILIES
+from qtx.families import FAMILIES
 from qtx.quantization import Quantized, make_grid
 
 WEIGHT, ACTIVATION = ".weight_quantizer", ".activation_quantizer"
@@ -87,7 +87,7 @@ def _sites(quantized: Quantized, family: str) -> dict[str, str]:
     config = quantized.module.config
     unwrapped = {wrapped: name for name, wrapped in WRAPPED.items()}
     result = {}
-    for weight in FAMILIES[family].weights(config):
+    for weight in FAMILIES[family].checkpoint.weights(config):
         if weight.name.endswith(".weight"):
             name = weight.name.removesuffix(".weight")
             name = unwrapped.get(name, name)

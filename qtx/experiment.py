@@ -17,16 +17,15 @@ from ml_collections import ConfigDict
 
 from qtx.attention import attention_variant
 from qtx.data import DataConfig
+from qtx.families import FAMILIES
 from qtx.foundation.config import flattened, read_section, section
 from qtx.foundation.errors import QtxError, lookup, unknown
-from qtx.models import MODELS
 from qtx.quantization import QuantizationConfig
 from qtx.quantization.qat.config import QatConfig
 from qtx.training import MeshConfig, TrainingConfig
 from qtx.training.run_folder import IDENTITY
 
-# What each model family is pre-trained on (its attention mask fits no other objective), and its built-in data.
-FAMILY_OBJECTIVES = {"bert": "mlm", "opt": "clm", "vit": "classification"}
+# What every objective trains on where nothing has to be fetched.
 BUILT_IN_DATA = {"mlm": "stdlib", "clm": "stdlib", "classification": "digits"}
 
 
@@ -84,19 +83,19 @@ def default(family: str, variant: str = "softmax") -> ConfigDict:
     """The default experiment of a model family, as a locked `ConfigDict` for a config file to change.
 
     Args:
-      family: a name in `qtx.models.MODELS`: bert, opt or vit.
+      family: a name in `qtx.families.FAMILIES`, e.g. bert, opt or vit.
       variant: the attention, as `attention_variant` reads it.
     """
-    _, model_config = lookup(MODELS, "model family", family)
+    chosen = lookup(FAMILIES, "model family", family)
     config = ConfigDict()
     config.family = family
-    config.objective = FAMILY_OBJECTIVES[family]
+    config.objective = chosen.objectives[0]
     config.name = family
     config.seed = 0
-    config.model = section(dataclasses.replace(model_config(), attention=attention_variant(variant)))
+    config.model = section(dataclasses.replace(chosen.config(), attention=attention_variant(variant)))
     sections = {name: cls for name, cls in SECTIONS.items() if name not in ("data", "quantization")}
     config.data = section(DataConfig(source=BUILT_IN_DATA[config.objective]))
-    config.quantization = section(QuantizationConfig(recipe=f"paper_{family}"))
+    config.quantization = section(QuantizationConfig(recipe=chosen.recipe))
     for name, cls in sections.items():
         config[name] = section(cls())
     return config.lock()
@@ -129,15 +128,15 @@ def read(config: ConfigDict) -> Experiment:
             raise QtxError(f"config.{name} is missing: start the config file from qtx.experiment.default(family)")
         if not isinstance(values[name], kind) or isinstance(values[name], bool):
             raise QtxError(f"config.{name} is {values[name]!r}: expected {kind.__name__}")
-    _, model_config = lookup(MODELS, "model family", values["family"])
-    expected = FAMILY_OBJECTIVES[values["family"]]
-    if values["objective"] != expected:
+    family = lookup(FAMILIES, "model family", values["family"])
+    if values["objective"] not in family.objectives:
+        expected = " or ".join(map(repr, family.objectives))
         raise QtxError(
-            f"config.objective is {values['objective']!r}: the {values['family']} family trains on {expected!r}"
+            f"config.objective is {values['objective']!r}: the {values['family']} family trains on {expected}"
         )
     if values["seed"] < 0:
         raise QtxError(f"config.seed is {values['seed']}: expected 0 or more")
-    values["model"] = read_section(model_config, values["model"], "config.model")
+    values["model"] = read_section(family.config, values["model"], "config.model")
     for name, cls in SECTIONS.items():
         values[name] = read_section(cls, values[name], f"config.{name}")
     experiment = resolved(Experiment(**values))

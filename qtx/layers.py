@@ -109,3 +109,8 @@ def embedding(rows: int, features: int, axis: str, init_std: float, dtype, name:
 def layer_norm(epsilon: float, dtype, name: str | None = None) -> nn.LayerNorm:
     """LayerNorm over the last axis; the two-pass variance, since E[x^2] - E[x]^2 loses digits to outliers."""
     return nn.LayerNorm(epsilon=epsilon, dtype=dtype, use_fast_variance=False, name=name)
+
+
+def rms_norm(epsilon: float, dtype, name: str | None = None) -> nn.RMSNorm:
+    """RMSNorm (Zhang and Sennrich 2019) over the last axis."""
+    return nn.RMSNorm(epsilon=epsilon, dtype=dtype, name=name)

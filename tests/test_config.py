@@ -16,9 +16,9 @@ from qtx.attention.gates import LinearGate
 from qtx.attention.normalizers import ClippedSoftmax
 from qtx.cli.flags import load_config_file, parse
 from qtx.experiment import CompareConfig, Experiment, default, from_record, read, record
+from qtx.families import FAMILIES
 from qtx.foundation.config import read_section, section
 from qtx.foundation.errors import QtxError
-from qtx.models import MODELS
 from qtx.pipeline.prepare import prepare
 
 CONFIGS = sorted((Path(__file__).parents[1] / "configs").glob("*.py"))
@@ -51,15 +51,15 @@ def test_an_option_that_is_none_keeps_its_type():
         shown.inner.rate = "fast"
 
 
-@pytest.mark.parametrize("family", MODELS)
+@pytest.mark.parametrize("family", FAMILIES)
 def test_default_reads_back(family):
     experiment = read(default(family))
     assert isinstance(experiment, Experiment)
-    assert type(experiment.model) is MODELS[family][1]
+    assert type(experiment.model) is FAMILIES[family].config
     assert experiment.quantization.recipe == f"paper_{family}"
 
 
-@pytest.mark.parametrize("family", MODELS)
+@pytest.mark.parametrize("family", FAMILIES)
 @pytest.mark.parametrize(
     "variant", [*VARIANTS, "clipped_softmax,alpha=None,gamma=-0.1,zeta=1.1", "gated_mlp,gate_hidden=4"]
 )

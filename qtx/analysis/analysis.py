@@ -82,7 +82,7 @@ def analyse(
     """Analyses a trained model on held-out data. Memory does not grow with the number of batches.
 
     Args:
-      module: a model of `qtx.models`.
+      module: of a registered family.
       params: its unboxed parameters.
       batches: batches of one static shape, such as `data.evaluation(batch_size)`; iterated more than once.
       token_text: token identity to text, for labels; None: tokens are shown by their identities.
@@ -166,8 +166,9 @@ def _histogram_ranges(model: FloatingPoint, batch: dict[str, Any]) -> dict[str, 
 
 
 def _outliers(model: Model, shape: tuple[int, ...]):
-    num_layers, _, length, width = shape
-    return per_layer(outlier_counts(length, width, getattr(model.module.config, "vocab_size", 0)), num_layers)
+    (num_layers, _, length, width), config = shape, model.module.config
+    tokens = config.vocab_size if config.reads == "tokens" else 0
+    return per_layer(outlier_counts(length, width, tokens), num_layers)
 
 
 def _initial(model: FloatingPoint, batch: dict[str, Any]) -> dict[str, Any]:
@@ -197,7 +198,7 @@ def _update(model: FloatingPoint, state: Any, ranges: dict[str, jax.Array], batc
     probs, measured = values[_PROBS], values[sites.infinity_norm]
     num_heads, length = probs.shape[2:4]
     mask = token_mask(batch, length)
-    visible = visible_keys(batch, mask, sites.causal)
+    visible = visible_keys(batch, mask, model.module.config.causal)
     table = jax.vmap(lambda p, v: head_statistics(p, v, mask, visible))(probs, values[_VALUE])
     table = {name: (x.swapaxes(0, 1), weights[0]) for name, (x, weights) in table.items()}  # [B, L, H], [B]
     context = next(values[site] for site in _CONTEXTS if site in values)

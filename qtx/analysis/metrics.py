@@ -28,7 +28,7 @@ def outlier_metrics(module: nn.Module, params: Any, batches: Iterable[Batch]) ->
     All positions count, padded ones too, as in the official code. Memory does not grow with the number of batches.
 
     Args:
-      module: a model of `qtx.models`.
+      module: of a registered family.
       params: its unboxed parameters.
       batches: batches of one static shape; samples whose `weights` are all 0 are left out.
 
@@ -74,7 +74,7 @@ def attention_health(module: nn.Module, params: Any, batch: Batch, step: Any = N
     """A few numbers that show during training what attention does to a model; compiled once per module and shape.
 
     Args:
-      module: a model of `qtx.models`.
+      module: of a registered family.
       params: its unboxed parameters.
       batch: one batch.
       step: training step, for normalizers that anneal; None: fully trained.
@@ -149,7 +149,7 @@ def _health(model: Model, batch: dict[str, Any], step: Any) -> dict[str, jax.Arr
     values = capture(model, batch, {*sites.tensors, *attention}, step)
     probs, value = (values[site] for site in attention)
     mask = token_mask(batch, probs.shape[-1])
-    visible = visible_keys(batch, mask, sites.causal)
+    visible = visible_keys(batch, mask, model.module.config.causal)
     table = jax.vmap(lambda p, v: head_statistics(p, v, mask, visible))(probs, value)
     means = {}
     for name in ("dead_row_share", "zero_share", "sink_mass"):

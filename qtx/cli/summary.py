@@ -13,12 +13,9 @@ from rich.text import Text
 
 from qtx.attention import attention_text
 from qtx.experiment import Experiment
+from qtx.families import FAMILIES
 from qtx.foundation.console import say
 from qtx.pipeline.prepare import Prepared
-
-FAMILY_TITLES = {"bert": "BERT ({}, bidirectional)", "opt": "OPT ({}, causal)", "vit": "ViT ({}, images)"}
-# Whose LayerNorms stand where, if that is no option of the config (OPT's `pre_norm`).
-PRE_NORM = {"bert": False, "vit": True}
 
 
 def print_summary(prepared: Prepared, workdir: Path, console: Console, compare: bool = False) -> None:
@@ -66,8 +63,9 @@ def summary(prepared: Prepared, workdir: Path, compare: bool) -> dict[str, str]:
 
 def family_title(experiment: Experiment) -> str:
     """E.g. `OPT (pre-LN, causal)`."""
-    pre_norm = getattr(experiment.model, "pre_norm", PRE_NORM.get(experiment.family))
-    return FAMILY_TITLES[experiment.family].format("pre-LN" if pre_norm else "post-LN")
+    model = experiment.model
+    sees = "images" if model.reads == "images" else "causal" if model.causal else "bidirectional"
+    return f"{FAMILIES[experiment.family].title} ({'pre' if model.pre_norm else 'post'}-{model.norm}, {sees})"
 
 
 def count(number: int, thing: str) -> str:

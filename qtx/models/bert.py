@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import dataclasses
+from typing import ClassVar
 
 import flax.linen as nn
 import jax
@@ -25,6 +26,10 @@ class BertConfig(TransformerConfig):
       type_vocab_size: token types.
     """
 
+    pre_norm: ClassVar[bool] = False
+    activation: ClassVar[str] = "gelu"
+    causal: ClassVar[bool] = False
+
     vocab_size: int | None = None
     max_length: int = 512
     type_vocab_size: int = 2
@@ -38,7 +43,7 @@ class BertEmbeddings(nn.Module):
 
     def setup(self):
         c, dtype = self.config, jnp.dtype(self.config.dtype)
-        assert c.vocab_size is not None, "vocab_size is filled in by qtx.models.build"
+        assert c.vocab_size is not None, "vocab_size is filled in by qtx.families.build"
         self.words = embedding(c.vocab_size, c.width, "vocab", c.init_std, dtype)
         self.positions = embedding(c.max_length, c.width, "positions", c.init_std, dtype)
         self.token_types = embedding(c.type_vocab_size, c.width, "positions", c.init_std, dtype)
@@ -61,7 +66,7 @@ class MlmHead(nn.Module):
     @nn.compact
     def __call__(self, x: jax.Array, table: jax.Array) -> jax.Array:
         c, dtype = self.config, jnp.dtype(self.config.dtype)
-        x = ACTIVATIONS["gelu"](dense(c.width, ("embed", None), c.init_std, dtype, "transform")(x))
+        x = ACTIVATIONS[c.activation](dense(c.width, ("embed", None), c.init_std, dtype, "transform")(x))
         x = layer_norm(c.layer_norm_epsilon, dtype, "norm")(x)
         bias = self.param("bias", nn.initializers.zeros_init(), (table.shape[0],))
         logits = flat_dot_general(x, table.T.astype(dtype), None, preferred_element_type=jnp.float32)
@@ -87,12 +92,11 @@ class Bert(nn.Module):
         Returns:
           `[B, P, vocab]` with `positions`, otherwise `[B, T, vocab]`, float32.
         """
-        tokens = batch["tokens"]
-        embeddings = BertEmbeddings(self.config, not train, name="embeddings")
+        c, tokens = self.config, batch["tokens"]
+        embeddings = BertEmbeddings(c, not train, name="embeddings")
         x = embeddings(tokens, batch.get("token_types", jnp.zeros_like(tokens)))
-        rows = Rows(Mask.of_batch(batch, tokens.shape[1], causal=False), step)
-        stack = layers(self.config, pre_norm=False, activation="gelu", deterministic=not train)
-        x, _ = stack(x, rows)
+        rows = Rows(Mask.of_batch(batch, tokens.shape[1], causal=c.causal), step)
+        x, _ = layers(c, deterministic=not train)(x, rows)
         if "positions" in batch:
             x = jnp.take_along_axis(x, batch["positions"][..., None], axis=1)
-        return MlmHead(self.config, name="head")(x, embeddings.words.embedding)
+        return MlmHead(c, name="head")(x, embeddings.words.embedding)

@@ -3,16 +3,17 @@
 from __future__ import annotations
 
 import dataclasses
-from typing import Self
+from typing import Any, ClassVar, Self
 
 import flax.linen as nn
 import jax
 import jax.numpy as jnp
+import numpy as np
 
 from qtx.attention import AttentionConfig, MultiHeadAttention, Rows
 from qtx.axes import constrain
 from qtx.foundation.errors import QtxError, lookup
-from qtx.layers import dense, layer_norm
+from qtx.layers import dense, layer_norm, rms_norm
 from qtx.models.remat import NONE, REMAT_POLICIES, rematerialized
 from qtx.sites import Site
 
@@ -21,13 +22,20 @@ from qtx.sites import Site
 UNROLLED_LAYERS = 6
 
 ACTIVATIONS = {"gelu": lambda x: jax.nn.gelu(x, approximate=False), "relu": jax.nn.relu}
+NORMS = {"LN": layer_norm, "RMSNorm": rms_norm}
 
 
 @dataclasses.dataclass(frozen=True)
 class TransformerConfig:
-    """Options that every family has.
+    """Options that every family has, and the facts about a family that more than its module reads: they are no options,
+    unless a family makes one of them a field.
 
     Attributes:
+      pre_norm: whether the norms are on the residual branches; otherwise they follow the residual sums.
+      norm: of the blocks, a name in `NORMS`.
+      activation: of the feed-forward networks, a name in `ACTIVATIONS`.
+      causal: whether a query sees only itself and what is before it.
+      reads: what a batch holds, `"tokens"` `[B, T]` or `"images"` `[B, H, W, C]`.
       num_layers, width, num_heads, mlp_width: the shape; width is divided among the heads.
       dropout: rate on both residual branches, and on the embeddings of BERT and ViT.
       attention_dropout: rate on the attention probabilities.
@@ -42,6 +50,12 @@ class TransformerConfig:
     Raises:
       QtxError: if the shape is impossible or a rate is not in [0, 1).
     """
+
+    pre_norm: ClassVar[bool]
+    norm: ClassVar[str] = "LN"
+    activation: ClassVar[str]
+    causal: ClassVar[bool]
+    reads: ClassVar[str] = "tokens"
 
     num_layers: int = 12
     width: int = 768
@@ -78,28 +92,28 @@ class TransformerConfig:
         """The same config, options left at None at their defaults; None are what only the data tell."""
         return self
 
+    def example(self) -> dict[str, Any]:
+        """The smallest batch that the module takes, to learn shapes with; what the data tell is filled in."""
+        return {"tokens": np.zeros((1, 2), np.int32)}
+
 
 class Mlp(nn.Module):
     """The feed-forward network; sites hidden (after the activation) `[B, T, mlp_width]` and out `[B, T, width]`."""
 
     config: TransformerConfig
-    activation: str
 
     @nn.compact
     def __call__(self, x: jax.Array) -> jax.Array:
         c, dtype = self.config, jnp.dtype(self.config.dtype)
         hidden = dense(c.mlp_width, ("embed", "mlp"), c.init_std, dtype, "in")(x)
-        hidden = Site(name="hidden")(ACTIVATIONS[self.activation](hidden))
+        hidden = Site(name="hidden")(ACTIVATIONS[c.activation](hidden))
         return dense(x.shape[-1], ("mlp", "embed"), c.init_std, dtype, "out")(hidden)
 
 
 class Block(nn.Module):
-    """Attention and feed-forward network with residuals; `pre_norm` puts the LayerNorms on the branches (OPT, ViT),
-    otherwise they follow the residual sums (BERT). Sites: {attention,mlp}_{residual,norm}."""
+    """Attention and feed-forward network with residuals. Sites: {attention,mlp}_{residual,norm}."""
 
     config: TransformerConfig
-    pre_norm: bool
-    activation: str
     deterministic: bool
 
     @nn.compact
@@ -109,26 +123,26 @@ class Block(nn.Module):
         # Left to itself, XLA's partitioner (jaxlib 0.10.2) exchanges examples within a gated model's block, if the
         # devices of a data x fsdp x tensor mesh have one example each.
         x = constrain(x, "batch")
-        attention_norm = layer_norm(c.layer_norm_epsilon, dtype, "attention_norm")
-        mlp_norm = layer_norm(c.layer_norm_epsilon, dtype, "mlp_norm")
+        attention_norm = NORMS[c.norm](c.layer_norm_epsilon, dtype, "attention_norm")
+        mlp_norm = NORMS[c.norm](c.layer_norm_epsilon, dtype, "mlp_norm")
         attention = MultiHeadAttention(
             c.num_heads, c.attention, c.attention_dropout, c.init_std, dtype, self.deterministic, name="attention"
         )
-        mlp = Mlp(c, self.activation, name="mlp")
+        mlp = Mlp(c, name="mlp")
 
         def drop(y):
             return nn.Dropout(c.dropout, deterministic=self.deterministic)(y)
 
-        branch = attention(attention_norm(x) if self.pre_norm else x, rows, x)
+        branch = attention(attention_norm(x) if c.pre_norm else x, rows, x)
         x = Site(name="attention_residual")(x + drop(branch))
-        x = x if self.pre_norm else attention_norm(x)
-        branch = mlp(mlp_norm(x) if self.pre_norm else x)
+        x = x if c.pre_norm else attention_norm(x)
+        branch = mlp(mlp_norm(x) if c.pre_norm else x)
         x = Site(name="mlp_residual")(x + drop(branch))
-        x = x if self.pre_norm else mlp_norm(x)
+        x = x if c.pre_norm else mlp_norm(x)
         return x, None
 
 
-def layers(config: TransformerConfig, *, pre_norm: bool, activation: str, deterministic: bool) -> nn.Module:
+def layers(config: TransformerConfig, *, deterministic: bool) -> nn.Module:
     """`num_layers` blocks under one `nn.scan` named `layers`: their parameters, captured intermediates, calibrated
     ranges and integers have a leading layer axis `[L, ...]`. Call it with (x, rows); it returns (x, None)."""
     # In training, where the scan would copy every saved activation into one stacked buffer. Not with rematerialization:
@@ -143,4 +157,4 @@ def layers(config: TransformerConfig, *, pre_norm: bool, activation: str, determ
         unroll=config.num_layers if unrolled else 1,
         metadata_params={nn.PARTITION_NAME: "layers"},
     )
-    return stack(config, pre_norm, activation, deterministic, name="layers")
+    return stack(config, deterministic, name="layers")

@@ -7,7 +7,7 @@ narrower embeddings with a projection into the model and one out of it.
 from __future__ import annotations
 
 import dataclasses
-from typing import Self
+from typing import ClassVar, Self
 
 import flax.linen as nn
 import jax
@@ -38,11 +38,14 @@ class OptConfig(TransformerConfig):
       QtxError: if embedding_width is below 1.
     """
 
+    activation: ClassVar[str] = "relu"
+    causal: ClassVar[bool] = True
+
     init_std: float = 0.006
     layer_norm_epsilon: float = 1e-5
     vocab_size: int | None = None
     max_length: int = 512
-    pre_norm: bool = True
+    pre_norm: bool = True  # type: ignore[misc]
     embedding_width: int | None = None
 
     def __post_init__(self):
@@ -68,7 +71,7 @@ class OptEmbeddings(nn.Module):
 
     def setup(self):
         c, dtype = self.config, jnp.dtype(self.config.dtype)
-        assert c.vocab_size is not None, "vocab_size is filled in by qtx.models.build"
+        assert c.vocab_size is not None, "vocab_size is filled in by qtx.families.build"
         self.words = embedding(c.vocab_size, c.embedding_width or c.width, "vocab", c.init_std, dtype)
         if c.projected:
             self.project_in = dense(c.width, (None, "embed"), c.init_std, dtype, use_bias=False)
@@ -116,8 +119,8 @@ class Opt(nn.Module):
         embeddings = OptEmbeddings(c, not train, name="embeddings")
         # No dropout here: the published decoder has it on the branches of its layers alone.
         x = embeddings(tokens, visible.astype(jnp.int32))
-        rows = Rows(Mask.of_batch(batch, tokens.shape[1], causal=True), step)
-        x, _ = layers(c, pre_norm=c.pre_norm, activation="relu", deterministic=not train)(x, rows)
+        rows = Rows(Mask.of_batch(batch, tokens.shape[1], causal=c.causal), step)
+        x, _ = layers(c, deterministic=not train)(x, rows)
         dtype = jnp.dtype(c.dtype)
         if c.pre_norm:
             x = layer_norm(c.layer_norm_epsilon, dtype, "final_norm")(x)

@@ -3,10 +3,12 @@
 from __future__ import annotations
 
 import dataclasses
+from typing import Any, ClassVar
 
 import flax.linen as nn
 import jax
 import jax.numpy as jnp
+import numpy as np
 
 from qtx.attention import Rows
 from qtx.foundation.errors import QtxError
@@ -30,6 +32,11 @@ class VitConfig(TransformerConfig):
       QtxError: if the image is not a whole number of patches.
     """
 
+    pre_norm: ClassVar[bool] = True
+    activation: ClassVar[str] = "gelu"
+    causal: ClassVar[bool] = False
+    reads: ClassVar[str] = "images"
+
     width: int = 384
     num_heads: int = 6
     mlp_width: int = 1536
@@ -48,6 +55,11 @@ class VitConfig(TransformerConfig):
             raise QtxError(
                 f"patch_size {self.patch_size} does not divide image_size {self.image_size}: choose a divisor"
             )
+
+    def example(self) -> dict[str, Any]:
+        # A view of one number, as a config may say any size.
+        shape: Any = (1, self.image_size, self.image_size, self.channels)
+        return {"images": np.broadcast_to(np.float32(0), shape)}
 
 
 def patches(images: jax.Array, size: int) -> jax.Array:
@@ -85,7 +97,7 @@ class ClassifierHead(nn.Module):
     @nn.compact
     def __call__(self, x: jax.Array) -> jax.Array:
         c = self.config
-        assert c.num_classes is not None, "num_classes is filled in by qtx.models.build"
+        assert c.num_classes is not None, "num_classes is filled in by qtx.families.build"
         return dense(c.num_classes, ("embed", None), c.init_std, jnp.float32, "logits")(x)
 
 
@@ -99,6 +111,6 @@ class Vit(nn.Module):
         """Class logits `[B, num_classes]`, float32, of `batch["images"]` `[B, H, W, C]`; the rest as in BERT."""
         c = self.config
         x = VitEmbeddings(c, not train, name="embeddings")(batch["images"])
-        x, _ = layers(c, pre_norm=True, activation="gelu", deterministic=not train)(x, Rows(Mask(x.shape[1]), step))
+        x, _ = layers(c, deterministic=not train)(x, Rows(Mask(x.shape[1], c.causal), step))
         x = layer_norm(c.layer_norm_epsilon, jnp.dtype(c.dtype), "final_norm")(x)
         return ClassifierHead(c, name="head")(x[:, 0])

@@ -13,8 +13,9 @@ import numpy as np
 
 from qtx.data import Data
 from qtx.experiment import Experiment
+from qtx.families import build
 from qtx.foundation.errors import QtxError
-from qtx.models import build, count_parameters
+from qtx.models import count_parameters
 from qtx.pipeline.identity import identity_of, load_data
 from qtx.pipeline.qat import check_calibration, qat_model
 from qtx.quantization.qat.model import QatModel

@@ -16,6 +16,7 @@ from qtx.attention.normalizers import ClippedSoftmax
 from qtx.data import VOCABULARIES, DataConfig
 from qtx.data.config import SOURCE_OPTIONS
 from qtx.experiment import BUILT_IN_DATA, from_record, read, record
+from qtx.families import family_of
 from qtx.models import FROM_DATA, TransformerConfig
 from qtx.quantization.qat.config import QatConfig
 from qtx.training import MeshConfig, TrainingConfig
@@ -25,8 +26,6 @@ BATCH_SIZE = 8
 SEQUENCE_LENGTH = 32
 VOCABULARY = 512
 LAYERS, HEADS, HEAD_WIDTH = 2, 2, 16
-PATCH_SIZE = 2
-"""A quarter of the built-in images' side."""
 NEEDS_NO_FILES = ("stdlib", "digits", "bigram_backcopy")
 NOT_OF_THE_RUN = ("accumulation_steps", "max_bad_steps")
 
@@ -66,8 +65,6 @@ def _small_model(model: TransformerConfig, shorter: float) -> TransformerConfig:
         "width": width,
         "mlp_width": max(1, width * model.mlp_width // model.width),
         "max_length": SEQUENCE_LENGTH,
-        "patch_size": PATCH_SIZE,
-        "embedding_width": width // 2 if getattr(model, "projected", False) else None,
         **dict.fromkeys(FROM_DATA),
     }
     attention = model.attention
@@ -75,8 +72,9 @@ def _small_model(model: TransformerConfig, shorter: float) -> TransformerConfig:
         warmup = _shortened(attention.normalizer.gamma_warmup_steps, shorter)
         normalizer = dataclasses.replace(attention.normalizer, gamma_warmup_steps=warmup)
         attention = dataclasses.replace(attention, normalizer=normalizer)
-    own = {field.name for field in dataclasses.fields(model)}
-    return dataclasses.replace(model, attention=attention, **{k: v for k, v in sizes.items() if k in own})
+    names = {field.name for field in dataclasses.fields(model)}
+    sizes = {name: size for name, size in sizes.items() if name in names}
+    return dataclasses.replace(model, attention=attention, **sizes, **family_of(model).small(model, sizes))
 
 
 def _small_data(data: DataConfig, objective: str) -> DataConfig:

@@ -9,7 +9,7 @@ from pathlib import Path
 import jax
 
 import qtx.data
-import qtx.models
+import qtx.families
 from qtx.analysis.metrics import attention_health, health
 from qtx.experiment import Experiment
 from qtx.foundation.config import flattened
@@ -41,7 +41,7 @@ def train(
     folder = RunFolder(Path(workdir))
     if data is None:
         data = load_data(experiment.data, experiment.objective, origin(experiment, folder.root))
-    module = qtx.models.build(experiment.model, data)
+    module = qtx.families.build(experiment.model, data)
     identity = identity_of(data)
 
     qat = qat_model(experiment, module, data)

@@ -11,8 +11,9 @@ import jax
 import numpy as np
 
 from qtx.experiment import Experiment
+from qtx.families import build
 from qtx.foundation.errors import QtxError
-from qtx.models import build, count_parameters
+from qtx.models import count_parameters
 from qtx.models.flops import step_flops
 from qtx.pipeline.qat import qat_model
 from qtx.planning.hlo import Work, count_work

@@ -12,9 +12,10 @@ from qtx.data import VOCABULARIES, Data, load_tokenizer
 from qtx.data.packing import causal_example
 from qtx.data.text import DEFAULT_VOCAB_SIZE, TextOptions
 from qtx.experiment import Experiment
+from qtx.families import family_of
+from qtx.foundation.errors import QtxError
 
-# What is assumed where neither config nor files tell: the published models' vocabularies, and ImageNet.
-PUBLISHED: dict[str, int] = {"bert": 30522, "opt": 50272}
+# What is assumed of images where neither config nor files tell.
 IMAGENET = {"image_size": 224, "channels": 3, "num_classes": 1000}
 
 
@@ -23,6 +24,9 @@ def stand_in(experiment: Experiment) -> tuple[Data, list[str]]:
 
     Sizes come from the model's options, then the data's, then the tokenizer's file, and are assumed otherwise. No text
     or image is read.
+
+    Raises:
+      QtxError: for a size that nothing tells.
     """
     source = experiment.data.make_source()
     if experiment.objective == "classification":
@@ -34,7 +38,9 @@ def _text(experiment: Experiment, source: Any) -> tuple[Data, list[str]]:
     length, assumed = source.sequence_length, []
     vocab_size = experiment.model.vocab_size or _vocab_size(source)
     if vocab_size is None:
-        vocab_size = PUBLISHED[experiment.family]
+        vocab_size = family_of(experiment.model).vocab_size
+        if vocab_size is None:
+            raise QtxError("neither config nor tokenizer tell the vocabulary's size: set config.model.vocab_size")
         assumed = [f"vocab_size {vocab_size}"]
     if isinstance(source, TextOptions):
         blank: Any = SimpleNamespace(end=1, mask=0, is_special=np.zeros(vocab_size, bool))

@@ -12,6 +12,8 @@ from typing import Any
 from qtx import __version__
 from qtx.analysis.analysis import load_analysis
 from qtx.analysis.sensitivity import load_sweep
+from qtx.families import FAMILIES
+from qtx.foundation.errors import lookup
 from qtx.foundation.storage import Expected, inside
 from qtx.report import figures, page
 from qtx.report.figures import Run
@@ -32,7 +34,6 @@ from qtx.report.sensitivity_figure import sensitivity_section
 from qtx.training import RunFolder, read_metrics
 
 EXPECTED = Expected("the folder of a comparison's runs", "mend the variants in results.jsonl")
-FAMILY_TITLES = {"bert": "BERT", "opt": "OPT", "vit": "ViT"}
 SMALL_MODEL = 20_000_000  # parameters: below the smallest model of the paper
 
 
@@ -140,9 +141,10 @@ def _what_was_run(lines: Sequence[Result], config: Mapping[str, Any]) -> str:
     if not config:
         return f"{text}, trained alike, measured in floating point and quantized."
     model, training = config["model"], config["training"]
+    family = lookup(FAMILIES, "model family", config["family"])
     parameters = min(line["parameters"] for line in lines)
     return (
-        f"{text}, of one {FAMILY_TITLES[config['family']]}: {model['num_layers']} layers, width {model['width']}, "
+        f"{text}, of one {family.title}: {model['num_layers']} layers, width {model['width']}, "
         f"{model['num_heads']} heads, {parameters:,} parameters. Each was trained for {training['steps']:,} "
         f"steps of {training['batch_size']} examples from the source “{config['data']['source']}”, measured in "
         "floating point, then quantized without further training and measured again."

@@ -9,7 +9,7 @@ import numpy as np
 import pytest
 
 from qtx.attention import VARIANTS
-from qtx.models import MODELS
+from qtx.families import FAMILIES, build
 
 SHAPE = dict(num_layers=2, width=32, num_heads=4, mlp_width=64)
 OWN = {
@@ -41,8 +41,7 @@ def make_model():
 
     def make(family, variant="softmax"):
         if (family, variant) not in models:
-            module_class, config_class = MODELS[family]
-            module = module_class(config_class(**SHAPE, **OWN[family], attention=VARIANTS[variant]))
+            module = build(FAMILIES[family].config(**SHAPE, **OWN[family], attention=VARIANTS[variant]))
             shapes = nn.unbox(jax.eval_shape(module.init, jax.random.key(0), make_batch(family))["params"])
             generator = np.random.default_rng(0)
 

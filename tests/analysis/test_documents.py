@@ -9,7 +9,8 @@ import pytest
 
 from qtx.analysis.analysis import analyse
 from qtx.analysis.metrics import attention_health
-from qtx.models import BertConfig, OptConfig, build
+from qtx.families import build
+from qtx.models import BertConfig, OptConfig
 
 SHAPE = dict(num_layers=2, width=16, num_heads=2, mlp_width=32, init_std=0.3, vocab_size=30, max_length=12)
 LENGTHS = ((5, 7), (3, 4, 5))

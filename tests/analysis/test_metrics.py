@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import dataclasses
 import json
 
 import jax
@@ -11,12 +12,12 @@ from safetensors.numpy import load_file
 
 import qtx.analysis.metrics as metrics
 from qtx import interop
-from qtx.analysis import FloatingPoint, attention_health, official_metrics, outlier_metrics
-from qtx.analysis.capture import MEASURED_SITES, capture
+from qtx.analysis import attention_health, official_metrics, outlier_metrics
+from qtx.analysis.capture import measured_sites
 from qtx.attention import AttentionConfig
 from qtx.attention.normalizers import ClippedSoftmax
+from qtx.families import FAMILIES, build
 from qtx.foundation.errors import QtxError
-from qtx.models import MODELS, build
 from tests.analysis.conftest import make_batch
 
 REFERENCE_MODELS = ("bert_clipped_1l", "bert_gate_linear_1l", "opt_gate_all_heads_1l", "opt_vanilla_1l")
@@ -39,20 +40,7 @@ def test_official_metrics_of_the_reference_models(reference, name):
     jax.tree.map(lambda a, b: np.testing.assert_allclose(a, b, rtol=1e-5), got, expected["metrics"])
 
 
-@pytest.mark.parametrize("family", MODELS)
-def test_every_family_is_measured_at_sites_that_it_has(make_model, family):
-    module, params = make_model(family)
-    sites = MEASURED_SITES[family]
-    model = FloatingPoint(module, params)
-    values = jax.eval_shape(lambda model, batch: capture(model, batch, sites.tensors), model, make_batch(family))
-    assert values.keys() == sites.tensors.keys()
-    for site, value in values.items():
-        assert value.shape[0] == (2 if site.startswith("layers/") else 1), site
-    assert sites.infinity_norm in sites.tensors
-    assert {site for over in sites.maxima.values() for site in over} <= sites.tensors.keys()
-
-
-@pytest.mark.parametrize("family", MODELS)
+@pytest.mark.parametrize("family", FAMILIES)
 def test_batches_and_padding_samples_do_not_change_the_metrics(make_model, family):
     module, params = make_model(family)
     batch = make_batch(family, size=6)
@@ -65,7 +53,7 @@ def test_batches_and_padding_samples_do_not_change_the_metrics(make_model, famil
         for site in expected[kind]:
             np.testing.assert_allclose(got[kind][site], expected[kind][site], rtol=1e-5, err_msg=site)
     np.testing.assert_allclose(got["avg_kurtosis"], expected["avg_kurtosis"], rtol=1e-5)
-    assert expected["max_inf_norm"] == expected["inf_norms"][MEASURED_SITES[family].infinity_norm].max()
+    assert expected["max_inf_norm"] == expected["inf_norms"][measured_sites(module).infinity_norm].max()
 
 
 def test_no_batches_is_an_error(make_model):
@@ -97,11 +85,9 @@ def test_health_is_compiled_once(make_model):
 
 
 def test_health_follows_the_annealing_of_gamma(make_model):
-    family, config_class = MODELS["bert"]
-    _, params = make_model("bert")
-    config = make_model("bert")[0].config
+    module, params = make_model("bert")
     attention = AttentionConfig(ClippedSoftmax(alpha=4.0, gamma_warmup_steps=100))
-    module = family(config_class(**{**vars(config), "attention": attention}))
+    module = build(dataclasses.replace(module.config, attention=attention))
     shares = [attention_health(module, params, make_batch("bert"), step)["zero_share"] for step in (0, 50, 100)]
     assert shares[0] == 0 < shares[1] < shares[2]
     assert shares[2] == attention_health(module, params, make_batch("bert"))["zero_share"]

@@ -11,9 +11,10 @@ import pytest
 
 from qtx.analysis.capture import FloatingPoint
 from qtx.analysis.sensitivity import Sweep, load_sweep, save_sweep, signal_to_noise, sweep, table_rows, targets
+from qtx.families import build
 from qtx.foundation.errors import QtxError
 from qtx.foundation.storage import sealed_json
-from qtx.models import BertConfig, build
+from qtx.models import BertConfig
 from qtx.quantization import QuantizationConfig, calibrate
 from qtx.report.sensitivity_figure import save_sensitivity_plot, sensitivity_section
 

@@ -8,7 +8,7 @@ import pytest
 
 from qtx.data import DataConfig, load
 from qtx.data.packing import document_segments
-from qtx.models import build
+from qtx.families import build
 from qtx.models.bert import BertConfig
 from qtx.models.opt import OptConfig
 

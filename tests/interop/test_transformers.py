@@ -8,8 +8,8 @@ import jax
 import numpy as np
 import pytest
 
+from qtx.families import build
 from qtx.interop import load, save
-from qtx.models import build
 
 try:
     import torch

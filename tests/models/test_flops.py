@@ -9,7 +9,8 @@ import numpy as np
 import pytest
 
 from qtx.attention import VARIANTS
-from qtx.models import MODELS, BertConfig, OptConfig, VitConfig, build
+from qtx.families import FAMILIES, build
+from qtx.models import BertConfig, OptConfig, VitConfig
 from qtx.models.flops import step_flops
 
 # Wide enough that matrix products outweigh the elementwise work, which XLA counts too. One layer: XLA counts the body
@@ -38,7 +39,7 @@ def compiled_flops(config, batch) -> float:
     return gradient.lower(params, batch).compile().cost_analysis()["flops"]
 
 
-@pytest.mark.parametrize("family", MODELS)
+@pytest.mark.parametrize("family", FAMILIES)
 def test_agrees_with_xla(family):
     flops = compiled_flops(CONFIGS[family], BATCHES[family])
     assert step_flops(build(CONFIGS[family]), BATCHES[family]) == pytest.approx(flops, rel=0.05)

@@ -11,8 +11,9 @@ import pytest
 
 from qtx.attention import VARIANTS
 from qtx.attention.gates import DenseGate
+from qtx.families import FAMILIES, build
 from qtx.foundation.errors import QtxError
-from qtx.models import MODELS, BertConfig, OptConfig, VitConfig, build
+from qtx.models import BertConfig, OptConfig, VitConfig
 from qtx.sites import site_shapes
 
 SMALL = {"num_layers": 2, "width": 16, "num_heads": 2, "mlp_width": 32, "init_std": 0.3}
@@ -21,12 +22,10 @@ OF_FAMILY = {
     "opt": {"vocab_size": 23, "max_length": 8},
     "vit": {"image_size": 8, "channels": 3, "num_classes": 5, "patch_size": 4, "patch_norm": True},
 }
-FAMILIES = sorted(MODELS)
 
 
 def make(family, attention="softmax", **options):
-    _, config_class = MODELS[family]
-    config = config_class(**{**SMALL, **OF_FAMILY[family], "attention": VARIANTS[attention], **options})
+    config = FAMILIES[family].config(**{**SMALL, **OF_FAMILY[family], "attention": VARIANTS[attention], **options})
     module = build(config)
     rng = np.random.default_rng(0)
     if family == "vit":
@@ -146,7 +145,7 @@ def test_dropout_is_off_unless_training(family):
 @pytest.mark.parametrize("family", FAMILIES)
 def test_bad_shapes_are_refused(family, options, says):
     with pytest.raises(QtxError, match=says):
-        MODELS[family][1](**options)
+        FAMILIES[family].config(**options)
 
 
 def text(vocab_size=23, sequence_length=8):

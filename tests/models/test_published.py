@@ -18,8 +18,8 @@ from flax import traverse_util
 
 from qtx.cli.flags import load_config_file
 from qtx.experiment import read
-from qtx.interop.huggingface import FAMILIES
-from qtx.models import build, count_parameters
+from qtx.families import build, family_of
+from qtx.models import count_parameters
 
 TABLES = sorted((Path(__file__).parent / "published").glob("*.json"))
 CONFIGS = Path(__file__).parents[2] / "configs"
@@ -36,15 +36,14 @@ OF_FAMILY = {
 def test_parameters_are_those_of_the_published_model(path):
     published = json.loads(path.read_text())
     experiment = read(load_config_file(str(CONFIGS / f"{path.stem}.py")))
-    family = FAMILIES[experiment.family]
     config = dataclasses.replace(experiment.model, **OF_FAMILY[experiment.family])
-    params = nn.unbox(jax.eval_shape(build(config).init, jax.random.key(0), family.example(config))["params"])
+    params = nn.unbox(jax.eval_shape(build(config).init, jax.random.key(0), config.example())["params"])
     assert count_parameters(params) == published["parameters"]
 
     assert config.num_layers == published["layers"]
     ours = {}
     flat = traverse_util.flatten_dict(params, sep="/")
-    for weight in family.weights(config):
+    for weight in family_of(config).checkpoint.weights(config):
         shape = flat.pop(weight.path).shape
         if weight.indices:
             assert shape[0] == published["layers"], weight.path

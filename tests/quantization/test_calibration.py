@@ -10,8 +10,8 @@ import pytest
 from flax import traverse_util
 
 from qtx.attention import VARIANTS
+from qtx.families import FAMILIES, build
 from qtx.foundation.errors import QtxError
-from qtx.models import MODELS, build
 from qtx.quantization import RECIPES, QuantizationConfig, Recipe, Rule, calibrate, make_grid
 from qtx.quantization.calibration import calibration_step
 from qtx.sites import site_shapes
@@ -32,14 +32,14 @@ def make(family, attention="softmax"):
             return {"images": rng.normal(size=(4, 8, 8, 3)).astype(np.float32)}
         return {"tokens": rng.integers(0, 23, (4, 8))}
 
-    config = MODELS[family][1](**SMALL, **OF_FAMILY[family], attention=VARIANTS[attention])
+    config = FAMILIES[family].config(**SMALL, **OF_FAMILY[family], attention=VARIANTS[attention])
     module, batches = build(config), [batch() for _ in range(3)]
     return module, nn.unbox(jax.jit(module.init)(jax.random.key(0), batches[0])["params"]), batches
 
 
 def quantized(family, attention="softmax", scheme="w8a8", **options):
     module, params, batches = make(family, attention)
-    config = QuantizationConfig(**{"recipe": f"paper_{family}", "calibration_batches": 3, **options})
+    config = QuantizationConfig(**{"recipe": FAMILIES[family].recipe, "calibration_batches": 3, **options})
     return calibrate(module, params, config.make_recipe(scheme, module.config), batches, 3), params, batches[0]
 
 
@@ -52,14 +52,14 @@ def difference(result, params, batch):
     return np.linalg.norm(np.asarray(apply(result, batch)) - logits) / np.linalg.norm(logits)
 
 
-EVERYTHING = [(family, attention) for family in sorted(MODELS) for attention in sorted(VARIANTS)]
+EVERYTHING = [(family, attention) for family in sorted(FAMILIES) for attention in sorted(VARIANTS)]
 
 
 @pytest.mark.slow
 @pytest.mark.parametrize("family, attention", EVERYTHING)
 def test_more_bits_are_nearer_to_floating_point(family, attention):
     module, params, (batch, *_) = make(family, attention)
-    config = QuantizationConfig(recipe=f"paper_{family}", weight_estimator="minmax")
+    config = QuantizationConfig(recipe=FAMILIES[family].recipe, weight_estimator="minmax")
 
     def error(scheme):
         # Evaluated on what it was calibrated on, so that nothing is clipped.
@@ -71,7 +71,7 @@ def test_more_bits_are_nearer_to_floating_point(family, attention):
 
 
 @pytest.mark.slow
-@pytest.mark.parametrize("family", sorted(MODELS))
+@pytest.mark.parametrize("family", sorted(FAMILIES))
 def test_one_compilation_serves_all_bit_widths(family):
     quantized(family, scheme="w8a8", weight_estimator="minmax")
     before = calibration_step._cache_size()
@@ -81,7 +81,7 @@ def test_one_compilation_serves_all_bit_widths(family):
 
 
 @pytest.mark.slow
-@pytest.mark.parametrize("family", sorted(MODELS))
+@pytest.mark.parametrize("family", sorted(FAMILIES))
 def test_every_planned_tensor_is_on_its_grid(family):
     result, _, batch = quantized(family, scheme="w4a4")
     planned = {planned.path: planned.symmetric for planned in result.activation_plan}
@@ -148,7 +148,7 @@ def test_the_papers_quirks_around_the_gate(gate_site, bert, opt):
 
 
 @pytest.mark.representative("bert")
-@pytest.mark.parametrize("family", sorted(MODELS))
+@pytest.mark.parametrize("family", sorted(FAMILIES))
 def test_recipes_leave_only_what_the_paper_leaves(family):
     result, params, batch = quantized(family)
     left = site_shapes(result.module, params, batch).keys() - result.activation_ranges.keys()
@@ -158,7 +158,7 @@ def test_recipes_leave_only_what_the_paper_leaves(family):
 
 
 def test_every_recipe_is_tested():
-    assert {f"paper_{family}" for family in MODELS} | {"strict"} == RECIPES.keys()
+    assert {family.recipe for family in FAMILIES.values()} | {"strict"} == RECIPES.keys()
 
 
 @pytest.mark.representative("bert-*")

@@ -8,7 +8,7 @@ import numpy as np
 import pytest
 
 from qtx.analysis.capture import FloatingPoint
-from qtx.models import MODELS, build
+from qtx.families import FAMILIES, build
 from qtx.quantization import QuantizationConfig, calibrate, make_grid
 from qtx.quantization.calibration import calibration_step, initial_state, planned_weights, tables_of
 from qtx.quantization.integer.convert import convert
@@ -18,8 +18,6 @@ from qtx.quantization.qat.model import make_qat_model
 from qtx.quantization.weights import weight_ranges
 from tests.quantization.test_calibration import apply, captures, make
 
-FAMILIES = sorted(MODELS)
-
 
 def in_bfloat16(family, attention="gated_mlp"):
     module, params, batches = make(family, attention)
@@ -27,7 +25,7 @@ def in_bfloat16(family, attention="gated_mlp"):
 
 
 def recipe_of(module, family, scheme="w8a8", **options):
-    return QuantizationConfig(recipe=f"paper_{family}", **options).make_recipe(scheme, module.config)
+    return QuantizationConfig(recipe=FAMILIES[family].recipe, **options).make_recipe(scheme, module.config)
 
 
 def products(jaxpr):

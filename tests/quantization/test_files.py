@@ -13,9 +13,9 @@ import numpy as np
 import pytest
 from safetensors import safe_open
 
+from qtx.families import FAMILIES
 from qtx.foundation.errors import QtxError
 from qtx.foundation.storage import sealed_safetensors, write_whole
-from qtx.models import MODELS
 from qtx.pipeline.quantize import method_of, with_ranges
 from qtx.pipeline.trained import TrainedRun
 from qtx.quantization import ESTIMATORS, QuantizationConfig, calibrate
@@ -32,7 +32,7 @@ def model(family):
 
 def config_of(family, method, **options):
     options = {"weight_estimator": "minmax", **options}
-    return QuantizationConfig(recipe=f"paper_{family}", method=method, **options)
+    return QuantizationConfig(recipe=FAMILIES[family].recipe, method=method, **options)
 
 
 def calibrated(family="opt", method="static", scheme="w4a8", **options):
@@ -50,7 +50,7 @@ def load(file, family="opt", method="static", scheme="w4a8", params=None, **opti
 # Every method on every family, and with every granularity, which decides the form of a range; estimators do not.
 GRANULARITIES = [("weight_granularity", "channel"), *(("activation_granularity", name) for name in ("group", "token"))]
 ESTIMATED = [(f"{kind}_estimator", name) for kind in ("weight", "activation") for name in ESTIMATORS]
-CASES = {f"{method} {family}": (family, method, {}) for method in METHODS for family in sorted(MODELS)}
+CASES = {f"{method} {family}": (family, method, {}) for method in METHODS for family in sorted(FAMILIES)}
 CASES |= {
     f"{method} {name}={value}": ("opt", method, {name: value})
     for method in METHODS

@@ -12,11 +12,13 @@ import pytest
 from safetensors.numpy import load_file
 
 from qtx.attention import VARIANTS
+from qtx.families import FAMILIES, build
 from qtx.foundation.errors import QtxError
 from qtx.foundation.storage import sealed_json, sealed_safetensors
-from qtx.models import MODELS, build
+from qtx.layers import flat_dot_general
 from qtx.quantization import QuantizationConfig, Recipe, Rule, calibrate
 from qtx.quantization.integer import convert, load, save
+from qtx.quantization.integer.operands import operands
 from qtx.sites import site_shapes
 
 SMALL = {"num_layers": 1, "width": 16, "num_heads": 2, "mlp_width": 32, "init_std": 0.3}
@@ -33,7 +35,7 @@ def make(family, attention="softmax", **options):
     batch = {"tokens": rng.integers(0, 23, (4, 8)), "mask": np.arange(8) < np.array([[8], [5], [8], [2]])}
     if family == "vit":
         batch = {"images": rng.normal(size=(4, 8, 8, 3)).astype(np.float32)}
-    config = MODELS[family][1](**{**SMALL, **OF_FAMILY[family], **options}, attention=VARIANTS[attention])
+    config = FAMILIES[family].config(**{**SMALL, **OF_FAMILY[family], **options}, attention=VARIANTS[attention])
     module = build(config)
     return module, nn.unbox(jax.jit(module.init)(jax.random.key(0), batch)["params"]), batch
 
@@ -41,7 +43,7 @@ def make(family, attention="softmax", **options):
 @functools.cache
 def quantized(family, attention="softmax", scheme="w8a8", num_layers=1, dtype="float32", **options):
     module, params, batch = make(family, attention, num_layers=num_layers, dtype=dtype)
-    config = QuantizationConfig(**{"recipe": f"paper_{family}", **options})
+    config = QuantizationConfig(**{"recipe": FAMILIES[family].recipe, **options})
     return calibrate(module, params, config.make_recipe(scheme, module.config), [batch], 1), batch
 
 
@@ -97,7 +99,7 @@ CASES = [
     ("vit", *CLIPPED),
 ] + [
     (family, attention, {"scheme": scheme, "num_layers": 2, "recipe": recipe, "weight_granularity": granularity})
-    for family in sorted(MODELS)
+    for family in sorted(FAMILIES)
     for attention in sorted(VARIANTS)
     for scheme, recipe, granularity in (("w8a8", f"paper_{family}", "tensor"), ("w4a4", "strict", "channel"))
 ]
@@ -130,7 +132,7 @@ def test_smoothed_tensors_are_integers_too(family):
     from qtx.quantization.methods import SmoothQuant
 
     module, params, batch = make(family, num_layers=2)
-    recipe = QuantizationConfig(recipe=f"paper_{family}").make_recipe("w8a8", module.config)
+    recipe = QuantizationConfig(recipe=FAMILIES[family].recipe).make_recipe("w8a8", module.config)
     result = calibrate(module, params, recipe, [batch], 1, SmoothQuant())
     model = convert(result)
     assert not set(PRODUCTS) & set(model.in_floating_point)
@@ -149,7 +151,7 @@ def dots(jaxpr, inside=False):
 
 
 @pytest.mark.representative("bert")
-@pytest.mark.parametrize("family", sorted(MODELS))
+@pytest.mark.parametrize("family", sorted(FAMILIES))
 def test_every_product_of_a_block_is_of_int8(family):
     result, batch = everything(family)
     model = convert(result)
@@ -203,7 +205,7 @@ def test_a_bfloat16_model_computes_in_float32_between_products():
 
 
 @pytest.mark.representative("opt")
-@pytest.mark.parametrize("family", sorted(MODELS))
+@pytest.mark.parametrize("family", sorted(FAMILIES))
 def test_files_give_the_model_back(family, tmp_path):
     attention, options = {"bert": ("softmax", {}), "opt": ("gated_mlp", {"recipe": "strict"}), "vit": CLIPPED}[family]
     result, batch = quantized(family, attention, **options)
@@ -236,7 +238,7 @@ def test_an_interrupted_save_leaves_the_old_model(tmp_path, monkeypatch):
 @pytest.mark.slow
 def test_layers_take_a_quarter_of_float32(tmp_path):
     wide = {"width": 256, "mlp_width": 1024, "vocab_size": 23, "max_length": 8}
-    module = build(MODELS["bert"][1](num_layers=1, num_heads=2, **wide))
+    module = build(FAMILIES["bert"].config(num_layers=1, num_heads=2, **wide))
     batch = {"tokens": np.zeros((1, 8), np.int32)}
     params = nn.unbox(jax.jit(module.init)(jax.random.key(0), batch)["params"])
     result = calibrate(module, params, QuantizationConfig().make_recipe("w8a8", module.config), [batch], 1)
@@ -365,7 +367,7 @@ def converted(result, sites):
         return None
 
 
-GROUPED = [(family, layers) for family in sorted(MODELS) for layers in (1, 2)]
+GROUPED = [(family, layers) for family in sorted(FAMILIES) for layers in (1, 2)]
 
 
 @pytest.mark.slow
@@ -396,3 +398,28 @@ def test_groups_that_enter_a_post_norm_block_are_refused(num_layers):
     else:
         with pytest.raises(QtxError, match="'layers/mlp_norm' has a range per channel"):
             convert(later)
+
+
+class TiedElsewhere(nn.Module):
+    """Two tables, of which the head multiplies by one, under a name that is none of ours."""
+
+    @nn.compact
+    def __call__(self, batch):
+        entries, positions = nn.Embed(11, 8, name="entries"), nn.Embed(4, 8, name="positions")
+        x = entries(batch["tokens"]) + positions(jnp.arange(batch["tokens"].shape[1]))
+        return flat_dot_general(nn.LayerNorm(name="norm")(x), entries.embedding.T, None)
+
+
+@pytest.mark.parametrize(
+    ("name", "tied"),
+    [("bert", {"embeddings/words/embedding"}), ("opt", {"embeddings/words/embedding"}), ("vit", set())]
+    + [("from elsewhere", {"entries/embedding"})],
+)
+def test_the_tables_that_a_head_is_tied_to_are_found_in_the_program(name, tied):
+    if name == "from elsewhere":
+        module, batch = TiedElsewhere(), {"tokens": np.zeros((1, 2), np.int32)}
+    else:
+        module = build(FAMILIES[name].config(**SMALL, **OF_FAMILY[name]))
+        batch = module.config.example()
+    params = nn.unbox(jax.eval_shape(module.init, jax.random.key(0), batch)["params"])
+    assert operands(module, params, batch).tables == tied

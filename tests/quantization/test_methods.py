@@ -9,8 +9,8 @@ import numpy as np
 import pytest
 from flax import traverse_util
 
+from qtx.families import FAMILIES
 from qtx.foundation.errors import QtxError
-from qtx.models import MODELS
 from qtx.quantization import QuantizationConfig, calibrate
 from qtx.quantization.affine import fake_quantize, make_grid
 from qtx.quantization.basis import basis_of, enter, leave
@@ -28,13 +28,13 @@ from tests.quantization.test_calibration import apply, difference, make
 # post-LN BERT a LayerNorm's outlier also passes through the residual sums, where smoothing does not reach.
 BETTER = {
     "static": {},
-    "per_token": {"w8a4": MODELS.keys()},
-    "smoothquant": {"w8a4": MODELS.keys() - {"bert"}},
-    "hadamard": {"w8a4": MODELS.keys()},
+    "per_token": {"w8a4": FAMILIES.keys()},
+    "smoothquant": {"w8a4": FAMILIES.keys() - {"bert"}},
+    "hadamard": {"w8a4": FAMILIES.keys()},
     "gptq": {},
 }
 OUTLIER, FAR_OUTLIER = 50.0, 100.0
-CASES = [(method, family) for method in METHODS for family in sorted(MODELS)]
+CASES = [(method, family) for method in METHODS for family in sorted(FAMILIES)]
 
 
 @functools.cache
@@ -53,7 +53,9 @@ def with_outlier(family, outlier=OUTLIER):
 @functools.cache
 def quantized(method, family, scheme, outlier=OUTLIER):
     module, params, batch = with_outlier(family, outlier)
-    recipe = QuantizationConfig(recipe=f"paper_{family}", weight_estimator="minmax").make_recipe(scheme, module.config)
+    recipe = QuantizationConfig(recipe=FAMILIES[family].recipe, weight_estimator="minmax").make_recipe(
+        scheme, module.config
+    )
     return calibrate(module, params, recipe, [batch], 1, METHODS[method]())
 
 

@@ -12,7 +12,8 @@ import pytest
 from qtx.analysis.capture import measured_sites
 from qtx.analysis.metrics import outlier_metrics
 from qtx.attention import VARIANTS
-from qtx.models import OptConfig, build
+from qtx.families import build
+from qtx.models import OptConfig
 from qtx.quantization import QuantizationConfig, calibrate
 from qtx.quantization.integer import convert
 from qtx.quantization.methods import METHODS

@@ -12,7 +12,8 @@ import numpy as np
 import pytest
 
 from qtx.attention import VARIANTS
-from qtx.models import MODELS, BertConfig, OptConfig, VitConfig, build
+from qtx.families import build
+from qtx.models import BertConfig, OptConfig, VitConfig
 from qtx.planning.hlo import count_work
 from qtx.training import MeshConfig, TrainingConfig
 from qtx.training.program import Program, abstract_params, make_program
@@ -51,7 +52,7 @@ def batch(config: Any) -> dict[str, np.ndarray]:
 
 
 def program(config: Any, mesh: tuple[int, int, int], parts: int = 1) -> Program:
-    module = next(module for module, cls in MODELS.values() if type(config) is cls)(config)
+    module = build(config)
     training = dataclasses.replace(TRAINING, accumulation_steps=parts)
     return make_program(module, training, make_mesh(MeshConfig(*mesh)), batch(config))
 

@@ -13,8 +13,8 @@ import pytest
 import qtx.data
 from qtx.attention import VARIANTS
 from qtx.experiment import default, from_record, read, record
+from qtx.families import FAMILIES, build
 from qtx.foundation.errors import QtxError
-from qtx.models import MODELS, build
 from qtx.pipeline.compare import runs
 from qtx.pipeline.measure import measure
 from qtx.pipeline.prepare import prepare
@@ -254,16 +254,17 @@ def test_every_granularity_learns(start, data, tmp_path, options, measured):
 )
 def test_every_family_is_quantized_as_after_training(family, attention, options):
     """The same logits as `Quantized`'s; every range and weight has a finite gradient."""
-    _, config_of = MODELS[family]
     shape = dict(num_layers=2, width=16, num_heads=2, mlp_width=32, init_std=0.2)
     text = {"vocab_size": 40, "max_length": 8}
     image = {"image_size": 8, "channels": 1, "num_classes": 10, "patch_size": 4}
-    config = config_of(**shape, **options, **(image if family == "vit" else text), attention=VARIANTS[attention])
+    config = FAMILIES[family].config(
+        **shape, **options, **(image if family == "vit" else text), attention=VARIANTS[attention]
+    )
     module, rng = build(config), np.random.default_rng(0)
     batch = {"images": rng.normal(size=(4, 8, 8, 1)).astype(np.float32)}
     batch = batch if family == "vit" else {"tokens": rng.integers(0, 40, (4, 8)).astype(np.int32)}
     params = nn.unbox(module.init(jax.random.key(0), batch)["params"])
-    recipe = QuantizationConfig(recipe=f"paper_{family}").make_recipe("w8a8", config)
+    recipe = QuantizationConfig(recipe=FAMILIES[family].recipe).make_recipe("w8a8", config)
     model = make_qat_model(module, recipe, batch)
     given = model.start(params, calibrate(module, params, recipe, [batch], 1))
     expected = jax.jit(lambda scheme, batch: scheme.apply(batch))(model.quantized(given), batch)

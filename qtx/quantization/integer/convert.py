@@ -13,11 +13,8 @@ from qtx.quantization.calibration import Quantized
 from qtx.quantization.integer.grids import read_grids
 from qtx.quantization.integer.kernels import dense, integers_of
 from qtx.quantization.integer.model import IntegerModel, Tensors
-from qtx.quantization.integer.operands import operands, smallest_batch
+from qtx.quantization.integer.operands import operands
 from qtx.quantization.weights import flatten, is_table
-
-TIED = "embeddings/words/embedding"
-"""The table that BERT's and OPT's heads multiply by, unquantized, and so kept in floating point, once."""
 
 
 def convert(quantized: Quantized) -> IntegerModel:
@@ -31,7 +28,7 @@ def convert(quantized: Quantized) -> IntegerModel:
       QtxError: for more bits, or a granularity that integers cannot do.
     """
     module = float32(quantized.module)
-    grids, found = read_grids(quantized), operands(module, quantized.params, smallest_batch(module))
+    grids, found = read_grids(quantized), operands(module, quantized.params, module.config.example())
     params, integers = flatten(quantized.params), Tensors()
     floating = set(found.elsewhere)
     for path, sources in sorted(found.of.items()):
@@ -49,7 +46,8 @@ def convert(quantized: Quantized) -> IntegerModel:
         integers |= {f"{path}/{name}": x for name, x in node.items()}
         floating |= set() if integer else {path}
     for path, x in params.items():
-        if is_table(path) and path != TIED and path in grids.weights and not basis_of(grids.weights[path]):
+        # A table that a head multiplies by, unquantized, is kept in floating point, once.
+        if is_table(path) and path not in found.tables and path in grids.weights and not basis_of(grids.weights[path]):
             integers[path.removesuffix("embedding") + "table"] = integers_of(x, grids.weights[path])
     for site, grid in grids.sites.items():
         integers |= {f"{site}/grid/{name}": value for name, value in grid.items()}

@@ -22,10 +22,8 @@ from qtx.foundation.storage import (
     sealed_safetensors,
     write_whole,
 )
-from qtx.models import MODELS
 from qtx.quantization.integer.convert import float32
 from qtx.quantization.integer.model import IntegerModel, Tensors
-from qtx.quantization.integer.operands import smallest_batch
 from qtx.quantization.weights import flatten, is_table
 
 WEIGHTS = "model.safetensors"
@@ -53,7 +51,7 @@ def save(model: IntegerModel, folder: str | Path) -> None:
     tensors = {f"{group}/{path}": np.asarray(x) for group, named in groups.items() for path, x in named.items()}
     values = {
         "format": FORMAT,
-        "model": _family(model.module),
+        "model": _kind(model.module),
         "config": _config(model.module),
         "bits": _bits(model.integers),
         "in_floating_point": list(model.in_floating_point),
@@ -93,7 +91,7 @@ def load(module: nn.Module, folder: str | Path) -> IntegerModel:
 
 def misfit(module: nn.Module, params: Tensors, integers: Tensors) -> str | None:
     """What keeps arrays from being an integer model of `module`: the first that is missing or misshapen, or None."""
-    variables = nn.unbox(jax.eval_shape(module.init, jax.random.key(0), smallest_batch(module)))
+    variables = nn.unbox(jax.eval_shape(module.init, jax.random.key(0), module.config.example()))
     for path, shape in ((path, leaf.shape) for path, leaf in flatten(variables["params"]).items()):
         places = {f"params/{path}": params.get(path), f"integers/{path}": integers.get(path)}
         table = path.removesuffix("embedding") + "table"
@@ -119,7 +117,7 @@ def _read_description(folder: Path) -> dict[str, Any]:
 
 
 def _check_config(module: nn.Module, values: dict[str, Any], folder: Path) -> None:
-    given, stored = {"family": _family(module), **_config(module)}, {"family": values["model"], **values["config"]}
+    given, stored = {"config": _kind(module), **_config(module)}, {"config": values["model"], **values["config"]}
     for name in sorted(given.keys() | stored.keys()):
         if given.get(name) != stored.get(name):
             raise QtxError(
@@ -133,8 +131,8 @@ def _config(module: Any) -> dict[str, Any]:
     return json.loads(json.dumps({name: value for name, value in fields.items() if name not in TRAINING_ONLY}))
 
 
-def _family(module: Any) -> str:
-    return next(name for name, (_, config) in MODELS.items() if type(module.config) is config)
+def _kind(module: Any) -> str:
+    return type(module.config).__name__
 
 
 def _bits(integers: Tensors) -> dict[str, list[int]]:

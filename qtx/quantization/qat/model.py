@@ -163,7 +163,7 @@ def make_qat_model(module: nn.Module, recipe: Recipe, batch: dict[str, Any], lea
     """A model to be trained under a recipe.
 
     Args:
-      module: a model of `qtx.models`.
+      module: the model.
       recipe: what to quantize, and how.
       batch: gives shapes only.
       learn_ranges: train the ranges with the weights, or leave them as calibrated.

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import dataclasses
 
-from qtx.models import TransformerConfig, VitConfig
 from qtx.quantization.granularity import Channel, Tensor
 from qtx.quantization.recipe import Quantizer, Rule
 
@@ -12,11 +11,11 @@ from qtx.quantization.recipe import Quantizer, Rule
 EMBEDDING_WIDE = ("embeddings/*", "layers/*_norm", "layers/*_residual", "layers/mlp/out", "layers/attention/out")
 
 
-def weight_rules(config: TransformerConfig, weight: Quantizer) -> tuple[Rule, ...]:
+def weight_rules(weight: Quantizer) -> tuple[Rule, ...]:
     """Everything but biases; vectors, which have no channels, per tensor."""
     per_tensor = dataclasses.replace(weight, granularity=Tensor())
-    class_token = (Rule("embeddings/class_token", per_tensor),) if isinstance(config, VitConfig) else ()
-    return (Rule("*bias", None), Rule("*/scale", per_tensor), *class_token, Rule("*", weight))
+    vectors = Rule("*/scale", per_tensor), Rule("embeddings/class_token", per_tensor, optional=True)
+    return (Rule("*bias", None), *vectors, Rule("*", weight))
 
 
 def activation_rules(activation: Quantizer) -> tuple[Rule, ...]:

@@ -1,4 +1,4 @@
-"""ViTForImageClassification."""
+"""ViT: ViTForImageClassification."""
 
 from __future__ import annotations
 
@@ -6,9 +6,11 @@ from collections.abc import Mapping
 
 import numpy as np
 
-from qtx.interop.checkpoint import Family
-from qtx.interop.weights import FIRST, Layout, Weight, dense, layer_norm
-from qtx.models import VitConfig
+from qtx.families.checkpoint import Checkpoint
+from qtx.families.family import Family, MeasuredSites
+from qtx.families.opt import PRE_NORM
+from qtx.families.weights import FIRST, Layout, Weight, dense, layer_norm
+from qtx.models import Vit, VitConfig
 
 LAYER = "vit.encoder.layer.{layer}"
 # transformers has no LayerNorm there; the name is ours.
@@ -66,7 +68,8 @@ def labels(config: VitConfig) -> dict[str, dict]:
     }
 
 
-VIT = Family(
+CHECKPOINT = Checkpoint(
+    model_type="vit",
     architecture="ViTForImageClassification",
     fields={
         "hidden_size": "width",
@@ -93,8 +96,23 @@ VIT = Family(
     weights=weights,
     shown_by_weights=shown_by_weights,
     extra=labels,
-    # A view of one number, as a config may say any size.
-    example=lambda config: {
-        "images": np.broadcast_to(np.float32(0), (1, config.image_size, config.image_size, config.channels))
-    },
+)
+
+# The authors published no ViT code; the paper measures it as OPT, by the layer outputs. The names are qtx's own.
+MEASURED = MeasuredSites(
+    infinity_norm="layers/mlp_residual",
+    kurtosis={site: site if site == "final_norm" else f"{site}.{{layer}}" for site in PRE_NORM.kurtosis},
+    maxima=PRE_NORM.maxima,
+)
+
+VIT = Family(
+    title="ViT",
+    module=Vit,
+    config=VitConfig,
+    objectives=("classification",),
+    measured=lambda config: MEASURED,
+    recipe="paper_vit",
+    checkpoint=CHECKPOINT,
+    # A quarter of the built-in images' side.
+    small=lambda config, sizes: {"patch_size": 2},
 )

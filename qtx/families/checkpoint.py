@@ -1,4 +1,4 @@
-"""What the import and export of a model family need to know; one instance per family, as a table."""
+"""What the import and export of a model family need to know, as a table."""
 
 from __future__ import annotations
 
@@ -8,35 +8,35 @@ from typing import Any
 
 import numpy as np
 
+from qtx.families.weights import Weight
 from qtx.foundation.errors import QtxError
-from qtx.interop.weights import Weight
 
 
 @dataclasses.dataclass(frozen=True)
-class Family:
+class Checkpoint:
     """One kind of Hugging Face checkpoint.
 
     Attributes:
+      model_type: its name in config.json, e.g. `"bert"`.
       architecture: the class in `transformers`, e.g. `"BertForMaskedLM"`.
       fields: their config.json key to our config's field; keys of one field must agree.
       defaults: values that `transformers` takes for keys that config.json leaves out.
       supported: keys whose value must be this one; a key left out means this one too.
       attention_prefix: of the attention layer's weights, with `{layer}`; a gate's weights follow it.
       weights: the table for a config, gates aside.
-      example: the smallest batch for a config, to learn parameter shapes with.
       tied: weights that may be stored a second time: the copy's name to the original's.
       unused: beginnings of names that published checkpoints have and the architecture does not use.
       shown_by_weights: config fields that only the weights tell, by tensor name.
       extra: more of config.json than `fields` and `supported`, for a config.
     """
 
+    model_type: str
     architecture: str
     fields: Mapping[str, str]
     defaults: Mapping[str, Any]
     supported: Mapping[str, Any]
     attention_prefix: str
     weights: Callable[[Any], list[Weight]]
-    example: Callable[[Any], dict[str, np.ndarray]]
     tied: Mapping[str, str] = dataclasses.field(default_factory=dict)
     unused: tuple[str, ...] = ()
     shown_by_weights: Callable[[Mapping[str, np.ndarray]], dict[str, Any]] = lambda tensors: {}
@@ -65,4 +65,10 @@ class Family:
     def write_config(self, config: Any) -> dict[str, Any]:
         """The config.json of our config."""
         values = {key: getattr(config, field) for key, field in self.fields.items()}
-        return {"architectures": [self.architecture], **self.supported, **values, **self.extra(config)}
+        return {
+            "model_type": self.model_type,
+            "architectures": [self.architecture],
+            **self.supported,
+            **values,
+            **self.extra(config),
+        }

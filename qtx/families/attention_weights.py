@@ -14,9 +14,9 @@ import numpy as np
 
 from qtx.attention.config import AttentionConfig
 from qtx.attention.gates import AllHeadsLinearGate, DenseGate, Gate, LinearGate, MlpGate, PerHeadGate
+from qtx.families.weights import FIRST, KERNEL, Weight
 from qtx.foundation.config import choices
 from qtx.foundation.errors import QtxError
-from qtx.interop.weights import FIRST, KERNEL, Weight
 
 NORMALIZER, GATE = "layers/attention/normalizer", "layers/attention/gate_predictor"
 

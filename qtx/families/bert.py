@@ -1,11 +1,11 @@
-"""BertForMaskedLM."""
+"""BERT: BertForMaskedLM."""
 
 from __future__ import annotations
 
-import numpy as np
-
-from qtx.interop.checkpoint import Family
-from qtx.interop.weights import Weight, dense, layer_norm
+from qtx.families.checkpoint import Checkpoint
+from qtx.families.family import Family, MeasuredSites
+from qtx.families.weights import Weight, dense, layer_norm
+from qtx.models import Bert, BertConfig
 
 LAYER = "bert.encoder.layer.{layer}"
 
@@ -27,7 +27,8 @@ WEIGHTS = [
     Weight("cls.predictions.bias", "head/bias"),
 ]
 
-BERT = Family(
+CHECKPOINT = Checkpoint(
+    model_type="bert",
     architecture="BertForMaskedLM",
     fields={
         "vocab_size": "vocab_size",
@@ -63,5 +64,26 @@ BERT = Family(
         "cls.predictions.decoder.bias": "cls.predictions.bias",
     },
     unused=("bert.pooler.", "cls.seq_relationship.", "bert.embeddings.position_ids"),
-    example=lambda config: {"tokens": np.zeros((1, 1), np.int32)},
+)
+
+MEASURED = MeasuredSites(
+    infinity_norm="layers/mlp/out",
+    kurtosis={"layers/mlp/out": f"{LAYER}.output.dense", "layers/mlp_norm": f"{LAYER}.output.LayerNorm"},
+    norms_only={"layers/mlp_residual": f"{LAYER}.output.LayerNorm.input"},
+    maxima={
+        "max_ffn_out_inf_norm": ("layers/mlp/out",),
+        "max_LN_out_inf_norm": ("layers/mlp_norm",),
+        "max_LN_inp_inf_norm": ("layers/mlp_residual",),
+    },
+)
+
+BERT = Family(
+    title="BERT",
+    module=Bert,
+    config=BertConfig,
+    objectives=("mlm",),
+    measured=lambda config: MEASURED,
+    recipe="paper_bert",
+    checkpoint=CHECKPOINT,
+    vocab_size=30522,
 )

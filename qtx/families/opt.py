@@ -1,12 +1,11 @@
-"""OPTForCausalLM: the pre-LN kind, and OPT-350m's post-LN one with projected embeddings."""
+"""OPT: OPTForCausalLM, the pre-LN kind, and OPT-350m's post-LN one with projected embeddings."""
 
 from __future__ import annotations
 
-import numpy as np
-
-from qtx.interop.checkpoint import Family
-from qtx.interop.weights import KERNEL, Weight, dense, layer_norm
-from qtx.models import OptConfig
+from qtx.families.checkpoint import Checkpoint
+from qtx.families.family import Family, MeasuredSites
+from qtx.families.weights import KERNEL, Weight, dense, layer_norm
+from qtx.models import Opt, OptConfig
 
 LAYER = "model.decoder.layers.{layer}"
 
@@ -34,7 +33,8 @@ def weights(config: OptConfig) -> list[Weight]:
     ]
 
 
-OPT = Family(
+CHECKPOINT = Checkpoint(
+    model_type="opt",
     architecture="OPTForCausalLM",
     fields={
         "vocab_size": "vocab_size",
@@ -66,5 +66,46 @@ OPT = Family(
     attention_prefix=f"{LAYER}.self_attn",
     weights=weights,
     tied={"lm_head.weight": "model.decoder.embed_tokens.weight"},
-    example=lambda config: {"tokens": np.zeros((1, 1), np.int32)},
+)
+
+TENSORS = {
+    "final_norm": "model.decoder.final_layer_norm",
+    "layers/mlp_residual": LAYER,
+    "layers/mlp/out": f"{LAYER}.fc2",
+    "layers/mlp_norm": f"{LAYER}.final_layer_norm",
+    "layers/attention/out": f"{LAYER}.self_attn.out_proj",
+    "layers/attention_norm": f"{LAYER}.self_attn_layer_norm",
+}
+
+PRE_NORM = MeasuredSites(
+    infinity_norm="layers/mlp_residual",
+    kurtosis=TENSORS,
+    maxima={
+        "max_inf_norm": tuple(TENSORS),
+        "max_ffn_inf_norm": ("layers/mlp/out",),
+        "max_layer_inf_norm": ("layers/mlp_residual",),
+    },
+)
+
+POST_NORM = MeasuredSites(
+    infinity_norm="layers/mlp_norm",
+    kurtosis={
+        "layers/mlp_norm": LAYER,
+        **{site: TENSORS[site] for site in ("layers/mlp/out", "layers/attention/out", "layers/attention_norm")},
+    },
+    norms_only={"layers/mlp_residual": f"{LAYER}.final_layer_norm.input"},
+    maxima={"max_ffn_inf_norm": ("layers/mlp/out",), "max_layer_inf_norm": ("layers/mlp_norm",)},
+)
+"""OPT-350m's kind: a layer's output is its last LayerNorm's, and there is no final one."""
+
+OPT = Family(
+    title="OPT",
+    module=Opt,
+    config=OptConfig,
+    objectives=("clm",),
+    measured=lambda config: PRE_NORM if config.pre_norm else POST_NORM,
+    recipe="paper_opt",
+    checkpoint=CHECKPOINT,
+    vocab_size=50272,
+    small=lambda config, sizes: {"embedding_width": sizes["width"] // 2 if config.projected else None},
 )

@@ -1,0 +1,73 @@
+"""Model families: BERT, OPT, ViT. A new one is a file here, with its `Family`, and a line in `FAMILIES`."""
+
+from __future__ import annotations
+
+import dataclasses
+from typing import Any
+
+import flax.linen as nn
+
+from qtx.families.bert import BERT
+from qtx.families.checkpoint import Checkpoint
+from qtx.families.family import Family, MeasuredSites
+from qtx.families.opt import OPT
+from qtx.families.vit import VIT
+from qtx.foundation.errors import QtxError
+from qtx.models import FROM_DATA, TransformerConfig
+
+FAMILIES: dict[str, Family] = {"bert": BERT, "opt": OPT, "vit": VIT}
+"""By the name that experiments know them by. One from elsewhere is registered by `FAMILIES["name"] = Family(...)`."""
+
+
+def family_of(config: TransformerConfig) -> Family:
+    """The family that a config is of.
+
+    Raises:
+      QtxError: if it is of none.
+    """
+    for family in FAMILIES.values():
+        if type(config) is family.config:
+            return family
+    known = ", ".join(family.config.__name__ for family in FAMILIES.values())
+    raise QtxError(
+        f"{type(config).__name__} is no model family's config (known: {known}): register its family in "
+        "qtx.families.FAMILIES"
+    )
+
+
+def build(config: TransformerConfig, data: Any = None) -> nn.Module:
+    """The module of a config, with what the config leaves open taken from the data.
+
+    Args:
+      config: of any registered family.
+      data: has `vocab_size` and `sequence_length`, or `image_size`, `channels` and `num_classes`; None if `config`
+        says all.
+
+    Raises:
+      QtxError: if model and data disagree, naming both.
+    """
+    if data is not None:
+        names = {f.name for f in dataclasses.fields(config)}
+        for name in names & set(FROM_DATA):
+            of_data, of_model = getattr(data, name), getattr(config, name)
+            if of_data is None:
+                raise QtxError(
+                    f"the data has no {name}, which a {type(config).__name__} needs: choose a source for this family"
+                )
+            if of_model is None:
+                config = dataclasses.replace(config, **{name: of_data})
+            # A word table may have more rows than the tokenizer (OPT pads it); anything else must be equal.
+            elif of_model < of_data or (name != "vocab_size" and of_model != of_data):
+                raise QtxError(
+                    f"config.model.{name} is {of_model}, but the data has {of_data}: leave it out to take the data's"
+                )
+        longest = getattr(config, "max_length", None)
+        if longest is not None and data.sequence_length > longest:
+            raise QtxError(
+                f"config.data.sequence_length {data.sequence_length} exceeds config.model.max_length {longest}: "
+                "raise max_length or shorten the sequences"
+            )
+    return family_of(config).module(config)
+
+
+__all__ = ["FAMILIES", "Checkpoint", "Family", "MeasuredSites", "build", "family_of"]
