@@ -16,7 +16,7 @@ from typing import Any
 from ml_collections import ConfigDict
 
 from qtx.attention import attention_variant
-from qtx.data import DataConfig
+from qtx.data import OBJECTIVES, DataConfig
 from qtx.foundation.config import flattened, read_section, section
 from qtx.foundation.errors import QtxError, lookup, unknown
 from qtx.models import MODELS
@@ -25,9 +25,8 @@ from qtx.quantization.qat.config import QatConfig
 from qtx.training import MeshConfig, TrainingConfig
 from qtx.training.run_folder import IDENTITY
 
-# What each model family is pre-trained on (its attention mask fits no other objective), and its built-in data.
+# What each model family is pre-trained on (its attention mask fits no other objective).
 FAMILY_OBJECTIVES = {"bert": "mlm", "opt": "clm", "vit": "classification"}
-BUILT_IN_DATA = {"mlm": "stdlib", "clm": "stdlib", "classification": "digits"}
 
 
 @dataclasses.dataclass(frozen=True)
@@ -95,7 +94,7 @@ def default(family: str, variant: str = "softmax") -> ConfigDict:
     config.seed = 0
     config.model = section(dataclasses.replace(model_config(), attention=attention_variant(variant)))
     sections = {name: cls for name, cls in SECTIONS.items() if name not in ("data", "quantization")}
-    config.data = section(DataConfig(source=BUILT_IN_DATA[config.objective]))
+    config.data = section(DataConfig(source=OBJECTIVES[config.objective].built_in_source))
     config.quantization = section(QuantizationConfig(recipe=f"paper_{family}"))
     for name, cls in sections.items():
         config[name] = section(cls())
