@@ -26,6 +26,7 @@ from rich.console import Console
 
 from qtx.analysis.capture import FloatingPoint
 from qtx.cli.flags import load_config_file
+from qtx.data import OBJECTIVES
 from qtx.experiment import read
 from qtx.foundation.console import say
 from qtx.foundation.errors import QtxError
@@ -37,7 +38,6 @@ from qtx.pipeline.trained import train_run
 from qtx.quantization import calibrate
 from qtx.quantization.methods import METHODS
 from qtx.report.results import markdown, mean_and_deviation, short_names
-from qtx.training import OBJECTIVES
 
 SCHEMES = ("w8a8", "w6a8", "w4a8", "w6a6")
 METHOD_SCHEMES = ("w8a8", "w6a6", "w4a4")

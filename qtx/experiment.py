@@ -16,7 +16,7 @@ from typing import Any
 from ml_collections import ConfigDict
 
 from qtx.attention import attention_variant
-from qtx.data import DataConfig
+from qtx.data import OBJECTIVES, DataConfig
 from qtx.families import FAMILIES
 from qtx.foundation.config import flattened, read_section, section
 from qtx.foundation.errors import QtxError, lookup, unknown
@@ -24,9 +24,6 @@ from qtx.quantization import QuantizationConfig
 from qtx.quantization.qat.config import QatConfig
 from qtx.training import MeshConfig, TrainingConfig
 from qtx.training.run_folder import IDENTITY
-
-# What every objective trains on where nothing has to be fetched.
-BUILT_IN_DATA = {"mlm": "stdlib", "clm": "stdlib", "classification": "digits"}
 
 
 @dataclasses.dataclass(frozen=True)
@@ -94,7 +91,7 @@ def default(family: str, variant: str = "softmax") -> ConfigDict:
     config.seed = 0
     config.model = section(dataclasses.replace(chosen.config(), attention=attention_variant(variant)))
     sections = {name: cls for name, cls in SECTIONS.items() if name not in ("data", "quantization")}
-    config.data = section(DataConfig(source=BUILT_IN_DATA[config.objective]))
+    config.data = section(DataConfig(source=OBJECTIVES[config.objective].built_in_source))
     config.quantization = section(QuantizationConfig(recipe=chosen.recipe))
     for name, cls in sections.items():
         config[name] = section(cls())

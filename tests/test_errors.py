@@ -101,6 +101,10 @@ OVERRIDES = {
     "alpha without clipping": ("model.attention.alpha=4", "alpha is set, but normalizer 'softmax'"),
     "unknown normalizer": ("model.attention.normalizer=sofmax", "unknown normalizer 'sofmax': did you mean 'softmax'?"),
     "unknown source": ("data.source=bigram_backcpy", "unknown data source 'bigram_backcpy': did you mean"),
+    "source of another kind": (
+        "data={'source': 'digits'}",
+        "data source 'digits' serves objective classification, not 'clm': expected one of stdlib, text_files, text_c",
+    ),
     "option of another source": (
         "data.tokenizer=bpe",
         "tokenizer is set, but source 'bigram_backcopy' does not take it",

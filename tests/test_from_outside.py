@@ -1,8 +1,9 @@
-"""Mechanisms that the package does not have, registered from outside, go through train, quantize, export and report."""
+"""Mechanisms and objectives that the package does not have, registered from outside, go through the commands."""
 
 from __future__ import annotations
 
 import dataclasses
+import json
 import re
 from pathlib import Path
 
@@ -13,8 +14,16 @@ from safetensors.numpy import load_file
 from qtx.attention import GATES, NORMALIZERS
 from qtx.attention.gates import DenseGate
 from qtx.attention.normalizers import Rows
+from qtx.cli.flags import load_config_file
 from qtx.cli.main import main
+from qtx.data import OBJECTIVES, SOURCES, DataConfig, load
+from qtx.data.objectives import TextObjective
+from qtx.data.text import Document
+from qtx.experiment import read
+from qtx.families import FAMILIES
+from qtx.foundation.errors import QtxError
 from qtx.masks import Mask
+from qtx.training import read_metrics
 
 ROOT = Path(__file__).parents[1]
 NANO = Path(__file__).with_name("nano_config.py")
@@ -73,3 +82,97 @@ def test_a_normalizer_with_a_parameter_and_an_elementwise_gate_go_all_the_way(te
     names = load_file(run / "export" / "huggingface" / "model.safetensors")
     assert {name.rpartition(".")[2] for name in names if "temperature" in name} == {"temperature"}
     assert sum("gate_predictor" in name for name in names) == 2 * sum("temperature" in name for name in names)
+
+
+class LastTokens(TextObjective):
+    """The last tokens of every block, all of them masked."""
+
+    tokenizer = "wordpiece"
+    mask_probability = 0.25
+
+    def example(self, tokenizer, predictions):
+        def last_tokens(block, rng):
+            positions = np.arange(len(block) - predictions, len(block), dtype=np.int32)
+            tokens = block.copy()
+            tokens[positions] = tokenizer.mask
+            return {
+                "tokens": tokens,
+                "mask": np.ones(len(block), bool),
+                "positions": positions,
+                "labels": block[positions],
+                "weights": np.ones(predictions, np.float32),
+            }
+
+        return last_tokens
+
+
+BERT = """
+from qtx.experiment import default
+
+def get_config(variant="softmax"):
+    config = default("bert", variant)
+    config.model.update({{"num_layers": 1, "width": 8, "num_heads": 2, "mlp_width": 16, "max_length": 16}})
+    config.data.source = "text_files"
+    config.data.files = config.data.validation_files = ({text!r},)
+    config.data.sequence_length = 16
+    config.data.vocab_size = 40
+    config.training.update({{"steps": 3, "batch_size": 8, "warmup_steps": 1}})
+    config.mesh.data = 1
+    return config
+"""
+FOX = "The quick brown fox jumps over the lazy dog, again and again.\n" * 50
+
+
+@pytest.fixture
+def last_tokens(monkeypatch):
+    monkeypatch.setitem(OBJECTIVES, "last_tokens", LastTokens())
+    bert = dataclasses.replace(FAMILIES["bert"], objectives=("last_tokens",))
+    monkeypatch.setitem(FAMILIES, "bert", bert)
+
+
+@pytest.fixture
+def fox(tmp_path):
+    (tmp_path / "fox.txt").write_text(FOX)
+    return str(tmp_path / "fox.txt")
+
+
+def test_an_objective_works_with_every_text_source(last_tokens, fox, tmp_path, monkeypatch):
+    documents = (Document("first", FOX), Document("second", FOX))
+    monkeypatch.setattr("qtx.data.sources.stdlib.stdlib_documents", lambda: documents)
+    sources = {
+        "stdlib": dict(vocab_size=40),
+        "text_files": dict(files=(fox,), validation_files=(fox,), vocab_size=40),
+        "text_corpus": dict(corpora=(fox,), validation_corpora=(fox,), vocab_size=40, data_dir=str(tmp_path / "tfds")),
+    }
+    assert set(sources) == {name for name, cls in SOURCES.items() if cls.serves(OBJECTIVES["last_tokens"])}
+    for source, options in sources.items():
+        data = load(DataConfig(source=source, sequence_length=16, **options), "last_tokens")
+        batch, block = next(iter(data.evaluation(1))), data.held_out[0]
+        np.testing.assert_array_equal(batch["tokens"][0], [*block[:12], *[data.tokenizer.mask] * 4])
+        np.testing.assert_array_equal(batch["labels"][0], block[12:])
+
+
+def test_an_objective_is_trained(last_tokens, fox, tmp_path, capsys):
+    config, run = tmp_path / "config.py", tmp_path / "run"
+    config.write_text(BERT.format(text=fox))
+    arguments = [f"--config={config}", "--config.objective=last_tokens", "--config.data.mask_probability=0.2"]
+    assert main(["train", f"--workdir={run}", *arguments]) == 0, capsys.readouterr().err
+    out = capsys.readouterr().out
+    assert "last_tokens, 3 steps of batch 8" in out and "perplexity" in out
+    recorded = json.loads((run / "config.json").read_text())
+    assert (recorded["objective"], recorded["data"]["mask_probability"]) == ("last_tokens", 0.2)
+    (evaluated,) = read_metrics(run, "eval")
+    data = load(read(load_config_file(str(config))).data, "last_tokens")
+    assert evaluated["predictions"] == 4 * len(data.held_out)  # ceil(0.2 * 16) of each block
+
+
+def test_mistakes_with_an_objective_are_told_by_its_name(last_tokens, fox):
+    def load_with(objective, **options):
+        load(DataConfig(source="text_files", files=(fox,), validation_files=(fox,), **options), objective)
+
+    with pytest.raises(QtxError, match="unknown objective 'lst_tokens': did you mean 'last_tokens'"):
+        load_with("lst_tokens")
+    with pytest.raises(QtxError, match=r"objective last_tokens needs a tokenizer with \[MASK\].*, or objective clm"):
+        load_with("last_tokens", tokenizer="bpe", vocab_size=262)
+    with pytest.raises(QtxError, match="objective clm masks nothing: leave it unset, or choose mlm or last_tokens"):
+        load_with("clm", mask_probability=0.5)

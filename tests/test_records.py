@@ -9,10 +9,9 @@ from pathlib import Path
 
 import pytest
 
-import qtx.data.text
 from qtx.cli.flags import load_config_file
 from qtx.cli.main import main
-from qtx.data import VOCABULARIES
+from qtx.data import OBJECTIVES, VOCABULARIES
 from qtx.experiment import from_record, read, record
 from qtx.foundation.storage import sealed_json
 
@@ -69,7 +68,7 @@ def test_every_option_has_its_value(path, variant):
 
 def test_a_default_that_changes_does_not_change_a_run(monkeypatch):
     kept = record(read(load_config_file(str(CONFIGS[0].parent / "demo.py"))))
-    monkeypatch.setattr(qtx.data.text, "DEFAULT_TOKENIZER", {"mlm": "bpe", "clm": "wordpiece"})
+    monkeypatch.setattr(type(OBJECTIVES["clm"]), "tokenizer", "wordpiece")
     monkeypatch.setattr("qtx.data.sources.stdlib.Stdlib.held_out_fraction", 0.5)
     assert kept["data"]["tokenizer"] == "bpe" and kept["data"]["held_out_fraction"] == 0.05
     assert record(read(from_record(kept, "a record"))) == kept

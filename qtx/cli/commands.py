@@ -15,6 +15,7 @@ from rich.table import Table
 from qtx.analysis.sensitivity import HEADER, save_sweep, table_rows
 from qtx.attention import attention_text
 from qtx.cli.summary import print_summary
+from qtx.data import OBJECTIVES
 from qtx.data import prepare as prepare_data
 from qtx.data.prepared.summary import describe
 from qtx.experiment import Experiment, record
@@ -36,7 +37,7 @@ from qtx.planning import table as plan_table
 from qtx.quantization.integer import load
 from qtx.quantization.integer.files import DESCRIPTION
 from qtx.report.results import ATTENTION_COLUMNS, OUTLIER_COLUMNS, Result, main_table, markdown, number
-from qtx.training import NEWEST, OBJECTIVES, RunFolder, read_metrics
+from qtx.training import NEWEST, RunFolder, read_metrics
 
 
 def plan(experiment: Experiment, devices: str | None = None, chip: str | None = None) -> None:

@@ -1,12 +1,14 @@
-"""Data: sources, tokenizers, packing, masking, and the Grain pipelines that make batches of them."""
+"""Data: sources, objectives, tokenizers, packing, masking, and the Grain pipelines that make batches of them."""
 
 from qtx.data.config import DataConfig, load, prepare
 from qtx.data.dataset import Batch, Data
+from qtx.data.objectives import OBJECTIVES
 from qtx.data.sources import SOURCES
 from qtx.data.tokenization import TextTokenizer, load_tokenizer
 from qtx.data.vocabularies import VOCABULARIES
 
 __all__ = [
+    "OBJECTIVES",
     "SOURCES",
     "VOCABULARIES",
     "Batch",

@@ -7,6 +7,7 @@ from pathlib import Path
 from typing import Any
 
 from qtx.data.dataset import Data
+from qtx.data.objectives import OBJECTIVES
 from qtx.data.prepared.writing import Written
 from qtx.data.sources import SOURCES, PreparedSource, Source
 from qtx.data.text import TextOptions
@@ -55,8 +56,12 @@ class DataConfig(_FlatOptions):
         self.make_source()
 
     def resolved(self, objective: str) -> DataConfig:
-        """The same options, those left at None at what the source takes them for."""
-        source: Any = self.make_source()
+        """The same options, those left at None at what the source takes them for.
+
+        Raises:
+          QtxError: when the source does not serve the objective.
+        """
+        source: Any = _serving(self, objective)
         if isinstance(source, TextOptions):
             source = source.resolved(objective)
         return DataConfig(source=self.source, **{option: getattr(source, option) for option in self.taken})
@@ -82,7 +87,7 @@ def load(config: DataConfig, objective: str) -> Data:
 
     Args:
       config: the source and its options.
-      objective: `"mlm"`, `"clm"` or `"classification"`.
+      objective: a name in `OBJECTIVES`.
 
     Raises:
       QtxError: when the source does not serve the objective, or its input is missing, broken or too small.
@@ -107,11 +112,12 @@ def prepare(config: DataConfig, objective: str) -> list[Written]:
 
 
 def _serving(config: DataConfig, objective: str) -> Source:
-    source = config.make_source()
-    if objective not in source.objectives:
-        serving = [name for name, cls in SOURCES.items() if objective in cls.objectives]
+    source, wanted = config.make_source(), lookup(OBJECTIVES, "objective", objective)
+    if not source.serves(wanted):
+        served = [name for name, other in OBJECTIVES.items() if source.serves(other)]
+        serving = [name for name, cls in SOURCES.items() if cls.serves(wanted)]
         raise QtxError(
-            f"data source {config.source!r} serves objective {' or '.join(source.objectives)}, not {objective!r}: "
-            f"expected one of {', '.join(serving) or 'the objectives mlm, clm, classification'}"
+            f"data source {config.source!r} serves objective {' or '.join(served)}, not {objective!r}: expected one of "
+            f"{', '.join(serving)}"
         )
     return source

@@ -4,12 +4,12 @@ from __future__ import annotations
 
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
-from typing import ClassVar
 
 import numpy as np
 
 from qtx.data.augmentation import Mixing, RandAugment, color_jitter, random_crop, random_flip, random_resized_crop
 from qtx.data.dataset import Batch, Data
+from qtx.data.objectives import Classification, Objective
 from qtx.foundation.errors import QtxError
 from qtx.foundation.storage import digest
 
@@ -50,8 +50,6 @@ class ImageOptions:
       QtxError: for an option out of its range, or both kinds of crop.
     """
 
-    objectives: ClassVar[tuple[str, ...]] = ("classification",)
-
     random_resized_crop: bool = False
     random_crop: int = 0
     flip: bool = False
@@ -70,6 +68,10 @@ class ImageOptions:
         if not self.color_jitter >= 0:
             raise QtxError(f"color_jitter is {self.color_jitter}: expected 0 (none) or more, e.g. 0.4")
         _ = self._randaugment, self.mix
+
+    @staticmethod
+    def serves(objective: Objective) -> bool:
+        return isinstance(objective, Classification)
 
     @property
     def _randaugment(self) -> RandAugment:

@@ -1,4 +1,4 @@
-"""Documents of token ids into blocks of one length, and a block into a training example."""
+"""Documents of token ids into blocks of one length."""
 
 from __future__ import annotations
 
@@ -6,7 +6,6 @@ from collections.abc import Iterable
 
 import numpy as np
 
-from qtx.data.masking import Masking, mask_tokens
 from qtx.foundation.errors import QtxError
 
 
@@ -71,19 +70,3 @@ def document_segments(block: np.ndarray, end: int, ends_document: bool) -> np.nd
     boundary = block == end
     boundary[0] = False
     return np.cumsum(boundary, dtype=np.int32) - (boundary if ends_document else np.int32(0))
-
-
-def masked_example(block: np.ndarray, masking: Masking, rng: np.random.Generator) -> dict[str, np.ndarray]:
-    """A masked-language-model example from a block int32 [T]: tokens, mask [T], positions, labels, weights [P]."""
-    return {**mask_tokens(block, masking, rng), "mask": np.ones(len(block), bool)}
-
-
-def causal_example(block: np.ndarray) -> dict[str, np.ndarray]:
-    """A causal example from a block int32 [T + 1]: tokens, mask, labels, weights [T]; labels[t] follows tokens[t]."""
-    length = len(block) - 1
-    return {
-        "tokens": block[:-1],
-        "mask": np.ones(length, bool),
-        "labels": block[1:],
-        "weights": np.ones(length, np.float32),
-    }

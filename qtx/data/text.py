@@ -3,26 +3,22 @@
 from __future__ import annotations
 
 import hashlib
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass, replace
-from typing import Any, ClassVar, Self
+from typing import Any, Self
 
 import numpy as np
 
 from qtx.data.dataset import Batch, Data
-from qtx.data.masking import Masking, num_predictions
-from qtx.data.packing import causal_example, document_segments, masked_example, pack
+from qtx.data.masking import num_predictions
+from qtx.data.objectives import MakeExample, Objective, TextObjective, text_objective, text_objectives
+from qtx.data.packing import document_segments, pack
 from qtx.data.splitting import held_out_names
 from qtx.data.tokenization import TextTokenizer, load_tokenizer
 from qtx.data.vocabularies import VOCABULARIES
 from qtx.foundation.errors import QtxError
 
-DEFAULT_TOKENIZER = {"mlm": "wordpiece", "clm": "bpe"}
 DEFAULT_VOCAB_SIZE = 4096
-DEFAULT_MASK_PROBABILITY = 0.15
-
-
-MakeExample = Callable[[np.ndarray, np.random.Generator], Batch]
 
 
 @dataclass(frozen=True)
@@ -40,14 +36,12 @@ class TextOptions:
     Attributes:
       sequence_length: T, tokens per block.
       tokenizer: `"wordpiece"` or `"bpe"` to train one on the training documents, or a path for `load_tokenizer`;
-        None is WordPiece for masked, BPE for causal language modelling.
+        None is the objective's: WordPiece for masked, BPE for causal language modelling.
       vocab_size: entries of a tokenizer to train, None is 4096; not taken with a loaded one.
-      mask_probability: share of a block's tokens to predict, None is 0.15; taken by masked language modelling alone.
+      mask_probability: share of a block's tokens to predict, None is 0.15; taken only by objectives that mask.
       document_attention: whether a token attends only within its own document; otherwise within its whole block, whose
         documents only the token between them sets apart.
     """
-
-    objectives: ClassVar[tuple[str, ...]] = ("mlm", "clm")
 
     sequence_length: int = 128
     tokenizer: str | None = None
@@ -66,13 +60,18 @@ class TextOptions:
         if self.mask_probability is not None:
             num_predictions(self.mask_probability, self.sequence_length)
 
+    @staticmethod
+    def serves(objective: Objective) -> bool:
+        return isinstance(objective, TextObjective)
+
     def resolved(self, objective: str) -> Self:
         """The same options, those left at None at what they mean for an objective."""
-        changes: dict[str, Any] = {"tokenizer": self.tokenizer or DEFAULT_TOKENIZER[objective]}
+        chosen = text_objective(objective)
+        changes: dict[str, Any] = {"tokenizer": self.tokenizer or chosen.tokenizer}
         if self.vocab_size is None and changes["tokenizer"] in VOCABULARIES:
             changes["vocab_size"] = DEFAULT_VOCAB_SIZE
-        if self.mask_probability is None and objective == "mlm":
-            changes["mask_probability"] = DEFAULT_MASK_PROBABILITY
+        if self.mask_probability is None:
+            changes["mask_probability"] = chosen.mask_probability
         return replace(self, **changes)
 
     def make_tokenizer(self, texts: Sequence[str], objective: str) -> TextTokenizer:
@@ -89,7 +88,7 @@ class TextOptions:
           name: the source's name, for the description.
           training: the training documents; a tokenizer is trained on these alone.
           held_out: the documents for evaluation.
-          objective: `"mlm"` or `"clm"`.
+          objective: the name of a `TextObjective`.
 
         Raises:
           QtxError: for options that do not fit the objective, the text or the tokenizer.
@@ -97,8 +96,9 @@ class TextOptions:
         self.check_objective(objective)
         tokenizer = self.make_tokenizer(training, objective)
         length = self.sequence_length
+        block_length = text_objective(objective).block_length(length)
         blocks = {
-            split: pack(tokenizer.encode(texts), tokenizer.start, tokenizer.end, self.block_length(objective), split)
+            split: pack(tokenizer.encode(texts), tokenizer.start, tokenizer.end, block_length, split)
             for split, texts in (("training", training), ("held-out", held_out))
         }
         return Data(
@@ -118,40 +118,35 @@ class TextOptions:
 
     def check_objective(self, objective: str) -> None:
         """Raises QtxError for an option that the objective does not take."""
-        if objective == "clm" and self.mask_probability is not None:
-            raise QtxError("mask_probability is set, but objective clm masks nothing: leave it unset, or choose mlm")
+        if self.mask_probability is not None and not text_objective(objective).masks:
+            masking = [name for name, other in text_objectives().items() if other.masks]
+            raise QtxError(
+                f"mask_probability is set, but objective {objective} masks nothing: leave it unset, or choose "
+                f"{' or '.join(masking)}"
+            )
 
-    def block_length(self, objective: str) -> int:
-        """L, ids per block: of a causal one the last is only a label."""
-        return self.sequence_length if objective == "mlm" else self.sequence_length + 1
-
-    def make_example(
-        self, tokenizer: TextTokenizer, objective: str
-    ) -> Callable[[np.ndarray, np.random.Generator], Batch]:
+    def make_example(self, tokenizer: TextTokenizer, objective: str) -> MakeExample:
         """What makes an example of a block int32 [L].
 
         Raises:
-          QtxError: for masked language modelling with a tokenizer that has no mask token.
+          QtxError: for an objective that masks with a tokenizer that has no mask token.
         """
-        if objective == "clm":
-            return self._with_segments(lambda block, _: causal_example(block), tokenizer.end, ends_document=False)
-        if tokenizer.mask is None:
-            raise QtxError("objective mlm needs a tokenizer with [MASK] or <mask>: use wordpiece, or objective clm")
-        options: Any = self.resolved(objective)
-        masking = Masking(
-            num_predictions(options.mask_probability, self.sequence_length), tokenizer.mask, tokenizer.is_special
-        )
-        return self._with_segments(
-            lambda block, rng: masked_example(block, masking, rng), tokenizer.end, ends_document=True
-        )
-
-    def _with_segments(self, example: MakeExample, end: int, ends_document: bool) -> MakeExample:
+        chosen, length = text_objective(objective), self.sequence_length
+        if chosen.masks and tokenizer.mask is None:
+            others = [name for name, other in text_objectives().items() if not other.masks]
+            raise QtxError(
+                f"objective {objective} needs a tokenizer with [MASK] or <mask>: use wordpiece, or objective "
+                f"{' or '.join(others)}"
+            )
+        mask_probability = self.resolved(objective).mask_probability
+        predictions = 0 if mask_probability is None else num_predictions(mask_probability, length)
+        example = chosen.example(tokenizer, predictions)
         if not self.document_attention:
             return example
-        length = self.sequence_length
 
         def with_segments(block: np.ndarray, rng: np.random.Generator) -> Batch:
-            return {**example(block, rng), "segments": document_segments(block[:length], end, ends_document)}
+            segments = document_segments(block[:length], tokenizer.end, chosen.ends_document)
+            return {**example(block, rng), "segments": segments}
 
         return with_segments
 

@@ -18,7 +18,7 @@ import numpy as np
 
 from qtx.analysis.analysis import Analysis, analyse, load_analysis, save_analysis
 from qtx.analysis.capture import FloatingPoint
-from qtx.data import Data
+from qtx.data import OBJECTIVES, Data
 from qtx.experiment import record
 from qtx.foundation.errors import QtxError
 from qtx.pipeline.measurements import add as add_measurements
@@ -30,7 +30,7 @@ from qtx.quantization import Quantized
 from qtx.quantization.files import LEARNED
 from qtx.quantization.integer import IntegerModel
 from qtx.report.results import Result
-from qtx.training import OBJECTIVES, RunFolder
+from qtx.training import RunFolder
 from qtx.training.evaluate import add_up
 from qtx.training.objectives import Sums, cross_entropy_sums
 

@@ -7,11 +7,11 @@ import itertools
 from collections.abc import Callable, Iterable, Sequence
 
 from qtx.analysis.sensitivity import Sweep, Target, sweep
+from qtx.data import OBJECTIVES
 from qtx.pipeline.measure import model_sums
 from qtx.pipeline.quantize import under
 from qtx.pipeline.trained import TrainedRun
 from qtx.quantization import Quantized
-from qtx.training import OBJECTIVES
 from qtx.training.evaluate import add_up
 
 

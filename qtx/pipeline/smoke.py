@@ -13,9 +13,9 @@ from typing import Any
 from ml_collections import ConfigDict
 
 from qtx.attention.normalizers import ClippedSoftmax
-from qtx.data import VOCABULARIES, DataConfig
+from qtx.data import OBJECTIVES, VOCABULARIES, DataConfig
 from qtx.data.config import SOURCE_OPTIONS
-from qtx.experiment import BUILT_IN_DATA, from_record, read, record
+from qtx.experiment import from_record, read, record
 from qtx.families import family_of
 from qtx.models import FROM_DATA, TransformerConfig
 from qtx.quantization.qat.config import QatConfig
@@ -78,7 +78,7 @@ def _small_model(model: TransformerConfig, shorter: float) -> TransformerConfig:
 
 
 def _small_data(data: DataConfig, objective: str) -> DataConfig:
-    source = data.source if data.source in NEEDS_NO_FILES else BUILT_IN_DATA[objective]
+    source = data.source if data.source in NEEDS_NO_FILES else OBJECTIVES[objective].built_in_source
     options = {option: getattr(data, option) for option in SOURCE_OPTIONS[source]}
     if "sequence_length" in options:
         options["sequence_length"] = min(options["sequence_length"] or SEQUENCE_LENGTH, SEQUENCE_LENGTH)

@@ -8,8 +8,8 @@ from typing import Any
 
 import numpy as np
 
-from qtx.data import VOCABULARIES, Data, load_tokenizer
-from qtx.data.packing import causal_example
+from qtx.data import OBJECTIVES, VOCABULARIES, Data, load_tokenizer
+from qtx.data.objectives import TextObjective
 from qtx.data.text import DEFAULT_VOCAB_SIZE, TextOptions
 from qtx.experiment import Experiment
 from qtx.families import family_of
@@ -28,13 +28,13 @@ def stand_in(experiment: Experiment) -> tuple[Data, list[str]]:
     Raises:
       QtxError: for a size that nothing tells.
     """
-    source = experiment.data.make_source()
-    if experiment.objective == "classification":
-        return _images(experiment.model, source)
-    return _text(experiment, source)
+    source, objective = experiment.data.make_source(), OBJECTIVES[experiment.objective]
+    if isinstance(objective, TextObjective):
+        return _text(experiment, source, objective)
+    return _images(experiment.model, source)
 
 
-def _text(experiment: Experiment, source: Any) -> tuple[Data, list[str]]:
+def _text(experiment: Experiment, source: Any, objective: TextObjective) -> tuple[Data, list[str]]:
     length, assumed = source.sequence_length, []
     vocab_size = experiment.model.vocab_size or _vocab_size(source)
     if vocab_size is None:
@@ -42,12 +42,12 @@ def _text(experiment: Experiment, source: Any) -> tuple[Data, list[str]]:
         if vocab_size is None:
             raise QtxError("neither config nor tokenizer tell the vocabulary's size: set config.model.vocab_size")
         assumed = [f"vocab_size {vocab_size}"]
+    blank: Any = SimpleNamespace(end=1, mask=0, is_special=np.zeros(vocab_size, bool))
+    block = np.zeros(objective.block_length(length), np.int32)
     if isinstance(source, TextOptions):
-        blank: Any = SimpleNamespace(end=1, mask=0, is_special=np.zeros(vocab_size, bool))
-        block = np.zeros(source.block_length(experiment.objective), np.int32)
         example = source.make_example(blank, experiment.objective)
     else:
-        block, example = np.zeros(length + 1, np.int32), lambda block, _: causal_example(block)
+        example = objective.example(blank, 0)
     return Data("no data", [block], [block], example, vocab_size=vocab_size, sequence_length=length), assumed
 
 

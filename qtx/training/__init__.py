@@ -1,11 +1,10 @@
-"""Training: objectives, optimizer, sharding over a mesh, the loop, checkpoints and metric logs."""
+"""Training: loss, optimizer, sharding over a mesh, the loop, checkpoints and metric logs."""
 
 from __future__ import annotations
 
 from qtx.training.config import TrainingConfig
 from qtx.training.evaluate import evaluate
 from qtx.training.loop import NEWEST, TrainResult, find_checkpoint, fit, load_params
-from qtx.training.objectives import OBJECTIVES
 from qtx.training.optimizer import OPTIMIZERS
 from qtx.training.run_folder import RunFolder
 from qtx.training.schedules import SCHEDULES
@@ -14,7 +13,6 @@ from qtx.training.writers import read_metrics
 
 __all__ = [
     "NEWEST",
-    "OBJECTIVES",
     "OPTIMIZERS",
     "SCHEDULES",
     "MeshConfig",

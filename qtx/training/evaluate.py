@@ -22,7 +22,7 @@ def evaluate(apply_fn: Callable[[Batch], jax.Array], batches: Iterable[Batch]) -
 
     Returns:
       loss (mean cross entropy, nats), perplexity exp(loss), accuracy (fraction), predictions (sum of the weights).
-      Which of them a user reads first, `qtx.training.OBJECTIVES[objective].metric` says.
+      Which of them a user reads first, `qtx.data.OBJECTIVES[objective].metric` says.
     """
 
     @jax.jit

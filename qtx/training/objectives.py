@@ -6,7 +6,6 @@ big batch.
 
 from __future__ import annotations
 
-import dataclasses
 import math
 from collections.abc import Mapping
 from typing import NamedTuple
@@ -91,27 +90,6 @@ def training_sums(logits: jax.Array, batch: Mapping[str, jax.Array], label_smoot
     of_uniform = jax.nn.logsumexp(logits, axis=-1) - logits.mean(axis=-1)
     uniform_loss = jnp.where(weights > 0, weights * of_uniform, 0.0).sum()
     return sums._replace(loss=(1 - label_smoothing) * sums.loss + label_smoothing * uniform_loss)
-
-
-@dataclasses.dataclass(frozen=True)
-class Objective:
-    """A training objective.
-
-    Attributes:
-      metric: the key of `metrics` that a user reads first.
-      lower_is_better: of that metric.
-    """
-
-    metric: str
-    lower_is_better: bool
-
-
-# Their batches differ (see qtx.data), their loss does not.
-OBJECTIVES: dict[str, Objective] = {
-    "mlm": Objective("perplexity", lower_is_better=True),
-    "clm": Objective("perplexity", lower_is_better=True),
-    "classification": Objective("accuracy", lower_is_better=False),
-}
 
 
 def metrics(loss_sum: float, weight_sum: float, correct_sum: float) -> dict[str, float]:

@@ -5,7 +5,7 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from qtx.data.packing import causal_example, pack
+from qtx.data.packing import pack
 from qtx.foundation.errors import QtxError
 
 START, END = 1, 2
@@ -35,11 +35,3 @@ def test_pack_keeps_every_token_once_in_order(lengths, block_length):
 def test_pack_names_the_split_that_is_too_short():
     with pytest.raises(QtxError, match="held-out text has 4 tokens.*sequence_length"):
         pack([np.arange(3, dtype=np.int32)], START, END, 10, "held-out")
-
-
-def test_causal_example_predicts_the_next_token():
-    example = causal_example(np.arange(9, dtype=np.int32))
-    np.testing.assert_array_equal(example["tokens"], np.arange(8))
-    np.testing.assert_array_equal(example["labels"], np.arange(1, 9))
-    assert example["weights"].sum() == 8 and example["weights"].dtype == np.float32
-    assert example["mask"].all() and example["mask"].dtype == bool

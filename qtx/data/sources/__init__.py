@@ -1,10 +1,11 @@
-"""Data sources: each a frozen dataclass of its options with `objectives` and `load(objective) -> Data`."""
+"""Data sources: each a frozen dataclass of its options with `serves(objective)` and `load(objective) -> Data`."""
 
 from __future__ import annotations
 
-from typing import ClassVar, Protocol, runtime_checkable
+from typing import Protocol, runtime_checkable
 
 from qtx.data.dataset import Data
+from qtx.data.objectives import Objective
 from qtx.data.prepared.writing import Written
 from qtx.data.sources.bigram_backcopy import BigramBackcopy
 from qtx.data.sources.digits import Digits
@@ -19,7 +20,10 @@ from qtx.data.sources.text_files import TextFiles
 class Source(Protocol):
     """What a registered class offers; its dataclass fields are its options."""
 
-    objectives: ClassVar[tuple[str, ...]]
+    @staticmethod
+    def serves(objective: Objective) -> bool:
+        """Whether its data are of the kind that an objective is made of."""
+        ...
 
     def load(self, objective: str) -> Data: ...
 

@@ -17,12 +17,12 @@ from bisect import bisect_right
 from collections import Counter
 from collections.abc import Sequence
 from dataclasses import dataclass
-from typing import ClassVar
 
 import numpy as np
 
 from qtx.data.dataset import Data
-from qtx.data.packing import causal_example
+from qtx.data.objectives import CausalLanguageModelling, Objective
+from qtx.data.objectives.causal import causal_example
 from qtx.data.reading import expand, read_text
 from qtx.foundation.errors import QtxError
 from qtx.foundation.storage import digest
@@ -48,8 +48,6 @@ class BigramBackcopy:
       chain_seed: decides a random P and the sequences; the order in training comes from the experiment's seed.
     """
 
-    objectives: ClassVar[tuple[str, ...]] = ("clm",)
-
     sequence_length: int = 128
     vocab_size: int = 64
     num_triggers: int = 3
@@ -65,6 +63,10 @@ class BigramBackcopy:
             raise QtxError(f"num_triggers is {self.num_triggers}: expected 1 to {self.vocab_size - 3} (vocab_size - 3)")
         if self.chain_seed < 0:
             raise QtxError(f"chain_seed is {self.chain_seed}: expected 0 or more")
+
+    @staticmethod
+    def serves(objective: Objective) -> bool:
+        return type(objective) is CausalLanguageModelling  # the examples are made here, and not by a subclass
 
     def load(self, objective: str) -> Data:
         chain = self.make_chain()

@@ -9,6 +9,7 @@ from pathlib import Path
 from typing import Any, Self
 
 from qtx.data.dataset import Data
+from qtx.data.objectives import text_objective
 from qtx.data.prepared.documents import Part, corpus_parts, validation_parts
 from qtx.data.prepared.fingerprints import keep
 from qtx.data.prepared.text import block_records, text_plan
@@ -106,7 +107,8 @@ class TextCorpus(TextOptions):
         held_out = [validation_parts(corpus, separator, data_dir) for corpus in self.validation_corpora or ()]
         tokenizer = self._tokenizer([splits["train"] for splits in parts], objective)
         self.make_example(tokenizer, objective)  # a tokenizer that does not serve the objective, told before the work
-        plans = [text_plan(splits, tokenizer, self.block_length(objective), data_dir) for splits in [*parts, *held_out]]
+        length = text_objective(objective).block_length(self.sequence_length)
+        plans = [text_plan(splits, tokenizer, length, data_dir) for splits in [*parts, *held_out]]
         contents = {
             name: [part[split].fingerprint for part in [*parts, *held_out] if split in part]
             for name, split in (("training", "train"), ("held_out", "validation"))

@@ -1,0 +1,43 @@
+"""Training objectives: what a model learns to predict. A new one is a file here and a line in `OBJECTIVES`."""
+
+from __future__ import annotations
+
+from qtx.data.objectives.base import MakeExample, Objective, TextObjective
+from qtx.data.objectives.causal import CausalLanguageModelling
+from qtx.data.objectives.classification import Classification
+from qtx.data.objectives.masked import MaskedLanguageModelling
+from qtx.foundation.errors import lookup
+
+OBJECTIVES: dict[str, Objective] = {
+    "mlm": MaskedLanguageModelling(),
+    "clm": CausalLanguageModelling(),
+    "classification": Classification(),
+}
+"""Training objectives by the name that configs use."""
+
+
+def text_objectives() -> dict[str, TextObjective]:
+    """Those on text."""
+    return {name: objective for name, objective in OBJECTIVES.items() if isinstance(objective, TextObjective)}
+
+
+def text_objective(name: str) -> TextObjective:
+    """The one on text of that name.
+
+    Raises:
+      QtxError: when there is none.
+    """
+    return lookup(text_objectives(), "text objective", name)
+
+
+__all__ = [
+    "OBJECTIVES",
+    "CausalLanguageModelling",
+    "Classification",
+    "MakeExample",
+    "MaskedLanguageModelling",
+    "Objective",
+    "TextObjective",
+    "text_objective",
+    "text_objectives",
+]

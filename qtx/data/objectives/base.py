@@ -1,0 +1,66 @@
+"""What every training objective says of itself, and those on text."""
+
+from __future__ import annotations
+
+import abc
+from collections.abc import Callable
+from typing import ClassVar
+
+import numpy as np
+
+from qtx.data.dataset import Batch
+from qtx.data.tokenization import TextTokenizer
+
+MakeExample = Callable[[np.ndarray, np.random.Generator], Batch]
+"""(block of ids int32 [L], generator) to one example, a dict of arrays without a batch axis."""
+
+
+class Objective(abc.ABC):
+    """What a model learns to predict. The loss is weighted cross entropy for all: objectives differ in their examples.
+
+    Attributes:
+      metric: the key of `qtx.training.objectives.metrics` that a user reads first.
+      lower_is_better: of that metric.
+      built_in_source: the data source that serves it without any file.
+    """
+
+    metric: ClassVar[str]
+    lower_is_better: ClassVar[bool]
+    built_in_source: ClassVar[str]
+
+
+class TextObjective(Objective):
+    """One that is made of a block of text, whatever source that is from.
+
+    Attributes:
+      tokenizer: the kind of tokenizer to train where none is named, a name in `VOCABULARIES`.
+      mask_probability: default of the option of that name; None: it masks nothing, and does not take the option.
+      ends_document: whether the token between two documents belongs to the first; see `document_segments`.
+    """
+
+    metric = "perplexity"
+    lower_is_better = True
+    built_in_source = "stdlib"
+
+    tokenizer: ClassVar[str]
+    mask_probability: ClassVar[float | None] = None
+    ends_document: ClassVar[bool] = True
+
+    @property
+    def masks(self) -> bool:
+        """Whether some tokens of a block are replaced by the tokenizer's mask token, and predicted."""
+        return self.mask_probability is not None
+
+    def block_length(self, sequence_length: int) -> int:
+        """L, ids in the block of which an example of `sequence_length` tokens is made."""
+        return sequence_length
+
+    @abc.abstractmethod
+    def example(self, tokenizer: TextTokenizer, predictions: int) -> MakeExample:
+        """What makes an example of a block: `tokens` and `mask` of the sequence length, `labels` and `weights`, and
+        `positions` where only some positions are predicted.
+
+        Args:
+          tokenizer: knows the special tokens; `mask` is not None for an objective that masks.
+          predictions: P, how many tokens of a block to predict, of one that masks; otherwise 0.
+        """

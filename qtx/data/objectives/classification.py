@@ -1,0 +1,13 @@
+"""Classification of images."""
+
+from __future__ import annotations
+
+from qtx.data.objectives.base import Objective
+
+
+class Classification(Objective):
+    """The class of a whole image; an image source makes the examples: images `[H, W, C]`, labels and weights `[]`."""
+
+    metric = "accuracy"
+    lower_is_better = False
+    built_in_source = "digits"

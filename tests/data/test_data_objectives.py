@@ -1,0 +1,131 @@
+"""Every registered training objective, in one table: the arrays that its built-in source gives, and what they mean."""
+
+from __future__ import annotations
+
+import numpy as np
+import pytest
+
+from qtx.data import OBJECTIVES, SOURCES, DataConfig, load
+from qtx.data.objectives import CausalLanguageModelling
+from qtx.data.objectives.causal import causal_example
+from qtx.data.sources.stdlib import Stdlib
+from qtx.data.text import Document
+from qtx.foundation.errors import QtxError
+from qtx.training.objectives import metrics
+
+from .samples import prose
+
+BATCH = 4
+FLOATS, INTEGERS, BOOLEANS = "float32", "int32", "bool"
+
+
+# One row per objective: options of its built-in source, and an example's arrays.
+EXAMPLES = {
+    "mlm": (
+        dict(sequence_length=32, vocab_size=150),
+        {
+            "tokens": (INTEGERS, (32,)),
+            "mask": (BOOLEANS, (32,)),
+            "positions": (INTEGERS, (5,)),  # ceil(.15 * 32)
+            "labels": (INTEGERS, (5,)),
+            "weights": (FLOATS, (5,)),
+        },
+    ),
+    "clm": (
+        dict(sequence_length=32, vocab_size=300),
+        {
+            "tokens": (INTEGERS, (32,)),
+            "mask": (BOOLEANS, (32,)),
+            "labels": (INTEGERS, (32,)),
+            "weights": (FLOATS, (32,)),
+        },
+    ),
+    "classification": (
+        dict(),
+        {"images": (FLOATS, (8, 8, 1)), "labels": (INTEGERS, ()), "weights": (FLOATS, ())},
+    ),
+}
+
+
+@pytest.fixture
+def first_batch(monkeypatch):
+    """objective -> (its data, the first batch for evaluation), of little text."""
+    documents = tuple(Document(str(i), prose(i, 10)) for i in range(600))
+    monkeypatch.setattr("qtx.data.sources.stdlib.stdlib_documents", lambda: documents)
+
+    def first(objective, **options):
+        source = OBJECTIVES[objective].built_in_source
+        data = load(DataConfig(source=source, **EXAMPLES[objective][0], **options), objective)
+        return data, next(iter(data.evaluation(BATCH)))
+
+    return first
+
+
+def test_every_objective_has_a_row():
+    assert set(EXAMPLES) == set(OBJECTIVES)
+
+
+@pytest.mark.parametrize("objective", sorted(OBJECTIVES))
+def test_the_built_in_source_gives_the_promised_arrays(objective, first_batch):
+    _, batch = first_batch(objective)
+    expected = {name: (kind, (BATCH, *shape)) for name, (kind, shape) in EXAMPLES[objective][1].items()}
+    assert {name: (array.dtype.name, array.shape) for name, array in batch.items()} == expected
+    assert batch["weights"].all()
+
+
+@pytest.mark.parametrize("objective", ["mlm", "clm"])
+def test_labels_are_of_the_block(objective, first_batch):
+    data, batch = first_batch(objective)
+    if objective == "mlm":
+        blocks = batch["tokens"].copy()
+        np.put_along_axis(blocks, batch["positions"], batch["labels"], axis=1)
+        assert (blocks != batch["tokens"]).any()
+    else:
+        blocks = np.concatenate([batch["tokens"], batch["labels"][:, -1:]], axis=1)
+        np.testing.assert_array_equal(batch["labels"][:, :-1], batch["tokens"][:, 1:])
+    np.testing.assert_array_equal(blocks, [data.held_out[i] for i in range(BATCH)])
+
+
+@pytest.mark.parametrize("objective", ["mlm", "clm"])
+def test_whose_document_the_token_between_two_belongs_to(objective, first_batch):
+    """A segment begins after `[SEP]`, but at `</s>`."""
+    data, batch = first_batch(objective, document_attention=True)
+    found = 0
+    for row, segments in enumerate(batch["segments"]):
+        ends = np.flatnonzero(data.held_out[row][1:32] == data.tokenizer.end) + 1
+        begins = np.flatnonzero(np.diff(segments)) + 1
+        np.testing.assert_array_equal(begins, [i + (objective == "mlm") for i in ends if i + (objective == "mlm") < 32])
+        found += len(begins)
+    assert found
+
+
+@pytest.mark.parametrize("objective", sorted(OBJECTIVES))
+def test_the_metric_is_better_for_the_better_model(objective):
+    good, bad = metrics(0.1, 1.0, 1.0), metrics(5.0, 1.0, 0.0)
+    metric = OBJECTIVES[objective].metric
+    assert (good[metric] < bad[metric]) == OBJECTIVES[objective].lower_is_better
+
+
+def test_a_causal_example_predicts_the_next_token():
+    example = causal_example(np.arange(9, dtype=np.int32))
+    np.testing.assert_array_equal(example["tokens"], np.arange(8))
+    np.testing.assert_array_equal(example["labels"], np.arange(1, 9))
+    assert example["weights"].sum() == 8 and example["weights"].dtype == np.float32
+    assert example["mask"].all() and example["mask"].dtype == bool
+
+
+def test_sources_serve_a_kind_of_objectives_and_bigram_backcopy_one(monkeypatch):
+    class AnotherCausal(CausalLanguageModelling):
+        pass
+
+    monkeypatch.setitem(OBJECTIVES, "another", AnotherCausal())
+    serving = {name: {source for source, cls in SOURCES.items() if cls.serves(o)} for name, o in OBJECTIVES.items()}
+    text, images = {"stdlib", "text_files", "text_corpus"}, {"digits", "idx", "image_folder", "image_corpus"}
+    assert serving == {"mlm": text, "another": text, "clm": text | {"bigram_backcopy"}, "classification": images}
+
+
+def test_an_objective_of_another_kind_has_no_options_of_text():
+    with pytest.raises(QtxError, match="unknown text objective 'classification'"):
+        Stdlib().resolved("classification")
+    with pytest.raises(QtxError, match="source 'stdlib' serves objective mlm or clm, not 'classification': expected"):
+        DataConfig(source="stdlib").resolved("classification")
