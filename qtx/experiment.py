@@ -156,7 +156,8 @@ def resolved(experiment: Experiment) -> Experiment:
     """The same experiment, every option at its value but those that only the data tell: a default that changes later,
     or that is named, makes no other experiment of it."""
     data = experiment.data.resolved(experiment.objective)
-    return dataclasses.replace(experiment, model=experiment.model.resolved(), data=data)
+    training = experiment.training.resolved()
+    return dataclasses.replace(experiment, model=experiment.model.resolved(), data=data, training=training)
 
 
 def record(experiment: Experiment) -> dict[str, Any]:

@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import contextlib
 import contextvars
+import fnmatch
 from collections.abc import Callable, Collection, Iterator, Mapping
 from typing import Any, NamedTuple
 
@@ -125,13 +126,19 @@ def capture(apply: Callable[..., Any], sites: Collection[str], *args: Any, **kwa
 
     Args:
       apply: `module.apply`, or what takes its options.
-      sites: paths, e.g. `"layers/mlp/out"`.
+      sites: paths, or patterns of paths, e.g. `"layers/mlp/out"`, `"layers/mlp*"`.
       args, kwargs: of `apply`.
     """
+
+    def is_captured(module: nn.Module, method: str) -> bool:
+        path = "/".join(module.path)
+        named = method == "__call__" and isinstance(module, SITE_MODULES)
+        return named and any(fnmatch.fnmatchcase(path, site) for site in sites)
+
     y, variables = apply(
         *args,
         **kwargs,
-        capture_intermediates=lambda module, method: method == "__call__" and "/".join(module.path) in sites,
+        capture_intermediates=is_captured,
         mutable=["intermediates"],
     )
     flat = traverse_util.flatten_dict(variables.get("intermediates", {}), sep="/")

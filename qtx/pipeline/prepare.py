@@ -22,6 +22,8 @@ from qtx.quantization.qat.model import QatModel
 from qtx.quantization.recipe import resolve
 from qtx.quantization.weights import weights_of
 from qtx.sites import site_shapes
+from qtx.training.penalized import check_sites
+from qtx.training.penalties import make_penalties
 from qtx.training.run_folder import RunFolder
 from qtx.training.sharding import check_batch, make_mesh, shard_global_batch
 
@@ -105,6 +107,7 @@ def prepare(experiment: Experiment, data: Data | None = None, run: RunFolder | N
     example = next(iter(data.evaluation(1)))
     params = nn.unbox(jax.eval_shape(module.init, jax.random.key(0), example)["params"])
     check_recipe(experiment, module, params, example)
+    check_sites(make_penalties(experiment.training.penalties), module, params, example)
     qat = qat_model(experiment, module, data)
     return Prepared(experiment, data, identity_of(data), module, count_parameters(params), mesh, qat)
 

@@ -3,9 +3,11 @@
 from __future__ import annotations
 
 import dataclasses
+from typing import Self
 
 from qtx.foundation.errors import QtxError, lookup
 from qtx.training.optimizer import OPTIMIZERS
+from qtx.training.penalties import complete_text, make_penalties
 from qtx.training.schedules import SCHEDULES
 
 # Metric of the held-out data -> its sign in a checkpoint's score, of which more is better.
@@ -32,6 +34,8 @@ class TrainingConfig:
         with like.
       clip_norm: largest global norm of a gradient; None: no clipping.
       label_smoothing: share of the target that is spread over all classes, during training only.
+      penalties: on activations, in the loss during training only: names in `PENALTIES` with options, e.g.
+        `"hinge,sites=layers/mlp/out,tau=10,weight=.1"`.
       max_bad_steps: an update whose loss or gradient is not finite is skipped; this many in a row end the run.
       eval_batches: how many held-out batches an evaluation takes, the first ones; None: all. `qtx evaluate`, `quantize`
         and `compare` measure on as many.
@@ -61,6 +65,7 @@ class TrainingConfig:
     decay_norm_scale: bool = False
     clip_norm: float | None = 1.0
     label_smoothing: float = 0.0
+    penalties: tuple[str, ...] = ()
     max_bad_steps: int = 1
     eval_batches: int | None = None
     log_every: int = 50
@@ -95,6 +100,7 @@ class TrainingConfig:
         lookup(OPTIMIZERS, "optimizer", self.optimizer)
         lookup(SCHEDULES, "learning-rate schedule", self.schedule)
         lookup(BEST_METRICS, "best_metric", self.best_metric)
+        make_penalties(self.penalties)
         if self.warmup_steps >= self.steps:
             raise QtxError(
                 f"warmup_steps is {self.warmup_steps}: expected fewer than steps {self.steps}; lower it, or raise steps"
@@ -104,3 +110,8 @@ class TrainingConfig:
                 f"batch_size {self.batch_size} is not divisible by accumulation_steps {self.accumulation_steps}: "
                 f"set batch_size to {-(-self.batch_size // self.accumulation_steps) * self.accumulation_steps}"
             )
+
+    def resolved(self) -> Self:
+        """The same options, with those of the penalties all at their values."""
+        penalties = tuple(map(complete_text, make_penalties(self.penalties).values()))
+        return dataclasses.replace(self, penalties=penalties)

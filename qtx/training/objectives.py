@@ -7,7 +7,7 @@ big batch.
 from __future__ import annotations
 
 import math
-from collections.abc import Mapping
+from collections.abc import Collection, Mapping
 from typing import NamedTuple
 
 import jax
@@ -32,6 +32,39 @@ class Sums(NamedTuple):
         """Of no predictions."""
         zero = jnp.zeros((), jnp.float32)
         return cls(zero, zero, zero)
+
+    @property
+    def penalties(self) -> dict[str, Mean]:
+        """There are none; no field, so that the checkpoints of runs without penalties hold nothing of them."""
+        return {}
+
+
+class Mean(NamedTuple):
+    """A mean that adds up: the sum and the number of its terms, float32 scalars."""
+
+    total: jax.Array
+    terms: jax.Array
+
+    @classmethod
+    def zero(cls) -> Mean:
+        """Of no terms."""
+        zero = jnp.zeros((), jnp.float32)
+        return cls(zero, zero)
+
+
+class PenalizedSums(NamedTuple):
+    """`Sums`, whose loss is the cross entropy alone, and the penalties by name, before their weights: per real token,
+    layer and site (see `qtx.training.penalties`)."""
+
+    loss: jax.Array
+    weight: jax.Array
+    correct: jax.Array
+    penalties: dict[str, Mean]
+
+
+def zero_sums(penalties: Collection[str]) -> Sums | PenalizedSums:
+    """Of no predictions and no tokens, with the named penalties."""
+    return PenalizedSums(*Sums.zero(), {name: Mean.zero() for name in penalties}) if penalties else Sums.zero()
 
 
 def cross_entropy_sums(logits: jax.Array, labels: jax.Array, weights: jax.Array, share_ties: bool = True) -> Sums:

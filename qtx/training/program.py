@@ -15,6 +15,8 @@ from jax.sharding import Mesh
 from qtx.training.config import TrainingConfig
 from qtx.training.objectives import Sums
 from qtx.training.optimizer import make_optimizer
+from qtx.training.penalized import check_sites
+from qtx.training.penalties import make_penalties
 from qtx.training.sharding import batch_sharding, optimizer_shardings, param_shardings, replicated
 from qtx.training.step import (
     Batch,
@@ -50,7 +52,11 @@ class Program:
 
 
 def make_program(module: Trainable, training: TrainingConfig, mesh: Mesh, batch: Mapping[str, np.ndarray]) -> Program:
-    """The program for batches like `batch` (any number of examples); compiled when first called, and once."""
+    """The program for batches like `batch` (any number of examples); compiled when first called, and once.
+
+    Raises:
+      QtxError: if the module does not have what `training.penalties` is about.
+    """
     shapes = sorted((name, np.shape(value)[1:], np.asarray(value).dtype.name) for name, value in batch.items())
     return _make_program(module, training, mesh, tuple(shapes))
 
@@ -59,17 +65,19 @@ def make_program(module: Trainable, training: TrainingConfig, mesh: Mesh, batch:
 @functools.lru_cache(maxsize=16)
 def _make_program(module: Trainable, training: TrainingConfig, mesh: Mesh, shapes: Shapes) -> Program:
     optimizer = make_optimizer(training)
+    penalties = make_penalties(training.penalties)
     # Parameter shapes do not depend on the number of examples: one is enough to trace the initialization.
     example = {name: np.zeros((1, *shape), dtype) for name, shape, dtype in shapes}
 
     def init(seed):
-        return init_state(module, optimizer, seed, example)
+        return init_state(module, optimizer, seed, example, penalties)
 
     def start(given):
         # The training step consumes its state: without a copy that would be the caller's arrays.
-        return start_state(optimizer, jax.tree.map(jnp.copy, given))
+        return start_state(optimizer, jax.tree.map(jnp.copy, given), penalties)
 
     abstract = jax.eval_shape(init, np.uint32(0))
+    check_sites(penalties, module, abstract.params, example)
     boxed = abstract_params(module, example)
     everywhere = replicated(mesh)
     params = param_shardings(mesh, boxed)

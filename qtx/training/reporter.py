@@ -132,11 +132,13 @@ class Reporter:
 
     def train(self, state: TrainState, step: int, numbers: Mapping[str, jax.Array], skipped: int) -> None:
         """Logs means since the last line, `numbers` of the last step, and how many were skipped in the run."""
-        means = metrics(*(float(Total(*pair).exact()) for pair in zip(state.window, state.lost, strict=True)))
+        sums = jax.tree.map(lambda high, low: float(Total(high, low).exact()), state.window, state.lost)
+        means = metrics(sums.loss, sums.weight, sums.correct)
         self._loss = means["loss"]
         values = {
             "loss": means["loss"],
             "accuracy": means["accuracy"],
+            **{f"penalty/{n}": total / terms if terms else math.nan for n, (total, terms) in sums.penalties.items()},
             **{name: float(value) for name, value in numbers.items()},
         }
         if skipped:

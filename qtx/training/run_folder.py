@@ -36,7 +36,11 @@ FREE_TRAINING_OPTIONS = (
 # What a config may leave to the data, and what is known of a run only when these are loaded: compared when it is there.
 TOLD_BY_THE_DATA = tuple(f"model.{name}" for name in FROM_DATA)
 # Options that runs of earlier versions have no record of, and what these did, if it is more than nothing.
-LATER_OPTIONS = {"model.attention.gate_input": "normed", "model.attention.gate_place": "context"}
+LATER_OPTIONS = {
+    "model.attention.gate_input": "normed",
+    "model.attention.gate_place": "context",
+    "training.penalties": [],
+}
 TOKENIZER_OPTIONS = ("tokenizer", "vocab_size")
 IDENTITY = "identity"
 # Of a run's identity: the entry, and what it is called in messages.

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Collection
 from typing import Any, Protocol
 
 import flax
@@ -14,8 +14,11 @@ from jax.sharding import Mesh, NamedSharding, PartitionSpec
 
 from qtx.axes import LOGICAL_AXES
 from qtx.foundation.totals import Total
+from qtx.sites import capture
 from qtx.training.config import TrainingConfig
-from qtx.training.objectives import Sums, cross_entropy_sums, training_sums
+from qtx.training.objectives import PenalizedSums, Sums, cross_entropy_sums, training_sums, zero_sums
+from qtx.training.penalized import penalty_sums
+from qtx.training.penalties import make_penalties
 from qtx.training.schedules import learning_rate_schedule
 
 Batch = dict[str, jax.Array]
@@ -59,8 +62,8 @@ class TrainState:
       step: updates done, int32; skipped ones count.
       params: float32, without boxes.
       opt_state: optax's.
-      window: `Sums` since the last log line, without skipped updates. Part of the state, so that a resumed run logs the
-        same means.
+      window: `Sums`, or `PenalizedSums`, since the last log line, without skipped updates. Part of the state, so that a
+        resumed run logs the same means.
       lost: the digits of the same sums that float32 has no place for (see `qtx.foundation.totals.Total`).
       bad: what was skipped.
     """
@@ -73,15 +76,17 @@ class TrainState:
     bad: Any
 
 
-def init_state(module: Trainable, optimizer: optax.GradientTransformation, seed: Any, batch: Any) -> TrainState:
-    """The state before the first update; `batch` gives the shapes only."""
-    return start_state(optimizer, nn.unbox(module.init(_init_key(seed), batch)["params"]))
+def init_state(
+    module: Trainable, optimizer: optax.GradientTransformation, seed: Any, batch: Any, penalties: Collection[str]
+) -> TrainState:
+    """The state before the first update, with the named penalties; `batch` gives the shapes only."""
+    return start_state(optimizer, nn.unbox(module.init(_init_key(seed), batch)["params"]), penalties)
 
 
-def start_state(optimizer: optax.GradientTransformation, params: Any) -> TrainState:
-    """The state before the first update of given parameters."""
-    step = jnp.zeros((), jnp.int32)
-    return TrainState(step, params, optimizer.init(params), Sums.zero(), Sums.zero(), BadSteps.none())
+def start_state(optimizer: optax.GradientTransformation, params: Any, penalties: Collection[str]) -> TrainState:
+    """The state before the first update of given parameters, with the named penalties."""
+    step, zero = jnp.zeros((), jnp.int32), zero_sums(penalties)
+    return TrainState(step, params, optimizer.init(params), zero, zero, BadSteps.none())
 
 
 def _init_key(seed: Any) -> jax.Array:
@@ -99,30 +104,40 @@ def make_train_step(
     """(state, batch, seed) -> (state after one update, its learning_rate and grad_norm), to be compiled over `mesh`.
 
     The loss is sum(weights * cross entropy) / sum(weights) over the whole batch: each microbatch divides by the weights
-    of all, so that accumulation gives the big batch's gradient and not a mean of means.
+    of all, so that accumulation gives the big batch's gradient and not a mean of means. To it come the penalties of
+    `config.penalties`, likewise.
 
     An update that is not finite is skipped. `config.max_bad_steps` of them in a row freeze the state as it was before
     the last of them, with `bad` alone telling so: whatever is called until that is noticed changes nothing.
     """
 
-    def gradients(params, batch, key, step, normalizer):
+    penalties = make_penalties(config.penalties)
+    sites = {pattern for penalty in penalties.values() for pattern in penalty.patterns}
+
+    def forward(*args, **kwargs):
+        return capture(module.apply, sites, *args, **kwargs) if sites else (module.apply(*args, **kwargs), {})
+
+    def gradients(params, batch, key, step, normalizer, whole):
         def loss(params):
-            logits: Any = module.apply({"params": params}, batch, train=True, step=step, rngs={"dropout": key})
+            logits, captured = forward({"params": params}, batch, train=True, step=step, rngs={"dropout": key})
             sums = training_sums(logits, batch, config.label_smoothing)
-            return sums.loss / normalizer, sums
+            if not penalties:
+                return sums.loss / normalizer, sums
+            penalty, of_penalties = penalty_sums(penalties, captured, batch, whole, step)
+            return sums.loss / normalizer + penalty, PenalizedSums(*sums, of_penalties)
 
         return jax.grad(loss, has_aux=True)(params)
 
-    def accumulate(params, batch, key, step, normalizer):
+    def accumulate(params, batch, key, step, normalizer, whole):
         parts = config.accumulation_steps
         split = jax.tree.map(lambda x: _microbatches(x, parts, mesh), batch)
 
         def add(total, part):
             batch, index = part
-            new = gradients(params, batch, jax.random.fold_in(key, index), step, normalizer)
+            new = gradients(params, batch, jax.random.fold_in(key, index), step, normalizer, whole)
             return jax.tree.map(jnp.add, total, new), None
 
-        zeros = jax.tree.map(jnp.zeros_like, params), Sums.zero()
+        zeros = jax.tree.map(jnp.zeros_like, params), zero_sums(penalties)
         return jax.lax.scan(add, zeros, (split, jnp.arange(parts)))[0]
 
     schedule = learning_rate_schedule(config)
@@ -131,21 +146,24 @@ def make_train_step(
     def train_step(state: TrainState, batch: Batch, seed: Any) -> tuple[TrainState, dict[str, jax.Array]]:
         weight = batch["weights"].astype(jnp.float32).sum()
         normalizer = jnp.where(weight > 0, weight, 1.0)
-        grads, sums = compute(state.params, batch, _dropout_key(seed, state.step), state.step, normalizer)
+        grads, sums = compute(state.params, batch, _dropout_key(seed, state.step), state.step, normalizer, batch)
         updates, opt_state = optimizer.update(grads, state.opt_state, state.params)
         params = optax.apply_updates(state.params, updates)
         grad_norm = optax.tree.norm(grads)
 
         finite = jnp.isfinite(sums.loss) & jnp.isfinite(grad_norm)
+        for mean in sums.penalties.values():
+            finite &= jnp.isfinite(mean.total)
         in_a_row = jnp.where(finite, 0, state.bad.in_a_row + 1)
         frozen = state.bad.in_a_row >= config.max_bad_steps
         goes_on = ~frozen & (in_a_row < config.max_bad_steps)
         skipped = goes_on & ~finite
         bad = BadSteps(jnp.where(finite, state.bad.last, state.step + 1), in_a_row, state.bad.total + skipped)
-        begun = (Sums.zero(), Sums.zero())
+        begun = (zero_sums(penalties), zero_sums(penalties))
         window, lost = _where(state.step % config.log_every == 0, begun, (state.window, state.lost))
-        totals = [Total(*pair).plus(more) for *pair, more in zip(window, lost, sums, strict=True)]
-        added = tuple(Sums(*parts) for parts in zip(*totals, strict=True))
+        parts = zip(*map(jax.tree.leaves, (window, lost, sums)), strict=True)
+        totals = [Total(*pair).plus(more) for *pair, more in parts]
+        added = tuple(jax.tree.unflatten(jax.tree.structure(sums), part) for part in zip(*totals, strict=True))
         window, lost = _where(finite, added, (window, lost))
         params, opt_state = _where(finite & ~frozen, (params, opt_state), (state.params, state.opt_state))
         after = TrainState(

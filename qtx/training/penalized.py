@@ -1,0 +1,88 @@
+"""Penalties on what a model's sites hold while it trains: capturing them, their sums, and the check that they exist."""
+
+from __future__ import annotations
+
+import fnmatch
+from collections.abc import Mapping
+from typing import Any
+
+import jax
+import jax.numpy as jnp
+
+from qtx.foundation.errors import QtxError, unknown
+from qtx.masks import token_mask
+from qtx.sites import capture
+from qtx.training.objectives import Mean
+from qtx.training.penalties import Penalty
+
+HEAD = "head/"
+
+
+def penalty_sums(
+    penalties: Mapping[str, Penalty],
+    captured: Mapping[str, jax.Array],
+    batch: Mapping[str, jax.Array],
+    whole: Mapping[str, jax.Array],
+    step: jax.Array,
+) -> tuple[jax.Array, dict[str, Mean]]:
+    """The penalties' part of a microbatch's loss, a scalar, and the sums of each of them, before its weight.
+
+    As the loss, each is divided by what the whole batch has of real tokens, so that the parts of an accumulated batch
+    add up to the penalty of that batch.
+
+    Args:
+      penalties: by name.
+      captured: path to `[L, B, T, D]`, of at least the penalties' sites.
+      batch: the microbatch.
+      whole: the batch that it is of.
+      step: updates done, for what anneals.
+    """
+    loss, sums = jnp.zeros((), jnp.float32), {}
+    for name, penalty in penalties.items():
+        mean, of_whole = Mean.zero(), jnp.zeros((), jnp.float32)
+        for site in _sites(penalty, captured):
+            layers, _, length, _ = captured[site].shape
+            real = token_mask(batch, length)
+            values = jnp.where(real, penalty(captured[site].astype(jnp.float32), step), 0.0)
+            mean = Mean(mean.total + values.sum(), mean.terms + layers * real.sum(dtype=jnp.float32))
+            of_whole += layers * token_mask(whole, length).sum(dtype=jnp.float32)
+        loss += penalty.annealed("weight", step) * mean.total / jnp.maximum(of_whole, 1.0)
+        sums[name] = mean
+    return loss, sums
+
+
+def check_sites(penalties: Mapping[str, Penalty], module: Any, params: Any, batch: Mapping[str, Any]) -> None:
+    """Raises QtxError for a penalty whose sites the model does not have, naming the nearest, or which have no value per
+    token; the model is traced without computing.
+
+    Args:
+      penalties: by name.
+      module: what is trained.
+      params: its parameters, or their shapes.
+      batch: gives the shapes only.
+    """
+    if not penalties:
+        return
+    _, sites = jax.eval_shape(lambda params: capture(module.apply, ("*",), {"params": params}, dict(batch)), params)
+    for name, penalty in penalties.items():
+        for pattern in penalty.patterns:
+            found = fnmatch.filter(sites, pattern)
+            if not found:
+                raise unknown(f"site of the penalty {name}", pattern, sites)
+            for site in found:
+                if not _per_token(site, sites[site].shape, batch):
+                    raise QtxError(
+                        f"the penalty {name} has sites {pattern!r}, but {site} has no value per token and feature: its "
+                        f"shape is {list(sites[site].shape[1:])} for a batch of one; choose e.g. layers/mlp/out"
+                    )
+
+
+def _sites(penalty: Penalty, paths: Mapping[str, Any]) -> list[str]:
+    """Those of the paths that are a penalty's, each once."""
+    return sorted({path for pattern in penalty.patterns for path in fnmatch.filter(paths, pattern)})
+
+
+def _per_token(site: str, shape: tuple[int, ...], batch: Mapping[str, Any]) -> bool:
+    """Whether a site `[L, B, ...]` is `[L, B, T, D]`; every patch of an image is a token."""
+    predictions = site.startswith(HEAD) and "positions" in batch
+    return len(shape) == 4 and not predictions and ("tokens" not in batch or shape[2] == batch["tokens"].shape[1])

@@ -1,0 +1,43 @@
+"""Penalties: regularizers of activations in the training loss. A new one is a file here and a line in `PENALTIES`."""
+
+from __future__ import annotations
+
+import dataclasses
+from collections.abc import Sequence
+
+from qtx.foundation.errors import QtxError
+from qtx.foundation.variants import make_variant, split_variant
+from qtx.training.penalties.base import Penalty
+from qtx.training.penalties.hinge import Hinge
+from qtx.training.penalties.square import Square
+from qtx.training.penalties.tweo import Tweo
+
+PENALTIES: dict[str, type[Penalty]] = {"square": Square, "hinge": Hinge, "tweo": Tweo}
+KIND = "penalty"
+
+
+def make_penalties(texts: Sequence[str]) -> dict[str, Penalty]:
+    """The penalties that `training.penalties` names, by the names under which they are logged: that of the kind, and
+    `hinge_2` for a second one of it.
+
+    Raises:
+      QtxError: for an unknown kind or option, or a bad value.
+    """
+    penalties: dict[str, Penalty] = {}
+    for text in texts:
+        if not isinstance(text, str):
+            raise QtxError(f"penalties has {text!r}: expected texts, e.g. ('hinge,tau=10,weight=.1',)")
+        kind, _ = split_variant(text, KIND)
+        earlier = sum(type(other) is PENALTIES.get(kind) for other in penalties.values())
+        penalties[f"{kind}_{earlier + 1}" if earlier else kind] = make_variant(PENALTIES, KIND, text)
+    return penalties
+
+
+def complete_text(penalty: Penalty) -> str:
+    """The text that names a penalty with every option at its value; those that are None are off."""
+    kind = next(kind for kind, cls in PENALTIES.items() if cls is type(penalty))
+    options = {field.name: getattr(penalty, field.name) for field in dataclasses.fields(penalty)}
+    return ",".join((kind, *(f"{name}={value}" for name, value in options.items() if value is not None)))
+
+
+__all__ = ["PENALTIES", "Hinge", "Penalty", "Square", "Tweo", "complete_text", "make_penalties"]

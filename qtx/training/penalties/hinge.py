@@ -1,0 +1,36 @@
+"""What exceeds a threshold, squared."""
+
+from __future__ import annotations
+
+import dataclasses
+
+import jax
+import jax.numpy as jnp
+
+from qtx.foundation.errors import QtxError
+from qtx.training.penalties.base import Penalty
+
+
+@dataclasses.dataclass(frozen=True)
+class Hinge(Penalty):
+    """sum_d relu(|x_d| - tau)^2: nothing for values within [-tau, tau], so that only outliers are pulled in.
+
+    A sum and not a mean over the features: the few that are outliers weigh the same in a wider model.
+
+    Attributes:
+      tau: the threshold, in units of the site.
+      tau_start: None: `tau` from the start; see `Penalty`.
+    """
+
+    tau: float = 10.0
+    tau_start: float | None = None
+
+    def __post_init__(self):
+        super().__post_init__()
+        for name in ("tau", "tau_start"):
+            value = getattr(self, name)
+            if value is not None and not value >= 0:
+                raise QtxError(f"{name} is {value}: expected 0 or more")
+
+    def __call__(self, x, step):
+        return jnp.square(jax.nn.relu(jnp.abs(x) - self.annealed("tau", step))).sum(axis=-1)
