@@ -17,9 +17,9 @@ from qtx.foundation.errors import QtxError
 from qtx.models import build, count_parameters
 from qtx.pipeline.identity import identity_of, load_data
 from qtx.pipeline.qat import check_calibration, qat_model
+from qtx.quantization.plan import weights_of
 from qtx.quantization.qat.model import QatModel
 from qtx.quantization.recipe import resolve
-from qtx.quantization.weights import weights_of
 from qtx.sites import site_shapes
 from qtx.training.run_folder import RunFolder
 from qtx.training.sharding import check_batch, make_mesh, shard_global_batch
