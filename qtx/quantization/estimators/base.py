@@ -7,7 +7,7 @@ import dataclasses
 
 import jax
 
-State = dict[str, jax.Array]
+EstimatorState = dict[str, jax.Array]
 
 
 @dataclasses.dataclass(frozen=True)
@@ -18,13 +18,18 @@ class Estimator(abc.ABC):
     """
 
     @abc.abstractmethod
-    def init(self) -> State:
+    def init(self) -> EstimatorState:
         """The state before the first tensor, float32 arrays by name."""
 
     @abc.abstractmethod
     def update(
-        self, state: State, x: jax.Array, bits: jax.Array | int, symmetric: bool, where: jax.Array | None = None
-    ) -> State:
+        self,
+        state: EstimatorState,
+        x: jax.Array,
+        bits: jax.Array | int,
+        symmetric: bool,
+        where: jax.Array | None = None,
+    ) -> EstimatorState:
         """The state after one more tensor.
 
         Args:
@@ -36,5 +41,5 @@ class Estimator(abc.ABC):
         """
 
     @abc.abstractmethod
-    def result(self, state: State) -> tuple[jax.Array, jax.Array]:
+    def result(self, state: EstimatorState) -> tuple[jax.Array, jax.Array]:
         """(minimum, maximum), float32 scalars, of what a state has seen."""
