@@ -32,9 +32,9 @@ CONFIG = BertConfig(num_layers=4, width=256, num_heads=4, mlp_width=1024, vocab_
 BATCH, LENGTH = 32, 128
 CALIBRATIONS: dict[str, dict[str, Any]] = {
     "running min-max": {},
-    "percentile 99.99": {"percentile": 99.99},
+    "percentile 99.99": {"activation_estimator": "running_minmax,percentile=99.99"},
     "groups (PEG)": {"activation_granularity": "group"},
-    "mse, golden section": {"activation_estimator": "mse_golden"},
+    "mse, golden section": {"activation_estimator": "mse,search=golden"},
     "mse, grid of 100": {"activation_estimator": "mse"},
 }
 

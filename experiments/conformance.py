@@ -36,8 +36,10 @@ from qtx.analysis.metrics import official_metrics, outlier_metrics
 from qtx.families import FAMILIES, build
 from qtx.foundation.config import choices
 from qtx.foundation.errors import QtxError
+from qtx.foundation.variants import variant_text
 from qtx.interop import load
-from qtx.quantization import QuantizationConfig, calibrate
+from qtx.quantization import ESTIMATORS, QuantizationConfig, calibrate
+from qtx.quantization.estimators import RunningMinMax
 
 ANSWERS = ("expected.json", "expected.safetensors")
 FLOATING_POINT = "fp"
@@ -151,7 +153,7 @@ def check_model(folder: Path) -> Iterator[tuple[Row, Closeness | None]]:
         options = QuantizationConfig(
             recipe=FAMILIES[expected["kind"]].recipe,
             weight_estimator=answers["weight_range"],
-            percentile=answers["activation_percentile"],
+            activation_estimator=variant_text(ESTIMATORS, RunningMinMax(percentile=answers["activation_percentile"])),
         )
         recipe = options.make_recipe(f"w{answers['weight_bits']}a{answers['activation_bits']}", config)
         quantized = calibrate(module, params, recipe, calibration, len(calibration))

@@ -76,14 +76,16 @@ def measurements(run: Run, prepared: Prepared, params: Any, methods: bool, done:
         line = row | dataclasses.asdict(cell) | {"calibration_seed": seed}
         if key(line) in done:
             continue
-        config = dataclasses.replace(prepared.experiment.quantization, weight_estimator=cell.weight_estimator)
+        config = dataclasses.replace(
+            prepared.experiment.quantization, weight_estimator=cell.weight_estimator, method=cell.method
+        )
         quantized = calibrate(
             prepared.module,
             params,
             config.make_recipe(cell.scheme, prepared.module.config),
             Batches(prepared.mesh, prepared.data.calibration(prepared.batch_size, seed)),
             config.calibration_batches,
-            METHODS[cell.method](),
+            config.make_method(),
         )
         yield line | {"value": metric_of(quantized)}
 

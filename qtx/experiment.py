@@ -21,6 +21,7 @@ from qtx.families import FAMILIES
 from qtx.foundation.config import flattened, read_section, section
 from qtx.foundation.errors import QtxError, lookup, unknown
 from qtx.quantization import QuantizationConfig
+from qtx.quantization.earlier import of_this_version
 from qtx.quantization.qat.config import QatConfig
 from qtx.training import MeshConfig, TrainingConfig
 from qtx.training.run_folder import IDENTITY
@@ -170,6 +171,7 @@ def from_record(values: dict[str, Any], where: str) -> ConfigDict:
     folder records beside the options is left out."""
     try:
         config = default(values["family"])
+        values = {**values, "quantization": of_this_version(values.get("quantization", {}))}
         config.update({name: value for name, value in values.items() if name != IDENTITY})
     except QtxError:
         raise

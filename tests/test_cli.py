@@ -130,13 +130,15 @@ def test_evaluate(trained, tmp_path, capsys):
 def test_quantize_with_saved_ranges_gives_the_same_numbers(trained, tmp_path, capsys):
     workdir = tmp_path / "run"
     shutil.copytree(trained[0], workdir)
-    output(["quantize", f"--workdir={workdir}", "--scheme=w2a4", "--method=gptq"], capsys)
+    method = "gptq,damping=0.02"
+    output(["quantize", f"--workdir={workdir}", "--scheme=w2a4", f"--method={method}"], capsys)
     calibrated = measurements(workdir)[1]
     file = tmp_path / "saved.safetensors"
     (workdir / "ranges" / "w2a4.safetensors").rename(file)
     # The run's config has remembered method and scheme; a command line that says another one is refused.
     for flag, says in {
-        "--method=static": "holds ranges of method gptq, and the config says static: give --method=gptq",
+        "--method=static": f"holds ranges of method {method}, and the config says static: give --method={method}, or",
+        "--method=gptq": f"holds ranges of method {method}, and the config says gptq: give --method={method}, or",
         "--scheme=w4a4": "holds ranges of w2a4, and the config says w4a4: give --scheme=w2a4",
         "--config.quantization.weight_estimator=mse": "was quantized by",
     }.items():
@@ -145,7 +147,7 @@ def test_quantize_with_saved_ranges_gives_the_same_numbers(trained, tmp_path, ca
     output(["quantize", f"--workdir={workdir}", f"--ranges={file}"], capsys)
     _, first, loaded = measurements(workdir)
     assert first == calibrated and loaded == {**calibrated, "ranges": str(file)}
-    assert json.loads((workdir / "config.json").read_text())["quantization"]["method"] == "gptq"
+    assert json.loads((workdir / "config.json").read_text())["quantization"]["method"] == method
     assert (workdir / "ranges" / "w2a4.safetensors").read_bytes() == file.read_bytes()
 
 

@@ -8,7 +8,11 @@ from pathlib import Path
 
 import pytest
 
+from qtx.cli.flags import load_run_config
 from qtx.cli.main import main
+from qtx.experiment import read, record
+from qtx.pipeline.measurements import find_result
+from qtx.training import RunFolder
 
 RUN = Path(__file__).parent / "reference" / "run"
 
@@ -32,6 +36,16 @@ def test_it_evaluates_and_quantizes_to_its_numbers(copy, capsys):
     found = measured(copy)
     for scheme, values in expected.items():
         assert found[scheme] == pytest.approx(values, rel=1e-5 if scheme == "fp" else 2e-3), scheme
+
+
+def test_what_was_measured_of_it_counts():
+    """Under the options of today that its own options mean, and no others."""
+    experiment = read(load_run_config(RUN))
+    config = record(experiment)["quantization"]
+    found = find_result(RunFolder(RUN), 400, None, config)
+    assert found is not None and found["quantized"] == {s: measured(RUN)[s]["perplexity"] for s in ("w8a8", "w8a4")}
+    other = {**config, "activation_estimator": "running_minmax,momentum=0.5"}
+    assert find_result(RunFolder(RUN), 400, None, other) is None
 
 
 @pytest.mark.slow

@@ -272,8 +272,8 @@ BAD_REQUESTS = {
         "there is no file absent.safetensors, expected a file of ranges",
     ),
     "groups that do not divide": (
-        ["quantize", "--config.quantization.activation_granularity=group", "--config.quantization.groups=3"],
-        "groups 3 does not divide a last axis of 8",
+        ["quantize", "--config.quantization.activation_granularity=group,num_groups=3"],
+        "num_groups 3 does not divide a last axis of 8",
     ),
 }
 

@@ -21,7 +21,6 @@ CONFIGS = sorted((Path(__file__).parents[1] / "configs").glob("*.py"))
 MEANS_NONE = {
     "training.clip_norm": "no clipping",
     "training.eval_batches": "all held-out batches",
-    "quantization.percentile": "the extremes",
     "model.embedding_width": "the model's width",
     "model.attention.gamma": "by alpha",
     "data.validation_files": "a share of the documents",
@@ -182,7 +181,10 @@ def test_a_folder_runs_no_code(careful, capsys):
     marks = ran.read_text()
     for arguments, message in (
         (["--scheme=w3a8"], "has no rules for w3a8, only for w8a8, w4a4"),
-        (["--scheme=w8a8", "--config.quantization.percentile=99.9"], "under other options of config.quantization"),
+        (
+            ["--scheme=w8a8", "--config.quantization.activation_estimator=running_minmax,percentile=99.9"],
+            "under other options of config.quantization",
+        ),
     ):
         capsys.readouterr()
         assert main(["quantize", f"--workdir={run}", *arguments]) == 2
@@ -223,7 +225,10 @@ def test_a_damaged_recipe_is_one_line(content, careful, capsys):
 
 
 @pytest.mark.parametrize("recipe", ["paper_opt", "strict"])
-@pytest.mark.parametrize("options", [{}, {"activation_granularity": "group", "groups": 2}, {"percentile": 99.9}])
+@pytest.mark.parametrize(
+    "options",
+    [{}, {"activation_granularity": "group,num_groups=2"}, {"activation_estimator": "running_minmax,percentile=99.9"}],
+)
 def test_recorded_rules_are_those_of_the_recipe(recipe, options, tmp_path):
     from qtx.quantization.recipes.recorded import as_data
 

@@ -18,8 +18,9 @@ from flax import traverse_util
 
 from qtx.foundation.storage import Expected, read_sealed_json, sealed_json, shaped, write_whole
 from qtx.quantization import Quantized, exact
-from qtx.quantization.interceptor import round_to_range
-from qtx.quantization.weights import flatten, is_table, over_layers, round_weight
+from qtx.quantization.interceptor import counted
+from qtx.quantization.plan import flatten, is_table, over_layers
+from qtx.quantization.rounding import round_to_range
 from qtx.sites import on_sites
 
 Batch = dict[str, jax.Array]
@@ -202,7 +203,8 @@ def _activation_powers(quantized: Quantized, params: Any, batch: Batch) -> Any:
 
     def observe(site, path, y, mask):
         if path in planned:
-            rounded = round_to_range(y, site.get_variable("ranges", "range"), planned[path], mask)
+            r, counting = site.get_variable("ranges", "range"), counted(planned[path], mask)
+            rounded = round_to_range(y, r, planned[path], counting)
             where = None if mask is None else mask.dense()
             site.put_variable("calibration", "power", _powers(y, rounded, where))
         return y
@@ -219,7 +221,7 @@ def _weight_powers(quantized: Quantized, params: Any) -> dict[str, Any]:
         path = planned.path
         of_grid = rounded[path]
         if is_table(path):  # quantized at its look-ups
-            rounding = over_layers(path, functools.partial(round_weight, planned=planned))
+            rounding = over_layers(path, functools.partial(round_to_range, planned=planned, weight=True))
             of_grid = rounding(flat[path], quantized.weight_ranges[path])
         result[path] = over_layers(path, _powers)(flat[path], of_grid)
     return result

@@ -47,7 +47,11 @@ class Flag:
 
 
 FLAGS = {
-    "method": Flag("--method=METHOD", "static, per_token, smoothquant, hadamard or gptq", "quantization.method={}"),
+    "method": Flag(
+        "--method=METHOD",
+        "static, per_token, smoothquant, hadamard or gptq; options follow: gptq,damping=0.02",
+        "quantization.method={}",
+    ),
     "scheme": Flag("--scheme=SCHEME", "one scheme, e.g. w8a8, instead of the config's", "quantization.schemes=('{}',)"),
     "ranges": Flag("--ranges=FILE", "ranges of an earlier calibration by the same method, instead of a new one"),
     "format": Flag("--format=FORMAT", "int8 (runs in integers) or huggingface (floating point)"),

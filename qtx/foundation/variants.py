@@ -33,7 +33,7 @@ def split_variant(text: str, kind: str) -> tuple[str, dict[str, Any]]:
     for option in options:
         key, equals, value = (part.strip() for part in option.partition("="))
         if not equals:
-            raise QtxError(f"{kind} {text!r}: {option!r} is not an option=value, e.g. clipped_softmax,alpha=4")
+            raise QtxError(f"{kind} {text!r}: {option!r} is not an option=value, e.g. {name},alpha=4")
         try:
             values[key] = ast.literal_eval(value)
         except (SyntaxError, ValueError):

@@ -18,9 +18,9 @@ from qtx.foundation.errors import QtxError
 from qtx.models import count_parameters
 from qtx.pipeline.identity import identity_of, load_data
 from qtx.pipeline.qat import check_calibration, qat_model
+from qtx.quantization.plan import weights_of
 from qtx.quantization.qat.model import QatModel
 from qtx.quantization.recipe import resolve
-from qtx.quantization.weights import weights_of
 from qtx.sites import site_shapes
 from qtx.training.penalized import check_sites
 from qtx.training.penalties import make_penalties

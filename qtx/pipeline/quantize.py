@@ -12,7 +12,6 @@ from qtx.pipeline.prepare import Prepared
 from qtx.pipeline.trained import TrainedRun
 from qtx.quantization import Quantized, calibrate
 from qtx.quantization.files import LEARNED, load_ranges, read_ranges, save_ranges
-from qtx.quantization.methods import METHODS
 from qtx.quantization.recipes.recorded import read_entries
 from qtx.training import RunFolder
 
@@ -35,13 +34,13 @@ def under(run: TrainedRun, scheme: str) -> Quantized:
         config.make_recipe(scheme, prepared.module.config),
         prepared.calibration(),
         config.calibration_batches,
-        METHODS[config.method](),
+        config.make_method(),
     )
 
 
 def method_of(prepared: Prepared, scheme: str) -> str:
-    """How `quantize` quantizes to a scheme: a name in `METHODS`, or `LEARNED` under the scheme that the run was trained
-    under."""
+    """How `quantize` quantizes to a scheme: the config's method, as it names it, or `LEARNED` under the scheme that the
+    run was trained under."""
     trained = prepared.qat is not None and scheme == prepared.experiment.qat.scheme
     return LEARNED if trained else prepared.experiment.quantization.method
 

@@ -18,9 +18,10 @@ from qtx.quantization import exact
 from qtx.quantization.basis import Bases
 from qtx.quantization.granularity import Token
 from qtx.quantization.interceptor import calibrating, fake_quantized
-from qtx.quantization.methods.base import Static
+from qtx.quantization.methods import Method, Static
+from qtx.quantization.plan import Plan, Ranges, is_table, make_plan, spread, weights_of
 from qtx.quantization.recipe import Recipe, resolve
-from qtx.quantization.weights import Plan, Ranges, is_table, make_plan, spread, weight_ranges, weights_of
+from qtx.quantization.weights import weight_ranges
 from qtx.sites import STACK, site_shapes
 
 STATIC = Static()
@@ -75,7 +76,7 @@ def calibrate(
     recipe: Recipe,
     batches: Iterable[dict[str, jax.Array]],
     num_batches: int,
-    method: Static = STATIC,
+    method: Method = STATIC,
 ) -> Quantized:
     """Quantizes `module` after training.
 

@@ -4,17 +4,22 @@ from __future__ import annotations
 
 import dataclasses
 import re
-from collections.abc import Iterable
+from collections.abc import Callable, Iterable, Mapping
 from typing import Any
 
-from qtx.foundation.errors import QtxError, lookup
+from qtx.foundation.errors import QtxError
+from qtx.foundation.variants import make_variant
 from qtx.models import TransformerConfig
-from qtx.quantization.estimators import ESTIMATORS, RunningMinMax
-from qtx.quantization.granularity import GRANULARITIES, Group
-from qtx.quantization.methods import METHODS
+from qtx.quantization.estimators import ESTIMATORS, MinMax, Mse
+from qtx.quantization.granularity import GRANULARITIES, Granularity, Token
+from qtx.quantization.methods import METHODS, Method
 from qtx.quantization.recipe import Quantizer, Recipe
 from qtx.quantization.recipes import RECIPES, find_recipe
 from qtx.quantization.recipes.recorded import as_data
+
+Granularities = Mapping[str, Callable[..., Granularity | Token]]
+WEIGHT_GRANULARITIES: Granularities = {name: GRANULARITIES[name] for name in ("tensor", "channel")}
+ACTIVATION_GRANULARITIES: Granularities = {name: GRANULARITIES[name] for name in ("tensor", "group", "token")}
 
 
 @dataclasses.dataclass(frozen=True)
@@ -26,17 +31,12 @@ class QuantizationConfig:
       recipe: what is quantized: a name in `RECIPES`, "file.py:function" for one of your own, or "recipe.json", the
         rules of one that a run has recorded.
       schemes: bit-widths to report, each as w<weight bits>a<activation bits>, e.g. "w8a8".
-      method: a name in `METHODS`.
-      weight_estimator: a name in `ESTIMATORS`, or "auto": min-max at 8 bits and more, MSE below (the paper's BERT and
-        ViT).
+      method: of `METHODS`, with its options after commas, e.g. "gptq,damping=0.02"; so are the next four.
+      weight_estimator: of `ESTIMATORS`, or "auto": min-max at 8 bits and more, MSE below (the paper's BERT and ViT).
       weight_granularity: "tensor", or "channel": a range per output channel of every matrix.
-      activation_estimator: a name in `ESTIMATORS`.
+      activation_estimator: of `ESTIMATORS`, e.g. "running_minmax,percentile=99.99" (the paper's OPT).
       activation_granularity: "tensor", "group" (PEG: groups of dimensions, at the sites as wide as the embedding), or
         "token" (dynamic: nothing is calibrated).
-      groups: of "group".
-      percentile: with running_minmax, activation ranges from this percentile instead of the extremes (the paper's OPT:
-        99.99, 99.999).
-      momentum: of the running min-max.
       calibration_batches: batches of training data that set the activation ranges.
       sensitivity_batches: held-out batches that `qtx sensitivity` measures every site on.
 
@@ -51,26 +51,12 @@ class QuantizationConfig:
     weight_granularity: str = "tensor"
     activation_estimator: str = "running_minmax"
     activation_granularity: str = "tensor"
-    groups: int = 4
-    percentile: float | None = None
-    momentum: float = 0.9
     calibration_batches: int = 16
     sensitivity_batches: int = 4
 
     def __post_init__(self):
         find_recipe(self.recipe)
-        lookup(METHODS, "method", self.method)
-        lookup({"auto": 0, **ESTIMATORS}, "weight_estimator", self.weight_estimator)
-        lookup(ESTIMATORS, "activation_estimator", self.activation_estimator)
-        for_weights = {name: GRANULARITIES[name] for name in ("tensor", "channel")}
-        for_activations = {name: GRANULARITIES[name] for name in ("tensor", "group", "token")}
-        lookup(for_weights, "weight_granularity", self.weight_granularity)
-        lookup(for_activations, "activation_granularity", self.activation_granularity)
-        if self.percentile is not None and self.activation_estimator != "running_minmax":
-            raise QtxError(
-                f"percentile is {self.percentile}, but activation_estimator is {self.activation_estimator!r}: "
-                "percentiles are of 'running_minmax'"
-            )
+        self.make_method()
         for name in ("calibration_batches", "sensitivity_batches"):
             if getattr(self, name) < 1:
                 raise QtxError(f"{name} is {getattr(self, name)}: expected at least 1, e.g. 16")
@@ -85,12 +71,24 @@ class QuantizationConfig:
         if match is None:
             raise QtxError(f"scheme {scheme!r}: expected w<weight bits>a<activation bits>, e.g. 'w8a8'")
         weight_bits, activation_bits = int(match[1]), int(match[2])
-        name = self.weight_estimator
-        if name == "auto":
-            name = "minmax" if weight_bits >= 8 else "mse"
-        weight = Quantizer(weight_bits, True, ESTIMATORS[name](), GRANULARITIES[self.weight_granularity]())
-        activation = Quantizer(activation_bits, False, self._activation_estimator(), self._activation_granularity())
+        weight_estimators = {"auto": MinMax if weight_bits >= 8 else Mse, **ESTIMATORS}
+        weight = Quantizer(
+            weight_bits,
+            True,
+            make_variant(weight_estimators, "weight_estimator", self.weight_estimator),
+            make_variant(WEIGHT_GRANULARITIES, "weight_granularity", self.weight_granularity),
+        )
+        activation = Quantizer(
+            activation_bits,
+            False,
+            make_variant(ESTIMATORS, "activation_estimator", self.activation_estimator),
+            make_variant(ACTIVATION_GRANULARITIES, "activation_granularity", self.activation_granularity),
+        )
         return weight, activation
+
+    def make_method(self) -> Method:
+        """The method."""
+        return make_variant(METHODS, "method", self.method)
 
     def make_recipe(self, scheme: str, model: TransformerConfig) -> Recipe:
         """The recipe for a model under a scheme."""
@@ -105,13 +103,3 @@ class QuantizationConfig:
             return {}
         entries = {s: as_data(self.make_recipe(s, model), *self.quantizers(s)) for s in dict.fromkeys(schemes)}
         return {scheme: entry for scheme, entry in entries.items() if entry is not None}
-
-    def _activation_estimator(self) -> Any:
-        if self.activation_estimator == "running_minmax":
-            return RunningMinMax(self.momentum, self.percentile)
-        return ESTIMATORS[self.activation_estimator]()
-
-    def _activation_granularity(self) -> Any:
-        if self.activation_granularity == "group":
-            return Group(self.groups)
-        return GRANULARITIES[self.activation_granularity]()

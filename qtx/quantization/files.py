@@ -19,21 +19,13 @@ from flax import traverse_util
 
 from qtx.foundation.errors import QtxError
 from qtx.foundation.storage import Expected, digest, read_sealed_safetensors, sealed_safetensors, write_whole
+from qtx.foundation.variants import make_variant
 from qtx.quantization.basis import BASIS_KEYS
 from qtx.quantization.calibration import Quantized, check_finite, initial_state, planned_weights, site_ranges
 from qtx.quantization.methods import METHODS, Static
+from qtx.quantization.plan import Plan, Planned, Range, Ranges, flatten, is_table
 from qtx.quantization.recipe import Recipe
-from qtx.quantization.weights import (
-    Plan,
-    Planned,
-    Ranges,
-    flatten,
-    from_integers,
-    is_table,
-    quantize_weights,
-    to_integers,
-    weight_ranges,
-)
+from qtx.quantization.weights import from_integers, quantize_weights, to_integers, weight_ranges
 from qtx.sites import site_shapes
 
 EXPECTED = Expected("a file of ranges that `qtx quantize` of this version wrote", "calibrate anew, without --ranges")
@@ -48,7 +40,7 @@ class SavedRanges(NamedTuple):
 
     Attributes:
       file: it.
-      method: a name in `METHODS`, or `LEARNED`.
+      method: of `METHODS`, with its options, e.g. "gptq,damping=0.02"; or `LEARNED`.
       scheme: e.g. "w8a8".
       plan: by kind and path, in words, how each tensor is quantized.
       parameters: fingerprint of the floating-point parameters.
@@ -121,7 +113,8 @@ def load_ranges(module: nn.Module, params: Any, recipe: Recipe, batch: dict[str,
             f"{file} holds the ranges of other parameters: choose the --checkpoint that it was made from, or calibrate "
             "anew, without --ranges"
         )
-    recipe = METHODS.get(saved.method, Static)().adapt(recipe)
+    method = Static() if saved.method == LEARNED else make_variant(METHODS, "method", saved.method)
+    recipe = method.adapt(recipe)
     weight_plan, bits = planned_weights(params, recipe)
     estimated = jax.eval_shape(lambda p, b: weight_ranges(weight_plan, p, b, {}), params, bits)
     plan, state = initial_state(module, params, recipe, batch, estimated, {})
@@ -209,9 +202,7 @@ def _check_plan(saved: SavedRanges, expected: Mapping[str, Mapping[str, str]]) -
                 )
 
 
-def _range(
-    arrays: dict[str, np.ndarray], prefix: str, like: Mapping[str, Any], features: int, file: Path
-) -> dict[str, jax.Array]:
+def _range(arrays: dict[str, np.ndarray], prefix: str, like: Mapping[str, Any], features: int, file: Path) -> Range:
     """Takes one range out of `arrays`: the ends and bits of `like`, and a basis if there is one."""
     floats = (np.float32,)
     r = {name: jnp.asarray(_taken(arrays, f"{prefix}/{name}", x.shape, floats, file)) for name, x in like.items()}

@@ -1,22 +1,23 @@
 """Granularity: which values of a tensor share one range.
 
 A granularity turns an estimator, which knows one stream of numbers, into ranges `()` or `[D]` that broadcast along a
-tensor's last axis. A new one is a class here and a line in `GRANULARITIES`.
+tensor's last axis. A new one is a `Granularity` here and a line in `GRANULARITIES`.
 """
 
 from __future__ import annotations
 
+import abc
 import dataclasses
-from collections.abc import Callable
 from typing import Any
 
 import jax
 import jax.numpy as jnp
 
 from qtx.foundation.errors import QtxError
+from qtx.quantization.estimators import Estimator
 
 
-def observe(estimator: Any, state: Any, x: jax.Array, bits: Any, symmetric: bool, where: Any = None) -> Any:
+def observe(estimator: Estimator, state: Any, x: jax.Array, bits: Any, symmetric: bool, where: Any = None) -> Any:
     """`estimator.update`, but NaN from the first value on that is not finite: a percentile or a search would pass over
     it, and a range that is finite would hide it."""
     finite = jnp.isfinite(x).all(where=None if where is None else jnp.broadcast_to(where, x.shape))
@@ -26,31 +27,62 @@ def observe(estimator: Any, state: Any, x: jax.Array, bits: Any, symmetric: bool
 
 
 @dataclasses.dataclass(frozen=True)
-class Tensor:
-    """One range for the whole tensor."""
+class Granularity(abc.ABC):
+    """Which values of a tensor share one static range; a frozen dataclass of its options.
 
-    def init(self, estimator: Any, features: int) -> Any:
+    A state is what the estimator's is, with a leading `[D]` where every index of the last axis has one.
+    """
+
+    @abc.abstractmethod
+    def init(self, estimator: Estimator, features: int) -> Any:
+        """The state before the first tensor.
+
+        Args:
+          estimator: of the ranges.
+          features: D, the size of the last axis.
+
+        Raises:
+          QtxError: if that axis cannot be divided so.
+        """
+
+    @abc.abstractmethod
+    def update(
+        self, estimator: Estimator, state: Any, x: jax.Array, bits: Any, symmetric: bool, where: Any = None
+    ) -> Any:
+        """The state after one more tensor `x` `[..., D]`; the rest as in `Estimator.update`."""
+
+    @abc.abstractmethod
+    def result(self, estimator: Estimator, state: Any) -> tuple[jax.Array, jax.Array]:
+        """(minimum, maximum), float32, each `()` or `[D]`."""
+
+
+@dataclasses.dataclass(frozen=True)
+class Tensor(Granularity):
+    """One range for the whole tensor (Krishnamoorthi 2018, "per layer")."""
+
+    def init(self, estimator, features):
         return estimator.init()
 
-    def update(self, estimator: Any, state: Any, x: jax.Array, bits: Any, symmetric: bool, where: Any = None) -> Any:
+    def update(self, estimator, state, x, bits, symmetric, where=None):
         return observe(estimator, state, x, bits, symmetric, where)
 
-    def result(self, estimator: Any, state: Any) -> tuple[jax.Array, jax.Array]:
+    def result(self, estimator, state):
         return estimator.result(state)
 
 
 @dataclasses.dataclass(frozen=True)
-class Channel:
-    """One range for each index of the last axis: a weight's output channels, an activation's dimensions.
+class Channel(Granularity):
+    """One range for each index of the last axis: a weight's output channels (Krishnamoorthi 2018, "per channel"), an
+    activation's dimensions.
 
     Raises:
       QtxError: for a vector, whose every value would be a channel of its own.
     """
 
-    def init(self, estimator: Any, features: int) -> Any:
+    def init(self, estimator, features):
         return jax.tree.map(lambda x: jnp.broadcast_to(x, (features, *jnp.shape(x))), estimator.init())
 
-    def update(self, estimator: Any, state: Any, x: jax.Array, bits: Any, symmetric: bool, where: Any = None) -> Any:
+    def update(self, estimator, state, x, bits, symmetric, where=None):
         if x.ndim < 2:
             raise QtxError(f"granularity 'channel' on a vector of {x.size} values: quantize vectors per tensor")
         by_channel = jnp.moveaxis(x, -1, 0)
@@ -62,7 +94,7 @@ class Channel:
 
         return jax.vmap(update, (0, 0, None if where is None else 0))(state, by_channel, where)
 
-    def result(self, estimator: Any, state: Any) -> tuple[jax.Array, jax.Array]:
+    def result(self, estimator, state):
         return jax.vmap(estimator.result)(state)
 
 
@@ -83,14 +115,14 @@ class Group(Channel):
 
     def __post_init__(self):
         if self.num_groups < 1:
-            raise QtxError(f"groups is {self.num_groups}: expected at least 1")
+            raise QtxError(f"num_groups is {self.num_groups}: expected at least 1")
 
-    def init(self, estimator: Any, features: int) -> Any:
+    def init(self, estimator, features):
         if features % self.num_groups:
-            raise QtxError(f"groups {self.num_groups} does not divide a last axis of {features}: choose a divisor")
+            raise QtxError(f"num_groups {self.num_groups} does not divide a last axis of {features}: choose a divisor")
         return super().init(estimator, features)
 
-    def result(self, estimator: Any, state: Any) -> tuple[jax.Array, jax.Array]:
+    def result(self, estimator, state):
         minimum, maximum = super().result(estimator, state)
         order = jnp.argsort(maximum - minimum)
         back = jnp.argsort(order)
@@ -105,7 +137,7 @@ class Group(Channel):
 @dataclasses.dataclass(frozen=True)
 class Token:
     """Dynamic: every row of the last axis is quantized to its own extremes, found as it is computed; nothing is
-    calibrated. For activations only."""
+    calibrated. For activations only (ZeroQuant, Yao et al. 2022, section 4.1)."""
 
     def ends(self, x: jax.Array, where: Any = None) -> tuple[jax.Array, jax.Array]:
         """The ranges `[..., 1]` of the rows of `x` `[..., D]`; a row without any position of `where` gets [0, 0]."""
@@ -113,4 +145,9 @@ class Token:
         return minimum, jnp.max(x, axis=-1, keepdims=True, where=where, initial=0.0)
 
 
-GRANULARITIES: dict[str, Callable[..., Any]] = {"tensor": Tensor, "channel": Channel, "group": Group, "token": Token}
+GRANULARITIES: dict[str, type[Granularity | Token]] = {
+    "tensor": Tensor,
+    "channel": Channel,
+    "group": Group,
+    "token": Token,
+}

@@ -13,9 +13,10 @@ import flax.linen as nn
 import jax
 
 from qtx.masks import Mask
-from qtx.quantization.basis import basis_of, enter, leave
+from qtx.quantization.basis import basis_of, enter
 from qtx.quantization.granularity import Token
-from qtx.quantization.weights import Plan, Planned, round_to_grid
+from qtx.quantization.plan import Plan, Planned
+from qtx.quantization.rounding import round_to_range
 from qtx.sites import SITE_MODULES, on_sites
 
 SITES_AND_TABLES = (*SITE_MODULES, nn.Embed)
@@ -27,7 +28,8 @@ def fake_quantized(plan: Plan) -> Iterator[None]:
     by_path = {planned.path: planned for planned in plan}
 
     def quantize(site, path, y, mask):
-        return round_to_range(y, site.get_variable("ranges", "range"), by_path[path], mask)
+        planned = by_path[path]
+        return round_to_range(y, site.get_variable("ranges", "range"), planned, counted(planned, mask))
 
     with on_sites(quantize, by_path, SITES_AND_TABLES):
         yield
@@ -44,6 +46,7 @@ def calibrating(plan: Plan, tables: Plan) -> Iterator[None]:
         if path in looked_up:
             return round_to_range(y, site.get_variable("ranges", "range"), looked_up[path])
         planned, r = by_path[path], site.get_variable("ranges", "range")
+        where = counted(planned, mask)
         if not isinstance(planned.granularity, Token):
             state = planned.granularity.update(
                 planned.estimator,
@@ -51,22 +54,16 @@ def calibrating(plan: Plan, tables: Plan) -> Iterator[None]:
                 enter(y, basis_of(r)),
                 r["bits"],
                 planned.symmetric,
-                counted(planned, mask),
+                where,
             )
             minimum, maximum = planned.granularity.result(planned.estimator, state)
             r = {**r, "minimum": minimum, "maximum": maximum}
             site.put_variable("calibration", "state", state)
             site.put_variable("ranges", "range", r)
-        return round_to_range(y, r, planned, mask)
+        return round_to_range(y, r, planned, where)
 
     with on_sites(update, by_path.keys() | looked_up.keys(), SITES_AND_TABLES):
         yield
-
-
-def round_to_range(y: jax.Array, r: dict[str, jax.Array], planned: Planned, mask: Mask | None = None) -> jax.Array:
-    """An activation rounded in the basis of its range `r`, in `y`'s dtype (a basis is float32)."""
-    basis = basis_of(r)
-    return leave(round_to_grid(enter(y, basis), r, planned, counted(planned, mask)), basis).astype(y.dtype)
 
 
 def counted(planned: Planned, mask: Mask | None) -> jax.Array | None:

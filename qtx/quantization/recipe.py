@@ -5,10 +5,10 @@ from __future__ import annotations
 import dataclasses
 import fnmatch
 from collections.abc import Iterable
-from typing import Any
 
 from qtx.foundation.errors import QtxError
-from qtx.quantization.granularity import Tensor
+from qtx.quantization.estimators import Estimator
+from qtx.quantization.granularity import Granularity, Tensor, Token
 
 
 @dataclasses.dataclass(frozen=True)
@@ -29,8 +29,8 @@ class Quantizer:
 
     bits: int
     symmetric: bool
-    estimator: Any
-    granularity: Any = Tensor()
+    estimator: Estimator
+    granularity: Granularity | Token = Tensor()
     ignore_masked: bool = False
 
     def __post_init__(self):

@@ -14,7 +14,7 @@ import pytest
 
 from qtx.quantization import ESTIMATORS, QuantizationConfig, Recipe, Rule, calibrate
 from qtx.quantization.methods import METHODS
-from qtx.quantization.weights import flatten
+from qtx.quantization.plan import flatten
 from qtx.training.program import abstract_params
 from qtx.training.sharding import MeshConfig, make_mesh, param_shardings, shard_global_batch
 from tests.quantization.test_calibration import apply, make
@@ -42,7 +42,7 @@ def ranges(shape, estimator):
 
 @pytest.mark.slow
 @pytest.mark.parametrize("shape", SHAPES)
-@pytest.mark.parametrize("estimator", ESTIMATORS)
+@pytest.mark.parametrize("estimator", (*ESTIMATORS, "mse,search=golden"))
 def test_ranges_are_those_of_one_device(estimator, shape):
     one, many = ranges(ONE, estimator), ranges(shape, estimator)
     assert one.keys() == many.keys() and len(one) > 10

@@ -20,7 +20,7 @@ from qtx.pipeline.quantize import method_of, with_ranges
 from qtx.pipeline.trained import TrainedRun
 from qtx.quantization import ESTIMATORS, QuantizationConfig, calibrate
 from qtx.quantization.files import load_ranges, read_ranges, save_ranges
-from qtx.quantization.methods import METHODS, Gptq
+from qtx.quantization.methods import METHODS
 from qtx.quantization.qat.model import make_qat_model
 from tests.quantization.test_calibration import apply, make
 
@@ -37,8 +37,9 @@ def config_of(family, method, **options):
 
 def calibrated(family="opt", method="static", scheme="w4a8", **options):
     module, params, batches = model(family)
-    recipe = config_of(family, method, **options).make_recipe(scheme, module.config)
-    return calibrate(module, params, recipe, batches, 2, METHODS[method]())
+    config = config_of(family, method, **options)
+    recipe = config.make_recipe(scheme, module.config)
+    return calibrate(module, params, recipe, batches, 2, config.make_method())
 
 
 def load(file, family="opt", method="static", scheme="w4a8", params=None, **options):
@@ -49,7 +50,9 @@ def load(file, family="opt", method="static", scheme="w4a8", params=None, **opti
 
 # Every method on every family, and with every granularity, which decides the form of a range; estimators do not.
 GRANULARITIES = [("weight_granularity", "channel"), *(("activation_granularity", name) for name in ("group", "token"))]
-ESTIMATED = [(f"{kind}_estimator", name) for kind in ("weight", "activation") for name in ESTIMATORS]
+ESTIMATED = [
+    (f"{kind}_estimator", name) for kind in ("weight", "activation") for name in (*ESTIMATORS, "mse,search=golden")
+]
 CASES = {f"{method} {family}": (family, method, {}) for method in METHODS for family in sorted(FAMILIES)}
 CASES |= {
     f"{method} {name}={value}": ("opt", method, {name: value})
@@ -75,11 +78,11 @@ def test_saved_ranges_give_the_same_model_bit_for_bit(case, tmp_path):
 @pytest.mark.slow
 @pytest.mark.parametrize("bases", ["smoothquant", "hadamard"])
 def test_rounded_weights_in_a_basis_come_back(bases, tmp_path):
-    module, params, batches = model("opt")
-    recipe = config_of("opt", "gptq").make_recipe("w4a8", module.config)
-    quantized, file = calibrate(module, params, recipe, batches, 2, Gptq(bases=bases)), tmp_path / "w4a8.safetensors"
-    save_ranges(quantized, params, file, "gptq", "w4a8")
-    jax.tree.map(np.testing.assert_array_equal, load(file, method="gptq"), quantized)
+    _, params, _ = model("opt")
+    method, file = f"gptq,bases={bases}", tmp_path / "w4a8.safetensors"
+    quantized = calibrated(method=method)
+    save_ranges(quantized, params, file, method, "w4a8")
+    jax.tree.map(np.testing.assert_array_equal, load(file, method=method), quantized)
 
 
 def test_gptq_rounds_otherwise_and_its_integers_are_bytes(tmp_path):

@@ -8,7 +8,8 @@ from qtx.foundation.errors import QtxError
 from qtx.quantization import ESTIMATORS
 from qtx.quantization.estimators import Mse, RunningMinMax
 from qtx.quantization.granularity import GRANULARITIES, Channel, Group, Tensor, Token
-from qtx.quantization.weights import Planned, round_to_grid
+from qtx.quantization.plan import Planned
+from qtx.quantization.rounding import round_to_range
 
 X = np.random.default_rng(0).standard_t(3, size=(2, 6, 8)).astype(np.float32) * np.arange(1, 9, dtype=np.float32)
 
@@ -55,7 +56,7 @@ def test_finer_ranges_lose_less():
         r = {"bits": jnp.float32(4)}
         if not isinstance(granularity, Token):
             r |= dict(zip(("minimum", "maximum"), ends(granularity), strict=True))
-        return np.square(X - round_to_grid(jnp.asarray(X), r, planned)).sum()
+        return np.square(X - round_to_range(jnp.asarray(X), r, planned)).sum()
 
     assert error(Channel()) < error(Group(4)) < error(Group(2)) < error(Tensor())
     assert error(Token()) < error(Tensor())
@@ -87,14 +88,14 @@ def test_masked_values_do_not_count_in_channels_and_rows():
 def test_bits_zero_leave_a_tensor_in_floating_point():
     planned = Planned("x", True, RunningMinMax(), Tensor(), False)
     r = {"bits": jnp.float32(0), "minimum": jnp.float32(-1), "maximum": jnp.float32(1)}
-    np.testing.assert_array_equal(round_to_grid(jnp.asarray(X), r, planned), X)
+    np.testing.assert_array_equal(round_to_range(jnp.asarray(X), r, planned), X)
 
 
 @pytest.mark.parametrize(
     "make, says",
     [
-        (lambda: Group(0), "groups is 0"),
-        (lambda: ends(Group(3)), "groups 3 does not divide a last axis of 8"),
+        (lambda: Group(0), "num_groups is 0"),
+        (lambda: ends(Group(3)), "num_groups 3 does not divide a last axis of 8"),
         (lambda: Channel().update(RunningMinMax(), None, jnp.ones(8), 8, True), "vector of 8 values"),
     ],
 )
@@ -104,7 +105,11 @@ def test_bad_options_are_refused(make, says):
 
 
 STATIC = {name: make for name, make in GRANULARITIES.items() if make is not Token}
-CLIPPING = {**ESTIMATORS, "percentile": lambda: RunningMinMax(percentile=90.0)}
+CLIPPING = {
+    **ESTIMATORS,
+    "percentile": lambda: RunningMinMax(percentile=90.0),
+    "mse_golden": lambda: Mse(search="golden"),
+}
 
 
 @pytest.mark.representative("tensor-percentile-inf", "tensor-mse_golden-nan", "channel-minmax-nan")

@@ -11,17 +11,18 @@ from flax import traverse_util
 
 from qtx.families import FAMILIES
 from qtx.foundation.errors import QtxError
+from qtx.foundation.variants import make_variant
 from qtx.quantization import QuantizationConfig, calibrate
 from qtx.quantization.affine import fake_quantize, make_grid
 from qtx.quantization.basis import basis_of, enter, leave
 from qtx.quantization.estimators import MinMax
 from qtx.quantization.granularity import Channel, Tensor, Token
-from qtx.quantization.interceptor import round_to_range
 from qtx.quantization.methods import METHODS, Gptq, Hadamard, SmoothQuant
 from qtx.quantization.methods.gptq import _round_kernel, gptq
 from qtx.quantization.methods.hadamard import rotation
 from qtx.quantization.methods.smoothquant import factors
-from qtx.quantization.weights import Planned, flatten
+from qtx.quantization.plan import Planned, flatten
+from qtx.quantization.rounding import round_to_range
 from tests.quantization.test_calibration import apply, difference, make
 
 # What each method is to improve over the static one, and where: outliers of activations, or few bits of weights. In
@@ -53,10 +54,9 @@ def with_outlier(family, outlier=OUTLIER):
 @functools.cache
 def quantized(method, family, scheme, outlier=OUTLIER):
     module, params, batch = with_outlier(family, outlier)
-    recipe = QuantizationConfig(recipe=FAMILIES[family].recipe, weight_estimator="minmax").make_recipe(
-        scheme, module.config
-    )
-    return calibrate(module, params, recipe, [batch], 1, METHODS[method]())
+    options = QuantizationConfig(recipe=FAMILIES[family].recipe, weight_estimator="minmax")
+    recipe = options.make_recipe(scheme, module.config)
+    return calibrate(module, params, recipe, [batch], 1, make_variant(METHODS, "method", method))
 
 
 def error(method, family, scheme, outlier=OUTLIER):
@@ -208,6 +208,44 @@ def test_smoothing_gives_activations_and_weights_the_same_maxima():
     s = result.weight_ranges["layers/mlp/in/kernel"]["smooth"]
     of_x = jnp.abs(x).max(axis=(1, 2)) / s
     np.testing.assert_allclose(of_x, jnp.abs(params["layers"]["mlp"]["in"]["kernel"]).max(axis=2) * s, rtol=1e-3)
+
+
+def bases_of(method):
+    module, params, batch = with_outlier("opt")
+    return make_variant(METHODS, "method", method).find_bases(module, params, [batch])
+
+
+def test_alpha_says_whose_maxima_become_one():
+    """At alpha = 0 the weight's, in every channel, and at alpha = 1 the activation's."""
+    module, params, batch = with_outlier("opt")
+    x = jax.jit(lambda b: module.apply({"params": params}, b, capture_intermediates=True)[1])(batch)
+    of_x = jnp.abs(x["intermediates"]["layers"]["mlp_norm"]["__call__"][0]).max(axis=(1, 2))
+    of_weight = jnp.abs(params["layers"]["mlp"]["in"]["kernel"]).max(axis=2)
+    weights_one, activations_one = (
+        bases_of(f"smoothquant,alpha={alpha}")["layers/mlp/in/kernel"]["smooth"] for alpha in (0, 1)
+    )
+    np.testing.assert_allclose(of_weight * weights_one, np.ones_like(of_weight), rtol=1e-3)
+    np.testing.assert_allclose(of_x / activations_one, np.ones_like(of_x), rtol=1e-3)
+
+
+def test_the_seed_changes_signs_alone():
+    first, other, same = (bases_of(f"hadamard,seed={seed}")["layers/mlp/hidden"]["rotation"] for seed in (0, 3, 0))
+    assert (first == same).all() and not (first == other).all() and (abs(first) == abs(other)).all()
+
+
+def test_gptq_takes_the_bases_that_it_is_told():
+    for bases, key in (("smoothquant", "smooth"), ("hadamard", "rotation")):
+        assert all(basis.keys() == {key} for basis in bases_of(f"gptq,bases={bases}").values())
+    assert bases_of("gptq") == {}
+
+
+def test_much_damping_rounds_to_nearest():
+    """H + a large multiple of the identity tells of no inputs."""
+    damped, nearest, usual = (
+        flatten(quantized(method, "opt", "w8a4").params) for method in ("gptq,damping=1e9", "static", "gptq")
+    )
+    jax.tree.map(np.testing.assert_array_equal, damped, nearest)
+    assert not all((usual[path] == nearest[path]).all() for path in usual)
 
 
 @pytest.mark.slow

@@ -11,12 +11,14 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from qtx.quantization import fake_quantize, make_grid
-from qtx.quantization.qat.learned_step import ends, fake_quantize_ste, learnable, round_ste
+from qtx.quantization.qat.learned_step import ends, fake_quantize_learned, fake_quantize_straight_through, learnable
 
 gradients = jax.jit(
-    jax.grad(lambda x, learned, weights, bits: jnp.sum(weights * fake_quantize_ste(x, learned, bits)), argnums=(0, 1))
+    jax.grad(
+        lambda x, learned, weights, bits: jnp.sum(weights * fake_quantize_learned(x, learned, bits)), argnums=(0, 1)
+    )
 )
-quantize = jax.jit(fake_quantize_ste)
+quantize = jax.jit(fake_quantize_learned)
 reference_quantize = jax.jit(
     lambda x, low, high, bits, symmetric: fake_quantize(x, make_grid(low, high, bits, symmetric)), static_argnums=4
 )
@@ -197,8 +199,8 @@ def test_ranges_of_channels_learn_from_their_own(symmetric):
 def test_dynamic_grids_pass_the_gradient_of_their_values_alone():
     x, weights = samples(-2, 2, 0)
     grid = make_grid(x.min(keepdims=True), x.max(keepdims=True), 4, False)
-    np.testing.assert_array_equal(round_ste(x, grid), fake_quantize(jnp.asarray(x), grid))
-    dx = jax.grad(lambda x: (weights * round_ste(x, grid)).sum())(x)
+    np.testing.assert_array_equal(fake_quantize_straight_through(x, grid), fake_quantize(jnp.asarray(x), grid))
+    dx = jax.grad(lambda x: (weights * fake_quantize_straight_through(x, grid)).sum())(x)
     assert (dx == weights).sum() >= len(x) - 2  # the two extremes may lie just beyond the ends
 
 

@@ -9,6 +9,7 @@ import jax.numpy as jnp
 
 from qtx.foundation.errors import QtxError
 from qtx.quantization.affine import fake_quantize, make_grid
+from qtx.quantization.estimators.base import Estimator
 from qtx.quantization.estimators.minmax import extremes
 
 GOLDEN = (5**0.5 - 1) / 2
@@ -18,7 +19,7 @@ GOLDEN_STEPS = 10
 
 
 @dataclasses.dataclass(frozen=True)
-class Lp:
+class Lp(Estimator):
     """The range f * [low, high], 0 < f <= 1, with the least sum of |x - Q(x)|^p (Nahshan et al. 2019, LAPQ).
 
     The reach [low, high] is set by the first tensor: symmetric, both ends are absmax + margin; asymmetric, each end is
@@ -94,7 +95,7 @@ class Lp:
 
 
 def golden_section(function, low: float, high: float) -> jax.Array:
-    """The minimum of a unimodal `function` on [low, high], to 4e-3 of the interval (Kiefer 1953)."""
+    """The minimum of a unimodal `function` on [low, high], to 4e-3 of the interval (Kiefer 1953); a float32 scalar."""
 
     def narrow(_, state):
         low, high, inner_low, inner_high, at_low, at_high = state

@@ -7,6 +7,8 @@ import dataclasses
 import jax
 import jax.numpy as jnp
 
+from qtx.quantization.estimators.base import Estimator
+
 
 def extremes(x: jax.Array, where: jax.Array | None) -> tuple[jax.Array, jax.Array]:
     """The smallest and the largest value of `x`, float32, among those where `where` is True; both 0 if none is."""
@@ -20,8 +22,8 @@ def extremes(x: jax.Array, where: jax.Array | None) -> tuple[jax.Array, jax.Arra
 
 
 @dataclasses.dataclass(frozen=True)
-class MinMax:
-    """[min(x), max(x)]; for weights, which are one tensor."""
+class MinMax(Estimator):
+    """[min(x), max(x)] of the last tensor x; for weights, which are one tensor (Krishnamoorthi 2018)."""
 
     def init(self):
         return {"minimum": jnp.zeros(()), "maximum": jnp.zeros(())}

@@ -7,13 +7,14 @@ import dataclasses
 import jax.numpy as jnp
 
 from qtx.foundation.errors import QtxError
+from qtx.quantization.estimators.base import Estimator
 from qtx.quantization.estimators.minmax import extremes
 from qtx.quantization.estimators.percentile import upper_percentile
 
 
 @dataclasses.dataclass(frozen=True)
-class RunningMinMax:
-    """r_1 = m_1 and r_i = (1 - momentum) m_i + momentum r_(i-1), for m_i the ends of batch i.
+class RunningMinMax(Estimator):
+    """r_1 = m_1 and r_i = (1 - momentum) m_i + momentum r_(i-1), for m_i the ends of batch i (Krishnamoorthi 2018).
 
     Attributes:
       momentum: 0.9 in the paper.

@@ -11,10 +11,10 @@ from qtx.quantization import exact
 from qtx.quantization.basis import basis_of
 from qtx.quantization.calibration import Quantized
 from qtx.quantization.integer.grids import read_grids
-from qtx.quantization.integer.kernels import dense, integers_of
+from qtx.quantization.integer.kernels import dense_variables, integers_of
 from qtx.quantization.integer.model import IntegerModel, Tensors
 from qtx.quantization.integer.operands import operands
-from qtx.quantization.weights import flatten, is_table
+from qtx.quantization.plan import flatten, is_table
 
 
 def convert(quantized: Quantized) -> IntegerModel:
@@ -27,7 +27,7 @@ def convert(quantized: Quantized) -> IntegerModel:
     Raises:
       QtxError: for more bits, or a granularity that integers cannot do.
     """
-    module = float32(quantized.module)
+    module = for_inference(quantized.module)
     grids, found = read_grids(quantized), operands(module, quantized.params, module.config.example())
     params, integers = flatten(quantized.params), Tensors()
     floating = set(found.elsewhere)
@@ -41,7 +41,7 @@ def convert(quantized: Quantized) -> IntegerModel:
             node = {f"{side}/{name}": x for side, fields in sides for name, x in (fields or {}).items()}
             node, integer = (node, True) if exact_sums else ({}, False)
         else:
-            node = dense(kernel, bias, grids.weights.get(f"{path}/kernel"), entering[0]) or {}
+            node = dense_variables(kernel, bias, grids.weights.get(f"{path}/kernel"), entering[0]) or {}
             integer = "offset" in node
         integers |= {f"{path}/{name}": x for name, x in node.items()}
         floating |= set() if integer else {path}
@@ -60,7 +60,7 @@ def _as_table(path: str) -> str:
     return path.removesuffix("embedding") + "table"
 
 
-def float32(module: Any) -> nn.Module:
+def for_inference(module: Any) -> nn.Module:
     """The module computing in float32 between the products, and, as it does not train, without rematerialization."""
     module = exact.float32(module)
     return module.clone(config=dataclasses.replace(module.config, remat="none"))

@@ -22,9 +22,9 @@ from qtx.foundation.storage import (
     sealed_safetensors,
     write_whole,
 )
-from qtx.quantization.integer.convert import float32
+from qtx.quantization.integer.convert import for_inference
 from qtx.quantization.integer.model import IntegerModel, Tensors
-from qtx.quantization.weights import flatten, is_table
+from qtx.quantization.plan import flatten, is_table
 
 WEIGHTS = "model.safetensors"
 DESCRIPTION = "integer.json"
@@ -86,7 +86,7 @@ def load(module: nn.Module, folder: str | Path) -> IntegerModel:
     problem = misfit(module, **groups)
     if problem is not None:
         raise QtxError(f"{path}: {problem}")
-    return IntegerModel(float32(module), tuple(values["in_floating_point"]), **groups)
+    return IntegerModel(for_inference(module), tuple(values["in_floating_point"]), **groups)
 
 
 def misfit(module: nn.Module, params: Tensors, integers: Tensors) -> str | None:

@@ -11,7 +11,7 @@ from qtx.quantization.basis import basis_of
 from qtx.quantization.calibration import Quantized
 from qtx.quantization.integer.grid import Fields, int8_grid
 from qtx.quantization.integer.operands import Source
-from qtx.quantization.weights import Plan, Ranges, is_table
+from qtx.quantization.plan import Plan, Ranges, is_table
 from qtx.sites import STACK
 
 MOST_BITS = 8

@@ -28,8 +28,10 @@ def integers_of(weight: jax.Array, grid: Fields) -> jax.Array:
     return Grid(**fields).quantize(weight).astype(jnp.int8)
 
 
-def dense(kernel: jax.Array, bias: jax.Array | None, grid: Fields | None, entering: Fields | None) -> Tensors | None:
-    """The variables of a dense layer, as `products.dense` takes them; None: it stays in floating point.
+def dense_variables(
+    kernel: jax.Array, bias: jax.Array | None, grid: Fields | None, entering: Fields | None
+) -> Tensors | None:
+    """The variables of a dense layer, as `products.dense_product` takes them; None: it stays in floating point.
 
     Args:
       kernel: rounded to its grid, `[D, F]`, or with a leading layer axis.

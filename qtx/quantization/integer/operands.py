@@ -16,7 +16,7 @@ from jax.ad_checkpoint import checkpoint_name
 
 from qtx.layers import Product
 from qtx.quantization.interceptor import SITES_AND_TABLES
-from qtx.quantization.weights import is_table
+from qtx.quantization.plan import is_table
 from qtx.sites import watching
 
 PRODUCTS = (nn.Dense, Product)

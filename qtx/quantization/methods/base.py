@@ -1,4 +1,4 @@
-"""What a post-training quantization method may change; the defaults change nothing."""
+"""What a post-training quantization method may change, and the one that changes nothing."""
 
 from __future__ import annotations
 
@@ -9,13 +9,15 @@ from typing import Any
 import flax.linen as nn
 
 from qtx.quantization.basis import Bases
+from qtx.quantization.plan import Plan, Ranges
 from qtx.quantization.recipe import Recipe
-from qtx.quantization.weights import Plan, Ranges, quantize_weights
+from qtx.quantization.weights import quantize_weights
 
 
 @dataclasses.dataclass(frozen=True)
-class Static:
-    """The paper's: nearest rounding on static grids. Other methods override a step.
+class Method:
+    """The base of post-training quantization methods: three steps, of which a method overrides those that it does
+    otherwise than the paper. A frozen dataclass of its options.
 
     The calibration batches of all steps are the same, and may be iterated over any number of times.
     """
@@ -33,3 +35,8 @@ class Static:
     ) -> Any:
         """The parameters with every weight in `plan` on the grid of its range, embedding tables as they were."""
         return quantize_weights(plan, params, ranges)
+
+
+@dataclasses.dataclass(frozen=True)
+class Static(Method):
+    """The paper's (Bondarenko et al. 2023, eq. 1): nearest rounding on static grids."""

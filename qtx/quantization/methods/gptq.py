@@ -13,20 +13,22 @@ from flax import traverse_util
 
 from qtx.foundation.errors import QtxError, lookup
 from qtx.quantization.basis import basis_of, enter, leave
-from qtx.quantization.methods.base import Static
+from qtx.quantization.methods.base import Method, Static
 from qtx.quantization.methods.hadamard import Hadamard
 from qtx.quantization.methods.inputs import gram, of_inputs
 from qtx.quantization.methods.smoothquant import SmoothQuant
-from qtx.quantization.weights import Plan, Planned, Ranges, flatten, quantize_weights, round_to_grid
+from qtx.quantization.plan import Plan, Planned, Ranges, flatten
+from qtx.quantization.rounding import round_in_basis
+from qtx.quantization.weights import quantize_weights
 from qtx.sites import STACK
 
-BASES: dict[str, type[Static]] = {"none": Static, "smoothquant": SmoothQuant, "hadamard": Hadamard}
+BASES: dict[str, type[Method]] = {"none": Static, "smoothquant": SmoothQuant, "hadamard": Hadamard}
 BLOCK = 128
 KERNEL = "/kernel"
 
 
 @dataclasses.dataclass(frozen=True)
-class Gptq(Static):
+class Gptq(Method):
     """Hessian-aware rounding of the dense layers' kernels (Frantar et al. 2022), on the grids of their ranges.
 
     For the inputs X `[N, D]` of a layer with kernel W `[D, F]`, it looks for Q on the grid with a small
@@ -83,7 +85,7 @@ def _round_kernel(planned: Planned, stacked: bool, kernel, hessian, r, damping) 
         kernel, hessian, r = layer
         basis = basis_of(r)
         in_basis = enter(enter(hessian, basis).T, basis)  # M^T H M
-        q = gptq(enter(kernel, basis, weight=True), in_basis, damping, lambda row: round_to_grid(row, r, planned))
+        q = gptq(enter(kernel, basis, weight=True), in_basis, damping, lambda row: round_in_basis(row, r, planned))
         return leave(q, basis, weight=True)
 
     layers = kernel, hessian, r

@@ -8,8 +8,8 @@ import jax.numpy as jnp
 import numpy as np
 
 from qtx.foundation.errors import QtxError
-from qtx.quantization.methods.base import Static
-from qtx.quantization.weights import flatten
+from qtx.quantization.methods.base import Method
+from qtx.quantization.plan import flatten
 from qtx.sites import STACK
 
 RESIDUAL_STREAM = (
@@ -45,7 +45,7 @@ KERNELS_OF_HIDDEN = ("layers/mlp/out/kernel",)
 
 
 @dataclasses.dataclass(frozen=True)
-class Hadamard(Static):
+class Hadamard(Method):
     """Randomized Hadamard rotations, as in QuaRot (Ashkboos et al. 2024): x W = (x R) (R^T W), R orthogonal, R =
     diag(signs) H / sqrt(D). Each entry of x R is a mean of all of x with random signs: an outlier dimension is spread
     over D entries, and the largest of |x R| is about ||x|| / sqrt(D) times a logarithm.

@@ -5,12 +5,12 @@ from __future__ import annotations
 import dataclasses
 
 from qtx.quantization.granularity import Token
-from qtx.quantization.methods.base import Static
+from qtx.quantization.methods.base import Method
 from qtx.quantization.recipe import Recipe, Rule
 
 
 @dataclasses.dataclass(frozen=True)
-class PerToken(Static):
+class PerToken(Method):
     """Token-wise dynamic activations, static weights (ZeroQuant, Yao et al. 2022, section 4.1).
 
     Row n of an activation x `[N, D]` gets the grid of its own extremes, [min_d x_nd, max_d x_nd] widened to include 0,

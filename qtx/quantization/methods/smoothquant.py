@@ -8,9 +8,9 @@ import jax
 import jax.numpy as jnp
 
 from qtx.foundation.errors import QtxError
-from qtx.quantization.methods.base import Static
+from qtx.quantization.methods.base import Method
 from qtx.quantization.methods.inputs import absmax, of_inputs
-from qtx.quantization.weights import flatten
+from qtx.quantization.plan import flatten
 
 ATTENTION_INPUT = ("layers/attention/query", "layers/attention/key", "layers/attention/value")
 MLP_INPUT = ("layers/mlp/in",)
@@ -18,7 +18,7 @@ SMALLEST = 1e-5
 
 
 @dataclasses.dataclass(frozen=True)
-class SmoothQuant(Static):
+class SmoothQuant(Method):
     """Per-channel smoothing (Xiao et al. 2022, eq. 4): x W = (x diag(1/s)) (diag(s) W) with
 
         s_j = max|x_j|^alpha / max|w_j|^(1 - alpha)

@@ -62,7 +62,9 @@ def ends(learned: Learnable, bits: jax.Array | int) -> tuple[jax.Array, jax.Arra
     return minimum, minimum + length
 
 
-def fake_quantize_ste(x: jax.Array, learned: Learnable, bits: jax.Array | int, size: float | None = None) -> jax.Array:
+def fake_quantize_learned(
+    x: jax.Array, learned: Learnable, bits: jax.Array | int, size: float | None = None
+) -> jax.Array:
     """`fake_quantize` on the grid of the range `ends(learned, bits)`, bit for bit, with this module's gradients.
 
     Args:
@@ -82,7 +84,7 @@ def fake_quantize_ste(x: jax.Array, learned: Learnable, bits: jax.Array | int, s
     return _quantize(x, step, offset, jax.lax.stop_gradient(grid), float(size))
 
 
-def round_ste(x: jax.Array, grid: Grid) -> jax.Array:
+def fake_quantize_straight_through(x: jax.Array, grid: Grid) -> jax.Array:
     """`fake_quantize(x, grid)` with the gradient of `x` alone: for grids that are not learned."""
     zeros = jnp.zeros_like(grid.scale)
     return _quantize(x, zeros, zeros, jax.lax.stop_gradient(grid), 1.0)

@@ -25,19 +25,11 @@ from qtx.foundation.errors import QtxError
 from qtx.quantization import exact
 from qtx.quantization.calibration import Quantized, range_collection, tables_of
 from qtx.quantization.granularity import Group, Token
-from qtx.quantization.qat.interceptor import round_weights, straight_through
+from qtx.quantization.plan import Plan, Planned, Ranges, flatten, make_plan, spread, weights_of
+from qtx.quantization.qat.interceptor import round_to_learned_range, straight_through
 from qtx.quantization.qat.learned_step import ends, learnable
 from qtx.quantization.recipe import Quantizer, Recipe, resolve
-from qtx.quantization.weights import (
-    Plan,
-    Planned,
-    Ranges,
-    flatten,
-    make_plan,
-    quantize_weights,
-    spread,
-    weights_of,
-)
+from qtx.quantization.weights import map_weights, quantize_weights
 from qtx.sites import STACK, site_shapes
 
 
@@ -83,7 +75,7 @@ class QatModel:
         params = variables["params"]
         ranges = params["ranges"] if self.learn_ranges else jax.lax.stop_gradient(params["ranges"])
         weight_ranges, activation_ranges = self._learned(ranges)
-        rounded = round_weights(self.weight_plan, params["model"], weight_ranges)
+        rounded = map_weights(self.weight_plan, params["model"], weight_ranges, round_to_learned_range)
         collection = range_collection(activation_ranges, weight_ranges)
         with straight_through(self.activation_plan + tables_of(self.weight_plan)):
             return exact.apply(self.module, {"params": rounded, "ranges": collection}, batch, **options)

@@ -8,7 +8,6 @@ A dataclass is an object with its class's name under "is". Nothing in the file i
 from __future__ import annotations
 
 import dataclasses
-import functools
 from collections.abc import Callable, Mapping
 from pathlib import Path
 from typing import Any
@@ -22,12 +21,7 @@ from qtx.quantization.recipe import Quantizer, Recipe, Rule
 REMEDY = "name the recipe on this command line, --config.quantization.recipe=FILE.py:FUNCTION"
 EXPECTED = Expected("a recorded recipe", REMEDY)
 
-
-def _class(entry: Any) -> Any:
-    return entry.func if isinstance(entry, functools.partial) else entry
-
-
-CLASSES = {cls.__name__: cls for cls in (Recipe, Rule, Quantizer, *map(_class, (ESTIMATORS | GRANULARITIES).values()))}
+CLASSES = {cls.__name__: cls for cls in (Recipe, Rule, Quantizer, *ESTIMATORS.values(), *GRANULARITIES.values())}
 """What a recorded recipe may be made of."""
 
 

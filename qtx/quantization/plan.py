@@ -1,0 +1,75 @@
+"""Plans: what is static of a model's quantization, and the paths and layers of the parameters that it is about.
+
+Parameters and sites under `layers/` carry a leading layer axis, and each layer has its own range.
+"""
+
+from __future__ import annotations
+
+from typing import Any, NamedTuple
+
+import jax
+import jax.numpy as jnp
+from flax import traverse_util
+
+from qtx.quantization.estimators import Estimator
+from qtx.quantization.granularity import Granularity, Token
+from qtx.quantization.recipe import Quantizer
+from qtx.sites import STACK
+
+NORMALIZER_PARAMETERS = "layers/attention/normalizer/"
+"""Path prefix of the parameters of normalizers, which stay in floating point."""
+
+
+class Planned(NamedTuple):
+    """What is static of one tensor's quantization; see `Quantizer`. Bits are data, so that every bit-width shares one
+    compilation."""
+
+    path: str
+    symmetric: bool
+    estimator: Estimator
+    granularity: Granularity | Token
+    ignore_masked: bool
+
+
+Plan = tuple[Planned, ...]
+
+Range = dict[str, jax.Array]
+"""{"bits", "minimum", "maximum"}: bits a scalar, the ends `()` or `[D]` over the tensor's last axis, all with a leading
+`[L]` under `layers/`. Bits 0 leave the tensor in floating point. Dynamic tensors have no ends. A range may also have a
+basis (`qtx.quantization.basis`), in which it and the integers are."""
+
+Ranges = dict[str, Range]
+"""By path."""
+
+
+def make_plan(quantizers: dict[str, Quantizer]) -> Plan:
+    """The static part of resolved quantizers."""
+    return tuple(
+        Planned(name, q.symmetric, q.estimator, q.granularity, q.ignore_masked)
+        for name, q in sorted(quantizers.items())
+    )
+
+
+def flatten(params: Any) -> dict[str, jax.Array]:
+    """A parameter tree as {"layers/mlp/out/kernel": array}."""
+    return traverse_util.flatten_dict(params, sep="/")
+
+
+def weights_of(params: Any) -> dict[str, jax.Array]:
+    """What a recipe's weight rules are about: all parameters but those of normalizers, which no product multiplies."""
+    return {path: x for path, x in flatten(params).items() if not path.startswith(NORMALIZER_PARAMETERS)}
+
+
+def is_table(path: str) -> bool:
+    """Whether a parameter path is an embedding table's."""
+    return path.endswith("/embedding")
+
+
+def over_layers(path: str, function: Any) -> Any:
+    """`function`, mapped over the leading layer axis if `path` is stacked."""
+    return jax.vmap(function) if path.startswith(STACK) else function
+
+
+def spread(value: float, leading: tuple[int, ...]) -> jax.Array:
+    """`value` as a float32 array of the leading (layer) shape."""
+    return jnp.full(leading, value, jnp.float32)

@@ -1,0 +1,110 @@
+"""Every option of a method, an estimator and a granularity is reached from a config's text, or an earlier record."""
+
+import dataclasses
+
+import pytest
+
+from qtx.cli.flags import parse
+from qtx.experiment import read
+from qtx.foundation.errors import QtxError
+from qtx.quantization import ESTIMATORS, QuantizationConfig
+from qtx.quantization.earlier import of_this_version
+from qtx.quantization.estimators import Lp, Mse, RunningMinMax
+from qtx.quantization.granularity import GRANULARITIES, Group, Tensor
+from qtx.quantization.methods import METHODS
+from tests.test_records import NANO
+
+SEARCH = {"p": 3.0, "search": "golden", "candidates": 50, "margin": 0.25}
+# Registered name to a value of every option that is not its default.
+OTHER = {
+    **{"smoothquant": {"alpha": 0.7}, "hadamard": {"seed": 3}, "gptq": {"damping": 0.02, "bases": "hadamard"}},
+    **{"running_minmax": {"momentum": 0.5, "percentile": 99.99}, "mse": SEARCH, "lp": SEARCH},
+    "group": {"num_groups": 6},
+}
+MADE = {
+    "method": lambda config: config.make_method(),
+    "weight_estimator": lambda config: config.quantizers("w8a8")[0].estimator,
+    "weight_granularity": lambda config: config.quantizers("w8a8")[0].granularity,
+    "activation_estimator": lambda config: config.quantizers("w8a8")[1].estimator,
+    "activation_granularity": lambda config: config.quantizers("w8a8")[1].granularity,
+}
+NAMES = {
+    "method": METHODS,
+    "weight_estimator": ESTIMATORS,
+    "weight_granularity": ("tensor", "channel"),
+    "activation_estimator": ESTIMATORS,
+    "activation_granularity": ("tensor", "group", "token"),
+}
+CASES = [
+    (key, name, option) for key, names in NAMES.items() for name in names for option in (None, *OTHER.get(name, {}))
+]
+
+
+@pytest.mark.parametrize("registry", [METHODS, ESTIMATORS, GRANULARITIES])
+def test_every_option_has_a_case(registry):
+    for name, cls in registry.items():
+        assert {field.name for field in dataclasses.fields(cls)} == OTHER.get(name, {}).keys(), name
+
+
+@pytest.mark.parametrize("key, name, option", CASES)
+def test_every_option_is_reached(key, name, option):
+    registry = METHODS | ESTIMATORS | GRANULARITIES
+    options = {} if option is None else {option: OTHER[name][option]}
+    text = ",".join([name, *(f"{option}={value}" for option, value in options.items())])
+    made = MADE[key](QuantizationConfig(**{key: text}))
+    assert made == registry[name](**options) and type(made) is registry[name]
+    assert options.items() <= dataclasses.asdict(made).items()
+
+
+def test_the_command_line_carries_options():
+    flags = [f"--config={NANO}", "--config.quantization.method=gptq,damping=0.5,bases=smoothquant"]
+    config = read(parse([*flags, "--config.quantization.weight_estimator=lp,p=3"])[0]).quantization
+    assert dataclasses.asdict(config.make_method()) == {"damping": 0.5, "bases": "smoothquant"}
+    assert config.quantizers("w4a8")[0].estimator == Lp(p=3.0)
+
+
+@pytest.mark.parametrize(
+    "options, says",
+    [
+        ({"method": "gptq,dampin=0.1"}, "unknown key in method 'gptq,dampin=0.1': 'dampin': did you mean 'damping'"),
+        ({"method": "gtpq,damping=0.1"}, "unknown method 'gtpq': did you mean 'gptq'"),
+        ({"method": "gptq,damping"}, "'damping' is not an option=value"),
+        ({"method": "gptq,damping=much"}, "damping is 'much': expected float"),
+        ({"method": "gptq,bases=hadamar"}, "did you mean 'hadamard'"),
+        ({"method": "smoothquant,alpha=2"}, "alpha is 2.0: expected 0 to 1"),
+        ({"weight_estimator": "mse_golden"}, "unknown weight_estimator 'mse_golden'"),
+        ({"weight_estimator": "auto,momentum=0.5"}, "unknown key in weight_estimator"),
+        ({"activation_granularity": "tensor,num_groups=2"}, "unknown key in activation_granularity"),
+    ],
+)
+def test_bad_options_are_one_line(options, says):
+    with pytest.raises(QtxError) as error:
+        QuantizationConfig(**options)
+    assert says in str(error.value) and "\n" not in str(error.value)
+
+
+GIVEN = {"groups": 4, "percentile": None, "momentum": 0.9}
+RUNNING = {"weight_estimator": "auto", "activation_estimator": "running_minmax", "activation_granularity": "tensor"}
+
+
+@pytest.mark.parametrize(
+    "recorded, weight, activation, granularity",
+    [
+        ({}, Mse(), RunningMinMax(), Tensor()),
+        ({"percentile": 99.99}, Mse(), RunningMinMax(percentile=99.99), Tensor()),
+        ({"percentile": 99.0, "momentum": 0.0}, Mse(), RunningMinMax(0.0, 99.0), Tensor()),
+        ({"activation_granularity": "group", "groups": 6}, Mse(), RunningMinMax(), Group(6)),
+        ({"activation_estimator": "mse", "momentum": 0.5}, Mse(), Mse(), Tensor()),
+        ({"weight_estimator": "mse_golden"}, Mse(search="golden"), RunningMinMax(), Tensor()),
+        ({"activation_estimator": "mse_golden", "groups": 6}, Mse(), Mse(search="golden"), Tensor()),
+    ],
+)
+def test_what_earlier_versions_recorded_is_read(recorded, weight, activation, granularity):
+    translated = of_this_version({**RUNNING, **GIVEN, **recorded})
+    quantizers = QuantizationConfig(**translated).quantizers("w4a8")
+    assert (quantizers[0].estimator, quantizers[1].estimator, quantizers[1].granularity) == (
+        weight,
+        activation,
+        granularity,
+    )
+    assert of_this_version(translated) == translated
