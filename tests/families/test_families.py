@@ -22,7 +22,6 @@ from qtx.quantization import QuantizationConfig
 from qtx.quantization.recipe import resolve
 from qtx.quantization.recipes import RECIPES
 from qtx.sites import capture, site_shapes
-from qtx.training.objectives import OBJECTIVES
 
 SHAPE = {"num_layers": 2, "width": 8, "num_heads": 2, "mlp_width": 12, "init_std": 0.3}
 TEXT = {"vocab_size": 11, "max_length": 6}

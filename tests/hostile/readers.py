@@ -20,7 +20,6 @@ import numpy as np
 import tensorflow_datasets as tfds
 import zstandard
 from PIL import Image
-from tests.analysis.test_report import make_analysis
 
 from qtx.analysis import load_analysis, save_analysis
 from qtx.analysis.sensitivity import Sensitivity, Sweep, load_sweep, save_sweep
@@ -50,6 +49,7 @@ from qtx.training.bad_steps import keep_batch, read_batch
 from tests.data.samples import idx_bytes, png, prose
 from tests.data.tfds_samples import write_tfds
 from tests.quantization.test_calibration import make
+from tests.report.test_report import make_analysis
 
 
 @dataclasses.dataclass(frozen=True)
