@@ -3,10 +3,13 @@
 from __future__ import annotations
 
 import dataclasses
+import functools
+
+import optax
 
 from qtx.foundation.errors import QtxError, lookup
-from qtx.training.optimizer import OPTIMIZERS
-from qtx.training.schedules import SCHEDULES
+from qtx.training.optimizer import OPTIMIZERS, decay_mask
+from qtx.training.schedules import SCHEDULES, learning_rate_schedule
 
 # Metric of the held-out data -> its sign in a checkpoint's score, of which more is better.
 BEST_METRICS = {"loss": -1, "perplexity": -1, "accuracy": 1}
@@ -104,3 +107,28 @@ class TrainingConfig:
                 f"batch_size {self.batch_size} is not divisible by accumulation_steps {self.accumulation_steps}: "
                 f"set batch_size to {-(-self.batch_size // self.accumulation_steps) * self.accumulation_steps}"
             )
+
+    def make_schedule(self) -> optax.Schedule:
+        """Number of updates done so far -> learning rate of the next one."""
+        return learning_rate_schedule(
+            self.schedule,
+            initial=self.initial_learning_rate,
+            peak=self.learning_rate,
+            final=self.final_learning_rate,
+            warmup_steps=self.warmup_steps,
+            steps=self.steps,
+        )
+
+    def make_optimizer(self) -> optax.GradientTransformation:
+        """Clipping by the global norm, then `optimizer` on the schedule."""
+        optimizer = OPTIMIZERS[self.optimizer](
+            self.make_schedule(),
+            beta1=self.beta1,
+            beta2=self.beta2,
+            epsilon=self.epsilon,
+            weight_decay=self.weight_decay,
+            mask=functools.partial(decay_mask, decay_norm_scale=self.decay_norm_scale),
+        )
+        if self.clip_norm is None:
+            return optimizer
+        return optax.chain(optax.clip_by_global_norm(self.clip_norm), optimizer)

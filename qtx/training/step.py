@@ -16,7 +16,6 @@ from qtx.axes import LOGICAL_AXES
 from qtx.foundation.totals import Total
 from qtx.training.config import TrainingConfig
 from qtx.training.objectives import Sums, cross_entropy_sums, training_sums
-from qtx.training.schedules import learning_rate_schedule
 
 Batch = dict[str, jax.Array]
 
@@ -125,7 +124,7 @@ def make_train_step(
         zeros = jax.tree.map(jnp.zeros_like, params), Sums.zero()
         return jax.lax.scan(add, zeros, (split, jnp.arange(parts)))[0]
 
-    schedule = learning_rate_schedule(config)
+    schedule = config.make_schedule()
     compute = gradients if config.accumulation_steps == 1 else accumulate
 
     def train_step(state: TrainState, batch: Batch, seed: Any) -> tuple[TrainState, dict[str, jax.Array]]:
