@@ -11,10 +11,9 @@ import flax.linen as nn
 import jax
 
 from qtx import sites
+from qtx.foundation.batch import Batch
 from qtx.models import MODELS, Opt
 from qtx.quantization import Quantized, exact
-
-Batch = Mapping[str, Any]
 
 
 @dataclasses.dataclass(frozen=True)

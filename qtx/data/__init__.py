@@ -1,7 +1,7 @@
 """Data: sources, tokenizers, packing, masking, and the Grain pipelines that make batches of them."""
 
 from qtx.data.config import DataConfig, load, prepare
-from qtx.data.dataset import Batch, Data
+from qtx.data.dataset import Data
 from qtx.data.sources import SOURCES
 from qtx.data.tokenization import TextTokenizer, load_tokenizer
 from qtx.data.vocabularies import VOCABULARIES
@@ -9,7 +9,6 @@ from qtx.data.vocabularies import VOCABULARIES
 __all__ = [
     "SOURCES",
     "VOCABULARIES",
-    "Batch",
     "Data",
     "DataConfig",
     "TextTokenizer",

@@ -9,12 +9,13 @@ from typing import Any, ClassVar, Self
 
 import numpy as np
 
-from qtx.data.dataset import Batch, Data
+from qtx.data.dataset import Data
 from qtx.data.masking import Masking, num_predictions
 from qtx.data.packing import causal_example, document_segments, masked_example, pack
 from qtx.data.splitting import held_out_names
 from qtx.data.tokenization import TextTokenizer, load_tokenizer
 from qtx.data.vocabularies import VOCABULARIES
+from qtx.foundation.batch import Batch
 from qtx.foundation.errors import QtxError
 
 DEFAULT_TOKENIZER = {"mlm": "wordpiece", "clm": "bpe"}

@@ -12,11 +12,11 @@ import jax.numpy as jnp
 import numpy as np
 from jax.sharding import Mesh
 
+from qtx.foundation.batch import Batch
 from qtx.training.config import TrainingConfig
 from qtx.training.objectives import Sums
 from qtx.training.sharding import batch_sharding, optimizer_shardings, param_shardings, replicated
 from qtx.training.step import (
-    Batch,
     Trainable,
     TrainState,
     init_state,

@@ -13,11 +13,10 @@ import optax
 from jax.sharding import Mesh, NamedSharding, PartitionSpec
 
 from qtx.axes import LOGICAL_AXES
+from qtx.foundation.batch import Batch
 from qtx.foundation.totals import Total
 from qtx.training.config import TrainingConfig
 from qtx.training.objectives import Sums, cross_entropy_sums, training_sums
-
-Batch = dict[str, jax.Array]
 
 
 class Trainable(Protocol):
