@@ -17,8 +17,9 @@ from collections.abc import Iterable
 import numpy as np
 
 from qtx.cli.flags import parse
-from qtx.data import Batch, Data, load
+from qtx.data import Data, load
 from qtx.experiment import read
+from qtx.foundation.batch import Batch
 from qtx.foundation.errors import QtxError
 
 BATCH_SIZE = 256

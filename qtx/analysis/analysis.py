@@ -12,11 +12,12 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
-from qtx.analysis.capture import Batch, FloatingPoint, Model, capture, measured_sites
+from qtx.analysis.capture import FloatingPoint, Model, capture, measured_sites
 from qtx.analysis.head_map import HeadMap, head_map
 from qtx.analysis.heads import head_statistics, visible_keys
 from qtx.analysis.metrics import initial_norms, summary, update_norms
 from qtx.analysis.statistics import histogram, outlier_counts, per_layer, weighted_mean
+from qtx.foundation.batch import Batch
 from qtx.foundation.errors import QtxError
 from qtx.foundation.storage import Expected, read_npz, sealed_npz, shaped, write_whole
 from qtx.foundation.totals import Count, exact

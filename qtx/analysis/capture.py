@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import dataclasses
 import functools
-from collections.abc import Collection, Mapping
+from collections.abc import Collection
 from typing import Any
 
 import flax.linen as nn
@@ -12,9 +12,8 @@ import jax
 
 from qtx import sites
 from qtx.families import MeasuredSites, family_of
+from qtx.foundation.batch import Batch
 from qtx.quantization import Quantized, exact
-
-Batch = Mapping[str, Any]
 
 
 def measured_sites(module: nn.Module) -> MeasuredSites:

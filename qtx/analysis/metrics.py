@@ -10,9 +10,10 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
-from qtx.analysis.capture import Batch, FloatingPoint, Model, capture, measured_sites
+from qtx.analysis.capture import FloatingPoint, Model, capture, measured_sites
 from qtx.analysis.heads import head_statistics, visible_keys
 from qtx.analysis.statistics import MeanState, infinity_norm, kurtosis, per_layer, weighted_mean
+from qtx.foundation.batch import Batch
 from qtx.foundation.errors import QtxError
 from qtx.masks import sample_mask, token_mask
 

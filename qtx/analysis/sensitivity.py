@@ -16,6 +16,7 @@ import jax.numpy as jnp
 import numpy as np
 from flax import traverse_util
 
+from qtx.foundation.batch import Batch
 from qtx.foundation.storage import Expected, read_sealed_json, sealed_json, shaped, write_whole
 from qtx.quantization import Quantized, exact
 from qtx.quantization.interceptor import counted
@@ -23,7 +24,6 @@ from qtx.quantization.plan import flatten, is_table, over_layers
 from qtx.quantization.rounding import round_to_range
 from qtx.sites import on_sites
 
-Batch = dict[str, jax.Array]
 KINDS = ("weight", "activation")
 FILE = "sensitivity.json"
 EXPECTED = Expected("a sweep of this version of qtx", "run qtx sensitivity again, or delete it")

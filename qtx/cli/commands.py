@@ -32,7 +32,7 @@ from qtx.pipeline.quantize import keep_quantization, keep_ranges, one_scheme, or
 from qtx.pipeline.quantize import quantize as quantize_run
 from qtx.pipeline.sensitivity import find_sensitivity
 from qtx.pipeline.trained import TrainedRun, check_run, open_run, train_run, uses_own_data
-from qtx.planning import devices_of, make_plan, virtual_devices
+from qtx.planning import devices_of, plan_step, virtual_devices
 from qtx.planning import table as plan_table
 from qtx.quantization.integer import load
 from qtx.quantization.integer.files import DESCRIPTION
@@ -47,12 +47,12 @@ def plan(experiment: Experiment, devices: str | None = None, chip: str | None = 
         lookup(CHIPS, "chip", chip)
     if devices is not None and not (devices.isdecimal() and int(devices)):
         raise QtxError(f"--devices={devices}: expected a positive integer")
-    found = make_plan(experiment, virtual_devices(int(devices) if devices else devices_of(experiment)))
+    found = plan_step(experiment, virtual_devices(int(devices) if devices else devices_of(experiment)))
     for line in plan_table.describe(found):
         say(console, line)
     print_table("one device holds", ["", "GiB"], plan_table.memory_rows(found), console)
     print_table("matrix products of one step", ["", "FLOPs"], plan_table.work_rows(found), console)
-    if found.work.collectives:
+    if found.collectives:
         header = ["one device exchanges", "per step", "GiB"]
         print_table("collectives of one step", header, plan_table.collective_rows(found), console)
     say(console, "")

@@ -1,7 +1,7 @@
 """Data: sources, objectives, tokenizers, packing, masking, and the Grain pipelines that make batches of them."""
 
 from qtx.data.config import DataConfig, load, prepare
-from qtx.data.dataset import Batch, Data
+from qtx.data.dataset import Data
 from qtx.data.objectives import OBJECTIVES
 from qtx.data.sources import SOURCES
 from qtx.data.tokenization import TextTokenizer, load_tokenizer
@@ -11,7 +11,6 @@ __all__ = [
     "OBJECTIVES",
     "SOURCES",
     "VOCABULARIES",
-    "Batch",
     "Data",
     "DataConfig",
     "TextTokenizer",

@@ -11,9 +11,9 @@ import numpy as np
 
 from qtx.data.records import Records, endless
 from qtx.data.tokenization import TextTokenizer
+from qtx.foundation.batch import Batch
 from qtx.foundation.errors import QtxError
 
-Batch = dict[str, np.ndarray]
 """Arrays of static shape with a leading batch axis; `weights` 0 marks what the loss ignores."""
 
 

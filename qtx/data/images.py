@@ -8,8 +8,9 @@ from dataclasses import dataclass
 import numpy as np
 
 from qtx.data.augmentation import Mixing, RandAugment, color_jitter, random_crop, random_flip, random_resized_crop
-from qtx.data.dataset import Batch, Data
+from qtx.data.dataset import Data
 from qtx.data.objectives import Classification, Objective
+from qtx.foundation.batch import Batch
 from qtx.foundation.errors import QtxError
 from qtx.foundation.storage import digest
 

@@ -9,13 +9,14 @@ from typing import Any, Self
 
 import numpy as np
 
-from qtx.data.dataset import Batch, Data
+from qtx.data.dataset import Data
 from qtx.data.masking import num_predictions
 from qtx.data.objectives import MakeExample, Objective, TextObjective, text_objective, text_objectives
 from qtx.data.packing import document_segments, pack
 from qtx.data.splitting import held_out_names
 from qtx.data.tokenization import TextTokenizer, load_tokenizer
 from qtx.data.vocabularies import VOCABULARIES
+from qtx.foundation.batch import Batch
 from qtx.foundation.errors import QtxError
 
 DEFAULT_VOCAB_SIZE = 4096

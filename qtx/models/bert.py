@@ -10,7 +10,7 @@ import jax
 import jax.numpy as jnp
 
 from qtx.attention import Rows
-from qtx.layers import dense, embedding, flat_dot_general, layer_norm
+from qtx.layers import dense, dense_product, embedding, layer_norm
 from qtx.masks import Mask
 from qtx.models.block import ACTIVATIONS, TransformerConfig, layers
 from qtx.sites import Site
@@ -69,7 +69,7 @@ class MlmHead(nn.Module):
         x = ACTIVATIONS[c.activation](dense(c.width, ("embed", None), c.init_std, dtype, "transform")(x))
         x = layer_norm(c.layer_norm_epsilon, dtype, "norm")(x)
         bias = self.param("bias", nn.initializers.zeros_init(), (table.shape[0],))
-        logits = flat_dot_general(x, table.T.astype(dtype), None, preferred_element_type=jnp.float32)
+        logits = dense_product(x, table.T.astype(dtype), preferred_element_type=jnp.float32)
         return Site(name="logits")(logits + bias)
 
 

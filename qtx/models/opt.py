@@ -15,7 +15,7 @@ import jax.numpy as jnp
 
 from qtx.attention import Rows
 from qtx.foundation.errors import QtxError
-from qtx.layers import dense, embedding, flat_dot_general, layer_norm
+from qtx.layers import dense, dense_product, embedding, layer_norm
 from qtx.masks import Mask
 from qtx.models.block import TransformerConfig, layers
 from qtx.sites import Site
@@ -92,7 +92,7 @@ class TiedHead(nn.Module):
 
     @nn.compact
     def __call__(self, x: jax.Array, table: jax.Array) -> jax.Array:
-        logits = flat_dot_general(x, table.T.astype(x.dtype), None, preferred_element_type=jnp.float32)
+        logits = dense_product(x, table.T.astype(x.dtype), preferred_element_type=jnp.float32)
         return Site(name="logits")(logits)
 
 

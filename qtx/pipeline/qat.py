@@ -17,7 +17,7 @@ from qtx.foundation.config import flattened
 from qtx.foundation.errors import QtxError
 from qtx.quantization.calibration import calibrate
 from qtx.quantization.qat.model import QatModel, make_qat_model
-from qtx.training.loop import load_params
+from qtx.training.loading import load_params
 from qtx.training.run_folder import IDENTITY, RunFolder, differences, other_contents
 from qtx.training.sharding import make_mesh, shard_global_batch
 

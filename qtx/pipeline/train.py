@@ -20,6 +20,7 @@ from qtx.pipeline.identity import identity_of, kept_files, load_data, origin
 from qtx.pipeline.qat import check_start, qat_model, start_params
 from qtx.training.loop import TrainResult, fit
 from qtx.training.run_folder import IDENTITY, RunFolder
+from qtx.training.watch import Watch
 
 
 def train(
@@ -53,6 +54,12 @@ def train(
         return numbers, attention_warning(numbers["dead_row_share"], experiment.model)
 
     chip = chip_of(jax.devices()[0].device_kind)
+    watch = Watch(
+        monitor=monitor,
+        flops=functools.partial(step_flops, module),
+        peak_flops=None if chip is None else chip.peak_flops(experiment.model.dtype),
+        profile=profile,
+    )
     return fit(
         module if qat is None else qat,
         data,
@@ -62,9 +69,6 @@ def train(
         files=kept_files(experiment, module.config, data),
         mesh_config=experiment.mesh,
         seed=experiment.seed,
-        monitor=monitor,
         initial=None if qat is None else functools.partial(start_params, experiment, qat, data),
-        flops=functools.partial(step_flops, module),
-        peak_flops=None if chip is None else chip.peak_flops(experiment.model.dtype),
-        profile=profile,
+        watch=watch,
     )

@@ -14,16 +14,16 @@ from qtx.experiment import Experiment
 from qtx.families import build
 from qtx.foundation.errors import QtxError
 from qtx.models import count_parameters
-from qtx.models.flops import step_flops
+from qtx.models.flops import product_flops, step_flops
 from qtx.pipeline.qat import qat_model
-from qtx.planning.hlo import Work, count_work
+from qtx.planning.hlo import Traffic, count_collectives
 from qtx.planning.stand_in import stand_in
 from qtx.training.program import make_program
 from qtx.training.sharding import MESH_AXES, batch_sharding, check_batch, make_mesh
 
 
 @dataclasses.dataclass(frozen=True)
-class Plan:
+class StepPlan:
     """One training step on a mesh. Sizes are bytes on one device.
 
     Attributes:
@@ -37,7 +37,9 @@ class Plan:
       batch: of one update.
       temporary: all else that the compiled step holds at its worst moment: activations, and the gradients.
       model_flops: that the model needs per step, over all devices; see `qtx.models.flops`.
-      work: that one device does: also recomputation, and what devices compute in common.
+      step_flops: of the matrix products in the step as traced, over all devices: with what rematerialization computes
+        again, but without work that the partitioner would have several devices do each.
+      collectives: of one device, by kind, those that occur.
     """
 
     experiment: Experiment
@@ -50,7 +52,8 @@ class Plan:
     batch: int
     temporary: int
     model_flops: int
-    work: Work
+    step_flops: int
+    collectives: dict[str, Traffic]
 
     @property
     def devices(self) -> int:
@@ -92,7 +95,7 @@ def devices_of(experiment: Experiment) -> int:
     return math.prod(abs(size) for size in dataclasses.astuple(experiment.mesh))
 
 
-def make_plan(experiment: Experiment, devices: list[jax.Device]) -> Plan:
+def plan_step(experiment: Experiment, devices: list[jax.Device]) -> StepPlan:
     """Compiles the training step of an experiment for a mesh of these devices; needs neither data nor memory for them.
 
     Raises:
@@ -110,9 +113,10 @@ def make_plan(experiment: Experiment, devices: list[jax.Device]) -> Plan:
         for name, value in example.items()
     }
     state, train_step = program.abstract_state, typing.cast(jax.stages.Wrapped, program.train_step)
-    compiled = train_step.lower(state, batch, np.uint32(0)).compile()
+    traced = train_step.trace(state, batch, np.uint32(0))
+    compiled = traced.lower().compile()
     memory: Any = compiled.memory_analysis()
-    return Plan(
+    return StepPlan(
         experiment=experiment,
         mesh={axis: mesh.shape[axis] for axis in MESH_AXES},
         assumed=assumed,
@@ -123,7 +127,8 @@ def make_plan(experiment: Experiment, devices: list[jax.Device]) -> Plan:
         batch=bytes_per_device(batch),
         temporary=memory.temp_size_in_bytes,
         model_flops=step_flops(module, batch),
-        work=count_work(compiled.as_text() or ""),
+        step_flops=product_flops(traced.jaxpr),
+        collectives=count_collectives(compiled.as_text() or ""),
     )
 
 

@@ -5,7 +5,7 @@ from __future__ import annotations
 from qtx.foundation.errors import lookup
 from qtx.foundation.hardware import CHIPS, GIB, Chip
 from qtx.models.remat import NONE
-from qtx.planning.plan import Plan
+from qtx.planning.plan import StepPlan
 
 # The runtime, the kernels' workspace and fragmentation take the rest.
 USABLE = 0.9
@@ -14,38 +14,39 @@ NOTES = (
     "Parameters, optimizer state and batch are exact. Activations and collectives are those of XLA's CPU compiler: it "
     "computes bfloat16 in float32, so activations in bfloat16 take about half on a GPU or TPU, and it has no "
     "reduce-scatter, so gradients of fsdp parameters show as all-reduce.",
+    "Matrix products are counted in the step as JAX traces it, with what rematerialization computes again, and divided "
+    "by the devices: work that XLA's partitioner would have several devices do each is not in it.",
     "Collectives in a loop over layers or microbatches count once per iteration; bytes are of their results.",
 )
 
 
-def memory_rows(plan: Plan) -> list[list[str]]:
+def memory_rows(plan: StepPlan) -> list[list[str]]:
     """What a device holds, in GiB."""
     names = ("parameters", "optimizer", "gradients", "activations", "batch", "total")
     return [[name, f"{getattr(plan, name) / GIB:.3f}"] for name in names]
 
 
-def work_rows(plan: Plan) -> list[list[str]]:
-    """Floating-point operations of a step: the model's and the devices', which also recompute."""
-    compiled = plan.work.flops * plan.devices
+def work_rows(plan: StepPlan) -> list[list[str]]:
+    """Floating-point operations of a step: the model's, and the step's, which also recomputes."""
     return [
         ["model, all devices", f"{plan.model_flops:.3e}"],
         ["model, per device", f"{plan.model_flops / plan.devices:.3e}"],
-        ["compiled, per device", f"{plan.work.flops:.3e}"],
-        ["compiled / model", f"{compiled / plan.model_flops:.2f}"],
+        ["step, per device", f"{plan.step_flops / plan.devices:.3e}"],
+        ["step / model", f"{plan.step_flops / plan.model_flops:.2f}"],
     ]
 
 
-def collective_rows(plan: Plan) -> list[list[str]]:
+def collective_rows(plan: StepPlan) -> list[list[str]]:
     """What a device exchanges in a step, by kind: how often, and GiB."""
-    return [[kind, str(traffic.runs), f"{traffic.bytes / GIB:.3f}"] for kind, traffic in plan.work.collectives.items()]
+    return [[kind, str(traffic.runs), f"{traffic.bytes / GIB:.3f}"] for kind, traffic in plan.collectives.items()]
 
 
-def fits(plan: Plan, chip: Chip) -> bool:
+def fits(plan: StepPlan, chip: Chip) -> bool:
     """Whether a device of this kind holds the plan."""
     return plan.total <= USABLE * chip.memory
 
 
-def verdict(plan: Plan, name: str) -> list[str]:
+def verdict(plan: StepPlan, name: str) -> list[str]:
     """Whether a plan fits the named chip, with the shortest time that a step could take there, and the remedies."""
     chip, dtype = lookup(CHIPS, "chip", name), plan.experiment.model.dtype
     answer = "fits" if fits(plan, chip) else "does not fit"
@@ -57,13 +58,13 @@ def verdict(plan: Plan, name: str) -> list[str]:
     return lines if fits(plan, chip) else [*lines, f"to make it fit: {'; '.join(remedies(plan))}"]
 
 
-def fitting_chips(plan: Plan) -> str:
+def fitting_chips(plan: StepPlan) -> str:
     """The verdict on a plan without a chip in mind."""
     names = [name for name, chip in CHIPS.items() if fits(plan, chip)]
     return f"fits: {', '.join(names) or 'no known chip'}; --chip=NAME says more of one"
 
 
-def remedies(plan: Plan) -> list[str]:
+def remedies(plan: StepPlan) -> list[str]:
     """What lowers the memory of a plan, the most effective first."""
     model, training = plan.experiment.model, plan.experiment.training
     state = f"raise config.mesh.fsdp (now {plan.mesh['fsdp']}) or config.mesh.tensor (now {plan.mesh['tensor']})"
@@ -84,7 +85,7 @@ def remedies(plan: Plan) -> list[str]:
     return [state, *activations] if of_state > plan.activations else [*activations, state]
 
 
-def describe(plan: Plan) -> list[str]:
+def describe(plan: StepPlan) -> list[str]:
     """What was planned, one text a line."""
     model, training = plan.experiment.model, plan.experiment.training
     mesh = " x ".join(f"{axis} {size}" for axis, size in plan.mesh.items())

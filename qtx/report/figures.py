@@ -19,7 +19,7 @@ TOKENS_NAMED = 5
 
 
 @dataclasses.dataclass(frozen=True)
-class Run:
+class ReportedRun:
     """What the report reads of one run.
 
     Attributes:
@@ -82,7 +82,7 @@ SINKS = Curve(
 )
 
 
-def curve_figures(runs: Sequence[Run], curves: Sequence[Curve]) -> list[str]:
+def curve_figures(runs: Sequence[ReportedRun], curves: Sequence[Curve]) -> list[str]:
     """One figure per curve that any run has."""
     items = []
     for curve in curves:

@@ -16,7 +16,7 @@ from qtx.families import FAMILIES
 from qtx.foundation.errors import lookup
 from qtx.foundation.storage import Expected, inside
 from qtx.report import figures, page
-from qtx.report.figures import Run
+from qtx.report.figures import ReportedRun
 from qtx.report.paper import TABLE_2, TABLE_2_HEADER
 from qtx.report.results import (
     METRIC_TITLES,
@@ -51,14 +51,14 @@ def write_report(folder: Path) -> Path:
     return path
 
 
-def read_runs(folder: Path, lines: Iterable[Result]) -> list[Run]:
+def read_runs(folder: Path, lines: Iterable[Result]) -> list[ReportedRun]:
     """The runs behind the lines of a comparison's results; a part that a run lacks is left out."""
     runs = []
     for line in lines:
         run = RunFolder(inside(folder / "runs", f"{line['variant']}-seed{line['seed']}", EXPECTED))
         analysis = run.root / "analysis.npz"
         runs.append(
-            Run(
+            ReportedRun(
                 result=line,
                 config=run.read_config() if run.config.is_file() else {},
                 history=read_metrics(run.root) if run.metrics.is_file() else [],
@@ -69,7 +69,7 @@ def read_runs(folder: Path, lines: Iterable[Result]) -> list[Run]:
     return runs
 
 
-def report(runs: Sequence[Run]) -> str:
+def report(runs: Sequence[ReportedRun]) -> str:
     """The page of a comparison as HTML, without any reference to the outside."""
     names = short_names(run.result["variant"] for run in runs)
     options = options_in_words(names)
@@ -105,7 +105,7 @@ def report(runs: Sequence[Run]) -> str:
     return page.page(title, body)
 
 
-def _inside(runs: Sequence[Run]) -> list[str]:
+def _inside(runs: Sequence[ReportedRun]) -> list[str]:
     """The sections drawn from the analyses of the trained models, as far as there are any."""
     analysed: dict[str, list] = {}
     for run in runs:

@@ -3,12 +3,15 @@
 from __future__ import annotations
 
 import dataclasses
+import functools
 from typing import Self
 
+import optax
+
 from qtx.foundation.errors import QtxError, lookup
-from qtx.training.optimizer import OPTIMIZERS
+from qtx.training.optimizer import OPTIMIZERS, decay_mask
 from qtx.training.penalties import complete_text, make_penalties
-from qtx.training.schedules import SCHEDULES
+from qtx.training.schedules import SCHEDULES, learning_rate_schedule
 
 # Metric of the held-out data -> its sign in a checkpoint's score, of which more is better.
 BEST_METRICS = {"loss": -1, "perplexity": -1, "accuracy": 1}
@@ -115,3 +118,28 @@ class TrainingConfig:
         """The same options, with those of the penalties all at their values."""
         penalties = tuple(map(complete_text, make_penalties(self.penalties).values()))
         return dataclasses.replace(self, penalties=penalties)
+
+    def make_schedule(self) -> optax.Schedule:
+        """Number of updates done so far -> learning rate of the next one."""
+        return learning_rate_schedule(
+            self.schedule,
+            initial=self.initial_learning_rate,
+            peak=self.learning_rate,
+            final=self.final_learning_rate,
+            warmup_steps=self.warmup_steps,
+            steps=self.steps,
+        )
+
+    def make_optimizer(self) -> optax.GradientTransformation:
+        """Clipping by the global norm, then `optimizer` on the schedule."""
+        optimizer = OPTIMIZERS[self.optimizer](
+            self.make_schedule(),
+            beta1=self.beta1,
+            beta2=self.beta2,
+            epsilon=self.epsilon,
+            weight_decay=self.weight_decay,
+            mask=functools.partial(decay_mask, decay_norm_scale=self.decay_norm_scale),
+        )
+        if self.clip_norm is None:
+            return optimizer
+        return optax.chain(optax.clip_by_global_norm(self.clip_norm), optimizer)

@@ -3,14 +3,12 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Iterable
-from typing import Any
 
 import jax
 import numpy as np
 
+from qtx.foundation.batch import Batch
 from qtx.training.objectives import Sums, cross_entropy_sums, metrics
-
-Batch = dict[str, Any]
 
 
 def evaluate(apply_fn: Callable[[Batch], jax.Array], batches: Iterable[Batch]) -> dict[str, float]:

@@ -1,62 +1,79 @@
-"""Optimizers by name, from optax, all with the same gradient clipping, schedule and decay mask."""
+"""Optimizers by name, from optax, all with the same hyper-parameters, of which each takes what it has."""
 
 from __future__ import annotations
 
-import typing
 from collections.abc import Callable, Sequence
-from typing import Any
+from typing import Any, Protocol
 
 import jax
 import optax
 
-from qtx.training.schedules import learning_rate_schedule
-
-if typing.TYPE_CHECKING:
-    from qtx.training.config import TrainingConfig
-
 # Parameters -> a tree like them, True where weights decay.
-Mask = Callable[[Any], Any]
+DecayMask = Callable[[Any], Any]
 
 
-def adamw(config: TrainingConfig, schedule: optax.Schedule, mask: Mask) -> optax.GradientTransformation:
+class Optimizer(Protocol):
+    """Hyper-parameters -> optimizer; see `qtx.training.TrainingConfig` for what they mean."""
+
+    def __call__(
+        self,
+        learning_rate: optax.Schedule,
+        *,
+        beta1: float,
+        beta2: float,
+        epsilon: float,
+        weight_decay: float,
+        mask: DecayMask,
+    ) -> optax.GradientTransformation: ...
+
+
+def adamw(
+    learning_rate: optax.Schedule, *, beta1: float, beta2: float, epsilon: float, weight_decay: float, mask: DecayMask
+) -> optax.GradientTransformation:
     """AdamW (Loshchilov & Hutter 2019), the paper's."""
-    return optax.adamw(
-        schedule, config.beta1, config.beta2, config.epsilon, weight_decay=config.weight_decay, mask=mask
-    )
+    return optax.adamw(learning_rate, beta1, beta2, epsilon, weight_decay=weight_decay, mask=mask)
 
 
-def lamb(config: TrainingConfig, schedule: optax.Schedule, mask: Mask) -> optax.GradientTransformation:
+def lamb(
+    learning_rate: optax.Schedule, *, beta1: float, beta2: float, epsilon: float, weight_decay: float, mask: DecayMask
+) -> optax.GradientTransformation:
     """LAMB (You et al. 2020), for BERT in batches of tens of thousands."""
     return optax.chain(
-        optax.scale_by_adam(config.beta1, config.beta2, config.epsilon),
-        optax.add_decayed_weights(config.weight_decay, mask),
+        optax.scale_by_adam(beta1, beta2, epsilon),
+        optax.add_decayed_weights(weight_decay, mask),
         per_layer(optax.scale_by_trust_ratio()),
-        optax.scale_by_learning_rate(schedule),
+        optax.scale_by_learning_rate(learning_rate),
     )
 
 
-def lion(config: TrainingConfig, schedule: optax.Schedule, mask: Mask) -> optax.GradientTransformation:
+def lion(
+    learning_rate: optax.Schedule, *, beta1: float, beta2: float, weight_decay: float, mask: DecayMask, **_: Any
+) -> optax.GradientTransformation:
     """Lion (Chen et al. 2023): one moment; wants a third to a tenth of AdamW's learning rate."""
-    return optax.lion(schedule, config.beta1, config.beta2, weight_decay=config.weight_decay, mask=mask)
+    return optax.lion(learning_rate, beta1, beta2, weight_decay=weight_decay, mask=mask)
 
 
-def adafactor(config: TrainingConfig, schedule: optax.Schedule, mask: Mask) -> optax.GradientTransformation:
+def adafactor(
+    learning_rate: optax.Schedule, *, weight_decay: float, mask: DecayMask, **_: Any
+) -> optax.GradientTransformation:
     """Adafactor (Shazeer & Stern 2018) without a first moment: its second moments are rows and columns, so that its
     state takes almost no memory. Weights decay as AdamW's do."""
     return optax.chain(
         scale_by_factored_rms_of_layers(),
         per_layer(optax.clip_by_block_rms(1.0)),
-        optax.add_decayed_weights(config.weight_decay, mask),
-        optax.scale_by_learning_rate(schedule),
+        optax.add_decayed_weights(weight_decay, mask),
+        optax.scale_by_learning_rate(learning_rate),
     )
 
 
-def sgd(config: TrainingConfig, schedule: optax.Schedule, mask: Mask) -> optax.GradientTransformation:
+def sgd(
+    learning_rate: optax.Schedule, *, beta1: float, weight_decay: float, mask: DecayMask, **_: Any
+) -> optax.GradientTransformation:
     """Stochastic gradient descent with momentum `beta1`, and decoupled weight decay."""
     return optax.chain(
-        optax.trace(config.beta1),
-        optax.add_decayed_weights(config.weight_decay, mask),
-        optax.scale_by_learning_rate(schedule),
+        optax.trace(beta1),
+        optax.add_decayed_weights(weight_decay, mask),
+        optax.scale_by_learning_rate(learning_rate),
     )
 
 
@@ -98,23 +115,13 @@ def is_stacked(path: Sequence[Any]) -> bool:
 
 
 # A new one is a function and a line here.
-OPTIMIZERS: dict[str, Callable[[TrainingConfig, optax.Schedule, Mask], optax.GradientTransformation]] = {
+OPTIMIZERS: dict[str, Optimizer] = {
     "adamw": adamw,
     "lamb": lamb,
     "lion": lion,
     "adafactor": adafactor,
     "sgd": sgd,
 }
-
-
-def make_optimizer(config: TrainingConfig) -> optax.GradientTransformation:
-    """Clipping by the global norm, then `config.optimizer` on the configured schedule."""
-    optimizer = OPTIMIZERS[config.optimizer](
-        config, learning_rate_schedule(config), lambda params: decay_mask(params, config.decay_norm_scale)
-    )
-    if config.clip_norm is None:
-        return optimizer
-    return optax.chain(optax.clip_by_global_norm(config.clip_norm), optimizer)
 
 
 DECAYED = ("kernel", "embedding")

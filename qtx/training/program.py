@@ -12,14 +12,13 @@ import jax.numpy as jnp
 import numpy as np
 from jax.sharding import Mesh
 
+from qtx.foundation.batch import Batch
 from qtx.training.config import TrainingConfig
 from qtx.training.objectives import Sums
-from qtx.training.optimizer import make_optimizer
 from qtx.training.penalized import check_sites
 from qtx.training.penalties import make_penalties
 from qtx.training.sharding import batch_sharding, optimizer_shardings, param_shardings, replicated
 from qtx.training.step import (
-    Batch,
     Trainable,
     TrainState,
     init_state,
@@ -64,7 +63,7 @@ def make_program(module: Trainable, training: TrainingConfig, mesh: Mesh, batch:
 # A comparison runs each variant's program once per seed, and compiling may take longer than training a small model.
 @functools.lru_cache(maxsize=16)
 def _make_program(module: Trainable, training: TrainingConfig, mesh: Mesh, shapes: Shapes) -> Program:
-    optimizer = make_optimizer(training)
+    optimizer = training.make_optimizer()
     penalties = make_penalties(training.penalties)
     # Parameter shapes do not depend on the number of examples: one is enough to trace the initialization.
     example = {name: np.zeros((1, *shape), dtype) for name, shape, dtype in shapes}

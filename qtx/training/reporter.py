@@ -10,11 +10,12 @@ from typing import Any
 
 import jax
 
+from qtx.foundation.batch import Batch
 from qtx.foundation.totals import Total
 from qtx.training.evaluate import add_up
 from qtx.training.objectives import Sums, metrics
 from qtx.training.progress import ProgressLine
-from qtx.training.step import Batch, TrainState
+from qtx.training.step import TrainState
 from qtx.training.writers import MetricWriter
 
 # (params, a few held-out examples, step) -> (numbers to log, a warning about them or None).

@@ -2,13 +2,9 @@
 
 from __future__ import annotations
 
-import typing
 from collections.abc import Callable
 
 import optax
-
-if typing.TYPE_CHECKING:
-    from qtx.training.config import TrainingConfig
 
 
 def linear(peak: float, final: float, steps: int) -> optax.Schedule:
@@ -34,14 +30,16 @@ SCHEDULES: dict[str, Callable[[float, float, int], optax.Schedule]] = {
 }
 
 
-def learning_rate_schedule(config: TrainingConfig) -> optax.Schedule:
+def learning_rate_schedule(
+    name: str, *, initial: float, peak: float, final: float, warmup_steps: int, steps: int
+) -> optax.Schedule:
     """Number of updates done so far -> learning rate of the next one.
 
-    As in the paper's recipes, update 0 uses `initial_learning_rate` and update `warmup_steps` the peak.
+    As in the paper's recipes, update 0 uses `initial` and update `warmup_steps` the `peak`; `SCHEDULES[name]` goes on
+    from there to `final` at `steps`.
     """
-    decay_steps = config.steps - config.warmup_steps
-    decay = SCHEDULES[config.schedule](config.learning_rate, config.final_learning_rate, decay_steps)
-    if config.warmup_steps == 0:
+    decay = SCHEDULES[name](peak, final, steps - warmup_steps)
+    if warmup_steps == 0:
         return decay
-    warmup = optax.linear_schedule(config.initial_learning_rate, config.learning_rate, config.warmup_steps)
-    return optax.join_schedules([warmup, decay], [config.warmup_steps])
+    warmup = optax.linear_schedule(initial, peak, warmup_steps)
+    return optax.join_schedules([warmup, decay], [warmup_steps])

@@ -39,6 +39,9 @@ class MeshConfig:
             )
 
 
+ALL_DEVICES = MeshConfig()
+
+
 def make_mesh(config: MeshConfig, devices: list[jax.Device] | None = None) -> Mesh:
     """The mesh, over the first devices that it needs.
 

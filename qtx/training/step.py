@@ -13,15 +13,13 @@ import optax
 from jax.sharding import Mesh, NamedSharding, PartitionSpec
 
 from qtx.axes import LOGICAL_AXES
+from qtx.foundation.batch import Batch
 from qtx.foundation.totals import Total
 from qtx.sites import capture
 from qtx.training.config import TrainingConfig
 from qtx.training.objectives import PenalizedSums, Sums, cross_entropy_sums, training_sums, zero_sums
 from qtx.training.penalized import penalty_sums
 from qtx.training.penalties import make_penalties
-from qtx.training.schedules import learning_rate_schedule
-
-Batch = dict[str, jax.Array]
 
 
 class Trainable(Protocol):
@@ -140,7 +138,7 @@ def make_train_step(
         zeros = jax.tree.map(jnp.zeros_like, params), zero_sums(penalties)
         return jax.lax.scan(add, zeros, (split, jnp.arange(parts)))[0]
 
-    schedule = learning_rate_schedule(config)
+    schedule = config.make_schedule()
     compute = gradients if config.accumulation_steps == 1 else accumulate
 
     def train_step(state: TrainState, batch: Batch, seed: Any) -> tuple[TrainState, dict[str, jax.Array]]:

@@ -12,6 +12,7 @@ import numpy as np
 import pytest
 
 from qtx import interop
+from qtx.data import OBJECTIVES
 from qtx.experiment import default, read
 from qtx.families import FAMILIES, Family, MeasuredSites, build, family_of
 from qtx.foundation.errors import QtxError

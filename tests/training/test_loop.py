@@ -21,7 +21,7 @@ import numpy as np
 import pytest
 
 from qtx.foundation.errors import Preempted, QtxError
-from qtx.training import MeshConfig, RunFolder, evaluate, fit, load_params, read_metrics
+from qtx.training import MeshConfig, RunFolder, Watch, evaluate, fit, load_params, read_metrics
 from qtx.training.bad_steps import read_batch
 from qtx.training.checkpoints import Checkpoints
 
@@ -34,7 +34,8 @@ TIMES = ("examples_per_second", "tokens_per_second")
 @pytest.fixture(scope="module")
 def run(module, data, training):
     def run(workdir, data=data, config=CONFIG, **options):
-        options = {"mesh_config": MeshConfig(1), "seed": 7} | options
+        watch = Watch(**{name: options.pop(name) for name in ("monitor", "profile") if name in options})
+        options = {"mesh_config": MeshConfig(1), "seed": 7, "watch": watch} | options
         return fit(module, data, options.pop("training", training), workdir=workdir, config=config, **options)
 
     return run

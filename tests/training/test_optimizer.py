@@ -15,7 +15,7 @@ from jax.sharding import NamedSharding, PartitionSpec
 from qtx.attention import VARIANTS
 from qtx.models import Bert, BertConfig, Opt, OptConfig, Vit, VitConfig
 from qtx.training import MeshConfig, TrainingConfig
-from qtx.training.optimizer import OPTIMIZERS, decay_mask, make_optimizer
+from qtx.training.optimizer import OPTIMIZERS, decay_mask
 from qtx.training.sharding import make_mesh, optimizer_shardings, replicated
 
 SMALL = dict(num_layers=1, width=16, num_heads=2, mlp_width=32)
@@ -67,7 +67,7 @@ def test_the_parameters_that_the_rule_is_about_are_there():
 
 @pytest.mark.parametrize("name", OPTIMIZERS)
 def test_update_without_gradient_only_decays(name):
-    optimizer = make_optimizer(TrainingConfig(**CONSTANT, optimizer=name, learning_rate=0.1, weight_decay=0.5))
+    optimizer = TrainingConfig(**CONSTANT, optimizer=name, learning_rate=0.1, weight_decay=0.5).make_optimizer()
     one = jnp.ones(3)
     params = {"dense": {"kernel": one, "bias": one}, "norm": {"scale": one, "bias": one}}
     zeros = jax.tree.map(jnp.zeros_like, params)
@@ -82,7 +82,7 @@ def test_update_without_gradient_only_decays(name):
 @pytest.mark.parametrize("name", OPTIMIZERS)
 def test_every_optimizer_finds_a_minimum(name):
     config = TrainingConfig(steps=200, warmup_steps=10, optimizer=name, learning_rate=0.05, weight_decay=0.0)
-    optimizer = make_optimizer(config)
+    optimizer = config.make_optimizer()
     target = jnp.linspace(-1, 1, 12).reshape(3, 4)
 
     def loss(params):
@@ -104,7 +104,7 @@ def test_every_optimizer_finds_a_minimum(name):
 def test_every_optimizer_state_lies_on_a_mesh(name):
     """Moments with their parameter; Adafactor's rows and columns, which are smaller, everywhere."""
     mesh = make_mesh(MeshConfig(1, 2, 2))
-    optimizer = make_optimizer(TrainingConfig(**CONSTANT, optimizer=name))
+    optimizer = TrainingConfig(**CONSTANT, optimizer=name).make_optimizer()
     split = NamedSharding(mesh, PartitionSpec("fsdp", "tensor"))
     params = {"kernel": jax.device_put(jnp.ones((256, 128)), split)}
     shardings = optimizer_shardings(mesh, optimizer, params, {"kernel": split})
@@ -156,7 +156,7 @@ def test_each_stacked_layer_is_a_tensor_of_its_own(name):
     config = TrainingConfig(
         **CONSTANT, optimizer=name, learning_rate=1e-2, weight_decay=decay, clip_norm=None, epsilon=1e-6
     )
-    ours = make_optimizer(config)
+    ours = config.make_optimizer()
     plain = PLAIN[name](config, lambda params: decay_mask(params, False))
     rng = np.random.default_rng(0)
     params = stacked_parameters(rng, 1.0)
@@ -175,7 +175,7 @@ def test_each_stacked_layer_is_a_tensor_of_its_own(name):
 
 def test_adafactor_never_factors_the_axis_of_the_layers():
     """Of as many layers as it asks of an axis that it factors: a bias is of one axis, however many layers have one."""
-    optimizer = make_optimizer(TrainingConfig(**CONSTANT, optimizer="adafactor"))
+    optimizer = TrainingConfig(**CONSTANT, optimizer="adafactor").make_optimizer()
     params = {"layers": {"mlp": {"bias": jnp.zeros((130, 200)), "kernel": jnp.zeros((130, 200, 300))}}}
     shapes = {x.shape for x in jax.tree.leaves(jax.eval_shape(optimizer.init, params)) if x.size > 1}
     assert shapes == {(130, 200), (130, 300)}
@@ -187,7 +187,7 @@ def test_adafactor_never_factors_the_axis_of_the_layers():
 def test_clipping_by_the_global_norm(clip_norm, scale):
     # Epsilon is so large that AdamW's first update is proportional to the gradient, here of norm 5.
     config = TrainingConfig(**CONSTANT, learning_rate=1.0, weight_decay=0.0, epsilon=1e6, clip_norm=clip_norm)
-    optimizer = make_optimizer(config)
+    optimizer = config.make_optimizer()
     params = {"a": {"kernel": jnp.zeros(1)}, "b": {"kernel": jnp.zeros(1)}}
     gradient = {"a": {"kernel": jnp.array([3.0])}, "b": {"kernel": jnp.array([4.0])}}
     updates, _ = optimizer.update(gradient, optimizer.init(params), params)

@@ -20,7 +20,7 @@ import pytest
 from qtx.foundation.distributed import initialize
 from qtx.foundation.errors import QtxError
 from qtx.training import MeshConfig, fit, read_metrics
-from qtx.training.loop import load_params
+from qtx.training.loading import load_params
 
 RUN = textwrap.dedent("""
     import dataclasses

@@ -26,8 +26,8 @@ from qtx.quantization import QuantizationConfig, Quantizer, Recipe, Rule, calibr
 from qtx.quantization.estimators import MinMax
 from qtx.quantization.qat.model import make_qat_model
 from qtx.training import MeshConfig, RunFolder, TrainingConfig, read_metrics
-from qtx.training.loop import load_params
-from qtx.training.optimizer import decay_mask, make_optimizer
+from qtx.training.loading import load_params
+from qtx.training.optimizer import decay_mask
 from qtx.training.program import make_program
 from qtx.training.run_folder import differences
 from qtx.training.sharding import make_mesh
@@ -182,7 +182,7 @@ def test_ranges_can_be_left_as_calibrated(learn):
     model = make_qat_model(Dense(), recipe, batch, learn)
     params = model.module.init(jax.random.key(1), batch)["params"]
     given = model.start(params, calibrate(model.module, params, recipe, [batch], 1))
-    optimizer = make_optimizer(TrainingConfig(steps=1, warmup_steps=0, weight_decay=0.1))
+    optimizer = TrainingConfig(steps=1, warmup_steps=0, weight_decay=0.1).make_optimizer()
 
     @jax.jit
     def gradient(params, batch):

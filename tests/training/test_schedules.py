@@ -6,7 +6,6 @@ import numpy as np
 import pytest
 
 from qtx.training import SCHEDULES, TrainingConfig
-from qtx.training.schedules import learning_rate_schedule
 
 
 # At updates 0, 5 (half the warm-up), 10 (its end), 60 (half-way down) and 110 (the end).
@@ -29,16 +28,16 @@ def test_values(schedule, initial, final, expected):
         initial_learning_rate=initial,
         final_learning_rate=final,
     )
-    rates = learning_rate_schedule(config)
+    rates = config.make_schedule()
     np.testing.assert_allclose([rates(step) for step in (0, 5, 10, 60, 110)], expected, atol=1e-6)
 
 
 def test_cosine_is_not_a_line():
     config = TrainingConfig(steps=110, warmup_steps=10, learning_rate=1.0, schedule="cosine")
-    np.testing.assert_allclose(learning_rate_schedule(config)(35), (1 + np.cos(np.pi / 4)) / 2, rtol=1e-5)
+    np.testing.assert_allclose(config.make_schedule()(35), (1 + np.cos(np.pi / 4)) / 2, rtol=1e-5)
 
 
 @pytest.mark.parametrize("schedule", SCHEDULES)
 def test_without_warmup_the_peak_comes_first(schedule):
     config = TrainingConfig(steps=10, warmup_steps=0, learning_rate=0.5, schedule=schedule)
-    np.testing.assert_allclose(learning_rate_schedule(config)(0), 0.5)
+    np.testing.assert_allclose(config.make_schedule()(0), 0.5)

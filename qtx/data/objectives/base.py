@@ -8,8 +8,8 @@ from typing import ClassVar
 
 import numpy as np
 
-from qtx.data.dataset import Batch
 from qtx.data.tokenization import TextTokenizer
+from qtx.foundation.batch import Batch
 
 MakeExample = Callable[[np.ndarray, np.random.Generator], Batch]
 """(block of ids int32 [L], generator) to one example, a dict of arrays without a batch axis."""

@@ -11,12 +11,13 @@ import numpy as np
 import tensorflow_datasets as tfds
 from PIL import Image
 
-from qtx.data.dataset import Batch, Data
+from qtx.data.dataset import Data
 from qtx.data.image_files import open_image
 from qtx.data.images import ImageOptions, Record
 from qtx.data.prepared.images import image_plan
 from qtx.data.prepared.writing import Written, write
 from qtx.data.tfds_datasets import DEFAULT_DATA_DIR, PREFIX, TRAINING_SPLIT, Dataset, find_dataset, open_dataset
+from qtx.foundation.batch import Batch
 from qtx.foundation.errors import QtxError
 from qtx.foundation.storage import digest
 
