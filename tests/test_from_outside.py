@@ -1,18 +1,17 @@
-"""Mechanisms and objectives that the package does not have, registered from outside, go through the commands."""
+"""What the package does not have, registered from outside, goes through train, quantize, export and report."""
 
 from __future__ import annotations
 
 import dataclasses
 import json
-import re
 from pathlib import Path
 
 import numpy as np
 import pytest
+import scipy.stats
 from safetensors.numpy import load_file
 
 from qtx.attention import GATES, NORMALIZERS
-from qtx.attention.gates import DenseGate
 from qtx.attention.normalizers import Rows
 from qtx.cli.flags import load_config_file
 from qtx.cli.main import main
@@ -23,59 +22,95 @@ from qtx.experiment import read
 from qtx.families import FAMILIES
 from qtx.foundation.errors import QtxError
 from qtx.masks import Mask
+from qtx.quantization.estimators import ESTIMATORS
+from qtx.quantization.granularity import GRANULARITIES
+from qtx.quantization.methods import METHODS
+from qtx.quantization.recipes import RECIPES
 from qtx.training import read_metrics
+from qtx.training.optimizer import OPTIMIZERS
+from qtx.training.penalties import PENALTIES
+from qtx.training.schedules import SCHEDULES
+from tests.strangers import Shrunk, Whole, Widened, careful, documented, root, signs
 
-ROOT = Path(__file__).parents[1]
 NANO = Path(__file__).with_name("nano_config.py")
-
-
-def example(page):
-    """The first Python file of a page of the documentation, run."""
-    code = re.search(r"```python\n(.*?)```", (ROOT / "docs" / page).read_text(encoding="utf-8"), re.DOTALL)
-    assert code is not None
-    found = {"__name__": "example"}
-    exec(code[1], found)
-    return found
-
-
-@dataclasses.dataclass(frozen=True)
-class Contrary(DenseGate):
-    """An element-wise gate with a bias."""
-
-    strength: float = 1.0
-
-    @property
-    def initial_bias(self):
-        return self.strength
-
-    def logits_per_head(self, head_dim):
-        return head_dim
+DOCUMENTED = documented("adding-a-variant.md")
+ATTENTION = "softmax,normalizer=temperature,gate=diagonal,gate_pi=0.25"
 
 
 @pytest.fixture
-def temperature(monkeypatch):
-    cls = example("adding-a-variant.md")["Temperature"]
-    monkeypatch.setitem(NORMALIZERS, "temperature", cls)
-    monkeypatch.setitem(GATES, "contrary", Contrary)
-    return cls()
+def strangers(monkeypatch):
+    """One of each kind, registered."""
+    for registry, name, entry in (
+        (NORMALIZERS, "temperature", DOCUMENTED["Temperature"]),
+        (GATES, "diagonal", DOCUMENTED["DiagonalGate"]),
+        (PENALTIES, "kurtosis", DOCUMENTED["Kurtosis"]),
+        (METHODS, "shrunk", Shrunk),
+        (ESTIMATORS, "widened", Widened),
+        (GRANULARITIES, "whole", Whole),
+        (RECIPES, "careful", careful),
+        (OPTIMIZERS, "signs", signs),
+        (SCHEDULES, "root", root),
+    ):
+        monkeypatch.setitem(registry, name, entry)
 
 
-def test_the_documented_normalizer_computes_its_formula(temperature):
+def test_the_documented_normalizer_computes_its_formula():
     scores = np.random.default_rng(0).normal(size=(1, 2, 4, 4)).astype(np.float32)
     t = np.array([0.5, 2.0], np.float32)
-    found = temperature({"temperature": t}, scores, Rows(Mask(4, causal=True)))
+    found = DOCUMENTED["Temperature"]()({"temperature": t}, scores, Rows(Mask(4, causal=True)))
     for h in range(2):
         for i in range(4):
             e = np.exp(t[h] * scores[0, h, i, : i + 1])
             np.testing.assert_allclose(found[0, h, i, : i + 1], e / e.sum(), rtol=1e-5)
 
 
-def test_a_normalizer_with_a_parameter_and_an_elementwise_gate_go_all_the_way(temperature, tmp_path, capsys):
-    run, attention = tmp_path / "run", "--config.model.attention"
-    options = [f"{attention}.normalizer=temperature", f"{attention}.gate=contrary", f"{attention}.gate_strength=0.5"]
-    assert main(["train", f"--config={NANO}", f"--workdir={run}", *options]) == 0, capsys.readouterr().err
-    assert "attention: softmax,normalizer=temperature,gate=contrary,gate_strength=0.5" in capsys.readouterr().out
-    assert main(["quantize", f"--workdir={run}"]) == 0, capsys.readouterr().err
+def test_the_documented_gate_computes_its_formula():
+    rng = np.random.default_rng(0)
+    gate, x = DOCUMENTED["DiagonalGate"](pi=0.25), rng.normal(size=(2, 5, 3, 4))
+    parameters = {name: rng.normal(size=of.shape) for name, of in gate.parameters(3, 4).items()}
+    found = gate(parameters, x)
+    assert gate.parameters(3, 4)["bias"].start == pytest.approx(np.log(0.25 / 0.75))
+    for b, i, h, d in np.ndindex(x.shape):
+        logit = parameters["kernel"][h, d] * x[b, i, h, d] + parameters["bias"][h, d]
+        assert found[b, i, h, d] == pytest.approx(logit)
+
+
+def test_the_documented_penalty_computes_its_formula():
+    x = np.random.default_rng(0).normal(size=(6, 9))
+    expected = (scipy.stats.kurtosis(x, axis=-1, fisher=False) - 2) ** 2
+    np.testing.assert_allclose(DOCUMENTED["Kurtosis"](target=2.0)(x, 0), expected, rtol=1e-4, atol=1e-6)
+
+
+def test_one_of_each_kind_goes_all_the_way(strangers, tmp_path, capsys):
+    """Trained, quantized and reported by `qtx compare`, measured again by a method, and taken away."""
+    workdir, options = (
+        tmp_path / "compared",
+        {
+            "compare.variants": (ATTENTION,),
+            "compare.seeds": (0,),
+            "training.penalties": ("kurtosis,weight=0.01",),
+            "training.optimizer": "signs",
+            "training.schedule": "root",
+            "quantization.activation_estimator": "widened,factor=1.25",
+            "quantization.weight_granularity": "whole",
+            "quantization.recipe": "careful",
+            "quantization.schemes": ("w8a8",),
+        },
+    )
+    given = [f"--config.{name}={value}" for name, value in options.items()]
+    assert main(["compare", f"--config={NANO}", f"--workdir={workdir}", *given]) == 0, capsys.readouterr().err
+    run = workdir / "runs" / f"{ATTENTION}-seed0"
+    assert all("penalty/kurtosis" in line for line in read_metrics(run, "train"))
+    assert (
+        "temperature" in (workdir / "table.md").read_text() and "temperature" in (workdir / "report.html").read_text()
+    )
+
+    assert main(["quantize", f"--workdir={run}", "--method=shrunk,factor=0.5"]) == 0, capsys.readouterr().err
+    measured = json.loads((run / "results.json").read_text())["measurements"]
+    values = {line.get("method"): line["values"]["perplexity"] for line in measured}
+    assert values.keys() == {None, "static", "shrunk,factor=0.5"}
+    assert values["static"] == pytest.approx(values[None], rel=0.05) != values["shrunk,factor=0.5"]
+
     for form in ("int8", "huggingface"):
         assert main(["export", f"--format={form}", f"--workdir={run}"]) == 0, capsys.readouterr().err
     assert main(["evaluate", f"--workdir={run / 'export' / 'int8'}"]) == 0, capsys.readouterr().err

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import dataclasses
 import re
-from collections.abc import Callable, Iterable, Mapping
+from collections.abc import Callable, Iterable
 from typing import Any
 
 from qtx.foundation.errors import QtxError
@@ -17,9 +17,7 @@ from qtx.quantization.recipe import Quantizer, Recipe
 from qtx.quantization.recipes import RECIPES, find_recipe
 from qtx.quantization.recipes.recorded import as_data
 
-Granularities = Mapping[str, Callable[..., Granularity | Token]]
-WEIGHT_GRANULARITIES: Granularities = {name: GRANULARITIES[name] for name in ("tensor", "channel")}
-ACTIVATION_GRANULARITIES: Granularities = {name: GRANULARITIES[name] for name in ("tensor", "group", "token")}
+Granularities = dict[str, Callable[..., Granularity | Token]]
 
 
 @dataclasses.dataclass(frozen=True)
@@ -72,17 +70,19 @@ class QuantizationConfig:
             raise QtxError(f"scheme {scheme!r}: expected w<weight bits>a<activation bits>, e.g. 'w8a8'")
         weight_bits, activation_bits = int(match[1]), int(match[2])
         weight_estimators = {"auto": MinMax if weight_bits >= 8 else Mse, **ESTIMATORS}
+        of_weights: Granularities = {name: cls for name, cls in GRANULARITIES.items() if cls.of_weights}
+        of_activations: Granularities = {name: cls for name, cls in GRANULARITIES.items() if cls.of_activations}
         weight = Quantizer(
             weight_bits,
             True,
             make_variant(weight_estimators, "weight_estimator", self.weight_estimator),
-            make_variant(WEIGHT_GRANULARITIES, "weight_granularity", self.weight_granularity),
+            make_variant(of_weights, "weight_granularity", self.weight_granularity),
         )
         activation = Quantizer(
             activation_bits,
             False,
             make_variant(ESTIMATORS, "activation_estimator", self.activation_estimator),
-            make_variant(ACTIVATION_GRANULARITIES, "activation_granularity", self.activation_granularity),
+            make_variant(of_activations, "activation_granularity", self.activation_granularity),
         )
         return weight, activation
 

@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import abc
 import dataclasses
-from typing import Any
+from typing import Any, ClassVar
 
 import jax
 import jax.numpy as jnp
@@ -31,7 +31,13 @@ class Granularity(abc.ABC):
     """Which values of a tensor share one static range; a frozen dataclass of its options.
 
     A state is what the estimator's is, with a leading `[D]` where every index of the last axis has one.
+
+    Attributes:
+      of_weights, of_activations: whether a config may choose it for these.
     """
+
+    of_weights: ClassVar[bool] = True
+    of_activations: ClassVar[bool] = True
 
     @abc.abstractmethod
     def init(self, estimator: Estimator, features: int) -> Any:
@@ -79,6 +85,8 @@ class Channel(Granularity):
       QtxError: for a vector, whose every value would be a channel of its own.
     """
 
+    of_activations = False
+
     def init(self, estimator, features):
         return jax.tree.map(lambda x: jnp.broadcast_to(x, (features, *jnp.shape(x))), estimator.init())
 
@@ -111,6 +119,9 @@ class Group(Channel):
       QtxError: if it does not.
     """
 
+    of_weights = False
+    of_activations = True
+
     num_groups: int = 4
 
     def __post_init__(self):
@@ -138,6 +149,9 @@ class Group(Channel):
 class Token:
     """Dynamic: every row of the last axis is quantized to its own extremes, found as it is computed; nothing is
     calibrated. For activations only (ZeroQuant, Yao et al. 2022, section 4.1)."""
+
+    of_weights: ClassVar[bool] = False
+    of_activations: ClassVar[bool] = True
 
     def ends(self, x: jax.Array, where: Any = None) -> tuple[jax.Array, jax.Array]:
         """The ranges `[..., 1]` of the rows of `x` `[..., D]`; a row without any position of `where` gets [0, 0]."""

@@ -21,8 +21,10 @@ from qtx.quantization.recipe import Quantizer, Recipe, Rule
 REMEDY = "name the recipe on this command line, --config.quantization.recipe=FILE.py:FUNCTION"
 EXPECTED = Expected("a recorded recipe", REMEDY)
 
-CLASSES = {cls.__name__: cls for cls in (Recipe, Rule, Quantizer, *ESTIMATORS.values(), *GRANULARITIES.values())}
-"""What a recorded recipe may be made of."""
+
+def classes() -> dict[str, Any]:
+    """What a recorded recipe may be made of, by name."""
+    return {cls.__name__: cls for cls in (Recipe, Rule, Quantizer, *ESTIMATORS.values(), *GRANULARITIES.values())}
 
 
 def as_data(recipe: Recipe, weight: Quantizer, activation: Quantizer) -> dict[str, Any] | None:
@@ -35,7 +37,7 @@ def as_data(recipe: Recipe, weight: Quantizer, activation: Quantizer) -> dict[st
 
 def _encode(value: Any) -> Any:
     if dataclasses.is_dataclass(value) and not isinstance(value, type):
-        if CLASSES.get(type(value).__name__) is not type(value):
+        if classes().get(type(value).__name__) is not type(value):
             raise LookupError(type(value).__name__)
         fields = {field.name: _encode(getattr(value, field.name)) for field in dataclasses.fields(value)}
         return {"is": type(value).__name__, **fields}
@@ -45,7 +47,7 @@ def _encode(value: Any) -> Any:
 def _decode(value: Any) -> Any:
     if isinstance(value, dict):
         fields = {name: _decode(item) for name, item in value.items() if name != "is"}
-        return CLASSES[value["is"]](**fields)
+        return classes()[value["is"]](**fields)
     return tuple(_decode(item) for item in value) if isinstance(value, list) else value
 
 
