@@ -172,7 +172,8 @@ def _initial(model: FloatingPoint, batch: dict[str, Any]) -> dict[str, Any]:
     values = jax.eval_shape(_captured, model, batch)
     num_layers, _, num_heads, length = values["layers/attention/probs"].shape[:4]
     per_head = weighted_mean(num_layers, num_heads)
-    names = [*_ATTENTION_METRICS, "first_mass", "context_norm", *(["openness"] if "layers/attention/gate" in values else [])]
+    names = [*_ATTENTION_METRICS, "first_mass", "context_norm"]
+    names += ["openness"] if "layers/attention/gate" in values else []
     return {
         "norms": initial_norms(model.module),
         "outliers": _outliers(model, values[measured_sites(model.module).infinity_norm].shape).init(),

@@ -15,7 +15,6 @@ import jax.numpy as jnp
 
 from qtx.masks import Mask
 
-
 HEAD_SITES = tuple(
     f"layers/attention/{name}" for name in ("probs", "value", "gated_value", "context", "gated_context", "gate")
 )

@@ -93,7 +93,7 @@ def save(folder: str | Path, config: TransformerConfig, params: Any) -> None:
       QtxError: if the architecture cannot express the config.
     """
     name = next(name for name, (_, config_class) in MODELS.items() if type(config) is config_class)
-    family = FAMILIES[name]
+    family = lookup(FAMILIES, "family with Hugging Face checkpoints:", name)
     values = {"model_type": name, **family.write_config(config)}
     # What transformers has no option for, such as another LayerNorm epsilon in OPT, would be lost silently.
     given, default = vars(config), type(config)()

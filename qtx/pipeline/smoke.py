@@ -67,6 +67,8 @@ def _small_model(model: TransformerConfig, shorter: float) -> TransformerConfig:
         "mlp_width": max(1, width * model.mlp_width // model.width),
         "max_length": SEQUENCE_LENGTH,
         "patch_size": PATCH_SIZE,
+        "num_kv_heads": 1,
+        "head_dim": HEAD_WIDTH,
         "embedding_width": width // 2 if getattr(model, "projected", False) else None,
         **dict.fromkeys(FROM_DATA),
     }

@@ -40,10 +40,12 @@ class Quantizer:
 
 @dataclasses.dataclass(frozen=True)
 class Rule:
-    """Paths that match `pattern` (shell-style: `*` matches anything, `/` too) get `quantizer`; None: left as is."""
+    """Paths that match `pattern` (shell-style: `*` matches anything, `/` too) get `quantizer`; None: left as is. Of an
+    `optional` rule a model may have none."""
 
     pattern: str
     quantizer: Quantizer | None
+    optional: bool = False
 
 
 @dataclasses.dataclass(frozen=True)
@@ -62,7 +64,7 @@ def resolve(rules: Iterable[Rule], names: Iterable[str], kind: str) -> dict[str,
     """Name to quantizer for every name that a rule quantizes.
 
     Raises:
-      QtxError: for a name that no rule matches, or a rule that matches no name.
+      QtxError: for a name that no rule matches, or a rule, not an optional one, that matches no name.
     """
     rules, result, used = tuple(rules), {}, set()
     names = sorted(names)
@@ -76,6 +78,6 @@ def resolve(rules: Iterable[Rule], names: Iterable[str], kind: str) -> dict[str,
         if rule.quantizer is not None:
             result[name] = rule.quantizer
     for rule in rules:
-        if rule not in used:
+        if rule not in used and not rule.optional:
             raise QtxError(f"the recipe's {kind} rule {rule.pattern!r} matches none of: {', '.join(names)}")
     return result

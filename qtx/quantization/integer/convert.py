@@ -16,9 +16,6 @@ from qtx.quantization.integer.model import IntegerModel, Tensors
 from qtx.quantization.integer.operands import operands, smallest_batch
 from qtx.quantization.weights import flatten, is_table
 
-TIED = "embeddings/words/embedding"
-"""The table that BERT's and OPT's heads multiply by, unquantized, and so kept in floating point, once."""
-
 
 def convert(quantized: Quantized) -> IntegerModel:
     """The model that `quantized` simulates.
@@ -49,7 +46,9 @@ def convert(quantized: Quantized) -> IntegerModel:
         integers |= {f"{path}/{name}": x for name, x in node.items()}
         floating |= set() if integer else {path}
     for path, x in params.items():
-        if is_table(path) and path != TIED and path in grids.weights and not basis_of(grids.weights[path]):
+        # A tied head multiplies by the table as it was, which is kept in floating point, once.
+        own = is_table(path) and path not in found.tied
+        if own and path in grids.weights and not basis_of(grids.weights[path]):
             integers[path.removesuffix("embedding") + "table"] = integers_of(x, grids.weights[path])
     for site, grid in grids.sites.items():
         integers |= {f"{site}/grid/{name}": value for name, value in grid.items()}

@@ -17,6 +17,7 @@ from jax.ad_checkpoint import checkpoint_name
 
 from qtx.layers import Product
 from qtx.quantization.interceptor import SITES_AND_TABLES
+from qtx.quantization.weights import is_table
 from qtx.sites import watching
 
 PRODUCTS = (nn.Dense, Product)
@@ -48,16 +49,24 @@ class Operands(NamedTuple):
     Attributes:
       of: path of each `Dense` and `Product` to the source of each of its operands, None if unknown.
       elsewhere: paths of the modules that multiply without either.
+      tied: paths of the embedding tables that a product multiplies by, a tied head's.
     """
 
     of: dict[str, tuple[Source | None, ...]]
     elsewhere: set[str]
+    tied: set[str]
 
 
 class _Carried(NamedTuple):
     """Within a scan's body, what it carries in."""
 
     number: int
+
+
+class _Table(NamedTuple):
+    """An embedding table."""
+
+    path: str
 
 
 def operands(module: nn.Module, params: Any, batch: Mapping[str, Any]) -> Operands:
@@ -84,12 +93,14 @@ def operands(module: nn.Module, params: Any, batch: Mapping[str, Any]) -> Operan
             return module.apply({"params": params}, batch)
 
     program = jax.make_jaxpr(run)(params, dict(batch)).jaxpr
-    trace = _Trace({}, set())
-    trace.follow(program, [None] * len(program.invars))
+    trace = _Trace({}, set(), set())
+    paths = ["/".join(key.key for key in path) for path, _ in jax.tree_util.tree_leaves_with_path(params)]
+    tables = [_Table(path) if is_table(path) else None for path in paths]
+    trace.follow(program, tables + [None] * (len(program.invars) - len(tables)))
     multiplied = {path for path, count in modules.items() if count}
     found = {path: tuple(trace.found.get((path, i)) for i in range(modules[path])) for path in multiplied}
     places = {_module_at(stack, modules) for stack in trace.products}
-    return Operands(found, places - multiplied)
+    return Operands(found, places - multiplied, trace.tied)
 
 
 def _module_at(stack: str, modules: Mapping[str, Any]) -> str:
@@ -103,6 +114,7 @@ def _module_at(stack: str, modules: Mapping[str, Any]) -> str:
 class _Trace(NamedTuple):
     found: dict[tuple[str, int], Source | None]
     products: set[str]
+    tied: set[str]
 
     def follow(self, program: Any, entering: list[Any], stack: str = "") -> list[Any]:
         """The sources of a program's results, from those of its inputs."""
@@ -118,6 +130,7 @@ class _Trace(NamedTuple):
             results: list[Any] = [None] * len(equation.outvars)
             if name == "dot_general":
                 self.products.add(here)
+                self.tied.update(source.path for source in sources if isinstance(source, _Table))
             elif name == "scan":
                 results = self._scan(equation, sources, here)
             elif label.startswith("site:"):
@@ -143,7 +156,7 @@ class _Trace(NamedTuple):
             equation.params["num_carry"],
         )
         first = sources[consts : consts + carried]
-        inside = _Trace({}, self.products)
+        inside = _Trace({}, self.products, self.tied)
         entering = [None] * consts + [_Carried(i) for i in range(carried)]
         leaving = inside.follow(body, entering + [None] * (len(body.invars) - len(entering)), stack)
 

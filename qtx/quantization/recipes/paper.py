@@ -25,7 +25,7 @@ def _paper(config: TransformerConfig, weight: Quantizer, activation: Quantizer, 
         return [Rule(f"layers/attention/{path}", None) for path in paths]
 
     return Recipe(
-        weights=(*in_floating_point(predictor), *weight_rules(config, weight)),
+        weights=(*in_floating_point(predictor), *weight_rules(weight)),
         activations=(*in_floating_point(sites), Rule("layers/mlp/in", None), *activation_rules(activation)),
     )
 

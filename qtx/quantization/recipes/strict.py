@@ -5,7 +5,7 @@ from __future__ import annotations
 import dataclasses
 
 from qtx.attention.gates import PerHeadGate
-from qtx.models import OptConfig, TransformerConfig
+from qtx.models import TransformerConfig
 from qtx.quantization.granularity import Channel, Tensor
 from qtx.quantization.recipe import Quantizer, Recipe, Rule
 from qtx.quantization.recipes.rules import activation_rules, weight_rules
@@ -22,9 +22,7 @@ def strict(config: TransformerConfig, weight: Quantizer, activation: Quantizer) 
     # A dense predictor is a layer like any other.
     per_head = isinstance(config.attention.gate, PerHeadGate)
     gate_weights = (Rule(gate + "bias", None), Rule(gate, predictor)) if per_head else ()
-    # OPT's head is the embedding table, which has no weight of its own.
-    head = () if isinstance(config, OptConfig) else (Rule("head/*", None),)
     return Recipe(
-        weights=(*head, *gate_weights, *weight_rules(config, weight)),
+        weights=(Rule("head/*", None, optional=True), *gate_weights, *weight_rules(weight)),
         activations=(Rule("head/*", None), Rule("layers/attention/scores", scores), *activation_rules(activation)),
     )
