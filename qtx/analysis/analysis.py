@@ -14,7 +14,7 @@ import numpy as np
 
 from qtx.analysis.capture import FloatingPoint, Model, capture, measured_sites
 from qtx.analysis.head_map import HeadMap, head_map
-from qtx.analysis.heads import head_statistics, visible_keys
+from qtx.analysis.heads import HEAD_SITES, by_head, head_statistics, visible_keys
 from qtx.analysis.metrics import initial_norms, summary, update_norms
 from qtx.analysis.statistics import histogram, outlier_counts, per_layer, weighted_mean
 from qtx.foundation.batch import Batch
@@ -30,8 +30,6 @@ TOP_TOKENS = 12
 EXPECTED = Expected("an analysis of this version of qtx", "run qtx evaluate again, or delete it")
 
 _ATTENTION_METRICS = ("sink_mass", "value_drain", "zero_share", "dead_row_share")
-_PROBS, _VALUE, _GATE = "layers/attention/probs", "layers/attention/value", "layers/attention/gate"
-_CONTEXTS = ("layers/attention/gated_context", "layers/attention/context")
 
 
 @dataclasses.dataclass(frozen=True)
@@ -150,7 +148,7 @@ def histogram_sites(model: Model) -> tuple[str, ...]:
 
 
 def _captured(model: Model, batch: dict[str, Any]) -> dict[str, jax.Array]:
-    return capture(model, batch, {*measured_sites(model.module).tensors, _PROBS, _VALUE, _GATE, *_CONTEXTS})
+    return capture(model, batch, {*measured_sites(model.module).tensors, *HEAD_SITES})
 
 
 @jax.jit
@@ -174,9 +172,10 @@ def _outliers(model: Model, shape: tuple[int, ...]):
 
 def _initial(model: FloatingPoint, batch: dict[str, Any]) -> dict[str, Any]:
     values = jax.eval_shape(_captured, model, batch)
-    num_layers, _, num_heads, length = values[_PROBS].shape[:4]
+    num_layers, _, num_heads, length = values["layers/attention/probs"].shape[:4]
     per_head = weighted_mean(num_layers, num_heads)
-    names = [*_ATTENTION_METRICS, "first_mass", "context_norm", *(["openness"] if _GATE in values else [])]
+    names = [*_ATTENTION_METRICS, "first_mass", "context_norm"]
+    names += ["openness"] if "layers/attention/gate" in values else []
     return {
         "norms": initial_norms(model.module),
         "outliers": _outliers(model, values[measured_sites(model.module).infinity_norm].shape).init(),
@@ -196,20 +195,17 @@ def _initial(model: FloatingPoint, batch: dict[str, Any]) -> dict[str, Any]:
 def _update(model: FloatingPoint, state: Any, ranges: dict[str, jax.Array], batch: dict[str, Any]) -> Any:
     values = _captured(model, batch)
     sites = measured_sites(model.module)
-    probs, measured = values[_PROBS], values[sites.infinity_norm]
-    num_heads, length = probs.shape[2:4]
-    mask = token_mask(batch, length)
+    heads, measured = by_head(values), values[sites.infinity_norm]
+    mask = token_mask(batch, heads["probs"].shape[-1])
     visible = visible_keys(batch, mask, model.module.config.causal)
-    table = jax.vmap(lambda p, v: head_statistics(p, v, mask, visible))(probs, values[_VALUE])
+    table = jax.vmap(lambda p, v: head_statistics(p, v, mask, visible))(heads["probs"], heads["value"])
     table = {name: (x.swapaxes(0, 1), weights[0]) for name, (x, weights) in table.items()}  # [B, L, H], [B]
-    context = next(values[site] for site in _CONTEXTS if site in values)
     tokens = jnp.sum(mask, axis=1)
-    loudest = jnp.max(jnp.abs(jnp.where(mask[..., None], context, 0)), axis=2)  # [L, B, D]
-    loudest = loudest.reshape(*loudest.shape[:2], num_heads, -1).max(axis=-1)
+    loudest = jnp.max(jnp.abs(jnp.where(mask[..., None, None], heads["context"], 0)), axis=(2, 4))  # [L, B, H]
     table["context_norm"] = (loudest.swapaxes(0, 1), sample_mask(batch))
-    if _GATE in values:
-        openness = jnp.sum(jnp.where(mask[..., None], values[_GATE], 0), axis=2) / jnp.maximum(tokens, 1)[:, None]
-        openness = openness.reshape(*openness.shape[:2], num_heads, -1).mean(axis=-1)
+    if "openness" in heads:
+        openness = jnp.sum(jnp.where(mask[..., None], heads["openness"], 0), axis=2)
+        openness = openness / jnp.maximum(tokens, 1)[:, None]
         table["openness"] = (openness.swapaxes(0, 1), tokens)
     update_mean = weighted_mean().update
     return {

@@ -11,6 +11,7 @@ import jax.numpy as jnp
 import numpy as np
 
 from qtx.analysis.capture import FloatingPoint, capture
+from qtx.analysis.heads import HEAD_SITES, by_head
 from qtx.masks import token_mask
 
 SHOWN_TOKENS = 24
@@ -49,14 +50,14 @@ def head_map(
         tokens = [token_text(int(token)) for token in np.asarray(batch["tokens"])[0, :length]]
     else:
         tokens = ["class", *(str(patch) for patch in range(1, length))]
-    gate = values.get("gate")
+    openness = values.get("openness")
     return HeadMap(
         layer=layer,
         head=head,
         probs=values["probs"][:length, :length].astype(np.float32),
         value_norm=values["value"][:length],
         context_norm=values["context"][:length],
-        openness=None if gate is None else gate[:length],
+        openness=None if openness is None else openness[:length],
         tokens=tokens,
     )
 
@@ -64,20 +65,10 @@ def head_map(
 @jax.jit
 def _first_example(model: FloatingPoint, batch: dict[str, Any], layer: jax.Array, head: jax.Array) -> dict[str, Any]:
     batch = {name: x[:1] for name, x in batch.items()}
-    names = ("probs", "value", "context", "gated_context", "gate")
-    captured = capture(model, batch, {f"layers/attention/{name}" for name in names})
-    values = {path.rpartition("/")[2]: x[layer, 0] for path, x in captured.items()}
-    num_heads = values["probs"].shape[0]
-
-    def norm(x):  # [T, D] of all heads to the norm [T] of one
-        per_head = x.reshape(x.shape[0], num_heads, -1)[:, head].astype(jnp.float32)
-        return jnp.linalg.norm(per_head, axis=-1)
-
+    heads = {name: x[layer, 0] for name, x in by_head(capture(model, batch, HEAD_SITES)).items()}
     result = {
-        "probs": values["probs"][head],
-        "value": norm(values["value"]),
-        "context": norm(values.get("gated_context", values["context"])),
-        "mask": token_mask(batch, values["probs"].shape[-1])[0],
+        "probs": heads["probs"][head],
+        "mask": token_mask(batch, heads["probs"].shape[-1])[0],
+        **{name: jnp.linalg.norm(heads[name][:, head].astype(jnp.float32), axis=-1) for name in ("value", "context")},
     }
-    gate = values.get("gate")  # [T, H], or [T, H * D]
-    return result if gate is None else result | {"gate": gate.reshape(len(gate), num_heads, -1)[:, head].mean(axis=-1)}
+    return result | {"openness": heads["openness"][:, head]} if "openness" in heads else result

@@ -15,6 +15,36 @@ import jax.numpy as jnp
 
 from qtx.masks import Mask
 
+HEAD_SITES = tuple(
+    f"layers/attention/{name}" for name in ("probs", "value", "gated_value", "context", "gated_context", "gate")
+)
+
+
+def by_head(values: Mapping[str, jax.Array]) -> dict[str, jax.Array]:
+    """Captured `HEAD_SITES`, those that the model has, by the H heads of the scores; grouped keys and values, or gates
+    on these, count for every head that shares them.
+
+    Args:
+      values: site to `[L, B, ...]`.
+
+    Returns:
+      `probs` `[L, B, H, T, T]`; `value` and `context`, the latter after a gate on it, `[L, B, T, H, D]`; and with a
+      gate `openness`, `[L, B, T, H]`, the mean over the dimensions if it has one for each.
+    """
+    probs, value, gated_value, context, gated_context, gate = map(values.get, HEAD_SITES)
+    assert probs is not None and value is not None and context is not None, "every attention has them"
+    num_heads = probs.shape[2]
+    value_heads = value.shape[-1] * num_heads // context.shape[-1]
+
+    def split(x: jax.Array, heads: int) -> jax.Array:
+        return jnp.repeat(x.reshape(*x.shape[:-1], heads, -1), num_heads // heads, axis=-2)
+
+    context = context if gated_context is None else gated_context
+    found = {"probs": probs, "value": split(value, value_heads), "context": split(context, num_heads)}
+    if gate is None:
+        return found
+    return found | {"openness": split(gate, num_heads if gated_value is None else value_heads).mean(axis=-1)}
+
 
 def visible_keys(batch: Mapping[str, Any], mask: jax.Array, causal: bool) -> jax.Array:
     """Which keys each query may attend to, by the models' own mask.
@@ -56,11 +86,9 @@ def column_mass(probs: jax.Array, visible: jax.Array) -> jax.Array:
     return jnp.sum(jnp.where(visible, probs.astype(jnp.float32), 0), axis=2) / queries[..., None]
 
 
-def value_norms(value: jax.Array, num_heads: int) -> jax.Array:
-    """Euclidean norm of each head's value vectors: `[B, T, D]` to `[B, H, T]`."""
-    batch, length, width = value.shape
-    per_head = value.reshape(batch, length, num_heads, width // num_heads).astype(jnp.float32)
-    return jnp.linalg.norm(per_head, axis=-1).transpose(0, 2, 1)
+def value_norms(value: jax.Array) -> jax.Array:
+    """Euclidean norm of each head's value vectors: `[B, T, H, D]` to `[B, H, T]`."""
+    return jnp.linalg.norm(value.astype(jnp.float32), axis=-1).transpose(0, 2, 1)
 
 
 def value_drain(norms: jax.Array, mass: jax.Array, mask: jax.Array) -> jax.Array:
@@ -87,7 +115,7 @@ def head_statistics(
 
     Args:
       probs: attention probabilities `[B, H, T, T]`.
-      value: value vectors of all heads side by side `[B, T, D]`.
+      value: value vectors that each head reads `[B, T, H, D]`.
       mask: `[B, T]`, True at real tokens; a sample without any has weight 0.
       visible: of `visible_keys`.
 
@@ -96,7 +124,7 @@ def head_statistics(
       `column_mass`: `[B, H, T]`, `[B]`. Shares are weighted by what they are a share of.
     """
     mass = column_mass(probs, visible)
-    norms = value_norms(value, probs.shape[1])
+    norms = value_norms(value)
     keys = jnp.sum(visible, axis=(1, 2, 3))
     queries = jnp.sum(mask, axis=1)
     sample = jnp.any(mask, axis=1)

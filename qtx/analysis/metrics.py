@@ -11,7 +11,7 @@ import jax.numpy as jnp
 import numpy as np
 
 from qtx.analysis.capture import FloatingPoint, Model, capture, measured_sites
-from qtx.analysis.heads import head_statistics, visible_keys
+from qtx.analysis.heads import HEAD_SITES, by_head, head_statistics, visible_keys
 from qtx.analysis.statistics import MeanState, infinity_norm, kurtosis, per_layer, weighted_mean
 from qtx.foundation.batch import Batch
 from qtx.foundation.errors import QtxError
@@ -146,12 +146,11 @@ def _update(model: FloatingPoint, state: NormState, batch: dict[str, Any]) -> No
 @jax.jit
 def _health(model: Model, batch: dict[str, Any], step: Any) -> dict[str, jax.Array]:
     sites = measured_sites(model.module)
-    attention = ("layers/attention/probs", "layers/attention/value")
-    values = capture(model, batch, {*sites.tensors, *attention}, step)
-    probs, value = (values[site] for site in attention)
-    mask = token_mask(batch, probs.shape[-1])
+    values = capture(model, batch, {*sites.tensors, *HEAD_SITES}, step)
+    heads = by_head(values)
+    mask = token_mask(batch, heads["probs"].shape[-1])
     visible = visible_keys(batch, mask, model.module.config.causal)
-    table = jax.vmap(lambda p, v: head_statistics(p, v, mask, visible))(probs, value)
+    table = jax.vmap(lambda p, v: head_statistics(p, v, mask, visible))(heads["probs"], heads["value"])
     means = {}
     for name in ("dead_row_share", "zero_share", "sink_mass"):
         measured, weights = table[name]  # [L, B, H], [L, B]

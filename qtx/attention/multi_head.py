@@ -14,6 +14,7 @@ from qtx.attention.gates import DenseGate, Gate, PerHeadGate
 from qtx.attention.normalizers import Rows
 from qtx.attention.parameters import Parameters
 from qtx.axes import constrain
+from qtx.foundation.errors import QtxError
 from qtx.layers import Product, dense
 from qtx.masks import Mask
 from qtx.sites import Site
@@ -41,10 +42,11 @@ class Held(nn.Module):
 class MultiHeadAttention(nn.Module):
     """Self-attention in which a head can do nothing.
 
-    Sites: query, key, value `[B, T, H*D]`; scores (scaled, before the mask) and probs `[B, H, T, T]`; context
-    `[B, T, H*D]`; out `[B, T, width]`. With a gate, gate, its openness, `[B, T, H]`, or `[B, T, H*D]` if it has one for
-    each dimension; gated_context `[B, T, H*D]`, or gated_value if it is on the values; and, if it is a dense layer,
-    gate_predictor, of the gate's shape.
+    Sites: query `[B, T, H*D]`; key and value `[B, T, K*D]`; scores (scaled, before the mask) and probs `[B, H, T, T]`;
+    context `[B, T, H*D]`; out `[B, T, width]`. With a gate, gate, its openness, `[B, T, H]`, or `[B, T, H*D]` if it has
+    one for each dimension; gated_context `[B, T, H*D]`, or, if it is on the values, gated_value `[B, T, K*D]` and K for
+    H in the gate; and, if it is a dense layer, gate_predictor, of the gate's shape. With a rotation, rotated_query and
+    rotated_key, as query and key.
 
     Attributes:
       num_heads: H.
@@ -53,6 +55,15 @@ class MultiHeadAttention(nn.Module):
       init_std: standard deviation of the initial kernels.
       dtype: of the computation; scores, probabilities and gates are float32 under bfloat16 too.
       deterministic: no dropout.
+      num_kv_heads: K, heads of keys and values, each of which H / K query heads in a row share (grouped-query
+        attention, Ainslie et al. 2023); None: H.
+      head_dim: D; None: width / H.
+      use_bias: whether the four projections have biases.
+      rotate: what becomes of queries `[B, T, H, D]` and keys `[B, T, K, D]` before their product, such as rotary
+        positions (Su et al. 2021): both -> both. Modules that it makes are the attention's.
+
+    Raises:
+      QtxError: if K does not divide H, or H the width that a gate reads by heads.
     """
 
     num_heads: int
@@ -61,6 +72,10 @@ class MultiHeadAttention(nn.Module):
     init_std: float
     dtype: jnp.dtype
     deterministic: bool
+    num_kv_heads: int | None = None
+    head_dim: int | None = None
+    use_bias: bool = True
+    rotate: Callable[[jax.Array, jax.Array], tuple[jax.Array, jax.Array]] | None = None
 
     @nn.compact
     def __call__(self, x: jax.Array, rows: Rows | None = None, residual: jax.Array | None = None) -> jax.Array:
@@ -73,27 +88,37 @@ class MultiHeadAttention(nn.Module):
           `[B, T, width]`.
         """
         batch, length, width = x.shape
-        head_dim = width // self.num_heads
+        head_dim = width // self.num_heads if self.head_dim is None else self.head_dim
+        kv_heads = self.num_heads if self.num_kv_heads is None else self.num_kv_heads
+        if kv_heads < 1 or self.num_heads % kv_heads:
+            raise QtxError(f"num_kv_heads is {kv_heads}: expected a divisor of num_heads {self.num_heads}")
         normalizer, gate = self.config.normalizer, self.config.gate
         rows = Rows(Mask(length)) if rows is None else rows
 
         def split(y):
-            return y.reshape(batch, length, self.num_heads, -1)
+            return y.reshape(batch, length, -1, head_dim)
 
         def merged(y):
             return y.reshape(batch, length, -1)
 
-        def project(name):
-            y = dense(width, ("embed", "heads"), self.init_std, self.dtype, name)(x)
+        def project(name, heads):
+            y = dense(heads * head_dim, ("embed", "heads"), self.init_std, self.dtype, name, self.use_bias)(x)
             return constrain(split(y), "batch", None, "heads")
 
-        def gated(gate, y, name):
-            openness = self._openness(gate, x if gate.input == "normed" or residual is None else residual)
-            return Site(name=name)(merged(split(y) * openness))
+        def of_query_heads(y):
+            return y if kv_heads == self.num_heads else jnp.repeat(y, self.num_heads // kv_heads, axis=2)
 
-        query, key, value = project("query"), project("key"), project("value")
+        def gated(gate, y, name):
+            read, y = x if gate.input == "normed" or residual is None else residual, split(y)
+            return Site(name=name)(merged(y * self._openness(gate, read, *y.shape[2:])))
+
+        query, key, value = project("query", self.num_heads), project("key", kv_heads), project("value", kv_heads)
+        if self.rotate is not None:
+            query, key = self.rotate(query, key)
+            query, key = (split(Site(name=f"rotated_{n}")(merged(y))) for n, y in (("query", query), ("key", key)))
         if gate is not None and gate.place == "values":
             value = split(gated(gate, value, "gated_value"))
+        key, value = of_query_heads(key), of_query_heads(value)
         scores = Product("bthd,bshd->bhts", jnp.float32, head_dim**-0.5, name="score_product")(query, key)
         scores = Site(name="scores")(scores, rows.mask)
         normalize = Held(normalizer.parameters(self.num_heads), self.init_std, name="normalizer")
@@ -103,14 +128,13 @@ class MultiHeadAttention(nn.Module):
         context = Site(name="context")(merged(context))
         if gate is not None and gate.place == "context":
             context = gated(gate, context, "gated_context")
-        return dense(width, ("heads", "embed"), self.init_std, self.dtype, "out")(context)
+        return dense(width, ("heads", "embed"), self.init_std, self.dtype, "out", self.use_bias)(context)
 
-    def _openness(self, gate: Gate, x: jax.Array) -> jax.Array:
-        """The gate's factor, `[B, T, H, 1 or D]`."""
-        head_dim = x.shape[-1] // self.num_heads
-        heads = (*x.shape[:2], self.num_heads, -1)
+    def _openness(self, gate: Gate, x: jax.Array, num_heads: int, head_dim: int) -> jax.Array:
+        """The gate's factor on so many heads, `[B, T, num_heads, 1 or head_dim]`."""
+        heads = (*x.shape[:2], num_heads, -1)
         if isinstance(gate, DenseGate):
-            features = self.num_heads * gate.logits_per_head(head_dim)
+            features = num_heads * gate.logits_per_head(head_dim)
             layer = dense(
                 features,
                 ("embed", "heads"),
@@ -123,11 +147,16 @@ class MultiHeadAttention(nn.Module):
             logits = layer(x)
         else:
             assert isinstance(gate, PerHeadGate)
+            if x.shape[-1] % num_heads:
+                raise QtxError(
+                    f"num_heads {num_heads} does not divide width {x.shape[-1]}, of which this gate reads each head's "
+                    "own slice: choose one that reads all of it, such as headwise"
+                )
 
             def in_dtype(parameters, x):
                 return gate({name: value.astype(self.dtype) for name, value in parameters.items()}, x)
 
-            predict = Held(gate.parameters(self.num_heads, head_dim), self.init_std, name="gate_predictor")
+            predict = Held(gate.parameters(num_heads, x.shape[-1] // num_heads), self.init_std, name="gate_predictor")
             logits = predict(in_dtype, x.reshape(heads).astype(self.dtype)).reshape(*x.shape[:2], -1)
         openness = Site(name="gate")(jax.nn.sigmoid(logits.astype(jnp.float32)))
         return (gate.scale * openness).astype(self.dtype).reshape(heads)

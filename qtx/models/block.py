@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import dataclasses
+import functools
+from collections.abc import Callable
 from typing import Any, ClassVar, Self
 
 import flax.linen as nn
@@ -73,7 +75,8 @@ class TransformerConfig:
         for name in ("num_layers", "width", "num_heads", "mlp_width"):
             if getattr(self, name) < 1:
                 raise QtxError(f"{name} is {getattr(self, name)}: expected at least 1")
-        if self.width % self.num_heads:
+        # Of families with heads of a size of their own, an option `head_dim`, the width is not divided.
+        if getattr(self, "head_dim", None) is None and self.width % self.num_heads:
             nearest = round(self.width / self.num_heads) or 1
             raise QtxError(
                 f"width {self.width} is not divisible by num_heads {self.num_heads}: "
@@ -143,13 +146,27 @@ class Block(nn.Module):
 
 
 def layers(config: TransformerConfig, *, deterministic: bool) -> nn.Module:
-    """`num_layers` blocks under one `nn.scan` named `layers`: their parameters, captured intermediates, calibrated
-    ranges and integers have a leading layer axis `[L, ...]`. Call it with (x, rows); it returns (x, None)."""
+    """`num_layers` blocks, stacked (see `stacked`). Call it with (x, rows); it returns (x, None)."""
+    return stacked(Block, config, deterministic)(config, deterministic)
+
+
+def stacked(block: type[nn.Module], config: TransformerConfig, deterministic: bool) -> Callable[..., nn.Module]:
+    """`num_layers` blocks of a class under one `nn.scan` named `layers`: their parameters, captured intermediates,
+    calibrated ranges and integers have a leading layer axis `[L, ...]`.
+
+    Args:
+      block: called with (x, what all layers are told), it returns (x, None).
+      config: of the model; says how many, and what is rematerialized.
+      deterministic: whether this is no training step.
+
+    Returns:
+      what makes the module, from the attributes of a block.
+    """
     # In training, where the scan would copy every saved activation into one stacked buffer. Not with rematerialization:
     # without a loop XLA would find both computations equal, and keep the activations after all.
     unrolled = not deterministic and config.remat == NONE and config.num_layers <= UNROLLED_LAYERS
-    stack = nn.scan(
-        rematerialized(Block, config.remat),
+    scanned = nn.scan(
+        rematerialized(block, config.remat),
         variable_axes={"params": 0, "intermediates": 0, "ranges": 0, "calibration": 0, "integer": 0},
         split_rngs={"params": True, "dropout": True},
         in_axes=nn.broadcast,
@@ -157,4 +174,4 @@ def layers(config: TransformerConfig, *, deterministic: bool) -> nn.Module:
         unroll=config.num_layers if unrolled else 1,
         metadata_params={nn.PARTITION_NAME: "layers"},
     )
-    return stack(config, deterministic, name="layers")
+    return functools.partial(scanned, name="layers")

@@ -65,6 +65,8 @@ def _small_model(model: TransformerConfig, shorter: float) -> TransformerConfig:
         "width": width,
         "mlp_width": max(1, width * model.mlp_width // model.width),
         "max_length": SEQUENCE_LENGTH,
+        "num_kv_heads": 1,
+        "head_dim": HEAD_WIDTH,
         **dict.fromkeys(FROM_DATA),
     }
     attention = model.attention

@@ -71,7 +71,7 @@ def test_statistics_are_those_of_each_document_alone(config, padding):
                     queries[row, head] += 1
                 begin += length
     visible = visible_keys(batch, real, causal)
-    table = head_statistics(probs, np.ones((2, 12, 16), np.float32), real, visible)
+    table = head_statistics(probs, np.ones((2, 12, 2, 8), np.float32), real, visible)
     np.testing.assert_allclose(table["zero_share"][0], zeros / keys, rtol=1e-6)
     np.testing.assert_allclose(table["zero_share"][1], keys[:, 0])
     np.testing.assert_allclose(table["dead_row_share"][0], dead / queries, rtol=1e-6)

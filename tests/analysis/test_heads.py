@@ -16,7 +16,7 @@ def visible_keys(mask, causal):
 
 
 column_mass, zero_share, dead_row_share = map(jax.jit, (heads.column_mass, heads.zero_share, heads.dead_row_share))
-value_norms = jax.jit(heads.value_norms, static_argnums=1)
+value_norms = jax.jit(heads.value_norms)
 
 
 def softmax_maps(seed, mask, causal, num_heads=2):
@@ -45,10 +45,10 @@ def test_a_perfect_sink_is_seen_whatever_padding_holds():
     probs = np.zeros((1, 1, 4, 4), np.float32)
     probs[..., 1] = 1.0
     probs[0, 0, 3] = [0, 0, 0, 1]  # the row of a padded query
-    value = np.ones((1, 4, 6), np.float32)
+    value = np.ones((1, 4, 1, 6), np.float32)
     value[0, 1] *= 0.1
     value[0, 3] = 1e6  # a padded token's value is none of the others
-    norms = value_norms(value, 1)
+    norms = value_norms(value)
     mass = column_mass(probs, visible)
     np.testing.assert_allclose(mass, [[[0, 1, 0, 0]]])
     np.testing.assert_allclose(heads.value_drain(norms, mass, mask), [[0.1]], rtol=1e-6)
@@ -67,15 +67,29 @@ def test_exact_zeros_and_dead_rows_count_visible_keys_only(causal, zeros, dead):
 
 
 def test_value_norms_are_per_head():
-    value = np.random.default_rng(0).normal(size=(2, 3, 8)).astype(np.float32)
-    expected = np.linalg.norm(value.reshape(2, 3, 4, 2), axis=-1).transpose(0, 2, 1)
-    np.testing.assert_allclose(value_norms(value, 4), expected, rtol=1e-6)
+    value = np.random.default_rng(0).normal(size=(2, 3, 4, 2)).astype(np.float32)
+    expected = np.linalg.norm(value, axis=-1).transpose(0, 2, 1)
+    np.testing.assert_allclose(value_norms(value), expected, rtol=1e-6)
+
+
+def test_grouped_values_and_gates_count_for_every_head_that_shares_them():
+    """4 heads of 3 dimensions on 2 of values: the first two heads read the first, the others the second."""
+    rng = np.random.default_rng(0)
+    shapes = {"probs": (4, 5, 5), "value": (5, 2 * 3), "gated_value": (5, 2 * 3), "context": (5, 4 * 3), "gate": (5, 2)}
+    values = {f"layers/attention/{name}": rng.normal(size=(1, 1, *shape)) for name, shape in shapes.items()}
+    found = jax.tree.map(lambda x: np.asarray(x)[0, 0], heads.by_head(values))
+    value, context, gate = (values[f"layers/attention/{name}"][0, 0] for name in ("value", "context", "gate"))
+    for head in range(4):
+        group = head // 2
+        np.testing.assert_allclose(found["value"][:, head], value[:, 3 * group : 3 * group + 3], rtol=1e-6)
+        np.testing.assert_allclose(found["context"][:, head], context[:, 3 * head : 3 * head + 3], rtol=1e-6)
+        np.testing.assert_allclose(found["openness"][:, head], gate[:, group], rtol=1e-6)
 
 
 def test_head_statistics_weigh_a_padding_sample_with_nothing():
     mask = np.array([[True] * 4, [False] * 4])
     probs, visible = softmax_maps(0, mask, causal=True)
-    table = jax.jit(heads.head_statistics)(probs, np.ones((2, 4, 8), np.float32), mask, visible)
+    table = jax.jit(heads.head_statistics)(probs, np.ones((2, 4, 2, 4), np.float32), mask, visible)
     for name, (values, weights) in table.items():
         assert values.shape[:2] == (2, 2), name
         assert weights[0] > 0 and weights[1] == 0, name

@@ -15,7 +15,7 @@ from qtx.attention import VARIANTS
 from qtx.families import FAMILIES, build
 from qtx.foundation.errors import QtxError
 from qtx.foundation.storage import sealed_json, sealed_safetensors
-from qtx.layers import flat_dot_general
+from qtx.layers import dense_product
 from qtx.quantization import QuantizationConfig, Recipe, Rule, calibrate
 from qtx.quantization.integer import convert, load, save
 from qtx.quantization.integer.operands import operands
@@ -407,7 +407,7 @@ class TiedElsewhere(nn.Module):
     def __call__(self, batch):
         entries, positions = nn.Embed(11, 8, name="entries"), nn.Embed(4, 8, name="positions")
         x = entries(batch["tokens"]) + positions(jnp.arange(batch["tokens"].shape[1]))
-        return flat_dot_general(nn.LayerNorm(name="norm")(x), entries.embedding.T, None)
+        return dense_product(nn.LayerNorm(name="norm")(x), entries.embedding.T, None)
 
 
 @pytest.mark.parametrize(

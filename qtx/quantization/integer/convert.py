@@ -46,8 +46,9 @@ def convert(quantized: Quantized) -> IntegerModel:
         integers |= {f"{path}/{name}": x for name, x in node.items()}
         floating |= set() if integer else {path}
     for path, x in params.items():
-        # A table that a head multiplies by, unquantized, is kept in floating point, once.
-        if is_table(path) and path not in found.tables and path in grids.weights and not basis_of(grids.weights[path]):
+        # A tied head multiplies by the table as it was, which is kept in floating point, once.
+        own = is_table(path) and path not in found.tied
+        if own and path in grids.weights and not basis_of(grids.weights[path]):
             integers[path.removesuffix("embedding") + "table"] = integers_of(x, grids.weights[path])
     for site, grid in grids.sites.items():
         integers |= {f"{site}/grid/{name}": value for name, value in grid.items()}

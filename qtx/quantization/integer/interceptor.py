@@ -2,7 +2,7 @@
 
 All that a module needs is in the variable collection `integer`, shaped like the module tree, with a leading layer axis
 under the scanned `layers`: a site's node has its "grid"; that of a dense layer the grid of its "input" too, and its
-kernel (see `products.dense_product`); that of a product the grids of "left" and "right". A product's operands lie on
+kernel (see `products.integer_dense`); that of a product the grids of "left" and "right". A product's operands lie on
 these grids, so that their integers are exact.
 """
 
@@ -39,7 +39,7 @@ def on_integers() -> Iterator[None]:
         if isinstance(module, nn.Dense) and "kernel" in node:
             [x] = args
             x, grid = _integers(x, node["input"]) if "input" in node else (x, None)
-            y = products.dense_product(x, grid, node)
+            y = products.integer_dense(x, grid, node)
         elif isinstance(module, Product) and "left" in node:
             left, right = (_integers(x, node[side]) for x, side in zip(args, ("left", "right"), strict=True))
             y = products.product(module.equation, *left, *right) * module.scale

@@ -31,7 +31,7 @@ def integers_of(weight: jax.Array, grid: Fields) -> jax.Array:
 def dense_variables(
     kernel: jax.Array, bias: jax.Array | None, grid: Fields | None, entering: Fields | None
 ) -> Tensors | None:
-    """The variables of a dense layer, as `products.dense_product` takes them; None: it stays in floating point.
+    """The variables of a dense layer, as `products.integer_dense` takes them; None: it stays in floating point.
 
     Args:
       kernel: rounded to its grid, `[D, F]`, or with a leading layer axis.

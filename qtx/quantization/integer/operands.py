@@ -48,24 +48,24 @@ class Operands(NamedTuple):
     Attributes:
       of: path of each `Dense` and `Product` to the source of each of its operands, None if unknown.
       elsewhere: paths of the modules that multiply without either.
-      tables: paths of the embedding tables that are multiplied by: those that a head is tied to.
+      tied: paths of the embedding tables that a product multiplies by, a tied head's.
     """
 
     of: dict[str, tuple[Source | None, ...]]
     elsewhere: set[str]
-    tables: set[str]
-
-
-class _Table(NamedTuple):
-    """An embedding table itself, not its look-ups."""
-
-    path: str
+    tied: set[str]
 
 
 class _Carried(NamedTuple):
     """Within a scan's body, what it carries in."""
 
     number: int
+
+
+class _Table(NamedTuple):
+    """An embedding table."""
+
+    path: str
 
 
 def operands(module: nn.Module, params: Any, batch: Mapping[str, Any]) -> Operands:
@@ -92,14 +92,14 @@ def operands(module: nn.Module, params: Any, batch: Mapping[str, Any]) -> Operan
             return module.apply({"params": params}, batch)
 
     program = jax.make_jaxpr(run)(params, dict(batch)).jaxpr
-    paths = ["/".join(key.key for key in path) for path, _ in jax.tree_util.tree_leaves_with_path(params)]
-    entering = [_Table(path) if is_table(path) else None for path in paths]
     trace = _Trace({}, set(), set())
-    trace.follow(program, entering + [None] * (len(program.invars) - len(entering)))
+    paths = ["/".join(key.key for key in path) for path, _ in jax.tree_util.tree_leaves_with_path(params)]
+    tables = [_Table(path) if is_table(path) else None for path in paths]
+    trace.follow(program, tables + [None] * (len(program.invars) - len(tables)))
     multiplied = {path for path, count in modules.items() if count}
     found = {path: tuple(trace.found.get((path, i)) for i in range(modules[path])) for path in multiplied}
     places = {_module_at(stack, modules) for stack in trace.products}
-    return Operands(found, places - multiplied, trace.tables)
+    return Operands(found, places - multiplied, trace.tied)
 
 
 def _module_at(stack: str, modules: Mapping[str, Any]) -> str:
@@ -113,7 +113,7 @@ def _module_at(stack: str, modules: Mapping[str, Any]) -> str:
 class _Trace(NamedTuple):
     found: dict[tuple[str, int], Source | None]
     products: set[str]
-    tables: set[str]
+    tied: set[str]
 
     def follow(self, program: Any, entering: list[Any], stack: str = "") -> list[Any]:
         """The sources of a program's results, from those of its inputs."""
@@ -129,14 +129,14 @@ class _Trace(NamedTuple):
             results: list[Any] = [None] * len(equation.outvars)
             if name == "dot_general":
                 self.products.add(here)
-                self.tables.update(x.path for x in sources if isinstance(x, _Table))
+                self.tied.update(source.path for source in sources if isinstance(source, _Table))
             elif name == "scan":
                 results = self._scan(equation, sources, here)
             elif label.startswith("site:"):
                 results = [Source(label.removeprefix("site:"))]
             elif label.startswith("operand:"):
                 _, index, path = label.split(":", 2)
-                self.found[path, int(index)] = None if isinstance(sources[0], _Table) else sources[0]
+                self.found[path, int(index)] = sources[0]
                 results = [sources[0]]
             elif name in MOVES or (name == "convert_element_type" and _same_type(equation)):
                 results = [sources[0]] * len(results)
@@ -155,7 +155,7 @@ class _Trace(NamedTuple):
             equation.params["num_carry"],
         )
         first = sources[consts : consts + carried]
-        inside = _Trace({}, self.products, self.tables)
+        inside = _Trace({}, self.products, self.tied)
         entering = [None] * consts + [_Carried(i) for i in range(carried)]
         leaving = inside.follow(body, entering + [None] * (len(body.invars) - len(entering)), stack)
 

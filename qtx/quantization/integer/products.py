@@ -17,7 +17,7 @@ import jax.numpy as jnp
 from qtx.quantization.affine import Grid
 
 
-def dense_product(x: jax.Array, grid: Grid | None, node: Mapping[str, jax.Array]) -> jax.Array:
+def integer_dense(x: jax.Array, grid: Grid | None, node: Mapping[str, jax.Array]) -> jax.Array:
     """x W + b, float32 `[..., F]`.
 
     Args:

@@ -10,9 +10,9 @@ import numpy as np
 from qtx.foundation.errors import QtxError
 from qtx.quantization.methods.base import Method
 from qtx.quantization.plan import flatten
-from qtx.sites import STACK
+from qtx.sites import SiteShape, site_shapes
 
-RESIDUAL_STREAM = (
+SITES = (
     "embeddings/project_in",
     "embeddings/token_type_sum",
     "embeddings/patches",
@@ -26,22 +26,24 @@ RESIDUAL_STREAM = (
     "layers/mlp/out",
     "layers/mlp_residual",
     "final_norm",
+    "layers/attention/context",
+    "layers/attention/gated_context",
+    "layers/mlp/hidden",
 )
-CONTEXT = ("layers/attention/context", "layers/attention/gated_context")
-HIDDEN = ("layers/mlp/hidden",)
-KERNELS_OF_WIDTH = (
+KERNELS = (
     "layers/attention/query/kernel",
     "layers/attention/key/kernel",
     "layers/attention/value/kernel",
     "layers/attention/out/kernel",
     "layers/mlp/in/kernel",
+    "layers/mlp/gate/kernel",
+    "layers/mlp/out/kernel",
     # What follows the last LayerNorm: OPT-350m's projection, BERT's transform, ViT's classifier. A tied head has no
     # kernel.
     "project_out/kernel",
     "head/transform/kernel",
     "head/logits/kernel",
 )
-KERNELS_OF_HIDDEN = ("layers/mlp/out/kernel",)
 
 
 @dataclasses.dataclass(frozen=True)
@@ -50,10 +52,9 @@ class Hadamard(Method):
     diag(signs) H / sqrt(D). Each entry of x R is a mean of all of x with random signs: an outlier dimension is spread
     over D entries, and the largest of |x R| is about ||x|| / sqrt(D) times a logarithm.
 
-    One R of the model's width for the residual stream (sums, LayerNorms, what the branches add), the context, and the
-    kernels that multiply them; one of the MLP's width for its hidden activations and its second kernel. Left as they
-    are: queries, keys and values, scores and probabilities (whose dimensions are heads and positions), the
-    embedding tables, and the gates.
+    One R of each width: that of the residual stream (sums, LayerNorms, what the branches add), the context's, and that
+    of the MLP's hidden activations; and of the kernels that multiply them. Left as they are: queries, keys and values,
+    scores and probabilities (whose dimensions are heads and positions), the embedding tables, and the gates.
 
     QuaRot rotates the network itself, which works for RMSNorm alone, as it commutes with R; so it folds first: a
     LayerNorm's scale into the next kernels, its mean into the kernels before it. Here every site enters the basis, is
@@ -77,18 +78,16 @@ class Hadamard(Method):
             raise QtxError(f"seed is {self.seed}: expected 0 or more")
 
     def find_bases(self, module, params, batches):
+        shapes = site_shapes(module, params, next(iter(batches)))
+        places = {path: shapes[path] for path in SITES if path in shapes}
         flat = flatten(params)
-        num_layers, hidden, width = flat["layers/mlp/out/kernel"].shape
-        bases = {}
-        for size, sites, kernels in (
-            (width, RESIDUAL_STREAM + CONTEXT, KERNELS_OF_WIDTH),
-            (hidden, HIDDEN, KERNELS_OF_HIDDEN),
-        ):
-            single = {"rotation": jnp.asarray(rotation(size, self.seed))}
-            stacked = {"rotation": jnp.broadcast_to(single["rotation"], (num_layers, size, size))}
-            for path in (*sites, *(kernel for kernel in kernels if kernel in flat)):
-                bases[path] = stacked if path.startswith(STACK) else single
-        return bases
+        places |= {path: SiteShape(flat[path].shape[:-2], flat[path].shape[-2]) for path in KERNELS if path in flat}
+        sizes = {size for _, size in places.values()}
+        rotations = {size: jnp.asarray(rotation(size, self.seed)) for size in sizes}
+        return {
+            path: {"rotation": jnp.broadcast_to(rotations[size], (*leading, size, size))}
+            for path, (leading, size) in places.items()
+        }
 
 
 def rotation(size: int, seed: int) -> np.ndarray:

@@ -24,6 +24,6 @@ class PerToken(Method):
         def dynamic(rule: Rule) -> Rule:
             if rule.quantizer is None:
                 return rule
-            return Rule(rule.pattern, dataclasses.replace(rule.quantizer, granularity=Token()))
+            return dataclasses.replace(rule, quantizer=dataclasses.replace(rule.quantizer, granularity=Token()))
 
         return Recipe(recipe.weights, tuple(dynamic(rule) for rule in recipe.activations))

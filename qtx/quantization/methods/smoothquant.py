@@ -13,7 +13,9 @@ from qtx.quantization.methods.inputs import absmax, of_inputs
 from qtx.quantization.plan import flatten
 
 ATTENTION_INPUT = ("layers/attention/query", "layers/attention/key", "layers/attention/value")
-MLP_INPUT = ("layers/mlp/in",)
+MLP_INPUT = ("layers/mlp/in", "layers/mlp/gate")
+"""The first of the MLP, and of a gated one (SwiGLU) its gate."""
+NORMS = ("layers/attention_norm/scale", "layers/mlp_norm/scale")
 SMALLEST = 1e-5
 
 
@@ -46,17 +48,24 @@ class SmoothQuant(Method):
             raise QtxError(f"alpha is {self.alpha}: expected 0 to 1, e.g. 0.5")
 
     def find_bases(self, module, params, batches):
+        flat = flatten(params)
+        missing = {*NORMS, *(f"{layer}/kernel" for layer in (*ATTENTION_INPUT, MLP_INPUT[0]))} - flat.keys()
+        if missing:
+            raise QtxError(
+                f"smoothquant is for blocks with {', '.join(sorted(missing))}, which this model lacks: choose another "
+                "method, such as gptq"
+            )
         # All that multiply one tensor have the same input: the first one's stands for it.
         inputs = of_inputs(module, params, batches, (ATTENTION_INPUT[0], MLP_INPUT[0]), absmax, jnp.maximum)
-        flat = flatten(params)
+        mlp_input = tuple(layer for layer in MLP_INPUT if f"{layer}/kernel" in flat)
 
         def smooth(layers: tuple[str, ...]) -> jax.Array:
             of_weights = [jnp.abs(flat[f"{layer}/kernel"]).max(axis=-1) for layer in layers]
             return factors(inputs[layers[0]], jnp.stack(of_weights).max(axis=0), self.alpha)
 
-        attention, mlp = smooth(ATTENTION_INPUT), smooth(MLP_INPUT)
+        attention, mlp = smooth(ATTENTION_INPUT), smooth(mlp_input)
         smooths = {f"{layer}/kernel": attention for layer in ATTENTION_INPUT}
-        smooths |= {f"{layer}/kernel": mlp for layer in MLP_INPUT}
+        smooths |= {f"{layer}/kernel": mlp for layer in mlp_input}
         if "final_norm/scale" in flat:
             norms = {"layers/attention_norm": attention, "layers/mlp_norm": mlp}
         else:

@@ -8,14 +8,15 @@ from qtx.quantization.granularity import Channel, Tensor
 from qtx.quantization.recipe import Quantizer, Rule
 
 # The sites as wide as the embedding, where outliers sit in a few dimensions (Bondarenko et al. 2021).
-EMBEDDING_WIDE = ("embeddings/*", "layers/*_norm", "layers/*_residual", "layers/mlp/out", "layers/attention/out")
+NORMS = ("layers/attention_norm", "layers/mlp_norm")
+EMBEDDING_WIDE = ("embeddings/*", *NORMS, "layers/*_residual", "layers/mlp/out", "layers/attention/out")
 
 
 def weight_rules(weight: Quantizer) -> tuple[Rule, ...]:
     """Everything but biases; vectors, which have no channels, per tensor."""
     per_tensor = dataclasses.replace(weight, granularity=Tensor())
-    vectors = Rule("*/scale", per_tensor), Rule("embeddings/class_token", per_tensor, optional=True)
-    return (Rule("*bias", None), *vectors, Rule("*", weight))
+    class_token = Rule("embeddings/class_token", per_tensor, optional=True)
+    return (Rule("*bias", None, optional=True), Rule("*/scale", per_tensor), class_token, Rule("*", weight))
 
 
 def activation_rules(activation: Quantizer) -> tuple[Rule, ...]:
@@ -23,4 +24,4 @@ def activation_rules(activation: Quantizer) -> tuple[Rule, ...]:
     if not isinstance(activation.granularity, Channel):
         return (Rule("*", activation),)
     per_tensor = dataclasses.replace(activation, granularity=Tensor())
-    return (*(Rule(pattern, activation) for pattern in EMBEDDING_WIDE), Rule("*", per_tensor))
+    return (*(Rule(pattern, activation, optional=True) for pattern in EMBEDDING_WIDE), Rule("*", per_tensor))

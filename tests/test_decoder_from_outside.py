@@ -1,0 +1,360 @@
+"""A decoder block that no family of the package has, built and registered from outside: RMSNorm, rotary positions,
+normalized queries and keys, grouped keys and values, heads of a size of their own, SwiGLU, no biases (Llama, Qwen3). It
+trains, is analysed, calibrated, quantized by every method, and runs on integers."""
+
+from __future__ import annotations
+
+import dataclasses
+import functools
+import json
+import math
+import re
+from typing import ClassVar
+
+import flax.linen as nn
+import jax
+import jax.numpy as jnp
+import numpy as np
+import pytest
+
+from qtx.analysis import analyse, attention_health
+from qtx.analysis.capture import FloatingPoint as Analysed
+from qtx.analysis.capture import capture
+from qtx.attention import MultiHeadAttention, Rows, attention_variant
+from qtx.cli.main import main
+from qtx.families import FAMILIES, Family, MeasuredSites
+from qtx.foundation.errors import QtxError
+from qtx.layers import dense, embedding
+from qtx.masks import Mask
+from qtx.models import TransformerConfig
+from qtx.models.block import stacked
+from qtx.models.flops import step_flops
+from qtx.models.opt import TiedHead
+from qtx.quantization import QuantizationConfig, calibrate
+from qtx.quantization.integer import convert
+from qtx.quantization.methods import METHODS
+from qtx.sites import Site
+from tests.quantization.test_integer import assert_same_answers, dots, off_the_edges
+
+# The model, as its author would write it.
+
+
+@dataclasses.dataclass(frozen=True)
+class DecoderConfig(TransformerConfig):
+    """The head size is no quotient of width and heads; `tied`: the head is the word table."""
+
+    pre_norm: ClassVar[bool] = True
+    norm: ClassVar[str] = "RMSNorm"
+    activation: ClassVar[str] = "silu"
+    causal: ClassVar[bool] = True
+
+    dropout: float = 0.0
+    attention_dropout: float = 0.0
+    layer_norm_epsilon: float = 1e-6
+    num_kv_heads: int = 2
+    head_dim: int = 6
+    rotary_base: float = 100.0
+    tied: bool = False
+    vocab_size: int | None = None
+
+
+def rotary(x: jax.Array, base: float) -> jax.Array:
+    """`[B, T, H, D]`, dimensions i and i + D / 2 turned by t base^(-2 i / D) at position t."""
+    half = x.shape[-1] // 2
+    angles = jnp.arange(x.shape[1])[:, None, None] * base ** (-jnp.arange(half) / half)
+    first, second = x[..., :half], x[..., half:]
+    turned = (first * jnp.cos(angles) - second * jnp.sin(angles), second * jnp.cos(angles) + first * jnp.sin(angles))
+    return jnp.concatenate(turned, axis=-1).astype(x.dtype)
+
+
+class SwiGlu(nn.Module):
+    config: DecoderConfig
+
+    @nn.compact
+    def __call__(self, x):
+        c, dtype = self.config, jnp.dtype(self.config.dtype)
+        gate = dense(c.mlp_width, ("embed", "mlp"), c.init_std, dtype, "gate", use_bias=False)(x)
+        hidden = nn.silu(gate) * dense(c.mlp_width, ("embed", "mlp"), c.init_std, dtype, "in", use_bias=False)(x)
+        hidden = Site(name="hidden")(hidden)
+        return dense(c.width, ("mlp", "embed"), c.init_std, dtype, "out", use_bias=False)(hidden)
+
+
+def rms_norm(config: DecoderConfig, name: str) -> nn.RMSNorm:
+    return nn.RMSNorm(epsilon=config.layer_norm_epsilon, dtype=jnp.dtype(config.dtype), name=name)
+
+
+class DecoderBlock(nn.Module):
+    config: DecoderConfig
+    deterministic: bool
+
+    @nn.compact
+    def __call__(self, x, rows):
+        c = self.config
+
+        def rotate(query, key):
+            query, key = rms_norm(c, "query_norm")(query), rms_norm(c, "key_norm")(key)
+            return rotary(query, c.rotary_base), rotary(key, c.rotary_base)
+
+        attention = MultiHeadAttention(
+            c.num_heads, c.attention, c.attention_dropout, c.init_std, jnp.dtype(c.dtype), self.deterministic,
+            c.num_kv_heads, c.head_dim, use_bias=False, rotate=rotate, name="attention",
+        )  # fmt: skip
+        x = Site(name="attention_residual")(x + attention(rms_norm(c, "attention_norm")(x), rows, x))
+        x = Site(name="mlp_residual")(x + SwiGlu(c, name="mlp")(rms_norm(c, "mlp_norm")(x)))
+        return x, None
+
+
+class Head(nn.Module):
+    config: DecoderConfig
+
+    @nn.compact
+    def __call__(self, x):
+        c = self.config
+        return dense(c.vocab_size, ("embed", "vocab"), c.init_std, jnp.float32, "logits", use_bias=False)(x)
+
+
+class Decoder(nn.Module):
+    config: DecoderConfig
+
+    @nn.compact
+    def __call__(self, batch, *, train=False, step=None):
+        c, tokens = self.config, batch["tokens"]
+        words = embedding(c.vocab_size, c.width, "vocab", c.init_std, jnp.dtype(c.dtype), "words")
+        rows = Rows(Mask.of_batch(batch, tokens.shape[1], causal=True), step)
+        x, _ = stacked(DecoderBlock, c, not train)(c, not train)(words(tokens), rows)
+        x = rms_norm(c, "final_norm")(x)
+        return TiedHead(name="head")(x, words.embedding) if c.tied else Head(c, name="head")(x)
+
+
+@pytest.fixture(autouse=True)
+def registered(monkeypatch):
+    """The family, under the name "decoder"."""
+    measured = MeasuredSites("layers/mlp_residual", {name: name for name in MEASURED})
+    family = Family("Decoder", Decoder, DecoderConfig, ("clm",), lambda config: measured)
+    monkeypatch.setitem(FAMILIES, "decoder", family)
+
+
+CONFIG = """
+from qtx.experiment import default
+
+def get_config(variant="softmax"):
+    config = default("decoder", variant)
+    config.model.update(dict(num_layers=1, width=18, num_heads=4, mlp_width=20, init_std=0.2))
+    config.data.source = "bigram_backcopy"
+    config.data.sequence_length = 8
+    config.data.vocab_size = 16
+    config.training.update(dict(steps=20, batch_size=128, learning_rate=1e-2, warmup_steps=1))
+    config.training.update(dict(log_every=2, eval_every=10, checkpoint_every=20))
+    config.mesh.data = 1
+    config.quantization.schemes = ("w8a8",)
+    config.quantization.weight_granularity = "channel"
+    config.quantization.calibration_batches = 2
+    return config
+"""
+
+MEASURED = ("layers/mlp_residual", "layers/mlp/out", "layers/mlp_norm")
+
+# A small one, and answers found elsewhere.
+
+SMALL = {"num_layers": 2, "width": 18, "num_heads": 4, "mlp_width": 20, "init_std": 0.3, "vocab_size": 23}
+VARIANTS = ("softmax", "sink", "clipped_softmax,alpha=1", "gated_headwise", "gated_elementwise,gate_place=values")
+
+
+@functools.cache
+def make(variant="softmax", **options):
+    """A model, its parameters, none of which has the value that it starts from, and a batch."""
+    rng = np.random.default_rng(0)
+    batch = {"tokens": rng.integers(0, 23, (4, 8)), "mask": np.arange(8) < np.array([[8], [5], [8], [2]])}
+    module = Decoder(DecoderConfig(**{**SMALL, **options}, attention=attention_variant(variant)))
+    shapes = nn.unbox(jax.eval_shape(module.init, jax.random.key(0), batch)["params"])
+
+    def random(path, leaf):
+        return jnp.asarray(rng.normal(path[-1].key == "scale", 0.3, leaf.shape), leaf.dtype)
+
+    return module, jax.tree_util.tree_map_with_path(random, shapes), batch
+
+
+def normalized(variant, exponentials, p):
+    """Probabilities of one row from the exponentials of its visible scores, and the parameters of its head."""
+    softmax = exponentials / exponentials.sum()
+    if variant == "sink":
+        return exponentials / (exponentials.sum() + np.exp(p["sinks"]))
+    return np.clip((1 + 1 / 8) * softmax - 1 / 8, 0, 1) if variant.startswith("clipped") else softmax
+
+
+def reference(variant, config, params, tokens):
+    """Logits `[T, vocab]` of one example in float64, row by row and head by head."""
+    p = jax.tree.map(lambda x: np.asarray(x, np.float64), params)
+    length, (heads, kv, dim) = len(tokens), (config.num_heads, config.num_kv_heads, config.head_dim)
+
+    def norm(x, scale):
+        return x / np.sqrt((x**2).mean(-1, keepdims=True) + 1e-6) * scale
+
+    def rotated(x):  # as complex numbers
+        turn = np.exp(1j * np.arange(length)[:, None] * 100.0 ** (-2 * np.arange(dim // 2) / dim))
+        z = (x[:, : dim // 2] + 1j * x[:, dim // 2 :]) * turn
+        return np.concatenate([z.real, z.imag], -1)
+
+    x = p["words"]["embedding"][tokens]
+    for layer in range(config.num_layers):
+        w = jax.tree.map(lambda leaf, layer=layer: leaf[layer], p["layers"])
+        a, y = w["attention"], norm(x, w["attention_norm"]["scale"])
+        context = np.zeros((length, heads * dim))
+        for head in range(heads):
+            own, shared = (slice(h * dim, h * dim + dim) for h in (head, head // (heads // kv)))
+            query = rotated(norm(y @ a["query"]["kernel"][:, own], a["query_norm"]["scale"]))
+            key = rotated(norm(y @ a["key"]["kernel"][:, shared], a["key_norm"]["scale"]))
+            value = y @ a["value"]["kernel"][:, shared]
+            of_head = {name: x[head] for name, x in a.get("normalizer", {}).items()}
+            for t in range(length):
+                scores = key[: t + 1] @ query[t] / np.sqrt(dim)
+                context[t, own] = normalized(variant, np.exp(scores), of_head) @ value[: t + 1]
+        x = x + context @ a["out"]["kernel"]
+        y = norm(x, w["mlp_norm"]["scale"])
+        gate = y @ w["mlp"]["gate"]["kernel"]
+        x = x + (gate / (1 + np.exp(-gate)) * (y @ w["mlp"]["in"]["kernel"])) @ w["mlp"]["out"]["kernel"]
+    table = p["words"]["embedding"].T if config.tied else p["head"]["logits"]["kernel"]
+    return norm(x, p["final_norm"]["scale"]) @ table
+
+
+@pytest.mark.parametrize("variant, tied", [("softmax", True), ("sink", False), ("clipped_softmax,alpha=1", False)])
+def test_it_computes_what_a_plain_program_does(variant, tied):
+    module, params, batch = make(variant, tied=tied)
+    found = np.asarray(jax.jit(module.apply)({"params": params}, batch))
+    for example, tokens, mask in zip(found, batch["tokens"], batch["mask"], strict=True):
+        real = int(mask.sum())  # a token sees none of the padding behind it, but clipping counts all T keys
+        expected = reference(variant, module.config, params, tokens[:real])
+        np.testing.assert_allclose(example[:real], expected, atol=1e-5 * np.abs(expected).max())
+
+
+@pytest.fixture
+def run(tmp_path, capsys):
+    """Runs a command on the run's folder, or on one below it, and returns what it prints."""
+    (tmp_path / "decoder.py").write_text(CONFIG)
+
+    def run(command, *options, folder="", config=None):
+        named = [] if config is None else [f"--config={tmp_path / 'decoder.py'}:{config}"]
+        code = main([command, *named, f"--workdir={tmp_path / 'run' / folder}", *options])
+        said = capsys.readouterr()
+        assert code == 0, said.err
+        return said.out
+
+    return run
+
+
+def test_from_the_command_line_to_integers(run, tmp_path):
+    assert "Decoder (pre-RMSNorm, causal)" in run("train", config="sink")
+    lines = [json.loads(line) for line in (tmp_path / "run" / "metrics.jsonl").read_text().splitlines()]
+    losses = [line["loss"] for line in lines if line["split"] == "train"]
+    assert losses[-1] < losses[0] - 1
+    run("quantize")
+    found = json.loads((tmp_path / "run" / "results.json").read_text())["measurements"]
+    loss = {line["scheme"]: line["values"]["loss"] for line in found}
+    assert 0 < abs(loss["w8a8"] - loss["fp"]) < 0.01
+    run("export", "--format=int8")
+    integers = re.search(r"perplexity ([\d.]+)", run("evaluate", folder="export/int8"))
+    assert float(integers[1]) == pytest.approx(math.exp(loss["w8a8"]), abs=0.006)
+
+
+@pytest.mark.slow
+def test_the_other_commands_know_it(run, tmp_path, capsys):
+    run("train", config="gated_headwise")
+    run("evaluate")
+    for method in sorted(METHODS):
+        run("quantize", f"--method={method}", "--scheme=w4a8")
+    run("sensitivity", "--scheme=w4a4")
+    rows = json.loads((tmp_path / "run" / "sensitivity.json").read_text())["rows"]
+    assert {"layers/attention/rotated_key", "layers/mlp/gate", "layers/attention/key_norm/scale"} <= {
+        row["path"] for row in rows
+    }
+    assert main(["export", "--format=huggingface", f"--workdir={tmp_path / 'run'}"]) == 2
+    assert "Hugging Face" in capsys.readouterr().err
+    assert main(["plan", f"--config={tmp_path / 'decoder.py'}"]) == 0, capsys.readouterr().err
+    assert main(["train", f"--config={tmp_path / 'decoder.py'}:smoke", f"--workdir={tmp_path / 'smoke'}"]) == 0
+
+
+@pytest.mark.slow
+def test_a_comparison_of_it_is_reported(run, tmp_path):
+    run("compare", "--config.compare.variants=('softmax', 'none')", "--config.compare.seeds=(0,)", config="softmax")
+    assert "Decoder" in (tmp_path / "run" / "report.html").read_text()
+
+
+def test_statistics_of_heads_read_the_values_that_each_head_reads():
+    module, params, batch = make("softmax")
+    analysis, sites = analyse(module, params, [batch]), ("layers/attention/probs", "layers/attention/value")
+    probs, value = jax.jit(lambda m, b: capture(m, b, sites))(Analysed(module, params), batch).values()
+    drain = np.zeros((4, 2, 4))  # example, layer, head
+    for example, layer, head in np.ndindex(drain.shape):
+        real = int(batch["mask"][example].sum())
+        mass = np.asarray(probs)[layer, example, head, :real, :real].sum(0)
+        of_head = np.asarray(value)[layer, example, :real, 6 * (head // 2) : 6 * (head // 2) + 6]
+        norms = np.linalg.norm(of_head, axis=-1)
+        drain[example, layer, head] = norms[mass.argmax()] / np.delete(norms, mass.argmax()).mean()
+    np.testing.assert_allclose(analysis.heads["value_drain"], drain.mean(0), rtol=1e-4)
+    health = attention_health(module, params, batch)
+    assert health["sink_mass"] == pytest.approx(analysis.metrics["sink_mass"], rel=1e-5)
+
+
+@functools.cache
+def quantized(variant, scheme="w8a8", method="static", granularity="channel", **options):
+    module, params, batch = make(variant, **options)
+    config = QuantizationConfig(recipe="strict", weight_granularity=granularity)
+    recipe = config.make_recipe(scheme, module.config)
+    return calibrate(module, params, recipe, [batch], 1, METHODS[method]()), params, batch
+
+
+INTEGERS = [("softmax", {"tied": True}), *((variant, {}) for variant in VARIANTS)]
+
+
+@pytest.mark.representative("softmax-options0")
+@pytest.mark.parametrize("variant, options", INTEGERS)
+def test_integers_compute_what_fake_quantization_simulates(variant, options):
+    result, _, batch = quantized(variant, **options)
+    result = off_the_edges(result)
+    model = convert(result)
+    assert model.in_floating_point == (("head",) if options else ("head/logits",))
+    found = list(dots(jax.make_jaxpr(lambda b: model.apply(b))(batch).jaxpr))
+    # query, key, value, out; the two products of attention; in, gate and out of the MLP; and a dense gate.
+    assert found == [("int8", "int8", "int32")] * (9 + variant.startswith("gated"))
+    assert_same_answers(model, result, batch)
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("method", sorted(METHODS.keys() - {"static"}))
+def test_every_method_quantizes_it(method):
+    result, params, batch = quantized("softmax", "w16a16", method)
+    expected = result.module.apply({"params": params}, batch)
+    assert np.linalg.norm(result.apply(batch) - expected) < 1e-2 * np.linalg.norm(expected)
+    if method != "per_token":  # whose ranges integers do not know
+        result, _, batch = quantized("softmax", "w8a8", method)
+        result = off_the_edges(result)
+        model = convert(result)
+        assert {path for path in model.in_floating_point if "rotation" not in path} == {"head/logits"}
+        assert_same_answers(model, result, batch)
+
+
+def test_its_operations_are_counted():
+    module, _, batch = make("softmax")
+    tokens, heads, shared, width, mlp = 4 * 8, 4 * 6, 2 * 6, 18, 20
+    layer = 2 * tokens * (width * (2 * heads + 2 * shared) + 3 * width * mlp) + 2 * (2 * tokens * 8 * heads)
+    assert step_flops(module, batch) == 3 * (2 * layer + 2 * tokens * width * 23)
+
+
+@pytest.mark.parametrize(
+    "variant, options, says",
+    [
+        ("softmax", {"num_kv_heads": 3}, "num_kv_heads is 3: expected a divisor of num_heads 4"),
+        ("gated_linear", {}, "num_heads 4 does not divide width 18"),
+    ],
+)
+def test_heads_that_cannot_be_are_refused(variant, options, says):
+    with pytest.raises(QtxError, match=says):
+        make(variant, **options)
+
+
+def test_smoothquant_refuses_a_block_that_it_does_not_know():
+    module, params, batch = make("softmax")
+    of_layers = {**params["layers"], "pre_mlp_norm": params["layers"]["mlp_norm"]}
+    of_layers.pop("mlp_norm")
+    with pytest.raises(QtxError, match="for blocks with layers/mlp_norm/scale, which this model lacks"):
+        METHODS["smoothquant"]().find_bases(module, {**params, "layers": of_layers}, [batch])
