@@ -217,7 +217,7 @@ def test_files_give_the_model_back(family, tmp_path):
     jax.tree.map(np.testing.assert_array_equal, again, model)
     np.testing.assert_array_equal(apply(again, batch), apply(model, batch))
     described = json.loads((tmp_path / "integer.json").read_text())
-    assert described["bits"]["weights"] == [8] and described["model"] == family
+    assert described["bits"]["weights"] == [8] and described["model"] == FAMILIES[family].config.__name__
     assert described["in_floating_point"] == list(model.in_floating_point)
 
 
