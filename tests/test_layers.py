@@ -10,6 +10,7 @@ import pytest
 
 from qtx.layers import dense_product
 from qtx.models import MODELS, BertConfig, OptConfig, VitConfig
+from qtx.models.flops import product_flops
 
 SHAPE = dict(num_layers=1, width=16, num_heads=2, mlp_width=32, init_std=0.2, dropout=0.0, attention_dropout=0.0)
 CONFIGS = {
@@ -45,8 +46,10 @@ def inner(a, b):
 def test_a_model_elsewhere_has_the_same_gradient_and_derivatives_forward(family, elsewhere):
     loss, params = loss_of(family)
     value, gradient = jax.jit(jax.value_and_grad(loss))(params)
+    flops = product_flops(jax.make_jaxpr(loss)(params))
     elsewhere()
     loss, _ = loss_of(family)
+    assert product_flops(jax.make_jaxpr(loss)(params)) == flops > 0
     direction = jax.tree.map(lambda x: np.random.default_rng(x.size).normal(size=x.shape).astype(np.float32), params)
 
     @jax.jit

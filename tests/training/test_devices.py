@@ -141,7 +141,7 @@ def compiled(config: Any, mesh: tuple[int, int, int]):
 @pytest.mark.representative("tensor")
 @pytest.mark.parametrize("mesh", ["fsdp", "tensor"])
 def test_devices_share_the_work(mesh):
-    """No device computes what another does: without constrained activations, each would see the whole batch."""
+    """No device computes what another does."""
     # So wide that matrix products outweigh the elementwise work, which tensor devices share in part alone.
     wide = dataclasses.replace(CONFIGS["opt"], width=256, mlp_width=1024, vocab_size=400)
     alone, shared = (compiled(wide, sizes).cost_analysis()["flops"] for sizes in (ONE_DEVICE, MESHES[mesh]))
