@@ -31,9 +31,12 @@ from qtx.models.block import stacked
 from qtx.models.flops import step_flops
 from qtx.models.opt import TiedHead
 from qtx.quantization import QuantizationConfig, calibrate
+from qtx.quantization.granularity import Group
 from qtx.quantization.integer import convert
 from qtx.quantization.methods import METHODS
-from qtx.sites import Site
+from qtx.quantization.plan import weights_of
+from qtx.quantization.recipe import resolve
+from qtx.sites import Site, site_shapes
 from tests.quantization.test_integer import assert_same_answers, dots, off_the_edges
 
 # The model, as its author would write it.
@@ -199,16 +202,19 @@ def reference(variant, config, params, tokens):
     for layer in range(config.num_layers):
         w = jax.tree.map(lambda leaf, layer=layer: leaf[layer], p["layers"])
         a, y = w["attention"], norm(x, w["attention_norm"]["scale"])
-        context = np.zeros((length, heads * dim))
+        context, ones = np.zeros((length, heads * dim)), np.ones((length, heads * dim))
+        gate = 1 / (1 + np.exp(-y @ a["gate_predictor"]["kernel"])) if "gate_predictor" in a else ones
         for head in range(heads):
             own, shared = (slice(h * dim, h * dim + dim) for h in (head, head // (heads // kv)))
             query = rotated(norm(y @ a["query"]["kernel"][:, own], a["query_norm"]["scale"]))
             key = rotated(norm(y @ a["key"]["kernel"][:, shared], a["key_norm"]["scale"]))
             value = y @ a["value"]["kernel"][:, shared]
+            value = value * gate[:, shared] if variant.endswith("values") else value
             of_head = {name: x[head] for name, x in a.get("normalizer", {}).items()}
             for t in range(length):
                 scores = key[: t + 1] @ query[t] / np.sqrt(dim)
                 context[t, own] = normalized(variant, np.exp(scores), of_head) @ value[: t + 1]
+        context = context * np.repeat(gate, dim, axis=1) if variant == "gated_headwise" else context
         x = x + context @ a["out"]["kernel"]
         y = norm(x, w["mlp_norm"]["scale"])
         gate = y @ w["mlp"]["gate"]["kernel"]
@@ -217,7 +223,7 @@ def reference(variant, config, params, tokens):
     return norm(x, p["final_norm"]["scale"]) @ table
 
 
-@pytest.mark.parametrize("variant, tied", [("softmax", True), ("sink", False), ("clipped_softmax,alpha=1", False)])
+@pytest.mark.parametrize("variant, tied", [("softmax", True), *((variant, False) for variant in VARIANTS[1:])])
 def test_it_computes_what_a_plain_program_does(variant, tied):
     module, params, batch = make(variant, tied=tied)
     found = np.asarray(jax.jit(module.apply)({"params": params}, batch))
@@ -331,6 +337,20 @@ def test_every_method_quantizes_it(method):
         model = convert(result)
         assert {path for path in model.in_floating_point if "rotation" not in path} == {"head/logits"}
         assert_same_answers(model, result, batch)
+
+
+@pytest.mark.parametrize("tied", [True, False])
+@pytest.mark.parametrize("granularity", ["tensor", "group"])
+def test_the_strict_recipe_fits_it(granularity, tied):
+    module, params, batch = make("softmax", tied=tied)
+    config = QuantizationConfig(recipe="strict", activation_granularity=granularity, groups=3)
+    recipe = config.make_recipe("w8a8", module.config)
+    weights = resolve(recipe.weights, weights_of(params), "weight")
+    sites = resolve(recipe.activations, site_shapes(module, params, batch), "activation")
+    assert weights.keys() == weights_of(params).keys() - {"head/logits/kernel"}
+    of_dimensions = {path for path, quantizer in sites.items() if isinstance(quantizer.granularity, Group)}
+    wide = {"attention_norm", "attention/out", "attention_residual", "mlp_norm", "mlp/out", "mlp_residual"}
+    assert of_dimensions == ({f"layers/{site}" for site in wide} if granularity == "group" else set())
 
 
 def test_its_operations_are_counted():
