@@ -26,6 +26,7 @@ import jax
 
 from configs import tiny_bert
 from qtx.data import Data, DataConfig, load, prepare
+from qtx.data.sources import ImageCorpus, TextCorpus
 from qtx.experiment import read
 from qtx.pipeline.train import train
 from qtx.training import read_metrics
@@ -53,11 +54,12 @@ def measure_text(corpus: Path, tokenizers: Path, folder: Path) -> dict[str, floa
     found = {}
     for objective, vocabulary in (("mlm", "bert-base-uncased"), ("clm", "opt")):
         config = DataConfig(
-            source="text_corpus",
-            corpora=(str(corpus),),
-            tokenizer=str(tokenizers / vocabulary),
-            sequence_length=LENGTH,
-            data_dir=str(folder),
+            TextCorpus(
+                corpora=(str(corpus),),
+                tokenizer=str(tokenizers / vocabulary),
+                sequence_length=LENGTH,
+                data_dir=str(folder),
+            )
         )
         (written,) = prepare(config, objective)
         tokens = sum(state["tokens"] for state in written.splits.values())
@@ -70,7 +72,7 @@ def measure_images(corpus: Path, folder: Path) -> dict[str, float]:
     """Images a second, with and without the augmentation's cost."""
     found = {}
     for name, options in (("plain", {"image_size": 224}), ("augmented", IMAGE_OPTIONS)):
-        config = DataConfig(source="image_corpus", corpus=str(corpus), data_dir=str(folder), **options)
+        config = DataConfig(ImageCorpus(corpus=str(corpus), data_dir=str(folder), **options))
         found[f"images read {name}, images/s"] = rows_per_second(load(config, "classification"), IMAGE_BATCHES)
     return found
 

@@ -54,7 +54,7 @@ def main(arguments: list[str]) -> int:
         experiment = read(config)
         data = load(experiment.data, experiment.objective)
         if data.vocab_size is None:
-            raise QtxError(f"data source {experiment.data.source!r} has no tokens: choose a config of text")
+            raise QtxError(f"data source {experiment.data.name!r} has no tokens: choose a config of text")
     except QtxError as error:
         print(f"unigram: error: {error}", file=sys.stderr)
         return 2

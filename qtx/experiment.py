@@ -16,7 +16,7 @@ from typing import Any
 from ml_collections import ConfigDict
 
 from qtx.attention import attention_variant
-from qtx.data import OBJECTIVES, DataConfig
+from qtx.data import OBJECTIVES, SOURCES, DataConfig
 from qtx.families import FAMILIES
 from qtx.foundation.config import flattened, read_section, section
 from qtx.foundation.errors import QtxError, lookup, unknown
@@ -92,7 +92,7 @@ def default(family: str, variant: str = "softmax") -> ConfigDict:
     config.seed = 0
     config.model = section(dataclasses.replace(chosen.config(), attention=attention_variant(variant)))
     sections = {name: cls for name, cls in SECTIONS.items() if name not in ("data", "quantization")}
-    config.data = section(DataConfig(source=OBJECTIVES[config.objective].built_in_source))
+    config.data = section(DataConfig(SOURCES[OBJECTIVES[config.objective].built_in_source]()))
     config.quantization = section(QuantizationConfig(recipe=chosen.recipe))
     for name, cls in sections.items():
         config[name] = section(cls())

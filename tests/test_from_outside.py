@@ -13,10 +13,12 @@ from safetensors.numpy import load_file
 
 from qtx.attention import GATES, NORMALIZERS
 from qtx.attention.normalizers import Rows
-from qtx.cli.flags import load_config_file
+from qtx.cli.flags import load_config_file, load_run_config
 from qtx.cli.main import main
-from qtx.data import OBJECTIVES, SOURCES, DataConfig, load
-from qtx.data.objectives import TextObjective
+from qtx.data import OBJECTIVES, SOURCES, Data, DataConfig, load
+from qtx.data.objectives import CausalLanguageModelling, TextObjective
+from qtx.data.objectives.causal import causal_example
+from qtx.data.sources import TextFiles
 from qtx.data.text import Document
 from qtx.experiment import read
 from qtx.families import FAMILIES
@@ -182,7 +184,7 @@ def test_an_objective_works_with_every_text_source(last_tokens, fox, tmp_path, m
     }
     assert set(sources) == {name for name, cls in SOURCES.items() if cls.serves(OBJECTIVES["last_tokens"])}
     for source, options in sources.items():
-        data = load(DataConfig(source=source, sequence_length=16, **options), "last_tokens")
+        data = load(DataConfig(SOURCES[source](sequence_length=16, **options)), "last_tokens")
         batch, block = next(iter(data.evaluation(1))), data.held_out[0]
         np.testing.assert_array_equal(batch["tokens"][0], [*block[:12], *[data.tokenizer.mask] * 4])
         np.testing.assert_array_equal(batch["labels"][0], block[12:])
@@ -204,7 +206,7 @@ def test_an_objective_is_trained(last_tokens, fox, tmp_path, capsys):
 
 def test_mistakes_with_an_objective_are_told_by_its_name(last_tokens, fox):
     def load_with(objective, **options):
-        load(DataConfig(source="text_files", files=(fox,), validation_files=(fox,), **options), objective)
+        load(DataConfig(TextFiles(files=(fox,), validation_files=(fox,), **options)), objective)
 
     with pytest.raises(QtxError, match="unknown objective 'lst_tokens': did you mean 'last_tokens'"):
         load_with("lst_tokens")
@@ -212,3 +214,37 @@ def test_mistakes_with_an_objective_are_told_by_its_name(last_tokens, fox):
         load_with("last_tokens", tokenizer="bpe", vocab_size=262)
     with pytest.raises(QtxError, match="objective clm masks nothing: leave it unset, or choose mlm or last_tokens"):
         load_with("clm", mask_probability=0.5)
+
+
+@dataclasses.dataclass(frozen=True)
+class Counting:
+    """Sequences that count in strides, modulo the vocabulary."""
+
+    sequence_length: int = 8
+    vocab_size: int = 16
+    stride: int = 1
+
+    @staticmethod
+    def serves(objective):
+        return isinstance(objective, CausalLanguageModelling)
+
+    def load(self, objective):
+        steps = self.stride * np.arange(self.sequence_length + 1, dtype=np.int32)
+        records = [(first + steps) % self.vocab_size for first in range(self.vocab_size)]
+        sizes = {"vocab_size": self.vocab_size, "sequence_length": self.sequence_length}
+        return Data(f"strides of {self.stride}", records, records, lambda record, rng: causal_example(record), **sizes)
+
+
+def test_a_data_source_with_an_option_of_its_own_is_configured(monkeypatch, tmp_path, capsys):
+    monkeypatch.setitem(SOURCES, "counting", Counting)
+    run, stride = tmp_path / "run", "--config.data.stride=2"
+    train = ["train", f"--config={NANO}", f"--workdir={run}"]
+    assert main([*train, stride]) == 2
+    message = "stride is set, but source 'bigram_backcopy' does not take it: it belongs to counting"
+    assert message in capsys.readouterr().err
+    assert main([*train, "--config.data.source=counting", stride]) == 0, capsys.readouterr().err
+    assert "strides of 2" in capsys.readouterr().out
+    recorded = json.loads((run / "config.json").read_text())["data"]
+    given = {"source": "counting", "sequence_length": 8, "vocab_size": 16, "stride": 2}
+    assert {name: value for name, value in recorded.items() if value is not None} == given
+    assert read(load_run_config(run)).data == DataConfig(Counting(stride=2))

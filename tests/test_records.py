@@ -13,6 +13,7 @@ from qtx.cli.flags import load_config_file
 from qtx.cli.main import main
 from qtx.data import OBJECTIVES, VOCABULARIES
 from qtx.experiment import from_record, read, record
+from qtx.foundation.config import flattened
 from qtx.foundation.storage import sealed_json
 
 NANO = str(Path(__file__).parent / "nano_config.py")
@@ -46,13 +47,13 @@ def flat(values: dict, prefix: str = "") -> dict:
 def test_every_option_has_its_value(path, variant):
     """None are what does not apply to the chosen source, normalizer and gate; what only data tell; and values."""
     experiment = read(load_config_file(f"{path}:{variant}"))
-    data = experiment.data
-    applying = {f"data.{option}" for option in (*data.taken, "source")}
+    data = flattened(experiment.data.source)
+    applying = {f"data.{option}" for option in (*data, "source")}
     if experiment.objective == "clm":
         applying.discard("data.mask_probability")
-    if data.tokenizer not in (None, *VOCABULARIES):
+    if data.get("tokenizer") not in (None, *VOCABULARIES):
         applying.discard("data.vocab_size")
-    if data.validation_files or data.validation_corpora:
+    if data.get("validation_files") or data.get("validation_corpora"):
         applying.discard("data.held_out_fraction")
     told_by_data = {f"model.{name}" for name in ("vocab_size", "image_size", "channels", "num_classes")}
     attention = {"clipped_softmax": {"gamma", "zeta", "alpha", "gamma_warmup_steps"}}.get(variant, set())

@@ -7,6 +7,7 @@ import pytest
 
 from experiments.unigram import counts, main, unigram_loss
 from qtx.data import DataConfig, load
+from qtx.data.sources import BigramBackcopy
 
 
 def test_labels_of_weight_zero_do_not_count():
@@ -15,7 +16,7 @@ def test_labels_of_weight_zero_do_not_count():
 
 
 def test_loss_lies_between_uniform_and_nothing_and_is_that_of_the_frequencies():
-    data = load(DataConfig(source="bigram_backcopy", sequence_length=8, vocab_size=16), "clm")
+    data = load(DataConfig(BigramBackcopy(sequence_length=8, vocab_size=16)), "clm")
     loss = unigram_loss(data)
     labels = np.concatenate([b["labels"][b["weights"] > 0] for b in data.evaluation(64)])
     shares = np.bincount(labels, minlength=16) / labels.size

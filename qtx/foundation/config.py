@@ -30,11 +30,13 @@ class Choice:
       registry: name to class.
       prefix: of the options in the flat section.
       none: the name of None, if the field may be that.
+      kind: what messages call the variants where one is unknown; None: the field's name.
     """
 
     registry: Mapping[str, type]
     prefix: str = ""
     none: str | None = None
+    kind: str | None = None
 
     @property
     def metadata(self) -> dict[str, Any]:
@@ -81,7 +83,7 @@ class Choice:
         Raises:
           QtxError: for an unknown variant, an option that it does not take, or a bad value.
         """
-        lookup(dict.fromkeys(self.names()), field, name)
+        lookup(dict.fromkeys(self.names()), self.kind or field, name)
         own = self.options(name)
         for option, value in given.items():
             if value is not None and option not in own:

@@ -6,7 +6,6 @@ import hashlib
 from pathlib import Path
 
 from qtx.data import Data, DataConfig, load
-from qtx.data.config import SOURCE_OPTIONS
 from qtx.experiment import Experiment
 from qtx.foundation.errors import QtxError
 from qtx.foundation.storage import sealed_json
@@ -34,11 +33,11 @@ def load_data(config: DataConfig, objective: str, run: RunFolder | None = None) 
     """
     if run is None:
         return load(config, objective)
-    cut, takes_tokenizer = "tokenizer" in run.identity(), "tokenizer" in SOURCE_OPTIONS[config.source]
+    cut, takes_tokenizer = "tokenizer" in run.identity(), hasattr(config.source, "tokenizer")
     if takes_tokenizer != cut:
         kinds = {True: "text, cut by a tokenizer", False: "data without a tokenizer"}
         raise QtxError(
-            f"{run.root} was trained on {kinds[cut]}, but data source {config.source!r} gives {kinds[takes_tokenizer]}"
+            f"{run.root} was trained on {kinds[cut]}, but data source {config.name!r} gives {kinds[takes_tokenizer]}"
         )
     if not cut:
         return load(config, objective)

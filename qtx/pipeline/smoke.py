@@ -14,9 +14,10 @@ from ml_collections import ConfigDict
 
 from qtx.attention.normalizers import ClippedSoftmax
 from qtx.data import OBJECTIVES, VOCABULARIES, DataConfig
-from qtx.data.config import SOURCE_OPTIONS
+from qtx.data.config import SOURCE
 from qtx.experiment import from_record, read, record
 from qtx.families import family_of
+from qtx.foundation.config import flattened
 from qtx.models import FROM_DATA, TransformerConfig
 from qtx.quantization.qat.config import QatConfig
 from qtx.training import MeshConfig, TrainingConfig
@@ -80,8 +81,8 @@ def _small_model(model: TransformerConfig, shorter: float) -> TransformerConfig:
 
 
 def _small_data(data: DataConfig, objective: str) -> DataConfig:
-    source = data.source if data.source in NEEDS_NO_FILES else OBJECTIVES[objective].built_in_source
-    options = {option: getattr(data, option) for option in SOURCE_OPTIONS[source]}
+    source = data.name if data.name in NEEDS_NO_FILES else OBJECTIVES[objective].built_in_source
+    options = {option: value for option, value in flattened(data).items() if option in SOURCE.options(source)}
     if "sequence_length" in options:
         options["sequence_length"] = min(options["sequence_length"] or SEQUENCE_LENGTH, SEQUENCE_LENGTH)
     if "tokenizer" in options:
@@ -89,7 +90,7 @@ def _small_data(data: DataConfig, objective: str) -> DataConfig:
         options |= {"tokenizer": options["tokenizer"] if trained else None, "vocab_size": VOCABULARY}
     if options.get("random_crop"):
         options["random_crop"] = 1
-    return DataConfig(source=source, **options)
+    return DataConfig(SOURCE.make("source", source, options))
 
 
 def _short_training(training: TrainingConfig, steps: int) -> TrainingConfig:

@@ -106,6 +106,6 @@ def uses_own_data(prepared: Prepared, workdir: Path, named: bool) -> bool:
         raise QtxError(
             f"{workdir} was trained on other data: config.data is the same, but what it names has another content: "
             f"{', '.join(other)}; restore it, or name the data to measure on, e.g. --config.data.source="
-            f"{prepared.experiment.data.source}"
+            f"{prepared.experiment.data.name}"
         )
     return not other

@@ -28,7 +28,7 @@ def stand_in(experiment: Experiment) -> tuple[Data, list[str]]:
     Raises:
       QtxError: for a size that nothing tells.
     """
-    source, objective = experiment.data.make_source(), OBJECTIVES[experiment.objective]
+    source, objective = experiment.data.source, OBJECTIVES[experiment.objective]
     if isinstance(objective, TextObjective):
         return _text(experiment, source, objective)
     return _images(experiment.model, source)

@@ -18,6 +18,7 @@ from qtx.data import DataConfig, load
 from qtx.data.augmentation import OPERATIONS, Mixing, RandAugment, color_jitter, random_flip, random_resized_crop
 from qtx.data.augmentation.randaugment import PIXEL_OPERATIONS, WARPS
 from qtx.data.images import ImageOptions
+from qtx.data.sources import Digits
 from qtx.foundation.errors import QtxError
 
 RECIPE = {"random_resized_crop": True, "flip": True, "randaugment_layers": 2, "color_jitter": 0.4}
@@ -165,9 +166,9 @@ def test_a_single_example_stays_as_it_is():
 
 
 def test_the_options_reach_the_data():
-    plain = load(DataConfig(source="digits"), "classification")
+    plain = load(DataConfig(Digits()), "classification")
     assert plain.augment is None and plain.mix is None
-    data = load(DataConfig(source="digits", mixup=0.2, cutmix=0.2, **RECIPE), "classification")
+    data = load(DataConfig(Digits(mixup=0.2, cutmix=0.2, **RECIPE)), "classification")
     assert data.mix == Mixing(0.2, 0.2)
     batch = next(data.train(8, seed=0))
     again = next(data.train(8, seed=0))
@@ -193,4 +194,4 @@ def test_the_options_reach_the_data():
 )
 def test_bad_options(options, message):
     with pytest.raises(QtxError, match=message):
-        DataConfig(source="digits", **options)
+        DataConfig(Digits(**options))

@@ -25,7 +25,7 @@ def test_stationary_distribution():
 
 @pytest.mark.parametrize("num_triggers", [1, 3, 5])
 def test_the_rules_hold_everywhere(num_triggers):
-    data = load(DataConfig(source="bigram_backcopy", vocab_size=16, num_triggers=num_triggers), "clm")
+    data = load(DataConfig(BigramBackcopy(vocab_size=16, num_triggers=num_triggers)), "clm")
     triggers = triggers_of(data)
     assert len(triggers) == num_triggers
     tokens = sequences(data, 200)
@@ -59,9 +59,9 @@ def test_triggers_are_the_most_frequent_tokens():
 
 
 def test_sequences_depend_on_index_split_and_chain_seed():
-    data = load(DataConfig(source="bigram_backcopy"), "clm")
-    again = load(DataConfig(source="bigram_backcopy"), "clm")
-    other = load(DataConfig(source="bigram_backcopy", chain_seed=1), "clm")
+    data = load(DataConfig(BigramBackcopy()), "clm")
+    again = load(DataConfig(BigramBackcopy()), "clm")
+    other = load(DataConfig(BigramBackcopy(chain_seed=1)), "clm")
     np.testing.assert_array_equal(data.training[123456], again.training[123456])
     assert not np.array_equal(data.training[0], data.training[1])
     assert not np.array_equal(data.training[0], data.held_out[0])
@@ -98,4 +98,4 @@ def test_an_uneven_chain_still_has_a_stationary_distribution():
 )
 def test_refuses(options, message):
     with pytest.raises(QtxError, match=message):
-        DataConfig(source="bigram_backcopy", **options)
+        DataConfig(BigramBackcopy(**options))

@@ -8,6 +8,7 @@ import pytest
 
 from qtx.data import DataConfig, load
 from qtx.data.packing import document_segments
+from qtx.data.sources import TextFiles
 from qtx.families import build
 from qtx.models.bert import BertConfig
 from qtx.models.opt import OptConfig
@@ -42,12 +43,13 @@ def test_a_document_does_not_see_another(tmp_path, objective, config, vocab_size
     for i in range(40):
         (tmp_path / f"{i}.txt").write_text(prose(i, 3))
     options = DataConfig(
-        source="text_files",
-        files=(f"{tmp_path}/*.txt",),
-        held_out_fraction=0.5,
-        sequence_length=32,
-        vocab_size=vocab_size,
-        document_attention=True,
+        TextFiles(
+            files=(f"{tmp_path}/*.txt",),
+            held_out_fraction=0.5,
+            sequence_length=32,
+            vocab_size=vocab_size,
+            document_attention=True,
+        )
     )
     data = load(options, objective)
     batch = next(iter(data.evaluation(1)))

@@ -9,7 +9,7 @@ import zlib
 import numpy as np
 import pytest
 
-from qtx.data import DataConfig, load
+from qtx.data import SOURCES, DataConfig, load
 from qtx.data.image_files import open_image
 from qtx.data.images import ImageOptions, channel_statistics
 from qtx.data.sources.idx import read_idx
@@ -19,7 +19,7 @@ from .samples import idx_bytes, png, write_archive, write_idx_folder
 
 
 def load_images(source: str, **options):
-    return load(DataConfig(source=source, **options), "classification")
+    return load(DataConfig(SOURCES[source](**options)), "classification")
 
 
 def pixels_and_labels(records):

@@ -55,7 +55,7 @@ def first_batch(monkeypatch):
 
     def first(objective, **options):
         source = OBJECTIVES[objective].built_in_source
-        data = load(DataConfig(source=source, **EXAMPLES[objective][0], **options), objective)
+        data = load(DataConfig(SOURCES[source](**EXAMPLES[objective][0], **options)), objective)
         return data, next(iter(data.evaluation(BATCH)))
 
     return first
@@ -128,4 +128,4 @@ def test_an_objective_of_another_kind_has_no_options_of_text():
     with pytest.raises(QtxError, match="unknown text objective 'classification'"):
         Stdlib().resolved("classification")
     with pytest.raises(QtxError, match="source 'stdlib' serves objective mlm or clm, not 'classification': expected"):
-        DataConfig(source="stdlib").resolved("classification")
+        DataConfig(Stdlib()).resolved("classification")

@@ -13,6 +13,7 @@ from PIL import Image
 from qtx.data import DataConfig, load, prepare
 from qtx.data.prepared import images
 from qtx.data.prepared.writing import write
+from qtx.data.sources import ImageCorpus
 from qtx.foundation.errors import QtxError
 
 from .samples import png, write_archive
@@ -20,7 +21,7 @@ from .samples import png, write_archive
 
 def config(folder: Path, corpus: Path, **options) -> DataConfig:
     options = {"image_size": 8, "data_dir": str(folder / "tfds")} | options
-    return DataConfig(source="image_corpus", corpus=str(corpus), **options)
+    return DataConfig(ImageCorpus(corpus=str(corpus), **options))
 
 
 def test_the_files_are_kept_as_they_are(image_folder, tmp_path):

@@ -20,11 +20,12 @@ import pytest
 import tensorflow_datasets as tfds
 import zstandard
 
-from qtx.data import DataConfig, load, load_tokenizer, prepare
+from qtx.data import SOURCES, DataConfig, load, load_tokenizer, prepare
 from qtx.data.packing import pack
 from qtx.data.prepared import text
 from qtx.data.prepared.documents import Part, own_text
 from qtx.data.prepared.writing import RECORD, write
+from qtx.data.sources import TextCorpus, TextFiles
 from qtx.foundation.errors import QtxError
 
 from .samples import prose
@@ -47,7 +48,7 @@ def config(text_folder, tmp_path, vocabulary):
         defaults = dict(
             corpora=(str(text_folder),), tokenizer=str(vocabulary), sequence_length=16, data_dir=str(tmp_path / "tfds")
         )
-        return DataConfig(source="text_corpus", **defaults | options)
+        return DataConfig(TextCorpus(**defaults | options))
 
     return make
 
@@ -64,7 +65,7 @@ def blocks(records) -> np.ndarray:
 def test_the_blocks_are_those_of_packing_in_memory(config, text_folder, vocabulary):
     data = load(config(), "mlm")
     memory = load(
-        DataConfig(source="text_files", files=(f"{text_folder}/*",), tokenizer=str(vocabulary), sequence_length=16),
+        DataConfig(TextFiles(files=(f"{text_folder}/*",), tokenizer=str(vocabulary), sequence_length=16)),
         "mlm",
     )
     for records, expected in ((data.training, memory.training), (data.held_out, memory.held_out)):
@@ -320,7 +321,7 @@ def test_corpora_that_cannot_be(config, tmp_path, case):
 )
 def test_options_that_cannot_be(options, message):
     with pytest.raises(QtxError, match=message):
-        DataConfig(source="text_corpus", **{"corpora": ("x",)} | options)
+        DataConfig(TextCorpus(**{"corpora": ("x",)} | options))
 
 
 def test_options_that_do_not_fit_the_objective(config):
@@ -333,7 +334,7 @@ def test_options_that_do_not_fit_the_objective(config):
 @pytest.mark.parametrize("source", ["stdlib", "bigram_backcopy"])
 def test_what_needs_no_preparation(source):
     with pytest.raises(QtxError, match="needs no preparation.*text_corpus, image_corpus"):
-        prepare(DataConfig(source=source), "clm")
+        prepare(DataConfig(SOURCES[source]()), "clm")
 
 
 def test_json_lines_and_every_compression_are_the_same_documents(config, tmp_path):

@@ -9,8 +9,8 @@ import numpy as np
 import pytest
 
 from qtx.data import OBJECTIVES, SOURCES, DataConfig, load
-from qtx.data.config import SOURCE_OPTIONS
-from qtx.foundation.config import read_section, section
+from qtx.data.sources import BigramBackcopy, Idx, TextFiles
+from qtx.foundation.config import field_types, read_section, section
 from qtx.foundation.errors import QtxError
 
 from .samples import write_archive, write_idx_folder, write_images, write_texts
@@ -57,11 +57,14 @@ CASES = {
 }
 
 
+OPTIONS = {name: {field.name for field in dataclasses.fields(cls)} for name, cls in SOURCES.items()}
+
+
 @pytest.fixture(scope="module", params=sorted(CASES))
 def case(request, tmp_path_factory):
     """(data, objective) of one row."""
     options, objective = CASES[request.param]
-    config = DataConfig(source=request.param, **options(tmp_path_factory.mktemp(request.param)))
+    config = DataConfig(SOURCES[request.param](**options(tmp_path_factory.mktemp(request.param))))
     return load(config, objective), objective
 
 
@@ -189,7 +192,7 @@ def test_calibration_reads_training_data_without_augmentation(case):
 
 def test_an_epoch_is_every_record_once_and_the_next_is_shuffled_again(tmp_path):
     write_idx_folder(tmp_path / "idx", compress=False)
-    data = load(DataConfig(source="idx", path=str(tmp_path / "idx")), "classification")
+    data = load(DataConfig(Idx(path=str(tmp_path / "idx"))), "classification")
     images = np.concatenate([batch["images"] for batch in take(data.train(10, 0), 6)])
     epochs = [[image.tobytes() for image in images[i : i + 30]] for i in (0, 30)]
     assert len(set(epochs[0])) == 30 and set(epochs[0]) == set(epochs[1])
@@ -198,7 +201,7 @@ def test_an_epoch_is_every_record_once_and_the_next_is_shuffled_again(tmp_path):
 
 def test_a_block_is_masked_anew_every_epoch(text_folder):
     config = DataConfig(
-        source="text_files", files=(f"{text_folder}/*.txt",), sequence_length=64, vocab_size=150, mask_probability=0.5
+        TextFiles(files=(f"{text_folder}/*.txt",), sequence_length=64, vocab_size=150, mask_probability=0.5)
     )
     data = load(config, "mlm")
     count = len(data.training)
@@ -216,34 +219,39 @@ def test_a_block_is_masked_anew_every_epoch(text_folder):
 
 @pytest.mark.parametrize(("batch_size", "processes"), [(0, 1), (-4, 1), (6, 4)])
 def test_batch_sizes_that_cannot_be(batch_size, processes):
-    data = load(DataConfig(source="bigram_backcopy"), "clm")
+    data = load(DataConfig(BigramBackcopy()), "clm")
     with pytest.raises(QtxError, match="batch size"):
         data.train(batch_size, 0, 0, processes)
 
 
 def test_a_negative_seed_is_refused():
-    data = load(DataConfig(source="bigram_backcopy"), "clm")
+    data = load(DataConfig(BigramBackcopy()), "clm")
     with pytest.raises(QtxError, match="seed is -1"):
         data.train(4, -1)
 
 
 @pytest.mark.parametrize("source", sorted(SOURCES))
 def test_options_of_other_sources_are_refused(source):
-    values = {"files": ("x",), "validation_files": ("x",), "tokenizer": "bpe", "document_separator": "x", "path": "x"}
-    all_options = set().union(*SOURCE_OPTIONS.values())
-    assert {f.name for f in dataclasses.fields(DataConfig)} == all_options | {"source"}
-    for option in sorted(all_options - set(SOURCE_OPTIONS[source])):
-        with pytest.raises(QtxError, match=f"{option} is set, but source '{source}' does not take it"):
-            DataConfig(source=source, **{option: values.get(option, 1)})
+    values = {str: "x", int: 1, float: 1.0, bool: True, tuple: ("x",)}
+    shown = section(DataConfig())
+    assert set(shown) == set().union(*OPTIONS.values()) | {"source"}
+    for option in sorted(set(shown) - OPTIONS[source] - {"source"}):
+        given = {"source": source, option: values[field_types(DataConfig)[option][0]]}
+        owners = ", ".join(name for name in SOURCES if option in OPTIONS[name])
+        message = f"config.data: {option} is set, but source '{source}' does not take it: it belongs to {owners}"
+        with pytest.raises(QtxError, match=f"^{message}$"):
+            read_section(DataConfig, given, "config.data")
 
 
-def test_options_are_all_documented():
-    for option in set().union(*SOURCE_OPTIONS.values()):
-        assert f"`{option}`" in DataConfig.__doc__
+@pytest.mark.parametrize("source", sorted(SOURCES))
+def test_options_are_all_documented(source):
+    documentation = "".join(cls.__doc__ or "" for cls in SOURCES[source].__mro__)
+    for option in OPTIONS[source]:
+        assert f"\n      {option}: " in documentation
 
 
 def test_config_section_and_back():
-    config = DataConfig(source="text_files", files=("a", "b"), sequence_length=64, held_out_fraction=0.25)
+    config = DataConfig(TextFiles(files=("a", "b"), sequence_length=64, held_out_fraction=0.25))
     assert read_section(DataConfig, section(config), "config.data") == config
     with pytest.raises(QtxError, match="config.data: path is set"):
         read_section(DataConfig, {"source": "stdlib", "path": "x"}, "config.data")
@@ -252,18 +260,18 @@ def test_config_section_and_back():
 @pytest.mark.parametrize("source", sorted(SOURCES))
 def test_objectives_that_do_not_fit(source):
     cls = SOURCES[source]
-    fitting = {"path": "x"} if "path" in SOURCE_OPTIONS[source] else {}
+    fitting = {"path": "x"} if "path" in OPTIONS[source] else {}
     fitting |= {"text_files": {"files": ("x",)}, "text_corpus": {"corpora": ("x",)}}.get(source, {})
     fitting |= {"corpus": "x"} if source == "image_corpus" else {}
     others = [name for name, objective in OBJECTIVES.items() if not cls.serves(objective)]
     assert 0 < len(others) < len(OBJECTIVES)
     for objective in others:
         with pytest.raises(QtxError, match=f"serves objective .*not '{objective}': expected one of .*"):
-            load(DataConfig(source=source, **fitting), objective)
+            load(DataConfig(SOURCES[source](**fitting)), objective)
     with pytest.raises(QtxError, match="unknown objective 'clmm': did you mean 'clm'"):
-        load(DataConfig(source=source, **fitting), "clmm")
+        load(DataConfig(SOURCES[source](**fitting)), "clmm")
 
 
 def test_unknown_source_names_the_nearest():
     with pytest.raises(QtxError, match="unknown data source 'stdlb': did you mean 'stdlib'"):
-        DataConfig(source="stdlb")
+        read_section(DataConfig, {"source": "stdlb"}, "config.data")

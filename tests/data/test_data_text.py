@@ -10,6 +10,7 @@ import pytest
 
 from qtx.data import DataConfig, load
 from qtx.data.reading import cut, expand, read_text
+from qtx.data.sources import TextFiles
 from qtx.data.sources.stdlib import module_docstrings, stdlib_documents
 from qtx.data.sources.text_files import read_documents
 from qtx.data.text import split_documents
@@ -20,7 +21,7 @@ from .samples import prose
 
 def config(*files, **options) -> DataConfig:
     options = {"sequence_length": 16, "vocab_size": 300} | options
-    return DataConfig(source="text_files", files=tuple(map(str, files)), **options)
+    return DataConfig(TextFiles(files=tuple(map(str, files)), **options))
 
 
 def test_stdlib_is_prose_sorted_and_without_duplicates():
@@ -136,31 +137,31 @@ def test_bad_options(text_folder, tmp_path):
     files = f"{text_folder}/*.txt"
     (tmp_path / "short.txt").write_text("short")
     cases = [
-        (dict(source="text_files"), "needs files"),
-        (dict(source="text_files", files=("nowhere/*.txt",)), "no file matches 'nowhere/\\*.txt'"),
-        (dict(source="text_files", files=(files,), validation_files=("nowhere.txt",)), "no file matches 'nowhere.txt'"),
-        (dict(source="text_files", files=(files,), validation_files=(files,), held_out_fraction=0.1), "keep one"),
-        (dict(source="text_files", files=(files,), document_separator="("), "no regular expression"),
-        (dict(source="text_files", files=(files,), held_out_fraction=0.9), "held_out_fraction"),
-        (dict(source="text_files", files=(files,), sequence_length=3), "sequence_length is 3"),
-        (dict(source="text_files", files=(files,), mask_probability=1.5), "mask_probability is 1.5"),
-        (dict(source="text_files", files=(files,), tokenizer="word_piece"), "no tokenizer word_piece"),
-        (dict(source="text_files", files=(files,), tokenizer="some/vocab.txt", vocab_size=9), "loaded, not trained"),
-        (dict(source="text_files", files=(files,), vocab_size=10), "too small for bpe"),
-        (dict(source="text_files", files=(files,)), "vocab_size 4096 is too large"),
+        (dict(), "needs files"),
+        (dict(files=("nowhere/*.txt",)), "no file matches 'nowhere/\\*.txt'"),
+        (dict(files=(files,), validation_files=("nowhere.txt",)), "no file matches 'nowhere.txt'"),
+        (dict(files=(files,), validation_files=(files,), held_out_fraction=0.1), "keep one"),
+        (dict(files=(files,), document_separator="("), "no regular expression"),
+        (dict(files=(files,), held_out_fraction=0.9), "held_out_fraction"),
+        (dict(files=(files,), sequence_length=3), "sequence_length is 3"),
+        (dict(files=(files,), mask_probability=1.5), "mask_probability is 1.5"),
+        (dict(files=(files,), tokenizer="word_piece"), "no tokenizer word_piece"),
+        (dict(files=(files,), tokenizer="some/vocab.txt", vocab_size=9), "loaded, not trained"),
+        (dict(files=(files,), vocab_size=10), "too small for bpe"),
+        (dict(files=(files,)), "vocab_size 4096 is too large"),
         (
-            dict(source="text_files", files=(files,), vocab_size=300, sequence_length=10**6),
+            dict(files=(files,), vocab_size=300, sequence_length=10**6),
             "training text has .* tokens",
         ),
         (
-            dict(source="text_files", files=(files,), validation_files=(f"{tmp_path}/short.txt",), vocab_size=300),
+            dict(files=(files,), validation_files=(f"{tmp_path}/short.txt",), vocab_size=300),
             "held-out text has .* tokens",
         ),
-        (dict(source="text_files", files=(files,), vocab_size=300, mask_probability=0.2), "masks nothing"),
+        (dict(files=(files,), vocab_size=300, mask_probability=0.2), "masks nothing"),
     ]
     for options, message in cases:
         with pytest.raises(QtxError, match=message) as caught:
-            load(DataConfig(**options), "clm")
+            load(DataConfig(TextFiles(**options)), "clm")
         assert "\n" not in str(caught.value)
 
 

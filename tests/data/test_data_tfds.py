@@ -11,6 +11,7 @@ import tensorflow_datasets as tfds
 
 from qtx.data import DataConfig, load, prepare
 from qtx.data.prepared.documents import clean_wiki40b
+from qtx.data.sources import ImageCorpus, TextCorpus
 from qtx.data.sources.image_corpus import resized_to
 from qtx.data.tfds_datasets import find_dataset
 from qtx.foundation.errors import QtxError
@@ -21,11 +22,11 @@ from .samples import prose
 
 def text_config(data_dir, *corpora, **options) -> DataConfig:
     options = {"sequence_length": 16, "vocab_size": 150, "data_dir": str(data_dir)} | options
-    return DataConfig(source="text_corpus", corpora=corpora, **options)
+    return DataConfig(TextCorpus(corpora=corpora, **options))
 
 
 def image_config(data_dir, corpus, **options) -> DataConfig:
-    return DataConfig(source="image_corpus", corpus=corpus, data_dir=str(data_dir), **options)
+    return DataConfig(ImageCorpus(corpus=corpus, data_dir=str(data_dir), **options))
 
 
 def decoded(data, records) -> str:
@@ -223,7 +224,7 @@ def test_images_that_cannot_be(tmp_path):
 )
 def test_image_options_that_cannot_be(options, message):
     with pytest.raises(QtxError, match=message):
-        DataConfig(source="image_corpus", **{"corpus": "tfds:x"} | options)
+        DataConfig(ImageCorpus(**{"corpus": "tfds:x"} | options))
 
 
 # (width, height), size and crop ratio -> what timm 1.0.31 resizes to: floor(size / ratio) for the shorter side, and

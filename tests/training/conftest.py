@@ -9,6 +9,7 @@ import pytest
 from qtx.attention import AttentionConfig
 from qtx.attention.normalizers import ClippedSoftmax
 from qtx.data import DataConfig, load
+from qtx.data.sources import BigramBackcopy
 from qtx.models import Opt, OptConfig
 from qtx.training import TrainingConfig
 
@@ -16,7 +17,7 @@ from qtx.training import TrainingConfig
 @pytest.fixture(scope="session")
 def data():
     """Bigram-Backcopy of 16 tokens, with 20 held-out sequences: not a multiple of any batch size here."""
-    full = load(DataConfig(source="bigram_backcopy", sequence_length=16), "clm")
+    full = load(DataConfig(BigramBackcopy(sequence_length=16)), "clm")
     return dataclasses.replace(full, held_out=[full.held_out[i] for i in range(20)])
 
 

@@ -13,6 +13,7 @@ import qtx.data.vocabularies
 from qtx.cli.flags import load_run_config
 from qtx.cli.main import main
 from qtx.data import OBJECTIVES, SOURCES, DataConfig, load
+from qtx.data.sources import TextFiles
 from qtx.experiment import read
 from qtx.foundation.storage import seal
 from qtx.pipeline.measure import metrics_of
@@ -280,7 +281,7 @@ SAMPLES = {
 @pytest.mark.parametrize("source", SAMPLES)
 def test_digests_tell_data_apart_and_know_them_again(source):
     objective = next(name for name, objective in OBJECTIVES.items() if SOURCES[source].serves(objective))
-    loaded = [load(DataConfig(source=source, **options), objective).digests for options in (*SAMPLES[source],) * 2]
+    loaded = [load(DataConfig(SOURCES[source](**options)), objective).digests for options in (*SAMPLES[source],) * 2]
     half = len(loaded) // 2
     assert loaded[:half] == loaded[half:]
     digests = [digest for found in loaded[:half] for digest in found.values()]
@@ -294,7 +295,7 @@ def test_digests_of_text_do_not_depend_on_how_it_is_cut(tmp_path):
     def digests(*files: str, **options):
         names = tuple(str(tmp_path / file) for file in files)
         held_out = (str(tmp_path / "b.txt"),)
-        config = DataConfig(source="text_files", files=names, validation_files=held_out, **options)
+        config = DataConfig(TextFiles(files=names, validation_files=held_out, **options))
         return load(config, "clm").digests
 
     first = digests("a.txt", sequence_length=16, vocab_size=300)

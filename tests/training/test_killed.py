@@ -21,10 +21,11 @@ SCRIPT = textwrap.dedent("""
     import jax, numpy as np
     import qtx.data
     from qtx.attention import AttentionConfig
+    from qtx.data.sources import BigramBackcopy
     from qtx.models import Opt, OptConfig
     from qtx.training import MeshConfig, TrainingConfig, fit
 
-    data = qtx.data.load(qtx.data.DataConfig(source="bigram_backcopy", sequence_length=16), "clm")
+    data = qtx.data.load(qtx.data.DataConfig(BigramBackcopy(sequence_length=16)), "clm")
     data = dataclasses.replace(data, held_out=[data.held_out[i] for i in range(16)])
     shape = dict(num_layers=1, width=16, num_heads=2, mlp_width=32, vocab_size=64, max_length=16)
     training = TrainingConfig(steps=80, batch_size=16, warmup_steps=5, log_every=2, eval_every=40, checkpoint_every=9)

@@ -25,10 +25,11 @@ from qtx.training.loading import load_params
 RUN = textwrap.dedent("""
     import dataclasses
     from qtx.data import DataConfig, load
+    from qtx.data.sources import BigramBackcopy
     from qtx.models import Opt, OptConfig
     from qtx.training import MeshConfig, TrainingConfig
 
-    data = load(DataConfig(source="bigram_backcopy", sequence_length=16), "clm")
+    data = load(DataConfig(BigramBackcopy(sequence_length=16)), "clm")
     data = dataclasses.replace(data, held_out=[data.held_out[i] for i in range(20)])
     shape = dict(num_layers=1, width=16, num_heads=2, mlp_width=32, vocab_size=64, max_length=16, init_std=0.2)
     # Epsilon is large, since AdamW turns a gradient of 1e-9 (rounding: a key bias has none) into a whole step.
