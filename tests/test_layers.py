@@ -8,8 +8,9 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 
+from qtx.families import FAMILIES, build
 from qtx.layers import dense_product
-from qtx.models import MODELS, BertConfig, OptConfig, VitConfig
+from qtx.models import BertConfig, OptConfig, VitConfig
 from qtx.models.flops import product_flops
 
 SHAPE = dict(num_layers=1, width=16, num_heads=2, mlp_width=32, init_std=0.2, dropout=0.0, attention_dropout=0.0)
@@ -31,7 +32,7 @@ def loss_of(family):
     rng = np.random.default_rng(0)
     text = {"tokens": rng.integers(0, 11, (2, 8)).astype(np.int32)}
     batch = {"images": rng.normal(size=(2, 8, 8, 1)).astype(np.float32)} if family == "vit" else text
-    module = MODELS[family][0](CONFIGS[family])
+    module = build(CONFIGS[family])
     shapes = nn.unbox(jax.eval_shape(module.init, jax.random.key(0), batch)["params"])
     params = jax.tree.map(lambda x: rng.normal(size=x.shape, scale=0.3).astype(np.float32), shapes)
     return lambda params: jax.nn.logsumexp(module.apply({"params": params}, batch), -1).sum(), params
@@ -42,7 +43,7 @@ def inner(a, b):
 
 
 @pytest.mark.representative("opt")
-@pytest.mark.parametrize("family", MODELS)
+@pytest.mark.parametrize("family", FAMILIES)
 def test_a_model_elsewhere_has_the_same_gradient_and_derivatives_forward(family, elsewhere):
     loss, params = loss_of(family)
     value, gradient = jax.jit(jax.value_and_grad(loss))(params)

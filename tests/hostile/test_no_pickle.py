@@ -17,7 +17,8 @@ CALLS = {"eval", "exec", "compile", "__import__", "literal_eval"}
 ALLOWED = {
     "qtx/cli/flags.py": {"runpy"},  # a config file, named on the command line
     "qtx/quantization/recipes/__init__.py": {"runpy"},  # a recipe's file
-    "qtx/experiment.py": {"literal_eval"},  # options of a variant that the user writes: literals alone
+    "qtx/experiment.py": {"runpy"},  # a config file, named by another
+    "qtx/foundation/variants.py": {"literal_eval"},  # options of a variant that the user writes: literals alone
     "qtx/data/sources/stdlib.py": {"literal_eval"},  # Python's own sources
     "qtx/cli/cpu_memory.py": {"ctypes"},  # the C library's way of keeping memory
 }

@@ -422,4 +422,4 @@ def test_the_tables_that_a_head_is_tied_to_are_found_in_the_program(name, tied):
         module = build(FAMILIES[name].config(**SMALL, **OF_FAMILY[name]))
         batch = module.config.example()
     params = nn.unbox(jax.eval_shape(module.init, jax.random.key(0), batch)["params"])
-    assert operands(module, params, batch).tables == tied
+    assert operands(module, params, batch).tied == tied

@@ -17,9 +17,10 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from qtx.experiment import read, record
+from qtx.families import FAMILIES
 from qtx.foundation.errors import QtxError
 from qtx.foundation.variants import make_variant, split_variant
-from qtx.models import MODELS, Bert, BertConfig, Opt, OptConfig, Vit, VitConfig
+from qtx.models import Bert, BertConfig, Opt, OptConfig, Vit, VitConfig
 from qtx.pipeline.prepare import prepare
 from qtx.quantization import Quantizer, Recipe, Rule, calibrate
 from qtx.quantization.estimators import MinMax
@@ -459,4 +460,4 @@ def test_a_quantized_model_is_penalized_on_its_rounded_values():
 
 
 def test_penalties_are_of_every_family():
-    assert {type(module) for module in MODULES.values()} == {module for module, _ in MODELS.values()}
+    assert {type(module) for module in MODULES.values()} == {family.module for family in FAMILIES.values()}
