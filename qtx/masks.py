@@ -61,7 +61,8 @@ class Mask:
         if dense is None:
             return jnp.full((1, 1, self.length, 1), self.length, jnp.float32)
         count = dense.sum(axis=-1, keepdims=True, dtype=jnp.int32).astype(jnp.float32)
-        return count.reshape((1,) * (4 - count.ndim) + count.shape)
+        count = count.reshape((1,) * (4 - count.ndim) + count.shape)
+        return jnp.broadcast_to(count, (*count.shape[:2], self.length, 1))
 
 
 def token_mask(batch: Mapping[str, Any], length: int) -> jax.Array:

@@ -53,7 +53,7 @@ class MultiHeadAttention(nn.Module):
       config: the normalizer and the gate.
       dropout: rate on the probabilities, applied after clipping (the paper's section 4.1).
       init_std: standard deviation of the initial kernels.
-      dtype: of the computation; scores, probabilities and gates are float32 under bfloat16 too.
+      dtype: of the computation; scores, probabilities and a gate's sigmoid are float32 under bfloat16 too.
       deterministic: no dropout.
       num_kv_heads: K, heads of keys and values, each of which H / K query heads in a row share (grouped-query
         attention, Ainslie et al. 2023); None: H.

@@ -33,10 +33,12 @@ def split_variant(text: str, kind: str) -> tuple[str, dict[str, Any]]:
     for option in options:
         key, equals, value = (part.strip() for part in option.partition("="))
         if not equals:
-            raise QtxError(f"{kind} {text!r}: {option!r} is not an option=value, e.g. {name},alpha=4")
+            raise QtxError(f"{kind} {text!r}: {option!r} is not an option=value")
+        if key in values:
+            raise QtxError(f"{kind} {text!r} gives {key} twice: leave one out")
         try:
             values[key] = ast.literal_eval(value)
-        except (SyntaxError, ValueError):
+        except (SyntaxError, ValueError, TypeError, MemoryError, RecursionError):
             values[key] = value
     return name, values
 

@@ -16,8 +16,8 @@ from qtx.quantization.granularity import Granularity, Token
 from qtx.quantization.recipe import Quantizer
 from qtx.sites import STACK
 
-NORMALIZER_PARAMETERS = "layers/attention/normalizer/"
-"""Path prefix of the parameters of normalizers, which stay in floating point."""
+NORMALIZER = "normalizer"
+"""Name of the modules that hold the parameters of normalizers, which stay in floating point, wherever they are."""
 
 
 class Planned(NamedTuple):
@@ -57,7 +57,7 @@ def flatten(params: Any) -> dict[str, jax.Array]:
 
 def weights_of(params: Any) -> dict[str, jax.Array]:
     """What a recipe's weight rules are about: all parameters but those of normalizers, which no product multiplies."""
-    return {path: x for path, x in flatten(params).items() if not path.startswith(NORMALIZER_PARAMETERS)}
+    return {path: x for path, x in flatten(params).items() if NORMALIZER not in path.split("/")}
 
 
 def is_table(path: str) -> bool:

@@ -14,6 +14,7 @@ from qtx.families import FAMILIES, build
 from qtx.foundation.errors import QtxError
 from qtx.quantization import RECIPES, QuantizationConfig, Recipe, Rule, calibrate, make_grid
 from qtx.quantization.calibration import calibration_step
+from qtx.quantization.plan import weights_of
 from qtx.sites import site_shapes
 
 SMALL = {"num_layers": 2, "width": 16, "num_heads": 2, "mlp_width": 32, "init_std": 0.3}
@@ -291,3 +292,9 @@ def test_a_quantized_model_is_a_pytree_that_jit_takes():
     result, _, batch = quantized("bert")
     np.testing.assert_allclose(jax.jit(lambda r, b: r.apply(b))(result, batch), result.apply(batch), atol=1e-4)
     assert dataclasses.replace(result).weight_plan == result.weight_plan
+
+
+@pytest.mark.parametrize("layer", ["layers/attention", "layers/self_attention", "decoder/cross"])
+def test_what_a_normalizer_learns_is_no_weight_wherever_it_is(layer):
+    flat = {f"{layer}/normalizer/sinks": np.zeros((1, 2)), f"{layer}/query/kernel": np.zeros((1, 2, 2))}
+    assert weights_of(traverse_util.unflatten_dict(flat, sep="/")).keys() == {f"{layer}/query/kernel"}

@@ -18,7 +18,7 @@ SEARCH = {"p": 3.0, "search": "golden", "candidates": 50, "margin": 0.25}
 # Registered name to a value of every option that is not its default.
 OTHER = {
     **{"smoothquant": {"alpha": 0.7}, "hadamard": {"seed": 3}, "gptq": {"damping": 0.02, "bases": "hadamard"}},
-    **{"running_minmax": {"momentum": 0.5, "percentile": 99.99}, "mse": SEARCH, "lp": SEARCH},
+    **{"running_minmax": {"momentum": 0.5, "percentile": 99.99}, "mse": {**SEARCH, "p": 2.0}, "lp": SEARCH},
     "group": {"num_groups": 6},
 }
 MADE = {
@@ -69,9 +69,13 @@ def test_the_command_line_carries_options():
         ({"method": "gptq,dampin=0.1"}, "unknown key in method 'gptq,dampin=0.1': 'dampin': did you mean 'damping'"),
         ({"method": "gtpq,damping=0.1"}, "unknown method 'gtpq': did you mean 'gptq'"),
         ({"method": "gptq,damping"}, "'damping' is not an option=value"),
+        ({"method": "gptq,damping=0.1,damping=0.2"}, "gives damping twice"),
+        ({"method": "gptq,damping={[]}"}, "damping is '{[]}': expected float"),
         ({"method": "gptq,damping=much"}, "damping is 'much': expected float"),
         ({"method": "gptq,bases=hadamar"}, "did you mean 'hadamard'"),
         ({"method": "smoothquant,alpha=2"}, "alpha is 2.0: expected 0 to 1"),
+        ({"weight_estimator": "mse,p=4"}, "choose lp,p=4"),
+        ({"weight_estimator": "lp,p=1e999"}, "p is inf: expected a positive number"),
         ({"weight_estimator": "mse_golden"}, "unknown weight_estimator 'mse_golden'"),
         ({"weight_estimator": "auto,momentum=0.5"}, "unknown key in weight_estimator"),
         ({"activation_granularity": "tensor,num_groups=2"}, "unknown key in activation_granularity"),

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import dataclasses
+import math
 
 import jax
 import jax.numpy as jnp
@@ -43,7 +44,7 @@ class Lp(Estimator):
     margin: float = 0.5
 
     def __post_init__(self):
-        if not self.p > 0:
+        if not 0 < self.p < math.inf:
             raise QtxError(f"p is {self.p}: expected a positive number, e.g. 2.4")
         if self.search not in ("grid", "golden"):
             raise QtxError(f"search is {self.search!r}: expected 'grid' or 'golden'")

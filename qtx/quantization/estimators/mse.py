@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import dataclasses
 
+from qtx.foundation.errors import QtxError
 from qtx.quantization.estimators.lp import Lp
 
 
@@ -13,3 +14,8 @@ class Mse(Lp):
     weights below 8 bits and for OPT."""
 
     p: float = 2.0
+
+    def __post_init__(self):
+        super().__post_init__()
+        if self.p != 2:
+            raise QtxError(f"p is {self.p}: mse is the search at p = 2; choose lp,p={self.p}")

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import dataclasses
+import math
 
 import jax
 import jax.numpy as jnp
@@ -29,8 +30,8 @@ class Hinge(Penalty):
         super().__post_init__()
         for name in ("tau", "tau_start"):
             value = getattr(self, name)
-            if value is not None and not value >= 0:
-                raise QtxError(f"{name} is {value}: expected 0 or more")
+            if value is not None and not 0 <= value < math.inf:
+                raise QtxError(f"{name} is {value}: expected 0 or more, and finite")
 
     def __call__(self, x, step):
         return jnp.square(jax.nn.relu(jnp.abs(x) - self.annealed("tau", step))).sum(axis=-1)

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import dataclasses
+import math
 
 import jax.numpy as jnp
 
@@ -29,8 +30,8 @@ class Tweo(Penalty):
 
     def __post_init__(self):
         super().__post_init__()
-        if not self.tau > 0:
-            raise QtxError(f"tau is {self.tau}: expected a positive number")
+        if not 0 < self.tau < math.inf:
+            raise QtxError(f"tau is {self.tau}: expected a positive number, and finite")
         if self.p < 2:
             raise QtxError(f"p is {self.p}: expected at least 2")
 
