@@ -15,13 +15,13 @@ from qtx.pipeline.measurements import find_result
 from qtx.training import RunFolder
 
 CONFIG = """
-import json
 from pathlib import Path
 
 from qtx.experiment import from_record
+from qtx.training import RunFolder
 
 def get_config():
-    return from_record(json.loads(Path({record!r}).read_text()), "the record")
+    return from_record(RunFolder(Path({folder!r})).read_config(), "the record")
 """
 RUN = Path(__file__).parent / "reference" / "run"
 
@@ -64,7 +64,7 @@ def test_its_ranges_are_read_and_it_goes_on_training(copy, capsys):
     assert main(["quantize", f"--workdir={copy}", ranges, "--scheme=w8a8"]) == 0, capsys.readouterr().err
     assert measured(copy)["w8a8"] == pytest.approx(expected["w8a8"], rel=2e-3)
     config = copy.with_name("config.py")
-    config.write_text(CONFIG.format(record=str(copy / "config.json")))
+    config.write_text(CONFIG.format(folder=str(copy)))
     assert main(["train", f"--config={config}", f"--workdir={copy}"]) == 0, capsys.readouterr().err
     assert "trained 400 steps" in capsys.readouterr().out
 

@@ -100,7 +100,7 @@ def measured(monkeypatch):
 
 def restored(prepared, workdir):
     """The newest checkpoint of a run."""
-    params = load_params(prepared.qat or prepared.module, prepared.data, workdir)
+    params = load_params(prepared.qat or prepared.module, prepared.data, workdir, prepared.experiment.mesh)
     return TrainedRun(prepared, params, workdir, 40)
 
 
@@ -237,7 +237,7 @@ def test_every_granularity_learns(start, data, tmp_path, options, measured):
     assert losses[-1] < losses[0]
     prepared = prepare(experiment, data)
     jax.tree.map(np.testing.assert_array_equal, restored(prepared, tmp_path).params, result.params)
-    found = measured(prepared, result.params, {}, tmp_path)
+    found = measured(TrainedRun(prepared, result.params, tmp_path, result.step), {})
     # Dynamic grids are computed by two programs, and a zero-point halfway between two integers may fall to either.
     assert found["quantized"]["w3a4"] == pytest.approx(result.metrics["perplexity"], rel=1e-2)
 
