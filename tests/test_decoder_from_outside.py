@@ -248,6 +248,7 @@ def run(tmp_path, capsys):
     return run
 
 
+@pytest.mark.slow
 def test_from_the_command_line_to_integers(run, tmp_path):
     assert "Decoder (pre-RMSNorm, causal)" in run("train", config="sink")
     lines = [json.loads(line) for line in (tmp_path / "run" / "metrics.jsonl").read_text().splitlines()]
@@ -285,6 +286,7 @@ def test_a_comparison_of_it_is_reported(run, tmp_path):
     assert "Decoder" in (tmp_path / "run" / "report.html").read_text()
 
 
+@pytest.mark.slow
 def test_statistics_of_heads_read_the_values_that_each_head_reads():
     module, params, batch = make("softmax")
     analysis, sites = analyse(module, params, [batch]), ("layers/attention/probs", "layers/attention/value")

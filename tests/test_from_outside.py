@@ -190,6 +190,7 @@ def test_an_objective_works_with_every_text_source(last_tokens, fox, tmp_path, m
         np.testing.assert_array_equal(batch["labels"][0], block[12:])
 
 
+@pytest.mark.slow
 def test_an_objective_is_trained(last_tokens, fox, tmp_path, capsys):
     config, run = tmp_path / "config.py", tmp_path / "run"
     config.write_text(BERT.format(text=fox))

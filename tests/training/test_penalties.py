@@ -419,6 +419,7 @@ def test_a_run_logs_its_penalties_beside_its_loss(unbroken):
     assert not any("penalt" in name for line in read_metrics(unbroken.workdir, "eval") for name in line)
 
 
+@pytest.mark.slow
 @pytest.mark.representative("4")
 @pytest.mark.parametrize("stop", [1, 4, 7])
 def test_an_interruption_leaves_no_trace(fitted, unbroken, data, tmp_path, stop):
@@ -429,6 +430,7 @@ def test_an_interruption_leaves_no_trace(fitted, unbroken, data, tmp_path, stop)
     assert without_rates(tmp_path) == without_rates(unbroken.workdir)
 
 
+@pytest.mark.slow
 def test_a_hinge_lowers_the_largest_value(module, data, unbroken, fitted, tmp_path):
     plain = fitted(tmp_path, penalties=())
     batch, largest = next(data.train(16, 1)), {}
