@@ -25,7 +25,7 @@ from qtx.experiment import read
 from qtx.foundation.console import say
 from qtx.masks import token_mask
 from qtx.pipeline.measure import token_text
-from qtx.pipeline.trained import open_run
+from qtx.pipeline.trained import prepare_run, restore_run
 from qtx.report.results import markdown, number
 
 ROWS = 6
@@ -38,8 +38,8 @@ POSITIONS = (0, 1, 2, 3, 4, 8, 16, 31)
 def tensors(workdir: Path) -> tuple[dict[str, np.ndarray], np.ndarray, np.ndarray, list[str]]:
     """Of a run's newest checkpoint: site and layer to values of the real held-out tokens `[N, D]`, their identities
     `[N]`, the share of dead rows by layer and position `[L, T]`, and the text of each token."""
-    run = open_run(read(load_run_config(workdir)), workdir)
-    prepared, model = run.prepared, FloatingPoint(run.prepared.module, run.floating_point)
+    prepared, _ = prepare_run(read(load_run_config(workdir)), workdir, names_data=False)
+    model = FloatingPoint(prepared.module, restore_run(prepared, workdir).floating_point)
     sites = measured_sites(prepared.module).tensors
     held_of = jax.jit(lambda batch: capture(model, batch, {*sites, PROBABILITIES}))
     values, tokens, dead, rows = collections.defaultdict(list), [], 0.0, 0.0

@@ -25,7 +25,7 @@ from qtx.attention.normalizers import (
 )
 from qtx.foundation.config import Choice, field_types, flattened, read_section
 from qtx.foundation.errors import QtxError, lookup, unknown
-from qtx.foundation.variants import split_variant
+from qtx.foundation.variants import join_variant, split_variant
 
 
 @dataclasses.dataclass(frozen=True)
@@ -95,4 +95,4 @@ def attention_text(attention: AttentionConfig) -> str:
         return len(options(name).keys() & {"normalizer", "gate"}), len(options(name))
 
     name = min(VARIANTS, key=distance)
-    return ",".join((name, *(f"{key}={value}" for key, value in options(name).items())))
+    return join_variant(name, options(name))

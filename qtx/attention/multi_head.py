@@ -12,7 +12,7 @@ import jax.numpy as jnp
 from qtx.attention.config import AttentionConfig
 from qtx.attention.gates import DenseGate, Gate, PerHeadGate
 from qtx.attention.normalizers import Rows
-from qtx.attention.parameters import Parameters
+from qtx.attention.parameters import NORMALIZER, Parameters
 from qtx.axes import constrain
 from qtx.foundation.errors import QtxError
 from qtx.layers import Product, dense
@@ -121,7 +121,7 @@ class MultiHeadAttention(nn.Module):
         key, value = of_query_heads(key), of_query_heads(value)
         scores = Product("bthd,bshd->bhts", jnp.float32, head_dim**-0.5, name="score_product")(query, key)
         scores = Site(name="scores")(scores, rows.mask)
-        normalize = Held(normalizer.parameters(self.num_heads), self.init_std, name="normalizer")
+        normalize = Held(normalizer.parameters(self.num_heads), self.init_std, name=NORMALIZER)
         probs = Site(name="probs")(normalize(normalizer, scores, rows))
         probs = nn.Dropout(self.dropout, deterministic=self.deterministic)(probs).astype(self.dtype)
         context = Product("bhts,bshd->bthd", self.dtype, name="context_product")(probs, value)

@@ -21,3 +21,6 @@ class Parameter(NamedTuple):
 
 
 Parameters = dict[str, Parameter]
+
+NORMALIZER = "normalizer"
+"""Name of the modules that hold the parameters of normalizers, which stay in floating point, wherever they are."""

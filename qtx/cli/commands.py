@@ -31,7 +31,7 @@ from qtx.pipeline.prepare import prepare as prepare_experiment
 from qtx.pipeline.quantize import keep_quantization, keep_ranges, one_scheme, origin_of_ranges, with_ranges
 from qtx.pipeline.quantize import quantize as quantize_run
 from qtx.pipeline.sensitivity import find_sensitivity
-from qtx.pipeline.trained import TrainedRun, check_run, open_run, train_run, uses_own_data
+from qtx.pipeline.trained import TrainedRun, check_run, prepare_run, restore_run, train_run, uses_own_data
 from qtx.planning import devices_of, plan_step, virtual_devices
 from qtx.planning import table as plan_table
 from qtx.quantization.integer import load
@@ -217,10 +217,10 @@ def finish_comparison(results: list[Result], workdir: Path, console: Console) ->
 def open_and_tell(
     experiment: Experiment, workdir: Path, console: Console, checkpoint: str, names_data: bool
 ) -> TrainedRun:
-    """The run in a folder (see `open_run`), its summary printed."""
-    run = open_run(experiment, workdir, checkpoint, names_data)
-    print_summary(run.prepared, workdir, console)
-    return run
+    """The run in a folder, restored when its summary is printed."""
+    prepared, own_data = prepare_run(experiment, workdir, names_data)
+    print_summary(prepared, workdir, console)
+    return restore_run(prepared, workdir, checkpoint, own_data)
 
 
 def shown(metric: str, value: float) -> str:

@@ -14,11 +14,12 @@ import numpy as np
 
 from qtx.attention.config import AttentionConfig
 from qtx.attention.gates import AllHeadsLinearGate, DenseGate, Gate, LinearGate, MlpGate, PerHeadGate
+from qtx.attention.parameters import NORMALIZER
 from qtx.families.weights import FIRST, KERNEL, Weight
-from qtx.foundation.config import choices
+from qtx.foundation.config import choices, registered_name
 from qtx.foundation.errors import QtxError
 
-NORMALIZER, GATE = "layers/attention/normalizer", "layers/attention/gate_predictor"
+PARAMETERS, GATE = f"layers/attention/{NORMALIZER}", "layers/attention/gate_predictor"
 
 # Names after the attention layer's prefix. An MLP is a sequence of linear (0), ReLU (1) and linear (2).
 OFFICIAL: dict[type[Gate], list[Weight]] = {
@@ -38,7 +39,7 @@ OFFICIAL: dict[type[Gate], list[Weight]] = {
 
 def attention_weights(attention: AttentionConfig, prefix: str) -> list[Weight]:
     """The table's rows for an attention; `prefix` is the attention layer's, with `{layer}`."""
-    rows = [Weight(name, f"{NORMALIZER}/{name}") for name in attention.normalizer.parameters(1)]
+    rows = [Weight(name, f"{PARAMETERS}/{name}") for name in attention.normalizer.parameters(1)]
     gate = attention.gate
     if gate is not None and type(gate) in OFFICIAL:
         rows += OFFICIAL[type(gate)]
@@ -62,7 +63,7 @@ def with_gate(attention: AttentionConfig, tensors: Mapping[str, np.ndarray], pre
     if shown is None and type(asked) not in OFFICIAL:
         return attention
     if asked is not None and type(asked) is not shown:
-        found = gates.none if shown is None else next(name for name, cls in gates.registry.items() if cls is shown)
+        found = gates.none if shown is None else registered_name(gates.registry, shown)
         raise QtxError(f"gate {gates.name_of(asked)!r} is asked for, but the weights show {found!r}")
     for name, value in options.items():
         if asked is not None and getattr(asked, name) != value:

@@ -57,7 +57,7 @@ class Choice:
         """The name of an instance."""
         if variant is None and self.none is not None:
             return self.none
-        return next(name for name, cls in self.registry.items() if type(variant) is cls)
+        return registered_name(self.registry, type(variant))
 
     def all_options(self) -> dict[str, type]:
         """Of all variants."""
@@ -93,6 +93,11 @@ class Choice:
                 )
         options = {option.removeprefix(self.prefix): given[option] for option in own if given.get(option) is not None}
         return None if name == self.none else self.registry[name](**options)
+
+
+def registered_name(registry: Mapping[str, Any], cls: type) -> str:
+    """The name under which a registry has a class."""
+    return next(name for name, registered in registry.items() if registered is cls)
 
 
 def choices(cls: type) -> dict[str, Choice]:

@@ -10,7 +10,7 @@ import dataclasses
 from collections.abc import Callable, Mapping
 from typing import Any, TypeVar
 
-from qtx.foundation.config import read_section
+from qtx.foundation.config import read_section, registered_name
 from qtx.foundation.errors import QtxError, lookup
 
 V = TypeVar("V")
@@ -26,7 +26,7 @@ def split_variant(text: str, kind: str) -> tuple[str, dict[str, Any]]:
       kind: what it is, for messages, e.g. `"attention variant"`.
 
     Raises:
-      QtxError: for an option without a value.
+      QtxError: for an option without a value, or given twice.
     """
     name, *options = (part.strip() for part in text.split(","))
     values: dict[str, Any] = {}
@@ -43,6 +43,11 @@ def split_variant(text: str, kind: str) -> tuple[str, dict[str, Any]]:
     return name, values
 
 
+def join_variant(name: str, options: Mapping[str, Any]) -> str:
+    """The text of a name and options: the inverse of `split_variant`."""
+    return ",".join((name, *(f"{option}={value}" for option, value in options.items())))
+
+
 def make_variant(registry: Mapping[str, Callable[..., V]], kind: str, text: str) -> V:
     """The instance that a text names, of a registry of frozen dataclasses.
 
@@ -55,10 +60,6 @@ def make_variant(registry: Mapping[str, Callable[..., V]], kind: str, text: str)
 
 def variant_text(registry: Mapping[str, Any], variant: Any) -> str:
     """The text that names an instance, the inverse of `make_variant`: only options that are not at their defaults."""
-    name = next(name for name, cls in registry.items() if cls is type(variant))
-    options = (
-        f"{field.name}={getattr(variant, field.name)}"
-        for field in dataclasses.fields(variant)
-        if getattr(variant, field.name) != field.default
-    )
-    return ",".join((name, *options))
+    values = ((field, getattr(variant, field.name)) for field in dataclasses.fields(variant))
+    options = {field.name: value for field, value in values if value != field.default}
+    return join_variant(registered_name(registry, type(variant)), options)

@@ -60,24 +60,31 @@ def train_run(prepared: Prepared, workdir: Path, profile: bool = False) -> Train
     return TrainedRun(prepared, result.params, workdir, result.step)
 
 
-def open_run(experiment: Experiment, workdir: Path, checkpoint: str = NEWEST, names_data: bool = False) -> TrainedRun:
-    """The run in a folder.
+def prepare_run(experiment: Experiment, workdir: Path, names_data: bool) -> tuple[Prepared, bool]:
+    """The experiment of the run in a folder, ready, and whether its data are those that the run was trained on.
 
     Args:
       experiment: the run's, on its own or on other data.
       workdir: its folder.
-      checkpoint: newest, best, or a step.
       names_data: whether the user has named the data, and knows that they may be others.
 
     Raises:
-      QtxError: if the folder holds another experiment's run, or no such checkpoint; or the data are not what the run
-        was trained on, and nobody said so.
+      QtxError: if the folder holds another experiment's run; or the data are not what the run was trained on, and
+        nobody said so.
     """
     check_run(experiment, workdir)
     prepared = prepare(experiment, run=RunFolder(workdir))
-    own_data = uses_own_data(prepared, workdir, names_data)
-    step = find_checkpoint(workdir, checkpoint)
-    params = load_params(prepared.qat or prepared.module, prepared.data, workdir, experiment.mesh, str(step))
+    return prepared, uses_own_data(prepared, workdir, names_data)
+
+
+def restore_run(prepared: Prepared, workdir: Path, checkpoint: str = NEWEST, own_data: bool = True) -> TrainedRun:
+    """The run of `prepare_run` at a checkpoint: newest, best, or a step.
+
+    Raises:
+      QtxError: if there is no such checkpoint, or it is damaged; see `load_params`.
+    """
+    step, mesh = find_checkpoint(workdir, checkpoint), prepared.experiment.mesh
+    params = load_params(prepared.qat or prepared.module, prepared.data, workdir, mesh, str(step))
     return TrainedRun(prepared, params, workdir, step, own_data)
 
 

@@ -11,13 +11,11 @@ import jax
 import jax.numpy as jnp
 from flax import traverse_util
 
+from qtx.attention.parameters import NORMALIZER
 from qtx.quantization.estimators import Estimator
 from qtx.quantization.granularity import Granularity, Token
 from qtx.quantization.recipe import Quantizer
 from qtx.sites import STACK
-
-NORMALIZER = "normalizer"
-"""Name of the modules that hold the parameters of normalizers, which stay in floating point, wherever they are."""
 
 
 class Planned(NamedTuple):

@@ -21,12 +21,11 @@ from qtx.pipeline.prepare import prepare
 from qtx.pipeline.qat import check_start, start_params
 from qtx.pipeline.quantize import quantize
 from qtx.pipeline.train import train
-from qtx.pipeline.trained import TrainedRun
+from qtx.pipeline.trained import TrainedRun, restore_run
 from qtx.quantization import QuantizationConfig, Quantizer, Recipe, Rule, calibrate
 from qtx.quantization.estimators import MinMax
 from qtx.quantization.qat.model import make_qat_model
 from qtx.training import MeshConfig, RunFolder, TrainingConfig, read_metrics
-from qtx.training.loading import load_params
 from qtx.training.optimizer import decay_mask
 from qtx.training.program import make_program
 from qtx.training.run_folder import differences
@@ -98,15 +97,9 @@ def measured(monkeypatch):
     return lambda run, schemes: measure(run, schemes, "softmax", 0.0)
 
 
-def restored(prepared, workdir):
-    """The newest checkpoint of a run."""
-    params = load_params(prepared.qat or prepared.module, prepared.data, workdir, prepared.experiment.mesh)
-    return TrainedRun(prepared, params, workdir, 40)
-
-
 def test_the_first_evaluation_is_that_of_post_training_quantization(start, data, unbroken, measured):
     prepared = prepare(read(make_config()), data)
-    run = restored(prepared, start)
+    run = restore_run(prepared, start)
     first = read_metrics(unbroken[1].workdir, "eval")[0]
     result = measured(run, quantize(run))
     assert result["quantized"] == {"w3a4": pytest.approx(first["perplexity"], rel=1e-6)}
@@ -116,7 +109,7 @@ def test_a_run_is_evaluated_with_its_learned_ranges(data, unbroken, measured):
     """As `qtx.quantization.Quantized`, whose forward is the one that training evaluated."""
     experiment, result = unbroken
     prepared = prepare(experiment, data)
-    run = restored(prepared, result.workdir)
+    run = restore_run(prepared, result.workdir)
     jax.tree.map(np.testing.assert_array_equal, run.params, result.params)
     found = measured(run, {})
     assert found["quantized"] == {"w3a4": pytest.approx(result.metrics["perplexity"], rel=1e-6)}
@@ -236,7 +229,7 @@ def test_every_granularity_learns(start, data, tmp_path, options, measured):
     losses = [line["loss"] for line in read_metrics(tmp_path, "eval")]
     assert losses[-1] < losses[0]
     prepared = prepare(experiment, data)
-    jax.tree.map(np.testing.assert_array_equal, restored(prepared, tmp_path).params, result.params)
+    jax.tree.map(np.testing.assert_array_equal, restore_run(prepared, tmp_path).params, result.params)
     found = measured(TrainedRun(prepared, result.params, tmp_path, result.step), {})
     # Dynamic grids are computed by two programs, and a zero-point halfway between two integers may fall to either.
     assert found["quantized"]["w3a4"] == pytest.approx(result.metrics["perplexity"], rel=1e-2)

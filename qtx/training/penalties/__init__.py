@@ -2,11 +2,11 @@
 
 from __future__ import annotations
 
-import dataclasses
 from collections.abc import Sequence
 
+from qtx.foundation.config import registered_name
 from qtx.foundation.errors import QtxError
-from qtx.foundation.variants import make_variant, split_variant
+from qtx.foundation.variants import join_variant, make_variant, split_variant
 from qtx.training.penalties.base import Penalty
 from qtx.training.penalties.hinge import Hinge
 from qtx.training.penalties.square import Square
@@ -35,9 +35,8 @@ def make_penalties(texts: Sequence[str]) -> dict[str, Penalty]:
 
 def complete_text(penalty: Penalty) -> str:
     """The text that names a penalty with every option at its value; those that are None are off."""
-    kind = next(kind for kind, cls in PENALTIES.items() if cls is type(penalty))
-    options = {field.name: getattr(penalty, field.name) for field in dataclasses.fields(penalty)}
-    return ",".join((kind, *(f"{name}={value}" for name, value in options.items() if value is not None)))
+    options = {name: value for name, value in vars(penalty).items() if value is not None}
+    return join_variant(registered_name(PENALTIES, type(penalty)), options)
 
 
 __all__ = ["PENALTIES", "Hinge", "Penalty", "Square", "Tweo", "complete_text", "make_penalties"]
