@@ -13,7 +13,7 @@ from qtx.families.family import Family, MeasuredSites
 from qtx.families.opt import OPT
 from qtx.families.vit import VIT
 from qtx.foundation.errors import QtxError
-from qtx.models import FROM_DATA, TransformerConfig
+from qtx.models import TransformerConfig
 
 FAMILIES: dict[str, Family] = {"bert": BERT, "opt": OPT, "vit": VIT}
 """By the name that experiments know them by. One from elsewhere is registered by `FAMILIES["name"] = Family(...)`."""
@@ -47,9 +47,10 @@ def build(config: TransformerConfig, data: Any = None) -> nn.Module:
       QtxError: if model and data disagree, naming both.
     """
     if data is not None:
-        names = {f.name for f in dataclasses.fields(config)}
-        for name in names & set(FROM_DATA):
+        for name in config.from_data:
             of_data, of_model = getattr(data, name), getattr(config, name)
+            if of_data is None and name == "num_classes" and of_model is not None:
+                continue  # what is learned may need no labels
             if of_data is None:
                 raise QtxError(
                     f"the data has no {name}, which a {type(config).__name__} needs: choose a source for this family"

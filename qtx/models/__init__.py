@@ -7,13 +7,9 @@ from typing import Any
 import jax
 
 from qtx.models.bert import Bert, BertConfig
-from qtx.models.block import TransformerConfig
+from qtx.models.block import FROM_DATA, TransformerConfig
 from qtx.models.opt import Opt, OptConfig
 from qtx.models.vit import Vit, VitConfig
-
-FROM_DATA = ("vocab_size", "image_size", "channels", "num_classes")
-"""Options that a config may leave to the data."""
-
 
 def count_parameters(params: Any) -> int:
     """Number of scalars in a parameter tree."""

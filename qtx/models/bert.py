@@ -1,4 +1,4 @@
-"""BERT (Devlin et al. 2019): post-LN encoder, exact GELU, token types, masked-language head with a tied decoder."""
+"""BERT (Devlin et al. 2019): post-LN encoder, exact GELU, token types, and one of three heads, or none."""
 
 from __future__ import annotations
 
@@ -10,10 +10,13 @@ import jax
 import jax.numpy as jnp
 
 from qtx.attention import Rows
+from qtx.foundation.errors import lookup
 from qtx.layers import dense, dense_product, embedding, layer_norm
 from qtx.masks import Mask
 from qtx.models.block import ACTIVATIONS, TransformerConfig, layers
 from qtx.sites import Site
+
+HEADS = dict.fromkeys(("mlm", "classification", "none"))
 
 
 @dataclasses.dataclass(frozen=True)
@@ -24,6 +27,9 @@ class BertConfig(TransformerConfig):
       vocab_size: rows of the word table; None: from the data's tokenizer.
       max_length: rows of the position table.
       type_vocab_size: token types.
+      head: `"mlm"`, the masked-language head with a tied decoder; `"classification"`, of whole texts; or `"none"`, the
+        encoder alone.
+      num_classes: of `"classification"`; None: from the data.
     """
 
     pre_norm: ClassVar[bool] = False
@@ -33,6 +39,16 @@ class BertConfig(TransformerConfig):
     vocab_size: int | None = None
     max_length: int = 512
     type_vocab_size: int = 2
+    head: str = "mlm"
+    num_classes: int | None = None
+
+    def __post_init__(self):
+        super().__post_init__()
+        lookup(HEADS, "head", self.head)
+
+    @property
+    def from_data(self):
+        return tuple(name for name in super().from_data if name != "num_classes" or self.head == "classification")
 
 
 class BertEmbeddings(nn.Module):
@@ -73,14 +89,29 @@ class MlmHead(nn.Module):
         return Site(name="logits")(logits + bias)
 
 
+class ClassificationHead(nn.Module):
+    """The pooler (dense and tanh of the first token, [CLS]), dropout, and a dense layer; float32 logits `[B, classes]`."""
+
+    config: BertConfig
+    deterministic: bool
+
+    @nn.compact
+    def __call__(self, x: jax.Array) -> jax.Array:
+        c, dtype = self.config, jnp.dtype(self.config.dtype)
+        assert c.num_classes is not None, "num_classes is filled in by qtx.families.build"
+        pooled = jnp.tanh(dense(c.width, ("embed", None), c.init_std, dtype, "pooler")(x[:, 0]))
+        pooled = nn.Dropout(c.dropout, deterministic=self.deterministic)(Site(name="pooled")(pooled))
+        return dense(c.num_classes, ("embed", None), c.init_std, dtype, "logits")(pooled).astype(jnp.float32)
+
+
 class Bert(nn.Module):
-    """BertForMaskedLM."""
+    """BertModel, BertForMaskedLM or BertForSequenceClassification, by the config's head."""
 
     config: BertConfig
 
     @nn.compact
     def __call__(self, batch: dict[str, jax.Array], *, train: bool = False, step: jax.Array | None = None) -> jax.Array:
-        """Masked-token logits.
+        """The head's logits.
 
         Args:
           batch: `tokens` `[B, T]`; optionally `mask` `[B, T]` (False = padding), `token_types` `[B, T]`,
@@ -90,13 +121,18 @@ class Bert(nn.Module):
           step: training step, for normalizers that anneal.
 
         Returns:
-          `[B, P, vocab]` with `positions`, otherwise `[B, T, vocab]`, float32.
+          of the masked-language head `[B, P, vocab]` with `positions`, otherwise `[B, T, vocab]`; of the classification
+          head `[B, classes]`; without a head the last hidden states `[B, T, width]`; float32.
         """
         c, tokens = self.config, batch["tokens"]
         embeddings = BertEmbeddings(c, not train, name="embeddings")
         x = embeddings(tokens, batch.get("token_types", jnp.zeros_like(tokens)))
         rows = Rows(Mask.of_batch(batch, tokens.shape[1], causal=c.causal), step)
         x, _ = layers(c, deterministic=not train)(x, rows)
+        if c.head == "none":
+            return x.astype(jnp.float32)
+        if c.head == "classification":
+            return ClassificationHead(c, not train, name="head")(x)
         if "positions" in batch:
             x = jnp.take_along_axis(x, batch["positions"][..., None], axis=1)
         return MlmHead(c, name="head")(x, embeddings.words.embedding)

@@ -24,6 +24,8 @@ from qtx.sites import Site
 UNROLLED_LAYERS = 6
 
 ACTIVATIONS = {"gelu": lambda x: jax.nn.gelu(x, approximate=False), "relu": jax.nn.relu}
+FROM_DATA = ("vocab_size", "image_size", "channels", "num_classes")
+"""Options that a config may leave to the data."""
 NORMS = {"LN": layer_norm, "RMSNorm": rms_norm}
 
 
@@ -90,6 +92,11 @@ class TransformerConfig:
         if self.dtype not in ("float32", "bfloat16"):
             raise QtxError(f"dtype is {self.dtype!r}: expected 'float32' or 'bfloat16'")
         lookup(REMAT_POLICIES, "remat policy", self.remat)
+
+    @property
+    def from_data(self) -> tuple[str, ...]:
+        """The options of `FROM_DATA` that this config has a use for."""
+        return tuple(field.name for field in dataclasses.fields(self) if field.name in FROM_DATA)
 
     def resolved(self) -> Self:
         """The same config, options left at None at their defaults; None are what only the data tell."""
