@@ -11,6 +11,7 @@ from typing import Any
 
 from ml_collections import ConfigDict
 
+from qtx.builtin import builtin_checkpoint
 from qtx.data import OBJECTIVES, DataConfig, load_tokenizer
 from qtx.data.config import SOURCE
 from qtx.experiment import Experiment, default, record
@@ -23,6 +24,7 @@ from qtx.pipeline.identity import identity_of, kept_files, load_data
 from qtx.pipeline.prepare import Prepared, prepare
 from qtx.training.run_folder import IDENTITY, RunFolder
 
+BUILTIN = "builtin:"
 SEQUENCE_LENGTH = 128
 SUFFIXES = (".json", ".txt", ".safetensors")
 
@@ -41,11 +43,13 @@ class Found:
 
 
 def found(checkpoint: str) -> Found:
-    """The checkpoint of a folder.
+    """The checkpoint of a folder, or a built-in one, `builtin:NAME`.
 
     Raises:
       QtxError: if there is none.
     """
+    if checkpoint.startswith(BUILTIN):
+        return Found(builtin_checkpoint(checkpoint.removeprefix(BUILTIN)), checkpoint)
     folder = Path(checkpoint)
     if not folder.is_dir():
         raise QtxError(f"no checkpoint {checkpoint}: expected a folder with config.json and *.safetensors")
