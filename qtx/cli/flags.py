@@ -86,7 +86,7 @@ def parse(
     if not (config_path or of_run or base):
         return None, folder
     chosen: ConfigDict = values["config"].value
-    if config_path and chosen.start:
+    if config_path and chosen.get("start"):
         from qtx.pipeline.start import inheriting  # imports jax
 
         chosen = inheriting(chosen, named)
