@@ -8,7 +8,7 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
-from safetensors.numpy import save_file
+from safetensors.numpy import load_file, save_file
 
 from qtx.attention import AttentionConfig
 from qtx.attention.gates import LinearGate
@@ -190,6 +190,17 @@ class Kind:
 
 def architectures(config: dict[str, Any], *names: str) -> dict[str, Any]:
     return config | {"architectures": list(names)}
+
+
+def shard(folder: Path, number: int = 3) -> None:
+    """Splits a folder's weights as save_pretrained does."""
+    tensors = load_file(folder / "model.safetensors")
+    (folder / "model.safetensors").unlink()
+    places = {name: f"model-{i % number + 1:05}-of-{number:05}.safetensors" for i, name in enumerate(tensors)}
+    for file in set(places.values()):
+        save_file({name: x for name, x in tensors.items() if places[name] == file}, folder / file)
+    values = {"metadata": {"total_size": sum(x.nbytes for x in tensors.values())}, "weight_map": places}
+    (folder / "model.safetensors.index.json").write_text(json.dumps(values))
 
 
 POSITION_IDS = np.arange(LENGTH)[None]

@@ -4,13 +4,12 @@ from __future__ import annotations
 
 import dataclasses
 import json
-from pathlib import Path
 
 import jax
 import ml_dtypes
 import numpy as np
 import pytest
-from safetensors.numpy import load_file, save_file
+from safetensors.numpy import load_file
 
 from qtx.attention import VARIANTS
 from qtx.families import build
@@ -19,7 +18,7 @@ from qtx.foundation.storage.stored_tensors import open_safetensors
 from qtx.interop import load, save
 from qtx.interop.stored import ATTENTION_KEY
 from qtx.interop.weight_files import EXPECTED, INDEX
-from tests.interop.kinds import BERT, HEADS, KINDS, LAYERS, WIDTH
+from tests.interop.kinds import HEADS, KINDS, LAYERS, WIDTH, shard
 
 
 def assert_same_bits(found, expected):
@@ -91,17 +90,6 @@ def test_half_precision_is_read_and_written_again_bit_for_bit(tmp_path, name, dt
     assert_same_bits({key: np.asarray(x) for key, x in found.items()}, tensors)
 
 
-def shard(folder: Path, number: int = 3) -> None:
-    """Splits a folder's weights as save_pretrained does."""
-    tensors = load_file(folder / "model.safetensors")
-    (folder / "model.safetensors").unlink()
-    places = {name: f"model-{i % number + 1:05}-of-{number:05}.safetensors" for i, name in enumerate(tensors)}
-    for file in set(places.values()):
-        save_file({name: x for name, x in tensors.items() if places[name] == file}, folder / file)
-    values = {"metadata": {"total_size": sum(x.nbytes for x in tensors.values())}, "weight_map": places}
-    (folder / INDEX).write_text(json.dumps(values))
-
-
 @pytest.mark.parametrize("name", ["BertForMaskedLM", "OPTForCausalLM", "timm's ViT"])
 def test_shards_are_read_and_written_again(tmp_path, name):
     tensors = KINDS[name].write(tmp_path / "original")
@@ -148,33 +136,6 @@ def test_another_models_original_is_refused_and_nothing_is_written(tmp_path):
     with pytest.raises(QtxError, match="original is of another model, with head 'none' and not 'mlm'"):
         save(tmp_path / "out", *load(tmp_path / "other"), original=tmp_path / "original")
     assert not (tmp_path / "out").exists()
-
-
-WRONG = {
-    "an unknown head": ({"architectures": ["BertForTokenClassification"]}, "unknown architecture .*did you mean"),
-    "architectures no list": ({"architectures": "BertModel"}, "expected a list of one name"),
-    "another dropout before the classifier": ({"classifier_dropout": 0.5}, "classifier_dropout is 0.5; .* only 0.1"),
-    "pruned heads": ({"pruned_heads": {"0": [1]}}, "has pruned_heads, which qtx does not support"),
-    "quantized": ({"quantization_config": {"bits": 4}}, "has quantization_config, which qtx does not support"),
-    "a head without weights": ({"architectures": ["BertForSequenceClassification"]}, "weights tell num_classes"),
-}
-
-
-@pytest.mark.parametrize("case", WRONG)
-def test_what_cannot_be_represented_is_refused_by_its_field(tmp_path, case):
-    change, message = WRONG[case]
-    dataclasses.replace(KINDS["BertModel"], config=BERT | change).write(tmp_path)
-    with pytest.raises(QtxError, match=message) as error:
-        load(tmp_path)
-    assert "\n" not in str(error.value)
-
-
-def test_a_name_that_occurs_twice_is_refused(tmp_path):
-    kind = KINDS["BertModel"]
-    double = kind.shapes | {"bert.encoder.layer.0.output.LayerNorm.gamma": (8,)}
-    dataclasses.replace(kind, shapes=double).write(tmp_path)
-    with pytest.raises(QtxError, match="has bert.encoder.layer.0.output.LayerNorm.weight twice"):
-        load(tmp_path)
 
 
 def test_a_classifier_is_that_of_the_pooled_first_token(tmp_path):
