@@ -18,7 +18,8 @@ from qtx.foundation.errors import QtxError
 from qtx.foundation.storage import sealed_safetensors, write_whole
 from qtx.interop.carried import carried
 from qtx.interop.original import COMPUTATION, as_in
-from qtx.interop.stored import ATTENTION_KEY, CONFIG, EXPECTED, WEIGHTS, open_folder, sizes_of, table_of
+from qtx.interop.stored import ATTENTION_KEY, CONFIG, EXPECTED, open_folder, sizes_of, table_of
+from qtx.interop.weight_files import WEIGHTS
 from qtx.models import TransformerConfig
 
 
@@ -29,7 +30,7 @@ def load(folder: str | Path, attention: AttentionConfig | None = None) -> tuple[
     attention of a checkpoint from elsewhere has to be told by `attention`.
 
     Args:
-      folder: has config.json and model.safetensors.
+      folder: has config.json and model.safetensors, or shards with their index.
       attention: the variant, whose gate may be left at None; None: as `save` noted it, or softmax.
 
     Returns:
@@ -44,7 +45,7 @@ def load(folder: str | Path, attention: AttentionConfig | None = None) -> tuple[
     try:
         shapes = _shapes(config)
     except (ArithmeticError, MemoryError, TypeError, ValueError) as error:  # sizes that no array has
-        raise EXPECTED[CONFIG].refusal(stored.folder / CONFIG, error) from None
+        raise EXPECTED.refusal(stored.folder / CONFIG, error) from None
     table = table_of(stored.checkpoint, config)
     return config, import_weights(table, stored.used(table), shapes, sizes_of(config), stored.source)
 
