@@ -10,11 +10,10 @@ from __future__ import annotations
 from collections.abc import Mapping
 from typing import Any
 
-import numpy as np
-
 from qtx.attention.config import AttentionConfig
 from qtx.attention.gates import AllHeadsLinearGate, DenseGate, Gate, LinearGate, MlpGate, PerHeadGate
 from qtx.attention.parameters import NORMALIZER
+from qtx.families.checkpoint import first_length
 from qtx.families.weights import FIRST, KERNEL, Weight
 from qtx.foundation.config import choices, registered_name
 from qtx.foundation.errors import QtxError
@@ -51,7 +50,7 @@ def attention_weights(attention: AttentionConfig, prefix: str) -> list[Weight]:
     return [Weight(f"{prefix}.{row.name}", row.path, row.layout) for row in rows]
 
 
-def with_gate(attention: AttentionConfig, tensors: Mapping[str, np.ndarray], prefix: str) -> AttentionConfig:
+def with_gate(attention: AttentionConfig, tensors: Mapping[str, Any], prefix: str) -> AttentionConfig:
     """The attention with the official gate that a checkpoint's first layer shows by the names and shapes of its
     weights, if it shows one.
 
@@ -73,11 +72,11 @@ def with_gate(attention: AttentionConfig, tensors: Mapping[str, np.ndarray], pre
     return AttentionConfig(attention.normalizer, shown(**options))
 
 
-def _shown(tensors: Mapping[str, np.ndarray], prefix: str) -> tuple[type[Gate] | None, dict[str, Any]]:
+def _shown(tensors: Mapping[str, Any], prefix: str) -> tuple[type[Gate] | None, dict[str, Any]]:
     """The class of the official gate, and what its weights' shapes say of its options."""
     for gate, rows in OFFICIAL.items():
         names = [f"{prefix}.{name}" for row in rows for _, name in row.names({"head": 1})]
         names = [name.format(layer=0) for name in names]
         if all(name in tensors for name in names):
-            return gate, {"hidden": tensors[names[0]].shape[0]} if gate is MlpGate else {}
+            return gate, {"hidden": first_length(tensors[names[0]])} if gate is MlpGate else {}
     return None, {}

@@ -1,8 +1,11 @@
-"""BERT: BertForMaskedLM."""
+"""BERT: BertModel, BertForMaskedLM and BertForSequenceClassification."""
 
 from __future__ import annotations
 
-from qtx.families.checkpoint import Checkpoint
+from collections.abc import Mapping
+from typing import Any
+
+from qtx.families.checkpoint import Checkpoint, first_length, labels
 from qtx.families.family import Family, MeasuredSites
 from qtx.families.weights import Weight, dense, layer_norm
 from qtx.models import Bert, BertConfig
@@ -22,14 +25,33 @@ WEIGHTS = [
     *dense(f"{LAYER}.intermediate.dense", "layers/mlp/in"),
     *dense(f"{LAYER}.output.dense", "layers/mlp/out"),
     *layer_norm(f"{LAYER}.output.LayerNorm", "layers/mlp_norm"),
-    *dense("cls.predictions.transform.dense", "head/transform"),
-    *layer_norm("cls.predictions.transform.LayerNorm", "head/norm"),
-    Weight("cls.predictions.bias", "head/bias"),
 ]
+OF_HEADS = {
+    "mlm": [
+        *dense("cls.predictions.transform.dense", "head/transform"),
+        *layer_norm("cls.predictions.transform.LayerNorm", "head/norm"),
+        Weight("cls.predictions.bias", "head/bias"),
+    ],
+    "classification": [*dense("bert.pooler.dense", "head/pooler"), *dense("classifier", "head/logits")],
+    "none": [],
+}
+
+
+def shown_by_weights(tensors: Mapping[str, Any]) -> dict[str, Any]:
+    """The head, which a config.json need not tell, and its number of classes, which it leaves out when it is 2."""
+    if "classifier.bias" in tensors:
+        return {"head": "classification", "num_classes": first_length(tensors["classifier.bias"])}
+    return {"head": "mlm" if "cls.predictions.bias" in tensors else "none", "num_classes": None}
+
 
 CHECKPOINT = Checkpoint(
     model_type="bert",
-    architecture="BertForMaskedLM",
+    architectures={
+        "BertForMaskedLM": {"head": "mlm"},
+        "BertForPreTraining": {"head": "mlm"},
+        "BertModel": {"head": "none"},
+        "BertForSequenceClassification": {"head": "classification"},
+    },
     fields={
         "vocab_size": "vocab_size",
         "hidden_size": "width",
@@ -39,6 +61,7 @@ CHECKPOINT = Checkpoint(
         "max_position_embeddings": "max_length",
         "type_vocab_size": "type_vocab_size",
         "hidden_dropout_prob": "dropout",
+        "classifier_dropout": "dropout",
         "attention_probs_dropout_prob": "attention_dropout",
         "initializer_range": "init_std",
         "layer_norm_eps": "layer_norm_epsilon",
@@ -46,6 +69,7 @@ CHECKPOINT = Checkpoint(
     defaults={
         "type_vocab_size": 2,
         "hidden_dropout_prob": 0.1,
+        "classifier_dropout": None,
         "attention_probs_dropout_prob": 0.1,
         "initializer_range": 0.02,
         "layer_norm_eps": 1e-12,
@@ -58,12 +82,17 @@ CHECKPOINT = Checkpoint(
         "add_cross_attention": False,
     },
     attention_prefix=f"{LAYER}.attention.self",
-    weights=lambda config: WEIGHTS,
+    weights=lambda config: [*WEIGHTS, *OF_HEADS[config.head]],
+    prefix="bert.",
+    modules=("embeddings.", "encoder.", "pooler."),
+    bare=("BertModel",),
     tied={
         "cls.predictions.decoder.weight": "bert.embeddings.word_embeddings.weight",
         "cls.predictions.decoder.bias": "cls.predictions.bias",
     },
     unused=("bert.pooler.", "cls.seq_relationship.", "bert.embeddings.position_ids"),
+    shown_by_weights=shown_by_weights,
+    extra=lambda config: labels(config.num_classes) if config.head == "classification" else {},
 )
 
 MEASURED = MeasuredSites(

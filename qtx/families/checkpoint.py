@@ -3,13 +3,16 @@
 from __future__ import annotations
 
 import dataclasses
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Iterable, Mapping
 from typing import Any
 
-import numpy as np
-
 from qtx.families.weights import Weight
-from qtx.foundation.errors import QtxError
+from qtx.foundation.errors import QtxError, lookup
+
+# BERT's first published checkpoints have TensorFlow's names.
+RENAMED = {".LayerNorm.gamma": ".LayerNorm.weight", ".LayerNorm.beta": ".LayerNorm.bias"}
+# Keys of any kind's config.json that say that the weights are not those of the model as it is.
+UNSUPPORTED = ("quantization_config", "pruned_heads")
 
 
 @dataclasses.dataclass(frozen=True)
@@ -18,57 +21,108 @@ class Checkpoint:
 
     Attributes:
       model_type: its name in config.json, e.g. `"bert"`.
-      architecture: the class in `transformers`, e.g. `"BertForMaskedLM"`.
+      architectures: the classes in `transformers`, e.g. `"BertForMaskedLM"`, with the config fields that each means; a
+        model is written as the first whose fields it has.
       fields: their config.json key to our config's field; keys of one field must agree.
       defaults: values that `transformers` takes for keys that config.json leaves out.
       supported: keys whose value must be this one; a key left out means this one too.
       attention_prefix: of the attention layer's weights, with `{layer}`; a gate's weights follow it.
       weights: the table for a config, gates aside.
+      prefix: of the weights below the heads, e.g. `"bert."`.
+      modules: what is at the beginning of these names if a checkpoint leaves the prefix out, e.g. `"encoder."`.
+      bare: architectures that are written without the prefix.
       tied: weights that may be stored a second time: the copy's name to the original's.
-      unused: beginnings of names that published checkpoints have and the architecture does not use.
-      shown_by_weights: config fields that only the weights tell, by tensor name.
+      unused: beginnings of names that published checkpoints have and, if no row has them, qtx does not compute with.
+      shown_by_weights: config fields that the weights tell, by tensor name.
       extra: more of config.json than `fields` and `supported`, for a config.
     """
 
     model_type: str
-    architecture: str
+    architectures: Mapping[str, Mapping[str, Any]]
     fields: Mapping[str, str]
     defaults: Mapping[str, Any]
     supported: Mapping[str, Any]
     attention_prefix: str
     weights: Callable[[Any], list[Weight]]
+    prefix: str = ""
+    modules: tuple[str, ...] = ()
+    bare: tuple[str, ...] = ()
     tied: Mapping[str, str] = dataclasses.field(default_factory=dict)
     unused: tuple[str, ...] = ()
-    shown_by_weights: Callable[[Mapping[str, np.ndarray]], dict[str, Any]] = lambda tensors: {}
+    shown_by_weights: Callable[[Mapping[str, Any]], dict[str, Any]] = lambda tensors: {}
     extra: Callable[[Any], dict[str, Any]] = lambda config: {}
 
-    def read_config(self, values: Mapping[str, Any], source: str) -> dict[str, Any]:
-        """The fields of our config that a config.json gives.
+    def architecture(self, config: Any) -> str:
+        """The class in `transformers` that a config is written as."""
+        fits = (
+            name
+            for name, fields in self.architectures.items()
+            if all(getattr(config, field) == value for field, value in fields.items())
+        )
+        return next(fits)
+
+    def full_names(self, names: Iterable[str]) -> dict[str, str]:
+        """A file's names to those of the table: today's, with the prefix."""
+        result = {}
+        for name in names:
+            full = self.prefix + name if name.startswith(self.modules) else name
+            for old, new in RENAMED.items():
+                full = full.removesuffix(old) + new if full.endswith(old) else full
+            result[name] = full
+        return result
+
+    def read_config(self, values: Mapping[str, Any], tensors: Mapping[str, Any], source: str) -> dict[str, Any]:
+        """The fields of our config that a config.json and the weights' names and shapes give.
 
         Raises:
           QtxError: naming a key that is missing, or one whose value qtx does not support.
         """
         for key, value in self.supported.items():
             if values.get(key, value) != value:
-                raise QtxError(f"{source}: {key} is {values[key]!r}; qtx's {self.architecture} supports only {value!r}")
+                raise QtxError(f"{source}: {key} is {values[key]!r}; qtx's {self.model_type} supports only {value!r}")
+        for key in UNSUPPORTED:
+            if values.get(key):
+                raise QtxError(f"{source} has {key}, which qtx does not support: convert the model to one without")
         given = {**self.defaults, **values}
         result: dict[str, Any] = {}
         for key, field in self.fields.items():
             if key not in given:
-                raise QtxError(f"{source} has no {key!r}, which a {self.architecture} needs")
+                raise QtxError(f"{source} has no {key!r}, which a {next(iter(self.architectures))} needs")
+            if given[key] is None and field in result:
+                continue  # as the key before it
             if result.setdefault(field, given[key]) != given[key]:
                 raise QtxError(
-                    f"{source}: {key} is {given[key]!r}; qtx's {self.architecture} supports only {result[field]!r}"
+                    f"{source}: {key} is {given[key]!r}; qtx's {self.model_type} supports only {result[field]!r}"
                 )
-        return result
+        named = values.get("architectures") or []
+        if not isinstance(named, list) or len(named) > 1:
+            raise QtxError(f"{source}: architectures is {str(named)[:100]}, expected a list of one name")
+        shown = self.shown_by_weights(tensors)
+        for name in named:
+            shown |= lookup(self.architectures, f"architecture in {source}:", str(name))
+        return result | shown
 
     def write_config(self, config: Any) -> dict[str, Any]:
         """The config.json of our config."""
         values = {key: getattr(config, field) for key, field in self.fields.items()}
         return {
             "model_type": self.model_type,
-            "architectures": [self.architecture],
+            "architectures": [self.architecture(config)],
             **self.supported,
             **values,
             **self.extra(config),
         }
+
+
+def labels(num_classes: int | None) -> dict[str, dict]:
+    """The class names that transformers gives by default; it reads the number of classes off them."""
+    names = [f"LABEL_{i}" for i in range(num_classes or 0)]
+    return {
+        "id2label": {str(i): name for i, name in enumerate(names)},
+        "label2id": {name: i for i, name in enumerate(names)},
+    }
+
+
+def first_length(tensor: Any) -> int:
+    """The length of a tensor's first axis; 1 of a scalar, which is refused later, by its name."""
+    return tensor.shape[0] if tensor.shape else 1

@@ -35,7 +35,7 @@ def weights(config: OptConfig) -> list[Weight]:
 
 CHECKPOINT = Checkpoint(
     model_type="opt",
-    architecture="OPTForCausalLM",
+    architectures={"OPTForCausalLM": {}, "OPTModel": {}},
     fields={
         "vocab_size": "vocab_size",
         "hidden_size": "width",
@@ -65,6 +65,8 @@ CHECKPOINT = Checkpoint(
     },
     attention_prefix=f"{LAYER}.self_attn",
     weights=weights,
+    prefix="model.",
+    modules=("decoder.",),
     tied={"lm_head.weight": "model.decoder.embed_tokens.weight"},
 )
 

@@ -3,10 +3,9 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
+from typing import Any
 
-import numpy as np
-
-from qtx.families.checkpoint import Checkpoint
+from qtx.families.checkpoint import Checkpoint, first_length, labels
 from qtx.families.family import Family, MeasuredSites
 from qtx.families.opt import PRE_NORM
 from qtx.families.weights import FIRST, Layout, Weight, dense, layer_norm
@@ -51,26 +50,16 @@ def weights(config: VitConfig) -> list[Weight]:
     ]
 
 
-def shown_by_weights(tensors: Mapping[str, np.ndarray]) -> dict[str, int | bool]:
+def shown_by_weights(tensors: Mapping[str, Any]) -> dict[str, Any]:
     """The number of classes, which config.json leaves out when it is 2, and whether patches are normalised."""
-    classifier = tensors.get("classifier.weight")
     # A checkpoint without a classifier is refused later, by the name of the missing weight.
-    classes = 1 if classifier is None else classifier.shape[0]
+    classes = first_length(tensors["classifier.bias"]) if "classifier.bias" in tensors else 1
     return {"num_classes": classes, "patch_norm": f"{PATCH_NORM}.weight" in tensors}
-
-
-def labels(config: VitConfig) -> dict[str, dict]:
-    """The class names that transformers gives by default; it reads the number of classes off them."""
-    names = [f"LABEL_{i}" for i in range(config.num_classes or 0)]
-    return {
-        "id2label": {str(i): name for i, name in enumerate(names)},
-        "label2id": {name: i for i, name in enumerate(names)},
-    }
 
 
 CHECKPOINT = Checkpoint(
     model_type="vit",
-    architecture="ViTForImageClassification",
+    architectures={"ViTForImageClassification": {}},
     fields={
         "hidden_size": "width",
         "num_hidden_layers": "num_layers",
@@ -94,8 +83,10 @@ CHECKPOINT = Checkpoint(
     supported={"hidden_act": "gelu", "qkv_bias": True},
     attention_prefix=f"{LAYER}.attention.attention",
     weights=weights,
+    prefix="vit.",
+    modules=("embeddings.", "encoder.", "layernorm."),
     shown_by_weights=shown_by_weights,
-    extra=labels,
+    extra=lambda config: labels(config.num_classes),
 )
 
 # The authors published no ViT code; the paper measures it as OPT, by the layer outputs. The names are qtx's own.

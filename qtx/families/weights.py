@@ -13,9 +13,12 @@ import numpy as np
 from flax import traverse_util
 
 from qtx.foundation.errors import QtxError
+from qtx.foundation.storage import StoredTensor
 
 # Names that a message lists before it only counts the rest.
 LISTED = 4
+# What float32 holds without loss.
+FLOATS = ("float32", "float16", "bfloat16")
 # Names that are made before it is clear that they are there.
 MOST_NAMES = 10_000
 
@@ -44,16 +47,31 @@ class Weight:
         on leading axes in that order.
       path: where the stacked parameter is in qtx's tree, e.g. `"layers/attention/query/kernel"`.
       layout: of the single tensor.
+      part: `(i, n)`: the tensor is the i-th of n equal parts, along the first axis, of what the checkpoint has under
+        this name; the rows of all n follow each other.
     """
 
     name: str
     path: str
     layout: Layout = SAME
+    part: tuple[int, int] = (0, 1)
 
     @property
     def indices(self) -> list[str]:
         """The names of the stacked axes."""
         return [field for _, field, _, _ in string.Formatter().parse(self.name) if field]
+
+    def imported(self, stored: StoredTensor) -> np.ndarray:
+        """The single tensor of what the checkpoint has, of its type."""
+        index, number = self.part
+        whole = np.asarray(stored)
+        return self.layout.imported(whole if number == 1 else np.split(whole, number)[index])
+
+    def stored_shape(self, shape: tuple[int, ...]) -> tuple[int, ...]:
+        """The shape that the checkpoint's tensors have, given that of the stacked parameter."""
+        blank = np.broadcast_to(np.float32(0), shape[len(self.indices) :])
+        part = self.layout.exported(blank).shape
+        return part if self.part[1] == 1 else (part[0] * self.part[1], *part[1:])
 
     def names(self, sizes: Mapping[str, int]) -> Iterator[tuple[tuple[int, ...], str]]:
         """Every index of the stacked axes with the checkpoint's name there."""
@@ -72,9 +90,13 @@ def layer_norm(name: str, path: str) -> list[Weight]:
 
 
 def import_weights(
-    table: Sequence[Weight], tensors: Mapping[str, np.ndarray], shapes: Any, sizes: Mapping[str, int], source: str
+    table: Sequence[Weight],
+    tensors: Mapping[str, StoredTensor],
+    shapes: Any,
+    sizes: Mapping[str, int],
+    source: str,
 ) -> dict[str, Any]:
-    """The float32 parameter tree made of a checkpoint's tensors.
+    """The float32 parameter tree made of a checkpoint's tensors, of which one at a time is read.
 
     Args:
       table: the correspondence; its paths are those of `shapes`.
@@ -84,33 +106,40 @@ def import_weights(
       source: what to call the checkpoint in messages.
 
     Raises:
-      QtxError: naming weights that are missing, unexpected, or of another shape.
+      QtxError: naming weights that are missing, unexpected, or of another shape or type.
     """
     expected = {path: leaf.shape for path, leaf in traverse_util.flatten_dict(shapes, sep="/").items()}
     _refuse_unnamed(table, expected)
     total = sum(math.prod(sizes[axis] for axis in weight.indices) for weight in table)
     if total > MOST_NAMES + 10 * len(tensors):  # a config may say any number of layers
         raise QtxError(f"{source} has {len(tensors)} weights, but its config.json means {total:,}")
-    wanted = [name for weight in table for _, name in weight.names(sizes)]
+    wanted = dict.fromkeys(name for weight in table for _, name in weight.names(sizes))
     _refuse(source, "lacks", [name for name in wanted if name not in tensors])
     _refuse(source, "has unexpected", sorted(set(tensors).difference(wanted)))
-    wrong = next((name for name in wanted if tensors[name].dtype.kind == "c"), None)
-    if wrong is not None:
-        raise QtxError(f"{source}: {wrong} has complex numbers, expected real ones")
-    parameters = {}
     for weight in table:
-        shape = expected[weight.path]
-        blank = np.broadcast_to(np.float32(0), shape[len(weight.indices) :])
-        single_shape = weight.layout.exported(blank).shape
-        singles = []
+        single_shape = weight.stored_shape(expected[weight.path])
         for _, name in weight.names(sizes):
             if tensors[name].shape != single_shape:
                 raise QtxError(
                     f"{source}: {name} has shape {tensors[name].shape}, but its config.json means {single_shape}"
                 )
-            singles.append(weight.layout.imported(tensors[name].astype(np.float32)))
-        parameters[weight.path] = np.stack(singles).reshape(shape)
-    return traverse_util.unflatten_dict(parameters, sep="/")
+            if tensors[name].dtype.name not in FLOATS:
+                raise QtxError(f"{source}: {name} is of {tensors[name].dtype.name}, expected {', '.join(FLOATS)}")
+    return traverse_util.unflatten_dict(
+        {weight.path: _imported(weight, tensors, expected[weight.path], sizes) for weight in table}, sep="/"
+    )
+
+
+def _imported(
+    weight: Weight, tensors: Mapping[str, StoredTensor], shape: tuple[int, ...], sizes: Mapping[str, int]
+) -> np.ndarray:
+    """The stacked parameter of a row; its memory is what is read into, or copied to tensor by tensor."""
+    if not weight.indices:
+        return np.ascontiguousarray(weight.imported(tensors[weight.name]), np.float32).reshape(shape)
+    parameter = np.empty(shape, np.float32)
+    for index, name in weight.names(sizes):
+        parameter[index] = weight.imported(tensors[name]).reshape(shape[len(index) :])
+    return parameter
 
 
 def _refuse(source: str, problem: str, names: list[str]) -> None:
@@ -130,8 +159,11 @@ def export_weights(table: Sequence[Weight], parameters: Any, sizes: Mapping[str,
     """The checkpoint's tensors by name: the inverse of `import_weights`."""
     flat = traverse_util.flatten_dict(parameters, sep="/")
     _refuse_unnamed(table, flat)
+    parts: dict[str, list[np.ndarray]] = {}
+    for weight in table:
+        for index, name in weight.names(sizes):
+            parts.setdefault(name, []).append(weight.layout.exported(np.asarray(flat[weight.path], np.float32)[index]))
     return {
-        name: np.ascontiguousarray(weight.layout.exported(np.asarray(flat[weight.path], np.float32)[index]))
-        for weight in table
-        for index, name in weight.names(sizes)
+        name: np.ascontiguousarray(those[0] if len(those) == 1 else np.concatenate(those))
+        for name, those in parts.items()
     }

@@ -1,4 +1,4 @@
-"""Hugging Face checkpoint folders (config.json and model.safetensors) to qtx models and back."""
+"""Hugging Face checkpoint folders to qtx models and back."""
 
 from __future__ import annotations
 
@@ -9,28 +9,17 @@ from typing import Any
 
 import flax.linen as nn
 import jax
-import numpy as np
 
 from qtx.attention import AttentionConfig
-from qtx.families import FAMILIES, Checkpoint, Family, build, family_of
-from qtx.families.attention_weights import attention_weights, with_gate
-from qtx.families.weights import Weight, export_weights, import_weights
-from qtx.foundation.config import flattened, read_section
-from qtx.foundation.errors import QtxError, lookup
-from qtx.foundation.storage import Expected, read_json, read_safetensors, sealed_safetensors, write_whole
+from qtx.families import Checkpoint, Family, build, family_of
+from qtx.families.weights import export_weights, import_weights
+from qtx.foundation.config import flattened
+from qtx.foundation.errors import QtxError
+from qtx.foundation.storage import sealed_safetensors, write_whole
+from qtx.interop.carried import carried
+from qtx.interop.original import COMPUTATION, as_in
+from qtx.interop.stored import ATTENTION_KEY, CONFIG, EXPECTED, WEIGHTS, open_folder, sizes_of, table_of
 from qtx.models import TransformerConfig
-
-CONFIG, WEIGHTS = "config.json", "model.safetensors"
-EXPECTED = {
-    CONFIG: Expected("a model's config", f"give a checkpoint folder with {CONFIG} and {WEIGHTS}"),
-    WEIGHTS: Expected("a model's weights", "save the model there with transformers' save_pretrained(folder)"),
-}
-# Where we note the attention variant in config.json; transformers keeps unknown keys and ignores them.
-ATTENTION_KEY = "qtx_attention"
-# BERT's first published checkpoints have TensorFlow's names.
-RENAMED = {".LayerNorm.gamma": ".LayerNorm.weight", ".LayerNorm.beta": ".LayerNorm.bias"}
-# What a checkpoint does not tell: how to compute, not what.
-COMPUTATION = ("dtype", "remat")
 
 
 def load(folder: str | Path, attention: AttentionConfig | None = None) -> tuple[TransformerConfig, dict[str, Any]]:
@@ -50,60 +39,58 @@ def load(folder: str | Path, attention: AttentionConfig | None = None) -> tuple[
       QtxError: if a file is missing or broken, the model or one of its options is not supported, or weights are
         missing, unexpected, or of the wrong shape.
     """
-    folder = Path(folder)
-    values = read_json(folder / CONFIG, EXPECTED[CONFIG])
-    kinds = {family.checkpoint.model_type: family for family in FAMILIES.values() if family.checkpoint is not None}
-    if "model_type" not in values:
-        raise QtxError(f"{folder / CONFIG} has no 'model_type': expected one of {', '.join(kinds)}")
-    family = lookup(kinds, f"model_type in {folder / CONFIG}:", str(values["model_type"]))
-    checkpoint = _checkpoint(family)
-    source = str(folder / WEIGHTS)
-    tensors = _own_tensors(checkpoint, read_safetensors(folder / WEIGHTS, EXPECTED[WEIGHTS]), source)
-    fields = checkpoint.read_config(values, str(folder / CONFIG)) | checkpoint.shown_by_weights(tensors)
+    stored = open_folder(Path(folder))
+    config = stored.config(attention)
     try:
-        if attention is None:
-            noted = values.get(ATTENTION_KEY, {})
-            if not isinstance(noted, dict):
-                raise QtxError(f"{ATTENTION_KEY} is {noted!r}: expected options of the attention")
-            attention = read_section(AttentionConfig, noted, "config.model.attention")
-        fields["attention"] = with_gate(attention, tensors, checkpoint.attention_prefix)
-        config = read_section(family.config, fields, "config.model")
         shapes = _shapes(config)
-    except QtxError as error:
-        raise QtxError(f"{folder}: {error}") from None
     except (ArithmeticError, MemoryError, TypeError, ValueError) as error:  # sizes that no array has
-        raise EXPECTED[CONFIG].refusal(folder / CONFIG, error) from None
-    return config, import_weights(_table(checkpoint, config), tensors, shapes, _sizes(config), source)
+        raise EXPECTED[CONFIG].refusal(stored.folder / CONFIG, error) from None
+    table = table_of(stored.checkpoint, config)
+    return config, import_weights(table, stored.used(table), shapes, sizes_of(config), stored.source)
 
 
-def save(folder: str | Path, config: TransformerConfig, params: Any) -> None:
-    """Writes config.json and model.safetensors, whole or not at all; `transformers` loads them if the attention is the
-    plain softmax kind.
+def save(folder: str | Path, config: TransformerConfig, params: Any, original: str | Path | None = None) -> None:
+    """Writes a checkpoint folder, whole or not at all; `transformers` loads it if the attention is the plain softmax
+    kind.
 
     Args:
       folder: is made if it does not exist.
       config: of the model; what the data fills in (e.g. vocab_size) is filled in.
       params: the parameter tree, boxed or not.
+      original: the checkpoint folder that the model was made of. Names, types and copies of its tensors, those that qtx
+        does not compute with, the further keys of its config.json, and the files of its tokenizer and modules are taken
+        from there; None: as `transformers` has them.
 
     Raises:
-      QtxError: if the family has no such checkpoints, or the architecture cannot express the config.
+      QtxError: if the family has no such checkpoints, the architecture cannot express the config, or `original` is
+        another model's.
     """
+    folder, params = Path(folder), nn.unbox(params)
+    if original is None:
+        values, contents = _from_nothing(config, params)
+    else:
+        values, contents = as_in(open_folder(Path(original)), config, params)
+        contents |= carried(Path(original))
+    if config.attention != AttentionConfig():
+        values[ATTENTION_KEY] = {k: v for k, v in flattened(config.attention).items() if v is not None}
+    text = json.dumps(values, indent=2) + "\n"
+    write_whole({folder / name: content for name, content in {**contents, CONFIG: text.encode()}.items()})
+
+
+def _from_nothing(config: TransformerConfig, params: Any) -> tuple[dict[str, Any], dict[str, bytes]]:
+    """config.json's values and the other files' contents."""
     checkpoint = _checkpoint(family_of(config))
-    values = checkpoint.write_config(config)
+    architecture = checkpoint.architecture(config)
     # What transformers has no option for, such as another LayerNorm epsilon in OPT, would be lost silently.
     given, default = vars(config), type(config)()
     told = {*checkpoint.fields.values(), *checkpoint.shown_by_weights({}), *COMPUTATION, "attention"}
     for field in given.keys() - told:
         if given[field] != getattr(default, field):
-            raise QtxError(
-                f"{field} is {given[field]!r}: {checkpoint.architecture} supports only {getattr(default, field)!r}"
-            )
-    if config.attention != AttentionConfig():
-        values[ATTENTION_KEY] = {k: v for k, v in flattened(config.attention).items() if v is not None}
-    folder = Path(folder)
-    tensors = export_weights(_table(checkpoint, config), nn.unbox(params), _sizes(config))
-    text = json.dumps(values, indent=2) + "\n"
-    write_whole({folder / WEIGHTS: sealed_safetensors(tensors, format="pt"), folder / CONFIG: text.encode()})
+            raise QtxError(f"{field} is {given[field]!r}: {architecture} supports only {getattr(default, field)!r}")
+    tensors = export_weights(table_of(checkpoint, config), params, sizes_of(config))
+    if architecture in checkpoint.bare:
+        tensors = {name.removeprefix(checkpoint.prefix): x for name, x in tensors.items()}
+    return checkpoint.write_config(config), {WEIGHTS: sealed_safetensors(tensors, format="pt")}
 
 
 def _checkpoint(family: Family) -> Checkpoint:
@@ -114,26 +101,8 @@ def _checkpoint(family: Family) -> Checkpoint:
     return family.checkpoint
 
 
-def _table(checkpoint: Checkpoint, config: Any) -> list[Weight]:
-    return [*checkpoint.weights(config), *attention_weights(config.attention, checkpoint.attention_prefix)]
-
-
-def _sizes(config: TransformerConfig) -> dict[str, int]:
-    return {"layer": config.num_layers, "head": config.num_heads}
-
-
 # Tracing takes longer than reading a small checkpoint; those of one experiment are of one config.
 @functools.lru_cache(maxsize=8)
 def _shapes(config: Any) -> Any:
     variables = jax.eval_shape(build(config).init, jax.random.key(0), config.example())
     return nn.unbox(variables["params"])
-
-
-def _own_tensors(checkpoint: Checkpoint, tensors: dict[str, np.ndarray], source: str) -> dict[str, np.ndarray]:
-    """Under today's names, without the copies of tied weights and the unused ones."""
-    for old, new in RENAMED.items():
-        tensors = {name.removesuffix(old) + new if name.endswith(old) else name: x for name, x in tensors.items()}
-    for copy, original in checkpoint.tied.items():
-        if copy in tensors and original in tensors and not np.array_equal(tensors[copy], tensors[original]):
-            raise QtxError(f"{source}: {copy} differs from {original}; qtx's {checkpoint.architecture} ties them")
-    return {k: v for k, v in tensors.items() if k not in checkpoint.tied and not k.startswith(checkpoint.unused)}

@@ -12,10 +12,12 @@ from qtx.foundation.storage.array_files import (
 )
 from qtx.foundation.storage.json_files import parse_json, read_json, read_sealed_json, seal, sealed_json, unseal
 from qtx.foundation.storage.shaped import shaped
+from qtx.foundation.storage.stored_tensors import StoredTensor
 from qtx.foundation.storage.whole import Expected, inside, read_bytes, verify, with_checksum, write_whole
 
 __all__ = [
     "Expected",
+    "StoredTensor",
     "digest",
     "inside",
     "parse_json",

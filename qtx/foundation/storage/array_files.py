@@ -1,4 +1,4 @@
-"""Arrays in files: safetensors from anywhere, and our own safetensors and `.npz` with a checksum. No pickles."""
+"""Arrays in files: our own safetensors and `.npz` with a checksum. No pickles."""
 
 from __future__ import annotations
 
@@ -12,11 +12,11 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
-from safetensors import SafetensorError, safe_open
 from safetensors.numpy import save as serialize
 
 from qtx.foundation.errors import QtxError
 from qtx.foundation.storage.json_files import CHECKSUM, parse_json
+from qtx.foundation.storage.stored_tensors import StoredTensor, open_safetensors
 from qtx.foundation.storage.whole import Expected, read_bytes
 
 OURS = "qtx"
@@ -32,10 +32,11 @@ NPY = re.compile(
 Arrays = dict[str, np.ndarray]
 
 
-def digest(arrays: Mapping[str, np.ndarray], values: Mapping[str, Any] | None = None) -> str:
+def digest(arrays: Mapping[str, np.ndarray | StoredTensor], values: Mapping[str, Any] | None = None) -> str:
     """SHA-256 of arrays, by name, type, shape and bytes, and of values of JSON types; their order does not matter."""
     whole = hashlib.sha256(json.dumps(values or {}, sort_keys=True).encode())
-    for name, x in sorted(arrays.items()):
+    for name in sorted(arrays):
+        x = np.asarray(arrays[name])
         whole.update(repr((name, x.dtype.str, x.shape)).encode())
         whole.update(np.ascontiguousarray(x).reshape(-1).view(np.uint8).data)
     return whole.hexdigest()
@@ -54,15 +55,16 @@ def sealed_safetensors(
     return serialize(arrays, metadata={**metadata, OURS: _sealed(arrays, values or {})})
 
 
-def read_safetensors(path: Path, expected: Expected) -> Arrays:
-    """The arrays of a safetensors file from anywhere; if qtx wrote it, its checksum is verified.
-
-    The library checks the header's length, and that shapes, types and offsets fit each other and the file.
+def read_safetensors(path: Path, expected: Expected) -> dict[str, StoredTensor]:
+    """The tensors of a safetensors file from anywhere; if qtx wrote it, its checksum is verified.
 
     Raises:
       QtxError: if it is not a whole safetensors file, or has a type or shape that NumPy does not.
     """
-    return _read_safetensors(path, expected, sealed=False)[0]
+    tensors, metadata = open_safetensors(path, expected)
+    if OURS in metadata:
+        _unsealed(metadata[OURS], tensors, path, expected)
+    return tensors
 
 
 def read_sealed_safetensors(path: Path, expected: Expected) -> tuple[Arrays, dict[str, Any]]:
@@ -71,21 +73,9 @@ def read_sealed_safetensors(path: Path, expected: Expected) -> tuple[Arrays, dic
     Raises:
       QtxError: if it is anything else.
     """
-    return _read_safetensors(path, expected, sealed=True)
-
-
-def _read_safetensors(path: Path, expected: Expected, sealed: bool) -> tuple[Arrays, dict[str, Any]]:
-    if not path.is_file():
-        raise QtxError(f"there is no file {path}, expected {expected.what}: {expected.mend}")
-    try:
-        with safe_open(path, framework="np") as file:
-            metadata, arrays = file.metadata() or {}, file.get_tensors()
-    # The last three are what NumPy says of types and shapes that it does not have.
-    except (SafetensorError, OSError, ValueError, TypeError, AttributeError) as error:
-        raise expected.refusal(path, f"not a whole safetensors file: {error}") from None
-    if sealed or OURS in metadata:
-        return arrays, _unsealed(metadata.get(OURS), arrays, path, expected)
-    return arrays, {}
+    tensors, metadata = open_safetensors(path, expected)
+    arrays = {name: np.asarray(tensor) for name, tensor in tensors.items()}
+    return arrays, _unsealed(metadata.get(OURS), arrays, path, expected)
 
 
 def sealed_npz(arrays: Mapping[str, np.ndarray], values: Mapping[str, Any] | None = None) -> bytes:
@@ -135,7 +125,9 @@ def _sealed(arrays: Mapping[str, np.ndarray], values: Mapping[str, Any]) -> str:
     return json.dumps({**values, CHECKSUM: digest(arrays, values)})
 
 
-def _unsealed(text: bytes | str | None, arrays: Arrays, path: Path, expected: Expected) -> dict[str, Any]:
+def _unsealed(
+    text: bytes | str | None, arrays: Mapping[str, np.ndarray | StoredTensor], path: Path, expected: Expected
+) -> dict[str, Any]:
     if text is None:
         raise expected.refusal(path, f"it has no {CHECKSUM}: another version or program wrote it")
     values = parse_json(text, path, expected, finite=False)

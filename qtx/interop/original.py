@@ -1,0 +1,60 @@
+"""Writing a model as the checkpoint that it was made of has it, down to the bits of what did not change."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import numpy as np
+
+from qtx.families.weights import export_weights
+from qtx.foundation.errors import QtxError
+from qtx.foundation.storage import sealed_safetensors
+from qtx.interop.stored import ATTENTION_KEY, Stored, sizes_of, table_of
+from qtx.models import TransformerConfig
+
+# What a checkpoint does not tell: how to compute, not what.
+COMPUTATION = ("dtype", "remat")
+# What training may have taken another value for: the model computes the same.
+OF_TRAINING = ("dropout", "attention_dropout", "init_std")
+
+
+def as_in(original: Stored, config: TransformerConfig, params: Any) -> tuple[dict[str, Any], dict[str, bytes]]:
+    """config.json's values and the contents of the files of weights: with the original's names, types and copies, and
+    what qtx does not compute with.
+
+    Raises:
+      QtxError: if the original is another model's: all but the attention has to be equal.
+    """
+    checkpoint, there = original.checkpoint, original.config(None)
+    for field in vars(there).keys() - {*COMPUTATION, *OF_TRAINING, "attention"}:
+        given = getattr(config, field, None)
+        if type(config) is not type(there) or given != getattr(there, field):
+            raise QtxError(
+                f"{original.folder} is of another model, with {field} {getattr(there, field)!r} and not {given!r}: "
+                "give the folder that this one was made of"
+            )
+    changed = {
+        key: getattr(config, field)
+        for key, field in checkpoint.fields.items()
+        if field in OF_TRAINING and getattr(config, field) != getattr(there, field)
+    }
+    values = {key: value for key, value in (original.values | changed).items() if key != ATTENTION_KEY}
+
+    names = original.names
+    ours = export_weights(table_of(checkpoint, config), params, sizes_of(config))
+    theirs = {name for weight in table_of(checkpoint, there) for _, name in weight.names(sizes_of(there))}
+    gone = theirs - ours.keys()  # of an attention that the model has no longer
+    files: dict[str, dict[str, np.ndarray]] = {
+        file: {
+            name: np.asarray(ours.get(checkpoint.tied.get(names[name], names[name]), tensor), tensor.dtype)
+            for name, tensor in tensors.items()
+            if names[name] not in gone
+        }
+        for file, tensors in original.files.items()
+    }
+    # What another attention has learned. A checkpoint that leaves the prefix out has it nowhere.
+    bare = not any(name.startswith(checkpoint.prefix) for name in names)
+    prefix = checkpoint.prefix if bare else ""
+    more = {name.removeprefix(prefix): x for name, x in ours.items() if name not in names.values()}
+    files[list(files)[-1]] |= more
+    return values, {file: sealed_safetensors(tensors, format="pt") for file, tensors in files.items()}

@@ -1,0 +1,132 @@
+"""A checkpoint folder that was opened: of which kind it is, and what its tensors are called."""
+
+from __future__ import annotations
+
+import dataclasses
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+from qtx.attention import AttentionConfig
+from qtx.families import FAMILIES, Checkpoint, Family
+from qtx.families.attention_weights import attention_weights, with_gate
+from qtx.families.weights import Weight
+from qtx.foundation.config import read_section
+from qtx.foundation.errors import QtxError, lookup
+from qtx.foundation.storage import Expected, StoredTensor, read_json, read_safetensors
+from qtx.models import TransformerConfig
+
+CONFIG, WEIGHTS = "config.json", "model.safetensors"
+EXPECTED = {
+    CONFIG: Expected("a model's config", f"give a checkpoint folder with {CONFIG} and {WEIGHTS}"),
+    WEIGHTS: Expected("a model's weights", "save the model there with transformers' save_pretrained(folder)"),
+}
+# Where we note the attention variant in config.json; transformers keeps unknown keys and ignores them.
+ATTENTION_KEY = "qtx_attention"
+
+
+@dataclasses.dataclass(frozen=True)
+class Stored:
+    """A checkpoint folder.
+
+    Attributes:
+      folder: where it is.
+      values: of its config.json.
+      family, checkpoint: what it is of.
+      files: the names of its files of weights, each to its tensors by their names there.
+    """
+
+    folder: Path
+    values: dict[str, Any]
+    family: Family
+    checkpoint: Checkpoint
+    files: dict[str, dict[str, StoredTensor]]
+
+    @property
+    def source(self) -> str:
+        """What to call the weights in messages."""
+        return str(self.folder / (WEIGHTS if len(self.files) == 1 else ""))
+
+    @property
+    def names(self) -> dict[str, str]:
+        """The tensors' names to those of the table."""
+        return self.checkpoint.full_names(name for tensors in self.files.values() for name in tensors)
+
+    @property
+    def tensors(self) -> dict[str, StoredTensor]:
+        """By the names of the table."""
+        names = self.names
+        return {names[name]: tensor for tensors in self.files.values() for name, tensor in tensors.items()}
+
+    def config(self, attention: AttentionConfig | None) -> TransformerConfig:
+        """The model's config; arguments and errors as of `load`."""
+        tensors, values = self.tensors, self.values
+        fields = self.checkpoint.read_config(values, tensors, str(self.folder / CONFIG))
+        try:
+            if attention is None:
+                noted = values.get(ATTENTION_KEY, {})
+                if not isinstance(noted, dict):
+                    raise QtxError(f"{ATTENTION_KEY} is {noted!r}: expected options of the attention")
+                attention = read_section(AttentionConfig, noted, "config.model.attention")
+            fields["attention"] = with_gate(attention, tensors, self.checkpoint.attention_prefix)
+            config = read_section(self.family.config, fields, "config.model")
+            for name in config.from_data:
+                if getattr(config, name) is None:
+                    raise QtxError(f"neither {CONFIG} nor the weights tell {name}")
+        except QtxError as error:
+            raise QtxError(f"{self.folder}: {error}") from None
+        return config
+
+    def used(self, table: list[Weight]) -> dict[str, StoredTensor]:
+        """The tensors without the copies of tied ones and those that qtx does not compute with.
+
+        Raises:
+          QtxError: if a copy differs from its original.
+        """
+        tensors, tied = self.tensors, self.checkpoint.tied
+        for copy, original in tied.items():
+            if copy in tensors and original in tensors and not _equal(tensors[copy], tensors[original]):
+                raise QtxError(f"{self.source}: {copy} differs from {original}; qtx's {self.family.title} ties them")
+        unused = [
+            start for start in self.checkpoint.unused if not any(weight.name.startswith(start) for weight in table)
+        ]
+        return {k: v for k, v in tensors.items() if k not in tied and not k.startswith(tuple(unused))}
+
+
+def open_folder(folder: Path) -> Stored:
+    """Opens a checkpoint folder; no tensor is read.
+
+    Raises:
+      QtxError: if a file is missing or broken, or the model is of no registered kind.
+    """
+    values = read_json(folder / CONFIG, EXPECTED[CONFIG])
+    kinds = {
+        family.checkpoint.model_type: (family, family.checkpoint)
+        for family in FAMILIES.values()
+        if family.checkpoint is not None
+    }
+    if "model_type" not in values:
+        raise QtxError(f"{folder / CONFIG} has no 'model_type': expected one of {', '.join(kinds)}")
+    family, checkpoint = lookup(kinds, f"model_type in {folder / CONFIG}:", str(values["model_type"]))
+    files = {WEIGHTS: read_safetensors(folder / WEIGHTS, EXPECTED[WEIGHTS])}
+    stored = Stored(folder, values, family, checkpoint, files)
+    if len(stored.tensors) < len(stored.names):
+        full = list(stored.names.values())
+        twice = next(name for name in full if full.count(name) > 1)
+        raise QtxError(f"{stored.source} has {twice} twice, under an old name and under today's: remove one of them")
+    return stored
+
+
+def table_of(checkpoint: Checkpoint, config: TransformerConfig) -> list[Weight]:
+    """The rows of all weights of a config."""
+    return [*checkpoint.weights(config), *attention_weights(config.attention, checkpoint.attention_prefix)]
+
+
+def sizes_of(config: TransformerConfig) -> dict[str, int]:
+    """The lengths of a table's stacked axes."""
+    return {"layer": config.num_layers, "head": config.num_heads}
+
+
+def _equal(one: StoredTensor, other: StoredTensor) -> bool:
+    return one.shape == other.shape and np.array_equal(one, other)
