@@ -245,7 +245,7 @@ def test_too_few_data_to_calibrate_are_told_before_training(command, trained, tm
     arguments = [command, f"--config={NANO}", f"--workdir={tmp_path}/run"]
     arguments.append("--config.quantization.calibration_batches=9000")
     if command == "train":
-        arguments += [f"--config.qat.start={trained}", "--config.qat.scheme=w8a8"]
+        arguments += [f"--config.start={trained}", "--config.qat.scheme=w8a8"]
     assert main(arguments) == 2
     assert "calibration asks for 9000 batches of 128" in capsys.readouterr().err
     assert not list(tmp_path.rglob("metrics.jsonl"))

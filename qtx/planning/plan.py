@@ -15,7 +15,7 @@ from qtx.families import build
 from qtx.foundation.errors import QtxError
 from qtx.models import count_parameters
 from qtx.models.flops import product_flops, step_flops
-from qtx.pipeline.qat import qat_model
+from qtx.pipeline.start import qat_model
 from qtx.planning.hlo import Traffic, count_collectives
 from qtx.planning.stand_in import stand_in
 from qtx.training.program import make_program

@@ -8,7 +8,8 @@ import jax
 import numpy as np
 
 from qtx.foundation.batch import Batch
-from qtx.training.objectives import Sums, cross_entropy_sums, metrics
+from qtx.training.distillation import is_taught
+from qtx.training.objectives import Sums, cross_entropy_sums, fidelity_metrics, metrics
 
 
 def evaluate(apply_fn: Callable[[Batch], jax.Array], batches: Iterable[Batch]) -> dict[str, float]:
@@ -31,9 +32,15 @@ def evaluate(apply_fn: Callable[[Batch], jax.Array], batches: Iterable[Batch]) -
 
 
 def add_up(sums_fn: Callable[[Batch], Sums], batches: Iterable[Batch]) -> dict[str, float]:
-    """`evaluate` for a compiled function batch -> `Sums`; adds in float64, so that no batch's share is rounded away."""
-    total = np.zeros(3)
+    """`evaluate` for a compiled function batch -> `Sums`; adds in float64, so that no batch's share is rounded away.
+
+    Of batches that a teacher has seen: loss (mean relative squared error of the outputs), fidelity (mean cosine to the
+    teacher's) and predictions (examples).
+    """
+    total, taught = np.zeros(3), False
     for batch in batches:
         total += np.asarray(jax.device_get(tuple(sums_fn(batch))), np.float64)
+        taught = is_taught(batch)
     loss, weight, correct = total.tolist()
-    return {**metrics(loss, weight, correct), "predictions": weight}
+    means = fidelity_metrics if taught else metrics
+    return {**means(loss, weight, correct), "predictions": weight}

@@ -125,6 +125,13 @@ def training_sums(logits: jax.Array, batch: Mapping[str, jax.Array], label_smoot
     return sums._replace(loss=(1 - label_smoothing) * sums.loss + label_smoothing * uniform_loss)
 
 
+def fidelity_metrics(loss_sum: float, weight_sum: float, cosine_sum: float) -> dict[str, float]:
+    """Mean loss and mean cosine to the teacher's outputs (`fidelity`, at most 1) from sums; NaN for no examples."""
+    if weight_sum == 0:
+        return {"loss": math.nan, "fidelity": math.nan}
+    return {"loss": loss_sum / weight_sum, "fidelity": cosine_sum / weight_sum}
+
+
 def metrics(loss_sum: float, weight_sum: float, correct_sum: float) -> dict[str, float]:
     """Mean loss (nats), perplexity exp(loss) and accuracy (fraction) from sums; all NaN for no predictions."""
     if weight_sum == 0:

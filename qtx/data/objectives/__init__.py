@@ -5,6 +5,7 @@ from __future__ import annotations
 from qtx.data.objectives.base import MakeExample, Objective, TextObjective
 from qtx.data.objectives.causal import CausalLanguageModelling
 from qtx.data.objectives.classification import Classification
+from qtx.data.objectives.distillation import Distillation
 from qtx.data.objectives.masked import MaskedLanguageModelling
 from qtx.foundation.errors import lookup
 
@@ -12,6 +13,7 @@ OBJECTIVES: dict[str, Objective] = {
     "mlm": MaskedLanguageModelling(),
     "clm": CausalLanguageModelling(),
     "classification": Classification(),
+    "distill": Distillation(),
 }
 """Training objectives by the name that configs use."""
 
@@ -34,6 +36,7 @@ __all__ = [
     "OBJECTIVES",
     "CausalLanguageModelling",
     "Classification",
+    "Distillation",
     "MakeExample",
     "MaskedLanguageModelling",
     "Objective",
