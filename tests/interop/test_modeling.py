@@ -2,9 +2,11 @@
 
 from __future__ import annotations
 
+import copy
 import dataclasses
 import json
 import os
+import re
 import sys
 
 import flax.linen as nn
@@ -13,11 +15,12 @@ import numpy as np
 import pytest
 
 from qtx.attention import GATES, NORMALIZERS, VARIANTS, AttentionConfig, attention_variant
-from qtx.attention.gates import DenseGate
-from qtx.families import build
+from qtx.attention.gates import DenseGate, LinearGate
+from qtx.attention.normalizers import Softmax
+from qtx.families import FAMILIES, build
 from qtx.foundation.errors import QtxError
 from qtx.interop import load, save
-from qtx.interop.modeling import gates, normalizers
+from qtx.interop.modeling import gates, modeling, normalizers
 from qtx.models import BertConfig, OptConfig, VitConfig
 
 try:
@@ -37,7 +40,7 @@ CONFIGS = {
     "vit": VitConfig(**SHAPE, image_size=6, patch_size=2, channels=3, num_classes=5),
 }
 AUTO = {"bert": "AutoModelForMaskedLM", "opt": "AutoModelForCausalLM", "vit": "AutoModelForImageClassification"}
-GATED = "softmax,gate=linear,gate_scale=2"
+NOT_STOCK = [name for name in VARIANTS if name != "softmax"]
 # What options change, where it differs from family to family.
 OPTIONS = {
     "one gamma": ("bert", "clipped_softmax,alpha=None,gamma=-0.1,zeta=1.1", {}),
@@ -76,7 +79,7 @@ def saved(folder, config, scale=0.5):
 
 
 def batch_of(config):
-    """Theirs and ours: two examples, of texts one padded on the right and one on the left."""
+    """Theirs and ours: images, or texts without padding, padded on the right and on the left."""
     rng = np.random.default_rng(1)
     if config.reads == "images":
         images = rng.normal(size=(2, 6, 6, 3)).astype(np.float32)
@@ -109,11 +112,11 @@ def assert_equal_logits(model, config, params):
     with torch.no_grad():
         found = model(**theirs).logits.numpy()
     np.testing.assert_allclose(found, expected, rtol=0, atol=1e-5 * np.abs(expected).max())
-    return found
 
 
 @needs_torch
-@pytest.mark.parametrize("variant", [name for name in VARIANTS if name != "softmax"])
+@pytest.mark.representative("bert-*", "opt-clipped_softmax*", "opt-gated_linear", "vit-sink", "vit-gated_mlp")
+@pytest.mark.parametrize("variant", NOT_STOCK)
 @pytest.mark.parametrize("family", CONFIGS)
 def test_every_variant_is_the_same_in_pytorch(tmp_path, in_torch, family, variant):
     config = dataclasses.replace(CONFIGS[family], attention=VARIANTS[variant])
@@ -128,3 +131,129 @@ def test_options_are_honoured(tmp_path, in_torch, case):
     config = dataclasses.replace(CONFIGS[family], attention=attention_variant(variant), **options)
     params = saved(tmp_path / "model", config)
     assert_equal_logits(in_torch(tmp_path / "model", AUTO[family]), config, params)
+
+
+@needs_torch
+def test_text_goes_on_from_cached_keys_and_values(tmp_path, in_torch):
+    """By visible keys, and with gated values in the cache: by -alpha / T a longer text would change what is cached."""
+    attention = attention_variant("clipped_softmax_visible,gate=headwise,gate_place=values,gate_input=residual")
+    config = dataclasses.replace(CONFIGS["opt"], attention=attention)
+    saved(tmp_path / "model", config)
+    model = in_torch(tmp_path / "model", AUTO["opt"])
+    tokens = batch_of(config)[0]["input_ids"]
+    with torch.no_grad():
+        first = model(tokens[:, :5], use_cache=True)
+        second = model(tokens[:, 5:], past_key_values=first.past_key_values).logits
+        torch.testing.assert_close(second, model(tokens).logits[:, 5:])
+    generated = model.generate(tokens[:1, :3], max_new_tokens=3, do_sample=False, pad_token_id=0)
+    assert generated.shape == (1, 6)
+
+
+@needs_torch
+@pytest.mark.parametrize("family", CONFIGS)
+def test_what_pytorch_saved_is_still_the_model(tmp_path, in_torch, family):
+    config = dataclasses.replace(CONFIGS[family], attention=attention_variant("sink,gate=linear"))
+    params = saved(tmp_path / "model", config)
+    in_torch(tmp_path / "model", AUTO[family]).save_pretrained(tmp_path / "again")
+    assert_equal_logits(in_torch(tmp_path / "again", AUTO[family]), config, params)
+    loaded_config, loaded = load(tmp_path / "again")
+    assert loaded_config.resolved() == config
+    jax.tree.map(np.testing.assert_array_equal, loaded, params)
+
+
+@needs_torch
+def test_a_copy_has_a_gate_of_its_own(tmp_path, in_torch):
+    config = dataclasses.replace(CONFIGS["vit"], attention=attention_variant("gated_headwise,gate_input=residual"))
+    params = saved(tmp_path / "model", config)
+    model = in_torch(tmp_path / "model", AUTO["vit"])
+    copied = copy.deepcopy(model)
+    with torch.no_grad():
+        for name, parameter in model.named_parameters():
+            if "gate_predictor" in name:
+                parameter.zero_()
+    assert_equal_logits(copied, config, params)
+
+
+@needs_torch
+@pytest.mark.parametrize("family", CONFIGS)
+def test_a_stock_class_refuses_an_attention_that_it_does_not_have(tmp_path, family):
+    saved(tmp_path, dataclasses.replace(CONFIGS[family], attention=VARIANTS["clipped_softmax"]))
+    with pytest.raises(ValueError, match=r"load with trust_remote_code=True"):
+        getattr(transformers, AUTO[family]).from_pretrained(tmp_path)
+
+
+@needs_torch
+def test_another_attention_implementation_does_not_take_its_place(tmp_path, in_torch):
+    config = dataclasses.replace(CONFIGS["opt"], attention=VARIANTS["sink"])
+    params = saved(tmp_path / "model", config)
+    model = in_torch(tmp_path / "model", AUTO["opt"])
+    model.set_attn_implementation("sdpa")
+    assert_equal_logits(model, config, params)
+    with torch.no_grad():
+        weights = model(**batch_of(config)[0], output_attentions=True).attentions
+    assert len(weights) == config.num_layers and weights[0].sum(-1).max() < 1
+
+
+@needs_torch
+def test_a_masked_language_model_becomes_a_classifier_with_its_gates(tmp_path, in_torch):
+    config = dataclasses.replace(CONFIGS["bert"], attention=VARIANTS["gated_mlp"])
+    saved(tmp_path / "model", config)
+    model = in_torch(tmp_path / "model", AUTO["bert"])
+    folder = {"pretrained_model_name_or_path": tmp_path / "model", "trust_remote_code": True}
+    classifier = transformers.AutoModelForSequenceClassification.from_pretrained(**folder, num_labels=3).eval()
+    theirs = batch_of(config)[0]
+    with torch.no_grad():
+        torch.testing.assert_close(classifier.bert(**theirs)[0], model.bert(**theirs)[0])
+        assert classifier(**theirs).logits.shape == (3, 3)
+
+
+@pytest.mark.parametrize("variant", NOT_STOCK)
+@pytest.mark.parametrize("family", CONFIGS)
+def test_the_file_is_python_and_config_json_names_what_it_defines(family, variant):
+    config = dataclasses.replace(CONFIGS[family], attention=VARIANTS[variant])
+    values, files = modeling(config, FAMILIES[family].checkpoint.write_config(config))
+    text = files["modeling_qtx.py"].decode()
+    compile(text, "modeling_qtx.py", "exec")
+    assert max(map(len, text.splitlines())) <= 120
+    defined = {f"modeling_qtx.{name}" for name in re.findall(r"^class (Qtx\w+)\(", text, re.MULTILINE)}
+    assert set(values["auto_map"].values()) == defined and AUTO[family] in values["auto_map"]
+
+
+def test_an_exported_folder_has_the_file_and_config_json_names_it(tmp_path):
+    config = dataclasses.replace(CONFIGS["bert"], attention=VARIANTS["gated_linear"])
+    saved(tmp_path, config)
+    assert {path.name for path in tmp_path.iterdir()} == {"config.json", "model.safetensors", "modeling_qtx.py"}
+    values = json.loads((tmp_path / "config.json").read_text())
+    assert values["auto_map"]["AutoModelForMaskedLM"] == "modeling_qtx.QtxBertForMaskedLM"
+    assert load(tmp_path)[0] == config
+
+
+@pytest.mark.parametrize("family", CONFIGS)
+def test_a_plain_softmax_stays_a_stock_model(tmp_path, family):
+    saved(tmp_path, CONFIGS[family])
+    assert {path.name for path in tmp_path.iterdir()} == {"config.json", "model.safetensors"}
+    assert not {"auto_map", "attn_implementation"} & json.loads((tmp_path / "config.json").read_text()).keys()
+
+
+def test_every_registered_normalizer_and_gate_is_known_in_pytorch():
+    assert normalizers.NORMALIZERS.keys() == set(NORMALIZERS.values())
+    assert gates.GATES.keys() == {gate for gate in GATES.values() if not issubclass(gate, DenseGate)}
+
+
+@dataclasses.dataclass(frozen=True)
+class Halved(Softmax):
+    """A softmax at half the scores."""
+
+
+@dataclasses.dataclass(frozen=True)
+class OtherGate(LinearGate):
+    """As linear, but nothing says so."""
+
+
+@pytest.mark.parametrize("registry, entry, kind", [(NORMALIZERS, Halved, "normalizer"), (GATES, OtherGate, "gate")])
+def test_what_is_not_known_in_pytorch_is_refused_by_name(tmp_path, monkeypatch, registry, entry, kind):
+    monkeypatch.setitem(registry, "stranger", entry)
+    config = dataclasses.replace(CONFIGS["bert"], attention=AttentionConfig(**{kind: entry()}))
+    with pytest.raises(QtxError, match=f"^{kind} 'stranger' is not known in PyTorch: give it an entry in qtx.interop"):
+        saved(tmp_path / "model", config)
+    assert not (tmp_path / "model").exists()

@@ -12,7 +12,7 @@ from qtx.interop.modeling.normalizers import NORMALIZERS
 from qtx.interop.modeling.stock import Stock
 
 FILE = '''\
-"""{attention}: the attention of the model in this folder, for transformers 5.23 or later. Written by qtx.
+"""The attention of this model, {attention}. Written by qtx for transformers 5.23 or later.
 
     {auto}.from_pretrained(folder, trust_remote_code=True)
 """
@@ -22,6 +22,11 @@ from torch import nn
 from transformers.models.{model_type} import modeling_{model_type} as stock
 
 HEADS, HEAD_DIM = {heads}, {head_dim}
+
+
+def softmax(scores, visible):
+    """Over the visible keys; 0 at the others, and where there is none."""
+    return scores.masked_fill(~visible, torch.finfo(scores.dtype).min).softmax(-1) * visible
 
 
 class Attention(stock.{stock_attention}):
@@ -123,8 +128,7 @@ def _forward(config: Any, stock: Stock) -> Iterator[str]:
         yield "        key, value = past_key_values.update(key, value, self.layer_idx)"
     yield "    scores = (query @ key.transpose(2, 3)).float() * self.scaling"
     yield "    visible = torch.ones_like(scores, dtype=torch.bool) if attention_mask is None else attention_mask == 0"
-    yield "    scores = scores.masked_fill(~visible, torch.finfo(scores.dtype).min)"
-    yield "    probs = self.normalize(scores, visible) * visible"
+    yield "    probs = self.normalize(scores, visible)"
     yield f"    probs = nn.functional.dropout(probs, {stock.dropout}, self.training).to(value.dtype)"
     yield "    context = (probs @ value).transpose(1, 2)"
     if place == "context":

@@ -23,12 +23,12 @@ GATES: dict[type[PerHeadGate], Callable[[Any, str], str]] = {LinearGate: alpha, 
 
 
 def parameters(gate: Gate, own: str, heads: int, head_dim: int) -> str:
-    """The line that makes what a gate learns."""
+    """The lines that make what a gate learns."""
     if type(gate) is LinearGate:
         return f"{own}.alpha = nn.ModuleList(nn.Linear(HEAD_DIM, 1) for _ in range(HEADS))"
     if type(gate) is MlpGate:
         mlp = f"nn.Sequential(nn.Linear(HEAD_DIM, {gate.hidden}), nn.ReLU(), nn.Linear({gate.hidden}, 1))"
-        return f"{own}.alpha = nn.ModuleList({mlp} for _ in range(HEADS))"
+        return f"{own}.alpha = nn.ModuleList(\n    {mlp} for _ in range(HEADS)\n)"
     if isinstance(gate, DenseGate):
         features = "HEADS" if gate.logits_per_head(head_dim) == 1 else "HEADS * HEAD_DIM"
         return f"{_dense(gate, own)} = nn.Linear(HEADS * HEAD_DIM, {features}, bias={gate.initial_bias is not None})"

@@ -1,8 +1,8 @@
-"""What normalizers compute, in PyTorch: for each the body of a method `normalize(self, scores, visible)`.
+"""What normalizers compute, in PyTorch: for each the lines of a method `normalize(self, scores, visible)`.
 
-`scores` are `[B, H, T, S]`, float32, at the lowest number where the query does not see the key; `visible` is True where
-it does, and broadcasts to them. What the body returns is set to 0 where a key is not seen. A parameter has its name
-after `own`: `f"{own}.sinks"`.
+`scores` are `[B, HEADS, T, S]`, scaled, float32, and anything where a query does not see a key; `visible` is True where
+it does, and broadcasts to them. As in qtx, what is returned is 0 where a key is not seen. The lines may call
+`softmax(scores, visible)`, which is, and find a parameter by its name after `own`: `f"{own}.sinks"`.
 """
 
 from __future__ import annotations
@@ -31,13 +31,13 @@ def clipped_softmax(n: ClippedSoftmax, own: str) -> str:
         gamma = str(n.gamma)
     return f"""
 gamma = {gamma}
-return (({n.zeta} - gamma) * scores.softmax(-1) + gamma).clamp(0, 1)
+return (({n.zeta} - gamma) * softmax(scores, visible) + gamma).clamp(0, 1)
 """
 
 
 def normalized_clipped_softmax(n: NormalizedClippedSoftmax, own: str) -> str:
     return f"""
-beta, eta, probs = {n.beta}, {n.eta}, scores.softmax(-1)
+beta, eta, probs = {n.beta}, {n.eta}, softmax(scores, visible)
 keys = visible.sum(-1, keepdim=True)
 others = (keys - 1).clamp(min=1)
 clipped = ((keys * eta - beta) / others * probs + (beta - eta) / others).clamp(0, 1)
@@ -46,21 +46,22 @@ return torch.where(keys > 1, clipped, beta * probs)
 
 
 def softmax1(n: Softmax1, own: str) -> str:
-    return """
-empty = torch.zeros_like(scores[..., :1])
-return torch.cat([scores, empty], -1).softmax(-1)[..., :-1]
-"""
+    return with_empty_key("torch.zeros_like(scores[..., :1])")
 
 
 def sink(n: Sink, own: str) -> str:
+    return with_empty_key(f"{own}.sinks.float()[:, None, None].expand_as(scores[..., :1])")
+
+
+def with_empty_key(score: str) -> str:
     return f"""
-empty = {own}.sinks.float()[:, None, None].expand_as(scores[..., :1])
-return torch.cat([scores, empty], -1).softmax(-1)[..., :-1]
+scores = torch.cat([scores, {score}], -1)
+return softmax(scores, nn.functional.pad(visible, (0, 1), value=True))[..., :-1]
 """
 
 
 NORMALIZERS: dict[type[Normalizer], Callable[[Any, str], str]] = {
-    Softmax: lambda n, own: "return scores.softmax(-1)",
+    Softmax: lambda n, own: "return softmax(scores, visible)",
     ClippedSoftmax: clipped_softmax,
     NormalizedClippedSoftmax: normalized_clipped_softmax,
     Softmax1: softmax1,
