@@ -64,8 +64,8 @@ def save(folder: str | Path, config: TransformerConfig, params: Any, original: s
         from there; None: as `transformers` has them.
 
     Raises:
-      QtxError: if the family has no such checkpoints, the architecture or PyTorch cannot express the config, or `original` is
-        another model's.
+      QtxError: if the family has no such checkpoints, the architecture or PyTorch cannot express the config, or
+        `original` is another model's.
     """
     folder, params = Path(folder), nn.unbox(params)
     if original is None:

@@ -17,11 +17,13 @@ import pytest
 from qtx.attention import GATES, NORMALIZERS, VARIANTS, AttentionConfig, attention_variant
 from qtx.attention.gates import DenseGate, LinearGate
 from qtx.attention.normalizers import Softmax
-from qtx.families import FAMILIES, build
+from qtx.families import build, family_of
 from qtx.foundation.errors import QtxError
 from qtx.interop import load, save
 from qtx.interop.modeling import gates, modeling, normalizers
 from qtx.models import BertConfig, OptConfig, VitConfig
+from tests.interop.kinds import KINDS
+from tests.strangers import documented, documented_in_pytorch
 
 try:
     import torch
@@ -39,7 +41,17 @@ CONFIGS = {
     "opt": OptConfig(**SHAPE, vocab_size=23, max_length=9),
     "vit": VitConfig(**SHAPE, image_size=6, patch_size=2, channels=3, num_classes=5),
 }
-AUTO = {"bert": "AutoModelForMaskedLM", "opt": "AutoModelForCausalLM", "vit": "AutoModelForImageClassification"}
+CONFIGS |= {
+    "bert encoder": dataclasses.replace(CONFIGS["bert"], head="none"),
+    "bert classifier": dataclasses.replace(CONFIGS["bert"], head="classification", num_classes=4),
+}
+AUTO = {
+    "bert": "AutoModelForMaskedLM",
+    "bert encoder": "AutoModel",
+    "bert classifier": "AutoModelForSequenceClassification",
+    "opt": "AutoModelForCausalLM",
+    "vit": "AutoModelForImageClassification",
+}
 NOT_STOCK = [name for name in VARIANTS if name != "softmax"]
 # What options change, where it differs from family to family.
 OPTIONS = {
@@ -100,7 +112,8 @@ def in_torch(tmp_path, monkeypatch):
         model, info = getattr(transformers, auto).from_pretrained(
             folder, trust_remote_code=True, output_loading_info=True
         )
-        assert not any(info.values())
+        missing = {name for name in info.pop("missing_keys") if not name.startswith("pooler.")}  # an encoder has none
+        assert not missing and not any(info.values())
         return model.eval()
 
     return from_pretrained
@@ -110,12 +123,12 @@ def assert_equal_logits(model, config, params):
     theirs, ours = batch_of(config)
     expected = np.asarray(jax.jit(build(config).apply)({"params": params}, ours))
     with torch.no_grad():
-        found = model(**theirs).logits.numpy()
+        found = model(**theirs)[0].numpy()
     np.testing.assert_allclose(found, expected, rtol=0, atol=1e-5 * np.abs(expected).max())
 
 
 @needs_torch
-@pytest.mark.representative("bert-*", "opt-clipped_softmax*", "opt-gated_linear", "vit-sink", "vit-gated_mlp")
+@pytest.mark.representative("bert-*", "opt-clipped_softmax*", "opt-gated_linear", "vit-sink", "bert*-gated_mlp")
 @pytest.mark.parametrize("variant", NOT_STOCK)
 @pytest.mark.parametrize("family", CONFIGS)
 def test_every_variant_is_the_same_in_pytorch(tmp_path, in_torch, family, variant):
@@ -129,6 +142,19 @@ def test_every_variant_is_the_same_in_pytorch(tmp_path, in_torch, family, varian
 def test_options_are_honoured(tmp_path, in_torch, case):
     family, variant, options = OPTIONS[case]
     config = dataclasses.replace(CONFIGS[family], attention=attention_variant(variant), **options)
+    params = saved(tmp_path / "model", config)
+    assert_equal_logits(in_torch(tmp_path / "model", AUTO[family]), config, params)
+
+
+@needs_torch
+@pytest.mark.parametrize("family", ["opt", "vit"])
+def test_the_documented_lines_compute_what_the_documented_variants_do(tmp_path, in_torch, monkeypatch, family):
+    temperature, diagonal = (documented("adding-a-variant.md")[name] for name in ("Temperature", "DiagonalGate"))
+    monkeypatch.setitem(NORMALIZERS, "temperature", temperature)
+    monkeypatch.setitem(GATES, "diagonal", diagonal)
+    monkeypatch.setitem(normalizers.NORMALIZERS, temperature, documented_in_pytorch("Temperature"))
+    monkeypatch.setitem(gates.GATES, diagonal, documented_in_pytorch("DiagonalGate"))
+    config = dataclasses.replace(CONFIGS[family], attention=AttentionConfig(temperature(), diagonal()))
     params = saved(tmp_path / "model", config)
     assert_equal_logits(in_torch(tmp_path / "model", AUTO[family]), config, params)
 
@@ -195,6 +221,17 @@ def test_another_attention_implementation_does_not_take_its_place(tmp_path, in_t
 
 
 @needs_torch
+def test_a_model_made_of_a_checkpoint_keeps_what_pytorch_alone_has(tmp_path, in_torch):
+    """The pooler, and the head for whether two sentences follow each other."""
+    KINDS["BertForPreTraining, of TensorFlow"].write(tmp_path / "original")
+    config, params = load(tmp_path / "original")
+    save(tmp_path / "model", dataclasses.replace(config, attention=VARIANTS["softmax1"]), params, tmp_path / "original")
+    in_torch(tmp_path / "model", "AutoModelForPreTraining")
+    save(tmp_path / "back", config, params, tmp_path / "model")
+    assert json.loads((tmp_path / "back/config.json").read_text()) == KINDS["BertForPreTraining, of TensorFlow"].config
+
+
+@needs_torch
 def test_a_masked_language_model_becomes_a_classifier_with_its_gates(tmp_path, in_torch):
     config = dataclasses.replace(CONFIGS["bert"], attention=VARIANTS["gated_mlp"])
     saved(tmp_path / "model", config)
@@ -211,11 +248,11 @@ def test_a_masked_language_model_becomes_a_classifier_with_its_gates(tmp_path, i
 @pytest.mark.parametrize("family", CONFIGS)
 def test_the_file_is_python_and_config_json_names_what_it_defines(family, variant):
     config = dataclasses.replace(CONFIGS[family], attention=VARIANTS[variant])
-    values, files = modeling(config, FAMILIES[family].checkpoint.write_config(config))
+    values, files = modeling(config, family_of(config).checkpoint.write_config(config))
     text = files["modeling_qtx.py"].decode()
     compile(text, "modeling_qtx.py", "exec")
     assert max(map(len, text.splitlines())) <= 120
-    defined = {f"modeling_qtx.{name}" for name in re.findall(r"^class (Qtx\w+)\(", text, re.MULTILINE)}
+    defined = {f"modeling_qtx.{name}" for name in re.findall(r"^class (\w+)\(Qtx, ", text, re.MULTILINE)}
     assert set(values["auto_map"].values()) == defined and AUTO[family] in values["auto_map"]
 
 
@@ -224,7 +261,7 @@ def test_an_exported_folder_has_the_file_and_config_json_names_it(tmp_path):
     saved(tmp_path, config)
     assert {path.name for path in tmp_path.iterdir()} == {"config.json", "model.safetensors", "modeling_qtx.py"}
     values = json.loads((tmp_path / "config.json").read_text())
-    assert values["auto_map"]["AutoModelForMaskedLM"] == "modeling_qtx.QtxBertForMaskedLM"
+    assert values["auto_map"]["AutoModelForMaskedLM"] == "modeling_qtx.BertForMaskedLM"
     assert load(tmp_path)[0] == config
 
 

@@ -74,6 +74,7 @@ def rendered(config: Any, stock: Stock, model_type: str, refused: str) -> str:
     """
     return FILE.format(
         attention=attention_text(config.attention),
+        auto=next(iter(stock.classes)),
         model_type=model_type,
         heads=config.num_heads,
         head_dim=config.width // config.num_heads,
