@@ -12,7 +12,7 @@ from qtx.interop.modeling.normalizers import NORMALIZERS
 from qtx.interop.modeling.stock import Stock
 
 FILE = '''\
-"""The attention of this model, {attention}. Written by qtx for transformers 5.23 or later.
+"""The attention of this model, written by qtx for transformers 5.23 or later: {attention}
 
     {auto}.from_pretrained(folder, trust_remote_code=True)
 """
