@@ -11,9 +11,12 @@ from typing import Any
 import flax.linen as nn
 from ml_collections import ConfigDict
 
+from qtx.attention import AttentionConfig, attention_text
+from qtx.attention.conversion import converted_attention, without_warmup
 from qtx.data import OBJECTIVES, Data
 from qtx.experiment import Experiment, default, from_record, read
 from qtx.families import build
+from qtx.families.conversion import converted_params
 from qtx.foundation.config import section
 from qtx.foundation.errors import QtxError
 from qtx.models import TransformerConfig
@@ -27,12 +30,13 @@ from qtx.training.sharding import make_mesh, shard_global_batch
 # Options of a model that may differ between a run and one that starts from it: they say nothing of what a parameter
 # means. Another attention is converted, and another head is a new one.
 FREE_OPTIONS = ("dropout", "attention_dropout", "init_std", "dtype", "remat", "attention", "head", "num_classes")
-HEAD = "head"
+WARMUP_SHARE = 0.1
 
 
 def inheriting(config: ConfigDict, named: Container[str] = ()) -> ConfigDict:
     """A config with `start`, its model completed by that of the start: an option of the section `model` that is neither
-    named nor other than the family's default is the start's. So is the attention, as one option.
+    named nor other than the family's default is the start's. So is the attention, as one option; another one is made
+    the same function at step 0 (see `qtx.attention.conversion`), with a warm-up of a tenth of training if it has none.
 
     Args:
       config: of an experiment; without a start it is returned as it is.
@@ -52,13 +56,20 @@ def inheriting(config: ConfigDict, named: Container[str] = ()) -> ConfigDict:
     start, usual = section(there.model), default(config.family).model
     for name, value in start.items():
         key = f"model.{name}"
-        if name == "attention":
-            options = [f"{key}.{option}" for option in value]
-            if not any(option in named for option in (key, *options)) and config.model[name] == usual[name]:
-                config.model[name] = value
-        elif key not in named and config.model[name] == usual[name]:
+        options = [key, *(f"{key}.{option}" for option in value)] if name == "attention" else [key]
+        if not any(option in named for option in options) and config.model[name] == usual[name]:
             config.model[name] = value
+    config.model.attention = section(_attention(read(config), there))
     return config
+
+
+def _attention(experiment: Experiment, there: Experiment) -> AttentionConfig:
+    """The attention of an experiment that starts from the run of `there`: the same function at step 0."""
+    warmup_steps = max(1, round(WARMUP_SHARE * experiment.training.steps))
+    try:
+        return converted_attention(experiment.model.attention, there.model.attention, warmup_steps)
+    except QtxError as error:
+        raise QtxError(f"config.start={experiment.start}: {error}") from None
 
 
 def config_of(start: str) -> Experiment:
@@ -104,6 +115,18 @@ def check_start(experiment: Experiment, workdir: Path, identity: Mapping[str, st
     if there.family != experiment.family or differing:
         differing = differing or [f"family ({there.family} there, {experiment.family} here)"]
         raise QtxError(f"config.start={start} is a run of another model: {', '.join(differing)}; give its --config")
+    attention, wanted = _attention(experiment, there), experiment.model.attention
+    # With quantizers everything is computed as it is after its warm-up.
+    if attention != (without_warmup(wanted) if experiment.qat.scheme else wanted):
+        raise QtxError(
+            f"config.model.attention is {attention_text(experiment.model.attention)!r}, with which the model of "
+            f"config.start={start} would be another one at once: expected {attention_text(attention)!r}"
+        )
+    if experiment.qat.scheme and attention != without_warmup(there.model.attention):
+        raise QtxError(
+            f"config.start={start} has attention {attention_text(there.model.attention)!r}: quantization-aware "
+            "training has no warm-up; convert it first, by a run without config.qat.scheme"
+        )
     tokenizer = RunFolder(Path(start)).identity().get("tokenizer")
     if tokenizer != identity.get("tokenizer"):
         raise QtxError(
@@ -140,7 +163,8 @@ def start_params(experiment: Experiment, module: nn.Module, data: Data, folder: 
     there = config_of(folder)
     original = build(there.model)
     checkpoint = NEWEST if folder == experiment.start else "0"
-    return load_params(original, data, folder, experiment.mesh, checkpoint)
+    params = load_params(original, data, folder, experiment.mesh, checkpoint)
+    return converted_params(module, params, experiment.seed)
 
 
 def check_calibration(data: Data, batch_size: int, batches: int) -> None:
@@ -193,3 +217,14 @@ def teacher_of(experiment: Experiment, data: Data, workdir: Path | None) -> Teac
     checkpoint = "0" if RunFolder(Path(folder)).imported.is_dir() else NEWEST
     params = load_params(module, data, folder, experiment.mesh, checkpoint)
     return Teacher(module, params, experiment.training.distill_layers)
+
+
+def original_of(experiment: Experiment, workdir: Path) -> Path | None:
+    """The checkpoint that a run's model was imported from, its own or that of the run at the beginning of its starts,
+    if its head is still the same; None: there is none."""
+    folder, there = workdir, experiment
+    while there.start:
+        folder, there = Path(there.start), config_of(there.start)
+    imported = RunFolder(folder).imported
+    same = getattr(there.model, "head", None) == getattr(experiment.model, "head", None)
+    return imported if imported.is_dir() and same else None
