@@ -64,7 +64,9 @@ def _rows(path: str | Path, columns: Sequence[str]) -> Iterator[tuple[int, str, 
     else:
         missing = next((column for column in columns if column not in header), None)
         if missing is not None:
-            raise _no_column(path, first[0], missing, header, "or columns by their numbers, from 0, if it has no header")
+            raise _no_column(
+                path, first[0], missing, header, "or columns by their numbers, from 0, if it has no header"
+            )
         indices = [header.index(column) for column in columns]
     for number, row in rows:
         if len(row) != len(header):
@@ -82,7 +84,9 @@ def _table_lines(path: str | Path) -> Iterator[str]:
 def _objects(path: str | Path, columns: Sequence[str]) -> Iterator[tuple[int, str, str]]:
     for number, record in json_lines(path):
         if not isinstance(record, dict):
-            raise QtxError(f"{path}, line {number}: expected an object such as {{{columns[0]!r}: ..., {columns[1]!r}: ...}}")
+            raise QtxError(
+                f"{path}, line {number}: expected an object such as {{{columns[0]!r}: ..., {columns[1]!r}: ...}}"
+            )
         missing = next((column for column in columns if column not in record), None)
         if missing is not None:
             raise _no_column(path, number, missing, list(record), "")

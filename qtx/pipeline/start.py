@@ -9,6 +9,8 @@ from pathlib import Path
 from typing import Any
 
 import flax.linen as nn
+import jax
+import jax.numpy as jnp
 from ml_collections import ConfigDict
 
 from qtx.data import OBJECTIVES, Data
@@ -22,7 +24,8 @@ from qtx.quantization.qat.model import QatModel, make_qat_model
 from qtx.training.distillation import Teacher
 from qtx.training.loading import NEWEST, load_params
 from qtx.training.run_folder import RunFolder
-from qtx.training.sharding import make_mesh, shard_global_batch
+from qtx.training.sharding import make_mesh, param_shardings, shard_global_batch
+from qtx.training.step import init_key
 
 # Options of a model that may differ between a run and one that starts from it: they say nothing of what a parameter
 # means. Another attention is converted, and another head is a new one.
@@ -50,6 +53,8 @@ def inheriting(config: ConfigDict, named: Container[str] = ()) -> ConfigDict:
             f"{config.family!r}: choose a config of its family"
         )
     start, usual = section(there.model), default(config.family).model
+    if config.objective in OBJECTIVES and not OBJECTIVES[config.objective].taught:
+        start = {name: value for name, value in start.items() if name != "num_classes"}  # the data tell
     for name, value in start.items():
         key = f"model.{name}"
         if name == "attention":
@@ -140,7 +145,28 @@ def start_params(experiment: Experiment, module: nn.Module, data: Data, folder: 
     there = config_of(folder)
     original = build(there.model)
     checkpoint = NEWEST if folder == experiment.start else "0"
-    return load_params(original, data, folder, experiment.mesh, checkpoint)
+    params = load_params(original, data, folder, experiment.mesh, checkpoint)
+    return with_head(experiment, module, original, params)
+
+
+def with_head(experiment: Experiment, module: nn.Module, original: nn.Module, params: Any) -> Any:
+    """The parameters of another model with the head of `module`, as new as in a run that starts from nothing; those of
+    a head of the same kind and shapes stay."""
+    here: Any = module
+    there: Any = original
+
+    def head(key):
+        return module.init(key, here.config.example())["params"].get(HEAD, {})
+
+    key = init_key(experiment.seed)
+    boxed = jax.eval_shape(head, key)
+    same_kind = getattr(here.config, HEAD, None) == getattr(there.config, HEAD, None)
+    if same_kind and jax.tree.map(jnp.shape, nn.unbox(boxed)) == jax.tree.map(jnp.shape, params.get(HEAD, {})):
+        return params
+    shardings = param_shardings(make_mesh(experiment.mesh), boxed)
+    # Compiled for the head alone: the values of the others are never computed.
+    new = jax.jit(lambda key: nn.unbox(head(key)), out_shardings=shardings)(key)
+    return {**{name: part for name, part in params.items() if name != HEAD}, **({HEAD: new} if new else {})}
 
 
 def check_calibration(data: Data, batch_size: int, batches: int) -> None:
@@ -189,6 +215,13 @@ def teacher_of(experiment: Experiment, data: Data, workdir: Path | None) -> Teac
             f"objective {experiment.objective!r} learns from the run that training starts from, but config.start is "
             "empty: give its folder, e.g. --config.start=runs/x"
         )
+    for option in (HEAD, "num_classes"):
+        its, own = getattr(there.model, option, None), getattr(experiment.model, option, None)
+        if its != own:
+            raise QtxError(
+                f"objective {experiment.objective!r} compares outputs with those of {folder}, whose model.{option} is "
+                f"{its!r}, but config.model.{option} is {own!r}: leave it out"
+            )
     module = build(dataclasses.replace(there.model, dtype="float32"))
     checkpoint = "0" if RunFolder(Path(folder)).imported.is_dir() else NEWEST
     params = load_params(module, data, folder, experiment.mesh, checkpoint)
