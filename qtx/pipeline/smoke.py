@@ -27,7 +27,7 @@ BATCH_SIZE = 8
 SEQUENCE_LENGTH = 32
 VOCABULARY = 512
 LAYERS, HEADS, HEAD_WIDTH = 2, 2, 16
-NEEDS_NO_FILES = ("stdlib", "digits", "bigram_backcopy")
+NEEDS_NO_FILES = ("stdlib", "stdlib_labels", "digits", "bigram_backcopy")
 NOT_OF_THE_RUN = ("accumulation_steps", "max_bad_steps")
 
 

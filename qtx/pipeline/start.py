@@ -9,6 +9,8 @@ from pathlib import Path
 from typing import Any
 
 import flax.linen as nn
+import jax
+import jax.numpy as jnp
 from ml_collections import ConfigDict
 
 from qtx.attention import AttentionConfig, attention_text
@@ -54,6 +56,8 @@ def inheriting(config: ConfigDict, named: Container[str] = ()) -> ConfigDict:
             f"{config.family!r}: choose a config of its family"
         )
     start, usual = section(there.model), default(config.family).model
+    if config.objective in OBJECTIVES and not OBJECTIVES[config.objective].taught:
+        start = {name: value for name, value in start.items() if name != "num_classes"}  # the data tell
     for name, value in start.items():
         key = f"model.{name}"
         options = [key, *(f"{key}.{option}" for option in value)] if name == "attention" else [key]
@@ -159,12 +163,16 @@ def initial_params(
 
 
 def start_params(experiment: Experiment, module: nn.Module, data: Data, folder: str) -> Any:
-    """The newest parameters of the run in a folder, as those of `module`."""
+    """The newest parameters of the run in a folder, as those of `module`; a head of another kind or shape is new."""
     there = config_of(folder)
     original = build(there.model)
     checkpoint = NEWEST if folder == experiment.start else "0"
     params = load_params(original, data, folder, experiment.mesh, checkpoint)
-    return converted_params(module, params, experiment.seed)
+    here, there = (getattr(model.config, HEAD, None) for model in (module, original))
+    boxed = jax.eval_shape(lambda: module.init(jax.random.key(0), module.config.example())["params"].get(HEAD, {}))
+    same = here == there and jax.tree.map(jnp.shape, nn.unbox(boxed)) == jax.tree.map(jnp.shape, params.get(HEAD, {}))
+    encoder = params if same else {name: part for name, part in params.items() if name != HEAD}
+    return converted_params(module, encoder, experiment.seed)
 
 
 def check_calibration(data: Data, batch_size: int, batches: int) -> None:
@@ -213,6 +221,13 @@ def teacher_of(experiment: Experiment, data: Data, workdir: Path | None) -> Teac
             f"objective {experiment.objective!r} learns from the run that training starts from, but config.start is "
             "empty: give its folder, e.g. --config.start=runs/x"
         )
+    for option in (HEAD, "num_classes"):
+        its, own = getattr(there.model, option, None), getattr(experiment.model, option, None)
+        if its != own:
+            raise QtxError(
+                f"objective {experiment.objective!r} compares outputs with those of {folder}, whose model.{option} is "
+                f"{its!r}, but config.model.{option} is {own!r}: leave it out"
+            )
     module = build(dataclasses.replace(there.model, dtype="float32"))
     checkpoint = "0" if RunFolder(Path(folder)).imported.is_dir() else NEWEST
     params = load_params(module, data, folder, experiment.mesh, checkpoint)
