@@ -33,6 +33,7 @@ from qtx.training.sharding import make_mesh, shard_global_batch
 # means. Another attention is converted, and another head is a new one.
 FREE_OPTIONS = ("dropout", "attention_dropout", "init_std", "dtype", "remat", "attention", "head", "num_classes")
 WARMUP_SHARE = 0.1
+HEAD = "head"
 
 
 def inheriting(config: ConfigDict, named: Container[str] = ()) -> ConfigDict:
@@ -168,9 +169,10 @@ def start_params(experiment: Experiment, module: nn.Module, data: Data, folder: 
     original = build(there.model)
     checkpoint = NEWEST if folder == experiment.start else "0"
     params = load_params(original, data, folder, experiment.mesh, checkpoint)
-    here, there = (getattr(model.config, HEAD, None) for model in (module, original))
-    boxed = jax.eval_shape(lambda: module.init(jax.random.key(0), module.config.example())["params"].get(HEAD, {}))
-    same = here == there and jax.tree.map(jnp.shape, nn.unbox(boxed)) == jax.tree.map(jnp.shape, params.get(HEAD, {}))
+    config: Any = module.config
+    boxed = jax.eval_shape(lambda: module.init(jax.random.key(0), config.example())["params"].get(HEAD, {}))
+    same = getattr(config, HEAD, None) == getattr(there.model, HEAD, None)
+    same = same and jax.tree.map(jnp.shape, nn.unbox(boxed)) == jax.tree.map(jnp.shape, params.get(HEAD, {}))
     encoder = params if same else {name: part for name, part in params.items() if name != HEAD}
     return converted_params(module, encoder, experiment.seed)
 
