@@ -10,6 +10,7 @@ from qtx.families.weights import export_weights
 from qtx.foundation.errors import QtxError
 from qtx.foundation.storage import sealed_safetensors
 from qtx.interop.stored import ATTENTION_KEY, Stored, sizes_of, table_of
+from qtx.interop.weight_files import INDEX, WEIGHTS, index_of
 from qtx.models import TransformerConfig
 
 # What a checkpoint does not tell: how to compute, not what.
@@ -57,4 +58,7 @@ def as_in(original: Stored, config: TransformerConfig, params: Any) -> tuple[dic
     prefix = checkpoint.prefix if bare else ""
     more = {name.removeprefix(prefix): x for name, x in ours.items() if name not in names.values()}
     files[list(files)[-1]] |= more
-    return values, {file: sealed_safetensors(tensors, format="pt") for file, tensors in files.items()}
+    contents = {file: sealed_safetensors(tensors, format="pt") for file, tensors in files.items()}
+    if WEIGHTS not in files:
+        contents[INDEX] = index_of(files)
+    return values, contents

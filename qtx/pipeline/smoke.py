@@ -12,7 +12,6 @@ from typing import Any
 
 from ml_collections import ConfigDict
 
-from qtx.attention.normalizers import ClippedSoftmax
 from qtx.data import OBJECTIVES, VOCABULARIES, DataConfig
 from qtx.data.config import SOURCE
 from qtx.experiment import from_record, read, record
@@ -70,11 +69,9 @@ def _small_model(model: TransformerConfig, shorter: float) -> TransformerConfig:
         "head_dim": HEAD_WIDTH,
         **dict.fromkeys(FROM_DATA),
     }
-    attention = model.attention
-    if isinstance(attention.normalizer, ClippedSoftmax):
-        warmup = _shortened(attention.normalizer.gamma_warmup_steps, shorter)
-        normalizer = dataclasses.replace(attention.normalizer, gamma_warmup_steps=warmup)
-        attention = dataclasses.replace(attention, normalizer=normalizer)
+    normalizer = model.attention.normalizer
+    normalizer = normalizer.with_warmup(_shortened(normalizer.warmup_steps, shorter))
+    attention = dataclasses.replace(model.attention, normalizer=normalizer)
     names = {field.name for field in dataclasses.fields(model)}
     sizes = {name: size for name, size in sizes.items() if name in names}
     return dataclasses.replace(model, attention=attention, **sizes, **family_of(model).small(model, sizes))
