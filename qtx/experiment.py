@@ -146,6 +146,12 @@ def read(config: ConfigDict) -> Experiment:
     if values["seed"] < 0:
         raise QtxError(f"config.seed is {values['seed']}: expected 0 or more")
     values["model"] = read_section(family.config, values["model"], "config.model")
+    head = family.heads.get(values["objective"])
+    if head is not None and values["model"].head != head:
+        raise QtxError(
+            f"config.model.head is {values['model'].head!r}, but objective {values['objective']!r} trains the head "
+            f"{head!r}: set config.model.head to it, or choose another config.objective"
+        )
     for name, cls in SECTIONS.items():
         values[name] = read_section(cls, values[name], f"config.{name}")
     experiment = resolved(Experiment(**values))

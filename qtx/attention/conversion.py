@@ -36,8 +36,8 @@ def converted_attention(wanted: AttentionConfig, original: AttentionConfig, warm
     Raises:
       QtxError: if no parameters make it the same function.
     """
-    trained = AttentionConfig(original.normalizer.with_warmup(0), original.gate)
-    if AttentionConfig(wanted.normalizer.with_warmup(0), wanted.gate) == trained:
+    trained = without_warmup(original)
+    if without_warmup(wanted) == trained:
         return trained
     if trained != PLAIN:
         raise QtxError(
@@ -53,6 +53,11 @@ def converted_attention(wanted: AttentionConfig, original: AttentionConfig, warm
             "beside the warm-up (zeta, beta) at their defaults"
         )
     return AttentionConfig(normalizer, None if gate is None else _multiplying_by_one(gate))
+
+
+def without_warmup(attention: AttentionConfig) -> AttentionConfig:
+    """What an attention is after its warm-up."""
+    return AttentionConfig(attention.normalizer.with_warmup(0), attention.gate)
 
 
 def starts_as_softmax(normalizer: Normalizer) -> bool:

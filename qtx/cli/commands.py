@@ -105,6 +105,7 @@ def evaluate(experiment: Experiment, workdir: Path, checkpoint: str = NEWEST, na
     with console.status("measuring"):
         result = measure(run, {}, attention_text(experiment.model.attention), began)
     rows = [["loss", number(result["loss"])], ["metric", shown(result["metric"], result["fp"])]]
+    rows += [["F1", number(result["f1"])]] if "f1" in result else []
     rows += [[f"trained for {name.upper()}", shown(result["metric"], q)] for name, q in result["quantized"].items()]
     rows += [
         [title, number(result[key])] for key, title in (OUTLIER_COLUMNS | ATTENTION_COLUMNS).items() if key != "loss"

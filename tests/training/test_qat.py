@@ -18,8 +18,8 @@ from qtx.foundation.errors import QtxError
 from qtx.pipeline.compare import runs
 from qtx.pipeline.measure import measure
 from qtx.pipeline.prepare import prepare
-from qtx.pipeline.start import check_start, start_params
 from qtx.pipeline.quantize import quantize
+from qtx.pipeline.start import check_start, start_params
 from qtx.pipeline.train import train
 from qtx.pipeline.trained import TrainedRun, restore_run
 from qtx.quantization import QuantizationConfig, Quantizer, Recipe, Rule, calibrate

@@ -86,8 +86,8 @@ class SoftmaxLike(Normalizer):
     a second for the sum of finish(p) v.
     """
 
-    def empty(self, parameters: Mapping[str, jax.Array]) -> jax.Array | None:
-        """The logit of an extra, empty key, `()` or `[H, 1, 1]`; None: there is none."""
+    def empty(self, parameters: Mapping[str, jax.Array], rows: Rows) -> jax.Array | None:
+        """The logit of an extra, empty key, `()` or `[H, 1, 1]`, perhaps -inf; None: there is none."""
         return None
 
     def finish(self, parameters: Mapping[str, jax.Array], probs: jax.Array, rows: Rows) -> jax.Array:
@@ -95,7 +95,7 @@ class SoftmaxLike(Normalizer):
         return probs
 
     def __call__(self, parameters, scores, rows):
-        return self.finish(parameters, softmax(scores, rows.mask.dense(), self.empty(parameters)), rows)
+        return self.finish(parameters, softmax(scores, rows.mask.dense(), self.empty(parameters, rows)), rows)
 
 
 @dataclasses.dataclass(frozen=True)
@@ -127,5 +127,5 @@ def softmax(scores: jax.Array, visible: jax.Array | None = None, empty: jax.Arra
         weights = jnp.where(visible, weights, 0.0)
     total = weights.sum(axis=-1, keepdims=True)
     if empty is not None:
-        return weights / (total + jnp.exp(empty - largest))
+        total = total + jnp.exp(empty - largest)
     return weights / jnp.where(total == 0, 1.0, total)

@@ -7,6 +7,7 @@ from qtx.data.objectives.causal import CausalLanguageModelling
 from qtx.data.objectives.classification import Classification
 from qtx.data.objectives.distillation import Distillation
 from qtx.data.objectives.masked import MaskedLanguageModelling
+from qtx.data.objectives.sequence_classification import SequenceClassification
 from qtx.foundation.errors import lookup
 
 OBJECTIVES: dict[str, Objective] = {
@@ -14,6 +15,7 @@ OBJECTIVES: dict[str, Objective] = {
     "clm": CausalLanguageModelling(),
     "classification": Classification(),
     "distill": Distillation(),
+    "sequence_classification": SequenceClassification(),
 }
 """Training objectives by the name that configs use."""
 
@@ -40,6 +42,7 @@ __all__ = [
     "MakeExample",
     "MaskedLanguageModelling",
     "Objective",
+    "SequenceClassification",
     "TextObjective",
     "text_objective",
     "text_objectives",

@@ -24,12 +24,14 @@ class Objective(abc.ABC):
       lower_is_better: of that metric.
       built_in_source: the data source that serves it without any file.
       taught: whether the targets are the outputs of the run that training starts from.
+      labelled: whether a text has a label, which only some sources give.
     """
 
     metric: ClassVar[str]
     lower_is_better: ClassVar[bool]
     built_in_source: ClassVar[str]
     taught: ClassVar[bool] = False
+    labelled: ClassVar[bool] = False
 
 
 class TextObjective(Objective):
