@@ -41,7 +41,10 @@ def modeling(config: Any, values: Mapping[str, Any]) -> tuple[dict[str, Any], di
         return {key: value for key, value in values.items() if not ours or key not in KEYS}, {}
     model_type = values.get("model_type")
     if model_type not in STOCK:
-        raise _unknown("model_type", model_type, "stock.STOCK")
+        raise QtxError(
+            f"a checkpoint with the model_type {model_type!r} has no code for an attention that is no plain softmax, "
+            f"as {', '.join(STOCK)} have: save the model without its original, as transformers has it"
+        )
     if type(attention.normalizer) not in normalizers.NORMALIZERS:
         name = registered_name(NORMALIZERS, type(attention.normalizer))
         raise _unknown("normalizer", name, "normalizers.NORMALIZERS")
@@ -52,5 +55,5 @@ def modeling(config: Any, values: Mapping[str, Any]) -> tuple[dict[str, Any], di
     return {**values, **dict(zip(KEYS, (REFUSED, names), strict=True))}, {FILE: code.encode()}
 
 
-def _unknown(kind: str, name: object, table: str) -> QtxError:
+def _unknown(kind: str, name: str, table: str) -> QtxError:
     return QtxError(f"{kind} {name!r} is not known in PyTorch: give it an entry in qtx.interop.modeling.{table}")
