@@ -70,3 +70,10 @@ def test_a_shipped_config_trains_outside_of_a_clone(site, tmp_path):
     lines = run(site, tmp_path, "-m", "qtx", "train", "--config=demo:softmax:smoke", "--workdir=run")
     assert lines[-1] == "next: qtx quantize --workdir=run"
     assert (tmp_path / "run" / "metrics.jsonl").is_file()
+
+
+@pytest.mark.slow
+def test_a_builtin_checkpoint_is_imported_outside_of_a_clone(site, tmp_path):
+    lines = run(site, tmp_path, "-m", "qtx", "import", "builtin:minilm-2l", "--workdir=run")
+    assert lines[-1].startswith("imported builtin:minilm-2l")
+    assert (tmp_path / "run" / "imported" / "model.safetensors").is_file()
