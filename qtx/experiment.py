@@ -24,7 +24,7 @@ from qtx.quantization import QuantizationConfig
 from qtx.quantization.earlier import of_this_version
 from qtx.quantization.qat.config import QatConfig
 from qtx.training import MeshConfig, TrainingConfig
-from qtx.training.run_folder import IDENTITY
+from qtx.training.run_folder import IDENTITY, started
 
 
 @dataclasses.dataclass(frozen=True)
@@ -52,12 +52,22 @@ class CompareConfig:
 
 @dataclasses.dataclass(frozen=True)
 class Experiment:
-    """One experiment, validated. `model` is the config class of `family`."""
+    """One experiment, validated.
+
+    Attributes:
+      family, objective: names in `FAMILIES` and `OBJECTIVES`.
+      name: for people.
+      seed: of everything random.
+      start: the folder of the run whose newest parameters training starts from; empty: from random ones.
+      model: of the config class of `family`.
+      data, training, mesh, quantization, qat, compare: the sections.
+    """
 
     family: str
     objective: str
     name: str
     seed: int
+    start: str
     model: Any
     data: DataConfig
     training: TrainingConfig
@@ -90,6 +100,7 @@ def default(family: str, variant: str = "softmax") -> ConfigDict:
     config.objective = chosen.objectives[0]
     config.name = family
     config.seed = 0
+    config.start = ""
     config.model = section(dataclasses.replace(chosen.config(), attention=attention_variant(variant)))
     sections = {name: cls for name, cls in SECTIONS.items() if name not in ("data", "quantization")}
     config.data = section(DataConfig(SOURCES[OBJECTIVES[config.objective].built_in_source]()))
@@ -115,7 +126,7 @@ def read(config: ConfigDict) -> Experiment:
     Raises:
       QtxError: naming the first key that is missing, unknown, of the wrong type, or refused by its part of qtx.
     """
-    known = {"family": str, "objective": str, "name": str, "seed": int, "model": ConfigDict}
+    known = {"family": str, "objective": str, "name": str, "seed": int, "start": str, "model": ConfigDict}
     known.update(dict.fromkeys(SECTIONS, ConfigDict))
     values = dict(config)
     for name in values:
@@ -135,9 +146,20 @@ def read(config: ConfigDict) -> Experiment:
     if values["seed"] < 0:
         raise QtxError(f"config.seed is {values['seed']}: expected 0 or more")
     values["model"] = read_section(family.config, values["model"], "config.model")
+    head = family.heads.get(values["objective"])
+    if head is not None and values["model"].head != head:
+        raise QtxError(
+            f"config.model.head is {values['model'].head!r}, but objective {values['objective']!r} trains the head "
+            f"{head!r}: set config.model.head to it, or choose another config.objective"
+        )
     for name, cls in SECTIONS.items():
         values[name] = read_section(cls, values[name], f"config.{name}")
     experiment = resolved(Experiment(**values))
+    if experiment.qat.scheme and not experiment.start:
+        raise QtxError(
+            f"config.qat.scheme is {experiment.qat.scheme!r}, but config.start is empty: quantization-aware training "
+            "starts from a trained run; give its folder, e.g. --config.start=runs/x"
+        )
     check_warmup(experiment)
     return experiment
 
@@ -145,10 +167,10 @@ def read(config: ConfigDict) -> Experiment:
 def check_warmup(experiment: Experiment) -> None:
     """Raises QtxError if attention would still be annealing when training ends: then it is measured as it never was."""
     normalizer, steps = experiment.model.attention.normalizer, experiment.training.steps
-    warmup = getattr(normalizer, "gamma_warmup_steps", 0)
-    if warmup > steps and not experiment.qat.start:
+    warmup = normalizer.warmup_steps
+    if warmup > steps and not experiment.qat.scheme:
         raise QtxError(
-            f"config.model.attention.gamma_warmup_steps is {warmup}: expected at most config.training.steps {steps}; "
+            f"config.model.attention.{normalizer.warmup} is {warmup}: expected at most config.training.steps {steps}; "
             "lower it, or train longer"
         )
 
@@ -171,7 +193,7 @@ def from_record(values: dict[str, Any], where: str) -> ConfigDict:
     folder records beside the options is left out."""
     try:
         config = default(values["family"])
-        values = {**values, "quantization": of_this_version(values.get("quantization", {}))}
+        values = {**started(values), "quantization": of_this_version(values.get("quantization", {}))}
         config.update({name: value for name, value in values.items() if name != IDENTITY})
     except QtxError:
         raise

@@ -56,6 +56,14 @@ COMMAND_LINES = {
         ["train", f"--config={NANO.replace('nano', 'nanno')}", "--workdir={}/run"],
         "nanno_config.py not found: did you mean",
     ),
+    "unknown shipped config": (
+        ["train", "--config=dmeo:smoke", "--workdir={}/run"],
+        "unknown config file or shipped config 'dmeo': did you mean 'demo'?",
+    ),
+    "config without its ending": (
+        ["train", f"--config={NANO.removesuffix('.py')}", "--workdir={}/run"],
+        "nano_config not found: did you mean",
+    ),
     "config is a folder": (["train", "--config={}", "--workdir={}/run"], "is a folder"),
     "unknown variant": (
         ["train", f"--config={NANO}:gated_liner", "--workdir={}/run"],
@@ -237,7 +245,7 @@ def test_too_few_data_to_calibrate_are_told_before_training(command, trained, tm
     arguments = [command, f"--config={NANO}", f"--workdir={tmp_path}/run"]
     arguments.append("--config.quantization.calibration_batches=9000")
     if command == "train":
-        arguments += [f"--config.qat.start={trained}", "--config.qat.scheme=w8a8"]
+        arguments += [f"--config.start={trained}", "--config.qat.scheme=w8a8"]
     assert main(arguments) == 2
     assert "calibration asks for 9000 batches of 128" in capsys.readouterr().err
     assert not list(tmp_path.rglob("metrics.jsonl"))

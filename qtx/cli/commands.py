@@ -26,6 +26,7 @@ from qtx.foundation.hardware import CHIPS
 from qtx.pipeline.compare import begun_run, check_runs, duration, rebuild, run_comparison, runs
 from qtx.pipeline.export import FORMATS
 from qtx.pipeline.identity import origin
+from qtx.pipeline.importing import found, import_run
 from qtx.pipeline.measure import CALIBRATED, measure, metrics_of
 from qtx.pipeline.prepare import prepare as prepare_experiment
 from qtx.pipeline.quantize import keep_quantization, keep_ranges, one_scheme, origin_of_ranges, with_ranges
@@ -36,6 +37,7 @@ from qtx.planning import devices_of, plan_step, virtual_devices
 from qtx.planning import table as plan_table
 from qtx.quantization.integer import load
 from qtx.quantization.integer.files import DESCRIPTION
+from qtx.quantization.qat.config import QatConfig
 from qtx.report.results import ATTENTION_COLUMNS, OUTLIER_COLUMNS, Result, main_table, markdown, number
 from qtx.training import NEWEST, RunFolder, read_metrics
 
@@ -68,6 +70,15 @@ def prepare(experiment: Experiment) -> None:
             say(console, line)
 
 
+def import_(experiment: Experiment, workdir: Path, source: str) -> None:
+    """`qtx import`."""
+    console = Console()
+    with console.status("importing"):
+        prepared = import_run(experiment, workdir, found(source))
+    print_summary(prepared, workdir, console)
+    say(console, f"imported {source}: next: qtx quantize --workdir={workdir}")
+
+
 def train(experiment: Experiment, workdir: Path, distributed: bool = False, profile: bool = False) -> None:
     """`qtx train`; `distributed` makes it one of many processes, of which one prints; `profile` traces a few steps."""
     if distributed:
@@ -80,7 +91,7 @@ def train(experiment: Experiment, workdir: Path, distributed: bool = False, prof
     last = read_metrics(workdir, "eval")[-1]
     metric = OBJECTIVES[experiment.objective].metric
     say(console, f"trained {last['step']} steps: held-out loss {last['loss']:.4f}, {shown(metric, last[metric])}")
-    say(console, f"next: qtx {'evaluate' if experiment.qat.start else 'quantize'} --workdir={workdir}")
+    say(console, f"next: qtx {'evaluate' if experiment.qat.scheme else 'quantize'} --workdir={workdir}")
 
 
 def evaluate(experiment: Experiment, workdir: Path, checkpoint: str = NEWEST, names_data: bool = False) -> None:
@@ -94,6 +105,7 @@ def evaluate(experiment: Experiment, workdir: Path, checkpoint: str = NEWEST, na
     with console.status("measuring"):
         result = measure(run, {}, attention_text(experiment.model.attention), began)
     rows = [["loss", number(result["loss"])], ["metric", shown(result["metric"], result["fp"])]]
+    rows += [["F1", number(result["f1"])]] if "f1" in result else []
     rows += [[f"trained for {name.upper()}", shown(result["metric"], q)] for name, q in result["quantized"].items()]
     rows += [
         [title, number(result[key])] for key, title in (OUTLIER_COLUMNS | ATTENTION_COLUMNS).items() if key != "loss"
@@ -176,7 +188,7 @@ def export(
 def evaluate_integers(experiment: Experiment, folder: Path, console: Console, names_data: bool) -> None:
     """Runs an exported model on the held-out data and prints its loss and metric."""
     check_run(experiment, folder)
-    experiment = dataclasses.replace(experiment, qat=dataclasses.replace(experiment.qat, start=""))
+    experiment = dataclasses.replace(experiment, qat=QatConfig())
     prepared = prepare_experiment(experiment, run=RunFolder(folder))
     print_summary(prepared, folder, console)
     uses_own_data(prepared, folder, names_data)

@@ -18,8 +18,10 @@ from pathlib import Path
 from absl import flags
 from ml_collections import ConfigDict, config_flags
 
-from qtx.foundation.errors import QtxError, unknown
+from qtx.foundation.errors import QtxError, lookup, unknown
 
+SHIPPED_CONFIGS = Path(__file__).parents[1] / "configs"
+"""The clone's `configs/` by a link, which a wheel has as a folder."""
 PLACEHOLDERS = {
     "config": "FILE",
     "workdir": "FOLDER",
@@ -31,17 +33,21 @@ PLACEHOLDERS = {
     "devices": "N",
     "chip": "NAME",
 }
+ATTENTION = "model.attention"
 OVERRIDE = re.compile(r"--?(?:no)?config\.([^=]+)")
 # What ml_collections says of a key that is not there: 'a' or Key "a" does not exist ... Did you mean "b" ...
 UNKNOWN_KEY = re.compile(r"""^(?:'(\w+)'|Key "(\w+)" does not exist.*?)(?:\s*Did you mean "(\w+)".*)?$""", re.DOTALL)
 
 
-def parse(arguments: Sequence[str], of_run: bool = False) -> tuple[ConfigDict | None, Path | None]:
+def parse(
+    arguments: Sequence[str], of_run: bool = False, base: ConfigDict | None = None
+) -> tuple[ConfigDict | None, Path | None]:
     """The config, overridden, and the working folder that a command's arguments name.
 
     Args:
       arguments: what follows the command, e.g. `["--config=configs/demo.py", "--workdir=runs/x", "--config.seed=1"]`.
       of_run: without `--config`, take the config that the run in the working folder recorded.
+      base: the config, of a command that takes none.
 
     Returns:
       the locked config (None without `--config` and `of_run`) and the folder (None without `--workdir`).
@@ -51,7 +57,9 @@ def parse(arguments: Sequence[str], of_run: bool = False) -> tuple[ConfigDict | 
     """
     config_path, rest = take_flag(arguments, "config")
     workdir, rest = take_flag(rest, "workdir")
-    if config_path is not None:
+    if base is not None and config_path is None:
+        config = base
+    elif config_path is not None:
         config = load_config_file(config_path)
     elif of_run and workdir:
         config = load_run_config(Path(workdir), {match[1] for argument in rest if (match := OVERRIDE.match(argument))})
@@ -63,7 +71,8 @@ def parse(arguments: Sequence[str], of_run: bool = False) -> tuple[ConfigDict | 
     for argument in rest:
         if match := OVERRIDE.match(argument):
             check_key(config, match[1])
-    rest = unset(config, rest)
+    named = {match[1] for argument in rest if (match := OVERRIDE.match(argument))}
+    rest = unset(config, with_attention(config, rest))
     values = flags.FlagValues()
     values.set_gnu_getopt(True)
     # Only for the suggestion: a misspelt --workdir is then told apart from other unknown flags.
@@ -75,7 +84,15 @@ def parse(arguments: Sequence[str], of_run: bool = False) -> tuple[ConfigDict | 
         raise QtxError(one_line(error)) from None
     if extra:
         raise QtxError(f"unexpected argument {extra[0]!r}: flags are written --name=value")
-    return (values["config"].value if config_path or of_run else None), (Path(workdir) if workdir else None)
+    folder = Path(workdir) if workdir else None
+    if not (config_path or of_run or base):
+        return None, folder
+    chosen: ConfigDict = values["config"].value
+    if config_path and chosen.get("start"):
+        from qtx.pipeline.start import inheriting  # imports jax
+
+        chosen = inheriting(chosen, named)
+    return chosen, folder
 
 
 def take_flag(arguments: Sequence[str], name: str) -> tuple[str | None, list[str]]:
@@ -112,6 +129,22 @@ def unset(config: ConfigDict, arguments: Sequence[str]) -> list[str]:
     return rest
 
 
+def with_attention(config: ConfigDict, arguments: Sequence[str]) -> list[str]:
+    """Sets the section `model.attention` to what `--config.model.attention=VARIANT` names, and returns the other
+    arguments."""
+    rest = []
+    for argument in arguments:
+        match = OVERRIDE.match(argument)
+        if not match or match[1] != ATTENTION:
+            rest.append(argument)
+            continue
+        from qtx.attention import attention_variant  # imports jax
+        from qtx.foundation.config import section
+
+        config.model.attention = section(attention_variant(argument.partition("=")[2]))
+    return rest
+
+
 def names(arguments: Sequence[str], key: str) -> bool:
     """Whether a command's arguments override `key`, or what is below it if it ends with a dot, e.g. `"data."`."""
     overridden = (OVERRIDE.match(argument) for argument in arguments)
@@ -129,21 +162,34 @@ def check_key(config: ConfigDict, path: str) -> None:
         where, section = f"{where}.{name}", section[name]
 
 
+def config_file(name: str) -> Path:
+    """The file of that path or, where there is none, the config of that name that comes with qtx, e.g. `"demo"`.
+
+    Raises:
+      QtxError: if there is neither, naming the nearest.
+    """
+    file = Path(name)
+    if file.is_file():
+        return file
+    shipped = {config.stem: config for config in SHIPPED_CONFIGS.glob("*.py")}
+    if name in shipped or (name == file.stem and not file.exists()):
+        return lookup(shipped, "config file or shipped config", name)
+    kind = "is a folder" if file.is_dir() else "not found"
+    near = [str(other) for other in file.parent.glob("*.py")]
+    hint = str(unknown("config file", name, near)).partition(": ")[2] if near and kind == "not found" else ""
+    raise QtxError(f"config file {name} {kind}" + (f": {hint}" if hint else ""))
+
+
 def load_config_file(path: str) -> ConfigDict:
     """The config that a file's `get_config()` returns, or `get_config("text")` for `"file.py:text"`; with `:smoke`
-    after either, that experiment as a smoke test.
+    after either, that experiment as a smoke test. The file may be the name of a config that comes with qtx, `"demo"`.
 
     Raises:
       QtxError: if the file is missing or has an error in its own lines (told with the line).
     """
     full_size = path.removesuffix(":smoke")
     filename, _, variant = full_size.partition(":")
-    file = Path(filename)
-    if not file.is_file():
-        kind = "is a folder" if file.is_dir() else "not found"
-        near = [str(other) for other in file.parent.glob("*.py")]
-        hint = str(unknown("config file", filename, near)).partition(": ")[2] if near and kind == "not found" else ""
-        raise QtxError(f"config file {filename} {kind}" + (f": {hint}" if hint else ""))
+    file = config_file(filename)
     try:
         get_config = runpy.run_path(str(file)).get("get_config")
         if get_config is None:

@@ -6,6 +6,7 @@ Nothing here imports jax until a command runs, so that help and mistakes on the 
 from __future__ import annotations
 
 import dataclasses
+import keyword
 import logging
 import sys
 from collections.abc import Callable, Sequence
@@ -33,6 +34,7 @@ class Command:
     choice: str | None = None  # a flag whose value the command itself gets
     workdir: bool = True  # whether it works in a folder
     one_scheme: bool = False  # whether it takes one scheme of several
+    checkpoint: bool = False  # whether its first argument is a checkpoint, of which it makes a run
 
 
 @dataclasses.dataclass(frozen=True)
@@ -83,6 +85,16 @@ COMMANDS = {
         config="required",
         resume="the same command goes on after the last finished shard",
         workdir=False,
+    ),
+    "import": Command(
+        summary="make a run of a model that you have: a Hugging Face checkpoint",
+        description="CHECKPOINT is a folder with config.json, *.safetensors and the tokenizer. WORKDIR becomes a run\n"
+        "at step 0 with the checkpoint's files and tokenizer in it, on built-in data or what --config.data... names,\n"
+        "so that evaluate, quantize, sensitivity and export work on it, and train starts from it (config.start).",
+        example="qtx import models/all-minilm-l6-v2 --workdir=runs/minilm",
+        config="none",
+        resume="the same command starts over",
+        checkpoint=True,
     ),
     "train": Command(
         summary="pre-train one model, or resume its training",
@@ -217,7 +229,11 @@ def runner(name: str, command: Command, arguments: Sequence[str]) -> Callable[[]
             chosen[flag] = value
     if command.choice is not None and command.choice not in chosen:
         raise QtxError(f"{name} needs {FLAGS[command.choice].usage}: {FLAGS[command.choice].help}")
-    config, workdir = parse(arguments, of_run=command.config == "optional")
+    checkpoint, arguments = take_argument(arguments, name, command) if command.checkpoint else (None, arguments)
+    base = None if checkpoint is None else config_of_checkpoint(checkpoint)
+    config, workdir = parse(arguments, of_run=command.config == "optional", base=base)
+    if checkpoint is not None:
+        chosen["source"] = checkpoint
     if command.config == "optional":
         chosen["names_data"] = names(arguments, "data.")
     if command.one_scheme:
@@ -230,9 +246,28 @@ def runner(name: str, command: Command, arguments: Sequence[str]) -> Callable[[]
         raise QtxError(f"{name} needs --workdir=FOLDER, e.g. {command.example}")
     if workdir is not None and workdir.exists() and not workdir.is_dir():
         raise QtxError(f"--workdir={workdir} is a file: expected a folder")
-    if config is not None and command.config == "none":
+    if config is not None and command.config == "none" and base is None:
         raise QtxError(f"{name} takes no --config: it reads what the folder holds")
     return lambda: _run(name, config, workdir, chosen)
+
+
+def take_argument(arguments: Sequence[str], name: str, command: Command) -> tuple[str, list[str]]:
+    """The argument that is no flag, and the others.
+
+    Raises:
+      QtxError: if there is none.
+    """
+    given = next((argument for argument in arguments if not argument.startswith("-")), None)
+    if given is None:
+        raise QtxError(f"{name} needs a checkpoint, e.g. {command.example}")
+    return given, [argument for argument in arguments if argument is not given]
+
+
+def config_of_checkpoint(checkpoint: str) -> Any:
+    """The config that the run of a checkpoint has, before the command line's overrides."""
+    from qtx.pipeline.importing import config_of_checkpoint, found
+
+    return config_of_checkpoint(found(checkpoint).folder)
 
 
 def _run(name: str, config, workdir: Path | None, chosen: dict[str, Any]) -> None:
@@ -242,7 +277,7 @@ def _run(name: str, config, workdir: Path | None, chosen: dict[str, Any]) -> Non
     # What storage libraries log of an error, each in its own way and with a traceback, the command tells in one line.
     for library in ("absl", "asyncio"):
         logging.getLogger(library).setLevel(logging.CRITICAL)
-    function = getattr(commands, name)
+    function = getattr(commands, f"{name}_" if keyword.iskeyword(name) else name)
     experiment = () if config is None else (read(config),)
     folder = () if workdir is None else (workdir,)
     function(*experiment, *folder, **chosen)
@@ -277,17 +312,18 @@ def command_help(name: str) -> str:
     }[command.config]
     if config_flags:
         config_flags += f"{'':<27}(FILE:smoke and FILE:VARIANT:smoke: the same, a minute's work for a laptop)\n"
+    overridable = bool(config_flags) or command.checkpoint
     overrides = (
-        "  --config.KEY=VALUE       overrides one value, e.g. --config.training.steps=500\n" if config_flags else ""
+        "  --config.KEY=VALUE       overrides one value, e.g. --config.training.steps=500\n" if overridable else ""
     )
     folder = "  --workdir=FOLDER         the run's folder\n" if command.workdir else ""
-    choice = f" {FLAGS[command.choice].usage}" if command.choice else ""
+    choice = f" {FLAGS[command.choice].usage}" if command.choice else " CHECKPOINT" if command.checkpoint else ""
     own = "".join(f"  {FLAGS[flag].usage:<23}  {FLAGS[flag].help}\n" for flag in command.flags)
     usage = {"required": " --config=FILE", "optional": " [--config=FILE]", "none": ""}[command.config]
     return (
         f"qtx {name}: {command.summary}.\n\n"
         f"usage: qtx {name}{choice}{usage}{' --workdir=FOLDER' if command.workdir else ''}"
-        f"{' [--config.KEY=VALUE ...]' if config_flags else ''}\n\n"
+        f"{' [--config.KEY=VALUE ...]' if overridable else ''}\n\n"
         f"{command.description}\n\n"
         f"flags:\n{config_flags}{folder}{own}{overrides}"
         f"\nexample:\n  {command.example}"

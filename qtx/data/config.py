@@ -10,13 +10,13 @@ from qtx.data.dataset import Data
 from qtx.data.objectives import OBJECTIVES
 from qtx.data.prepared.writing import Written
 from qtx.data.sources import SOURCES, PreparedSource, Source, Stdlib
-from qtx.data.text import TextOptions
+from qtx.data.text import TokenizedOptions
 from qtx.foundation.config import Choice
 from qtx.foundation.errors import QtxError, lookup
 
 SOURCE = Choice(SOURCES, kind="data source")
 EXAMPLE_OPTIONS = (
-    *("sequence_length", "tokenizer", "vocab_size", "mask_probability", "document_attention"),
+    *("sequence_length", "tokenizer", "vocab_size", "mask_probability", "document_attention", "classes"),
     *("image_size", "crop_ratio", "mean", "std"),
 )
 """What makes an example of a record: a model is trained for it, whatever data it sees later."""
@@ -44,7 +44,7 @@ class DataConfig:
           QtxError: when the source does not serve the objective.
         """
         source = _serving(self, objective)
-        return DataConfig(source.resolved(objective)) if isinstance(source, TextOptions) else self
+        return DataConfig(source.resolved(objective)) if isinstance(source, TokenizedOptions) else self
 
     def with_tokenizer(self, file: Path) -> DataConfig:
         """The same data, cut by the tokenizer that is kept in a file instead of one trained on them."""

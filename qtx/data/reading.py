@@ -11,13 +11,14 @@ import re
 import zlib
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from pathlib import Path
-from typing import BinaryIO
+from typing import Any, BinaryIO
 
 import zstandard
 
 from qtx.foundation.errors import QtxError
 
 TEXT_SUFFIXES = (".txt", ".md", ".jsonl")
+TABLE = ".tsv"
 CHUNK = 1 << 20
 """Bytes read at once."""
 ZSTD_CHUNK = 1 << 12
@@ -127,9 +128,11 @@ def documents(path: str | Path, separator: str | None) -> Iterator[str]:
     `separator` begins a document (see `cut`), and without one the file is a document.
 
     Raises:
-      QtxError: for a file that cannot be read, or a line that is no such object.
+      QtxError: for a file that cannot be read, is a table, or has a line that is no such object.
     """
-    found = _json_lines(path) if text_kind(path) == ".jsonl" else cut(text_chunks(path), separator)
+    if text_kind(path) == TABLE:
+        raise QtxError(f"{path} is a table, not text: source text_labels reads texts with labels")
+    found = _texts_of_objects(path) if text_kind(path) == ".jsonl" else cut(text_chunks(path), separator)
     return (document for document in found if document.strip())
 
 
@@ -172,8 +175,22 @@ def cut(chunks: Iterable[str], separator: str | None) -> Iterator[str]:
     yield tidy(text)
 
 
-def _json_lines(path: str | Path) -> Iterator[str]:
-    for number, line in enumerate(_lines(path), 1):
+def _texts_of_objects(path: str | Path) -> Iterator[str]:
+    for number, record in json_lines(path):
+        if not isinstance(record, dict) or not isinstance(record.get("text"), str):
+            raise QtxError(
+                f'{path}, line {number}: no "text": expected an object such as {{"text": "Once upon a time"}}'
+            )
+        yield record["text"]
+
+
+def json_lines(path: str | Path) -> Iterator[tuple[int, Any]]:
+    """The number, from 1, and the value of each line of a `.jsonl` file, but for empty ones.
+
+    Raises:
+      QtxError: for a file that cannot be read, or a line that is not JSON.
+    """
+    for number, line in enumerate(lines(path), 1):
         if not line.strip():
             continue
         try:
@@ -182,14 +199,11 @@ def _json_lines(path: str | Path) -> Iterator[str]:
             raise QtxError(
                 f"{path}, line {number}: not JSON ({error}): expected an object with a text a line"
             ) from None
-        if not isinstance(record, dict) or not isinstance(record.get("text"), str):
-            raise QtxError(
-                f'{path}, line {number}: no "text": expected an object such as {{"text": "Once upon a time"}}'
-            )
-        yield record["text"]
+        yield number, record
 
 
-def _lines(path: str | Path) -> Iterator[str]:
+def lines(path: str | Path) -> Iterator[str]:
+    """The lines of a file as they end in a line feed, without it; see `text_chunks`."""
     rest: list[str] = []
     for chunk in text_chunks(path):
         first, *others = chunk.split(

@@ -1,4 +1,4 @@
-"""What every text source shares: its options, and documents to `Data` (split, tokenize, pack)."""
+"""What text sources share: their options, and documents to `Data` (split, tokenize, pack)."""
 
 from __future__ import annotations
 
@@ -31,24 +31,19 @@ class Document:
 
 
 @dataclass(frozen=True)
-class TextOptions:
-    """Options of every text source.
+class TokenizedOptions:
+    """Options of every source of text.
 
     Attributes:
-      sequence_length: T, tokens per block.
+      sequence_length: T, tokens per example.
       tokenizer: `"wordpiece"` or `"bpe"` to train one on the training documents, or a path for `load_tokenizer`;
-        None is the objective's: WordPiece for masked, BPE for causal language modelling.
+        None is the objective's: BPE for causal language modelling, WordPiece for all others.
       vocab_size: entries of a tokenizer to train, None is 4096; not taken with a loaded one.
-      mask_probability: share of a block's tokens to predict, None is 0.15; taken only by objectives that mask.
-      document_attention: whether a token attends only within its own document; otherwise within its whole block, whose
-        documents only the token between them sets apart.
     """
 
     sequence_length: int = 128
     tokenizer: str | None = None
     vocab_size: int | None = None
-    mask_probability: float | None = None
-    document_attention: bool = False
 
     def __post_init__(self):
         if self.sequence_length < 4:
@@ -58,21 +53,12 @@ class TextOptions:
                 f"vocab_size is set, but tokenizer {self.tokenizer} is loaded, not trained: leave vocab_size unset, or "
                 f"set tokenizer to one of {', '.join(VOCABULARIES)}"
             )
-        if self.mask_probability is not None:
-            num_predictions(self.mask_probability, self.sequence_length)
-
-    @staticmethod
-    def serves(objective: Objective) -> bool:
-        return isinstance(objective, TextObjective)
 
     def resolved(self, objective: str) -> Self:
         """The same options, those left at None at what they mean for an objective."""
-        chosen = text_objective(objective)
-        changes: dict[str, Any] = {"tokenizer": self.tokenizer or chosen.tokenizer}
+        changes: dict[str, Any] = {"tokenizer": self.tokenizer or text_objective(objective).tokenizer}
         if self.vocab_size is None and changes["tokenizer"] in VOCABULARIES:
             changes["vocab_size"] = DEFAULT_VOCAB_SIZE
-        if self.mask_probability is None:
-            changes["mask_probability"] = chosen.mask_probability
         return replace(self, **changes)
 
     def make_tokenizer(self, texts: Sequence[str], objective: str) -> TextTokenizer:
@@ -81,6 +67,42 @@ class TextOptions:
         if options.tokenizer in VOCABULARIES:
             return VOCABULARIES[options.tokenizer](texts, options.vocab_size)
         return load_tokenizer(options.tokenizer)
+
+
+@dataclass(frozen=True)
+class TextOptions(TokenizedOptions):
+    """Options of every source of text without labels, whose documents are packed into blocks.
+
+    Attributes:
+      mask_probability: share of a block's tokens to predict, None is 0.15; taken only by objectives that mask.
+      min_length: a block is cut to a random number of tokens, from this to `sequence_length`, ended and padded, so that
+        texts of all lengths are seen; None: all have `sequence_length`. Taken only by objectives that pad.
+      document_attention: whether a token attends only within its own document; otherwise within its whole block, whose
+        documents only the token between them sets apart.
+    """
+
+    mask_probability: float | None = None
+    min_length: int | None = None
+    document_attention: bool = False
+
+    def __post_init__(self):
+        super().__post_init__()
+        if self.min_length is not None and not 3 <= self.min_length <= self.sequence_length:
+            raise QtxError(
+                f"min_length is {self.min_length}: expected from 3 tokens to sequence_length {self.sequence_length}"
+            )
+        if self.mask_probability is not None:
+            num_predictions(self.mask_probability, self.sequence_length)
+
+    @staticmethod
+    def serves(objective: Objective) -> bool:
+        return isinstance(objective, TextObjective) and not objective.labelled
+
+    def resolved(self, objective: str) -> Self:
+        options = super().resolved(objective)
+        if self.mask_probability is not None:
+            return options
+        return replace(options, mask_probability=text_objective(objective).mask_probability)
 
     def make_data(self, name: str, training: Sequence[str], held_out: Sequence[str], objective: str) -> Data:
         """Tokenizes and packs both splits.
@@ -119,6 +141,12 @@ class TextOptions:
 
     def check_objective(self, objective: str) -> None:
         """Raises QtxError for an option that the objective does not take."""
+        if self.min_length is not None and not text_objective(objective).pads:
+            padding = [name for name, other in text_objectives().items() if other.pads]
+            raise QtxError(
+                f"min_length is set, but examples of objective {objective} all have the full length: leave it unset, "
+                f"or choose {' or '.join(padding)}"
+            )
         if self.mask_probability is not None and not text_objective(objective).masks:
             masking = [name for name, other in text_objectives().items() if other.masks]
             raise QtxError(
@@ -142,6 +170,8 @@ class TextOptions:
         mask_probability = self.resolved(objective).mask_probability
         predictions = 0 if mask_probability is None else num_predictions(mask_probability, length)
         example = chosen.example(tokenizer, predictions)
+        if self.min_length is not None:
+            example = of_random_length(example, self.min_length, tokenizer)
         if not self.document_attention:
             return example
 
@@ -150,6 +180,20 @@ class TextOptions:
             return {**example(block, rng), "segments": segments}
 
         return with_segments
+
+
+def of_random_length(example: MakeExample, shortest: int, tokenizer: TextTokenizer) -> MakeExample:
+    """The same examples, cut to a random length from `shortest` to all, ended by the end token and padded."""
+
+    def shortened(block: np.ndarray, rng: np.random.Generator) -> Batch:
+        length = int(rng.integers(shortest, len(block) + 1))
+        made = example(block, rng)
+        tokens, mask = made["tokens"].copy(), made["mask"] & (np.arange(len(block)) < length)
+        tokens[length - 1] = tokenizer.end
+        tokens[length:] = tokenizer.pad
+        return {**made, "tokens": tokens, "mask": mask}
+
+    return shortened
 
 
 def texts_digest(texts: Sequence[str]) -> str:

@@ -28,6 +28,7 @@ class TextTokenizer:
       backend: the `tokenizers.Tokenizer`.
       start: id that begins every block: `[CLS]`, or `</s>` as OPT does.
       end: id that ends every document: `[SEP]`, or `</s>`.
+      pad: id that fills up a short example: `[PAD]` or `<pad>`; `end` without one, as nothing looks at it.
       mask: id of `[MASK]` or `<mask>`, None without one.
       is_special: bool [V], True for special tokens, the unknown token included.
       text: what `tokenizer.json` says of it: as read, if it was read from one.
@@ -39,6 +40,7 @@ class TextTokenizer:
     backend: Tokenizer
     start: int
     end: int
+    pad: int
     mask: int | None
     is_special: np.ndarray = field(repr=False)
     text: str = field(repr=False)
@@ -59,7 +61,8 @@ class TextTokenizer:
         is_special[[i for i in map(backend.token_to_id, SPECIALS) if i is not None]] = True
         is_special[[i for i, token in backend.get_added_tokens_decoder().items() if token.special]] = True
         written = backend.to_str(pretty=True) if text is None else text
-        return cls(backend, start, end, first("[MASK]", "<mask>"), is_special, written)
+        pad = first("[PAD]", "<pad>")
+        return cls(backend, start, end, end if pad is None else pad, first("[MASK]", "<mask>"), is_special, written)
 
     @property
     def vocab_size(self) -> int:

@@ -44,7 +44,8 @@ class Family:
       title: e.g. `"BERT"`.
       module: the Linen module of a config; it keeps it as `config`.
       config: the class of its configs, no other family's.
-      objectives: what it is pre-trained on, as far as its attention mask fits; the first is the default.
+      objectives: what it is trained on, as far as its attention mask fits; the first is the default.
+      heads: of a family with an option `head`, objective to the head that it trains; one left out trains any.
       measured: what the outlier metrics of a config's module are taken over.
       recipe: the default one, a name in `qtx.quantization.recipes.RECIPES`.
       checkpoint: how Hugging Face stores it; None: not at all.
@@ -60,6 +61,7 @@ class Family:
     objectives: tuple[str, ...]
     measured: Callable[[Any], MeasuredSites]
     recipe: str = "strict"
+    heads: Mapping[str, str] = dataclasses.field(default_factory=dict)
     checkpoint: Checkpoint | None = None
     timm: Checkpoint | None = None
     vocab_size: int | None = None

@@ -17,6 +17,7 @@ from qtx.foundation.config import flattened
 from qtx.foundation.errors import QtxError
 from qtx.foundation.storage import sealed_safetensors, write_whole
 from qtx.interop.carried import carried
+from qtx.interop.modeling import modeling
 from qtx.interop.original import COMPUTATION, as_in
 from qtx.interop.stored import ATTENTION_KEY, CONFIG, EXPECTED, open_folder, sizes_of, table_of
 from qtx.interop.weight_files import WEIGHTS
@@ -51,8 +52,8 @@ def load(folder: str | Path, attention: AttentionConfig | None = None) -> tuple[
 
 
 def save(folder: str | Path, config: TransformerConfig, params: Any, original: str | Path | None = None) -> None:
-    """Writes a checkpoint folder, whole or not at all; `transformers` loads it if the attention is the plain softmax
-    kind.
+    """Writes a checkpoint folder, whole or not at all, which `transformers` loads; if its own class does not compute
+    the model, with a file of code that does (`qtx.interop.modeling`).
 
     Args:
       folder: is made if it does not exist.
@@ -63,8 +64,8 @@ def save(folder: str | Path, config: TransformerConfig, params: Any, original: s
         from there; None: as `transformers` has them.
 
     Raises:
-      QtxError: if the family has no such checkpoints, the architecture cannot express the config, or `original` is
-        another model's.
+      QtxError: if the family has no such checkpoints, the architecture or PyTorch cannot express the config, or
+        `original` is another model's.
     """
     folder, params = Path(folder), nn.unbox(params)
     if original is None:
@@ -74,6 +75,8 @@ def save(folder: str | Path, config: TransformerConfig, params: Any, original: s
         contents |= carried(Path(original))
     if config.attention != AttentionConfig():
         values[ATTENTION_KEY] = {k: v for k, v in flattened(config.attention).items() if v is not None}
+    values, code = modeling(config, values)
+    contents |= code
     text = json.dumps(values, indent=2) + "\n"
     write_whole({folder / name: content for name, content in {**contents, CONFIG: text.encode()}.items()})
 

@@ -11,6 +11,7 @@ from qtx.models.block import FROM_DATA, TransformerConfig
 from qtx.models.opt import Opt, OptConfig
 from qtx.models.vit import Vit, VitConfig
 
+
 def count_parameters(params: Any) -> int:
     """Number of scalars in a parameter tree."""
     return sum(leaf.size for leaf in jax.tree.leaves(params))

@@ -90,7 +90,7 @@ class MlmHead(nn.Module):
 
 
 class ClassificationHead(nn.Module):
-    """The pooler (dense and tanh of the first token, [CLS]), dropout, and a dense layer; float32 logits `[B, classes]`."""
+    """The pooler (dense and tanh of the first token, [CLS]), dropout, and a dense layer; float32 `[B, classes]`."""
 
     config: BertConfig
     deterministic: bool

@@ -61,10 +61,10 @@ def runs(experiment: Experiment, workdir: Path) -> list[Run]:
       QtxError: if the experiment itself chooses an attention, which every run would replace, or starts from a run; or
         a variant anneals beyond the end of training.
     """
-    if experiment.qat.start:
+    if experiment.start:
         raise QtxError(
-            "config.qat.start is set, but a comparison trains every variant from the beginning: leave it out here, and "
-            "train each variant's quantized run with `qtx train`"
+            "config.start is set, but a comparison trains every variant from the beginning: leave it out here, and "
+            "train each variant from it with `qtx train`"
         )
     if experiment.model.attention != AttentionConfig():
         raise QtxError(

@@ -14,9 +14,9 @@ from qtx.training.run_folder import RECIPE, TOKENIZER, RunFolder
 
 
 def origin(experiment: Experiment, workdir: Path) -> RunFolder | None:
-    """The run whose tokenizer an experiment in `workdir` has: that in the folder, or the one that quantization-aware
-    training starts from; None: it has yet to make one."""
-    folders = [RunFolder(workdir), *([RunFolder(Path(experiment.qat.start))] if experiment.qat.start else [])]
+    """The run whose tokenizer an experiment in `workdir` has: that in the folder, or the one that training starts
+    from; None: it has yet to make one."""
+    folders = [RunFolder(workdir), *([RunFolder(Path(experiment.start))] if experiment.start else [])]
     return next((folder for folder in folders if folder.config.exists()), None)
 
 
@@ -61,7 +61,7 @@ def kept_files(experiment: Experiment, model: TransformerConfig, data: Data) -> 
       model: its config, sizes filled in.
       data: the run's.
     """
-    schemes = (*experiment.quantization.schemes, *([experiment.qat.scheme] if experiment.qat.start else []))
+    schemes = (*experiment.quantization.schemes, *([experiment.qat.scheme] if experiment.qat.scheme else []))
     rules = experiment.quantization.recorded_rules(schemes, model)
     files = {} if data.tokenizer is None else {TOKENIZER: data.tokenizer.text}
     return files | ({RECIPE: sealed_json(rules).decode()} if rules else {})

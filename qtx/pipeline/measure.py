@@ -32,7 +32,8 @@ from qtx.quantization.integer import IntegerModel
 from qtx.report.results import Result
 from qtx.training import RunFolder
 from qtx.training.evaluate import add_up
-from qtx.training.objectives import Sums, cross_entropy_sums
+from qtx.training.objectives import ClassSums, Sums, class_sums
+from qtx.training.step import output_sums
 
 # Where the ranges of a quantized model are from.
 CALIBRATED = "calibrated"
@@ -110,10 +111,16 @@ def token_text(data: Data) -> Callable[[int], str] | None:
 
 
 def metrics_of(prepared: Prepared, model: FloatingPoint | Quantized | IntegerModel) -> dict[str, float]:
-    """Loss, perplexity and accuracy of a model on the held-out data."""
-    return add_up(functools.partial(model_sums, model), prepared.evaluation())
+    """Loss and metric of a model on the held-out data, and F1 of texts with labels; see `add_up`."""
+    sums = model_class_sums if OBJECTIVES[prepared.experiment.objective].labelled else model_sums
+    return add_up(functools.partial(sums, model), prepared.evaluation())
 
 
 @jax.jit
 def model_sums(model: FloatingPoint | Quantized | IntegerModel, batch: dict[str, jax.Array]) -> Sums:
-    return cross_entropy_sums(model.apply(batch), batch["labels"], batch["weights"])
+    return output_sums(model.apply(batch), batch)
+
+
+@jax.jit
+def model_class_sums(model: FloatingPoint | Quantized | IntegerModel, batch: dict[str, jax.Array]) -> ClassSums:
+    return class_sums(model.apply(batch), batch["labels"], batch["weights"])

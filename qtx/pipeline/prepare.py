@@ -17,11 +17,12 @@ from qtx.families import build
 from qtx.foundation.errors import QtxError
 from qtx.models import count_parameters
 from qtx.pipeline.identity import identity_of, load_data
-from qtx.pipeline.qat import check_calibration, qat_model
+from qtx.pipeline.start import check_calibration, qat_model, teacher_of
 from qtx.quantization.plan import weights_of
 from qtx.quantization.qat.model import QatModel
 from qtx.quantization.recipe import resolve
 from qtx.sites import site_shapes
+from qtx.training.distillation import Teacher
 from qtx.training.penalized import check_sites
 from qtx.training.penalties import make_penalties
 from qtx.training.run_folder import RunFolder
@@ -40,6 +41,7 @@ class Prepared:
       parameters: how many scalars it trains.
       mesh: the devices.
       qat: what quantization-aware training trains; None: the run trains `module` itself.
+      teacher: what the run learns from and is measured by; None: it has labels.
     """
 
     experiment: Experiment
@@ -49,6 +51,7 @@ class Prepared:
     parameters: int
     mesh: jax.sharding.Mesh
     qat: QatModel | None = None
+    teacher: Teacher | None = None
 
     @property
     def batch_size(self) -> int:
@@ -63,7 +66,7 @@ class Prepared:
 
     def evaluation(self) -> Batches:
         """The held-out batches: the first `training.eval_batches`, or all."""
-        return Batches(self.mesh, self.data.evaluation(self.batch_size), self.held_out_batches[0])
+        return Batches(self.mesh, self.data.evaluation(self.batch_size), self.held_out_batches[0], self.teacher)
 
     def calibration(self) -> Batches:
         """Endless batches of training data.
@@ -77,14 +80,17 @@ class Prepared:
 
 @dataclasses.dataclass(frozen=True)
 class Batches:
-    """Batches on the devices of a mesh, the same at every iteration; the first `count`, or all."""
+    """Batches on the devices of a mesh, the same at every iteration; the first `count`, or all; with the outputs of a
+    teacher beside them, if there is one."""
 
     mesh: jax.sharding.Mesh
     on_host: Iterable[dict[str, np.ndarray]]
     count: int | None = None
+    teacher: Teacher | None = None
 
     def __iter__(self) -> Iterator[dict[str, jax.Array]]:
-        return (shard_global_batch(self.mesh, batch) for batch in itertools.islice(self.on_host, self.count))
+        batches = (shard_global_batch(self.mesh, batch) for batch in itertools.islice(self.on_host, self.count))
+        return batches if self.teacher is None else map(self.teacher.outputs, batches)
 
 
 def prepare(experiment: Experiment, data: Data | None = None, run: RunFolder | None = None) -> Prepared:
@@ -109,7 +115,8 @@ def prepare(experiment: Experiment, data: Data | None = None, run: RunFolder | N
     check_recipe(experiment, module, params, example)
     check_sites(make_penalties(experiment.training.penalties), module, params, example)
     qat = qat_model(experiment, module, data)
-    return Prepared(experiment, data, identity_of(data), module, count_parameters(params), mesh, qat)
+    teacher = teacher_of(experiment, data, None if run is None else run.root)
+    return Prepared(experiment, data, identity_of(data), module, count_parameters(params), mesh, qat, teacher)
 
 
 def check_recipe(experiment: Experiment, module: nn.Module, params: Any, batch: dict[str, Any]) -> None:

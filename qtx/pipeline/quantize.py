@@ -73,7 +73,7 @@ def with_ranges(run: TrainedRun, file: Path) -> dict[str, Quantized]:
 def one_scheme(experiment: Experiment, named: bool) -> str:
     """The scheme of a command that takes one: the config's first; of a run of quantization-aware training the one that
     it was trained under, unless the user has `named` schemes."""
-    return experiment.qat.scheme if experiment.qat.start and not named else experiment.quantization.schemes[0]
+    return experiment.qat.scheme if experiment.qat.scheme and not named else experiment.quantization.schemes[0]
 
 
 def origin_of_ranges(prepared: Prepared, scheme: str) -> str:

@@ -17,7 +17,7 @@ from qtx.foundation.hardware import chip_of
 from qtx.models.flops import step_flops
 from qtx.pipeline.health import attention_warning
 from qtx.pipeline.identity import identity_of, kept_files, load_data, origin
-from qtx.pipeline.qat import check_start, qat_model, start_params
+from qtx.pipeline.start import check_start, initial_params, qat_model, teacher_of
 from qtx.training.loop import TrainResult, fit
 from qtx.training.run_folder import IDENTITY, RunFolder
 from qtx.training.watch import Watch
@@ -46,8 +46,7 @@ def train(
     identity = identity_of(data)
 
     qat = qat_model(experiment, module, data)
-    if qat is not None:
-        check_start(experiment, Path(workdir), identity)
+    check_start(experiment, folder.root, identity)
 
     def monitor(params, batch, step):
         numbers = attention_health(module, params, batch, step) if qat is None else health(qat.quantized(params), batch)
@@ -69,6 +68,7 @@ def train(
         files=kept_files(experiment, module.config, data),
         mesh_config=experiment.mesh,
         seed=experiment.seed,
-        initial=None if qat is None else functools.partial(start_params, experiment, qat, data),
+        initial=initial_params(experiment, module, qat, data, folder.root),
+        teacher=teacher_of(experiment, data, folder.root),
         watch=watch,
     )

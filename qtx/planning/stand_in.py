@@ -15,8 +15,9 @@ from qtx.experiment import Experiment
 from qtx.families import family_of
 from qtx.foundation.errors import QtxError
 
-# What is assumed of images where neither config nor files tell.
+# What is assumed where neither config nor files tell, of images and of texts with labels.
 IMAGENET = {"image_size": 224, "channels": 3, "num_classes": 1000}
+FEWEST_CLASSES = 2
 
 
 def stand_in(experiment: Experiment) -> tuple[Data, list[str]]:
@@ -48,7 +49,11 @@ def _text(experiment: Experiment, source: Any, objective: TextObjective) -> tupl
         example = source.make_example(blank, experiment.objective)
     else:
         example = objective.example(blank, 0)
-    return Data("no data", [block], [block], example, vocab_size=vocab_size, sequence_length=length), assumed
+    sizes = {"vocab_size": vocab_size, "sequence_length": length}
+    if objective.labelled:
+        sizes["num_classes"] = experiment.model.num_classes or FEWEST_CLASSES
+        assumed += [] if experiment.model.num_classes else [f"num_classes {FEWEST_CLASSES}"]
+    return Data("no data", [block], [block], example, **sizes), assumed
 
 
 def _vocab_size(source: Any) -> int | None:

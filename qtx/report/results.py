@@ -31,7 +31,7 @@ ATTENTION_COLUMNS = {
     "zero_share": "exact zeros",
     "dead_row_share": "dead rows",
 }
-METRIC_TITLES = {"perplexity": "perplexity", "accuracy": "accuracy, %"}
+METRIC_TITLES = {"perplexity": "perplexity", "accuracy": "accuracy, %", "fidelity": "fidelity"}
 
 
 def write_lines(results: Iterable[Result], path: Path) -> None:

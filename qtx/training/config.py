@@ -9,12 +9,13 @@ from typing import Self
 import optax
 
 from qtx.foundation.errors import QtxError, lookup
+from qtx.training.distillation import LAYERS
 from qtx.training.optimizer import OPTIMIZERS, decay_mask
 from qtx.training.penalties import complete_text, make_penalties
 from qtx.training.schedules import SCHEDULES, learning_rate_schedule
 
 # Metric of the held-out data -> its sign in a checkpoint's score, of which more is better.
-BEST_METRICS = {"loss": -1, "perplexity": -1, "accuracy": 1}
+BEST_METRICS = {"loss": -1, "perplexity": -1, "accuracy": 1, "fidelity": 1}
 
 
 @dataclasses.dataclass(frozen=True)
@@ -36,6 +37,7 @@ class TrainingConfig:
       decay_norm_scale: decay LayerNorm scales too. The paper's OPT cures do and its OPT baseline does not: compare like
         with like.
       clip_norm: largest global norm of a gradient; None: no clipping.
+      distill_layers: which layers' outputs are held to the teacher's, of an objective that has one: "all", or "last".
       label_smoothing: share of the target that is spread over all classes, during training only.
       penalties: on activations, in the loss during training only: names in `PENALTIES` with options, e.g.
         `"hinge,sites=layers/mlp/out,tau=10,weight=.1"`.
@@ -46,7 +48,7 @@ class TrainingConfig:
         `outliers_every` steps infinity norms and kurtoses per layer are logged, and the attention's health.
       keep_checkpoints: how many of the newest are kept.
       keep_best: how many of the best are kept besides; a checkpoint is saved at every evaluation that beats them.
-      best_metric: what "best" means, of the held-out data: loss, perplexity or accuracy.
+      best_metric: what "best" means, of the held-out data: loss, perplexity, accuracy or fidelity.
 
     Raises:
       QtxError: for a value out of its range.
@@ -67,6 +69,7 @@ class TrainingConfig:
     weight_decay: float = 0.01
     decay_norm_scale: bool = False
     clip_norm: float | None = 1.0
+    distill_layers: str = "all"
     label_smoothing: float = 0.0
     penalties: tuple[str, ...] = ()
     max_bad_steps: int = 1
@@ -103,6 +106,7 @@ class TrainingConfig:
         lookup(OPTIMIZERS, "optimizer", self.optimizer)
         lookup(SCHEDULES, "learning-rate schedule", self.schedule)
         lookup(BEST_METRICS, "best_metric", self.best_metric)
+        lookup(dict.fromkeys(LAYERS), "distill_layers", self.distill_layers)
         make_penalties(self.penalties)
         if self.warmup_steps >= self.steps:
             raise QtxError(

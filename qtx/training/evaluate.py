@@ -8,7 +8,8 @@ import jax
 import numpy as np
 
 from qtx.foundation.batch import Batch
-from qtx.training.objectives import Sums, cross_entropy_sums, metrics
+from qtx.training.distillation import is_taught
+from qtx.training.objectives import ClassSums, Sums, cross_entropy_sums, f1_score, fidelity_metrics, metrics
 
 
 def evaluate(apply_fn: Callable[[Batch], jax.Array], batches: Iterable[Batch]) -> dict[str, float]:
@@ -30,10 +31,19 @@ def evaluate(apply_fn: Callable[[Batch], jax.Array], batches: Iterable[Batch]) -
     return add_up(sums, batches)
 
 
-def add_up(sums_fn: Callable[[Batch], Sums], batches: Iterable[Batch]) -> dict[str, float]:
-    """`evaluate` for a compiled function batch -> `Sums`; adds in float64, so that no batch's share is rounded away."""
-    total = np.zeros(3)
+def add_up(sums_fn: Callable[[Batch], Sums | ClassSums], batches: Iterable[Batch]) -> dict[str, float]:
+    """`evaluate` for a compiled function batch -> `Sums`; adds in float64, so that no batch's share is rounded away.
+
+    Of batches that a teacher has seen: loss (mean relative squared error of the outputs), fidelity (mean cosine to the
+    teacher's) and predictions (examples). Of `ClassSums` also f1.
+    """
+    total, by_class, taught = np.zeros(3), np.zeros(()), False
     for batch in batches:
-        total += np.asarray(jax.device_get(tuple(sums_fn(batch))), np.float64)
+        sums = jax.device_get(sums_fn(batch))
+        total += np.asarray(sums[:3], np.float64)
+        by_class = by_class + (sums.by_class if isinstance(sums, ClassSums) else 0.0)
+        taught = is_taught(batch)
     loss, weight, correct = total.tolist()
-    return {**metrics(loss, weight, correct), "predictions": weight}
+    means = fidelity_metrics if taught else metrics
+    f1 = {"f1": f1_score(by_class)} if by_class.ndim else {}
+    return {**means(loss, weight, correct), **f1, "predictions": weight}

@@ -10,6 +10,7 @@ from jax.sharding import Mesh
 
 from qtx.foundation.batch import Batch
 from qtx.training.config import TrainingConfig
+from qtx.training.distillation import Teacher
 from qtx.training.sharding import batch_shards, shard_process_batch
 
 # Examples that a monitor sees: it looks at every attention map, so a whole batch could exceed the memory.
@@ -25,6 +26,7 @@ class Feed:
       seed: of the order.
       mesh: the devices.
       part: (index, count), this process's part of every batch; see `qtx.training.sharding.process_part`.
+      teacher: puts its outputs beside every batch; None: there is none.
 
     Attributes:
       start: the position before the first update.
@@ -32,8 +34,16 @@ class Feed:
       positions: update (from 1) -> the position before its batch; cleared by whoever has no more need of it.
     """
 
-    def __init__(self, data: Any, training: TrainingConfig, seed: int, mesh: Mesh, part: tuple[int, int]):
-        self._data, self._training, self._mesh, self._part = data, training, mesh, part
+    def __init__(
+        self,
+        data: Any,
+        training: TrainingConfig,
+        seed: int,
+        mesh: Mesh,
+        part: tuple[int, int],
+        teacher: Teacher | None = None,
+    ):
+        self._data, self._training, self._mesh, self._part, self._teacher = data, training, mesh, part, teacher
         self._iterator = data.train(training.batch_size, seed, *part)
         self.start = self.position
         self.example: Batch = next(self._iterator)
@@ -52,7 +62,8 @@ class Feed:
     def batch(self, step: int) -> Batch:
         """The next training batch, which is that of update `step`."""
         self.positions[step] = self.position
-        return shard_process_batch(self._mesh, next(self._iterator))
+        batch = shard_process_batch(self._mesh, next(self._iterator))
+        return batch if self._teacher is None else self._teacher.targets(batch)
 
     def batch_again(self, step: int) -> Batch:
         """This process's part of the batch of an update in `positions`, on the host; the one after it is the next."""
@@ -70,4 +81,5 @@ class Feed:
         return next(self._held_out(-(-MONITOR_EXAMPLES // shards) * shards))
 
     def _held_out(self, batch_size: int) -> Iterator[Batch]:
-        return (shard_process_batch(self._mesh, batch) for batch in self._data.evaluation(batch_size, *self._part))
+        batches = (shard_process_batch(self._mesh, batch) for batch in self._data.evaluation(batch_size, *self._part))
+        return batches if self._teacher is None else map(self._teacher.outputs, batches)

@@ -1,4 +1,4 @@
-"""The parameters of one of a run's checkpoints."""
+"""The parameters of one of a run's checkpoints; an imported run's checkpoint 0 is what was imported."""
 
 from __future__ import annotations
 
@@ -6,8 +6,10 @@ from pathlib import Path
 from typing import Any
 
 import flax.linen as nn
+import jax
 
 from qtx.foundation.errors import QtxError
+from qtx.interop import load
 from qtx.training.checkpoints import Checkpoints, DamagedCheckpoint
 from qtx.training.program import abstract_params, placed
 from qtx.training.run_folder import RunFolder
@@ -19,8 +21,11 @@ NEWEST, BEST = "newest", "best"
 
 def find_checkpoint(workdir: str | Path, checkpoint: str = NEWEST) -> int:
     """Updates done at one of a run's checkpoints; arguments and errors as `load_params`."""
+    run = RunFolder(Path(workdir))
+    if run.imported.is_dir() and not run.checkpoints.is_dir():
+        return _find_step([0], None, workdir, checkpoint)
     with Checkpoints(_checkpoints_of(workdir)) as checkpoints:
-        return _find_step(checkpoints, workdir, checkpoint)
+        return _find_step(_steps(checkpoints, run), checkpoints.best_step(), workdir, checkpoint)
 
 
 def load_params(
@@ -42,13 +47,13 @@ def load_params(
     Raises:
       QtxError: if the folder has no such checkpoint, it is damaged, or one of another model.
     """
-    folder = _checkpoints_of(workdir)
+    run, step = RunFolder(Path(workdir)), find_checkpoint(workdir, checkpoint)
     boxed = abstract_params(module, next(iter(data.evaluation(1))))
     shardings = param_shardings(make_mesh(mesh_config), boxed)
-    with Checkpoints(folder) as checkpoints:
-        step = _find_step(checkpoints, workdir, checkpoint)
+    if step == 0 and run.imported.is_dir():
+        return jax.device_put(load(run.imported)[1], shardings)
+    with Checkpoints(_checkpoints_of(workdir)) as checkpoints:
         try:
-            run = RunFolder(Path(workdir))
             config = run.read_config() if run.config.exists() else None
             return checkpoints.restore_params(step, placed(nn.unbox(boxed), shardings), config)
         except DamagedCheckpoint as error:
@@ -64,14 +69,16 @@ def _checkpoints_of(workdir: str | Path) -> Path:
     return folder
 
 
-def _find_step(checkpoints: Checkpoints, workdir: str | Path, checkpoint: str) -> int:
-    steps = checkpoints.steps()
+def _steps(checkpoints: Checkpoints, run: RunFolder) -> list[int]:
+    return sorted({*checkpoints.steps(), *([0] if run.imported.is_dir() else [])})
+
+
+def _find_step(steps: list[int], best: int | None, workdir: str | Path, checkpoint: str) -> int:
     if not steps:
         raise QtxError(f"{workdir} has no complete checkpoint yet: let its training reach one")
     if checkpoint == NEWEST:
         return steps[-1]
     if checkpoint == BEST:
-        best = checkpoints.best_step()
         if best is None:
             raise QtxError(f"{workdir} has no checkpoint with an evaluation yet: choose one of {steps}, or newest")
         return best

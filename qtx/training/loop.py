@@ -15,6 +15,7 @@ from qtx.foundation.distributed import is_main
 from qtx.foundation.errors import QtxError
 from qtx.training.checkpoints import Checkpoints, Restored
 from qtx.training.config import TrainingConfig
+from qtx.training.distillation import Teacher
 from qtx.training.feed import Feed
 from qtx.training.milestones import EVALUATION, OUTLIERS, Due, Milestones
 from qtx.training.preemption import preemption
@@ -59,6 +60,7 @@ def fit(
     mesh_config: MeshConfig = ALL_DEVICES,
     seed: int = 0,
     initial: Callable[[], Any] | None = None,
+    teacher: Teacher | None = None,
     watch: Watch = LOSS_AND_SPEED,
 ) -> TrainResult:
     """Trains a model, or goes on where an interrupted run of the same config was; at once if that run is finished.
@@ -81,6 +83,7 @@ def fit(
       seed: of the initial parameters, the order of the data, and dropout.
       initial: gives the parameters to start from, which are evaluated before the first update; called only if the run
         starts. None: random ones.
+      teacher: what the run learns from, instead of labels; None: nothing.
       watch: what is watched besides loss and speed.
 
     Raises:
@@ -98,7 +101,7 @@ def fit(
             stack.enter_context(folder.lock())
         folder.claim(config, files, write=is_main())
         preempted = stack.enter_context(preemption())
-        feed = Feed(data, training, seed, mesh, part)
+        feed = Feed(data, training, seed, mesh, part, teacher)
         program = make_program(module, training, mesh, feed.example)
         progress = stack.enter_context(ProgressLine(training.steps, enabled=is_main()))
         checkpoints = stack.enter_context(

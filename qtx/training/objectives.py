@@ -12,6 +12,7 @@ from typing import NamedTuple
 
 import jax
 import jax.numpy as jnp
+import numpy as np
 
 
 class Sums(NamedTuple):
@@ -37,6 +38,20 @@ class Sums(NamedTuple):
     def penalties(self) -> dict[str, Mean]:
         """There are none; no field, so that the checkpoints of runs without penalties hold nothing of them."""
         return {}
+
+
+class ClassSums(NamedTuple):
+    """`Sums`, and what F1 is made of.
+
+    Attributes:
+      loss, weight, correct: as of `Sums`.
+      by_class: weights `[3, C]` of the right predictions of a class, of all its predictions, and of its labels.
+    """
+
+    loss: jax.Array
+    weight: jax.Array
+    correct: jax.Array
+    by_class: jax.Array
 
 
 class Mean(NamedTuple):
@@ -92,6 +107,14 @@ def cross_entropy_sums(logits: jax.Array, labels: jax.Array, weights: jax.Array,
     )
 
 
+def class_sums(logits: jax.Array, labels: jax.Array, weights: jax.Array) -> ClassSums:
+    """Sums by class for logits `[B, C]`, labels `[B]` int32 and weights `[B]`; of tied classes the first is predicted."""
+    sums = cross_entropy_sums(logits, labels, weights)
+    labelled, predicted = (jax.nn.one_hot(classes, logits.shape[-1]) for classes in (labels, logits.argmax(-1)))
+    counted = jnp.stack([labelled * predicted, predicted, labelled])
+    return ClassSums(*sums, jnp.where(weights[:, None] > 0, weights[:, None] * counted, 0.0).sum(axis=1))
+
+
 def training_sums(logits: jax.Array, batch: Mapping[str, jax.Array], label_smoothing: float = 0.0) -> Sums:
     """Sums against the targets that a model is trained on, which may be mixed and smoothed.
 
@@ -123,6 +146,22 @@ def training_sums(logits: jax.Array, batch: Mapping[str, jax.Array], label_smoot
     of_uniform = jax.nn.logsumexp(logits, axis=-1) - logits.mean(axis=-1)
     uniform_loss = jnp.where(weights > 0, weights * of_uniform, 0.0).sum()
     return sums._replace(loss=(1 - label_smoothing) * sums.loss + label_smoothing * uniform_loss)
+
+
+def fidelity_metrics(loss_sum: float, weight_sum: float, cosine_sum: float) -> dict[str, float]:
+    """Mean loss and mean cosine to the teacher's outputs (`fidelity`, at most 1) from sums; NaN for no examples."""
+    if weight_sum == 0:
+        return {"loss": math.nan, "fidelity": math.nan}
+    return {"loss": loss_sum / weight_sum, "fidelity": cosine_sum / weight_sum}
+
+
+def f1_score(by_class: np.ndarray) -> float:
+    """F1, the harmonic mean of precision and recall, from sums `[3, C]` of `class_sums`: of two classes that of the
+    second, the positive one; of several the mean over those that are predicted or there (macro). 0 without any."""
+    right, predicted, labelled = by_class
+    there = predicted + labelled > 0
+    scores = np.where(there, 2 * right / np.where(there, predicted + labelled, 1.0), 0.0)
+    return float(scores[1] if len(scores) == 2 else scores.sum() / max(there.sum(), 1))
 
 
 def metrics(loss_sum: float, weight_sum: float, correct_sum: float) -> dict[str, float]:

@@ -12,8 +12,9 @@ import jax
 
 from qtx.foundation.batch import Batch
 from qtx.foundation.totals import Total
+from qtx.training.distillation import is_taught
 from qtx.training.evaluate import add_up
-from qtx.training.objectives import Sums, metrics
+from qtx.training.objectives import Sums, fidelity_metrics, metrics
 from qtx.training.progress import ProgressLine
 from qtx.training.step import TrainState
 from qtx.training.writers import MetricWriter
@@ -134,11 +135,10 @@ class Reporter:
     def train(self, state: TrainState, step: int, numbers: Mapping[str, jax.Array], skipped: int) -> None:
         """Logs means since the last line, `numbers` of the last step, and how many were skipped in the run."""
         sums = jax.tree.map(lambda high, low: float(Total(high, low).exact()), state.window, state.lost)
-        means = metrics(sums.loss, sums.weight, sums.correct)
+        means = (fidelity_metrics if is_taught(self._monitor_batch) else metrics)(sums.loss, sums.weight, sums.correct)
         self._loss = means["loss"]
         values = {
-            "loss": means["loss"],
-            "accuracy": means["accuracy"],
+            **{name: value for name, value in means.items() if name != "perplexity"},
             **{f"penalty/{n}": total / terms if terms else math.nan for n, (total, terms) in sums.penalties.items()},
             **{name: float(value) for name, value in numbers.items()},
         }

@@ -40,12 +40,19 @@ LATER_OPTIONS = {
     "model.head": "mlm",
     "model.attention.gate_input": "normed",
     "model.attention.gate_place": "context",
+    "model.attention.eta_warmup_steps": 0,
+    "model.attention.empty_warmup_steps": 0,
+    "training.distill_layers": "all",
     "training.penalties": [],
 }
 TOKENIZER_OPTIONS = ("tokenizer", "vocab_size")
 IDENTITY = "identity"
 # Of a run's identity: the entry, and what it is called in messages.
-CONTENTS = {"tokenizer": "tokenizer", "training": "training data", "held_out": "held-out data"}
+CONTENTS = {
+    "tokenizer": "tokenizer",
+    "training": "training data",
+    "held_out": "held-out data",
+}
 NOTHING: Mapping[str, str] = MappingProxyType({})
 
 
@@ -64,6 +71,11 @@ class RunFolder:
     def tokenizer(self) -> Path:
         """The tokenizer that the run was trained with, as the `tokenizers` library writes it."""
         return self.root / TOKENIZER
+
+    @property
+    def imported(self) -> Path:
+        """Of a run that was imported: the files of the checkpoint, as they were; its parameters at step 0."""
+        return self.root / "imported"
 
     @property
     def recipe(self) -> Path:
@@ -206,7 +218,7 @@ def differences(there: Mapping[str, Any], here: Mapping[str, Any], other_data: b
     """The options, by dotted key, in which two configs describe different runs, with both values; what `here` still
     leaves to the data differs in nothing. With `other_data`, of the data only what says which tokenizer cuts them
     counts."""
-    old, new = _flatten(_without_idle_qat(there)), _flatten(_without_idle_qat(here))
+    old, new = _flatten(_without_idle_qat(started(there))), _flatten(_without_idle_qat(here))
     found = []
     for key in sorted(old.keys() | new.keys()):
         section, _, option = key.partition(".")
@@ -232,9 +244,19 @@ def other_contents(there: Mapping[str, Any], here: Mapping[str, Any]) -> list[st
     ]
 
 
+def started(config: Mapping[str, Any]) -> dict[str, Any]:
+    """A recorded config as this version records it: earlier ones had `start` in the section `qat`, which was without
+    effect where that was empty, or had no such section."""
+    qat = dict(config.get("qat", {}))
+    if "start" in qat or "qat" not in config:
+        start = qat.pop("start", "")
+        return {**config, "start": start, "qat": qat if start else {**qat, "scheme": ""}}
+    return dict(config)
+
+
 def _without_idle_qat(config: Mapping[str, Any]) -> dict[str, Any]:
-    """A config without the section `qat` if that has no start: it then says nothing, and older runs have none."""
-    idle = not config.get("qat", {}).get("start")
+    """A config without the section `qat` if that has no scheme: it then says nothing."""
+    idle = not config.get("qat", {}).get("scheme")
     return {name: value for name, value in config.items() if not (idle and name == "qat")}
 
 

@@ -17,6 +17,7 @@ from qtx.foundation.batch import Batch
 from qtx.foundation.totals import Total
 from qtx.sites import capture
 from qtx.training.config import TrainingConfig
+from qtx.training.distillation import MATCHED, distillation_sums, fidelity_sums, is_taught
 from qtx.training.objectives import PenalizedSums, Sums, cross_entropy_sums, training_sums, zero_sums
 from qtx.training.penalized import penalty_sums
 from qtx.training.penalties import make_penalties
@@ -78,7 +79,7 @@ def init_state(
     module: Trainable, optimizer: optax.GradientTransformation, seed: Any, batch: Any, penalties: Collection[str]
 ) -> TrainState:
     """The state before the first update, with the named penalties; `batch` gives the shapes only."""
-    return start_state(optimizer, nn.unbox(module.init(_init_key(seed), batch)["params"]), penalties)
+    return start_state(optimizer, nn.unbox(module.init(init_key(seed), batch)["params"]), penalties)
 
 
 def start_state(optimizer: optax.GradientTransformation, params: Any, penalties: Collection[str]) -> TrainState:
@@ -87,7 +88,8 @@ def start_state(optimizer: optax.GradientTransformation, params: Any, penalties:
     return TrainState(step, params, optimizer.init(params), zero, zero, BadSteps.none())
 
 
-def _init_key(seed: Any) -> jax.Array:
+def init_key(seed: Any) -> jax.Array:
+    """Key of the initial parameters of a run."""
     return jax.random.split(jax.random.key(seed))[0]
 
 
@@ -102,23 +104,29 @@ def make_train_step(
     """(state, batch, seed) -> (state after one update, its learning_rate and grad_norm), to be compiled over `mesh`.
 
     The loss is sum(weights * cross entropy) / sum(weights) over the whole batch: each microbatch divides by the weights
-    of all, so that accumulation gives the big batch's gradient and not a mean of means. To it come the penalties of
-    `config.penalties`, likewise.
+    of all, so that accumulation gives the big batch's gradient and not a mean of means. Of a batch that a teacher has
+    seen it is that of `distillation_sums`. To it come the penalties of `config.penalties`, likewise.
 
     An update that is not finite is skipped. `config.max_bad_steps` of them in a row freeze the state as it was before
     the last of them, with `bad` alone telling so: whatever is called until that is noticed changes nothing.
     """
 
     penalties = make_penalties(config.penalties)
-    sites = {pattern for penalty in penalties.values() for pattern in penalty.patterns}
+    penalized = {pattern for penalty in penalties.values() for pattern in penalty.patterns}
 
-    def forward(*args, **kwargs):
+    def forward(sites, *args, **kwargs):
         return capture(module.apply, sites, *args, **kwargs) if sites else (module.apply(*args, **kwargs), {})
 
     def gradients(params, batch, key, step, normalizer, whole):
+        taught = is_taught(batch)
+        sites = penalized | set(MATCHED if taught else ())
+
         def loss(params):
-            logits, captured = forward({"params": params}, batch, train=True, step=step, rngs={"dropout": key})
-            sums = training_sums(logits, batch, config.label_smoothing)
+            output, captured = forward(sites, {"params": params}, batch, train=True, step=step, rngs={"dropout": key})
+            if taught:
+                sums = distillation_sums(output, captured, batch)
+            else:
+                sums = training_sums(output, batch, config.label_smoothing)
             if not penalties:
                 return sums.loss / normalizer, sums
             penalty, of_penalties = penalty_sums(penalties, captured, batch, whole, step)
@@ -191,11 +199,17 @@ def _microbatches(x: jax.Array, parts: int, mesh: Mesh) -> jax.Array:
     return jax.lax.with_sharding_constraint(x, sharding)
 
 
+def output_sums(output: jax.Array, batch: Batch) -> Sums:
+    """What a model's output says of it: against the teacher's, or against the labels."""
+    if is_taught(batch):
+        return fidelity_sums(output, batch)
+    return cross_entropy_sums(output, batch["labels"], batch["weights"])
+
+
 def make_eval_step(module: Trainable) -> Callable[[Any, Batch, jax.Array], Sums]:
     """(params, batch, step) -> sums over the batch, without dropout."""
 
     def eval_step(params, batch, step):
-        logits: Any = module.apply({"params": params}, batch, train=False, step=step)
-        return cross_entropy_sums(logits, batch["labels"], batch["weights"])
+        return output_sums(module.apply({"params": params}, batch, train=False, step=step), batch)
 
     return eval_step

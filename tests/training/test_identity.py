@@ -221,7 +221,7 @@ def test_a_run_of_an_earlier_version_is_told_so(copy, capsys):
 
 @pytest.mark.slow
 def test_quantized_training_starts_on_the_data_and_tokenizer_of_its_start(copy, capsys):
-    qat = [f"--config={copy}/config.py", f"--workdir={copy}/qat", f"--config.qat.start={copy}/run"]
+    qat = [f"--config={copy}/config.py", f"--workdir={copy}/qat", f"--config.start={copy}/run"]
     head_line(copy / "train.txt")
     message = told(["train", *qat], capsys)
     assert "was trained on other data" in message and "training data" in message
@@ -236,7 +236,7 @@ def test_quantized_training_starts_on_the_data_and_tokenizer_of_its_start(copy, 
 def quantized_run(trained, tmp_path_factory) -> Path:
     """The folder of a run of quantization-aware training under w4a8, of which its config's schemes say nothing."""
     workdir = tmp_path_factory.mktemp("qat") / "run"
-    qat = [f"--config.qat.start={trained}/run", "--config.qat.scheme=w4a8", "--config.training.learning_rate=0.05"]
+    qat = [f"--config.start={trained}/run", "--config.qat.scheme=w4a8", "--config.training.learning_rate=0.05"]
     assert main(["train", f"--config={trained}/config.py", f"--workdir={workdir}", *qat]) == 0
     assert main(["evaluate", f"--workdir={workdir}"]) == 0
     return workdir

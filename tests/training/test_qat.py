@@ -18,8 +18,8 @@ from qtx.foundation.errors import QtxError
 from qtx.pipeline.compare import runs
 from qtx.pipeline.measure import measure
 from qtx.pipeline.prepare import prepare
-from qtx.pipeline.qat import check_start, start_params
 from qtx.pipeline.quantize import quantize
+from qtx.pipeline.start import check_start, start_params
 from qtx.pipeline.train import train
 from qtx.pipeline.trained import TrainedRun, restore_run
 from qtx.quantization import QuantizationConfig, Quantizer, Recipe, Rule, calibrate
@@ -37,7 +37,7 @@ from .interruption import InterruptedData, Interruption
 pytestmark = pytest.mark.slow
 
 
-def make_config(**qat):
+def make_config(start="", **qat):
     config = default("opt")
     shape = dict(num_layers=1, width=16, num_heads=2, mlp_width=32, max_length=16, init_std=0.2)
     config.model.update(shape | {"dropout": 0.0, "attention_dropout": 0.0})
@@ -47,7 +47,8 @@ def make_config(**qat):
     config.mesh.data = 1
     # One estimator for all bits: every scheme is compiled once.
     config.quantization.update({"weight_estimator": "minmax", "calibration_batches": 2, "schemes": ("w3a4",)})
-    if qat:
+    if start:
+        config.start = start
         config.training.update({"steps": 40, "warmup_steps": 5, "learning_rate": 2e-3})
         config.qat.update({"scheme": "w3a4", **qat})
     return config
@@ -289,8 +290,7 @@ def test_ranges_of_groups_cannot_be_learned(data, start):
     ("change", "message"),
     [
         ({"model.mlp_width": 64}, r"another model: model.mlp_width \(32 there, 64 here\)"),
-        ({"data.chain_seed": 3}, r"another model: data.chain_seed \(0 there, 3 here\)"),
-        ({"qat.start": "nowhere"}, "config.qat.start=nowhere: nowhere is not a run's folder"),
+        ({"start": "nowhere"}, "config.start=nowhere: nowhere is not a run's folder"),
         ({"qat.scheme": "4x4"}, "config.qat: scheme '4x4': expected w<weight bits>a<activation bits>"),
         ({"qat.scheme": "w1a8"}, "config.qat: bits is 1"),
     ],
@@ -300,7 +300,7 @@ def test_what_cannot_start(start, data, tmp_path, change, message):
     config.update_from_flattened_dict(change)
     workdir = tmp_path / "run"
     with pytest.raises(QtxError, match=message):
-        train(read(config), workdir, None if "data.chain_seed" in change else data)
+        train(read(config), workdir, data)
     assert not workdir.exists()
 
 
@@ -321,13 +321,13 @@ def test_a_start_may_differ_in_what_its_parameters_do_not_depend_on(start, tmp_p
 def test_older_runs_have_no_such_section(start):
     now = RunFolder(start).read_config()
     then = {name: value for name, value in now.items() if name != "qat"}
-    assert from_record(then, "here").qat.start == "" and not differences(then, now) and not differences(now, then)
+    assert from_record(then, "here").start == "" and not differences(then, now) and not differences(now, then)
     idle = now | {"qat": {"start": "", "scheme": "w2a2", "learn_ranges": True}}
     assert not differences(then, idle)
     started = record(read(make_config(start="x")))
-    assert "qat.start (absent there, x here)" in differences(then, started)
+    assert "start ( there, x here)" in differences(then, started)
 
 
 def test_a_comparison_trains_from_the_beginning(start, tmp_path):
-    with pytest.raises(QtxError, match="config.qat.start is set"):
+    with pytest.raises(QtxError, match="config.start is set"):
         runs(read(make_config(start=str(start))), tmp_path)

@@ -5,13 +5,17 @@ from __future__ import annotations
 from qtx.data.objectives.base import MakeExample, Objective, TextObjective
 from qtx.data.objectives.causal import CausalLanguageModelling
 from qtx.data.objectives.classification import Classification
+from qtx.data.objectives.distillation import Distillation
 from qtx.data.objectives.masked import MaskedLanguageModelling
+from qtx.data.objectives.sequence_classification import SequenceClassification
 from qtx.foundation.errors import lookup
 
 OBJECTIVES: dict[str, Objective] = {
     "mlm": MaskedLanguageModelling(),
     "clm": CausalLanguageModelling(),
     "classification": Classification(),
+    "distill": Distillation(),
+    "sequence_classification": SequenceClassification(),
 }
 """Training objectives by the name that configs use."""
 
@@ -34,9 +38,11 @@ __all__ = [
     "OBJECTIVES",
     "CausalLanguageModelling",
     "Classification",
+    "Distillation",
     "MakeExample",
     "MaskedLanguageModelling",
     "Objective",
+    "SequenceClassification",
     "TextObjective",
     "text_objective",
     "text_objectives",

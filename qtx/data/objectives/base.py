@@ -16,17 +16,22 @@ MakeExample = Callable[[np.ndarray, np.random.Generator], Batch]
 
 
 class Objective(abc.ABC):
-    """What a model learns to predict. The loss is weighted cross entropy for all: objectives differ in their examples.
+    """What a model learns to predict. The loss is weighted cross entropy for all that have labels, which differ in
+    their examples; one that is taught has the loss of `qtx.training.distillation`.
 
     Attributes:
-      metric: the key of `qtx.training.objectives.metrics` that a user reads first.
+      metric: the key of an evaluation's results (see `qtx.training.evaluate`) that a user reads first.
       lower_is_better: of that metric.
       built_in_source: the data source that serves it without any file.
+      taught: whether the targets are the outputs of the run that training starts from.
+      labelled: whether a text has a label, which only some sources give.
     """
 
     metric: ClassVar[str]
     lower_is_better: ClassVar[bool]
     built_in_source: ClassVar[str]
+    taught: ClassVar[bool] = False
+    labelled: ClassVar[bool] = False
 
 
 class TextObjective(Objective):
@@ -35,6 +40,7 @@ class TextObjective(Objective):
     Attributes:
       tokenizer: the kind of tokenizer to train where none is named, a name in `VOCABULARIES`.
       mask_probability: default of the option of that name; None: it masks nothing, and does not take the option.
+      pads: whether an example may be shorter than the sequence length; it then takes the option `min_length`.
       ends_document: whether the token between two documents belongs to the first; see `document_segments`.
     """
 
@@ -44,6 +50,7 @@ class TextObjective(Objective):
 
     tokenizer: ClassVar[str]
     mask_probability: ClassVar[float | None] = None
+    pads: ClassVar[bool] = False
     ends_document: ClassVar[bool] = True
 
     @property

@@ -14,7 +14,7 @@ from pathlib import Path
 import numpy as np
 
 from qtx.data.prepared.fingerprints import content_hash
-from qtx.data.reading import TEXT_SUFFIXES, check_separator, documents, expand, text_kind
+from qtx.data.reading import TABLE, TEXT_SUFFIXES, check_separator, documents, expand, text_kind
 from qtx.data.splitting import held_out_count
 from qtx.data.tfds_datasets import PREFIX, TRAINING_SPLIT, find_dataset
 from qtx.foundation.errors import QtxError
@@ -104,7 +104,10 @@ def own_text(corpus: str, separator: str | None, data_dir: str) -> Documents:
         files = expand([str(folder)])
         other = next((file for file in files if text_kind(file) not in TEXT_SUFFIXES), None)
         if other:
-            raise QtxError(f"{other} is no text: expected {', '.join(TEXT_SUFFIXES)}, plain or with .gz, .xz or .zst")
+            raise QtxError(
+                f"{other} is no text: expected {', '.join(TEXT_SUFFIXES)}, plain or with .gz, .xz or .zst; source "
+                f"text_labels reads texts with labels ({TABLE})"
+            )
 
     def read(start: int) -> Iterator[str]:
         found = (text for file in files for text in documents(file, separator))

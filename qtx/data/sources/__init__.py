@@ -12,9 +12,10 @@ from qtx.data.sources.digits import Digits
 from qtx.data.sources.idx import Idx
 from qtx.data.sources.image_corpus import ImageCorpus
 from qtx.data.sources.image_folder import ImageFolder
-from qtx.data.sources.stdlib import Stdlib
+from qtx.data.sources.stdlib import Stdlib, StdlibLabels
 from qtx.data.sources.text_corpus import TextCorpus
 from qtx.data.sources.text_files import TextFiles
+from qtx.data.sources.text_labels import TextLabels
 
 
 class Source(Protocol):
@@ -39,6 +40,8 @@ SOURCES: dict[str, type[Source]] = {
     "stdlib": Stdlib,
     "text_files": TextFiles,
     "text_corpus": TextCorpus,
+    "text_labels": TextLabels,
+    "stdlib_labels": StdlibLabels,
     "digits": Digits,
     "idx": Idx,
     "image_folder": ImageFolder,

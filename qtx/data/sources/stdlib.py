@@ -15,10 +15,14 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from qtx.data.dataset import Data
+from qtx.data.labelled import LabelledTextOptions, split_labelled
+from qtx.data.tables import LabelledText
 from qtx.data.text import Document, TextOptions, split_documents
 from qtx.foundation.errors import QtxError
 
 SKIPPED_FOLDERS = {"site-packages", "dist-packages", "test", "tests", "idle_test", "__pycache__"}
+HELD_OUT_FRACTION = 0.05
+REMEDY = "is Python's library complete?"
 
 
 @dataclass(frozen=True)
@@ -29,12 +33,21 @@ class Stdlib(TextOptions):
       held_out_fraction: share of the documents to evaluate on.
     """
 
-    held_out_fraction: float = 0.05
+    held_out_fraction: float = HELD_OUT_FRACTION
 
     def load(self, objective: str) -> Data:
-        remedy = "is Python's library complete?"
-        training, held_out = split_documents(stdlib_documents(), self.held_out_fraction, remedy)
+        training, held_out = split_documents(stdlib_documents(), self.held_out_fraction, REMEDY)
         return self.make_data("stdlib", training, held_out, objective)
+
+
+@dataclass(frozen=True)
+class StdlibLabels(LabelledTextOptions):
+    """Python's help topics and docstrings, each labelled `topic` or `module`; a twentieth is held out."""
+
+    def load(self, objective: str) -> Data:
+        rows = [LabelledText(document.text, document.name.split()[0]) for document in stdlib_documents()]
+        training, held_out = split_labelled(rows, HELD_OUT_FRACTION, REMEDY)
+        return self.make_labelled_data("stdlib_labels", training, held_out, objective)
 
 
 @functools.cache

@@ -9,23 +9,22 @@ from qtx.quantization.config import QuantizationConfig
 
 @dataclasses.dataclass(frozen=True)
 class QatConfig:
-    """Quantization-aware training: fine-tuning of a trained model through its fake-quantizers.
+    """Quantization-aware training: fine-tuning of a trained model, that of `config.start`, through its fake-quantizers.
 
     Ranges are calibrated as `config.quantization` says (recipe, estimators, granularities; its method is that of
     post-training quantization alone), and then trained with the weights.
 
     Attributes:
-      start: the folder of the run whose last checkpoint to start from; empty: no quantization-aware training.
-      scheme: bit-widths, w<weight bits>a<activation bits>.
+      scheme: bit-widths, w<weight bits>a<activation bits>; empty: no quantization-aware training.
       learn_ranges: train the ranges too, or leave them as calibrated.
 
     Raises:
       QtxError: for a malformed scheme.
     """
 
-    start: str = ""
-    scheme: str = "w4a8"
+    scheme: str = ""
     learn_ranges: bool = True
 
     def __post_init__(self):
-        QuantizationConfig().quantizers(self.scheme)
+        if self.scheme:
+            QuantizationConfig().quantizers(self.scheme)

@@ -31,9 +31,10 @@ def _paper(config: TransformerConfig, weight: Quantizer, activation: Quantizer, 
 
 
 def paper_bert(config: TransformerConfig, weight: Quantizer, activation: Quantizer) -> Recipe:
-    """BERT: the whole MLM head stays in floating point; a gated context is quantized after the gate."""
+    """BERT: the whole head, if there is one, stays in floating point; a gated context is quantized after the gate."""
     body = _paper(config, weight, activation, left="context")
-    return Recipe((Rule("head/*", None), *body.weights), (Rule("head/*", None), *body.activations))
+    head = Rule("head/*", None, optional=getattr(config, "head", None) == "none")
+    return Recipe((head, *body.weights), (head, *body.activations))
 
 
 def paper_opt(config: TransformerConfig, weight: Quantizer, activation: Quantizer) -> Recipe:

@@ -22,9 +22,9 @@ def strict(config: TransformerConfig, weight: Quantizer, activation: Quantizer) 
     # A dense predictor is a layer like any other.
     per_head = isinstance(config.attention.gate, PerHeadGate)
     gate_weights = (Rule(gate + "bias", None), Rule(gate, predictor)) if per_head else ()
-    # A head that is the embedding table alone (OPT's) has no weight of its own.
+    # A head that is the embedding table alone (OPT's) has no weight of its own, and an encoder may have no head.
     head = Rule("head/*", None, optional=True)
     return Recipe(
         weights=(head, *gate_weights, *weight_rules(weight)),
-        activations=(Rule("head/*", None), Rule("layers/attention/scores", scores), *activation_rules(activation)),
+        activations=(head, Rule("layers/attention/scores", scores), *activation_rules(activation)),
     )

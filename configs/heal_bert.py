@@ -1,0 +1,38 @@
+"""Healing: an encoder that int8 ruins, made quantizable where it stands: it learns from itself, with a penalty on
+outliers.
+
+    qtx import builtin:minilm-2l --workdir=runs/minilm-2l
+    qtx train --config=configs/heal_bert.py --config.start=runs/minilm-2l --workdir=runs/healed
+    qtx quantize --workdir=runs/healed
+
+The architecture stays what it is: `qtx export --format=huggingface` gives a drop-in replacement of the original's
+files.
+"""
+
+from ml_collections import ConfigDict
+
+from qtx.experiment import default
+
+
+def get_config(variant: str = "softmax") -> ConfigDict:
+    config = default("bert", variant)
+    config.name = "heal_bert"
+    config.objective = "distill"
+
+    config.training.steps = 180
+    config.training.batch_size = 8
+    config.training.learning_rate = 4e-4
+    config.training.warmup_steps = 10
+    config.training.weight_decay = 0.0
+    config.training.penalties = (
+        "hinge,sites=layers/mlp/out+layers/attention_residual+layers/mlp_residual,weight=0.001,tau=6,tau_start=150,anneal_steps=72",
+    )
+    config.training.log_every = 20
+    config.training.eval_every = 90
+    config.training.outliers_every = 90
+    config.training.checkpoint_every = 60
+    config.training.eval_batches = 16
+
+    config.quantization.schemes = ("w8a8",)
+    config.quantization.weight_estimator = "mse"
+    return config

@@ -1,0 +1,28 @@
+"""Distillation (Hinton et al. 2015): the outputs of a teacher, for any text."""
+
+from __future__ import annotations
+
+import numpy as np
+
+from qtx.data.objectives.base import TextObjective
+
+
+class Distillation(TextObjective):
+    """What a teacher makes of the whole block: tokens, mask `[T]`, and one weight for the block, `[]`.
+
+    The teacher is the run that training starts from; its outputs are put beside the batch on the devices.
+    """
+
+    metric = "fidelity"
+    lower_is_better = False
+    taught = True
+    pads = True
+
+    tokenizer = "wordpiece"
+
+    def example(self, tokenizer, predictions):
+        return lambda block, rng: {
+            "tokens": block,
+            "mask": np.ones(len(block), bool),
+            "weights": np.float32(1.0),
+        }

@@ -1,0 +1,75 @@
+"""Local texts with labels, in tables and JSON lines, read into memory."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass, replace
+from typing import Self
+
+from qtx.data.dataset import Data
+from qtx.data.labelled import LabelledTextOptions, split_labelled
+from qtx.data.reading import expand
+from qtx.data.splitting import held_out_count
+from qtx.data.tables import LabelledText, check_columns, labelled_texts
+from qtx.foundation.errors import QtxError
+
+DEFAULT_HELD_OUT_FRACTION = 0.05
+
+
+@dataclass(frozen=True)
+class TextLabels(LabelledTextOptions):
+    """Texts with labels, UTF-8, a text a line.
+
+    Attributes:
+      files: paths or globs (`**` too) of the training texts: `.tsv`, without quoting, or `.jsonl`, plain or with `.gz`,
+        `.xz` or `.zst`.
+      validation_files: of the held-out texts; None holds out some of `files`.
+      held_out_fraction: share of the texts to hold out, None is 0.05; not taken with `validation_files`.
+      text_column: where the text is: a key of a `.jsonl` file's objects, or of a `.tsv` a name in its first line, or a
+        number from 0 (`"3"`) if it has no such line.
+      label_column: where the label is, likewise.
+      classes: the labels in the order of their numbers; None: those of the training texts, sorted.
+    """
+
+    files: tuple[str, ...] = ()
+    validation_files: tuple[str, ...] | None = None
+    held_out_fraction: float | None = None
+    text_column: str = "text"
+    label_column: str = "label"
+    classes: tuple[str, ...] | None = None
+
+    def __post_init__(self):
+        super().__post_init__()
+        if not self.files:
+            raise QtxError("source text_labels needs files: set data.files to paths or globs of .tsv or .jsonl files")
+        if self.validation_files is not None and self.held_out_fraction is not None:
+            raise QtxError("validation_files and held_out_fraction are both set: keep one, either holds out text")
+        held_out_count(1, self._fraction)
+        check_columns(self.text_column, self.label_column)
+        if self.classes is not None:
+            texts = all(isinstance(name, str) for name in self.classes)
+            if not texts or len(set(self.classes)) < max(2, len(self.classes)):
+                raise QtxError(f"classes is {self.classes!r}: expected two labels or more, each once, ('neg', 'pos')")
+
+    @property
+    def _fraction(self) -> float:
+        return DEFAULT_HELD_OUT_FRACTION if self.held_out_fraction is None else self.held_out_fraction
+
+    def resolved(self, objective: str) -> Self:
+        options = super().resolved(objective)
+        return options if self.validation_files is not None else replace(options, held_out_fraction=self._fraction)
+
+    def load(self, objective: str) -> Data:
+        training, name = self._read(self.files), f"text_labels {' '.join(self.files)}"
+        if self.validation_files is not None:
+            held_out = self._read(self.validation_files)
+        else:
+            training, held_out = split_labelled(training, self._fraction, "set data.validation_files to held-out texts")
+        return self.make_labelled_data(name, training, held_out, objective, self.classes)
+
+    def _read(self, patterns: Sequence[str]) -> list[LabelledText]:
+        files = expand(patterns)
+        rows = [row for file in files for row in labelled_texts(file, self.text_column, self.label_column)]
+        if not rows:
+            raise QtxError(f"no text in {' '.join(patterns)}: expected a file that is not empty")
+        return rows

@@ -1,0 +1,247 @@
+"""What a run starts from: the parameters of another run, or those that were imported into its folder; with
+quantization-aware training, calibrated. And what it learns from, if that is the run that it started from."""
+
+from __future__ import annotations
+
+import dataclasses
+from collections.abc import Callable, Container, Mapping
+from pathlib import Path
+from typing import Any
+
+import flax.linen as nn
+import jax
+import jax.numpy as jnp
+from ml_collections import ConfigDict
+
+from qtx.attention import AttentionConfig, attention_text
+from qtx.attention.conversion import converted_attention, without_warmup
+from qtx.data import OBJECTIVES, Data
+from qtx.experiment import Experiment, default, from_record, read
+from qtx.families import build
+from qtx.families.conversion import converted_params
+from qtx.foundation.config import section
+from qtx.foundation.errors import QtxError
+from qtx.models import TransformerConfig
+from qtx.quantization.calibration import calibrate
+from qtx.quantization.qat.model import QatModel, make_qat_model
+from qtx.training.distillation import Teacher
+from qtx.training.loading import NEWEST, load_params
+from qtx.training.run_folder import RunFolder
+from qtx.training.sharding import make_mesh, shard_global_batch
+
+# Options of a model that may differ between a run and one that starts from it: they say nothing of what a parameter
+# means. Another attention is converted, and another head is a new one.
+FREE_OPTIONS = ("dropout", "attention_dropout", "init_std", "dtype", "remat", "attention", "head", "num_classes")
+WARMUP_SHARE = 0.1
+HEAD = "head"
+
+
+def inheriting(config: ConfigDict, named: Container[str] = ()) -> ConfigDict:
+    """A config with `start`, its model completed by that of the start: an option of the section `model` that is neither
+    named nor other than the family's default is the start's. So is the attention, as one option; another one is made
+    the same function at step 0 (see `qtx.attention.conversion`), with a warm-up of a tenth of training if it has none.
+
+    Args:
+      config: of an experiment; without a start it is returned as it is.
+      named: dotted keys that the user gave, e.g. `"model.attention.gate"`.
+
+    Raises:
+      QtxError: if the start is no run's folder, or of another family.
+    """
+    if not config.start:
+        return config
+    there = config_of(config.start)
+    if there.family != config.family:
+        raise QtxError(
+            f"config.start={config.start} is a run of the {there.family} family, but config.family is "
+            f"{config.family!r}: choose a config of its family"
+        )
+    start, usual = section(there.model), default(config.family).model
+    if config.objective in OBJECTIVES and not OBJECTIVES[config.objective].taught:
+        start = {name: value for name, value in start.items() if name != "num_classes"}  # the data tell
+    for name, value in start.items():
+        key = f"model.{name}"
+        options = [key, *(f"{key}.{option}" for option in value)] if name == "attention" else [key]
+        if not any(option in named for option in options) and config.model[name] == usual[name]:
+            config.model[name] = value
+    config.model.attention = section(_attention(read(config), there))
+    return config
+
+
+def _attention(experiment: Experiment, there: Experiment) -> AttentionConfig:
+    """The attention of an experiment that starts from the run of `there`: the same function at step 0."""
+    warmup_steps = max(1, round(WARMUP_SHARE * experiment.training.steps))
+    try:
+        return converted_attention(experiment.model.attention, there.model.attention, warmup_steps)
+    except QtxError as error:
+        raise QtxError(f"config.start={experiment.start}: {error}") from None
+
+
+def config_of(start: str) -> Experiment:
+    """The experiment of a run's folder that `config.start` names.
+
+    Raises:
+      QtxError: if it is none.
+    """
+    try:
+        return read(from_record(RunFolder(Path(start)).read_config(), start))
+    except QtxError as error:
+        raise QtxError(f"config.start={start}: {error}") from None
+
+
+def qat_model(experiment: Experiment, module: nn.Module, data: Data) -> QatModel | None:
+    """What `config.qat` says to train instead of `module`; None: nothing else.
+
+    Raises:
+      QtxError: if the recipe does not fit the model or the training.
+    """
+    if not experiment.qat.scheme:
+        return None
+    recipe = experiment.quantization.make_recipe(experiment.qat.scheme, experiment.model)
+    return make_qat_model(module, recipe, next(iter(data.evaluation(1))), experiment.qat.learn_ranges)
+
+
+def check_start(experiment: Experiment, workdir: Path, identity: Mapping[str, str]) -> None:
+    """Raises QtxError unless a run in `workdir`, of an identity (see `identity_of`), can start from `config.start`."""
+    start = experiment.start
+    if not start:
+        return
+    if Path(start).resolve() == workdir.resolve():
+        raise QtxError(f"config.start={start} is the run's own folder: choose another --workdir")
+    if RunFolder(workdir).checkpoints.is_dir():
+        return  # it has started
+    there = config_of(start)
+    if there.qat.scheme:
+        raise QtxError(
+            f"config.start={start} is itself a run of quantization-aware training: start from {there.start}, from "
+            "which it started"
+        )
+    differing = model_differences(there.model, experiment.model)
+    if there.family != experiment.family or differing:
+        differing = differing or [f"family ({there.family} there, {experiment.family} here)"]
+        raise QtxError(f"config.start={start} is a run of another model: {', '.join(differing)}; give its --config")
+    attention, wanted = _attention(experiment, there), experiment.model.attention
+    # With quantizers everything is computed as it is after its warm-up.
+    if attention != (without_warmup(wanted) if experiment.qat.scheme else wanted):
+        raise QtxError(
+            f"config.model.attention is {attention_text(experiment.model.attention)!r}, with which the model of "
+            f"config.start={start} would be another one at once: expected {attention_text(attention)!r}"
+        )
+    if experiment.qat.scheme and attention != without_warmup(there.model.attention):
+        raise QtxError(
+            f"config.start={start} has attention {attention_text(there.model.attention)!r}: quantization-aware "
+            "training has no warm-up; convert it first, by a run without config.qat.scheme"
+        )
+    tokenizer = RunFolder(Path(start)).identity().get("tokenizer")
+    if tokenizer != identity.get("tokenizer"):
+        raise QtxError(
+            f"config.start={start} has another tokenizer than the data of this run: leave config.data.tokenizer out"
+        )
+
+
+def model_differences(there: TransformerConfig, here: TransformerConfig) -> list[str]:
+    """The options, with both values, by which the parameters of two models of a family do not mean the same."""
+    return [
+        f"model.{name} ({getattr(there, name)} there, {value} here)"
+        for name, value in vars(here).items()
+        if name not in FREE_OPTIONS and getattr(there, name, None) not in (value, None) and value is not None
+    ]
+
+
+def initial_params(
+    experiment: Experiment, module: nn.Module, qat: QatModel | None, data: Data, workdir: Path
+) -> Callable[[], Any] | None:
+    """What gives the parameters that a run in `workdir` starts from, on the mesh; None: random ones."""
+    folder = experiment.start or (str(workdir) if RunFolder(workdir).imported.is_dir() else "")
+    if not folder:
+        return None
+
+    def params():
+        started = start_params(experiment, module, data, folder)
+        return started if qat is None else _calibrated(experiment, qat, data, started)
+
+    return params
+
+
+def start_params(experiment: Experiment, module: nn.Module, data: Data, folder: str) -> Any:
+    """The newest parameters of the run in a folder, as those of `module`; a head of another kind or shape is new."""
+    there = config_of(folder)
+    original = build(there.model)
+    checkpoint = NEWEST if folder == experiment.start else "0"
+    params = load_params(original, data, folder, experiment.mesh, checkpoint)
+    config: Any = module.config
+    boxed = jax.eval_shape(lambda: module.init(jax.random.key(0), config.example())["params"].get(HEAD, {}))
+    same = getattr(config, HEAD, None) == getattr(there.model, HEAD, None)
+    same = same and jax.tree.map(jnp.shape, nn.unbox(boxed)) == jax.tree.map(jnp.shape, params.get(HEAD, {}))
+    encoder = params if same else {name: part for name, part in params.items() if name != HEAD}
+    return converted_params(module, encoder, experiment.seed)
+
+
+def check_calibration(data: Data, batch_size: int, batches: int) -> None:
+    """Raises QtxError if so many batches are more than the training data has: its records repeat without end, and the
+    same ones twice would pass for more data."""
+    there = len(data.training) // batch_size
+    if batches > there:
+        remedy = f"set config.quantization.calibration_batches to at most {there}" if there else "lower the batch size"
+        raise QtxError(
+            f"calibration asks for {batches} batches of {batch_size}, but there are {len(data.training):,} training "
+            f"examples: {remedy}, or give more data"
+        )
+
+
+def _calibrated(experiment: Experiment, model: QatModel, data: Data, params: Any) -> Any:
+    """Parameters with ranges calibrated on training data."""
+    quantization, training = experiment.quantization, experiment.training
+    rows = training.batch_size // training.accumulation_steps
+    check_calibration(data, rows, quantization.calibration_batches)
+    mesh = make_mesh(experiment.mesh)
+    batches = (shard_global_batch(mesh, batch) for batch in data.calibration(rows, experiment.seed))
+    recipe = quantization.make_recipe(experiment.qat.scheme, experiment.model)
+    return model.start(params, calibrate(model.module, params, recipe, batches, quantization.calibration_batches))
+
+
+def teacher_of(experiment: Experiment, data: Data, workdir: Path | None) -> Teacher | None:
+    """What the objective of an experiment learns from, and is measured by; None: it has labels.
+
+    It is the original: of runs that each learned from the one that they started from, the first of these.
+
+    Args:
+      experiment: which.
+      data: gives shapes only.
+      workdir: the run's folder, if it has one: an imported run is its own original.
+
+    Raises:
+      QtxError: if there is nothing to learn from.
+    """
+    if not OBJECTIVES[experiment.objective].taught:
+        return None
+    folder, there = str(workdir), experiment
+    while there.start and OBJECTIVES[there.objective].taught:
+        folder, there = there.start, config_of(there.start)
+    if folder == str(workdir) and (workdir is None or not RunFolder(workdir).imported.is_dir()):
+        raise QtxError(
+            f"objective {experiment.objective!r} learns from the run that training starts from, but config.start is "
+            "empty: give its folder, e.g. --config.start=runs/x"
+        )
+    for option in (HEAD, "num_classes"):
+        its, own = getattr(there.model, option, None), getattr(experiment.model, option, None)
+        if its != own:
+            raise QtxError(
+                f"objective {experiment.objective!r} compares outputs with those of {folder}, whose model.{option} is "
+                f"{its!r}, but config.model.{option} is {own!r}: leave it out"
+            )
+    module = build(dataclasses.replace(there.model, dtype="float32"))
+    checkpoint = "0" if RunFolder(Path(folder)).imported.is_dir() else NEWEST
+    params = load_params(module, data, folder, experiment.mesh, checkpoint)
+    return Teacher(module, params, experiment.training.distill_layers)
+
+
+def original_of(experiment: Experiment, workdir: Path) -> Path | None:
+    """The checkpoint that a run's model was imported from, its own or that of the run at the beginning of its starts,
+    if its head is still the same; None: there is none."""
+    folder, there = workdir, experiment
+    while there.start:
+        folder, there = Path(there.start), config_of(there.start)
+    imported = RunFolder(folder).imported
+    same = getattr(there.model, "head", None) == getattr(experiment.model, "head", None)
+    return imported if imported.is_dir() and same else None
