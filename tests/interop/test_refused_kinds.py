@@ -155,6 +155,7 @@ CASES = {
     "a tensor in no shard": ("BertModel", misplaced("model-00003-of-00003.safetensors"), "has unexpected embeddings"),
     "a shard elsewhere": ("BertModel", misplaced("../../etc/passwd"), "names '../../etc/passwd', which is outside"),
     "a shard anywhere": ("BertModel", misplaced("/etc/passwd"), "names '/etc/passwd', which is outside of it"),
+    "a shard with an endless name": ("BertModel", misplaced("9" * 5000), "names '999.*'..., which is too long"),
     "a shard of another format": ("BertModel", misplaced("config.json"), "config.json is not an index"),
     "an index of numbers": ("BertModel", index(weight_map={"a": 1}), "it has no weight_map of names to files"),
     "an index of nothing": ("BertModel", index(weight_map={}), "it has no weight_map of names to files"),
