@@ -71,8 +71,8 @@ class LabelledTextOptions(TokenizedOptions):
 
         return Data(
             description=(
-                f"{name}: {len(training):,} training and {len(held_out):,} held-out texts, {told}cut to {length} tokens, "
-                f"vocabulary {tokenizer.vocab_size:,}"
+                f"{name}: {len(training):,} training and {len(held_out):,} held-out texts, {told}cut to {length} "
+                f"tokens, vocabulary {tokenizer.vocab_size:,}"
             ),
             training=blocks["training"],
             held_out=blocks["held-out"],
@@ -123,8 +123,8 @@ def _numbers(rows: Sequence[LabelledText], classes: Sequence[str], split: str) -
     unknown = next((row.label for row in rows if row.label not in numbers), None)
     if unknown is not None:
         raise QtxError(
-            f"label {unknown[:50]!r} of the {split} texts is none of the classes {', '.join(classes[:10])}: expected those "
-            "of the training texts, or of data.classes"
+            f"label {unknown[:50]!r} of the {split} texts is none of the classes {', '.join(classes[:10])}: expected "
+            "those of the training texts, or of data.classes"
         )
     return [numbers[row.label] for row in rows]
 

@@ -5,7 +5,7 @@ from __future__ import annotations
 import itertools
 from collections.abc import Iterator, Sequence
 from pathlib import Path
-from typing import Any, NamedTuple
+from typing import NamedTuple
 
 from qtx.data.reading import TABLE, json_lines, lines, text_kind
 from qtx.foundation.errors import QtxError
@@ -22,8 +22,8 @@ def check_columns(*columns: str) -> None:
     """Raises QtxError unless columns are all named, or all numbered."""
     if len({column.isdecimal() for column in columns}) > 1:
         raise QtxError(
-            f"columns {' and '.join(map(repr, columns))}: expected names where there is a header, or numbers from 0 where "
-            "there is none, but not both"
+            f"columns {' and '.join(map(repr, columns))}: expected names where there is a header, or numbers from 0 "
+            "where there is none, but not both"
         )
 
 
@@ -51,28 +51,19 @@ def labelled_texts(path: str | Path, text_column: str, label_column: str) -> Ite
 
 
 def _rows(path: str | Path, columns: Sequence[str]) -> Iterator[tuple[int, str, str]]:
+    rows: Iterator[tuple[int, list[str]]]
     rows = ((number, line.split("\t")) for number, line in enumerate(_table_lines(path), 1) if line)
-    first = next(rows, None)
-    if first is None:
+    begin = next(rows, None)
+    if begin is None:
         return
-    header = first[1]
+    line, names = begin
     if columns[0].isdecimal():
-        indices, rows = [int(column) for column in columns], itertools.chain([first], rows)
-        missing = next((index for index in indices if index >= len(header)), None)
-        if missing is not None:
-            raise QtxError(f"{path} has no column {missing}: found {len(header)}, numbered from 0")
-    else:
-        missing = next((column for column in columns if column not in header), None)
-        if missing is not None:
-            raise _no_column(
-                path, first[0], missing, header, "or columns by their numbers, from 0, if it has no header"
-            )
-        indices = [header.index(column) for column in columns]
+        names, rows = [str(index) for index in range(len(names))], itertools.chain([begin], rows)
+    text, label = (_index(path, line, column, names) for column in columns)
     for number, row in rows:
-        if len(row) != len(header):
-            raise QtxError(f"{path}, line {number}: {len(row)} columns, but {len(header)} in line {first[0]}")
-        text, label = (row[index] for index in indices)
-        yield number, text, label
+        if len(row) != len(names):
+            raise QtxError(f"{path}, line {number}: {len(row)} columns, but {len(names)} in line {line}")
+        yield number, row[text], row[label]
 
 
 def _table_lines(path: str | Path) -> Iterator[str]:
@@ -84,27 +75,23 @@ def _table_lines(path: str | Path) -> Iterator[str]:
 def _objects(path: str | Path, columns: Sequence[str]) -> Iterator[tuple[int, str, str]]:
     for number, record in json_lines(path):
         if not isinstance(record, dict):
-            raise QtxError(
-                f"{path}, line {number}: expected an object such as {{{columns[0]!r}: ..., {columns[1]!r}: ...}}"
-            )
-        missing = next((column for column in columns if column not in record), None)
-        if missing is not None:
-            raise _no_column(path, number, missing, list(record), "")
-        text, label = (record[column] for column in columns)
+            raise QtxError(f"{path}, line {number}: expected an object with {' and '.join(columns)}")
+        keys = list(record)
+        text, label = (record[keys[_index(path, number, column, keys)]] for column in columns)
         if not isinstance(text, str):
-            raise _wrong(path, number, columns[0], text, "a text")
+            raise QtxError(f"{path}, line {number}: {columns[0]} is {str(text)[:100]!r}: expected a text")
         if isinstance(label, bool) or not isinstance(label, str | int):
-            raise _wrong(path, number, columns[1], label, "a text or a whole number")
+            raise QtxError(
+                f"{path}, line {number}: {columns[1]} is {str(label)[:100]!r}: expected a text or a whole number"
+            )
         yield number, text, str(label)
 
 
-def _no_column(path: str | Path, number: int, missing: str, found: Sequence[str], more: str) -> QtxError:
-    names = ", ".join(name[:20] for name in found[:8])
-    return QtxError(
-        f"{path}, line {number}: no column {missing!r}, found {names}: set data.text_column and data.label_column to two "
-        f"of them{', ' * bool(more)}{more}"
-    )
-
-
-def _wrong(path: str | Path, number: int, column: str, value: Any, expected: str) -> QtxError:
-    return QtxError(f"{path}, line {number}: {column} is {str(value)[:100]!r}: expected {expected}")
+def _index(path: str | Path, number: int, column: str, names: Sequence[str]) -> int:
+    if column not in names:
+        found = ", ".join(name[:20] for name in names[:8])
+        raise QtxError(
+            f"{path}, line {number}: no column {column!r}, found {found}: set data.text_column and data.label_column, "
+            "to numbers from 0 for a .tsv without a header"
+        )
+    return names.index(column)

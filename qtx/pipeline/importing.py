@@ -14,11 +14,13 @@ from ml_collections import ConfigDict
 from qtx.builtin import builtin_checkpoint
 from qtx.data import OBJECTIVES, DataConfig, load_tokenizer
 from qtx.data.config import SOURCE
+from qtx.data.sources import TextLabels
 from qtx.experiment import Experiment, default, record
 from qtx.families import FAMILIES, build, family_of
 from qtx.foundation.config import section
 from qtx.foundation.errors import QtxError
 from qtx.interop import load
+from qtx.interop.stored import open_folder
 from qtx.models import TransformerConfig
 from qtx.pipeline.identity import identity_of, kept_files, load_data
 from qtx.pipeline.prepare import Prepared, prepare
@@ -97,6 +99,7 @@ def import_run(experiment: Experiment, workdir: Path, checkpoint: Found) -> Prep
       QtxError: if the model and the data do not fit, or `workdir` holds another run.
     """
     run, folder = RunFolder(workdir), checkpoint.folder
+    experiment = with_classes(experiment, folder)
     identity = {"imported": digest(folder), "source": checkpoint.source}
     if run.config.exists():
         there = run.identity()
@@ -127,6 +130,19 @@ def import_run(experiment: Experiment, workdir: Path, checkpoint: Found) -> Prep
     files = kept_files(experiment, module.config, data)
     run.claim({**record(experiment), IDENTITY: {**identity_of(data), **identity}}, files)
     return prepare(experiment, data, run)
+
+
+def with_classes(experiment: Experiment, folder: Path) -> Experiment:
+    """The same experiment; its labels are numbered as the checkpoint's are, if that names them and the config does
+    not."""
+    source, names = experiment.data.source, open_folder(folder).values.get("id2label")
+    learned = OBJECTIVES[experiment.objective].labelled and isinstance(source, TextLabels)
+    if not learned or source.classes is not None or not isinstance(names, dict):
+        return experiment
+    classes = tuple(str(names.get(str(number))) for number in range(len(names)))
+    if classes == tuple(f"LABEL_{number}" for number in range(len(names))):  # transformers' own, for want of names
+        return experiment
+    return dataclasses.replace(experiment, data=DataConfig(dataclasses.replace(source, classes=classes)))
 
 
 def files_of(folder: Path) -> list[Path]:

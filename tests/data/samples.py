@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import gzip
 import io
+import json
 import struct
 import tarfile
 from pathlib import Path
@@ -31,6 +32,13 @@ def write_texts(folder: Path) -> Path:
     for i in range(10):
         (folder / f"{i}.txt").write_text(prose(i, 400), encoding="utf-8")
     return folder
+
+
+def write_labels(file: Path) -> Path:
+    """60 texts with labels `blue` and `red`, as JSON lines."""
+    rows = [{"text": prose(i, 5 + i % 20), "label": ("red", "blue")[i % 2]} for i in range(60)]
+    file.write_text("".join(json.dumps(row) + "\n" for row in rows), encoding="utf-8")
+    return file
 
 
 def idx_bytes(array: np.ndarray) -> bytes:

@@ -11,7 +11,7 @@ from qtx.data.objectives.causal import causal_example
 from qtx.data.sources.stdlib import Stdlib
 from qtx.data.text import Document
 from qtx.foundation.errors import QtxError
-from qtx.training.objectives import metrics
+from qtx.training.objectives import fidelity_metrics, metrics
 
 from .samples import prose
 
@@ -40,6 +40,19 @@ EXAMPLES = {
             "weights": (FLOATS, (32,)),
         },
     ),
+    "distill": (
+        dict(sequence_length=32, vocab_size=150),
+        {"tokens": (INTEGERS, (32,)), "mask": (BOOLEANS, (32,)), "weights": (FLOATS, ())},
+    ),
+    "sequence_classification": (
+        dict(sequence_length=32, vocab_size=150),
+        {
+            "tokens": (INTEGERS, (32,)),
+            "mask": (BOOLEANS, (32,)),
+            "labels": (INTEGERS, ()),
+            "weights": (FLOATS, ()),
+        },
+    ),
     "classification": (
         dict(),
         {"images": (FLOATS, (8, 8, 1)), "labels": (INTEGERS, ()), "weights": (FLOATS, ())},
@@ -50,7 +63,7 @@ EXAMPLES = {
 @pytest.fixture
 def first_batch(monkeypatch):
     """objective -> (its data, the first batch for evaluation), of little text."""
-    documents = tuple(Document(str(i), prose(i, 10)) for i in range(600))
+    documents = tuple(Document(f"{('topic', 'module')[i % 2]} {i}", prose(i, 10)) for i in range(600))
     monkeypatch.setattr("qtx.data.sources.stdlib.stdlib_documents", lambda: documents)
 
     def first(objective, **options):
@@ -101,7 +114,7 @@ def test_whose_document_the_token_between_two_belongs_to(objective, first_batch)
 
 @pytest.mark.parametrize("objective", sorted(OBJECTIVES))
 def test_the_metric_is_better_for_the_better_model(objective):
-    good, bad = metrics(0.1, 1.0, 1.0), metrics(5.0, 1.0, 0.0)
+    good, bad = (metrics(*sums) | fidelity_metrics(*sums) for sums in ((0.1, 1.0, 1.0), (5.0, 1.0, 0.0)))
     metric = OBJECTIVES[objective].metric
     assert (good[metric] < bad[metric]) == OBJECTIVES[objective].lower_is_better
 
@@ -121,11 +134,15 @@ def test_sources_serve_a_kind_of_objectives_and_bigram_backcopy_one(monkeypatch)
     monkeypatch.setitem(OBJECTIVES, "another", AnotherCausal())
     serving = {name: {source for source, cls in SOURCES.items() if cls.serves(o)} for name, o in OBJECTIVES.items()}
     text, images = {"stdlib", "text_files", "text_corpus"}, {"digits", "idx", "image_folder", "image_corpus"}
-    assert serving == {"mlm": text, "another": text, "clm": text | {"bigram_backcopy"}, "classification": images}
+    labelled = {"text_labels", "stdlib_labels"}
+    assert serving == {
+        **{"mlm": text, "another": text, "clm": text | {"bigram_backcopy"}, "classification": images},
+        **{"distill": text | labelled, "sequence_classification": labelled},
+    }
 
 
 def test_an_objective_of_another_kind_has_no_options_of_text():
     with pytest.raises(QtxError, match="unknown text objective 'classification'"):
         Stdlib().resolved("classification")
-    with pytest.raises(QtxError, match="source 'stdlib' serves objective mlm or clm, not 'classification': expected"):
+    with pytest.raises(QtxError, match="'stdlib' serves objective mlm or clm or distill, not 'classification': expect"):
         DataConfig(Stdlib()).resolved("classification")

@@ -13,7 +13,7 @@ from qtx.data.sources import BigramBackcopy, Idx, TextFiles
 from qtx.foundation.config import field_types, read_section, section
 from qtx.foundation.errors import QtxError
 
-from .samples import write_archive, write_idx_folder, write_images, write_texts
+from .samples import write_archive, write_idx_folder, write_images, write_labels, write_texts
 
 BATCH = 8
 
@@ -41,6 +41,11 @@ CASES = {
         ),
         "mlm",
     ),
+    "text_labels": (
+        lambda folder: dict(files=(str(write_labels(folder / "a.jsonl")),), sequence_length=16, vocab_size=150),
+        "sequence_classification",
+    ),
+    "stdlib_labels": (lambda folder: dict(sequence_length=16, vocab_size=300), "sequence_classification"),
     "digits": (lambda folder: dict(random_crop=1), "classification"),
     "idx": (idx_options, "classification"),
     "image_folder": (
@@ -106,7 +111,7 @@ def test_batches_have_the_promised_arrays(case):
             assert 0 <= batch["labels"].min() and batch["labels"].max() < data.num_classes
             assert (data.vocab_size, data.sequence_length, data.tokenizer) == (None, None, None)
         else:
-            predicted = batch["labels"].shape if objective == "mlm" else (BATCH, length)
+            predicted = (BATCH, length) if objective == "clm" else batch["labels"].shape
             expected = {
                 "tokens": ("int32", (BATCH, length)),
                 "mask": ("bool", (BATCH, length)),
@@ -116,9 +121,12 @@ def test_batches_have_the_promised_arrays(case):
             if objective == "mlm":
                 expected["positions"] = ("int32", predicted)
                 assert predicted == (BATCH, 5)  # ceil(.15 * 32)
+            if objective == "sequence_classification":
+                assert predicted == (BATCH,) and set(batch["labels"]) <= set(range(data.num_classes))
             assert shapes == expected
             assert 0 <= batch["tokens"].min() and batch["tokens"].max() < data.vocab_size
-            assert (data.image_size, data.channels, data.num_classes) == (None, None, None)
+            assert (data.image_size, data.channels) == (None, None)
+            assert (data.num_classes is None) == (objective != "sequence_classification")
         real = min(BATCH, len(data.held_out)) if batches is evaluation else BATCH
         assert batch["weights"][:real].all()
 
@@ -261,7 +269,8 @@ def test_config_section_and_back():
 def test_objectives_that_do_not_fit(source):
     cls = SOURCES[source]
     fitting = {"path": "x"} if "path" in OPTIONS[source] else {}
-    fitting |= {"text_files": {"files": ("x",)}, "text_corpus": {"corpora": ("x",)}}.get(source, {})
+    fitting |= {"files": ("x",)} if "files" in OPTIONS[source] else {}
+    fitting |= {"corpora": ("x",)} if source == "text_corpus" else {}
     fitting |= {"corpus": "x"} if source == "image_corpus" else {}
     others = [name for name, objective in OBJECTIVES.items() if not cls.serves(objective)]
     assert 0 < len(others) < len(OBJECTIVES)

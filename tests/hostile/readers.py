@@ -29,6 +29,7 @@ from qtx.data.image_files import image_files, open_image
 from qtx.data.prepared.writing import EXPECTED as PREPARATION
 from qtx.data.reading import documents
 from qtx.data.sources.idx import read_idx
+from qtx.data.tables import labelled_texts
 from qtx.data.tfds_datasets import Dataset, open_dataset
 from qtx.data.tokenization import bert_backend, byte_level_backend
 from qtx.experiment import default, read, record
@@ -305,6 +306,17 @@ def are_texts(found: Any) -> bool:
     return all(isinstance(text, str) for text in found)
 
 
+def labels(file: Path) -> list[Any]:
+    return list(labelled_texts(file, "text", "label"))
+
+
+def are_labels(found: Any) -> bool:
+    return all(isinstance(text, str) and isinstance(label, str) and label.strip() for text, label in found)
+
+
+LABELLED = [(prose(i, 9).replace("\n", " "), ("red", "blue")[i % 2]) for i in range(4)]
+TABLE = "".join("\t".join(row) + "\n" for row in [("text", "label"), *LABELLED]).encode()
+LABELLED_LINES = "".join(json.dumps(dict(zip(("text", "label"), row, strict=True))) + "\n" for row in LABELLED).encode()
 JSON_LINES = "".join(json.dumps({"text": prose(i, 9)}) + "\n" for i in range(4)).encode()
 
 
@@ -386,6 +398,8 @@ READERS: dict[str, Reader] = {
     "tar of images": Reader(make_archive("tar"), archived, are_archived),
     "tar.gz of images": Reader(make_archive("tar.gz"), archived, are_archived),
     "tar.xz of images": Reader(make_archive("tar.xz"), archived, are_archived),
+    "labels": Reader(written("a.tsv", TABLE), labels, are_labels),
+    "labels, JSON lines": Reader(written("a.jsonl", LABELLED_LINES), labels, are_labels),
     "text": Reader(written("a.txt", prose(0, 60).encode()), texts, are_texts),
     "JSON lines": Reader(written("a.jsonl", JSON_LINES), texts, are_texts),
     "text, gzip": Reader(written("a.txt.gz", gzip.compress(prose(0, 60).encode(), mtime=0)), texts, are_texts),

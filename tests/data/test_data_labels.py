@@ -1,0 +1,183 @@
+"""Texts with labels: how they are read, cut, numbered and held out, and what is refused."""
+
+from __future__ import annotations
+
+import gzip
+import json
+import lzma
+
+import numpy as np
+import pytest
+
+from qtx.data import DataConfig, load
+from qtx.data.objectives.sequence_classification import real_tokens
+from qtx.data.reading import documents
+from qtx.data.sources import TextLabels
+from qtx.data.tables import labelled_texts
+from qtx.foundation.errors import QtxError
+
+from .samples import prose
+
+ROWS = [('a "quoted" text', "pos"), ("it's 5\" long", "neg"), ("", "pos"), ("caf\u00e9\u2028more", "neg")]
+
+
+def table(rows, header=None, end="\n") -> bytes:
+    lines = [*([header] if header else []), *("\t".join((label, str(i), text)) for i, (text, label) in enumerate(rows))]
+    return (end.join(lines) + end).encode()
+
+
+def objects(rows) -> bytes:
+    lines = (json.dumps({"n": i, "text": text, "label": label}) for i, (text, label) in enumerate(rows))
+    return "\n".join(lines).encode()
+
+
+NUMBERED, NAMED = ("2", "0"), ("text", "label")
+FORMS = {
+    "numbered": ("a.tsv", table(ROWS), NUMBERED),
+    "named": ("a.tsv", table(ROWS, "label\tn\ttext"), NAMED),
+    "of another system": ("a.tsv", b"\xef\xbb\xbf" + table(ROWS, "label\tn\ttext", "\r\n"), NAMED),
+    "xz": ("a.tsv.xz", lzma.compress(table(ROWS)), NUMBERED),
+    "objects": ("a.jsonl", objects(ROWS), NAMED),
+    "gz": ("a.jsonl.gz", gzip.compress(objects(ROWS)), NAMED),
+}
+
+
+@pytest.mark.parametrize(("name", "content", "columns"), FORMS.values(), ids=FORMS)
+def test_every_form_gives_the_same_rows(tmp_path, name, content, columns):
+    (tmp_path / name).write_bytes(content)
+    assert list(labelled_texts(tmp_path / name, *columns)) == ROWS
+
+
+def test_whole_numbers_are_labels(tmp_path):
+    (tmp_path / "a.jsonl").write_text('{"text": "x", "label": 1}\n{"text": "y", "label": 0}\n')
+    assert [row.label for row in labelled_texts(tmp_path / "a.jsonl", "text", "label")] == ["1", "0"]
+
+
+REFUSED = {
+    "another kind": ("a.csv", b"a,b\n", NAMED, "a.csv is no table: expected .tsv, .jsonl"),
+    "no such name": ("a.tsv", table(ROWS), NAMED, "line 1: no column 'text', found pos, 0, a \"quoted\" text: set "),
+    "no such number": ("a.tsv", table(ROWS), ("3", "0"), "line 1: no column '3', found 0, 1, 2: set data.text_column"),
+    "a tab too many": ("a.tsv", b"x\ty\nx\ty\tz\n", ("1", "0"), "line 2: 3 columns, but 2 in line 1"),
+    "no label": ("a.tsv", b"x\ty\n \ty\n", ("1", "0"), "line 2: no label: expected one in column 0"),
+    "no such key": ("a.jsonl", b'{"text": "x", "class": 1}', NAMED, "line 1: no column 'label', found text, class"),
+    "no object": ("a.jsonl", b"[1]", NAMED, "line 1: expected an object with text and label"),
+    "no JSON": ("a.jsonl", b"{", NAMED, "line 1: not JSON"),
+    "text that is none": ("a.jsonl", b'{"text": 3, "label": 1}', NAMED, "line 1: text is '3': expected a text"),
+    "a score": ("a.jsonl", b'{"text": "x", "label": 0.5}', NAMED, "line 1: label is '0.5': expected a text or a whole"),
+    "a truth": ("a.jsonl", b'{"text": "x", "label": true}', NAMED, "line 1: label is 'True': expected a text or a who"),
+}
+
+
+@pytest.mark.parametrize(("name", "content", "columns", "message"), REFUSED.values(), ids=REFUSED)
+def test_what_is_no_table_of_texts_with_labels_is_told_in_one_line(tmp_path, name, content, columns, message):
+    (tmp_path / name).write_bytes(content)
+    with pytest.raises(QtxError) as error:
+        list(labelled_texts(tmp_path / name, *columns))
+    assert message in str(error.value) and "\n" not in str(error.value)
+
+
+OPTIONS = {
+    "no files": (dict(), "needs files: set data.files"),
+    "two ways to hold out": (dict(files=("x",), validation_files=("y",), held_out_fraction=0.1), "both set"),
+    "name and number": (dict(files=("x",), text_column="1"), "columns '1' and 'label': expected names"),
+    "a class twice": (dict(files=("x",), classes=("a", "a")), "expected two labels or more, each once"),
+    "one class": (dict(files=("x",), classes=("a",)), "expected two labels or more, each once"),
+    "another fraction": (dict(files=("x",), held_out_fraction=0.6), "held_out_fraction is 0.6"),
+}
+
+
+@pytest.mark.parametrize(("options", "message"), OPTIONS.values(), ids=OPTIONS)
+def test_options_that_cannot_be(options, message):
+    with pytest.raises(QtxError, match=message):
+        TextLabels(**options)
+
+
+def labelled(folder, rows, name="a.tsv"):
+    (folder / name).write_bytes(table(rows))
+    return str(folder / name)
+
+
+def loaded(file, objective="sequence_classification", **options):
+    shape = dict(sequence_length=12, vocab_size=150)
+    columns = dict(text_column=NUMBERED[0], label_column=NUMBERED[1])
+    return load(DataConfig(TextLabels(files=(file,), **columns, **shape, **options)), objective)
+
+
+SORTED = [(prose(i, 3 if i % 3 else 40).replace("\n", " "), "ab"[i >= 60]) for i in range(120)]
+"""Texts of two lengths, all of one class before all of the other."""
+
+
+def test_an_example_is_the_text_cut_or_padded_and_its_label(tmp_path):
+    data = loaded(labelled(tmp_path, SORTED), validation_files=(labelled(tmp_path, SORTED[::7], "b.tsv"),))
+    batch = next(iter(data.evaluation(len(SORTED[::7]))))
+    tokenizer, found = data.tokenizer, {}
+    for tokens, mask, label in zip(batch["tokens"], batch["mask"], batch["labels"], strict=True):
+        length = int(mask.sum())
+        assert mask[:length].all()
+        assert (tokens[0], tokens[length - 1]) == (tokenizer.start, tokenizer.end)
+        assert (tokens[length:] == tokenizer.pad).all()
+        found[tuple(tokens[1 : length - 1].tolist())] = label
+    ids = [tuple(text[:10].tolist()) for text in tokenizer.encode([text for text, _ in SORTED[::7]])]
+    assert {len(text) < 10 for text in ids} == {True, False}
+    assert found == {text: "ab".index(label) for text, (_, label) in zip(ids, SORTED[::7], strict=True)}
+    assert (data.num_classes, data.sequence_length) == (2, 12)
+
+
+def test_where_the_start_token_is_the_end_token():
+    np.testing.assert_array_equal(real_tokens(np.array([2, 7, 2, 2, 2]), 2), [True, True, True, False, False])
+
+
+def test_held_out_texts_are_in_no_order_and_copies_on_one_side(tmp_path):
+    data = loaded(labelled(tmp_path, SORTED + SORTED[::2]), held_out_fraction=0.4)
+    sides = [{block.tobytes() for block in split} for split in (data.training, data.held_out)]
+    assert not sides[0] & sides[1]
+    assert len(data.training) + len(data.held_out) == 180
+    labels = data.held_out[:, -1]
+    assert 0 < labels[: len(labels) // 4].mean() < 1
+
+
+def test_labels_are_sorted_unless_the_config_says_so(tmp_path):
+    file = labelled(tmp_path, SORTED)
+    first, second = loaded(file), loaded(file, classes=("b", "c", "a"))
+    assert (first.num_classes, second.num_classes) == (2, 3)
+    np.testing.assert_array_equal(np.array([2, 0])[first.held_out[:, -1]], second.held_out[:, -1])
+
+
+def test_another_label_is_other_data(tmp_path):
+    first, second = loaded(labelled(tmp_path, SORTED)), loaded(labelled(tmp_path, [*SORTED[:-1], (SORTED[-1][0], "a")]))
+    assert first.digests != second.digests
+
+
+@pytest.mark.parametrize(
+    ("rows", "options", "message"),
+    [
+        ([(text, "a") for text, _ in SORTED], {}, "only one class, a: expected texts with at least two labels"),
+        (SORTED, {"classes": ("a", "c")}, "label 'b' of the training texts is none of the classes a, c: expected"),
+        ([SORTED[0]] * 3, {}, "only one text to split; set data.validation_files"),
+        ([], {}, "no text in .*a.tsv: expected a file that is not empty"),
+    ],
+)
+def test_labels_that_cannot_be(tmp_path, rows, options, message):
+    (tmp_path / "a.tsv").write_bytes(table(rows) if rows else b"")
+    with pytest.raises(QtxError, match=message):
+        loaded(str(tmp_path / "a.tsv"), **options)
+
+
+def test_a_held_out_label_that_is_not_in_training_is_refused(tmp_path):
+    files = labelled(tmp_path, SORTED), labelled(tmp_path, [("x", "c")], "b.tsv")
+    with pytest.raises(QtxError, match="label 'c' of the held-out texts is none of the classes a, b"):
+        loaded(files[0], validation_files=(files[1],))
+
+
+def test_what_is_taught_takes_the_texts_alone(tmp_path):
+    rows = [(text, "a") for text, _ in SORTED]
+    data = loaded(labelled(tmp_path, rows), "distill")
+    batch = next(iter(data.evaluation(4)))
+    assert batch.keys() == {"tokens", "mask", "weights"} and data.num_classes is None
+    assert 0 < batch["mask"].mean() < 1
+
+
+def test_a_table_is_no_text(tmp_path):
+    file = labelled(tmp_path, SORTED)
+    with pytest.raises(QtxError, match="a.tsv is a table, not text: source text_labels reads texts with labels"):
+        next(documents(file, None))
