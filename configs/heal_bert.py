@@ -35,4 +35,5 @@ def get_config(variant: str = "softmax") -> ConfigDict:
 
     config.quantization.schemes = ("w8a8",)
     config.quantization.weight_estimator = "mse"
+    config.compare.variants = ("softmax", "gated_linear", "clipped_softmax", "sink")
     return config

@@ -68,6 +68,12 @@ def inheriting(config: ConfigDict, named: Container[str] = ()) -> ConfigDict:
     return config
 
 
+def converted(experiment: Experiment) -> Experiment:
+    """An experiment with a start, its attention the same function at step 0; see `inheriting`."""
+    attention = _attention(experiment, config_of(experiment.start))
+    return dataclasses.replace(experiment, model=dataclasses.replace(experiment.model, attention=attention))
+
+
 def _attention(experiment: Experiment, there: Experiment) -> AttentionConfig:
     """The attention of an experiment that starts from the run of `there`: the same function at step 0."""
     warmup_steps = max(1, round(WARMUP_SHARE * experiment.training.steps))

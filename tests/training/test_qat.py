@@ -329,5 +329,5 @@ def test_older_runs_have_no_such_section(start):
 
 
 def test_a_comparison_trains_from_the_beginning(start, tmp_path):
-    with pytest.raises(QtxError, match="config.start is set"):
+    with pytest.raises(QtxError, match="config.qat.scheme is set"):
         runs(read(make_config(start=str(start))), tmp_path)
