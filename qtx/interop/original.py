@@ -6,6 +6,7 @@ from typing import Any
 
 import numpy as np
 
+from qtx.attention import AttentionConfig
 from qtx.families.weights import export_weights
 from qtx.foundation.errors import QtxError
 from qtx.foundation.storage import sealed_safetensors
@@ -34,6 +35,11 @@ def as_in(original: Stored, config: TransformerConfig, params: Any) -> tuple[dic
                 f"{original.folder} is of another model, with {field} {getattr(there, field)!r} and not {given!r}: "
                 "give the folder that this one was made of"
             )
+    if checkpoint is original.family.timm and config.attention != AttentionConfig():
+        raise QtxError(
+            f"{original.folder} is timm's, and timm computes the plain softmax alone: leave the original out, to write "
+            "transformers' ViT with the code of the attention"
+        )
     changed = {
         key: getattr(config, field)
         for key, field in checkpoint.fields.items()

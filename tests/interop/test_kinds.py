@@ -15,11 +15,10 @@ from qtx.attention import VARIANTS
 from qtx.families import build
 from qtx.foundation.errors import QtxError
 from qtx.foundation.storage.stored_tensors import open_safetensors
-from qtx.interop import load, save
-from qtx.interop.modeling import KEYS
+from qtx.interop import load, modeling, save
 from qtx.interop.stored import ATTENTION_KEY
 from qtx.interop.weight_files import EXPECTED, INDEX
-from tests.interop.kinds import HEADS, KINDS, LAYERS, WIDTH, shard
+from tests.interop.kinds import HEADS, KINDS, LAYERS, TIMM, WIDTH, shard
 
 
 def assert_same_bits(found, expected):
@@ -41,8 +40,8 @@ def test_a_kind_is_told_and_written_again_bit_for_bit(tmp_path, name):
     save(tmp_path / "again", config, params, original=tmp_path / "original")
     assert_same_bits(load_file(tmp_path / "again/model.safetensors"), tensors)
     values = json.loads((tmp_path / "again/config.json").read_text())
-    assert (ATTENTION_KEY in values) == ("attention" in kind.fields)
-    assert {key: value for key, value in values.items() if key not in (ATTENTION_KEY, *KEYS)} == kind.config
+    more = {ATTENTION_KEY, *modeling.KEYS} if "attention" in kind.fields else set()
+    assert values == kind.config | {key: values[key] for key in more}
     jax.tree.map(np.testing.assert_array_equal, load(tmp_path / "again"), (config, params))
 
 
@@ -61,7 +60,11 @@ def test_what_training_changed_is_written_and_the_rest_is_as_it_was(tmp_path, na
     assert load(tmp_path / "again")[0] == config
 
 
-@pytest.mark.parametrize("name", [name for name in KINDS if name != "timm's ViT" and "paper's code" not in name])
+# timm computes no other attention.
+SOFTMAX = [name for name, kind in KINDS.items() if "attention" not in kind.fields and kind.config is not TIMM]
+
+
+@pytest.mark.parametrize("name", SOFTMAX)
 def test_another_attentions_weights_are_written_too(tmp_path, name):
     KINDS[name].write(tmp_path / "original")
     config, params = load(tmp_path / "original")
@@ -109,12 +112,8 @@ def test_shards_are_read_and_written_again(tmp_path, name):
     assert index == json.loads((tmp_path / "original" / INDEX).read_text())
     assert index["metadata"]["total_size"] == sum(x.nbytes for x in tensors.values())
 
-
-@pytest.mark.parametrize("name", ["BertForMaskedLM", "OPTForCausalLM"])
-def test_shards_have_room_for_what_another_attention_learned(tmp_path, name):
-    KINDS[name].write(tmp_path / "original")
-    shard(tmp_path / "original")
-    config, params = load(tmp_path / "original")
+    if name not in SOFTMAX:
+        return
     config = dataclasses.replace(config, attention=VARIANTS["sink"])
     params["layers"]["attention"]["normalizer"] = {"sinks": np.ones((LAYERS, HEADS), np.float32)}
     save(tmp_path / "sink", config, params, original=tmp_path / "original")
@@ -135,6 +134,16 @@ def test_the_files_of_the_tokenizer_and_the_modules_are_carried_over(tmp_path):
     written = {str(path.relative_to(tmp_path / "again")) for path in (tmp_path / "again").rglob("*") if path.is_file()}
     assert written == {*files, "config.json", "model.safetensors"}
     assert {name: (tmp_path / "again" / name).read_text() for name in files} == files
+
+
+def test_timms_format_is_refused_for_an_attention_that_timm_does_not_compute(tmp_path):
+    KINDS["timm's ViT"].write(tmp_path / "original")
+    config, params = load(tmp_path / "original")
+    config = dataclasses.replace(config, attention=VARIANTS["clipped_softmax"])
+    with pytest.raises(QtxError, match="timm computes the plain softmax alone: leave the original out"):
+        save(tmp_path / "out", config, params, original=tmp_path / "original")
+    save(tmp_path / "out", config, params)
+    jax.tree.map(np.testing.assert_array_equal, load(tmp_path / "out"), (config, params))
 
 
 def test_another_models_original_is_refused_and_nothing_is_written(tmp_path):

@@ -85,7 +85,7 @@ def inside(folder: Path, name: str, expected: Expected) -> Path:
       QtxError: if it is elsewhere: `../x`, `/x`; or too long for a file's name.
     """
     path = folder / name
-    if len(name.encode()) > LONGEST_NAME:
+    if len(name.encode(errors="replace")) > LONGEST_NAME:
         raise expected.refusal(folder, f"it names {name[:100]!r}..., which is too long")
     if "\0" in name or not Path(os.path.normpath(path)).is_relative_to(os.path.normpath(folder)):
         raise expected.refusal(folder, f"it names {name!r}, which is outside of it")
