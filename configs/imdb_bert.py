@@ -29,14 +29,14 @@ def get_config(variant: str = "softmax") -> ConfigDict:
     config.data.text_column = "3"
     config.data.sequence_length = 128
 
-    config.training.steps = 1500  # two epochs
+    config.training.steps = 780  # an epoch
     config.training.batch_size = 32
     config.training.learning_rate = 2e-4
-    config.training.warmup_steps = 100
+    config.training.warmup_steps = 80
     config.training.eval_batches = 100
-    config.training.eval_every = 500
-    config.training.checkpoint_every = 500
-    config.training.outliers_every = 500
+    config.training.eval_every = 260
+    config.training.checkpoint_every = 130
+    config.training.outliers_every = 390
     config.training.best_metric = "accuracy"
 
     config.quantization.schemes = ("w8a8",)

@@ -1,4 +1,4 @@
-"""Texts with labels, in tables (`.tsv`) and JSON lines."""
+"""Texts with labels, in tables (`.tsv`), JSON lines and TFDS datasets."""
 
 from __future__ import annotations
 
@@ -7,7 +7,10 @@ from collections.abc import Iterator, Sequence
 from pathlib import Path
 from typing import NamedTuple
 
+import tensorflow_datasets as tfds
+
 from qtx.data.reading import TABLE, json_lines, lines, text_kind
+from qtx.data.tfds_datasets import TRAINING_SPLIT, find_dataset
 from qtx.foundation.errors import QtxError
 
 
@@ -48,6 +51,32 @@ def labelled_texts(path: str | Path, text_column: str, label_column: str) -> Ite
         if not label.strip():
             raise QtxError(f"{path}, line {number}: no label: expected one in column {label_column}")
         yield LabelledText(text, label)
+
+
+def dataset_texts(
+    name: str, held_out: bool, text_column: str, label_column: str, data_dir: str
+) -> Iterator[LabelledText]:
+    """The texts of a TFDS dataset's training split, or of its held-out one, and the names of their labels.
+
+    Args:
+      name, data_dir: see `find_dataset`.
+      held_out: which split.
+      text_column, label_column: features.
+
+    Raises:
+      QtxError: when the dataset, the split or a feature is not there.
+    """
+    dataset = find_dataset(name, data_dir)
+    split = dataset.held_out_split if held_out else TRAINING_SPLIT
+    if split is None:
+        raise QtxError(f"TFDS dataset {name} has no split to hold out: set data.held_out_fraction")
+    for column, kind in ((text_column, tfds.features.Text), (label_column, tfds.features.ClassLabel)):
+        if not isinstance(dataset.features.get(column), kind):
+            found = ", ".join(f"{found} ({type(feature).__name__})" for found, feature in dataset.features.items())
+            raise QtxError(f"TFDS dataset {name} has no feature {column} ({kind.__name__}): found {found}")
+    labels, records = dataset.features[label_column], dataset.records(split, dict)
+    for example in (records[i] for i in range(len(records))):
+        yield LabelledText(example[text_column].decode(), labels.int2str(int(example[label_column])))
 
 
 def _rows(path: str | Path, columns: Sequence[str]) -> Iterator[tuple[int, str, str]]:

@@ -136,11 +136,11 @@ def with_classes(experiment: Experiment, folder: Path) -> Experiment:
     """The same experiment; its labels are numbered as the checkpoint's are, if that names them and the config does
     not."""
     source, names = experiment.data.source, open_folder(folder).values.get("id2label")
-    learned = OBJECTIVES[experiment.objective].labelled and isinstance(source, TextLabels)
-    if not learned or source.classes is not None or not isinstance(names, dict):
+    if not isinstance(source, TextLabels) or source.classes is not None or not isinstance(names, dict):
         return experiment
     classes = tuple(str(names.get(str(number))) for number in range(len(names)))
-    if classes == tuple(f"LABEL_{number}" for number in range(len(names))):  # transformers' own, for want of names
+    unnamed = tuple(f"LABEL_{number}" for number in range(len(names)))  # as transformers has it
+    if classes == unnamed or not OBJECTIVES[experiment.objective].labelled:
         return experiment
     return dataclasses.replace(experiment, data=DataConfig(dataclasses.replace(source, classes=classes)))
 

@@ -108,7 +108,7 @@ def cross_entropy_sums(logits: jax.Array, labels: jax.Array, weights: jax.Array,
 
 
 def class_sums(logits: jax.Array, labels: jax.Array, weights: jax.Array) -> ClassSums:
-    """Sums by class of logits `[B, C]`, labels `[B]` int32 and weights `[B]`; the first of tied classes is predicted."""
+    """Of logits `[B, C]`, labels `[B]` int32 and weights `[B]`; the first of tied classes is what is predicted."""
     sums = cross_entropy_sums(logits, labels, weights)
     labelled, predicted = (jax.nn.one_hot(classes, logits.shape[-1]) for classes in (labels, logits.argmax(-1)))
     counted = jnp.stack([labelled * predicted, predicted, labelled])

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import dataclasses
 import gzip
 import json
 import lzma
@@ -13,10 +14,11 @@ from qtx.data import DataConfig, load
 from qtx.data.objectives.sequence_classification import real_tokens
 from qtx.data.reading import documents
 from qtx.data.sources import TextLabels
-from qtx.data.tables import labelled_texts
+from qtx.data.tables import dataset_texts, labelled_texts
 from qtx.foundation.errors import QtxError
 
 from .samples import prose
+from .tfds_samples import write_imdb_reviews
 
 ROWS = [('a "quoted" text', "pos"), ("it's 5\" long", "neg"), ("", "pos"), ("caf\u00e9\u2028more", "neg")]
 
@@ -175,6 +177,19 @@ def test_what_is_taught_takes_the_texts_alone(tmp_path):
     batch = next(iter(data.evaluation(4)))
     assert batch.keys() == {"tokens", "mask", "weights"} and data.num_classes is None
     assert 0 < batch["mask"].mean() < 1
+
+
+def test_a_tfds_dataset_by_its_name(tmp_path):
+    write_imdb_reviews(tmp_path)
+    options = dict(sequence_length=12, vocab_size=150, data_dir=str(tmp_path))
+    data = load(DataConfig(TextLabels(files=("tfds:imdb_reviews/plain_text",), **options)), "sequence_classification")
+    assert (len(data.training), len(data.held_out), data.num_classes) == (30, 10, 2)
+    expected = {(prose(i, 20), ("neg", "pos")[i % 2]) for i in range(30)}
+    assert set(dataset_texts("imdb_reviews/plain_text", False, "text", "label", str(tmp_path))) == expected
+    fraction = TextLabels(files=("tfds:imdb_reviews/plain_text",), **options, held_out_fraction=0.5)
+    assert len(load(DataConfig(fraction), "sequence_classification").held_out) == 15
+    with pytest.raises(QtxError, match=r"no feature review \(Text\): found label \(ClassLabel\), text \(Text\)"):
+        load(DataConfig(dataclasses.replace(fraction, text_column="review")), "sequence_classification")
 
 
 def test_a_table_is_no_text(tmp_path):

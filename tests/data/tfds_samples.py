@@ -68,6 +68,16 @@ def write_wikipedia(data_dir: Path) -> Path:
     return write_tfds(data_dir, "wikipedia/20230601.en/1.0.0", {"title": TEXT(), "text": TEXT()}, splits)
 
 
+def write_imdb_reviews(data_dir: Path) -> Path:
+    """With the order of names that TFDS has, and a split of texts without labels."""
+    features = {"text": TEXT(), "label": tfds.features.ClassLabel(names=["neg", "pos"])}
+    splits = {
+        split: [{"text": prose(i, 20), "label": i % 2 if split != "unsupervised" else -1} for i in range(*span)]
+        for split, span in (("train", (0, 30)), ("test", (30, 40)), ("unsupervised", (40, 44)))
+    }
+    return write_tfds(data_dir, "imdb_reviews/plain_text/1.0.0", features, splits)
+
+
 def pixels(seed: int, height: int, width: int, channels: int) -> np.ndarray:
     """A smooth image, uint8 [H, W, C], brighter to one side."""
     rng = np.random.default_rng(seed)

@@ -1,4 +1,4 @@
-"""Local texts with labels, in tables and JSON lines, read into memory."""
+"""Texts with labels, in tables, JSON lines and TFDS datasets, read into memory."""
 
 from __future__ import annotations
 
@@ -10,7 +10,8 @@ from qtx.data.dataset import Data
 from qtx.data.labelled import LabelledTextOptions, split_labelled
 from qtx.data.reading import expand
 from qtx.data.splitting import held_out_count
-from qtx.data.tables import LabelledText, check_columns, labelled_texts
+from qtx.data.tables import LabelledText, check_columns, dataset_texts, labelled_texts
+from qtx.data.tfds_datasets import DEFAULT_DATA_DIR, PREFIX
 from qtx.foundation.errors import QtxError
 
 DEFAULT_HELD_OUT_FRACTION = 0.05
@@ -22,13 +23,15 @@ class TextLabels(LabelledTextOptions):
 
     Attributes:
       files: paths or globs (`**` too) of the training texts: `.tsv`, without quoting, or `.jsonl`, plain or with `.gz`,
-        `.xz` or `.zst`.
-      validation_files: of the held-out texts; None holds out some of `files`.
+        `.xz` or `.zst`; or `tfds:NAME` (e.g. `tfds:imdb_reviews/plain_text`).
+      validation_files: of the held-out texts; None holds out some of `files`, or is the `validation` (else `test`)
+        split of `files` that are all TFDS's.
       held_out_fraction: share of the texts to hold out, None is 0.05; not taken with `validation_files`.
-      text_column: where the text is: a key of a `.jsonl` file's objects, or of a `.tsv` a name in its first line, or a
-        number from 0 (`"3"`) if it has no such line.
+      text_column: where the text is: a key of a `.jsonl` file's objects, a feature of a TFDS dataset, or of a `.tsv` a
+        name in its first line, or a number from 0 (`"3"`) if it has no such line.
       label_column: where the label is, likewise.
       classes: the labels in the order of their numbers; None: those of the training texts, sorted.
+      data_dir: the folder of TFDS datasets.
     """
 
     files: tuple[str, ...] = ()
@@ -37,6 +40,7 @@ class TextLabels(LabelledTextOptions):
     text_column: str = "text"
     label_column: str = "label"
     classes: tuple[str, ...] | None = None
+    data_dir: str = DEFAULT_DATA_DIR
 
     def __post_init__(self):
         super().__post_init__()
@@ -55,21 +59,31 @@ class TextLabels(LabelledTextOptions):
     def _fraction(self) -> float:
         return DEFAULT_HELD_OUT_FRACTION if self.held_out_fraction is None else self.held_out_fraction
 
+    @property
+    def _held_out_files(self) -> tuple[str, ...] | None:
+        """None: some of `files` are held out."""
+        if self.held_out_fraction is None and all(file.startswith(PREFIX) for file in self.files):
+            return self.validation_files or self.files
+        return self.validation_files
+
     def resolved(self, objective: str) -> Self:
         options = super().resolved(objective)
-        return options if self.validation_files is not None else replace(options, held_out_fraction=self._fraction)
+        return options if self._held_out_files is not None else replace(options, held_out_fraction=self._fraction)
 
     def load(self, objective: str) -> Data:
         training, name = self._read(self.files), f"text_labels {' '.join(self.files)}"
-        if self.validation_files is not None:
-            held_out = self._read(self.validation_files)
+        if self._held_out_files is not None:
+            held_out = self._read(self._held_out_files, held_out=True)
         else:
             training, held_out = split_labelled(training, self._fraction, "set data.validation_files to held-out texts")
         return self.make_labelled_data(name, training, held_out, objective, self.classes)
 
-    def _read(self, patterns: Sequence[str]) -> list[LabelledText]:
-        files = expand(patterns)
-        rows = [row for file in files for row in labelled_texts(file, self.text_column, self.label_column)]
+    def _read(self, patterns: Sequence[str], held_out: bool = False) -> list[LabelledText]:
+        columns, rows = (self.text_column, self.label_column), list[LabelledText]()
+        for name in (pattern for pattern in patterns if pattern.startswith(PREFIX)):
+            rows += dataset_texts(name.removeprefix(PREFIX), held_out, *columns, self.data_dir)
+        for file in expand([pattern for pattern in patterns if not pattern.startswith(PREFIX)]):
+            rows += labelled_texts(file, *columns)
         if not rows:
             raise QtxError(f"no text in {' '.join(patterns)}: expected a file that is not empty")
         return rows
