@@ -88,8 +88,8 @@ COMMANDS = {
     ),
     "import": Command(
         summary="make a run of a model that you have: a Hugging Face checkpoint",
-        description="CHECKPOINT is a folder with config.json, *.safetensors and the tokenizer; builtin:minilm-2l; or a\n"
-        "model of the Hugging Face Hub, organization/name or organization/name@revision. WORKDIR becomes a run\n"
+        description="CHECKPOINT is a folder with config.json, *.safetensors and the tokenizer; builtin:minilm-2l; or\n"
+        "a model of the Hugging Face Hub, organization/name or organization/name@revision. WORKDIR becomes a run\n"
         "at step 0 with the checkpoint's files and tokenizer in it, on built-in data or what --config.data... names,\n"
         "so that evaluate, quantize, sensitivity and export work on it, and train starts from it (config.start).",
         example="qtx import models/all-minilm-l6-v2 --workdir=runs/minilm",
