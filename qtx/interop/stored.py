@@ -21,8 +21,8 @@ from qtx.models import TransformerConfig
 CONFIG = "config.json"
 EXPECTED = Expected("a model's config", f"give a checkpoint folder with {CONFIG} and {WEIGHTS}")
 REFUSED = {
-    "deit": "transformers' DeiT has a distillation token in every layer, which qtx's ViT has not; the DeiTs trained "
-    "without one are of model_type 'vit', or timm's"
+    "deit": "transformers' DeiT has a distillation token, which qtx's ViT has not; the DeiTs that were trained without "
+    "one are of model_type 'vit', or timm's",
 }
 # Where we note the attention variant in config.json; transformers keeps unknown keys and ignores them.
 ATTENTION_KEY = "qtx_attention"
