@@ -1,10 +1,12 @@
-"""Healing: an encoder that int8 ruins, made quantizable where it stands, by distillation from itself and a penalty on outliers.
+"""Healing: an encoder that int8 ruins, made quantizable where it stands: it learns from itself, with a penalty on
+outliers.
 
     qtx import builtin:minilm-2l --workdir=runs/minilm-2l
     qtx train --config=configs/heal_bert.py --config.start=runs/minilm-2l --workdir=runs/healed
     qtx quantize --workdir=runs/healed
 
-The architecture stays what it is: `qtx export --format=huggingface` gives a drop-in replacement of the original's files.
+The architecture stays what it is: `qtx export --format=huggingface` gives a drop-in replacement of the original's
+files.
 """
 
 from ml_collections import ConfigDict
@@ -33,4 +35,5 @@ def get_config(variant: str = "softmax") -> ConfigDict:
 
     config.quantization.schemes = ("w8a8",)
     config.quantization.weight_estimator = "mse"
+    config.compare.variants = ("softmax", "gated_linear", "clipped_softmax", "sink")
     return config

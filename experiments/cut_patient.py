@@ -75,13 +75,11 @@ def cut(original: Path, pieces: Sequence[str]) -> dict[str, bytes]:
     for token in tokenizer["post_processor"]["special_tokens"].values():
         token["ids"] = [new_ids[piece] for piece in token["tokens"]]
 
-    tensors = read_safetensors(original / "model.safetensors", EXPECTED)
+    stored = read_safetensors(original / "model.safetensors", EXPECTED)
+    kept = [name for name in stored if not (layer := LAYER.match(name)) or int(layer[1]) < LAYERS]
+    tensors = {name: np.asarray(stored[name]) for name in kept}
     tensors[EMBEDDING] = tensors[EMBEDDING][[old_ids[piece] for piece in pieces]]
-    tensors = {
-        name: x.astype(np.float16) if x.dtype == np.float32 else x
-        for name, x in tensors.items()
-        if not (layer := LAYER.match(name)) or int(layer[1]) < LAYERS
-    }
+    tensors = {name: x.astype(np.float16) if x.dtype == np.float32 else x for name, x in tensors.items()}
 
     config = read_json(original / "config.json", EXPECTED) | {"num_hidden_layers": LAYERS, "vocab_size": len(pieces)}
     return {

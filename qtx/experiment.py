@@ -167,10 +167,10 @@ def read(config: ConfigDict) -> Experiment:
 def check_warmup(experiment: Experiment) -> None:
     """Raises QtxError if attention would still be annealing when training ends: then it is measured as it never was."""
     normalizer, steps = experiment.model.attention.normalizer, experiment.training.steps
-    warmup = getattr(normalizer, "gamma_warmup_steps", 0)
+    warmup = normalizer.warmup_steps
     if warmup > steps and not experiment.qat.scheme:
         raise QtxError(
-            f"config.model.attention.gamma_warmup_steps is {warmup}: expected at most config.training.steps {steps}; "
+            f"config.model.attention.{normalizer.warmup} is {warmup}: expected at most config.training.steps {steps}; "
             "lower it, or train longer"
         )
 

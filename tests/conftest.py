@@ -78,3 +78,11 @@ def more_references() -> Path:
     if not folder.is_dir():
         pytest.skip(f"no further reference models at {folder}")
     return folder
+
+
+@pytest.fixture(scope="session")
+def patient():
+    """A published model with real outliers, see `tests.patient`."""
+    from tests.patient import load_patient  # imports jax
+
+    return load_patient()

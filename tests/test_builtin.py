@@ -44,13 +44,17 @@ def test_its_files_agree():
     assert embeddings.shape == (config["vocab_size"], config["hidden_size"]) == (len(pieces), 384)
 
 
-def test_next_to_nothing_is_unknown():
+def test_english_has_no_unknown_piece():
     tokenizer = load_tokenizer(PATIENT)
-    unknown = tokenizer.backend.token_to_id("[UNK]")
-    texts = [document.text for document in stdlib_documents()[::20]]
-    ids = [int(i) for text in tokenizer.encode(texts) for i in text]
-    assert ids.count(unknown) < 1e-4 * len(ids)
-    assert unknown not in tokenizer.encode(["“Dæmon’s naïve façade” — £5… zzyzx"])[0]
+    texts = [(PATIENT / "LICENSE").read_text(), "“Dæmon’s naïve façade” — £5… zzyzx"]
+    assert not any(tokenizer.is_special[ids].any() for ids in tokenizer.encode(texts))
+
+
+@pytest.mark.slow
+def test_next_to_nothing_of_the_builtin_corpus_is_unknown():
+    tokenizer = load_tokenizer(PATIENT)
+    ids = np.concatenate(tokenizer.encode([document.text for document in stdlib_documents()]))
+    assert tokenizer.is_special[ids].mean() < 1e-4
 
 
 @where_the_original_is

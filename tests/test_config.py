@@ -119,6 +119,22 @@ def test_config_files(path):
     assert f"--config=configs/{path.name}" in text and "Cost: " in text and "Expected: " in text
 
 
+def test_shipped_configs_are_found_by_name_in_any_folder(tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    Path("demo").mkdir()  # as a run's folder may be called
+    for path in CONFIGS:
+        assert load_config_file(path.stem).to_dict() == load_config_file(str(path)).to_dict()
+    for suffix in (":gated_linear", ":smoke", ":gated_linear:smoke"):
+        file = CONFIGS[0].with_name("demo.py")
+        assert load_config_file(f"demo{suffix}").to_dict() == load_config_file(f"{file}{suffix}").to_dict()
+
+
+def test_a_file_comes_before_a_shipped_config_of_its_name(tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    Path("demo").write_text(Path(NANO).read_text())
+    assert load_config_file("demo").name == "nano"
+
+
 @pytest.mark.representative("digits_vit")
 @pytest.mark.parametrize("name", ["digits_vit", "bigram_backcopy", "demo"])
 def test_clipped_attention_of_small_configs_starts_alive(name):

@@ -8,11 +8,13 @@ from pathlib import Path
 
 import pytest
 
+from qtx.attention import VARIANTS
 from qtx.cli.flags import load_run_config
 from qtx.cli.main import main
-from qtx.experiment import read, record
+from qtx.experiment import default, read, record
 from qtx.pipeline.measurements import find_result
 from qtx.training import RunFolder
+from qtx.training.run_folder import differences
 
 CONFIG = """
 from pathlib import Path
@@ -24,6 +26,7 @@ def get_config():
     return from_record(RunFolder(Path({folder!r})).read_config(), "the record")
 """
 RUN = Path(__file__).parent / "reference" / "run"
+LATER_WARMUPS = ("eta_warmup_steps", "empty_warmup_steps")
 
 
 def measured(folder):
@@ -67,6 +70,16 @@ def test_its_ranges_are_read_and_it_goes_on_training(copy, capsys):
     config.write_text(CONFIG.format(folder=str(copy)))
     assert main(["train", f"--config={config}", f"--workdir={copy}"]) == 0, capsys.readouterr().err
     assert "trained 400 steps" in capsys.readouterr().out
+
+
+@pytest.mark.parametrize("variant", VARIANTS)
+def test_a_run_that_could_not_warm_up_is_one_without_a_warmup(variant):
+    now = record(read(default("opt", variant)))
+    options = {name: x for name, x in now["model"]["attention"].items() if name not in LATER_WARMUPS}
+    earlier = {**now, "model": {**now["model"], "attention": options}}
+    assert differences(earlier, now) == []
+    warmed = {**now, "model": {**now["model"], "attention": {**options, "empty_warmup_steps": 5}}}
+    assert differences(earlier, warmed) == ["model.attention.empty_warmup_steps (absent there, 5 here)"]
 
 
 def test_its_export_is_of_an_older_format_and_says_how_to_mend_it(copy, capsys):

@@ -56,6 +56,14 @@ COMMAND_LINES = {
         ["train", f"--config={NANO.replace('nano', 'nanno')}", "--workdir={}/run"],
         "nanno_config.py not found: did you mean",
     ),
+    "unknown shipped config": (
+        ["train", "--config=dmeo:smoke", "--workdir={}/run"],
+        "unknown config file or shipped config 'dmeo': did you mean 'demo'?",
+    ),
+    "config without its ending": (
+        ["train", f"--config={NANO.removesuffix('.py')}", "--workdir={}/run"],
+        "nano_config not found: did you mean",
+    ),
     "config is a folder": (["train", "--config={}", "--workdir={}/run"], "is a folder"),
     "unknown variant": (
         ["train", f"--config={NANO}:gated_liner", "--workdir={}/run"],

@@ -1,6 +1,7 @@
 """Attention that lets a head do nothing: normalizers (scores to probabilities), gates, and the layer that uses them."""
 
 from qtx.attention.config import VARIANTS, AttentionConfig, attention_text, attention_variant
+from qtx.attention.conversion import converted_attention
 from qtx.attention.gates import GATES, Gate
 from qtx.attention.multi_head import MultiHeadAttention
 from qtx.attention.normalizers import NORMALIZERS, Normalizer, Rows
@@ -18,4 +19,5 @@ __all__ = [
     "Rows",
     "attention_text",
     "attention_variant",
+    "converted_attention",
 ]

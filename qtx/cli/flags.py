@@ -18,8 +18,10 @@ from pathlib import Path
 from absl import flags
 from ml_collections import ConfigDict, config_flags
 
-from qtx.foundation.errors import QtxError, unknown
+from qtx.foundation.errors import QtxError, lookup, unknown
 
+SHIPPED_CONFIGS = Path(__file__).parents[1] / "configs"
+"""The clone's `configs/` by a link, which a wheel has as a folder."""
 PLACEHOLDERS = {
     "config": "FILE",
     "workdir": "FOLDER",
@@ -86,7 +88,7 @@ def parse(
     if not (config_path or of_run or base):
         return None, folder
     chosen: ConfigDict = values["config"].value
-    if config_path and chosen.start:
+    if config_path and chosen.get("start"):
         from qtx.pipeline.start import inheriting  # imports jax
 
         chosen = inheriting(chosen, named)
@@ -160,21 +162,34 @@ def check_key(config: ConfigDict, path: str) -> None:
         where, section = f"{where}.{name}", section[name]
 
 
+def config_file(name: str) -> Path:
+    """The file of that path or, where there is none, the config of that name that comes with qtx, e.g. `"demo"`.
+
+    Raises:
+      QtxError: if there is neither, naming the nearest.
+    """
+    file = Path(name)
+    if file.is_file():
+        return file
+    shipped = {config.stem: config for config in SHIPPED_CONFIGS.glob("*.py")}
+    if name in shipped or (name == file.stem and not file.exists()):
+        return lookup(shipped, "config file or shipped config", name)
+    kind = "is a folder" if file.is_dir() else "not found"
+    near = [str(other) for other in file.parent.glob("*.py")]
+    hint = str(unknown("config file", name, near)).partition(": ")[2] if near and kind == "not found" else ""
+    raise QtxError(f"config file {name} {kind}" + (f": {hint}" if hint else ""))
+
+
 def load_config_file(path: str) -> ConfigDict:
     """The config that a file's `get_config()` returns, or `get_config("text")` for `"file.py:text"`; with `:smoke`
-    after either, that experiment as a smoke test.
+    after either, that experiment as a smoke test. The file may be the name of a config that comes with qtx, `"demo"`.
 
     Raises:
       QtxError: if the file is missing or has an error in its own lines (told with the line).
     """
     full_size = path.removesuffix(":smoke")
     filename, _, variant = full_size.partition(":")
-    file = Path(filename)
-    if not file.is_file():
-        kind = "is a folder" if file.is_dir() else "not found"
-        near = [str(other) for other in file.parent.glob("*.py")]
-        hint = str(unknown("config file", filename, near)).partition(": ")[2] if near and kind == "not found" else ""
-        raise QtxError(f"config file {filename} {kind}" + (f": {hint}" if hint else ""))
+    file = config_file(filename)
     try:
         get_config = runpy.run_path(str(file)).get("get_config")
         if get_config is None:

@@ -88,9 +88,10 @@ COMMANDS = {
     ),
     "import": Command(
         summary="make a run of a model that you have: a Hugging Face checkpoint",
-        description="CHECKPOINT is a folder with config.json, *.safetensors and the tokenizer. WORKDIR becomes a run\n"
-        "at step 0 with the checkpoint's files and tokenizer in it, on built-in data or what --config.data... names, so\n"
-        "that evaluate, quantize, sensitivity, export, train and report work on it.",
+        description="CHECKPOINT is a folder with config.json, *.safetensors and the tokenizer; builtin:minilm-2l; or\n"
+        "a model of the Hugging Face Hub, organization/name or organization/name@revision. WORKDIR becomes a run\n"
+        "at step 0 with the checkpoint's files and tokenizer in it, on built-in data or what --config.data... names,\n"
+        "so that evaluate, quantize, sensitivity and export work on it, and train starts from it (config.start).",
         example="qtx import models/all-minilm-l6-v2 --workdir=runs/minilm",
         config="none",
         resume="the same command starts over",
@@ -267,7 +268,7 @@ def config_of_checkpoint(checkpoint: str) -> Any:
     """The config that the run of a checkpoint has, before the command line's overrides."""
     from qtx.pipeline.importing import config_of_checkpoint, found
 
-    return config_of_checkpoint(found(checkpoint).folder)
+    return config_of_checkpoint(found(checkpoint))
 
 
 def _run(name: str, config, workdir: Path | None, chosen: dict[str, Any]) -> None:

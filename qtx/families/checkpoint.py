@@ -35,6 +35,8 @@ class Checkpoint:
       unused: beginnings of names that published checkpoints have and, if no row has them, qtx does not compute with.
       shown_by_weights: config fields that the weights tell, by tensor name.
       extra: more of config.json than `fields` and `supported`, for a config.
+      options: config.json's values, and what to call it in errors, to those under the keys of `fields` and `supported`,
+        for libraries that nest them.
     """
 
     model_type: str
@@ -51,6 +53,7 @@ class Checkpoint:
     unused: tuple[str, ...] = ()
     shown_by_weights: Callable[[Mapping[str, Any]], dict[str, Any]] = lambda tensors: {}
     extra: Callable[[Any], dict[str, Any]] = lambda config: {}
+    options: Callable[[Mapping[str, Any], str], Mapping[str, Any]] = lambda values, source: values
 
     def architecture(self, config: Any) -> str:
         """The class in `transformers` that a config is written as."""
@@ -77,6 +80,7 @@ class Checkpoint:
         Raises:
           QtxError: naming a key that is missing, or one whose value qtx does not support.
         """
+        values = self.options(values, source)
         for key, value in self.supported.items():
             if values.get(key, value) != value:
                 raise QtxError(f"{source}: {key} is {values[key]!r}; qtx's {self.model_type} supports only {value!r}")

@@ -49,6 +49,7 @@ class Family:
       measured: what the outlier metrics of a config's module are taken over.
       recipe: the default one, a name in `qtx.quantization.recipes.RECIPES`.
       checkpoint: how Hugging Face stores it; None: not at all.
+      timm: how timm stores it; None: not at all.
       vocab_size: of the published models, for plans that nothing else tells the size.
       small: options of a config that a smoke test shrinks beside the sizes that it gives every family's (second
         argument).
@@ -62,5 +63,6 @@ class Family:
     recipe: str = "strict"
     heads: Mapping[str, str] = dataclasses.field(default_factory=dict)
     checkpoint: Checkpoint | None = None
+    timm: Checkpoint | None = None
     vocab_size: int | None = None
     small: Callable[[Any, Mapping[str, Any]], dict[str, Any]] = lambda config, sizes: {}

@@ -8,34 +8,23 @@ from typing import Any
 from qtx.families.checkpoint import Checkpoint, first_length, labels
 from qtx.families.family import Family, MeasuredSites
 from qtx.families.opt import PRE_NORM
-from qtx.families.weights import FIRST, Layout, Weight, dense, layer_norm
+from qtx.families.timm import CHECKPOINT as TIMM
+from qtx.families.weights import FIRST, VECTOR, Weight, convolution, dense, layer_norm
 from qtx.models import Vit, VitConfig
 
 LAYER = "vit.encoder.layer.{layer}"
+PATCHES = "vit.embeddings.patch_embeddings.projection"
 # transformers has no LayerNorm there; the name is ours.
 PATCH_NORM = "vit.embeddings.patch_embeddings.norm"
-
-
-def patches_layout(config: VitConfig) -> Layout:
-    """Convolution `[width, C, P, P]` <-> matrix `[P * P * C, width]` on flattened patches."""
-    size = config.patch_size
-    return Layout(
-        lambda x: x.transpose(2, 3, 1, 0).reshape(-1, x.shape[0]),
-        lambda x: x.reshape(size, size, -1, x.shape[1]).transpose(3, 2, 0, 1),
-    )
 
 
 def weights(config: VitConfig) -> list[Weight]:
     """The table; with rows for the LayerNorm after the patches if the config has one."""
     return [
-        Weight(
-            "vit.embeddings.cls_token", "embeddings/class_token", Layout(lambda x: x[0, 0], lambda x: x[None, None])
-        ),
+        Weight("vit.embeddings.cls_token", "embeddings/class_token", VECTOR),
         Weight("vit.embeddings.position_embeddings", "embeddings/positions", FIRST),
-        Weight(
-            "vit.embeddings.patch_embeddings.projection.weight", "embeddings/patches/kernel", patches_layout(config)
-        ),
-        Weight("vit.embeddings.patch_embeddings.projection.bias", "embeddings/patches/bias"),
+        Weight(f"{PATCHES}.weight", "embeddings/patches/kernel", convolution(config.patch_size)),
+        Weight(f"{PATCHES}.bias", "embeddings/patches/bias"),
         *(layer_norm(PATCH_NORM, "embeddings/patch_norm") if config.patch_norm else []),
         *dense(f"{LAYER}.attention.attention.query", "layers/attention/query"),
         *dense(f"{LAYER}.attention.attention.key", "layers/attention/key"),
@@ -104,6 +93,7 @@ VIT = Family(
     measured=lambda config: MEASURED,
     recipe="paper_vit",
     checkpoint=CHECKPOINT,
+    timm=TIMM,
     # A quarter of the built-in images' side.
     small=lambda config, sizes: {"patch_size": 2},
 )

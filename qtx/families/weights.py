@@ -36,6 +36,16 @@ SAME = Layout(lambda x: x, lambda x: x)
 KERNEL = Layout(np.transpose, np.transpose)
 # [1, ...] <-> [...]
 FIRST = Layout(lambda x: x[0], lambda x: x[None])
+# [1, 1, n] <-> [n]
+VECTOR = Layout(lambda x: x[0, 0], lambda x: x[None, None])
+
+
+def convolution(size: int) -> Layout:
+    """A convolution `[width, C, P, P]` <-> the matrix `[P * P * C, width]` on flattened patches of side P."""
+    return Layout(
+        lambda x: x.transpose(2, 3, 1, 0).reshape(-1, x.shape[0]),
+        lambda x: x.reshape(size, size, -1, x.shape[1]).transpose(3, 2, 0, 1),
+    )
 
 
 @dataclasses.dataclass(frozen=True)

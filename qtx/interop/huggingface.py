@@ -17,8 +17,10 @@ from qtx.foundation.config import flattened
 from qtx.foundation.errors import QtxError
 from qtx.foundation.storage import sealed_safetensors, write_whole
 from qtx.interop.carried import carried
+from qtx.interop.modeling import modeling
 from qtx.interop.original import COMPUTATION, as_in
-from qtx.interop.stored import ATTENTION_KEY, CONFIG, EXPECTED, WEIGHTS, open_folder, sizes_of, table_of
+from qtx.interop.stored import ATTENTION_KEY, CONFIG, EXPECTED, open_folder, sizes_of, table_of
+from qtx.interop.weight_files import WEIGHTS
 from qtx.models import TransformerConfig
 
 
@@ -29,7 +31,7 @@ def load(folder: str | Path, attention: AttentionConfig | None = None) -> tuple[
     attention of a checkpoint from elsewhere has to be told by `attention`.
 
     Args:
-      folder: has config.json and model.safetensors.
+      folder: has config.json and model.safetensors, or shards with their index.
       attention: the variant, whose gate may be left at None; None: as `save` noted it, or softmax.
 
     Returns:
@@ -44,14 +46,14 @@ def load(folder: str | Path, attention: AttentionConfig | None = None) -> tuple[
     try:
         shapes = _shapes(config)
     except (ArithmeticError, MemoryError, TypeError, ValueError) as error:  # sizes that no array has
-        raise EXPECTED[CONFIG].refusal(stored.folder / CONFIG, error) from None
+        raise EXPECTED.refusal(stored.folder / CONFIG, error) from None
     table = table_of(stored.checkpoint, config)
     return config, import_weights(table, stored.used(table), shapes, sizes_of(config), stored.source)
 
 
 def save(folder: str | Path, config: TransformerConfig, params: Any, original: str | Path | None = None) -> None:
-    """Writes a checkpoint folder, whole or not at all; `transformers` loads it if the attention is the plain softmax
-    kind.
+    """Writes a checkpoint folder, whole or not at all, which `transformers` loads; if its own class does not compute
+    the model, with a file of code that does (`qtx.interop.modeling`).
 
     Args:
       folder: is made if it does not exist.
@@ -62,8 +64,8 @@ def save(folder: str | Path, config: TransformerConfig, params: Any, original: s
         from there; None: as `transformers` has them.
 
     Raises:
-      QtxError: if the family has no such checkpoints, the architecture cannot express the config, or `original` is
-        another model's.
+      QtxError: if the family has no such checkpoints, the architecture or PyTorch cannot express the config, or
+        `original` is another model's.
     """
     folder, params = Path(folder), nn.unbox(params)
     if original is None:
@@ -73,6 +75,8 @@ def save(folder: str | Path, config: TransformerConfig, params: Any, original: s
         contents |= carried(Path(original))
     if config.attention != AttentionConfig():
         values[ATTENTION_KEY] = {k: v for k, v in flattened(config.attention).items() if v is not None}
+    values, code = modeling(config, values)
+    contents |= code
     text = json.dumps(values, indent=2) + "\n"
     write_whole({folder / name: content for name, content in {**contents, CONFIG: text.encode()}.items()})
 

@@ -6,10 +6,12 @@ from typing import Any
 
 import numpy as np
 
+from qtx.attention import AttentionConfig
 from qtx.families.weights import export_weights
 from qtx.foundation.errors import QtxError
 from qtx.foundation.storage import sealed_safetensors
 from qtx.interop.stored import ATTENTION_KEY, Stored, sizes_of, table_of
+from qtx.interop.weight_files import INDEX, WEIGHTS, index_of
 from qtx.models import TransformerConfig
 
 # What a checkpoint does not tell: how to compute, not what.
@@ -33,6 +35,11 @@ def as_in(original: Stored, config: TransformerConfig, params: Any) -> tuple[dic
                 f"{original.folder} is of another model, with {field} {getattr(there, field)!r} and not {given!r}: "
                 "give the folder that this one was made of"
             )
+    if checkpoint is original.family.timm and config.attention != AttentionConfig():
+        raise QtxError(
+            f"{original.folder} is timm's, and timm computes the plain softmax alone: leave the original out, to write "
+            "transformers' ViT with the code of the attention"
+        )
     changed = {
         key: getattr(config, field)
         for key, field in checkpoint.fields.items()
@@ -57,4 +64,7 @@ def as_in(original: Stored, config: TransformerConfig, params: Any) -> tuple[dic
     prefix = checkpoint.prefix if bare else ""
     more = {name.removeprefix(prefix): x for name, x in ours.items() if name not in names.values()}
     files[list(files)[-1]] |= more
-    return values, {file: sealed_safetensors(tensors, format="pt") for file, tensors in files.items()}
+    contents = {file: sealed_safetensors(tensors, format="pt") for file, tensors in files.items()}
+    if WEIGHTS not in files:
+        contents[INDEX] = index_of(files)
+    return values, contents

@@ -14,13 +14,15 @@ from qtx.families.attention_weights import attention_weights, with_gate
 from qtx.families.weights import Weight
 from qtx.foundation.config import read_section
 from qtx.foundation.errors import QtxError, lookup
-from qtx.foundation.storage import Expected, StoredTensor, read_json, read_safetensors
+from qtx.foundation.storage import Expected, StoredTensor, read_json
+from qtx.interop.weight_files import INDEX, WEIGHTS, Tensors, open_weights
 from qtx.models import TransformerConfig
 
-CONFIG, WEIGHTS = "config.json", "model.safetensors"
-EXPECTED = {
-    CONFIG: Expected("a model's config", f"give a checkpoint folder with {CONFIG} and {WEIGHTS}"),
-    WEIGHTS: Expected("a model's weights", "save the model there with transformers' save_pretrained(folder)"),
+CONFIG = "config.json"
+EXPECTED = Expected("a model's config", f"give a checkpoint folder with {CONFIG} and {WEIGHTS}")
+REFUSED = {
+    "deit": "transformers' DeiT has a distillation token in every layer, which qtx's ViT has not; the DeiTs trained "
+    "without one are of model_type 'vit', or timm's"
 }
 # Where we note the attention variant in config.json; transformers keeps unknown keys and ignores them.
 ATTENTION_KEY = "qtx_attention"
@@ -41,12 +43,12 @@ class Stored:
     values: dict[str, Any]
     family: Family
     checkpoint: Checkpoint
-    files: dict[str, dict[str, StoredTensor]]
+    files: dict[str, Tensors]
 
     @property
     def source(self) -> str:
         """What to call the weights in messages."""
-        return str(self.folder / (WEIGHTS if len(self.files) == 1 else ""))
+        return str(self.folder / (WEIGHTS if WEIGHTS in self.files else INDEX))
 
     @property
     def names(self) -> dict[str, str]:
@@ -54,7 +56,7 @@ class Stored:
         return self.checkpoint.full_names(name for tensors in self.files.values() for name in tensors)
 
     @property
-    def tensors(self) -> dict[str, StoredTensor]:
+    def tensors(self) -> Tensors:
         """By the names of the table."""
         names = self.names
         return {names[name]: tensor for tensors in self.files.values() for name, tensor in tensors.items()}
@@ -78,7 +80,7 @@ class Stored:
             raise QtxError(f"{self.folder}: {error}") from None
         return config
 
-    def used(self, table: list[Weight]) -> dict[str, StoredTensor]:
+    def used(self, table: list[Weight]) -> Tensors:
         """The tensors without the copies of tied ones and those that qtx does not compute with.
 
         Raises:
@@ -100,22 +102,30 @@ def open_folder(folder: Path) -> Stored:
     Raises:
       QtxError: if a file is missing or broken, or the model is of no registered kind.
     """
-    values = read_json(folder / CONFIG, EXPECTED[CONFIG])
-    kinds = {
-        family.checkpoint.model_type: (family, family.checkpoint)
-        for family in FAMILIES.values()
-        if family.checkpoint is not None
-    }
-    if "model_type" not in values:
-        raise QtxError(f"{folder / CONFIG} has no 'model_type': expected one of {', '.join(kinds)}")
-    family, checkpoint = lookup(kinds, f"model_type in {folder / CONFIG}:", str(values["model_type"]))
-    files = {WEIGHTS: read_safetensors(folder / WEIGHTS, EXPECTED[WEIGHTS])}
-    stored = Stored(folder, values, family, checkpoint, files)
+    values = read_json(folder / CONFIG, EXPECTED)
+    family, checkpoint = _kind(values, folder / CONFIG)
+    stored = Stored(folder, values, family, checkpoint, open_weights(folder))
     if len(stored.tensors) < len(stored.names):
         full = list(stored.names.values())
         twice = next(name for name in full if full.count(name) > 1)
         raise QtxError(f"{stored.source} has {twice} twice, under an old name and under today's: remove one of them")
     return stored
+
+
+def _kind(values: dict[str, Any], source: Path) -> tuple[Family, Checkpoint]:
+    """What a config.json is of."""
+    kinds = {family.checkpoint.model_type: family for family in FAMILIES.values() if family.checkpoint is not None}
+    if "model_type" not in values:
+        for family in FAMILIES.values():
+            if "architecture" in values and family.timm is not None:
+                return family, family.timm
+        raise QtxError(f"{source} has no 'model_type': expected one of {', '.join(kinds)}")
+    name = str(values["model_type"])
+    if name in REFUSED:
+        raise QtxError(f"{source}: model_type is {name!r}: {REFUSED[name]}")
+    family = lookup(kinds, f"model_type in {source}:", name)
+    assert family.checkpoint is not None
+    return family, family.checkpoint
 
 
 def table_of(checkpoint: Checkpoint, config: TransformerConfig) -> list[Weight]:

@@ -24,10 +24,12 @@ from qtx.data import Data
 from qtx.experiment import Experiment, check_warmup, record
 from qtx.foundation.console import say
 from qtx.foundation.errors import QtxError
+from qtx.pipeline.identity import origin
 from qtx.pipeline.measure import measure
 from qtx.pipeline.measurements import find_result
 from qtx.pipeline.prepare import Prepared, prepare
 from qtx.pipeline.quantize import keep_quantization, quantize
+from qtx.pipeline.start import converted
 from qtx.pipeline.trained import train_run
 from qtx.quantization.recipes.recorded import read_entries
 from qtx.report.results import Result, attention_table, main_table, markdown, options_in_words, read_lines, write_lines
@@ -58,13 +60,13 @@ def runs(experiment: Experiment, workdir: Path) -> list[Run]:
     """The runs of a comparison, all variants of the first seed first.
 
     Raises:
-      QtxError: if the experiment itself chooses an attention, which every run would replace, or starts from a run; or
-        a variant anneals beyond the end of training.
+      QtxError: if the experiment itself chooses an attention, which every run would replace, or is one of
+        quantization-aware training; a variant anneals beyond the end of training, or cannot start from `config.start`.
     """
-    if experiment.start:
+    if experiment.qat.scheme:
         raise QtxError(
-            "config.start is set, but a comparison trains every variant from the beginning: leave it out here, and "
-            "train each variant from it with `qtx train`"
+            "config.qat.scheme is set, but a comparison's variants are quantized after training: leave it out here, "
+            "and train each variant's quantized run with `qtx train`"
         )
     if experiment.model.attention != AttentionConfig():
         raise QtxError(
@@ -85,14 +87,18 @@ def runs(experiment: Experiment, workdir: Path) -> list[Run]:
         for seed in experiment.compare.seeds
         for variant in experiment.compare.variants
     ]
+    if experiment.start:
+        planned = [dataclasses.replace(run, experiment=converted(run.experiment)) for run in planned]
     for run in planned:
         check_warmup(run.experiment)
     return planned
 
 
 def begun_run(planned: Sequence[Run]) -> RunFolder | None:
-    """The folder of a run that has begun, with the tokenizer that all of them have; None: none has."""
-    return next((RunFolder(run.workdir) for run in planned if RunFolder(run.workdir).config.exists()), None)
+    """The folder with the tokenizer that all runs have: of one that has begun, or that they start from; None: there is
+    none yet."""
+    found = (origin(run.experiment, run.workdir) for run in planned)
+    return next((folder for folder in found if folder is not None), None)
 
 
 def check_runs(planned: Sequence[Run], identity: Mapping[str, str] | None = None) -> None:

@@ -2,12 +2,14 @@
 
 from __future__ import annotations
 
+import dataclasses
 from pathlib import Path
 
 from qtx.experiment import record
 from qtx.interop import save as save_huggingface
 from qtx.pipeline.identity import kept_files
 from qtx.pipeline.quantize import origin_of_ranges, under
+from qtx.pipeline.start import original_of
 from qtx.pipeline.trained import TrainedRun
 from qtx.quantization.integer import convert, save
 from qtx.training import RunFolder
@@ -19,7 +21,10 @@ def export_int8(run: TrainedRun, folder: Path, scheme: str) -> list[str]:
     prepared, model = run.prepared, convert(under(run, scheme))
     save(model, folder)
     files = kept_files(prepared.experiment, prepared.module.config, prepared.data)
-    RunFolder(folder).claim({**record(prepared.experiment), IDENTITY: prepared.identity}, files)
+    experiment = prepared.experiment
+    if prepared.teacher is not None and not experiment.start:  # an imported run is its own original
+        experiment = dataclasses.replace(experiment, start=str(run.workdir))
+    RunFolder(folder).claim({**record(experiment), IDENTITY: prepared.identity}, files)
     floating = ", ".join(model.in_floating_point) or "nothing"
     return [
         f"{scheme}: {origin_of_ranges(prepared, scheme)}",
@@ -29,9 +34,11 @@ def export_int8(run: TrainedRun, folder: Path, scheme: str) -> list[str]:
 
 
 def export_huggingface(run: TrainedRun, folder: Path, scheme: str) -> list[str]:
-    """Writes a Hugging Face checkpoint, in floating point; returns what to tell of it."""
-    save_huggingface(folder, run.prepared.module.config, run.floating_point)
-    return []
+    """Writes a Hugging Face checkpoint, in floating point, in the format of the one that the run's model was imported
+    from, if it was; returns what to tell of it."""
+    original = original_of(run.prepared.experiment, run.workdir)
+    save_huggingface(folder, run.prepared.module.config, run.floating_point, original)
+    return [] if original is None else [f"names, types and tokenizer are those of {original}"]
 
 
 FORMATS = {"int8": export_int8, "huggingface": export_huggingface}

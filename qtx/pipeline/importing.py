@@ -5,6 +5,7 @@ from __future__ import annotations
 import dataclasses
 import hashlib
 import os
+import re
 import shutil
 from pathlib import Path
 from typing import Any
@@ -20,6 +21,7 @@ from qtx.families import FAMILIES, build, family_of
 from qtx.foundation.config import section
 from qtx.foundation.errors import QtxError
 from qtx.interop import load
+from qtx.interop.hub import fetch
 from qtx.interop.stored import open_folder
 from qtx.models import TransformerConfig
 from qtx.pipeline.identity import identity_of, kept_files, load_data
@@ -27,6 +29,7 @@ from qtx.pipeline.prepare import Prepared, prepare
 from qtx.training.run_folder import IDENTITY, RunFolder
 
 BUILTIN = "builtin:"
+HUB_NAME = re.compile(r"[\w.-]+/[\w.-]+")
 SEQUENCE_LENGTH = 128
 SUFFIXES = (".json", ".txt", ".safetensors")
 
@@ -45,7 +48,8 @@ class Found:
 
 
 def found(checkpoint: str) -> Found:
-    """The checkpoint of a folder, or a built-in one, `builtin:NAME`.
+    """The checkpoint of a folder; a built-in one, `builtin:NAME`; or one of the Hugging Face Hub, `ORGANIZATION/NAME`
+    or `ORGANIZATION/NAME@REVISION`, which is fetched.
 
     Raises:
       QtxError: if there is none.
@@ -53,22 +57,30 @@ def found(checkpoint: str) -> Found:
     if checkpoint.startswith(BUILTIN):
         return Found(builtin_checkpoint(checkpoint.removeprefix(BUILTIN)), checkpoint)
     folder = Path(checkpoint)
-    if not folder.is_dir():
-        raise QtxError(f"no checkpoint {checkpoint}: expected a folder with config.json and *.safetensors")
-    return Found(folder, checkpoint)
+    if folder.is_dir():
+        return Found(folder, checkpoint)
+    name, _, revision = checkpoint.partition("@")
+    if folder.exists() or not HUB_NAME.fullmatch(name):
+        raise QtxError(
+            f"no checkpoint {checkpoint}: expected a folder with config.json and *.safetensors, or a model of the "
+            "Hugging Face Hub, organization/name"
+        )
+    fetched, commit = fetch(name, revision or None)
+    return Found(fetched, f"{name}@{commit}")
 
 
-def config_of_checkpoint(folder: Path) -> ConfigDict:
+def config_of_checkpoint(checkpoint: Found) -> ConfigDict:
     """The config of the run that a checkpoint makes: its model, and built-in data cut by its own tokenizer, for the
     objective of its head; a model without a head is measured by what it was (objective `distill`).
 
     Raises:
       QtxError: if it is no checkpoint that qtx reads, or has no tokenizer.
     """
+    folder = checkpoint.folder
     model = load(folder)[0]
     name = next(name for name, family in FAMILIES.items() if family is family_of(model))
     config = default(name)
-    config.name = folder.resolve().name
+    config.name = Path(checkpoint.source.partition("@")[0]).resolve().name.removeprefix(BUILTIN)
     config.model = section(model)
     config.objective = objective_of(model)
     source = OBJECTIVES[config.objective].built_in_source
@@ -121,14 +133,16 @@ def import_run(experiment: Experiment, workdir: Path, checkpoint: Found) -> Prep
             shutil.copyfile(file, target)
         load(copied)  # whole, before anything says that there is a run
         os.replace(copied, run.imported)
+        files = kept_files(experiment, module.config, data)
+        run.claim({**record(experiment), IDENTITY: {**identity_of(data), **identity}}, files)
     except OSError as error:
         raise QtxError(f"cannot write the run's folder {workdir}: {error.strerror}") from error
     finally:
         shutil.rmtree(copied, ignore_errors=True)
+        if not run.config.exists():
+            shutil.rmtree(run.imported, ignore_errors=True)
         if workdir.is_dir() and not any(workdir.iterdir()):
             workdir.rmdir()
-    files = kept_files(experiment, module.config, data)
-    run.claim({**record(experiment), IDENTITY: {**identity_of(data), **identity}}, files)
     return prepare(experiment, data, run)
 
 

@@ -12,7 +12,6 @@ from typing import Any
 
 from ml_collections import ConfigDict
 
-from qtx.attention.normalizers import ClippedSoftmax
 from qtx.data import OBJECTIVES, VOCABULARIES, DataConfig
 from qtx.data.config import SOURCE
 from qtx.experiment import from_record, read, record
@@ -21,6 +20,7 @@ from qtx.foundation.config import flattened
 from qtx.models import FROM_DATA, TransformerConfig
 from qtx.quantization.qat.config import QatConfig
 from qtx.training import MeshConfig, TrainingConfig
+from qtx.training.penalties import complete_text, make_penalties
 
 STEPS = 20
 BATCH_SIZE = 8
@@ -34,18 +34,23 @@ NOT_OF_THE_RUN = ("accumulation_steps", "max_bad_steps")
 def smoke(config: ConfigDict) -> ConfigDict:
     """The experiment, small, under the name `<name>_smoke`.
 
-    Quantization-aware training is left out, as the run that it starts from has the full size.
+    What starts from another run, which has the full size, starts from random parameters: without quantization-aware
+    training, and on labels instead of a teacher.
 
     Raises:
       QtxError: as `qtx.experiment.read`, for a config that is wrong at its full size.
     """
     full = read(config)
     steps = min(STEPS, full.training.steps)
+    taught = OBJECTIVES[full.objective].taught
+    objective = family_of(full.model).objectives[0] if taught else full.objective
     small = dataclasses.replace(
         full,
         name=f"{full.name}_smoke",
         model=_small_model(full.model, steps / full.training.steps),
-        data=_small_data(full.data, full.objective),
+        objective=objective,
+        start="",
+        data=_small_data(full.data, objective),
         training=_short_training(full.training, steps),
         mesh=MeshConfig(),
         quantization=dataclasses.replace(
@@ -70,11 +75,9 @@ def _small_model(model: TransformerConfig, shorter: float) -> TransformerConfig:
         "head_dim": HEAD_WIDTH,
         **dict.fromkeys(FROM_DATA),
     }
-    attention = model.attention
-    if isinstance(attention.normalizer, ClippedSoftmax):
-        warmup = _shortened(attention.normalizer.gamma_warmup_steps, shorter)
-        normalizer = dataclasses.replace(attention.normalizer, gamma_warmup_steps=warmup)
-        attention = dataclasses.replace(attention, normalizer=normalizer)
+    normalizer = model.attention.normalizer
+    normalizer = normalizer.with_warmup(_shortened(normalizer.warmup_steps, shorter))
+    attention = dataclasses.replace(model.attention, normalizer=normalizer)
     names = {field.name for field in dataclasses.fields(model)}
     sizes = {name: size for name, size in sizes.items() if name in names}
     return dataclasses.replace(model, attention=attention, **sizes, **family_of(model).small(model, sizes))
@@ -88,6 +91,8 @@ def _small_data(data: DataConfig, objective: str) -> DataConfig:
     if "tokenizer" in options:
         trained = options["tokenizer"] in VOCABULARIES
         options |= {"tokenizer": options["tokenizer"] if trained else None, "vocab_size": VOCABULARY}
+    if "min_length" in options:
+        options["min_length"] = None
     if options.get("random_crop"):
         options["random_crop"] = 1
     return DataConfig(SOURCE.make("source", source, options))
@@ -101,6 +106,11 @@ def _short_training(training: TrainingConfig, steps: int) -> TrainingConfig:
             changes[name] = max(1, steps // 2)
         elif name.endswith("_steps") and name not in NOT_OF_THE_RUN:
             changes[name] = _shortened(getattr(training, name), steps / training.steps)
+    penalties = [
+        dataclasses.replace(penalty, anneal_steps=_shortened(penalty.anneal_steps, steps / training.steps))
+        for penalty in make_penalties(training.penalties).values()
+    ]
+    changes["penalties"] = tuple(map(complete_text, penalties))
     return dataclasses.replace(
         training, steps=steps, batch_size=BATCH_SIZE, accumulation_steps=min(training.accumulation_steps, 2), **changes
     )

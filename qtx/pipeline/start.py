@@ -13,9 +13,12 @@ import jax
 import jax.numpy as jnp
 from ml_collections import ConfigDict
 
+from qtx.attention import AttentionConfig, attention_text
+from qtx.attention.conversion import converted_attention, without_warmup
 from qtx.data import OBJECTIVES, Data
 from qtx.experiment import Experiment, default, from_record, read
 from qtx.families import build
+from qtx.families.conversion import converted_params
 from qtx.foundation.config import section
 from qtx.foundation.errors import QtxError
 from qtx.models import TransformerConfig
@@ -24,18 +27,19 @@ from qtx.quantization.qat.model import QatModel, make_qat_model
 from qtx.training.distillation import Teacher
 from qtx.training.loading import NEWEST, load_params
 from qtx.training.run_folder import RunFolder
-from qtx.training.sharding import make_mesh, param_shardings, shard_global_batch
-from qtx.training.step import init_key
+from qtx.training.sharding import make_mesh, shard_global_batch
 
 # Options of a model that may differ between a run and one that starts from it: they say nothing of what a parameter
 # means. Another attention is converted, and another head is a new one.
 FREE_OPTIONS = ("dropout", "attention_dropout", "init_std", "dtype", "remat", "attention", "head", "num_classes")
+WARMUP_SHARE = 0.1
 HEAD = "head"
 
 
 def inheriting(config: ConfigDict, named: Container[str] = ()) -> ConfigDict:
     """A config with `start`, its model completed by that of the start: an option of the section `model` that is neither
-    named nor other than the family's default is the start's. So is the attention, as one option.
+    named nor other than the family's default is the start's. So is the attention, as one option; another one is made
+    the same function at step 0 (see `qtx.attention.conversion`), with a warm-up of a tenth of training if it has none.
 
     Args:
       config: of an experiment; without a start it is returned as it is.
@@ -57,13 +61,26 @@ def inheriting(config: ConfigDict, named: Container[str] = ()) -> ConfigDict:
         start = {name: value for name, value in start.items() if name != "num_classes"}  # the data tell
     for name, value in start.items():
         key = f"model.{name}"
-        if name == "attention":
-            options = [f"{key}.{option}" for option in value]
-            if not any(option in named for option in (key, *options)) and config.model[name] == usual[name]:
-                config.model[name] = value
-        elif key not in named and config.model[name] == usual[name]:
+        options = [key, *(f"{key}.{option}" for option in value)] if name == "attention" else [key]
+        if not any(option in named for option in options) and config.model[name] == usual[name]:
             config.model[name] = value
+    config.model.attention = section(_attention(read(config), there))
     return config
+
+
+def converted(experiment: Experiment) -> Experiment:
+    """An experiment with a start, its attention the same function at step 0; see `inheriting`."""
+    attention = _attention(experiment, config_of(experiment.start))
+    return dataclasses.replace(experiment, model=dataclasses.replace(experiment.model, attention=attention))
+
+
+def _attention(experiment: Experiment, there: Experiment) -> AttentionConfig:
+    """The attention of an experiment that starts from the run of `there`: the same function at step 0."""
+    warmup_steps = max(1, round(WARMUP_SHARE * experiment.training.steps))
+    try:
+        return converted_attention(experiment.model.attention, there.model.attention, warmup_steps)
+    except QtxError as error:
+        raise QtxError(f"config.start={experiment.start}: {error}") from None
 
 
 def config_of(start: str) -> Experiment:
@@ -109,6 +126,18 @@ def check_start(experiment: Experiment, workdir: Path, identity: Mapping[str, st
     if there.family != experiment.family or differing:
         differing = differing or [f"family ({there.family} there, {experiment.family} here)"]
         raise QtxError(f"config.start={start} is a run of another model: {', '.join(differing)}; give its --config")
+    attention, wanted = _attention(experiment, there), experiment.model.attention
+    # With quantizers everything is computed as it is after its warm-up.
+    if attention != (without_warmup(wanted) if experiment.qat.scheme else wanted):
+        raise QtxError(
+            f"config.model.attention is {attention_text(experiment.model.attention)!r}, with which the model of "
+            f"config.start={start} would be another one at once: expected {attention_text(attention)!r}"
+        )
+    if experiment.qat.scheme and attention != without_warmup(there.model.attention):
+        raise QtxError(
+            f"config.start={start} has attention {attention_text(there.model.attention)!r}: quantization-aware "
+            "training has no warm-up; convert it first, by a run without config.qat.scheme"
+        )
     tokenizer = RunFolder(Path(start)).identity().get("tokenizer")
     if tokenizer != identity.get("tokenizer"):
         raise QtxError(
@@ -141,32 +170,17 @@ def initial_params(
 
 
 def start_params(experiment: Experiment, module: nn.Module, data: Data, folder: str) -> Any:
-    """The newest parameters of the run in a folder, as those of `module`."""
+    """The newest parameters of the run in a folder, as those of `module`; a head of another kind or shape is new."""
     there = config_of(folder)
     original = build(there.model)
     checkpoint = NEWEST if folder == experiment.start else "0"
     params = load_params(original, data, folder, experiment.mesh, checkpoint)
-    return with_head(experiment, module, original, params)
-
-
-def with_head(experiment: Experiment, module: nn.Module, original: nn.Module, params: Any) -> Any:
-    """The parameters of another model with the head of `module`, as new as in a run that starts from nothing; those of
-    a head of the same kind and shapes stay."""
-    here: Any = module
-    there: Any = original
-
-    def head(key):
-        return module.init(key, here.config.example())["params"].get(HEAD, {})
-
-    key = init_key(experiment.seed)
-    boxed = jax.eval_shape(head, key)
-    same_kind = getattr(here.config, HEAD, None) == getattr(there.config, HEAD, None)
-    if same_kind and jax.tree.map(jnp.shape, nn.unbox(boxed)) == jax.tree.map(jnp.shape, params.get(HEAD, {})):
-        return params
-    shardings = param_shardings(make_mesh(experiment.mesh), boxed)
-    # Compiled for the head alone: the values of the others are never computed.
-    new = jax.jit(lambda key: nn.unbox(head(key)), out_shardings=shardings)(key)
-    return {**{name: part for name, part in params.items() if name != HEAD}, **({HEAD: new} if new else {})}
+    config: Any = module.config
+    boxed = jax.eval_shape(lambda: module.init(jax.random.key(0), config.example())["params"].get(HEAD, {}))
+    same = getattr(config, HEAD, None) == getattr(there.model, HEAD, None)
+    same = same and jax.tree.map(jnp.shape, nn.unbox(boxed)) == jax.tree.map(jnp.shape, params.get(HEAD, {}))
+    encoder = params if same else {name: part for name, part in params.items() if name != HEAD}
+    return converted_params(module, encoder, experiment.seed)
 
 
 def check_calibration(data: Data, batch_size: int, batches: int) -> None:
@@ -226,3 +240,14 @@ def teacher_of(experiment: Experiment, data: Data, workdir: Path | None) -> Teac
     checkpoint = "0" if RunFolder(Path(folder)).imported.is_dir() else NEWEST
     params = load_params(module, data, folder, experiment.mesh, checkpoint)
     return Teacher(module, params, experiment.training.distill_layers)
+
+
+def original_of(experiment: Experiment, workdir: Path) -> Path | None:
+    """The checkpoint that a run's model was imported from, its own or that of the run at the beginning of its starts,
+    if its head is still the same; None: there is none."""
+    folder, there = workdir, experiment
+    while there.start:
+        folder, there = Path(there.start), config_of(there.start)
+    imported = RunFolder(folder).imported
+    same = getattr(there.model, "head", None) == getattr(experiment.model, "head", None)
+    return imported if imported.is_dir() and same else None

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import dataclasses
+import functools
 import math
 import typing
 from typing import Any
@@ -10,6 +11,7 @@ from typing import Any
 import jax
 import numpy as np
 
+from qtx.data import OBJECTIVES
 from qtx.experiment import Experiment
 from qtx.families import build
 from qtx.foundation.errors import QtxError
@@ -18,7 +20,8 @@ from qtx.models.flops import product_flops, step_flops
 from qtx.pipeline.start import qat_model
 from qtx.planning.hlo import Traffic, count_collectives
 from qtx.planning.stand_in import stand_in
-from qtx.training.program import make_program
+from qtx.training.distillation import with_targets
+from qtx.training.program import abstract_params, make_program
 from qtx.training.sharding import MESH_AXES, batch_sharding, check_batch, make_mesh
 
 
@@ -112,6 +115,12 @@ def plan_step(experiment: Experiment, devices: list[jax.Device]) -> StepPlan:
         name: jax.ShapeDtypeStruct((training.batch_size, *value.shape[1:]), value.dtype, sharding=batch_sharding(mesh))
         for name, value in example.items()
     }
+    if OBJECTIVES[experiment.objective].taught:
+        teach = functools.partial(with_targets, module, training.distill_layers)
+        targets = jax.eval_shape(teach, abstract_params(module, example), batch)
+        batch = {
+            name: jax.ShapeDtypeStruct(x.shape, x.dtype, sharding=batch_sharding(mesh)) for name, x in targets.items()
+        }
     state, train_step = program.abstract_state, typing.cast(jax.stages.Wrapped, program.train_step)
     traced = train_step.trace(state, batch, np.uint32(0))
     compiled = traced.lower().compile()

@@ -44,22 +44,23 @@ class Teacher:
     def outputs(self, batch: Batch) -> Batch:
         """A batch with the teacher's final outputs, to measure by: `teacher_hidden` `[B, T, width]` of a model without
         a head, else `teacher_logits`."""
-        return {**batch, **_outputs(self.module, "none", self.params, dict(batch))}
+        return with_targets(self.module, "none", self.params, dict(batch))
 
     def targets(self, batch: Batch) -> Batch:
         """The same with `teacher_layers` `[B, K, T, width]`, to train by."""
-        return {**batch, **_outputs(self.module, self.layers, self.params, dict(batch))}
+        return with_targets(self.module, self.layers, self.params, dict(batch))
 
 
 @functools.partial(jax.jit, static_argnums=(0, 1))
-def _outputs(module: nn.Module, layers: str, params: Any, batch: Batch) -> Batch:
+def with_targets(module: nn.Module, layers: str, params: Any, batch: Batch) -> Batch:
+    """A batch with the outputs of a module beside it: the final ones, and those of `layers`, of `LAYERS` or "none"."""
     config: Any = module.config
     final, captured = capture(module.apply, MATCHED if layers != "none" else (), {"params": params}, batch)
     found = {HIDDEN if getattr(config, "head", None) == "none" else LOGITS: final}
     if layers != "none":
         outputs = of_layers(captured)
         found[OF_LAYERS] = jnp.moveaxis(outputs if layers == "all" else outputs[-1:], 0, 1)
-    return found
+    return {**batch, **found}
 
 
 def of_layers(captured: Mapping[str, jax.Array]) -> jax.Array:

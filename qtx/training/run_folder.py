@@ -40,6 +40,8 @@ LATER_OPTIONS = {
     "model.head": "mlm",
     "model.attention.gate_input": "normed",
     "model.attention.gate_place": "context",
+    "model.attention.eta_warmup_steps": 0,
+    "model.attention.empty_warmup_steps": 0,
     "training.distill_layers": "all",
     "training.penalties": [],
 }

@@ -187,7 +187,7 @@ def test_two_hooks_are_all_of_a_softmax_like_one(normalizer):
     parameters, scores = sample(normalizer, 7, 1.0)
     mask = masks(7)[2]
     rows, seen = Rows(mask), np.broadcast_to(mask.dense(), scores.shape)
-    empty = normalizer.empty(parameters)
+    empty = normalizer.empty(parameters, rows)
     hidden = jnp.where(seen, scores, -jnp.inf)
     total = jax.nn.logsumexp(hidden, axis=-1, keepdims=True)
     total = total if empty is None else jnp.logaddexp(total, empty)
@@ -231,11 +231,48 @@ def test_a_uniform_row_dies_from_alpha_visible_of_one_on():
         assert np.all(np.asarray(probs).sum(-1)[..., 1:] > 0) == alive
 
 
+LOGIT = 1.5
+# What grows during the warm-up, and the formula when a share of it is over: a normalizer, and an empty key's weight.
+WARMUPS = {
+    "gamma": (
+        ClippedSoftmax(gamma=-0.1, gamma_warmup_steps=100),
+        lambda share: (ClippedSoftmax(gamma=-0.1 * share), 1),
+    ),
+    "by T": (ClippedSoftmax(alpha=0.9, gamma_warmup_steps=100), lambda share: (ClippedSoftmax(alpha=0.9 * share), 1)),
+    "by visible": (
+        ClippedSoftmax(alpha_visible=0.5, gamma_warmup_steps=100),
+        lambda share: (ClippedSoftmax(alpha_visible=0.5 * share), 1),
+    ),
+    "eta": (
+        NormalizedClippedSoftmax(beta=0.9, eta=1.4, eta_warmup_steps=100),
+        lambda share: (NormalizedClippedSoftmax(beta=0.9, eta=0.9 + 0.5 * share), 1),
+    ),
+    "softmax1": (Softmax1(empty_warmup_steps=100), lambda share: (Sink(), share)),
+    "sink": (Sink(empty_warmup_steps=100), lambda share: (Sink(), share * np.exp(LOGIT))),
+}
+
+
+def test_every_warmup_has_an_example():
+    assert {type(n) for n, _ in WARMUPS.values()} == {n for n in NORMALIZERS.values() if n.warmup is not None}
+
+
 @pytest.mark.parametrize("step, share", [(0, 0.0), (25, 0.25), (100, 1.0), (500, 1.0), (None, 1.0)])
-def test_gamma_grows_linearly_during_its_warmup(step, share):
-    scores = np.random.default_rng(0).normal(size=(1, 1, 8, 8)).astype(np.float32)
-    annealed = ClippedSoftmax(gamma=-0.1, gamma_warmup_steps=100)({}, scores, Rows(Mask(8), step))
-    np.testing.assert_allclose(annealed, ClippedSoftmax(gamma=-0.1 * share)({}, scores, rows_of(8)), atol=1e-7)
+@pytest.mark.parametrize("warmed, formula", WARMUPS.values(), ids=WARMUPS)
+def test_a_warmup_is_linear_and_its_gradients_are_finite(warmed, formula, step, share):
+    """Where a row sees nothing too."""
+    _, scores = sample(warmed, 0, 1.0)
+    parameters = {name: np.full(p.shape, LOGIT, np.float32) for name, p in warmed.parameters(H).items()}
+    mask = masks(2)[2]
+    seen, rows = visible(mask), Rows(mask, None if step is None else jnp.int32(step))
+    expected, (normalizer, weight) = np.zeros_like(scores), formula(share)
+    for b, h, i in np.ndindex(B, H, T):
+        if seen[b, i].any():
+            logit = np.log(weight) if weight else -np.inf
+            expected[b, h, i, seen[b, i]] = exact(normalizer, scores[b, h, i, seen[b, i]], logit)
+    np.testing.assert_allclose(warmed(parameters, scores, rows), expected, atol=1e-6)
+    gradients = jax.grad(lambda *inputs: (scores * warmed(*inputs, rows)).sum(), (0, 1))(parameters, scores)
+    assert all(np.isfinite(leaf).all() for leaf in jax.tree.leaves(gradients))
+    assert all(np.all((leaf != 0) == (share > 0)) for leaf in jax.tree.leaves(gradients[0]))
 
 
 @pytest.mark.parametrize(
@@ -249,6 +286,8 @@ def test_gamma_grows_linearly_during_its_warmup(step, share):
         (ClippedSoftmax, {"alpha_visible": -1.0}, "alpha_visible >= 0"),
         (ClippedSoftmax, {"gamma": -0.1, "zeta": 0.9}, "zeta >= 1"),
         (ClippedSoftmax, {"gamma": -0.1, "gamma_warmup_steps": -1}, "0 or more"),
+        (NormalizedClippedSoftmax, {"eta_warmup_steps": -1}, "eta_warmup_steps is -1: expected 0 or more"),
+        (Sink, {"empty_warmup_steps": -1}, "empty_warmup_steps is -1: expected 0 or more"),
         (NormalizedClippedSoftmax, {"beta": 0.0}, "beta is 0.0"),
         (NormalizedClippedSoftmax, {"eta": 0.5}, "at least beta"),
     ],

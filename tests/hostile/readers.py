@@ -16,6 +16,7 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
+import ml_dtypes
 import numpy as np
 import tensorflow_datasets as tfds
 import zstandard
@@ -35,6 +36,7 @@ from qtx.experiment import default, read, record
 from qtx.foundation.storage import Expected, read_sealed_json, sealed_json, verify, with_checksum, write_whole
 from qtx.interop import load as load_huggingface
 from qtx.interop import save as save_huggingface
+from qtx.interop.sentence import read_modules
 from qtx.pipeline.measurements import add
 from qtx.pipeline.measurements import read as read_results
 from qtx.quantization import QuantizationConfig, calibrate
@@ -49,6 +51,7 @@ from qtx.training import RunFolder, read_metrics
 from qtx.training.bad_steps import keep_batch, read_batch
 from tests.data.samples import idx_bytes, png, prose
 from tests.data.tfds_samples import write_tfds
+from tests.interop.kinds import KINDS, shard
 from tests.quantization.test_calibration import make
 from tests.report.test_report import make_analysis
 
@@ -177,6 +180,32 @@ def is_model(loaded: Any) -> bool:
     config, params = loaded
     kernel = params["layers"]["mlp"]["in"]["kernel"]
     return kernel.shape == (config.num_layers, config.width, config.mlp_width) and kernel.dtype == np.float32
+
+
+def make_kind(kind: str, name: str, shards: int = 0, dtype: Any = np.float32) -> Callable[[Path], Path]:
+    def make_folder(folder: Path) -> Path:
+        KINDS[kind].write(folder, dtype)
+        if shards:
+            shard(folder, shards)
+        return folder / name
+
+    return make_folder
+
+
+def make_modules(name: str) -> Callable[[Path], Path]:
+    def make_folder(folder: Path) -> Path:
+        types = {"Transformer": "", "Pooling": "1_Pooling", "Normalize": "2_Normalize"}
+        modules = [{"type": f"sentence_transformers.models.{kind}", "path": path} for kind, path in types.items()]
+        (folder / "1_Pooling").mkdir()
+        (folder / "modules.json").write_text(json.dumps(modules))
+        (folder / "1_Pooling/config.json").write_text('{"pooling_mode_cls_token": true}')
+        return folder / name
+
+    return make_folder
+
+
+def are_modules(found: Any) -> bool:
+    return found.pooling in ("mean", "cls") and isinstance(found.normalize, bool)
 
 
 WORDS = {token: i for i, token in enumerate(("[PAD]", "[UNK]", "[CLS]", "[SEP]", "[MASK]", "a", "b", "##a", "##b"))}
@@ -335,6 +364,24 @@ READERS: dict[str, Reader] = {
     "checkpoint's config": Reader(make_checkpoint("config.json"), lambda f: load_huggingface(f.parent), is_model),
     "checkpoint's weights": Reader(
         make_checkpoint("model.safetensors"), lambda f: load_huggingface(f.parent), is_model
+    ),
+    "checkpoint's index": Reader(
+        make_kind("OPTForCausalLM", "model.safetensors.index.json", 2), lambda f: load_huggingface(f.parent), is_model
+    ),
+    "checkpoint's shard": Reader(
+        make_kind("OPTForCausalLM", "model-00002-of-00002.safetensors", 2),
+        lambda f: load_huggingface(f.parent),
+        is_model,
+    ),
+    "checkpoint in half precision": Reader(
+        make_kind("timm's ViT", "model.safetensors", dtype=ml_dtypes.bfloat16),
+        lambda f: load_huggingface(f.parent),
+        is_model,
+    ),
+    "timm's config": Reader(make_kind("timm's ViT", "config.json"), lambda f: load_huggingface(f.parent), is_model),
+    "modules of sentences": Reader(make_modules("modules.json"), lambda f: read_modules(f.parent), are_modules),
+    "pooling of sentences": Reader(
+        make_modules("1_Pooling/config.json"), lambda f: read_modules(f.parents[1]), are_modules
     ),
     "WordPiece tokenizer": Reader(make_tokenizer, load_tokenizer, is_tokenizer),
     "byte-level tokenizer": Reader(make_byte_tokenizer, load_tokenizer, is_tokenizer),

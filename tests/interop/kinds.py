@@ -8,10 +8,14 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
-from safetensors.numpy import save_file
+from safetensors.numpy import load_file, save_file
+
+from qtx.attention import AttentionConfig
+from qtx.attention.gates import LinearGate
 
 LAYERS, WIDTH, HEADS, MLP = 2, 8, 2, 12
 VOCABULARY, LENGTH, CLASSES = 11, 6, 3
+IMAGE, PATCH = 6, 2
 Shapes = dict[str, tuple[int, ...]]
 
 
@@ -39,6 +43,53 @@ def bert_encoder(prefix: str, weight: str = "weight", bias: str = "bias") -> Sha
     return shapes
 
 
+def opt_decoder(prefix: str, pre_norm: bool = True, embedding: int = WIDTH) -> Shapes:
+    shapes = {
+        f"{prefix}decoder.embed_tokens.weight": (VOCABULARY, embedding),
+        f"{prefix}decoder.embed_positions.weight": (LENGTH + 2, WIDTH),
+    }
+    if pre_norm:
+        shapes |= norm(f"{prefix}decoder.final_layer_norm")
+    if embedding != WIDTH:
+        shapes[f"{prefix}decoder.project_in.weight"] = (WIDTH, embedding)
+        shapes[f"{prefix}decoder.project_out.weight"] = (embedding, WIDTH)
+    for layer in (f"{prefix}decoder.layers.{i}" for i in range(LAYERS)):
+        for name in ("q_proj", "k_proj", "v_proj", "out_proj"):
+            shapes |= linear(f"{layer}.self_attn.{name}", WIDTH, WIDTH)
+        shapes |= norm(f"{layer}.self_attn_layer_norm") | norm(f"{layer}.final_layer_norm")
+        shapes |= linear(f"{layer}.fc1", WIDTH, MLP) | linear(f"{layer}.fc2", MLP, WIDTH)
+    return shapes
+
+
+def vit() -> Shapes:
+    shapes = {
+        "vit.embeddings.cls_token": (1, 1, WIDTH),
+        "vit.embeddings.position_embeddings": (1, (IMAGE // PATCH) ** 2 + 1, WIDTH),
+        "vit.embeddings.patch_embeddings.projection.weight": (WIDTH, 3, PATCH, PATCH),
+        "vit.embeddings.patch_embeddings.projection.bias": (WIDTH,),
+    }
+    for layer in (f"vit.encoder.layer.{i}" for i in range(LAYERS)):
+        for name in ("attention.query", "attention.key", "attention.value", "output.dense"):
+            shapes |= linear(f"{layer}.attention.{name}", WIDTH, WIDTH)
+        shapes |= linear(f"{layer}.intermediate.dense", WIDTH, MLP) | linear(f"{layer}.output.dense", MLP, WIDTH)
+        shapes |= norm(f"{layer}.layernorm_before") | norm(f"{layer}.layernorm_after")
+    return shapes | norm("vit.layernorm") | linear("classifier", WIDTH, CLASSES)
+
+
+def timm_vit() -> Shapes:
+    shapes = {
+        "cls_token": (1, 1, WIDTH),
+        "pos_embed": (1, (IMAGE // PATCH) ** 2 + 1, WIDTH),
+        "patch_embed.proj.weight": (WIDTH, 3, PATCH, PATCH),
+        "patch_embed.proj.bias": (WIDTH,),
+    }
+    for block in (f"blocks.{i}" for i in range(LAYERS)):
+        shapes |= norm(f"{block}.norm1") | norm(f"{block}.norm2")
+        shapes |= linear(f"{block}.attn.qkv", WIDTH, 3 * WIDTH) | linear(f"{block}.attn.proj", WIDTH, WIDTH)
+        shapes |= linear(f"{block}.mlp.fc1", WIDTH, MLP) | linear(f"{block}.mlp.fc2", MLP, WIDTH)
+    return shapes | norm("norm") | linear("head", WIDTH, CLASSES)
+
+
 def mlm_head(weight: str = "weight", bias: str = "bias") -> Shapes:
     head = "cls.predictions.transform"
     return (
@@ -46,6 +97,12 @@ def mlm_head(weight: str = "weight", bias: str = "bias") -> Shapes:
         | norm(f"{head}.LayerNorm", weight, bias)
         | {"cls.predictions.bias": (VOCABULARY,)}
     )
+
+
+def alphas(attention: str) -> Shapes:
+    """The official code's linear gate, one predictor per head and layer."""
+    heads = [f"{attention.format(layer)}.alpha.{head}" for layer in range(LAYERS) for head in range(HEADS)]
+    return {name: shape for head in heads for name, shape in linear(head, WIDTH // HEADS, 1).items()}
 
 
 BERT = {
@@ -57,6 +114,42 @@ BERT = {
     "intermediate_size": MLP,
     "max_position_embeddings": LENGTH,
     "transformers_version": "4.8.2",
+}
+OPT = {
+    "model_type": "opt",
+    "vocab_size": VOCABULARY,
+    "hidden_size": WIDTH,
+    "num_hidden_layers": LAYERS,
+    "num_attention_heads": HEADS,
+    "ffn_dim": MLP,
+    "max_position_embeddings": LENGTH,
+    "prefix": "</s>",
+}
+VIT = {
+    "model_type": "vit",
+    "hidden_size": WIDTH,
+    "num_hidden_layers": LAYERS,
+    "num_attention_heads": HEADS,
+    "intermediate_size": MLP,
+    "image_size": IMAGE,
+    "patch_size": PATCH,
+    "encoder_stride": 16,
+}
+TIMM = {
+    "architecture": "vit_small_patch16_224",
+    "num_classes": CLASSES,
+    "num_features": WIDTH,
+    "global_pool": "token",
+    "pretrained_cfg": {"tag": "augreg_in21k", "input_size": [3, IMAGE, IMAGE], "first_conv": "patch_embed.proj"},
+    "model_args": {
+        "img_size": [IMAGE, IMAGE],
+        "patch_size": PATCH,
+        "embed_dim": WIDTH,
+        "depth": LAYERS,
+        "num_heads": HEADS,
+        "mlp_ratio": MLP / WIDTH,
+        "drop_path_rate": 0.1,
+    },
 }
 
 
@@ -70,6 +163,7 @@ class Kind:
       fields: of qtx's config that tell this kind from others.
       copies: of tied tensors: the copy's name to the original's.
       others: names to tensors that are no weights.
+      unused: weights that qtx does not compute with.
     """
 
     config: dict[str, Any]
@@ -77,6 +171,7 @@ class Kind:
     fields: dict[str, Any]
     copies: dict[str, str] = dataclasses.field(default_factory=dict)
     others: dict[str, np.ndarray] = dataclasses.field(default_factory=dict)
+    unused: tuple[str, ...] = ()
 
     def tensors(self, dtype: Any = np.float32) -> dict[str, np.ndarray]:
         """Random, no two alike."""
@@ -97,6 +192,17 @@ def architectures(config: dict[str, Any], *names: str) -> dict[str, Any]:
     return config | {"architectures": list(names)}
 
 
+def shard(folder: Path, number: int = 3) -> None:
+    """Splits a folder's weights as save_pretrained does."""
+    tensors = load_file(folder / "model.safetensors")
+    (folder / "model.safetensors").unlink()
+    places = {name: f"model-{i % number + 1:05}-of-{number:05}.safetensors" for i, name in enumerate(tensors)}
+    for file in set(places.values()):
+        save_file({name: x for name, x in tensors.items() if places[name] == file}, folder / file)
+    values = {"metadata": {"total_size": sum(x.nbytes for x in tensors.values())}, "weight_map": places}
+    (folder / "model.safetensors.index.json").write_text(json.dumps(values))
+
+
 POSITION_IDS = np.arange(LENGTH)[None]
 DECODER = {
     "cls.predictions.decoder.weight": "bert.embeddings.word_embeddings.weight",
@@ -108,6 +214,7 @@ KINDS: dict[str, Kind] = {
         bert_encoder("") | linear("pooler.dense", WIDTH, WIDTH),
         {"head": "none"},
         others={"embeddings.position_ids": POSITION_IDS},
+        unused=tuple(linear("pooler.dense", WIDTH, WIDTH)),
     ),
     "BertModel, with the prefix": Kind(architectures(BERT, "BertModel"), bert_encoder("bert."), {"head": "none"}),
     "BertModel, architecture untold": Kind(BERT, bert_encoder(""), {"head": "none"}),
@@ -122,6 +229,7 @@ KINDS: dict[str, Kind] = {
         | linear("bert.pooler.dense", WIDTH, WIDTH)
         | linear("cls.seq_relationship", WIDTH, 2),
         {"head": "mlm"},
+        unused=(*linear("bert.pooler.dense", WIDTH, WIDTH), *linear("cls.seq_relationship", WIDTH, 2)),
     ),
     "BertForSequenceClassification": Kind(
         architectures(BERT, "BertForSequenceClassification") | {"classifier_dropout": None, "id2label": {"0": "bad"}},
@@ -129,4 +237,31 @@ KINDS: dict[str, Kind] = {
         {"head": "classification", "num_classes": CLASSES},
         others={"bert.embeddings.position_ids": POSITION_IDS},
     ),
+    "BertForMaskedLM, of the paper's code": Kind(
+        architectures(BERT, "BertForMaskedLM"),
+        bert_encoder("bert.") | mlm_head() | alphas("bert.encoder.layer.{}.attention.self"),
+        {"head": "mlm", "attention": AttentionConfig(gate=LinearGate())},
+        DECODER,
+    ),
+    "OPTForCausalLM": Kind(
+        architectures(OPT, "OPTForCausalLM"),
+        opt_decoder("model."),
+        {"pre_norm": True},
+        {"lm_head.weight": "model.decoder.embed_tokens.weight"},
+    ),
+    "OPTForCausalLM, as published": Kind(architectures(OPT, "OPTForCausalLM"), opt_decoder(""), {"pre_norm": True}),
+    "OPTForCausalLM, post-LN": Kind(
+        architectures(OPT, "OPTForCausalLM") | {"do_layer_norm_before": False, "word_embed_proj_dim": 4},
+        opt_decoder("model.", pre_norm=False, embedding=4),
+        {"pre_norm": False, "embedding_width": 4},
+    ),
+    "OPTForCausalLM, of the paper's code": Kind(
+        architectures(OPT, "OPTForCausalLM"),
+        opt_decoder("model.") | alphas("model.decoder.layers.{}.self_attn"),
+        {"attention": AttentionConfig(gate=LinearGate())},
+    ),
+    "ViTForImageClassification": Kind(
+        architectures(VIT, "ViTForImageClassification"), vit(), {"num_classes": CLASSES, "layer_norm_epsilon": 1e-12}
+    ),
+    "timm's ViT": Kind(TIMM, timm_vit(), {"num_classes": CLASSES, "image_size": IMAGE, "layer_norm_epsilon": 1e-6}),
 }

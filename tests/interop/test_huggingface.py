@@ -89,6 +89,17 @@ def test_load_gives_back_a_post_norm_opt_with_projections(tmp_path):
     assert loaded["embeddings"]["words"]["embedding"].shape == (11, 4) and "final_norm" not in loaded
 
 
+@pytest.mark.parametrize("options", [{"head": "none"}, {"head": "classification", "num_classes": 3}])
+def test_load_gives_back_a_bert_with_another_head_or_none(tmp_path, options):
+    config = dataclasses.replace(CONFIGS["bert"], **options)
+    params = saved(tmp_path, config)
+    loaded_config, loaded = load(tmp_path)
+    assert loaded_config == config
+    jax.tree.map(np.testing.assert_array_equal, loaded, params)
+    bare = "embeddings.word_embeddings.weight" in load_file(tmp_path / "model.safetensors")
+    assert bare == (config.head == "none")
+
+
 def test_weights_are_float32_whatever_the_file_has(tmp_path):
     saved(tmp_path, CONFIGS["opt"])
     edit_weights(tmp_path, lambda tensors: tensors.update({k: v.astype(np.float16) for k, v in tensors.items()}))

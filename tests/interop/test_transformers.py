@@ -1,12 +1,14 @@
-"""The same model in `transformers` and in qtx, both ways through a folder on disk."""
+"""The same model in `transformers` and in qtx, both ways through a folder on disk, for every kind that it has."""
 
 from __future__ import annotations
 
+import json
 import os
 
 import jax
 import numpy as np
 import pytest
+from safetensors.numpy import load_file, save_file
 
 from qtx.families import build
 from qtx.interop import load, save
@@ -38,9 +40,9 @@ def tokens_and_mask():
     return theirs, {"tokens": tokens, "mask": mask}
 
 
-def bert():
-    config = transformers.BertConfig(**SHAPE, **TEXT, intermediate_size=48)
-    return transformers.BertForMaskedLM(config), *tokens_and_mask()
+def bert(architecture, **options):
+    config = transformers.BertConfig(**SHAPE, **TEXT, intermediate_size=48, **options)
+    return getattr(transformers, architecture)(config), *tokens_and_mask()
 
 
 def opt(**options):
@@ -49,34 +51,102 @@ def opt(**options):
     return transformers.OPTForCausalLM(config), *tokens_and_mask()
 
 
-def opt_350m():
-    return opt(do_layer_norm_before=False, word_embed_proj_dim=20)
+KINDS = {
+    "ViTForImageClassification": vit,
+    "BertModel": lambda: bert("BertModel"),
+    "BertForMaskedLM": lambda: bert("BertForMaskedLM"),
+    "BertForPreTraining": lambda: bert("BertForPreTraining"),
+    "BertForSequenceClassification": lambda: bert("BertForSequenceClassification", num_labels=5),
+    "OPT": opt,
+    "OPT-350m": lambda: opt(do_layer_norm_before=False, word_embed_proj_dim=20),
+    "OPT with projections": lambda: opt(word_embed_proj_dim=20),
+}
 
 
-def opt_with_projections():
-    return opt(word_embed_proj_dim=20)
+def output_of(model, inputs):
+    """Logits, of the masked-language head where there are two, or the last hidden states."""
+    with torch.no_grad():
+        output = model(**inputs)
+    found = [output[key] for key in ("logits", "prediction_logits", "last_hidden_state") if key in output]
+    return found[0].numpy()
 
 
-@pytest.mark.parametrize("family", [vit, bert, opt, opt_350m, opt_with_projections])
-def test_logits_equal_those_of_transformers(tmp_path, family):
-    torch.manual_seed(0)
-    model, their_inputs, batch = family()
+def randomized(model):
+    """The model, with random biases and norms too: they start at 0 and 1, where a swapped pair does not show."""
     for parameter in model.parameters():
-        # Biases and norms start at 0 and 1: random ones show a swapped pair.
         parameter.data += 0.1 * torch.randn_like(parameter)
     model.tie_weights()
-    model.eval().save_pretrained(tmp_path / "theirs")
-    with torch.no_grad():
-        expected = model(**their_inputs).logits.numpy()
+    return model.eval()
+
+
+@pytest.mark.parametrize("name", KINDS)
+def test_outputs_equal_those_of_transformers(tmp_path, name):
+    torch.manual_seed(0)
+    model, their_inputs, batch = KINDS[name]()
+    randomized(model).save_pretrained(tmp_path / "theirs")
+    expected = output_of(model, their_inputs)
 
     config, params = load(tmp_path / "theirs")
-    logits = np.asarray(jax.jit(build(config).apply)({"params": params}, batch))
-    valid = batch.get("mask", np.ones(logits.shape[:-1], bool))
+    with jax.default_matmul_precision("highest"):
+        found = np.asarray(jax.jit(build(config).apply)({"params": params}, batch))
+    assert found.shape == expected.shape
+    valid = batch["mask"] if found.ndim == 3 else ...
     scale = np.abs(expected[valid]).max()
     assert scale > 0.5
-    np.testing.assert_allclose(logits[valid], expected[valid], rtol=0, atol=1e-4 * scale)
+    np.testing.assert_allclose(found[valid], expected[valid], rtol=0, atol=1e-5 * scale)
 
+    # As `transformers` would have it, and as the original has it.
     save(tmp_path / "ours", config, params)
-    again = type(model).from_pretrained(tmp_path / "ours").eval()
-    with torch.no_grad():
-        np.testing.assert_allclose(again(**their_inputs).logits.numpy(), expected, rtol=0, atol=1e-6 * scale)
+    save(tmp_path / "again", config, params, original=tmp_path / "theirs")
+    kinds = {"ours": type(model), "again": type(model)}
+    if name == "BertForPreTraining":
+        kinds["ours"] = transformers.BertForMaskedLM
+    for folder, kind in kinds.items():
+        written, told = kind.from_pretrained(tmp_path / folder, output_loading_info=True)
+        unused = {"pooler.dense.weight", "pooler.dense.bias"} if (name, folder) == ("BertModel", "ours") else set()
+        assert (set(told["missing_keys"]), set(told["unexpected_keys"])) == (unused, set())
+        np.testing.assert_allclose(output_of(written.eval(), their_inputs), expected, rtol=0, atol=1e-6 * scale)
+
+
+def test_shards_of_transformers_are_read(tmp_path):
+    torch.manual_seed(0)
+    model, _, _ = bert("BertForMaskedLM")
+    model.save_pretrained(tmp_path / "whole")
+    model.save_pretrained(tmp_path / "shards", max_shard_size="20KB")
+    assert len(list((tmp_path / "shards").glob("model-*.safetensors"))) > 2
+    jax.tree.map(np.testing.assert_array_equal, load(tmp_path / "shards"), load(tmp_path / "whole"))
+
+
+@pytest.mark.parametrize("name", ["BertModel", "OPT"])
+def test_names_without_the_prefix_are_those_that_transformers_takes(tmp_path, name):
+    """OPT was published as OPTModel names it, and BERT's encoders with the prefix of a model that has a head."""
+    torch.manual_seed(0)
+    model, their_inputs, batch = KINDS[name]()
+    randomized(model).save_pretrained(tmp_path)
+    expected = load(tmp_path)
+    file = tmp_path / "model.safetensors"
+    tensors = load_file(file)
+    if name == "OPT":
+        tensors = {key.removeprefix("model."): x for key, x in tensors.items()}
+    else:
+        tensors = {f"bert.{key}": x for key, x in tensors.items()}
+    save_file(tensors, file, {"format": "pt"})
+    same = type(model).from_pretrained(tmp_path).eval()
+    np.testing.assert_array_equal(output_of(same, their_inputs), output_of(model, their_inputs))
+    jax.tree.map(np.testing.assert_array_equal, load(tmp_path), expected)
+
+
+def test_half_precision_of_transformers_is_read(tmp_path):
+    torch.manual_seed(0)
+    model, their_inputs, batch = bert("BertModel")
+    model.to(torch.bfloat16).save_pretrained(tmp_path / "theirs")
+    expected = output_of(model.float().eval(), their_inputs)
+    config, params = load(tmp_path / "theirs")
+    with jax.default_matmul_precision("highest"):
+        found = build(config).apply({"params": params}, batch)
+    valid = batch["mask"]
+    np.testing.assert_allclose(found[valid], expected[valid], rtol=0, atol=1e-5 * np.abs(expected).max())
+    save(tmp_path / "again", config, params, original=tmp_path / "theirs")
+    again = transformers.BertModel.from_pretrained(tmp_path / "again", dtype="auto")
+    assert again.dtype == torch.bfloat16
+    assert json.loads((tmp_path / "again/config.json").read_text())["dtype"] == "bfloat16"

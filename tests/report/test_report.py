@@ -9,12 +9,13 @@ from html.parser import HTMLParser
 import numpy as np
 import pytest
 
-from qtx.analysis import Analysis, save_analysis
+from qtx.analysis import Analysis, analyse, save_analysis
 from qtx.analysis.head_map import HeadMap
 from qtx.foundation.errors import QtxError
 from qtx.foundation.storage import sealed_json
 from qtx.report.report import read_runs, report, write_report
 from qtx.report.results import write_lines
+from tests.patient import DIMENSION, SEQUENCES
 
 VOID = {"meta"}
 SITE = "layers/mlp_residual"
@@ -172,6 +173,24 @@ def test_a_truncated_analysis_is_told(tmp_path):
 def test_no_outliers_are_told_in_words(tmp_path):
     text = Page(write_report(make_comparison(tmp_path, outliers=0)).read_text(encoding="utf-8")).text
     assert "there are no outliers" in text and "Which hidden dimensions" not in text
+
+
+def test_a_real_models_outliers_are_told_where_they_are(patient, tmp_path):
+    """One in every sequence and layer, at [CLS], in one dimension."""
+
+    def piece(token):
+        return patient.tokenizer.tokens([token])[0]
+
+    analysis = analyse(patient.module, patient.params, [patient.held_out], token_text=piece)
+    assert analysis.outliers_by_dimension[:, DIMENSION].tolist() == [SEQUENCES] * 2
+    assert analysis.outliers_by_position[:, 0].tolist() == [SEQUENCES] * 2
+    assert analysis.metrics["outliers"] == 2 * SEQUENCES
+    run = tmp_path / "runs" / "softmax-seed0"
+    run.mkdir(parents=True)
+    save_analysis(analysis, run / "analysis.npz")
+    write_lines([make_result("softmax", 0, **analysis.metrics)], tmp_path / "results.jsonl")
+    text = Page(write_report(tmp_path).read_text(encoding="utf-8")).text
+    assert f"[CLS] ({2 * SEQUENCES})" in text and "194" in text
 
 
 def test_no_finished_run_is_told(tmp_path):

@@ -24,11 +24,13 @@ from qtx.quantization.qat.model import make_qat_model
 from qtx.sites import capture
 from qtx.training import MeshConfig, TrainingConfig, fit, read_metrics
 from qtx.training.objectives import Sums
+from qtx.training.penalized import penalty_sums
 from qtx.training.penalties import make_penalties
 from qtx.training.program import make_program
 from qtx.training.sharding import make_mesh, shard_global_batch
 
 from ..nano_config import get_config
+from ..patient import DIMENSION, SEQUENCES
 from .interruption import InterruptedData, Interruption
 from .test_penalties import of_token
 
@@ -207,6 +209,30 @@ def test_parts_and_devices_are_the_big_batch(name, arrangement):
 @pytest.mark.parametrize("name", ["opt_full", "opt_dots"])
 def test_rematerialization_changes_nothing(name):
     check_equal(run(name, ONE_DEVICE), run("opt", ONE_DEVICE))
+
+
+def test_a_step_against_a_hinge_lowers_real_outliers_and_little_else(patient):
+    """The penalty is [CLS]'s alone; a step that takes a tenth of it away by its slope does so."""
+    penalties, batch = make_penalties(("hinge,tau=10,weight=1",)), patient.held_out
+
+    @jax.jit
+    def penalty_and_gradient(params):
+        def penalty(params):
+            _, sites = capture(patient.module.apply, ("layers/mlp/out",), {"params": params}, batch)
+            return penalty_sums(penalties, sites, batch, batch, jnp.int32(0))[0], sites["layers/mlp/out"]
+
+        return jax.value_and_grad(penalty, has_aux=True)(params)
+
+    (before, x), gradient = penalty_and_gradient(patient.params)
+    x = np.asarray(x, np.float64)
+    far = np.abs(x) > 10
+    np.testing.assert_allclose(before, ((np.abs(x[far]) - 10) ** 2).sum() / x[..., 0].size, rtol=1e-5)
+    assert not far[:, :, 1:].any() and far[:, :, 0, DIMENSION].all() and far.sum() == 2 * SEQUENCES
+    step = 0.1 * before / sum(jnp.sum(g**2) for g in jax.tree.leaves(gradient))
+    (after, y), _ = penalty_and_gradient(jax.tree.map(lambda p, g: p - step * g, patient.params, gradient))
+    np.testing.assert_allclose(after, 0.9 * before, rtol=0.01)
+    assert (np.abs(y).max(axis=(1, 2, 3)) < np.abs(x).max(axis=(1, 2, 3))).all()
+    assert np.linalg.norm((y - x)[~far]) < 0.05 * np.linalg.norm(x[~far])
 
 
 def test_padding_does_not_matter():

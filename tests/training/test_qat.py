@@ -18,8 +18,8 @@ from qtx.foundation.errors import QtxError
 from qtx.pipeline.compare import runs
 from qtx.pipeline.measure import measure
 from qtx.pipeline.prepare import prepare
-from qtx.pipeline.start import check_start, start_params
 from qtx.pipeline.quantize import quantize
+from qtx.pipeline.start import check_start, start_params
 from qtx.pipeline.train import train
 from qtx.pipeline.trained import TrainedRun, restore_run
 from qtx.quantization import QuantizationConfig, Quantizer, Recipe, Rule, calibrate
@@ -329,5 +329,5 @@ def test_older_runs_have_no_such_section(start):
 
 
 def test_a_comparison_trains_from_the_beginning(start, tmp_path):
-    with pytest.raises(QtxError, match="config.start is set"):
+    with pytest.raises(QtxError, match="config.qat.scheme is set"):
         runs(read(make_config(start=str(start))), tmp_path)

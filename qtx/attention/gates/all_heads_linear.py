@@ -22,6 +22,10 @@ class AllHeadsLinearGate(DenseGate):
         bias_of(self.pi)
 
     @property
+    def initial_openness(self):
+        return self.pi
+
+    @property
     def initial_bias(self):
         return bias_of(self.pi)
 

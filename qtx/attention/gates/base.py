@@ -42,6 +42,11 @@ class Gate:
         lookup(dict.fromkeys(INPUTS), "gate_input", self.input)
         lookup(dict.fromkeys(PLACES), "gate_place", self.place)
 
+    @property
+    def initial_openness(self) -> float:
+        """Of every head and token where the `kernel` of its last layer is 0: pi, or a half if that has no bias."""
+        return 0.5
+
 
 def bias_of(pi: float) -> float:
     """b with sigmoid(b) = pi, an initial openness.
@@ -68,9 +73,13 @@ class PerHeadGate(Gate, abc.ABC):
         super().__post_init__()
         bias_of(self.pi)
 
+    @property
+    def initial_openness(self):
+        return self.pi
+
     @abc.abstractmethod
     def parameters(self, num_heads: int, head_dim: int) -> Parameters:
-        """What it learns, by name, of one layer."""
+        """What it learns, by name, of one layer; `kernel` and `bias` are those of its last layer."""
 
     @abc.abstractmethod
     def __call__(self, parameters: Mapping[str, jax.Array], x: jax.Array) -> jax.Array:

@@ -5,12 +5,13 @@ from __future__ import annotations
 import abc
 import dataclasses
 from collections.abc import Mapping
-from typing import NamedTuple
+from typing import Any, ClassVar, NamedTuple, Self
 
 import jax
 import jax.numpy as jnp
 
 from qtx.attention.parameters import Parameters
+from qtx.foundation.errors import QtxError
 from qtx.masks import Mask
 
 
@@ -30,7 +31,37 @@ class Normalizer(abc.ABC):
     """Attention scores to probabilities; a frozen dataclass of its options.
 
     A masked key's probability is exactly 0, and a row without a visible key is all 0.
+
+    Attributes:
+      warmup: the name of its option that says over how many training steps it grows, from a softmax at step 0, into
+        what it is; None: it has none. By it a trained softmax model can become one with this normalizer (see
+        `qtx.attention.conversion`).
+
+    Raises:
+      QtxError: if the warm-up is of fewer than 0 steps.
     """
+
+    warmup: ClassVar[str | None] = None
+
+    def __post_init__(self):
+        if self.warmup_steps < 0:
+            raise QtxError(f"{self.warmup} is {self.warmup_steps}: expected 0 or more steps")
+
+    @property
+    def warmup_steps(self) -> int:
+        """Of its warm-up; 0: it is what it is from the first step on."""
+        return 0 if self.warmup is None else getattr(self, self.warmup)
+
+    def with_warmup(self, steps: int) -> Self:
+        """The same with another warm-up, if it has one."""
+        options: Any = self
+        return self if self.warmup is None else dataclasses.replace(options, **{self.warmup: steps})
+
+    def grown(self, rows: Rows) -> Any:
+        """The share of the warm-up that is over: a scalar, linear in the step from 0 to 1."""
+        if not self.warmup_steps or rows.step is None:
+            return 1.0
+        return jnp.minimum(rows.step / self.warmup_steps, 1.0)
 
     def parameters(self, num_heads: int) -> Parameters:
         """What it learns, by name, of one layer; they stay in floating point, and neither decay nor are quantized."""
@@ -55,8 +86,8 @@ class SoftmaxLike(Normalizer):
     a second for the sum of finish(p) v.
     """
 
-    def empty(self, parameters: Mapping[str, jax.Array]) -> jax.Array | None:
-        """The logit of an extra, empty key, `()` or `[H, 1, 1]`; None: there is none."""
+    def empty(self, parameters: Mapping[str, jax.Array], rows: Rows) -> jax.Array | None:
+        """The logit of an extra, empty key, `()` or `[H, 1, 1]`, perhaps -inf; None: there is none."""
         return None
 
     def finish(self, parameters: Mapping[str, jax.Array], probs: jax.Array, rows: Rows) -> jax.Array:
@@ -64,7 +95,7 @@ class SoftmaxLike(Normalizer):
         return probs
 
     def __call__(self, parameters, scores, rows):
-        return self.finish(parameters, softmax(scores, rows.mask.dense(), self.empty(parameters)), rows)
+        return self.finish(parameters, softmax(scores, rows.mask.dense(), self.empty(parameters, rows)), rows)
 
 
 @dataclasses.dataclass(frozen=True)
@@ -96,5 +127,5 @@ def softmax(scores: jax.Array, visible: jax.Array | None = None, empty: jax.Arra
         weights = jnp.where(visible, weights, 0.0)
     total = weights.sum(axis=-1, keepdims=True)
     if empty is not None:
-        return weights / (total + jnp.exp(empty - largest))
+        total = total + jnp.exp(empty - largest)
     return weights / jnp.where(total == 0, 1.0, total)

@@ -32,6 +32,8 @@ class ClippedSoftmax(SoftmaxLike):
       QtxError: if gamma > 0, zeta < 1, alpha or alpha_visible < 0, or not one of the three is given.
     """
 
+    warmup = "gamma_warmup_steps"
+
     gamma: float | None = None
     zeta: float = 1.0
     alpha: float | None = None
@@ -39,6 +41,7 @@ class ClippedSoftmax(SoftmaxLike):
     alpha_visible: float | None = None
 
     def __post_init__(self):
+        super().__post_init__()
         ways = ("gamma", "alpha", "alpha_visible")
         given = [name for name in ways if getattr(self, name) is not None]
         if len(given) != 1:
@@ -57,8 +60,6 @@ class ClippedSoftmax(SoftmaxLike):
             )
         if not 1 <= self.zeta < 1e6:
             raise QtxError(f"zeta is {self.zeta}: expected zeta >= 1, e.g. 1.0")
-        if self.gamma_warmup_steps < 0:
-            raise QtxError(f"gamma_warmup_steps is {self.gamma_warmup_steps}: expected 0 or more steps")
 
     def finish(self, parameters, probs, rows):
         gamma: Any = self.gamma
@@ -66,6 +67,5 @@ class ClippedSoftmax(SoftmaxLike):
             gamma = -self.alpha / rows.mask.length
         elif self.alpha_visible is not None:
             gamma = -self.alpha_visible / jnp.maximum(rows.mask.visible(), 1)
-        if self.gamma_warmup_steps and rows.step is not None:
-            gamma = gamma * jnp.minimum(rows.step / self.gamma_warmup_steps, 1.0)
+        gamma = gamma * self.grown(rows)
         return jnp.clip((self.zeta - gamma) * probs + gamma, 0.0, 1.0)

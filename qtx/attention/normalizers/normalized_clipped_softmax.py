@@ -22,22 +22,28 @@ class NormalizedClippedSoftmax(SoftmaxLike):
     Attributes:
       beta: the sum of a row before the clip.
       eta: the upper stretch, which sets how much is clipped.
+      eta_warmup_steps: eta grows linearly from beta, at which nothing is clipped, over this many training steps.
 
     Raises:
       QtxError: if beta is not in (0, 1] or eta is less than beta.
     """
 
+    warmup = "eta_warmup_steps"
+
     beta: float = 1.0
     eta: float = 1.03
+    eta_warmup_steps: int = 0
 
     def __post_init__(self):
+        super().__post_init__()
         if not 0 < self.beta <= 1:
             raise QtxError(f"beta is {self.beta}: expected a sum of probabilities in (0, 1], e.g. 1.0")
         if not self.beta <= self.eta < 1e6:
             raise QtxError(f"eta is {self.eta}: expected at least beta {self.beta}, e.g. 1.03")
 
     def finish(self, parameters, probs, rows):
-        keys = rows.mask.visible()
+        grown, keys = self.grown(rows), rows.mask.visible()
+        eta = grown * self.eta + (1 - grown) * self.beta
         others = jnp.maximum(keys - 1, 1)
-        several = jnp.clip((keys * self.eta - self.beta) / others * probs + (self.beta - self.eta) / others, 0.0, 1.0)
+        several = jnp.clip((keys * eta - self.beta) / others * probs + (self.beta - eta) / others, 0.0, 1.0)
         return jnp.where(keys > 1, several, self.beta * probs)

@@ -10,6 +10,9 @@ from typing import NamedTuple
 
 from qtx.foundation.errors import QtxError
 
+LONGEST_NAME = 255
+"""Bytes; of the usual file systems."""
+
 
 class Expected(NamedTuple):
     """What a file should hold, and what to do if it does not: the two ends of the message.
@@ -79,9 +82,11 @@ def inside(folder: Path, name: str, expected: Expected) -> Path:
     """The path that a file's content calls `name`, below `folder`.
 
     Raises:
-      QtxError: if it is elsewhere: `../x`, `/x`.
+      QtxError: if it is elsewhere: `../x`, `/x`; or too long for a file's name.
     """
     path = folder / name
+    if len(name.encode(errors="replace")) > LONGEST_NAME:
+        raise expected.refusal(folder, f"it names {name[:100]!r}..., which is too long")
     if "\0" in name or not Path(os.path.normpath(path)).is_relative_to(os.path.normpath(folder)):
         raise expected.refusal(folder, f"it names {name!r}, which is outside of it")
     return path

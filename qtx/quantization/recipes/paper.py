@@ -33,7 +33,7 @@ def _paper(config: TransformerConfig, weight: Quantizer, activation: Quantizer, 
 def paper_bert(config: TransformerConfig, weight: Quantizer, activation: Quantizer) -> Recipe:
     """BERT: the whole head, if there is one, stays in floating point; a gated context is quantized after the gate."""
     body = _paper(config, weight, activation, left="context")
-    head = Rule("head/*", None, optional=True)
+    head = Rule("head/*", None, optional=getattr(config, "head", None) == "none")
     return Recipe((head, *body.weights), (head, *body.activations))
 
 

@@ -1,0 +1,89 @@
+"""Another attention for a trained softmax model, with which it is the same model when fine-tuning begins.
+
+A normalizer starts as the softmax and grows into what it is during its warm-up; a gate starts at an openness of pi
+everywhere and multiplies by 1 / pi (Bondarenko et al. 2023, appendix B.6, at pi = 0.5).
+"""
+
+from __future__ import annotations
+
+import dataclasses
+import math
+
+import jax.numpy as jnp
+import numpy as np
+
+from qtx.attention.config import AttentionConfig, attention_text
+from qtx.attention.gates import Gate
+from qtx.attention.normalizers import Normalizer, Rows, softmax
+from qtx.foundation.errors import QtxError
+from qtx.masks import Mask
+
+PLAIN = AttentionConfig()
+
+
+def converted_attention(wanted: AttentionConfig, original: AttentionConfig, warmup_steps: int) -> AttentionConfig:
+    """The attention that a model trained with `original` goes on with as `wanted`: at step 0, with the parameters of
+    `qtx.families.conversion`, both are the same function.
+
+    A warm-up of 0 steps becomes one of `warmup_steps`, and a gate's scale of 1 becomes 1 / pi. The original's own
+    attention has no warm-up any more.
+
+    Args:
+      wanted: what to fine-tune with.
+      original: what the model was trained with: the plain softmax, or what is wanted.
+      warmup_steps: at least 1.
+
+    Raises:
+      QtxError: if no parameters make it the same function.
+    """
+    trained = without_warmup(original)
+    if without_warmup(wanted) == trained:
+        return trained
+    if trained != PLAIN:
+        raise QtxError(
+            f"a model trained with attention {attention_text(trained)!r} cannot become one with "
+            f"{attention_text(wanted)!r}: only plain softmax can be converted; keep the attention it was trained with"
+        )
+    normalizer, gate = wanted.normalizer, wanted.gate
+    normalizer = normalizer.with_warmup(normalizer.warmup_steps or warmup_steps)
+    if not starts_as_softmax(normalizer):
+        raise QtxError(
+            f"a softmax model cannot become one with attention {attention_text(wanted)!r}: at step 0 its probabilities "
+            "are not the softmax's, so that it would be another model; choose another attention, or leave the options "
+            "beside the warm-up (zeta, beta) at their defaults"
+        )
+    return AttentionConfig(normalizer, None if gate is None else _multiplying_by_one(gate))
+
+
+def without_warmup(attention: AttentionConfig) -> AttentionConfig:
+    """What an attention is after its warm-up."""
+    return AttentionConfig(attention.normalizer.with_warmup(0), attention.gate)
+
+
+def starts_as_softmax(normalizer: Normalizer) -> bool:
+    """Whether, with what its parameters start at, it is the softmax at step 0: found by computing both, under a mask
+    and without."""
+    rng, heads, keys = np.random.default_rng(0), 2, 8
+    scores = jnp.asarray(rng.normal(scale=3, size=(1, heads, keys, keys)), jnp.float32)
+    parameters = {
+        name: jnp.asarray(rng.normal(size=p.shape) if p.start is None else jnp.full(p.shape, p.start), jnp.float32)
+        for name, p in normalizer.parameters(heads).items()
+    }
+    masks = (Mask(keys), Mask(keys, causal=True, keys=jnp.arange(keys)[None] > 1))
+    return all(
+        np.allclose(normalizer(parameters, scores, Rows(mask, jnp.int32(0))), softmax(scores, mask.dense()), atol=1e-6)
+        for mask in masks
+    )
+
+
+def _multiplying_by_one(gate: Gate) -> Gate:
+    """The gate at the scale that its initial openness asks for."""
+    scale = 1 / gate.initial_openness
+    if gate.scale == 1.0:
+        return dataclasses.replace(gate, scale=scale)
+    if not math.isclose(gate.scale, scale, rel_tol=1e-6):
+        raise QtxError(
+            f"gate_scale is {gate.scale}, but a trained model's gate starts at an openness of {gate.initial_openness}, "
+            f"which only {scale} makes up for: leave gate_scale out"
+        )
+    return gate

@@ -1,0 +1,128 @@
+"""timm's ViT: its VisionTransformer with a class token, as in the first ViTs and the DeiTs without distillation."""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Mapping
+from typing import Any
+
+from qtx.families.checkpoint import Checkpoint
+from qtx.families.weights import FIRST, KERNEL, SAME, VECTOR, Weight, convolution, dense, layer_norm
+from qtx.foundation.errors import QtxError
+from qtx.models import VitConfig
+
+LAYER = "blocks.{layer}"
+NAME = re.compile(r"(?:vit|deit)_([a-z]+)_patch(\d{1,3})_(\d{1,4})")
+# embed_dim, depth, num_heads and mlp_ratio of the architectures.
+SIZES = {
+    "tiny": (192, 12, 3, 4.0),
+    "small": (384, 12, 6, 4.0),
+    "base": (768, 12, 12, 4.0),
+    "large": (1024, 24, 16, 4.0),
+    "huge": (1280, 32, 16, 4.0),
+    "giant": (1408, 40, 16, 48 / 11),
+    "gigantic": (1664, 48, 16, 64 / 13),
+}
+LARGEST = 1e9
+"""Of what is multiplied, so that the product is finite."""
+OF_TRAINING = (
+    *("drop_rate", "pos_drop_rate", "patch_drop_rate", "proj_drop_rate", "attn_drop_rate", "drop_path_rate"),
+    *("weight_init", "fix_init"),
+)
+SUPPORTED = {
+    "global_pool": "token",
+    "class_token": True,
+    "reg_tokens": 0,
+    "pos_embed": "learn",
+    "no_embed_class": False,
+    "dynamic_img_size": False,
+    "pre_norm": False,
+    "final_norm": True,
+    "fc_norm": None,
+    "qkv_bias": True,
+    "proj_bias": True,
+    "qk_norm": False,
+    "scale_attn_norm": False,
+    "scale_mlp_norm": False,
+    "init_values": None,
+}
+FIELDS = {
+    "embed_dim": "width",
+    "depth": "num_layers",
+    "num_heads": "num_heads",
+    "mlp_width": "mlp_width",
+    "img_size": "image_size",
+    "patch_size": "patch_size",
+    "in_chans": "channels",
+    "num_classes": "num_classes",
+}
+
+
+def options(values: Mapping[str, Any], source: str) -> dict[str, Any]:
+    """The arguments of VisionTransformer that a config.json means: those of the architecture, then `model_args`.
+
+    Raises:
+      QtxError: naming an architecture or an argument that qtx does not support.
+    """
+    name, given = str(values["architecture"]), values.get("model_args") or {}
+    match = NAME.fullmatch(name)
+    if match is None or match[1] not in SIZES:
+        raise QtxError(
+            f"{source}: architecture is {name[:100]!r}; qtx supports timm's vit_SIZE_patchN_N and deit_SIZE_patchN_N, "
+            f"with a size of {', '.join(SIZES)}"
+        )
+    if not isinstance(given, dict):
+        raise QtxError(f"{source}: model_args is {str(given)[:100]}, expected arguments by name")
+    dim, depth, heads, ratio = SIZES[match[1]]
+    result: dict[str, Any] = {"embed_dim": dim, "depth": depth, "num_heads": heads, "mlp_ratio": ratio, "in_chans": 3}
+    result |= {"patch_size": int(match[2]), "img_size": int(match[3])}
+    for key in given.keys() - {*result, *SUPPORTED, *OF_TRAINING, "num_classes"}:
+        raise QtxError(f"{source}: model_args has {key[:100]!r}, which qtx does not support")
+    result |= {key: values[key] for key in ("num_classes", "global_pool") if key in values}
+    result |= {key: value for key, value in given.items() if key not in OF_TRAINING}
+    for key in ("img_size", "patch_size"):
+        sides = result[key] if isinstance(result[key], list) else [result[key], result[key]]
+        if len(sides) != 2 or sides[0] != sides[1]:
+            raise QtxError(f"{source}: {key} is {str(sides)[:100]}; qtx supports only squares")
+        result[key] = sides[0]
+    for key in ("embed_dim", "mlp_ratio"):
+        if not isinstance(result[key], int | float) or not 0 < result[key] < LARGEST:
+            raise QtxError(f"{source}: {key} is {str(result[key])[:100]}, expected a positive number")
+    result["mlp_width"] = int(result["embed_dim"] * result["mlp_ratio"])
+    return result
+
+
+def weights(config: VitConfig) -> list[Weight]:
+    """The table; queries, keys and values are the thirds of one tensor."""
+    attention = [
+        Weight(f"{LAYER}.attn.qkv.{theirs}", f"layers/attention/{third}/{ours}", layout, (i, 3))
+        for theirs, ours, layout in (("weight", "kernel", KERNEL), ("bias", "bias", SAME))
+        for i, third in enumerate(("query", "key", "value"))
+    ]
+    return [
+        Weight("cls_token", "embeddings/class_token", VECTOR),
+        Weight("pos_embed", "embeddings/positions", FIRST),
+        Weight("patch_embed.proj.weight", "embeddings/patches/kernel", convolution(config.patch_size)),
+        Weight("patch_embed.proj.bias", "embeddings/patches/bias"),
+        *layer_norm(f"{LAYER}.norm1", "layers/attention_norm"),
+        *attention,
+        *dense(f"{LAYER}.attn.proj", "layers/attention/out"),
+        *layer_norm(f"{LAYER}.norm2", "layers/mlp_norm"),
+        *dense(f"{LAYER}.mlp.fc1", "layers/mlp/in"),
+        *dense(f"{LAYER}.mlp.fc2", "layers/mlp/out"),
+        *layer_norm("norm", "final_norm"),
+        *dense("head", "head/logits"),
+    ]
+
+
+# The epsilon of timm's norms, 1e-6, is the default of `VitConfig`.
+CHECKPOINT = Checkpoint(
+    model_type="timm",
+    architectures={"VisionTransformer": {}},
+    fields=FIELDS,
+    defaults={},
+    supported=SUPPORTED,
+    attention_prefix=f"{LAYER}.attn",
+    weights=weights,
+    options=options,
+)

@@ -1,0 +1,59 @@
+"""`modeling_qtx.py`, which a checkpoint carries so that `transformers` computes its attention.
+
+A stock model has the plain softmax alone. Of any other this writes one file for that model, which needs only torch and
+transformers: the stock classes with the attention layer exchanged. Loading with `trust_remote_code=True` runs it; a
+stock class that reads the checkpoint without it refuses the `attn_implementation` that config.json asks for.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from typing import Any
+
+from qtx.attention import GATES, NORMALIZERS, AttentionConfig
+from qtx.attention.gates import DenseGate
+from qtx.foundation.config import registered_name
+from qtx.foundation.errors import QtxError
+from qtx.interop.modeling import gates, normalizers
+from qtx.interop.modeling.file import rendered
+from qtx.interop.modeling.stock import STOCK
+
+FILE = "modeling_qtx.py"
+KEYS = ("attn_implementation", "auto_map")
+# What a stock class answers to this ends with a list of what it knows.
+REFUSED = "qtx (load with trust_remote_code=True)"
+
+
+def modeling(config: Any, values: Mapping[str, Any]) -> tuple[dict[str, Any], dict[str, bytes]]:
+    """A model's config.json, so that `transformers` computes the model, and the file of code that goes with it, by
+    name; there is none if the stock class does.
+
+    Args:
+      config: of the model.
+      values: its config.json, perhaps with an earlier model's code.
+
+    Raises:
+      QtxError: if its normalizer, gate or family is not known in PyTorch.
+    """
+    attention, gate = config.attention, config.attention.gate
+    if attention == AttentionConfig() and not getattr(config, "patch_norm", False):
+        ours = values.get("attn_implementation") == REFUSED
+        return {key: value for key, value in values.items() if not ours or key not in KEYS}, {}
+    model_type = values.get("model_type")
+    if model_type not in STOCK:
+        raise QtxError(
+            f"a checkpoint with the model_type {model_type!r} has no code for an attention that is no plain softmax, "
+            f"as {', '.join(STOCK)} have: save the model without its original, as transformers has it"
+        )
+    if type(attention.normalizer) not in normalizers.NORMALIZERS:
+        name = registered_name(NORMALIZERS, type(attention.normalizer))
+        raise _unknown("normalizer", name, "normalizers.NORMALIZERS")
+    if gate is not None and type(gate) not in gates.GATES and not isinstance(gate, DenseGate):
+        raise _unknown("gate", registered_name(GATES, type(gate)), "gates.GATES")
+    names = {auto: f"{FILE.removesuffix('.py')}.{name}" for auto, name in STOCK[model_type].classes.items()}
+    code = rendered(config, STOCK[model_type], model_type, REFUSED)
+    return {**values, **dict(zip(KEYS, (REFUSED, names), strict=True))}, {FILE: code.encode()}
+
+
+def _unknown(kind: str, name: str, table: str) -> QtxError:
+    return QtxError(f"{kind} {name!r} is not known in PyTorch: give it an entry in qtx.interop.modeling.{table}")

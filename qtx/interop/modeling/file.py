@@ -1,0 +1,161 @@
+"""The text of `modeling_qtx.py`."""
+
+from __future__ import annotations
+
+import textwrap
+from collections.abc import Iterable, Iterator
+from typing import Any
+
+from qtx.attention import attention_text
+from qtx.interop.modeling import gates
+from qtx.interop.modeling.normalizers import NORMALIZERS
+from qtx.interop.modeling.stock import Stock
+
+FILE = '''\
+"""The attention of this model, written by qtx for transformers 5.23 or later: {attention}
+
+    {auto}.from_pretrained(folder, trust_remote_code=True)
+"""
+
+import torch
+from torch import nn
+from transformers.models.{model_type} import modeling_{model_type} as stock
+
+HEADS, HEAD_DIM = {heads}, {head_dim}
+
+
+def softmax(scores, visible):
+    """Over the visible keys; 0 at the others, and where there is none."""
+    return scores.masked_fill(~visible, torch.finfo(scores.dtype).min).softmax(-1) * visible
+
+
+class Attention(stock.{stock_attention}):
+    """Of T queries to S keys, of hidden states `[B, T, HEADS * HEAD_DIM]`."""
+
+{methods}
+
+
+class Qtx:
+    """A stock model with that attention."""
+
+    def __init__(self, config, *args, **kwargs):
+        config._attn_implementation = "eager"  # with whose masks Attention computes
+        super().__init__(config, *args, **kwargs)
+        config.attn_implementation = "{refused}"  # for when it is saved
+{exchange}
+
+    @classmethod
+    def _can_set_attn_implementation(cls):
+        return False
+
+
+{classes}
+'''
+
+NORMALIZE = '''
+def normalize(self, scores, visible):
+    """Probabilities `[B, HEADS, T, S]` of scores; `visible` broadcasts to them."""
+'''
+
+GATE = '''
+def gate(self, x):
+    """Factors on the heads, `[B, T, HEADS, 1 or HEAD_DIM]`, by hidden states x."""
+'''
+
+
+def rendered(config: Any, stock: Stock, model_type: str, refused: str) -> str:
+    """The file for a model.
+
+    Args:
+      config: of the model.
+      stock: what it is made from.
+      model_type: in config.json.
+      refused: the `attn_implementation` there, which the stock classes do not know.
+    """
+    return FILE.format(
+        attention=attention_text(config.attention),
+        auto=next(iter(stock.classes)),
+        model_type=model_type,
+        heads=config.num_heads,
+        head_dim=config.width // config.num_heads,
+        stock_attention=stock.attention,
+        methods=_lines(1, _methods(config, stock)),
+        refused=refused,
+        exchange=_lines(2, _exchange(config, stock)),
+        classes="\n\n\n".join(f"class {name}(Qtx, stock.{name}):\n    pass" for name in stock.classes.values()),
+    )
+
+
+def _methods(config: Any, stock: Stock) -> Iterator[str]:
+    normalizer, gate = config.attention.normalizer, config.attention.gate
+    learned = list(_learned(config, stock))
+    if learned:
+        yield "def __init__(self, *args, **kwargs):"
+        yield "    super().__init__(*args, **kwargs)"
+        yield _lines(1, learned) + "\n"
+    yield from _forward(config, stock)
+    yield NORMALIZE + _lines(1, [NORMALIZERS[type(normalizer)](normalizer, stock.own)])
+    if gate is not None:
+        factor = "" if gate.scale == 1 else f"{gate.scale} * "
+        openness = f"return {factor}torch.sigmoid(logits.float()).to(x.dtype)"
+        yield GATE + _lines(1, [gates.logits(gate, stock.own), openness])
+
+
+def _learned(config: Any, stock: Stock) -> Iterator[str]:
+    normalizer, gate, heads = config.attention.normalizer, config.attention.gate, config.num_heads
+    parameters = normalizer.parameters(heads)
+    if stock.own != "self" and (parameters or gate is not None):
+        yield f"{stock.own} = nn.Module()  # as the weights are named"
+    for name, parameter in parameters.items():
+        yield f"{stock.own}.{name} = nn.Parameter(torch.zeros({parameter.shape}))"
+    if gate is not None:
+        yield gates.parameters(gate, stock.own, heads, config.width // heads)
+
+
+def _forward(config: Any, stock: Stock) -> Iterator[str]:
+    gate = config.attention.gate
+    place = None if gate is None else gate.place
+    residual = _reads_residual(config)
+    factors = f"self.gate({'residual' if residual else 'hidden_states'})"
+    arguments = "hidden_states, attention_mask=None, past_key_values=None" + ", residual=None" * residual
+    yield f"def forward(self, {arguments}, **kwargs):"
+    yield f"    projections = {', '.join(f'self.{name}' for name in stock.projections)}"
+    yield "    query, key, value = (project(hidden_states).unflatten(-1, (HEADS, HEAD_DIM)) for project in projections)"
+    if place == "values":
+        yield f"    value = value * {factors}"
+    yield "    query, key, value = (y.transpose(1, 2) for y in (query, key, value))"
+    if stock.cached:
+        yield "    if past_key_values is not None:"
+        yield "        key, value = past_key_values.update(key, value, self.layer_idx)"
+    yield "    scores = (query @ key.transpose(2, 3)).float() * self.scaling"
+    yield "    visible = torch.ones_like(scores, dtype=torch.bool) if attention_mask is None else attention_mask == 0"
+    yield "    probs = self.normalize(scores, visible)"
+    yield f"    probs = nn.functional.dropout(probs, {stock.dropout}, self.training).to(value.dtype)"
+    yield "    context = (probs @ value).transpose(1, 2)"
+    if place == "context":
+        yield f"    context = context * {factors}"
+    context = "context.flatten(2)"
+    yield f"    return {context if stock.out is None else f'self.{stock.out}({context})'}, probs"
+
+
+def _exchange(config: Any, stock: Stock) -> Iterator[str]:
+    yield f"for index, layer in enumerate(self.base_model.{stock.layers}):"
+    yield f"    layer.{stock.place} = Attention({stock.made})"
+    if _reads_residual(config):
+        yield "    layer.register_forward_pre_hook("
+        yield '        lambda layer, args, kwargs: (args, kwargs | {"residual": args[0]}), with_kwargs=True'
+        yield "    )"
+    if getattr(config, "patch_norm", False):
+        yield "patches = self.base_model.embeddings.patch_embeddings"
+        yield "patches.norm = nn.LayerNorm(config.hidden_size, eps=config.layer_norm_eps)"
+        yield "patches.register_forward_hook(lambda patches, inputs, output: patches.norm(output))"
+
+
+def _reads_residual(config: Any) -> bool:
+    """Whether the gate reads something else than the projections do."""
+    gate = config.attention.gate
+    return gate is not None and gate.input == "residual" and config.pre_norm
+
+
+def _lines(levels: int, lines: Iterable[str]) -> str:
+    return textwrap.indent("\n".join(lines).strip("\n"), "    " * levels)

@@ -1,0 +1,49 @@
+"""What gates compute, in PyTorch: for each that sees every head apart the lines that make `logits`,
+`[B, T, HEADS, 1 or HEAD_DIM]`, of `x`, `[B, T, HEADS, HEAD_DIM]`.
+
+Parameters have the names that `qtx.families.attention_weights` gives them, after `own`: an official gate's are `alpha`,
+another's `gate_predictor`, a dictionary by the parameters' names. A gate that is one dense layer needs no lines.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from typing import Any
+
+from qtx.attention.gates import DenseGate, Gate, LinearGate, MlpGate, PerHeadGate
+from qtx.families.attention_weights import OFFICIAL
+
+
+def alpha(gate: LinearGate | MlpGate, own: str) -> str:
+    return f"logits = torch.stack([alpha(x[..., head, :]) for head, alpha in enumerate({own}.alpha)], -2)"
+
+
+GATES: dict[type[PerHeadGate], Callable[[Any, str], str]] = {LinearGate: alpha, MlpGate: alpha}
+"""By class. A new gate is a line here too, unless it is a `DenseGate`."""
+
+
+def parameters(gate: Gate, own: str, heads: int, head_dim: int) -> str:
+    """The lines that make what a gate learns."""
+    if type(gate) is LinearGate:
+        return f"{own}.alpha = nn.ModuleList(nn.Linear(HEAD_DIM, 1) for _ in range(HEADS))"
+    if type(gate) is MlpGate:
+        mlp = f"nn.Sequential(nn.Linear(HEAD_DIM, {gate.hidden}), nn.ReLU(), nn.Linear({gate.hidden}, 1))"
+        return f"{own}.alpha = nn.ModuleList(\n    {mlp} for _ in range(HEADS)\n)"
+    if isinstance(gate, DenseGate):
+        features = "HEADS" if gate.logits_per_head(head_dim) == 1 else "HEADS * HEAD_DIM"
+        return f"{_dense(gate, own)} = nn.Linear(HEADS * HEAD_DIM, {features}, bias={gate.initial_bias is not None})"
+    assert isinstance(gate, PerHeadGate)
+    zeros = (f'"{name}": torch.zeros({made.shape})' for name, made in gate.parameters(heads, head_dim).items())
+    return f"{own}.gate_predictor = nn.ParameterDict({{{', '.join(zeros)}}})"
+
+
+def logits(gate: Gate, own: str) -> str:
+    """The lines that make `logits` of `x`, `[B, T, width]`."""
+    if isinstance(gate, DenseGate):
+        return f"logits = {_dense(gate, own)}(x).unflatten(-1, (HEADS, -1))"
+    assert isinstance(gate, PerHeadGate)
+    return f"x = x.unflatten(-1, (HEADS, HEAD_DIM))\n{GATES[type(gate)](gate, own)}"
+
+
+def _dense(gate: DenseGate, own: str) -> str:
+    return f"{own}.alpha" if type(gate) in OFFICIAL else f"{own}.gate_predictor"

@@ -1,0 +1,187 @@
+"""What a checkpoint has that qtx does not represent is refused by its name, in one line."""
+
+from __future__ import annotations
+
+import dataclasses
+import json
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+from safetensors.numpy import load_file, save_file
+
+from qtx.foundation.errors import QtxError
+from qtx.interop import load
+from qtx.interop.weight_files import INDEX
+from tests.interop.kinds import KINDS, MLP, POSITION_IDS, TIMM, WIDTH, shard
+
+
+def values(**changes: Any):
+    def change(folder: Path) -> None:
+        config = json.loads((folder / "config.json").read_text())
+        (folder / "config.json").write_text(json.dumps(config | changes))
+
+    return change
+
+
+def arguments(**changes: Any):
+    return values(model_args=TIMM["model_args"] | changes)
+
+
+def weights(**more: np.ndarray):
+    """Adds tensors; in their names a dot is two underscores."""
+
+    def change(folder: Path) -> None:
+        named = {name.replace("__", "."): x for name, x in more.items()}
+        save_file(load_file(folder / "model.safetensors") | named, folder / "model.safetensors")
+
+    return change
+
+
+def index(**changes: Any):
+    def change(folder: Path) -> None:
+        shard(folder)
+        content = json.loads((folder / INDEX).read_text())
+        (folder / INDEX).write_text(json.dumps(content | changes))
+
+    return change
+
+
+def misplaced(place: str):
+    """Sends one tensor elsewhere."""
+
+    def change(folder: Path) -> None:
+        shard(folder)
+        content = json.loads((folder / INDEX).read_text())
+        content["weight_map"]["embeddings.position_ids"] = place
+        (folder / INDEX).write_text(json.dumps(content))
+
+    return change
+
+
+def without_first_shard(folder: Path) -> None:
+    shard(folder)
+    (folder / "model-00001-of-00003.safetensors").unlink()
+
+
+def shortened_shard(folder: Path) -> None:
+    shard(folder)
+    path = folder / "model-00002-of-00003.safetensors"
+    path.write_bytes(path.read_bytes()[:-1])
+
+
+def pickled(name: str):
+    return lambda folder: (folder / "model.safetensors").rename(folder / name)
+
+
+VECTOR = np.zeros(WIDTH, np.float32)
+CASES = {
+    "an unknown head": (
+        "BertModel",
+        values(architectures=["BertForTokenClassification"]),
+        "unknown architecture .*BertForTokenClassification.* expected one of BertForMaskedLM",
+    ),
+    "architectures no list": ("BertModel", values(architectures="BertModel"), "expected a list of one name"),
+    "another dropout of the classifier": ("BertModel", values(classifier_dropout=0.5), "classifier_dropout is 0.5"),
+    "pruned heads": ("BertModel", values(pruned_heads={"0": [1]}), "has pruned_heads, which qtx does not support"),
+    "quantized": ("BertModel", values(quantization_config={"bits": 4}), "has quantization_config"),
+    "no classifier": (
+        "BertModel",
+        values(architectures=["BertForSequenceClassification"]),
+        "neither config.json nor the weights tell num_classes",
+    ),
+    "a decoder": ("BertModel", values(is_decoder=True), "is_decoder is True; qtx's bert supports only False"),
+    "a head that the config does not tell": (
+        "BertModel",
+        weights(classifier__weight=np.zeros((2, WIDTH), np.float32), classifier__bias=np.zeros(2, np.float32)),
+        "has unexpected classifier.bias, classifier.weight",
+    ),
+    "a scalar classifier": (
+        "BertForSequenceClassification",
+        weights(classifier__bias=np.zeros((), np.float32)),
+        r"classifier.weight has shape \(3, 8\), but its config.json means \(1, 8\)",
+    ),
+    "a name twice": (
+        "BertModel",
+        weights(bert__encoder__layer__0__output__LayerNorm__gamma=VECTOR),
+        "has bert.encoder.layer.0.output.LayerNorm.weight twice",
+    ),
+    "weights of integers": (
+        "BertModel",
+        weights(encoder__layer__0__intermediate__dense__bias=np.zeros(MLP, np.int64)),
+        "intermediate.dense.bias is of int64, expected float32, float16, bfloat16",
+    ),
+    "weights of twice the precision": (
+        "BertModel",
+        weights(encoder__layer__0__intermediate__dense__bias=np.zeros(MLP)),
+        "intermediate.dense.bias is of float64, expected float32",
+    ),
+    "OPT without biases": ("OPTForCausalLM", values(enable_bias=False), "enable_bias is False"),
+    "ViT without biases": ("ViTForImageClassification", values(qkv_bias=False), "qkv_bias is False"),
+    "DeiT": ("ViTForImageClassification", values(model_type="deit"), "model_type is 'deit': .* distillation token"),
+    "timm, another architecture": (
+        "timm's ViT",
+        values(architecture="vit_base_patch16_clip_224"),
+        "architecture is 'vit_base_patch16_clip_224'; qtx supports",
+    ),
+    "timm, distilled": ("timm's ViT", values(architecture="deit_small_distilled_patch16_224"), "architecture is"),
+    "timm, a distillation token": ("timm's ViT", weights(dist_token=VECTOR), "has unexpected dist_token"),
+    "timm, average pooling": ("timm's ViT", arguments(global_pool="avg"), "global_pool is 'avg'; .* only 'token'"),
+    "timm, its pooling said outside": (
+        "timm's ViT",
+        values(global_pool="avg", model_args=TIMM["model_args"]),
+        "global_pool is 'avg'",
+    ),
+    "timm, registers": ("timm's ViT", arguments(reg_tokens=4), "reg_tokens is 4; qtx's timm supports only 0"),
+    "timm, no biases": ("timm's ViT", arguments(qkv_bias=False), "qkv_bias is False"),
+    "timm, LayerScale": ("timm's ViT", arguments(init_values=1e-5), "init_values is 1e-05"),
+    "timm, LayerScale untold": ("timm's ViT", weights(blocks__0__ls1__gamma=VECTOR), "has unexpected blocks.0.ls1"),
+    "timm, an unknown argument": ("timm's ViT", arguments(act_layer="silu"), "model_args has 'act_layer'"),
+    "timm, arguments no table": ("timm's ViT", values(model_args=[1]), "model_args is .* expected arguments by name"),
+    "timm, no square": ("timm's ViT", arguments(img_size=[4, 9]), r"img_size is \[4, 9\]; qtx supports only squares"),
+    "timm, no ratio": ("timm's ViT", arguments(mlp_ratio="4"), "mlp_ratio is 4, expected a positive number"),
+    "timm, an endless ratio": ("timm's ViT", arguments(mlp_ratio=10**400), "mlp_ratio is 1000.*, expected a positive"),
+    "timm, another size": ("timm's ViT", arguments(img_size=8), "pos_embed has shape .*, but its config.json means"),
+    "timm, a size of another type": ("timm's ViT", arguments(depth="2"), "num_layers is '2': expected int"),
+    "only pickles": (
+        "BertModel",
+        pickled("pytorch_model.bin"),
+        "weights only in pytorch_model.bin: .* pickle runs the code .* safe_serialization=True",
+    ),
+    "only pickled shards": ("BertModel", pickled("pytorch_model-00001-of-00002.bin"), "safetensors alone"),
+    "a shard missing": ("BertModel", without_first_shard, "there is no file .*model-00001-of-00003.safetensors"),
+    "a shard shortened": ("BertModel", shortened_shard, "model-00002-of-00003.safetensors is not .*take .* bytes"),
+    "a tensor in no shard": ("BertModel", misplaced("model-00003-of-00003.safetensors"), "has unexpected embeddings"),
+    "a shard elsewhere": ("BertModel", misplaced("../../etc/passwd"), "names '../../etc/passwd', which is outside"),
+    "a shard anywhere": ("BertModel", misplaced("/etc/passwd"), "names '/etc/passwd', which is outside of it"),
+    "a shard with an endless name": ("BertModel", misplaced("9" * 5000), "names '999.*'..., which is too long"),
+    "a shard of another format": ("BertModel", misplaced("config.json"), "config.json is not an index"),
+    "an index of numbers": ("BertModel", index(weight_map={"a": 1}), "it has no weight_map of names to files"),
+    "an index of nothing": ("BertModel", index(weight_map={}), "it has no weight_map of names to files"),
+}
+
+
+@pytest.mark.parametrize("case", CASES)
+def test_one_line_says_what_is_wrong(tmp_path, case):
+    kind, change, message = CASES[case]
+    KINDS[kind].write(tmp_path)
+    load(tmp_path)
+    change(tmp_path)
+    with pytest.raises(QtxError, match=message) as error:
+        load(tmp_path)
+    assert "\n" not in str(error.value) and len(str(error.value)) < 1000
+
+
+def test_untied_copies_are_refused(tmp_path):
+    kind = dataclasses.replace(KINDS["BertForMaskedLM"], copies={})
+    kind.write(tmp_path)
+    weights(cls__predictions__decoder__bias=np.zeros(11, np.float32))(tmp_path)
+    with pytest.raises(QtxError, match="decoder.bias differs from cls.predictions.bias; qtx's BERT ties them"):
+        load(tmp_path)
+
+
+def test_a_tensor_that_qtx_does_not_use_may_be_anything(tmp_path):
+    KINDS["BertModel"].write(tmp_path)
+    weights(embeddings__position_ids=POSITION_IDS[0].astype(np.complex64))(tmp_path)
+    load(tmp_path)

@@ -1,0 +1,206 @@
+"""From a checkpoint that somebody has to a run: imported, measured, healed, taken out again, by the command line."""
+
+from __future__ import annotations
+
+import json
+import shutil
+
+import flax.linen as nn
+import jax
+import numpy as np
+import pytest
+
+from qtx import interop
+from qtx.builtin import builtin_checkpoint
+from qtx.cli.main import main
+from qtx.experiment import from_record, read
+from qtx.families import build
+from qtx.models import BertConfig, OptConfig
+from qtx.training import RunFolder, load_params, read_metrics
+
+PATIENT = builtin_checkpoint("minilm-2l")
+VOCABULARY = len((PATIENT / "vocab.txt").read_text().splitlines())
+SHAPE = dict(num_layers=2, width=8, num_heads=2, mlp_width=16, init_std=0.3)
+ENCODER = BertConfig(**SHAPE, vocab_size=VOCABULARY, max_length=32, head="none")
+SHORT = [
+    "--config.data.sequence_length=16",
+    "--config.mesh.data=1",
+    "--config.training.batch_size=4",
+    "--config.training.eval_batches=2",
+]
+HEAL = [
+    *("--config.training.steps=3", "--config.training.warmup_steps=1", "--config.training.outliers_every=9"),
+    "--config.training.penalties=('hinge,sites=layers/mlp/out,weight=0.001,tau=2',)",
+]
+
+
+def folder_of(config, path):
+    """A checkpoint of random weights, with the patient's tokenizer."""
+    params = nn.unbox(build(config).init(jax.random.key(0), config.example())["params"])
+    interop.save(path, config, jax.tree.map(np.asarray, params))
+    shutil.copy(PATIENT / "vocab.txt", path)
+    return path
+
+
+@pytest.fixture(scope="module")
+def checkpoint(tmp_path_factory):
+    return folder_of(ENCODER, tmp_path_factory.mktemp("checkpoint"))
+
+
+@pytest.fixture(scope="module")
+def imported(checkpoint, tmp_path_factory):
+    """The folder of a run that was imported, and its checkpoint."""
+    workdir = tmp_path_factory.mktemp("runs") / "original"
+    assert main(["import", str(checkpoint), f"--workdir={workdir}", *SHORT]) == 0
+    return workdir
+
+
+def trees_equal(one, other):
+    return jax.tree.all(jax.tree.map(np.array_equal, nn.unbox(one), nn.unbox(other)))
+
+
+def told(arguments, capsys):
+    capsys.readouterr()
+    assert main(arguments) == 2
+    message = capsys.readouterr().err
+    assert message.startswith("qtx: error: ") and message.count("\n") == 1, message
+    return message
+
+
+def test_the_run_has_the_checkpoints_model_tokenizer_and_files(imported, checkpoint):
+    experiment = read(from_record(RunFolder(imported).read_config(), "here"))
+    assert (experiment.family, experiment.objective) == ("bert", "distill")
+    assert experiment.model == ENCODER
+    assert "[CLS]" in (imported / "tokenizer.json").read_text()
+    files = {file.name: file.read_bytes() for file in checkpoint.iterdir()}
+    assert {file.name: file.read_bytes() for file in (imported / "imported").iterdir()} == files
+    again = read(from_record(RunFolder(imported).read_config(), "here"))
+    data = type("Data", (), {"evaluation": lambda self, rows: iter([again.model.example()])})()
+    assert trees_equal(load_params(build(again.model), data, imported), interop.load(checkpoint)[1])
+
+
+def test_imported_again_it_is_the_same_run(imported, checkpoint):
+    before = (imported / "config.json").read_bytes()
+    assert main(["import", str(checkpoint), f"--workdir={imported}", *SHORT]) == 0
+    assert (imported / "config.json").read_bytes() == before
+
+
+def test_it_is_measured_by_what_it_was_and_exported_as_it_came(imported, checkpoint):
+    assert (
+        main(["quantize", f"--workdir={imported}", "--scheme=w4a4", "--config.quantization.calibration_batches=2"]) == 0
+    )
+    floating, w4a4 = json.loads((imported / "results.json").read_text())["measurements"]
+    assert floating["values"]["fidelity"] == pytest.approx(1, abs=1e-6) and floating["values"]["loss"] < 1e-10
+    assert w4a4["values"]["fidelity"] < 0.999 and w4a4["values"]["loss"] > 1e-3
+    assert main(["export", "--format=huggingface", f"--workdir={imported}"]) == 0
+    out = imported / "export" / "huggingface"
+    assert trees_equal(interop.load(out)[1], interop.load(checkpoint)[1])
+    assert json.loads((out / "config.json").read_text()) == json.loads((checkpoint / "config.json").read_text())
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("attention", ["softmax", "gated_linear", "sink"])
+def test_healing_starts_as_the_original_and_leaves_in_its_format(attention, imported, tmp_path):
+    command = ["train", "--config=configs/heal_bert.py", f"--config.start={imported}", f"--workdir={tmp_path}/healed"]
+    command += [*SHORT, *HEAL, f"--config.model.attention={attention}"]
+    assert main(command) == 0
+    before, *_, after = read_metrics(tmp_path / "healed", "eval")
+    assert before["step"] == 0 and before["fidelity"] == pytest.approx(1, abs=1e-6) and before["loss"] < 1e-9
+    assert after["step"] == 3 and after["fidelity"] < 1 - 1e-6
+    assert read_metrics(tmp_path / "healed", "train")[-1]["penalty/hinge"] >= 0
+    assert main(["evaluate", f"--workdir={tmp_path}/healed"]) == 0
+    assert main(["export", "--format=int8", "--scheme=w8a8", f"--workdir={tmp_path}/healed"]) == 0
+    assert main(["evaluate", f"--workdir={tmp_path}/healed/export/int8"]) == 0
+    assert main(["export", "--format=huggingface", f"--workdir={tmp_path}/healed"]) == 0
+    config, _ = interop.load(tmp_path / "healed" / "export" / "huggingface")
+    trained = read(from_record(RunFolder(tmp_path / "healed").read_config(), "here"))
+    assert config.attention.gate == trained.model.attention.gate
+    # Trained under quantizers from there, it still learns from the original.
+    quantized = [*command[:2], f"--config.start={tmp_path}/healed", f"--workdir={tmp_path}/qat", *SHORT, *HEAL]
+    assert main([*quantized, "--config.qat.scheme=w8a8", "--config.quantization.calibration_batches=2"]) == 0
+    assert read_metrics(tmp_path / "qat", "eval")[0]["fidelity"] < 1
+
+
+@pytest.mark.parametrize(
+    ("change", "expected"),
+    [
+        (["import", "nowhere", "--workdir={new}"], "no checkpoint nowhere"),
+        (["import", "builtin:minilm", "--workdir={new}"], "did you mean 'minilm-2l'"),
+        (["import", "--workdir={new}"], "import needs a checkpoint"),
+        (
+            ["import", "{checkpoint}", "--workdir={new}", "--config.data.sequence_length=64"],
+            "exceeds config.model.max_length 32",
+        ),
+        (["import", "builtin:minilm-2l", "--workdir={run}"], "holds another run"),
+        (["train", "--config=configs/heal_bert.py", "--workdir={new}"], "config.start is empty"),
+        (
+            ["train", "--config=configs/heal_bert.py", "--workdir={new}", "--config.start=nowhere"],
+            "nowhere is not a run's folder",
+        ),
+        (
+            [
+                "train",
+                "--config=configs/heal_bert.py",
+                "--workdir={new}",
+                "--config.start={run}",
+                "--config.model.attention=none",
+            ],
+            "config.start={run}: ",
+        ),
+        (
+            [
+                "train",
+                "--config=configs/heal_bert.py",
+                "--workdir={new}",
+                "--config.start={run}",
+                "--config.model.width=16",
+            ],
+            "another model: model.width (8 there, 16 here)",
+        ),
+        (
+            ["train", "--config=configs/wikitext2_opt.py", "--workdir={new}", "--config.start={run}"],
+            "a run of the bert family, but config.family is 'opt'",
+        ),
+    ],
+    ids=lambda value: value if isinstance(value, str) else "",
+)
+def test_what_is_refused(change, expected, imported, checkpoint, tmp_path, capsys):
+    names = {"new": f"{tmp_path}/new", "run": str(imported), "checkpoint": str(checkpoint)}
+    message = told([argument.format(**names) for argument in change] + ([] if "import" in change else SHORT), capsys)
+    assert expected.format(**names) in message
+    assert not (tmp_path / "new").exists()
+
+
+@pytest.mark.parametrize("missing", ["vocab.txt", "model.safetensors", "config.json"])
+def test_half_a_checkpoint_leaves_nothing(missing, checkpoint, tmp_path, capsys):
+    copy = tmp_path / "copy"
+    shutil.copytree(checkpoint, copy)
+    (copy / missing).unlink()
+    assert "copy" in told(["import", str(copy), f"--workdir={tmp_path}/run"], capsys)
+    assert not (tmp_path / "run").exists()
+
+
+def test_a_vocabulary_that_does_not_fit_the_table(checkpoint, tmp_path, capsys):
+    copy = tmp_path / "copy"
+    shutil.copytree(checkpoint, copy)
+    with (copy / "vocab.txt").open("a") as file:
+        file.write("onemore\n")
+    message = told(["import", str(copy), f"--workdir={tmp_path}/run"], capsys)
+    assert f"config.model.vocab_size is {VOCABULARY}, but the data has {VOCABULARY + 1}" in message
+    assert not (tmp_path / "run").exists()
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize(
+    "config",
+    [
+        BertConfig(**SHAPE, vocab_size=VOCABULARY, max_length=32),
+        OptConfig(**SHAPE, vocab_size=VOCABULARY, max_length=32),
+    ],
+)
+def test_models_with_a_language_head_are_measured_by_their_own_objective(config, tmp_path):
+    workdir = tmp_path / "run"
+    assert main(["import", str(folder_of(config, tmp_path / "there")), f"--workdir={workdir}", *SHORT]) == 0
+    assert read(from_record(RunFolder(workdir).read_config(), "here")).objective in ("mlm", "clm")
+    assert main(["evaluate", f"--workdir={workdir}"]) == 0
+    assert json.loads((workdir / "results.json").read_text())["metric"] == "perplexity"

@@ -1,0 +1,144 @@
+"""Learning from a teacher: the sums against float64 arithmetic, and what the loss does to a model."""
+
+import flax.linen as nn
+import jax
+import jax.numpy as jnp
+import numpy as np
+import pytest
+
+from qtx.families import build
+from qtx.models import BertConfig, OptConfig, VitConfig
+from qtx.sites import capture
+from qtx.training.distillation import (
+    HIDDEN,
+    LOGITS,
+    MATCHED,
+    OF_LAYERS,
+    Teacher,
+    distillation_sums,
+    fidelity_sums,
+    is_taught,
+)
+from qtx.training.evaluate import add_up
+
+SHAPE = dict(num_layers=2, width=8, num_heads=2, mlp_width=16, init_std=0.3, dropout=0.0, attention_dropout=0.0)
+CONFIGS = {
+    "encoder": BertConfig(**SHAPE, vocab_size=30, max_length=8, head="none"),
+    "masked": BertConfig(**SHAPE, vocab_size=30, max_length=8),
+    "classifier": BertConfig(**SHAPE, vocab_size=30, max_length=8, head="classification", num_classes=3),
+    "causal": OptConfig(**SHAPE, vocab_size=30, max_length=8),
+    "causal, post-LN": OptConfig(**SHAPE, vocab_size=30, max_length=8, pre_norm=False),
+    "image": VitConfig(**SHAPE, patch_size=2, image_size=4, channels=1, num_classes=3),
+}
+
+
+def batch_of(config, examples=3):
+    rng = np.random.default_rng(0)
+    weights = np.array([1.0, 1.0, 0.0][:examples], np.float32)
+    if config.reads == "images":
+        return {"images": rng.normal(size=(examples, 4, 4, 1)).astype(np.float32), "weights": weights}
+    mask = np.arange(6) < np.array([6, 4, 6])[:examples, None]
+    return {"tokens": rng.integers(0, 30, (examples, 6)).astype(np.int32), "mask": mask, "weights": weights}
+
+
+def two_models(config):
+    """The same module with two sets of parameters, and a batch."""
+    module, batch = build(config), batch_of(config)
+    params = [jax.tree.map(jnp.asarray, module.init(jax.random.key(seed), batch)["params"]) for seed in (0, 1)]
+    return module, *map(nn.unbox, params), batch
+
+
+def captured(module, params, batch):
+    return capture(module.apply, MATCHED, {"params": params}, batch)
+
+
+def squared_error(x, target, real):
+    """Relative squared error of one example, in float64, position by position."""
+    above = below = 0.0
+    for position in range(len(real)):
+        if real[position]:
+            above += float(((x[position] - target[position]) ** 2).sum())
+            below += float((target[position] ** 2).sum())
+    return above / below
+
+
+@pytest.mark.representative("all-encoder", "last-causal", "all-classifier")
+@pytest.mark.parametrize("name", CONFIGS)
+@pytest.mark.parametrize("layers", ["all", "last"])
+def test_loss_is_the_relative_error_of_the_layers_and_the_divergence_of_the_predictions(name, layers):
+    module, theirs, ours, batch = two_models(CONFIGS[name])
+    taught = Teacher(module, theirs, layers).targets(batch)
+    output, sites = captured(module, ours, batch)
+    found = distillation_sums(output, sites, taught)
+
+    target_output, target_sites = captured(module, theirs, batch)
+    f64 = lambda tree: jax.tree.map(lambda x: np.asarray(x, np.float64), tree)  # noqa: E731
+    output, sites, target_output, target_sites = map(f64, (output, sites, target_output, target_sites))
+    final = [site for site in ("layers/mlp_norm", "final_norm") if site in sites]
+    stacked = [(sites[site][layer], target_sites[site][layer]) for site in final for layer in range(len(sites[site]))]
+    stacked = stacked if layers == "all" else stacked[-1:]
+    positions = stacked[0][0].shape[1]
+    total = 0.0
+    for example in range(2):  # the third has no weight
+        real = batch["mask"][example] if "mask" in batch else np.ones(positions, bool)
+        loss = np.mean([squared_error(x[example], t[example], real) for x, t in stacked])
+        if name != "encoder":
+            q, p = (np.atleast_2d(x[example]) for x in (output, target_output))
+            p = np.exp(p - p.max(-1, keepdims=True)) / np.exp(p - p.max(-1, keepdims=True)).sum(-1, keepdims=True)
+            q = np.exp(q - q.max(-1, keepdims=True)) / np.exp(q - q.max(-1, keepdims=True)).sum(-1, keepdims=True)
+            divergences = (p * np.log(p / q)).sum(-1)
+            loss += divergences[real[: len(divergences)] if len(divergences) > 1 else slice(None)].mean()
+        total += loss
+    assert found.weight == 2
+    np.testing.assert_allclose(float(found.loss), total, rtol=2e-5)
+
+
+@pytest.mark.representative("encoder", "causal")
+@pytest.mark.parametrize("name", CONFIGS)
+def test_fidelity_is_the_cosine_of_embeddings_or_predictions(name):
+    module, theirs, ours, batch = two_models(CONFIGS[name])
+    taught = Teacher(module, theirs).outputs(batch)
+    assert is_taught(taught) and not is_taught(batch)
+    assert (HIDDEN in taught, LOGITS in taught, OF_LAYERS in taught) == (name == "encoder", name != "encoder", False)
+    output = np.asarray(module.apply({"params": ours}, batch), np.float64)
+    target = np.asarray(module.apply({"params": theirs}, batch), np.float64)
+    found = add_up(lambda b: fidelity_sums(module.apply({"params": ours}, b), b), [taught])
+
+    def cosine(a, b):
+        return a @ b / np.sqrt((a @ a) * (b @ b))
+
+    cosines, errors = [], []
+    for example in range(2):
+        x, t = np.atleast_2d(output[example]), np.atleast_2d(target[example])
+        real = np.flatnonzero(batch["mask"][example]) if len(x) > 1 else [0]
+        x, t = x[real], t[real]
+        errors.append(((x - t) ** 2).sum() / (t**2).sum())
+        whole = [(x.mean(0), t.mean(0))] if name == "encoder" else list(zip(x, t, strict=True))
+        cosines.append(np.mean([cosine(a, b) for a, b in whole]))
+    assert found["predictions"] == 2
+    np.testing.assert_allclose([found["loss"], found["fidelity"]], [np.mean(errors), np.mean(cosines)], rtol=2e-5)
+
+
+@pytest.mark.representative("masked")
+@pytest.mark.parametrize("name", CONFIGS)
+def test_the_teacher_itself_has_no_loss_and_no_gradient(name):
+    module, theirs, _, batch = two_models(CONFIGS[name])
+    teacher = Teacher(module, theirs)
+
+    def loss(params):
+        return distillation_sums(*captured(module, params, batch), teacher.targets(batch)).loss
+
+    value, gradient = jax.value_and_grad(loss)(theirs)
+    # The divergence of float32 probabilities from themselves is not exactly 0.
+    assert abs(float(value)) < 1e-6
+    assert max(float(jnp.abs(x).max()) for x in jax.tree.leaves(gradient)) < 1e-5
+    outputs = teacher.outputs(batch)
+    same = add_up(lambda b: fidelity_sums(module.apply({"params": theirs}, b), b), [outputs])
+    assert same["loss"] < 1e-10 and same["fidelity"] == pytest.approx(1, abs=1e-6)
+
+
+def test_what_padding_holds_does_not_matter():
+    module, theirs, ours, batch = two_models(CONFIGS["encoder"])
+    other = {**batch, "tokens": np.where(batch["mask"], batch["tokens"], 7)}
+    sums = [distillation_sums(*captured(module, ours, b), Teacher(module, theirs).targets(b)) for b in (batch, other)]
+    np.testing.assert_allclose(*map(np.asarray, sums), rtol=1e-5)
