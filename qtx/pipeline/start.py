@@ -224,7 +224,7 @@ def teacher_of(experiment: Experiment, data: Data, workdir: Path | None) -> Teac
     folder, there = str(workdir), experiment
     while there.start and OBJECTIVES[there.objective].taught:
         folder, there = there.start, config_of(there.start)
-    if folder == str(workdir) and (workdir is None or not RunFolder(workdir).imported.is_dir()):
+    if there is experiment and (workdir is None or not RunFolder(workdir).imported.is_dir()):
         raise QtxError(
             f"objective {experiment.objective!r} learns from the run that training starts from, but config.start is "
             "empty: give its folder, e.g. --config.start=runs/x"

@@ -79,7 +79,7 @@ def init_state(
     module: Trainable, optimizer: optax.GradientTransformation, seed: Any, batch: Any, penalties: Collection[str]
 ) -> TrainState:
     """The state before the first update, with the named penalties; `batch` gives the shapes only."""
-    return start_state(optimizer, nn.unbox(module.init(init_key(seed), batch)["params"]), penalties)
+    return start_state(optimizer, nn.unbox(module.init(_init_key(seed), batch)["params"]), penalties)
 
 
 def start_state(optimizer: optax.GradientTransformation, params: Any, penalties: Collection[str]) -> TrainState:
@@ -88,7 +88,7 @@ def start_state(optimizer: optax.GradientTransformation, params: Any, penalties:
     return TrainState(step, params, optimizer.init(params), zero, zero, BadSteps.none())
 
 
-def init_key(seed: Any) -> jax.Array:
+def _init_key(seed: Any) -> jax.Array:
     """Key of the initial parameters of a run."""
     return jax.random.split(jax.random.key(seed))[0]
 

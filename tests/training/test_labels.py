@@ -143,8 +143,9 @@ def test_a_new_head_on_the_very_encoder(encoder):
     assert (module.config.head, module.config.num_classes) == ("classification", 2)
     head = params.pop("head")
     assert equal(params, load(encoder / "imported")[1])
-    key = jax.random.split(jax.random.key(0))[0]
-    fresh = nn.unbox(jax.jit(module.init)(key, {"tokens": jnp.zeros((3, 7), jnp.int32)}))["params"]["head"]
+    fresh = nn.unbox(jax.jit(module.init)(jax.random.key(0), {"tokens": jnp.zeros((3, 7), jnp.int32)}))["params"][
+        "head"
+    ]
     jax.tree.map(lambda x, y: np.testing.assert_allclose(x, y, rtol=1e-5), head, fresh)
     another = started(fine_tuning(encoder, seed=1))[0].pop("head")
     assert not np.array_equal(another["pooler"]["kernel"], head["pooler"]["kernel"])
@@ -224,8 +225,6 @@ def get_config(variant="softmax"):
     config.data.held_out_fraction = 0.3
     config.training.update({{"steps": 4, "batch_size": 8, "warmup_steps": 1, "checkpoint_every": 2}})
     config.mesh.data = 1
-    config.quantization.schemes = ("w8a8",)
-    config.quantization.calibration_batches = 2
     return config
 """
 
@@ -240,11 +239,8 @@ def test_from_a_checkpoint_to_a_classifier_and_its_pupil(tmp_path, encoder, caps
         run = f"--workdir={tmp_path / f'run_{name}'}"
         assert main(["train", f"--config={tmp_path / name}.py", f"--config.start={start}", run]) == 0
         assert main(["evaluate", run]) == 0
-        assert main(["quantize", run]) == 0
-        out = capsys.readouterr().out
-        assert ("| F1 |" in out) == (name == "labels")
+        assert ("| F1 |" in capsys.readouterr().out) == (name == "labels")
         results = json.loads((tmp_path / f"run_{name}" / "results.json").read_text())
-        assert {measured["scheme"] for measured in results["measurements"]} == {"fp", "w8a8"}
-        for measured in results["measurements"]:
-            assert measured["values"].get("f1", 0.0) <= 1.0 and ("f1" in measured["values"]) == (name == "labels")
-    assert results["metric"] == "fidelity" and results["measurements"][0]["values"]["fidelity"] > 0.9
+        (measured,) = results["measurements"]
+        assert ("f1" in measured["values"]) == (name == "labels")
+    assert results["metric"] == "fidelity" and measured["values"]["fidelity"] > 0.9
