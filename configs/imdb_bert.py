@@ -7,6 +7,9 @@ encoder, a folder in Hugging Face's format or the built-in one, cut from all-Min
     qtx import builtin:minilm-2l --workdir=runs/minilm-2l
     qtx train --config=configs/imdb_bert.py --config.start=runs/minilm-2l --workdir=runs/imdb_bert
     qtx quantize --workdir=runs/imdb_bert
+
+Cost: one epoch of 780 steps; not measured.
+Expected: not measured.
 """
 
 from ml_collections import ConfigDict

@@ -99,7 +99,7 @@ def data_config(folder: Path, **options) -> DataConfig:
 def imported(root: Path, **options) -> Path:
     """The folder of the run of a checkpoint."""
     folder = checkpoint(root / "checkpoint", **options)
-    config = config_of_checkpoint(folder).unlock()
+    config = config_of_checkpoint(Found(folder, "a test")).unlock()
     config.data, config.objective = section(data_config(root, tokenizer=str(folder))), "distill"
     import_run(read(config), root / "imported", Found(folder, "a test"))
     return root / "imported"
@@ -143,10 +143,8 @@ def test_a_new_head_on_the_very_encoder(encoder):
     assert (module.config.head, module.config.num_classes) == ("classification", 2)
     head = params.pop("head")
     assert equal(params, load(encoder / "imported")[1])
-    fresh = nn.unbox(jax.jit(module.init)(jax.random.key(0), {"tokens": jnp.zeros((3, 7), jnp.int32)}))["params"][
-        "head"
-    ]
-    jax.tree.map(lambda x, y: np.testing.assert_allclose(x, y, rtol=1e-5), head, fresh)
+    fresh = jax.jit(module.init)(jax.random.key(0), {"tokens": jnp.zeros((3, 7), jnp.int32)})["params"]["head"]
+    jax.tree.map(lambda x, y: np.testing.assert_allclose(x, y, rtol=1e-5), head, nn.unbox(fresh))
     another = started(fine_tuning(encoder, seed=1))[0].pop("head")
     assert not np.array_equal(another["pooler"]["kernel"], head["pooler"]["kernel"])
 
@@ -204,7 +202,7 @@ def test_an_imported_classifier_keeps_the_order_of_its_labels(tmp_path, names, e
     folder = checkpoint(tmp_path / "checkpoint", head="classification", num_classes=2)
     values = json.loads((folder / "config.json").read_text()) | {"id2label": names}
     (folder / "config.json").write_text(json.dumps({key: value for key, value in values.items() if value}))
-    config = config_of_checkpoint(folder).unlock()
+    config = config_of_checkpoint(Found(folder, "a test")).unlock()
     config.data, config.objective = section(data_config(tmp_path)), "sequence_classification"
     experiment = read(config)
     assert with_classes(experiment, folder).data.source.classes == expected
