@@ -218,7 +218,7 @@ def differences(there: Mapping[str, Any], here: Mapping[str, Any], other_data: b
     """The options, by dotted key, in which two configs describe different runs, with both values; what `here` still
     leaves to the data differs in nothing. With `other_data`, of the data only what says which tokenizer cuts them
     counts."""
-    old, new = _flatten(_without_idle_qat(started(there))), _flatten(_without_idle_qat(here))
+    old, new = _flatten(_without_idle(there)), _flatten(_without_idle(here))
     found = []
     for key in sorted(old.keys() | new.keys()):
         section, _, option = key.partition(".")
@@ -254,10 +254,12 @@ def started(config: Mapping[str, Any]) -> dict[str, Any]:
     return dict(config)
 
 
-def _without_idle_qat(config: Mapping[str, Any]) -> dict[str, Any]:
-    """A config without the section `qat` if that has no scheme: it then says nothing."""
-    idle = not config.get("qat", {}).get("scheme")
-    return {name: value for name, value in config.items() if not (idle and name == "qat")}
+def _without_idle(config: Mapping[str, Any]) -> dict[str, Any]:
+    """A config as this version records it, without an empty `start`, and without the section `qat` if that has no
+    scheme: they then say nothing."""
+    config = started(config)
+    idle = {"start": not config["start"], "qat": not config["qat"].get("scheme")}
+    return {name: value for name, value in config.items() if not idle.get(name, False)}
 
 
 def _flatten(config: Mapping[str, Any], prefix: str = "") -> dict[str, Any]:

@@ -62,7 +62,7 @@ def squared_error(x, target, real):
     return above / below
 
 
-@pytest.mark.representative("all-encoder", "last-causal", "all-classifier")
+@pytest.mark.representative("all-encoder")
 @pytest.mark.parametrize("name", CONFIGS)
 @pytest.mark.parametrize("layers", ["all", "last"])
 def test_loss_is_the_relative_error_of_the_layers_and_the_divergence_of_the_predictions(name, layers):
@@ -93,7 +93,7 @@ def test_loss_is_the_relative_error_of_the_layers_and_the_divergence_of_the_pred
     np.testing.assert_allclose(float(found.loss), total, rtol=2e-5)
 
 
-@pytest.mark.representative("encoder", "causal")
+@pytest.mark.representative("encoder")
 @pytest.mark.parametrize("name", CONFIGS)
 def test_fidelity_is_the_cosine_of_embeddings_or_predictions(name):
     module, theirs, ours, batch = two_models(CONFIGS[name])
@@ -119,7 +119,7 @@ def test_fidelity_is_the_cosine_of_embeddings_or_predictions(name):
     np.testing.assert_allclose([found["loss"], found["fidelity"]], [np.mean(errors), np.mean(cosines)], rtol=2e-5)
 
 
-@pytest.mark.representative("masked")
+@pytest.mark.slow
 @pytest.mark.parametrize("name", CONFIGS)
 def test_the_teacher_itself_has_no_loss_and_no_gradient(name):
     module, theirs, _, batch = two_models(CONFIGS[name])

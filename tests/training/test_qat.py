@@ -325,7 +325,7 @@ def test_older_runs_have_no_such_section(start):
     idle = now | {"qat": {"start": "", "scheme": "w2a2", "learn_ranges": True}}
     assert not differences(then, idle)
     started = record(read(make_config(start="x")))
-    assert "start ( there, x here)" in differences(then, started)
+    assert "start (absent there, x here)" in differences(then, started)
 
 
 def test_a_comparison_trains_from_the_beginning(start, tmp_path):
