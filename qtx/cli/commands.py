@@ -12,6 +12,7 @@ from rich.markup import escape
 from rich.progress import track
 from rich.table import Table
 
+from qtx.analysis.diagnosis import save_diagnosis
 from qtx.analysis.sensitivity import HEADER, save_sweep, table_rows
 from qtx.attention import attention_text
 from qtx.cli.summary import print_summary
@@ -23,6 +24,7 @@ from qtx.foundation.console import say
 from qtx.foundation.distributed import initialize, is_main
 from qtx.foundation.errors import QtxError, lookup
 from qtx.foundation.hardware import CHIPS
+from qtx.pipeline.analyze import COSTLIEST, diagnose, open_run
 from qtx.pipeline.compare import begun_run, check_runs, duration, rebuild, run_comparison, runs
 from qtx.pipeline.export import FORMATS
 from qtx.pipeline.identity import origin
@@ -77,6 +79,39 @@ def import_(experiment: Experiment, workdir: Path, source: str) -> None:
         prepared = import_run(experiment, workdir, found(source))
     print_summary(prepared, workdir, console)
     say(console, f"imported {source}: next: qtx quantize --workdir={workdir}")
+
+
+def analyze(
+    experiment: Experiment, workdir: Path, source: str | None = None, names_data: bool = False, thorough: bool = False
+) -> None:
+    """`qtx analyze`; `source` is the checkpoint, None: the run in the folder."""
+    console = Console()
+    began = time.monotonic()
+    with console.status("reading model and data") as status:
+        run = open_run(experiment, workdir, source, names_data)
+        found = diagnose(run, thorough=thorough, tell=lambda step: status.update(escape(step)))
+        file = save_diagnosis(found, workdir)
+    from qtx.report.diagnosis import (
+        head_table,
+        ladder_table,
+        method_table,
+        outlier_table,
+        sentences,
+    )  # draws with matplotlib, which takes a second to import
+
+    said = sentences(found)
+    say(console, f"{found.name}: {found.model}\n{found.examples} held-out examples of {found.length}: {found.data}")
+    tables = {
+        "outliers": outlier_table(found),
+        "heads": head_table(found),
+        "cost": ladder_table(found),
+        "remedies": method_table(found),
+        "tensors": (HEADER, table_rows(found.sweep, COSTLIEST)),
+    }
+    for name, (header, rows) in tables.items():
+        print_table(said[name], header, rows, console)
+    say(console, f"diagnosis: {file}")
+    say(console, f"took {duration(time.monotonic() - began)}")
 
 
 def train(experiment: Experiment, workdir: Path, distributed: bool = False, profile: bool = False) -> None:

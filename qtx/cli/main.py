@@ -35,6 +35,7 @@ class Command:
     workdir: bool = True  # whether it works in a folder
     one_scheme: bool = False  # whether it takes one scheme of several
     checkpoint: bool = False  # whether its first argument is a checkpoint, of which it makes a run
+    own_folder: bool = False  # whether that may be a run's own folder, and has a folder without --workdir
 
 
 @dataclasses.dataclass(frozen=True)
@@ -61,6 +62,7 @@ FLAGS = {
     "distributed": Flag("--distributed", "one of many processes, on a cluster: see docs/scale.md", switch=True),
     "profile": Flag("--profile", "trace a few steps, for TensorBoard and Perfetto, to WORKDIR/profile", switch=True),
     "checkpoint": Flag("--checkpoint=WHICH", "newest (default), best (on the held-out data), or its step"),
+    "thorough": Flag("--thorough", "measure every tensor on all examples (minutes to an hour)", switch=True),
     "chip": Flag("--chip=NAME", "what they are, e.g. h100-sxm or tpu-v5e"),
 }
 
@@ -96,6 +98,21 @@ COMMANDS = {
         config="none",
         resume="the same command starts over",
         checkpoint=True,
+    ),
+    "analyze": Command(
+        summary="diagnose a model: its outliers, its idle heads, what W8A8 costs and what would save it",
+        description="CHECKPOINT is a folder as for import, which becomes a run in WORKDIR (default: runs/NAME), or the folder\n"
+        "of a run. Tells which tensors hold outliers, in which dimensions and at which tokens; which heads do\n"
+        "nothing and where they park their attention; what fewer bits cost; what other ways to quantize would save;\n"
+        "which tensors cost most. Measured on a few held-out examples of built-in data, or of what --config.data...\n"
+        "names: by its task, or by how close its outputs stay to those in floating point. Writes diagnosis.json and\n"
+        "report.html.",
+        example="qtx analyze models/all-minilm-l6-v2",
+        config="none",
+        resume="the same command starts over",
+        flags=("thorough",),
+        checkpoint=True,
+        own_folder=True,
     ),
     "train": Command(
         summary="pre-train one model, or resume its training",
@@ -231,11 +248,15 @@ def runner(name: str, command: Command, arguments: Sequence[str]) -> Callable[[]
     if command.choice is not None and command.choice not in chosen:
         raise QtxError(f"{name} needs {FLAGS[command.choice].usage}: {FLAGS[command.choice].help}")
     checkpoint, arguments = take_argument(arguments, name, command) if command.checkpoint else (None, arguments)
+    of_run = command.config == "optional"
+    if checkpoint is not None and command.own_folder:
+        checkpoint, arguments = with_folder(checkpoint, arguments)
+        of_run = checkpoint is None
     base = None if checkpoint is None else config_of_checkpoint(checkpoint)
-    config, workdir = parse(arguments, of_run=command.config == "optional", base=base)
+    config, workdir = parse(arguments, of_run=of_run, base=base)
     if checkpoint is not None:
         chosen["source"] = checkpoint
-    if command.config == "optional":
+    if of_run:
         chosen["names_data"] = names(arguments, "data.")
     if command.one_scheme:
         chosen["names_scheme"] = names(arguments, "quantization.schemes")
@@ -247,7 +268,7 @@ def runner(name: str, command: Command, arguments: Sequence[str]) -> Callable[[]
         raise QtxError(f"{name} needs --workdir=FOLDER, e.g. {command.example}")
     if workdir is not None and workdir.exists() and not workdir.is_dir():
         raise QtxError(f"--workdir={workdir} is a file: expected a folder")
-    if config is not None and command.config == "none" and base is None:
+    if config is not None and command.config == "none" and base is None and not of_run:
         raise QtxError(f"{name} takes no --config: it reads what the folder holds")
     return lambda: _run(name, config, workdir, chosen)
 
@@ -262,6 +283,23 @@ def take_argument(arguments: Sequence[str], name: str, command: Command) -> tupl
     if given is None:
         raise QtxError(f"{name} needs a checkpoint, e.g. {command.example}")
     return given, [argument for argument in arguments if argument is not given]
+
+
+def with_folder(checkpoint: str, arguments: list[str]) -> tuple[str | None, list[str]]:
+    """The checkpoint, None if it is a run's own folder, and the other arguments with `--workdir`.
+
+    Raises:
+      QtxError: if `--workdir` is given beside a run's own folder.
+    """
+    from qtx.cli.flags import take_flag
+    from qtx.pipeline.analyze import folder_for, is_run
+
+    workdir, rest = take_flag(arguments, "workdir")
+    if not is_run(Path(checkpoint)):
+        return checkpoint, [*rest, f"--workdir={workdir or folder_for(checkpoint)}"]
+    if workdir is not None:
+        raise QtxError(f"{checkpoint} is a run's folder, where its diagnosis goes: leave --workdir out")
+    return None, [*rest, f"--workdir={checkpoint}"]
 
 
 def config_of_checkpoint(checkpoint: str) -> Any:
@@ -317,13 +355,15 @@ def command_help(name: str) -> str:
     overrides = (
         "  --config.KEY=VALUE       overrides one value, e.g. --config.training.steps=500\n" if overridable else ""
     )
-    folder = "  --workdir=FOLDER         the run's folder\n" if command.workdir else ""
+    optional = " (default: runs/NAME, or the run's own)" if command.own_folder else ""
+    folder = f"  --workdir=FOLDER         the run's folder{optional}\n" if command.workdir else ""
     choice = f" {FLAGS[command.choice].usage}" if command.choice else " CHECKPOINT" if command.checkpoint else ""
     own = "".join(f"  {FLAGS[flag].usage:<23}  {FLAGS[flag].help}\n" for flag in command.flags)
     usage = {"required": " --config=FILE", "optional": " [--config=FILE]", "none": ""}[command.config]
+    workdir = " [--workdir=FOLDER]" if command.own_folder else " --workdir=FOLDER" if command.workdir else ""
     return (
         f"qtx {name}: {command.summary}.\n\n"
-        f"usage: qtx {name}{choice}{usage}{' --workdir=FOLDER' if command.workdir else ''}"
+        f"usage: qtx {name}{choice}{usage}{workdir}"
         f"{' [--config.KEY=VALUE ...]' if overridable else ''}\n\n"
         f"{command.description}\n\n"
         f"flags:\n{config_flags}{folder}{own}{overrides}"

@@ -13,7 +13,7 @@ from typing import Any
 from ml_collections import ConfigDict
 
 from qtx.builtin import builtin_checkpoint
-from qtx.data import OBJECTIVES, DataConfig, load_tokenizer
+from qtx.data import OBJECTIVES, Data, DataConfig, load_tokenizer
 from qtx.data.config import SOURCE
 from qtx.data.sources import TextLabels
 from qtx.experiment import Experiment, default, record
@@ -99,13 +99,14 @@ def objective_of(model: TransformerConfig) -> str:
     return "distill" if head in ("none", "classification") else family_of(model).objectives[0]
 
 
-def import_run(experiment: Experiment, workdir: Path, checkpoint: Found) -> Prepared:
+def import_run(experiment: Experiment, workdir: Path, checkpoint: Found, data: Data | None = None) -> Prepared:
     """Makes the run of a checkpoint in `workdir`; one that is there already stays.
 
     Args:
       experiment: of `config_of_checkpoint`, on data of the user's choice.
       workdir: the run's folder.
       checkpoint: of `found`.
+      data: the experiment's, if they are loaded already.
 
     Raises:
       QtxError: if the model and the data do not fit, or `workdir` holds another run.
@@ -118,10 +119,10 @@ def import_run(experiment: Experiment, workdir: Path, checkpoint: Found) -> Prep
         if there.get("imported") != identity["imported"]:
             raise QtxError(f"{workdir} holds another run: choose another --workdir, or delete this one")
         run.check(run.read_config(), record(experiment), other_data=True)
-        return prepare(experiment, run=run)
+        return prepare(experiment, data, run)
     if workdir.exists() and any(workdir.iterdir()):
         raise QtxError(f"{workdir} is not empty, and holds no run: choose another --workdir")
-    data = load_data(experiment.data, experiment.objective)
+    data = load_data(experiment.data, experiment.objective) if data is None else data
     module = build(experiment.model, data)
     experiment = dataclasses.replace(experiment, model=module.config)
     copied = run.imported.with_name(f".imported.{os.getpid()}")

@@ -12,6 +12,7 @@ import flax.linen as nn
 import jax
 import jax.numpy as jnp
 from flax import traverse_util
+from jax.sharding import NamedSharding, PartitionSpec
 
 from qtx.foundation.errors import QtxError
 from qtx.quantization import exact
@@ -19,7 +20,7 @@ from qtx.quantization.basis import Bases
 from qtx.quantization.granularity import Token
 from qtx.quantization.interceptor import calibrating, fake_quantized
 from qtx.quantization.methods import Method, Static
-from qtx.quantization.plan import Plan, Ranges, is_table, make_plan, spread, weights_of
+from qtx.quantization.plan import Plan, Ranges, is_table, make_plan, settled, spread, weights_of
 from qtx.quantization.recipe import Recipe, resolve
 from qtx.quantization.weights import weight_ranges
 from qtx.sites import STACK, site_shapes
@@ -101,14 +102,15 @@ def calibrate(
     weight_plan, bits = planned_weights(params, recipe)
     estimated = weight_ranges(weight_plan, params, bits, {path: bases[path] for path in bits if path in bases})
     check_finite(estimated, "weight")
-    quantized_params = method.round_weights(in_float32, params, weight_plan, estimated, used)
+    quantized_params = method.round_weights(in_float32, params, settled(weight_plan), estimated, used)
 
     plan: Plan = ()
-    state = None
+    state, tables = None, tables_of(settled(weight_plan))
     for batch in used:
         if state is None:
             plan, state = initial_state(module, params, recipe, batch, estimated, bases)
-        state = calibration_step(module, plan, tables_of(weight_plan), quantized_params, state, batch)
+            state = _beside(params, state)
+        state = calibration_step(module, plan, tables, quantized_params, state, batch)
     assert state is not None, "FirstBatches has at least one batch"
     ranges = site_ranges(plan, state)
     check_finite(ranges, "activation")
@@ -173,6 +175,14 @@ def initial_state(module, params, recipe, batch, weight_ranges: Ranges, bases: B
         ranges[path] |= zeros
     collection = range_collection(ranges, weight_ranges)
     return plan, {"ranges": collection, "calibration": traverse_util.unflatten_dict(states, sep="/")}
+
+
+def _beside(params: Any, state: Any) -> Any:
+    """The state on the devices of the parameters, as a step returns it: or the second step would be compiled anew."""
+    sharding = getattr(jax.tree.leaves(params)[0], "sharding", None)
+    if not isinstance(sharding, NamedSharding):
+        return state
+    return jax.device_put(state, NamedSharding(sharding.mesh, PartitionSpec()))
 
 
 @functools.partial(jax.jit, static_argnames=("module", "plan", "tables"))

@@ -12,7 +12,7 @@ import jax.numpy as jnp
 from flax import traverse_util
 
 from qtx.attention.parameters import NORMALIZER
-from qtx.quantization.estimators import Estimator
+from qtx.quantization.estimators import Estimator, MinMax
 from qtx.quantization.granularity import Granularity, Token
 from qtx.quantization.recipe import Quantizer
 from qtx.sites import STACK
@@ -46,6 +46,12 @@ def make_plan(quantizers: dict[str, Quantizer]) -> Plan:
         Planned(name, q.symmetric, q.estimator, q.granularity, q.ignore_masked)
         for name, q in sorted(quantizers.items())
     )
+
+
+def settled(plan: Plan) -> Plan:
+    """The plan of tensors whose ranges are found, without the estimators, which have no more say: models that differ in
+    nothing else share one compiled program."""
+    return tuple(planned._replace(estimator=MinMax()) for planned in plan)
 
 
 def flatten(params: Any) -> dict[str, jax.Array]:

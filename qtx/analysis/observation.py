@@ -1,0 +1,128 @@
+"""One pass over held-out data of everything that a diagnosis tells of a model in floating point: where its largest
+values are, and where its heads look."""
+
+from __future__ import annotations
+
+import dataclasses
+from collections.abc import Sequence
+from typing import Any
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+
+from qtx.analysis.capture import FloatingPoint
+from qtx.analysis.heads import HEAD_SITES, by_head, head_statistics, visible_keys
+from qtx.foundation.batch import Batch
+from qtx.masks import sample_mask, token_mask
+from qtx.sites import capture, site_shapes
+
+# Whose last axis is not a token's features.
+NO_FEATURES = ("layers/attention/scores", "layers/attention/probs", "layers/attention/gate")
+HEAD = "head/"
+
+
+@dataclasses.dataclass(frozen=True)
+class Observation:
+    """What a model did on S examples of T tokens. L layers (1 outside the layers), H heads, D features.
+
+    Attributes:
+      tokens: identities `[S, T]`; None: images.
+      real: `[S, T]`, False at padding.
+      sites: path to the observations of a tensor `[S, T, D]`: `peak` `[L, S, T]`, the largest magnitude of each token;
+        `sigmas` `[L, S, T]`, its largest distance from the example's mean in standard deviations (of which more than
+        6 make an outlier); `deviation` `[L, S]`; `reach` `[L, D]`, the largest magnitude of each feature.
+      heads: `sink_mass`, `value_drain` `[L, S, H]` (see `head_statistics`), `sink` `[L, S, H]`, the position of the
+        favourite token, and `output` `[L, S, H]`, the mean length of what the head says to a token.
+      first: of the first example and every head: `probs` `[L, H, T, T]`, the lengths of values and outputs `value` and
+        `context` `[L, T, H]`, and with a gate `openness` `[L, T, H]`.
+    """
+
+    tokens: np.ndarray | None
+    real: np.ndarray
+    sites: dict[str, dict[str, np.ndarray]]
+    heads: dict[str, np.ndarray]
+    first: dict[str, np.ndarray]
+
+
+def observe(model: FloatingPoint, batches: Sequence[Batch]) -> Observation:
+    """Runs a model over batches of one static shape; examples that pad the last batch are left out."""
+    shapes = site_shapes(model.module, model.params, batches[0])
+    paths = tuple(path for path in shapes if path not in NO_FEATURES and not path.startswith(HEAD))
+    seen: list[Any] = [jax.device_get(_observe(model, paths, dict(batch))) for batch in batches]
+    kept = np.concatenate([part["sample"] for part in seen])
+
+    def joined(parts: list[np.ndarray], axis: int) -> np.ndarray:
+        return np.compress(kept, np.concatenate(parts, axis), axis)
+
+    def of_site(path: str) -> dict[str, np.ndarray]:
+        parts = [part["sites"][path] for part in seen]
+        rows = {name: joined([part[name] for part in parts], 1) for name in ("high", "low", "sum", "squares")}
+        return {**_of_tokens(real, shapes[path].features, **rows), "reach": np.max([p["reach"] for p in parts], axis=0)}
+
+    real = joined([part["real"] for part in seen], 0)
+    tokens = [np.asarray(batch["tokens"]) for batch in batches if "tokens" in batch]
+    return Observation(
+        tokens=joined(tokens, 0) if tokens else None,
+        real=real,
+        sites={path: of_site(path) for path in paths},
+        heads={name: joined([part["heads"][name] for part in seen], 1) for name in seen[0]["heads"]},
+        first=seen[0]["first"],
+    )
+
+
+def _of_tokens(
+    real: np.ndarray, features: int, high: np.ndarray, low: np.ndarray, sum: np.ndarray, squares: np.ndarray
+) -> dict[str, np.ndarray]:
+    """Of the extremes and sums of each token's features, `[L, S, T]`; see `Observation.sites`."""
+    count = features * real.sum(axis=-1)
+    mean = np.where(real, sum, 0).sum(axis=-1, dtype=np.float64) / count
+    square = np.where(real, squares, 0).sum(axis=-1, dtype=np.float64) - count * mean**2
+    deviation = np.sqrt(np.maximum(square, 0) / np.maximum(count - 1, 1))
+    distance = np.maximum(high - mean[..., None], mean[..., None] - low)
+    return {
+        "peak": np.where(real, np.maximum(high, -low), 0),
+        "sigmas": np.where(real, distance / np.maximum(deviation, 1e-12)[..., None], 0),
+        "deviation": deviation,
+    }
+
+
+def _observe_site(x: jax.Array, mask: jax.Array) -> dict[str, jax.Array]:
+    """Of one layer's tensor `[B, T, D]`. Rows first: XLA's CPU compiler is fast along the last axis."""
+    x = x.astype(jnp.float32)
+    return {
+        "high": x.max(axis=-1),
+        "low": x.min(axis=-1),
+        "sum": x.sum(axis=-1),
+        "squares": jnp.square(x).sum(axis=-1),
+        "reach": jnp.abs(x * mask[..., None]).max(axis=(0, 1)),
+    }
+
+
+def _observe_heads(heads: dict[str, jax.Array], mask: jax.Array, visible: jax.Array) -> dict[str, jax.Array]:
+    """`[L, B, H]` each."""
+    table = jax.vmap(lambda p, v: head_statistics(p, v, mask, visible))(heads["probs"], heads["value"])
+    said = jnp.where(mask[..., None], jnp.linalg.norm(heads["context"].astype(jnp.float32), axis=-1), 0)
+    return {
+        "sink_mass": table["sink_mass"][0],
+        "value_drain": table["value_drain"][0],
+        "sink": jnp.argmax(table["column_mass"][0], axis=-1),
+        "output": jnp.sum(said, axis=2) / jnp.maximum(jnp.sum(mask, axis=1), 1)[:, None],
+    }
+
+
+@jax.jit(static_argnames="paths")
+def _observe(model: FloatingPoint, paths: tuple[str, ...], batch: dict[str, Any]) -> dict[str, Any]:
+    values = capture(model.apply, {*paths, *HEAD_SITES}, batch)[1]
+    heads = by_head(values)
+    mask = token_mask(batch, heads["probs"].shape[-1])
+    visible = visible_keys(batch, mask, model.module.config.causal)  # type: ignore[attr-defined]
+    first = {name: x[:, 0] for name, x in heads.items()}
+    lengths = {name: jnp.linalg.norm(first[name].astype(jnp.float32), axis=-1) for name in ("value", "context")}
+    return {
+        "sample": sample_mask(batch),
+        "real": mask,
+        "sites": {path: jax.vmap(_observe_site, (0, None))(values[path], mask) for path in paths},
+        "heads": _observe_heads(heads, mask, visible),
+        "first": first | lengths,
+    }

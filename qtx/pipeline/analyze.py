@@ -1,0 +1,197 @@
+"""One model's diagnosis: its outliers, its idle heads, what quantization costs, where, and what would save it.
+
+Everything is measured on the same few held-out examples, in batches of one shape, and compiled as rarely as can be:
+which tensors are quantized, to how many bits and in which ranges is data.
+"""
+
+from __future__ import annotations
+
+import dataclasses
+import functools
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+from qtx.analysis.capture import FloatingPoint
+from qtx.analysis.diagnosis import Diagnosis, Measured, find_heads, find_map, find_outliers
+from qtx.analysis.observation import observe
+from qtx.analysis.sensitivity import Sweep, costliest, sensitivities, targets, with_one
+from qtx.data import OBJECTIVES
+from qtx.experiment import Experiment
+from qtx.families import FAMILIES
+from qtx.foundation.errors import QtxError
+from qtx.pipeline.identity import load_data, origin
+from qtx.pipeline.importing import BUILTIN, found, import_run
+from qtx.pipeline.measure import model_sums, token_text
+from qtx.pipeline.prepare import Prepared, prepare
+from qtx.pipeline.trained import TrainedRun, check_run, restore_run, uses_own_data
+from qtx.quantization import QuantizationConfig, Quantized, calibrate, exact
+from qtx.quantization.plan import settled
+from qtx.training import RunFolder
+from qtx.training.distillation import Teacher
+from qtx.training.evaluate import add_up
+from qtx.training.sharding import batch_shards
+
+EXAMPLES = 64
+BATCH = 8
+CALIBRATION_BATCHES = 2
+COSTLIEST = 5
+SHOWN_HEADS = 4
+
+# What the methods' table compares with the config as it is: the options that choose it.
+ALTERNATIVES: dict[str, dict[str, Any]] = {
+    "weights by MSE": {"weight_estimator": "mse"},
+    "percentile": {"activation_estimator": "running_minmax,percentile=99.99"},
+    "per_token": {"method": "per_token"},
+    "smoothquant": {"method": "smoothquant"},
+    "hadamard": {"method": "hadamard"},
+}
+
+
+def diagnose(
+    run: TrainedRun, examples: int = EXAMPLES, thorough: bool = False, tell: Callable[[str], Any] = lambda step: None
+) -> Diagnosis:
+    """Diagnoses a run's model in floating point, and its model quantized after training.
+
+    Args:
+      run: of `restore_run`, e.g. one that was imported. Of quantization-aware training the ranges are calibrated anew.
+      examples: held-out ones to measure on; fewer if there are no more.
+      thorough: measure every tensor on all of them, and not only those that cost most on the first few.
+      tell: hears what is being done, for people who wait.
+
+    Raises:
+      QtxError: if there are too few training data to calibrate on, or the recipe does not fit the model.
+    """
+    prepared = _sampled(run.prepared, examples)
+    experiment, module, params = prepared.experiment, prepared.module, run.floating_point
+    config, objective = experiment.quantization, OBJECTIVES[experiment.objective]
+    if _has_foreign_labels(prepared):
+        prepared = dataclasses.replace(prepared, teacher=Teacher(exact.float32(module), params))
+        objective = OBJECTIVES["distill"]
+    tell("looking at activations and heads")
+    batches, calibration = list(prepared.evaluation()), prepared.calibration()
+    observation = observe(FloatingPoint(module, params), batches)
+    text = token_text(prepared.data) or str
+    heads, outliers = find_heads(observation, text), find_outliers(observation, text)
+
+    def quantized(scheme: str, options: QuantizationConfig = config) -> Quantized:
+        recipe = options.make_recipe(scheme, module.config)
+        number = options.calibration_batches
+        found = calibrate(module, params, recipe, calibration, number, options.make_method())
+        plans = settled(found.weight_plan), settled(found.activation_plan)
+        return dataclasses.replace(found, weight_plan=plans[0], activation_plan=plans[1])
+
+    def measured(model: Quantized, number: int | None = None) -> Measured:
+        found = add_up(functools.partial(model_sums, model), batches[:number])
+        return Measured(found[objective.metric], found["loss"])
+
+    scheme, *others = config.schemes
+    tell(f"quantizing to {scheme}")
+    model = quantized(scheme)
+    ladder = {"fp": measured(with_one(model, params, None, alone=True)), scheme: measured(model)}
+    for other in others:
+        tell(f"quantizing to {other}")
+        ladder[other] = measured(quantized(other))
+    methods, left_out = {config.method: ladder[scheme]}, {}
+    for name, options in ALTERNATIVES.items():
+        tell(f"quantizing to {scheme}: {name}")
+        try:
+            methods[name] = measured(quantized(scheme, dataclasses.replace(config, **options)))
+        except QtxError as error:
+            left_out[name] = str(error)
+
+    def metric(model: Quantized) -> float:
+        return measured(model).metric
+
+    tell("looking for the tensors that cost most")
+    chosen = targets(model)
+    if not thorough:
+        chosen = costliest(model, params, lambda m: measured(m, 1).metric, objective.lower_is_better, COSTLIEST)
+    rows = sensitivities(model, params, batches[:1], metric, chosen, objective.lower_is_better)
+    return Diagnosis(
+        name=experiment.name,
+        model=_in_words(prepared),
+        data=prepared.data.description,
+        examples=len(observation.real),
+        length=observation.real.shape[1],
+        metric=objective.metric,
+        lower_is_better=objective.lower_is_better,
+        scheme=scheme,
+        outliers=outliers,
+        heads=heads,
+        ladder=ladder,
+        methods=methods,
+        left_out=left_out,
+        sweep=Sweep(scheme, objective.metric, ladder["fp"].metric, ladder[scheme].metric, rows),
+        thorough=thorough,
+        reach={one.name: observation.sites[one.path]["reach"][one.layer or 0] for one in outliers},
+        maps=tuple(find_map(observation, role, text) for role in heads[:SHOWN_HEADS]),
+    )
+
+
+def open_run(experiment: Experiment, workdir: Path, source: str | None, names_data: bool = False) -> TrainedRun:
+    """What is diagnosed: a checkpoint, imported into `workdir`, or the run that is there, at its newest parameters.
+
+    Images need no labels that are the model's: with others it is measured by its own outputs in floating point.
+
+    Args:
+      experiment: of `config_of_checkpoint`, or the run's own.
+      workdir: the run's folder.
+      source: the checkpoint; None: the run that is there.
+      names_data: whether the user has named the data.
+
+    Raises:
+      QtxError: if model, data and folder do not fit together.
+    """
+    if source is None:
+        check_run(experiment, workdir)
+    data, model = load_data(experiment.data, experiment.objective, origin(experiment, workdir)), experiment.model
+    if data.image_size is not None and (data.image_size, data.channels) != (model.image_size, model.channels):
+        raise QtxError(
+            f"the model takes images of {model.image_size} x {model.image_size} x {model.channels}, and the data has "
+            f"{data.image_size} x {data.image_size} x {data.channels}: name images of yours, --config.data.source="
+            f"image_folder --config.data.path=FOLDER --config.data.image_size={model.image_size}"
+        )
+    if data.num_classes not in (None, getattr(model, "num_classes", None)):
+        data = dataclasses.replace(data, num_classes=None)
+    if source is not None:
+        return restore_run(import_run(experiment, workdir, found(source), data), workdir, "0")
+    prepared = prepare(experiment, data, RunFolder(workdir))
+    return restore_run(prepared, workdir, own_data=uses_own_data(prepared, workdir, names_data))
+
+
+def is_run(folder: Path) -> bool:
+    """Whether a folder is a run's own, and no checkpoint of Hugging Face's, which has a config.json too."""
+    run = RunFolder(folder)
+    return run.imported.is_dir() or run.checkpoints.is_dir()
+
+
+def folder_for(checkpoint: str) -> Path:
+    """Where the run of a checkpoint goes if nobody says where."""
+    return Path("runs") / Path(checkpoint.removeprefix(BUILTIN)).resolve().name
+
+
+def _has_foreign_labels(prepared: Prepared) -> bool:
+    config = prepared.module.config  # type: ignore[attr-defined]
+    return prepared.teacher is None and "num_classes" in config.from_data and prepared.data.num_classes is None
+
+
+def _sampled(prepared: Prepared, examples: int) -> Prepared:
+    """The same on a few examples: small batches, of which each device gets its part."""
+    parts = batch_shards(prepared.mesh)
+    size = -(-BATCH // parts) * parts
+    training = dataclasses.replace(
+        prepared.experiment.training, batch_size=size, accumulation_steps=1, eval_batches=-(-examples // size)
+    )
+    quantization = dataclasses.replace(prepared.experiment.quantization, calibration_batches=CALIBRATION_BATCHES)
+    experiment = dataclasses.replace(prepared.experiment, training=training, quantization=quantization)
+    return dataclasses.replace(prepared, experiment=experiment)
+
+
+def _in_words(prepared: Prepared) -> str:
+    config = prepared.module.config  # type: ignore[attr-defined]
+    title = FAMILIES[prepared.experiment.family].title
+    return (
+        f"{title}, {config.num_layers} layers, width {config.width}, {config.num_heads} heads, "
+        f"{prepared.parameters:,} parameters"
+    )

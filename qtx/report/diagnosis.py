@@ -1,0 +1,171 @@
+"""A diagnosis in words: a few sentences that a newcomer can read, and the tables behind them, for terminal and page."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Mapping
+
+from qtx.analysis.diagnosis import IDLE, Diagnosis, HeadRole, Measured, Outliers
+from qtx.analysis.statistics import OUTLIER_SIGMAS
+from qtx.report.plots import token_label
+from qtx.report.results import METRIC_TITLES, number
+
+Table = tuple[list[str], list[list[str]]]
+SHOWN_ROWS = 6
+NAMED = 3
+EVERYWHERE = 0.5
+"""Share of the tokens from which on outliers are not said to be at some of them."""
+
+
+def sentences(diagnosis: Diagnosis) -> dict[str, str]:
+    """What was found, by what it is about: `outliers`, `heads`, `cost`, `remedies`, `tensors`."""
+    return {
+        "outliers": _of_outliers(diagnosis),
+        "heads": _of_heads(diagnosis),
+        "cost": _of_cost(diagnosis),
+        "remedies": _of_remedies(diagnosis),
+        "tensors": _of_tensors(diagnosis),
+    }
+
+
+def sources(diagnosis: Diagnosis) -> list[Outliers]:
+    """The tensors that make outliers, and do not only carry what others made; the largest first."""
+    return [one for one in diagnosis.outliers if not one.carried and one.sigmas > OUTLIER_SIGMAS]
+
+
+def idle_heads(diagnosis: Diagnosis) -> list[HeadRole]:
+    """Those that do nothing."""
+    return [role for role in diagnosis.heads if role.does_nothing]
+
+
+def value(metric: str, measured: float) -> str:
+    """A metric as a table has it; of fidelity four digits, for what is lost is small."""
+    if metric == "fidelity":
+        return f"{measured:.4f}"
+    return number(100 * measured) if metric == "accuracy" else number(measured)
+
+
+def outlier_table(diagnosis: Diagnosis, rows: int = SHOWN_ROWS) -> Table:
+    """The largest tensors."""
+    header = ["tensor", "largest value", "in standard deviations", "in dimensions", "at tokens", "at positions"]
+    return header, [
+        [one.name, number(one.norm), number(one.sigmas), *map(_named, (one.dimensions, _texts(one), one.positions))]
+        for one in sources(diagnosis)[:rows]
+    ]
+
+
+def head_table(diagnosis: Diagnosis, rows: int = SHOWN_ROWS) -> Table:
+    """The heads that park most."""
+    header = ["head", "attention parked", "at token", "at position", "length of its value", "head's output"]
+    return header, [
+        [
+            f"layers/attention[{role.layer}], head {role.head}",
+            f"{role.parked:.0%}",
+            _first(role.tokens),
+            _first(role.positions),
+            f"{role.value_drain:.0%} of the others'",
+            f"{role.output:.0%} of its layer's mean",
+        ]
+        for role in (idle_heads(diagnosis) or diagnosis.heads)[:rows]
+    ]
+
+
+def ladder_table(diagnosis: Diagnosis) -> Table:
+    """What fewer bits cost."""
+    rows = {"floating point" if name == "fp" else name.upper(): found for name, found in diagnosis.ladder.items()}
+    return ["bits", *_measured_header(diagnosis)], [[name, *_cells(diagnosis, found)] for name, found in rows.items()]
+
+
+def method_table(diagnosis: Diagnosis) -> Table:
+    """What other ways to quantize would save."""
+    header = [f"{diagnosis.scheme.upper()} by", *_measured_header(diagnosis), "of the loss saved"]
+    rows = [[name, *_cells(diagnosis, found), _saved(diagnosis, found)] for name, found in diagnosis.methods.items()]
+    return header, rows + [[name, "does not fit this model", "", ""] for name in diagnosis.left_out]
+
+
+def _of_outliers(diagnosis: Diagnosis) -> str:
+    found = sources(diagnosis)
+    if not found:
+        return "No value of any tensor lies more than 6 standard deviations from its mean: there are no outliers."
+    worst = found[0]
+    text = (
+        f"{worst.name} holds the largest outliers: {number(worst.norm)}, which is {number(worst.sigmas)} standard "
+        f"deviations, in dimension {_listed(worst.dimensions)}"
+    )
+    if worst.token_share > EVERYWHERE:
+        return f"{text}, at {worst.token_share:.0%} of all tokens."
+    at = "token" if worst.tokens else "patch"
+    return f"{text}, at {at} {_listed(_texts(worst) or worst.positions)}."
+
+
+def _of_heads(diagnosis: Diagnosis) -> str:
+    idle, total = idle_heads(diagnosis), len(diagnosis.heads)
+    if not idle:
+        return f"None of the {total} heads does nothing."
+    places: dict[str, int] = {}
+    for role in idle:
+        place = _first(role.tokens or role.positions)
+        places[place] = places.get(place, 0) + 1
+    most = max(places, key=lambda place: places[place])
+    return (
+        f"{len(idle)} of {total} heads do nothing much of the time: they park {IDLE:.0%} of their attention or more on "
+        f"a token whose value they have emptied (mostly {most}), or say next to nothing."
+    )
+
+
+def _of_cost(diagnosis: Diagnosis) -> str:
+    metric, scheme = METRIC_TITLES[diagnosis.metric], diagnosis.scheme
+    before, after = (value(diagnosis.metric, diagnosis.ladder[name].metric) for name in ("fp", scheme))
+    return f"{scheme.upper()} takes {metric} from {before} to {after}."
+
+
+def _of_remedies(diagnosis: Diagnosis) -> str:
+    sign = 1 if diagnosis.lower_is_better else -1
+    best = min(diagnosis.methods, key=lambda name: sign * diagnosis.methods[name].metric)
+    as_is = next(iter(diagnosis.methods))
+    if best == as_is:
+        return f"No other way to quantize to {diagnosis.scheme.upper()} does better than {as_is}."
+    reached = value(diagnosis.metric, diagnosis.methods[best].metric)
+    return f"{best} does best at {diagnosis.scheme.upper()}: {METRIC_TITLES[diagnosis.metric]} {reached}."
+
+
+def _of_tensors(diagnosis: Diagnosis) -> str:
+    row = diagnosis.sweep.rows[0]
+    alone, without = (value(diagnosis.metric, x) for x in (row.alone, row.without))
+    return (
+        f"Quantized alone, the {row.kind} {row.name} costs most ({alone}); left alone in floating point, it gives "
+        f"{without}."
+    )
+
+
+def _measured_header(diagnosis: Diagnosis) -> list[str]:
+    loss = "relative squared error" if diagnosis.metric == "fidelity" else "loss"
+    return [METRIC_TITLES[diagnosis.metric], loss]
+
+
+def _cells(diagnosis: Diagnosis, found: Measured) -> list[str]:
+    return [value(diagnosis.metric, found.metric), number(found.loss)]
+
+
+def _saved(diagnosis: Diagnosis, found: Measured) -> str:
+    full, quantized = (diagnosis.ladder[name].metric for name in ("fp", diagnosis.scheme))
+    lost = full - quantized
+    return f"{(found.metric - quantized) / lost:.0%}" if abs(lost) > 1e-9 else ""
+
+
+def _texts(one: Outliers) -> dict[str, float]:
+    return {token_label(token): size for token, size in one.tokens.items()}
+
+
+def _named(places: Mapping[str, float]) -> str:
+    return ", ".join(f"{place} ({number(size)})" for place, size in list(places.items())[:NAMED])
+
+
+def _listed(places: Mapping[str, float]) -> str:
+    """Those that are at least half as large as the first, e.g. `99 and 223`."""
+    largest = next(iter(places.values()))
+    names = [place for place, size in places.items() if size >= largest / 2][:NAMED]
+    return " and ".join(filter(None, (", ".join(names[:-1]), names[-1])))
+
+
+def _first(places: Iterable[str]) -> str:
+    return token_label(next(iter(places), ""))
