@@ -231,6 +231,7 @@ def evaluate_integers(experiment: Experiment, folder: Path, console: Console, na
     with console.status("measuring"):
         metrics = metrics_of(prepared, load(prepared.module, folder))
     rows = [["loss", number(metrics["loss"])], ["metric", shown(metric, metrics[metric])]]
+    rows += [["F1", number(metrics["f1"])]] if "f1" in metrics else []
     print_table(f"{folder}: held-out data, in integers", ["measurement", "value"], rows, console)
 
 
