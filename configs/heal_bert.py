@@ -6,8 +6,9 @@ outliers.
     qtx quantize --workdir=runs/healed
 
 Cost: 2 min on a CPU core.
-Expected: of the built-in two layers, on held-out text: the largest feed-forward output 192 before, 3.2 after; cosine to the
-original .998 in floating point; W8A8 with MSE weights, relative squared error .052 before, .021 after, cosine .992 and .995.
+Expected: of the built-in two layers, on held-out text: the largest feed-forward output 192 before, 3.2 after; cosine
+to the original .998 in floating point; W8A8 with MSE weights, relative squared error .052 before and .021 after, cosine
+.992 and .995.
 
 The architecture stays what it is: `qtx export --format=huggingface` gives a drop-in replacement of the original's
 files.
