@@ -102,8 +102,8 @@ COMMANDS = {
     "analyze": Command(
         summary="diagnose a model: its outliers, its idle heads, what W8A8 costs and what would save it",
         description="CHECKPOINT is a folder as for import, which becomes a run in WORKDIR (default: runs/NAME), or\n"
-        "the folder of a run. Tells which tensors hold outliers, in which dimensions and at which tokens; which heads do\n"
-        "nothing and where they park their attention; what fewer bits cost; what other ways would save;\n"
+        "the folder of a run. Tells which tensors hold outliers, in which dimensions and at which tokens; which\n"
+        "heads do nothing and where they park their attention; what fewer bits cost; what other ways would save;\n"
         "which tensors cost most. Measured on a few held-out examples of built-in data, or of what --config.data...\n"
         "names: by its task, or by how close its outputs stay to those in floating point. Writes diagnosis.json and\n"
         "report.html.",
