@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import hashlib
 import os
+import threading
 from collections.abc import Mapping
 from pathlib import Path
 from typing import NamedTuple
@@ -51,7 +52,8 @@ def write_whole(contents: Mapping[Path, bytes]) -> None:
     Raises:
       OSError: if one cannot be written; nothing is left then, and what was there stays.
     """
-    temporaries = {path: path.with_name(f".{path.name}.{os.getpid()}") for path in contents}
+    own = f"{os.getpid()}.{threading.get_ident()}"  # two threads may write the same file at once
+    temporaries = {path: path.with_name(f".{path.name}.{own}") for path in contents}
     try:
         for path, temporary in temporaries.items():
             path.parent.mkdir(parents=True, exist_ok=True)
