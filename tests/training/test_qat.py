@@ -19,7 +19,7 @@ from qtx.pipeline.compare import runs
 from qtx.pipeline.measure import measure
 from qtx.pipeline.prepare import prepare
 from qtx.pipeline.quantize import quantize
-from qtx.pipeline.start import check_start, start_params
+from qtx.pipeline.start import check_start, initial_params
 from qtx.pipeline.train import train
 from qtx.pipeline.trained import TrainedRun, restore_run
 from qtx.quantization import QuantizationConfig, Quantizer, Recipe, Rule, calibrate
@@ -147,7 +147,8 @@ class NoCalibration(InterruptedData):
 def test_ranges_learn_and_do_not_decay(unbroken, data, start):
     experiment, result = unbroken
     prepared = prepare(experiment, data)
-    before = ranges_of(start_params(experiment, prepared.qat, data))
+    make_initial = initial_params(experiment, prepared.module, prepared.qat, data, result.workdir)
+    before = ranges_of(make_initial())
     after = ranges_of(result.params)
     assert before.keys() == after.keys() and any(name.startswith("weights/") for name in before)
     # The smaller end of a symmetric range does not matter.
