@@ -1,0 +1,102 @@
+"""The judge of exported models: somebody else's int8 suffers from an outlier, and bad input gets one line."""
+
+from __future__ import annotations
+
+import json
+import shutil
+
+import pytest
+
+from experiments import judge
+from qtx.builtin import builtin_checkpoint
+
+LARGEST = 800.0
+needs_onnx = pytest.mark.skipif(
+    bool(judge.MISSING), reason=f"needs torch, transformers and onnxruntime: {judge.MISSING}"
+)
+
+
+def write(folder, outlier):
+    """A random encoder; with an `outlier` in one dimension of its feed-forward outputs that the next LayerNorm drops.
+
+    An outlier alone would get the mean outlier / width and the deviation below; LayerNorm's bias and gain make up for
+    them, so that the other dimensions come out about as they went in.
+    """
+    import torch
+    import transformers
+
+    torch.manual_seed(0)
+    width = 32
+    config = transformers.BertConfig(
+        vocab_size=1459,
+        hidden_size=width,
+        num_hidden_layers=1,
+        num_attention_heads=2,
+        intermediate_size=64,
+        max_position_embeddings=128,
+        initializer_range=0.2,
+    )
+    model = transformers.BertModel(config)
+    output = model.encoder.layer[0].output
+    with torch.no_grad():
+        output.dense.bias[5] = outlier
+        output.LayerNorm.weight[:] = outlier * (width - 1) ** 0.5 / width or 1.0
+        output.LayerNorm.bias[:] = outlier / width
+        output.LayerNorm.weight[5] = output.LayerNorm.bias[5] = 0.0
+    model.save_pretrained(folder)
+    for name in ("vocab.txt", "tokenizer.json", "tokenizer_config.json", "special_tokens_map.json"):
+        shutil.copy(builtin_checkpoint("minilm-2l") / name, folder)
+    return str(folder)
+
+
+@needs_onnx
+@pytest.mark.slow
+@pytest.mark.filterwarnings("ignore:.*isinstance.treespec, LeafSpec.:FutureWarning")
+def test_int8_suffers_from_a_planted_outlier(tmp_path, capfd):
+    folders = [write(tmp_path / "healthy", 0.0), write(tmp_path / "ill", LARGEST)]
+    assert judge.main(folders) == 0
+    lines = [json.loads(line) for line in capfd.readouterr().out.splitlines()]
+    assert [(line["folder"], line["weights"]) for line in lines] == [
+        (folder, weights) for folder in folders for weights in ("per tensor", "per channel")
+    ]
+    for line in lines[:2]:
+        assert line["int8_to_own_fp"] == line["int8_to_first_fp"] and line["fp_to_first_fp"] == 1
+    assert min(line["int8_to_own_fp"] for line in lines[:2]) > 0.999
+    # A step of its grid, 800 / 255, is more than what the other dimensions hold.
+    assert max(line["int8_to_own_fp"] for line in lines[2:]) < 0.9
+
+
+def told(capsys, arguments):
+    capsys.readouterr()  # transformers tells how far it is with writing
+    assert judge.main(arguments) == 2
+    captured = capsys.readouterr()
+    assert captured.out == "" and captured.err.count("\n") == 1
+    return captured.err
+
+
+def test_missing_packages_are_told_in_a_line(monkeypatch, capsys):
+    monkeypatch.setattr(judge, "MISSING", "No module named 'onnx'")
+    assert "judge: error: No module named 'onnx': pip install torch " in told(capsys, ["folder"])
+
+
+@needs_onnx
+def test_what_is_no_model_is_told_in_a_line(tmp_path, capsys):
+    assert f"{tmp_path} has no config.json: expected a folder" in told(capsys, [str(tmp_path)])
+
+
+@needs_onnx
+def test_a_short_text_is_told_in_a_line(tmp_path, capsys):
+    (tmp_path / "text.txt").write_text("a " * 127)
+    arguments = [write(tmp_path / "model", 0.0), f"--text={tmp_path / 'text.txt'}"]
+    assert "the text has 1 blocks of 126 tokens, expected 192" in told(capsys, arguments)
+
+
+@needs_onnx
+def test_another_tokenizer_is_told_in_a_line(tmp_path, capsys):
+    (tmp_path / "text.txt").write_text("a t " * 63 * 192)
+    first, second = (write(tmp_path / name, 0.0) for name in ("first", "second"))
+    tokenizer = json.loads((tmp_path / "second/tokenizer.json").read_text())
+    vocabulary = tokenizer["model"]["vocab"]
+    vocabulary["a"], vocabulary["t"] = vocabulary["t"], vocabulary["a"]
+    (tmp_path / "second/tokenizer.json").write_text(json.dumps(tokenizer))
+    assert "has another tokenizer than" in told(capsys, [first, second, f"--text={tmp_path / 'text.txt'}"])
