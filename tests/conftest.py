@@ -66,6 +66,15 @@ def shared_data() -> Path:
 
 
 @pytest.fixture(scope="session")
+def whole_patient() -> Path:
+    """The folder of the published model that `builtin:minilm-2l` is cut from; tests of it skip where it is absent."""
+    folder = SHARED / "models" / "all-minilm-l6-v2"
+    if not folder.is_dir():
+        pytest.skip(f"the whole model is not at {folder}")
+    return folder
+
+
+@pytest.fixture(scope="session")
 def reference() -> Path:
     """The folder of what the paper's official implementation computes: models of one layer."""
     return Path(__file__).parent / "reference"

@@ -16,8 +16,6 @@ from qtx.data.sources.stdlib import stdlib_documents
 from qtx.foundation.errors import QtxError
 
 PATIENT = builtin_checkpoint("minilm-2l")
-ORIGINAL = Path(__file__).parents[2] / "shared" / "models" / "all-minilm-l6-v2"
-where_the_original_is = pytest.mark.skipif(not ORIGINAL.is_dir(), reason="the whole model is not in ../shared/models")
 
 
 def vocabulary(folder: Path) -> list[str]:
@@ -57,10 +55,9 @@ def test_next_to_nothing_of_the_builtin_corpus_is_unknown():
     assert tokenizer.is_special[ids].mean() < 1e-4
 
 
-@where_the_original_is
-def test_its_weights_are_the_original_s():
-    rows = {piece: row for row, piece in enumerate(vocabulary(ORIGINAL))}
-    original, ours = (load_file(folder / "model.safetensors") for folder in (ORIGINAL, PATIENT))
+def test_its_weights_are_the_original_s(whole_patient):
+    rows = {piece: row for row, piece in enumerate(vocabulary(whole_patient))}
+    original, ours = (load_file(folder / "model.safetensors") for folder in (whole_patient, PATIENT))
     embedding = "embeddings.word_embeddings.weight"
     original[embedding] = np.stack([original[embedding][rows[piece]] for piece in vocabulary(PATIENT)])
     layers = {name: name.split(".")[2] for name in original if name.startswith("encoder.layer.")}
@@ -71,19 +68,17 @@ def test_its_weights_are_the_original_s():
         np.testing.assert_allclose(x.astype(np.float32), original[name], rtol=2**-11, atol=2**-25)
 
 
-@where_the_original_is
-def test_cutting_again_gives_the_same_bytes():
-    files = cut(ORIGINAL, vocabulary(PATIENT))
+def test_cutting_again_gives_the_same_bytes(whole_patient):
+    files = cut(whole_patient, vocabulary(PATIENT))
     assert {name for name, content in files.items() if (PATIENT / name).read_bytes() != content} == set()
     added = {"LICENSE", "README.md"}
     assert {str(file.relative_to(PATIENT)) for file in PATIENT.rglob("*") if file.is_file()} == files.keys() | added
 
 
-@where_the_original_is
 @pytest.mark.slow
-def test_its_pieces_are_the_frequent_ones():
+def test_its_pieces_are_the_frequent_ones(whole_patient):
     """Other versions of Python have other texts, which differ little."""
-    kept, again = set(vocabulary(PATIENT)), set(kept_pieces(ORIGINAL))
+    kept, again = set(vocabulary(PATIENT)), set(kept_pieces(whole_patient))
     assert len(kept & again) > 0.95 * len(kept)
 
 

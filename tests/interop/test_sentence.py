@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import json
-from pathlib import Path
 
 import pytest
 
@@ -11,7 +10,6 @@ from qtx.foundation.errors import QtxError
 from qtx.interop import load, save
 from qtx.interop.sentence import Modules, read_modules
 
-MINILM = Path("/work/shared/models/all-minilm-l6-v2")
 LEGACY = "sentence_transformers.models."
 TODAY = "sentence_transformers.sentence_transformer.modules."
 FLAGS = {f"pooling_mode_{name}": False for name in ("cls_token", "mean_tokens", "max_tokens", "mean_sqrt_len_tokens")}
@@ -93,22 +91,21 @@ def test_a_folder_without_the_list_gets_one_line(tmp_path):
         read_modules(tmp_path)
 
 
-@pytest.mark.skipif(not MINILM.is_dir(), reason=f"needs {MINILM}")
-def test_a_published_model_goes_through_bit_for_bit(tmp_path):
+def test_a_published_model_goes_through_bit_for_bit(tmp_path, whole_patient):
     from safetensors.numpy import load_file
 
-    assert read_modules(MINILM) == Modules("mean", True)
-    config, params = load(MINILM)
+    assert read_modules(whole_patient) == Modules("mean", True)
+    config, params = load(whole_patient)
     assert (config.head, config.num_layers, config.width) == ("none", 6, 384)
-    save(tmp_path, config, params, original=MINILM)
-    expected, found = (load_file(folder / "model.safetensors") for folder in (MINILM, tmp_path))
+    save(tmp_path, config, params, original=whole_patient)
+    expected, found = (load_file(folder / "model.safetensors") for folder in (whole_patient, tmp_path))
     assert found.keys() == expected.keys()
     for name, x in expected.items():
         assert found[name].dtype == x.dtype and found[name].tobytes() == x.tobytes(), name
-    files = [path.relative_to(MINILM) for path in MINILM.rglob("*") if path.is_file()]
+    files = [path.relative_to(whole_patient) for path in whole_patient.rglob("*") if path.is_file()]
     assert len(files) == 9
     for file in files:
-        original, written = ((folder / file).read_bytes() for folder in (MINILM, tmp_path))
+        original, written = ((folder / file).read_bytes() for folder in (whole_patient, tmp_path))
         if file.name == "config.json":
             original, written = json.loads(original), json.loads(written)
         assert file.suffix == ".safetensors" or written == original, file
