@@ -171,6 +171,16 @@ def test_what_is_refused(change, expected, imported, checkpoint, tmp_path, capsy
     assert not (tmp_path / "new").exists()
 
 
+def test_runs_that_start_from_each_other_are_refused(imported, tmp_path, capsys):
+    folders = [tmp_path / "one", tmp_path / "other"]
+    for folder, other in zip(folders, reversed(folders), strict=True):
+        folder.mkdir()
+        shutil.copy(imported / "tokenizer.json", folder)
+        RunFolder(folder).write_config({**RunFolder(imported).read_config(), "start": str(other)})
+    message = told(["evaluate", f"--workdir={folders[0]}"], capsys)
+    assert "leads back to itself" in message
+
+
 @pytest.mark.parametrize("missing", ["vocab.txt", "model.safetensors", "config.json"])
 def test_half_a_checkpoint_leaves_nothing(missing, checkpoint, tmp_path, capsys):
     copy = tmp_path / "copy"

@@ -28,7 +28,7 @@ from qtx.pipeline.analyze import COSTLIEST, diagnose, open_run
 from qtx.pipeline.compare import begun_run, check_runs, duration, rebuild, run_comparison, runs
 from qtx.pipeline.export import FORMATS
 from qtx.pipeline.identity import origin
-from qtx.pipeline.importing import found, import_run
+from qtx.pipeline.importing import Found, import_run
 from qtx.pipeline.measure import CALIBRATED, measure, metrics_of
 from qtx.pipeline.prepare import prepare as prepare_experiment
 from qtx.pipeline.quantize import keep_quantization, keep_ranges, one_scheme, origin_of_ranges, with_ranges
@@ -72,17 +72,17 @@ def prepare(experiment: Experiment) -> None:
             say(console, line)
 
 
-def import_(experiment: Experiment, workdir: Path, source: str) -> None:
+def import_(experiment: Experiment, workdir: Path, source: Found) -> None:
     """`qtx import`."""
     console = Console()
     with console.status("importing"):
-        prepared = import_run(experiment, workdir, found(source))
+        prepared = import_run(experiment, workdir, source)
     print_summary(prepared, workdir, console)
-    say(console, f"imported {source}: next: qtx quantize --workdir={workdir}")
+    say(console, f"imported {source.source}: next: qtx quantize --workdir={workdir}")
 
 
 def analyze(
-    experiment: Experiment, workdir: Path, source: str | None = None, names_data: bool = False, thorough: bool = False
+    experiment: Experiment, workdir: Path, source: Found | None = None, names_data: bool = False, thorough: bool = False
 ) -> None:
     """`qtx analyze`; `source` is the checkpoint, None: the run in the folder."""
     console = Console()
@@ -91,13 +91,8 @@ def analyze(
         run = open_run(experiment, workdir, source, names_data)
         found = diagnose(run, thorough=thorough, tell=lambda step: status.update(escape(step)))
         file = save_diagnosis(found, workdir)
-    from qtx.report.diagnosis import (
-        head_table,
-        ladder_table,
-        method_table,
-        outlier_table,
-        sentences,
-    )  # draws with matplotlib, which takes a second to import
+    # Draws with matplotlib, which takes a second to import.
+    from qtx.report.diagnosis import head_table, ladder_table, method_table, outlier_table, sentences
 
     said = sentences(found)
     say(console, f"{found.name}: {found.model}\n{found.examples} held-out examples of {found.length}: {found.data}")

@@ -57,12 +57,13 @@ def parse(
     """
     config_path, rest = take_flag(arguments, "config")
     workdir, rest = take_flag(rest, "workdir")
+    named = {match[1] for argument in rest if (match := OVERRIDE.match(argument))}
     if base is not None and config_path is None:
         config = base
     elif config_path is not None:
         config = load_config_file(config_path)
     elif of_run and workdir:
-        config = load_run_config(Path(workdir), {match[1] for argument in rest if (match := OVERRIDE.match(argument))})
+        config = load_run_config(Path(workdir), named)
     else:
         config = ConfigDict()
         for argument in rest:
@@ -71,7 +72,6 @@ def parse(
     for argument in rest:
         if match := OVERRIDE.match(argument):
             check_key(config, match[1])
-    named = {match[1] for argument in rest if (match := OVERRIDE.match(argument))}
     rest = unset(config, with_attention(config, rest))
     values = flags.FlagValues()
     values.set_gnu_getopt(True)

@@ -251,10 +251,13 @@ def runner(name: str, command: Command, arguments: Sequence[str]) -> Callable[[]
     if checkpoint is not None and command.own_folder:
         checkpoint, arguments = with_folder(checkpoint, arguments)
         of_run = checkpoint is None
-    base = None if checkpoint is None else config_of_checkpoint(checkpoint)
-    config, workdir = parse(arguments, of_run=of_run, base=base)
+    base = None
     if checkpoint is not None:
-        chosen["source"] = checkpoint
+        from qtx.pipeline.importing import config_of_checkpoint, found  # imports jax
+
+        chosen["source"] = found(checkpoint)
+        base = config_of_checkpoint(chosen["source"])
+    config, workdir = parse(arguments, of_run=of_run, base=base)
     if of_run:
         chosen["names_data"] = names(arguments, "data.")
     if command.one_scheme:
@@ -299,13 +302,6 @@ def with_folder(checkpoint: str, arguments: list[str]) -> tuple[str | None, list
     if workdir is not None:
         raise QtxError(f"{checkpoint} is a run's folder, where its diagnosis goes: leave --workdir out")
     return None, [*rest, f"--workdir={checkpoint}"]
-
-
-def config_of_checkpoint(checkpoint: str) -> Any:
-    """The config that the run of a checkpoint has, before the command line's overrides."""
-    from qtx.pipeline.importing import config_of_checkpoint, found
-
-    return config_of_checkpoint(found(checkpoint))
 
 
 def _run(name: str, config, workdir: Path | None, chosen: dict[str, Any]) -> None:

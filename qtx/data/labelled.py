@@ -12,7 +12,7 @@ import numpy as np
 from qtx.data.dataset import Data
 from qtx.data.objectives import TextObjective, text_objective
 from qtx.data.objectives.sequence_classification import real_tokens
-from qtx.data.splitting import held_out_names
+from qtx.data.splitting import split_by_name
 from qtx.data.tables import LabelledText
 from qtx.data.text import TokenizedOptions, texts_digest
 from qtx.data.tokenization import TextTokenizer
@@ -109,11 +109,7 @@ def split_labelled(
     Raises:
       QtxError: with `remedy` when there is only one text, which cannot be split.
     """
-    texts = [row.text for row in rows]
-    if len(set(texts)) < 2:
-        raise QtxError(f"the held-out split is empty: there is only one text to split; {remedy}")
-    chosen = held_out_names(texts, fraction)
-    return [row for row in rows if row.text not in chosen], [row for row in rows if row.text in chosen]
+    return split_by_name(rows, [row.text for row in rows], fraction, "text", remedy)
 
 
 def _numbers(rows: Sequence[LabelledText], classes: Sequence[str], split: str) -> list[int]:

@@ -5,8 +5,11 @@ from __future__ import annotations
 import hashlib
 import math
 from collections.abc import Sequence
+from typing import TypeVar
 
 from qtx.foundation.errors import QtxError
+
+Record = TypeVar("Record")
 
 
 def held_out_names(names: Sequence[str], fraction: float) -> set[str]:
@@ -21,6 +24,28 @@ def held_out_names(names: Sequence[str], fraction: float) -> set[str]:
     """
     ranked = sorted(set(names), key=lambda name: hashlib.sha256(name.encode()).digest())
     return set(ranked[: held_out_count(len(ranked), fraction)])
+
+
+def split_by_name(
+    records: Sequence[Record], names: Sequence[str], fraction: float, what: str, remedy: str
+) -> tuple[list[Record], list[Record]]:
+    """Training and held-out records, split by `held_out_names` of their names.
+
+    Args:
+      records: of any kind.
+      names: of each of them.
+      fraction: see `held_out_names`.
+      what: one of them is, for the message, e.g. `"document"`.
+      remedy: what to do if there is only one, which cannot be split.
+
+    Raises:
+      QtxError: if there is only one.
+    """
+    if len(set(names)) < 2:
+        raise QtxError(f"the held-out split is empty: there is only one {what} to split; {remedy}")
+    held_out = held_out_names(names, fraction)
+    named = list(zip(names, records, strict=True))
+    return [x for name, x in named if name not in held_out], [x for name, x in named if name in held_out]
 
 
 def held_out_count(count: int, fraction: float) -> int:

@@ -13,7 +13,7 @@ from qtx.data.dataset import Data
 from qtx.data.masking import num_predictions
 from qtx.data.objectives import MakeExample, Objective, TextObjective, text_objective, text_objectives
 from qtx.data.packing import document_segments, pack
-from qtx.data.splitting import held_out_names
+from qtx.data.splitting import split_by_name
 from qtx.data.tokenization import TextTokenizer, load_tokenizer
 from qtx.data.vocabularies import VOCABULARIES
 from qtx.foundation.batch import Batch
@@ -213,9 +213,5 @@ def split_documents(documents: Sequence[Document], fraction: float, remedy: str)
     Raises:
       QtxError: with `remedy` when there is only one document, which cannot be split.
     """
-    names = [document.name for document in documents]
-    if len(set(names)) < 2:
-        raise QtxError(f"the held-out split is empty: there is only one document to split; {remedy}")
-    held_out = held_out_names(names, fraction)
-    training = [document.text for document in documents if document.name not in held_out]
-    return training, [document.text for document in documents if document.name in held_out]
+    texts, names = [document.text for document in documents], [document.name for document in documents]
+    return split_by_name(texts, names, fraction, "document", remedy)

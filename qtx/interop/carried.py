@@ -32,15 +32,24 @@ def module_list(folder: Path) -> list[tuple[str, Path]]:
     return [(kind, inside(folder, path, EXPECTED)) for kind, path in named]
 
 
-def carried(folder: Path) -> dict[str, bytes]:
-    """What a folder has of tokenizers, image processors and sentence-transformers modules: names to contents.
+def carried_files(folder: Path) -> list[Path]:
+    """What a folder has of tokenizers, image processors and sentence-transformers modules.
 
     Raises:
-      QtxError: if one cannot be read, or modules.json is broken.
+      QtxError: if modules.json is broken.
     """
     paths = [folder / name for name in NAMES]
     if (folder / MODULES).is_file():
         modules = [path for _, path in module_list(folder) if path != folder and path.is_dir()]
         paths += [path for module in modules for path in sorted(module.iterdir())]
+    return [path for path in paths if path.is_file()]
+
+
+def carried(folder: Path) -> dict[str, bytes]:
+    """The same, names to contents.
+
+    Raises:
+      QtxError: if one cannot be read, or modules.json is broken.
+    """
     expected = Expected("a file of the checkpoint", "give its folder")
-    return {str(path.relative_to(folder)): read_bytes(path, expected) for path in paths if path.is_file()}
+    return {str(path.relative_to(folder)): read_bytes(path, expected) for path in carried_files(folder)}

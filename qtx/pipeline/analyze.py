@@ -21,7 +21,7 @@ from qtx.experiment import Experiment
 from qtx.families import FAMILIES
 from qtx.foundation.errors import QtxError
 from qtx.pipeline.identity import load_data, origin
-from qtx.pipeline.importing import BUILTIN, found, import_run
+from qtx.pipeline.importing import BUILTIN, Found, import_run, with_classes
 from qtx.pipeline.measure import model_sums, token_text
 from qtx.pipeline.prepare import Prepared, prepare
 from qtx.pipeline.trained import TrainedRun, check_run, restore_run, uses_own_data
@@ -129,7 +129,7 @@ def diagnose(
     )
 
 
-def open_run(experiment: Experiment, workdir: Path, source: str | None, names_data: bool = False) -> TrainedRun:
+def open_run(experiment: Experiment, workdir: Path, source: Found | None, names_data: bool = False) -> TrainedRun:
     """What is diagnosed: a checkpoint, imported into `workdir`, or the run that is there, at its newest parameters.
 
     Images need no labels that are the model's: with others it is measured by its own outputs in floating point.
@@ -145,6 +145,8 @@ def open_run(experiment: Experiment, workdir: Path, source: str | None, names_da
     """
     if source is None:
         check_run(experiment, workdir)
+    else:  # before the data number the labels in an order of their own
+        experiment = with_classes(experiment, source.folder)
     data, model = load_data(experiment.data, experiment.objective, origin(experiment, workdir)), experiment.model
     if data.image_size is not None and (data.image_size, data.channels) != (model.image_size, model.channels):
         raise QtxError(
@@ -155,7 +157,7 @@ def open_run(experiment: Experiment, workdir: Path, source: str | None, names_da
     if data.num_classes not in (None, getattr(model, "num_classes", None)):
         data = dataclasses.replace(data, num_classes=None)
     if source is not None:
-        return restore_run(import_run(experiment, workdir, found(source), data), workdir, "0")
+        return restore_run(import_run(experiment, workdir, source, data), workdir, "0")
     prepared = prepare(experiment, data, RunFolder(workdir))
     return restore_run(prepared, workdir, own_data=uses_own_data(prepared, workdir, names_data))
 

@@ -21,8 +21,10 @@ from qtx.families import FAMILIES, build, family_of
 from qtx.foundation.config import section
 from qtx.foundation.errors import QtxError
 from qtx.interop import load
+from qtx.interop.carried import carried_files
 from qtx.interop.hub import fetch
-from qtx.interop.stored import open_folder
+from qtx.interop.stored import CONFIG, open_folder
+from qtx.interop.weight_files import INDEX
 from qtx.models import TransformerConfig
 from qtx.pipeline.identity import identity_of, kept_files, load_data
 from qtx.pipeline.prepare import Prepared, prepare
@@ -31,7 +33,6 @@ from qtx.training.run_folder import IDENTITY, RunFolder
 BUILTIN = "builtin:"
 HUB_NAME = re.compile(r"[\w.-]+/[\w.-]+")
 SEQUENCE_LENGTH = 128
-SUFFIXES = (".json", ".txt", ".safetensors")
 
 
 @dataclasses.dataclass(frozen=True)
@@ -77,7 +78,7 @@ def config_of_checkpoint(checkpoint: Found) -> ConfigDict:
       QtxError: if it is no checkpoint that qtx reads, or has no tokenizer.
     """
     folder = checkpoint.folder
-    model = load(folder)[0]
+    model = open_folder(folder).config(None)
     name = next(name for name, family in FAMILIES.items() if family is family_of(model))
     config = default(name)
     config.name = Path(checkpoint.source.partition("@")[0]).resolve().name.removeprefix(BUILTIN)
@@ -161,9 +162,10 @@ def with_classes(experiment: Experiment, folder: Path) -> Experiment:
 
 
 def files_of(folder: Path) -> list[Path]:
-    """What is kept of a checkpoint's folder: config, weights, tokenizer, and the modules of sentence-transformers."""
-    found = [*folder.iterdir(), *folder.glob("*/*.json")]
-    return sorted(file for file in found if file.is_file() and file.suffix in SUFFIXES)
+    """What is kept of a checkpoint's folder: config, weights, and what goes with them (`qtx.interop.carried`)."""
+    weights = [folder / name for name in open_folder(folder).files]
+    index = [folder / INDEX] if (folder / INDEX).is_file() else []
+    return sorted([folder / CONFIG, *weights, *index, *carried_files(folder)])
 
 
 def digest(folder: Path) -> str:

@@ -4,7 +4,7 @@ quantization-aware training, calibrated. And what it learns from, if that is the
 from __future__ import annotations
 
 import dataclasses
-from collections.abc import Callable, Container, Mapping
+from collections.abc import Callable, Container, Iterator, Mapping
 from pathlib import Path
 from typing import Any
 
@@ -206,6 +206,23 @@ def _calibrated(experiment: Experiment, model: QatModel, data: Data, params: Any
     return model.start(params, calibrate(model.module, params, recipe, batches, quantization.calibration_batches))
 
 
+def starts(experiment: Experiment, workdir: Path | None) -> Iterator[tuple[Path | None, Experiment]]:
+    """A run and those that it started from, one after the other: their folders and experiments, its own first.
+
+    Raises:
+      QtxError: if one of them is no run, or they lead back to one of them.
+    """
+    yield workdir, experiment
+    seen: set[Path] = set()
+    while experiment.start:
+        folder = Path(experiment.start)
+        if folder.resolve() in seen:
+            raise QtxError(f"config.start={folder} leads back to itself: the run there cannot have started from itself")
+        seen.add(folder.resolve())
+        experiment = config_of(experiment.start)
+        yield folder, experiment
+
+
 def teacher_of(experiment: Experiment, data: Data, workdir: Path | None) -> Teacher | None:
     """What the objective of an experiment learns from, and is measured by; None: it has labels.
 
@@ -221,9 +238,11 @@ def teacher_of(experiment: Experiment, data: Data, workdir: Path | None) -> Teac
     """
     if not OBJECTIVES[experiment.objective].taught:
         return None
-    folder, there = str(workdir), experiment
-    while there.start and OBJECTIVES[there.objective].taught:
-        folder, there = there.start, config_of(there.start)
+    first: tuple[Path | None, Experiment] = (workdir, experiment)
+    for first in starts(experiment, workdir):
+        if not OBJECTIVES[first[1].objective].taught:
+            break  # it learned from no other
+    folder, there = first
     if there is experiment and (workdir is None or not RunFolder(workdir).imported.is_dir()):
         raise QtxError(
             f"objective {experiment.objective!r} learns from the run that training starts from, but config.start is "
@@ -237,7 +256,8 @@ def teacher_of(experiment: Experiment, data: Data, workdir: Path | None) -> Teac
                 f"{its!r}, but config.model.{option} is {own!r}: leave it out"
             )
     module = build(dataclasses.replace(there.model, dtype="float32"))
-    checkpoint = "0" if RunFolder(Path(folder)).imported.is_dir() else NEWEST
+    assert folder is not None, "an experiment that learns from another has that one's folder"
+    checkpoint = "0" if RunFolder(folder).imported.is_dir() else NEWEST
     params = load_params(module, data, folder, experiment.mesh, checkpoint)
     return Teacher(module, params, experiment.training.distill_layers)
 
@@ -245,9 +265,8 @@ def teacher_of(experiment: Experiment, data: Data, workdir: Path | None) -> Teac
 def original_of(experiment: Experiment, workdir: Path) -> Path | None:
     """The checkpoint that a run's model was imported from, its own or that of the run at the beginning of its starts,
     if its head is still the same; None: there is none."""
-    folder, there = workdir, experiment
-    while there.start:
-        folder, there = Path(there.start), config_of(there.start)
+    *_, (folder, there) = starts(experiment, workdir)
+    assert folder is not None
     imported = RunFolder(folder).imported
-    same = getattr(there.model, "head", None) == getattr(experiment.model, "head", None)
+    same = getattr(there.model, HEAD, None) == getattr(experiment.model, HEAD, None)
     return imported if imported.is_dir() and same else None

@@ -18,13 +18,18 @@ from qtx.models.flops import step_flops
 from qtx.pipeline.health import attention_warning
 from qtx.pipeline.identity import identity_of, kept_files, load_data, origin
 from qtx.pipeline.start import check_start, initial_params, qat_model, teacher_of
+from qtx.training.distillation import Teacher
 from qtx.training.loop import TrainResult, fit
 from qtx.training.run_folder import IDENTITY, RunFolder
 from qtx.training.watch import Watch
 
 
 def train(
-    experiment: Experiment, workdir: str | Path, data: qtx.data.Data | None = None, profile: bool = False
+    experiment: Experiment,
+    workdir: str | Path,
+    data: qtx.data.Data | None = None,
+    profile: bool = False,
+    teacher: Teacher | None = None,
 ) -> TrainResult:
     """Trains an experiment's model in `workdir`, or goes on with it; see `fit`. With `config.qat`, the parameters are
     those of a `qtx.quantization.qat.model.QatModel`, and the evaluations are of the quantized model.
@@ -34,6 +39,7 @@ def train(
       workdir: the run's folder.
       data: the experiment's data, if it is loaded already.
       profile: trace a few steps to the folder's `profile/`.
+      teacher: what the experiment learns from, if that is read already.
 
     Raises:
       Preempted: on SIGTERM, when the state is saved.
@@ -69,6 +75,6 @@ def train(
         mesh_config=experiment.mesh,
         seed=experiment.seed,
         initial=initial_params(experiment, module, qat, data, folder.root),
-        teacher=teacher_of(experiment, data, folder.root),
+        teacher=teacher or teacher_of(experiment, data, folder.root),
         watch=watch,
     )

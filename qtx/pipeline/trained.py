@@ -56,7 +56,7 @@ class TrainedRun:
 
 def train_run(prepared: Prepared, workdir: Path, profile: bool = False) -> TrainedRun:
     """Trains, resumes, or takes the finished run in `workdir`."""
-    result = train(prepared.experiment, workdir, prepared.data, profile)
+    result = train(prepared.experiment, workdir, prepared.data, profile, prepared.teacher)
     return TrainedRun(prepared, result.params, workdir, result.step)
 
 

@@ -23,6 +23,7 @@ from qtx.report.results import (
     Result,
     attention_table,
     by_variant,
+    lower_is_better,
     main_table,
     number,
     options_in_words,
@@ -166,7 +167,7 @@ def _in_short(lines: Sequence[Result]) -> list[str]:
     common = [scheme for scheme in schemes(lines) if all(scheme in line["quantized"] for line in lines)]
     at = {scheme: means(_metric_at(scheme, scale)) for scheme in common}
     if at:
-        worse = 1 if metric == "perplexity" else -1
+        worse = 1 if lower_is_better(metric) else -1
         hardest = max(at, key=lambda scheme: worse * fmean(at[scheme].values()))
         changes = {variant: f"{number(full[variant])} → {number(at[hardest][variant])}" for variant in full}
         items.append(f"From floating point to {hardest.upper()}, the hardest scheme, {metric} goes {listed(changes)}.")
@@ -186,7 +187,7 @@ def _metric_at(scheme: str, scale: float) -> Callable[[Result], float]:
 
 def _table_caption(lines: Sequence[Result]) -> str:
     seeds = len({line["seed"] for line in lines})
-    better = "higher" if lines[0]["metric"] == "accuracy" else "lower"
+    better = "lower" if lower_is_better(lines[0]["metric"]) else "higher"
     spread = f"mean ± standard deviation over {seeds} seeds" if seeds > 1 else "one seed, so no deviation is known"
     return (
         f"Held-out data, {spread}; {METRIC_TITLES[lines[0]['metric']]}: {better} is better. FP is floating point; W8A6 "

@@ -1,6 +1,6 @@
 """The results of a comparison: one JSON line per run, and their mean and standard deviation as tables.
 
-A result is a flat dict: variant, seed, parameters, metric ("perplexity" or "accuracy"), fp (its value in floating
+A result is a flat dict: variant, seed, parameters, metric (a name in `METRIC_TITLES`), fp (its value in floating
 point), loss, max_inf_norm, avg_kurtosis, outliers, sink_mass, zero_share, dead_row_share, quantized ({scheme: value of
 the metric}) and seconds.
 """
@@ -14,6 +14,7 @@ from collections.abc import Iterable, Sequence
 from pathlib import Path
 from typing import Any
 
+from qtx.data import OBJECTIVES
 from qtx.foundation.storage import Expected, parse_json, read_bytes, seal, unseal, write_whole
 
 Result = dict[str, Any]
@@ -32,6 +33,11 @@ ATTENTION_COLUMNS = {
     "dead_row_share": "dead rows",
 }
 METRIC_TITLES = {"perplexity": "perplexity", "accuracy": "accuracy, %", "fidelity": "fidelity"}
+
+
+def lower_is_better(metric: str) -> bool:
+    """Of a metric of a registered objective."""
+    return any(objective.lower_is_better for objective in OBJECTIVES.values() if objective.metric == metric)
 
 
 def write_lines(results: Iterable[Result], path: Path) -> None:

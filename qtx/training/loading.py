@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 from pathlib import Path
 from typing import Any
 
@@ -22,10 +23,8 @@ NEWEST, BEST = "newest", "best"
 def find_checkpoint(workdir: str | Path, checkpoint: str = NEWEST) -> int:
     """Updates done at one of a run's checkpoints; arguments and errors as `load_params`."""
     run = RunFolder(Path(workdir))
-    if run.imported.is_dir() and not run.checkpoints.is_dir():
-        return _find_step([0], None, workdir, checkpoint)
-    with Checkpoints(_checkpoints_of(workdir)) as checkpoints:
-        return _find_step(_steps(checkpoints, run), checkpoints.best_step(), workdir, checkpoint)
+    with _checkpoints_of(run) as checkpoints:
+        return _find_step(checkpoints, run, checkpoint)
 
 
 def load_params(
@@ -47,12 +46,13 @@ def load_params(
     Raises:
       QtxError: if the folder has no such checkpoint, it is damaged, or one of another model.
     """
-    run, step = RunFolder(Path(workdir)), find_checkpoint(workdir, checkpoint)
+    run = RunFolder(Path(workdir))
     boxed = abstract_params(module, next(iter(data.evaluation(1))))
     shardings = param_shardings(make_mesh(mesh_config), boxed)
-    if step == 0 and run.imported.is_dir():
-        return jax.device_put(load(run.imported)[1], shardings)
-    with Checkpoints(_checkpoints_of(workdir)) as checkpoints:
+    with _checkpoints_of(run) as checkpoints:
+        step = _find_step(checkpoints, run, checkpoint)
+        if checkpoints is None or (step == 0 and run.imported.is_dir()):
+            return jax.device_put(load(run.imported)[1], shardings)
         try:
             config = run.read_config() if run.config.exists() else None
             return checkpoints.restore_params(step, placed(nn.unbox(boxed), shardings), config)
@@ -62,26 +62,27 @@ def load_params(
             raise QtxError(f"{error}; {remedy}") from error
 
 
-def _checkpoints_of(workdir: str | Path) -> Path:
-    folder = RunFolder(Path(workdir)).checkpoints
-    if not folder.is_dir():
-        raise QtxError(f"{workdir} has no checkpoints: expected the folder of a training run")
-    return folder
+def _checkpoints_of(run: RunFolder) -> contextlib.AbstractContextManager[Checkpoints | None]:
+    """Opens a run's checkpoints; None: it has that alone which was imported."""
+    if run.checkpoints.is_dir():
+        return Checkpoints(run.checkpoints)
+    if run.imported.is_dir():
+        return contextlib.nullcontext()
+    raise QtxError(f"{run.root} has no checkpoints: expected the folder of a training run")
 
 
-def _steps(checkpoints: Checkpoints, run: RunFolder) -> list[int]:
-    return sorted({*checkpoints.steps(), *([0] if run.imported.is_dir() else [])})
-
-
-def _find_step(steps: list[int], best: int | None, workdir: str | Path, checkpoint: str) -> int:
+def _find_step(checkpoints: Checkpoints | None, run: RunFolder, checkpoint: str) -> int:
+    saved = [] if checkpoints is None else checkpoints.steps()
+    steps = sorted({*saved, *([0] if run.imported.is_dir() else [])})
     if not steps:
-        raise QtxError(f"{workdir} has no complete checkpoint yet: let its training reach one")
+        raise QtxError(f"{run.root} has no complete checkpoint yet: let its training reach one")
     if checkpoint == NEWEST:
         return steps[-1]
     if checkpoint == BEST:
+        best = None if checkpoints is None else checkpoints.best_step()
         if best is None:
-            raise QtxError(f"{workdir} has no checkpoint with an evaluation yet: choose one of {steps}, or newest")
+            raise QtxError(f"{run.root} has no checkpoint with an evaluation yet: choose one of {steps}, or newest")
         return best
     if checkpoint not in map(str, steps):
-        raise QtxError(f"{workdir} has no checkpoint {checkpoint!r}: expected newest, best or one of {steps}")
+        raise QtxError(f"{run.root} has no checkpoint {checkpoint!r}: expected newest, best or one of {steps}")
     return int(checkpoint)

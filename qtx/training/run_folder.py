@@ -48,11 +48,7 @@ LATER_OPTIONS = {
 TOKENIZER_OPTIONS = ("tokenizer", "vocab_size")
 IDENTITY = "identity"
 # Of a run's identity: the entry, and what it is called in messages.
-CONTENTS = {
-    "tokenizer": "tokenizer",
-    "training": "training data",
-    "held_out": "held-out data",
-}
+CONTENTS = {"tokenizer": "tokenizer", "training": "training data", "held_out": "held-out data"}
 NOTHING: Mapping[str, str] = MappingProxyType({})
 
 

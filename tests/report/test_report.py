@@ -205,6 +205,14 @@ def test_accuracy_is_in_percent_and_higher_is_better(tmp_path):
     assert "accuracy, %: higher is better" in text
 
 
+def test_higher_fidelity_is_better(tmp_path):
+    values = {"metric": "fidelity", "fp": 1.0, "quantized": {"w8a8": 0.9, "w6a6": 0.5}}
+    write_lines([make_result("softmax", 0, **values)], tmp_path / "results.jsonl")
+    text = Page(write_report(tmp_path).read_text(encoding="utf-8")).text
+    assert "From floating point to W6A6, the hardest scheme, fidelity goes 1.00 → 0.500 with softmax" in text
+    assert "fidelity: higher is better" in text
+
+
 def test_attention_that_is_off_has_no_map(written):
     shown = re.findall(r"<b>([^<]*)\.</b> Of all heads", written)
     assert shown == ["softmax", "clipped_softmax"]  # the third is off

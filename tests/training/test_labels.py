@@ -22,6 +22,7 @@ from qtx.foundation.config import section
 from qtx.foundation.errors import QtxError
 from qtx.interop import load, save
 from qtx.models import BertConfig
+from qtx.pipeline import analyze
 from qtx.pipeline.identity import load_data
 from qtx.pipeline.importing import Found, config_of_checkpoint, import_run, with_classes
 from qtx.pipeline.prepare import prepare
@@ -198,7 +199,7 @@ def test_a_classifier_is_held_to_its_teacher_s_logits():
         (None, None),
     ],
 )
-def test_an_imported_classifier_keeps_the_order_of_its_labels(tmp_path, names, expected):
+def test_an_imported_classifier_keeps_the_order_of_its_labels(tmp_path, names, expected, monkeypatch):
     folder = checkpoint(tmp_path / "checkpoint", head="classification", num_classes=2)
     values = json.loads((folder / "config.json").read_text()) | {"id2label": names}
     (folder / "config.json").write_text(json.dumps({key: value for key, value in values.items() if value}))
@@ -208,6 +209,12 @@ def test_an_imported_classifier_keeps_the_order_of_its_labels(tmp_path, names, e
     assert with_classes(experiment, folder).data.source.classes == expected
     told = dataclasses.replace(experiment, data=data_config(tmp_path, classes=("blue", "red")))
     assert with_classes(told, folder).data.source.classes == ("blue", "red")
+    # A diagnosis numbers them so too, before the data have an order of their own.
+    seen = []
+    monkeypatch.setattr(analyze, "load_data", lambda config, *_: seen.append(config.source.classes) or 1 / 0)
+    with pytest.raises(ZeroDivisionError):
+        analyze.open_run(experiment, tmp_path / "run", Found(folder, "a test"))
+    assert seen == [expected]
 
 
 CONFIG = """
