@@ -21,6 +21,7 @@ ALLOWED = {
     "qtx/foundation/variants.py": {"literal_eval"},  # options of a variant that the user writes: literals alone
     "qtx/data/sources/stdlib.py": {"literal_eval"},  # Python's own sources
     "qtx/cli/cpu_memory.py": {"ctypes"},  # the C library's way of keeping memory
+    "experiments/judge.py": {"torch"},  # runs exported models, whose weights transformers reads from safetensors
 }
 
 
