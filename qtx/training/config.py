@@ -10,7 +10,7 @@ import optax
 
 from qtx.foundation.errors import QtxError, lookup
 from qtx.training.distillation import LAYERS
-from qtx.training.optimizer import OPTIMIZERS, decay_mask
+from qtx.training.optimizer import OPTIMIZERS, clip_weights, decay_mask
 from qtx.training.penalties import complete_text, make_penalties
 from qtx.training.schedules import SCHEDULES, learning_rate_schedule
 
@@ -37,6 +37,8 @@ class TrainingConfig:
       decay_norm_scale: decay LayerNorm scales too. The paper's OPT cures do and its OPT baseline does not: compare like
         with like.
       clip_norm: largest global norm of a gradient; None: no clipping.
+      clip_weights: largest magnitude of a kernel's or an embedding's weight, in root mean squares of its layer's tensor;
+        what is larger shrinks by 5 % an update (see `qtx.training.optimizer.clip_weights`); None: no limit.
       distill_layers: which layers' outputs are held to the teacher's, of an objective that has one: "all", or "last".
       label_smoothing: share of the target that is spread over all classes, during training only.
       penalties: on activations, in the loss during training only: names in `PENALTIES` with options, e.g.
@@ -69,6 +71,7 @@ class TrainingConfig:
     weight_decay: float = 0.01
     decay_norm_scale: bool = False
     clip_norm: float | None = 1.0
+    clip_weights: float | None = None
     distill_layers: str = "all"
     label_smoothing: float = 0.0
     penalties: tuple[str, ...] = ()
@@ -97,6 +100,8 @@ class TrainingConfig:
                 raise QtxError(f"{name} is {getattr(self, name)}: expected a positive number")
         if self.clip_norm is not None and not self.clip_norm > 0:
             raise QtxError(f"clip_norm is {self.clip_norm}: expected a positive number, or None for no clipping")
+        if self.clip_weights is not None and not self.clip_weights > 1:
+            raise QtxError(f"clip_weights is {self.clip_weights}: expected more than 1, or None for no limit")
         for name in ("beta1", "beta2", "label_smoothing"):
             if not 0 <= getattr(self, name) < 1:
                 raise QtxError(f"{name} is {getattr(self, name)}: expected a number in [0, 1)")
@@ -135,7 +140,8 @@ class TrainingConfig:
         )
 
     def make_optimizer(self) -> optax.GradientTransformation:
-        """Clipping by the global norm, then `optimizer` on the schedule."""
+        """Clipping by the global norm, then `optimizer` on the schedule, then the limit of the weights."""
+        steps = [] if self.clip_norm is None else [optax.clip_by_global_norm(self.clip_norm)]
         optimizer = OPTIMIZERS[self.optimizer](
             self.make_schedule(),
             beta1=self.beta1,
@@ -144,6 +150,8 @@ class TrainingConfig:
             weight_decay=self.weight_decay,
             mask=functools.partial(decay_mask, decay_norm_scale=self.decay_norm_scale),
         )
-        if self.clip_norm is None:
-            return optimizer
-        return optax.chain(optax.clip_by_global_norm(self.clip_norm), optimizer)
+        steps.append(optimizer)
+        if self.clip_weights is not None:
+            mask = functools.partial(decay_mask, decay_norm_scale=False)
+            steps.append(clip_weights(self.clip_weights, mask))
+        return optax.chain(*steps) if len(steps) > 1 else optimizer

@@ -6,6 +6,7 @@ from collections.abc import Callable, Sequence
 from typing import Any, Protocol
 
 import jax
+import jax.numpy as jnp
 import optax
 
 # Parameters -> a tree like them, True where weights decay.
@@ -106,6 +107,31 @@ def scale_by_factored_rms_of_layers() -> optax.GradientTransformation:
         lambda params: of(params).init(params),
         lambda updates, state, params: of(params).update(updates, state, params),
     )
+
+
+SHRINK = 0.05
+"""The share by which `clip_weights` lowers a tensor's largest weights at an update, at most."""
+
+
+def clip_weights(limit: float, mask: DecayMask) -> optax.GradientTransformation:
+    """Keeps the weights of each tensor, in a layer, within `limit` times its root mean square, where `mask` is True.
+
+    After an update w becomes clip(w, -c, c) with c = max(limit rms(w), 0.95 max |w|): what is larger shrinks from update
+    to update, slowly enough that the loss can make good for it. A penalty could not do that: Adam moves every weight by
+    about the learning rate, and the feed-forward kernels that make outliers hold weights of 100 root mean squares and
+    more, which cost an 8-bit grid from minimum to maximum most of its points.
+    """
+
+    def clip(updates, params):
+        def of_tensor(update, param):
+            after = param + update
+            largest, rms = jnp.abs(after).max(), jnp.sqrt(jnp.square(after).mean())
+            bound = jnp.maximum(limit * rms, (1 - SHRINK) * largest)
+            return jnp.clip(after, -bound, bound) - param
+
+        return jax.tree.map(of_tensor, updates, params)
+
+    return optax.masked(per_layer(optax.stateless(clip)), mask)
 
 
 def is_stacked(path: Sequence[Any]) -> bool:
