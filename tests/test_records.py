@@ -21,6 +21,7 @@ CONFIGS = sorted((Path(__file__).parents[1] / "configs").glob("*.py"))
 # Options whose None is a value, and not a default that could be another: what it means.
 MEANS_NONE = {
     "training.clip_norm": "no clipping",
+    "training.clip_weights": "no limit",
     "training.eval_batches": "all held-out batches",
     "model.embedding_width": "the model's width",
     "model.attention.gamma": "by alpha",

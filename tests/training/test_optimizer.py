@@ -193,3 +193,29 @@ def test_clipping_by_the_global_norm(clip_norm, scale):
     updates, _ = optimizer.update(gradient, optimizer.init(params), params)
     np.testing.assert_allclose(updates["a"]["kernel"] * -1e6, 3 * scale, rtol=1e-4)
     np.testing.assert_allclose(updates["b"]["kernel"] * -1e6, 4 * scale, rtol=1e-4)
+
+
+def test_large_weights_shrink_to_the_limit_and_no_others():
+    """Of one tensor without a gradient: 99 weights of 1 and one of 100, whose limit is 4 root mean squares."""
+    config = TrainingConfig(**CONSTANT, learning_rate=1e-3, weight_decay=0.0, clip_weights=4.0)
+    optimizer = config.make_optimizer()
+    weights = jnp.ones((10, 10)).at[3, 4].set(100.0)
+    # Two layers of a stacked kernel: the second has no weight beyond its own limit, though both together have.
+    params = {
+        "layers": {"kernel": jnp.stack([weights, jnp.full((10, 10), 50.0)]), "bias": weights},
+        "embedding": -weights,
+        "norm": {"scale": weights},
+    }
+    start, state, update = params, optimizer.init(params), jax.jit(optimizer.update)
+    largest = []
+    for _ in range(90):
+        updates, state = update(jax.tree.map(jnp.zeros_like, params), state, params)
+        params = optax.apply_updates(params, updates)
+        largest.append(float(params["layers"]["kernel"][0].max()))
+    np.testing.assert_allclose(largest[:3], [95.0, 90.25, 85.7375], rtol=1e-5)
+    # Within the limit when c^2 = 16 (99 + c^2) / 100, so c = sqrt(16 * 99 / 84).
+    np.testing.assert_allclose(largest[-1], np.sqrt(16 * 99 / 84), rtol=1e-3)
+    np.testing.assert_allclose(params["embedding"].min(), -largest[-1], rtol=1e-6)
+    np.testing.assert_array_equal(params["layers"]["kernel"].at[0, 3, 4].set(100.0), start["layers"]["kernel"])
+    np.testing.assert_array_equal(params["layers"]["bias"], start["layers"]["bias"])
+    np.testing.assert_array_equal(params["norm"]["scale"], start["norm"]["scale"])
