@@ -24,11 +24,17 @@ def get_config(variant: str = "softmax") -> ConfigDict:
     config.name = "heal_bert"
     config.objective = "distill"
 
+    # Texts of all lengths, as they will come: of many a model the [SEP] at the end of a text holds outliers.
+    config.data.min_length = 16
+    # Noise that the teacher does not have.
+    config.model.dropout = config.model.attention_dropout = 0.0
+
     config.training.steps = 180
     config.training.batch_size = 8
     config.training.learning_rate = 4e-4
     config.training.warmup_steps = 10
     config.training.weight_decay = 0.0
+    config.training.clip_weights = 10.0
     config.training.penalties = (
         "hinge,sites=layers/mlp/out+layers/attention_residual+layers/mlp_residual,weight=0.001,tau=6,tau_start=150,anneal_steps=72",
     )
