@@ -126,6 +126,14 @@ def test_evaluate(trained, tmp_path, capsys):
     assert load_analysis(workdir / "analysis.npz").metrics["max_inf_norm"] == result["max_inf_norm"]
 
 
+def test_a_checkpoint_whose_attention_still_anneals_is_refused(tmp_path, capsys):
+    run = [f"--workdir={tmp_path}/run"]
+    output(["train", f"--config={NANO}:clipped_softmax,alpha=1,gamma_warmup_steps=3", *run], capsys)
+    assert main(["evaluate", *run, "--checkpoint=2"]) == 2
+    assert "checkpoint 2 of" in (told := capsys.readouterr().err) and "gamma_warmup_steps is 3" in told
+    assert main(["evaluate", *run, "--checkpoint=4"]) == 0
+
+
 @pytest.mark.slow
 def test_quantize_with_saved_ranges_gives_the_same_numbers(trained, tmp_path, capsys):
     workdir = tmp_path / "run"

@@ -81,11 +81,23 @@ def restore_run(prepared: Prepared, workdir: Path, checkpoint: str = NEWEST, own
     """The run of `prepare_run` at a checkpoint: newest, best, or a step.
 
     Raises:
-      QtxError: if there is no such checkpoint, or it is damaged; see `load_params`.
+      QtxError: if there is no such checkpoint, it is damaged (see `load_params`), or its attention is still annealing.
     """
     step, mesh = find_checkpoint(workdir, checkpoint), prepared.experiment.mesh
+    check_grown(prepared.experiment, workdir, step)
     params = load_params(prepared.qat or prepared.module, prepared.data, workdir, mesh, str(step))
     return TrainedRun(prepared, params, workdir, step, own_data)
+
+
+def check_grown(experiment: Experiment, workdir: Path, step: int) -> None:
+    """Raises QtxError if attention was still annealing at a checkpoint: everything measures what it grows into, which
+    the parameters there do not belong to yet."""
+    normalizer = experiment.model.attention.normalizer
+    if step < normalizer.warmup_steps and not experiment.qat.scheme:
+        raise QtxError(
+            f"checkpoint {step} of {workdir} is within the warm-up of its attention: {normalizer.warmup} is "
+            f"{normalizer.warmup_steps}; choose a later --checkpoint, or go on training"
+        )
 
 
 def check_run(experiment: Experiment, workdir: Path) -> None:
