@@ -30,8 +30,8 @@ class Observation:
       tokens: identities `[S, T]`; None: images.
       real: `[S, T]`, False at padding.
       sites: path to the observations of a tensor `[S, T, D]`: `peak` `[L, S, T]`, the largest magnitude of each token;
-        `sigmas` `[L, S, T]`, its largest distance from the example's mean in standard deviations (of which more than
-        6 make an outlier); `deviation` `[L, S]`; `reach` `[L, D]`, the largest magnitude of each feature.
+        `sigmas` `[L, S]`, the largest distance from the example's mean in standard deviations, as the paper has it;
+        `reach` `[L, D]`, the largest magnitude of each feature, and `size` `[L, D]`, its root mean square.
       heads: `sink_mass`, `value_drain` `[L, S, H]` (see `head_statistics`), `sink` `[L, S, H]`, the position of the
         favourite token, and `output` `[L, S, H]`, the mean length of what the head says to a token.
       first: of the first example and every head: `probs` `[L, H, T, T]`, the lengths of values and outputs `value` and
@@ -58,7 +58,12 @@ def observe(model: FloatingPoint, batches: Sequence[Batch]) -> Observation:
     def of_site(path: str) -> dict[str, np.ndarray]:
         parts = [part["sites"][path] for part in seen]
         rows = {name: joined([part[name] for part in parts], 1) for name in ("high", "low", "sum", "squares")}
-        return {**_of_tokens(real, shapes[path].features, **rows), "reach": np.max([p["reach"] for p in parts], axis=0)}
+        squares = np.sum([part["power"] for part in parts], axis=0, dtype=np.float64)
+        return {
+            **_of_tokens(real, shapes[path].features, **rows),
+            "reach": np.max([part["reach"] for part in parts], axis=0),
+            "size": np.sqrt(squares / real.sum()),
+        }
 
     real = joined([part["real"] for part in seen], 0)
     tokens = [np.asarray(batch["tokens"]) for batch in batches if "tokens" in batch]
@@ -79,23 +84,24 @@ def _of_tokens(
     mean = np.where(real, sum, 0).sum(axis=-1, dtype=np.float64) / count
     square = np.where(real, squares, 0).sum(axis=-1, dtype=np.float64) - count * mean**2
     deviation = np.sqrt(np.maximum(square, 0) / np.maximum(count - 1, 1))
-    distance = np.maximum(high - mean[..., None], mean[..., None] - low)
+    distance = np.where(real, np.maximum(high - mean[..., None], mean[..., None] - low), 0).max(axis=-1)
     return {
         "peak": np.where(real, np.maximum(high, -low), 0),
-        "sigmas": np.where(real, distance / np.maximum(deviation, 1e-12)[..., None], 0),
-        "deviation": deviation,
+        "sigmas": distance / np.maximum(deviation, 1e-12),
     }
 
 
 def _observe_site(x: jax.Array, mask: jax.Array) -> dict[str, jax.Array]:
     """Of one layer's tensor `[B, T, D]`. Rows first: XLA's CPU compiler is fast along the last axis."""
     x = x.astype(jnp.float32)
+    real = jnp.where(mask[..., None], x, 0)
     return {
         "high": x.max(axis=-1),
         "low": x.min(axis=-1),
         "sum": x.sum(axis=-1),
         "squares": jnp.square(x).sum(axis=-1),
-        "reach": jnp.abs(x * mask[..., None]).max(axis=(0, 1)),
+        "reach": jnp.abs(real).max(axis=(0, 1)),
+        "power": jnp.square(real).sum(axis=(0, 1)),
     }
 
 

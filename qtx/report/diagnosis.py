@@ -4,8 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Iterable, Mapping
 
-from qtx.analysis.diagnosis import IDLE, Diagnosis, HeadRole, Measured, Outliers
-from qtx.analysis.statistics import OUTLIER_SIGMAS
+from qtx.analysis.diagnosis import IDLE, OUTLIER_RATIO, QUIET, Diagnosis, HeadRole, Measured, Outliers
 from qtx.report.plots import token_label
 from qtx.report.results import METRIC_TITLES, number
 
@@ -29,7 +28,7 @@ def sentences(diagnosis: Diagnosis) -> dict[str, str]:
 
 def sources(diagnosis: Diagnosis) -> list[Outliers]:
     """The tensors that make outliers, and do not only carry what others made; the largest first."""
-    return [one for one in diagnosis.outliers if not one.carried and one.sigmas > OUTLIER_SIGMAS]
+    return [one for one in diagnosis.outliers if one.dimensions and not one.carried]
 
 
 def idle_heads(diagnosis: Diagnosis) -> list[HeadRole]:
@@ -46,9 +45,12 @@ def value(metric: str, measured: float) -> str:
 
 def outlier_table(diagnosis: Diagnosis, rows: int = SHOWN_ROWS) -> Table:
     """The largest tensors."""
-    header = ["tensor", "largest value", "in standard deviations", "in dimensions", "at tokens", "at positions"]
+    header = ["tensor", "largest value", "median dimension", "standard deviations", "in dimensions"]
+    header += ["at tokens", "at positions"] if any(one.tokens for one in diagnosis.outliers) else ["at patches"]
     return header, [
-        [one.name, number(one.norm), number(one.sigmas), *map(_named, (one.dimensions, _texts(one), one.positions))]
+        [one.name, *map(number, (one.norm, one.typical, one.sigmas)), _named(one.dimensions)]
+        + ([_named(_texts(one))] if "at tokens" in header else [])
+        + [_named(one.positions)]
         for one in sources(diagnosis)[:rows]
     ]
 
@@ -85,20 +87,25 @@ def method_table(diagnosis: Diagnosis) -> Table:
 def _of_outliers(diagnosis: Diagnosis) -> str:
     found = sources(diagnosis)
     if not found:
-        return "No value of any tensor lies more than 6 standard deviations from its mean: there are no outliers."
+        return (
+            f"There are no outliers: no tensor has a value of more than {OUTLIER_RATIO:g} times what its median "
+            "dimension holds (root mean square)."
+        )
     worst = found[0]
     text = (
-        f"{worst.name} holds the largest outliers: {number(worst.norm)}, which is {number(worst.sigmas)} standard "
-        f"deviations, in dimension {_listed(worst.dimensions)}"
+        f"{worst.name} holds the largest outliers: {number(worst.norm)}, where its median dimension holds "
+        f"{number(worst.typical)}, in dimension {_listed(worst.dimensions)}"
     )
     if worst.token_share > EVERYWHERE:
         return f"{text}, at {worst.token_share:.0%} of all tokens."
-    at = "token" if worst.tokens else "patch"
+    at = "token" if worst.tokens else "position"
     return f"{text}, at {at} {_listed(_texts(worst) or worst.positions)}."
 
 
 def _of_heads(diagnosis: Diagnosis) -> str:
     idle, total = idle_heads(diagnosis), len(diagnosis.heads)
+    if not any(role.sink_mass for role in diagnosis.heads):
+        return f"None of the {total} heads attends to anything: attention is off."
     if not idle:
         return f"None of the {total} heads does nothing."
     places: dict[str, int] = {}
@@ -108,7 +115,7 @@ def _of_heads(diagnosis: Diagnosis) -> str:
     most = max(places, key=lambda place: places[place])
     return (
         f"{len(idle)} of {total} heads do nothing much of the time: they park {IDLE:.0%} of their attention or more on "
-        f"a token whose value they have emptied (mostly {most}), or say next to nothing."
+        f"a token whose value they have emptied (mostly {most}), or say less than {QUIET:.0%} of what others say."
     )
 
 
