@@ -198,20 +198,20 @@ def find_heads(observation: Observation, text: TokenText) -> tuple[HeadRole, ...
 
 
 def find_map(observation: Observation, role: HeadRole, text: TokenText) -> HeadMap:
-    """The attention of a head on the first example: of a text its first tokens."""
-    first, layer, head = observation.first, role.layer, role.head
-    length = int(observation.real[0].sum())
+    """The attention of a head on the example that is shown: of a text its first tokens."""
+    shown, layer, head = observation.shown, role.layer, role.head
+    length = int(observation.real[observation.example].sum())
     labels = [_place(observation, place) for place in range(length)]
     if observation.tokens is not None:
         length = min(length, SHOWN_TOKENS)
-        labels = [text(int(token)) for token in observation.tokens[0, :length]]
+        labels = [text(int(token)) for token in observation.tokens[observation.example, :length]]
     return HeadMap(
         layer=layer,
         head=head,
-        probs=first["probs"][layer, head, :length, :length].astype(np.float32),
-        value_norm=first["value"][layer, :length, head],
-        context_norm=first["context"][layer, :length, head],
-        openness=first["openness"][layer, :length, head] if "openness" in first else None,
+        probs=shown["probs"][layer, head, :length, :length].astype(np.float32),
+        value_norm=shown["value"][layer, :length, head],
+        context_norm=shown["context"][layer, :length, head],
+        openness=shown["openness"][layer, :length, head] if "openness" in shown else None,
         tokens=labels,
     )
 

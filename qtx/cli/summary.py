@@ -12,7 +12,6 @@ from rich.table import Table
 from rich.text import Text
 
 from qtx.attention import attention_text
-from qtx.experiment import Experiment
 from qtx.families.in_words import model_in_words
 from qtx.foundation.console import say
 from qtx.pipeline.prepare import Prepared

@@ -10,7 +10,8 @@ from qtx.report.results import METRIC_TITLES, number
 
 Table = tuple[list[str], list[list[str]]]
 SHOWN_ROWS = 6
-NAMED = 3
+NAMED = 2
+"""Dimensions, tokens and positions that a cell or a sentence names at most."""
 EVERYWHERE = 0.5
 """Share of the tokens from which on outliers are not said to be at some of them."""
 
@@ -45,7 +46,7 @@ def value(metric: str, measured: float) -> str:
 
 def outlier_table(diagnosis: Diagnosis, rows: int = SHOWN_ROWS) -> Table:
     """The largest tensors."""
-    header = ["tensor", "largest value", "median dimension", "standard deviations", "in dimensions"]
+    header = ["tensor", "largest value", "median dimension", "deviations", "in dimensions"]
     header += ["at tokens", "at positions"] if any(one.tokens for one in diagnosis.outliers) else ["at patches"]
     return header, [
         [one.name, *map(number, (one.norm, one.typical, one.sigmas)), _named(one.dimensions)]
@@ -79,7 +80,7 @@ def ladder_table(diagnosis: Diagnosis) -> Table:
 
 def method_table(diagnosis: Diagnosis) -> Table:
     """What other ways to quantize would save."""
-    header = [f"{diagnosis.scheme.upper()} by", *_measured_header(diagnosis), "of the loss saved"]
+    header = [f"{diagnosis.scheme.upper()} by", *_measured_header(diagnosis), "saved of what is lost"]
     rows = [[name, *_cells(diagnosis, found), _saved(diagnosis, found)] for name, found in diagnosis.methods.items()]
     return header, rows + [[name, "does not fit this model", "", ""] for name in diagnosis.left_out]
 
@@ -92,14 +93,14 @@ def _of_outliers(diagnosis: Diagnosis) -> str:
             "dimension holds (root mean square)."
         )
     worst = found[0]
-    text = (
-        f"{worst.name} holds the largest outliers: {number(worst.norm)}, where its median dimension holds "
-        f"{number(worst.typical)}, in dimension {_listed(worst.dimensions)}"
-    )
     if worst.token_share > EVERYWHERE:
-        return f"{text}, at {worst.token_share:.0%} of all tokens."
-    at = "token" if worst.tokens else "position"
-    return f"{text}, at {at} {_listed(_texts(worst) or worst.positions)}."
+        place = f"{worst.token_share:.0%} of all {'tokens' if worst.tokens else 'patches'}"
+    else:
+        place = f"{'token' if worst.tokens else 'patch'} {_listed(_texts(worst) or worst.positions)}"
+    return (
+        f"{worst.name} holds the largest outliers: {number(worst.norm)} in dimension {_listed(worst.dimensions)}, at "
+        f"{place}, where half of its dimensions hold less than {number(worst.typical)} (root mean square)."
+    )
 
 
 def _of_heads(diagnosis: Diagnosis) -> str:
@@ -122,7 +123,8 @@ def _of_heads(diagnosis: Diagnosis) -> str:
 def _of_cost(diagnosis: Diagnosis) -> str:
     metric, scheme = METRIC_TITLES[diagnosis.metric], diagnosis.scheme
     before, after = (value(diagnosis.metric, diagnosis.ladder[name].metric) for name in ("fp", scheme))
-    return f"{scheme.upper()} takes {metric} from {before} to {after}."
+    meaning = " (mean cosine to the original's outputs)" if diagnosis.metric == "fidelity" else ""
+    return f"{scheme.upper()} takes {metric}{meaning} from {before} to {after}."
 
 
 def _of_remedies(diagnosis: Diagnosis) -> str:
@@ -131,16 +133,19 @@ def _of_remedies(diagnosis: Diagnosis) -> str:
     as_is = next(iter(diagnosis.methods))
     if best == as_is:
         return f"No other way to quantize to {diagnosis.scheme.upper()} does better than {as_is}."
-    reached = value(diagnosis.metric, diagnosis.methods[best].metric)
-    return f"{best} does best at {diagnosis.scheme.upper()}: {METRIC_TITLES[diagnosis.metric]} {reached}."
+    reached, saved = value(diagnosis.metric, diagnosis.methods[best].metric), _saved(diagnosis, diagnosis.methods[best])
+    return (
+        f"Of other ways to quantize to {diagnosis.scheme.upper()}, {best} does best: {METRIC_TITLES[diagnosis.metric]} "
+        f"{reached}{f', which saves {saved} of what is lost' if saved else ''}."
+    )
 
 
 def _of_tensors(diagnosis: Diagnosis) -> str:
     row = diagnosis.sweep.rows[0]
     alone, without = (value(diagnosis.metric, x) for x in (row.alone, row.without))
     return (
-        f"Quantized alone, the {row.kind} {row.name} costs most ({alone}); left alone in floating point, it gives "
-        f"{without}."
+        f"The {row.kind} {row.name} costs most: {METRIC_TITLES[diagnosis.metric]} {alone} with it alone quantized, "
+        f"{without} with all but it."
     )
 
 
@@ -164,7 +169,7 @@ def _texts(one: Outliers) -> dict[str, float]:
 
 
 def _named(places: Mapping[str, float]) -> str:
-    return ", ".join(f"{place} ({number(size)})" for place, size in list(places.items())[:NAMED])
+    return "; ".join(f"{place} ({number(size)})" for place, size in list(places.items())[:NAMED])
 
 
 def _listed(places: Mapping[str, float]) -> str:

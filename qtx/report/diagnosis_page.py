@@ -94,9 +94,9 @@ def _outliers(diagnosis: Diagnosis, said: str) -> list[str]:
     )
     caption = (
         "The tensors that make outliers (sums, which only carry them on, are left out). Largest value: averaged over "
-        "examples; median dimension: its root mean square; standard deviations: from the tensor's mean. An 8-bit grid "
-        "has 256 steps from the smallest to the largest value: the further out the outliers, the fewer are left for "
-        "all other values."
+        "examples; median dimension: its root mean square; deviations: from the tensor's mean, in standard deviations. "
+        "An 8-bit grid has 256 steps from the smallest to the largest value: the further out the outliers, the fewer "
+        "are left for all other values."
     )
     return [page.figures(items), page.table(*outlier_table(diagnosis, TABLE_ROWS), caption=caption)]
 
@@ -166,8 +166,9 @@ def _costs(diagnosis: Diagnosis) -> list[str]:
             plots.bit_ladder({diagnosis.name: ladder}, title),
             "ladder",
             "The ladder of bits",
-            "Floating point (FP), then fewer bits; W8A6 would be 8-bit weights and 6-bit activations. "
-            + METRICS.get(diagnosis.metric, ""),
+            "Floating point (FP), then fewer bits; W8A6 would be 8-bit weights and 6-bit activations. Unless the "
+            "config says otherwise, weights of fewer than 8 bits are clipped by MSE, which may do better than 8 bits "
+            "from minimum to maximum. " + METRICS.get(diagnosis.metric, ""),
         ),
         page.figure(
             diagnosis_plots.remedies(methods, scale * diagnosis.ladder["fp"].metric, title),
@@ -178,10 +179,11 @@ def _costs(diagnosis: Diagnosis) -> list[str]:
         ),
     ]
     caption = (
-        "Each way alone. Weights by MSE: each weight's range clipped where the squared error is smallest; percentile: "
-        "activation ranges that leave out the outermost values; per_token: ranges found anew at every token; "
-        "smoothquant: sizes moved from activations into weights; hadamard: a rotation that spreads single dimensions "
-        "over all."
+        "Each way alone, without training. Weights by MSE: each weight's range clipped where the squared error is "
+        "smallest (qtx quantize --config.quantization.weight_estimator=mse); percentile: activation ranges that leave "
+        "out the outermost values; the others by qtx quantize --method=NAME: per_token finds ranges anew at every "
+        "token, smoothquant moves sizes from activations into weights, hadamard spreads single dimensions over all by "
+        "a rotation."
     )
     tables = [
         page.table(*ladder_table(diagnosis), caption=f"Held-out data, {title} and loss by bits."),
