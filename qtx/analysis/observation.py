@@ -74,7 +74,7 @@ def observe(model: FloatingPoint, batches: Sequence[Batch]) -> Observation:
     return Observation(
         tokens=joined(tokens, 0) if tokens else None,
         real=real,
-        sites={path: of_site(path) for path in paths},
+        sites={path: of_site(path) for path in seen[0]["sites"]},
         heads={name: joined([part["heads"][name] for part in seen], 1) for name in seen[0]["heads"]},
         example=example,
         shown=seen[0]["shown"],
@@ -140,7 +140,11 @@ def _observe(model: FloatingPoint, paths: tuple[str, ...], batch: dict[str, Any]
     return {
         "sample": sample_mask(batch),
         "real": mask,
-        "sites": {path: jax.vmap(_observe_site, (0, None))(values[path], mask) for path in paths},
+        "sites": {
+            path: jax.vmap(_observe_site, (0, None))(values[path], mask)
+            for path in paths
+            if values[path].shape[2] == mask.shape[-1]  # not the patches of an image, which the class token joins later
+        },
         "heads": _observe_heads(heads, mask, visible),
         "shown": shown | lengths,
     }
