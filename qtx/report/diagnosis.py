@@ -51,7 +51,7 @@ def outlier_table(diagnosis: Diagnosis, rows: int = SHOWN_ROWS) -> Table:
     return header, [
         [one.name, *map(number, (one.norm, one.typical, one.sigmas)), _named(one.dimensions)]
         + ([_named(_texts(one))] if "at tokens" in header else [])
-        + [_named(one.positions)]
+        + [", ".join(list(one.positions)[:NAMED])]
         for one in sources(diagnosis)[:rows]
     ]
 
@@ -96,7 +96,9 @@ def _of_outliers(diagnosis: Diagnosis) -> str:
     if worst.token_share > EVERYWHERE:
         place = f"{worst.token_share:.0%} of all {'tokens' if worst.tokens else 'patches'}"
     else:
-        place = f"{'token' if worst.tokens else 'patch'} {_listed(_texts(worst) or worst.positions)}"
+        places = _listed(_texts(worst) or worst.positions)
+        kind = "token" if worst.tokens else "patch"
+        place = "the class token" if kind == "patch" and places == "class" else f"{kind} {places}"
     return (
         f"{worst.name} holds the largest outliers: {number(worst.norm)} in dimension {_listed(worst.dimensions)}, at "
         f"{place}, where half of its dimensions hold less than {number(worst.typical)} (root mean square)."
@@ -106,9 +108,9 @@ def _of_outliers(diagnosis: Diagnosis) -> str:
 def _of_heads(diagnosis: Diagnosis) -> str:
     idle, total = idle_heads(diagnosis), len(diagnosis.heads)
     if not any(role.sink_mass for role in diagnosis.heads):
-        return f"None of the {total} heads attends to anything: attention is off."
+        return "No head attends to anything: attention is off."
     if not idle:
-        return f"None of the {total} heads does nothing."
+        return "No head does nothing."
     places: dict[str, int] = {}
     for role in idle:
         place = _first(role.tokens or role.positions)
