@@ -20,8 +20,9 @@ from qtx import __version__
 from qtx.analysis import load_analysis
 from qtx.cli.flags import load_config_file
 from qtx.cli.main import COMMANDS, main
-from qtx.cli.summary import family_title, print_summary
+from qtx.cli.summary import print_summary
 from qtx.experiment import default, read
+from qtx.families.in_words import family_title
 from qtx.interop import load
 from qtx.pipeline.prepare import prepare
 from qtx.report.results import number, read_lines
@@ -261,7 +262,7 @@ def test_the_summary_says_what_is_trained(trained, tmp_path, capsys):
     [("bert", "BERT (post-LN, bidirectional)"), ("opt", "OPT (pre-LN, causal)"), ("vit", "ViT (pre-LN, images)")],
 )
 def test_families_in_words(family, title):
-    assert family_title(read(default(family))) == title
+    assert family_title(read(default(family)).model) == title
 
 
 def test_fewer_held_out_batches_are_said(trained, tmp_path, capsys):

@@ -12,11 +12,13 @@ import numpy as np
 from qtx.analysis.head_map import SHOWN_TOKENS, HeadMap
 from qtx.analysis.observation import Observation
 from qtx.analysis.sensitivity import Sweep
-from qtx.analysis.statistics import OUTLIER_SIGMAS
 from qtx.foundation.storage import sealed_json, write_whole
 from qtx.sites import STACK
 
 FILE = "diagnosis.json"
+OUTLIER_RATIO = 6.0
+"""A dimension is an outlier when its largest magnitude is more than so many times the root mean square of the median
+dimension: a measure that a few large dimensions do not move, even of a narrow model or at every token."""
 NAMED = 8
 """Dimensions, tokens and positions that a finding names at most."""
 IDLE = 0.3
@@ -37,15 +39,17 @@ class Outliers:
       layer: from 0; None outside the layers.
       norm: the infinity norm, averaged over examples as in the paper.
       sigmas: the largest distance from an example's mean in its standard deviations, averaged over examples.
-      token_share: of the tokens, those with a value more than 6 standard deviations from the mean.
-      dimensions, tokens, positions: where such values are, with the largest magnitude; the largest first. Images have
-        no tokens.
+      typical: the root mean square of the median dimension, of those that are not always 0.
+      token_share: of the tokens, those with a value of more than `OUTLIER_RATIO` times that.
+      dimensions, tokens, positions: where such values are, with the largest magnitude; the largest first. None: the
+        tensor has no outliers. Images have no tokens.
     """
 
     path: str
     layer: int | None
     norm: float
     sigmas: float
+    typical: float
     token_share: float
     dimensions: dict[str, float]
     tokens: dict[str, float]
@@ -150,20 +154,22 @@ def find_outliers(observation: Observation, text: TokenText) -> tuple[Outliers, 
     """The largest values of every tensor and layer, the largest norms first."""
     found = []
     for path, seen in observation.sites.items():
-        for layer, (peak, sigmas, reach) in enumerate(zip(seen["peak"], seen["sigmas"], seen["reach"], strict=True)):
-            outlying = np.where(sigmas > OUTLIER_SIGMAS, peak, 0)
-            threshold = OUTLIER_SIGMAS * seen["deviation"][layer].mean()
+        for layer, (peak, reach, size) in enumerate(zip(seen["peak"], seen["reach"], seen["size"], strict=True)):
+            typical = float(np.median(size[size > 0])) if size.any() else 0.0
+            threshold = OUTLIER_RATIO * typical
+            outlying = np.where(peak > threshold, peak, 0)
             tokens = {} if observation.tokens is None else _largest(_by_token(outlying, observation.tokens))
             found.append(
                 Outliers(
                     path=path,
                     layer=layer if path.startswith(STACK) else None,
                     norm=float(peak.max(axis=1).mean()),
-                    sigmas=float(sigmas.max(axis=1).mean()),
+                    sigmas=float(seen["sigmas"][layer].mean()),
+                    typical=typical,
                     token_share=float((outlying > 0).sum() / observation.real.sum()),
                     dimensions={str(d): value for d, value in _largest(np.where(reach > threshold, reach, 0)).items()},
                     tokens={text(token): value for token, value in tokens.items()},
-                    positions={str(place): value for place, value in _largest(outlying.max(axis=0)).items()},
+                    positions={_place(observation, p): value for p, value in _largest(outlying.max(axis=0)).items()},
                 )
             )
     return tuple(sorted(found, key=lambda one: -one.norm))
@@ -185,29 +191,34 @@ def find_heads(observation: Observation, text: TokenText) -> tuple[HeadRole, ...
             value_drain=float(heads["value_drain"][layer, :, head].mean()),
             output=float(relative[layer, head]),
             tokens=dict(Counter(favourites).most_common(NAMED)),
-            positions=dict(Counter(map(str, sinks)).most_common(NAMED)),
+            positions=dict(Counter(_place(observation, int(sink)) for sink in sinks).most_common(NAMED)),
         )
 
     return tuple(sorted((role(*place) for place in np.ndindex(relative.shape)), key=lambda role: -role.parked))
 
 
 def find_map(observation: Observation, role: HeadRole, text: TokenText) -> HeadMap:
-    """The attention of a head on the first example: of a text its first tokens."""
-    first, layer, head = observation.first, role.layer, role.head
-    length = int(observation.real[0].sum())
-    labels = ["class", *map(str, range(1, length))]
+    """The attention of a head on the example that is shown: of a text its first tokens."""
+    shown, layer, head = observation.shown, role.layer, role.head
+    length = int(observation.real[observation.example].sum())
+    labels = [_place(observation, place) for place in range(length)]
     if observation.tokens is not None:
         length = min(length, SHOWN_TOKENS)
-        labels = [text(int(token)) for token in observation.tokens[0, :length]]
+        labels = [text(int(token)) for token in observation.tokens[observation.example, :length]]
     return HeadMap(
         layer=layer,
         head=head,
-        probs=first["probs"][layer, head, :length, :length].astype(np.float32),
-        value_norm=first["value"][layer, :length, head],
-        context_norm=first["context"][layer, :length, head],
-        openness=first["openness"][layer, :length, head] if "openness" in first else None,
+        probs=shown["probs"][layer, head, :length, :length].astype(np.float32),
+        value_norm=shown["value"][layer, :length, head],
+        context_norm=shown["context"][layer, :length, head],
+        openness=shown["openness"][layer, :length, head] if "openness" in shown else None,
         tokens=labels,
     )
+
+
+def _place(observation: Observation, position: int) -> str:
+    """A position in words: images begin with the class token, and so their patches count from 1."""
+    return "class" if observation.tokens is None and position == 0 else str(position)
 
 
 def _by_token(values: np.ndarray, tokens: np.ndarray) -> np.ndarray:

@@ -12,6 +12,7 @@ import jax.numpy as jnp
 import numpy as np
 
 from qtx.analysis.capture import FloatingPoint
+from qtx.analysis.head_map import SHOWN_TOKENS
 from qtx.analysis.heads import HEAD_SITES, by_head, head_statistics, visible_keys
 from qtx.foundation.batch import Batch
 from qtx.masks import sample_mask, token_mask
@@ -30,11 +31,12 @@ class Observation:
       tokens: identities `[S, T]`; None: images.
       real: `[S, T]`, False at padding.
       sites: path to the observations of a tensor `[S, T, D]`: `peak` `[L, S, T]`, the largest magnitude of each token;
-        `sigmas` `[L, S, T]`, its largest distance from the example's mean in standard deviations (of which more than
-        6 make an outlier); `deviation` `[L, S]`; `reach` `[L, D]`, the largest magnitude of each feature.
+        `sigmas` `[L, S]`, the largest distance from the example's mean in standard deviations, as the paper has it;
+        `reach` `[L, D]`, the largest magnitude of each feature, and `size` `[L, D]`, its root mean square.
       heads: `sink_mass`, `value_drain` `[L, S, H]` (see `head_statistics`), `sink` `[L, S, H]`, the position of the
         favourite token, and `output` `[L, S, H]`, the mean length of what the head says to a token.
-      first: of the first example and every head: `probs` `[L, H, T, T]`, the lengths of values and outputs `value` and
+      example: which of the first batch is shown: of texts the one that begins with most different tokens.
+      shown: of that example and every head: `probs` `[L, H, T, T]`, the lengths of values and outputs `value` and
         `context` `[L, T, H]`, and with a gate `openness` `[L, T, H]`.
     """
 
@@ -42,14 +44,16 @@ class Observation:
     real: np.ndarray
     sites: dict[str, dict[str, np.ndarray]]
     heads: dict[str, np.ndarray]
-    first: dict[str, np.ndarray]
+    example: int
+    shown: dict[str, np.ndarray]
 
 
 def observe(model: FloatingPoint, batches: Sequence[Batch]) -> Observation:
     """Runs a model over batches of one static shape; examples that pad the last batch are left out."""
     shapes = site_shapes(model.module, model.params, batches[0])
     paths = tuple(path for path in shapes if path not in NO_FEATURES and not path.startswith(HEAD))
-    seen: list[Any] = [jax.device_get(_observe(model, paths, dict(batch))) for batch in batches]
+    example = _most_varied(batches[0])
+    seen: list[Any] = [jax.device_get(_observe(model, paths, dict(batch), example)) for batch in batches]
     kept = np.concatenate([part["sample"] for part in seen])
 
     def joined(parts: list[np.ndarray], axis: int) -> np.ndarray:
@@ -58,17 +62,30 @@ def observe(model: FloatingPoint, batches: Sequence[Batch]) -> Observation:
     def of_site(path: str) -> dict[str, np.ndarray]:
         parts = [part["sites"][path] for part in seen]
         rows = {name: joined([part[name] for part in parts], 1) for name in ("high", "low", "sum", "squares")}
-        return {**_of_tokens(real, shapes[path].features, **rows), "reach": np.max([p["reach"] for p in parts], axis=0)}
+        squares = np.sum([part["power"] for part in parts], axis=0, dtype=np.float64)
+        return {
+            **_of_tokens(real, shapes[path].features, **rows),
+            "reach": np.max([part["reach"] for part in parts], axis=0),
+            "size": np.sqrt(squares / real.sum()),
+        }
 
     real = joined([part["real"] for part in seen], 0)
     tokens = [np.asarray(batch["tokens"]) for batch in batches if "tokens" in batch]
     return Observation(
         tokens=joined(tokens, 0) if tokens else None,
         real=real,
-        sites={path: of_site(path) for path in paths},
+        sites={path: of_site(path) for path in seen[0]["sites"]},
         heads={name: joined([part["heads"][name] for part in seen], 1) for name in seen[0]["heads"]},
-        first=seen[0]["first"],
+        example=example,
+        shown=seen[0]["shown"],
     )
+
+
+def _most_varied(batch: Batch) -> int:
+    """The example that begins with most different tokens; the first one, if there are several, or images."""
+    if "tokens" not in batch:
+        return 0
+    return int(np.argmax([len(set(tokens[:SHOWN_TOKENS])) for tokens in np.asarray(batch["tokens"]).tolist()]))
 
 
 def _of_tokens(
@@ -79,23 +96,24 @@ def _of_tokens(
     mean = np.where(real, sum, 0).sum(axis=-1, dtype=np.float64) / count
     square = np.where(real, squares, 0).sum(axis=-1, dtype=np.float64) - count * mean**2
     deviation = np.sqrt(np.maximum(square, 0) / np.maximum(count - 1, 1))
-    distance = np.maximum(high - mean[..., None], mean[..., None] - low)
+    distance = np.where(real, np.maximum(high - mean[..., None], mean[..., None] - low), 0).max(axis=-1)
     return {
         "peak": np.where(real, np.maximum(high, -low), 0),
-        "sigmas": np.where(real, distance / np.maximum(deviation, 1e-12)[..., None], 0),
-        "deviation": deviation,
+        "sigmas": distance / np.maximum(deviation, 1e-12),
     }
 
 
 def _observe_site(x: jax.Array, mask: jax.Array) -> dict[str, jax.Array]:
     """Of one layer's tensor `[B, T, D]`. Rows first: XLA's CPU compiler is fast along the last axis."""
     x = x.astype(jnp.float32)
+    real = jnp.where(mask[..., None], x, 0)
     return {
         "high": x.max(axis=-1),
         "low": x.min(axis=-1),
         "sum": x.sum(axis=-1),
         "squares": jnp.square(x).sum(axis=-1),
-        "reach": jnp.abs(x * mask[..., None]).max(axis=(0, 1)),
+        "reach": jnp.abs(real).max(axis=(0, 1)),
+        "power": jnp.square(real).sum(axis=(0, 1)),
     }
 
 
@@ -112,17 +130,21 @@ def _observe_heads(heads: dict[str, jax.Array], mask: jax.Array, visible: jax.Ar
 
 
 @jax.jit(static_argnames="paths")
-def _observe(model: FloatingPoint, paths: tuple[str, ...], batch: dict[str, Any]) -> dict[str, Any]:
+def _observe(model: FloatingPoint, paths: tuple[str, ...], batch: dict[str, Any], example: int) -> dict[str, Any]:
     values = capture(model.apply, {*paths, *HEAD_SITES}, batch)[1]
     heads = by_head(values)
     mask = token_mask(batch, heads["probs"].shape[-1])
     visible = visible_keys(batch, mask, model.module.config.causal)  # type: ignore[attr-defined]
-    first = {name: x[:, 0] for name, x in heads.items()}
-    lengths = {name: jnp.linalg.norm(first[name].astype(jnp.float32), axis=-1) for name in ("value", "context")}
+    shown = {name: x[:, example] for name, x in heads.items()}
+    lengths = {name: jnp.linalg.norm(shown[name].astype(jnp.float32), axis=-1) for name in ("value", "context")}
     return {
         "sample": sample_mask(batch),
         "real": mask,
-        "sites": {path: jax.vmap(_observe_site, (0, None))(values[path], mask) for path in paths},
+        "sites": {
+            path: jax.vmap(_observe_site, (0, None))(values[path], mask)
+            for path in paths
+            if values[path].shape[2] == mask.shape[-1]  # not the patches of an image, which the class token joins later
+        },
         "heads": _observe_heads(heads, mask, visible),
-        "first": first | lengths,
+        "shown": shown | lengths,
     }

@@ -93,7 +93,9 @@ def analyze(
         file = save_diagnosis(found, workdir)
     # Draws with matplotlib, which takes a second to import.
     from qtx.report.diagnosis import head_table, ladder_table, method_table, outlier_table, sentences
+    from qtx.report.diagnosis_page import write_page
 
+    report = write_page(found, workdir)
     said = sentences(found)
     say(console, f"{found.name}: {found.model}\n{found.examples} held-out examples of {found.length}: {found.data}")
     tables = {
@@ -105,8 +107,9 @@ def analyze(
     }
     for name, (header, rows) in tables.items():
         print_table(said[name], header, rows, console)
-    say(console, f"diagnosis: {file}")
     say(console, f"took {duration(time.monotonic() - began)}")
+    say(console, f"diagnosis: {file}")
+    say(console, f"report: {report}")
 
 
 def train(experiment: Experiment, workdir: Path, distributed: bool = False, profile: bool = False) -> None:

@@ -105,7 +105,8 @@ COMMANDS = {
         "the folder of a run. Tells which tensors hold outliers, in which dimensions and at which tokens; which\n"
         "heads do nothing and where they park their attention; what fewer bits cost; what other ways would save;\n"
         "which tensors cost most. Measured on a few held-out examples of built-in data, or of what --config.data...\n"
-        "names: by its task, or by how close its outputs stay to those in floating point. Writes diagnosis.json.",
+        "names: by its task, or by how close its outputs stay to those in floating point. Writes diagnosis.json, and\n"
+        "the page report.html, with figures.",
         example="qtx analyze models/all-minilm-l6-v2",
         config="none",
         resume="the same command starts over",

@@ -12,8 +12,7 @@ from rich.table import Table
 from rich.text import Text
 
 from qtx.attention import attention_text
-from qtx.experiment import Experiment
-from qtx.families import FAMILIES
+from qtx.families.in_words import model_in_words
 from qtx.foundation.console import say
 from qtx.pipeline.prepare import Prepared
 
@@ -47,8 +46,7 @@ def summary(prepared: Prepared, workdir: Path, compare: bool) -> dict[str, str]:
     mesh = " x ".join(f"{axis} {size}" for axis, size in prepared.mesh.shape.items())
     used = prepared.mesh.devices.size
     return {
-        "model": f"{family_title(experiment)}, {count(model.num_layers, 'layer')}, width {model.width}, "
-        f"{count(model.num_heads, 'head')}, feed-forward {model.mlp_width}, {model.dtype}",
+        "model": f"{model_in_words(model)}, {model.dtype}",
         "attention": "; ".join(variants) if compare else attention_text(model.attention),
         "parameters": f"{prepared.parameters:,}" + (" with softmax; gates add theirs" if compare else ""),
         "data": prepared.data.description,
@@ -59,15 +57,3 @@ def summary(prepared: Prepared, workdir: Path, compare: bool) -> dict[str, str]:
         + (f"seeds {', '.join(map(str, seeds))}" if compare else f"seed {experiment.seed}"),
         "folder": str(workdir),
     }
-
-
-def family_title(experiment: Experiment) -> str:
-    """E.g. `OPT (pre-LN, causal)`."""
-    model = experiment.model
-    sees = "images" if model.reads == "images" else "causal" if model.causal else "bidirectional"
-    return f"{FAMILIES[experiment.family].title} ({'pre' if model.pre_norm else 'post'}-{model.norm}, {sees})"
-
-
-def count(number: int, thing: str) -> str:
-    """`1 layer`, `12 layers`."""
-    return f"{number} {thing}{'s' * (number != 1)}"

@@ -18,7 +18,7 @@ from qtx.analysis.observation import observe
 from qtx.analysis.sensitivity import Sweep, costliest, sensitivities, targets, with_one
 from qtx.data import OBJECTIVES
 from qtx.experiment import Experiment
-from qtx.families import FAMILIES
+from qtx.families.in_words import model_in_words
 from qtx.foundation.errors import QtxError
 from qtx.pipeline.identity import load_data, origin
 from qtx.pipeline.importing import BUILTIN, Found, import_run, with_classes
@@ -110,7 +110,7 @@ def diagnose(
     rows = sensitivities(model, params, batches[:1], metric, chosen, objective.lower_is_better)
     return Diagnosis(
         name=experiment.name,
-        model=_in_words(prepared),
+        model=f"{model_in_words(experiment.model)}, {prepared.parameters:,} parameters{_within_warmup(run)}",
         data=prepared.data.description,
         examples=len(observation.real),
         length=observation.real.shape[1],
@@ -178,6 +178,14 @@ def _has_foreign_labels(prepared: Prepared) -> bool:
     return prepared.teacher is None and "num_classes" in config.from_data and prepared.data.num_classes is None
 
 
+def _within_warmup(run: TrainedRun) -> str:
+    """That a run's attention is not yet what it is measured as: of an imported model it is."""
+    steps = run.prepared.experiment.model.attention.normalizer.warmup_steps
+    if run.checkpoint >= steps or RunFolder(run.workdir).imported.is_dir():
+        return ""
+    return f" (at step {run.checkpoint} of its attention's warm-up of {steps}, measured as it will be after it)"
+
+
 def _sampled(prepared: Prepared, examples: int) -> Prepared:
     """The same on a few examples: small batches, of which each device gets its part."""
     parts = batch_shards(prepared.mesh)
@@ -188,12 +196,3 @@ def _sampled(prepared: Prepared, examples: int) -> Prepared:
     quantization = dataclasses.replace(prepared.experiment.quantization, calibration_batches=CALIBRATION_BATCHES)
     experiment = dataclasses.replace(prepared.experiment, training=training, quantization=quantization)
     return dataclasses.replace(prepared, experiment=experiment)
-
-
-def _in_words(prepared: Prepared) -> str:
-    config = prepared.module.config  # type: ignore[attr-defined]
-    title = FAMILIES[prepared.experiment.family].title
-    return (
-        f"{title}, {config.num_layers} layers, width {config.width}, {config.num_heads} heads, "
-        f"{prepared.parameters:,} parameters"
-    )

@@ -4,14 +4,14 @@ from __future__ import annotations
 
 from collections.abc import Iterable, Mapping
 
-from qtx.analysis.diagnosis import IDLE, Diagnosis, HeadRole, Measured, Outliers
-from qtx.analysis.statistics import OUTLIER_SIGMAS
+from qtx.analysis.diagnosis import IDLE, OUTLIER_RATIO, QUIET, Diagnosis, HeadRole, Measured, Outliers
 from qtx.report.plots import token_label
 from qtx.report.results import METRIC_TITLES, number
 
 Table = tuple[list[str], list[list[str]]]
 SHOWN_ROWS = 6
-NAMED = 3
+NAMED = 2
+"""Dimensions, tokens and positions that a cell or a sentence names at most."""
 EVERYWHERE = 0.5
 """Share of the tokens from which on outliers are not said to be at some of them."""
 
@@ -29,7 +29,7 @@ def sentences(diagnosis: Diagnosis) -> dict[str, str]:
 
 def sources(diagnosis: Diagnosis) -> list[Outliers]:
     """The tensors that make outliers, and do not only carry what others made; the largest first."""
-    return [one for one in diagnosis.outliers if not one.carried and one.sigmas > OUTLIER_SIGMAS]
+    return [one for one in diagnosis.outliers if one.dimensions and not one.carried]
 
 
 def idle_heads(diagnosis: Diagnosis) -> list[HeadRole]:
@@ -46,9 +46,12 @@ def value(metric: str, measured: float) -> str:
 
 def outlier_table(diagnosis: Diagnosis, rows: int = SHOWN_ROWS) -> Table:
     """The largest tensors."""
-    header = ["tensor", "largest value", "in standard deviations", "in dimensions", "at tokens", "at positions"]
+    header = ["tensor", "largest value", "median dimension", "deviations", "in dimensions"]
+    header += ["at tokens", "at positions"] if any(one.tokens for one in diagnosis.outliers) else ["at patches"]
     return header, [
-        [one.name, number(one.norm), number(one.sigmas), *map(_named, (one.dimensions, _texts(one), one.positions))]
+        [one.name, *map(number, (one.norm, one.typical, one.sigmas)), _named(one.dimensions)]
+        + ([_named(_texts(one))] if "at tokens" in header else [])
+        + [", ".join(list(one.positions)[:NAMED])]
         for one in sources(diagnosis)[:rows]
     ]
 
@@ -77,7 +80,7 @@ def ladder_table(diagnosis: Diagnosis) -> Table:
 
 def method_table(diagnosis: Diagnosis) -> Table:
     """What other ways to quantize would save."""
-    header = [f"{diagnosis.scheme.upper()} by", *_measured_header(diagnosis), "of the loss saved"]
+    header = [f"{diagnosis.scheme.upper()} by", *_measured_header(diagnosis), "saved of what is lost"]
     rows = [[name, *_cells(diagnosis, found), _saved(diagnosis, found)] for name, found in diagnosis.methods.items()]
     return header, rows + [[name, "does not fit this model", "", ""] for name in diagnosis.left_out]
 
@@ -85,22 +88,29 @@ def method_table(diagnosis: Diagnosis) -> Table:
 def _of_outliers(diagnosis: Diagnosis) -> str:
     found = sources(diagnosis)
     if not found:
-        return "No value of any tensor lies more than 6 standard deviations from its mean: there are no outliers."
+        return (
+            f"There are no outliers: no tensor has a value of more than {OUTLIER_RATIO:g} times what its median "
+            "dimension holds (root mean square)."
+        )
     worst = found[0]
-    text = (
-        f"{worst.name} holds the largest outliers: {number(worst.norm)}, which is {number(worst.sigmas)} standard "
-        f"deviations, in dimension {_listed(worst.dimensions)}"
-    )
     if worst.token_share > EVERYWHERE:
-        return f"{text}, at {worst.token_share:.0%} of all tokens."
-    at = "token" if worst.tokens else "patch"
-    return f"{text}, at {at} {_listed(_texts(worst) or worst.positions)}."
+        place = f"{worst.token_share:.0%} of all {'tokens' if worst.tokens else 'patches'}"
+    else:
+        places = _listed(_texts(worst) or worst.positions)
+        kind = "token" if worst.tokens else "patch"
+        place = "the class token" if kind == "patch" and places == "class" else f"{kind} {places}"
+    return (
+        f"{worst.name} holds the largest outliers: {number(worst.norm)} in dimension {_listed(worst.dimensions)}, at "
+        f"{place}, where half of its dimensions hold less than {number(worst.typical)} (root mean square)."
+    )
 
 
 def _of_heads(diagnosis: Diagnosis) -> str:
     idle, total = idle_heads(diagnosis), len(diagnosis.heads)
+    if not any(role.sink_mass for role in diagnosis.heads):
+        return "No head attends to anything: attention is off."
     if not idle:
-        return f"None of the {total} heads does nothing."
+        return "No head does nothing."
     places: dict[str, int] = {}
     for role in idle:
         place = _first(role.tokens or role.positions)
@@ -108,14 +118,15 @@ def _of_heads(diagnosis: Diagnosis) -> str:
     most = max(places, key=lambda place: places[place])
     return (
         f"{len(idle)} of {total} heads do nothing much of the time: they park {IDLE:.0%} of their attention or more on "
-        f"a token whose value they have emptied (mostly {most}), or say next to nothing."
+        f"a token whose value they have emptied (mostly {most}), or say less than {QUIET:.0%} of what others say."
     )
 
 
 def _of_cost(diagnosis: Diagnosis) -> str:
     metric, scheme = METRIC_TITLES[diagnosis.metric], diagnosis.scheme
     before, after = (value(diagnosis.metric, diagnosis.ladder[name].metric) for name in ("fp", scheme))
-    return f"{scheme.upper()} takes {metric} from {before} to {after}."
+    meaning = " (mean cosine to the original's outputs)" if diagnosis.metric == "fidelity" else ""
+    return f"{scheme.upper()} takes {metric}{meaning} from {before} to {after}."
 
 
 def _of_remedies(diagnosis: Diagnosis) -> str:
@@ -124,16 +135,19 @@ def _of_remedies(diagnosis: Diagnosis) -> str:
     as_is = next(iter(diagnosis.methods))
     if best == as_is:
         return f"No other way to quantize to {diagnosis.scheme.upper()} does better than {as_is}."
-    reached = value(diagnosis.metric, diagnosis.methods[best].metric)
-    return f"{best} does best at {diagnosis.scheme.upper()}: {METRIC_TITLES[diagnosis.metric]} {reached}."
+    reached, saved = value(diagnosis.metric, diagnosis.methods[best].metric), _saved(diagnosis, diagnosis.methods[best])
+    return (
+        f"Of other ways to quantize to {diagnosis.scheme.upper()}, {best} does best: {METRIC_TITLES[diagnosis.metric]} "
+        f"{reached}{f', which saves {saved} of what is lost' if saved else ''}."
+    )
 
 
 def _of_tensors(diagnosis: Diagnosis) -> str:
     row = diagnosis.sweep.rows[0]
     alone, without = (value(diagnosis.metric, x) for x in (row.alone, row.without))
     return (
-        f"Quantized alone, the {row.kind} {row.name} costs most ({alone}); left alone in floating point, it gives "
-        f"{without}."
+        f"The {row.kind} {row.name} costs most: {METRIC_TITLES[diagnosis.metric]} {alone} with it alone quantized, "
+        f"{without} with all but it."
     )
 
 
@@ -157,7 +171,7 @@ def _texts(one: Outliers) -> dict[str, float]:
 
 
 def _named(places: Mapping[str, float]) -> str:
-    return ", ".join(f"{place} ({number(size)})" for place, size in list(places.items())[:NAMED])
+    return "; ".join(f"{place} ({number(size)})" for place, size in list(places.items())[:NAMED])
 
 
 def _listed(places: Mapping[str, float]) -> str:

@@ -37,13 +37,19 @@ def over_training(curves: Mapping[str, Sequence[Points]], label: str) -> Figure:
     return figure
 
 
-def per_layer(values: Mapping[str, Sequence[np.ndarray]], label: str) -> Figure:
-    """A measurement `[L]` by layer: the mean over seeds, in a band from the smallest to the largest."""
+def per_layer(values: Mapping[str, Sequence[np.ndarray]], label: str, first: int = 1) -> Figure:
+    """A measurement `[L]` by layer: the mean over seeds, in a band from the smallest to the largest.
+
+    Args:
+      values: variant to one array per seed.
+      label: of the vertical axis.
+      first: number of the first layer.
+    """
     with drawing(3.2) as figure:
         axes = figure.subplots()
         for index, (variant, seeds) in enumerate(values.items()):
             table = np.array(seeds)
-            _banded(axes, np.arange(1, table.shape[1] + 1), table, variant, index)
+            _banded(axes, first + np.arange(table.shape[1]), table, variant, index)
         _log_if_wide(axes, np.concatenate([np.ravel(seeds) for seeds in values.values()]))
         axes.set(xlabel="layer", ylabel=label)
         axes.xaxis.set_major_locator(MaxNLocator(integer=True))

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import json
 import re
-from html.parser import HTMLParser
 
 import numpy as np
 import pytest
@@ -16,41 +15,9 @@ from qtx.foundation.storage import sealed_json
 from qtx.report.report import read_runs, report, write_report
 from qtx.report.results import write_lines
 from tests.patient import DIMENSION, SEQUENCES
+from tests.report.parsed import Page
 
-VOID = {"meta"}
 SITE = "layers/mlp_residual"
-
-
-class Page(HTMLParser):
-    """Checks that tags nest, and collects texts, attributes and tags."""
-
-    def __init__(self, text):
-        super().__init__()
-        self.open, self.attributes, self.tags, self.texts = [], [], [], []
-        self.feed(text)
-        self.close()
-        assert not self.open
-
-    def handle_starttag(self, tag, attrs):
-        self.tags.append(tag)
-        self.attributes += attrs
-        if tag not in VOID:
-            self.open.append(tag)
-
-    def handle_startendtag(self, tag, attrs):
-        self.tags.append(tag)
-        self.attributes += attrs
-
-    def handle_endtag(self, tag):
-        assert self.open.pop() == tag
-
-    def handle_data(self, data):
-        if self.open and self.open[-1] not in ("style", "text"):
-            self.texts.append(data)
-
-    @property
-    def text(self):
-        return " ".join(" ".join(self.texts).split())
 
 
 def make_analysis(outliers=5, off=False):

@@ -1,0 +1,25 @@
+"""A model's config in words, for summaries and pages."""
+
+from __future__ import annotations
+
+from qtx.families import family_of
+from qtx.models import TransformerConfig
+
+
+def family_title(config: TransformerConfig) -> str:
+    """E.g. `OPT (pre-LN, causal)`."""
+    sees = "images" if config.reads == "images" else "causal" if config.causal else "bidirectional"
+    return f"{family_of(config).title} ({'pre' if config.pre_norm else 'post'}-{config.norm}, {sees})"
+
+
+def model_in_words(config: TransformerConfig) -> str:
+    """E.g. `OPT (pre-LN, causal), 12 layers, width 768, 12 heads, feed-forward 3072`."""
+    return (
+        f"{family_title(config)}, {count(config.num_layers, 'layer')}, width {config.width}, "
+        f"{count(config.num_heads, 'head')}, feed-forward {config.mlp_width}"
+    )
+
+
+def count(number: int, thing: str) -> str:
+    """`1 layer`, `12 layers`."""
+    return f"{number} {thing}{'s' * (number != 1)}"

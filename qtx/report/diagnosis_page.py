@@ -1,0 +1,197 @@
+"""The page of one model's diagnosis: what is wrong, where, what it costs and what would save it, in sentences; then the
+figures and tables behind each."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import numpy as np
+
+from qtx import __version__
+from qtx.analysis.diagnosis import IDLE, OUTLIER_RATIO, Diagnosis
+from qtx.report import diagnosis_plots, page, plots
+from qtx.report.diagnosis import (
+    head_table,
+    idle_heads,
+    ladder_table,
+    method_table,
+    outlier_table,
+    sentences,
+    sources,
+)
+from qtx.report.results import METRIC_TITLES
+from qtx.report.sensitivity_figure import sensitivity_section
+
+FILE = "report.html"
+SHOWN_TENSORS = 3
+TABLE_ROWS = 12
+
+# Site to what a newcomer calls it, in the order of the computation.
+GROWTH = {
+    "layers/attention/out": "attention output",
+    "layers/attention_residual": "sum after attention",
+    "layers/mlp/out": "feed-forward output",
+    "layers/mlp_residual": "sum after feed-forward",
+}
+METRICS = {
+    "fidelity": "Fidelity is the mean cosine between the outputs of the quantized and of the original model: 1 is the "
+    "same.",
+    "perplexity": "Perplexity: lower is better.",
+    "accuracy": "Accuracy: higher is better.",
+}
+
+
+def write_page(diagnosis: Diagnosis, workdir: Path) -> Path:
+    """Writes `report.html` into a run's folder and returns its path."""
+    path = workdir / FILE
+    path.write_text(diagnosis_page(diagnosis), encoding="utf-8")
+    return path
+
+
+def diagnosis_page(diagnosis: Diagnosis) -> str:
+    """The page as HTML, without any reference to the outside."""
+    said = sentences(diagnosis)
+    title = f"Diagnosis of {diagnosis.name}"
+    body = [
+        page.heading(title, level=1),
+        page.paragraph(f"{diagnosis.model}.", "lead"),
+        page.bullets(list(said.values())),
+        page.paragraph(
+            f"Measured on {diagnosis.examples} held-out examples of {diagnosis.length} "
+            f"{'tokens' if _reads_text(diagnosis) else 'patches'} ({diagnosis.data}). Layers, heads, dimensions and "
+            "positions count from 0: layers/mlp/out[2] is the feed-forward output of the third layer.",
+            "note",
+        ),
+        page.heading("Where the outliers are"),
+        *_outliers(diagnosis, said["outliers"]),
+        page.heading("Heads that do nothing"),
+        *_heads(diagnosis, said["heads"]),
+        page.heading("What fewer bits cost, and what would save it"),
+        *_costs(diagnosis),
+        *sensitivity_section({diagnosis.name: diagnosis.sweep}),
+        page.footer(f"Written by qtx {__version__}; the numbers are in diagnosis.json beside this page."),
+    ]
+    return page.page(title, body)
+
+
+def _outliers(diagnosis: Diagnosis, said: str) -> list[str]:
+    items = [_growth_figure(diagnosis)]
+    worst = sources(diagnosis)[:SHOWN_TENSORS]
+    if not worst:
+        return [page.figures([*items, page.card(page.paragraph(said))])]
+    shown = {
+        one.name: (diagnosis.reach[one.name], one.typical, [int(place) for place in list(one.dimensions)[:2]])
+        for one in worst
+    }
+    items.append(
+        page.figure(
+            diagnosis_plots.dimensions(shown, OUTLIER_RATIO),
+            "dimensions",
+            "Which dimensions",
+            "The largest magnitude of every dimension. Above the dashed line, and orange, are outliers: more than "
+            f"{OUTLIER_RATIO:g} times what the median dimension holds (its root mean square).",
+        )
+    )
+    caption = (
+        "The tensors that make outliers (sums, which only carry them on, are left out). Largest value: averaged over "
+        "examples; median dimension: its root mean square; deviations: from the tensor's mean, in standard deviations. "
+        "An 8-bit grid has 256 steps from the smallest to the largest value: the further out the outliers, the fewer "
+        "are left for all other values."
+    )
+    return [page.figures(items), page.table(*outlier_table(diagnosis, TABLE_ROWS), caption=caption)]
+
+
+def _growth_figure(diagnosis: Diagnosis) -> str:
+    norms: dict[str, list[np.ndarray]] = {}
+    for path, name in GROWTH.items():
+        layers = sorted((one for one in diagnosis.outliers if one.path == path), key=lambda one: one.layer or 0)
+        if layers:
+            norms[name] = [np.array([one.norm for one in layers])]
+    return page.figure(
+        plots.per_layer(norms, "largest value", first=0),
+        "growth",
+        "Layer by layer",
+        "The largest value of each layer's tensors, averaged over examples: where along the depth outliers arise, and "
+        "how far the residual sums carry them.",
+    )
+
+
+def _heads(diagnosis: Diagnosis, said: str) -> list[str]:
+    if not any(role.sink_mass for role in diagnosis.heads):
+        return [page.paragraph(said)]
+    shape = tuple(max(getattr(role, name) for role in diagnosis.heads) + 1 for name in ("layer", "head"))
+    table = {name: np.zeros(shape) for name in ("sink_mass", "value_drain")}
+    for role in diagnosis.heads:
+        for name, values in table.items():
+            values[role.layer, role.head] = getattr(role, name)
+    items = [
+        page.figure(
+            plots.sinks({"one mark per head": [table]}),
+            "sinks",
+            "Every head",
+            "Right: nearly all of its attention goes to one token. Low: that token's value is almost empty, so that "
+            "attending to it adds nothing. A head at the lower right does nothing.",
+        )
+    ]
+    idle = {(role.layer, role.head) for role in idle_heads(diagnosis)}
+    for head in diagnosis.maps:
+        if (head.layer, head.head) in idle:
+            name = f"layers/attention[{head.layer}], head {head.head}"
+            gate = "" if head.openness is None else f" Its gate is open by {head.openness.mean():.0%} on average."
+            items.append(
+                page.figure(
+                    plots.attention_map(head, name),
+                    f"map-{head.layer}-{head.head}",
+                    name,
+                    "A row shows where one token's attention goes, on one example: a bright column is a sink. Below, "
+                    f"the length of each token's value; at the right, of what the head adds to each token.{gate}",
+                )
+            )
+    caption = (
+        f"{'The heads that do nothing' if idle else 'The heads that come closest to doing nothing'}. Attention parked: "
+        f"the share that goes to a token whose value is empty, and so adds nothing ({IDLE:.0%} or more: the head does "
+        "nothing much of the time). Heads are made so by training with a softmax, whose probabilities add up to 1 even "
+        "when there is nothing to say; the scores that this takes are what drives outliers."
+    )
+    return [page.table(*head_table(diagnosis, TABLE_ROWS), caption=caption), page.figures(items)]
+
+
+def _costs(diagnosis: Diagnosis) -> list[str]:
+    scale = 100.0 if diagnosis.metric == "accuracy" else 1.0
+    title, scheme = METRIC_TITLES[diagnosis.metric], diagnosis.scheme.upper()
+    ladder = {"FP" if name == "fp" else name.upper(): [scale * m.metric] for name, m in diagnosis.ladder.items()}
+    methods = {name: scale * found.metric for name, found in diagnosis.methods.items()}
+    items = [
+        page.figure(
+            plots.bit_ladder({diagnosis.name: ladder}, title),
+            "ladder",
+            "The ladder of bits",
+            "Floating point (FP), then fewer bits; W8A6 would be 8-bit weights and 6-bit activations. Unless the "
+            "config says otherwise, weights of fewer than 8 bits are clipped by MSE, which may do better than 8 bits "
+            "from minimum to maximum. " + METRICS.get(diagnosis.metric, ""),
+        ),
+        page.figure(
+            diagnosis_plots.remedies(methods, scale * diagnosis.ladder["fp"].metric, title),
+            "remedies",
+            f"Other ways to {scheme}",
+            f"What each other way to quantize to {scheme} reaches, from what the config's own does (dashed) towards "
+            "floating point (solid).",
+        ),
+    ]
+    caption = (
+        "Each way alone, without training. Weights by MSE: each weight's range clipped where the squared error is "
+        "smallest (qtx quantize --config.quantization.weight_estimator=mse); percentile: activation ranges that leave "
+        "out the outermost values; the others by qtx quantize --method=NAME: per_token finds ranges anew at every "
+        "token, smoothquant moves sizes from activations into weights, hadamard spreads single dimensions over all by "
+        "a rotation."
+    )
+    tables = [
+        page.table(*ladder_table(diagnosis), caption=f"Held-out data, {title} and loss by bits."),
+        page.table(*method_table(diagnosis), caption=caption),
+    ]
+    reasons = [f"{name} does not fit: {reason}" for name, reason in diagnosis.left_out.items()]
+    return [page.figures(items), *tables, *([page.bullets(reasons)] if reasons else [])]
+
+
+def _reads_text(diagnosis: Diagnosis) -> bool:
+    return any(role.tokens for role in diagnosis.heads)

@@ -1,0 +1,70 @@
+"""The figures of a diagnosis that no comparison has. Each function takes plain data and returns a figure."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+
+import numpy as np
+from matplotlib.axes import Axes
+from matplotlib.figure import Figure
+from matplotlib.ticker import FuncFormatter, LogLocator, NullFormatter
+
+from qtx.report.style import MUTED, SERIES, drawing, legend
+
+FLOOR = 0.3
+"""Where the vertical axis of `dimensions` begins, as a share of the median dimension."""
+
+
+def dimensions(tensors: Mapping[str, tuple[np.ndarray, float, Sequence[int]]], ratio: float) -> Figure:
+    """The largest magnitude of every dimension of tensors, one strip each, on a logarithmic scale.
+
+    Args:
+      tensors: name to magnitudes `[D]`, the root mean square of the median dimension, and the dimensions to be named.
+      ratio: how many times that an outlier exceeds, drawn as a dashed line.
+    """
+    with drawing(0.5 + 1.25 * len(tensors)) as figure:
+        strips = list(figure.subplots(len(tensors), sharex=True, squeeze=False)[:, 0])
+        for axes, (name, (reach, typical, named)) in zip(strips, tensors.items(), strict=True):
+            places, floor = np.arange(len(reach)), FLOOR * typical
+            outlying = reach > ratio * typical
+            for where, color in ((~outlying, SERIES[0]), (outlying, SERIES[1])):
+                axes.vlines(places[where], floor, np.maximum(reach[where], floor), color=color, linewidth=1)
+            axes.axhline(ratio * typical, color=MUTED, linewidth=0.9, linestyle=(0, (3, 2)))
+            for place in named:
+                axes.annotate(str(place), (place, reach[place]), xytext=(3, -3), textcoords="offset points", fontsize=8)
+            axes.set_yscale("log")
+            axes.set(xlim=(-0.02 * len(reach), 1.02 * len(reach)), ylim=(floor, 2 * reach.max()))
+            _plain(axes)
+            axes.set_title(name)
+        strips[-1].set_xlabel("dimension")
+        figure.supylabel("largest magnitude (log scale)", fontsize=9)
+    return figure
+
+
+def remedies(reached: Mapping[str, float], full: float, label: str) -> Figure:
+    """What each way to quantize reaches, from where the first of them is.
+
+    Args:
+      reached: name to metric, the one that the others are to improve on first.
+      full: the metric in floating point.
+      label: of the metric.
+    """
+    names, values = list(reached)[::-1], list(reached.values())[::-1]
+    as_is, places = values[-1], range(len(values))
+    with drawing(1.1 + 0.27 * len(names)) as figure:
+        axes = figure.subplots()
+        axes.hlines(places, as_is, values, color=SERIES[2], linewidth=2)
+        axes.plot(values, places, "o", color=SERIES[2], label="quantized so")
+        axes.axvline(full, color=MUTED, linewidth=1, label="floating point")
+        axes.axvline(as_is, color=MUTED, linewidth=1, linestyle="--", label=names[-1])
+        axes.set_yticks(places, names)
+        axes.set(xlabel=label, ylim=(-0.6, len(names) - 0.4))
+        axes.grid(axis="y", visible=False)
+        legend(figure, axes)
+    return figure
+
+
+def _plain(axes: Axes) -> None:
+    axes.yaxis.set_major_locator(LogLocator(numticks=4))
+    axes.yaxis.set_major_formatter(FuncFormatter(lambda value, _: f"{value:g}"))
+    axes.yaxis.set_minor_formatter(NullFormatter())

@@ -1,0 +1,151 @@
+"""The page of a diagnosis: it stands alone, has a section for each finding, and shows what it is given as text."""
+
+from __future__ import annotations
+
+import dataclasses
+
+import numpy as np
+import pytest
+
+from qtx.analysis.diagnosis import Diagnosis, HeadRole, Measured, Outliers
+from qtx.analysis.head_map import HeadMap
+from qtx.analysis.sensitivity import Sensitivity, Sweep
+from qtx.report import diagnosis_plots
+from qtx.report.diagnosis import sentences
+from qtx.report.diagnosis_page import diagnosis_page, write_page
+from tests.report.parsed import Page
+
+EVIL = "<script>"
+REACH = np.array([1.0, 1.5, 90.0, 2.0])
+
+
+def outliers(path, layer, norm=90.0, dimensions=None, **values):
+    found = {"sigmas": 40.0, "typical": 0.5, "token_share": 0.1, "tokens": {EVIL: 90.0}, "positions": {"0": 90.0}}
+    return Outliers(path, layer, norm, dimensions={"2": 90.0} if dimensions is None else dimensions, **found | values)
+
+
+def role(layer, head, mass, **values):
+    found = {"value_drain": 0.05, "output": 1.0, "tokens": {EVIL: 8}, "positions": {"0": 8}}
+    return HeadRole(layer, head, mass, **found | values)
+
+
+DIAGNOSIS = Diagnosis(
+    name="model & <b>",
+    model="BERT, 2 layers",
+    data="ten documents",
+    examples=8,
+    length=16,
+    metric="fidelity",
+    lower_is_better=False,
+    scheme="w8a8",
+    outliers=(
+        outliers("layers/mlp_residual", 1, 95.0),
+        outliers("layers/mlp/out", 1),
+        outliers("layers/mlp_residual", 0, 4.0, {}),
+        outliers("layers/mlp/out", 0, 3.0, {}),
+    ),
+    heads=(role(1, 0, 0.8), role(0, 1, 0.2), role(0, 0, 0.1), role(1, 1, 0.1)),
+    ladder={"fp": Measured(1.0, 0.0), "w8a8": Measured(0.8, 0.5), "w4a8": Measured(0.5, 0.9)},
+    methods={"static": Measured(0.8, 0.5), "hadamard": Measured(0.95, 0.1), "smoothquant": Measured(0.7, 0.6)},
+    left_out={"per_token": "a reason"},
+    sweep=Sweep("w8a8", "fidelity", 1.0, 0.8, (Sensitivity("weight", "layers/mlp/out/kernel", 1, 8, 8.1, 0.9, 0.97),)),
+    thorough=False,
+    reach={"layers/mlp/out[1]": REACH},
+    maps=(HeadMap(1, 0, np.eye(3), np.ones(3), np.ones(3), None, ["[CLS]", EVIL, "$a"]),),
+)
+OF_IMAGES = dataclasses.replace(
+    DIAGNOSIS,
+    outliers=tuple(dataclasses.replace(one, tokens={}, positions={"class": 90.0}) for one in DIAGNOSIS.outliers),
+    heads=tuple(dataclasses.replace(one, tokens={}, positions={"class": 8}) for one in DIAGNOSIS.heads),
+)
+HEALTHY = dataclasses.replace(
+    DIAGNOSIS,
+    outliers=tuple(dataclasses.replace(one, dimensions={}) for one in DIAGNOSIS.outliers),
+    heads=(role(0, 0, 0.1, value_drain=0.9),),
+    methods={"static": Measured(0.8, 0.5)},
+    left_out={},
+)
+WITHOUT_ATTENTION = dataclasses.replace(
+    DIAGNOSIS,
+    heads=(role(0, 0, 0.0, output=0.0),),
+    maps=(HeadMap(0, 0, np.zeros((3, 3)), np.ones(3), np.zeros(3), None, list("abc")),),
+)
+
+
+@pytest.fixture(scope="module")
+def written(tmp_path_factory):
+    return write_page(DIAGNOSIS, tmp_path_factory.mktemp("run")).read_text(encoding="utf-8")
+
+
+def test_the_page_stands_alone_and_tokens_are_text(written):
+    page = Page(written)
+    assert not {"script", "link", "img"} & set(page.tags) and "model & <b>" in page.text
+    links = [value for name, value in page.attributes if name in ("href", "xlink:href", "src")]
+    assert links and all(value.startswith(("#", "data:image/png")) for value in links)
+    assert EVIL not in written and page.text.count(EVIL) >= 3
+
+
+def test_every_finding_has_its_sentence_first_and_its_section(written):
+    text = Page(written).text
+    places = [text.index(sentence) for sentence in sentences(DIAGNOSIS).values()]
+    places += [
+        text.index(heading)
+        for heading in (
+            "Where the outliers are",
+            "Heads that do nothing",
+            "What fewer bits cost, and what would save it",
+            "Which tensor costs the most",
+        )
+    ]
+    assert places == sorted(places)
+    for shown in (
+        "Layer by layer.",
+        "Which dimensions.",
+        "Every head.",
+        "layers/attention[1], head 0.",
+        "Other ways to",
+    ):
+        assert shown in text
+    assert "per_token does not fit: a reason" in text
+
+
+def test_the_sentences_say_what_was_found():
+    said = sentences(DIAGNOSIS)
+    assert said["outliers"].startswith(
+        f"layers/mlp/out[1] holds the largest outliers: 90.0 in dimension 2, at token {EVIL}"
+    )
+    assert said["heads"].startswith("1 of 4 heads do nothing")
+    assert "from 1.0000 to 0.8000" in said["cost"]
+    assert "hadamard does best: fidelity 0.9500, which saves 75% of what is lost" in said["remedies"]
+    assert "layers/mlp/out/kernel[1] costs most: fidelity 0.9000" in said["tensors"]
+
+
+def test_of_images_places_are_patches():
+    page = Page(diagnosis_page(OF_IMAGES)).text
+    assert "in dimension 2, at the class token, where" in page and "of 16 patches" in page and "at tokens" not in page
+
+
+def test_what_is_not_there_is_said():
+    page = Page(diagnosis_page(HEALTHY)).text
+    assert page.count("There are no outliers") == 2 and "Which dimensions." not in page
+    assert "No head does nothing." in page and "layers/attention[1], head 0." not in page
+    assert "No other way to quantize to W8A8 does better than static." in page
+
+
+def test_without_attention_no_head_is_drawn():
+    page = Page(diagnosis_page(WITHOUT_ATTENTION)).text
+    assert page.count("No head attends to anything: attention is off") == 2 and "Every head." not in page
+
+
+def test_outlying_dimensions_have_another_colour():
+    axes = diagnosis_plots.dimensions({"out": (REACH, 0.5, [2])}, 6.0).axes[0]
+    inside, beyond = ([round(s[0, 0]) for s in lines.get_segments()] for lines in axes.collections)
+    assert (inside, beyond) == ([0, 1, 3], [2])
+    assert [text.get_text() for text in axes.texts] == ["2"]
+
+
+def test_ways_to_quantize_start_from_the_configs_own():
+    axes = diagnosis_plots.remedies({"static": 0.8, "hadamard": 0.95}, 1.0, "fidelity").axes[0]
+    ends = {tuple(segment[:, 0]) for segment in axes.collections[0].get_segments()}
+    assert ends == {(0.8, 0.8), (0.8, 0.95)}
+    assert [label.get_text() for label in axes.get_yticklabels()] == ["hadamard", "static"]
