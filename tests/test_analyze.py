@@ -75,16 +75,10 @@ def test_what_was_planted_in_a_checkpoint_is_named(family, place, tmp_path, caps
 
 
 @pytest.mark.slow
-def test_a_run_within_its_warm_up_and_one_without_attention(tmp_path, capsys):
-    warming = ["--config.training.steps=4", "--config.model.attention.gamma_warmup_steps=4"]
-    for variant, options in {"clipped_softmax,alpha=1": warming, "none": []}.items():
-        run = tmp_path / variant.partition(",")[0]
-        assert main(["train", f"--config={NANO}:{variant}", f"--workdir={run}", *options]) == 0
-    shutil.rmtree(tmp_path / "clipped_softmax" / "checkpoints" / "4")
-    told = lines_of([str(tmp_path / "clipped_softmax")], capsys)
-    assert "(at step 2 of its attention's warm-up of 4, measured as it will be after it)" in told[0]
-    assert "No head attends to anything: attention is off." in lines_of([str(tmp_path / "none")], capsys)
-    assert "attention is off" in (tmp_path / "none" / "report.html").read_text()
+def test_a_model_without_attention(tmp_path, capsys):
+    assert main(["train", f"--config={NANO}:none", f"--workdir={tmp_path}/run"]) == 0
+    assert "No head attends to anything: attention is off." in lines_of([f"{tmp_path}/run"], capsys)
+    assert "attention is off" in (tmp_path / "run" / "report.html").read_text()
 
 
 def test_what_is_no_checkpoint_is_told_in_one_line(tmp_path, capsys):

@@ -110,7 +110,7 @@ def diagnose(
     rows = sensitivities(model, params, batches[:1], metric, chosen, objective.lower_is_better)
     return Diagnosis(
         name=experiment.name,
-        model=f"{model_in_words(experiment.model)}, {prepared.parameters:,} parameters{_within_warmup(run)}",
+        model=f"{model_in_words(experiment.model)}, {prepared.parameters:,} parameters",
         data=prepared.data.description,
         examples=len(observation.real),
         length=observation.real.shape[1],
@@ -176,14 +176,6 @@ def folder_for(checkpoint: str) -> Path:
 def _has_foreign_labels(prepared: Prepared) -> bool:
     config = prepared.module.config  # type: ignore[attr-defined]
     return prepared.teacher is None and "num_classes" in config.from_data and prepared.data.num_classes is None
-
-
-def _within_warmup(run: TrainedRun) -> str:
-    """That a run's attention is not yet what it is measured as: of an imported model it is."""
-    steps = run.prepared.experiment.model.attention.normalizer.warmup_steps
-    if run.checkpoint >= steps or RunFolder(run.workdir).imported.is_dir():
-        return ""
-    return f" (at step {run.checkpoint} of its attention's warm-up of {steps}, measured as it will be after it)"
 
 
 def _sampled(prepared: Prepared, examples: int) -> Prepared:

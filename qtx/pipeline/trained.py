@@ -91,9 +91,9 @@ def restore_run(prepared: Prepared, workdir: Path, checkpoint: str = NEWEST, own
 
 def check_grown(experiment: Experiment, workdir: Path, step: int) -> None:
     """Raises QtxError if attention was still annealing at a checkpoint: everything measures what it grows into, which
-    the parameters there do not belong to yet."""
-    normalizer = experiment.model.attention.normalizer
-    if step < normalizer.warmup_steps and not experiment.qat.scheme:
+    the parameters there do not belong to yet. An imported model has grown elsewhere."""
+    normalizer, imported = experiment.model.attention.normalizer, RunFolder(workdir).imported.is_dir()
+    if step < normalizer.warmup_steps and not imported and not experiment.qat.scheme:
         raise QtxError(
             f"checkpoint {step} of {workdir} is within the warm-up of its attention: {normalizer.warmup} is "
             f"{normalizer.warmup_steps}; choose a later --checkpoint, or go on training"

@@ -37,8 +37,8 @@ class TrainingConfig:
       decay_norm_scale: decay LayerNorm scales too. The paper's OPT cures do and its OPT baseline does not: compare like
         with like.
       clip_norm: largest global norm of a gradient; None: no clipping.
-      clip_weights: largest magnitude of a kernel's or an embedding's weight, in root mean squares of its layer's tensor;
-        what is larger shrinks by 5 % an update (see `qtx.training.optimizer.clip_weights`); None: no limit.
+      clip_weights: largest magnitude of a kernel's or an embedding's weight, in root mean squares of its tensor, in a
+        layer; what is larger shrinks by 5 % an update (see `qtx.training.optimizer.clip_weights`); None: no limit.
       distill_layers: which layers' outputs are held to the teacher's, of an objective that has one: "all", or "last".
       label_smoothing: share of the target that is spread over all classes, during training only.
       penalties: on activations, in the loss during training only: names in `PENALTIES` with options, e.g.

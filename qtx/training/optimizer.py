@@ -116,10 +116,10 @@ SHRINK = 0.05
 def clip_weights(limit: float, mask: DecayMask) -> optax.GradientTransformation:
     """Keeps the weights of each tensor, in a layer, within `limit` times its root mean square, where `mask` is True.
 
-    After an update w becomes clip(w, -c, c) with c = max(limit rms(w), 0.95 max |w|): what is larger shrinks from update
-    to update, slowly enough that the loss can make good for it. A penalty could not do that: Adam moves every weight by
-    about the learning rate, and the feed-forward kernels that make outliers hold weights of 100 root mean squares and
-    more, which cost an 8-bit grid from minimum to maximum most of its points.
+    After an update w becomes clip(w, -c, c) with c = max(limit rms(w), 0.95 max |w|): what is larger shrinks from
+    update to update, slowly enough that the loss can make good for it. A penalty could not do that: Adam moves every
+    weight by about the learning rate, and the feed-forward kernels that make outliers hold weights of 100 root mean
+    squares and more, which cost an 8-bit grid from minimum to maximum most of its points.
     """
 
     def clip(updates, params):
