@@ -83,12 +83,10 @@ def train(
 
 
 def start_identity(start: str) -> dict[str, str]:
-    """What a run's identity says of the run that it starts from: the SHA-256 `start` of the newest parameters there.
-
-    Raises:
-      QtxError: if there are none.
-    """
-    if not start:
+    """What a run's identity says of the run that it starts from: the SHA-256 `start` of the newest parameters there;
+    nothing if there is no such run any more, which one that has begun does not need."""
+    folder = RunFolder(Path(start))
+    if not start or not folder.config.exists():
         return {}
-    step, imported = find_checkpoint(start), RunFolder(Path(start)).imported
+    step, imported = find_checkpoint(start), folder.imported
     return {"start": digest(imported) if step == 0 and imported.is_dir() else digest_of(start, step)}
