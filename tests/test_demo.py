@@ -42,13 +42,12 @@ def test_what_the_makefile_runs_exists():
 
 
 def test_the_demo_names_commands_and_keys_that_exist(tmp_path):
-    for step in demo.story(tmp_path):
-        name, *flags = step.command
+    for command, _ in (pair for step in demo.story(tmp_path) for pair in step.commands):
+        name, *flags = command
         assert name in COMMANDS
         file = next((flag.partition("=")[2] for flag in flags if flag.startswith("--config=")), None)
         config = config_of_checkpoint(found("builtin:minilm-2l")) if file is None else load_config_file(file)
-        keys = [match[1] for flag in flags if (match := re.match(r"--config\.([^=]+)=", flag))]
-        for key in keys:
+        for key in (match[1] for flag in flags if (match := re.match(r"--config\.([^=]+)=", flag))):
             check_key(config, key)
 
 
@@ -65,20 +64,21 @@ def measured(run: Path, scheme: str, estimator: str | None = None) -> dict[str, 
 @pytest.mark.slow
 def test_the_last_lines_are_what_the_runs_measured_and_nothing_is_done_twice(tmp_path, capsys):
     steps = demo.story(tmp_path, SHORT, [*SHORT, *HEALING], COMPARING)
-    assert demo.run(tmp_path, steps) == 0
+    assert demo.tell(tmp_path, steps) == 0
     told = capsys.readouterr().out
-    _, last = told.split("== before -> after ==")
+    _, last = told.split("== before -> after")
     numbers = [tuple(map(float, pair)) for pair in re.findall(r"([\d.]+) -> ([\d.]+)", last)]
     runs = tmp_path / "minilm-2l", tmp_path / "healed"
     expected = [
         tuple(measured(run, scheme, estimator)[name] for run in runs)
         for scheme, estimator, name in [
             ("fp", None, "max_inf_norm"),
+            ("fp", None, "fidelity"),
+            ("fp", None, "loss"),
             ("w8a8", "minmax", "fidelity"),
             ("w8a8", "minmax", "loss"),
             ("w8a8", "mse", "fidelity"),
             ("w8a8", "mse", "loss"),
-            ("fp", None, "fidelity"),
         ]
     ]
     assert numbers == [pytest.approx(pair, rel=5e-3, abs=5e-4) for pair in expected]
@@ -88,7 +88,7 @@ def test_the_last_lines_are_what_the_runs_measured_and_nothing_is_done_twice(tmp
         return {file: file.read_bytes() for run in runs for file in (run / "results.json", run / "diagnosis.json")}
 
     before, checkpoints = files(), sorted((runs[1] / "checkpoints").rglob("*"))
-    assert demo.run(tmp_path, steps) == 0
+    assert demo.tell(tmp_path, steps) == 0
     again = capsys.readouterr().out
-    assert again.count("finished already") == 6 and again.split("== before -> after ==")[1] == last
+    assert again.count("finished already") == 6 and again.split("== before -> after")[1] == last
     assert files() == before and sorted((runs[1] / "checkpoints").rglob("*")) == checkpoints
