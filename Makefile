@@ -33,7 +33,7 @@ demo: $(READY)
 	$(BIN)/python -m experiments.demo runs/demo
 
 demo-compare: $(READY)
-	$(BIN)/qtx compare --config=configs/demo.py --workdir=runs/demo-compare
+	$(BIN)/qtx compare --config=configs/demo.py --workdir=runs/demo
 
 test: $(READY)
 	$(PYTEST) $(ARGS)

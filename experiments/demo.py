@@ -101,7 +101,7 @@ def story(
         Step(
             "from scratch",
             "Two kinds of attention, trained for seconds. Look at the columns FP and W8A8: models so small and so\n"
-            "young have no outliers yet, and quantize equally well. `make demo-compare` trains more of them, for longer.",
+            "young have no outliers yet, and quantize equally well. `make demo-compare` trains more, for longer.",
             [(("compare", "--config=demo", f"--workdir={folder / 'compare'}", *comparing), None)],
         ),
     ]
