@@ -25,6 +25,7 @@ HEALING = (FEW,)
 COMPARING = (
     *("--config.training.steps=200", "--config.training.warmup_steps=20", "--config.compare.seeds=(0,)"),
     "--config.compare.variants=('softmax', 'gated_linear')",
+    "--config.quantization.schemes=('w8a8',)",
 )
 WEIGHTS = {"minmax": "min-max weights", "mse": "MSE weights"}
 
