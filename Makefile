@@ -8,11 +8,12 @@ WORKERS ?= 2
 # Each begins with one half of the files, so that what the tests of a file share is made once.
 PYTEST = $(BIN)/python -m pytest -n $(WORKERS) --dist worksteal
 
-.PHONY: help setup demo test test-slow lint conformance clean
+.PHONY: help setup demo demo-compare test test-slow lint conformance clean
 .DEFAULT_GOAL := help
 
 help:
-	@echo "make demo         pre-train, quantize and compare attention variants on this machine"
+	@echo "make demo         diagnose a real model, heal it, and quantize it before and after, in six minutes"
+	@echo "make demo-compare pre-train, quantize and compare attention variants on this machine"
 	@echo "make test         the test suite"
 	@echo "make test-slow    the tests that train for minutes"
 	@echo "make lint         style, formatting, types, and the layers of import"
@@ -29,6 +30,9 @@ $(READY): requirements.txt pyproject.toml
 	touch $@
 
 demo: $(READY)
+	$(BIN)/python -m experiments.demo runs/demo
+
+demo-compare: $(READY)
 	$(BIN)/qtx compare --config=configs/demo.py --workdir=runs/demo
 
 test: $(READY)

@@ -23,8 +23,9 @@ from qtx.foundation.errors import QtxError, lookup, unknown
 from qtx.quantization import QuantizationConfig
 from qtx.quantization.earlier import of_this_version
 from qtx.quantization.qat.config import QatConfig
+from qtx.quantization.recipes import RECIPES
 from qtx.training import MeshConfig, TrainingConfig
-from qtx.training.run_folder import IDENTITY, started
+from qtx.training.run_folder import IDENTITY, RunFolder, started
 
 
 @dataclasses.dataclass(frozen=True)
@@ -199,4 +200,17 @@ def from_record(values: dict[str, Any], where: str) -> ConfigDict:
         raise
     except (KeyError, TypeError, ValueError, AttributeError) as error:
         raise QtxError(f"{where} is not the config of an experiment of this version of qtx ({error!r})") from None
+    return config
+
+
+def recorded(workdir: Path) -> ConfigDict:
+    """The config that a run recorded in its folder; nothing that the folder names is run.
+
+    Raises:
+      QtxError: if the folder holds no run, or its record cannot be read.
+    """
+    folder = RunFolder(workdir)
+    config = from_record(folder.read_config(), str(folder.config))
+    if config.quantization.recipe not in RECIPES:
+        config.quantization.recipe = str(folder.recipe)
     return config

@@ -1,8 +1,9 @@
-"""The quickstart notebook runs from top to bottom, in a kernel of its own."""
+"""The notebooks run from top to bottom, in a kernel of their own."""
 
 from __future__ import annotations
 
 import os
+import re
 from pathlib import Path
 
 import nbformat
@@ -10,12 +11,12 @@ import pytest
 from nbclient import NotebookClient
 
 ROOT = Path(__file__).parents[1]
-QUICKSTART = ROOT / "experiments" / "notebooks" / "quickstart.ipynb"
+NOTEBOOKS = ROOT / "experiments" / "notebooks"
 
 
-def executed(replacements):
-    """What the notebook prints, and how many pictures it shows, with parts of its source replaced."""
-    notebook = nbformat.read(QUICKSTART, as_version=4)
+def executed(name, replacements):
+    """What a notebook prints, and how many pictures it shows, with parts of its source replaced."""
+    notebook = nbformat.read(NOTEBOOKS / name, as_version=4)
     for old, new in replacements.items():
         assert sum(old in cell.source for cell in notebook.cells) == 1, f"no single cell has {old!r}"
         for cell in notebook.cells:
@@ -36,7 +37,9 @@ def last_row(text, variant):
 
 @pytest.mark.slow
 def test_every_cell_runs():
-    text, pictures = executed({"STEPS = 1500": "STEPS = 30", '("softmax", "gated_linear")': '("softmax",)'})
+    text, pictures = executed(
+        "quickstart.ipynb", {"STEPS = 1500": "STEPS = 30", '("softmax", "gated_linear")': '("softmax",)'}
+    )
     floating_point, w8a8, w8a4 = last_row(text, "softmax")
     assert 1 < floating_point < 64  # a uniform guess among the tokens has 64
     assert abs(w8a8 - floating_point) < 0.05 * floating_point
@@ -46,8 +49,31 @@ def test_every_cell_runs():
 
 @pytest.mark.slow
 def test_it_shows_what_it_says():
-    text, pictures = executed({})
+    text, pictures = executed("quickstart.ipynb", {})
     softmax, gated = last_row(text, "softmax"), last_row(text, "gated_linear")
     assert abs(softmax[0] - gated[0]) < 0.5
     assert softmax[2] / softmax[0] > gated[2] / gated[0] > 1
     assert pictures == 2
+
+
+@pytest.mark.slow
+def test_healing_lowers_the_largest_values():
+    """On short sequences, for a third of the steps."""
+    shorter = {
+        "config.training.update(batch_size=8, eval_batches=8)": "config.data.sequence_length = 32\n"
+        "config.training.update(batch_size=8, eval_batches=8)",
+        "diagnose(original)": "diagnose(original, examples=8)",
+        "healing.training.eval_batches = 8": "healing.data.sequence_length = 32\n"
+        "healing.training.update(steps=60, eval_batches=8, penalties=tuple(\n"
+        "    text.replace('anneal_steps=72', 'anneal_steps=24') for text in healing.training.penalties))",
+    }
+    text, pictures = executed("healing.ipynb", shorter)
+    assert re.search(
+        r"layers/mlp/out\[0\] holds the largest outliers: 1[89]\d, .*in dimension 99, at token \[CLS\]", text
+    )
+    largest = {name: float(first) for name, first in re.findall(r"^(before|after): \[ *([\d.]+)", text, re.MULTILINE)}
+    assert largest["before"] > 150 > 10 * largest["after"]
+    minmax, mse = (tuple(map(float, pair)) for pair in re.findall(r"fidelity ([\d.]+) -> ([\d.]+)", text))
+    assert minmax[0] < mse[0] < 1 and minmax[0] < minmax[1] < 1
+    assert "model.safetensors" in text and "vocab.txt" in text
+    assert pictures == 1

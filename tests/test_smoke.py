@@ -10,11 +10,13 @@ import pytest
 
 from qtx.attention import VARIANTS
 from qtx.cli.flags import load_config_file, parse
+from qtx.cli.main import main
 from qtx.experiment import read
 from qtx.foundation.config import flattened
 from qtx.foundation.errors import QtxError
 from qtx.pipeline.smoke import NEEDS_NO_FILES
 from qtx.pipeline.train import train
+from qtx.training import read_metrics
 
 CONFIGS = sorted((Path(__file__).parents[1] / "configs").glob("*.py"))
 AUGMENTATION = ("random_resized_crop", "flip", "randaugment_layers", "color_jitter", "mixup", "cutmix")
@@ -38,11 +40,12 @@ def test_every_config_shrinks_and_keeps_what_it_is_about(path):
     for section, names in KEPT.items():
         for name in names:
             options = [flattened(getattr(experiment, section)).get(name) for experiment in (full, small)]
-            # What learns from a teacher learns from labels here, and has the options of that objective.
-            assert options[0] == options[1] or (name, full.objective) == ("mask_probability", "distill"), name
+            assert options[0] == options[1], name
+    assert (small.objective, bool(small.start)) == (full.objective, full.objective == "distill")
     assert small.data.name in NEEDS_NO_FILES
     assert getattr(small.model, "projected", False) == getattr(full.model, "projected", False)
-    assert small.model.num_layers * small.model.width <= 64 and small.training.steps <= 20
+    assert small.start or small.model.num_layers * small.model.width <= 64
+    assert small.training.steps <= 20
     assert 0 < small.training.warmup_steps < 5 or full.training.warmup_steps == 0
 
 
@@ -67,3 +70,12 @@ def test_a_smoke_test_trains(name, tmp_path):
     training = dataclasses.replace(small.training, steps=2, warmup_steps=1)
     result = train(dataclasses.replace(small, training=training), tmp_path)
     assert math.isfinite(result.metrics["loss"])
+
+
+@pytest.mark.slow
+def test_healing_heals_the_builtin_model_beside_the_run(tmp_path):
+    command = ["train", "--config=heal_bert:smoke", f"--workdir={tmp_path}/runs/healed", "--config.mesh.data=1"]
+    assert main(command) == 0
+    assert (tmp_path / "runs" / "minilm-2l" / "imported" / "model.safetensors").is_file()
+    before, *_, after = read_metrics(tmp_path / "runs" / "healed", "eval")
+    assert before["fidelity"] == pytest.approx(1, abs=1e-6) and 0.9 < after["fidelity"] < 1 - 1e-6

@@ -9,6 +9,7 @@ from __future__ import annotations
 import functools
 import inspect
 import operator
+import os
 import re
 import runpy
 import traceback
@@ -91,8 +92,25 @@ def parse(
     if config_path and chosen.get("start"):
         from qtx.pipeline.start import inheriting  # imports jax
 
+        chosen.start = run_of(chosen.start, folder)
         chosen = inheriting(chosen, named)
     return chosen, folder
+
+
+def run_of(start: str, workdir: Path | None) -> str:
+    """The folder of the run that `config.start` names: of a built-in checkpoint, `builtin:NAME`, the run NAME beside
+    `workdir` (in `runs` without one), which is made if it is not there."""
+    from qtx.experiment import read
+    from qtx.pipeline.importing import BUILTIN, config_of_checkpoint, found, import_run
+
+    if not start.startswith(BUILTIN):
+        return start
+    checkpoint = found(start)
+    beside = Path("runs", "any") if workdir is None else workdir
+    folder = Path(os.path.normpath(beside / ".." / checkpoint.folder.name))
+    if not folder.exists():
+        import_run(read(config_of_checkpoint(checkpoint)), folder, checkpoint)
+    return str(folder)
 
 
 def take_flag(arguments: Sequence[str], name: str) -> tuple[str | None, list[str]]:
@@ -218,7 +236,7 @@ def load_config_file(path: str) -> ConfigDict:
 
 
 def load_run_config(workdir: Path, overridden: Container[str] = ()) -> ConfigDict:
-    """The config that an earlier run recorded in its folder; nothing that the folder names is run.
+    """The config that an earlier run recorded in its folder, for measuring it on whatever data.
 
     Args:
       workdir: the folder.
@@ -229,14 +247,9 @@ def load_run_config(workdir: Path, overridden: Container[str] = ()) -> ConfigDic
       QtxError: if the folder holds no run, or its record cannot be read.
     """
     from qtx.data.config import EXAMPLE_OPTIONS  # imports jax
-    from qtx.experiment import from_record
-    from qtx.quantization.recipes import RECIPES
-    from qtx.training import RunFolder
+    from qtx.experiment import recorded
 
-    folder = RunFolder(workdir)
-    config = from_record(folder.read_config(), str(folder.config))
-    if config.quantization.recipe not in RECIPES:
-        config.quantization.recipe = str(folder.recipe)
+    config = recorded(workdir)
     if "data.source" in overridden:
         for option in set(config.data) - {"source", *EXAMPLE_OPTIONS}:
             config.data[option] = None

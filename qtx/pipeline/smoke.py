@@ -12,6 +12,7 @@ from typing import Any
 
 from ml_collections import ConfigDict
 
+from qtx.attention import AttentionConfig
 from qtx.data import OBJECTIVES, VOCABULARIES, DataConfig
 from qtx.data.config import SOURCE
 from qtx.experiment import from_record, read, record
@@ -28,14 +29,15 @@ SEQUENCE_LENGTH = 32
 VOCABULARY = 512
 LAYERS, HEADS, HEAD_WIDTH = 2, 2, 16
 NEEDS_NO_FILES = ("stdlib", "stdlib_labels", "digits", "bigram_backcopy")
+TEACHER = "builtin:minilm-2l"
 NOT_OF_THE_RUN = ("accumulation_steps", "max_bad_steps")
 
 
 def smoke(config: ConfigDict) -> ConfigDict:
     """The experiment, small, under the name `<name>_smoke`.
 
-    What starts from another run, which has the full size, starts from random parameters: without quantization-aware
-    training, and on labels instead of a teacher.
+    What starts from another run, which has the full size, starts from random parameters, without quantization-aware
+    training; what learns from it, from the built-in model, whose sizes it has.
 
     Raises:
       QtxError: as `qtx.experiment.read`, for a config that is wrong at its full size.
@@ -43,14 +45,13 @@ def smoke(config: ConfigDict) -> ConfigDict:
     full = read(config)
     steps = min(STEPS, full.training.steps)
     taught = OBJECTIVES[full.objective].taught
-    objective = family_of(full.model).objectives[0] if taught else full.objective
+    attention = _small_attention(full.model.attention, steps / full.training.steps)
     small = dataclasses.replace(
         full,
         name=f"{full.name}_smoke",
-        model=_small_model(full.model, steps / full.training.steps),
-        objective=objective,
-        start="",
-        data=_small_data(full.data, objective),
+        model=dataclasses.replace(full.model if taught else _small_model(full.model), attention=attention),
+        start=TEACHER if taught else "",
+        data=_small_data(full.data, full.objective),
         training=_short_training(full.training, steps),
         mesh=MeshConfig(),
         quantization=dataclasses.replace(
@@ -62,7 +63,13 @@ def smoke(config: ConfigDict) -> ConfigDict:
     return from_record(record(small), "the smoke test").lock()
 
 
-def _small_model(model: TransformerConfig, shorter: float) -> TransformerConfig:
+def _small_attention(attention: AttentionConfig, shorter: float) -> AttentionConfig:
+    normalizer = attention.normalizer
+    normalizer = normalizer.with_warmup(_shortened(normalizer.warmup_steps, shorter))
+    return dataclasses.replace(attention, normalizer=normalizer)
+
+
+def _small_model(model: TransformerConfig) -> TransformerConfig:
     heads = min(model.num_heads, HEADS)
     width = heads * min(model.width // model.num_heads, HEAD_WIDTH)
     sizes: dict[str, Any] = {
@@ -75,12 +82,9 @@ def _small_model(model: TransformerConfig, shorter: float) -> TransformerConfig:
         "head_dim": HEAD_WIDTH,
         **dict.fromkeys(FROM_DATA),
     }
-    normalizer = model.attention.normalizer
-    normalizer = normalizer.with_warmup(_shortened(normalizer.warmup_steps, shorter))
-    attention = dataclasses.replace(model.attention, normalizer=normalizer)
     names = {field.name for field in dataclasses.fields(model)}
     sizes = {name: size for name, size in sizes.items() if name in names}
-    return dataclasses.replace(model, attention=attention, **sizes, **family_of(model).small(model, sizes))
+    return dataclasses.replace(model, **sizes, **family_of(model).small(model, sizes))
 
 
 def _small_data(data: DataConfig, objective: str) -> DataConfig:

@@ -16,7 +16,7 @@ from ml_collections import ConfigDict
 from qtx.attention import AttentionConfig, attention_text
 from qtx.attention.conversion import converted_attention, without_warmup
 from qtx.data import OBJECTIVES, Data
-from qtx.experiment import Experiment, default, from_record, read
+from qtx.experiment import Experiment, default, read, recorded
 from qtx.families import build
 from qtx.families.conversion import converted_params
 from qtx.foundation.config import section
@@ -90,7 +90,7 @@ def config_of(start: str) -> Experiment:
       QtxError: if it is none.
     """
     try:
-        return read(from_record(RunFolder(Path(start)).read_config(), start))
+        return read(recorded(Path(start)))
     except QtxError as error:
         raise QtxError(f"config.start={start}: {error}") from None
 

@@ -7,7 +7,7 @@ import functools
 from pathlib import Path
 from typing import Any
 
-from qtx.experiment import Experiment, record
+from qtx.experiment import Experiment, read, record, recorded
 from qtx.foundation.errors import QtxError
 from qtx.pipeline.prepare import Prepared, prepare
 from qtx.pipeline.train import train
@@ -52,6 +52,27 @@ class TrainedRun:
         """The scheme that it was trained under, with its learned ranges; none without quantization-aware training."""
         qat = self.prepared.qat
         return {} if qat is None else {self.prepared.experiment.qat.scheme: qat.quantized(self.params)}
+
+    def with_quantization(self, **options: Any) -> TrainedRun:
+        """The same run under other options of `config.quantization`, e.g. `weight_estimator="mse"`.
+
+        Raises:
+          QtxError: if an option is refused.
+        """
+        quantization = dataclasses.replace(self.prepared.experiment.quantization, **options)
+        experiment = dataclasses.replace(self.prepared.experiment, quantization=quantization)
+        return dataclasses.replace(self, prepared=dataclasses.replace(self.prepared, experiment=experiment))
+
+
+def load_run(workdir: str | Path, checkpoint: str = NEWEST) -> TrainedRun:
+    """The run in a folder, as it was recorded, at a checkpoint: newest, best, or a step.
+
+    Raises:
+      QtxError: if there is no such run or checkpoint, it is damaged, or its data or its start are not what they were.
+    """
+    folder = Path(workdir)
+    prepared, own_data = prepare_run(read(recorded(folder)), folder, names_data=False)
+    return restore_run(prepared, folder, checkpoint, own_data)
 
 
 def train_run(prepared: Prepared, workdir: Path, profile: bool = False) -> TrainedRun:

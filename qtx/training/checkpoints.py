@@ -10,6 +10,7 @@ from __future__ import annotations
 import contextlib
 import dataclasses
 import errno
+import hashlib
 import json
 import math
 import os
@@ -211,6 +212,10 @@ class Checkpoints:
             raise QtxError(f"the checkpoint {self._path(step)} is of another config: {', '.join(differing)}")
         restored = self._restore(step, state, progress["fingerprint"])
         return Restored(step, restored, progress["position"], tuple(progress["pending"]))
+
+    def digest(self, step: int) -> str:
+        """SHA-256 of the fingerprint of what was saved; errors as `restore_params`."""
+        return hashlib.sha256(json.dumps(self._progress(step)["fingerprint"], sort_keys=True).encode()).hexdigest()
 
     def restore_params(self, step: int, params: Any, config: Mapping[str, Any] | None = None) -> Any:
         """The saved parameters alone, placed as `params`, a tree of `jax.ShapeDtypeStruct` with shardings, says.

@@ -27,6 +27,13 @@ def find_checkpoint(workdir: str | Path, checkpoint: str = NEWEST) -> int:
         return _find_step(checkpoints, run, checkpoint)
 
 
+def digest_of(workdir: str | Path, step: int) -> str:
+    """What a run's checkpoint of so many updates holds, in short; errors as `load_params`."""
+    with _checkpoints_of(RunFolder(Path(workdir))) as checkpoints:
+        assert checkpoints is not None, "what was imported has no checkpoint"
+        return checkpoints.digest(step)
+
+
 def load_params(
     module: Trainable,
     data: Any,

@@ -5,6 +5,7 @@ from __future__ import annotations
 import contextlib
 import dataclasses
 import json
+import os
 from collections.abc import Iterator, Mapping
 from pathlib import Path
 from types import MappingProxyType
@@ -48,7 +49,9 @@ LATER_OPTIONS = {
 TOKENIZER_OPTIONS = ("tokenizer", "vocab_size")
 IDENTITY = "identity"
 # Of a run's identity: the entry, and what it is called in messages.
-CONTENTS = {"tokenizer": "tokenizer", "training": "training data", "held_out": "held-out data"}
+CONTENTS = {"tokenizer": "tokenizer", "training": "training data", "held_out": "held-out data", "start": "start"}
+# Compared where both have it: what only measures a run does not read its start, and earlier versions recorded none.
+WHERE_RECORDED = ("start",)
 NOTHING: Mapping[str, str] = MappingProxyType({})
 
 
@@ -163,12 +166,14 @@ class RunFolder:
         other = other_contents(there, here)
         if other and not other_data:
             raise QtxError(
-                f"{self.root} holds a run of other data: config.data is the same, but what it names has another "
-                f"content: {', '.join(other)}; restore it, or choose another --workdir"
+                f"{self.root} holds a run of other data or another start: the config is the same, but what it names "
+                f"has another content: {', '.join(other)}; restore it, or choose another --workdir"
             )
 
     def write_config(self, config: Mapping[str, Any]) -> None:
-        """Writes config.json; see `claim`."""
+        """Writes config.json, with `start` relative to the folder: runs that are moved together find each other."""
+        if config.get("start"):
+            config = {**config, "start": os.path.relpath(config["start"], self.root)}
         self.write(self.config.name, sealed_json(config).decode())
 
     def write(self, name: str, text: str) -> None:
@@ -200,20 +205,25 @@ class RunFolder:
             ) from None
 
     def read_config(self) -> dict[str, Any]:
-        """The folder's config.
+        """The folder's config, `start` as seen from the current directory.
 
         Raises:
           QtxError: if there is none, or it is not as it was written.
         """
         if not self.config.exists():
             raise QtxError(f"{self.root} is not a run's folder: it has no config.json")
-        return read_sealed_json(self.config, EXPECTED)
+        found = read_sealed_json(self.config, EXPECTED)
+        if start := found.get("start"):
+            beside = Path(os.path.normpath(self.root / start))
+            # Earlier versions recorded it relative to where they were called.
+            found["start"] = start if Path(start).is_dir() and not beside.is_dir() else str(beside)
+        return found
 
 
 def differences(there: Mapping[str, Any], here: Mapping[str, Any], other_data: bool = False) -> list[str]:
     """The options, by dotted key, in which two configs describe different runs, with both values; what `here` still
-    leaves to the data differs in nothing. With `other_data`, of the data only what says which tokenizer cuts them
-    counts."""
+    leaves to the data differs in nothing, and starts by their contents, not by where they lie. With `other_data`, of
+    the data only what says which tokenizer cuts them counts."""
     old, new = _flatten(_without_idle(there)), _flatten(_without_idle(here))
     found = []
     for key in sorted(old.keys() | new.keys()):
@@ -222,8 +232,9 @@ def differences(there: Mapping[str, Any], here: Mapping[str, Any], other_data: b
         free = free or (other_data and section == "data" and option not in TOKENIZER_OPTIONS)
         open_yet = key in TOLD_BY_THE_DATA and new.get(key) is None
         before, now = old.get(key), new.get(key)
+        moved = key == "start" and before and now
         later = key not in old and now == LATER_OPTIONS.get(key)
-        if not (free or open_yet or later or before == now):
+        if not (free or open_yet or moved or later or before == now):
             texts = (str(options[key]) if key in options else "absent" for options in (old, new))
             found.append("{} ({} there, {} here)".format(key, *texts))
     return found
@@ -236,7 +247,9 @@ def other_contents(there: Mapping[str, Any], here: Mapping[str, Any]) -> list[st
     return [
         f"{words} (SHA-256 {str(old.get(part, 'not recorded'))[:12]} there, {str(new.get(part, 'none'))[:12]} here)"
         for part, words in CONTENTS.items()
-        if new is not None and old.get(part) != new.get(part)
+        if new is not None
+        and old.get(part) != new.get(part)
+        and not (part in WHERE_RECORDED and None in (old.get(part), new.get(part)))
     ]
 
 

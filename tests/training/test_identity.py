@@ -227,6 +227,16 @@ def test_what_starts_from_a_run_may_have_other_data_cut_by_its_tokenizer(copy):
     assert (copy / "qat" / "tokenizer.json").read_bytes() == (copy / "run" / "tokenizer.json").read_bytes()
 
 
+@pytest.mark.slow
+def test_a_start_that_has_changed_since_is_refused(copy, capsys):
+    command = ["train", f"--config={copy}/config.py", f"--workdir={copy}/second", f"--config.start={copy}/run"]
+    assert main(command) == 0
+    assert main(command) == 0
+    shutil.rmtree(copy / "run" / "checkpoints" / "4")  # the newest is another one now
+    message = told(command, capsys)
+    assert "another start" in message and "content: start (SHA-256" in message
+
+
 @pytest.fixture(scope="module")
 def quantized_run(trained, tmp_path_factory) -> Path:
     """The folder of a run of quantization-aware training under w4a8, of which its config's schemes say nothing."""

@@ -3,10 +3,12 @@
 from __future__ import annotations
 
 import json
+from pathlib import Path
 
 import pytest
 
 from qtx.foundation.errors import QtxError
+from qtx.foundation.storage import sealed_json
 from qtx.training import RunFolder
 from qtx.training.run_folder import differences
 
@@ -73,3 +75,54 @@ def test_a_folder_that_is_no_run(content, message, tmp_path):
         (tmp_path / "config.json").write_text(content)
     with pytest.raises(QtxError, match=message):
         RunFolder(tmp_path).read_config()
+
+
+def test_runs_that_are_moved_together_find_each_other(tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    RunFolder(Path("runs/first")).claim(CONFIG)
+    RunFolder(Path("runs/second")).claim({**CONFIG, "start": "runs/first"})
+    assert RunFolder(Path("runs/second")).read_config()["start"] == "runs/first"
+    Path("elsewhere").mkdir()
+    Path("runs").rename("elsewhere/moved")
+    monkeypatch.chdir("/")
+    start = RunFolder(tmp_path / "elsewhere" / "moved" / "second").read_config()["start"]
+    assert start == str(tmp_path / "elsewhere" / "moved" / "first")
+
+
+def test_the_start_of_an_earlier_version_is_seen_from_where_it_was_trained(tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    RunFolder(Path("runs/first")).claim(CONFIG)
+    second = RunFolder(Path("runs/second"))
+    second.claim(CONFIG)
+    second.write("config.json", sealed_json({**CONFIG, "start": "runs/first"}).decode())
+    assert second.read_config()["start"] == "runs/first"
+
+
+@pytest.mark.parametrize(
+    ("there", "here", "expected"),
+    [
+        ("a", "a", None),
+        ("a", "b", "start (SHA-256 a there, b here)"),
+        (None, "b", None),  # of an earlier version
+        ("a", None, None),  # the start is there no more
+    ],
+)
+def test_a_start_is_known_by_its_content_wherever_it_lies(there, here, expected, tmp_path):
+    def config(start, content):
+        return {
+            **CONFIG,
+            "qat": {"scheme": ""},
+            "start": start,
+            "identity": {} if content is None else {"start": content},
+        }
+
+    folder = RunFolder(tmp_path / "run")
+    folder.claim(config("runs/first", there))
+    if expected is None:
+        folder.claim(config("elsewhere/first", here))
+    else:
+        with pytest.raises(QtxError) as error:
+            folder.claim(config("runs/first", here))
+        assert expected in str(error.value)
+    with pytest.raises(QtxError, match=r"start \(.*first there, absent here\)"):
+        folder.claim(config("", None))
