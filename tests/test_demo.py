@@ -90,5 +90,5 @@ def test_the_last_lines_are_what_the_runs_measured_and_nothing_is_done_twice(tmp
     before, checkpoints = files(), sorted((runs[1] / "checkpoints").rglob("*"))
     assert demo.tell(tmp_path, steps) == 0
     again = capsys.readouterr().out
-    assert again.count("finished already") == 6 and again.split("== before -> after")[1] == last
+    assert again.count("finished already: ") == 6 and again.split("== before -> after")[1] == last
     assert files() == before and sorted((runs[1] / "checkpoints").rglob("*")) == checkpoints
