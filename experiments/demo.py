@@ -20,7 +20,7 @@ from qtx.training import RunFolder
 
 FOLDER = Path("runs/demo")
 FEW = "--config.training.eval_batches=8"
-IMPORTING = ("--config.training.batch_size=8", FEW)
+IMPORTING = ("--config.training.batch_size=8", FEW, "--config.data.min_length=16")
 HEALING = (FEW,)
 COMPARING = (
     *("--config.training.steps=200", "--config.training.warmup_steps=20", "--config.compare.seeds=(0,)"),
