@@ -1,14 +1,14 @@
-"""Healing: an encoder that int8 ruins, made quantizable where it stands: it learns from itself, with a penalty on
-outliers.
+"""Healing: an encoder that int8 ruins, made quantizable where it stands: it learns from itself, with a limit on its
+weights and a penalty on outliers.
 
-    qtx import builtin:minilm-2l --workdir=runs/minilm-2l
+    qtx import builtin:minilm-2l --workdir=runs/minilm-2l --config.data.min_length=16
     qtx train --config=configs/heal_bert.py --config.start=runs/minilm-2l --workdir=runs/healed
     qtx quantize --workdir=runs/healed
 
 Cost: 2 min on a CPU core.
-Expected: of the built-in two layers, on held-out text: the largest feed-forward output 192 before, 3.2 after; cosine
-to the original .998 in floating point; W8A8 with MSE weights, relative squared error .052 before and .021 after, cosine
-.992 and .995.
+Expected: of the built-in two layers, on held-out texts of 16 to 128 tokens, seed 0: the largest value 193 before, 4.9
+after; in floating point cosine .999 to the original; W8A8 .945 before and .997 after with min-max weights, .990 and
+.996 with MSE weights.
 
 The architecture stays what it is: `qtx export --format=huggingface` gives a drop-in replacement of the original's
 files.

@@ -41,6 +41,7 @@ from qtx.pipeline.trained import prepare_run, restore_run
 from qtx.quantization import QuantizationConfig, Quantized, calibrate
 from qtx.sites import capture
 from qtx.training.distillation import cosine, relative_error
+from qtx.training.run_folder import TOKENIZER_OPTIONS
 
 LENGTHS = (32, 128, 512)
 TOKENS = 1024
@@ -146,8 +147,8 @@ def load(folder: str) -> tuple[FloatingPoint, TextTokenizer]:
     """The model of a run, and its tokenizer."""
     there = config_of(folder)
     # What a run is loaded with cuts none of the texts here; the built-in corpus is at hand.
-    options = {"sequence_length": REVIEW_LENGTH, "tokenizer": flattened(there.data).get("tokenizer")}
-    data = DataConfig(SOURCE.make("source", "stdlib", options))
+    options = {name: flattened(there.data).get(name) for name in TOKENIZER_OPTIONS}
+    data = DataConfig(SOURCE.make("source", "stdlib", {"sequence_length": REVIEW_LENGTH, **options}))
     prepared, _ = prepare_run(dataclasses.replace(there, data=data), Path(folder), names_data=True)
     tokenizer = prepared.data.tokenizer
     assert tokenizer is not None, "text has a tokenizer"
