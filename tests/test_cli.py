@@ -127,6 +127,7 @@ def test_evaluate(trained, tmp_path, capsys):
     assert load_analysis(workdir / "analysis.npz").metrics["max_inf_norm"] == result["max_inf_norm"]
 
 
+@pytest.mark.slow
 def test_a_checkpoint_whose_attention_still_anneals_is_refused(tmp_path, capsys):
     run = [f"--workdir={tmp_path}/run"]
     output(["train", f"--config={NANO}:clipped_softmax,alpha=1,gamma_warmup_steps=3", *run], capsys)

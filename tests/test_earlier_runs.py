@@ -40,6 +40,7 @@ def copy(tmp_path):
     return Path(shutil.copytree(RUN, tmp_path / "run"))
 
 
+@pytest.mark.slow
 def test_it_evaluates_and_quantizes_to_its_numbers(copy, capsys):
     expected = measured(copy)
     assert expected.keys() == {"fp", "w8a8", "w8a4"}

@@ -86,6 +86,7 @@ def test_the_documented_penalty_computes_its_formula():
     np.testing.assert_allclose(DOCUMENTED["Kurtosis"](target=2.0)(x, 0), expected, rtol=1e-4, atol=1e-6)
 
 
+@pytest.mark.slow
 def test_one_of_each_kind_goes_all_the_way(strangers, tmp_path, capsys):
     """Trained, quantized and reported by `qtx compare`, measured again by a method, and taken away."""
     workdir, options = (

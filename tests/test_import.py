@@ -85,6 +85,7 @@ def test_imported_again_it_is_the_same_run(imported, checkpoint):
     assert (imported / "config.json").read_bytes() == before
 
 
+@pytest.mark.slow
 def test_it_is_measured_by_what_it_was_and_exported_as_it_came(imported, checkpoint):
     assert (
         main(["quantize", f"--workdir={imported}", "--scheme=w4a4", "--config.quantization.calibration_batches=2"]) == 0

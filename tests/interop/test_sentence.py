@@ -91,6 +91,7 @@ def test_a_folder_without_the_list_gets_one_line(tmp_path):
         read_modules(tmp_path)
 
 
+@pytest.mark.slow
 def test_a_published_model_goes_through_bit_for_bit(tmp_path, whole_patient):
     from safetensors.numpy import load_file
 

@@ -43,6 +43,7 @@ def test_same_loss_and_gradients(policy, params):
     jax.tree.map(lambda a, b: np.testing.assert_allclose(a, b, rtol=0, atol=1e-6 * largest), again_gradients, gradients)
 
 
+@pytest.mark.slow
 def test_memory_falls_as_less_is_kept():
     none, dots, full = (compiled(policy)[1] for policy in ("none", "dots", "full"))
     assert full < dots < none
