@@ -82,7 +82,9 @@ def test_the_last_lines_are_what_the_runs_measured_and_nothing_is_done_twice(tmp
     assert numbers[0][0] > 150  # of the model as it came
 
     def files():
-        return {file: file.read_bytes() for run in runs for file in (run / "results.json", run / "diagnosis.json")}
+        return {
+            file: file.read_bytes() for file in (*(run / "results.json" for run in runs), runs[0] / "diagnosis.json")
+        }
 
     before, checkpoints = files(), sorted((runs[1] / "checkpoints").rglob("*"))
     assert demo.tell(tmp_path, steps) == 0
