@@ -20,9 +20,9 @@ from pathlib import Path
 import numpy as np
 from safetensors.numpy import save
 
+from experiments.bad_input import told_in_a_line
 from qtx.data import load_tokenizer
 from qtx.data.sources.stdlib import stdlib_documents
-from qtx.foundation.errors import QtxError
 from qtx.foundation.storage import Expected, read_bytes, read_json, read_safetensors, write_whole
 
 LAYERS = 2
@@ -91,17 +91,14 @@ def cut(original: Path, pieces: Sequence[str]) -> dict[str, bytes]:
     }
 
 
+@told_in_a_line("cut_patient")
 def main(arguments: list[str] | None = None) -> int:
     """Writes the cut checkpoint; 2 for bad input."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("original", type=Path, help="folder of sentence-transformers/all-MiniLM-L6-v2")
     parser.add_argument("folder", type=Path, help="where to write the cut one")
     options = parser.parse_args(arguments)
-    try:
-        files = cut(options.original, kept_pieces(options.original))
-    except QtxError as error:
-        print(f"cut_patient: error: {error}", file=sys.stderr)
-        return 2
+    files = cut(options.original, kept_pieces(options.original))
     write_whole({options.folder / name: content for name, content in files.items()})
     print(f"{options.folder}: {sum(map(len, files.values())) / 1e6:.2f} MB")
     return 0

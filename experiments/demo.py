@@ -86,7 +86,8 @@ def story(
         ),
         Step(
             "healing, for two minutes",
-            "The model learns to stay what it is, with a penalty on large values. It needs no labels.",
+            "The model learns to stay what it is, with a limit on its weights and a penalty on large values. It needs no\n"
+            "labels.",
             [(("train", "--config=heal_bert", f"--config.start={patient}", f"--workdir={healed}", *healing), None)],
         ),
         Step(

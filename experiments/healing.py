@@ -28,6 +28,7 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
+from experiments.bad_input import told_in_a_line
 from qtx.analysis.capture import FloatingPoint
 from qtx.data import DataConfig
 from qtx.data.config import SOURCE
@@ -200,6 +201,7 @@ def lines(options: argparse.Namespace) -> Iterator[dict[str, Any]]:
                 yield {**head, "text": "reviews", "neighbours": kept(embeddings(model, many), neighbours)}
 
 
+@told_in_a_line("healing")
 def main(arguments: Sequence[str]) -> int:
     """Prints a JSON line per measurement; 2 for bad input."""
     parser = argparse.ArgumentParser("experiments.healing", description=(__doc__ or "").partition("\n")[0])
@@ -210,14 +212,10 @@ def main(arguments: Sequence[str]) -> int:
     parser.add_argument("--neighbours", action="store_true", help="compare nearest neighbours among reviews, too")
     parser.add_argument("--others", action="store_true", help="other ways to quantize, too")
     options = parser.parse_args(arguments)
-    try:
-        if options.neighbours and not options.reviews:
-            raise QtxError("--neighbours compares reviews: give --reviews=FILE")
-        for line in lines(options):
-            print(json.dumps({k: round(v, 5) if isinstance(v, float) else v for k, v in line.items()}), flush=True)
-    except QtxError as error:
-        print(f"healing: error: {error}", file=sys.stderr)
-        return 2
+    if options.neighbours and not options.reviews:
+        raise QtxError("--neighbours compares reviews: give --reviews=FILE")
+    for line in lines(options):
+        print(json.dumps({k: round(v, 5) if isinstance(v, float) else v for k, v in line.items()}), flush=True)
     return 0
 
 

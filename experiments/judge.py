@@ -28,6 +28,7 @@ from typing import Any
 
 import numpy as np
 
+from experiments.bad_input import told_in_a_line
 from qtx.data.reading import read_text
 from qtx.data.sources.stdlib import HELD_OUT_FRACTION, REMEDY, stdlib_documents
 from qtx.data.text import split_documents
@@ -164,24 +165,19 @@ def verdicts(folders: Sequence[Path], text: str) -> Iterator[dict[str, Any]]:
                 }
 
 
+@told_in_a_line("judge")
 def main(arguments: list[str]) -> int:
     """Prints a JSON line per verdict; 2 for bad input, or a package that is not installed."""
     parser = argparse.ArgumentParser("experiments.judge", description=(__doc__ or "").partition("\n")[0])
     parser.add_argument("folders", nargs="+", type=Path, metavar="FOLDER", help="the original first")
     parser.add_argument("--text", help="a file of text; by default, the held-out documents of the built-in corpus")
     options = parser.parse_args(arguments)
-    try:
-        if MISSING:
-            raise QtxError(f"{MISSING}: pip install torch transformers onnx onnxruntime onnxscript")
-        held_out = split_documents(stdlib_documents(), HELD_OUT_FRACTION, REMEDY)[1]
-        text = read_text(options.text) if options.text else "\n\n".join(held_out)
-        for verdict in verdicts(options.folders, text):
-            print(
-                json.dumps({"command": f"python -m experiments.judge {shlex.join(arguments)}", **verdict}), flush=True
-            )
-    except QtxError as error:
-        print(f"judge: error: {error}", file=sys.stderr)
-        return 2
+    if MISSING:
+        raise QtxError(f"{MISSING}: pip install torch transformers onnx onnxruntime onnxscript")
+    held_out = split_documents(stdlib_documents(), HELD_OUT_FRACTION, REMEDY)[1]
+    text = read_text(options.text) if options.text else "\n\n".join(held_out)
+    for verdict in verdicts(options.folders, text):
+        print(json.dumps({"command": f"python -m experiments.judge {shlex.join(arguments)}", **verdict}), flush=True)
     return 0
 
 

@@ -16,6 +16,7 @@ from collections.abc import Iterable
 
 import numpy as np
 
+from experiments.bad_input import told_in_a_line
 from qtx.cli.flags import parse
 from qtx.data import Data, load
 from qtx.experiment import read
@@ -45,19 +46,16 @@ def unigram_loss(data: Data) -> float:
     return float(-(held_out * np.log(training / training.sum())).sum() / held_out.sum())
 
 
+@told_in_a_line("unigram")
 def main(arguments: list[str]) -> int:
     """Prints the loss and its perplexity; 2 for bad input."""
-    try:
-        config, _ = parse(arguments)
-        if config is None:
-            raise QtxError("unigram needs --config=FILE, e.g. --config=configs/wikitext2_bert.py")
-        experiment = read(config)
-        data = load(experiment.data, experiment.objective)
-        if data.vocab_size is None:
-            raise QtxError(f"data source {experiment.data.name!r} has no tokens: choose a config of text")
-    except QtxError as error:
-        print(f"unigram: error: {error}", file=sys.stderr)
-        return 2
+    config, _ = parse(arguments)
+    if config is None:
+        raise QtxError("unigram needs --config=FILE, e.g. --config=configs/wikitext2_bert.py")
+    experiment = read(config)
+    data = load(experiment.data, experiment.objective)
+    if data.vocab_size is None:
+        raise QtxError(f"data source {experiment.data.name!r} has no tokens: choose a config of text")
     loss = unigram_loss(data)
     print(f"{data.description}\nunigram model: held-out loss {loss:.4f}, perplexity {math.exp(loss):.1f}")
     return 0
