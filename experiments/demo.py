@@ -86,8 +86,8 @@ def story(
         ),
         Step(
             "healing, for two minutes",
-            "The model learns to stay what it is, with a limit on its weights and a penalty on large values. It needs no\n"
-            "labels.",
+            "The model learns to stay what it is, with a limit on its weights and a penalty on large values. It needs\n"
+            "no labels.",
             [(("train", "--config=heal_bert", f"--config.start={patient}", f"--workdir={healed}", *healing), None)],
         ),
         Step(
