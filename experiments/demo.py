@@ -128,7 +128,7 @@ def before_and_after(folder: Path) -> list[str]:
         return " -> ".join(format(measured(folder / run, estimator)[name], form) for run in ("minilm-2l", "healed"))
 
     return [
-        f"largest value: {change('max_inf_norm', '.3g')}",
+        f"largest feed-forward output: {change('max_inf_norm', '.3g')}",
         f"floating point: fidelity {change('fidelity', '.3f')}, error {change('loss', '.3f')}",
         *(
             f"W8A8, {title}: fidelity {change('fidelity', '.3f', name)}, error {change('loss', '.3f', name)}"
