@@ -18,11 +18,13 @@ from safetensors.numpy import load_file
 from experiments import table2
 from qtx import __version__
 from qtx.analysis import load_analysis
+from qtx.attention import attention_variant
 from qtx.cli.flags import load_config_file
 from qtx.cli.main import COMMANDS, main
 from qtx.cli.summary import print_summary
 from qtx.experiment import default, read
 from qtx.families.in_words import family_title
+from qtx.foundation.config import flattened
 from qtx.interop import load
 from qtx.pipeline.prepare import prepare
 from qtx.report.results import number, read_lines
@@ -128,12 +130,30 @@ def test_evaluate(trained, tmp_path, capsys):
 
 
 @pytest.mark.slow
-def test_a_checkpoint_whose_attention_still_anneals_is_refused(tmp_path, capsys):
-    run = [f"--workdir={tmp_path}/run"]
-    output(["train", f"--config={NANO}:clipped_softmax,alpha=1,gamma_warmup_steps=3", *run], capsys)
-    assert main(["evaluate", *run, "--checkpoint=2"]) == 2
-    assert "checkpoint 2 of" in (told := capsys.readouterr().err) and "gamma_warmup_steps is 3" in told
-    assert main(["evaluate", *run, "--checkpoint=4"]) == 0
+@pytest.mark.parametrize(
+    "warming, at_the_step",
+    [
+        ("clipped_softmax,alpha=4,gamma_warmup_steps=4", "clipped_softmax,alpha=2.0"),
+        ("sink,empty_warmup_steps=4", "sink,empty_weight=0.5"),
+    ],
+)
+def test_a_checkpoint_within_a_warmup_has_the_attention_that_it_had_there(warming, at_the_step, tmp_path, capsys):
+    run = [f"--workdir={tmp_path}/run", "--config.training.checkpoint_every=2", "--config.training.eval_every=2"]
+    output(["train", f"--config={NANO}:{warming}", *run], capsys)
+    log = [json.loads(line) for line in (tmp_path / "run/metrics.jsonl").read_text().splitlines()]
+    (then,) = [line["loss"] for line in log if line["split"] == "eval" and line["step"] == 2]
+    text = output(["evaluate", run[0], "--checkpoint=2"], capsys)
+    assert f"checkpoint 2, within the warm-up: {at_the_step}" in text
+    assert measurements(tmp_path / "run")[0]["values"]["loss"] == pytest.approx(then, rel=1e-5)
+    output(["export", run[0], "--checkpoint=2", "--format=huggingface"], capsys)
+    (exported,) = (tmp_path / "run/export/huggingface").glob("config.json")
+    options = {name: x for name, x in flattened(attention_variant(at_the_step)).items() if x is not None}
+    assert json.loads(exported.read_text())["qtx_attention"] == options
+
+    (tmp_path / "run/checkpoints/4").rename(tmp_path / "later")
+    start = [f"--config={NANO}", f"--config.start={tmp_path}/run", f"--workdir={tmp_path}/next"]
+    assert main(["train", *start]) == 2
+    assert "is at step 2, within the warm-up of its attention" in capsys.readouterr().err
 
 
 @pytest.mark.slow

@@ -26,7 +26,7 @@ def get_config():
     return from_record(RunFolder(Path({folder!r})).read_config(), "the record")
 """
 RUN = Path(__file__).parent / "reference" / "run"
-LATER_WARMUPS = ("eta_warmup_steps", "empty_warmup_steps")
+LATER_OPTIONS = ("eta_warmup_steps", "empty_warmup_steps", "empty_weight")
 
 
 def measured(folder):
@@ -76,7 +76,7 @@ def test_its_ranges_are_read_and_it_goes_on_training(copy, capsys):
 @pytest.mark.parametrize("variant", VARIANTS)
 def test_a_run_that_could_not_warm_up_is_one_without_a_warmup(variant):
     now = record(read(default("opt", variant)))
-    options = {name: x for name, x in now["model"]["attention"].items() if name not in LATER_WARMUPS}
+    options = {name: x for name, x in now["model"]["attention"].items() if name not in LATER_OPTIONS}
     earlier = {**now, "model": {**now["model"], "attention": options}}
     assert differences(earlier, now) == []
     warmed = {**now, "model": {**now["model"], "attention": {**options, "empty_warmup_steps": 5}}}

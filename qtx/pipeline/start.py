@@ -25,7 +25,7 @@ from qtx.models import TransformerConfig
 from qtx.quantization.calibration import calibrate
 from qtx.quantization.qat.model import QatModel, make_qat_model
 from qtx.training.distillation import Teacher
-from qtx.training.loading import NEWEST, load_params
+from qtx.training.loading import NEWEST, find_checkpoint, load_params
 from qtx.training.run_folder import RunFolder
 from qtx.training.sharding import make_mesh, shard_global_batch
 
@@ -95,6 +95,15 @@ def config_of(start: str) -> Experiment:
         raise QtxError(f"config.start={start}: {error}") from None
 
 
+def attention_at(experiment: Experiment, workdir: Path, step: int) -> AttentionConfig:
+    """The attention of the run in `workdir` at a checkpoint: without a warm-up if it has not come to its end. An
+    imported model has grown elsewhere, and with quantizers everything is computed as it is after the warm-up."""
+    attention = experiment.model.attention
+    if experiment.qat.scheme or RunFolder(workdir).imported.is_dir():
+        return attention
+    return AttentionConfig(attention.normalizer.at(step), attention.gate)
+
+
 def qat_model(experiment: Experiment, module: nn.Module, data: Data) -> QatModel | None:
     """What `config.qat` says to train instead of `module`; None: nothing else.
 
@@ -126,6 +135,12 @@ def check_start(experiment: Experiment, workdir: Path, identity: Mapping[str, st
     if there.family != experiment.family or differing:
         differing = differing or [f"family ({there.family} there, {experiment.family} here)"]
         raise QtxError(f"config.start={start} is a run of another model: {', '.join(differing)}; give its --config")
+    step, normalizer = find_checkpoint(start), there.model.attention.normalizer
+    if attention_at(there, Path(start), step) != there.model.attention:
+        raise QtxError(
+            f"config.start={start} is at step {step}, within the warm-up of its attention ({normalizer.warmup} is "
+            f"{normalizer.warmup_steps}): train it further first"
+        )
     attention, wanted = _attention(experiment, there), experiment.model.attention
     # With quantizers everything is computed as it is after its warm-up.
     if attention != (without_warmup(wanted) if experiment.qat.scheme else wanted):

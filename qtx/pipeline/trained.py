@@ -7,9 +7,12 @@ import functools
 from pathlib import Path
 from typing import Any
 
+from qtx.attention import attention_text
 from qtx.experiment import Experiment, read, record, recorded
+from qtx.families import build
 from qtx.foundation.errors import QtxError
 from qtx.pipeline.prepare import Prepared, prepare
+from qtx.pipeline.start import attention_at
 from qtx.pipeline.train import train
 from qtx.quantization import Quantized
 from qtx.training import NEWEST, RunFolder, find_checkpoint, load_params
@@ -26,6 +29,7 @@ class TrainedRun:
       workdir: its folder.
       checkpoint: updates done.
       own_data: whether the data are those that it was trained on.
+      warming: the attention that it had there, in words, if the checkpoint is within its warm-up.
     """
 
     prepared: Prepared
@@ -33,12 +37,14 @@ class TrainedRun:
     workdir: Path
     checkpoint: int
     own_data: bool = True
+    warming: str = ""
 
     @property
     def title(self) -> str:
         """For tables: which run, which checkpoint, and what is unusual about the data."""
         used, total = self.prepared.held_out_batches
         title = f"{self.workdir}, checkpoint {self.checkpoint}"
+        title += f", within the warm-up: {self.warming}" if self.warming else ""
         title += "" if self.own_data else ", other data than it was trained on"
         return title + ("" if used == total else f", first {used} of {total} held-out batches")
 
@@ -102,23 +108,24 @@ def restore_run(prepared: Prepared, workdir: Path, checkpoint: str = NEWEST, own
     """The run of `prepare_run` at a checkpoint: newest, best, or a step.
 
     Raises:
-      QtxError: if there is no such checkpoint, it is damaged (see `load_params`), or its attention is still annealing.
+      QtxError: if there is no such checkpoint, or it is damaged (see `load_params`).
     """
     step, mesh = find_checkpoint(workdir, checkpoint), prepared.experiment.mesh
-    check_grown(prepared.experiment, workdir, step)
+    prepared, warming = at_step(prepared, workdir, step)
     params = load_params(prepared.qat or prepared.module, prepared.data, workdir, mesh, str(step))
-    return TrainedRun(prepared, params, workdir, step, own_data)
+    return TrainedRun(prepared, params, workdir, step, own_data, warming)
 
 
-def check_grown(experiment: Experiment, workdir: Path, step: int) -> None:
-    """Raises QtxError if attention was still annealing at a checkpoint: everything measures what it grows into, which
-    the parameters there do not belong to yet. An imported model has grown elsewhere."""
-    normalizer, imported = experiment.model.attention.normalizer, RunFolder(workdir).imported.is_dir()
-    if step < normalizer.warmup_steps and not imported and not experiment.qat.scheme:
-        raise QtxError(
-            f"checkpoint {step} of {workdir} is within the warm-up of its attention: {normalizer.warmup} is "
-            f"{normalizer.warmup_steps}; choose a later --checkpoint, or go on training"
-        )
+def at_step(prepared: Prepared, workdir: Path, step: int) -> tuple[Prepared, str]:
+    """A run of `prepare_run` with the attention that it had at a checkpoint: within its warm-up another one than it
+    grows into, to which alone the parameters there belong, and then also its text."""
+    model = prepared.experiment.model
+    attention = attention_at(prepared.experiment, workdir, step)
+    if attention == model.attention:
+        return prepared, ""
+    experiment = dataclasses.replace(prepared.experiment, model=dataclasses.replace(model, attention=attention))
+    there = dataclasses.replace(prepared, experiment=experiment, module=build(experiment.model))
+    return there, attention_text(attention)
 
 
 def check_run(experiment: Experiment, workdir: Path) -> None:

@@ -43,6 +43,7 @@ LATER_OPTIONS = {
     "model.attention.gate_place": "context",
     "model.attention.eta_warmup_steps": 0,
     "model.attention.empty_warmup_steps": 0,
+    "model.attention.empty_weight": 1.0,
     "training.distill_layers": "all",
     "training.penalties": [],
 }

@@ -270,6 +270,8 @@ def test_a_warmup_is_linear_and_its_gradients_are_finite(warmed, formula, step, 
             logit = np.log(weight) if weight else -np.inf
             expected[b, h, i, seen[b, i]] = exact(normalizer, scores[b, h, i, seen[b, i]], logit)
     np.testing.assert_allclose(warmed(parameters, scores, rows), expected, atol=1e-6)
+    there = warmed if step is None else warmed.at(step)
+    np.testing.assert_allclose(there(parameters, scores, Rows(mask)), expected, atol=1e-6)
     gradients = jax.grad(lambda *inputs: (scores * warmed(*inputs, rows)).sum(), (0, 1))(parameters, scores)
     assert all(np.isfinite(leaf).all() for leaf in jax.tree.leaves(gradients))
     assert all(np.all((leaf != 0) == (share > 0)) for leaf in jax.tree.leaves(gradients[0]))

@@ -35,7 +35,7 @@ class Normalizer(abc.ABC):
     Attributes:
       warmup: the name of its option that says over how many training steps it grows, from a softmax at step 0, into
         what it is; None: it has none. By it a trained softmax model can become one with this normalizer (see
-        `qtx.attention.conversion`).
+        `qtx.attention.conversion`). One with a warm-up also says what it is midway, by `grown_to`.
 
     Raises:
       QtxError: if the warm-up is of fewer than 0 steps.
@@ -56,6 +56,14 @@ class Normalizer(abc.ABC):
         """The same with another warm-up, if it has one."""
         options: Any = self
         return self if self.warmup is None else dataclasses.replace(options, **{self.warmup: steps})
+
+    def at(self, step: int) -> Self:
+        """What it is at a training step, without a warm-up: itself when the warm-up is over."""
+        return self if step >= self.warmup_steps else self.with_warmup(0).grown_to(step / self.warmup_steps)
+
+    def grown_to(self, share: float) -> Self:
+        """What it is when a share of its warm-up is over, by its other options; for those that have a warm-up."""
+        raise NotImplementedError
 
     def grown(self, rows: Rows) -> Any:
         """The share of the warm-up that is over: a scalar, linear in the step from 0 to 1."""

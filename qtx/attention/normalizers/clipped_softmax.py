@@ -10,6 +10,8 @@ import jax.numpy as jnp
 from qtx.attention.normalizers.base import SoftmaxLike
 from qtx.foundation.errors import QtxError
 
+WAYS = ("gamma", "alpha", "alpha_visible")
+
 
 @dataclasses.dataclass(frozen=True)
 class ClippedSoftmax(SoftmaxLike):
@@ -42,11 +44,10 @@ class ClippedSoftmax(SoftmaxLike):
 
     def __post_init__(self):
         super().__post_init__()
-        ways = ("gamma", "alpha", "alpha_visible")
-        given = [name for name in ways if getattr(self, name) is not None]
+        given = [name for name in WAYS if getattr(self, name) is not None]
         if len(given) != 1:
             raise QtxError(
-                f"clipped_softmax takes one of {', '.join(ways)}, got {' and '.join(given) or 'none'}: set e.g. "
+                f"clipped_softmax takes one of {', '.join(WAYS)}, got {' and '.join(given) or 'none'}: set e.g. "
                 "alpha=4, or gamma=-0.03"
             )
         if self.gamma is not None and not -1e6 < self.gamma <= 0:
@@ -60,6 +61,10 @@ class ClippedSoftmax(SoftmaxLike):
             )
         if not 1 <= self.zeta < 1e6:
             raise QtxError(f"zeta is {self.zeta}: expected zeta >= 1, e.g. 1.0")
+
+    def grown_to(self, share):
+        ways = {name: value * share for name in WAYS if (value := getattr(self, name)) is not None}
+        return dataclasses.replace(self, **ways)
 
     def finish(self, parameters, probs, rows):
         gamma: Any = self.gamma

@@ -41,6 +41,9 @@ class NormalizedClippedSoftmax(SoftmaxLike):
         if not self.beta <= self.eta < 1e6:
             raise QtxError(f"eta is {self.eta}: expected at least beta {self.beta}, e.g. 1.03")
 
+    def grown_to(self, share):
+        return dataclasses.replace(self, eta=share * self.eta + (1 - share) * self.beta)
+
     def finish(self, parameters, probs, rows):
         grown, keys = self.grown(rows), rows.mask.visible()
         eta = grown * self.eta + (1 - grown) * self.beta

@@ -4,23 +4,18 @@ from __future__ import annotations
 
 import dataclasses
 
-import jax.numpy as jnp
-
-from qtx.attention.normalizers.base import SoftmaxLike
+from qtx.attention.normalizers.empty_key import WithEmptyKey
 
 
 @dataclasses.dataclass(frozen=True)
-class Softmax1(SoftmaxLike):
-    """exp(x_i) / (1 + sum_j exp(x_j)) (Miller 2023, "Attention is off by one"): a head whose scores are all far below 0
-    attends to nothing.
+class Softmax1(WithEmptyKey):
+    """exp(x_i) / (w + sum_j exp(x_j)) with w = 1 (Miller 2023, "Attention is off by one"): a head whose scores are all
+    far below 0 attends to nothing.
 
     Attributes:
-      empty_warmup_steps: the 1, the weight of an empty key, grows linearly from 0 over this many training steps.
+      empty_warmup_steps: w grows linearly from 0 over this many training steps.
+      empty_weight: w.
     """
 
-    warmup = "empty_warmup_steps"
-
-    empty_warmup_steps: int = 0
-
     def empty(self, parameters, rows):
-        return jnp.log(self.grown(rows))
+        return self.log_weight(rows)

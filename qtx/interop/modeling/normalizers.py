@@ -7,6 +7,7 @@ it does, and broadcasts to them. As in qtx, what is returned is 0 where a key is
 
 from __future__ import annotations
 
+import math
 from collections.abc import Callable
 from typing import Any
 
@@ -46,14 +47,15 @@ return torch.where(keys > 1, clipped, beta * probs)
 
 
 def softmax1(n: Softmax1, own: str) -> str:
-    return with_empty_key("torch.zeros_like(scores[..., :1])")
+    return with_empty_key("torch.zeros_like(scores[..., :1])", n.empty_weight)
 
 
 def sink(n: Sink, own: str) -> str:
-    return with_empty_key(f"{own}.sinks.float()[:, None, None].expand_as(scores[..., :1])")
+    return with_empty_key(f"{own}.sinks.float()[:, None, None].expand_as(scores[..., :1])", n.empty_weight)
 
 
-def with_empty_key(score: str) -> str:
+def with_empty_key(score: str, weight: float) -> str:
+    score += "" if weight == 1 else f" + {math.log(weight) if weight else -math.inf!r}".replace("-inf", "float('-inf')")
     return f"""
 scores = torch.cat([scores, {score}], -1)
 return softmax(scores, nn.functional.pad(visible, (0, 1), value=True))[..., :-1]

@@ -1,0 +1,41 @@
+"""What the normalizers with an empty key share: how much it weighs."""
+
+from __future__ import annotations
+
+import dataclasses
+from typing import Any
+
+import jax.numpy as jnp
+
+from qtx.attention.normalizers.base import Rows, SoftmaxLike
+from qtx.foundation.errors import QtxError
+
+
+@dataclasses.dataclass(frozen=True)
+class WithEmptyKey(SoftmaxLike):
+    """exp(x_i) / (w exp(s) + sum_j exp(x_j)): w empty keys of score s.
+
+    Attributes:
+      empty_warmup_steps: the weight grows linearly from 0 over this many training steps.
+      empty_weight: w.
+
+    Raises:
+      QtxError: if w is negative or not finite.
+    """
+
+    warmup = "empty_warmup_steps"
+
+    empty_warmup_steps: int = 0
+    empty_weight: float = 1.0
+
+    def __post_init__(self):
+        super().__post_init__()
+        if not 0 <= self.empty_weight < 1e6:
+            raise QtxError(f"empty_weight is {self.empty_weight}: expected 0 or more, e.g. 1.0")
+
+    def grown_to(self, share):
+        return dataclasses.replace(self, empty_weight=self.empty_weight * share)
+
+    def log_weight(self, rows: Rows) -> Any:
+        """log(w), of a row's step; -inf: there is no empty key yet."""
+        return jnp.log(self.empty_weight * self.grown(rows))
