@@ -36,7 +36,7 @@ class Data:
       sequence_length: T, tokens per example.
       image_size: height and width in pixels.
       channels: image channels.
-      num_classes: labels are below it.
+      classes: the names of the labels, in the order of their numbers.
       tokenizer: the text's tokenizer, which a run keeps.
       digests: of what the splits `training` and `held_out` hold: another one when any of it changes.
       reading_threads: that make batches ahead of training. One is best for records in memory, whose transforms hold the
@@ -53,10 +53,15 @@ class Data:
     sequence_length: int | None = None
     image_size: int | None = None
     channels: int | None = None
-    num_classes: int | None = None
+    classes: tuple[str, ...] | None = field(default=None, repr=False)
     tokenizer: TextTokenizer | None = field(default=None, repr=False)
     digests: Mapping[str, str] = field(default_factory=dict, repr=False)
     reading_threads: int = 1
+
+    @property
+    def num_classes(self) -> int | None:
+        """Labels are below it."""
+        return None if self.classes is None else len(self.classes)
 
     def train(
         self, batch_size: int, seed: int, process_index: int = 0, process_count: int = 1

@@ -153,7 +153,7 @@ class ImageOptions:
             mix=self.mix,
             image_size=height,
             channels=channels,
-            num_classes=len(classes),
+            classes=tuple(classes),
             digests={
                 name: digest({"images": split.images, "labels": split.labels})
                 for name, split in (("training", training), ("held_out", held_out))

@@ -58,12 +58,12 @@ class LabelledTextOptions(TokenizedOptions):
         tokenizer = self.make_tokenizer([row.text for row in training], objective)
         splits = {"training": training, "held-out": held_out}
         blocks = {split: self._blocks(rows, chosen.block_length(length), tokenizer) for split, rows in splits.items()}
-        told, num_classes = "", None
+        told, names = "", None
         if chosen.labelled:
             names = tuple(sorted({row.label for row in training})) if classes is None else tuple(classes)
             for split, rows in splits.items():
                 blocks[split][:, -1] = _numbers(rows, names, split)
-            told, num_classes = f"classes {', '.join(names[:10])}, ", len(names)
+            told = f"classes {', '.join(names[:10])}, "
         example = chosen.example(tokenizer, 0)
 
         def without_padding(block: np.ndarray, rng: np.random.Generator) -> Batch:
@@ -79,7 +79,7 @@ class LabelledTextOptions(TokenizedOptions):
             example=example if chosen.labelled else without_padding,
             vocab_size=tokenizer.vocab_size,
             sequence_length=length,
-            num_classes=num_classes,
+            classes=names,
             tokenizer=tokenizer,
             digests={
                 "training": texts_digest(list(itertools.chain(*training))),

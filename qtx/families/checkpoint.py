@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import dataclasses
-from collections.abc import Callable, Iterable, Mapping
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from typing import Any
 
 from qtx.families.weights import Weight
@@ -118,9 +118,9 @@ class Checkpoint:
         }
 
 
-def labels(num_classes: int | None) -> dict[str, dict]:
-    """The class names that transformers gives by default; it reads the number of classes off them."""
-    names = [f"LABEL_{i}" for i in range(num_classes or 0)]
+def labels(num_classes: int | None, names: Sequence[str] = ()) -> dict[str, dict]:
+    """The names of the classes, or those that transformers gives by default; it reads their number off them."""
+    names = names or [f"LABEL_{i}" for i in range(num_classes or 0)]
     return {
         "id2label": {str(i): name for i, name in enumerate(names)},
         "label2id": {name: i for i, name in enumerate(names)},

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import functools
 import json
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
@@ -12,6 +13,7 @@ import jax
 
 from qtx.attention import AttentionConfig
 from qtx.families import Checkpoint, Family, build, family_of
+from qtx.families.checkpoint import labels
 from qtx.families.weights import export_weights, import_weights
 from qtx.foundation.config import flattened
 from qtx.foundation.errors import QtxError
@@ -51,7 +53,13 @@ def load(folder: str | Path, attention: AttentionConfig | None = None) -> tuple[
     return config, import_weights(table, stored.used(table), shapes, sizes_of(config), stored.source)
 
 
-def save(folder: str | Path, config: TransformerConfig, params: Any, original: str | Path | None = None) -> None:
+def save(
+    folder: str | Path,
+    config: TransformerConfig,
+    params: Any,
+    original: str | Path | None = None,
+    classes: Sequence[str] | None = None,
+) -> None:
     """Writes a checkpoint folder, whole or not at all, which `transformers` loads; if its own class does not compute
     the model, with a file of code that does (`qtx.interop.modeling`).
 
@@ -62,6 +70,7 @@ def save(folder: str | Path, config: TransformerConfig, params: Any, original: s
       original: the checkpoint folder that the model was made of. Names, types and copies of its tensors, those that qtx
         does not compute with, the further keys of its config.json, and the files of its tokenizer and modules are taken
         from there; None: as `transformers` has them.
+      classes: the names of a classifier's classes, for an `id2label` that has none of its own.
 
     Raises:
       QtxError: if the family has no such checkpoints, the architecture or PyTorch cannot express the config, or
@@ -73,6 +82,9 @@ def save(folder: str | Path, config: TransformerConfig, params: Any, original: s
     else:
         values, contents = as_in(open_folder(Path(original)), config, params)
         contents |= carried(Path(original))
+    number = getattr(config, "num_classes", None)
+    if classes and len(classes) == number and values.get("id2label") in (None, labels(number)["id2label"]):
+        values |= labels(number, classes)
     if config.attention != AttentionConfig():
         values[ATTENTION_KEY] = {k: v for k, v in flattened(config.attention).items() if v is not None}
     values, code = modeling(config, values)

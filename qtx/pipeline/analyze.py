@@ -155,7 +155,7 @@ def open_run(experiment: Experiment, workdir: Path, source: Found | None, names_
             f"image_folder --config.data.path=FOLDER --config.data.image_size={model.image_size}"
         )
     if data.num_classes not in (None, getattr(model, "num_classes", None)):
-        data = dataclasses.replace(data, num_classes=None)
+        data = dataclasses.replace(data, classes=None)
     if source is not None:
         return restore_run(import_run(experiment, workdir, source, data), workdir, "0")
     prepared = prepare(experiment, data, RunFolder(workdir))

@@ -37,7 +37,8 @@ def export_huggingface(run: TrainedRun, folder: Path, scheme: str | None = None)
     """Writes a Hugging Face checkpoint, in floating point whatever the scheme, in the format of the one that the run's
     model was imported from, if it was; returns what to tell of it."""
     original = original_of(run.prepared.experiment, run.workdir)
-    save_huggingface(folder, run.prepared.module.config, run.floating_point, original)
+    prepared = run.prepared
+    save_huggingface(folder, prepared.module.config, run.floating_point, original, prepared.data.classes)
     return [] if original is None else [f"names, types and tokenizer are those of {original}"]
 
 

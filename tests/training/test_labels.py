@@ -234,6 +234,22 @@ def get_config(variant="softmax"):
 """
 
 
+@pytest.mark.parametrize("named", [None, ("LABEL_0", "LABEL_1"), ("up", "down")])
+def test_an_export_names_classes_that_have_no_names(tmp_path, named):
+    """By the data, which name them in another order than the alphabet's here; those that the original has stay."""
+    folder, original = checkpoint(tmp_path / "checkpoint", head="classification", num_classes=2), None
+    config, params = load(folder)
+    if named:
+        values = json.loads((folder / "config.json").read_text()) | {"id2label": dict(zip("01", named, strict=True))}
+        (folder / "config.json").write_text(json.dumps(values))
+        original = folder
+    save(tmp_path / "out", config, params, original, classes=("red", "blue"))
+    values = json.loads((tmp_path / "out/config.json").read_text())
+    assert list(values["id2label"].values()) == (["up", "down"] if named == ("up", "down") else ["red", "blue"])
+    if named != ("up", "down"):
+        assert values["label2id"] == {"red": 0, "blue": 1}
+
+
 @pytest.mark.slow
 def test_from_a_checkpoint_to_a_classifier_and_its_pupil(tmp_path, encoder, capsys):
     """Labels are learned from an encoder; then the classifier is the teacher of one that starts from it."""
@@ -248,4 +264,8 @@ def test_from_a_checkpoint_to_a_classifier_and_its_pupil(tmp_path, encoder, caps
         results = json.loads((tmp_path / f"run_{name}" / "results.json").read_text())
         (measured,) = results["measurements"]
         assert ("f1" in measured["values"]) == (name == "labels")
+        if name == "labels":
+            assert main(["export", "--format=huggingface", run]) == 0
+            values = json.loads((tmp_path / "run_labels/export/huggingface/config.json").read_text())
+            assert values["id2label"] == {"0": "blue", "1": "red"}
     assert results["metric"] == "fidelity" and measured["values"]["fidelity"] > 0.9

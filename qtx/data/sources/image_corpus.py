@@ -91,11 +91,12 @@ class ImageCorpus(ImageOptions):
             pixels = fit(image, size, self.crop_ratio).astype(np.float32)
             return {"images": (pixels / 255 - mean) / std, "labels": label, "weights": np.float32(1.0)}
 
+        classes = tuple(dataset.features["label"].names)
         return Data(
             description=(
                 f"image_corpus {self.corpus}: {len(training):,} training and {len(held_out):,} held-out "
                 f"({held_out_split}) images at {size} x {size} x {channels}, "
-                f"{dataset.features['label'].num_classes} classes"
+                f"{len(classes)} classes"
             ),
             training=training,
             held_out=held_out,
@@ -104,7 +105,7 @@ class ImageCorpus(ImageOptions):
             mix=self.mix,
             image_size=size,
             channels=channels,
-            num_classes=dataset.features["label"].num_classes,
+            classes=classes,
             # What pixels are shifted and scaled by is part of what the model sees, and may be a default.
             digests={
                 name: digest({"mean": mean, "std": std}, {"dataset": dataset.fingerprint(split)})
