@@ -17,6 +17,7 @@ from qtx.experiment import from_record, read
 from qtx.families import build
 from qtx.models import BertConfig, OptConfig
 from qtx.training import RunFolder, load_params, read_metrics
+from tests.interop.kinds import PATCH, TIMM, WIDTH, Kind, timm_vit
 
 PATIENT = builtin_checkpoint("minilm-2l")
 VOCABULARY = len((PATIENT / "vocab.txt").read_text().splitlines())
@@ -120,6 +121,36 @@ def test_healing_starts_as_the_original_and_leaves_in_its_format(attention, impo
     quantized = [*command[:2], f"--config.start={tmp_path}/healed", f"--workdir={tmp_path}/qat", *SHORT, *HEAL]
     assert main([*quantized, "--config.qat.scheme=w8a8", "--config.quantization.calibration_batches=2"]) == 0
     assert read_metrics(tmp_path / "qat", "eval")[0]["fidelity"] < 1
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("attention", ["softmax", "gated_linear"])
+def test_a_vit_of_timm_leaves_as_one_if_timm_can_compute_it(attention, tmp_path, capsys):
+    side, classes = 8, 10  # those of the built-in images
+    arguments = {**TIMM["model_args"], "img_size": side, "in_chans": 1}
+    shapes = timm_vit() | {
+        "pos_embed": (1, (side // PATCH) ** 2 + 1, WIDTH),
+        "patch_embed.proj.weight": (WIDTH, 1, PATCH, PATCH),
+        "head.weight": (classes, WIDTH),
+        "head.bias": (classes,),
+    }
+    Kind({**TIMM, "num_classes": classes, "model_args": arguments}, shapes, {}).write(tmp_path / "timm")
+    assert main(["import", str(tmp_path / "timm"), f"--workdir={tmp_path}/imported"]) == 0
+    names = ["training.steps", "training.warmup_steps", "training.eval_every", "training.checkpoint_every"]
+    short = [f"--config.{name}={value}" for name, value in zip(names, (2, 1, 2, 2), strict=True)]
+    (tmp_path / "vit.py").write_text(
+        "from qtx.experiment import default\n\n\ndef get_config():\n    return default('vit')\n"
+    )
+    command = ["train", f"--config={tmp_path}/vit.py", f"--config.start={tmp_path}/imported"]
+    assert main([*command, f"--workdir={tmp_path}/run", *short, f"--config.model.attention={attention}"]) == 0
+    assert main(["export", "--format=huggingface", f"--workdir={tmp_path}/run"]) == 0
+    assert ("which computes the plain softmax alone" in capsys.readouterr().out) == (attention != "softmax")
+    out = tmp_path / "run" / "export" / "huggingface"
+    values, model = json.loads((out / "config.json").read_text()), interop.load(out)[0]
+    assert ("architecture" in values) == (attention == "softmax")
+    assert (model.attention.gate is None) == (attention == "softmax") and model.num_classes == classes
+    if attention != "softmax":
+        assert values["model_type"] == "vit" and list(values["id2label"].values()) == [str(i) for i in range(10)]
 
 
 @pytest.mark.parametrize(

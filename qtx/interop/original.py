@@ -20,6 +20,11 @@ COMPUTATION = ("dtype", "remat")
 OF_TRAINING = ("dropout", "attention_dropout", "init_std")
 
 
+def has_place_for(original: Stored, attention: AttentionConfig) -> bool:
+    """Whether who loads checkpoints in the original's format can compute an attention: timm has no code of ours."""
+    return original.checkpoint is not original.family.timm or attention == AttentionConfig()
+
+
 def as_in(original: Stored, config: TransformerConfig, params: Any) -> tuple[dict[str, Any], dict[str, bytes]]:
     """config.json's values and the contents of the files of weights: with the original's names, types and copies, and
     what qtx does not compute with.
@@ -35,7 +40,7 @@ def as_in(original: Stored, config: TransformerConfig, params: Any) -> tuple[dic
                 f"{original.folder} is of another model, with {field} {getattr(there, field)!r} and not {given!r}: "
                 "give the folder that this one was made of"
             )
-    if checkpoint is original.family.timm and config.attention != AttentionConfig():
+    if not has_place_for(original, config.attention):
         raise QtxError(
             f"{original.folder} is timm's, and timm computes the plain softmax alone: leave the original out, to write "
             "transformers' ViT with the code of the attention"

@@ -7,6 +7,8 @@ from pathlib import Path
 
 from qtx.experiment import record
 from qtx.interop import save as save_huggingface
+from qtx.interop.original import has_place_for
+from qtx.interop.stored import open_folder
 from qtx.pipeline.identity import kept_files
 from qtx.pipeline.quantize import origin_of_ranges, under
 from qtx.pipeline.start import original_of
@@ -35,11 +37,16 @@ def export_int8(run: TrainedRun, folder: Path, scheme: str) -> list[str]:
 
 def export_huggingface(run: TrainedRun, folder: Path, scheme: str | None = None) -> list[str]:
     """Writes a Hugging Face checkpoint, in floating point whatever the scheme, in the format of the one that the run's
-    model was imported from, if it was; returns what to tell of it."""
-    original = original_of(run.prepared.experiment, run.workdir)
-    prepared = run.prepared
-    save_huggingface(folder, prepared.module.config, run.floating_point, original, prepared.data.classes)
-    return [] if original is None else [f"names, types and tokenizer are those of {original}"]
+    model was imported from, if it was and its attention has a place there; returns what to tell of it."""
+    prepared, config = run.prepared, run.prepared.experiment.model
+    original, told = original_of(prepared.experiment, run.workdir), []
+    if original is not None and has_place_for(open_folder(original), config.attention):
+        told = [f"names, types and tokenizer are those of {original}"]
+    elif original is not None:
+        told = [f"{original} is timm's, which computes the plain softmax alone: this is a checkpoint of transformers"]
+        original = None
+    save_huggingface(folder, config, run.floating_point, original, prepared.data.classes)
+    return told
 
 
 FORMATS = {"int8": export_int8, "huggingface": export_huggingface}
