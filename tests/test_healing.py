@@ -7,7 +7,7 @@ import json
 import numpy as np
 import pytest
 
-from experiments import healing
+from experiments import healing, healing_figures
 from qtx.builtin import builtin_checkpoint
 from qtx.cli.main import main as qtx_main
 
@@ -34,6 +34,23 @@ def test_bad_input_is_told_in_a_line(arguments, says, capsys):
     assert told.startswith("healing: error: ") and says in told and told.count("\n") == 1
 
 
+def test_the_ladder_has_the_newest_of_each_scheme_most_bits_first(tmp_path):
+    measured = [("w6a6", "static", 0.5), ("w8a8", "static", 0.7), ("w8a8", "hadamard", 0.99), ("w8a8", "static", 0.8)]
+    lines = [{"scheme": "fp", "values": {"fidelity": 1.0}}]
+    lines += [{"scheme": s, "method": m, "values": {"fidelity": x}} for s, m, x in measured]
+    (tmp_path / "results.json").write_text(json.dumps({"measurements": lines[::-1][:1] + lines}))
+    found = healing_figures.ladder(tmp_path)
+    assert list(found.items()) == [("FP", [1.0]), ("W8A8", [0.8]), ("W6A6", [0.5])]
+
+
+def test_figures_of_what_was_not_measured_are_refused_in_a_line(tmp_path, capsys):
+    for name in ("one", "two"):
+        (tmp_path / name).mkdir()
+    assert healing_figures.main([str(tmp_path / "one"), str(tmp_path / "two"), f"--out={tmp_path}/out"]) == 2
+    told = capsys.readouterr().err
+    assert told.startswith("healing_figures: error: ") and told.count("\n") == 1 and not (tmp_path / "out").exists()
+
+
 @pytest.mark.slow
 def test_a_model_is_itself_and_its_integers_are_not(tmp_path, capsys, monkeypatch):
     for name, value in {"LENGTHS": (32,), "TOKENS": 128, "LONG_TEXTS": 8, "REVIEWS": 16, "REVIEW_LENGTH": 32}.items():
@@ -56,5 +73,8 @@ def test_a_model_is_itself_and_its_integers_are_not(tmp_path, capsys, monkeypatc
             assert line["error"] > 0.01
     for kind in ("text", "reviews"):
         assert measured["w8a8", kind, 32]["error"] > measured["w8a8, mse weights", kind, 32]["error"]
+    assert qtx_main(["quantize", f"--workdir={tmp_path}/run", "--scheme=w8a8"]) == 0
+    assert healing_figures.main([f"{tmp_path}/run", f"{tmp_path}/run", f"--out={tmp_path}/figures"]) == 0
+    assert len(list((tmp_path / "figures").glob("*.png"))) == 4
     shares = {line["how"]: line["neighbours"] for line in found if "neighbours" in line}
     assert shares["fp"] == 1.0 and 0.5 < shares["w8a8, mse weights"] <= 1.0

@@ -1,0 +1,79 @@
+"""Figures of a healing, from what `qtx quantize` measured of both runs: how outliers grow over the layers, where the
+head that parks most attention parks it, and the ladder of bits.
+
+    qtx quantize --workdir=runs/minilm-2l --config.quantization.schemes="('w8a8','w7a7','w6a6','w5a5')"
+    qtx quantize --workdir=runs/healed --config.quantization.schemes="('w8a8','w7a7','w6a6','w5a5')"
+    python -m experiments.healing_figures runs/minilm-2l runs/healed --out docs
+"""
+
+from __future__ import annotations
+
+import argparse
+import json
+import sys
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+
+from matplotlib.figure import Figure
+
+from experiments.bad_input import told_in_a_line
+from qtx.analysis import Analysis, load_analysis
+from qtx.foundation.errors import QtxError
+from qtx.report import plots
+from qtx.report.style import SERIES
+
+NAMES = ("as it came", "healed")
+OUTPUTS = "layers/mlp/out"
+
+
+def ladder(folder: Path) -> dict[str, list[float]]:
+    """Fidelity in floating point and at each scheme, most bits first, as measured last."""
+    file = folder / "results.json"
+    if not file.is_file():
+        raise QtxError(f"{folder} has no results.json: run `qtx quantize --workdir={folder}` first")
+    measured = json.loads(file.read_text())["measurements"]
+    found = {
+        line["scheme"]: [line["values"]["fidelity"]] for line in measured if line.get("method") in (None, "static")
+    }
+    return {scheme.upper(): found[scheme] for scheme in sorted(found, key=lambda name: (name != "fp", _bits(name)))}
+
+
+def _bits(scheme: str) -> list[int]:
+    """`w6a8` as [-6, -8]."""
+    return [] if scheme == "fp" else [-int(bits) for bits in scheme[1:].split("a")]
+
+
+def figures(
+    analyses: Mapping[str, Analysis], ladders: Mapping[str, Mapping[str, Sequence[float]]]
+) -> dict[str, Figure]:
+    """File name to figure."""
+    growth = {name: [analysis.inf_norms[OUTPUTS]] for name, analysis in analyses.items()}
+    drawn = {
+        "healing_growth.png": plots.per_layer(growth, "largest feed-forward output"),
+        "healing_ladder.png": plots.bit_ladder(ladders, "fidelity"),
+    }
+    for index, (name, analysis) in enumerate(analyses.items()):
+        head = analysis.maps["sink"]
+        title = f"{name}: layer {head.layer + 1}, head {head.head + 1}"
+        drawn[f"healing_head_{index}.png"] = plots.attention_map(head, title, SERIES[index])
+    return drawn
+
+
+@told_in_a_line("healing_figures")
+def main(arguments: Sequence[str]) -> int:
+    """Writes the figures; 2 for bad input."""
+    parser = argparse.ArgumentParser("experiments.healing_figures", description=(__doc__ or "").partition("\n\n")[0])
+    parser.add_argument("runs", nargs=2, type=Path, metavar="RUN", help="the original's folder and the healed one's")
+    parser.add_argument("--out", type=Path, required=True, metavar="FOLDER", help="where to write the figures")
+    options = parser.parse_args(arguments)
+    analyses = {name: load_analysis(folder / "analysis.npz") for name, folder in zip(NAMES, options.runs, strict=True)}
+    ladders = {name: ladder(folder) for name, folder in zip(NAMES, options.runs, strict=True)}
+    options.out.mkdir(parents=True, exist_ok=True)
+    for name, figure in figures(analyses, ladders).items():
+        figure.savefig(options.out / name, dpi=160, facecolor="white")
+        print(options.out / name)
+    return 0
+
+
+if __name__ == "__main__":
+    sys.exit(main(sys.argv[1:]))
