@@ -147,7 +147,7 @@ def test_a_vit_of_timm_leaves_as_one_if_timm_can_compute_it(attention, tmp_path,
     assert ("which computes the plain softmax alone" in capsys.readouterr().out) == (attention != "softmax")
     out = tmp_path / "run" / "export" / "huggingface"
     values, model = json.loads((out / "config.json").read_text()), interop.load(out)[0]
-    assert ("architecture" in values) == (attention == "softmax")
+    assert ("architecture" in values) == ("id2label" not in values) == (attention == "softmax")
     assert (model.attention.gate is None) == (attention == "softmax") and model.num_classes == classes
     if attention != "softmax":
         assert values["model_type"] == "vit" and list(values["id2label"].values()) == [str(i) for i in range(10)]

@@ -83,7 +83,8 @@ def save(
         values, contents = as_in(open_folder(Path(original)), config, params)
         contents |= carried(Path(original))
     number = getattr(config, "num_classes", None)
-    if classes and len(classes) == number and values.get("id2label") in (None, labels(number)["id2label"]):
+    unnamed = "architectures" in values and values.get("id2label") in (None, labels(number)["id2label"])
+    if classes and len(classes) == number and unnamed:
         values |= labels(number, classes)
     if config.attention != AttentionConfig():
         values[ATTENTION_KEY] = {k: v for k, v in flattened(config.attention).items() if v is not None}

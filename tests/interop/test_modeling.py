@@ -55,6 +55,8 @@ AUTO = {
 NOT_STOCK = [name for name in VARIANTS if name != "softmax"]
 # What options change, where it differs from family to family.
 OPTIONS = {
+    "a third of an empty key": ("opt", "sink,empty_weight=0.3", {}),
+    "no empty key yet": ("bert", "softmax1,empty_weight=0.0", {}),
     "one gamma": ("bert", "clipped_softmax,alpha=None,gamma=-0.1,zeta=1.1", {}),
     "annealed": ("opt", "clipped_softmax,gamma_warmup_steps=100", {}),
     "keys of a row": ("opt", "clipped_softmax_visible,alpha_visible=1.5", {}),

@@ -55,7 +55,8 @@ def sink(n: Sink, own: str) -> str:
 
 
 def with_empty_key(score: str, weight: float) -> str:
-    score += "" if weight == 1 else f" + {math.log(weight) if weight else -math.inf!r}".replace("-inf", "float('-inf')")
+    if weight != 1:
+        score += f" + {math.log(weight)}" if weight else " - torch.inf"
     return f"""
 scores = torch.cat([scores, {score}], -1)
 return softmax(scores, nn.functional.pad(visible, (0, 1), value=True))[..., :-1]
