@@ -49,11 +49,17 @@ def _text(experiment: Experiment, source: Any, objective: TextObjective) -> tupl
         example = source.make_example(blank, experiment.objective)
     else:
         example = objective.example(blank, 0)
-    sizes = {"vocab_size": vocab_size, "sequence_length": length}
+    classes = None
     if objective.labelled:
-        sizes["num_classes"] = experiment.model.num_classes or FEWEST_CLASSES
+        classes = numbered(experiment.model.num_classes or FEWEST_CLASSES)
         assumed += [] if experiment.model.num_classes else [f"num_classes {FEWEST_CLASSES}"]
+    sizes: Any = {"vocab_size": vocab_size, "sequence_length": length, "classes": classes}
     return Data("no data", [block], [block], example, **sizes), assumed
+
+
+def numbered(classes: int) -> tuple[str, ...]:
+    """Classes of which only the number is known."""
+    return tuple(str(number) for number in range(classes))
 
 
 def _vocab_size(source: Any) -> int | None:
@@ -73,4 +79,5 @@ def _images(model: Any, source: Any) -> tuple[Data, list[str]]:
     def example(record, rng):
         return {"images": record, "labels": np.int32(0), "weights": np.float32(1.0)}
 
-    return Data("no data", [image], [image], example, **sizes), assumed
+    classes = numbered(sizes.pop("num_classes"))
+    return Data("no data", [image], [image], example, classes=classes, **sizes), assumed
