@@ -1,9 +1,10 @@
 """Figures of a healing, from what `qtx quantize` measured of both runs: how outliers grow over the layers, where the
 head that parks most attention parks it, and the ladder of bits.
 
-    qtx quantize --workdir=runs/minilm-2l --config.quantization.schemes="('w8a8','w7a7','w6a6','w5a5')"
+    qtx quantize --workdir=runs/minilm-2l --config.quantization.schemes="('w8a8','w7a7','w6a6','w5a5')" \\
+      --config.quantization.weight_estimator=mse
     qtx quantize --workdir=runs/healed --config.quantization.schemes="('w8a8','w7a7','w6a6','w5a5')"
-    python -m experiments.healing_figures runs/minilm-2l runs/healed --out docs
+    python -m experiments.healing_figures runs/minilm-2l runs/healed --out docs/healing
 """
 
 from __future__ import annotations
@@ -49,13 +50,13 @@ def figures(
     """File name to figure."""
     growth = {name: [analysis.inf_norms[OUTPUTS]] for name, analysis in analyses.items()}
     drawn = {
-        "healing_growth.png": plots.per_layer(growth, "largest feed-forward output"),
-        "healing_ladder.png": plots.bit_ladder(ladders, "fidelity"),
+        "growth.png": plots.per_layer(growth, "largest feed-forward output"),
+        "ladder.png": plots.bit_ladder(ladders, "fidelity"),
     }
     for index, (name, analysis) in enumerate(analyses.items()):
         head = analysis.maps["sink"]
         title = f"{name}: layer {head.layer + 1}, head {head.head + 1}"
-        drawn[f"healing_head_{index}.png"] = plots.attention_map(head, title, SERIES[index])
+        drawn[f"head_{index}.png"] = plots.attention_map(head, title, SERIES[index])
     return drawn
 
 
