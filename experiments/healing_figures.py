@@ -10,7 +10,7 @@ head that parks most attention parks it, and the ladder of bits.
 from __future__ import annotations
 
 import argparse
-import json
+import re
 import sys
 from collections.abc import Mapping, Sequence
 from pathlib import Path
@@ -20,8 +20,10 @@ from matplotlib.figure import Figure
 from experiments.bad_input import told_in_a_line
 from qtx.analysis import Analysis, load_analysis
 from qtx.foundation.errors import QtxError
+from qtx.pipeline.measurements import read
 from qtx.report import plots
 from qtx.report.style import SERIES
+from qtx.training import RunFolder
 
 NAMES = ("as it came", "healed")
 OUTPUTS = "layers/mlp/out"
@@ -29,19 +31,13 @@ OUTPUTS = "layers/mlp/out"
 
 def ladder(folder: Path) -> dict[str, list[float]]:
     """Fidelity in floating point and at each scheme, most bits first, as measured last."""
-    file = folder / "results.json"
-    if not file.is_file():
-        raise QtxError(f"{folder} has no results.json: run `qtx quantize --workdir={folder}` first")
-    measured = json.loads(file.read_text())["measurements"]
-    found = {
-        line["scheme"]: [line["values"]["fidelity"]] for line in measured if line.get("method") in (None, "static")
-    }
-    return {scheme.upper(): found[scheme] for scheme in sorted(found, key=lambda name: (name != "fp", _bits(name)))}
-
-
-def _bits(scheme: str) -> list[int]:
-    """`w6a8` as [-6, -8]."""
-    return [] if scheme == "fp" else [-int(bits) for bits in scheme[1:].split("a")]
+    measured = read(RunFolder(folder))["measurements"]
+    if not measured:
+        raise QtxError(f"{folder} has no measurements: run `qtx quantize --workdir={folder}` first")
+    found = {one["scheme"]: [one["values"]["fidelity"]] for one in measured if one.get("method") in (None, "static")}
+    # Floating point, of no bits, comes first.
+    ordered = sorted(found, key=lambda scheme: [-int(bits) for bits in re.findall(r"\d+", scheme)])
+    return {scheme.upper(): found[scheme] for scheme in ordered}
 
 
 def figures(

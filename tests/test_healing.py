@@ -10,6 +10,8 @@ import pytest
 from experiments import healing, healing_figures
 from qtx.builtin import builtin_checkpoint
 from qtx.cli.main import main as qtx_main
+from qtx.pipeline import measurements
+from qtx.training import RunFolder
 
 
 def test_neighbours_that_are_kept(monkeypatch):
@@ -36,9 +38,13 @@ def test_bad_input_is_told_in_a_line(arguments, says, capsys):
 
 def test_the_ladder_has_the_newest_of_each_scheme_most_bits_first(tmp_path):
     measured = [("w6a6", "static", 0.5), ("w8a8", "static", 0.7), ("w8a8", "hadamard", 0.99), ("w8a8", "static", 0.8)]
-    lines = [{"scheme": "fp", "values": {"fidelity": 1.0}}]
-    lines += [{"scheme": s, "method": m, "values": {"fidelity": x}} for s, m, x in measured]
-    (tmp_path / "results.json").write_text(json.dumps({"measurements": lines[::-1][:1] + lines}))
+    common = {"checkpoint": 1, "held_out_batches": {"used": 1}}
+    lines = [
+        {"scheme": scheme, "method": method, "values": {"fidelity": x}, "asked": number, **common}
+        for number, (scheme, method, x) in enumerate(measured)
+    ]
+    lines.insert(1, {"scheme": "fp", "values": {"fidelity": 1.0}, **common})  # it has no method
+    measurements.add(RunFolder(tmp_path), {}, lines)
     found = healing_figures.ladder(tmp_path)
     assert list(found.items()) == [("FP", [1.0]), ("W8A8", [0.8]), ("W6A6", [0.5])]
 
