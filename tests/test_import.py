@@ -101,7 +101,7 @@ def test_it_is_measured_by_what_it_was_and_exported_as_it_came(imported, checkpo
 
 
 @pytest.mark.slow
-@pytest.mark.parametrize("attention", ["softmax", "gated_linear"])
+@pytest.mark.parametrize("attention", ["softmax", "gated_linear", "sink"])
 def test_healing_starts_as_the_original_and_leaves_in_its_format(attention, imported, tmp_path):
     command = ["train", "--config=configs/heal_bert.py", f"--config.start={imported}", f"--workdir={tmp_path}/healed"]
     command += [*SHORT, *HEAL, f"--config.model.attention={attention}"]

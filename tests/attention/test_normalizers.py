@@ -8,7 +8,15 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from qtx.attention import NORMALIZERS, Rows
-from qtx.attention.normalizers import ClippedSoftmax, NormalizedClippedSoftmax, Sink, Softmax, Softmax1, SoftmaxLike
+from qtx.attention.normalizers import (
+    ClippedSoftmax,
+    NormalizedClippedSoftmax,
+    Normalizer,
+    Sink,
+    Softmax,
+    Softmax1,
+    SoftmaxLike,
+)
 from qtx.foundation.errors import QtxError
 from qtx.masks import Mask
 
@@ -254,6 +262,15 @@ WARMUPS = {
 
 def test_every_warmup_has_an_example():
     assert {type(n) for n, _ in WARMUPS.values()} == {n for n in NORMALIZERS.values() if n.warmup is not None}
+
+
+def test_a_checkpoint_within_a_warmup_that_says_nothing_of_it_is_refused():
+    class Silent(Softmax1):
+        grown_to = Normalizer.grown_to
+
+    assert Silent(empty_warmup_steps=4).at(4) == Silent(empty_warmup_steps=4)
+    with pytest.raises(QtxError, match="choose a checkpoint after empty_warmup_steps, or give it `grown_to`"):
+        Silent(empty_warmup_steps=4).at(3)
 
 
 @pytest.mark.parametrize("step, share", [(0, 0.0), (25, 0.25), (100, 1.0), (500, 1.0), (None, 1.0)])

@@ -62,8 +62,15 @@ class Normalizer(abc.ABC):
         return self if step >= self.warmup_steps else self.with_warmup(0).grown_to(step / self.warmup_steps)
 
     def grown_to(self, share: float) -> Self:
-        """What it is when a share of its warm-up is over, by its other options; for those that have a warm-up."""
-        raise NotImplementedError
+        """What it is when a share of its warm-up is over, by its other options.
+
+        Raises:
+          QtxError: if it does not say so, as one with a warm-up may.
+        """
+        raise QtxError(
+            f"{type(self).__name__} does not say what it is within its warm-up: choose a checkpoint after "
+            f"{self.warmup}, or give it `grown_to`"
+        )
 
     def grown(self, rows: Rows) -> Any:
         """The share of the warm-up that is over: a scalar, linear in the step from 0 to 1."""
