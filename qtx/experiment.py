@@ -161,6 +161,12 @@ def read(config: ConfigDict) -> Experiment:
             f"config.qat.scheme is {experiment.qat.scheme!r}, but config.start is empty: quantization-aware training "
             "starts from a trained run; give its folder, e.g. --config.start=runs/x"
         )
+    rows = experiment.training.batch_size // experiment.training.accumulation_steps
+    if experiment.qat.noise and rows % 2:
+        raise QtxError(
+            f"config.qat.noise is {experiment.qat.noise!r}, which half of every batch is computed with, but a batch is "
+            f"of {rows} examples: make config.training.batch_size / accumulation_steps even"
+        )
     check_warmup(experiment)
     return experiment
 

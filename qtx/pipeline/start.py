@@ -17,13 +17,15 @@ from qtx.attention import AttentionConfig, attention_text
 from qtx.attention.conversion import converted_attention, without_warmup
 from qtx.data import OBJECTIVES, Data
 from qtx.experiment import Experiment, default, read, recorded
-from qtx.families import build
+from qtx.families import FAMILIES, build
 from qtx.families.conversion import converted_params
 from qtx.foundation.config import section
 from qtx.foundation.errors import QtxError
 from qtx.models import TransformerConfig
 from qtx.quantization.calibration import calibrate
+from qtx.quantization.config import QuantizationConfig
 from qtx.quantization.qat.model import QatModel, make_qat_model
+from qtx.quantization.qat.noise import NoisyModel, make_noisy_model
 from qtx.training.distillation import Teacher
 from qtx.training.loading import NEWEST, find_checkpoint, load_params
 from qtx.training.run_folder import RunFolder
@@ -114,6 +116,20 @@ def qat_model(experiment: Experiment, module: nn.Module, data: Data) -> QatModel
         return None
     recipe = experiment.quantization.make_recipe(experiment.qat.scheme, experiment.model)
     return make_qat_model(module, recipe, next(iter(data.evaluation(1))), experiment.qat.learn_ranges)
+
+
+def noisy_model(experiment: Experiment, module: nn.Module, data: Data) -> NoisyModel | None:
+    """What `config.qat.noise` says to train instead of `module`; None: nothing else.
+
+    Raises:
+      QtxError: if the recipe does not fit the model.
+    """
+    if not experiment.qat.noise:
+        return None
+    recipe = QuantizationConfig(recipe=FAMILIES[experiment.family].recipe).make_recipe(
+        experiment.qat.noise, experiment.model
+    )
+    return make_noisy_model(module, recipe, next(iter(data.evaluation(1))))
 
 
 def check_start(experiment: Experiment, workdir: Path, identity: Mapping[str, str]) -> None:

@@ -18,7 +18,7 @@ from qtx.models.flops import step_flops
 from qtx.pipeline.health import attention_warning
 from qtx.pipeline.identity import identity_of, kept_files, load_data, origin
 from qtx.pipeline.importing import digest
-from qtx.pipeline.start import check_start, initial_params, qat_model, teacher_of
+from qtx.pipeline.start import check_start, initial_params, noisy_model, qat_model, teacher_of
 from qtx.training.distillation import Teacher
 from qtx.training.loading import digest_of, find_checkpoint
 from qtx.training.loop import TrainResult, fit
@@ -33,8 +33,8 @@ def train(
     profile: bool = False,
     teacher: Teacher | None = None,
 ) -> TrainResult:
-    """Trains an experiment's model in `workdir`, or goes on with it; see `fit`. With `config.qat`, the parameters are
-    those of a `qtx.quantization.qat.model.QatModel`, and the evaluations are of the quantized model.
+    """Trains an experiment's model in `workdir`, or goes on with it; see `fit`. With `config.qat.scheme`, the parameters
+    are those of a `qtx.quantization.qat.model.QatModel`, and the evaluations are of the quantized model.
 
     Args:
       experiment: what `qtx.experiment.read` returns.
@@ -68,7 +68,7 @@ def train(
         profile=profile,
     )
     return fit(
-        module if qat is None else qat,
+        qat or noisy_model(experiment, module, data) or module,
         data,
         experiment.training,
         workdir=workdir,

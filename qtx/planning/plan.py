@@ -17,7 +17,7 @@ from qtx.families import build
 from qtx.foundation.errors import QtxError
 from qtx.models import count_parameters
 from qtx.models.flops import product_flops, step_flops
-from qtx.pipeline.start import qat_model
+from qtx.pipeline.start import noisy_model, qat_model
 from qtx.planning.hlo import Traffic, count_collectives
 from qtx.planning.stand_in import stand_in
 from qtx.training.distillation import with_targets
@@ -108,7 +108,7 @@ def plan_step(experiment: Experiment, devices: list[jax.Device]) -> StepPlan:
     check_batch(mesh, training.batch_size, training.accumulation_steps)
     data, assumed = stand_in(experiment)
     module: Any = build(experiment.model, data)
-    trained = qat_model(experiment, module, data) or module
+    trained = qat_model(experiment, module, data) or noisy_model(experiment, module, data) or module
     example = next(iter(data.evaluation(1)))
     program = make_program(trained, training, mesh, example)
     batch = {

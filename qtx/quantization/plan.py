@@ -7,15 +7,17 @@ from __future__ import annotations
 
 from typing import Any, NamedTuple
 
+import flax.linen as nn
 import jax
 import jax.numpy as jnp
 from flax import traverse_util
 
 from qtx.attention.parameters import NORMALIZER
+from qtx.foundation.batch import Batch
 from qtx.quantization.estimators import Estimator, MinMax
 from qtx.quantization.granularity import Granularity, Token
-from qtx.quantization.recipe import Quantizer
-from qtx.sites import STACK
+from qtx.quantization.recipe import Quantizer, Recipe, resolve
+from qtx.sites import STACK, site_shapes
 
 
 class Planned(NamedTuple):
@@ -46,6 +48,17 @@ def make_plan(quantizers: dict[str, Quantizer]) -> Plan:
         Planned(name, q.symmetric, q.estimator, q.granularity, q.ignore_masked)
         for name, q in sorted(quantizers.items())
     )
+
+
+def quantizers_of(module: nn.Module, recipe: Recipe, batch: Batch) -> tuple[dict[str, Quantizer], dict[str, Quantizer]]:
+    """Of a model's weights and of its sites, by path, what a recipe quantizes; `batch` gives shapes only.
+
+    Raises:
+      QtxError: if the recipe does not fit the model.
+    """
+    params = nn.unbox(jax.eval_shape(module.init, jax.random.key(0), batch)["params"])
+    weights = resolve(recipe.weights, weights_of(params), "weight")
+    return weights, resolve(recipe.activations, site_shapes(module, params, batch), "activation")
 
 
 def settled(plan: Plan) -> Plan:

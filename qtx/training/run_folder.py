@@ -46,6 +46,7 @@ LATER_OPTIONS = {
     "model.attention.empty_weight": 1.0,
     "training.distill_layers": "all",
     "training.penalties": [],
+    "qat.noise": "",
 }
 TOKENIZER_OPTIONS = ("tokenizer", "vocab_size")
 IDENTITY = "identity"
@@ -265,10 +266,11 @@ def started(config: Mapping[str, Any]) -> dict[str, Any]:
 
 
 def _without_idle(config: Mapping[str, Any]) -> dict[str, Any]:
-    """A config as this version records it, without an empty `start`, and without the section `qat` if that has no
-    scheme: they then say nothing."""
+    """A config as this version records it, without an empty `start`, and without the section `qat` if that has neither
+    scheme nor noise: they then say nothing."""
     config = started(config)
-    idle = {"start": not config["start"], "qat": not config["qat"].get("scheme")}
+    qat = config["qat"]
+    idle = {"start": not config["start"], "qat": not (qat.get("scheme") or qat.get("noise"))}
     return {name: value for name, value in config.items() if not idle.get(name, False)}
 
 

@@ -84,6 +84,16 @@ def fake_quantize_learned(
     return _quantize(x, step, offset, jax.lax.stop_gradient(grid), float(size))
 
 
+def fake_quantize_between(
+    x: jax.Array, minimum: jax.Array, maximum: jax.Array, bits: jax.Array | int, symmetric: bool
+) -> jax.Array:
+    """`fake_quantize(x, make_grid(minimum, maximum, bits, symmetric))`, with the gradients above of x, and of both ends
+    as the step and offset follow from them, not scaled: for ends that are functions of what is trained."""
+    learned = learnable(minimum, maximum, bits, symmetric)
+    grid = jax.lax.stop_gradient(make_grid(minimum, maximum, bits, symmetric))
+    return _quantize(x, learned["step"], learned.get("offset", jnp.zeros_like(learned["step"])), grid, None)
+
+
 def fake_quantize_straight_through(x: jax.Array, grid: Grid) -> jax.Array:
     """`fake_quantize(x, grid)` with the gradient of `x` alone: for grids that are not learned."""
     zeros = jnp.zeros_like(grid.scale)
@@ -104,7 +114,9 @@ def _backward(size, saved, g):
     v = x.astype(jnp.float32) / grid.scale + grid.zero_point
     below, above = v < grid.low, v > grid.high
     by_step = jnp.where(below, grid.low, jnp.where(above, grid.high, jnp.round(v) - v))
-    scaled = g.astype(jnp.float32) / jnp.sqrt(size * grid.high)
+    scaled = g.astype(jnp.float32)
+    if size is not None:
+        scaled = scaled / jnp.sqrt(size * grid.high)
 
     def total(values):
         return jax.vjp(lambda end: jnp.broadcast_to(end, x.shape), step)[1](values)[0]

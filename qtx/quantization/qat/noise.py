@@ -1,0 +1,148 @@
+"""Training with quantization noise: a model learns to bear what quantization after training will do to it.
+
+Half of the examples of every batch are computed on quantized weights and activations, the other half as the model is.
+Quant-Noise (Fan et al. 2021, arXiv 2004.07320) rounds a random part of the weights; here an example is rounded
+everywhere or nowhere, so that both models are trained, and nothing of training is left to carry: the run's model is an
+ordinary one, to be quantized by any tool.
+
+Nothing is calibrated and nothing is learned besides the weights. The range of a tensor x is what it holds, [min x,
+max x] of a batch, and the gradient goes on into these ends: by LSQ's equation 3, with v = x / s and n steps of size
+s = (max x - min x) / n,
+
+    d x_hat / d max x = (round(v) - v) / n,    summed over all values of x
+
+so that the largest values are drawn in by just as much as their range costs the loss. It is a penalty on outliers that
+needs neither weight nor threshold nor a list of sites.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import dataclasses
+import functools
+from collections.abc import Iterable, Iterator, Mapping
+from typing import Any, NamedTuple
+
+import flax.linen as nn
+import jax
+import jax.numpy as jnp
+from flax import traverse_util
+
+from qtx.foundation.batch import Batch
+from qtx.quantization import exact
+from qtx.quantization.calibration import tables_of
+from qtx.quantization.granularity import Token
+from qtx.quantization.interceptor import SITES_AND_TABLES, counted
+from qtx.quantization.plan import Planned, flatten, is_table, make_plan, over_layers, quantizers_of, settled
+from qtx.quantization.qat.learned_step import fake_quantize_between
+from qtx.quantization.recipe import Quantizer, Recipe
+from qtx.sites import STACK, on_sites
+
+
+class Noise(NamedTuple):
+    """What is static of a tensor's quantization, and to how many bits."""
+
+    planned: Planned
+    bits: int
+
+
+Ends = tuple[jax.Array, jax.Array]
+Look = tuple[Noise, Ends]
+
+
+@dataclasses.dataclass(frozen=True)
+class NoisyModel:
+    """A model of whose training batches half is computed quantized; see `make_noisy_model`.
+
+    Attributes:
+      module: the model; its parameters are these.
+      weights, activations: what is quantized.
+    """
+
+    module: nn.Module
+    weights: tuple[Noise, ...]
+    activations: tuple[Noise, ...]
+
+    def init(self, *args: Any, **options: Any) -> Any:
+        """The module's."""
+        return self.module.init(*args, **options)
+
+    def apply(self, variables: Any, batch: Batch, *, train: bool = False, **options: Any) -> Any:
+        """The module's. If `train`, the examples 0, 2, 4 ... of a batch of an even number are computed quantized."""
+        if not train:
+            return self.module.apply(variables, batch, **options)
+        rngs = options.pop("rngs", {})
+        rounded, as_is = ({name: values[first::2] for name, values in batch.items()} for first in (0, 1))
+        weights, tables = self._rounded(variables["params"])
+        with rounding_sites(self.activations, tables):
+            there = exact.apply(self.module, {"params": weights}, rounded, train=True, rngs=rngs, **options)
+        rngs = {name: jax.random.fold_in(key, 1) for name, key in rngs.items()}
+        here = self.module.apply(variables, as_is, train=True, rngs=rngs, **options)
+        return jax.tree_util.tree_map_with_path(_interleaved, there, here)
+
+    def _rounded(self, params: Any) -> tuple[Any, dict[str, Look]]:
+        """The rounded weights, and how the look-ups of tables are rounded, by path."""
+        flat, tables = dict(flatten(params)), {}
+        for noise in self.weights:
+            path = noise.planned.path
+            if is_table(path):
+                (look_up,) = tables_of((noise.planned,))
+                tables[look_up.path] = noise, own_ends(flat[path], noise)
+            else:
+                flat[path] = over_layers(path, functools.partial(round_to_own_ends, noise=noise))(flat[path])
+        return traverse_util.unflatten_dict(flat, sep="/"), tables
+
+
+@contextlib.contextmanager
+def rounding_sites(activations: Iterable[Noise], tables: Mapping[str, Look]) -> Iterator[None]:
+    """Within the context, sites are rounded to the grids of what they hold, and look-ups to those of their tables."""
+    by_path = {noise.planned.path: noise for noise in activations}
+
+    def quantize(site, path, y, mask):
+        if path in tables:
+            noise, (minimum, maximum) = tables[path]
+            return fake_quantize_between(y, minimum, maximum, noise.bits, noise.planned.symmetric)
+        return round_to_own_ends(y, by_path[path], counted(by_path[path].planned, mask))
+
+    with on_sites(quantize, by_path.keys() | tables.keys(), SITES_AND_TABLES):
+        yield
+
+
+def round_to_own_ends(x: jax.Array, noise: Noise, where: jax.Array | None = None) -> jax.Array:
+    """`x`, of one layer, on the grid of the values that it holds `where`, with the gradient of these ends too."""
+    return fake_quantize_between(x, *own_ends(x, noise, where), noise.bits, noise.planned.symmetric)
+
+
+def own_ends(x: jax.Array, noise: Noise, where: jax.Array | None = None) -> Ends:
+    """(minimum, maximum) of what shares a range in `x` `[..., D]`, of one layer: `()`, `[D]`, or `[..., 1]` by token."""
+    granularity, estimator = noise.planned.granularity, noise.planned.estimator
+    if isinstance(granularity, Token):
+        return granularity.ends(x, where)
+    state = granularity.init(estimator, x.shape[-1])
+    state = granularity.update(estimator, state, x, noise.bits, noise.planned.symmetric, where)
+    return granularity.result(estimator, state)
+
+
+def make_noisy_model(module: nn.Module, recipe: Recipe, batch: Batch) -> NoisyModel:
+    """A model to be trained with the noise of a recipe.
+
+    Args:
+      module: the model.
+      recipe: what to quantize, to how many bits, and what shares a range; its estimators have no say.
+      batch: gives shapes only.
+
+    Raises:
+      QtxError: if the recipe does not fit the model.
+    """
+    return NoisyModel(module, *map(_noise, quantizers_of(module, recipe, batch)))
+
+
+def _noise(quantizers: dict[str, Quantizer]) -> tuple[Noise, ...]:
+    return tuple(Noise(planned, quantizers[planned.path].bits) for planned in settled(make_plan(quantizers)))
+
+
+def _interleaved(path: tuple[Any, ...], even: jax.Array, odd: jax.Array) -> jax.Array:
+    """The outputs, or what was captured, of the examples 0, 2, 4 ... and 1, 3, 5 ... as those of the whole batch."""
+    axis = int(STACK.removesuffix("/") in [getattr(key, "key", None) for key in path])
+    both = jnp.stack([even.astype(odd.dtype), odd], axis=axis + 1)
+    return both.reshape(*even.shape[:axis], -1, *even.shape[axis + 1 :])
