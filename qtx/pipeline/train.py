@@ -33,8 +33,8 @@ def train(
     profile: bool = False,
     teacher: Teacher | None = None,
 ) -> TrainResult:
-    """Trains an experiment's model in `workdir`, or goes on with it; see `fit`. With `config.qat.scheme`, the parameters
-    are those of a `qtx.quantization.qat.model.QatModel`, and the evaluations are of the quantized model.
+    """Trains an experiment's model in `workdir`, or goes on with it; see `fit`. With `config.qat.scheme`, the
+    parameters are those of a `qtx.quantization.qat.model.QatModel`, and the evaluations are of the quantized model.
 
     Args:
       experiment: what `qtx.experiment.read` returns.

@@ -30,6 +30,9 @@ OF_FAMILY = {
 }
 
 
+PER_TENSOR = Tensor()
+
+
 def make(family):
     rng = np.random.default_rng(0)
     if family == "vit":
@@ -88,7 +91,7 @@ def test_what_is_captured_is_in_the_order_of_the_batch():
         assert np.corrcoef(noisy[site][:, ::2].ravel(), values[:, ::2].ravel())[0, 1] > 0.7, site
 
 
-def noise(granularity=Tensor(), bits=8, symmetric=False):
+def noise(granularity=PER_TENSOR, bits=8, symmetric=False):
     return Noise(Planned("site", symmetric, MinMax(), granularity, False), bits)
 
 

@@ -114,7 +114,7 @@ def round_to_own_ends(x: jax.Array, noise: Noise, where: jax.Array | None = None
 
 
 def own_ends(x: jax.Array, noise: Noise, where: jax.Array | None = None) -> Ends:
-    """(minimum, maximum) of what shares a range in `x` `[..., D]`, of one layer: `()`, `[D]`, or `[..., 1]` by token."""
+    """(minimum, maximum) of what shares a range in `x` `[..., D]`, of one layer: `()`, `[D]`, by token `[..., 1]`."""
     granularity, estimator = noise.planned.granularity, noise.planned.estimator
     if isinstance(granularity, Token):
         return granularity.ends(x, where)
