@@ -1,5 +1,5 @@
 """Healing: an encoder that int8 ruins, made quantizable where it stands: it learns from itself, with a limit on its
-weights and a penalty on outliers.
+weights, and with half of every batch quantized.
 
     qtx import builtin:minilm-2l --workdir=runs/minilm-2l --config.data.min_length=16
     qtx train --config=configs/heal_bert.py --config.start=runs/minilm-2l --workdir=runs/healed
@@ -35,9 +35,7 @@ def get_config(variant: str = "softmax") -> ConfigDict:
     config.training.warmup_steps = 10
     config.training.weight_decay = 0.0
     config.training.clip_weights = 10.0
-    config.training.penalties = (
-        "hinge,sites=layers/mlp/out+layers/attention_residual+layers/mlp_residual,weight=0.001,tau=6,tau_start=150,anneal_steps=72",
-    )
+    config.qat.noise = "w8a8"
     config.training.log_every = 20
     config.training.eval_every = 90
     config.training.outliers_every = 90

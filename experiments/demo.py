@@ -86,8 +86,8 @@ def story(
         ),
         Step(
             "healing, for two minutes",
-            "The model learns to stay what it is, with a limit on its weights and a penalty on large values. It needs\n"
-            "no labels.",
+            "The model learns to stay what it is, with a limit on its weights and with half of every batch quantized.\n"
+            "It needs no labels.",
             [(("train", "--config=heal_bert", f"--config.start={patient}", f"--workdir={healed}", *healing), None)],
         ),
         Step(

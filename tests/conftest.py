@@ -15,7 +15,10 @@ MOST_MAPS = 25_000
 
 # Read by JAX when it first looks for devices: eight CPU devices, so that sharding is tested on any machine.
 # Small models run for milliseconds and compile for seconds, so the compiler is told not to try hard.
-FLAGS = "--xla_force_host_platform_device_count=8 --xla_backend_optimization_level=0"
+FLAGS = (
+    "--xla_force_host_platform_device_count=8 --xla_backend_optimization_level=0 "
+    "--xla_cpu_use_fusion_emitters=false --xla_cpu_parallel_codegen_split_count=1"
+)
 os.environ["XLA_FLAGS"] = f"{os.environ.get('XLA_FLAGS', '')} {FLAGS}".strip()
 
 

@@ -22,7 +22,6 @@ SHORT = [
 ]
 HEALING = [
     *("--config.training.steps=4", "--config.training.warmup_steps=1", "--config.training.outliers_every=9"),
-    "--config.training.penalties=('hinge,sites=layers/mlp/out,weight=0.001,tau=6',)",
 ]
 
 

@@ -57,7 +57,7 @@ def smoke(config: ConfigDict) -> ConfigDict:
         quantization=dataclasses.replace(
             full.quantization, schemes=full.quantization.schemes[:2], calibration_batches=2, sensitivity_batches=1
         ),
-        qat=QatConfig(),
+        qat=QatConfig(noise=full.qat.noise),
         compare=dataclasses.replace(full.compare, seeds=full.compare.seeds[:1]),
     )
     return from_record(record(small), "the smoke test").lock()

@@ -21,6 +21,8 @@ from qtx.quantization.granularity import Channel, Tensor, Token
 from qtx.quantization.plan import Planned
 from qtx.quantization.qat.noise import Noise, make_noisy_model, round_to_own_ends
 from qtx.sites import capture
+from qtx.training import MeshConfig
+from qtx.training.sharding import make_mesh, shard_global_batch
 
 SHAPE = {"num_layers": 2, "width": 16, "num_heads": 2, "mlp_width": 32, "init_std": 0.3}
 OF_FAMILY = {
@@ -89,6 +91,23 @@ def test_what_is_captured_is_in_the_order_of_the_batch():
         assert not np.allclose(noisy[site][:, ::2], values[:, ::2], rtol=1e-4), site
         # Close enough to be the same examples.
         assert np.corrcoef(noisy[site][:, ::2].ravel(), values[:, ::2].ravel())[0, 1] > 0.7, site
+
+
+def test_on_several_devices_it_is_the_same():
+    module, params, batch, recipe = make("bert")
+    batch = {"tokens": np.concatenate([batch["tokens"], batch["tokens"][:2]])}
+    model = make_noisy_model(module, recipe, batch)
+    mesh = make_mesh(MeshConfig(data=4))
+
+    @jax.jit
+    def output(batch):
+        return model.apply({"params": params}, batch, train=True)
+
+    one, four = output(batch), output(shard_global_batch(mesh, batch))
+    np.testing.assert_allclose(four[1::2], one[1::2], rtol=1e-5, atol=1e-5)
+    # But for what flips at ties.
+    noise = np.linalg.norm(one[::2] - jax.jit(module.apply)({"params": params}, batch)[::2])
+    assert np.linalg.norm(four[::2] - one[::2]) < 0.6 * noise
 
 
 def noise(granularity=PER_TENSOR, bits=8, symmetric=False):

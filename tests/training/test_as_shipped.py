@@ -12,7 +12,7 @@ import pytest
 ROOT = Path(__file__).parents[2]
 
 
-def script(family: str, variant: str) -> str:
+def script(family: str, variant: str, noise: str) -> str:
     return f"""
 import sys
 import jax
@@ -28,6 +28,7 @@ config.model.update(num_layers=2, width=16, num_heads=2, mlp_width=32, max_lengt
 config.data.update(sequence_length=16, vocab_size=512)
 config.training.update(steps=12, batch_size=16, warmup_steps=2, log_every=3, eval_every=6, checkpoint_every=4)
 config.training.outliers_every, config.training.eval_batches = 12, 2
+config.qat.noise = {noise!r}
 experiment = read(config)
 data = load(experiment.data, experiment.objective)
 unbroken = train(experiment, sys.argv[1] + "/unbroken", data)
@@ -52,12 +53,13 @@ print("bit for bit")
 
 @pytest.mark.slow
 @pytest.mark.parametrize(
-    ("family", "variant"), [("bert", "gated_linear"), ("opt", "clipped_softmax,alpha=2,gamma_warmup_steps=6")]
+    ("family", "variant", "noise"),
+    [("bert", "gated_linear", "w8a8"), ("opt", "clipped_softmax,alpha=2,gamma_warmup_steps=6", "")],
 )
-def test_an_interrupted_run_ends_with_the_same_bits(family, variant, tmp_path):
+def test_an_interrupted_run_ends_with_the_same_bits(family, variant, noise, tmp_path):
     environment = {name: value for name, value in os.environ.items() if name != "XLA_FLAGS"}
     environment |= {"PYTHONPATH": str(ROOT), "JAX_PLATFORMS": "cpu"}
-    command = [sys.executable, "-c", script(family, variant), str(tmp_path)]
+    command = [sys.executable, "-c", script(family, variant, noise), str(tmp_path)]
     done = subprocess.run(command, env=environment, cwd=ROOT, capture_output=True, text=True, timeout=600)
     assert done.returncode == 0, done.stderr[-2000:]
     assert done.stdout.splitlines()[-1] == "bit for bit"
