@@ -13,6 +13,8 @@ from collections.abc import Mapping, Sequence
 import jax
 from jax.sharding import NamedSharding, PartitionSpec
 
+from qtx.foundation.errors import lookup
+
 MESH_AXES = ("data", "fsdp", "tensor")
 
 # A dimension that its mesh axes do not divide is replicated instead (say, a vocabulary of 30522 on 4 tensor devices):
@@ -40,7 +42,7 @@ def partition(sizes: Mapping[str, int], logical: Sequence[str | None], shape: tu
     taken: set[str] = set()
     axes: list[str | tuple[str, ...] | None] = []
     for name, size in zip(tuple(logical) + (None,) * (len(shape) - len(logical)), shape, strict=True):
-        wanted = () if name is None else LOGICAL_AXES[name]
+        wanted = () if name is None else lookup(LOGICAL_AXES, "logical axis", name)
         fits = size % math.prod(sizes[axis] for axis in wanted) == 0 and not taken & set(wanted)
         axes.append(wanted if wanted and fits else None)
         taken.update(wanted if fits else ())

@@ -8,7 +8,6 @@ from __future__ import annotations
 
 import dataclasses
 import json
-import runpy
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -20,6 +19,7 @@ from qtx.data import OBJECTIVES, SOURCES, DataConfig
 from qtx.families import FAMILIES
 from qtx.foundation.config import flattened, read_section, section
 from qtx.foundation.errors import QtxError, lookup, unknown
+from qtx.foundation.run_file import run_file
 from qtx.quantization import QuantizationConfig
 from qtx.quantization.earlier import of_this_version
 from qtx.quantization.qat.config import QatConfig
@@ -118,7 +118,7 @@ def get_config_beside(file: str, name: str) -> Callable[[str], ConfigDict]:
       file: the config file's own `__file__`.
       name: of the other, e.g. `"opt_125m.py"`.
     """
-    return runpy.run_path(str(Path(file).with_name(name)))["get_config"]
+    return run_file(Path(file).with_name(name))["get_config"]
 
 
 def read(config: ConfigDict) -> Experiment:

@@ -8,6 +8,7 @@ from pathlib import Path
 
 import pytest
 
+from qtx.cli.flags import load_config_file
 from qtx.cli.main import main
 from qtx.foundation.storage import sealed_json
 
@@ -163,6 +164,18 @@ CONFIG_FILES = {
     ),
     "missing file": (BERT.format(text="missing.txt", line=""), "missing.txt"),
 }
+
+
+def test_a_config_file_may_define_dataclasses_whose_annotations_are_text(tmp_path):
+    file = tmp_path / "config.py"
+    file.write_text(
+        "from __future__ import annotations\nimport dataclasses\nfrom typing import ClassVar\n"
+        "from qtx.experiment import default\n\n\n@dataclasses.dataclass(frozen=True)\nclass Options:\n"
+        "    kind: ClassVar[str] = 'x'\n    seed: int = 3\n\n\ndef get_config():\n"
+        "    config = default('bert')\n    config.seed = Options().seed\n    return config\n"
+    )
+    assert load_config_file(str(file)).seed == 3
+
 
 # Of text: name -> (the bytes of the file, a further config line, what the message must say).
 TEXTS = {

@@ -11,7 +11,6 @@ import inspect
 import operator
 import os
 import re
-import runpy
 import traceback
 from collections.abc import Container, Sequence
 from pathlib import Path
@@ -20,6 +19,7 @@ from absl import flags
 from ml_collections import ConfigDict, config_flags
 
 from qtx.foundation.errors import QtxError, lookup, unknown
+from qtx.foundation.run_file import run_file
 
 SHIPPED_CONFIGS = Path(__file__).parents[1] / "configs"
 """The clone's `configs/` by a link, which a wheel has as a folder."""
@@ -209,7 +209,7 @@ def load_config_file(path: str) -> ConfigDict:
     filename, _, variant = full_size.partition(":")
     file = config_file(filename)
     try:
-        get_config = runpy.run_path(str(file)).get("get_config")
+        get_config = run_file(file).get("get_config")
         if get_config is None:
             raise QtxError(f"{filename} has no get_config(): expected `def get_config(variant='softmax')`")
         if variant and not inspect.signature(get_config).parameters:

@@ -9,6 +9,8 @@ import jax
 import jax.numpy as jnp
 import optax
 
+from qtx.attention.parameters import NORMALIZER
+
 # Parameters -> a tree like them, True where weights decay.
 DecayMask = Callable[[Any], Any]
 
@@ -157,13 +159,13 @@ def decay_mask(params: Any, decay_norm_scale: bool) -> Any:
     """True for every parameter that decays, as a tree like `params`.
 
     Kernels and embedding tables always do, LayerNorm scales (`scale`) by choice (the paper's appendix C); nothing else:
-    biases, the logits of sinks, ViT's class token and position embeddings (as in timm, with which the paper trains it),
-    and the learned `ranges` of quantization-aware training.
+    biases, ViT's class token and position embeddings (as in timm, with which the paper trains it), what normalizers
+    learn, whatever its name (the logits of sinks), and the learned `ranges` of quantization-aware training.
     """
 
     def decays(path, _):
         name = path[-1].key
-        if path[0].key == "ranges":
+        if path[0].key == "ranges" or NORMALIZER in [key.key for key in path]:
             return False
         return decay_norm_scale if name == "scale" else name.endswith(DECAYED)
 

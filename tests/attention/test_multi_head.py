@@ -57,9 +57,8 @@ def reference(params, x, config, mask, residual):
 
 
 CONFIGS = {name: VARIANTS[name] for name in VARIANT_NAMES} | {
-    f"{kind}, {option}": AttentionConfig(gate=dataclasses.replace(VARIANTS[kind].gate, scale=2.0, **changed))
-    for kind in VARIANT_NAMES
-    if VARIANTS[kind].gate
+    f"gate {kind}, {option}": AttentionConfig(gate=gate(scale=2.0, **changed))
+    for kind, gate in GATES.items()
     for option, changed in {
         "scaled": {},
         "of the residual": {"input": "residual"},
@@ -90,7 +89,7 @@ def test_sites(name):
     expected |= {"scores": (B, H, T, T), "probs": (B, H, T, T)}
     gate = VARIANTS[name].gate
     if gate is not None:
-        each = gate.logits_per_head(D) if isinstance(gate, DenseGate) else 1
+        each = gate_logits(gate, jax.tree.map(np.asarray, variables["params"]["gate_predictor"]), x[0]).shape[-1]
         expected |= {"gate": (B, T, H * each), "gated_context": (B, T, H * D)}
     assert {k: shapes[k] for k in expected} == expected
 

@@ -44,8 +44,9 @@ def test_every_normalizer_has_examples():
     assert EXAMPLES.keys() == NORMALIZERS.keys()
 
 
-def exact(normalizer, row, parameter):
-    """The probabilities of one row of visible scores, from the formula, in float64; T keys in all."""
+def exact(normalizer, row, parameters):
+    """The probabilities of one row of visible scores, from the formula, in float64; T keys in all; of one head's
+    parameters."""
     e = np.exp(row.astype(np.float64))
     n = len(row)
     match normalizer:
@@ -54,7 +55,7 @@ def exact(normalizer, row, parameter):
         case Softmax1():
             return e / (1 + e.sum())
         case Sink():
-            return e / (np.exp(parameter) + e.sum())
+            return e / (np.exp(parameters["sinks"]) + e.sum())
         case NormalizedClippedSoftmax(beta=beta, eta=eta):
             p = e / e.sum()
             return beta * p if n == 1 else np.clip((n * eta - beta) / (n - 1) * p + (beta - eta) / (n - 1), 0, 1)
@@ -62,6 +63,11 @@ def exact(normalizer, row, parameter):
             gamma = next(g for g in (gamma, alpha and -alpha / T, by_visible and -by_visible / n) if g is not None)
             return np.clip((zeta - gamma) * e / e.sum() + gamma, 0, 1)
     return np.zeros(n)
+
+
+def of_head(parameters, h):
+    """Those of a head, of parameters that each head has, or all share."""
+    return {name: x[h] if np.shape(x)[:1] == (H,) else x for name, x in parameters.items()}
 
 
 def masks(seed):
@@ -120,8 +126,7 @@ def test_equals_its_formula(normalizer, scale):
             row = scores[b, h, i, seen[b, i]]
             expected = np.zeros(T)
             if len(row):
-                parameter = next(iter(parameters.values()), np.zeros(H))[h]
-                expected[seen[b, i]] = exact(normalizer, row, parameter)
+                expected[seen[b, i]] = exact(normalizer, row, of_head(parameters, h))
             np.testing.assert_allclose(probs[b, h, i], expected, atol=3e-6)
 
 
@@ -165,8 +170,8 @@ def test_gradients_are_those_of_finite_differences(normalizer):
         total = 0.0
         for b, h, i in np.ndindex(B, H, T):
             if seen[b, i].any():
-                parameter = next(iter(parameters.values()), np.zeros(H))[h]
-                total += exact(normalizer, scores[b, h, i, seen[b, i]], parameter) @ weights[b, h, i, seen[b, i]]
+                probs = exact(normalizer, scores[b, h, i, seen[b, i]], of_head(parameters, h))
+                total += probs @ weights[b, h, i, seen[b, i]]
         return total
 
     rng = np.random.default_rng(1)
@@ -240,23 +245,31 @@ def test_a_uniform_row_dies_from_alpha_visible_of_one_on():
 
 
 LOGIT = 1.5
-# What grows during the warm-up, and the formula when a share of it is over: a normalizer, and an empty key's weight.
+
+
+def empty_key(weight):
+    """A sink of a weight, which its logit is the logarithm of."""
+    return {"sinks": np.log(weight) if weight else -np.inf}
+
+
+# What grows during the warm-up, and the formula when a share of it is over: a normalizer, and a head's parameters;
+# those of what grows are all LOGIT.
 WARMUPS = {
     "gamma": (
         ClippedSoftmax(gamma=-0.1, gamma_warmup_steps=100),
-        lambda share: (ClippedSoftmax(gamma=-0.1 * share), 1),
+        lambda share: (ClippedSoftmax(gamma=-0.1 * share), {}),
     ),
-    "by T": (ClippedSoftmax(alpha=0.9, gamma_warmup_steps=100), lambda share: (ClippedSoftmax(alpha=0.9 * share), 1)),
+    "by T": (ClippedSoftmax(alpha=0.9, gamma_warmup_steps=100), lambda share: (ClippedSoftmax(alpha=0.9 * share), {})),
     "by visible": (
         ClippedSoftmax(alpha_visible=0.5, gamma_warmup_steps=100),
-        lambda share: (ClippedSoftmax(alpha_visible=0.5 * share), 1),
+        lambda share: (ClippedSoftmax(alpha_visible=0.5 * share), {}),
     ),
     "eta": (
         NormalizedClippedSoftmax(beta=0.9, eta=1.4, eta_warmup_steps=100),
-        lambda share: (NormalizedClippedSoftmax(beta=0.9, eta=0.9 + 0.5 * share), 1),
+        lambda share: (NormalizedClippedSoftmax(beta=0.9, eta=0.9 + 0.5 * share), {}),
     ),
-    "softmax1": (Softmax1(empty_warmup_steps=100), lambda share: (Sink(), share)),
-    "sink": (Sink(empty_warmup_steps=100), lambda share: (Sink(), share * np.exp(LOGIT))),
+    "softmax1": (Softmax1(empty_warmup_steps=100), lambda share: (Sink(), empty_key(share))),
+    "sink": (Sink(empty_warmup_steps=100), lambda share: (Sink(), empty_key(share * np.exp(LOGIT)))),
 }
 
 
@@ -281,11 +294,10 @@ def test_a_warmup_is_linear_and_its_gradients_are_finite(warmed, formula, step, 
     parameters = {name: np.full(p.shape, LOGIT, np.float32) for name, p in warmed.parameters(H).items()}
     mask = masks(2)[2]
     seen, rows = visible(mask), Rows(mask, None if step is None else jnp.int32(step))
-    expected, (normalizer, weight) = np.zeros_like(scores), formula(share)
+    expected, (normalizer, of_one) = np.zeros_like(scores), formula(share)
     for b, h, i in np.ndindex(B, H, T):
         if seen[b, i].any():
-            logit = np.log(weight) if weight else -np.inf
-            expected[b, h, i, seen[b, i]] = exact(normalizer, scores[b, h, i, seen[b, i]], logit)
+            expected[b, h, i, seen[b, i]] = exact(normalizer, scores[b, h, i, seen[b, i]], of_one)
     np.testing.assert_allclose(warmed(parameters, scores, rows), expected, atol=1e-6)
     there = warmed if step is None else warmed.at(step)
     np.testing.assert_allclose(there(parameters, scores, Rows(mask)), expected, atol=1e-6)

@@ -15,7 +15,9 @@ from flax import traverse_util
 
 from qtx import interop
 from qtx.attention import GATES, VARIANTS, AttentionConfig, converted_attention
-from qtx.attention.gates import AllHeadsLinearGate, LinearGate
+from qtx.attention.gates import AllHeadsLinearGate, LinearGate, PerHeadGate
+from qtx.attention.gates.base import bias_of
+from qtx.attention.parameters import Parameter
 from qtx.families import FAMILIES, build
 from qtx.families.conversion import converted_params
 from qtx.foundation.errors import QtxError
@@ -132,6 +134,23 @@ def test_parameters_without_a_place_or_of_another_shape_are_refused():
     wider = build(dataclasses.replace(module.config, mlp_width=32))
     with pytest.raises(QtxError, match=r"layers/mlp/in/bias has shape \(2, 24\) .* \(2, 32\) in the new one"):
         converted_params(wider, start, 0)
+
+
+def test_a_gate_that_does_not_multiply_by_one_is_refused(monkeypatch):
+    """Its last layer has other names than those that conversion puts to 0."""
+
+    @dataclasses.dataclass(frozen=True)
+    class Slope(PerHeadGate):
+        def parameters(self, num_heads, head_dim):
+            shape = num_heads, head_dim
+            return {"slope": Parameter(shape, 0.5), "bias": Parameter(shape, bias_of(self.pi))}
+
+        def __call__(self, parameters, x):
+            return parameters["slope"] * x + parameters["bias"]
+
+    monkeypatch.setitem(GATES, "slope", Slope)
+    with pytest.raises(QtxError, match=r"gate of Slope would multiply by 0\.\d+ to 1\.\d+ at first.* `kernel` is 0"):
+        converted("opt", AttentionConfig(gate=Slope()))
 
 
 def test_a_converted_model_is_converted_to_itself():

@@ -12,12 +12,13 @@ MODULES = {
     *("pickle", "_pickle", "cloudpickle", "dill", "marshal", "shelve", "joblib", "torch", "copyreg"),
     *("runpy", "importlib", "imp", "code", "codeop", "ctypes", "yaml", "xml"),
 }
-CALLS = {"eval", "exec", "compile", "__import__", "literal_eval"}
+CALLS = {"eval", "exec", "compile", "__import__", "literal_eval", "run_file"}
 # What is needed, and why it is safe.
 ALLOWED = {
-    "qtx/cli/flags.py": {"runpy"},  # a config file, named on the command line
-    "qtx/quantization/recipes/__init__.py": {"runpy"},  # a recipe's file
-    "qtx/experiment.py": {"runpy"},  # a config file, named by another
+    "qtx/foundation/run_file.py": {"exec", "compile"},
+    "qtx/cli/flags.py": {"run_file"},  # a config file, named on the command line
+    "qtx/quantization/recipes/__init__.py": {"run_file"},  # a recipe's file
+    "qtx/experiment.py": {"run_file"},  # a config file, named by another
     "qtx/foundation/variants.py": {"literal_eval"},  # options of a variant that the user writes: literals alone
     "qtx/data/sources/stdlib.py": {"literal_eval"},  # Python's own sources
     "qtx/cli/cpu_memory.py": {"ctypes"},  # the C library's way of keeping memory

@@ -17,6 +17,7 @@ import pytest
 from qtx.attention import GATES, NORMALIZERS, VARIANTS, AttentionConfig, attention_variant
 from qtx.attention.gates import DenseGate, LinearGate
 from qtx.attention.normalizers import Softmax
+from qtx.attention.parameters import Parameter
 from qtx.families import build, family_of
 from qtx.foundation.errors import QtxError
 from qtx.interop import load, save
@@ -257,6 +258,20 @@ def test_the_file_is_python_and_config_json_names_what_it_defines(family, varian
     assert max(map(len, text.splitlines())) <= 120
     defined = {f"modeling_qtx.{name}" for name in re.findall(r"^class (\w+)\(Qtx, ", text, re.MULTILINE)}
     assert set(values["auto_map"].values()) == defined and AUTO[family] in values["auto_map"]
+
+
+@pytest.mark.parametrize("name", ["scaling", "dropout", "layer_idx", "normalize", "q_proj"])
+def test_a_parameter_whose_name_is_taken_is_refused(name, monkeypatch):
+    @dataclasses.dataclass(frozen=True)
+    class Named(Softmax):
+        def parameters(self, num_heads):
+            return {name: Parameter((num_heads,), 1.0)}
+
+    monkeypatch.setitem(NORMALIZERS, "named", Named)
+    monkeypatch.setitem(normalizers.NORMALIZERS, Named, normalizers.NORMALIZERS[Softmax])
+    config = dataclasses.replace(CONFIGS["opt"], attention=AttentionConfig(Named()))
+    with pytest.raises(QtxError, match=f"the normalizer's parameter '{name}' has the name of something else"):
+        modeling(config, family_of(config).checkpoint.write_config(config))
 
 
 def test_an_exported_folder_has_the_file_and_config_json_names_it(tmp_path):

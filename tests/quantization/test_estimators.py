@@ -1,5 +1,7 @@
 """Every range estimator against a NumPy reading of its definition."""
 
+import dataclasses
+
 import jax.numpy as jnp
 import numpy as np
 import pytest
@@ -8,7 +10,7 @@ from hypothesis import strategies as st
 
 from qtx.foundation.errors import QtxError
 from qtx.foundation.variants import make_variant
-from qtx.quantization import ESTIMATORS
+from qtx.quantization import ESTIMATORS, Quantizer
 from qtx.quantization.estimators import Lp, Mse, RunningMinMax
 from qtx.quantization.estimators.percentile import upper_percentile
 
@@ -106,6 +108,23 @@ def test_an_asymmetric_search_keeps_the_shape_of_the_range_and_clips_its_outlier
 
 
 MASKED = [("minmax", {}), ("running_minmax", {}), ("running_minmax", {"percentile": 97.0}), ("mse", {}), ("lp", {})]
+
+
+def test_every_estimator_has_a_row():
+    assert {name for name, _ in MASKED} == ESTIMATORS.keys()
+
+
+@pytest.mark.parametrize("name", ESTIMATORS)
+def test_a_state_is_finite_before_the_first_tensor(name):
+    Quantizer(8, False, ESTIMATORS[name]())
+
+    @dataclasses.dataclass(frozen=True)
+    class Running(ESTIMATORS[name]):
+        def init(self):
+            return super().init() | {"lowest": jnp.inf}
+
+    with pytest.raises(QtxError, match="Running.* has inf for 'lowest': expected finite numbers"):
+        Quantizer(8, False, Running())
 
 
 @pytest.mark.parametrize("name, options", MASKED, ids=str)

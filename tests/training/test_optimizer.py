@@ -47,10 +47,14 @@ def test_decay_mask_of_every_model(family, variant, decay_norm_scale):
     mask = mask_of(family, variant, decay_norm_scale)
     for name, decays in mask.items():
         last = name.split("/")[-1]
-        if "norm/" in name and last == "scale":
+        if "/normalizer/" in name:
+            assert not decays, name
+        elif "norm/" in name and last == "scale":
             assert decays == decay_norm_scale, name
+        elif "/gate_predictor/" in name:
+            assert decays == last.endswith("kernel"), name
         else:
-            assert decays == (last not in ("bias", "hidden_bias", "class_token", "positions", "sinks")), name
+            assert decays == (last not in ("bias", "class_token", "positions")), name
     assert {True, False} <= set(mask.values())
 
 
@@ -63,6 +67,14 @@ def test_the_parameters_that_the_rule_is_about_are_there():
     assert vit["embeddings/patches/kernel"] and not vit["embeddings/class_token"] and not vit["embeddings/positions"]
     gates = {name: decays for name, decays in mask.items() if "gate" in name}
     assert len(gates) == 4 and sum(gates.values()) == 2
+
+
+@pytest.mark.parametrize("name", ["scale", "kernel", "embedding"])
+def test_what_a_normalizer_learns_does_not_decay_whatever_it_is_called(name):
+    assert decay_mask({"attention": {"normalizer": {name: 1}}, "mlp": {"kernel": 1}}, True) == {
+        "attention": {"normalizer": {name: False}},
+        "mlp": {"kernel": True},
+    }
 
 
 @pytest.mark.parametrize("name", OPTIMIZERS)

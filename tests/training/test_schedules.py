@@ -7,18 +7,21 @@ import pytest
 
 from qtx.training import SCHEDULES, TrainingConfig
 
-
 # At updates 0, 5 (half the warm-up), 10 (its end), 60 (half-way down) and 110 (the end).
-@pytest.mark.parametrize(
-    ("schedule", "initial", "final", "expected"),
-    [
-        ("linear", 0.0, 0.0, (0, 0.5, 1, 0.5, 0)),
-        ("linear", 0.2, 0.4, (0.2, 0.6, 1, 0.7, 0.4)),
-        ("cosine", 0.0, 0.0, (0, 0.5, 1, 0.5, 0)),
-        ("cosine", 0.2, 0.4, (0.2, 0.6, 1, 0.7, 0.4)),
-        ("constant", 0.2, 0.0, (0.2, 0.6, 1, 1, 1)),
-    ],
-)
+VALUES = [
+    ("linear", 0.0, 0.0, (0, 0.5, 1, 0.5, 0)),
+    ("linear", 0.2, 0.4, (0.2, 0.6, 1, 0.7, 0.4)),
+    ("cosine", 0.0, 0.0, (0, 0.5, 1, 0.5, 0)),
+    ("cosine", 0.2, 0.4, (0.2, 0.6, 1, 0.7, 0.4)),
+    ("constant", 0.2, 0.0, (0.2, 0.6, 1, 1, 1)),
+]
+
+
+def test_every_schedule_has_a_row():
+    assert {schedule for schedule, *_ in VALUES} == SCHEDULES.keys()
+
+
+@pytest.mark.parametrize(("schedule", "initial", "final", "expected"), VALUES)
 def test_values(schedule, initial, final, expected):
     config = TrainingConfig(
         steps=110,

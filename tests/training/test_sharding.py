@@ -37,6 +37,11 @@ def test_partition(logical, shape, expected):
     assert partition(SIZES, logical, shape) == expected
 
 
+def test_an_axis_that_the_table_does_not_have():
+    with pytest.raises(QtxError, match="unknown logical axis 'head': did you mean 'heads'"):
+        partition(SIZES, ("head",), (3,))
+
+
 @pytest.mark.parametrize(
     ("config", "shape"),
     [((-1, 1, 1), (8, 1, 1)), ((1, -1, 2), (1, 4, 2)), ((2, 2, -1), (2, 2, 2)), ((2, 1, 1), (2, 1, 1))],

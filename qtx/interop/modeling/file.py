@@ -7,6 +7,7 @@ from collections.abc import Iterable, Iterator
 from typing import Any
 
 from qtx.attention import attention_text
+from qtx.foundation.errors import QtxError
 from qtx.interop.modeling import gates
 from qtx.interop.modeling.normalizers import NORMALIZERS
 from qtx.interop.modeling.stock import Stock
@@ -51,6 +52,22 @@ class Qtx:
 
 {classes}
 '''
+
+# Attributes that stock attention layers, and `Attention` above, have already.
+TAKEN = (
+    *(
+        "alpha",
+        "attention_dropout",
+        "config",
+        "dropout",
+        "gate",
+        "gate_predictor",
+        "head_dim",
+        "is_causal",
+        "layer_idx",
+    ),
+    *("normalize", "num_heads", "out_proj", "o_proj", "scaling", "training"),
+)
 
 NORMALIZE = '''
 def normalize(self, scores, visible):
@@ -107,6 +124,11 @@ def _learned(config: Any, stock: Stock) -> Iterator[str]:
     if stock.own != "self" and (parameters or gate is not None):
         yield f"{stock.own} = nn.Module()  # as the weights are named"
     for name, parameter in parameters.items():
+        if name in (*TAKEN, *stock.projections):
+            raise QtxError(
+                f"the normalizer's parameter {name!r} has the name of something else in a PyTorch attention layer, "
+                f"which it would replace: give it another in its class, e.g. {f'{name}_of_heads'!r}"
+            )
         yield f"{stock.own}.{name} = nn.Parameter(torch.zeros({parameter.shape}))"
     if gate is not None:
         yield gates.parameters(gate, stock.own, heads, config.width // heads)

@@ -33,8 +33,9 @@ def parameters(gate: Gate, own: str, heads: int, head_dim: int) -> str:
         features = "HEADS" if gate.logits_per_head(head_dim) == 1 else "HEADS * HEAD_DIM"
         return f"{_dense(gate, own)} = nn.Linear(HEADS * HEAD_DIM, {features}, bias={gate.initial_bias is not None})"
     assert isinstance(gate, PerHeadGate)
-    zeros = (f'"{name}": torch.zeros({made.shape})' for name, made in gate.parameters(heads, head_dim).items())
-    return f"{own}.gate_predictor = nn.ParameterDict({{{', '.join(zeros)}}})"
+    made = {name: parameter.shape for name, parameter in gate.parameters(heads, head_dim).items()}
+    lines = "".join(f'\n    "{name}": torch.zeros({shape}),' for name, shape in made.items())
+    return f"{own}.gate_predictor = nn.ParameterDict({{{lines}\n}})"
 
 
 def logits(gate: Gate, own: str) -> str:

@@ -19,7 +19,8 @@ class Estimator(abc.ABC):
 
     @abc.abstractmethod
     def init(self) -> EstimatorState:
-        """The state before the first tensor, float32 arrays by name."""
+        """The state before the first tensor, float32 arrays by name, all finite: what is not says in a state that a
+        tensor was not (see `qtx.quantization.granularity.observe`)."""
 
     @abc.abstractmethod
     def update(

@@ -6,11 +6,11 @@ A recipe is a function (model config, weight quantizer, activation quantizer) ->
 from __future__ import annotations
 
 import functools
-import runpy
 from collections.abc import Callable
 from pathlib import Path
 
 from qtx.foundation.errors import QtxError, lookup
+from qtx.foundation.run_file import run_file
 from qtx.quantization.recipe import Recipe
 from qtx.quantization.recipes.paper import paper_bert, paper_opt, paper_vit
 from qtx.quantization.recipes.recorded import recorded_recipe
@@ -45,7 +45,7 @@ def _of_file(file: str, function: str) -> Callable[..., Recipe]:
     if not Path(file).is_file():
         raise QtxError(f"recipe {file}:{function}: there is no file {file}; expected path/to/file.py:function")
     try:
-        found = runpy.run_path(file).get(function)
+        found = run_file(file).get(function)
     except Exception as error:
         raise QtxError(f"recipe {file}:{function}: the file does not run: {type(error).__name__}: {error}") from None
     if not callable(found):
