@@ -31,6 +31,7 @@ from flax import traverse_util
 from qtx.foundation.batch import Batch
 from qtx.quantization import exact
 from qtx.quantization.calibration import tables_of
+from qtx.quantization.estimators import MinMax
 from qtx.quantization.granularity import Token
 from qtx.quantization.interceptor import SITES_AND_TABLES, counted
 from qtx.quantization.plan import Planned, flatten, is_table, make_plan, over_layers, quantizers_of, settled
@@ -108,6 +109,27 @@ def rounding_sites(activations: Iterable[Noise], tables: Mapping[str, Look]) -> 
         yield
 
 
+def picked(x: jax.Array, where: jax.Array | None = None) -> Ends:
+    """As `extremes`, by place: the gradient of `min` and `max` goes to what equals them, and nothing does where the
+    compiler computes `x` once more, in another order of roundings, for that comparison."""
+    flat = x.astype(jnp.float32).ravel()
+    if where is None:
+        return flat[jnp.argmin(flat)], flat[jnp.argmax(flat)]
+    counts = jnp.broadcast_to(where, x.shape).ravel()
+    low, high = jnp.argmin(jnp.where(counts, flat, jnp.inf)), jnp.argmax(jnp.where(counts, flat, -jnp.inf))
+    some = counts.any()
+    return jnp.where(some, flat[low], 0.0), jnp.where(some, flat[high], 0.0)
+
+
+@dataclasses.dataclass(frozen=True)
+class Picked(MinMax):
+    """`MinMax`, whose gradient goes to the places of the ends."""
+
+    def update(self, state, x, bits, symmetric, where=None):
+        minimum, maximum = picked(x, where)
+        return {"minimum": minimum, "maximum": maximum}
+
+
 def round_to_own_ends(x: jax.Array, noise: Noise, where: jax.Array | None = None) -> jax.Array:
     """`x`, of one layer, on the grid of the values that it holds `where`, with the gradient of these ends too."""
     return fake_quantize_between(x, *own_ends(x, noise, where), noise.bits, noise.planned.symmetric)
@@ -115,9 +137,11 @@ def round_to_own_ends(x: jax.Array, noise: Noise, where: jax.Array | None = None
 
 def own_ends(x: jax.Array, noise: Noise, where: jax.Array | None = None) -> Ends:
     """(minimum, maximum) of what shares a range in `x` `[..., D]`, of one layer: `()`, `[D]`, by token `[..., 1]`."""
-    granularity, estimator = noise.planned.granularity, noise.planned.estimator
+    granularity, estimator = noise.planned.granularity, Picked()
     if isinstance(granularity, Token):
-        return granularity.ends(x, where)
+        where = jnp.ones(x.shape, bool) if where is None else jnp.broadcast_to(where, x.shape)
+        ends = jnp.vectorize(picked, signature="(d),(d)->(),()")(x, where)
+        return jnp.minimum(ends[0], 0.0)[..., None], jnp.maximum(ends[1], 0.0)[..., None]
     state = granularity.init(estimator, x.shape[-1])
     state = granularity.update(estimator, state, x, noise.bits, noise.planned.symmetric, where)
     return granularity.result(estimator, state)
