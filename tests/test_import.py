@@ -119,7 +119,8 @@ def test_healing_starts_as_the_original_and_leaves_in_its_format(attention, impo
     assert config.attention.gate == trained.model.attention.gate
     # Trained under quantizers from there, it still learns from the original.
     quantized = [*command[:2], f"--config.start={tmp_path}/healed", f"--workdir={tmp_path}/qat", *SHORT, *HEAL]
-    assert main([*quantized, "--config.qat.scheme=w8a8", "--config.quantization.calibration_batches=2"]) == 0
+    through = [*quantized, "--config.qat.scheme=w8a8", "--config.qat.noise="]
+    assert main([*through, "--config.quantization.calibration_batches=2"]) == 0
     assert read_metrics(tmp_path / "qat", "eval")[0]["fidelity"] < 1
 
 

@@ -225,7 +225,7 @@ def test_noise_makes_a_model_that_loses_less_to_quantization(start, data, tmp_pa
     cost = {}
     for name, run in {"as it was": as_was, "noisy": noisy}.items():
         found = measured(run, quantize(run))
-        cost[name] = np.log(found["quantized"]["w3a4"]) - np.log(found["perplexity"])
+        cost[name] = np.log(found["quantized"]["w3a4"]) - np.log(found["fp"])
     assert cost["noisy"] < 0.7 * cost["as it was"]
     assert result.metrics["loss"] < read_metrics(start, "eval")[-1]["loss"] + 0.02
 
