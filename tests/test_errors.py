@@ -3,7 +3,10 @@
 from __future__ import annotations
 
 import json
+import os
 import shutil
+import subprocess
+import sys
 from pathlib import Path
 
 import pytest
@@ -164,6 +167,15 @@ CONFIG_FILES = {
     ),
     "missing file": (BERT.format(text="missing.txt", line=""), "missing.txt"),
 }
+
+
+def test_reading_a_config_looks_for_no_devices():
+    """Or processes could not join each other any more."""
+    code = "from qtx.experiment import default, read; c = default('bert'); c.qat.noise = 'w8a8'; read(c)"
+    done = subprocess.run(
+        [sys.executable, "-c", code], env=os.environ | {"JAX_PLATFORMS": "nowhere"}, capture_output=True, text=True
+    )
+    assert done.returncode == 0, done.stderr[-1000:]
 
 
 def test_a_config_file_may_define_dataclasses_whose_annotations_are_text(tmp_path):

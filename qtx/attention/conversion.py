@@ -9,12 +9,14 @@ from __future__ import annotations
 import dataclasses
 import math
 
+import jax
 import jax.numpy as jnp
 import numpy as np
 
 from qtx.attention.config import AttentionConfig, attention_text
-from qtx.attention.gates import Gate
+from qtx.attention.gates import Gate, PerHeadGate
 from qtx.attention.normalizers import Normalizer, Rows, softmax
+from qtx.attention.parameters import Parameters
 from qtx.foundation.errors import QtxError
 from qtx.masks import Mask
 
@@ -65,10 +67,7 @@ def starts_as_softmax(normalizer: Normalizer) -> bool:
     and without."""
     rng, heads, keys = np.random.default_rng(0), 2, 8
     scores = jnp.asarray(rng.normal(scale=3, size=(1, heads, keys, keys)), jnp.float32)
-    parameters = {
-        name: jnp.asarray(rng.normal(size=p.shape) if p.start is None else jnp.full(p.shape, p.start), jnp.float32)
-        for name, p in normalizer.parameters(heads).items()
-    }
+    parameters = _begun(normalizer.parameters(heads), rng)
     masks = (Mask(keys), Mask(keys, causal=True, keys=jnp.arange(keys)[None] > 1))
     return all(
         np.allclose(normalizer(parameters, scores, Rows(mask, jnp.int32(0))), softmax(scores, mask.dense()), atol=1e-6)
@@ -76,11 +75,36 @@ def starts_as_softmax(normalizer: Normalizer) -> bool:
     )
 
 
+def _begun(parameters: Parameters, rng: np.random.Generator) -> dict[str, jax.Array]:
+    """Values that parameters may start at."""
+    return {
+        name: jnp.asarray(rng.normal(size=p.shape) if p.start is None else jnp.full(p.shape, p.start), jnp.float32)
+        for name, p in parameters.items()
+    }
+
+
 def _multiplying_by_one(gate: Gate) -> Gate:
-    """The gate at the scale that its initial openness asks for."""
+    """The gate at the scale that its initial openness asks for.
+
+    Raises:
+      QtxError: if with that it changes what it is put on: found, of a gate that sees each head apart, by computing it.
+    """
     scale = 1 / gate.initial_openness
     if gate.scale == 1.0:
-        return dataclasses.replace(gate, scale=scale)
+        gate = dataclasses.replace(gate, scale=scale)
+    if isinstance(gate, PerHeadGate):
+        rng, heads, width = np.random.default_rng(0), 2, 4
+        parameters = _begun(gate.parameters(heads, width), rng)
+        # As `qtx.families.conversion` starts it.
+        parameters |= {name: jnp.zeros_like(x) for name, x in parameters.items() if name == "kernel"}
+        x = jnp.asarray(rng.normal(size=(1, 8, heads, width)), jnp.float32)
+        factors = scale * jax.nn.sigmoid(gate(parameters, x))
+        if not jnp.allclose(factors, 1.0, atol=1e-5):
+            raise QtxError(
+                f"a gate of {type(gate).__name__} would multiply by {factors.min():.3g} to {factors.max():.3g} at "
+                "first, so that the model would be another one: expected a gate that is open by its initial_openness "
+                "everywhere where its parameter `kernel` is 0"
+            )
     if not math.isclose(gate.scale, scale, rel_tol=1e-6):
         raise QtxError(
             f"gate_scale is {gate.scale}, but a trained model's gate starts at an openness of {gate.initial_openness}, "

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
 from typing import Any
 
 import flax.linen as nn
@@ -10,7 +9,6 @@ import jax
 import jax.numpy as jnp
 from flax import traverse_util
 
-from qtx.attention.gates import PerHeadGate
 from qtx.families.attention_weights import GATE
 from qtx.foundation.errors import QtxError
 
@@ -33,8 +31,7 @@ def converted_params(module: nn.Module, params_of_original: Any, seed: int) -> d
       the tree of the new model, float32.
 
     Raises:
-      QtxError: naming parameters that the original has in another shape, or that the new model does not have; for a
-        gate that does not multiply by 1.
+      QtxError: naming parameters that the original has in another shape, or that the new model does not have.
     """
     given = traverse_util.flatten_dict(nn.unbox(params_of_original), sep="/")
 
@@ -57,22 +54,4 @@ def converted_params(module: nn.Module, params_of_original: Any, seed: int) -> d
     new = jax.jit(lambda key: {path: x for path, x in fresh(key).items() if path not in given})(jax.random.key(seed))
     if LAST_KERNEL in new:
         new[LAST_KERNEL] = jnp.zeros_like(new[LAST_KERNEL])
-    check_multiplies_by_one(module.config, new)
     return traverse_util.unflatten_dict({**given, **new}, sep="/")
-
-
-def check_multiplies_by_one(config: Any, new: Mapping[str, jax.Array]) -> None:
-    """Raises QtxError if a gate among new parameters that sees each head apart, at the scale that conversion gave it,
-    changes what it is put on: found by computing it in the first layer."""
-    gate = config.attention.gate
-    parameters = {path.removeprefix(f"{GATE}/"): x[0] for path, x in new.items() if path.startswith(f"{GATE}/")}
-    if not isinstance(gate, PerHeadGate) or not parameters:
-        return
-    x = jax.random.normal(jax.random.key(0), (1, 8, config.num_heads, config.width // config.num_heads))
-    factors = gate.scale * jax.nn.sigmoid(gate(parameters, x))
-    if not jnp.allclose(factors, 1.0, atol=1e-5):
-        raise QtxError(
-            f"a gate of {type(gate).__name__} would multiply by {factors.min():.3g} to {factors.max():.3g} at first, "
-            "so that the model would be another one: expected a gate that is open by its initial_openness everywhere "
-            "where its parameter `kernel` is 0"
-        )

@@ -110,19 +110,19 @@ def prepare(experiment: Experiment, data: Data | None = None, run: RunFolder | N
     experiment = dataclasses.replace(experiment, model=module.config)
     example = next(iter(data.evaluation(1)))
     params = nn.unbox(jax.eval_shape(module.init, jax.random.key(0), example)["params"])
-    check_recipe(experiment, module, example)
+    check_recipe(experiment, module, params, example)
     check_sites(make_penalties(experiment.training.penalties), module, params, example)
     qat = qat_model(experiment, module, data)
     teacher = teacher_of(experiment, data, None if run is None else run.root)
     return Prepared(experiment, data, identity_of(data), module, count_parameters(params), mesh, qat, teacher)
 
 
-def check_recipe(experiment: Experiment, module: nn.Module, batch: dict[str, Any]) -> None:
+def check_recipe(experiment: Experiment, module: nn.Module, params: Any, batch: dict[str, Any]) -> None:
     """Raises the recipe's QtxError if it does not fit the model: now, and not after hours of training."""
     for scheme in experiment.quantization.schemes[:1]:  # the rules of all schemes have the same patterns
         recipe = experiment.quantization.make_recipe(scheme, module.config)
         try:
-            quantizers_of(module, recipe, batch)
+            quantizers_of(module, params, recipe, batch)
         except QtxError as error:
             name, family = experiment.quantization.recipe, experiment.family
             raise QtxError(f"config.quantization.recipe {name!r} does not fit the {family} model: {error}") from None

@@ -10,10 +10,12 @@ from typing import Any, NamedTuple
 import flax.linen as nn
 import jax
 import jax.numpy as jnp
+import numpy as np
 from flax import traverse_util
 
 from qtx.attention.parameters import NORMALIZER
 from qtx.foundation.batch import Batch
+from qtx.foundation.errors import QtxError
 from qtx.quantization.estimators import Estimator, MinMax
 from qtx.quantization.granularity import Granularity, Token
 from qtx.quantization.recipe import Quantizer, Recipe, resolve
@@ -43,20 +45,32 @@ Ranges = dict[str, Range]
 
 
 def make_plan(quantizers: dict[str, Quantizer]) -> Plan:
-    """The static part of resolved quantizers."""
+    """The static part of resolved quantizers.
+
+    Raises:
+      QtxError: for an estimator whose state is not finite before the first tensor.
+    """
+    for estimator in {q.estimator for q in quantizers.values()}:
+        for name, value in estimator.init().items():
+            if not np.isfinite(value).all():
+                raise QtxError(
+                    f"{type(estimator).__name__}.init() has {value} for {name!r}: expected finite numbers, since "
+                    "others tell that a tensor was not finite; begin with 0 and a count of what was seen"
+                )
     return tuple(
         Planned(name, q.symmetric, q.estimator, q.granularity, q.ignore_masked)
         for name, q in sorted(quantizers.items())
     )
 
 
-def quantizers_of(module: nn.Module, recipe: Recipe, batch: Batch) -> tuple[dict[str, Quantizer], dict[str, Quantizer]]:
-    """Of a model's weights and of its sites, by path, what a recipe quantizes; `batch` gives shapes only.
+def quantizers_of(
+    module: nn.Module, params: Any, recipe: Recipe, batch: Batch
+) -> tuple[dict[str, Quantizer], dict[str, Quantizer]]:
+    """Of a model's weights and of its sites, by path, what a recipe quantizes; `params` and `batch` give shapes only.
 
     Raises:
       QtxError: if the recipe does not fit the model.
     """
-    params = nn.unbox(jax.eval_shape(module.init, jax.random.key(0), batch)["params"])
     weights = resolve(recipe.weights, weights_of(params), "weight")
     return weights, resolve(recipe.activations, site_shapes(module, params, batch), "activation")
 

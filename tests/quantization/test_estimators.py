@@ -13,6 +13,7 @@ from qtx.foundation.variants import make_variant
 from qtx.quantization import ESTIMATORS, Quantizer
 from qtx.quantization.estimators import Lp, Mse, RunningMinMax
 from qtx.quantization.estimators.percentile import upper_percentile
+from qtx.quantization.plan import make_plan
 
 
 def batches(seed, count=3, shift=0.0):
@@ -116,7 +117,7 @@ def test_every_estimator_has_a_row():
 
 @pytest.mark.parametrize("name", ESTIMATORS)
 def test_a_state_is_finite_before_the_first_tensor(name):
-    Quantizer(8, False, ESTIMATORS[name]())
+    make_plan({"site": Quantizer(8, False, ESTIMATORS[name]())})
 
     @dataclasses.dataclass(frozen=True)
     class Running(ESTIMATORS[name]):
@@ -124,7 +125,7 @@ def test_a_state_is_finite_before_the_first_tensor(name):
             return super().init() | {"lowest": jnp.inf}
 
     with pytest.raises(QtxError, match="Running.* has inf for 'lowest': expected finite numbers"):
-        Quantizer(8, False, Running())
+        make_plan({"site": Quantizer(8, False, Running())})
 
 
 @pytest.mark.parametrize("name, options", MASKED, ids=str)

@@ -34,7 +34,7 @@ from qtx.quantization.calibration import tables_of
 from qtx.quantization.estimators import MinMax
 from qtx.quantization.granularity import Token
 from qtx.quantization.interceptor import SITES_AND_TABLES, counted
-from qtx.quantization.plan import Planned, flatten, is_table, make_plan, over_layers, quantizers_of, settled
+from qtx.quantization.plan import Planned, flatten, is_table, make_plan, over_layers, quantizers_of
 from qtx.quantization.qat.learned_step import fake_quantize_between
 from qtx.quantization.recipe import Quantizer, Recipe
 from qtx.sites import STACK, on_sites
@@ -158,11 +158,12 @@ def make_noisy_model(module: nn.Module, recipe: Recipe, batch: Batch) -> NoisyMo
     Raises:
       QtxError: if the recipe does not fit the model.
     """
-    return NoisyModel(module, *map(_noise, quantizers_of(module, recipe, batch)))
+    params = nn.unbox(jax.eval_shape(module.init, jax.random.key(0), batch)["params"])
+    return NoisyModel(module, *map(_noise, quantizers_of(module, params, recipe, batch)))
 
 
 def _noise(quantizers: dict[str, Quantizer]) -> tuple[Noise, ...]:
-    return tuple(Noise(planned, quantizers[planned.path].bits) for planned in settled(make_plan(quantizers)))
+    return tuple(Noise(planned, quantizers[planned.path].bits) for planned in make_plan(quantizers))
 
 
 def _interleaved(path: tuple[Any, ...], even: jax.Array, odd: jax.Array) -> jax.Array:
