@@ -85,7 +85,7 @@ def story(
             quantize(patient),
         ),
         Step(
-            "healing, for two minutes",
+            "healing, for three minutes",
             "The model learns to stay what it is, with a limit on its weights and with half of every batch quantized.\n"
             "It needs no labels.",
             [(("train", "--config=heal_bert", f"--config.start={patient}", f"--workdir={healed}", *healing), None)],
