@@ -11,6 +11,7 @@ import numpy as np
 
 from qtx.data.records import Records, endless
 from qtx.data.tokenization import TextTokenizer
+from qtx.data.workers import WorkerBatches
 from qtx.foundation.batch import Batch
 from qtx.foundation.errors import QtxError
 
@@ -41,6 +42,7 @@ class Data:
       digests: of what the splits `training` and `held_out` hold: another one when any of it changes.
       reading_threads: that make batches ahead of training. One is best for records in memory, whose transforms hold the
         interpreter's lock; more hide the disk and decode images side by side.
+      reading_processes: that make training's batches, beside this one; 0: this one makes them. They change no batch.
     """
 
     description: str
@@ -57,6 +59,7 @@ class Data:
     tokenizer: TextTokenizer | None = field(default=None, repr=False)
     digests: Mapping[str, str] = field(default_factory=dict, repr=False)
     reading_threads: int = 1
+    reading_processes: int = 0
 
     @property
     def num_classes(self) -> int | None:
@@ -65,7 +68,7 @@ class Data:
 
     def train(
         self, batch_size: int, seed: int, process_index: int = 0, process_count: int = 1
-    ) -> grain.DatasetIterator[Batch]:
+    ) -> grain.DatasetIterator[Batch] | WorkerBatches:
         """Endless shuffled batches, reshuffled every epoch; `get_state` and `set_state` resume it exactly.
 
         Batch `b` of the run is records `b * batch_size` and following of one endless order that depends on the seed
@@ -82,11 +85,14 @@ class Data:
           QtxError: when `batch_size` is not a positive multiple of `process_count` (of twice that with `mix`), or
             `seed` is negative.
         """
-        return iter(self._endless(self._augmented, self.mix, batch_size, seed, process_index, process_count))
+        batches = self._endless(self._augmented, self.mix, batch_size, seed, process_index, process_count)
+        if self.reading_processes:
+            return WorkerBatches(batches, self.reading_processes)
+        return iter(self._threaded(batches))
 
     def calibration(self, batch_size: int, seed: int) -> Iterable[Batch]:
         """Endless shuffled batches of training data without augmentation; each `iter` starts again, the same."""
-        return self._endless(self.example, None, batch_size, seed)
+        return self._threaded(self._endless(self.example, None, batch_size, seed))
 
     def evaluation(self, batch_size: int, process_index: int = 0, process_count: int = 1) -> Iterable[Batch]:
         """All held-out data in order, once, the same every time.
@@ -123,7 +129,7 @@ class Data:
         seed: int,
         process_index: int = 0,
         process_count: int = 1,
-    ) -> grain.IterDataset[Batch]:
+    ) -> grain.MapDataset[Batch]:
         _check_batch_size(batch_size, process_count)
         if seed < 0:
             raise QtxError(f"seed is {seed}: expected 0 or more")
@@ -141,7 +147,7 @@ class Data:
         else:
             # Pairs of the endless order, like its examples, depend on neither batch size nor processes.
             batches = examples.batch(2, batch_fn=list).random_map(mix).batch(rows // 2, batch_fn=_stack_pairs)
-        return self._threaded(batches[process_index::process_count])
+        return batches[process_index::process_count]
 
     def _threaded(self, batches: grain.MapDataset[Batch]) -> grain.IterDataset[Batch]:
         ahead = max(4, self.reading_threads)

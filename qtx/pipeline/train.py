@@ -10,6 +10,7 @@ import jax
 
 import qtx.data
 import qtx.families
+from qtx.data.workers import spare_processes
 from qtx.analysis.metrics import attention_health, health
 from qtx.experiment import Experiment
 from qtx.foundation.config import flattened
@@ -67,6 +68,8 @@ def train(
         peak_flops=None if chip is None else chip.peak_flops(experiment.model.dtype),
         profile=profile,
     )
+    if jax.default_backend() != "cpu":  # where training itself has use for all cores
+        data = dataclasses.replace(data, reading_processes=spare_processes())
     return fit(
         qat or noisy_model(experiment, module, data) or module,
         data,

@@ -50,6 +50,10 @@ class Feed:
         self.go_to(self.start)
         self.positions: dict[int, Any] = {}
 
+    def close(self) -> None:
+        """Ends what reads ahead."""
+        self._iterator.close()
+
     @property
     def position(self) -> Any:
         """Of the next training batch."""

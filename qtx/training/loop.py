@@ -101,7 +101,7 @@ def fit(
             stack.enter_context(folder.lock())
         folder.claim(config, files, write=is_main())
         preempted = stack.enter_context(preemption())
-        feed = Feed(data, training, seed, mesh, part, teacher)
+        feed = stack.enter_context(contextlib.closing(Feed(data, training, seed, mesh, part, teacher)))
         program = make_program(module, training, mesh, feed.example)
         progress = stack.enter_context(ProgressLine(training.steps, enabled=is_main()))
         checkpoints = stack.enter_context(

@@ -5,8 +5,13 @@ from __future__ import annotations
 import dataclasses
 import itertools
 import json
+import multiprocessing
+import subprocess
+import sys
+import time
 from collections import Counter
 from dataclasses import dataclass, field
+from pathlib import Path
 
 import numpy as np
 import pytest
@@ -38,6 +43,37 @@ class Recording:
 def example(record: int, rng: np.random.Generator):
     image = np.full((4, 4, 1), record, np.float32)
     return {"images": image, "labels": np.int32(record), "draw": rng.random(), "weights": np.float32(1)}
+
+
+class Broken(Recording):
+    def __init__(self):
+        super().__init__(20)
+
+    def __getitem__(self, index: int) -> int:
+        raise QtxError("this record is damaged")
+
+
+READING = """
+import multiprocessing
+import numpy as np
+from qtx.data import Data
+
+if __name__ == "__main__":
+    records = np.arange(20)
+    data = Data("test", records, records, lambda record, rng: {"labels": record, "weights": 1.0}, reading_processes=2)
+    iterator = data.train(4, 0)
+    for _ in range(4):
+        next(iterator)
+    print(*(child.pid for child in multiprocessing.active_children()), flush=True)
+    while True:
+        next(iterator)
+"""
+
+
+def alive(process: int) -> bool:
+    """Whether it runs: one that has ended and is not waited for is a zombie, of state Z."""
+    stat = Path(f"/proc/{process}/stat")
+    return stat.exists() and stat.read_text().rsplit(")", 1)[1].split()[0] != "Z"
 
 
 def make(training=None, held_out=None, **fields) -> Data:
@@ -175,3 +211,48 @@ def test_the_number_of_threads_changes_nothing(data, threads):
     other = take(dataclasses.replace(data, reading_threads=threads).train(BATCH, 3), 6)
     for a, b in zip(first, other, strict=True):
         assert_equal(a, b)
+
+
+@pytest.mark.parametrize("kind", ["plain", "corpora and pairs"])
+def test_batches_of_other_processes_are_the_same_and_go_on_at_any_state(kind):
+    data = DATA[kind]()
+    whole = take(data.train(BATCH, 3), 9)
+    iterator = dataclasses.replace(data, reading_processes=2).train(BATCH, 3)
+    for expected in whole[:5]:
+        assert_equal(next(iterator), expected)
+    state = json.loads(json.dumps(iterator.get_state()))
+    next(iterator)
+    for resumed in (iterator, data.train(BATCH, 3)):
+        resumed.set_state(state)
+        for expected in whole[5:]:
+            assert_equal(next(resumed), expected)
+    iterator.close()
+
+
+def test_what_is_wrong_with_a_record_is_told_by_the_process_that_meets_it():
+    iterator = dataclasses.replace(make(Broken()), reading_processes=1).train(BATCH, 3)
+    with pytest.raises(QtxError, match="this record is damaged"):
+        next(iterator)
+    iterator.close()
+
+
+def test_a_process_that_dies_is_told_of_and_none_outlives_a_killed_training(tmp_path):
+    program = tmp_path / "reading.py"
+    program.write_text(READING)
+    running = subprocess.Popen([sys.executable, program], stdout=subprocess.PIPE, text=True)
+    workers = [int(word) for word in running.stdout.readline().split()]
+    assert len(workers) == 2
+    running.kill()
+    running.communicate()
+    deadline = time.monotonic() + 20
+    while any(map(alive, workers)) and time.monotonic() < deadline:
+        time.sleep(0.1)
+    assert not any(map(alive, workers))
+
+    iterator = dataclasses.replace(make(), reading_processes=1).train(BATCH, 3)
+    next(iterator)
+    for child in multiprocessing.active_children():
+        child.kill()
+    with pytest.raises(QtxError, match="a process that reads data has died"):
+        take(iterator, 100)
+    iterator.close()

@@ -1,0 +1,101 @@
+"""Batches made in processes of their own, for training on accelerators, which take them faster than one process can.
+
+A batch is a function of its number, so any process can make any of them, and their order is that of one process.
+"""
+
+from __future__ import annotations
+
+import collections
+import concurrent.futures
+import multiprocessing
+import os
+import signal
+import threading
+from concurrent.futures import Future, ProcessPoolExecutor
+from typing import Any
+
+import cloudpickle
+import grain
+
+from qtx.foundation.batch import Batch
+from qtx.foundation.errors import QtxError
+
+AHEAD = 2
+"""Batches that a process makes ahead of training."""
+MOST_PROCESSES = 16
+
+_batches: grain.MapDataset
+
+
+class WorkerBatches:
+    """An endless iterator over `batches`, which `processes` others make, with the state of Grain's own.
+
+    Args:
+      batches: a random-access dataset; it is pickled, closures and all.
+      processes: 1 or more.
+
+    Raises:
+      QtxError: when a process has died; what is wrong with a batch, as it is told there.
+    """
+
+    def __init__(self, batches: grain.MapDataset[Batch], processes: int):
+        self._pool = ProcessPoolExecutor(processes, multiprocessing.get_context("spawn"), _begin, (cloudpickle.dumps(batches),))
+        self._ahead = AHEAD * processes
+        self._next = 0
+        self._made: collections.deque[Future[Batch]] = collections.deque()
+
+    def __iter__(self) -> WorkerBatches:
+        return self
+
+    def __next__(self) -> Batch:
+        while len(self._made) < self._ahead:
+            self._made.append(self._pool.submit(_make, self._next + len(self._made)))
+        self._next += 1
+        try:
+            return self._made.popleft().result()
+        except concurrent.futures.BrokenExecutor as error:
+            raise QtxError(
+                f"a process that reads data has died ({error}): perhaps for want of memory; train again to go on"
+            ) from error
+
+    def get_state(self) -> dict[str, Any]:
+        """The number of the next batch."""
+        return {"next_index": self._next}
+
+    def set_state(self, state: dict[str, Any]) -> None:
+        """Goes to a batch."""
+        for future in self._made:
+            future.cancel()
+        self._made.clear()
+        self._next = state["next_index"]
+
+    def close(self) -> None:
+        """Ends the processes, when they have made what they are at."""
+        self._pool.shutdown(wait=False, cancel_futures=True)
+
+
+def spare_processes() -> int:
+    """How many processes can make batches beside an accelerator that trains: one less than there are cores."""
+    cores = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
+    return min(MOST_PROCESSES, max(1, cores - 1))
+
+
+def _begin(pickled: bytes) -> None:
+    global _batches
+    _batches = cloudpickle.loads(pickled)
+    # Who stops the training, by Ctrl-C or a signal to all, leaves it the time to save its state, for which it may need
+    # a batch; and who kills it outright gives these processes no word.
+    for stop in (signal.SIGINT, signal.SIGTERM):
+        signal.signal(stop, signal.SIG_IGN)
+    threading.Thread(target=_end_with_parent, daemon=True).start()
+
+
+def _end_with_parent() -> None:
+    parent = multiprocessing.parent_process()
+    assert parent is not None
+    parent.join()
+    os._exit(0)
+
+
+def _make(index: int) -> Batch:
+    return _batches[index]
