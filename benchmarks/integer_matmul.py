@@ -1,6 +1,7 @@
 """How fast a BERT-base-width encoder runs on integers: `python -m benchmarks.integer_matmul [--output FILE]`.
 
-Random weights; FP32, fake quantization and integers in one run, call by call in turns, then the matrix products alone.
+Random weights; FP32, bfloat16, fake quantization and integers in one run, call by call in turns, then the matrix
+products alone. FP32 is at JAX's default precision, which on GPUs is TF32.
 Pin it to a core for a quiet machine's numbers: `taskset -c 0 python -m benchmarks.integer_matmul`.
 """
 
@@ -28,6 +29,8 @@ from qtx.models import BertConfig
 from qtx.quantization import QuantizationConfig, calibrate
 from qtx.quantization.integer import IntegerModel, convert, save
 
+KINDS = ("fp32", "bf16", "int8")
+NAMES = (("fp32", "FP32"), ("bf16", "bfloat16"), ("fake", "fake quantization"), ("integer", "integers"))
 VOCABULARY = 1000
 """Small, and the head predicts one position: what is timed is the encoder."""
 
@@ -52,13 +55,10 @@ def main() -> None:
     seconds = interleaved(of_encoder | of_products, options.repeats)
     result |= {"encoder_ms": {name: 1e3 * seconds[name] for name in of_encoder}, **facts}
     rows = {
-        name: {kind: 1e3 * seconds[name, kind] for kind in ("fp32", "int8")} | {"per_layer": row.per_layer}
+        name: {kind: 1e3 * seconds[name, kind] for kind in KINDS} | {"per_layer": row.per_layer}
         for name, row in kinds.items()
     }
-    totals = {
-        kind: options.layers * math.fsum(row[kind] * row["per_layer"] for row in rows.values())
-        for kind in ("fp32", "int8")
-    }
+    totals = {kind: options.layers * math.fsum(row[kind] * row["per_layer"] for row in rows.values()) for kind in KINDS}
     result["products_ms"] = rows | {"all of the encoder": totals}
     report(result)
     if options.output:
@@ -78,9 +78,10 @@ def encoder(config: BertConfig, batch_size: int, length: int) -> tuple[dict[Any,
     integer = convert(quantized)
 
     apply = jax.jit(lambda model, batch: model.apply(batch))
-    fp32 = jax.jit(module.apply)
+    fp32, bf16 = jax.jit(module.apply), jax.jit(build(dataclasses.replace(config, dtype="bfloat16")).apply)
     functions = {
         "fp32": lambda: fp32({"params": params}, batch),
+        "bf16": lambda: bf16({"params": params}, batch),
         "fake": lambda: apply(quantized, batch),
         "integer": lambda: apply(integer, batch),
     }
@@ -123,13 +124,19 @@ class Product:
     per_layer: int
 
     def functions(self) -> dict[str, Any]:
-        """The product by itself, in float32 and on integers, as functions to time."""
+        """The product by itself, of each of `KINDS`, as functions to time."""
         rng = np.random.default_rng(0)
         integers = [jnp.asarray(rng.integers(-128, 128, shape), jnp.int8) for shape in (self.left, self.right)]
         reals = [x.astype(jnp.float32) for x in integers]
         dot = functools.partial(jax.lax.dot_general, dimension_numbers=self.dimensions)
         in_int8 = jax.jit(functools.partial(dot, preferred_element_type=jnp.int32))
-        return {"fp32": functools.partial(jax.jit(dot), *reals), "int8": functools.partial(in_int8, *integers)}
+        halves = [x.astype(jnp.bfloat16) for x in integers]
+        in_floats = jax.jit(dot)
+        return {
+            "fp32": functools.partial(in_floats, *reals),
+            "bf16": functools.partial(in_floats, *halves),
+            "int8": functools.partial(in_int8, *integers),
+        }
 
 
 def products(config: BertConfig, batch: int, length: int) -> dict[str, Product]:
@@ -152,12 +159,12 @@ def report(result: dict[str, Any]) -> None:
     print(f"{shape}; {result['device']} ({result['machine']}), {result['cores']} cores; random weights, W8A8\n")
     times = result["encoder_ms"]
     print(f"{'encoder':24}{'ms':>10}{'FP32 / it':>12}")
-    for name, title in (("fp32", "FP32"), ("fake", "fake quantization"), ("integer", "integers")):
+    for name, title in NAMES:
         print(f"{title:24}{times[name]:10.1f}{times['fp32'] / times[name]:12.2f}")
-    print(f"\n{'product':24}{'FP32 ms':>10}{'int8 ms':>10}{'FP32 / int8':>13}")
+    print(f"\n{'product':24}{'FP32 ms':>10}{'bf16 ms':>10}{'int8 ms':>10}{'FP32 / int8':>13}")
     rows = result["products_ms"]
     for name, row in rows.items():
-        print(f"{name:24}{row['fp32']:10.2f}{row['int8']:10.2f}{row['fp32'] / row['int8']:13.2f}")
+        print(f"{name:24}{row['fp32']:10.2f}{row['bf16']:10.2f}{row['int8']:10.2f}{row['fp32'] / row['int8']:13.2f}")
     total = rows["all of the encoder"]
     rest = {"FP32": times["fp32"] - total["fp32"], "integers": times["integer"] - total["int8"]}
     print("\nthe rest (softmax, LayerNorm, GELU, rounding, embeddings, head): ", end="")

@@ -1,11 +1,21 @@
 """Training steps of qtx and of transformers' PyTorch models, side by side: `python -m benchmarks.training_step`.
 
-Forward, backward, clipping by the global norm and AdamW, with dropout 0.1, on random tokens; in one process, call by
-call in turns, after some that do not count, in which memory still grows. Both compute what a user of each gets:
-`BertForMaskedLM` runs its head at every position, qtx at the predicted ones alone. Needs torch and transformers beside
-qtx. Pin it to one core, which both then use alone:
+Forward, backward, clipping by the global norm and AdamW, with dropout 0.1, on random tokens or images; in one process,
+call by call in turns, after some that do not count, in which memory still grows. Both compute what a user of each gets:
+`BertForMaskedLM` runs its head at every position, qtx at the predicted ones alone. `torch_eager` is a model as
+transformers makes it, with PyTorch's fused attention; `torch_naive` has the attention in single operations, as qtx
+does; `torch_compile` is the first one compiled. Needs torch and transformers beside qtx. Pin it to one core, which both
+then use alone:
 
     taskset -c 0 python -m benchmarks.training_step --output=benchmarks/results/training_step.json
+
+On a GPU both use it, and share its memory:
+
+    XLA_PYTHON_CLIENT_PREALLOCATE=false python -m benchmarks.training_step --compile --dtype=bfloat16 \\
+        --shapes bert_base opt_125m vit_s16 --output=benchmarks/results/training_step_gpu.json
+
+Parameters are float32; with bfloat16, PyTorch's run under autocast. `utilization` is qtx's share of the chip's peak, by
+the products that the model needs (`qtx.models.flops`), where the chip is known.
 """
 
 from __future__ import annotations
@@ -18,12 +28,15 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
+import jax
 import numpy as np
 
 from benchmarks.timing import interleaved
 from qtx.cli.cpu_memory import keep_freed_memory
 from qtx.data.masking import num_predictions
 from qtx.families import FAMILIES, build
+from qtx.foundation.hardware import chip_of
+from qtx.models.flops import step_flops
 from qtx.training import MeshConfig, TrainingConfig
 from qtx.training.program import make_program
 from qtx.training.sharding import make_mesh, shard_global_batch
@@ -31,47 +44,76 @@ from qtx.training.sharding import make_mesh, shard_global_batch
 DROPOUT = 0.1
 TINY = dict(num_layers=4, width=256, num_heads=4, mlp_width=1024, max_length=128, vocab_size=8192)
 SIX_LAYERS = dict(num_layers=6, width=768, num_heads=12, mlp_width=3072, max_length=128, vocab_size=30522)
+BASE = dict(num_layers=12, width=768, num_heads=12, mlp_width=3072)
 SHAPES = {
     "bert_tiny": ("bert", TINY, 32),
     "opt_tiny": ("opt", TINY, 32),
     "bert_6l": ("bert", SIX_LAYERS, 8),
     "opt_6l": ("opt", SIX_LAYERS, 8),
+    "bert_base": ("bert", BASE | dict(max_length=128, vocab_size=30522), 256),
+    "opt_125m": ("opt", BASE | dict(max_length=512, vocab_size=50272), 32),
+    "vit_s16": (
+        "vit",
+        dict(num_layers=12, width=384, num_heads=6, mlp_width=1536, image_size=224, channels=3, num_classes=1000),
+        256,
+    ),
 }
+ON_ANY_CORE = ("bert_tiny", "opt_tiny", "bert_6l", "opt_6l")
 WARM_UP_STEPS = 6
 TRAINING = TrainingConfig(steps=10**6, warmup_steps=0, learning_rate=1e-4)
 
 
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("--shapes", nargs="*", default=list(SHAPES), choices=SHAPES, help="default: all")
+    parser.add_argument("--shapes", nargs="*", default=ON_ANY_CORE, choices=SHAPES, help="default: %(default)s")
+    parser.add_argument("--dtype", default="float32", choices=("float32", "bfloat16"), help="default %(default)s")
+    parser.add_argument("--batch", type=int, help="examples, rather than the shape's own")
     parser.add_argument("--repeats", type=int, default=15, help="timed steps of each (default %(default)s)")
     parser.add_argument("--compile", action="store_true", help="torch.compile too (takes minutes to compile)")
     parser.add_argument("--output", type=Path, help="put the numbers into this JSON file too")
     options = parser.parse_args()
     keep_freed_memory()  # as the command line does; PyTorch gains by it too
-    result: dict[str, Any] = {"machine": platform.machine(), "cores": len(os.sched_getaffinity(0)), "shapes": {}}
+    device, cores = jax.devices()[0].device_kind, len(os.sched_getaffinity(0))
+    result: dict[str, Any] = {"device": device, "machine": platform.machine(), "cores": cores}
+    result |= {"dtype": options.dtype, "shapes": {}}
     if options.output and options.output.exists():  # of other shapes
         result["shapes"] = json.loads(options.output.read_text(encoding="utf-8"))["shapes"]
+    chip = chip_of(device)
     for name in options.shapes:
         family, shape, batch_size = SHAPES[name]
+        batch_size = options.batch or batch_size
+        shape = shape | {"dtype": options.dtype}
         batch = random_batch(family, shape, batch_size)
-        steps = {"qtx": qtx_step(family, shape, batch), **torch_steps(family, shape, batch, options.compile)}
+        module = build(FAMILIES[family].config(**shape, dropout=DROPOUT, attention_dropout=DROPOUT))
+        steps = {"qtx": qtx_step(module, batch), **torch_steps(family, shape, batch, options.compile)}
         interleaved(steps, WARM_UP_STEPS)
         seconds = interleaved(steps, options.repeats)
-        tokens = batch["tokens"].size
-        row = {"batch": batch_size, "length": shape["max_length"]}
+        row: dict[str, Any] = {"batch": batch_size}
+        if "tokens" in batch:
+            row |= {"length": shape["max_length"]}
+            row |= {"tokens_per_second": {kind: round(batch["tokens"].size / v) for kind, v in seconds.items()}}
+        else:
+            row |= {"images_per_second": {kind: round(batch_size / v) for kind, v in seconds.items()}}
         row |= {"ms": {kind: round(1e3 * value, 1) for kind, value in seconds.items()}}
-        row |= {"tokens_per_second": {kind: round(tokens / value) for kind, value in seconds.items()}}
         row |= {"speedup": {k: round(v / seconds["qtx"], 2) for k, v in seconds.items() if k != "qtx"}}
+        if chip is not None:
+            row |= {
+                "utilization": round(step_flops(module, batch) / seconds["qtx"] / chip.peak_flops(options.dtype), 3)
+            }
         result["shapes"][name] = row
         print(f"{name}: {json.dumps(row)}", flush=True)
         if options.output:
             options.output.write_text(json.dumps(result, indent=2) + "\n", encoding="utf-8")
 
 
-def random_batch(family: str, shape: dict[str, int], batch_size: int) -> dict[str, np.ndarray]:
+def random_batch(family: str, shape: dict[str, Any], batch_size: int) -> dict[str, np.ndarray]:
     """As qtx's data pipelines make them: every token of OPT's predicted, 15 % of BERT's."""
-    rng, length = np.random.default_rng(0), shape["max_length"]
+    rng = np.random.default_rng(0)
+    if family == "vit":
+        images = rng.standard_normal((batch_size, shape["image_size"], shape["image_size"], shape["channels"]))
+        labels = rng.integers(0, shape["num_classes"], batch_size, dtype=np.int32)
+        return {"images": images.astype(np.float32), "labels": labels, "weights": np.ones(labels.shape, np.float32)}
+    length = shape["max_length"]
     tokens = rng.integers(10, shape["vocab_size"], (batch_size, length), dtype=np.int32)
     batch = {"tokens": tokens, "mask": np.ones(tokens.shape, bool)}
     count = num_predictions(0.15, length) if family == "bert" else length
@@ -82,9 +124,8 @@ def random_batch(family: str, shape: dict[str, int], batch_size: int) -> dict[st
     return batch | {"labels": labels, "weights": np.ones(labels.shape, np.float32)}
 
 
-def qtx_step(family: str, shape: dict[str, int], batch: dict[str, np.ndarray]) -> Callable[[], Any]:
+def qtx_step(module: Any, batch: dict[str, np.ndarray]) -> Callable[[], Any]:
     """One update of a state that the function keeps."""
-    module = build(FAMILIES[family].config(**shape, dropout=DROPOUT, attention_dropout=DROPOUT))
     mesh = make_mesh(MeshConfig(1))
     program = make_program(module, TRAINING, mesh, batch)
     state, on_device, seed = program.init(np.uint32(0)), shard_global_batch(mesh, batch), np.uint32(0)
@@ -98,52 +139,73 @@ def qtx_step(family: str, shape: dict[str, int], batch: dict[str, np.ndarray]) -
 
 
 def torch_steps(
-    family: str, shape: dict[str, int], batch: dict[str, np.ndarray], compiled: bool
+    family: str, shape: dict[str, Any], batch: dict[str, np.ndarray], compiled: bool
 ) -> dict[str, Callable[[], Any]]:
-    """The same of transformers' model of the same shape."""
+    """The same of transformers' model of the same shape, on the device that JAX has."""
     import torch
     import transformers
 
     torch.set_num_threads(len(os.sched_getaffinity(0)))
-    tokens = torch.from_numpy(batch["tokens"]).long()
-    common: dict[str, Any] = dict(vocab_size=shape["vocab_size"], num_hidden_layers=shape["num_layers"])
-    common |= dict(hidden_size=shape["width"], num_attention_heads=shape["num_heads"])
-    if family == "bert":
-        config = transformers.BertConfig(
-            **common, intermediate_size=shape["mlp_width"], max_position_embeddings=shape["max_length"]
+    device = torch.device("cuda" if jax.default_backend() == "gpu" else "cpu")
+    half = shape["dtype"] == "bfloat16"
+    common: dict[str, Any] = dict(num_hidden_layers=shape["num_layers"], hidden_size=shape["width"])
+    common |= dict(num_attention_heads=shape["num_heads"])
+    if family == "vit":
+        config = transformers.ViTConfig(
+            **common,
+            intermediate_size=shape["mlp_width"],
+            image_size=shape["image_size"],
+            num_labels=shape["num_classes"],
+            hidden_dropout_prob=DROPOUT,
+            attention_probs_dropout_prob=DROPOUT,
         )
-        make = transformers.BertForMaskedLM
+        make, labels = transformers.ViTForImageClassification, batch["labels"]
+        inputs = {"pixel_values": batch["images"].transpose(0, 3, 1, 2)}
+    elif family == "bert":
+        config = transformers.BertConfig(
+            **common,
+            vocab_size=shape["vocab_size"],
+            intermediate_size=shape["mlp_width"],
+            max_position_embeddings=shape["max_length"],
+        )
+        make, inputs = transformers.BertForMaskedLM, {"input_ids": batch["tokens"].astype(np.int64)}
         labels = np.full(batch["tokens"].shape, -100)
         np.put_along_axis(labels, batch["positions"], batch["labels"], axis=1)
     else:
         config = transformers.OPTConfig(
             **common,
+            vocab_size=shape["vocab_size"],
             ffn_dim=shape["mlp_width"],
             word_embed_proj_dim=shape["width"],
             max_position_embeddings=shape["max_length"],
             attention_dropout=DROPOUT,
         )
-        make = transformers.OPTForCausalLM
+        make, inputs = transformers.OPTForCausalLM, {"input_ids": batch["tokens"].astype(np.int64)}
         labels = batch["tokens"]  # shifted by the model
-    targets = torch.from_numpy(labels).long()
+    given = {name: torch.from_numpy(value.copy()).to(device) for name, value in inputs.items()}
+    given["labels"] = torch.from_numpy(labels.astype(np.int64)).to(device)
 
-    def stepper(wrap):
-        model = make(config).train()
+    def stepper(wrap, attention):
+        model = make._from_config(config, attn_implementation=attention).to(device, torch.float32).train()
         forward = wrap(model)
         optimizer = torch.optim.AdamW(model.parameters(), lr=1e-4, weight_decay=0.01)
 
         def step():
-            loss = forward(input_ids=tokens, labels=targets).loss
+            with torch.autocast(device.type, torch.bfloat16, enabled=half):
+                loss = forward(**given).loss
             loss.backward()
             torch.nn.utils.clip_grad_norm_(model.parameters(), 1.0)
             optimizer.step()
             optimizer.zero_grad()
+            if device.type == "cuda":
+                torch.cuda.synchronize()
 
         return step
 
-    steps = {"torch_eager": stepper(lambda model: model)}
+    steps = {"torch_eager": stepper(lambda model: model, "sdpa")}
+    steps["torch_naive"] = stepper(lambda model: model, "eager")
     if compiled:
-        steps["torch_compile"] = stepper(torch.compile)
+        steps["torch_compile"] = stepper(torch.compile, "sdpa")
     return steps
 
 

@@ -40,6 +40,7 @@ from qtx.foundation.variants import variant_text
 from qtx.interop import load
 from qtx.quantization import ESTIMATORS, QuantizationConfig, calibrate
 from qtx.quantization.estimators import RunningMinMax
+from qtx.quantization.exact import exactly
 
 ANSWERS = ("expected.json", "expected.safetensors")
 FLOATING_POINT = "fp"
@@ -136,7 +137,7 @@ def check_model(folder: Path) -> Iterator[tuple[Row, Closeness | None]]:
     module = build(config)
     evaluation = read_batches(tensors, "eval")
 
-    forward = jax.jit(module.apply)
+    forward = jax.jit(exactly(module.apply))
     logits = [np.asarray(forward({"params": params}, batch)) for batch in evaluation]
     losses = [
         mean_loss(y, batch["labels"], expected["kind"] == "opt") for y, batch in zip(logits, evaluation, strict=True)

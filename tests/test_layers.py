@@ -1,4 +1,4 @@
-"""The product of dense layers and heads: by hand on a CPU, as JAX differentiates it elsewhere, and the same on both."""
+"""Products of dense layers and heads, and look-ups: on a CPU and elsewhere their gradients are made in other ways."""
 
 from __future__ import annotations
 
@@ -9,7 +9,7 @@ import numpy as np
 import pytest
 
 from qtx.families import FAMILIES, build
-from qtx.layers import dense_product
+from qtx.layers import FEW_ROWS, dense_product, embedding
 from qtx.models import BertConfig, OptConfig, VitConfig
 from qtx.models.flops import product_flops
 
@@ -99,3 +99,46 @@ def test_float32_logits_of_any_operands_have_gradients_in_the_dtype_of_the_opera
         equation for equation in jax.make_jaxpr(gradients())(x, kernel).eqns if equation.primitive.name == "dot_general"
     ]
     assert {operand.aval.dtype.name for product in products for operand in product.invars} == {dtype}
+
+
+@pytest.mark.parametrize("dtype", ["float32", "bfloat16"])
+@pytest.mark.parametrize("rows", [2, FEW_ROWS, FEW_ROWS + 1])
+def test_a_look_up_elsewhere_is_the_same_and_its_gradient_adds_all_that_meets_in_a_row(rows, dtype, elsewhere):
+    rng = np.random.default_rng(0)
+    # Half of all tokens are of one row, as those of a masked text are.
+    tokens = np.where(rng.random((64, 32)) < 0.5, 1, rng.integers(0, rows, (64, 32))).astype(np.int32)
+    table = rng.normal(size=(rows, 3)).astype(np.float32)
+    weights = rng.normal(size=(64, 32, 3)).astype(np.float32)
+
+    def looked_up(table):
+        return embedding(rows, 3, "vocab", 0.02, jnp.dtype(dtype)).apply({"params": {"embedding": table}}, tokens)
+
+    here = looked_up(table)
+    elsewhere()
+    there = looked_up(table)
+    assert there.dtype == dtype
+    np.testing.assert_array_equal(there, here)
+
+    def loss(table):
+        return (looked_up(table).astype(jnp.float32) * weights).sum()
+
+    expected = np.zeros((rows, 3))
+    np.add.at(expected, tokens, weights.astype(np.float64))
+    found = jax.grad(loss)(table)
+    assert found.dtype == np.float32
+    np.testing.assert_allclose(found, expected, rtol=1e-5 if dtype == "float32" else 2e-2, atol=2e-2)
+    additions = {
+        (equation.primitive.name, equation.outvars[0].aval.dtype.name)
+        for equation in equations(jax.make_jaxpr(jax.grad(loss))(table).jaxpr)
+        if equation.primitive.name in ("scatter-add", "dot_general")
+    }
+    assert additions == {("dot_general", dtype) if rows <= FEW_ROWS else ("scatter-add", "float32")}
+
+
+def equations(program):
+    """All in a program, and in those that it calls."""
+    for equation in program.eqns:
+        yield equation
+        for value in equation.params.values():
+            if hasattr(value, "jaxpr") or hasattr(value, "eqns"):
+                yield from equations(getattr(value, "jaxpr", value))

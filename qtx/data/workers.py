@@ -39,7 +39,9 @@ class WorkerBatches:
     """
 
     def __init__(self, batches: grain.MapDataset[Batch], processes: int):
-        self._pool = ProcessPoolExecutor(processes, multiprocessing.get_context("spawn"), _begin, (cloudpickle.dumps(batches),))
+        self._pool = ProcessPoolExecutor(
+            processes, multiprocessing.get_context("spawn"), _begin, (cloudpickle.dumps(batches),)
+        )
         self._ahead = AHEAD * processes
         self._next = 0
         self._made: collections.deque[Future[Batch]] = collections.deque()

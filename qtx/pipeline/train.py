@@ -10,8 +10,8 @@ import jax
 
 import qtx.data
 import qtx.families
-from qtx.data.workers import spare_processes
 from qtx.analysis.metrics import attention_health, health
+from qtx.data.workers import spare_processes
 from qtx.experiment import Experiment
 from qtx.foundation.config import flattened
 from qtx.foundation.hardware import chip_of
