@@ -24,7 +24,9 @@ def step_flops(module: nn.Module, batch: Mapping[str, Any]) -> int:
       module: of any family, with the sizes that the data decide filled in.
       batch: arrays, or anything with their `.shape` and `.dtype`.
     """
-    return 3 * _forward_flops(module, tuple((name, x.shape, str(x.dtype)) for name, x in sorted(batch.items())))
+    # NumPy's integers have 64 bits, JAX's 32: JAX warns where it is asked for the former by name.
+    shapes = ((name, x.shape, str(jax.dtypes.canonicalize_dtype(x.dtype))) for name, x in sorted(batch.items()))
+    return 3 * _forward_flops(module, tuple(shapes))
 
 
 @functools.lru_cache(maxsize=16)

@@ -149,11 +149,10 @@ class _Trace(NamedTuple):
         return [source(x) for x in program.outvars]
 
     def _scan(self, equation: Any, sources: list[Any], stack: str) -> list[Any]:
-        body, consts, carried = (
-            equation.params["jaxpr"].jaxpr,
-            equation.params["num_consts"],
-            equation.params["num_carry"],
-        )
+        body = equation.params["jaxpr"].jaxpr
+        # Counted, since how the equation's parameters give these numbers depends on JAX's version.
+        carried = _unstacked(equation.outvars, body.outvars)
+        consts = _unstacked(equation.invars, body.invars) - carried
         first = sources[consts : consts + carried]
         inside = _Trace({}, self.products, self.tied)
         entering = [None] * consts + [_Carried(i) for i in range(carried)]
@@ -168,6 +167,11 @@ class _Trace(NamedTuple):
         self.found.update({key: resolved(source) for key, source in inside.found.items()})
         last = [Source(s.site, last=True) if isinstance(s, Source) else None for s in leaving[:carried]]
         return last + [None] * (len(equation.outvars) - carried)
+
+
+def _unstacked(outside: list[Any], inside: list[Any]) -> int:
+    """How many of a scan's inputs or results are the same within its body: the others have one more axis outside."""
+    return sum(x.aval.shape == y.aval.shape for x, y in zip(outside, inside, strict=True))
 
 
 def _same_type(equation: Any) -> bool:
