@@ -205,7 +205,11 @@ def from_record(values: dict[str, Any], where: str) -> ConfigDict:
     except QtxError:
         raise
     except (KeyError, TypeError, ValueError, AttributeError) as error:
-        raise QtxError(f"{where} is not the config of an experiment of this version of qtx ({error!r})") from None
+        told = " ".join(str(error.args[0] if error.args else error).split())[:120]
+        raise QtxError(
+            f"{where} is not the config of an experiment of this version of qtx ({type(error).__name__}: {told}); if "
+            "its config file registers parts of its own, give that file too: --config=FILE"
+        ) from None
     return config
 
 

@@ -89,7 +89,8 @@ def on_sites(
         path = "/".join(context.module.path)
         if paths is not None and path not in paths:
             return y
-        return function(site, path, y, args[1] if isinstance(site, Site) and len(args) > 1 else None)
+        mask = args[1] if len(args) > 1 else kwargs.get("mask")
+        return function(site, path, y, mask if isinstance(site, Site) else None)
 
     with watching(lambda path: paths is None or path in paths), nn.intercept_methods(interceptor):
         yield
@@ -102,15 +103,17 @@ class SiteShape(NamedTuple):
     features: int
 
 
-def site_shapes(module: nn.Module, params: Any, batch: Mapping[str, Any]) -> dict[str, SiteShape]:
-    """Every site of a model by its path, found by tracing it once, without computing."""
+def site_shapes(
+    module: nn.Module, params: Any, batch: Mapping[str, Any], kinds: tuple[type, ...] = SITE_MODULES
+) -> dict[str, SiteShape]:
+    """Every site of a model, a module of one of the `kinds`, by its path, found by tracing it once."""
 
     def mark(site, path, y, mask):
         site.put_variable("ranges", "mark", jnp.zeros(y.shape[-1:]))
         return y
 
     def trace(params, batch):
-        with on_sites(mark):
+        with on_sites(mark, kinds=kinds):
             return module.apply({"params": params}, batch, mutable=["ranges"])[1]["ranges"]
 
     marks = jax.eval_shape(trace, params, dict(batch))

@@ -5,15 +5,16 @@ from __future__ import annotations
 import dataclasses
 import math
 from pathlib import Path
+from typing import Literal, Optional
 
 import flax.linen as nn
 import jax
 import pytest
 
 from qtx.analysis import attention_health
-from qtx.attention import VARIANTS, attention_text, attention_variant
+from qtx.attention import VARIANTS, AttentionConfig, attention_text, attention_variant
 from qtx.attention.gates import LinearGate
-from qtx.attention.normalizers import ClippedSoftmax
+from qtx.attention.normalizers import NORMALIZERS, ClippedSoftmax, Softmax
 from qtx.cli.flags import load_config_file, parse
 from qtx.experiment import CompareConfig, Experiment, default, from_record, read, record
 from qtx.families import FAMILIES
@@ -192,3 +193,42 @@ def test_an_attention_is_named_by_the_nearest_variant(text):
     named = attention_text(attention)
     assert attention_variant(named) == attention
     assert named.count(",") <= text.count(",")
+
+
+def of_a_stranger(**fields):
+    """A normalizer with these options, (type, default) by name."""
+    return dataclasses.make_dataclass(
+        "Strange",
+        [(name, kind, dataclasses.field(default=default)) for name, (kind, default) in fields.items()],
+        bases=(Softmax,),
+        frozen=True,
+    )
+
+
+@pytest.mark.parametrize(
+    ("fields", "says"),
+    [
+        ({"cap": (float | None, 50.0)}, "option cap of 'strange' may be None and is 50.0 by default"),
+        ({"gate_pi": (float, 0.3)}, "gate_pi is an option of a .* and of something else beside it"),
+        ({"gate": (str, "open")}, "gate is an option of a normalizer and of something else beside it"),
+        ({"alpha": (str, "")}, "option alpha of 'strange' is str, and float of another"),
+        ({"kind": (Literal["a", "b"], "a")}, "Strange.kind is of type .*: expected a class, such as float"),
+    ],
+)
+def test_an_option_that_a_section_cannot_show_is_refused_and_not_lost(fields, says, monkeypatch):
+    monkeypatch.setitem(NORMALIZERS, "strange", of_a_stranger(**fields))
+    with pytest.raises(QtxError, match=says):
+        section(AttentionConfig())
+
+
+def test_optional_options_and_those_without_a_default(monkeypatch):
+    monkeypatch.setitem(NORMALIZERS, "strange", of_a_stranger(cap=(Optional[float], None)))  # noqa: UP045
+    assert attention_variant("softmax,normalizer=strange,cap=2").normalizer.cap == 2.0
+    monkeypatch.setitem(NORMALIZERS, "strange", of_a_stranger(cap=(float, dataclasses.MISSING)))
+    with pytest.raises(QtxError, match="normalizer 'strange' needs cap"):
+        attention_variant("softmax,normalizer=strange")
+
+
+def test_a_class_that_is_in_no_registry_is_told():
+    with pytest.raises(QtxError, match="Strange has no name: enter it in the registry of softmax, "):
+        attention_text(AttentionConfig(of_a_stranger()()))

@@ -12,6 +12,7 @@ import pytest
 from qtx.analysis.capture import FloatingPoint
 from qtx.analysis.metrics import attention_health
 from qtx.attention import VARIANTS, MultiHeadAttention
+from qtx.masks import Mask
 from qtx.models import Opt, OptConfig
 from qtx.quantization import QuantizationConfig, Recipe, Rule, calibrate
 from qtx.quantization.integer import convert
@@ -118,3 +119,17 @@ def test_everything_that_reads_the_probabilities_says_so(model, asked):
         asked.clear()
         run()
         assert asked and set(asked) == {read}
+
+
+def test_a_mask_is_seen_however_it_is_given():
+    seen = {}
+
+    class Masked(nn.Module):
+        @nn.compact
+        def __call__(self, x):
+            mask = Mask(2, causal=True)
+            return Site(name="named")(Site(name="placed")(x, mask), mask=mask)
+
+    with on_sites(lambda site, path, y, mask: seen.setdefault(path, mask) and y):
+        Masked().apply({}, jnp.ones((1, 1, 2, 2)))
+    assert seen == {"placed": Mask(2, causal=True), "named": Mask(2, causal=True)}

@@ -12,7 +12,7 @@ import jax.numpy as jnp
 from qtx.attention.config import AttentionConfig
 from qtx.attention.gates import DenseGate, Gate, PerHeadGate
 from qtx.attention.normalizers import Rows
-from qtx.attention.parameters import NORMALIZER, Parameters
+from qtx.attention.parameters import NORMALIZER, Parameters, check_parameters
 from qtx.axes import constrain
 from qtx.foundation.errors import QtxError
 from qtx.layers import Product, dense
@@ -35,6 +35,7 @@ class Held(nn.Module):
             return nn.with_logical_partitioning(initial, axes) if axes else initial
 
         parameters = self.parameters.items()
+        check_parameters(self.parameters, of_gate=self.name != NORMALIZER)
         held = {name: self.param(name, init(start, axes), shape) for name, (shape, start, axes) in parameters}
         return function(held, *inputs)
 

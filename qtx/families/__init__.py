@@ -23,11 +23,16 @@ def family_of(config: TransformerConfig) -> Family:
     """The family that a config is of.
 
     Raises:
-      QtxError: if it is of none.
+      QtxError: if it is of none, or of several.
     """
-    for family in FAMILIES.values():
-        if type(config) is family.config:
-            return family
+    found = [name for name, family in FAMILIES.items() if type(config) is family.config]
+    if len(found) > 1:
+        raise QtxError(
+            f"the families {' and '.join(found)} have the same config, {type(config).__name__}, by which a model's "
+            "family is told: give each a class of its own (a subclass will do)"
+        )
+    if found:
+        return FAMILIES[found[0]]
     known = ", ".join(family.config.__name__ for family in FAMILIES.values())
     raise QtxError(
         f"{type(config).__name__} is no model family's config (known: {known}): register its family in "

@@ -60,12 +60,26 @@ class Choice:
         return registered_name(self.registry, type(variant))
 
     def all_options(self) -> dict[str, type]:
-        """Of all variants."""
+        """Of all variants.
+
+        Raises:
+          QtxError: if two of them have an option of the same name and another type, or None is no way to say that an
+            option is not given.
+        """
         result: dict[str, type] = {}
-        for name in self.registry:
+        for name, cls in self.registry.items():
+            for field in dataclasses.fields(cls):
+                if field_types(cls)[field.name][1] and field.default is not None:
+                    raise QtxError(
+                        f"option {field.name} of {name!r} may be None and is {field.default!r} by default: None is "
+                        "what is not given, so make it the default, or leave it out"
+                    )
             for option, kind in self.options(name).items():
                 if result.setdefault(option, kind) is not kind:
-                    raise TypeError(f"{option} is {kind.__name__} of {name!r}, and {result[option].__name__} elsewhere")
+                    raise QtxError(
+                        f"option {option} of {name!r} is {kind.__name__}, and {result[option].__name__} of another: "
+                        "give it another name, or the same type"
+                    )
         return result
 
     def given(self, variant: Any, defaults: bool) -> dict[str, Any]:
@@ -92,12 +106,28 @@ class Choice:
                     f"{option} is set, but {field} {name!r} does not take it: it belongs to {', '.join(owners)}"
                 )
         options = {option.removeprefix(self.prefix): given[option] for option in own if given.get(option) is not None}
-        return None if name == self.none else self.registry[name](**options)
+        if name == self.none:
+            return None
+        missing = [f.name for f in dataclasses.fields(self.registry[name]) if _required(f) and f.name not in options]
+        if missing:
+            raise QtxError(f"{field} {name!r} needs {', '.join(missing)}: give a value, or the option a default")
+        return self.registry[name](**options)
+
+
+def _required(field: dataclasses.Field) -> bool:
+    return field.init and field.default is dataclasses.MISSING and field.default_factory is dataclasses.MISSING
 
 
 def registered_name(registry: Mapping[str, Any], cls: type) -> str:
-    """The name under which a registry has a class."""
-    return next(name for name, registered in registry.items() if registered is cls)
+    """The name under which a registry has a class.
+
+    Raises:
+      QtxError: if it has it under none.
+    """
+    for name, registered in registry.items():
+        if registered is cls:
+            return name
+    raise QtxError(f"{cls.__name__} has no name: enter it in the registry of {', '.join(registry)}")
 
 
 def choices(cls: type) -> dict[str, Choice]:
@@ -107,17 +137,28 @@ def choices(cls: type) -> dict[str, Choice]:
 
 def field_types(cls: type) -> dict[str, tuple[type, bool]]:
     """Name to (type, may be None) of every field of a dataclass, e.g. `float | None` to `(float, True)`; a choice is a
-    name, and options that may be None."""
+    name, and options that may be None.
+
+    Raises:
+      QtxError: if an option of a choice has the name of a field, or of another choice's option.
+    """
     result: dict[str, tuple[type, bool]] = {}
     hints, chosen = typing.get_type_hints(cls), choices(cls)
     for name in (field.name for field in dataclasses.fields(cls)):
         if name in chosen:
             result[name] = (str, False)
-            result |= {option: (kind, True) for option, kind in chosen[name].all_options().items()}
+            options = {option: (kind, True) for option, kind in chosen[name].all_options().items()}
+            for option in options:
+                if option in result or option in hints:
+                    raise QtxError(f"{option} is an option of a {name} and of something else beside it: rename it")
+            result |= options
             continue
         hint = hints[name]
-        alternatives = typing.get_args(hint) if isinstance(hint, types.UnionType) else (hint,)
+        union = isinstance(hint, types.UnionType) or typing.get_origin(hint) is typing.Union
+        alternatives = typing.get_args(hint) if union else (hint,)
         concrete = [typing.get_origin(a) or a for a in alternatives if a is not type(None)]
+        if not isinstance(concrete[0], type):
+            raise QtxError(f"{cls.__name__}.{name} is of type {hint}: expected a class, such as float, or that or None")
         result[name] = (concrete[0], len(concrete) < len(alternatives))
     return result
 

@@ -20,10 +20,10 @@ from qtx.quantization.basis import Bases
 from qtx.quantization.granularity import Token
 from qtx.quantization.interceptor import calibrating, fake_quantized
 from qtx.quantization.methods import Method, Static
-from qtx.quantization.plan import Plan, Ranges, is_table, make_plan, settled, spread, weights_of
+from qtx.quantization.plan import Plan, Ranges, is_table, make_plan, settled, sites_beside, spread, weights_of
 from qtx.quantization.recipe import Recipe, resolve
 from qtx.quantization.weights import weight_ranges
-from qtx.sites import STACK, site_shapes
+from qtx.sites import STACK
 
 STATIC = Static()
 
@@ -136,11 +136,16 @@ class FirstBatches:
 
 
 def check_finite(ranges: Ranges, kind: str) -> None:
-    """Raises QtxError naming the first range with a NaN or infinite end."""
+    """Raises QtxError naming the first range with a NaN or infinite end, or with its ends the wrong way round."""
     for path, r in ranges.items():
         if not all(jnp.isfinite(value).all() for value in r.values()):
             raise QtxError(
                 f"the calibrated {kind} range of {path!r} is not finite: check checkpoint and data for NaN or Inf"
+            )
+        if "minimum" in r and not (r["minimum"] <= r["maximum"]).all():
+            raise QtxError(
+                f"the calibrated {kind} range of {path!r} has a minimum above its maximum: an estimator's `result` is "
+                "(minimum, maximum)"
             )
 
 
@@ -159,7 +164,7 @@ def site_ranges(plan: Plan, state: Any) -> Ranges:
 
 def initial_state(module, params, recipe, batch, weight_ranges: Ranges, bases: Bases) -> tuple[Plan, Any]:
     """The plan of the activations, and the variable collections before the first batch."""
-    shapes = site_shapes(module, params, batch)
+    shapes = sites_beside(module, params, batch, weight_ranges)
     quantizers = resolve(recipe.activations, shapes, "activation")
     plan, ranges, states = make_plan(quantizers), {}, {}
     for planned in plan:

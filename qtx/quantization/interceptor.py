@@ -9,17 +9,14 @@ from __future__ import annotations
 import contextlib
 from collections.abc import Iterator
 
-import flax.linen as nn
 import jax
 
 from qtx.masks import Mask
 from qtx.quantization.basis import basis_of, enter
 from qtx.quantization.granularity import Token
-from qtx.quantization.plan import Plan, Planned
+from qtx.quantization.plan import SITES_AND_TABLES, Plan, Planned
 from qtx.quantization.rounding import round_to_range
-from qtx.sites import SITE_MODULES, on_sites
-
-SITES_AND_TABLES = (*SITE_MODULES, nn.Embed)
+from qtx.sites import on_sites
 
 
 @contextlib.contextmanager

@@ -5,6 +5,7 @@ Parameters and sites under `layers/` carry a leading layer axis, and each layer 
 
 from __future__ import annotations
 
+from collections.abc import Iterable
 from typing import Any, NamedTuple
 
 import flax.linen as nn
@@ -19,7 +20,7 @@ from qtx.foundation.errors import QtxError
 from qtx.quantization.estimators import Estimator, MinMax
 from qtx.quantization.granularity import Granularity, Token
 from qtx.quantization.recipe import Quantizer, Recipe, resolve
-from qtx.sites import STACK, site_shapes
+from qtx.sites import SITE_MODULES, STACK, SiteShape, site_shapes
 
 
 class Planned(NamedTuple):
@@ -34,6 +35,10 @@ class Planned(NamedTuple):
 
 
 Plan = tuple[Planned, ...]
+
+SITES_AND_TABLES = (*SITE_MODULES, nn.Embed)
+"""Modules whose outputs are quantized: of an embedding table the look-ups."""
+TABLE = "/embedding"
 
 Range = dict[str, jax.Array]
 """{"bits", "minimum", "maximum"}: bits a scalar, the ends `()` or `[D]` over the tensor's last axis, all with a leading
@@ -72,7 +77,24 @@ def quantizers_of(
       QtxError: if the recipe does not fit the model.
     """
     weights = resolve(recipe.weights, weights_of(params), "weight")
-    return weights, resolve(recipe.activations, site_shapes(module, params, batch), "activation")
+    return weights, resolve(recipe.activations, sites_beside(module, params, batch, weights), "activation")
+
+
+def sites_beside(module: nn.Module, params: Any, batch: Batch, weights: Iterable[str]) -> dict[str, SiteShape]:
+    """The sites of a model whose `weights` of these paths are quantized.
+
+    Raises:
+      QtxError: if a weight is named as an embedding table is, and is none.
+    """
+    shapes = site_shapes(module, params, batch, SITES_AND_TABLES)
+    for path in filter(is_table, sorted(weights)):
+        if path.removesuffix(TABLE) not in shapes:
+            raise QtxError(
+                f"{path!r} would be quantized where it is looked up, but no nn.Embed looks it up: give it another name "
+                "than 'embedding', or leave it in floating point"
+            )
+    tables = {path.removesuffix(TABLE) for path in weights_of(params) if is_table(path)}
+    return {path: shape for path, shape in shapes.items() if path not in tables}
 
 
 def settled(plan: Plan) -> Plan:
@@ -93,7 +115,7 @@ def weights_of(params: Any) -> dict[str, jax.Array]:
 
 def is_table(path: str) -> bool:
     """Whether a parameter path is an embedding table's."""
-    return path.endswith("/embedding")
+    return path.endswith(TABLE)
 
 
 def over_layers(path: str, function: Any) -> Any:

@@ -75,6 +75,12 @@ def check_sites(penalties: Mapping[str, Penalty], module: Any, params: Any, batc
                         f"the penalty {name} has sites {pattern!r}, but {site} has no value per token and feature: its "
                         f"shape is {list(sites[site].shape[1:])} for a batch of one; choose e.g. layers/mlp/out"
                     )
+                given = jax.eval_shape(penalty, sites[site].update(dtype=jnp.float32), jnp.int32(0)).shape
+                if given != sites[site].shape[:-1]:
+                    raise QtxError(
+                        f"the penalty {name} gives {list(given)} of the values {list(sites[site].shape)} of {site}: "
+                        f"expected one number per token, {list(sites[site].shape[:-1])}; means are taken of these"
+                    )
 
 
 def _sites(penalty: Penalty, paths: Mapping[str, Any]) -> list[str]:

@@ -11,6 +11,7 @@ import pytest
 from qtx.attention import GATES, VARIANTS, AttentionConfig, MultiHeadAttention, Rows
 from qtx.attention.gates import AllHeadsLinearGate, DenseGate, ElementwiseGate, HeadwiseGate, LinearGate, MlpGate
 from qtx.attention.normalizers import ClippedSoftmax, Sink
+from qtx.attention.parameters import Parameter
 from qtx.foundation.config import flattened, read_section, section
 from qtx.foundation.errors import QtxError
 from qtx.masks import Mask
@@ -180,3 +181,21 @@ def test_parameters_of_normalizers_and_gates_are_on_the_mesh_axes():
 def test_bad_configs_are_refused(options, says):
     with pytest.raises(QtxError, match=says):
         read_section(AttentionConfig, options, "config.model.attention")
+
+
+@pytest.mark.parametrize(
+    ("parameter", "says"),
+    [
+        ({"embedding": Parameter((2,))}, "a gate's parameter is called 'embedding', by which look-up tables are known"),
+        ({"row_scale": Parameter((2,))}, "is called 'row_scale', by which the scales of norms are known"),
+        ({"kernel": Parameter((2, 4), None, ("heads", None, "mlp"))}, "has axes .* for shape .*: too many"),
+    ],
+)
+def test_a_parameter_that_would_be_taken_for_another_is_refused(parameter, says):
+    class Strange(LinearGate):
+        def parameters(self, num_heads, features):
+            return parameter
+
+    layer = MultiHeadAttention(2, AttentionConfig(gate=Strange()), 0.0, 0.02, jnp.float32, True)
+    with pytest.raises(QtxError, match=says):
+        layer.init(jax.random.key(0), jnp.ones((1, 3, 8)))

@@ -165,3 +165,9 @@ def test_a_family_without_a_checkpoint_is_refused_and_nothing_is_written(other, 
 def test_a_config_of_no_family_is_refused():
     with pytest.raises(QtxError, match="OtherConfig is no model family's config"):
         build(OtherConfig(**SHAPE, **TEXT))
+
+
+def test_two_families_with_one_config_are_refused(other, monkeypatch):
+    monkeypatch.setitem(FAMILIES, "again", OTHER)
+    with pytest.raises(QtxError, match="families other and again have the same config, OtherConfig"):
+        build(other)

@@ -13,10 +13,12 @@ from flax import traverse_util
 from qtx.attention import VARIANTS
 from qtx.families import FAMILIES, build
 from qtx.foundation.errors import QtxError
+from qtx.models import BertConfig
 from qtx.quantization import RECIPES, QuantizationConfig, Recipe, Rule, calibrate, make_grid
 from qtx.quantization.calibration import calibration_step
+from qtx.quantization.estimators import RunningMinMax
 from qtx.quantization.plan import weights_of
-from qtx.sites import site_shapes
+from qtx.sites import Site, site_shapes
 
 SMALL = {"num_layers": 2, "width": 16, "num_heads": 2, "mlp_width": 32, "init_std": 0.3}
 OF_FAMILY = {
@@ -300,3 +302,47 @@ def test_a_quantized_model_is_a_pytree_that_jit_takes():
 def test_what_a_normalizer_learns_is_no_weight_wherever_it_is(layer):
     flat = {f"{layer}/normalizer/sinks": np.zeros((1, 2)), f"{layer}/query/kernel": np.zeros((1, 2, 2))}
     assert weights_of(traverse_util.unflatten_dict(flat, sep="/")).keys() == {f"{layer}/query/kernel"}
+
+
+class NoTable(nn.Module):
+    """Adds what is called as embedding tables are, and is none."""
+
+    config: BertConfig
+
+    @nn.compact
+    def __call__(self, batch, *, train=False, step=None):
+        x = nn.Embed(11, 4, name="words")(batch["tokens"])
+        return Site(name="sum")(x + self.param("embedding", nn.initializers.ones, x.shape[1:]))
+
+
+class Outside(nn.Module):
+    config: BertConfig
+
+    @nn.compact
+    def __call__(self, batch, *, train=False, step=None):
+        return NoTable(self.config, name="inner")(batch)
+
+
+def test_a_parameter_that_is_called_as_tables_are_and_is_none_is_refused():
+    batch = {"tokens": np.zeros((2, 3), np.int32)}
+    module = Outside(BertConfig())
+    params = module.init(jax.random.key(0), batch)["params"]
+    recipe = QuantizationConfig(recipe="strict").make_recipe("w8a8", module.config)
+    with pytest.raises(QtxError, match="'inner/embedding' would be quantized where it is looked up, but no nn.Embed"):
+        calibrate(module, params, Recipe((Rule("*", recipe.weights[-1].quantizer),), (Rule("*", None),)), [batch], 1)
+
+
+@dataclasses.dataclass(frozen=True)
+class Turned(RunningMinMax):
+    def result(self, state):
+        minimum, maximum = super().result(state)
+        return maximum, minimum
+
+
+def test_an_estimator_with_its_ends_the_wrong_way_round_is_refused():
+    module, params, batches = make("bert")
+    weight, activation = QuantizationConfig().quantizers("w8a8")
+    turned = dataclasses.replace(activation, estimator=Turned())
+    with pytest.raises(QtxError, match="activation range of 'layers/mlp/out' has a minimum above its maximum"):
+        recipe = Recipe((Rule("*", None),), (Rule("layers/mlp/out", turned), Rule("*", None)))
+        calibrate(module, params, recipe, batches, 3)

@@ -12,11 +12,12 @@ import pytest
 from qtx.attention import VARIANTS
 from qtx.families import FAMILIES, build
 from qtx.foundation.errors import QtxError
-from qtx.layers import dense_product
+from qtx.layers import dense, dense_product
+from qtx.models import BertConfig
 from qtx.quantization import QuantizationConfig, Recipe, Rule, calibrate
 from qtx.quantization.integer import convert
 from qtx.quantization.integer.operands import operands
-from qtx.sites import site_shapes
+from qtx.sites import Site, site_shapes
 
 SMALL = {"num_layers": 1, "width": 16, "num_heads": 2, "mlp_width": 32, "init_std": 0.3}
 OF_FAMILY = {
@@ -313,3 +314,29 @@ def test_the_tables_that_a_head_is_tied_to_are_found_in_the_program(name, tied):
         batch = module.config.example()
     params = nn.unbox(jax.eval_shape(module.init, jax.random.key(0), batch)["params"])
     assert operands(module, params, batch).tied == tied
+
+
+class Strange(nn.Module):
+    """A dense layer that runs twice on tensors of different sizes, and a product that is no dense layer's."""
+
+    config: BertConfig
+
+    @nn.compact
+    def __call__(self, batch, *, train=False, step=None):
+        layer = dense(8, ("embed", "mlp"), 0.5, jnp.float32, "twice")
+        x = layer(nn.LayerNorm(name="norm")(nn.Embed(11, 8, name="entries")(batch["tokens"])))
+        x = layer(Site(name="large")(10 * nn.relu(x)))
+        return nn.Conv(8, (3,), name="convolution")(Site(name="last")(x))
+
+
+def test_a_layer_that_runs_twice_and_a_convolution_stay_in_floating_point():
+    module = Strange(BertConfig(**SMALL, **OF_FAMILY["bert"]))
+    batch = {"tokens": np.random.default_rng(0).integers(0, 11, (4, 6)).astype(np.int32)}
+    params = module.init(jax.random.key(0), batch)["params"]
+    params = nn.unbox(params)
+    weight, activation = QuantizationConfig().quantizers("w8a8")
+    recipe = Recipe((Rule("*bias", None), Rule("*", weight)), (Rule("*", activation),))
+    result = calibrate(module, params, recipe, [batch], 1)
+    model = convert(result)
+    assert {"twice", "convolution"} <= set(model.in_floating_point)
+    np.testing.assert_allclose(model.apply(batch), result.apply(batch), atol=1e-5)

@@ -25,7 +25,7 @@ from qtx.sites import capture
 from qtx.training import MeshConfig, TrainingConfig, fit, read_metrics
 from qtx.training.objectives import Sums
 from qtx.training.penalized import penalty_sums
-from qtx.training.penalties import make_penalties
+from qtx.training.penalties import PENALTIES, Penalty, make_penalties
 from qtx.training.program import make_program
 from qtx.training.sharding import make_mesh, shard_global_batch
 
@@ -383,3 +383,25 @@ def test_a_quantized_model_is_penalized_on_its_rounded_values():
 
 def test_penalties_are_of_every_family():
     assert {type(module) for module in MODULES.values()} == {family.module for family in FAMILIES.values()}
+
+
+@dataclasses.dataclass(frozen=True)
+class Whole(Penalty):
+    """A mean where a number per token is asked for."""
+
+    def __call__(self, x, step):
+        return jnp.abs(x).mean()
+
+
+def test_a_penalty_that_gives_no_number_per_token_is_refused(monkeypatch):
+    monkeypatch.setitem(PENALTIES, "whole", Whole)
+    training = dataclasses.replace(TRAINING, penalties=("whole",))
+    module = MODULES["bert"]
+    with pytest.raises(QtxError, match=r"penalty whole gives \[\] of the values .*: expected one number per token"):
+        make_program(module, training, make_mesh(MeshConfig(1)), make_batch(module))
+
+
+def test_two_penalties_of_one_name_are_refused(monkeypatch):
+    monkeypatch.setitem(PENALTIES, "hinge_2", Whole)
+    with pytest.raises(QtxError, match="two penalties would be called hinge_2"):
+        make_penalties(("hinge_2", "hinge", "hinge"))

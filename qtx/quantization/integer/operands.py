@@ -15,11 +15,11 @@ import jax.extend
 from jax.ad_checkpoint import checkpoint_name
 
 from qtx.layers import Product
-from qtx.quantization.interceptor import SITES_AND_TABLES
-from qtx.quantization.plan import is_table
+from qtx.quantization.plan import SITES_AND_TABLES, is_table
 from qtx.sites import watching
 
 PRODUCTS = (nn.Dense, Product)
+PRODUCT_PRIMITIVES = ("dot_general", "conv_general_dilated", "ragged_dot", "ragged_dot_general")
 MOVES = {
     "reshape", "transpose", "squeeze", "expand_dims", "broadcast_in_dim", "slice", "dynamic_slice", "rev", "copy",
     "sharding_constraint", "optimization_barrier", "name", "stop_gradient",
@@ -127,7 +127,7 @@ class _Trace(NamedTuple):
             here = f"{stack}/{equation.source_info.name_stack}"
             label = equation.params.get("name", "") if name == "name" else ""
             results: list[Any] = [None] * len(equation.outvars)
-            if name == "dot_general":
+            if name in PRODUCT_PRIMITIVES:
                 self.products.add(here)
                 self.tied.update(source.path for source in sources if isinstance(source, _Table))
             elif name == "scan":
@@ -136,14 +136,17 @@ class _Trace(NamedTuple):
                 results = [Source(label.removeprefix("site:"))]
             elif label.startswith("operand:"):
                 _, index, path = label.split(":", 2)
-                self.found[path, int(index)] = sources[0]
+                key = path, int(index)
+                # A module that is called on several tensors has the grid of none of them.
+                self.found[key] = sources[0] if self.found.get(key, sources[0]) == sources[0] else None
                 results = [sources[0]]
             elif name in MOVES or (name == "convert_element_type" and _same_type(equation)):
                 results = [sources[0]] * len(results)
             else:
                 called = [x for x in map(_program, equation.params.values()) if x is not None]
                 for inner in called[:1]:
-                    if len(inner.invars) == len(sources):
+                    # What a loop calls to know when it ends has other results than the loop.
+                    if len(inner.invars) == len(sources) and len(inner.outvars) == len(results):
                         results = self.follow(inner, sources, here)
             known.update(zip(equation.outvars, results, strict=True))
         return [source(x) for x in program.outvars]

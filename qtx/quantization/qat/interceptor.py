@@ -11,8 +11,8 @@ import jax
 
 from qtx.quantization.affine import make_grid
 from qtx.quantization.granularity import Token
-from qtx.quantization.interceptor import SITES_AND_TABLES, counted
-from qtx.quantization.plan import Plan, Planned, Range
+from qtx.quantization.interceptor import counted
+from qtx.quantization.plan import SITES_AND_TABLES, Plan, Planned, Range
 from qtx.quantization.qat.learned_step import fake_quantize_learned, fake_quantize_straight_through
 from qtx.sites import on_sites
 

@@ -33,8 +33,8 @@ from qtx.quantization import exact
 from qtx.quantization.calibration import tables_of
 from qtx.quantization.estimators import MinMax
 from qtx.quantization.granularity import Token
-from qtx.quantization.interceptor import SITES_AND_TABLES, counted
-from qtx.quantization.plan import Planned, flatten, is_table, make_plan, over_layers, quantizers_of
+from qtx.quantization.interceptor import counted
+from qtx.quantization.plan import SITES_AND_TABLES, Planned, flatten, is_table, make_plan, over_layers, quantizers_of
 from qtx.quantization.qat.learned_step import fake_quantize_between
 from qtx.quantization.recipe import Quantizer, Recipe
 from qtx.sites import STACK, on_sites

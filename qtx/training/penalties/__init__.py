@@ -29,7 +29,10 @@ def make_penalties(texts: Sequence[str]) -> dict[str, Penalty]:
             raise QtxError(f"penalties has {text!r}: expected texts, e.g. ('hinge,tau=10,weight=.1',)")
         kind, _ = split_variant(text, KIND)
         earlier = sum(type(other) is PENALTIES.get(kind) for other in penalties.values())
-        penalties[f"{kind}_{earlier + 1}" if earlier else kind] = make_variant(PENALTIES, KIND, text)
+        name = f"{kind}_{earlier + 1}" if earlier else kind
+        if name in penalties:
+            raise QtxError(f"two penalties would be called {name}: rename the kind {name!r}")
+        penalties[name] = make_variant(PENALTIES, KIND, text)
     return penalties
 
 
