@@ -20,7 +20,7 @@ FLAGS = (
     "--xla_force_host_platform_device_count=8 --xla_backend_optimization_level=0 "
     "--xla_cpu_parallel_codegen_split_count=1"
 )
-if version("jaxlib").startswith("0.10."):  # later compilers have no others, and abort at a flag that they do not know
+if version("jaxlib").startswith("0.10."):  # later compilers always use them, and abort at a flag that they do not know
     FLAGS += " --xla_cpu_use_fusion_emitters=false"
 os.environ["XLA_FLAGS"] = f"{os.environ.get('XLA_FLAGS', '')} {FLAGS}".strip()
 
