@@ -208,7 +208,7 @@ def from_record(values: dict[str, Any], where: str) -> ConfigDict:
         told = " ".join(str(error.args[0] if error.args else error).split())[:120]
         raise QtxError(
             f"{where} is not the config of an experiment of this version of qtx ({type(error).__name__}: {told}); if "
-            "its config file registers parts of its own, give that file too: --config=FILE"
+            "its config file registers parts of its own, give what `qtx train` was given: --config=FILE and its flags"
         ) from None
     return config
 

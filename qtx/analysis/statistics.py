@@ -67,6 +67,8 @@ def is_outlier(x: jax.Array, mask: jax.Array | None = None, sigmas: float = OUTL
 
 
 class MeanState(NamedTuple):
+    """The mean so far and the weight that it is of, each with the digits that float32 has no place for."""
+
     mean: Total
     weight: Total
 

@@ -118,9 +118,11 @@ def metrics_of(prepared: Prepared, model: FloatingPoint | Quantized | IntegerMod
 
 @jax.jit
 def model_sums(model: FloatingPoint | Quantized | IntegerModel, batch: dict[str, jax.Array]) -> Sums:
+    """What a model's output says of a batch: loss and correct predictions, or fidelity, as sums."""
     return output_sums(model.apply(batch), batch)
 
 
 @jax.jit
 def model_class_sums(model: FloatingPoint | Quantized | IntegerModel, batch: dict[str, jax.Array]) -> ClassSums:
+    """What a classifier's output says of a batch, its classes one by one too."""
     return class_sums(model.apply(batch), batch["labels"], batch["weights"])

@@ -192,6 +192,7 @@ def _beside(params: Any, state: Any) -> Any:
 
 @functools.partial(jax.jit, static_argnames=("module", "plan", "tables"))
 def calibration_step(module: nn.Module, plan: Plan, tables: Plan, params: Any, state: Any, batch: Any) -> Any:
+    """The `ranges` and `calibration` collections after one more batch, of their `state` before it."""
     with calibrating(plan, tables):
         return exact.apply(module, {"params": params, **state}, batch, mutable=["ranges", "calibration"])[1]
 

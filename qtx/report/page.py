@@ -70,10 +70,12 @@ def paragraph(text: str, kind: str = "") -> str:
 
 
 def heading(text: str, level: int = 2) -> str:
+    """A heading of text, escaped."""
     return f"<h{level}>{escape(text)}</h{level}>"
 
 
 def bullets(items: Sequence[str]) -> str:
+    """A list of texts, escaped."""
     return f"<ul>{''.join(f'<li>{escape(item)}</li>' for item in items)}</ul>"
 
 
@@ -109,6 +111,7 @@ def card(content: str) -> str:
 
 
 def footer(text: str) -> str:
+    """A page's last line of text, escaped."""
     return f"<footer>{escape(text)}</footer>"
 
 

@@ -301,14 +301,26 @@ class TiedElsewhere(nn.Module):
         return dense_product(nn.LayerNorm(name="norm")(x), entries.embedding.T, None)
 
 
+class ReadDirectly(nn.Module):
+    """A table that is read as it is beside its look-ups, which alone are quantized."""
+
+    @nn.compact
+    def __call__(self, batch):
+        entries = nn.Embed(11, 8, name="entries")
+        return entries(batch["tokens"]) + jnp.take(entries.embedding, batch["tokens"] + 1, axis=0)
+
+
+FROM_ELSEWHERE = {"tied": TiedElsewhere, "read directly": ReadDirectly}
+
+
 @pytest.mark.parametrize(
     ("name", "tied"),
     [("bert", {"embeddings/words/embedding"}), ("opt", {"embeddings/words/embedding"}), ("vit", set())]
-    + [("from elsewhere", {"entries/embedding"})],
+    + [(name, {"entries/embedding"}) for name in FROM_ELSEWHERE],
 )
-def test_the_tables_that_a_head_is_tied_to_are_found_in_the_program(name, tied):
-    if name == "from elsewhere":
-        module, batch = TiedElsewhere(), {"tokens": np.zeros((1, 2), np.int32)}
+def test_the_tables_that_more_than_look_ups_read_are_found_in_the_program(name, tied):
+    if name in FROM_ELSEWHERE:
+        module, batch = FROM_ELSEWHERE[name](), {"tokens": np.zeros((1, 2), np.int32)}
     else:
         module = build(FAMILIES[name].config(**SMALL, **OF_FAMILY[name]))
         batch = module.config.example()

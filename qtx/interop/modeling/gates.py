@@ -15,6 +15,7 @@ from qtx.families.attention_weights import OFFICIAL
 
 
 def alpha(gate: LinearGate | MlpGate, own: str) -> str:
+    """The official code's gates: a module of each head's own, `alpha`, on its slice `[B, T, D]` of the input."""
     return f"logits = torch.stack([alpha(x[..., head, :]) for head, alpha in enumerate({own}.alpha)], -2)"
 
 

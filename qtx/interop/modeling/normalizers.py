@@ -37,6 +37,7 @@ return (({n.zeta} - gamma) * softmax(scores, visible) + gamma).clamp(0, 1)
 
 
 def normalized_clipped_softmax(n: NormalizedClippedSoftmax, own: str) -> str:
+    """Of t visible keys, ((t eta - beta) p + beta - eta) / (t - 1), clipped; of one key beta p."""
     return f"""
 beta, eta, probs = {n.beta}, {n.eta}, softmax(scores, visible)
 keys = visible.sum(-1, keepdim=True)
@@ -47,14 +48,17 @@ return torch.where(keys > 1, clipped, beta * probs)
 
 
 def softmax1(n: Softmax1, own: str) -> str:
+    """A softmax with an empty key of logit 0."""
     return with_empty_key("torch.zeros_like(scores[..., :1])", n.empty_weight)
 
 
 def sink(n: Sink, own: str) -> str:
+    """A softmax with an empty key whose logit each head has learned, `sinks` `[H]`."""
     return with_empty_key(f"{own}.sinks.float()[:, None, None].expand_as(scores[..., :1])", n.empty_weight)
 
 
 def with_empty_key(score: str, weight: float) -> str:
+    """A softmax with an empty key of a score `[B, H, T, 1]` and a weight, whose probability is left out."""
     if weight != 1:
         score += f" + {math.log(weight)}" if weight else " - torch.inf"
     return f"""

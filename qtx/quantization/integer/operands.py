@@ -15,7 +15,7 @@ import jax.extend
 from jax.ad_checkpoint import checkpoint_name
 
 from qtx.layers import Product
-from qtx.quantization.plan import SITES_AND_TABLES, is_table
+from qtx.quantization.plan import SITES_AND_TABLES, TABLE, is_table
 from qtx.sites import watching
 
 PRODUCTS = (nn.Dense, Product)
@@ -48,7 +48,7 @@ class Operands(NamedTuple):
     Attributes:
       of: path of each `Dense` and `Product` to the source of each of its operands, None if unknown.
       elsewhere: paths of the modules that multiply without either.
-      tied: paths of the embedding tables that a product multiplies by, a tied head's.
+      tied: paths of the embedding tables that are also used otherwise than by look-ups, as by a tied head.
     """
 
     of: dict[str, tuple[Source | None, ...]]
@@ -66,6 +66,10 @@ class _Table(NamedTuple):
     """An embedding table."""
 
     path: str
+
+    def looked_up_in(self, stack: str) -> bool:
+        """Whether a name stack is that of the `Embed` that has it."""
+        return f"/{self.path.removesuffix(TABLE)}/" in f"/{_without_methods(stack)}/"
 
 
 def operands(module: nn.Module, params: Any, batch: Mapping[str, Any]) -> Operands:
@@ -105,9 +109,13 @@ def operands(module: nn.Module, params: Any, batch: Mapping[str, Any]) -> Operan
 def _module_at(stack: str, modules: Mapping[str, Any]) -> str:
     """The innermost module of a name stack, which begins with the model's name or within the scanned layers, and names
     methods of modules ("module.method") too."""
-    stack = "/".join(part for part in stack.split("/") if "." not in part)
+    stack = _without_methods(stack)
     inside = [path for path in modules if path and f"/{path}/" in f"/{stack}/"]
     return max(inside, key=len, default="")
+
+
+def _without_methods(stack: str) -> str:
+    return "/".join(part for part in stack.split("/") if "." not in part)
 
 
 class _Trace(NamedTuple):
@@ -144,6 +152,8 @@ class _Trace(NamedTuple):
                 results = [sources[0]] * len(results)
             else:
                 called = [x for x in map(_program, equation.params.values()) if x is not None]
+                if not called:
+                    self.tied.update(s.path for s in sources if isinstance(s, _Table) and not s.looked_up_in(here))
                 for inner in called[:1]:
                     # What a loop calls to know when it ends has other results than the loop.
                     if len(inner.invars) == len(sources) and len(inner.outvars) == len(results):
