@@ -43,7 +43,8 @@ def modeling(config: Any, values: Mapping[str, Any]) -> tuple[dict[str, Any], di
     if model_type not in STOCK:
         raise QtxError(
             f"a checkpoint with the model_type {model_type!r} has no code for an attention that is no plain softmax, "
-            f"as {', '.join(STOCK)} have: save the model without its original, as transformers has it"
+            f"as {', '.join(STOCK)} have: save the model without its original, as transformers has it, or enter its "
+            "stock class in qtx.interop.modeling.stock.STOCK"
         )
     if type(attention.normalizer) not in normalizers.NORMALIZERS:
         name = registered_name(NORMALIZERS, type(attention.normalizer))
