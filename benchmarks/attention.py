@@ -28,7 +28,7 @@ OPTIONS: dict[str, dict[str, Any]] = {"clipped_softmax": {"alpha": 4.0}}
 
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("--lengths", nargs="*", type=int, default=[128, 512], help="T (default %(default)s)")
+    parser.add_argument("--lengths", nargs="+", type=int, default=[128, 512], help="T (default %(default)s)")
     parser.add_argument("--tokens", type=int, default=4096, help="B T (default %(default)s)")
     parser.add_argument("--heads", type=int, default=12, help="H; D is 64 (default %(default)s)")
     parser.add_argument("--causal", action="store_true", help="a query sees what is before it")
@@ -36,6 +36,8 @@ def main() -> None:
     parser.add_argument("--repeats", type=int, default=15, help="timed calls of each (default %(default)s)")
     parser.add_argument("--output", type=Path, help="write the numbers to this JSON file too")
     options = parser.parse_args()
+    if min(options.tokens, options.heads, options.repeats, *options.lengths) < 1:
+        parser.error("--lengths, --tokens, --heads and --repeats are counts: expected 1 or more")
     shape = {"tokens": options.tokens, "heads": options.heads, "head_dim": 64, "causal": options.causal}
     result = {"device": jax.devices()[0].device_kind, "dtype": options.dtype, **shape, "ms": {}}
     for length in options.lengths:

@@ -4,8 +4,8 @@ Forward, backward, clipping by the global norm and AdamW, with dropout 0.1, on r
 call by call in turns, after some that do not count, in which memory still grows. Both compute what a user of each gets:
 `BertForMaskedLM` runs its head at every position, qtx at the predicted ones alone. `torch_eager` is a model as
 transformers makes it, with PyTorch's fused attention; `torch_naive` has the attention in single operations, as qtx
-does; `torch_compile` is the first one compiled. Needs torch and transformers beside qtx. Pin it to one core, which both
-then use alone:
+does; `torch_compile` is the first one compiled. Without torch and transformers qtx is timed alone. Pin it to one core,
+which both then use alone:
 
     taskset -c 0 python -m benchmarks.training_step --output=benchmarks/results/training_step.json
 
@@ -21,9 +21,11 @@ the products that the model needs (`qtx.models.flops`), where the chip is known.
 from __future__ import annotations
 
 import argparse
+import importlib.util
 import json
 import os
 import platform
+import sys
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -72,6 +74,11 @@ def main() -> None:
     parser.add_argument("--compile", action="store_true", help="torch.compile too (takes minutes to compile)")
     parser.add_argument("--output", type=Path, help="put the numbers into this JSON file too")
     options = parser.parse_args()
+    if options.repeats < 1 or (options.batch is not None and options.batch < 1):
+        parser.error("--repeats and --batch are counts: expected 1 or more")
+    beside = all(map(importlib.util.find_spec, ("torch", "transformers")))
+    if not beside:
+        print("torch and transformers are not installed: qtx is timed alone (pip install qtx[hf])", file=sys.stderr)
     keep_freed_memory()  # as the command line does; PyTorch gains by it too
     device, cores = jax.devices()[0].device_kind, len(os.sched_getaffinity(0))
     result: dict[str, Any] = {"device": device, "machine": platform.machine(), "cores": cores}
@@ -85,7 +92,9 @@ def main() -> None:
         shape = shape | {"dtype": options.dtype}
         batch = random_batch(family, shape, batch_size)
         module = build(FAMILIES[family].config(**shape, dropout=DROPOUT, attention_dropout=DROPOUT))
-        steps = {"qtx": qtx_step(module, batch), **torch_steps(family, shape, batch, options.compile)}
+        steps = {"qtx": qtx_step(module, batch)}
+        if beside:
+            steps |= torch_steps(family, shape, batch, options.compile)
         interleaved(steps, WARM_UP_STEPS)
         seconds = interleaved(steps, options.repeats)
         row: dict[str, Any] = {"batch": batch_size}
