@@ -10,8 +10,8 @@ encoder, sentence-transformers' all-MiniLM-L6-v2 or any other BERT in Hugging Fa
 
 (Not the built-in one, whose 1,459 pieces are for the documentation of Python.)
 
-Cost: 500 steps, two thirds of an epoch; not measured.
-Expected: not measured.
+Cost: 500 steps, two thirds of an epoch; not measured. 250 steps of 16: half an hour of one busy CPU core.
+Expected: not measured. After 250 steps of 16, on 960 reviews, seed 0: accuracy 82.9 %, W8A8 80.2, W6A6 61.5.
 """
 
 from ml_collections import ConfigDict
