@@ -51,8 +51,10 @@ class Feed:
         self.positions: dict[int, Any] = {}
 
     def close(self) -> None:
-        """Ends what reads ahead."""
-        self._iterator.close()
+        """Ends what reads ahead, if the iterator has a way to."""
+        close = getattr(self._iterator, "close", None)
+        if close is not None:
+            close()
 
     @property
     def position(self) -> Any:

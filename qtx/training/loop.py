@@ -72,8 +72,9 @@ def fit(
     Args:
       module: a qtx model, or another `Trainable`.
       data: has `train(batch_size, seed, process_index, process_count)`, an endless iterator over this process's part of
-        the batches, with `get_state()` and `set_state()` of a position that is the same on every process; and
-        `evaluation(batch_size, process_index, process_count)`, this process's part of the held-out batches.
+        the batches, with `get_state()` and `set_state()` of a position that is the same on every process, and perhaps
+        `close()`; and `evaluation(batch_size, process_index, process_count)`, this process's part of the held-out
+        batches.
       training: the options.
       workdir: the run's folder; created if absent.
       config: what makes this run, of JSON types; kept in the folder and in each checkpoint, and compared when the run
