@@ -18,7 +18,7 @@ from qtx.attention import attention_variant
 from qtx.data import OBJECTIVES, SOURCES, DataConfig
 from qtx.families import FAMILIES
 from qtx.foundation.config import flattened, read_section, section
-from qtx.foundation.errors import QtxError, lookup, unknown
+from qtx.foundation.errors import QtxError, lookup, one_line, unknown
 from qtx.foundation.run_file import run_file
 from qtx.quantization import QuantizationConfig
 from qtx.quantization.earlier import of_this_version
@@ -205,10 +205,10 @@ def from_record(values: dict[str, Any], where: str) -> ConfigDict:
     except QtxError:
         raise
     except (KeyError, TypeError, ValueError, AttributeError) as error:
-        told = " ".join(str(error.args[0] if error.args else error).split())[:120]
+        told = f"{type(error).__name__}: {one_line(error)[:120]}"
         raise QtxError(
-            f"{where} is not the config of an experiment of this version of qtx ({type(error).__name__}: {told}); if "
-            "its config file registers parts of its own, give what `qtx train` was given: --config=FILE and its flags"
+            f"{where} is not the config of an experiment of this version of qtx ({told}); if its config file registers "
+            "parts of its own, give what `qtx train` was given: --config=FILE and its flags"
         ) from None
     return config
 

@@ -18,7 +18,7 @@ from pathlib import Path
 from absl import flags
 from ml_collections import ConfigDict, config_flags
 
-from qtx.foundation.errors import QtxError, lookup, unknown
+from qtx.foundation.errors import QtxError, lookup, one_line, unknown
 from qtx.foundation.run_file import run_file
 
 SHIPPED_CONFIGS = Path(__file__).parents[1] / "configs"
@@ -36,8 +36,6 @@ PLACEHOLDERS = {
 }
 ATTENTION = "model.attention"
 OVERRIDE = re.compile(r"--?(?:no)?config\.([^=]+)")
-# What ml_collections says of a key that is not there: 'a' or Key "a" does not exist ... Did you mean "b" ...
-UNKNOWN_KEY = re.compile(r"""^(?:'(\w+)'|Key "(\w+)" does not exist.*?)(?:\s*Did you mean "(\w+)".*)?$""", re.DOTALL)
 
 
 def parse(
@@ -254,14 +252,3 @@ def load_run_config(workdir: Path, overridden: Container[str] = ()) -> ConfigDic
         for option in set(config.data) - {"source", *EXAMPLE_OPTIONS}:
             config.data[option] = None
     return config
-
-
-def one_line(error: Exception) -> str:
-    """An error's message as one line, in the user's words where ml_collections tells of its insides."""
-    text: object = error
-    while isinstance(text, Exception) and text.args:  # it wraps a KeyError in an AttributeError
-        text = text.args[0]
-    if match := UNKNOWN_KEY.match(str(text)):
-        name, locked_name, near = match.groups()
-        return f"unknown key {name or locked_name!r}" + (f": did you mean {near!r}?" if near else "")
-    return " ".join(str(text).split())

@@ -68,13 +68,14 @@ class Choice:
         """
         result: dict[str, type] = {}
         for name, cls in self.registry.items():
+            kinds = field_types(cls)
             for field in dataclasses.fields(cls):
-                if field_types(cls)[field.name][1] and field.default is not None:
+                option, (kind, optional) = self.prefix + field.name, kinds[field.name]
+                if optional and field.default is not None:
                     raise QtxError(
                         f"option {field.name} of {name!r} may be None and is {field.default!r} by default: None is "
                         "what is not given, so make it the default, or leave it out"
                     )
-            for option, kind in self.options(name).items():
                 if result.setdefault(option, kind) is not kind:
                     raise QtxError(
                         f"option {option} of {name!r} is {kind.__name__}, and {result[option].__name__} of another: "

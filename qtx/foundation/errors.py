@@ -3,10 +3,13 @@
 from __future__ import annotations
 
 import difflib
+import re
 from collections.abc import Iterable, Mapping
 from typing import TypeVar
 
 Entry = TypeVar("Entry")
+# What ml_collections says of a key that is not there: 'a' or Key "a" does not exist ... Did you mean "b" ...
+UNKNOWN_KEY = re.compile(r"""^(?:'(\w+)'|Key "(\w+)" does not exist.*?)(?:\s*Did you mean "(\w+)".*)?$""", re.DOTALL)
 
 
 class QtxError(ValueError):
@@ -31,3 +34,14 @@ def lookup(registry: Mapping[str, Entry], kind: str, name: str) -> Entry:
     if name not in registry:
         raise unknown(kind, name, registry)
     return registry[name]
+
+
+def one_line(error: Exception) -> str:
+    """An error's message as one line, in the user's words where ml_collections tells of its insides."""
+    text: object = error
+    while isinstance(text, Exception) and text.args:  # it wraps a KeyError in an AttributeError
+        text = text.args[0]
+    if match := UNKNOWN_KEY.match(str(text)):
+        name, locked_name, near = match.groups()
+        return f"unknown key {name or locked_name!r}" + (f": did you mean {near!r}?" if near else "")
+    return " ".join(str(text).split())

@@ -20,7 +20,7 @@ from qtx.quantization.basis import Bases
 from qtx.quantization.granularity import Token
 from qtx.quantization.interceptor import calibrating, fake_quantized
 from qtx.quantization.methods import Method, Static
-from qtx.quantization.plan import Plan, Ranges, is_table, make_plan, settled, sites_beside, spread, weights_of
+from qtx.quantization.plan import TABLE, Plan, Ranges, is_table, make_plan, settled, sites_beside, spread, weights_of
 from qtx.quantization.recipe import Recipe, resolve
 from qtx.quantization.weights import weight_ranges
 from qtx.sites import STACK
@@ -200,15 +200,13 @@ def calibration_step(module: nn.Module, plan: Plan, tables: Plan, params: Any, s
 def tables_of(weight_plan: Plan) -> Plan:
     """The look-ups that stand for the embedding tables of a weight plan."""
     return tuple(
-        planned._replace(path=planned.path.removesuffix("/embedding"))
-        for planned in weight_plan
-        if is_table(planned.path)
+        planned._replace(path=planned.path.removesuffix(TABLE)) for planned in weight_plan if is_table(planned.path)
     )
 
 
 def range_collection(activation_ranges: Ranges, weight_ranges: Ranges) -> Any:
     """The `ranges` variable collection: every activation's range, and each embedding table's at its look-up."""
-    tables = {path.removesuffix("/embedding"): r for path, r in weight_ranges.items() if is_table(path)}
+    tables = {path.removesuffix(TABLE): r for path, r in weight_ranges.items() if is_table(path)}
     return traverse_util.unflatten_dict(
         {f"{path}/range": r for path, r in {**activation_ranges, **tables}.items()}, sep="/"
     )

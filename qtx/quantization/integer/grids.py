@@ -11,7 +11,7 @@ from qtx.quantization.basis import basis_of
 from qtx.quantization.calibration import Quantized
 from qtx.quantization.integer.grid import Fields, int8_grid
 from qtx.quantization.integer.operands import Source
-from qtx.quantization.plan import Plan, Ranges, is_table
+from qtx.quantization.plan import TABLE, Plan, Ranges, is_table
 from qtx.sites import STACK
 
 MOST_BITS = 8
@@ -73,7 +73,7 @@ def read_grids(quantized: Quantized) -> Grids:
     """
     weights = _grids("weight", quantized.weight_plan, quantized.weight_ranges)
     sites = _grids("activation", quantized.activation_plan, quantized.activation_ranges)
-    tables = {path.removesuffix("/embedding"): grid for path, grid in weights.items() if is_table(path)}
+    tables = {path.removesuffix(TABLE): grid for path, grid in weights.items() if is_table(path)}
     return Grids(sites | tables, weights)
 
 
