@@ -31,13 +31,6 @@ def documented(page):
     return found
 
 
-def documented_in_pytorch(name):
-    """The line of PyTorch that a page of the documentation gives for a class."""
-    text = (ROOT / "docs" / "adding-a-variant.md").read_text(encoding="utf-8")
-    (line,) = re.findall(rf"^    {name}: (lambda .*),$", text, re.MULTILINE)
-    return eval(line)
-
-
 @dataclasses.dataclass(frozen=True)
 class Shrunk(Static):
     """Rounds the weights times a factor."""

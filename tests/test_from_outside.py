@@ -23,7 +23,6 @@ from qtx.data.text import Document
 from qtx.experiment import read
 from qtx.families import FAMILIES
 from qtx.foundation.errors import QtxError
-from qtx.interop.modeling import gates, normalizers
 from qtx.masks import Mask
 from qtx.quantization.estimators import ESTIMATORS
 from qtx.quantization.granularity import GRANULARITIES
@@ -33,7 +32,7 @@ from qtx.training import read_metrics
 from qtx.training.optimizer import OPTIMIZERS
 from qtx.training.penalties import PENALTIES
 from qtx.training.schedules import SCHEDULES
-from tests.strangers import Shrunk, Whole, Widened, careful, documented, documented_in_pytorch, root, signs
+from tests.strangers import Shrunk, Whole, Widened, careful, documented, root, signs
 
 NANO = Path(__file__).with_name("nano_config.py")
 DOCUMENTED = documented("adding-a-variant.md")
@@ -46,8 +45,6 @@ def strangers(monkeypatch):
     for registry, name, entry in (
         (NORMALIZERS, "temperature", DOCUMENTED["Temperature"]),
         (GATES, "diagonal", DOCUMENTED["DiagonalGate"]),
-        (normalizers.NORMALIZERS, DOCUMENTED["Temperature"], documented_in_pytorch("Temperature")),
-        (gates.GATES, DOCUMENTED["DiagonalGate"], documented_in_pytorch("DiagonalGate")),
         (PENALTIES, "kurtosis", DOCUMENTED["Kurtosis"]),
         (METHODS, "shrunk", Shrunk),
         (ESTIMATORS, "widened", Widened),

@@ -86,6 +86,21 @@ class PerHeadGate(Gate, abc.ABC):
         """Gate logits `[B, T, H, 1]`, one for a head, or `[B, T, H, D]`, one for each of its dimensions, from the input
         split into heads, `x` `[B, T, H, D]`."""
 
+    def pytorch(self, own: str) -> str:
+        """The same in PyTorch (`qtx.interop.modeling`): the lines that make `logits` `[B, T, HEADS, 1 or HEAD_DIM]` of
+        `x` `[B, T, HEADS, HEAD_DIM]`. A class says its own: a base class's are not taken for it.
+
+        Args:
+          own: what its parameters come after: an official gate's `f"{own}.alpha"`, a module for each head
+            (`qtx.families.attention_weights`); another's `f"{own}.gate_predictor"`, a dictionary by their names.
+        """
+        raise NotImplementedError
+
+
+def module_per_head(own: str) -> str:
+    """The lines of the paper's gates: each head's own module on its slice of the input."""
+    return f"logits = torch.stack([alpha(x[..., head, :]) for head, alpha in enumerate({own}.alpha)], -2)"
+
 
 class DenseGate(Gate, abc.ABC):
     """A gate that sees the whole input, by one dense layer, which is split over devices, rounded by GPTQ and run on

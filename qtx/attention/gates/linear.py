@@ -6,7 +6,7 @@ import dataclasses
 
 import jax.numpy as jnp
 
-from qtx.attention.gates.base import PerHeadGate, bias_of
+from qtx.attention.gates.base import PerHeadGate, bias_of, module_per_head
 from qtx.attention.parameters import Parameter
 
 
@@ -19,3 +19,6 @@ class LinearGate(PerHeadGate):
 
     def __call__(self, parameters, x):
         return (jnp.einsum("bthd,hd->bth", x, parameters["kernel"]) + parameters["bias"])[..., None]
+
+    def pytorch(self, own):
+        return module_per_head(own)

@@ -7,7 +7,7 @@ import dataclasses
 import jax
 import jax.numpy as jnp
 
-from qtx.attention.gates.base import PerHeadGate, bias_of
+from qtx.attention.gates.base import PerHeadGate, bias_of, module_per_head
 from qtx.attention.parameters import Parameter
 from qtx.foundation.errors import QtxError
 
@@ -42,3 +42,6 @@ class MlpGate(PerHeadGate):
         hidden = jnp.einsum("bthd,hdn->bthn", x, parameters["hidden_kernel"]) + parameters["hidden_bias"]
         logits = jnp.einsum("bthn,hn->bth", jax.nn.relu(hidden), parameters["kernel"]) + parameters["bias"]
         return logits[..., None]
+
+    def pytorch(self, own):
+        return module_per_head(own)

@@ -92,6 +92,19 @@ class Normalizer(abc.ABC):
           rows: what each row sees.
         """
 
+    def pytorch(self, own: str) -> str:
+        """The same in PyTorch, fully trained, for a checkpoint that `transformers` loads (`qtx.interop.modeling`): the
+        lines of a method `normalize(self, scores, visible)`.
+
+        `scores` are `[B, HEADS, T, S]`, scaled, float32, and anything where a query does not see a key; `visible` is
+        True where it does, and broadcasts to them. The lines may call `softmax(scores, visible)`, which is 0 where a
+        key is not seen, as what they return must be. A class says its own: a base class's are not taken for it.
+
+        Args:
+          own: what the names of its parameters come after: `f"{own}.sinks"`.
+        """
+        raise NotImplementedError
+
 
 class SoftmaxLike(Normalizer):
     """finish(exp(x_i) / (exp(empty) + sum_j exp(x_j))): a softmax over the visible keys and perhaps one more, which has
@@ -116,6 +129,9 @@ class SoftmaxLike(Normalizer):
 @dataclasses.dataclass(frozen=True)
 class Softmax(SoftmaxLike):
     """The vanilla softmax."""
+
+    def pytorch(self, own):
+        return "return softmax(scores, visible)"
 
 
 def softmax(scores: jax.Array, visible: jax.Array | None = None, empty: jax.Array | None = None) -> jax.Array:

@@ -74,3 +74,14 @@ class ClippedSoftmax(SoftmaxLike):
             gamma = -self.alpha_visible / jnp.maximum(rows.mask.visible(), 1)
         gamma = gamma * self.grown(rows)
         return jnp.clip((self.zeta - gamma) * probs + gamma, 0.0, 1.0)
+
+    def pytorch(self, own):
+        gamma = str(self.gamma)
+        if self.alpha is not None:
+            gamma = f"-{self.alpha} / scores.shape[-1]"
+        elif self.alpha_visible is not None:
+            gamma = f"-{self.alpha_visible} / visible.sum(-1, keepdim=True).clamp(min=1)"
+        return f"""
+gamma = {gamma}
+return (({self.zeta} - gamma) * softmax(scores, visible) + gamma).clamp(0, 1)
+"""

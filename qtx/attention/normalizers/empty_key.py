@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import dataclasses
+import math
 from typing import Any
 
 import jax.numpy as jnp
@@ -39,3 +40,12 @@ class WithEmptyKey(SoftmaxLike):
     def log_weight(self, rows: Rows) -> Any:
         """log(w), of a row's step; -inf: there is no empty key yet."""
         return jnp.log(self.empty_weight * self.grown(rows))
+
+    def with_empty_key(self, score: str) -> str:
+        """In PyTorch, with an empty key of a score `[B, H, T, 1]`, whose probability is left out."""
+        if self.empty_weight != 1:
+            score += f" + {math.log(self.empty_weight)}" if self.empty_weight else " - torch.inf"
+        return f"""
+scores = torch.cat([scores, {score}], -1)
+return softmax(scores, nn.functional.pad(visible, (0, 1), value=True))[..., :-1]
+"""

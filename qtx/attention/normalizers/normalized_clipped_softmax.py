@@ -50,3 +50,12 @@ class NormalizedClippedSoftmax(SoftmaxLike):
         others = jnp.maximum(keys - 1, 1)
         several = jnp.clip((keys * eta - self.beta) / others * probs + (self.beta - eta) / others, 0.0, 1.0)
         return jnp.where(keys > 1, several, self.beta * probs)
+
+    def pytorch(self, own):
+        return f"""
+beta, eta, probs = {self.beta}, {self.eta}, softmax(scores, visible)
+keys = visible.sum(-1, keepdim=True)
+others = (keys - 1).clamp(min=1)
+clipped = ((keys * eta - beta) / others * probs + (beta - eta) / others).clamp(0, 1)
+return torch.where(keys > 1, clipped, beta * probs)
+"""

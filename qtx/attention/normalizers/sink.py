@@ -27,3 +27,6 @@ class Sink(WithEmptyKey):
 
     def empty(self, parameters, rows):
         return parameters["sinks"][:, None, None] + self.log_weight(rows)
+
+    def pytorch(self, own):
+        return self.with_empty_key(f"{own}.sinks.float()[:, None, None].expand_as(scores[..., :1])")

@@ -19,3 +19,6 @@ class Softmax1(WithEmptyKey):
 
     def empty(self, parameters, rows):
         return self.log_weight(rows)
+
+    def pytorch(self, own):
+        return self.with_empty_key("torch.zeros_like(scores[..., :1])")

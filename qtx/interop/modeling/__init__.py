@@ -14,7 +14,6 @@ from qtx.attention import GATES, NORMALIZERS, AttentionConfig
 from qtx.attention.gates import DenseGate
 from qtx.foundation.config import registered_name
 from qtx.foundation.errors import QtxError
-from qtx.interop.modeling import gates, normalizers
 from qtx.interop.modeling.file import rendered
 from qtx.interop.modeling.stock import STOCK
 
@@ -46,15 +45,16 @@ def modeling(config: Any, values: Mapping[str, Any]) -> tuple[dict[str, Any], di
             f"as {', '.join(STOCK)} have: save the model without its original, as transformers has it, or enter its "
             "stock class in qtx.interop.modeling.stock.STOCK"
         )
-    if type(attention.normalizer) not in normalizers.NORMALIZERS:
-        name = registered_name(NORMALIZERS, type(attention.normalizer))
-        raise _unknown("normalizer", name, "normalizers.NORMALIZERS")
-    if gate is not None and type(gate) not in gates.GATES and not isinstance(gate, DenseGate):
-        raise _unknown("gate", registered_name(GATES, type(gate)), "gates.GATES")
+    _check_known("normalizer", attention.normalizer, NORMALIZERS)
+    if gate is not None and not isinstance(gate, DenseGate):
+        _check_known("gate", gate, GATES)
     names = {auto: f"{FILE.removesuffix('.py')}.{name}" for auto, name in STOCK[model_type].classes.items()}
     code = rendered(config, STOCK[model_type], model_type, REFUSED)
     return {**values, **dict(zip(KEYS, (REFUSED, names), strict=True))}, {FILE: code.encode()}
 
 
-def _unknown(kind: str, name: str, table: str) -> QtxError:
-    return QtxError(f"{kind} {name!r} is not known in PyTorch: give it an entry in qtx.interop.modeling.{table}")
+def _check_known(kind: str, entry: Any, registry: Mapping[str, type]) -> None:
+    # What a base class computes may not be what this one does.
+    if "pytorch" not in vars(type(entry)):
+        name = registered_name(registry, type(entry))
+        raise QtxError(f"{kind} {name!r} is not known in PyTorch: give {type(entry).__name__} a method `pytorch`")

@@ -9,7 +9,6 @@ from typing import Any
 from qtx.attention import attention_text
 from qtx.foundation.errors import QtxError
 from qtx.interop.modeling import gates
-from qtx.interop.modeling.normalizers import NORMALIZERS
 from qtx.interop.modeling.stock import Stock
 
 FILE = '''\
@@ -111,7 +110,7 @@ def _methods(config: Any, stock: Stock) -> Iterator[str]:
         yield "    super().__init__(*args, **kwargs)"
         yield _lines(1, learned) + "\n"
     yield from _forward(config, stock)
-    yield NORMALIZE + _lines(1, [NORMALIZERS[type(normalizer)](normalizer, stock.own)])
+    yield NORMALIZE + _lines(1, [normalizer.pytorch(stock.own)])
     if gate is not None:
         factor = "" if gate.scale == 1 else f"{gate.scale} * "
         openness = f"return {factor}torch.sigmoid(logits.float()).to(x.dtype)"

@@ -1,26 +1,13 @@
-"""What gates compute, in PyTorch: for each that sees every head apart the lines that make `logits`,
-`[B, T, HEADS, 1 or HEAD_DIM]`, of `x`, `[B, T, HEADS, HEAD_DIM]`.
+"""Gates in PyTorch: what they learn, and how it makes `logits`.
 
 Parameters have the names that `qtx.families.attention_weights` gives them, after `own`: an official gate's are `alpha`,
-another's `gate_predictor`, a dictionary by the parameters' names. A gate that is one dense layer needs no lines.
+another's `gate_predictor`, a dictionary by the parameters' names. A gate that sees every head apart says its own lines.
 """
 
 from __future__ import annotations
 
-from collections.abc import Callable
-from typing import Any
-
 from qtx.attention.gates import DenseGate, Gate, LinearGate, MlpGate, PerHeadGate
 from qtx.families.attention_weights import OFFICIAL
-
-
-def alpha(gate: LinearGate | MlpGate, own: str) -> str:
-    """The official code's gates: a module of each head's own, `alpha`, on its slice `[B, T, D]` of the input."""
-    return f"logits = torch.stack([alpha(x[..., head, :]) for head, alpha in enumerate({own}.alpha)], -2)"
-
-
-GATES: dict[type[PerHeadGate], Callable[[Any, str], str]] = {LinearGate: alpha, MlpGate: alpha}
-"""By class. A new gate is a line here too, unless it is a `DenseGate`."""
 
 
 def parameters(gate: Gate, own: str, heads: int, head_dim: int) -> str:
@@ -44,7 +31,7 @@ def logits(gate: Gate, own: str) -> str:
     if isinstance(gate, DenseGate):
         return f"logits = {_dense(gate, own)}(x).unflatten(-1, (HEADS, -1))"
     assert isinstance(gate, PerHeadGate)
-    return f"x = x.unflatten(-1, (HEADS, HEAD_DIM))\n{GATES[type(gate)](gate, own)}"
+    return f"x = x.unflatten(-1, (HEADS, HEAD_DIM))\n{gate.pytorch(own)}"
 
 
 def _dense(gate: DenseGate, own: str) -> str:
