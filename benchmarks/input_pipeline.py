@@ -25,7 +25,7 @@ from typing import Any
 import jax
 
 from configs import tiny_bert
-from qtx.data import Data, DataConfig, load, prepare
+from qtx.data import Data, DataConfig, load, prepare_data
 from qtx.data.sources import ImageCorpus, TextCorpus
 from qtx.experiment import read
 from qtx.pipeline.train import train
@@ -61,7 +61,7 @@ def measure_text(corpus: Path, tokenizers: Path, folder: Path) -> dict[str, floa
                 data_dir=str(folder),
             )
         )
-        (written,) = prepare(config, objective)
+        (written,) = prepare_data(config, objective)
         tokens = sum(state["tokens"] for state in written.splits.values())
         found[f"{objective} prepare, tokens/s"] = tokens / (written.seconds or 0)
         found[f"{objective} read, tokens/s"] = LENGTH * rows_per_second(load(config, objective), BATCHES)

@@ -15,7 +15,7 @@ from pathlib import Path
 from typing import Any
 
 from qtx.cli.main import main as qtx
-from qtx.pipeline.measurements import FLOATING_POINT, read
+from qtx.pipeline.measurements import FLOATING_POINT, read_measurements
 from qtx.training import RunFolder
 
 FOLDER = Path("runs/demo")
@@ -115,7 +115,7 @@ def measured(run: Path, estimator: str | None = None) -> dict[str, Any]:
     scheme = FLOATING_POINT if estimator is None else "w8a8"
     found = [
         one["values"]
-        for one in read(RunFolder(run))["measurements"]
+        for one in read_measurements(RunFolder(run))["measurements"]
         if one["scheme"] == scheme and (estimator is None or one["options"]["weight_estimator"] == estimator)
     ]
     return found[-1] if found else {}

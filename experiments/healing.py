@@ -41,7 +41,7 @@ from qtx.pipeline.start import config_of
 from qtx.pipeline.trained import prepare_run, restore_run
 from qtx.quantization import QuantizationConfig, Quantized, calibrate
 from qtx.sites import capture
-from qtx.training.distillation import cosine, relative_error
+from qtx.training.distillation import cosine_similarity, relative_error
 from qtx.training.run_folder import TOKENIZER_OPTIONS
 
 LENGTHS = (32, 128, 512)
@@ -120,7 +120,7 @@ def compared(model: Model, of_batches: Sequence[Batch], targets: Sequence[dict[s
         found = outputs(model, batch)
         real = token_mask(batch, batch["tokens"].shape[1])[..., None]
         errors.extend(np.asarray(relative_error(found["hidden"], target["hidden"], real)))
-        cosines.extend(np.asarray(cosine(found["embedding"], target["embedding"])))
+        cosines.extend(np.asarray(cosine_similarity(found["embedding"], target["embedding"])))
         largest = {name: max(value, float(found[name])) for name, value in largest.items()}
     return {"cosine": float(np.mean(cosines)), "error": float(np.mean(errors)), **largest}
 

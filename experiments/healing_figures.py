@@ -20,7 +20,7 @@ from matplotlib.figure import Figure
 from experiments.bad_input import told_in_a_line
 from qtx.analysis import Analysis, load_analysis
 from qtx.foundation.errors import QtxError
-from qtx.pipeline.measurements import read
+from qtx.pipeline.measurements import read_measurements
 from qtx.report import plots
 from qtx.report.style import SERIES
 from qtx.training import RunFolder
@@ -31,7 +31,7 @@ OUTPUTS = "layers/mlp/out"
 
 def ladder(folder: Path) -> dict[str, list[float]]:
     """Fidelity in floating point and at each scheme, most bits first, as measured last."""
-    measured = read(RunFolder(folder))["measurements"]
+    measured = read_measurements(RunFolder(folder))["measurements"]
     if not measured:
         raise QtxError(f"{folder} has no measurements: run `qtx quantize --workdir={folder}` first")
     found = {one["scheme"]: [one["values"]["fidelity"]] for one in measured if one.get("method") in (None, "static")}
@@ -46,7 +46,7 @@ def figures(
     """File name to figure."""
     growth = {name: [analysis.inf_norms[OUTPUTS]] for name, analysis in analyses.items()}
     drawn = {
-        "growth.png": plots.per_layer(growth, "largest feed-forward output"),
+        "growth.png": plots.over_layers(growth, "largest feed-forward output"),
         "ladder.png": plots.bit_ladder(ladders, "fidelity"),
     }
     for index, (name, analysis) in enumerate(analyses.items()):

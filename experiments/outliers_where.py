@@ -19,7 +19,7 @@ import jax
 import numpy as np
 from rich.console import Console
 
-from qtx.analysis.capture import FloatingPoint, capture, measured_sites
+from qtx.analysis.capture import FloatingPoint, measured_sites, values_at
 from qtx.cli.flags import load_run_config
 from qtx.experiment import read
 from qtx.foundation.console import say
@@ -41,7 +41,7 @@ def tensors(workdir: Path) -> tuple[dict[str, np.ndarray], np.ndarray, np.ndarra
     prepared, _ = prepare_run(read(load_run_config(workdir)), workdir, names_data=False)
     model = FloatingPoint(prepared.module, restore_run(prepared, workdir).floating_point)
     sites = measured_sites(prepared.module).tensors
-    held_of = jax.jit(lambda batch: capture(model, batch, {*sites, PROBABILITIES}))
+    held_of = jax.jit(lambda batch: values_at(model, batch, {*sites, PROBABILITIES}))
     values, tokens, dead, rows = collections.defaultdict(list), [], 0.0, 0.0
     for batch in prepared.evaluation():
         held = jax.device_get(held_of(batch))

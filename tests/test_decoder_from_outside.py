@@ -19,7 +19,7 @@ import pytest
 
 from qtx.analysis import analyse, attention_health
 from qtx.analysis.capture import FloatingPoint as Analysed
-from qtx.analysis.capture import capture
+from qtx.analysis.capture import values_at
 from qtx.attention import MultiHeadAttention, Rows, attention_variant
 from qtx.cli.main import main
 from qtx.families import FAMILIES, Family, MeasuredSites
@@ -290,7 +290,7 @@ def test_a_comparison_of_it_is_reported(run, tmp_path):
 def test_statistics_of_heads_read_the_values_that_each_head_reads():
     module, params, batch = make("softmax")
     analysis, sites = analyse(module, params, [batch]), ("layers/attention/probs", "layers/attention/value")
-    probs, value = jax.jit(lambda m, b: capture(m, b, sites))(Analysed(module, params), batch).values()
+    probs, value = jax.jit(lambda m, b: values_at(m, b, sites))(Analysed(module, params), batch).values()
     drain = np.zeros((4, 2, 4))  # example, layer, head
     for example, layer, head in np.ndindex(drain.shape):
         real = int(batch["mask"][example].sum())

@@ -12,7 +12,7 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
-from qtx.analysis.capture import FloatingPoint, Model, capture, measured_sites
+from qtx.analysis.capture import FloatingPoint, Model, measured_sites, values_at
 from qtx.analysis.head_map import HeadMap, head_map
 from qtx.analysis.heads import HEAD_SITES, by_head, head_statistics, visible_keys
 from qtx.analysis.metrics import initial_norms, summary, update_norms
@@ -148,14 +148,14 @@ def histogram_sites(model: Model) -> tuple[str, ...]:
 
 
 def _captured(model: Model, batch: dict[str, Any]) -> dict[str, jax.Array]:
-    return capture(model, batch, {*measured_sites(model.module).tensors, *HEAD_SITES})
+    return values_at(model, batch, {*measured_sites(model.module).tensors, *HEAD_SITES})
 
 
 @jax.jit
 def _histogram_ranges(model: FloatingPoint, batch: dict[str, Any]) -> dict[str, jax.Array]:
     """Fixed ends for all batches, from the first: `[L, 2]`."""
     ranges = {}
-    for site, x in capture(model, batch, histogram_sites(model)).items():
+    for site, x in values_at(model, batch, histogram_sites(model)).items():
         x = x.reshape(len(x), -1).astype(jnp.float32)
         low, lower, median, upper, high = jnp.percentile(x, jnp.array([0.0, 25.0, 50.0, 75.0, 100.0]), axis=1)
         bulk = 4 * jnp.maximum(upper - lower, 1e-6) / QUARTILES_APART
@@ -218,7 +218,7 @@ def _update(model: FloatingPoint, state: Any, ranges: dict[str, jax.Array], batc
 
 @jax.jit
 def _update_histograms(model: Model, counts: dict[str, jax.Array], ranges: dict[str, jax.Array], batch: Any) -> Any:
-    values = capture(model, batch, histogram_sites(model))
+    values = values_at(model, batch, histogram_sites(model))
     return _counted(counts, values, ranges, token_mask(batch, next(iter(values.values())).shape[2]))
 
 

@@ -38,7 +38,7 @@ Model = FloatingPoint | Quantized
 """What can be analysed. Both are pytrees whose module is static: pass them to compiled functions as arguments."""
 
 
-def capture(model: Model, batch: Batch, paths: Collection[str], step: Any = None) -> dict[str, jax.Array]:
+def values_at(model: Model, batch: Batch, paths: Collection[str], step: Any = None) -> dict[str, jax.Array]:
     """Runs the model and returns what its sites held, each with a leading layer axis. To be called under `jax.jit`.
 
     A site that the model does not have (such as `layers/attention/gate` without a gate) is left out.

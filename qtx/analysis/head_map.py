@@ -10,7 +10,7 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
-from qtx.analysis.capture import FloatingPoint, capture
+from qtx.analysis.capture import FloatingPoint, values_at
 from qtx.analysis.heads import HEAD_SITES, by_head
 from qtx.masks import token_mask
 
@@ -65,7 +65,7 @@ def head_map(
 @jax.jit
 def _first_example(model: FloatingPoint, batch: dict[str, Any], layer: jax.Array, head: jax.Array) -> dict[str, Any]:
     batch = {name: x[:1] for name, x in batch.items()}
-    heads = {name: x[layer, 0] for name, x in by_head(capture(model, batch, HEAD_SITES)).items()}
+    heads = {name: x[layer, 0] for name, x in by_head(values_at(model, batch, HEAD_SITES)).items()}
     result = {
         "probs": heads["probs"][head],
         "mask": token_mask(batch, heads["probs"].shape[-1])[0],

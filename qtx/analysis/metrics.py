@@ -10,7 +10,7 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
-from qtx.analysis.capture import FloatingPoint, Model, capture, measured_sites
+from qtx.analysis.capture import FloatingPoint, Model, measured_sites, values_at
 from qtx.analysis.heads import HEAD_SITES, by_head, head_statistics, visible_keys
 from qtx.analysis.statistics import MeanState, infinity_norm, kurtosis, per_layer, weighted_mean
 from qtx.foundation.batch import Batch
@@ -140,13 +140,13 @@ def summary(module: nn.Module, state: NormState) -> dict[str, Any]:
 
 @jax.jit
 def _update(model: FloatingPoint, state: NormState, batch: dict[str, Any]) -> NormState:
-    return update_norms(state, capture(model, batch, measured_sites(model.module).tensors), sample_mask(batch))
+    return update_norms(state, values_at(model, batch, measured_sites(model.module).tensors), sample_mask(batch))
 
 
 @jax.jit
 def _health(model: Model, batch: dict[str, Any], step: Any) -> dict[str, jax.Array]:
     sites = measured_sites(model.module)
-    values = capture(model, batch, {*sites.tensors, *HEAD_SITES}, step)
+    values = values_at(model, batch, {*sites.tensors, *HEAD_SITES}, step)
     heads = by_head(values)
     mask = token_mask(batch, heads["probs"].shape[-1])
     visible = visible_keys(batch, mask, model.module.config.causal)

@@ -48,7 +48,7 @@ class Observation:
     shown: dict[str, np.ndarray]
 
 
-def observe(model: FloatingPoint, batches: Sequence[Batch]) -> Observation:
+def observe_model(model: FloatingPoint, batches: Sequence[Batch]) -> Observation:
     """Runs a model over batches of one static shape; examples that pad the last batch are left out."""
     shapes = site_shapes(model.module, model.params, batches[0])
     paths = tuple(path for path in shapes if path not in NO_FEATURES and not path.startswith(HEAD))

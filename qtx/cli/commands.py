@@ -16,8 +16,7 @@ from qtx.analysis.diagnosis import save_diagnosis
 from qtx.analysis.sensitivity import HEADER, save_sweep, table_rows
 from qtx.attention import attention_text
 from qtx.cli.summary import print_summary
-from qtx.data import OBJECTIVES
-from qtx.data import prepare as prepare_data
+from qtx.data import OBJECTIVES, prepare_data
 from qtx.data.prepared.summary import describe
 from qtx.experiment import Experiment, record
 from qtx.foundation.console import say

@@ -1,6 +1,6 @@
 """Data: sources, objectives, tokenizers, packing, masking, and the Grain pipelines that make batches of them."""
 
-from qtx.data.config import DataConfig, load, prepare
+from qtx.data.config import DataConfig, load, prepare_data
 from qtx.data.dataset import Data
 from qtx.data.objectives import OBJECTIVES
 from qtx.data.sources import SOURCES
@@ -16,5 +16,5 @@ __all__ = [
     "TextTokenizer",
     "load",
     "load_tokenizer",
-    "prepare",
+    "prepare_data",
 ]

@@ -65,7 +65,7 @@ def load(config: DataConfig, objective: str) -> Data:
     return _serving(config, objective).load(objective)
 
 
-def prepare(config: DataConfig, objective: str) -> list[Written]:
+def prepare_data(config: DataConfig, objective: str) -> list[Written]:
     """Makes the datasets on disk that `load` reads, unless they are there.
 
     Raises:

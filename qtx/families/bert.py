@@ -7,7 +7,7 @@ from typing import Any
 
 from qtx.families.checkpoint import Checkpoint, first_length, labels
 from qtx.families.family import Family, MeasuredSites
-from qtx.families.weights import Weight, dense, layer_norm
+from qtx.families.weights import Weight, dense_weights, layer_norm_weights
 from qtx.models import Bert, BertConfig
 
 LAYER = "bert.encoder.layer.{layer}"
@@ -16,23 +16,23 @@ WEIGHTS = [
     Weight("bert.embeddings.word_embeddings.weight", "embeddings/words/embedding"),
     Weight("bert.embeddings.position_embeddings.weight", "embeddings/positions/embedding"),
     Weight("bert.embeddings.token_type_embeddings.weight", "embeddings/token_types/embedding"),
-    *layer_norm("bert.embeddings.LayerNorm", "embeddings/norm"),
-    *dense(f"{LAYER}.attention.self.query", "layers/attention/query"),
-    *dense(f"{LAYER}.attention.self.key", "layers/attention/key"),
-    *dense(f"{LAYER}.attention.self.value", "layers/attention/value"),
-    *dense(f"{LAYER}.attention.output.dense", "layers/attention/out"),
-    *layer_norm(f"{LAYER}.attention.output.LayerNorm", "layers/attention_norm"),
-    *dense(f"{LAYER}.intermediate.dense", "layers/mlp/in"),
-    *dense(f"{LAYER}.output.dense", "layers/mlp/out"),
-    *layer_norm(f"{LAYER}.output.LayerNorm", "layers/mlp_norm"),
+    *layer_norm_weights("bert.embeddings.LayerNorm", "embeddings/norm"),
+    *dense_weights(f"{LAYER}.attention.self.query", "layers/attention/query"),
+    *dense_weights(f"{LAYER}.attention.self.key", "layers/attention/key"),
+    *dense_weights(f"{LAYER}.attention.self.value", "layers/attention/value"),
+    *dense_weights(f"{LAYER}.attention.output.dense", "layers/attention/out"),
+    *layer_norm_weights(f"{LAYER}.attention.output.LayerNorm", "layers/attention_norm"),
+    *dense_weights(f"{LAYER}.intermediate.dense", "layers/mlp/in"),
+    *dense_weights(f"{LAYER}.output.dense", "layers/mlp/out"),
+    *layer_norm_weights(f"{LAYER}.output.LayerNorm", "layers/mlp_norm"),
 ]
 OF_HEADS = {
     "mlm": [
-        *dense("cls.predictions.transform.dense", "head/transform"),
-        *layer_norm("cls.predictions.transform.LayerNorm", "head/norm"),
+        *dense_weights("cls.predictions.transform.dense", "head/transform"),
+        *layer_norm_weights("cls.predictions.transform.LayerNorm", "head/norm"),
         Weight("cls.predictions.bias", "head/bias"),
     ],
-    "classification": [*dense("bert.pooler.dense", "head/pooler"), *dense("classifier", "head/logits")],
+    "classification": [*dense_weights("bert.pooler.dense", "head/pooler"), *dense_weights("classifier", "head/logits")],
     "none": [],
 }
 

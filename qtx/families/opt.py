@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from qtx.families.checkpoint import Checkpoint
 from qtx.families.family import Family, MeasuredSites
-from qtx.families.weights import KERNEL, Weight, dense, layer_norm
+from qtx.families.weights import KERNEL, Weight, dense_weights, layer_norm_weights
 from qtx.models import Opt, OptConfig
 
 LAYER = "model.decoder.layers.{layer}"
@@ -20,15 +20,15 @@ def weights(config: OptConfig) -> list[Weight]:
     return [
         Weight("model.decoder.embed_tokens.weight", "embeddings/words/embedding"),
         Weight("model.decoder.embed_positions.weight", "embeddings/positions/embedding"),
-        *dense(f"{LAYER}.self_attn.q_proj", "layers/attention/query"),
-        *dense(f"{LAYER}.self_attn.k_proj", "layers/attention/key"),
-        *dense(f"{LAYER}.self_attn.v_proj", "layers/attention/value"),
-        *dense(f"{LAYER}.self_attn.out_proj", "layers/attention/out"),
-        *layer_norm(f"{LAYER}.self_attn_layer_norm", "layers/attention_norm"),
-        *dense(f"{LAYER}.fc1", "layers/mlp/in"),
-        *dense(f"{LAYER}.fc2", "layers/mlp/out"),
-        *layer_norm(f"{LAYER}.final_layer_norm", "layers/mlp_norm"),
-        *(layer_norm("model.decoder.final_layer_norm", "final_norm") if config.pre_norm else []),
+        *dense_weights(f"{LAYER}.self_attn.q_proj", "layers/attention/query"),
+        *dense_weights(f"{LAYER}.self_attn.k_proj", "layers/attention/key"),
+        *dense_weights(f"{LAYER}.self_attn.v_proj", "layers/attention/value"),
+        *dense_weights(f"{LAYER}.self_attn.out_proj", "layers/attention/out"),
+        *layer_norm_weights(f"{LAYER}.self_attn_layer_norm", "layers/attention_norm"),
+        *dense_weights(f"{LAYER}.fc1", "layers/mlp/in"),
+        *dense_weights(f"{LAYER}.fc2", "layers/mlp/out"),
+        *layer_norm_weights(f"{LAYER}.final_layer_norm", "layers/mlp_norm"),
+        *(layer_norm_weights("model.decoder.final_layer_norm", "final_norm") if config.pre_norm else []),
         *(PROJECTIONS if config.projected else []),
     ]
 

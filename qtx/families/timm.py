@@ -7,7 +7,7 @@ from collections.abc import Mapping
 from typing import Any
 
 from qtx.families.checkpoint import Checkpoint
-from qtx.families.weights import FIRST, KERNEL, SAME, VECTOR, Weight, convolution, dense, layer_norm
+from qtx.families.weights import FIRST, KERNEL, SAME, VECTOR, Weight, convolution, dense_weights, layer_norm_weights
 from qtx.foundation.errors import QtxError
 from qtx.models import VitConfig
 
@@ -104,14 +104,14 @@ def weights(config: VitConfig) -> list[Weight]:
         Weight("pos_embed", "embeddings/positions", FIRST),
         Weight("patch_embed.proj.weight", "embeddings/patches/kernel", convolution(config.patch_size)),
         Weight("patch_embed.proj.bias", "embeddings/patches/bias"),
-        *layer_norm(f"{LAYER}.norm1", "layers/attention_norm"),
+        *layer_norm_weights(f"{LAYER}.norm1", "layers/attention_norm"),
         *attention,
-        *dense(f"{LAYER}.attn.proj", "layers/attention/out"),
-        *layer_norm(f"{LAYER}.norm2", "layers/mlp_norm"),
-        *dense(f"{LAYER}.mlp.fc1", "layers/mlp/in"),
-        *dense(f"{LAYER}.mlp.fc2", "layers/mlp/out"),
-        *layer_norm("norm", "final_norm"),
-        *dense("head", "head/logits"),
+        *dense_weights(f"{LAYER}.attn.proj", "layers/attention/out"),
+        *layer_norm_weights(f"{LAYER}.norm2", "layers/mlp_norm"),
+        *dense_weights(f"{LAYER}.mlp.fc1", "layers/mlp/in"),
+        *dense_weights(f"{LAYER}.mlp.fc2", "layers/mlp/out"),
+        *layer_norm_weights("norm", "final_norm"),
+        *dense_weights("head", "head/logits"),
     ]
 
 

@@ -9,7 +9,7 @@ from qtx.families.checkpoint import Checkpoint, first_length, labels
 from qtx.families.family import Family, MeasuredSites
 from qtx.families.opt import PRE_NORM
 from qtx.families.timm import CHECKPOINT as TIMM
-from qtx.families.weights import FIRST, VECTOR, Weight, convolution, dense, layer_norm
+from qtx.families.weights import FIRST, VECTOR, Weight, convolution, dense_weights, layer_norm_weights
 from qtx.models import Vit, VitConfig
 
 LAYER = "vit.encoder.layer.{layer}"
@@ -25,17 +25,17 @@ def weights(config: VitConfig) -> list[Weight]:
         Weight("vit.embeddings.position_embeddings", "embeddings/positions", FIRST),
         Weight(f"{PATCHES}.weight", "embeddings/patches/kernel", convolution(config.patch_size)),
         Weight(f"{PATCHES}.bias", "embeddings/patches/bias"),
-        *(layer_norm(PATCH_NORM, "embeddings/patch_norm") if config.patch_norm else []),
-        *dense(f"{LAYER}.attention.attention.query", "layers/attention/query"),
-        *dense(f"{LAYER}.attention.attention.key", "layers/attention/key"),
-        *dense(f"{LAYER}.attention.attention.value", "layers/attention/value"),
-        *dense(f"{LAYER}.attention.output.dense", "layers/attention/out"),
-        *layer_norm(f"{LAYER}.layernorm_before", "layers/attention_norm"),
-        *dense(f"{LAYER}.intermediate.dense", "layers/mlp/in"),
-        *dense(f"{LAYER}.output.dense", "layers/mlp/out"),
-        *layer_norm(f"{LAYER}.layernorm_after", "layers/mlp_norm"),
-        *layer_norm("vit.layernorm", "final_norm"),
-        *dense("classifier", "head/logits"),
+        *(layer_norm_weights(PATCH_NORM, "embeddings/patch_norm") if config.patch_norm else []),
+        *dense_weights(f"{LAYER}.attention.attention.query", "layers/attention/query"),
+        *dense_weights(f"{LAYER}.attention.attention.key", "layers/attention/key"),
+        *dense_weights(f"{LAYER}.attention.attention.value", "layers/attention/value"),
+        *dense_weights(f"{LAYER}.attention.output.dense", "layers/attention/out"),
+        *layer_norm_weights(f"{LAYER}.layernorm_before", "layers/attention_norm"),
+        *dense_weights(f"{LAYER}.intermediate.dense", "layers/mlp/in"),
+        *dense_weights(f"{LAYER}.output.dense", "layers/mlp/out"),
+        *layer_norm_weights(f"{LAYER}.layernorm_after", "layers/mlp_norm"),
+        *layer_norm_weights("vit.layernorm", "final_norm"),
+        *dense_weights("classifier", "head/logits"),
     ]
 
 

@@ -89,12 +89,12 @@ class Weight:
             yield index, self.name.format(**dict(zip(self.indices, index, strict=True)))
 
 
-def dense(name: str, path: str) -> list[Weight]:
+def dense_weights(name: str, path: str) -> list[Weight]:
     """A linear layer: weight `[out, in]` and bias."""
     return [Weight(f"{name}.weight", f"{path}/kernel", KERNEL), Weight(f"{name}.bias", f"{path}/bias")]
 
 
-def layer_norm(name: str, path: str) -> list[Weight]:
+def layer_norm_weights(name: str, path: str) -> list[Weight]:
     """A LayerNorm: weight and bias."""
     return [Weight(f"{name}.weight", f"{path}/scale"), Weight(f"{name}.bias", f"{path}/bias")]
 

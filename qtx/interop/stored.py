@@ -15,7 +15,7 @@ from qtx.families.weights import Weight
 from qtx.foundation.config import read_section
 from qtx.foundation.errors import QtxError, lookup
 from qtx.foundation.storage import Expected, StoredTensor, read_json
-from qtx.interop.weight_files import INDEX, WEIGHTS, Tensors, open_weights
+from qtx.interop.weight_files import INDEX, WEIGHTS, StoredTensors, open_weights
 from qtx.models import TransformerConfig
 
 CONFIG = "config.json"
@@ -43,7 +43,7 @@ class Stored:
     values: dict[str, Any]
     family: Family
     checkpoint: Checkpoint
-    files: dict[str, Tensors]
+    files: dict[str, StoredTensors]
 
     @property
     def source(self) -> str:
@@ -56,7 +56,7 @@ class Stored:
         return self.checkpoint.full_names(name for tensors in self.files.values() for name in tensors)
 
     @property
-    def tensors(self) -> Tensors:
+    def tensors(self) -> StoredTensors:
         """By the names of the table."""
         names = self.names
         return {names[name]: tensor for tensors in self.files.values() for name, tensor in tensors.items()}
@@ -80,7 +80,7 @@ class Stored:
             raise QtxError(f"{self.folder}: {error}") from None
         return config
 
-    def used(self, table: list[Weight]) -> Tensors:
+    def used(self, table: list[Weight]) -> StoredTensors:
         """The tensors without the copies of tied ones and those that qtx does not compute with.
 
         Raises:

@@ -17,10 +17,10 @@ INDEXED = Expected("an index of a model's weights", "save the model again or fet
 UNSAFE = ("pytorch_model*.bin", "pytorch_model.bin.index.json", "tf_model.h5", "flax_model.msgpack", "*.pt", "*.pth")
 """Weights in formats that qtx does not read."""
 
-Tensors = dict[str, StoredTensor]
+StoredTensors = dict[str, StoredTensor]
 
 
-def open_weights(folder: Path) -> dict[str, Tensors]:
+def open_weights(folder: Path) -> dict[str, StoredTensors]:
     """The names of a folder's files of weights, each to its tensors by their names; no tensor is read.
 
     Raises:
@@ -38,7 +38,7 @@ def open_weights(folder: Path) -> dict[str, Tensors]:
     return {WEIGHTS: read_safetensors(folder / WEIGHTS, EXPECTED)}
 
 
-def _shards(folder: Path) -> dict[str, Tensors]:
+def _shards(folder: Path) -> dict[str, StoredTensors]:
     places = read_json(folder / INDEX, INDEXED).get("weight_map")
     if not isinstance(places, dict) or not places or not all(isinstance(shard, str) for shard in places.values()):
         raise INDEXED.refusal(folder / INDEX, "it has no weight_map of names to files")

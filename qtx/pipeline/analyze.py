@@ -14,7 +14,7 @@ from typing import Any
 
 from qtx.analysis.capture import FloatingPoint
 from qtx.analysis.diagnosis import Diagnosis, Measured, find_heads, find_map, find_outliers
-from qtx.analysis.observation import observe
+from qtx.analysis.observation import observe_model
 from qtx.analysis.sensitivity import Sweep, costliest, sensitivities, targets, with_one
 from qtx.data import OBJECTIVES
 from qtx.experiment import Experiment
@@ -70,7 +70,7 @@ def diagnose(
         objective = OBJECTIVES["distill"]
     tell("looking at activations and heads")
     batches, calibration = list(prepared.evaluation()), prepared.calibration()
-    observation = observe(FloatingPoint(module, params), batches)
+    observation = observe_model(FloatingPoint(module, params), batches)
     text = token_text(prepared.data) or str
     heads, outliers = find_heads(observation, text), find_outliers(observation, text)
 

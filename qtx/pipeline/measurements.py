@@ -46,13 +46,13 @@ def add(folder: RunFolder, head: Mapping[str, Any], new: Iterable[Measurement]) 
       head: what every result of the run says (`HEAD`).
       new: take the place of those under the same conditions.
     """
-    kept = {_conditions(measurement): measurement for measurement in read(folder)["measurements"]}
+    kept = {_conditions(measurement): measurement for measurement in read_measurements(folder)["measurements"]}
     for measurement in new:
         kept[_conditions(measurement)] = json.loads(json.dumps(measurement))
     folder.write(folder.results.name, sealed_json({**head, "measurements": list(kept.values())}).decode())
 
 
-def read(folder: RunFolder) -> dict[str, Any]:
+def read_measurements(folder: RunFolder) -> dict[str, Any]:
     """A run's results.json; without measurements if there is none.
 
     Raises:
@@ -104,7 +104,7 @@ def find_result(
 ) -> Result | None:
     """The line of a comparison's results that a run has: of a checkpoint, on its own data (so many held-out batches, or
     all), under the schemes and options of a config's section `quantization`; None if a part is missing."""
-    found = read(folder)
+    found = read_measurements(folder)
     wanted = {FLOATING_POINT: None, **dict.fromkeys(quantization["schemes"])}
     for measurement in found["measurements"]:
         held_out = measurement["held_out_batches"]

@@ -108,7 +108,7 @@ def _growth_figure(diagnosis: Diagnosis) -> str:
         if layers:
             norms[name] = [np.array([one.norm for one in layers])]
     return page.figure(
-        plots.per_layer(norms, "largest value", first=0),
+        plots.over_layers(norms, "largest value", first=0),
         "growth",
         "Layer by layer",
         "The largest value of each layer's tensors, averaged over examples: where along the depth outliers arise, and "

@@ -127,7 +127,7 @@ def outlier_figures(analysed: Mapping[str, Sequence[Analysis]]) -> list[str]:
 
     norms = {variant: [a.inf_norms[site] for a in group] for variant, group in analysed.items()}
     layers = page.figure(
-        plots.per_layer(norms, "infinity norm"),
+        plots.over_layers(norms, "infinity norm"),
         "layers",
         "Layer by layer",
         f"The largest value of each layer's {tensor}, averaged over examples: where along the depth outliers arise.",
@@ -138,14 +138,14 @@ def outlier_figures(analysed: Mapping[str, Sequence[Analysis]]) -> list[str]:
     items = [
         layers,
         page.figure(
-            plots.outlier_counts(total(lambda a: a.outliers_by_dimension), "hidden dimension"),
+            plots.outlier_strips(total(lambda a: a.outliers_by_dimension), "hidden dimension"),
             "dimensions",
             "Which hidden dimensions",
             f"Values of the {tensor} more than 6 standard deviations from its mean, counted by dimension (all layers, "
             "examples and seeds): a few tall spikes mean that a few dimensions carry all outliers.",
         ),
         page.figure(
-            plots.outlier_counts(total(lambda a: a.outliers_by_position), "token position"),
+            plots.outlier_strips(total(lambda a: a.outliers_by_position), "token position"),
             "positions",
             "Which positions",
             "The same outliers by the token's position: a spike at the start means that the first token is special.",

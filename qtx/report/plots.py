@@ -37,7 +37,7 @@ def over_training(curves: Mapping[str, Sequence[Points]], label: str) -> Figure:
     return figure
 
 
-def per_layer(values: Mapping[str, Sequence[np.ndarray]], label: str, first: int = 1) -> Figure:
+def over_layers(values: Mapping[str, Sequence[np.ndarray]], label: str, first: int = 1) -> Figure:
     """A measurement `[L]` by layer: the mean over seeds, in a band from the smallest to the largest.
 
     Args:
@@ -84,7 +84,7 @@ def bit_ladder(results: Mapping[str, Mapping[str, Sequence[float]]], label: str)
     return figure
 
 
-def outlier_counts(counts: Mapping[str, np.ndarray], label: str) -> Figure:
+def outlier_strips(counts: Mapping[str, np.ndarray], label: str) -> Figure:
     """Numbers of outliers along an axis (hidden dimension, token position), one strip per variant, on one scale.
 
     Args:

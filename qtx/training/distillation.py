@@ -114,11 +114,11 @@ def fidelity(output: jax.Array, batch: Mapping[str, jax.Array]) -> jax.Array:
     real = _counted(batch, target)
     x, t = output.astype(jnp.float32), target.astype(jnp.float32)
     if HIDDEN in batch:
-        return cosine(jnp.where(real, x, 0.0).sum(axis=1), jnp.where(real, t, 0.0).sum(axis=1))
-    return _mean(cosine(x, t), real[..., 0])
+        return cosine_similarity(jnp.where(real, x, 0.0).sum(axis=1), jnp.where(real, t, 0.0).sum(axis=1))
+    return _mean(cosine_similarity(x, t), real[..., 0])
 
 
-def cosine(x: jax.Array, y: jax.Array) -> jax.Array:
+def cosine_similarity(x: jax.Array, y: jax.Array) -> jax.Array:
     """Over the last axis."""
     return (x * y).sum(-1) / jnp.maximum(jnp.linalg.norm(x, axis=-1) * jnp.linalg.norm(y, axis=-1), 1e-12)
 

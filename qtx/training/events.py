@@ -23,15 +23,15 @@ def file_name() -> str:
 def beginning(purge_step: int) -> bytes:
     """What a file begins with. Of earlier files, TensorBoard leaves out what is of `purge_step` or later."""
     purge = Event(wall_time=time.time(), step=purge_step, session_log=SessionLog(status=SessionLog.START))
-    return record(Event(wall_time=time.time(), file_version=VERSION)) + record(purge)
+    return tf_record(Event(wall_time=time.time(), file_version=VERSION)) + tf_record(purge)
 
 
 def scalar_event(tag: str, value: float, step: int) -> bytes:
     """A number at a step."""
-    return record(Event(wall_time=time.time(), step=step, summary=scalar(tag, value)))
+    return tf_record(Event(wall_time=time.time(), step=step, summary=scalar(tag, value)))
 
 
-def record(event: Event) -> bytes:
+def tf_record(event: Event) -> bytes:
     """An event as a TFRecord: length, its checksum, the content, its checksum."""
     content = event.SerializeToString()
     length = struct.pack("<Q", len(content))

@@ -44,7 +44,7 @@ def lamb(
     return optax.chain(
         optax.scale_by_adam(beta1, beta2, epsilon),
         optax.add_decayed_weights(weight_decay, mask),
-        per_layer(optax.scale_by_trust_ratio()),
+        layer_by_layer(optax.scale_by_trust_ratio()),
         optax.scale_by_learning_rate(learning_rate),
     )
 
@@ -63,7 +63,7 @@ def adafactor(
     state takes almost no memory. Weights decay as AdamW's do."""
     return optax.chain(
         scale_by_factored_rms_of_layers(),
-        per_layer(optax.clip_by_block_rms(1.0)),
+        layer_by_layer(optax.clip_by_block_rms(1.0)),
         optax.add_decayed_weights(weight_decay, mask),
         optax.scale_by_learning_rate(learning_rate),
     )
@@ -80,7 +80,7 @@ def sgd(
     )
 
 
-def per_layer(transformation: optax.GradientTransformation) -> optax.GradientTransformation:
+def layer_by_layer(transformation: optax.GradientTransformation) -> optax.GradientTransformation:
     """A stateless transformation of single tensors, for which each layer of a stacked parameter `[L, ...]` is one: its
     norm or root mean square is that of a layer, as if the layers were not stacked."""
 
@@ -133,7 +133,7 @@ def clip_weights(limit: float, mask: DecayMask) -> optax.GradientTransformation:
 
         return jax.tree.map(of_tensor, updates, params)
 
-    return optax.masked(per_layer(optax.stateless(clip)), mask)
+    return optax.masked(layer_by_layer(optax.stateless(clip)), mask)
 
 
 def is_stacked(path: Sequence[Any]) -> bool:

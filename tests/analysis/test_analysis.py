@@ -10,7 +10,7 @@ import pytest
 
 from qtx.analysis import FloatingPoint, analyse, load_analysis, save_analysis
 from qtx.analysis.analysis import EXPECTED
-from qtx.analysis.capture import capture
+from qtx.analysis.capture import values_at
 from qtx.foundation.errors import QtxError
 from qtx.foundation.storage import read_npz, sealed_npz
 from tests.analysis.conftest import make_batch
@@ -39,7 +39,7 @@ def gated_opt(make_model):
     batches = [make_batch("opt", seed) for seed in (0, 1)]
     batches[1]["weights"][3] = 0
     model = FloatingPoint(module, params)
-    captured = [jax.device_get(jax.jit(lambda m, b: capture(m, b, SITES))(model, batch)) for batch in batches]
+    captured = [jax.device_get(jax.jit(lambda m, b: values_at(m, b, SITES))(model, batch)) for batch in batches]
     values = {site: np.concatenate([c[site] for c in captured], axis=1)[:, :7] for site in SITES}
     shifted = jax.tree.map(lambda x: x, params)
     shifted["final_norm"] = {"scale": params["final_norm"]["scale"], "bias": params["final_norm"]["bias"] + 1}

@@ -6,9 +6,9 @@ import jax
 import numpy as np
 import pytest
 
-from qtx.analysis.capture import FloatingPoint, capture
+from qtx.analysis.capture import FloatingPoint, values_at
 from qtx.analysis.diagnosis import OUTLIER_RATIO, find_heads, find_map, find_outliers
-from qtx.analysis.observation import Observation, observe
+from qtx.analysis.observation import Observation, observe_model
 from qtx.analysis.statistics import OUTLIER_SIGMAS
 from tests.analysis.conftest import make_batch
 from tests.planted import DIMENSION, HEAD, LAYER, planted
@@ -32,7 +32,7 @@ def found(request, make_model):
     """(family, model, batches, observation) of a planted model; the last of 8 examples is padding."""
     module, params = make_model(request.param)
     model, batches = FloatingPoint(module, planted(params, FIRST)), batches_of(request.param)
-    return request.param, model, batches, observe(model, batches)
+    return request.param, model, batches, observe_model(model, batches)
 
 
 def test_the_planted_outlier_is_found_in_its_layer_dimension_and_place(found):
@@ -66,7 +66,7 @@ def test_the_planted_head_is_found_and_its_map_shows_the_sink(found):
 def test_observations_are_those_of_the_captured_tensor(found):
     _, model, batches, observation = found
     site = "layers/mlp/out"
-    captured = [jax.device_get(jax.jit(lambda m, b: capture(m, b, [site]))(model, batch))[site] for batch in batches]
+    captured = [jax.device_get(jax.jit(lambda m, b: values_at(m, b, [site]))(model, batch))[site] for batch in batches]
     x = np.concatenate(captured, axis=1)[:, :7].astype(np.float64)
     masks = [batch.get("mask", np.ones((4, x.shape[2]), bool)) for batch in batches]
     real = np.concatenate(masks)[:7]
@@ -135,7 +135,7 @@ def test_the_median_dimension_is_the_measure(times, expected):
 @pytest.mark.slow
 def test_a_model_without_attention_has_no_favourites_and_its_heads_say_nothing(make_model):
     module, params = make_model("vit", "none")
-    observation = observe(FloatingPoint(module, params), [make_batch("vit")])
+    observation = observe_model(FloatingPoint(module, params), [make_batch("vit")])
     heads = find_heads(observation, str)
     assert all(role.sink_mass == role.parked == 0 for role in heads)
     assert not find_map(observation, heads[0], str).probs.any()
@@ -144,8 +144,8 @@ def test_a_model_without_attention_has_no_favourites_and_its_heads_say_nothing(m
 def test_the_example_that_is_shown_is_the_one_with_most_different_tokens(found):
     family, model, batches, _ = found
     if family == "vit":
-        assert observe(model, batches).example == 0
+        assert observe_model(model, batches).example == 0
         return
     batch = {**batches[0], "tokens": np.tile(batches[0]["tokens"][:1, 1:2], (4, 16)).astype(np.int32)}
     batch["tokens"][2, :3] = (11, 12, 13)
-    assert observe(model, [batch]).example == 2
+    assert observe_model(model, [batch]).example == 2

@@ -10,7 +10,7 @@ import pytest
 import tensorflow_datasets as tfds
 from PIL import Image
 
-from qtx.data import DataConfig, load, prepare
+from qtx.data import DataConfig, load, prepare_data
 from qtx.data.prepared import images
 from qtx.data.prepared.writing import write
 from qtx.data.sources import ImageCorpus
@@ -28,7 +28,7 @@ def test_the_files_are_kept_as_they_are(image_folder, tmp_path):
     jpeg = io.BytesIO()
     Image.new("L", (9, 8), 77).save(jpeg, "jpeg")
     (image_folder / "train" / "red" / "grey.JPG").write_bytes(jpeg.getvalue())
-    (written,) = prepare(config(tmp_path, image_folder), "classification")
+    (written,) = prepare_data(config(tmp_path, image_folder), "classification")
     builder = tfds.builder_from_directory(written.folder)
     assert builder.info.features["label"].names == ["blue", "red"]
     source = builder.as_data_source("train", decoders={"image": tfds.decode.SkipDecoding()})
@@ -50,16 +50,16 @@ def test_folder_and_archive_hold_the_same(image_folder, tmp_path):
 
 
 def test_found_again_until_an_image_changes(image_folder, tmp_path):
-    (first,) = prepare(config(tmp_path, image_folder), "classification")
+    (first,) = prepare_data(config(tmp_path, image_folder), "classification")
     before = {path: path.stat().st_mtime_ns for path in (tmp_path / "tfds").rglob("*")}
-    (again,) = prepare(config(tmp_path, image_folder, flip=True, image_size=4), "classification")
+    (again,) = prepare_data(config(tmp_path, image_folder, flip=True, image_size=4), "classification")
     assert again.seconds is None
     assert {path: path.stat().st_mtime_ns for path in (tmp_path / "tfds").rglob("*")} == before
     (image_folder / "train" / "red" / "0.png").write_bytes(png((1, 2, 3)))
-    (after,) = prepare(config(tmp_path, image_folder), "classification")
+    (after,) = prepare_data(config(tmp_path, image_folder), "classification")
     assert after.folder != first.folder
     (image_folder / "train" / "red" / "0.png").rename(image_folder / "train" / "blue" / "new.png")
-    (moved,) = prepare(config(tmp_path, image_folder), "classification")
+    (moved,) = prepare_data(config(tmp_path, image_folder), "classification")
     assert moved.folder not in (first.folder, after.folder)
 
 

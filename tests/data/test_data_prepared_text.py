@@ -20,7 +20,7 @@ import pytest
 import tensorflow_datasets as tfds
 import zstandard
 
-from qtx.data import SOURCES, DataConfig, load, load_tokenizer, prepare
+from qtx.data import SOURCES, DataConfig, load, load_tokenizer, prepare_data
 from qtx.data.packing import pack
 from qtx.data.prepared import text
 from qtx.data.prepared.documents import Part, own_text
@@ -85,7 +85,7 @@ def test_a_batch_boundary_is_no_boundary_of_blocks(config, text_folder, vocabula
 
 
 def test_anyone_can_read_it(config):
-    (written,) = prepare(config(), "mlm")
+    (written,) = prepare_data(config(), "mlm")
     builder = tfds.builder_from_directory(written.folder)
     source = builder.as_data_source("train")
     assert len(source) == written.splits["train"]["blocks"] == builder.info.splits["train"].num_examples
@@ -104,9 +104,9 @@ def test_a_large_vocabulary_takes_four_bytes(config, tmp_path, vocabulary):
 
 
 def test_found_again_and_nothing_written(config, tmp_path):
-    (first,) = prepare(config(), "mlm")
+    (first,) = prepare_data(config(), "mlm")
     before = state_of(tmp_path / "tfds")
-    (second,) = prepare(config(), "mlm")
+    (second,) = prepare_data(config(), "mlm")
     load(config(), "mlm")
     assert state_of(tmp_path / "tfds") == before
     assert first.seconds > 0 and second.seconds is None and first.folder == second.folder
@@ -134,9 +134,9 @@ CHANGES = {
 
 @pytest.mark.parametrize("change", sorted(CHANGES))
 def test_made_anew_after_a_change(config, text_folder, vocabulary, change):
-    (before,) = prepare(config(), "mlm")
+    (before,) = prepare_data(config(), "mlm")
     CHANGES[change](text_folder, vocabulary)
-    (after,) = prepare(config(), "mlm")
+    (after,) = prepare_data(config(), "mlm")
     assert after.folder != before.folder and after.seconds is not None
 
 
@@ -152,16 +152,16 @@ def test_made_anew_after_a_change(config, text_folder, vocabulary, change):
 def test_made_anew_for_other_options(config, text_folder, options):
     if "validation_corpora" in options:
         options = {"validation_corpora": tuple(str(text_folder / name) for name in options["validation_corpora"])}
-    before = {written.folder for written in prepare(config(), "mlm")}
-    assert not before & {written.folder for written in prepare(config(**options), "mlm")}
+    before = {written.folder for written in prepare_data(config(), "mlm")}
+    assert not before & {written.folder for written in prepare_data(config(**options), "mlm")}
 
 
 def test_what_does_not_change_the_blocks_is_found(config, text_folder, tmp_path):
-    (first,) = prepare(config(), "mlm")
+    (first,) = prepare_data(config(), "mlm")
     shutil.move(text_folder, tmp_path / "moved")
     (tmp_path / "moved" / "picture.png").write_bytes(b"ignored")
     options = dict(corpora=(str(tmp_path / "moved"),), mask_probability=0.3, document_attention=True)
-    (second,) = prepare(config(**options), "mlm")
+    (second,) = prepare_data(config(**options), "mlm")
     assert second.folder == first.folder and second.seconds is None
 
 
@@ -223,10 +223,10 @@ def test_killed_it_goes_on_after_the_last_finished_shard(text_folder, vocabulary
 
 
 def test_killed_before_the_folder_got_its_name_it_is_only_named(config):
-    (written,) = prepare(config(), "mlm")
+    (written,) = prepare_data(config(), "mlm")
     shards = {file.name: file.stat().st_mtime_ns for file in written.folder.glob("*.array_record*")}
     written.folder.rename(written.folder.with_name("incomplete.1.0.0"))
-    (again,) = prepare(config(), "mlm")
+    (again,) = prepare_data(config(), "mlm")
     assert again.seconds is not None and again.splits == written.splits
     assert {name: (written.folder / name).stat().st_mtime_ns for name in shards} == shards
 
@@ -234,7 +234,7 @@ def test_killed_before_the_folder_got_its_name_it_is_only_named(config):
 def test_two_at_once_write_it_once(config):
     config()  # the fixture's folders, before the threads
     with ThreadPoolExecutor(2) as pool:
-        results = list(pool.map(lambda _: prepare(config(), "mlm")[0], range(2)))
+        results = list(pool.map(lambda _: prepare_data(config(), "mlm")[0], range(2)))
     assert sorted(result.seconds is None for result in results) == [False, True]
     assert results[0].splits == results[1].splits
 
@@ -254,21 +254,21 @@ def test_a_full_disk_is_told_and_leaves_nothing_to_be_seen(config, tmp_path):
         file_size_limit(20_000),
         pytest.raises(QtxError, match=r"cannot write .*make room or set data.data_dir") as error,
     ):
-        prepare(config(), "mlm")
+        prepare_data(config(), "mlm")
     assert "\n" not in str(error.value)
     assert not list((tmp_path / "tfds" / "qtx_text").glob("*/1.0.0"))
-    (written,) = prepare(config(), "mlm")
+    (written,) = prepare_data(config(), "mlm")
     assert written.splits["train"]["documents"] == 9
 
 
 def test_a_data_dir_that_is_a_file(config, text_folder):
     with pytest.raises(QtxError, match="cannot write .*set data.data_dir to a folder"):
-        prepare(config(data_dir=str(text_folder / "0.txt")), "mlm")
+        prepare_data(config(data_dir=str(text_folder / "0.txt")), "mlm")
 
 
 @pytest.mark.parametrize(("missing", "message"), [("*-train*", "damaged: no .*train"), (RECORD, "no file .*" + RECORD)])
 def test_a_damaged_dataset(config, missing, message):
-    (written,) = prepare(config(), "mlm")
+    (written,) = prepare_data(config(), "mlm")
     next(written.folder.glob(missing)).unlink()
     with pytest.raises(QtxError, match=f"{message}.*delete the "):
         load(config(), "mlm")
@@ -334,7 +334,7 @@ def test_options_that_do_not_fit_the_objective(config):
 @pytest.mark.parametrize("source", ["stdlib", "bigram_backcopy"])
 def test_what_needs_no_preparation(source):
     with pytest.raises(QtxError, match="needs no preparation.*text_corpus, image_corpus"):
-        prepare(DataConfig(SOURCES[source]()), "clm")
+        prepare_data(DataConfig(SOURCES[source]()), "clm")
 
 
 def test_json_lines_and_every_compression_are_the_same_documents(config, tmp_path):

@@ -9,7 +9,7 @@ import numpy as np
 import pytest
 import tensorflow_datasets as tfds
 
-from qtx.data import DataConfig, load, prepare
+from qtx.data import DataConfig, load, prepare_data
 from qtx.data.prepared.documents import clean_wiki40b
 from qtx.data.sources import ImageCorpus, TextCorpus
 from qtx.data.sources.image_corpus import resized_to
@@ -210,7 +210,7 @@ def test_images_that_cannot_be(tmp_path):
         with pytest.raises(QtxError, match=message):
             load(image_config(tmp_path, corpus, **options), "classification")
     with pytest.raises(QtxError, match="needs no preparation"):
-        prepare(image_config(tmp_path, "tfds:imagenet2012", image_size=8), "classification")
+        prepare_data(image_config(tmp_path, "tfds:imagenet2012", image_size=8), "classification")
 
 
 @pytest.mark.parametrize(

@@ -37,8 +37,7 @@ from qtx.foundation.storage import Expected, read_sealed_json, sealed_json, veri
 from qtx.interop import load as load_huggingface
 from qtx.interop import save as save_huggingface
 from qtx.interop.sentence import read_modules
-from qtx.pipeline.measurements import add
-from qtx.pipeline.measurements import read as read_results
+from qtx.pipeline.measurements import add, read_measurements
 from qtx.quantization import QuantizationConfig, calibrate
 from qtx.quantization.files import load_ranges, read_ranges, save_ranges
 from qtx.quantization.integer import convert
@@ -359,7 +358,7 @@ READERS: dict[str, Reader] = {
     "metrics": Reader(make_metrics, lambda file: read_metrics(file.parent), are_metrics),
     "run's config": Reader(make_run_config, lambda file: RunFolder(file.parent).read_config()),
     "recorded recipe": Reader(make_recipe, recorded),
-    "run's results": Reader(make_results, lambda file: read_results(RunFolder(file.parent))),
+    "run's results": Reader(make_results, lambda file: read_measurements(RunFolder(file.parent))),
     "comparison's results": Reader(make_lines, read_lines),
     "checkpoint's config": Reader(make_checkpoint("config.json"), lambda f: load_huggingface(f.parent), is_model),
     "checkpoint's weights": Reader(

@@ -18,9 +18,9 @@ HEADS = {"softmax": [{"sink_mass": np.array([[0.5, 0.9]]), "value_drain": np.arr
 
 FIGURES = {
     "over_training": lambda: plots.over_training(CURVES, "loss"),
-    "per_layer": lambda: plots.per_layer({"softmax": [np.array([1.0, 700.0])]}, "infinity norm"),
+    "over_layers": lambda: plots.over_layers({"softmax": [np.array([1.0, 700.0])]}, "infinity norm"),
     "bit_ladder": lambda: plots.bit_ladder(LADDER, "perplexity"),
-    "outlier_counts": lambda: plots.outlier_counts({"softmax": np.array([0, 3, 0]), "gated": np.zeros(3, int)}, "x"),
+    "outlier_strips": lambda: plots.outlier_strips({"softmax": np.array([0, 3, 0]), "gated": np.zeros(3, int)}, "x"),
     "value_range": lambda: plots.value_range(COUNTS, "value"),
     "grid_steps": lambda: plots.grid_steps(COUNTS, "value"),
     "sinks": lambda: plots.sinks(HEADS),
@@ -53,8 +53,8 @@ def test_a_curve_is_the_mean_over_seeds_where_any_seed_was_measured():
 
 
 def test_values_far_apart_are_drawn_on_a_logarithmic_axis():
-    assert plots.per_layer({"softmax": [np.array([1.0, 700.0])]}, "infinity norm").axes[0].get_yscale() == "log"
-    assert plots.per_layer({"none": [np.array([0.0, 700.0])]}, "infinity norm").axes[0].get_yscale() == "linear"
+    assert plots.over_layers({"softmax": [np.array([1.0, 700.0])]}, "infinity norm").axes[0].get_yscale() == "log"
+    assert plots.over_layers({"none": [np.array([0.0, 700.0])]}, "infinity norm").axes[0].get_yscale() == "linear"
 
 
 def test_the_ladder_leaves_out_what_was_not_measured():
@@ -72,7 +72,7 @@ def test_the_bulk_says_how_many_steps_of_the_grid_it_gets():
 
 @pytest.mark.parametrize("top, scale", [(3, "linear"), (3000, "log")])
 def test_one_outlier_is_seen_beside_many(top, scale):
-    axes, other = plots.outlier_counts({"softmax": np.array([0, top, 1]), "none": np.zeros(3, int)}, "x").axes
+    axes, other = plots.outlier_strips({"softmax": np.array([0, top, 1]), "none": np.zeros(3, int)}, "x").axes
     assert axes.get_yscale() == other.get_yscale() == scale
     ends = [segment[:, 1] for segment in axes.collections[0].get_segments()]
     assert [end.max() for end in ends] == [top, 1] and all(end.min() < 1 for end in ends)

@@ -15,7 +15,7 @@ from tensorboardX.record_writer import RecordWriter
 
 from qtx.foundation.errors import QtxError
 from qtx.training import RunFolder, appending, read_metrics
-from qtx.training.events import record
+from qtx.training.events import tf_record
 from qtx.training.writers import MetricWriter
 
 
@@ -120,7 +120,7 @@ def test_events_are_what_tensorboard_reads(tmp_path):
     theirs = RecordWriter(str(tmp_path / "theirs"))
     theirs.write(event.SerializeToString())
     theirs.close()
-    assert record(event) == (tmp_path / "theirs").read_bytes()
+    assert tf_record(event) == (tmp_path / "theirs").read_bytes()
 
 
 def test_a_disabled_writer_leaves_no_trace(tmp_path):

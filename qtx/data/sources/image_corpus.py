@@ -83,12 +83,12 @@ class ImageCorpus(ImageOptions):
 
         def augmented(record: Record, rng: np.random.Generator) -> Record:
             image, label = record
-            whole = image if self.random_resized_crop else fit(image, size, self.crop_ratio)
+            whole = image if self.random_resized_crop else cut_to_size(image, size, self.crop_ratio)
             return augment((whole, label), rng) if augment else (whole, label)
 
         def example(record: Record, rng: np.random.Generator) -> Batch:
             image, label = record
-            pixels = fit(image, size, self.crop_ratio).astype(np.float32)
+            pixels = cut_to_size(image, size, self.crop_ratio).astype(np.float32)
             return {"images": (pixels / 255 - mean) / std, "labels": label, "weights": np.float32(1.0)}
 
         classes = tuple(dataset.features["label"].names)
@@ -150,7 +150,7 @@ def resized_to(width: int, height: int, size: int, crop_ratio: float) -> tuple[i
     return (shorter, longer) if width <= height else (longer, shorter)
 
 
-def fit(image: np.ndarray, size: int, crop_ratio: float) -> np.ndarray:
+def cut_to_size(image: np.ndarray, size: int, crop_ratio: float) -> np.ndarray:
     """The middle of an image: uint8 [H, W, C] to [size, size, C].
 
     The shorter side is resized (bicubic) to `size / crop_ratio` and the middle square cut out, as timm evaluates; an

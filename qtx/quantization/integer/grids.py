@@ -10,7 +10,7 @@ from qtx.foundation.errors import QtxError
 from qtx.quantization.basis import basis_of
 from qtx.quantization.calibration import Quantized
 from qtx.quantization.integer.grid import Fields, int8_grid
-from qtx.quantization.integer.operands import Source
+from qtx.quantization.integer.operands import Origin
 from qtx.quantization.plan import TABLE, Plan, Ranges, is_table
 from qtx.sites import STACK
 
@@ -24,7 +24,7 @@ class Grids:
     sites: dict[str, Fields]
     weights: dict[str, Fields]
 
-    def of(self, source: Source | None) -> Fields | None:
+    def of(self, source: Origin | None) -> Fields | None:
         """The grid that a product's operand lies on; None: in some layer it is in floating point.
 
         Raises:

@@ -27,7 +27,7 @@ MOVES = {
 """Primitives whose result holds values of their first operand, and no others."""
 
 
-class Source(NamedTuple):
+class Origin(NamedTuple):
     """Where a tensor is from.
 
     Attributes:
@@ -51,7 +51,7 @@ class Operands(NamedTuple):
       tied: paths of the embedding tables that are also used otherwise than by look-ups, as by a tied head.
     """
 
-    of: dict[str, tuple[Source | None, ...]]
+    of: dict[str, tuple[Origin | None, ...]]
     elsewhere: set[str]
     tied: set[str]
 
@@ -119,7 +119,7 @@ def _without_methods(stack: str) -> str:
 
 
 class _Trace(NamedTuple):
-    found: dict[tuple[str, int], Source | None]
+    found: dict[tuple[str, int], Origin | None]
     products: set[str]
     tied: set[str]
 
@@ -141,7 +141,7 @@ class _Trace(NamedTuple):
             elif name == "scan":
                 results = self._scan(equation, sources, here)
             elif label.startswith("site:"):
-                results = [Source(label.removeprefix("site:"))]
+                results = [Origin(label.removeprefix("site:"))]
             elif label.startswith("operand:"):
                 _, index, path = label.split(":", 2)
                 key = path, int(index)
@@ -171,14 +171,14 @@ class _Trace(NamedTuple):
         entering = [None] * consts + [_Carried(i) for i in range(carried)]
         leaving = inside.follow(body, entering + [None] * (len(body.invars) - len(entering)), stack)
 
-        def resolved(source: Any) -> Source | None:
+        def resolved(source: Any) -> Origin | None:
             if not isinstance(source, _Carried):
                 return source
             before, after = first[source.number], leaving[source.number]
-            return Source(before.site, after.site) if isinstance(before, Source) and isinstance(after, Source) else None
+            return Origin(before.site, after.site) if isinstance(before, Origin) and isinstance(after, Origin) else None
 
         self.found.update({key: resolved(source) for key, source in inside.found.items()})
-        last = [Source(s.site, last=True) if isinstance(s, Source) else None for s in leaving[:carried]]
+        last = [Origin(s.site, last=True) if isinstance(s, Origin) else None for s in leaving[:carried]]
         return last + [None] * (len(equation.outvars) - carried)
 
 
