@@ -18,6 +18,7 @@ import jax
 import jax.numpy as jnp
 from flax import traverse_util
 
+from qtx.foundation.errors import QtxError
 from qtx.masks import Mask
 
 
@@ -131,6 +132,9 @@ def capture(apply: Callable[..., Any], sites: Collection[str], *args: Any, **kwa
       apply: `module.apply`, or what takes its options.
       sites: paths, or patterns of paths, e.g. `"layers/mlp/out"`, `"layers/mlp*"`.
       args, kwargs: of `apply`.
+
+    Raises:
+      QtxError: if one of the sites runs twice: its values are not one tensor.
     """
 
     def is_captured(module: nn.Module, method: str) -> bool:
@@ -145,5 +149,12 @@ def capture(apply: Callable[..., Any], sites: Collection[str], *args: Any, **kwa
         mutable=["intermediates"],
     )
     flat = traverse_util.flatten_dict(variables.get("intermediates", {}), sep="/")
-    values = {path.removesuffix("/__call__"): value[0] for path, value in flat.items()}
+    values = {path.removesuffix("/__call__"): value for path, value in flat.items()}
+    for path, (first, *others) in values.items():
+        if others:
+            raise QtxError(
+                f"site {path!r} runs {len(others) + 1} times in one forward pass, so what it held is not one tensor: "
+                "give each time a Site of its own in the model"
+            )
+        values[path] = first
     return y, {site: value if site.startswith(STACK) else value[None] for site, value in values.items()}

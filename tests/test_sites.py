@@ -12,6 +12,7 @@ import pytest
 from qtx.analysis.capture import FloatingPoint
 from qtx.analysis.metrics import attention_health
 from qtx.attention import VARIANTS, MultiHeadAttention
+from qtx.foundation.errors import QtxError
 from qtx.masks import Mask
 from qtx.models import Opt, OptConfig
 from qtx.quantization import QuantizationConfig, Recipe, Rule, calibrate
@@ -68,6 +69,18 @@ def test_a_captured_model_is_watched_and_its_sites_have_a_layer_axis():
     assert SEEN == [True]
     assert (y, values.keys()) == (6.0, {"inner/probs"})
     assert values["inner/probs"].shape == (1,)
+
+
+def test_a_site_that_runs_twice_is_refused_when_captured():
+    class Twice(nn.Module):
+        @nn.compact
+        def __call__(self, x):
+            site = Site(name="site")
+            return site(x) + site(2 * x)
+
+    assert capture(Twice().apply, {"other"}, {}, 1.0) == (3.0, {})
+    with pytest.raises(QtxError, match="site 'site' runs 2 times in one forward pass"):
+        capture(Twice().apply, {"site"}, {}, 1.0)
 
 
 @pytest.fixture(scope="module")

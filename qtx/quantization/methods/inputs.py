@@ -41,7 +41,7 @@ def of_inputs(
       batches: what to run it on.
       paths: of the dense layers, e.g. "layers/mlp/out"; others are left out.
       statistic: of one batch, from the input's rows `[N, D]`, float32.
-      combine: two batches' statistics into one, e.g. `jnp.add`.
+      combine: two statistics into one, of batches or of a layer that runs twice, e.g. `jnp.add`.
 
     Returns:
       Path to the statistic, with a leading `[L]` under `layers/`; a path that is not a dense layer's is missing.
@@ -51,7 +51,7 @@ def of_inputs(
     """
     total = None
     for batch in batches:
-        found = _of_batch(module, paths, statistic, params, batch)
+        found = _of_batch(module, paths, statistic, combine, params, batch)
         total = found if total is None else jax.tree.map(combine, total, found)
     assert total is not None, "there is at least one batch"
     for path, value in total.items():
@@ -60,13 +60,23 @@ def of_inputs(
     return total
 
 
-@functools.partial(jax.jit, static_argnames=("module", "paths", "statistic"))
-def _of_batch(module: nn.Module, paths: tuple[str, ...], statistic: Statistic, params: Any, batch: Any) -> Any:
+@functools.partial(jax.jit, static_argnames=("module", "paths", "statistic", "combine"))
+def _of_batch(
+    module: nn.Module,
+    paths: tuple[str, ...],
+    statistic: Statistic,
+    combine: Callable[[Any, Any], Any],
+    params: Any,
+    batch: Any,
+) -> Any:
     def interceptor(next_function, args, kwargs, context):
         layer = context.module
         if isinstance(layer, nn.Dense) and context.method_name == "__call__" and "/".join(layer.path) in paths:
             rows = args[0].reshape(-1, args[0].shape[-1]).astype(jnp.float32)
-            layer.put_variable("calibration", "statistic", statistic(rows))
+            found = statistic(rows)
+            if layer.has_variable("calibration", "statistic"):
+                found = combine(layer.get_variable("calibration", "statistic"), found)
+            layer.put_variable("calibration", "statistic", found)
         return next_function(*args, **kwargs)
 
     with nn.intercept_methods(interceptor):
