@@ -64,7 +64,7 @@ class MultiHeadAttention(nn.Module):
         positions (Su et al. 2021): both -> both. Modules that it makes are the attention's.
 
     Raises:
-      QtxError: if K does not divide H, or H the width that a gate reads by heads.
+      QtxError: if K does not divide H, or H the width that a gate reads by heads, or a gate has other logits.
     """
 
     num_heads: int
@@ -158,6 +158,13 @@ class MultiHeadAttention(nn.Module):
                 return gate({name: value.astype(self.dtype) for name, value in parameters.items()}, x)
 
             predict = Held(gate.parameters(num_heads, x.shape[-1] // num_heads), self.init_std, name="gate_predictor")
-            logits = predict(in_dtype, x.reshape(heads).astype(self.dtype)).reshape(*x.shape[:2], -1)
+            logits = predict(in_dtype, x.reshape(heads).astype(self.dtype))
+            of_heads = (*x.shape[:2], num_heads)
+            if logits.shape not in ((*of_heads, 1), (*of_heads, head_dim)):
+                raise QtxError(
+                    f"{type(gate).__name__} gives logits {logits.shape}, expected {(*of_heads, 1)}, one for a head, or "
+                    f"{(*of_heads, head_dim)}, one for each of its dimensions: it may not leave its input out"
+                )
+            logits = logits.reshape(*x.shape[:2], -1)
         openness = Site(name="gate")(jax.nn.sigmoid(logits.astype(jnp.float32)))
         return (gate.scale * openness).astype(self.dtype).reshape(heads)

@@ -199,3 +199,13 @@ def test_a_parameter_that_would_be_taken_for_another_is_refused(parameter, says)
     layer = MultiHeadAttention(2, AttentionConfig(gate=Strange()), 0.0, 0.02, jnp.float32, True)
     with pytest.raises(QtxError, match=says):
         layer.init(jax.random.key(0), jnp.ones((1, 3, 8)))
+
+
+def test_a_gate_that_leaves_its_input_out_is_refused():
+    class Constant(LinearGate):
+        def __call__(self, parameters, x):
+            return parameters["bias"]
+
+    layer = MultiHeadAttention(2, AttentionConfig(gate=Constant()), 0.0, 0.02, jnp.float32, True)
+    with pytest.raises(QtxError, match=r"Constant gives logits \(2,\), expected \(1, 3, 2, 1\), one for a head, or"):
+        layer.init(jax.random.key(0), jnp.ones((1, 3, 8)))
