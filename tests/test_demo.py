@@ -58,8 +58,8 @@ def measured(run: Path, scheme: str, estimator: str | None = None) -> dict[str, 
 
 @pytest.mark.slow
 def test_the_last_lines_are_what_the_runs_measured_and_nothing_is_done_twice(tmp_path, capsys):
-    # The last two, a second diagnosis and a comparison, add nothing to the last lines.
-    steps = demo.story(tmp_path, SHORT, [*SHORT, *HEALING])[:-2]
+    # The last one, a comparison, adds nothing to the last lines.
+    steps = demo.story(tmp_path, SHORT, [*SHORT, *HEALING])[:-1]
     assert demo.tell(tmp_path, steps) == 0
     told = capsys.readouterr().out
     _, last = told.split("== before -> after")
