@@ -32,7 +32,7 @@ from experiments.bad_input import told_in_a_line
 from qtx.analysis.capture import FloatingPoint
 from qtx.data import DataConfig
 from qtx.data.config import SOURCE
-from qtx.data.reading import read_text
+from qtx.data.reading import lines, read_text
 from qtx.data.tokenization import TextTokenizer
 from qtx.foundation.config import flattened
 from qtx.foundation.errors import QtxError
@@ -90,11 +90,11 @@ def cut(tokenizer: TextTokenizer, files: Sequence[str], length: int, number: int
 
 def reviews(tokenizer: TextTokenizer, file: str, number: int) -> list[np.ndarray]:
     """Texts from all over a file that has one in a line, in the last of its columns."""
-    lines = read_text(file).splitlines()
-    if len(lines) < number:
-        raise QtxError(f"{file} has {len(lines)} lines, expected {number} reviews or more")
-    chosen = np.random.default_rng(0).permutation(len(lines))[:number]
-    return tokenizer.encode([lines[i].rpartition("\t")[2] for i in chosen])
+    rows = [line for line in lines(file) if line]
+    if len(rows) < number:
+        raise QtxError(f"{file} has {len(rows)} lines, expected {number} reviews or more")
+    chosen = np.random.default_rng(0).permutation(len(rows))[:number]
+    return tokenizer.encode([rows[i].rpartition("\t")[2] for i in chosen])
 
 
 @jax.jit
@@ -174,9 +174,12 @@ def texts_of(tokenizer: TextTokenizer, options: argparse.Namespace) -> dict[tupl
     return found
 
 
-def lines(options: argparse.Namespace) -> Iterator[dict[str, Any]]:
+def measured(options: argparse.Namespace) -> Iterator[dict[str, Any]]:
     """What `main` prints, run by run."""
     original, tokenizer = load(options.runs[0])
+    positions = original.module.config.max_length  # type: ignore[attr-defined]
+    if positions < max(LENGTHS):
+        raise QtxError(f"{options.runs[0]} takes {positions} tokens at most, expected {max(LENGTHS)}")
     texts = texts_of(tokenizer, options)
     calibration = [
         batch
@@ -214,7 +217,7 @@ def main(arguments: Sequence[str]) -> int:
     options = parser.parse_args(arguments)
     if options.neighbours and not options.reviews:
         raise QtxError("--neighbours compares reviews: give --reviews=FILE")
-    for line in lines(options):
+    for line in measured(options):
         print(json.dumps({k: round(v, 5) if isinstance(v, float) else v for k, v in line.items()}), flush=True)
     return 0
 

@@ -27,14 +27,21 @@ from qtx.training import RunFolder
 
 NAMES = ("as it came", "healed")
 OUTPUTS = "layers/mlp/out"
+ESTIMATOR = "mse"
 
 
 def ladder(folder: Path) -> dict[str, list[float]]:
-    """Fidelity in floating point and at each scheme, most bits first, as measured last."""
+    """Fidelity in floating point and at each scheme, most bits first, with the weights' ranges by MSE."""
     measured = read_measurements(RunFolder(folder))["measurements"]
     if not measured:
         raise QtxError(f"{folder} has no measurements: run `qtx quantize --workdir={folder}` first")
-    found = {one["scheme"]: [one["values"]["fidelity"]] for one in measured if one.get("method") in (None, "static")}
+    found = {
+        one["scheme"]: [one["values"].get("fidelity")]
+        for one in measured
+        if one.get("method") is None or (one["method"] == "static" and one["options"]["weight_estimator"] == ESTIMATOR)
+    }
+    if None in (value for values in found.values() for value in values):
+        raise QtxError(f"{folder} is not measured by fidelity: give the runs of an original and of what it became")
     # Floating point, of no bits, comes first.
     ordered = sorted(found, key=lambda scheme: [-int(bits) for bits in re.findall(r"\d+", scheme)])
     return {scheme.upper(): found[scheme] for scheme in ordered}

@@ -25,7 +25,7 @@ def growth(file: Path) -> dict[str, list[tuple[int, float]]]:
     try:
         lines = [json.loads(line) for line in file.read_text().splitlines()]
         monitored = [line for line in lines if line["split"] == "monitor"]
-        found = {measure: [(line["step"], line[measure]) for line in monitored] for measure in MEASURES}
+        found = {measure: [(line["step"], float(line[measure])) for line in monitored] for measure in MEASURES}
     except (OSError, ValueError, KeyError, TypeError) as error:
         raise QtxError(f"{file} is not the metrics.jsonl of a run: {error!r}") from error
     if not monitored:
@@ -41,6 +41,10 @@ def main(arguments: Sequence[str]) -> int:
     parser.add_argument("--out", type=Path, required=True, metavar="FOLDER", help="where to write the figures")
     options = parser.parse_args(arguments)
     curves = {file.name.partition(".")[0]: growth(file) for file in options.files}
+    if len(curves) < len(options.files):
+        raise QtxError("two of the files have the same name, which is their curve's: name each as its curve is to be")
+    if options.out.exists() and not options.out.is_dir():
+        raise QtxError(f"--out={options.out} is a file: give a folder")
     options.out.mkdir(parents=True, exist_ok=True)
     for measure, label in MEASURES.items():
         figure = plots.over_training({name: [found[measure]] for name, found in curves.items()}, label)

@@ -232,3 +232,11 @@ def test_optional_options_and_those_without_a_default(monkeypatch):
 def test_a_class_that_is_in_no_registry_is_told():
     with pytest.raises(QtxError, match="Strange has no name: enter it in the registry of softmax, "):
         attention_text(AttentionConfig(of_a_stranger()()))
+
+
+def test_label_smoothing_beside_a_teacher_is_refused():
+    config = default("bert")
+    config.objective, config.start = "distill", "runs/x"
+    config.training.label_smoothing = 0.1
+    with pytest.raises(QtxError, match="label_smoothing is 0.1, but objective 'distill' learns from a teacher"):
+        read(config)

@@ -126,6 +126,7 @@ OVERRIDES = {
         "sequence_length 16 exceeds config.model.max_length 8",
     ),
     "vocabulary below the data's": ("model.vocab_size=4", "config.model.vocab_size is 4, but the data has 16"),
+    "a teacher's layers without one": ("training.distill_layers=last", "objective 'clm' has no teacher"),
     "another objective": ("objective=mlm", "config.objective is 'mlm': the opt family trains on 'clm'"),
     "another family": ("family=bret", "unknown model family 'bret': did you mean 'bert'?"),
     "negative seed": ("seed=-1", "config.seed is -1"),

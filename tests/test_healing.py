@@ -36,12 +36,24 @@ def test_bad_input_is_told_in_a_line(arguments, says, capsys):
     assert told.startswith("healing: error: ") and says in told and told.count("\n") == 1
 
 
+OPTIONS = {
+    **{"recipe": "paper_bert", "weight_granularity": "tensor", "activation_estimator": "running_minmax"},
+    **{"activation_granularity": "tensor", "calibration_batches": 16},
+}
+
+
 def test_the_ladder_has_the_newest_of_each_scheme_most_bits_first(tmp_path):
-    measured = [("w6a6", "static", 0.5), ("w8a8", "static", 0.7), ("w8a8", "hadamard", 0.99), ("w8a8", "static", 0.8)]
+    measured = [
+        *(("w6a6", "static", "mse", 0.5), ("w8a8", "static", "mse", 0.7), ("w8a8", "hadamard", "mse", 0.99)),
+        *(("w8a8", "static", "mse", 0.8), ("w8a8", "static", "minmax", 0.1), ("w5a5", "static", "minmax", 0.1)),
+    ]
     common = {"checkpoint": 1, "held_out_batches": {"used": 1}}
     lines = [
-        {"scheme": scheme, "method": method, "values": {"fidelity": x}, "asked": number, **common}
-        for number, (scheme, method, x) in enumerate(measured)
+        {
+            **{"scheme": scheme, "method": method, "values": {"fidelity": x}, "asked": number, **common},
+            "options": {**OPTIONS, "weight_estimator": estimator},
+        }
+        for number, (scheme, method, estimator, x) in enumerate(measured)
     ]
     lines.insert(1, {"scheme": "fp", "values": {"fidelity": 1.0}, **common})  # it has no method
     measurements.add(RunFolder(tmp_path), {}, lines)

@@ -12,11 +12,16 @@ import pytest
 
 from qtx import interop
 from qtx.builtin import builtin_checkpoint
+from qtx.cli.flags import run_of
 from qtx.cli.main import main
 from qtx.experiment import from_record, read
 from qtx.families import build
+from qtx.foundation.errors import QtxError
+from qtx.interop.contents import digest_of_folder
 from qtx.models import BertConfig, OptConfig
+from qtx.pipeline.start import check_unchanged
 from qtx.training import RunFolder, load_params, read_metrics
+from qtx.training.run_folder import IDENTITY
 from tests.interop.kinds import PATCH, TIMM, WIDTH, Kind, timm_vit
 
 PATIENT = builtin_checkpoint("minilm-2l")
@@ -84,6 +89,46 @@ def test_imported_again_it_is_the_same_run(imported, checkpoint):
     before = (imported / "config.json").read_bytes()
     assert main(["import", str(checkpoint), f"--workdir={imported}", *SHORT]) == 0
     assert (imported / "config.json").read_bytes() == before
+
+
+def test_a_refused_import_leaves_nothing_and_a_killed_one_is_no_obstacle(checkpoint, tmp_path, capsys):
+    command = ["import", str(checkpoint), f"--workdir={tmp_path}/run", *SHORT]
+    assert "nothere" in told([*command, "--config.training.penalties=('hinge,sites=nothere',)"], capsys)
+    assert not (tmp_path / "run").exists()
+    (tmp_path / "run" / ".imported.99999").mkdir(parents=True)
+    assert main(command) == 0
+    assert not list((tmp_path / "run").glob(".imported*")) and (tmp_path / "run" / "config.json").exists()
+
+
+def test_an_import_asks_for_no_other_model_and_no_other_data(checkpoint, imported, tmp_path, capsys):
+    command = ["import", str(checkpoint), *SHORT]
+    new = [*command, f"--workdir={tmp_path}/new"]
+    assert "config.model.num_heads is not what the checkpoint has, 2" in told(
+        [*new, "--config.model.num_heads=4"], capsys
+    )
+    assert "has, softmax: leave it out" in told([*new, "--config.model.attention=gated_linear"], capsys)
+    assert not (tmp_path / "new").exists()
+    other = told([*command, f"--workdir={imported}", "--config.data.min_length=8"], capsys)
+    assert "data.min_length (None there, 8 here)" in other
+
+
+def test_a_teacher_that_has_changed_is_refused(checkpoint, imported, tmp_path):
+    original, pupil = tmp_path / "original", tmp_path / "pupil"
+    shutil.copytree(imported, original)
+    began = {"start": digest_of_folder(original / "imported")}
+    there = RunFolder(original).read_config()
+    RunFolder(pupil).claim({**there, "start": str(original), IDENTITY: {**there[IDENTITY], **began}})
+    check_unchanged(pupil, original)
+    _, params = interop.load(checkpoint)
+    interop.save(original / "imported", ENCODER, jax.tree.map(lambda x: 2 * x, params))
+    with pytest.raises(QtxError, match="started from .*original, whose parameters have changed since"):
+        check_unchanged(pupil, original)
+
+
+def test_a_built_in_start_is_that_checkpoint(imported, tmp_path):
+    shutil.copytree(imported, tmp_path / "minilm-2l")
+    with pytest.raises(QtxError, match="holds another run: give the folder"):
+        run_of("builtin:minilm-2l", tmp_path / "healed")
 
 
 @pytest.mark.slow

@@ -30,6 +30,7 @@ def test_each_run_is_a_curve_of_what_training_monitored(tmp_path):
         ("x", "is not the metrics.jsonl of a run"),
         ('{"split": "monitor"}', "is not the metrics.jsonl of a run"),
         (json.dumps(TRAINED), "outliers_every"),
+        (json.dumps({**MONITORED[0], "max_inf_norm": None}), "is not the metrics.jsonl of a run"),
     ],
 )
 def test_bad_input_is_told_in_a_line(text, says, tmp_path, capsys):
@@ -40,3 +41,12 @@ def test_bad_input_is_told_in_a_line(text, says, tmp_path, capsys):
     told = capsys.readouterr().err
     assert told.startswith("outlier_growth: error: ") and says in told and told.count("\n") == 1
     assert not (tmp_path / "out").exists()
+
+
+def test_two_files_of_one_name_are_refused(tmp_path, capsys):
+    files = [tmp_path / name / "metrics.jsonl" for name in ("a", "b")]
+    for file in files:
+        file.parent.mkdir()
+        file.write_text(json.dumps(MONITORED[0]))
+    assert outlier_growth.main([*map(str, files), f"--out={tmp_path}/out"]) == 2
+    assert "two of the files have the same name" in capsys.readouterr().err

@@ -31,6 +31,7 @@ class FloatingPoint:
     params: Any
 
     def apply(self, batch: Batch, **kwargs: Any) -> Any:
+        """What the model makes of a batch."""
         return exact.apply(self.module, {"params": self.params}, batch, **kwargs)
 
 

@@ -93,6 +93,7 @@ class HeadRole:
 
     @property
     def does_nothing(self) -> bool:
+        """Whether it parks most of its attention, or adds next to nothing."""
         return self.parked >= IDLE or self.output <= QUIET
 
 

@@ -99,7 +99,9 @@ def run_of(start: str, workdir: Path | None) -> str:
     """The folder of the run that `config.start` names: of a built-in checkpoint, `builtin:NAME`, the run NAME beside
     `workdir` (in `runs` without one), which is made if it is not there."""
     from qtx.experiment import read
+    from qtx.interop.contents import digest_of_folder
     from qtx.pipeline.importing import BUILTIN, config_of_checkpoint, found, import_run
+    from qtx.training import RunFolder
 
     if not start.startswith(BUILTIN):
         return start
@@ -108,6 +110,10 @@ def run_of(start: str, workdir: Path | None) -> str:
     folder = Path(os.path.normpath(beside / ".." / checkpoint.folder.name))
     if not folder.exists():
         import_run(read(config_of_checkpoint(checkpoint)), folder, checkpoint)
+    elif RunFolder(folder).identity().get("imported") != digest_of_folder(checkpoint.folder):
+        raise QtxError(
+            f"config.start={start}: {folder} holds another run than that checkpoint's: name the folder of its"
+        )
     return str(folder)
 
 

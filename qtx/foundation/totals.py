@@ -21,6 +21,7 @@ class Count(NamedTuple):
 
     @classmethod
     def zero(cls, *shape: int) -> Count:
+        """Nothing counted yet."""
         return cls(jnp.zeros(shape, jnp.uint32), jnp.zeros(shape, jnp.uint32))
 
     def plus(self, more: jax.Array) -> Count:
@@ -41,6 +42,7 @@ class Total(NamedTuple):
 
     @classmethod
     def zero(cls, *shape: int) -> Total:
+        """Nothing added yet."""
         return cls(jnp.zeros(shape, jnp.float32), jnp.zeros(shape, jnp.float32))
 
     def plus(self, more: jax.Array) -> Total:

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import functools
 import json
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -59,6 +59,8 @@ def save(
     params: Any,
     original: str | Path | None = None,
     classes: Sequence[str] | None = None,
+    learned: bool = False,
+    files: Mapping[str, bytes] | None = None,
 ) -> None:
     """Writes a checkpoint folder, whole or not at all, which `transformers` loads; if its own class does not compute
     the model, with a file of code that does (`qtx.interop.modeling`).
@@ -71,6 +73,8 @@ def save(
         does not compute with, the further keys of its config.json, and the files of its tokenizer and modules are taken
         from there; None: as `transformers` has them.
       classes: the names of a classifier's classes, for an `id2label` that has none of its own.
+      learned: whether the model has learned these classes, so that the original's names are of others.
+      files: that go with the model besides, by name.
 
     Raises:
       QtxError: if the family has no such checkpoints, the architecture or PyTorch cannot express the config, or
@@ -83,13 +87,13 @@ def save(
         values, contents = as_in(open_folder(Path(original)), config, params)
         contents |= carried(Path(original))
     number = getattr(config, "num_classes", None)
-    unnamed = "architectures" in values and values.get("id2label") in (None, labels(number)["id2label"])
+    unnamed = "architectures" in values and (learned or values.get("id2label") in (None, labels(number)["id2label"]))
     if classes and len(classes) == number and unnamed:
         values |= labels(number, classes)
     if config.attention != AttentionConfig():
         values[ATTENTION_KEY] = {k: v for k, v in flattened(config.attention).items() if v is not None}
     values, code = modeling(config, values)
-    contents |= code
+    contents |= {**code, **(files or {})}
     text = json.dumps(values, indent=2) + "\n"
     write_whole({folder / name: content for name, content in {**contents, CONFIG: text.encode()}.items()})
 

@@ -53,6 +53,7 @@ class Run:
 
     @property
     def title(self) -> str:
+        """Its variant and seed, for people."""
         return f"{self.variant}, seed {self.experiment.seed}"
 
 

@@ -5,6 +5,7 @@ from __future__ import annotations
 import dataclasses
 from pathlib import Path
 
+from qtx.data import OBJECTIVES
 from qtx.experiment import record
 from qtx.interop import save as save_huggingface
 from qtx.interop.original import has_place_for
@@ -15,7 +16,7 @@ from qtx.pipeline.start import original_of
 from qtx.pipeline.trained import TrainedRun
 from qtx.quantization.integer import convert, save
 from qtx.training import RunFolder
-from qtx.training.run_folder import IDENTITY
+from qtx.training.run_folder import IDENTITY, TOKENIZER
 
 
 def export_int8(run: TrainedRun, folder: Path, scheme: str) -> list[str]:
@@ -45,8 +46,16 @@ def export_huggingface(run: TrainedRun, folder: Path, scheme: str | None = None)
     elif original is not None:
         told = [f"{original} is timm's, which computes the plain softmax alone: this is a checkpoint of transformers"]
         original = None
-    save_huggingface(folder, config, run.floating_point, original, prepared.data.classes)
+    names = prepared.data.classes
+    learned = bool(prepared.experiment.start) and not OBJECTIVES[prepared.experiment.objective].taught
+    save_huggingface(folder, config, run.floating_point, original, names, learned, _with_it(run, original))
     return told
+
+
+def _with_it(run: TrainedRun, original: Path | None) -> dict[str, bytes]:
+    """The tokenizer of a run's texts, for a checkpoint that has no original's."""
+    data = run.prepared.data
+    return {} if original is not None or data.tokenizer is None else {TOKENIZER: data.tokenizer.text.encode()}
 
 
 FORMATS = {"int8": export_int8, "huggingface": export_huggingface}

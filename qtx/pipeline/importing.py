@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import dataclasses
-import hashlib
 import os
 import re
 import shutil
@@ -12,6 +11,7 @@ from typing import Any
 
 from ml_collections import ConfigDict
 
+from qtx.attention import attention_text
 from qtx.builtin import builtin_checkpoint
 from qtx.data import OBJECTIVES, Data, DataConfig, load_tokenizer
 from qtx.data.config import SOURCE
@@ -21,11 +21,11 @@ from qtx.families import FAMILIES, build, family_of
 from qtx.foundation.config import section
 from qtx.foundation.errors import QtxError
 from qtx.interop import load
-from qtx.interop.carried import carried_files
+from qtx.interop.contents import digest_of_folder, files_of
 from qtx.interop.hub import fetch
-from qtx.interop.stored import CONFIG, open_folder
-from qtx.interop.weight_files import INDEX
-from qtx.models import TransformerConfig
+from qtx.interop.original import COMPUTATION, OF_TRAINING
+from qtx.interop.stored import open_folder
+from qtx.models import FROM_DATA, TransformerConfig
 from qtx.pipeline.identity import identity_of, kept_files, load_data
 from qtx.pipeline.prepare import Prepared, prepare
 from qtx.training.run_folder import IDENTITY, RunFolder
@@ -113,21 +113,27 @@ def import_run(experiment: Experiment, workdir: Path, checkpoint: Found, data: D
       QtxError: if the model and the data do not fit, or `workdir` holds another run.
     """
     run, folder = RunFolder(workdir), checkpoint.folder
+    check_model(experiment.model, open_folder(folder).config(None))
     experiment = with_classes(experiment, folder)
-    identity = {"imported": digest(folder), "source": checkpoint.source}
+    identity = {"imported": digest_of_folder(folder), "source": checkpoint.source}
     if run.config.exists():
         there = run.identity()
         if there.get("imported") != identity["imported"]:
             raise QtxError(f"{workdir} holds another run: choose another --workdir, or delete this one")
-        run.check(run.read_config(), record(experiment), other_data=True)
+        run.check(run.read_config(), record(experiment))
         return prepare(experiment, data, run)
-    if workdir.exists() and any(workdir.iterdir()):
+    # What an import that was killed has left.
+    unfinished = list(workdir.glob(".imported.*")) if workdir.is_dir() else []
+    if workdir.exists() and any(file not in unfinished for file in workdir.iterdir()):
         raise QtxError(f"{workdir} is not empty, and holds no run: choose another --workdir")
     data = load_data(experiment.data, experiment.objective) if data is None else data
     module = build(experiment.model, data)
     experiment = dataclasses.replace(experiment, model=module.config)
     copied = run.imported.with_name(f".imported.{os.getpid()}")
+    prepared = None
     try:
+        for left in unfinished:
+            shutil.rmtree(left)
         copied.mkdir(parents=True)
         for file in files_of(folder):
             target = copied / file.relative_to(folder)
@@ -137,15 +143,30 @@ def import_run(experiment: Experiment, workdir: Path, checkpoint: Found, data: D
         os.replace(copied, run.imported)
         files = kept_files(experiment, module.config, data)
         run.claim({**record(experiment), IDENTITY: {**identity_of(data), **identity}}, files)
+        prepared = prepare(experiment, data, run)
+        return prepared
     except OSError as error:
         raise QtxError(f"cannot write the run's folder {workdir}: {error.strerror}") from error
     finally:
         shutil.rmtree(copied, ignore_errors=True)
-        if not run.config.exists():
+        if prepared is None:  # what is refused leaves nothing
             shutil.rmtree(run.imported, ignore_errors=True)
+            for file in workdir.glob("*"):
+                file.unlink()
         if workdir.is_dir() and not any(workdir.iterdir()):
             workdir.rmdir()
-    return prepare(experiment, data, run)
+
+
+def check_model(model: TransformerConfig, there: TransformerConfig) -> None:
+    """Raises QtxError if a config asks for another model than a checkpoint holds."""
+    for field in vars(there).keys() - {*COMPUTATION, *OF_TRAINING, *FROM_DATA}:
+        asked, held = getattr(model, field), getattr(there, field)
+        if type(model) is type(there) and asked != held:
+            what = attention_text(held) if field == "attention" else repr(held)
+            raise QtxError(
+                f"config.model.{field} is not what the checkpoint has, {what}: leave it out; to change the model, "
+                "train from its run, qtx train --config.start=..."
+            )
 
 
 def with_classes(experiment: Experiment, folder: Path) -> Experiment:
@@ -159,19 +180,3 @@ def with_classes(experiment: Experiment, folder: Path) -> Experiment:
     if classes == unnamed or not OBJECTIVES[experiment.objective].labelled:
         return experiment
     return dataclasses.replace(experiment, data=DataConfig(dataclasses.replace(source, classes=classes)))
-
-
-def files_of(folder: Path) -> list[Path]:
-    """What is kept of a checkpoint's folder: config, weights, and what goes with them (`qtx.interop.carried`)."""
-    weights = [folder / name for name in open_folder(folder).files]
-    index = [folder / INDEX] if (folder / INDEX).is_file() else []
-    return sorted([folder / CONFIG, *weights, *index, *carried_files(folder)])
-
-
-def digest(folder: Path) -> str:
-    """SHA-256 of the files of a checkpoint, wherever it lies."""
-    whole = hashlib.sha256()
-    for file in files_of(folder):
-        with file.open("rb") as content:
-            whole.update(f"{file.relative_to(folder)} ".encode() + hashlib.file_digest(content, "sha256").digest())
-    return whole.hexdigest()

@@ -21,13 +21,14 @@ from qtx.families import FAMILIES, build
 from qtx.families.conversion import converted_params
 from qtx.foundation.config import section
 from qtx.foundation.errors import QtxError
+from qtx.interop.contents import digest_of_folder
 from qtx.models import TransformerConfig
 from qtx.quantization.calibration import calibrate
 from qtx.quantization.config import QuantizationConfig
 from qtx.quantization.qat.model import QatModel, make_qat_model
 from qtx.quantization.qat.noise import NoisyModel, make_noisy_model
 from qtx.training.distillation import Teacher
-from qtx.training.loading import NEWEST, find_checkpoint, load_params
+from qtx.training.loading import NEWEST, digest_of, find_checkpoint, load_params
 from qtx.training.run_folder import RunFolder
 from qtx.training.sharding import make_mesh, shard_global_batch
 
@@ -254,6 +255,30 @@ def starts(experiment: Experiment, workdir: Path | None) -> Iterator[tuple[Path 
         yield folder, experiment
 
 
+def start_identity(start: str) -> dict[str, str]:
+    """What a run's identity says of the run that it starts from: the SHA-256 `start` of the newest parameters there;
+    nothing if there is no such run any more, which one that has begun does not need."""
+    folder = RunFolder(Path(start))
+    if not start or not folder.config.exists():
+        return {}
+    step, imported = find_checkpoint(start), folder.imported
+    return {"start": digest_of_folder(imported) if step == 0 and imported.is_dir() else digest_of(start, step)}
+
+
+def check_unchanged(run: Path, start: Path) -> None:
+    """Raises QtxError if the parameters at the start of a run are no longer those that it started from."""
+    began = RunFolder(run).identity().get("start") if RunFolder(run).config.exists() else None
+    imported = RunFolder(start).imported
+    if began is None or (imported.is_dir() and digest_of_folder(imported) == began):
+        return
+    now = start_identity(str(start)).get("start")
+    if now != began:
+        raise QtxError(
+            f"{run} started from {start}, whose parameters have changed since (SHA-256 {began[:12]} then, "
+            f"{str(now)[:12]} now): bring them back, or start a run from what is there now"
+        )
+
+
 def teacher_of(experiment: Experiment, data: Data, workdir: Path | None) -> Teacher | None:
     """What the objective of an experiment learns from, and is measured by; None: it has labels.
 
@@ -269,11 +294,12 @@ def teacher_of(experiment: Experiment, data: Data, workdir: Path | None) -> Teac
     """
     if not OBJECTIVES[experiment.objective].taught:
         return None
-    first: tuple[Path | None, Experiment] = (workdir, experiment)
-    for first in starts(experiment, workdir):
-        if not OBJECTIVES[first[1].objective].taught:
+    chain: list[tuple[Path | None, Experiment]] = []
+    for one in starts(experiment, workdir):
+        chain.append(one)
+        if not OBJECTIVES[one[1].objective].taught:
             break  # it learned from no other
-    folder, there = first
+    folder, there = chain[-1]
     if there is experiment and (workdir is None or not RunFolder(workdir).imported.is_dir()):
         raise QtxError(
             f"objective {experiment.objective!r} learns from the run that training starts from, but config.start is "
@@ -288,6 +314,9 @@ def teacher_of(experiment: Experiment, data: Data, workdir: Path | None) -> Teac
             )
     module = build(dataclasses.replace(there.model, dtype="float32"))
     assert folder is not None, "an experiment that learns from another has that one's folder"
+    pupil = chain[-2][0] if len(chain) > 1 else None
+    if pupil is not None:
+        check_unchanged(pupil, folder)
     checkpoint = "0" if RunFolder(folder).imported.is_dir() else NEWEST
     params = load_params(module, data, folder, experiment.mesh, checkpoint)
     return Teacher(module, params, experiment.training.distill_layers)
@@ -295,9 +324,15 @@ def teacher_of(experiment: Experiment, data: Data, workdir: Path | None) -> Teac
 
 def original_of(experiment: Experiment, workdir: Path) -> Path | None:
     """The checkpoint that a run's model was imported from, its own or that of the run at the beginning of its starts,
-    if its head is still the same; None: there is none."""
-    *_, (folder, there) = starts(experiment, workdir)
+    if its head is still the same; None: there is none.
+
+    Raises:
+      QtxError: if it is no longer what the run started from.
+    """
+    *before, (folder, there) = starts(experiment, workdir)
     assert folder is not None
+    if before and before[-1][0] is not None:
+        check_unchanged(before[-1][0], folder)
     imported = RunFolder(folder).imported
-    same = getattr(there.model, HEAD, None) == getattr(experiment.model, HEAD, None)
+    same = all(getattr(there.model, x, None) == getattr(experiment.model, x, None) for x in (HEAD, "num_classes"))
     return imported if imported.is_dir() and same else None

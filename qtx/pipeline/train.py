@@ -18,10 +18,8 @@ from qtx.foundation.hardware import chip_of
 from qtx.models.flops import step_flops
 from qtx.pipeline.health import attention_warning
 from qtx.pipeline.identity import identity_of, kept_files, load_data, origin
-from qtx.pipeline.importing import digest
-from qtx.pipeline.start import check_start, initial_params, noisy_model, qat_model, teacher_of
+from qtx.pipeline.start import check_start, initial_params, noisy_model, qat_model, start_identity, teacher_of
 from qtx.training.distillation import Teacher
-from qtx.training.loading import digest_of, find_checkpoint
 from qtx.training.loop import TrainResult, fit
 from qtx.training.run_folder import IDENTITY, RunFolder
 from qtx.training.watch import Watch
@@ -83,13 +81,3 @@ def train(
         teacher=teacher or teacher_of(experiment, data, folder.root),
         watch=watch,
     )
-
-
-def start_identity(start: str) -> dict[str, str]:
-    """What a run's identity says of the run that it starts from: the SHA-256 `start` of the newest parameters there;
-    nothing if there is no such run any more, which one that has begun does not need."""
-    folder = RunFolder(Path(start))
-    if not start or not folder.config.exists():
-        return {}
-    step, imported = find_checkpoint(start), folder.imported
-    return {"start": digest(imported) if step == 0 and imported.is_dir() else digest_of(start, step)}

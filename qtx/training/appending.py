@@ -50,6 +50,7 @@ class AppendedFile:
         self._patiently(lambda: os.fsync(self._descriptor))
 
     def close(self) -> None:
+        """Closes the file; what was appended is in it already."""
         os.close(self._descriptor)
 
     def _patiently(self, write: Callable[[], None]) -> None:

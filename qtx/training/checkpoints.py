@@ -296,6 +296,7 @@ class Checkpoints:
                 )
 
     def close(self) -> None:
+        """Waits for what is being saved, and closes."""
         try:
             self.wait()
         finally:

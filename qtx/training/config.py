@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import dataclasses
 import functools
+import math
 from typing import Self
 
 import optax
@@ -100,7 +101,7 @@ class TrainingConfig:
                 raise QtxError(f"{name} is {getattr(self, name)}: expected a positive number")
         if self.clip_norm is not None and not self.clip_norm > 0:
             raise QtxError(f"clip_norm is {self.clip_norm}: expected a positive number, or None for no clipping")
-        if self.clip_weights is not None and not self.clip_weights > 1:
+        if self.clip_weights is not None and not 1 < self.clip_weights < math.inf:
             raise QtxError(f"clip_weights is {self.clip_weights}: expected more than 1, or None for no limit")
         for name in ("beta1", "beta2", "label_smoothing"):
             if not 0 <= getattr(self, name) < 1:

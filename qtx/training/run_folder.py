@@ -95,10 +95,12 @@ class RunFolder:
 
     @property
     def tensorboard(self) -> Path:
+        """Event files of TensorBoard."""
         return self.root / "tensorboard"
 
     @property
     def checkpoints(self) -> Path:
+        """Checkpoints, each in a folder named by its step."""
         return self.root / "checkpoints"
 
     @property

@@ -26,9 +26,13 @@ from qtx.training.penalties import make_penalties
 class Trainable(Protocol):
     """What can be trained: a Flax module, or what has these two methods of one and is hashable."""
 
-    def init(self, *args: Any, **kwargs: Any) -> Any: ...
+    def init(self, *args: Any, **kwargs: Any) -> Any:
+        """Variables, as `flax.linen.Module.init`."""
+        ...
 
-    def apply(self, *args: Any, **kwargs: Any) -> Any: ...
+    def apply(self, *args: Any, **kwargs: Any) -> Any:
+        """Outputs, as `flax.linen.Module.apply`."""
+        ...
 
     def __hash__(self) -> int: ...
 
@@ -49,6 +53,7 @@ class BadSteps:
 
     @classmethod
     def none(cls) -> BadSteps:
+        """No step has been bad yet."""
         zero = jnp.zeros((), jnp.int32)
         return cls(zero, zero, zero)
 

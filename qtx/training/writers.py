@@ -71,6 +71,7 @@ class MetricWriter:
             self._lines.sync()
 
     def close(self) -> None:
+        """Closes the files; what was written is in them already."""
         if self._enabled:
             self._lines.close()
             self._events.close()

@@ -24,6 +24,7 @@ from qtx.interop import load, save
 from qtx.interop.modeling import modeling
 from qtx.models import BertConfig, OptConfig, VitConfig
 from tests.interop.kinds import KINDS
+from tests.mechanisms import MECHANISMS
 from tests.strangers import documented
 
 try:
@@ -53,7 +54,7 @@ AUTO = {
     "opt": "AutoModelForCausalLM",
     "vit": "AutoModelForImageClassification",
 }
-NOT_STOCK = [name for name in VARIANTS if name != "softmax"]
+NOT_STOCK = [name for name in MECHANISMS if name != "softmax"]
 # What options change, where it differs from family to family.
 OPTIONS = {
     "a third of an empty key": ("opt", "sink,empty_weight=0.3", {}),
@@ -135,7 +136,7 @@ def assert_equal_logits(model, config, params):
 @pytest.mark.parametrize("variant", NOT_STOCK)
 @pytest.mark.parametrize("family", CONFIGS)
 def test_every_variant_is_the_same_in_pytorch(tmp_path, in_torch, family, variant):
-    config = dataclasses.replace(CONFIGS[family], attention=VARIANTS[variant])
+    config = dataclasses.replace(CONFIGS[family], attention=MECHANISMS[variant])
     params = saved(tmp_path / "model", config)
     assert_equal_logits(in_torch(tmp_path / "model", AUTO[family]), config, params)
 
@@ -249,7 +250,7 @@ def test_a_masked_language_model_becomes_a_classifier_with_its_gates(tmp_path, i
 @pytest.mark.parametrize("variant", NOT_STOCK)
 @pytest.mark.parametrize("family", CONFIGS)
 def test_the_file_is_python_and_config_json_names_what_it_defines(family, variant):
-    config = dataclasses.replace(CONFIGS[family], attention=VARIANTS[variant])
+    config = dataclasses.replace(CONFIGS[family], attention=MECHANISMS[variant])
     values, files = modeling(config, family_of(config).checkpoint.write_config(config))
     text = files["modeling_qtx.py"].decode()
     compile(text, "modeling_qtx.py", "exec")

@@ -9,7 +9,6 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 
-from qtx.attention import VARIANTS
 from qtx.families import FAMILIES, build
 from qtx.foundation.errors import QtxError
 from qtx.layers import dense, dense_product
@@ -18,6 +17,7 @@ from qtx.quantization import QuantizationConfig, Recipe, Rule, calibrate
 from qtx.quantization.integer import convert
 from qtx.quantization.integer.operands import operands
 from qtx.sites import Site, site_shapes
+from tests.mechanisms import MECHANISMS
 
 SMALL = {"num_layers": 1, "width": 16, "num_heads": 2, "mlp_width": 32, "init_std": 0.3}
 OF_FAMILY = {
@@ -33,7 +33,7 @@ def make(family, attention="softmax", **options):
     batch = {"tokens": rng.integers(0, 23, (4, 8)), "mask": np.arange(8) < np.array([[8], [5], [8], [2]])}
     if family == "vit":
         batch = {"images": rng.normal(size=(4, 8, 8, 3)).astype(np.float32)}
-    config = FAMILIES[family].config(**{**SMALL, **OF_FAMILY[family], **options}, attention=VARIANTS[attention])
+    config = FAMILIES[family].config(**{**SMALL, **OF_FAMILY[family], **options}, attention=MECHANISMS[attention])
     module = build(config)
     return module, nn.unbox(jax.jit(module.init)(jax.random.key(0), batch)["params"]), batch
 
@@ -98,7 +98,7 @@ CASES = [
 ] + [
     (family, attention, {"scheme": scheme, "num_layers": 2, "recipe": recipe, "weight_granularity": granularity})
     for family in sorted(FAMILIES)
-    for attention in sorted(VARIANTS)
+    for attention in sorted(MECHANISMS)
     for scheme, recipe, granularity in (("w8a8", f"paper_{family}", "tensor"), ("w4a4", "strict", "channel"))
     # The block is the same in all families: every mechanism in one, and in the others those that differ in kind.
     if family == "opt" or attention in ("softmax", "sink", "gated_linear", "gated_elementwise")

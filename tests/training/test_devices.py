@@ -19,6 +19,7 @@ from qtx.training import MeshConfig, TrainingConfig
 from qtx.training.program import Program, abstract_params, make_program
 from qtx.training.sharding import batch_sharding, make_mesh, param_shardings, shard_global_batch
 from qtx.training.step import TrainState
+from tests.mechanisms import MECHANISMS
 
 SHAPE = dict(num_layers=2, width=16, num_heads=8, mlp_width=32, init_std=0.2, dropout=0.0, attention_dropout=0.0)
 CONFIGS = {
@@ -32,6 +33,7 @@ CONFIGS = {
 TRAINING = TrainingConfig(
     steps=9, batch_size=16, optimizer="sgd", learning_rate=0.1, warmup_steps=1, weight_decay=0.0, clip_norm=None
 )
+
 MESHES = {"data": (8, 1, 1), "fsdp": (1, 8, 1), "tensor": (1, 1, 8), "mixed": (2, 2, 2)}
 ONE_DEVICE = (1, 1, 1)
 
@@ -195,10 +197,10 @@ def test_bfloat16_computes_and_float32_is_kept(name):
 
 @pytest.mark.representative("gated_linear-opt")
 @pytest.mark.parametrize("family", ["opt", "bert"])
-@pytest.mark.parametrize("attention", VARIANTS)
+@pytest.mark.parametrize("attention", MECHANISMS)
 def test_one_example_per_device_is_the_same_example_everywhere(family, attention):
     """Each row of the logits is that of its own tokens."""
-    module = build(dataclasses.replace(CONFIGS[family], attention=VARIANTS[attention], init_std=0.3))
+    module = build(dataclasses.replace(CONFIGS[family], attention=MECHANISMS[attention], init_std=0.3))
     tokens = {"tokens": np.random.default_rng(0).integers(0, 40, (4, 8)).astype(np.int32)}
     params = nn.unbox(jax.jit(module.init)(jax.random.key(0), tokens)["params"])
     mesh = make_mesh(MeshConfig(2, 2, 2))

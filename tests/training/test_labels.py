@@ -234,19 +234,24 @@ def get_config(variant="softmax"):
 """
 
 
-@pytest.mark.parametrize("named", [None, ("LABEL_0", "LABEL_1"), ("up", "down")])
-def test_an_export_names_classes_that_have_no_names(tmp_path, named):
-    """By the data, which name them in another order than the alphabet's here; those that the original has stay."""
+@pytest.mark.parametrize(
+    ("named", "learned"),
+    [(None, False), (("LABEL_0", "LABEL_1"), False), (("up", "down"), False), (("up", "down"), True)],
+)
+def test_an_export_names_classes_that_have_no_names(tmp_path, named, learned):
+    """By the data, which name them in another order than the alphabet's here; those that the original has stay, unless
+    others were learned."""
     folder, original = checkpoint(tmp_path / "checkpoint", head="classification", num_classes=2), None
     config, params = load(folder)
     if named:
         values = json.loads((folder / "config.json").read_text()) | {"id2label": dict(zip("01", named, strict=True))}
         (folder / "config.json").write_text(json.dumps(values))
         original = folder
-    save(tmp_path / "out", config, params, original, classes=("red", "blue"))
+    save(tmp_path / "out", config, params, original, classes=("red", "blue"), learned=learned)
     values = json.loads((tmp_path / "out/config.json").read_text())
-    assert list(values["id2label"].values()) == (["up", "down"] if named == ("up", "down") else ["red", "blue"])
-    if named != ("up", "down"):
+    stay = named == ("up", "down") and not learned
+    assert list(values["id2label"].values()) == (["up", "down"] if stay else ["red", "blue"])
+    if not stay:
         assert values["label2id"] == {"red": 0, "blue": 1}
 
 
@@ -268,4 +273,6 @@ def test_from_a_checkpoint_to_a_classifier_and_its_pupil(tmp_path, encoder, caps
             assert main(["export", "--format=huggingface", run]) == 0
             values = json.loads((tmp_path / "run_labels/export/huggingface/config.json").read_text())
             assert values["id2label"] == {"0": "blue", "1": "red"}
+            kept = (tmp_path / "run_labels/export/huggingface/tokenizer.json").read_bytes()
+            assert kept == (tmp_path / "run_labels/tokenizer.json").read_bytes()
     assert results["metric"] == "fidelity" and measured["values"]["fidelity"] > 0.9

@@ -25,6 +25,7 @@ from qtx.training import MeshConfig, TrainingConfig
         ({"beta1": 1.0}, "beta1 is 1.0"),
         ({"clip_norm": 0.0}, "clip_norm is 0.0: expected a positive number, or None"),
         ({"clip_weights": 1.0}, "clip_weights is 1.0: expected more than 1, or None"),
+        ({"clip_weights": float("inf")}, "clip_weights is inf: expected more than 1, or None"),
         ({"schedule": "cosin"}, "did you mean 'cosine'"),
         ({"steps": 50, "warmup_steps": 50}, "expected fewer than steps 50"),
         ({"batch_size": 30, "accumulation_steps": 4}, "set batch_size to 32"),

@@ -30,7 +30,8 @@ class Rows(NamedTuple):
 class Normalizer(abc.ABC):
     """Attention scores to probabilities; a frozen dataclass of its options.
 
-    A masked key's probability is exactly 0, and a row without a visible key is all 0.
+    A probability is in [0, 1], a masked key's exactly 0, and a row without a visible key is all 0. Rows may sum to less
+    than 1.
 
     Attributes:
       warmup: the name of its option that says over how many training steps it grows, from a softmax at step 0, into

@@ -26,14 +26,22 @@ class Source(Protocol):
         """Whether its data are of the kind that an objective is made of."""
         ...
 
-    def load(self, objective: str) -> Data: ...
+    def load(self, objective: str) -> Data:
+        """The data for an objective.
+
+        Raises:
+          QtxError: what is wrong with them, in a line.
+        """
+        ...
 
 
 @runtime_checkable
 class PreparedSource(Protocol):
-    """A source that keeps what it reads on disk: `prepare` makes it."""
+    """A source that keeps what it reads on disk."""
 
-    def prepare(self, objective: str) -> list[Written]: ...
+    def prepare(self, objective: str) -> list[Written]:
+        """Makes on disk what `load` reads, unless it is there."""
+        ...
 
 
 SOURCES: dict[str, type[Source]] = {

@@ -107,10 +107,12 @@ class QatModel:
 
     @property
     def weight_plan(self) -> Plan:
+        """Which weights are quantized, and how."""
         return tuple(learned.planned for learned in self.weights)
 
     @property
     def activation_plan(self) -> Plan:
+        """Which activations are quantized, and how."""
         return tuple(learned.planned for learned in self.activations)
 
     @property
