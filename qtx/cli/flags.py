@@ -111,9 +111,7 @@ def run_of(start: str, workdir: Path | None) -> str:
     if not folder.exists():
         import_run(read(config_of_checkpoint(checkpoint)), folder, checkpoint)
     elif RunFolder(folder).identity().get("imported") != digest_of_folder(checkpoint.folder):
-        raise QtxError(
-            f"config.start={start}: {folder} holds another run than that checkpoint's: name the folder of its"
-        )
+        raise QtxError(f"config.start={start}: {folder} holds another run: give the folder of that checkpoint's run")
     return str(folder)
 
 
