@@ -116,7 +116,7 @@ def import_weights(
       source: what to call the checkpoint in messages.
 
     Raises:
-      QtxError: naming weights that are missing, unexpected, or of another shape or type.
+      QtxError: naming weights that are missing, unexpected, of another shape or type, or not finite.
     """
     expected = {path: leaf.shape for path, leaf in traverse_util.flatten_dict(shapes, sep="/").items()}
     _refuse_unnamed(table, expected)
@@ -136,20 +136,28 @@ def import_weights(
             if tensors[name].dtype.name not in FLOATS:
                 raise QtxError(f"{source}: {name} is of {tensors[name].dtype.name}, expected {', '.join(FLOATS)}")
     return traverse_util.unflatten_dict(
-        {weight.path: _imported(weight, tensors, expected[weight.path], sizes) for weight in table}, sep="/"
+        {weight.path: _imported(weight, tensors, expected[weight.path], sizes, source) for weight in table}, sep="/"
     )
 
 
 def _imported(
-    weight: Weight, tensors: Mapping[str, StoredTensor], shape: tuple[int, ...], sizes: Mapping[str, int]
+    weight: Weight, tensors: Mapping[str, StoredTensor], shape: tuple[int, ...], sizes: Mapping[str, int], source: str
 ) -> np.ndarray:
     """The stacked parameter of a row; its memory is what is read into, or copied to tensor by tensor."""
     if not weight.indices:
-        return np.ascontiguousarray(weight.imported(tensors[weight.name]), np.float32).reshape(shape)
+        parameter = np.ascontiguousarray(weight.imported(tensors[weight.name]), np.float32).reshape(shape)
+        return _finite(parameter, weight.name, source)
     parameter = np.empty(shape, np.float32)
     for index, name in weight.names(sizes):
         parameter[index] = weight.imported(tensors[name]).reshape(shape[len(index) :])
+        _finite(parameter[index], name, source)
     return parameter
+
+
+def _finite(x: np.ndarray, name: str, source: str) -> np.ndarray:
+    if not np.isfinite(x).all():
+        raise QtxError(f"{source}: {name} has values that are NaN or infinite: take an earlier checkpoint of the model")
+    return x
 
 
 def _refuse(source: str, problem: str, names: list[str]) -> None:

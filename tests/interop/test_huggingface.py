@@ -164,6 +164,7 @@ def flipped(name):
     return damage
 
 
+FC = "model.decoder.layers.1.fc1.bias"
 BROKEN = {
     "no config": ("bert", remove("config.json"), "there is no file .*config.json, .*: give a checkpoint folder"),
     "no weights": (
@@ -177,7 +178,12 @@ BROKEN = {
     "no model type": ("bert", text("config.json", "{}"), "no 'model_type': expected one of bert, opt, vit"),
     "unknown model": ("bert", values(model_type="berts"), "unknown model_type.*'berts': did you mean 'bert'"),
     "another model": ("bert", values(model_type="opt"), "has no 'ffn_dim'"),
-    "missing weight": ("opt", weights(lambda t: t.pop("model.decoder.layers.1.fc1.bias")), "lacks .*layers.1.fc1.bias"),
+    "missing weight": ("opt", weights(lambda t: t.pop(FC)), "lacks .*layers.1.fc1.bias"),
+    "NaN": (
+        "opt",
+        weights(lambda t: t.update({FC: np.full_like(t[FC], np.nan)})),
+        "layers.1.fc1.bias has values that are NaN",
+    ),
     "unexpected weight": ("opt", weights(lambda t: t.update(extra=np.zeros(1))), "has unexpected extra"),
     "fewer layers": ("vit", values(num_hidden_layers=1), r"has unexpected vit.encoder.layer.1.* and 12 more"),
     "wrong shape": ("vit", values(intermediate_size=13), r"intermediate.dense.weight has shape \(12, 8\).*\(13, 8\)"),
