@@ -13,7 +13,8 @@ P = ParamSpec("P")
 
 
 def told_in_a_line(name: str) -> Callable[[Callable[P, int]], Callable[P, int]]:
-    """Makes of a QtxError in the script's `main` the line `NAME: error: ...` and the exit code 2."""
+    """Makes of a QtxError, or a file that cannot be read or written, in the script's `main` the line `NAME: error: ...`
+    and the exit code 2."""
 
     def of(main: Callable[P, int]) -> Callable[P, int]:
         @functools.wraps(main)
@@ -22,6 +23,11 @@ def told_in_a_line(name: str) -> Callable[[Callable[P, int]], Callable[P, int]]:
                 return main(*args, **kwargs)
             except QtxError as error:
                 print(f"{name}: error: {error}", file=sys.stderr)
+                return 2
+            except OSError as error:
+                if error.filename is None:
+                    raise
+                print(f"{name}: error: {error.filename}: {error.strerror}", file=sys.stderr)
                 return 2
 
         return told

@@ -43,8 +43,6 @@ def main(arguments: Sequence[str]) -> int:
     curves = {file.name.partition(".")[0]: growth(file) for file in options.files}
     if len(curves) < len(options.files):
         raise QtxError("two of the files have the same name, which is their curve's: name each as its curve is to be")
-    if options.out.exists() and not options.out.is_dir():
-        raise QtxError(f"--out={options.out} is a file: give a folder")
     options.out.mkdir(parents=True, exist_ok=True)
     for measure, label in MEASURES.items():
         figure = plots.over_training({name: [found[measure]] for name, found in curves.items()}, label)

@@ -125,6 +125,13 @@ def test_a_teacher_that_has_changed_is_refused(checkpoint, imported, tmp_path):
         check_unchanged(pupil, original)
 
 
+def test_a_file_in_the_way_is_told_in_a_line(imported, tmp_path, capsys):
+    shutil.copytree(imported, tmp_path / "run")
+    (tmp_path / "run" / "export").write_text("in the way")
+    message = told(["export", "--format=huggingface", f"--workdir={tmp_path}/run", *SHORT], capsys)
+    assert f"{tmp_path}/run/export" in message and "irectory" in message
+
+
 def test_a_built_in_start_is_that_checkpoint(imported, tmp_path):
     shutil.copytree(imported, tmp_path / "minilm-2l")
     with pytest.raises(QtxError, match="holds another run: give the folder"):

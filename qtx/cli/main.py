@@ -220,6 +220,11 @@ def main(arguments: Sequence[str] | None = None) -> int:
     except QtxError as error:
         print(f"qtx: error: {' '.join(str(error).split())}", file=sys.stderr)
         return USAGE_ERROR
+    except OSError as error:
+        if error.filename is None:
+            raise
+        print(f"qtx: error: {error.filename}: {error.strerror}: make room for it, or choose another", file=sys.stderr)
+        return USAGE_ERROR
     except Preempted as request:
         print(f"qtx: {request}{resume}", file=sys.stderr)
         return 0
