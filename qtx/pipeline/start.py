@@ -315,7 +315,7 @@ def teacher_of(experiment: Experiment, data: Data, workdir: Path | None) -> Teac
     module = build(dataclasses.replace(there.model, dtype="float32"))
     assert folder is not None, "an experiment that learns from another has that one's folder"
     pupil = chain[-2][0] if len(chain) > 1 else None
-    if pupil is not None:
+    if pupil not in (None, folder):  # what has yet to begin is told by its start's folder
         check_unchanged(pupil, folder)
     checkpoint = "0" if RunFolder(folder).imported.is_dir() else NEWEST
     params = load_params(module, data, folder, experiment.mesh, checkpoint)
