@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import os
 import shutil
 
 import flax.linen as nn
@@ -95,9 +96,11 @@ def test_a_refused_import_leaves_nothing_and_a_killed_one_is_no_obstacle(checkpo
     command = ["import", str(checkpoint), f"--workdir={tmp_path}/run", *SHORT]
     assert "nothere" in told([*command, "--config.training.penalties=('hinge,sites=nothere',)"], capsys)
     assert not (tmp_path / "run").exists()
-    (tmp_path / "run" / ".imported.99999").mkdir(parents=True)
+    (tmp_path / "run" / ".imported.999999999").mkdir(parents=True)
     assert main(command) == 0
     assert not list((tmp_path / "run").glob(".imported*")) and (tmp_path / "run" / "config.json").exists()
+    (tmp_path / "other" / f".imported.{os.getpid()}").mkdir(parents=True)  # of an import that is at work
+    assert "is not empty" in told([*command[:2], f"--workdir={tmp_path}/other", *SHORT], capsys)
 
 
 def test_an_import_asks_for_no_other_model_and_no_other_data(checkpoint, imported, tmp_path, capsys):

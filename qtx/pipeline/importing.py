@@ -33,6 +33,8 @@ from qtx.training.run_folder import IDENTITY, RunFolder
 BUILTIN = "builtin:"
 HUB_NAME = re.compile(r"[\w.-]+/[\w.-]+")
 SEQUENCE_LENGTH = 128
+UNFINISHED = ".imported."
+"""What a checkpoint's copy is called until it is whole, before the number of the process."""
 
 
 @dataclasses.dataclass(frozen=True)
@@ -122,15 +124,14 @@ def import_run(experiment: Experiment, workdir: Path, checkpoint: Found, data: D
             raise QtxError(f"{workdir} holds another run: choose another --workdir, or delete this one")
         run.check(run.read_config(), record(experiment))
         return prepare(experiment, data, run)
-    # What an import that was killed has left.
-    unfinished = list(workdir.glob(".imported.*")) if workdir.is_dir() else []
+    unfinished = [file for file in workdir.glob(f"{UNFINISHED}*") if _is_left(file)] if workdir.is_dir() else []
     if workdir.exists() and any(file not in unfinished for file in workdir.iterdir()):
         raise QtxError(f"{workdir} is not empty, and holds no run: choose another --workdir")
     data = load_data(experiment.data, experiment.objective) if data is None else data
     module = build(experiment.model, data)
     experiment = dataclasses.replace(experiment, model=module.config)
-    copied = run.imported.with_name(f".imported.{os.getpid()}")
-    prepared = None
+    copied = run.imported.with_name(f"{UNFINISHED}{os.getpid()}")
+    claimed: dict[str, str] = {}
     try:
         for left in unfinished:
             shutil.rmtree(left)
@@ -143,18 +144,31 @@ def import_run(experiment: Experiment, workdir: Path, checkpoint: Found, data: D
         os.replace(copied, run.imported)
         files = kept_files(experiment, module.config, data)
         run.claim({**record(experiment), IDENTITY: {**identity_of(data), **identity}}, files)
-        prepared = prepare(experiment, data, run)
-        return prepared
+        claimed = {**files, run.config.name: ""}
+        return prepare(experiment, data, run)
+    except QtxError:
+        for name in claimed:  # what is refused leaves nothing
+            (workdir / name).unlink()
+        raise
     except OSError as error:
         raise QtxError(f"cannot write the run's folder {workdir}: {error.strerror}") from error
     finally:
         shutil.rmtree(copied, ignore_errors=True)
-        if prepared is None:  # what is refused leaves nothing
+        if not run.config.exists():
             shutil.rmtree(run.imported, ignore_errors=True)
-            for file in workdir.glob("*"):
-                file.unlink()
         if workdir.is_dir() and not any(workdir.iterdir()):
             workdir.rmdir()
+
+
+def _is_left(unfinished: Path) -> bool:
+    """Whether who was copying a checkpoint there is no more: the import was killed."""
+    try:
+        os.kill(int(unfinished.name.removeprefix(UNFINISHED)), 0)
+    except ProcessLookupError:
+        return True
+    except (ValueError, OSError):
+        return False
+    return False
 
 
 def check_model(model: TransformerConfig, there: TransformerConfig) -> None:
