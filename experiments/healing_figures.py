@@ -35,13 +35,13 @@ def ladder(folder: Path) -> dict[str, list[float]]:
     measured = read_measurements(RunFolder(folder))["measurements"]
     if not measured:
         raise QtxError(f"{folder} has no measurements: run `qtx quantize --workdir={folder}` first")
+    if any("fidelity" not in one["values"] for one in measured):
+        raise QtxError(f"{folder} is not measured by fidelity: give the runs of an original and of what it became")
     found = {
-        one["scheme"]: [one["values"].get("fidelity")]
+        one["scheme"]: [one["values"]["fidelity"]]
         for one in measured
         if one.get("method") is None or (one["method"] == "static" and one["options"]["weight_estimator"] == ESTIMATOR)
     }
-    if None in (value for values in found.values() for value in values):
-        raise QtxError(f"{folder} is not measured by fidelity: give the runs of an original and of what it became")
     # Floating point, of no bits, comes first.
     ordered = sorted(found, key=lambda scheme: [-int(bits) for bits in re.findall(r"\d+", scheme)])
     return {scheme.upper(): found[scheme] for scheme in ordered}

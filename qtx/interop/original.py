@@ -25,6 +25,13 @@ def has_place_for(original: Stored, attention: AttentionConfig) -> bool:
     return original.checkpoint is not original.family.timm or attention == AttentionConfig()
 
 
+def differing_fields(config: TransformerConfig, there: TransformerConfig) -> set[str]:
+    """The fields in which two configs are of different models: all, if they are of two families."""
+    fields = vars(there).keys() - {*COMPUTATION, *OF_TRAINING}
+    same = type(config) is type(there)
+    return {field for field in fields if not same or getattr(config, field) != getattr(there, field)}
+
+
 def as_in(original: Stored, config: TransformerConfig, params: Any) -> tuple[dict[str, Any], dict[str, bytes]]:
     """config.json's values and the contents of the files of weights: with the original's names, types and copies, and
     what qtx does not compute with.
@@ -33,13 +40,11 @@ def as_in(original: Stored, config: TransformerConfig, params: Any) -> tuple[dic
       QtxError: if the original is another model's: all but the attention has to be equal.
     """
     checkpoint, there = original.checkpoint, original.config(None)
-    for field in vars(there).keys() - {*COMPUTATION, *OF_TRAINING, "attention"}:
-        given = getattr(config, field, None)
-        if type(config) is not type(there) or given != getattr(there, field):
-            raise QtxError(
-                f"{original.folder} is of another model, with {field} {getattr(there, field)!r} and not {given!r}: "
-                "give the folder that this one was made of"
-            )
+    for field in differing_fields(config, there) - {"attention"}:
+        raise QtxError(
+            f"{original.folder} is of another model, with {field} {getattr(there, field)!r} and not "
+            f"{getattr(config, field, None)!r}: give the folder that this one was made of"
+        )
     if not has_place_for(original, config.attention):
         raise QtxError(
             f"{original.folder} is timm's, and timm computes the plain softmax alone: leave the original out, to write "

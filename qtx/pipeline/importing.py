@@ -23,7 +23,7 @@ from qtx.foundation.errors import QtxError
 from qtx.interop import load
 from qtx.interop.contents import digest_of_folder, files_of
 from qtx.interop.hub import fetch
-from qtx.interop.original import COMPUTATION, OF_TRAINING
+from qtx.interop.original import differing_fields
 from qtx.interop.stored import open_folder
 from qtx.models import FROM_DATA, TransformerConfig
 from qtx.pipeline.identity import identity_of, kept_files, load_data
@@ -173,14 +173,13 @@ def _is_left(unfinished: Path) -> bool:
 
 def check_model(model: TransformerConfig, there: TransformerConfig) -> None:
     """Raises QtxError if a config asks for another model than a checkpoint holds."""
-    for field in vars(there).keys() - {*COMPUTATION, *OF_TRAINING, *FROM_DATA}:
-        asked, held = getattr(model, field), getattr(there, field)
-        if type(model) is type(there) and asked != held:
-            what = attention_text(held) if field == "attention" else repr(held)
-            raise QtxError(
-                f"config.model.{field} is not what the checkpoint has, {what}: leave it out; to change the model, "
-                "train from its run, qtx train --config.start=..."
-            )
+    for field in differing_fields(model, there) - set(FROM_DATA):
+        held = getattr(there, field)
+        what = attention_text(held) if field == "attention" else repr(held)
+        raise QtxError(
+            f"config.model.{field} is not what the checkpoint has, {what}: leave it out; to change the model, train "
+            "from its run, qtx train --config.start=..."
+        )
 
 
 def with_classes(experiment: Experiment, folder: Path) -> Experiment:

@@ -265,8 +265,11 @@ def start_identity(start: str) -> dict[str, str]:
     return {"start": digest_of_folder(imported) if step == 0 and imported.is_dir() else digest_of(start, step)}
 
 
-def check_unchanged(run: Path, start: Path) -> None:
-    """Raises QtxError if the parameters at the start of a run are no longer those that it started from."""
+def check_unchanged(run: Path | None, start: Path) -> None:
+    """Raises QtxError if the parameters at the start of a run are no longer those that it started from. A run that has
+    yet to begin has no folder, or is told by its start's."""
+    if run in (None, start):
+        return
     began = RunFolder(run).identity().get("start") if RunFolder(run).config.exists() else None
     imported = RunFolder(start).imported
     if began is None or (imported.is_dir() and digest_of_folder(imported) == began):
@@ -314,9 +317,8 @@ def teacher_of(experiment: Experiment, data: Data, workdir: Path | None) -> Teac
             )
     module = build(dataclasses.replace(there.model, dtype="float32"))
     assert folder is not None, "an experiment that learns from another has that one's folder"
-    pupil = chain[-2][0] if len(chain) > 1 else None
-    if pupil not in (None, folder):  # what has yet to begin is told by its start's folder
-        check_unchanged(pupil, folder)
+    if len(chain) > 1:
+        check_unchanged(chain[-2][0], folder)
     checkpoint = "0" if RunFolder(folder).imported.is_dir() else NEWEST
     params = load_params(module, data, folder, experiment.mesh, checkpoint)
     return Teacher(module, params, experiment.training.distill_layers)
@@ -331,7 +333,7 @@ def original_of(experiment: Experiment, workdir: Path) -> Path | None:
     """
     *before, (folder, there) = starts(experiment, workdir)
     assert folder is not None
-    if before and before[-1][0] is not None:
+    if before:
         check_unchanged(before[-1][0], folder)
     imported = RunFolder(folder).imported
     same = all(getattr(there.model, x, None) == getattr(experiment.model, x, None) for x in (HEAD, "num_classes"))
