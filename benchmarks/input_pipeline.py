@@ -14,7 +14,6 @@ from __future__ import annotations
 import argparse
 import itertools
 import json
-import os
 import sys
 import tempfile
 import time
@@ -28,6 +27,7 @@ from configs import tiny_bert
 from qtx.data import Data, DataConfig, load, prepare_data
 from qtx.data.sources import ImageCorpus, TextCorpus
 from qtx.experiment import read
+from qtx.foundation.hardware import cpu_cores
 from qtx.pipeline.train import train
 from qtx.training import read_metrics
 
@@ -113,7 +113,7 @@ def main(arguments: list[str] | None = None) -> int:
         ratio = f"{row['ratio']:>8.2f} x" if "ratio" in row else ""
         print(f"{name:<34} {row['rate']:>12,} {ratio}")
     if options.output:
-        facts = {"device": jax.devices()[0].device_kind, "cores": len(os.sched_getaffinity(0)), "batch": BATCH}
+        facts = {"device": jax.devices()[0].device_kind, "cores": cpu_cores(), "batch": BATCH}
         options.output.write_text(json.dumps(facts | {"results": result}, indent=1) + "\n")
     return 0
 

@@ -12,7 +12,6 @@ import dataclasses
 import functools
 import json
 import math
-import os
 import platform
 import tempfile
 from pathlib import Path
@@ -25,6 +24,7 @@ import numpy as np
 
 from benchmarks.timing import interleaved
 from qtx.families import build
+from qtx.foundation.hardware import cpu_cores
 from qtx.models import BertConfig
 from qtx.quantization import QuantizationConfig, calibrate
 from qtx.quantization.integer import IntegerModel, convert, save
@@ -47,7 +47,7 @@ def main() -> None:
     shape = {"layers": options.layers, "width": config.width, "heads": config.num_heads, "mlp": config.mlp_width}
     shape |= {"batch": options.batch, "length": options.length}
     device = jax.devices()[0].device_kind
-    cores = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count()
+    cores = cpu_cores()
     result: dict[str, Any] = {"shape": shape, "device": device, "machine": platform.machine(), "cores": cores}
     of_encoder, facts = encoder(config, options.batch, options.length)
     kinds = products(config, options.batch, options.length)

@@ -23,7 +23,6 @@ from __future__ import annotations
 import argparse
 import importlib.util
 import json
-import os
 import platform
 import sys
 from collections.abc import Callable
@@ -37,7 +36,7 @@ from benchmarks.timing import interleaved
 from qtx.cli.cpu_memory import keep_freed_memory
 from qtx.data.masking import num_predictions
 from qtx.families import FAMILIES, build
-from qtx.foundation.hardware import chip_of
+from qtx.foundation.hardware import chip_of, cpu_cores
 from qtx.models.flops import step_flops
 from qtx.training import MeshConfig, TrainingConfig
 from qtx.training.program import make_program
@@ -80,7 +79,7 @@ def main() -> None:
     if not beside:
         print("torch and transformers are not installed: qtx is timed alone (pip install qtx[hf])", file=sys.stderr)
     keep_freed_memory()  # as the command line does; PyTorch gains by it too
-    device, cores = jax.devices()[0].device_kind, len(os.sched_getaffinity(0))
+    device, cores = jax.devices()[0].device_kind, cpu_cores()
     result: dict[str, Any] = {"device": device, "machine": platform.machine(), "cores": cores}
     result |= {"dtype": options.dtype, "shapes": {}}
     if options.output and options.output.exists():  # of other shapes
@@ -154,7 +153,7 @@ def torch_steps(
     import torch
     import transformers
 
-    torch.set_num_threads(len(os.sched_getaffinity(0)))
+    torch.set_num_threads(cpu_cores())
     device = torch.device("cuda" if jax.default_backend() == "gpu" else "cpu")
     half = shape["dtype"] == "bfloat16"
     common: dict[str, Any] = dict(num_hidden_layers=shape["num_layers"], hidden_size=shape["width"])

@@ -25,7 +25,7 @@ from qtx.quantization.earlier import of_this_version
 from qtx.quantization.qat.config import QatConfig
 from qtx.quantization.recipes import RECIPES
 from qtx.training import MeshConfig, TrainingConfig
-from qtx.training.run_folder import IDENTITY, RunFolder, started
+from qtx.training.run_folder import BESIDE_OPTIONS, RunFolder, started
 
 
 @dataclasses.dataclass(frozen=True)
@@ -212,7 +212,7 @@ def from_record(values: dict[str, Any], where: str) -> ConfigDict:
     try:
         config = default(values["family"])
         values = {**started(values), "quantization": of_this_version(values.get("quantization", {}))}
-        config.update({name: value for name, value in values.items() if name != IDENTITY})
+        config.update({name: value for name, value in values.items() if name not in BESIDE_OPTIONS})
     except QtxError:
         raise
     except (KeyError, TypeError, ValueError, AttributeError) as error:

@@ -42,17 +42,30 @@ class Mask:
 
     def dense(self) -> jax.Array | None:
         """True where a key is visible: bool, broadcasting to `[B, 1, T, T]` (query, key); None: every key is."""
+        return self.block(0, self.length, 0, self.length)
+
+    def block(self, first_query: Any, queries: int, first_key: Any, keys: int, ragged: bool = False) -> Any:
+        """`dense` of some queries and keys in a row, `[B, 1, queries, keys]`.
+
+        Args:
+          first_query, first_key: where they begin, perhaps traced.
+          queries, keys: how many.
+          ragged: whether they may reach beyond T, where no key is visible.
+        """
+        query, key = first_query + jnp.arange(queries), first_key + jnp.arange(keys)
         parts = []
-        ahead = jnp.arange(self.length) - jnp.arange(self.length)[:, None]
+        if ragged:
+            parts.append(key < self.length)
+        ahead = key - query[:, None]
         if self.causal:
             parts.append(ahead <= 0)
         if self.window is not None:
             parts.append(jnp.abs(ahead) < self.window)
         if self.keys is not None:
-            parts.append(self.keys[:, None, None, :])
+            parts.append(self.keys[:, key][:, None, None, :])
         if self.segments is not None:
             segments = self.segments[:, None]
-            parts.append(segments[..., :, None] == segments[..., None, :])
+            parts.append(segments[..., query][..., :, None] == segments[..., key][..., None, :])
         return None if not parts else functools.reduce(jnp.logical_and, parts)
 
     def visible(self) -> jax.Array:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import functools
 from collections.abc import Callable
 from typing import Any
 
@@ -10,14 +11,18 @@ import jax
 import jax.numpy as jnp
 
 from qtx.attention.config import AttentionConfig
+from qtx.attention.fused import AUTO, case_of, chosen
 from qtx.attention.gates import DenseGate, Gate, PerHeadGate
 from qtx.attention.normalizers import Rows
 from qtx.attention.parameters import NORMALIZER, Parameters, check_parameters
 from qtx.axes import constrain
 from qtx.foundation.errors import QtxError
-from qtx.layers import Product, dense
+from qtx.layers import Dropout, Product, dense
 from qtx.masks import Mask
-from qtx.sites import Site
+from qtx.sites import Site, watched
+
+INNER = ("scores", "probs", "score_product", "context_product")
+"""What only the naive way runs."""
 
 
 class Held(nn.Module):
@@ -62,6 +67,8 @@ class MultiHeadAttention(nn.Module):
       use_bias: whether the four projections have biases.
       rotate: what becomes of queries `[B, T, H, D]` and keys `[B, T, K, D]` before their product, such as rotary
         positions (Su et al. 2021): both -> both. Modules that it makes are the attention's.
+      backend: a name in `qtx.attention.fused.BACKEND_NAMES`. Where anything looks at scores or probabilities, or
+        changes them, they are made, whatever it says.
 
     Raises:
       QtxError: if K does not divide H, or H the width that a gate reads by heads, or a gate has other logits.
@@ -77,6 +84,7 @@ class MultiHeadAttention(nn.Module):
     head_dim: int | None = None
     use_bias: bool = True
     rotate: Callable[[jax.Array, jax.Array], tuple[jax.Array, jax.Array]] | None = None
+    backend: str = AUTO
 
     @nn.compact
     def __call__(self, x: jax.Array, rows: Rows | None = None, residual: jax.Array | None = None) -> jax.Array:
@@ -120,16 +128,28 @@ class MultiHeadAttention(nn.Module):
         if gate is not None and gate.place == "values":
             value = split(gated(gate, value, "gated_value"))
         key, value = of_query_heads(key), of_query_heads(value)
-        scores = Product("bthd,bshd->bhts", jnp.float32, head_dim**-0.5, name="score_product")(query, key)
-        scores = Site(name="scores")(scores, rows.mask)
         normalize = Held(normalizer.parameters(self.num_heads), self.init_std, name=NORMALIZER)
-        probs = Site(name="probs")(normalize(normalizer, scores, rows))
-        probs = nn.Dropout(self.dropout, deterministic=self.deterministic)(probs).astype(self.dtype)
-        context = Product("bhts,bshd->bthd", self.dtype, name="context_product")(probs, value)
+        dropout = 0.0 if self.deterministic else self.dropout
+        case = case_of(normalizer, rows.mask, query, dropout)
+        backend = chosen(self.backend, case, watched(self, *INNER))
+        if backend is None:
+            context = self._naive(normalize, query, key, value, rows)
+        else:
+            dropout_key = self.make_rng("dropout") if dropout else None
+            query = query * head_dim**-0.5
+            context = normalize(functools.partial(backend, case), query, key, value, rows, dropout_key)
         context = Site(name="context")(merged(context))
         if gate is not None and gate.place == "context":
             context = gated(gate, context, "gated_context")
         return dense(width, ("heads", "embed"), self.init_std, self.dtype, "out", self.use_bias)(context)
+
+    def _naive(self, normalize: Held, query: jax.Array, key: jax.Array, value: jax.Array, rows: Rows) -> jax.Array:
+        """The context `[B, T, H, D]`, with scores and probabilities in memory, for all to look at."""
+        scores = Product("bthd,bshd->bhts", jnp.float32, query.shape[-1] ** -0.5, name="score_product")(query, key)
+        scores = Site(name="scores")(scores, rows.mask)
+        probs = Site(name="probs")(normalize(self.config.normalizer, scores, rows))
+        probs = Dropout(self.dropout, deterministic=self.deterministic)(probs).astype(self.dtype)
+        return Product("bhts,bshd->bthd", self.dtype, name="context_product")(probs, value)
 
     def _openness(self, gate: Gate, x: jax.Array, num_heads: int, head_dim: int) -> jax.Array:
         """The gate's factor on so many heads, `[B, T, num_heads, 1 or head_dim]`."""

@@ -24,6 +24,7 @@ from qtx.foundation.distributed import initialize, is_main
 from qtx.foundation.errors import QtxError, lookup
 from qtx.foundation.hardware import CHIPS
 from qtx.pipeline.analyze import COSTLIEST, diagnose, open_run
+from qtx.pipeline.backend import training_backend
 from qtx.pipeline.compare import begun_run, check_runs, duration, rebuild, run_comparison, runs
 from qtx.pipeline.export import FORMATS
 from qtx.pipeline.identity import origin
@@ -118,7 +119,7 @@ def train(experiment: Experiment, workdir: Path, distributed: bool = False, prof
     console = Console(quiet=not is_main())
     RunFolder(workdir).claim(record(experiment), write=False)
     prepared = prepare_experiment(experiment, run=origin(experiment, workdir))
-    print_summary(prepared, workdir, console)
+    print_summary(prepared, workdir, console, training_backend(prepared.experiment, prepared.data, workdir))
     train_run(prepared, workdir, profile)
     last = read_metrics(workdir, "eval")[-1]
     metric = OBJECTIVES[experiment.objective].metric

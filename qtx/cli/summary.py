@@ -17,16 +17,19 @@ from qtx.foundation.console import say
 from qtx.pipeline.prepare import Prepared
 
 
-def print_summary(prepared: Prepared, workdir: Path, console: Console, compare: bool = False) -> None:
+def print_summary(
+    prepared: Prepared, workdir: Path, console: Console, backend: str = "", compare: bool = False
+) -> None:
     """Prints the summary: a panel on a terminal, plain lines `model: ...` in a pipe.
 
     Args:
       prepared: the experiment.
       workdir: its folder.
       console: where to.
+      backend: what its training's attention is computed by, if it trains.
       compare: whether it is the variants and seeds of the experiment's comparison that are run.
     """
-    lines = summary(prepared, workdir, compare)
+    lines = summary(prepared, workdir, backend, compare)
     if not console.is_terminal:
         for name, text in lines.items():
             say(console, f"{name}: {text}")
@@ -37,7 +40,7 @@ def print_summary(prepared: Prepared, workdir: Path, console: Console, compare: 
     console.print(Panel(table, title=escape(f"qtx · {prepared.experiment.name}"), title_align="left", expand=False))
 
 
-def summary(prepared: Prepared, workdir: Path, compare: bool) -> dict[str, str]:
+def summary(prepared: Prepared, workdir: Path, backend: str, compare: bool) -> dict[str, str]:
     """Name to text of every line; see `print_summary`."""
     experiment, model, training = prepared.experiment, prepared.experiment.model, prepared.experiment.training
     devices = jax.devices()
@@ -48,6 +51,7 @@ def summary(prepared: Prepared, workdir: Path, compare: bool) -> dict[str, str]:
     return {
         "model": f"{model_in_words(model)}, {model.dtype}",
         "attention": "; ".join(variants) if compare else attention_text(model.attention),
+        **({"computed": f"{backend} attention"} if backend else {}),
         "parameters": f"{prepared.parameters:,}" + (" with softmax; gates add theirs" if compare else ""),
         "data": prepared.data.description,
         "devices": f"{used} of {len(devices)} {kind if kind == platform else f'{kind} ({platform})'}, mesh {mesh}",

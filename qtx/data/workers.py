@@ -19,6 +19,7 @@ import grain
 
 from qtx.foundation.batch import Batch
 from qtx.foundation.errors import QtxError
+from qtx.foundation.hardware import cpu_cores
 
 AHEAD = 2
 """Batches that a process makes ahead of training."""
@@ -78,8 +79,7 @@ class WorkerBatches:
 
 def spare_processes() -> int:
     """How many processes can make batches beside an accelerator that trains: one less than there are cores."""
-    cores = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
-    return min(MOST_PROCESSES, max(1, cores - 1))
+    return min(MOST_PROCESSES, max(1, cpu_cores() - 1))
 
 
 def _begin(pickled: bytes) -> None:

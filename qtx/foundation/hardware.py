@@ -1,8 +1,10 @@
-"""What accelerators can do: memory and peak rates of named chips, for plans and for model FLOPs utilization."""
+"""What there is to compute on: a process's cores; and what accelerators can do, memory and peak rates of named chips,
+for plans and for model FLOPs utilization."""
 
 from __future__ import annotations
 
 import dataclasses
+import os
 
 GIB = 2**30
 TERA = 1e12
@@ -67,3 +69,8 @@ def chip_of(device_kind: str) -> Chip | None:
     matches = [(len(kind), chip) for chip in CHIPS.values() for kind in chip.kinds if kind in device_kind]
     # The longest match: "TPU v5 lite" (v5e) contains "TPU v5" (v5p), and "NVIDIA L40S" is no "NVIDIA L4".
     return max(matches, key=lambda match: match[0])[1] if matches else None
+
+
+def cpu_cores() -> int:
+    """How many cores this process may use."""
+    return len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1

@@ -15,7 +15,7 @@ from qtx.interop.weight_files import INDEX, WEIGHTS, index_of
 from qtx.models import TransformerConfig
 
 # What a checkpoint does not tell: how to compute, not what.
-COMPUTATION = ("dtype", "remat")
+COMPUTATION = ("dtype", "remat", "attention_backend")
 # What training may have taken another value for: the model computes the same.
 OF_TRAINING = ("dropout", "attention_dropout", "init_std")
 

@@ -11,7 +11,7 @@ import jax.numpy as jnp
 
 from qtx.attention import Rows
 from qtx.foundation.errors import lookup
-from qtx.layers import dense, dense_product, embedding, layer_norm
+from qtx.layers import Dropout, dense, dense_product, embedding, layer_norm
 from qtx.masks import Mask
 from qtx.models.block import ACTIVATIONS, TransformerConfig, layers
 from qtx.sites import Site
@@ -66,7 +66,7 @@ class BertEmbeddings(nn.Module):
         self.token_type_sum = Site()
         self.sum = Site()
         self.norm = layer_norm(c.layer_norm_epsilon, dtype)
-        self.drop = nn.Dropout(c.dropout, deterministic=self.deterministic)
+        self.drop = Dropout(c.dropout, deterministic=self.deterministic)
 
     def __call__(self, tokens: jax.Array, token_types: jax.Array) -> jax.Array:
         x = self.token_type_sum(self.words(tokens) + self.token_types(token_types))
@@ -100,7 +100,7 @@ class ClassificationHead(nn.Module):
         c, dtype = self.config, jnp.dtype(self.config.dtype)
         assert c.num_classes is not None, "num_classes is filled in by qtx.families.build"
         pooled = jnp.tanh(dense(c.width, ("embed", None), c.init_std, dtype, "pooler")(x[:, 0]))
-        pooled = nn.Dropout(c.dropout, deterministic=self.deterministic)(Site(name="pooled")(pooled))
+        pooled = Dropout(c.dropout, deterministic=self.deterministic)(Site(name="pooled")(pooled))
         return dense(c.num_classes, ("embed", None), c.init_std, dtype, "logits")(pooled).astype(jnp.float32)
 
 

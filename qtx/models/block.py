@@ -13,9 +13,10 @@ import jax.numpy as jnp
 import numpy as np
 
 from qtx.attention import AttentionConfig, MultiHeadAttention, Rows
+from qtx.attention.fused import AUTO, BACKEND_NAMES
 from qtx.axes import constrain
 from qtx.foundation.errors import QtxError, lookup
-from qtx.layers import dense, layer_norm, rms_norm
+from qtx.layers import Dropout, dense, layer_norm, rms_norm
 from qtx.models.remat import NONE, REMAT_POLICIES, rematerialized
 from qtx.sites import Site
 
@@ -50,6 +51,8 @@ class TransformerConfig:
       remat: a name in `REMAT_POLICIES`: which of a block's activations the backward pass computes again, to save
         memory.
       attention: the variant.
+      attention_backend: how attention is computed, a name in `qtx.attention.fused.BACKEND_NAMES`: `"naive"`, with its
+        T x T scores and probabilities in memory; by one that never has them; or `"auto"`, by what is fastest there.
 
     Raises:
       QtxError: if the shape is impossible or a rate is not in [0, 1).
@@ -72,6 +75,7 @@ class TransformerConfig:
     dtype: str = "float32"
     remat: str = NONE
     attention: AttentionConfig = AttentionConfig()
+    attention_backend: str = AUTO
 
     def __post_init__(self):
         for name in ("num_layers", "width", "num_heads", "mlp_width"):
@@ -92,6 +96,7 @@ class TransformerConfig:
         if self.dtype not in ("float32", "bfloat16"):
             raise QtxError(f"dtype is {self.dtype!r}: expected 'float32' or 'bfloat16'")
         lookup(REMAT_POLICIES, "remat policy", self.remat)
+        lookup(dict.fromkeys(BACKEND_NAMES), "attention_backend", self.attention_backend)
 
     @property
     def from_data(self) -> tuple[str, ...]:
@@ -136,12 +141,19 @@ class Block(nn.Module):
         attention_norm = NORMS[c.norm](c.layer_norm_epsilon, dtype, "attention_norm")
         mlp_norm = NORMS[c.norm](c.layer_norm_epsilon, dtype, "mlp_norm")
         attention = MultiHeadAttention(
-            c.num_heads, c.attention, c.attention_dropout, c.init_std, dtype, self.deterministic, name="attention"
+            c.num_heads,
+            c.attention,
+            c.attention_dropout,
+            c.init_std,
+            dtype,
+            self.deterministic,
+            backend=c.attention_backend,
+            name="attention",
         )
         mlp = Mlp(c, name="mlp")
 
         def drop(y):
-            return nn.Dropout(c.dropout, deterministic=self.deterministic)(y)
+            return Dropout(c.dropout, deterministic=self.deterministic)(y)
 
         branch = attention(attention_norm(x) if c.pre_norm else x, rows, x)
         x = Site(name="attention_residual")(x + drop(branch))

@@ -12,7 +12,7 @@ import numpy as np
 
 from qtx.attention import Rows
 from qtx.foundation.errors import QtxError
-from qtx.layers import dense, layer_norm
+from qtx.layers import Dropout, dense, layer_norm
 from qtx.masks import Mask
 from qtx.models.block import TransformerConfig, layers
 from qtx.sites import Site
@@ -86,7 +86,7 @@ class VitEmbeddings(nn.Module):
         positions = self.param("positions", initial, (x.shape[1] + 1, c.width))
         class_tokens = jnp.broadcast_to(class_token.astype(dtype), (x.shape[0], 1, c.width))
         x = Site(name="sum")(jnp.concatenate([class_tokens, x], axis=1) + positions.astype(dtype))
-        return nn.Dropout(c.dropout, deterministic=self.deterministic)(x)
+        return Dropout(c.dropout, deterministic=self.deterministic)(x)
 
 
 class ClassifierHead(nn.Module):

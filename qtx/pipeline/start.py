@@ -34,7 +34,17 @@ from qtx.training.sharding import make_mesh, shard_global_batch
 
 # Options of a model that may differ between a run and one that starts from it: they say nothing of what a parameter
 # means. Another attention is converted, and another head is a new one.
-FREE_OPTIONS = ("dropout", "attention_dropout", "init_std", "dtype", "remat", "attention", "head", "num_classes")
+FREE_OPTIONS = (
+    "dropout",
+    "attention_dropout",
+    "init_std",
+    "dtype",
+    "remat",
+    "attention",
+    "attention_backend",
+    "head",
+    "num_classes",
+)
 WARMUP_SHARE = 0.1
 HEAD = "head"
 

@@ -16,12 +16,13 @@ from qtx.experiment import Experiment
 from qtx.foundation.config import flattened
 from qtx.foundation.hardware import chip_of
 from qtx.models.flops import step_flops
+from qtx.pipeline.backend import BACKEND, training_backend, with_backend
 from qtx.pipeline.health import attention_warning
 from qtx.pipeline.identity import identity_of, kept_files, load_data, origin
 from qtx.pipeline.start import check_start, initial_params, noisy_model, qat_model, start_identity, teacher_of
 from qtx.training.distillation import Teacher
 from qtx.training.loop import TrainResult, fit
-from qtx.training.run_folder import IDENTITY, RunFolder
+from qtx.training.run_folder import IDENTITY, TAKEN, RunFolder
 from qtx.training.watch import Watch
 
 
@@ -49,6 +50,9 @@ def train(
     folder = RunFolder(Path(workdir))
     if data is None:
         data = load_data(experiment.data, experiment.objective, origin(experiment, folder.root))
+    taken = training_backend(experiment, data, folder.root)
+    asked = qtx.families.build(experiment.model, data).config
+    experiment = dataclasses.replace(experiment, model=with_backend(experiment.model, taken))
     module = qtx.families.build(experiment.model, data)
     identity = identity_of(data)
     qat = qat_model(experiment, module, data)
@@ -73,7 +77,11 @@ def train(
         data,
         experiment.training,
         workdir=workdir,
-        config={**flattened(dataclasses.replace(experiment, model=module.config)), IDENTITY: identity},
+        config={
+            **flattened(dataclasses.replace(experiment, model=asked)),
+            IDENTITY: identity,
+            TAKEN: {BACKEND: taken},
+        },
         files=kept_files(experiment, module.config, data),
         mesh_config=experiment.mesh,
         seed=experiment.seed,

@@ -11,12 +11,14 @@ from typing import Any
 import jax
 import numpy as np
 
+from qtx.attention.fused import NAIVE
 from qtx.data import OBJECTIVES
 from qtx.experiment import Experiment
 from qtx.families import build
 from qtx.foundation.errors import QtxError
 from qtx.models import count_parameters
 from qtx.models.flops import product_flops, step_flops
+from qtx.pipeline.backend import with_backend
 from qtx.pipeline.start import noisy_model, qat_model
 from qtx.planning.hlo import Traffic, count_collectives
 from qtx.planning.stand_in import stand_in
@@ -107,7 +109,9 @@ def plan_step(experiment: Experiment, devices: list[jax.Device]) -> StepPlan:
     mesh, training = make_mesh(experiment.mesh, devices), experiment.training
     check_batch(mesh, training.batch_size, training.accumulation_steps)
     data, assumed = stand_in(experiment)
-    module: Any = build(experiment.model, data)
+    # What auto takes depends on the device, and those here are not those that the plan is for.
+    model = with_backend(experiment.model, NAIVE)
+    module: Any = build(model, data)
     trained = qat_model(experiment, module, data) or noisy_model(experiment, module, data) or module
     example = next(iter(data.evaluation(1)))
     program = make_program(trained, training, mesh, example)

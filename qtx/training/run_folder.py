@@ -39,6 +39,7 @@ TOLD_BY_THE_DATA = tuple(f"model.{name}" for name in FROM_DATA)
 # Options that runs of earlier versions have no record of, and what these did, if it is more than nothing.
 LATER_OPTIONS = {
     "model.head": "mlm",
+    "model.attention_backend": "auto",
     "model.attention.gate_input": "normed",
     "model.attention.gate_place": "context",
     "model.attention.eta_warmup_steps": 0,
@@ -50,6 +51,9 @@ LATER_OPTIONS = {
 }
 TOKENIZER_OPTIONS = ("tokenizer", "vocab_size")
 IDENTITY = "identity"
+TAKEN = "taken"
+"""Of a run's record: what was taken where the config leaves it to qtx; see `qtx.pipeline.backend`."""
+BESIDE_OPTIONS = (IDENTITY, TAKEN)
 # Of a run's identity: the entry, and what it is called in messages.
 CONTENTS = {"tokenizer": "tokenizer", "training": "training data", "held_out": "held-out data", "start": "start"}
 # Compared where both have it: what only measures a run does not read its start, and earlier versions recorded none.
@@ -208,6 +212,10 @@ class RunFolder:
                 "did not record it): use the version that trained it, or train it anew in another --workdir"
             ) from None
 
+    def taken(self) -> dict[str, str]:
+        """What was taken where the config leaves it to qtx; empty of runs of earlier versions."""
+        return dict(self.read_config().get(TAKEN, {}))
+
     def read_config(self) -> dict[str, Any]:
         """The folder's config, `start` as seen from the current directory.
 
@@ -232,7 +240,8 @@ def differences(there: Mapping[str, Any], here: Mapping[str, Any], other_data: b
     found = []
     for key in sorted(old.keys() | new.keys()):
         section, _, option = key.partition(".")
-        free = section in (*FREE_SECTIONS, IDENTITY) or (section == "training" and option in FREE_TRAINING_OPTIONS)
+        free = section in (*FREE_SECTIONS, *BESIDE_OPTIONS)
+        free = free or (section == "training" and option in FREE_TRAINING_OPTIONS)
         free = free or (other_data and section == "data" and option not in TOKENIZER_OPTIONS)
         open_yet = key in TOLD_BY_THE_DATA and new.get(key) is None
         before, now = old.get(key), new.get(key)

@@ -103,6 +103,19 @@ def _dropout_key(seed: Any, step: jax.Array) -> jax.Array:
     return jax.random.fold_in(jax.random.split(jax.random.key(seed))[1], step)
 
 
+def training_forward(
+    module: Trainable, config: TrainingConfig, taught: bool
+) -> Callable[..., tuple[Any, dict[str, Any]]]:
+    """`module.apply` with what its sites held, those that a training step's penalties, or a teacher, ask for."""
+    penalized = {pattern for penalty in make_penalties(config.penalties).values() for pattern in penalty.patterns}
+    sites = penalized | set(MATCHED if taught else ())
+
+    def forward(*args, **kwargs):
+        return capture(module.apply, sites, *args, **kwargs) if sites else (module.apply(*args, **kwargs), {})
+
+    return forward
+
+
 def make_train_step(
     module: Trainable, optimizer: optax.GradientTransformation, config: TrainingConfig, mesh: Mesh
 ) -> Callable[[TrainState, Batch, Any], tuple[TrainState, dict[str, jax.Array]]]:
@@ -117,17 +130,13 @@ def make_train_step(
     """
 
     penalties = make_penalties(config.penalties)
-    penalized = {pattern for penalty in penalties.values() for pattern in penalty.patterns}
-
-    def forward(sites, *args, **kwargs):
-        return capture(module.apply, sites, *args, **kwargs) if sites else (module.apply(*args, **kwargs), {})
 
     def gradients(params, batch, key, step, normalizer, whole):
         taught = is_taught(batch)
-        sites = penalized | set(MATCHED if taught else ())
+        forward = training_forward(module, config, taught)
 
         def loss(params):
-            output, captured = forward(sites, {"params": params}, batch, train=True, step=step, rngs={"dropout": key})
+            output, captured = forward({"params": params}, batch, train=True, step=step, rngs={"dropout": key})
             if taught:
                 sums = distillation_sums(output, captured, batch)
             else:

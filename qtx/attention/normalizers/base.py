@@ -21,10 +21,16 @@ class Rows(NamedTuple):
     Attributes:
       mask: which keys they see.
       step: training step, a traced scalar, for what anneals; None: fully trained.
+      seen: of a block of the rows alone, how many keys each of them sees; None: the mask tells.
     """
 
     mask: Mask
     step: jax.Array | None = None
+    seen: jax.Array | None = None
+
+    def visible(self) -> jax.Array:
+        """How many keys each row sees, float32, broadcasting to `[B, H, rows, 1]`."""
+        return self.mask.visible() if self.seen is None else self.seen
 
 
 class Normalizer(abc.ABC):
@@ -146,7 +152,7 @@ def softmax(scores: jax.Array, visible: jax.Array | None = None, empty: jax.Arra
     Returns:
       `[..., T, S]` float32: masked keys are exactly 0; a row without a visible key is all 0.
     """
-    scores = scores.astype(jnp.float32)
+    scores = scores.astype(jnp.promote_types(scores.dtype, jnp.float32))
     if visible is None and empty is None:
         return jax.nn.softmax(scores, axis=-1)
     if visible is not None:

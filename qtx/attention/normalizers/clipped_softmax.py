@@ -71,7 +71,7 @@ class ClippedSoftmax(SoftmaxLike):
         if self.alpha is not None:
             gamma = -self.alpha / rows.mask.length
         elif self.alpha_visible is not None:
-            gamma = -self.alpha_visible / jnp.maximum(rows.mask.visible(), 1)
+            gamma = -self.alpha_visible / jnp.maximum(rows.visible(), 1)
         gamma = gamma * self.grown(rows)
         return jnp.clip((self.zeta - gamma) * probs + gamma, 0.0, 1.0)
 

@@ -45,7 +45,7 @@ class NormalizedClippedSoftmax(SoftmaxLike):
         return dataclasses.replace(self, eta=share * self.eta + (1 - share) * self.beta)
 
     def finish(self, parameters, probs, rows):
-        grown, keys = self.grown(rows), rows.mask.visible()
+        grown, keys = self.grown(rows), rows.visible()
         eta = grown * self.eta + (1 - grown) * self.beta
         others = jnp.maximum(keys - 1, 1)
         several = jnp.clip((keys * eta - self.beta) / others * probs + (self.beta - eta) / others, 0.0, 1.0)

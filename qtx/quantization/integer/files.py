@@ -32,7 +32,7 @@ EXPECTED = Expected(f"part of an integer model's folder, {WEIGHTS} and {DESCRIPT
 FORMAT = 3
 """Of both files; raised when a reader of the old one could not read the new one."""
 
-TRAINING_ONLY = {"dropout", "attention_dropout", "init_std", "dtype", "remat"}
+TRAINING_ONLY = {"dropout", "attention_dropout", "init_std", "dtype", "remat", "attention_backend"}
 """Options of a model's config that do not matter to its integers."""
 
 

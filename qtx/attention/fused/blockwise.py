@@ -1,0 +1,461 @@
+"""Attention by blocks, in memory linear in T: what a softmax-like normalizer makes of scores, times the values, without
+ever storing the `[T, T]` scores or probabilities, forward and backward.
+
+With P = softmax(S), S = Q K^T over the visible keys (and an empty one), and C = finish(P), elementwise,
+
+    forward   L_i = log sum_j exp(S_ij)                                  a first sweep over blocks of keys
+              O = C V,  W = (finish'(P) P) V                             a second
+    backward  dC = dO V^T,  dP = finish'(P) dC,  D_i = dO_i . W_i        one sweep
+              dS = P (dP - D),  dV = C^T dO,  dQ = dS K,  dK = dS^T Q
+
+where D is sum_j P_ij dP_ij, as the gradient of a softmax has it, taken through the sum: FlashAttention's dO . O (Dao et
+al. 2022, arXiv 2205.14135) is the case finish'(P) P = C. Where nothing is finished, the sweeps forward are one, with a
+running maximum, and W is O.
+"""
+
+from __future__ import annotations
+
+import dataclasses
+import functools
+import math
+from collections.abc import Callable, Mapping
+from typing import Any, NamedTuple
+
+import jax
+import jax.numpy as jnp
+
+from qtx.attention.fused.backend import Backend
+from qtx.attention.normalizers import Rows, SoftmaxLike
+from qtx.layers import kept_by_dropout
+
+LOWEST = float(jnp.finfo(jnp.float32).min)
+"""The score of a key that is not seen; half of it is below every other."""
+
+
+@dataclasses.dataclass(frozen=True)
+class Blocks:
+    """How the work is cut.
+
+    Attributes:
+      queries, keys: the most of one block.
+      examples, heads: of so many at a time, divisors of B and H, so that a block stays in a core's cache; None: of all,
+        which fills an accelerator, and is split over devices as they are.
+      skips: whether a block whose finished probabilities are all 0 is left out of the products.
+    """
+
+    queries: int
+    keys: int
+    examples: int | None = None
+    heads: int | None = None
+    skips: bool = False
+
+
+class Inputs(NamedTuple):
+    """What has a gradient: query, key, value `[B, H, T, D]`, the query scaled; the normalizer's parameters; and the
+    logit of the empty key, `[B, H, T, 1]` float32, or None."""
+
+    query: jax.Array
+    key: jax.Array
+    value: jax.Array
+    parameters: Mapping[str, jax.Array]
+    empty: jax.Array | None
+
+
+class Context(NamedTuple):
+    """What has none: the rows, with `seen` if something is finished; the key of the dropout, or None; and the number of
+    each head among all heads of all examples, `[B, H]`, by which it draws its own."""
+
+    rows: Rows
+    dropout_key: jax.Array | None
+    numbers: jax.Array
+
+
+@dataclasses.dataclass(frozen=True)
+class Kernel:
+    """What is computed, apart from arrays.
+
+    Attributes:
+      normalizer: whose hooks it calls.
+      blocks: see there.
+      dropout: rate on the finished probabilities.
+    """
+
+    normalizer: SoftmaxLike
+    blocks: Blocks
+    dropout: float = 0.0
+
+    @property
+    def finishes(self) -> bool:
+        """Whether probabilities are more than the softmax."""
+        return type(self.normalizer).finish is not SoftmaxLike.finish
+
+
+class Blockwise(Backend):
+    """For softmax-like normalizers, on any device."""
+
+    def refusal(self, case):
+        if not isinstance(case.normalizer, SoftmaxLike):
+            return f"{type(case.normalizer).__name__}, which is not softmax-like"
+        if type(case.normalizer).__call__ is not SoftmaxLike.__call__:
+            return f"{type(case.normalizer).__name__}, which is more than the hooks of a softmax-like normalizer"
+        return None
+
+    def pays(self, case):
+        # docs/performance.md has the measurements. Several cores share the naive way's few large operations well, and
+        # blocks small enough for a cache badly. Accelerators are not measured yet.
+        return case.platform == "cpu" and (case.cores == 1 or case.shape[1] >= 512)
+
+    def __call__(self, case, parameters, query, key, value, rows, dropout_key):
+        one_core = case.platform == "cpu" and case.devices == 1
+        blocks = Blocks(512, 512, 1, 1, skips=True) if one_core else Blocks(512, 512)
+        kernel = Kernel(case.normalizer, blocks, 0.0 if dropout_key is None else case.dropout)
+        return attend(kernel, parameters, query, key, value, rows, dropout_key)
+
+
+def attend(
+    kernel: Kernel,
+    parameters: Mapping[str, jax.Array],
+    query: jax.Array,
+    key: jax.Array,
+    value: jax.Array,
+    rows: Rows,
+    dropout_key: jax.Array | None = None,
+) -> jax.Array:
+    """Attention `[B, T, H, D]` of query, key and value `[B, T, H, D]`, the query scaled, as their product with what
+    `normalizer(parameters, scores, rows)` returns; computed in float32, the products in the operands' dtype.
+
+    Args:
+      kernel: the normalizer, and how to compute.
+      parameters: of the normalizer.
+      query, key, value: see above.
+      rows: which keys are seen.
+      dropout_key: if there is dropout.
+    """
+    query, key, value = (jnp.swapaxes(x, 1, 2) for x in (query, key, value))
+    empty = kernel.normalizer.empty(parameters, rows)
+    if empty is not None:
+        empty = jnp.broadcast_to(empty.astype(_wide(query)), (*query.shape[:3], 1))
+    if kernel.finishes:
+        rows = rows._replace(seen=rows.visible())
+    inputs = Inputs(query, key, value, dict(parameters), empty)
+    numbers = jnp.arange(query.shape[0] * query.shape[1]).reshape(query.shape[:2])
+    return jnp.swapaxes(_attend(kernel, inputs, Context(rows, dropout_key, numbers)), 1, 2)
+
+
+@functools.partial(jax.custom_vjp, nondiff_argnums=(0,))
+def _attend(kernel: Kernel, inputs: Inputs, context: Context) -> jax.Array:
+    return _over_heads(kernel, functools.partial(_forward, kernel, False), inputs, context)[0]
+
+
+def _attend_forward(kernel, inputs, context):
+    out, lse, through = _over_heads(kernel, functools.partial(_forward, kernel, True), inputs, context)
+    return out, (inputs, context, lse, out if through is None else through)
+
+
+def _attend_backward(kernel, saved, gradient):
+    inputs, context, lse, through = saved
+    along = (lse, through, gradient)
+    gradients = _over_heads(kernel, functools.partial(_backward, kernel), inputs, context, along)
+    return jax.tree.map(lambda x, like: x.astype(like.dtype), gradients, inputs), None
+
+
+_attend.defvjp(_attend_forward, _attend_backward)
+
+
+def _wide(x: jax.Array) -> jnp.dtype:
+    """The dtype of what is summed."""
+    return jnp.promote_types(x.dtype, jnp.float32)
+
+
+def _over_heads(kernel: Kernel, function: Callable[..., Any], inputs: Inputs, context: Context, along: Any = ()) -> Any:
+    """function(inputs, context, *along) for all heads of all examples: at once, or one by one."""
+    batch, heads = inputs.query.shape[:2]
+    blocks = kernel.blocks
+    size = blocks.examples or batch, blocks.heads or heads
+    if size == (batch, heads):
+        return function(inputs, context, *along)
+    axes, across = _head_axes(kernel.normalizer, inputs), heads // size[1]
+
+    def some(number):
+        example, head = number // across * size[0], number % across * size[1]
+
+        def of_examples(x):
+            return x if x.shape[0] == 1 else jax.lax.dynamic_slice_in_dim(x, example, size[0], 0)
+
+        def of_heads(axis, x):
+            return x if axis is None else jax.lax.dynamic_slice_in_dim(x, head, size[1], axis)
+
+        def of_both(x):
+            return of_heads(1, of_examples(x))
+
+        parameters = {name: of_heads(axes[name], x) for name, x in inputs.parameters.items()}
+        own = jax.tree.map(of_both, inputs._replace(parameters={}))._replace(parameters=parameters)
+        rows = context.rows
+        seen = None if rows.seen is None else of_examples(rows.seen)
+        rows = rows._replace(mask=jax.tree.map(of_examples, rows.mask), seen=seen)
+        there = context._replace(rows=rows, numbers=of_both(context.numbers))
+        return function(own, there, *jax.tree.map(of_both, along))
+
+    found = jax.lax.map(some, jnp.arange(batch // size[0] * across))
+
+    def of_all(x):
+        x = x.reshape(batch // size[0], across, *x.shape[1:])
+        return jnp.moveaxis(x, 1, 2).reshape(batch, heads, *x.shape[4:])
+
+    if not isinstance(found, Inputs):
+        return jax.tree.map(of_all, found)
+
+    def summed(name, x):
+        x = x.reshape(batch // size[0], across, *x.shape[1:]).sum(axis=0)
+        axis = axes[name]
+        return x.sum(axis=0) if axis is None else jnp.moveaxis(x, 0, axis).reshape(inputs.parameters[name].shape)
+
+    parameters = {name: summed(name, x) for name, x in found.parameters.items()}
+    return jax.tree.map(of_all, found._replace(parameters={}))._replace(parameters=parameters)
+
+
+def _head_axes(normalizer: SoftmaxLike, inputs: Inputs) -> dict[str, int | None]:
+    """The dimension of each parameter that is the heads'; None: it has none."""
+    wanted = normalizer.parameters(inputs.query.shape[1])
+    return {name: p.axes.index("heads") if "heads" in p.axes else None for name, p in wanted.items()}
+
+
+class _Cut(NamedTuple):
+    """T, cut into blocks of equal size, the last of which may reach beyond it."""
+
+    length: int
+    size: int
+    number: int
+
+    @classmethod
+    def of(cls, length: int, most: int) -> _Cut:
+        number = math.ceil(length / most)
+        # A multiple of 8, for vectors and tiles, unless it is all of T.
+        size = length if number == 1 else 8 * math.ceil(length / number / 8)
+        return cls(length, size, math.ceil(length / size))
+
+    def padded(self, x: jax.Array) -> jax.Array:
+        """`[B, H, T, ...]`, with zeros beyond T."""
+        more = self.size * self.number - x.shape[2]
+        return jnp.pad(x, [(0, more if axis == 2 else 0) for axis in range(x.ndim)]) if more else x
+
+    def block(self, x: jax.Array, index: Any) -> jax.Array:
+        """One block of `[B, H, n T, ...]`."""
+        return x if self.number == 1 else jax.lax.dynamic_slice_in_dim(x, index * self.size, self.size, 2)
+
+
+class _Tiles(NamedTuple):
+    """The blocks of queries and of keys, and what of one another they see."""
+
+    kernel: Kernel
+    context: Context
+    queries: _Cut
+    keys: _Cut
+
+    @classmethod
+    def of(cls, kernel: Kernel, context: Context) -> _Tiles:
+        length, blocks = context.rows.mask.length, kernel.blocks
+        return cls(kernel, context, _Cut.of(length, blocks.queries), _Cut.of(length, blocks.keys))
+
+    def keys_of(self, i: Any) -> tuple[Any, Any]:
+        """The blocks of keys, from and up to, that a block of queries may see."""
+        mask, first = self.context.rows.mask, i * self.queries.size
+        low: Any = 0
+        high: Any = self.keys.number
+        if mask.causal:
+            high = jnp.minimum((first + self.queries.size - 1) // self.keys.size + 1, high)
+        if mask.window is not None:
+            low = jnp.maximum(first - mask.window + 1, 0) // self.keys.size
+            high = jnp.minimum((first + self.queries.size - 2 + mask.window) // self.keys.size + 1, high)
+        return low, high
+
+    def queries_of(self, j: Any) -> tuple[Any, Any]:
+        """The blocks of queries, from and up to, that may see a block of keys."""
+        mask, first = self.context.rows.mask, j * self.keys.size
+        low: Any = 0
+        high: Any = self.queries.number
+        if mask.window is not None:
+            low = jnp.maximum(first - mask.window + 1, 0) // self.queries.size
+            high = jnp.minimum((first + self.keys.size - 2 + mask.window) // self.queries.size + 1, high)
+        if mask.causal:
+            low = first // self.queries.size
+        return low, high
+
+    def scores(self, query: jax.Array, key: jax.Array, i: Any, j: Any) -> jax.Array:
+        """`[B, H, queries, keys]`; LOWEST where a key is not seen."""
+        scores = jnp.einsum("bhtd,bhsd->bhts", query, key, preferred_element_type=_wide(query))
+        mask, ragged = self.context.rows.mask, self.keys.size * self.keys.number > self.keys.length
+        visible = mask.block(i * self.queries.size, self.queries.size, j * self.keys.size, self.keys.size, ragged)
+        return scores if visible is None else jnp.where(visible, scores, LOWEST)
+
+    def finish(self, parameters: Mapping[str, jax.Array], probs: jax.Array, i: Any) -> jax.Array:
+        """The normalizer's, of a block of queries."""
+        rows = self.context.rows
+        if rows.seen is not None:
+            rows = rows._replace(seen=self.queries.block(self.queries.padded(rows.seen), i))
+        return self.kernel.normalizer.finish(parameters, probs, rows)
+
+    def unless_dead(
+        self, finish: Callable[..., Any], probs: jax.Array, function: Any, otherwise: Any, *rest: Any
+    ) -> Any:
+        """function(probs, *rest), or, where every one of the finished probabilities is 0, otherwise(probs, *rest). Not
+        being negative, they have no slope there either."""
+        if not self.kernel.finishes or not self.kernel.blocks.skips:
+            return function(probs, *rest)
+        return jax.lax.cond(jnp.any(finish(probs) != 0), function, otherwise, probs, *rest)
+
+    def kept(self, like: jax.Array, i: Any, j: Any) -> jax.Array | None:
+        """What dropout multiplies probabilities by: 0, or one over the rate that is kept; None: there is no dropout."""
+        if not self.kernel.dropout:
+            return None
+        assert self.context.dropout_key is not None, "dropout needs a key"
+        of_block = jax.random.fold_in(self.context.dropout_key, i * self.keys.number + j)
+
+        def of_head(number):
+            kept, share = kept_by_dropout(jax.random.fold_in(of_block, number), self.kernel.dropout, like.shape[2:])
+            return jnp.where(kept, jnp.asarray(1 / share, like.dtype), 0)
+
+        return jax.vmap(jax.vmap(of_head))(self.context.numbers)
+
+
+def _forward(kernel: Kernel, differentiated: bool, inputs: Inputs, context: Context):
+    """O `[B, H, T, D]`, L `[B, H, T, 1]`, infinite in a row that sees nothing, and W; None: it is O, or not asked."""
+    tiles = _Tiles.of(kernel, context)
+    queries, keys, length = tiles.queries, tiles.keys, context.rows.mask.length
+    query, key, value = queries.padded(inputs.query), keys.padded(inputs.key), keys.padded(inputs.value)
+    empty = None if inputs.empty is None else queries.padded(inputs.empty)
+    wide = _wide(query)
+
+    def product(probs, value):
+        return jnp.einsum("bhts,bhsd->bhtd", probs.astype(value.dtype), value, preferred_element_type=wide)
+
+    def of_queries(i):
+        rows_query = queries.block(query, i)
+        low, high = tiles.keys_of(i)
+        nothing = jnp.zeros(rows_query.shape, wide)
+
+        def first_sweep(j, carry):
+            largest, total, out = carry
+            scores = tiles.scores(rows_query, keys.block(key, j), i, j)
+            larger = jnp.maximum(largest, scores.max(axis=-1, keepdims=True))
+            weights, shrunk = jnp.exp(scores - larger), jnp.exp(largest - larger)
+            total = total * shrunk + weights.sum(axis=-1, keepdims=True)
+            if not kernel.finishes:
+                kept = tiles.kept(weights, i, j)
+                weights = weights if kept is None else weights * kept
+                out = out * shrunk + product(weights, keys.block(value, j))
+            return larger, total, out
+
+        largest = jnp.full((*rows_query.shape[:3], 1), LOWEST / 2, wide)
+        total = jnp.zeros_like(largest)
+        if empty is not None:
+            logit = queries.block(empty, i)
+            largest = jnp.maximum(largest, logit)
+            total = jnp.exp(logit - largest)
+        carry = (largest, total, None if kernel.finishes else nothing)
+        largest, total, out = jax.lax.fori_loop(low, high, first_sweep, carry)
+        alone = total == 0
+        lse = jnp.where(alone, jnp.inf, largest + jnp.log(jnp.where(alone, 1.0, total)))
+        if not kernel.finishes:
+            return (out / jnp.where(alone, 1.0, total)).astype(query.dtype), lse, None
+
+        def second_sweep(j, carry):
+            probs = jnp.exp(tiles.scores(rows_query, keys.block(key, j), i, j) - lse)
+            finish = functools.partial(tiles.finish, inputs.parameters, i=i)
+
+            def with_products(probs, out, through):
+                kept, block = tiles.kept(probs, i, j), keys.block(value, j)
+
+                def dropped(x):
+                    return x if kept is None else x * kept
+
+                if not differentiated:
+                    return out + product(dropped(finish(probs)), block), None
+                finished, slope = jax.jvp(finish, (probs,), (probs,))
+                return out + product(dropped(finished), block), through + product(dropped(slope), block)
+
+            return tiles.unless_dead(finish, probs, with_products, lambda probs, *carry: carry, *carry)
+
+        out, through = jax.lax.fori_loop(low, high, second_sweep, (nothing, nothing if differentiated else None))
+        return out.astype(query.dtype), lse, through
+
+    def joined(x):
+        """`[n, B, H, queries, ...]` -> `[B, H, T, ...]`."""
+        x = jnp.moveaxis(x, 0, 2)
+        return x.reshape(*x.shape[:2], -1, *x.shape[4:])[:, :, :length]
+
+    if queries.number == 1:
+        return of_queries(0)
+    return jax.tree.map(joined, jax.lax.map(of_queries, jnp.arange(queries.number)))
+
+
+def _backward(
+    kernel: Kernel, inputs: Inputs, context: Context, lse: jax.Array, through: jax.Array, gradient: jax.Array
+):
+    """The gradients of the inputs, float32."""
+    tiles = _Tiles.of(kernel, context)
+    queries, keys, length = tiles.queries, tiles.keys, context.rows.mask.length
+    wide = _wide(inputs.query)
+    of_rows = (gradient.astype(wide) * through.astype(wide)).sum(axis=-1, keepdims=True)
+    query, key, value = queries.padded(inputs.query), keys.padded(inputs.key), keys.padded(inputs.value)
+    of_out, of_rows_padded, lse_padded = (queries.padded(x) for x in (gradient, of_rows, lse))
+    parameters = inputs.parameters
+
+    def product(equation, x, y):
+        return jnp.einsum(equation, x.astype(y.dtype), y, preferred_element_type=wide)
+
+    def of_keys(j, carry):
+        of_query, of_key, of_value, of_parameters = carry
+        block_key, block_value = keys.block(key, j), keys.block(value, j)
+
+        def of_pair(i, carry):
+            of_query, of_block_key, of_block_value, of_parameters = carry
+            rows_query, of_rows_out = queries.block(query, i), queries.block(of_out, i)
+            probs = jnp.exp(tiles.scores(rows_query, block_key, i, j) - queries.block(lse_padded, i))
+            of_probs_rows = queries.block(of_rows_padded, i)
+            finish = functools.partial(tiles.finish, parameters, i=i)
+
+            def with_products(probs, of_block_value, of_parameters):
+                of_finished, kept = product("bhtd,bhsd->bhts", of_rows_out, block_value), tiles.kept(probs, i, j)
+                of_finished = of_finished if kept is None else of_finished * kept
+                finished, of_probs = probs, of_finished
+                if kernel.finishes:
+                    finished, slope = jax.jvp(finish, (probs,), (jnp.ones_like(probs),))
+                    of_probs = slope * of_finished
+                    if parameters:
+                        _, backward = jax.vjp(lambda p: tiles.finish(p, probs, i), parameters)
+                        of_parameters = jax.tree.map(jnp.add, of_parameters, backward(of_finished)[0])
+                finished = finished if kept is None else finished * kept
+                of_block_value += product("bhts,bhtd->bhsd", finished, of_rows_out)
+                return probs * (of_probs - of_probs_rows), of_block_value, of_parameters
+
+            def without(probs, *rest):
+                return -probs * of_probs_rows, *rest
+
+            of_scores, of_block_value, of_parameters = tiles.unless_dead(
+                finish, probs, with_products, without, of_block_value, of_parameters
+            )
+            of_block_key += product("bhts,bhtd->bhsd", of_scores, rows_query)
+            more = product("bhts,bhsd->bhtd", of_scores, block_key)
+            if queries.number == 1:
+                of_query += more
+            else:
+                first = i * queries.size
+                more += jax.lax.dynamic_slice_in_dim(of_query, first, queries.size, 2)
+                of_query = jax.lax.dynamic_update_slice_in_dim(of_query, more, first, 2)
+            return of_query, of_block_key, of_block_value, of_parameters
+
+        nothing = jnp.zeros(block_key.shape, wide)
+        carry = (of_query, nothing, nothing, of_parameters)
+        of_query, of_block_key, of_block_value, of_parameters = jax.lax.fori_loop(*tiles.queries_of(j), of_pair, carry)
+        first = j * keys.size
+        of_key = jax.lax.dynamic_update_slice_in_dim(of_key, of_block_key, first, 2)
+        of_value = jax.lax.dynamic_update_slice_in_dim(of_value, of_block_value, first, 2)
+        return of_query, of_key, of_value, of_parameters
+
+    zeros = tuple(jnp.zeros(x.shape, wide) for x in (query, key, value))
+    carry = (*zeros, jax.tree.map(jnp.zeros_like, parameters))
+    of_query, of_key, of_value, of_parameters = jax.lax.fori_loop(0, keys.number, of_keys, carry)
+    of_empty = None if inputs.empty is None else -jnp.exp(inputs.empty - lse) * of_rows
+    of_query, of_key, of_value = (x[:, :, :length] for x in (of_query, of_key, of_value))
+    return Inputs(of_query, of_key, of_value, of_parameters, of_empty)

@@ -1,0 +1,274 @@
+"""Fused attention against the naive way in float64, values and gradients; its memory, its dropout, and its choice."""
+
+import dataclasses
+import itertools
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import pytest
+
+from qtx.attention import VARIANTS, MultiHeadAttention, Rows, attention_variant
+from qtx.attention.fused import BACKENDS, Case, chosen, taken_by
+from qtx.attention.fused.blockwise import Blocks, Kernel, attend
+from qtx.attention.normalizers import Softmax, SoftmaxLike
+from qtx.attention.parameters import Parameter
+from qtx.foundation.errors import QtxError
+from qtx.masks import Mask
+from qtx.sites import on_sites
+from tests.mechanisms import MECHANISMS
+
+B, T, H, D = 2, 37, 3, 8
+
+
+@dataclasses.dataclass(frozen=True)
+class LearnedClip(SoftmaxLike):
+    """A clipped softmax whose gamma each head learns, and whose zeta all share: both have gradients."""
+
+    def parameters(self, num_heads):
+        return {"gamma": Parameter((num_heads,), -0.05, axes=("heads",)), "zeta": Parameter((), 1.03)}
+
+    def finish(self, parameters, probs, rows):
+        gamma = parameters["gamma"][:, None, None]
+        return jnp.clip((parameters["zeta"] - gamma) * probs + gamma, 0.0, 1.0)
+
+
+NORMALIZERS = {
+    name: a.normalizer for name, a in MECHANISMS.items() if isinstance(a.normalizer, SoftmaxLike) and a.gate is None
+} | {
+    "gamma and zeta": attention_variant("clipped_softmax,alpha=None,gamma=-0.03,zeta=1.05").normalizer,
+    "saturated": attention_variant("clipped_softmax,alpha=None,gamma=0.0,zeta=3.0").normalizer,
+    "dead": attention_variant("clipped_softmax,alpha=None,gamma=-2.0").normalizer,
+    "warming": attention_variant("clipped_softmax,alpha=8,gamma_warmup_steps=10").normalizer,
+    "no empty key yet": attention_variant("softmax1,empty_warmup_steps=10").normalizer,
+    "learned": LearnedClip(),
+}
+KEYS = jnp.arange(T)[None] < jnp.array([[T // 3], [T]])  # the first example's last blocks are padding
+SEGMENTS = jnp.sort(jnp.asarray(np.random.default_rng(0).integers(0, 4, (B, T))))
+MASKS = {
+    "none": Mask(T),
+    "causal": Mask(T, causal=True),
+    "padding": Mask(T, keys=KEYS),
+    "causal, padded in front": Mask(T, causal=True, keys=KEYS[:, ::-1]),  # rows that see nothing
+    "segments": Mask(T, causal=True, segments=SEGMENTS),
+    "window": Mask(T, window=6),
+    "causal window": Mask(T, causal=True, window=11),
+}
+BLOCKS = {
+    "one head, small": Blocks(8, 8, 1, 1, skips=True),
+    "wide": Blocks(16, 8),
+    "tall, one example": Blocks(8, 24, 1, 3),
+    "all queries": Blocks(99, 8, 2, 1, skips=True),
+    "one block": Blocks(99, 99),
+}
+CASES = list(itertools.product(NORMALIZERS, MASKS, BLOCKS))
+# Of the table one in nine, in which every two of the three meet.
+CHOSEN = {case for i, case in enumerate(CASES) if i % 9 == 0}
+
+
+def named(cases):
+    return [pytest.param(*case, id=", ".join(case), marks=() if case in CHOSEN else pytest.mark.slow) for case in cases]
+
+
+def inputs(normalizer, scale=1.5, seed=0, heads=H):
+    rng = np.random.default_rng(seed)
+    query, key, value, gradient = (rng.normal(size=(B, T, heads, D)) for _ in range(4))
+    parameters = {
+        name: (p.start or 0.0) + (0.02 if "gamma" in name else 0.5) * rng.normal(size=p.shape)
+        for name, p in normalizer.parameters(heads).items()
+    }
+    return parameters, scale * query, key, value, gradient
+
+
+def dense(normalizer, rows, parameters, query, key, value):
+    scores = jnp.einsum("bthd,bshd->bhts", query, key)
+    return jnp.einsum("bhts,bshd->bthd", normalizer(parameters, scores, rows), value)
+
+
+def values_and_gradients(function, parameters, query, key, value, gradient):
+    out, backward = jax.vjp(function, parameters, query, key, value)
+    return {"out": out, **dict(zip(("parameters", "query", "key", "value"), backward(gradient), strict=True))}
+
+
+def as_floats(dtype, *trees):
+    return jax.tree.map(lambda x: jnp.asarray(x, dtype), trees)
+
+
+def assert_close(found, expected, tolerance=1e-5):
+    """Of every array, relative to its largest value."""
+    for path, wanted in jax.tree_util.tree_leaves_with_path(expected):
+        there = jax.tree_util.tree_leaves_with_path(found)
+        got = next(x for p, x in there if p == path)
+        scale = max(float(np.abs(wanted).max()), 1e-2)
+        error = float(np.abs(np.asarray(got, np.float64) - np.asarray(wanted)).max()) / scale
+        assert error < tolerance, f"{jax.tree_util.keystr(path)}: {error:.2g}"
+
+
+@pytest.mark.parametrize("name, mask, blocks", named(CASES))
+def test_equals_the_naive_way_in_float64(name, mask, blocks):
+    normalizer, rows = NORMALIZERS[name], Rows(MASKS[mask], jnp.int32(0 if name == "no empty key yet" else 5))
+    given = inputs(normalizer)
+    with jax.enable_x64(True):
+        reference = lambda *args: dense(normalizer, rows, *args)  # noqa: E731
+        expected = jax.tree.map(np.asarray, values_and_gradients(reference, *as_floats(jnp.float64, *given)))
+    kernel = Kernel(normalizer, BLOCKS[blocks])
+    fused = lambda parameters, *args: attend(kernel, parameters, *args, rows)  # noqa: E731
+    with jax.default_matmul_precision("highest"):
+        found = jax.jit(lambda *args: values_and_gradients(fused, *args))(*as_floats(jnp.float32, *given))
+    assert all(np.isfinite(x).all() for x in jax.tree.leaves(found))
+    assert_close(found, expected)
+
+
+def test_the_table_has_what_it_is_about():
+    """Rows that see nothing; probabilities that are 0 or 1 after the clip; blocks in which all are 0."""
+    probs = {}
+    for name in ("clipped_softmax", "saturated", "dead"):
+        parameters, query, key, *_ = inputs(NORMALIZERS[name])
+        scores = np.einsum("bthd,bshd->bhts", query, key)
+        probs[name] = np.asarray(NORMALIZERS[name](parameters, scores, Rows(MASKS["none"])))
+    assert (probs["saturated"] == 1).mean() > 0.02
+    assert (probs["dead"] == 0).mean() > 0.9 and (probs["dead"].max(axis=-1) == 0).any()
+    blocks = probs["dead"][..., :32, :32].reshape(B, H, 4, 8, 4, 8)
+    assert (blocks.max(axis=(3, 5)) == 0).any()
+    dense_mask = np.broadcast_to(MASKS["causal, padded in front"].dense(), (B, 1, T, T))
+    assert (~dense_mask.any(axis=-1)).any()
+
+
+def test_bfloat16_is_summed_in_float32():
+    """Of 2,048 equal keys, whose sum of exponentials bfloat16 would stop at 256."""
+    length = 2048
+    ones = jnp.ones((1, length, 1, D), jnp.bfloat16)
+    out = attend(Kernel(Softmax(), Blocks(512, 128)), {}, ones * 0, ones, ones, Rows(Mask(length)))
+    assert out.dtype == jnp.bfloat16
+    np.testing.assert_array_equal(np.asarray(out, np.float32), 1.0)
+
+
+@pytest.mark.parametrize("name", ["softmax", "sink", "clipped_softmax", "learned"])
+def test_dropout_is_the_same_in_both_passes(name):
+    """The output is linear in the values and smooth in the rest: gradients are those of the function that was run."""
+    normalizer, rows, key = NORMALIZERS[name], Rows(MASKS["causal"]), jax.random.key(3)
+    *given, gradient = inputs(normalizer, scale=0.5)
+    directions = inputs(normalizer, seed=1)[:4]
+    with jax.enable_x64(True):
+        *given, gradient = as_floats(jnp.float64, *given, gradient)
+        directions = as_floats(jnp.float64, *directions)
+        kernel = Kernel(normalizer, Blocks(16, 8, 1, 1), dropout=0.3)
+
+        def loss(*given):
+            return (attend(kernel, *given, rows, key) * gradient).sum()
+
+        slopes = jax.tree.map(
+            lambda x, d: float((x * d).sum()), jax.grad(loss, argnums=(0, 1, 2, 3))(*given), directions
+        )
+        step = 1e-6
+        for index in range(4):
+            moved = [list(given), list(given)]
+            for sign, other in zip((step, -step), moved, strict=True):
+                other[index] = jax.tree.map(lambda x, d, s=sign: x + s * d, given[index], directions[index])
+            measured = float(loss(*moved[0]) - loss(*moved[1])) / (2 * step)
+            assert measured == pytest.approx(sum(jax.tree.leaves(slopes[index])), rel=1e-5, abs=1e-6)
+
+
+def test_dropout_leaves_its_share_and_the_mean():
+    length = 512
+    zeros, ones = jnp.zeros((1, length, 2, D)), jnp.ones((1, length, 2, D))
+    out = attend(
+        Kernel(Softmax(), Blocks(512, 128), 0.25), {}, zeros, zeros, ones, Rows(Mask(length)), jax.random.key(0)
+    )
+    # A row's sum of 512 draws, each 0 or 4/3 of 1/512: the standard deviation is .0255.
+    assert abs(float(out.mean()) - 1) < 4 * 0.0255 / np.sqrt(2 * length)
+    assert 0.02 < float(out[..., 0].std()) < 0.031
+
+
+def test_draws_depend_on_no_grouping():
+    normalizer = NORMALIZERS["clipped_softmax"]
+    given = as_floats(jnp.float32, *inputs(normalizer)[:4])
+    outs = [
+        attend(Kernel(normalizer, Blocks(16, 8, *size), 0.3), *given, Rows(Mask(T)), jax.random.key(1))
+        for size in ((1, 1), (2, 1), (None, None))
+    ]
+    for out in outs[1:]:
+        np.testing.assert_allclose(out, outs[0], atol=1e-5)
+
+
+@pytest.mark.parametrize("name", ["softmax", "sink", "clipped_softmax"])
+def test_memory_is_linear_in_the_length(name):
+    """Of forward and backward, as the compiler plans it; four times the length is at most four times the memory."""
+
+    def bytes_needed(length, function):
+        shapes = [jax.ShapeDtypeStruct((1, length, 2, 64), jnp.float32) for _ in range(4)]
+        compiled = jax.jit(lambda *x: values_and_gradients(function(length), parameters, *x)).lower(*shapes).compile()
+        return compiled.memory_analysis().temp_size_in_bytes
+
+    normalizer = NORMALIZERS[name]
+    parameters = {key: jnp.zeros(p.shape) for key, p in normalizer.parameters(2).items()}
+    kernel = Kernel(normalizer, Blocks(512, 512, 1, 1, skips=True))
+    fused = lambda length: lambda *args: attend(kernel, *args, Rows(Mask(length, causal=True)))  # noqa: E731
+    naive = lambda length: lambda *args: dense(normalizer, Rows(Mask(length, causal=True)), *args)  # noqa: E731
+    needed = {length: bytes_needed(length, fused) for length in (2048, 4096, 16384)}
+    assert needed[4096] < 2.1 * needed[2048] and needed[16384] < 4.1 * needed[4096]
+    assert needed[16384] < bytes_needed(4096, naive) / 3
+
+
+def layer(backend, normalizer=None, gate="linear", **options):
+    config = attention_variant(f"softmax,gate={gate}")
+    config = config if normalizer is None else dataclasses.replace(config, normalizer=normalizer)
+    options = {"dropout": 0.0, "deterministic": True} | options
+    return MultiHeadAttention(H, config, init_std=0.5, dtype=jnp.dtype("float32"), backend=backend, **options)
+
+
+@pytest.mark.parametrize("gate", ["none", "linear", "mlp", "headwise", "elementwise"])
+def test_a_layer_is_the_same_by_any_backend(gate):
+    x = jax.random.normal(jax.random.key(0), (B, T, H * D))
+    rows, results = Rows(MASKS["segments"]), {}
+    for backend in ("naive", *BACKENDS):
+        module = layer(backend, NORMALIZERS["sink"], gate)
+        params = module.init(jax.random.key(1), x)["params"]
+        loss = lambda params, x, module=module: jnp.sum(jnp.sin(module.apply({"params": params}, x, rows)))  # noqa: E731
+        results[backend] = jax.grad(loss, argnums=(0, 1))(params, x)
+    for backend in BACKENDS:
+        assert jax.tree.structure(results[backend]) == jax.tree.structure(results["naive"])
+        assert_close(jax.tree.map(np.asarray, results[backend]), jax.tree.map(np.asarray, results["naive"]), 1e-4)
+
+
+def test_what_looks_at_scores_or_probabilities_sees_them():
+    module = layer("blockwise")
+    x = jax.random.normal(jax.random.key(0), (B, T, H * D))
+    variables = module.init(jax.random.key(1), x)
+    assert taken_by(module.apply, variables, x) == "blockwise"
+    _, captured = module.apply(variables, x, capture_intermediates=True)
+    assert captured["intermediates"]["probs"]["__call__"][0].shape == (B, H, T, T)
+    seen = []
+    for paths, taken in (({"probs"}, "naive"), ({"scores"}, "naive"), ({"context"}, "blockwise"), (None, "naive")):
+        with on_sites(lambda module, path, y, mask: seen.append(path) or y, paths):
+            assert taken_by(module.apply, variables, x) == taken, paths
+        assert paths is None or set(seen) == paths
+        seen.clear()
+
+
+def case(normalizer=VARIANTS["softmax"].normalizer, length=512, platform="cpu", cores=2):
+    return Case(normalizer, Mask(length), (1, length, 2, 64), jnp.dtype("float32"), 0.0, platform, 1, cores)
+
+
+def test_what_auto_takes():
+    blockwise = BACKENDS["blockwise"]
+    assert chosen("auto", case(), watched=False) is blockwise
+    assert chosen("auto", case(length=128), watched=False) is None
+    assert chosen("auto", case(length=128, cores=1), watched=False) is blockwise
+    assert chosen("auto", case(platform="gpu", length=4096), watched=False) is None
+    assert chosen("auto", case(VARIANTS["none"].normalizer), watched=False) is None
+    assert chosen("auto", case(), watched=True) is None
+    assert chosen("naive", case(), watched=False) is None
+    assert chosen("blockwise", case(platform="gpu", length=8), watched=False) is blockwise
+
+
+def test_what_a_backend_cannot_compute_is_refused_by_name():
+    @dataclasses.dataclass(frozen=True)
+    class Own(SoftmaxLike):
+        def __call__(self, parameters, scores, rows):
+            return super().__call__(parameters, 2 * scores, rows)
+
+    for normalizer in (VARIANTS["none"].normalizer, Own()):
+        with pytest.raises(QtxError, match=f"'blockwise' does not compute {type(normalizer).__name__}.*'auto'"):
+            chosen("blockwise", case(normalizer), watched=False)
+        assert chosen("auto", case(normalizer), watched=False) is None
