@@ -62,11 +62,15 @@ class Mask:
         if self.window is not None:
             parts.append(jnp.abs(ahead) < self.window)
         if self.keys is not None:
-            parts.append(self.keys[:, key][:, None, None, :])
+            parts.append(self._at(self.keys, key)[:, None, None, :])
         if self.segments is not None:
-            segments = self.segments[:, None]
-            parts.append(segments[..., query][..., :, None] == segments[..., key][..., None, :])
+            of_query, of_key = self._at(self.segments, query), self._at(self.segments, key)
+            parts.append(of_query[:, None, :, None] == of_key[:, None, None, :])
         return None if not parts else functools.reduce(jnp.logical_and, parts)
+
+    def _at(self, x: jax.Array, positions: jax.Array) -> jax.Array:
+        """Some positions of `[B, T]`, in a row; of all of them it is as it is."""
+        return x if len(positions) == self.length else jnp.asarray(x)[:, positions]
 
     def visible(self) -> jax.Array:
         """How many keys each query sees, float32 `[B, 1, T, 1]`, or `[1, 1, T, 1]` for every example's."""

@@ -11,9 +11,10 @@ import jax.numpy as jnp
 
 from qtx.attention import Rows
 from qtx.foundation.errors import lookup
-from qtx.layers import Dropout, dense, dense_product, embedding, layer_norm
+from qtx.layers import Dropout, dense, embedding, layer_norm
 from qtx.masks import Mask
 from qtx.models.block import ACTIVATIONS, TransformerConfig, layers
+from qtx.models.vocabulary import LOGITS, VocabularyProduct
 from qtx.sites import Site
 
 HEADS = dict.fromkeys(("mlm", "classification", "none"))
@@ -85,8 +86,7 @@ class MlmHead(nn.Module):
         x = ACTIVATIONS[c.activation](dense(c.width, ("embed", None), c.init_std, dtype, "transform")(x))
         x = layer_norm(c.layer_norm_epsilon, dtype, "norm")(x)
         bias = self.param("bias", nn.initializers.zeros_init(), (table.shape[0],))
-        logits = dense_product(x, table.T.astype(dtype), preferred_element_type=jnp.float32)
-        return Site(name="logits")(logits + bias)
+        return Site(name=LOGITS)(VocabularyProduct(name="product")(x, table, bias))
 
 
 class ClassificationHead(nn.Module):

@@ -15,9 +15,10 @@ import jax.numpy as jnp
 
 from qtx.attention import Rows
 from qtx.foundation.errors import QtxError
-from qtx.layers import dense, dense_product, embedding, layer_norm
+from qtx.layers import dense, embedding, layer_norm
 from qtx.masks import Mask
 from qtx.models.block import TransformerConfig, layers
+from qtx.models.vocabulary import LOGITS, VocabularyProduct
 from qtx.sites import Site
 
 POSITION_OFFSET = 2
@@ -92,8 +93,7 @@ class TiedHead(nn.Module):
 
     @nn.compact
     def __call__(self, x: jax.Array, table: jax.Array) -> jax.Array:
-        logits = dense_product(x, table.T.astype(x.dtype), preferred_element_type=jnp.float32)
-        return Site(name="logits")(logits)
+        return Site(name=LOGITS)(VocabularyProduct(name="product")(x, table))
 
 
 class Opt(nn.Module):

@@ -119,7 +119,7 @@ def metrics_of(prepared: Prepared, model: FloatingPoint | Quantized | IntegerMod
 @jax.jit
 def model_sums(model: FloatingPoint | Quantized | IntegerModel, batch: dict[str, jax.Array]) -> Sums:
     """What a model's output says of a batch: loss and correct predictions, or fidelity, as sums."""
-    return output_sums(model.apply(batch), batch)
+    return output_sums(model.apply, batch)
 
 
 @jax.jit

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 from collections.abc import Callable, Collection
 from typing import Any, Protocol
 
@@ -15,12 +16,14 @@ from jax.sharding import Mesh, NamedSharding, PartitionSpec
 from qtx.axes import LOGICAL_AXES
 from qtx.foundation.batch import Batch
 from qtx.foundation.totals import Total
+from qtx.models.vocabulary import Factors, factored
 from qtx.sites import capture
 from qtx.training.config import TrainingConfig
 from qtx.training.distillation import MATCHED, distillation_sums, fidelity_sums, is_taught
 from qtx.training.objectives import PenalizedSums, Sums, cross_entropy_sums, training_sums, zero_sums
 from qtx.training.penalized import penalty_sums
 from qtx.training.penalties import make_penalties
+from qtx.training.vocabulary_loss import vocabulary_sums
 
 
 class Trainable(Protocol):
@@ -111,7 +114,9 @@ def training_forward(
     sites = penalized | set(MATCHED if taught else ())
 
     def forward(*args, **kwargs):
-        return capture(module.apply, sites, *args, **kwargs) if sites else (module.apply(*args, **kwargs), {})
+        # What a teacher is compared with are logits.
+        with contextlib.nullcontext() if taught else factored():
+            return capture(module.apply, sites, *args, **kwargs) if sites else (module.apply(*args, **kwargs), {})
 
     return forward
 
@@ -140,7 +145,7 @@ def make_train_step(
             if taught:
                 sums = distillation_sums(output, captured, batch)
             else:
-                sums = training_sums(output, batch, config.label_smoothing)
+                sums = loss_sums(output, batch, config.label_smoothing)
             if not penalties:
                 return sums.loss / normalizer, sums
             penalty, of_penalties = penalty_sums(penalties, captured, batch, whole, step)
@@ -213,10 +218,26 @@ def _microbatches(x: jax.Array, parts: int, mesh: Mesh) -> jax.Array:
     return jax.lax.with_sharding_constraint(x, sharding)
 
 
-def output_sums(output: jax.Array, batch: Batch) -> Sums:
-    """What a model's output says of it: against the teacher's, or against the labels."""
+def loss_sums(output: jax.Array | Factors, batch: Batch, label_smoothing: float) -> Sums:
+    """`training_sums` of logits, or of their factors."""
+    if isinstance(output, Factors):
+        return vocabulary_sums(output, batch["labels"], batch["weights"], label_smoothing)
+    return training_sums(output, batch, label_smoothing)
+
+
+def output_sums(apply: Callable[[Batch], Any], batch: Batch) -> Sums:
+    """What a model's output says of it: against the teacher's, or against the labels.
+
+    Args:
+      apply: batch -> its output.
+      batch: what it is given, and compared with.
+    """
     if is_taught(batch):
-        return fidelity_sums(output, batch)
+        return fidelity_sums(apply(batch), batch)
+    with factored():
+        output = apply(batch)
+    if isinstance(output, Factors):
+        return vocabulary_sums(output, batch["labels"], batch["weights"], share_ties=True)
     return cross_entropy_sums(output, batch["labels"], batch["weights"])
 
 
@@ -224,6 +245,6 @@ def make_eval_step(module: Trainable) -> Callable[[Any, Batch, jax.Array], Sums]
     """(params, batch, step) -> sums over the batch, without dropout."""
 
     def eval_step(params, batch, step):
-        return output_sums(module.apply({"params": params}, batch, train=False, step=step), batch)
+        return output_sums(lambda batch: module.apply({"params": params}, batch, train=False, step=step), batch)
 
     return eval_step

@@ -1,0 +1,117 @@
+"""Cross entropy from the factors of logits, a part of the predictions at a time: the logits are never all there.
+
+The gradient of a sum of losses needs nothing but the logits of each prediction, so that it is computed with the loss,
+while they are there, and the backward pass only scales it: three products with the table, as of logits that are stored,
+and not the four of computing them again. (Liger kernel, Hsu et al. 2024, arXiv 2410.10989, section 3.2.)
+
+With p = softmax(z), target t = (1 - e) onehot(y) + e / V and weight w: loss = -w sum_v t log p, d loss / dz = w (p - t)
+"""
+
+from __future__ import annotations
+
+import functools
+import math
+from typing import NamedTuple
+
+import jax
+import jax.numpy as jnp
+
+from qtx.models.vocabulary import Factors
+from qtx.training.objectives import Sums
+
+MOST_BYTES = 2**26
+"""Of the logits that are there at once, on all devices: enough for a chip's products to be large, small beside what the
+model needs (docs/performance.md)."""
+
+
+class _Options(NamedTuple):
+    label_smoothing: float
+    share_ties: bool
+    differentiated: bool = False
+
+
+def vocabulary_sums(
+    factors: Factors, labels: jax.Array, weights: jax.Array, label_smoothing: float = 0.0, share_ties: bool = False
+) -> Sums:
+    """`qtx.training.objectives.training_sums` of `factors.logits()`, for labels and weights `[...]`; with `share_ties`
+    and no smoothing `cross_entropy_sums`. Differentiable in the factors, by its loss alone."""
+    hidden, table, bias = factors
+    flat = Factors(hidden.reshape(-1, hidden.shape[-1]), table, bias)
+    loss, correct = _sums(_Options(label_smoothing, share_ties), flat, labels.reshape(-1), weights.reshape(-1))
+    return Sums(loss, weights.astype(jnp.float32).sum(), jax.lax.stop_gradient(correct))
+
+
+@functools.partial(jax.custom_vjp, nondiff_argnums=(0,))
+def _sums(options: _Options, factors: Factors, labels: jax.Array, weights: jax.Array) -> tuple[jax.Array, jax.Array]:
+    return _by_parts(options, factors, labels, weights)[0]
+
+
+def _forward(options, factors, labels, weights):
+    return _by_parts(options._replace(differentiated=True), factors, labels, weights)
+
+
+def _backward(options, gradients, of_sums):
+    of_loss, _ = of_sums
+    return jax.tree.map(lambda x: (x * of_loss).astype(x.dtype), gradients), None, None
+
+
+_sums.defvjp(_forward, _backward)
+
+
+def _by_parts(options: _Options, factors: Factors, labels: jax.Array, weights: jax.Array):
+    """((loss, correct), gradients of the loss in the factors, or None)."""
+    hidden, table, bias = factors
+    count, width = hidden.shape
+    most = max(1, MOST_BYTES // (4 * table.shape[0]))
+    parts = math.ceil(count / most)
+    size = math.ceil(count / parts)
+    # Predictions of weight 0 fill the last part.
+    of_parts = [
+        jnp.pad(x, [(0, parts * size - count), *[(0, 0)] * (x.ndim - 1)]).reshape(parts, size, *x.shape[1:])
+        for x in (hidden, labels, weights)
+    ]
+    in_dtype = table.astype(hidden.dtype)
+    one = functools.partial(_of_part, options, in_dtype, bias)
+    if parts == 1:
+        sums, of_hidden, of_rest = one(*(x[0] for x in of_parts))
+    else:
+
+        def add(total, part):
+            sums, of_hidden, of_rest = one(*part)
+            return jax.tree.map(jnp.add, total, (sums, of_rest)), of_hidden
+
+        shapes = jax.eval_shape(one, *(x[0] for x in of_parts))
+        zeros = jax.tree.map(lambda x: jnp.zeros(x.shape, x.dtype), (shapes[0], shapes[2]))
+        (sums, of_rest), of_hidden = jax.lax.scan(add, zeros, tuple(of_parts))
+    if not options.differentiated:
+        return sums, None
+    return sums, Factors(of_hidden.reshape(-1, width)[:count], *of_rest)
+
+
+def _of_part(options: _Options, table: jax.Array, bias: jax.Array | None, hidden: jax.Array, labels, weights):
+    """((loss, correct), gradient of hidden, gradients of table and bias, float32) of a part of the predictions."""
+    counted = weights != 0  # NaN counts: a damaged batch has to show
+    labels, weights = jnp.where(counted, labels, 0), weights.astype(jnp.float32)
+    logits = jnp.dot(hidden, table.T, preferred_element_type=jnp.float32)
+    logits = logits if bias is None else logits + bias
+    smoothing, classes = options.label_smoothing, table.shape[0]
+    best = logits.max(axis=-1)
+    exponentials = jnp.exp(logits - best[:, None])
+    total = exponentials.sum(axis=-1)
+    of_label = jnp.take_along_axis(logits, labels[:, None], axis=-1)[:, 0]
+    loss = best + jnp.log(total) - (1 - smoothing) * of_label
+    if smoothing:
+        loss -= smoothing * logits.mean(axis=-1)
+    share = 1.0 / (logits >= best[:, None]).sum(axis=-1) if options.share_ties else 1.0
+    correct = jnp.where(of_label >= best, share, 0.0)
+    sums = tuple(jnp.where(counted, weights * x, 0.0).sum() for x in (loss, correct))
+    if not options.differentiated:
+        return sums, None, None
+    of_logits = exponentials * (weights / total)[:, None] - (smoothing / classes * weights)[:, None]
+    of_logits = of_logits.at[jnp.arange(len(labels)), labels].add(-(1 - smoothing) * weights)
+    of_logits = jnp.where(counted[:, None], of_logits, 0.0)
+    of_bias = None if bias is None else of_logits.sum(axis=0)
+    of_logits = of_logits.astype(hidden.dtype)
+    of_hidden = jnp.dot(of_logits, table, preferred_element_type=jnp.float32).astype(hidden.dtype)
+    of_table = jax.lax.dot_general(of_logits, hidden, (((0,), (0,)), ((), ())), preferred_element_type=jnp.float32)
+    return sums, of_hidden, (of_table, of_bias)
