@@ -52,6 +52,8 @@ class Mask:
           queries, keys: how many.
           ragged: whether they may reach beyond T, where no key is visible.
         """
+        if not (ragged or self.causal) and all(rule is None for rule in (self.window, self.keys, self.segments)):
+            return None
         query, key = first_query + jnp.arange(queries), first_key + jnp.arange(keys)
         parts = []
         if ragged:
@@ -66,7 +68,7 @@ class Mask:
         if self.segments is not None:
             of_query, of_key = self._at(self.segments, query), self._at(self.segments, key)
             parts.append(of_query[:, None, :, None] == of_key[:, None, None, :])
-        return None if not parts else functools.reduce(jnp.logical_and, parts)
+        return functools.reduce(jnp.logical_and, parts)
 
     def _at(self, x: jax.Array, positions: jax.Array) -> jax.Array:
         """Some positions of `[B, T]`, in a row; of all of them it is as it is."""

@@ -320,7 +320,7 @@ def test_integers_compute_what_fake_quantization_simulates(variant, options):
     result, _, batch = quantized(variant, **options)
     result = off_the_edges(result)
     model = convert(result)
-    assert model.in_floating_point == (("head",) if options else ("head/logits",))
+    assert model.in_floating_point == (("head/product",) if options else ("head/logits",))
     found = list(dots(jax.make_jaxpr(lambda b: model.apply(b))(batch).jaxpr))
     # query, key, value, out; the two products of attention; in, gate and out of the MLP; and a dense gate.
     assert found == [("int8", "int8", "int32")] * (9 + variant.startswith("gated"))

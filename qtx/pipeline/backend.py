@@ -47,16 +47,19 @@ def training_backend(experiment: Experiment, data: Data, workdir: Path) -> str:
 
 
 def with_backend(model: TransformerConfig, taken: str) -> TransformerConfig:
-    """A model's config with a backend that was taken in place of auto, unless layers take several."""
-    if model.attention_backend != AUTO or taken not in BACKEND_NAMES:
+    """A model's config with what was taken in place of auto; beside `naive`, which is taken wherever something looks at
+    scores or probabilities, it is the other."""
+    names = set(taken.split(SEPARATOR))
+    others = sorted(names - {NAIVE}) or [NAIVE]
+    if model.attention_backend != AUTO or len(others) > 1:
         return model
-    return dataclasses.replace(model, attention_backend=taken)
+    return dataclasses.replace(model, attention_backend=others[0])
 
 
 def _traced(experiment: Experiment, data: Data) -> str:
     module = build(experiment.model, data)
     trained: Any = qat_model(experiment, module, data) or noisy_model(experiment, module, data) or module
-    example = next(iter(data.evaluation(1)))
+    example = next(iter(data.evaluation(2)))  # one half of which noise quantizes
     forward = training_forward(trained, experiment.training, OBJECTIVES[experiment.objective].taught)
 
     def step(params: Any) -> Any:

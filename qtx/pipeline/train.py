@@ -50,13 +50,13 @@ def train(
     folder = RunFolder(Path(workdir))
     if data is None:
         data = load_data(experiment.data, experiment.objective, origin(experiment, folder.root))
+    identity = identity_of(data)
+    check_start(experiment, folder.root, identity)
     taken = training_backend(experiment, data, folder.root)
     asked = qtx.families.build(experiment.model, data).config
     experiment = dataclasses.replace(experiment, model=with_backend(experiment.model, taken))
     module = qtx.families.build(experiment.model, data)
-    identity = identity_of(data)
     qat = qat_model(experiment, module, data)
-    check_start(experiment, folder.root, identity)
     identity |= start_identity(experiment.start)
 
     def monitor(params, batch, step):

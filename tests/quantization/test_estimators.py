@@ -2,6 +2,7 @@
 
 import dataclasses
 
+import jax
 import jax.numpy as jnp
 import numpy as np
 import pytest
@@ -11,8 +12,8 @@ from hypothesis import strategies as st
 from qtx.foundation.errors import QtxError
 from qtx.foundation.variants import make_variant
 from qtx.quantization import ESTIMATORS, Quantizer
-from qtx.quantization.estimators import Lp, Mse, RunningMinMax
-from qtx.quantization.estimators.percentile import upper_percentile
+from qtx.quantization.estimators import Lp, Mse, RunningMinMax, lp
+from qtx.quantization.estimators.percentile import percentile_ends
 from qtx.quantization.plan import make_plan
 
 
@@ -138,12 +139,54 @@ def test_masked_values_do_not_count(name, options):
     np.testing.assert_allclose([float(end) for end in estimator.result(masked)], expected, rtol=1e-5)
 
 
+MANY_VALUES = {
+    "normal": lambda rng: rng.normal(size=(20, 1024)),
+    "heavy tails": lambda rng: rng.standard_t(3, size=(20, 1024)),
+    "relu": lambda rng: np.maximum(rng.normal(size=(20, 1024)), 0),
+    "an outlier": lambda rng: rng.normal(size=(20, 1024)) * np.where(np.arange(1024) == 5, 60, 1),
+    "few values": lambda rng: rng.choice([0, 0.1, 0.25, 1.0], size=(20, 1024)),
+    "all equal": lambda rng: np.full((20, 1024), 5.0),
+}
+
+
+@pytest.mark.parametrize("bits, symmetric", [(4, True), (8, False)])
+@pytest.mark.parametrize("kind", MANY_VALUES)
+def test_a_histogram_leads_to_the_range_of_least_exact_error(kind, bits, symmetric):
+    """Over three tensors of more values than a search goes through a hundred times."""
+    rng, estimator = np.random.default_rng(1), Mse()
+    tensors = [MANY_VALUES[kind](rng).astype(np.float32) for _ in range(3)]
+    assert tensors[0].size > lp.MANY
+    state = estimator.init()
+    for x in tensors:
+        state = jax.jit(estimator.update, static_argnums=(2, 3))(state, jnp.asarray(x), bits, symmetric)
+    ends = [np.asarray(end, np.float64) for end in estimator._grid(state["low"], state["high"])]
+    errors = []
+    for low, high in zip(*ends, strict=True):
+        levels = 2**bits
+        if symmetric:
+            scale = max(-low, high) / (levels / 2 - 1 if low < 0 else levels - 1)
+            first, last = (-levels / 2, levels / 2 - 1) if low < 0 else (0, levels - 1)
+        else:
+            scale = (high - low) / (levels - 1)
+            first = -np.clip(np.round(-low / scale), 0, levels - 1)
+            last = first + levels - 1
+        errors.append(
+            sum(
+                ((x - scale * np.clip(np.round(x.astype(np.float64) / scale), first, last)) ** 2).sum() for x in tensors
+            )
+        )
+    chosen = int(np.argmin(state["found"]))
+    assert errors[chosen] <= min(errors) * (1 + 1e-5) + 1e-9
+    if kind != "all equal":
+        assert chosen == np.argmin(errors)
+
+
 @settings(max_examples=25, deadline=None)
 @given(seed=st.integers(0, 2**32 - 1), size=st.sampled_from([1, 2, 37]), percentile=st.floats(50.5, 100))
 def test_percentiles_are_numpys(seed, size, percentile):
     x = np.random.default_rng(seed).standard_cauchy(size).astype(np.float32).round(1)
-    expected = np.percentile(x.astype(np.float64), percentile)
-    np.testing.assert_allclose(upper_percentile(jnp.asarray(x), percentile), expected, rtol=1e-5, atol=1e-6)
+    expected = np.percentile(x.astype(np.float64), [100 - percentile, percentile])
+    np.testing.assert_allclose(percentile_ends(jnp.asarray(x), percentile), expected, rtol=1e-5, atol=1e-6)
 
 
 @pytest.mark.representative("minmax-*", "mse-*")

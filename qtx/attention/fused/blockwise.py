@@ -31,6 +31,8 @@ from qtx.layers import kept_by_dropout
 LOWEST = float(jnp.finfo(jnp.float32).min)
 """The score of a key that is not seen; half of it is below every other."""
 
+MOST_POSITIONS = 2**30
+
 
 @dataclasses.dataclass(frozen=True)
 class Blocks:
@@ -94,6 +96,8 @@ class Blockwise(Backend):
     """For softmax-like normalizers, on any device."""
 
     def refusal(self, case):
+        if case.shape[1] > MOST_POSITIONS:
+            return f"{case.shape[1]} positions, which int32 does not count"
         if not isinstance(case.normalizer, SoftmaxLike):
             return f"{type(case.normalizer).__name__}, which is not softmax-like"
         if type(case.normalizer).__call__ is not SoftmaxLike.__call__:

@@ -9,7 +9,7 @@ import jax.numpy as jnp
 from qtx.foundation.errors import QtxError
 from qtx.quantization.estimators.base import Estimator
 from qtx.quantization.estimators.minmax import extremes
-from qtx.quantization.estimators.percentile import upper_percentile
+from qtx.quantization.estimators.percentile import percentile_ends
 
 
 @dataclasses.dataclass(frozen=True)
@@ -41,7 +41,7 @@ class RunningMinMax(Estimator):
         if self.percentile is None:
             ends = extremes(x, where)
         else:
-            ends = -upper_percentile(-x, self.percentile, where), upper_percentile(x, self.percentile, where)
+            ends = percentile_ends(x, self.percentile, where)
         momentum = jnp.where(state["batches"] == 0, 0.0, self.momentum)
         minimum, maximum = (
             (1 - momentum) * end + momentum * state[name]
