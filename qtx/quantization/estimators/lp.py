@@ -94,7 +94,7 @@ class Lp(Estimator):
                 counts = histogram(x, *span, where)
 
                 def estimate(ends):
-                    return estimated_error(counts, *span, make_grid(*ends, bits, symmetric), self.p)
+                    return estimated_error(counts, *span, make_grid(ends[0], ends[1], bits, symmetric), self.p)
 
                 errors = jax.lax.map(estimate, candidates)
                 best = (state["found"] + errors).argmin()

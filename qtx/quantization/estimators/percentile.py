@@ -26,7 +26,8 @@ def percentile_ends(x: jax.Array, percentile: float, where: jax.Array | None = N
       percentile: near 100; ranks are counted from the ends, where float32 is exact enough.
       where: broadcasts to `x`: the values that count; None: all.
     """
-    codes, counted, number = _ordered(x.astype(jnp.float32).ravel()), True, jnp.int32(x.size)
+    codes, number = _ordered(x.astype(jnp.float32).ravel()), jnp.int32(x.size)
+    counted = jnp.ones((), bool)
     if where is None:
         rank = percentile / 100 * (x.size - 1)  # in Python's double precision, as NumPy computes it
         below = math.floor(rank)
@@ -39,7 +40,7 @@ def percentile_ends(x: jax.Array, percentile: float, where: jax.Array | None = N
         fraction = position - from_end
     # The value at the position from each end, and between it and the end the next one: the same again, if more values
     # reach it than its position needs.
-    upper, lower = _largest(codes, position), _largest(codes, number - 1 - position)
+    upper, lower = _order_statistics(codes, jnp.stack([position, number - 1 - position]))
     above, under = codes > upper, counted & (codes < lower)
     higher = jnp.where(above.sum() < position, upper, jnp.min(codes, where=above, initial=HIGHEST))
     smaller = jnp.where(under.sum() < position, lower, jnp.max(codes, where=under, initial=LOWEST))
@@ -51,18 +52,23 @@ def percentile_ends(x: jax.Array, percentile: float, where: jax.Array | None = N
     return between(lower, smaller), between(upper, higher)
 
 
-def _largest(codes: jax.Array, position: jax.Array) -> jax.Array:
-    """The value at `position` (0: the largest) in descending order: the largest that `position + 1` values reach."""
+def _order_statistics(codes: jax.Array, positions: jax.Array) -> jax.Array:
+    """The values at two positions `[2]` (0: the largest) in descending order: the largest that so many values and one
+    reach."""
     unsigned = jax.lax.bitcast_convert_type(codes, jnp.uint32) ^ jnp.uint32(SIGN)
-    found = jnp.uint32(0)
+    found = jnp.zeros(2, jnp.uint32)
     for shift, bits in DIGITS:
-        # Those that agree with what is found so far, by their next digit; the others fall beyond the last bin.
-        agree = True if shift + bits == 32 else unsigned >> (shift + bits) == found
-        digit = jnp.where(agree, (unsigned >> shift) % 2**bits, 2**bits)
-        counts = jnp.zeros(2**bits, jnp.int32).at[digit].add(1, mode="drop")
-        reached = jnp.cumsum(counts[::-1])[::-1]
-        chosen = (reached > position).sum() - 1
-        position = position - (reached[chosen] - counts[chosen])
+        # One count serves both: of those that agree with what is found of the one or the other so far, the next digit,
+        # in bins of its own; the rest fall beyond the last bin.
+        digit, size = (unsigned >> shift) % 2**bits, 2**bits
+        if shift + bits < 32:
+            before = unsigned >> (shift + bits)
+            digit = jnp.where(before == found[0], digit, jnp.where(before == found[1], digit + size, 2 * size))
+        counts = jnp.zeros(2 * size, jnp.int32).at[digit].add(1, mode="drop").reshape(2, size)
+        counts = jnp.where(found[0] == found[1], counts[0], counts)
+        reached = jnp.cumsum(counts[:, ::-1], axis=1)[:, ::-1]
+        chosen = (reached > positions[:, None]).sum(axis=1) - 1
+        positions = positions - (reached - counts)[jnp.arange(2), chosen]
         found = found << bits | chosen.astype(jnp.uint32)
     return jax.lax.bitcast_convert_type(found ^ jnp.uint32(SIGN), jnp.int32)
 
