@@ -31,6 +31,7 @@ from qtx.attention import VARIANTS
 from qtx.attention.fused import BACKENDS, case_of
 from qtx.attention.fused.blockwise import Blocks, Kernel, attend
 from qtx.attention.normalizers import Normalizer, Rows, SoftmaxLike
+from qtx.cli.cpu_memory import keep_freed_memory
 from qtx.foundation.hardware import cpu_cores
 from qtx.masks import Mask
 
@@ -54,6 +55,7 @@ def main() -> None:
     options = parser.parse_args()
     if min(options.tokens, options.heads, options.repeats, *options.lengths) < 1:
         parser.error("--lengths, --tokens, --heads and --repeats are counts: expected 1 or more")
+    keep_freed_memory()  # as the command line does
     shape = {"tokens": options.tokens, "heads": options.heads, "head_dim": HEAD_DIM, "causal": options.causal}
     device = {"device": jax.devices()[0].device_kind, "cores": cpu_cores(), "dtype": options.dtype}
     result: dict[str, Any] = {**device, **shape, "ms": {}, "mib": {}, "speedup": {}}

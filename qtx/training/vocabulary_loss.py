@@ -19,9 +19,10 @@ import jax.numpy as jnp
 from qtx.models.vocabulary import Factors
 from qtx.training.objectives import Sums
 
+ROWS_OF_A_CACHE = 256
+"""Predictions at a time on a CPU: their logits stay in its caches, and more of them are slower (docs/performance.md)."""
 MOST_BYTES = 2**26
-"""Of the logits that are there at once, on all devices: enough for a chip's products to be large, small beside what the
-model needs (docs/performance.md)."""
+"""Of the logits at a time elsewhere: enough to fill a chip, and little beside the rest."""
 
 
 class _Options(NamedTuple):
@@ -62,7 +63,8 @@ def _by_parts(options: _Options, factors: Factors, labels: jax.Array, weights: j
     """((loss, correct), gradients of the loss in the factors, or None)."""
     hidden, table, bias = factors
     count, width = hidden.shape
-    most = max(1, MOST_BYTES // (4 * table.shape[0]))
+    on_cpu = jax.default_backend() == "cpu"
+    most = ROWS_OF_A_CACHE if on_cpu else max(ROWS_OF_A_CACHE, MOST_BYTES // (4 * table.shape[0]))
     parts = math.ceil(count / most)
     size = math.ceil(count / parts)
     # Predictions of weight 0 fill the last part.

@@ -246,15 +246,14 @@ def test_what_looks_at_scores_or_probabilities_sees_them():
         seen.clear()
 
 
-def case(normalizer=VARIANTS["softmax"].normalizer, length=512, platform="cpu", cores=2):
-    return Case(normalizer, Mask(length), (1, length, 2, 64), jnp.dtype("float32"), 0.0, platform, 1, cores)
+def case(normalizer=VARIANTS["softmax"].normalizer, length=1024, platform="cpu"):
+    return Case(normalizer, Mask(length), (1, length, 2, 64), jnp.dtype("float32"), 0.0, platform, 1)
 
 
 def test_what_auto_takes():
     blockwise = BACKENDS["blockwise"]
     assert chosen("auto", case(), watched=False) is blockwise
     assert chosen("auto", case(length=128), watched=False) is None
-    assert chosen("auto", case(length=128, cores=1), watched=False) is blockwise
     assert chosen("auto", case(platform="gpu", length=4096), watched=False) is None
     assert chosen("auto", case(VARIANTS["none"].normalizer), watched=False) is None
     assert chosen("auto", case(), watched=True) is None

@@ -32,7 +32,7 @@ def example(rows, with_bias, seed=0):
 
 
 def in_parts(patch, rows):
-    patch.setattr(vocabulary_loss, "MOST_BYTES", 4 * VOCAB * rows)
+    patch.setattr(vocabulary_loss, "ROWS_OF_A_CACHE", rows)
 
 
 @pytest.mark.parametrize("seed", [0, 1])
@@ -109,7 +109,7 @@ def test_a_training_step_and_an_evaluation_hold_no_logits(family, monkeypatch):
     rows, vocab = batch["tokens"].size, SMALL["vocab_size"]
     sums = {}
     for parts in (1, 8):
-        monkeypatch.setattr(vocabulary_loss, "MOST_BYTES", 4 * vocab * rows // parts)
+        monkeypatch.setattr(vocabulary_loss, "ROWS_OF_A_CACHE", rows // parts)
         jax.clear_caches()
         evaluated = jax.jit(lambda params, batch: output_sums(lambda b: module.apply({"params": params}, b), batch))
         program = make_program(module, TrainingConfig(steps=200 + parts), make_mesh(MeshConfig(1)), batch)

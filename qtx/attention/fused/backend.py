@@ -12,7 +12,6 @@ import jax
 import jax.numpy as jnp
 
 from qtx.attention.normalizers import Normalizer, Rows
-from qtx.foundation.hardware import cpu_cores
 from qtx.masks import Mask
 
 
@@ -27,7 +26,6 @@ class Case(NamedTuple):
       dropout: rate on the probabilities.
       platform: JAX's name of the devices' kind, e.g. `"cpu"`.
       devices: how many the arrays are split over.
-      cores: of a CPU, those that XLA has.
     """
 
     normalizer: Normalizer
@@ -37,14 +35,13 @@ class Case(NamedTuple):
     dropout: float
     platform: str
     devices: int
-    cores: int
 
 
 def case_of(normalizer: Normalizer, mask: Mask, query: jax.Array, dropout: float) -> Case:
     """The case of queries `[B, T, H, D]`, on the devices that this process has."""
     mesh = jax.typeof(query).sharding.mesh
     platform = jax.default_backend()
-    return Case(normalizer, mask, query.shape, query.dtype, dropout, platform, max(mesh.size, 1), cpu_cores())
+    return Case(normalizer, mask, query.shape, query.dtype, dropout, platform, max(mesh.size, 1))
 
 
 class Backend(abc.ABC):

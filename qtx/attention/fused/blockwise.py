@@ -105,9 +105,9 @@ class Blockwise(Backend):
         return None
 
     def pays(self, case):
-        # docs/performance.md has the measurements. Several cores share the naive way's few large operations well, and
-        # blocks small enough for a cache badly. Accelerators are not measured yet.
-        return case.platform == "cpu" and (case.cores == 1 or case.shape[1] >= 512)
+        # docs/performance.md has the measurements: in training steps of 512 tokens it gains nothing. Accelerators are
+        # not measured yet.
+        return case.platform == "cpu" and case.shape[1] >= 1024
 
     def __call__(self, case, parameters, query, key, value, rows, dropout_key):
         one_core = case.platform == "cpu" and case.devices == 1
@@ -243,9 +243,9 @@ class _Cut(NamedTuple):
         more = self.size * self.number - x.shape[2]
         return jnp.pad(x, [(0, more if axis == 2 else 0) for axis in range(x.ndim)]) if more else x
 
-    def block(self, x: jax.Array, index: Any) -> jax.Array:
-        """One block of `[B, H, n T, ...]`."""
-        return x if self.number == 1 else jax.lax.dynamic_slice_in_dim(x, index * self.size, self.size, 2)
+    def block(self, x: jax.Array, index: Any, axis: int = 2) -> jax.Array:
+        """One block of what is padded along an axis."""
+        return x if self.number == 1 else jax.lax.dynamic_slice_in_dim(x, index * self.size, self.size, axis)
 
 
 class _Tiles(NamedTuple):
@@ -404,9 +404,13 @@ def _backward(
     query, key, value = queries.padded(inputs.query), keys.padded(inputs.key), keys.padded(inputs.value)
     of_out, of_rows_padded, lse_padded = (queries.padded(x) for x in (gradient, of_rows, lse))
     parameters = inputs.parameters
+    # XLA's CPU backend takes nearly twice as long where the probabilities' side of a product is the transposed one; the
+    # barrier keeps it from making that of it again.
+    across_query, across_out = jax.lax.optimization_barrier((jnp.swapaxes(query, 2, 3), jnp.swapaxes(of_out, 2, 3)))
 
     def product(equation, x, y):
-        return jnp.einsum(equation, x.astype(y.dtype), y, preferred_element_type=wide)
+        dtype = inputs.query.dtype
+        return jnp.einsum(equation, x.astype(dtype), y.astype(dtype), preferred_element_type=wide)
 
     def of_keys(j, carry):
         of_query, of_key, of_value, of_parameters = carry
@@ -430,7 +434,7 @@ def _backward(
                         _, backward = jax.vjp(lambda p: tiles.finish(p, probs, i), parameters)
                         of_parameters = jax.tree.map(jnp.add, of_parameters, backward(of_finished)[0])
                 finished = finished if kept is None else finished * kept
-                of_block_value += product("bhts,bhtd->bhsd", finished, of_rows_out)
+                of_block_value += product("bhdt,bhts->bhds", queries.block(across_out, i, 3), finished)
                 return probs * (of_probs - of_probs_rows), of_block_value, of_parameters
 
             def without(probs, *rest):
@@ -439,7 +443,7 @@ def _backward(
             of_scores, of_block_value, of_parameters = tiles.unless_dead(
                 finish, probs, with_products, without, of_block_value, of_parameters
             )
-            of_block_key += product("bhts,bhtd->bhsd", of_scores, rows_query)
+            of_block_key += product("bhdt,bhts->bhds", queries.block(across_query, i, 3), of_scores)
             more = product("bhts,bhsd->bhtd", of_scores, block_key)
             if queries.number == 1:
                 of_query += more
@@ -449,17 +453,18 @@ def _backward(
                 of_query = jax.lax.dynamic_update_slice_in_dim(of_query, more, first, 2)
             return of_query, of_block_key, of_block_value, of_parameters
 
-        nothing = jnp.zeros(block_key.shape, wide)
+        nothing = jnp.zeros((*block_key.shape[:2], block_key.shape[3], keys.size), wide)
         carry = (of_query, nothing, nothing, of_parameters)
         of_query, of_block_key, of_block_value, of_parameters = jax.lax.fori_loop(*tiles.queries_of(j), of_pair, carry)
         first = j * keys.size
-        of_key = jax.lax.dynamic_update_slice_in_dim(of_key, of_block_key, first, 2)
-        of_value = jax.lax.dynamic_update_slice_in_dim(of_value, of_block_value, first, 2)
+        of_key = jax.lax.dynamic_update_slice_in_dim(of_key, of_block_key, first, 3)
+        of_value = jax.lax.dynamic_update_slice_in_dim(of_value, of_block_value, first, 3)
         return of_query, of_key, of_value, of_parameters
 
-    zeros = tuple(jnp.zeros(x.shape, wide) for x in (query, key, value))
-    carry = (*zeros, jax.tree.map(jnp.zeros_like, parameters))
+    nothing = jnp.zeros((*key.shape[:2], key.shape[3], key.shape[2]), wide)
+    carry = (jnp.zeros(query.shape, wide), nothing, nothing, jax.tree.map(jnp.zeros_like, parameters))
     of_query, of_key, of_value, of_parameters = jax.lax.fori_loop(0, keys.number, of_keys, carry)
     of_empty = None if inputs.empty is None else -jnp.exp(inputs.empty - lse) * of_rows
+    of_key, of_value = jnp.swapaxes(of_key, 2, 3), jnp.swapaxes(of_value, 2, 3)
     of_query, of_key, of_value = (x[:, :, :length] for x in (of_query, of_key, of_value))
     return Inputs(of_query, of_key, of_value, of_parameters, of_empty)
