@@ -123,8 +123,7 @@ def kept_by_dropout(key: jax.Array, rate: float, shape: tuple[int, ...]) -> tupl
     """What dropout leaves of an array, True, and the share that is left, 1 - rate to 2^-32.
 
     An element's draw is its number in the array, mixed with two words that are drawn from the key. Threefry, which has
-    to withstand more than dropout asks, takes sixteen times as long for as many, and was a tenth of a training step on
-    a CPU (docs/performance.md).
+    to withstand more than dropout asks, takes ten times as long for as many on a CPU (docs/performance.md).
     """
     first, second = jax.random.bits(key, (2,), jnp.uint32)
     number, stride = jnp.zeros((), jnp.uint32), 1

@@ -20,7 +20,7 @@ from qtx.models.vocabulary import Factors
 from qtx.training.objectives import Sums
 
 ROWS_OF_A_CACHE = 256
-"""Predictions at a time on a CPU: their logits stay in its caches, and more of them are slower (docs/performance.md)."""
+"""Predictions at a time on a CPU: their logits stay in its caches, and more are slower (docs/performance.md)."""
 MOST_BYTES = 2**26
 """Of the logits at a time elsewhere: enough to fill a chip, and little beside the rest."""
 
