@@ -165,7 +165,7 @@ def test_every_product_of_a_block_is_of_int8(family):
 def test_what_stays_in_floating_point_is_named():
     model = convert(quantized("bert", GATED[0], **GATED[1])[0])
     gate = ("layers/attention/gate_predictor", "layers/attention/out")
-    assert model.in_floating_point == ("head", *gate)
+    assert model.in_floating_point == ("head/product", *gate)
 
 
 def test_bits_of_zero_leave_a_tensor_in_floating_point_in_that_layer_alone():

@@ -15,6 +15,7 @@ import pytest
 from qtx.experiment import default, read
 from qtx.families import FAMILIES, build
 from qtx.foundation.errors import QtxError
+from qtx.models.vocabulary import factored
 from qtx.quantization import QuantizationConfig, calibrate
 from qtx.quantization.estimators import MinMax
 from qtx.quantization.granularity import Channel, Tensor, Token
@@ -74,6 +75,16 @@ def test_even_examples_are_quantized_and_odd_ones_are_not(family):
     assert np.linalg.norm(found[::2] - expected) < 0.6 * noise < 0.6 * np.linalg.norm(found[::2] - as_is[::2]) * 1.5
     np.testing.assert_allclose(found[1::2], as_is[1::2], rtol=1e-5, atol=1e-5)
     np.testing.assert_array_equal(jax.jit(lambda p: model.apply({"params": p}, batch))(params), as_is)
+
+
+@pytest.mark.parametrize("family", ["bert", "opt"])
+def test_a_loss_from_factors_sees_each_half_with_its_own_table(family):
+    module, params, batch, recipe = make(family)
+    model = make_noisy_model(module, recipe, batch)
+    expected = model.apply({"params": params}, batch, train=True)
+    with factored():
+        found = model.apply({"params": params}, batch, train=True)
+    np.testing.assert_array_equal(found, expected)
 
 
 def test_what_is_captured_is_in_the_order_of_the_batch():

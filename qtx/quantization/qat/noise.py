@@ -29,6 +29,7 @@ import jax.numpy as jnp
 from flax import traverse_util
 
 from qtx.foundation.batch import Batch
+from qtx.models.vocabulary import Factors
 from qtx.quantization import exact
 from qtx.quantization.calibration import tables_of
 from qtx.quantization.estimators import MinMax
@@ -79,7 +80,8 @@ class NoisyModel:
             there = exact.apply(self.module, {"params": weights}, rounded, train=True, rngs=rngs, **options)
         rngs = {name: jax.random.fold_in(key, 1) for name, key in rngs.items()}
         here = self.module.apply(variables, as_is, train=True, rngs=rngs, **options)
-        return jax.tree_util.tree_map_with_path(_interleaved, there, here)
+        is_leaf = lambda x: isinstance(x, Factors)
+        return jax.tree_util.tree_map_with_path(_interleaved, there, here, is_leaf=is_leaf)
 
     def _rounded(self, params: Any) -> tuple[Any, dict[str, Look]]:
         """The rounded weights, and how the look-ups of tables are rounded, by path."""
@@ -166,8 +168,10 @@ def _noise(quantizers: dict[str, Quantizer]) -> tuple[Noise, ...]:
     return tuple(Noise(planned, quantizers[planned.path].bits) for planned in make_plan(quantizers))
 
 
-def _interleaved(path: tuple[Any, ...], even: jax.Array, odd: jax.Array) -> jax.Array:
+def _interleaved(path: tuple[Any, ...], even: Any, odd: Any) -> jax.Array:
     """The outputs, or what was captured, of the examples 0, 2, 4 ... and 1, 3, 5 ... as those of the whole batch."""
+    if isinstance(even, Factors):  # each half has a table of its own
+        return _interleaved(path, even.logits(), odd.logits())
     axis = int(STACK.removesuffix("/") in [getattr(key, "key", None) for key in path])
     both = jnp.stack([even.astype(odd.dtype), odd], axis=axis + 1)
     return both.reshape(*even.shape[:axis], -1, *even.shape[axis + 1 :])
