@@ -80,8 +80,7 @@ class NoisyModel:
             there = exact.apply(self.module, {"params": weights}, rounded, train=True, rngs=rngs, **options)
         rngs = {name: jax.random.fold_in(key, 1) for name, key in rngs.items()}
         here = self.module.apply(variables, as_is, train=True, rngs=rngs, **options)
-        is_leaf = lambda x: isinstance(x, Factors)
-        return jax.tree_util.tree_map_with_path(_interleaved, there, here, is_leaf=is_leaf)
+        return jax.tree_util.tree_map_with_path(_interleaved, there, here, is_leaf=lambda x: isinstance(x, Factors))
 
     def _rounded(self, params: Any) -> tuple[Any, dict[str, Look]]:
         """The rounded weights, and how the look-ups of tables are rounded, by path."""
