@@ -15,6 +15,7 @@ from pathlib import Path
 from typing import Any
 
 from qtx.cli.main import main as qtx
+from qtx.cli.main import own_process
 from qtx.pipeline.measurements import FLOATING_POINT, read_measurements
 from qtx.training import RunFolder
 
@@ -157,4 +158,5 @@ def main(folder: Path = FOLDER) -> int:
 
 
 if __name__ == "__main__":
+    own_process()
     sys.exit(main(*map(Path, sys.argv[1:2])))

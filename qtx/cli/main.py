@@ -5,7 +5,9 @@ Nothing here imports jax until a command runs, so that help and mistakes on the 
 
 from __future__ import annotations
 
+import atexit
 import dataclasses
+import gc
 import keyword
 import logging
 import sys
@@ -197,7 +199,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
     machine's trouble and keeps its traceback.
     """
     if arguments is None:
-        keep_freed_memory()
+        own_process()
     arguments = list(sys.argv[1:] if arguments is None else arguments)
     resume = ""
     try:
@@ -232,6 +234,13 @@ def main(arguments: Sequence[str] | None = None) -> int:
         print(f"\nqtx: interrupted{resume}", file=sys.stderr)
         return INTERRUPTED
     return 0
+
+
+def own_process() -> None:
+    """Sets up a process that does nothing but run commands; best before jax is imported."""
+    keep_freed_memory()
+    gc.disable()  # until a command runs: what is imported stays
+    atexit.register(gc.freeze)  # what is left at the end goes with the process
 
 
 def runner(name: str, command: Command, arguments: Sequence[str]) -> Callable[[], None]:
@@ -312,8 +321,14 @@ def with_folder(checkpoint: str, arguments: list[str]) -> tuple[str | None, list
 
 def _run(name: str, config, workdir: Path | None, chosen: dict[str, Any]) -> None:
     from qtx.cli import commands
+    from qtx.cli.compilation_cache import keep_compiled_programs
     from qtx.experiment import read
 
+    keep_compiled_programs()
+    if not gc.isenabled():
+        # A hundred thousand objects of libraries, which would be searched for garbage again and again.
+        gc.freeze()
+        gc.enable()
     # What storage libraries log of an error, each in its own way and with a traceback, the command tells in one line.
     for library in ("absl", "asyncio"):
         logging.getLogger(library).setLevel(logging.CRITICAL)

@@ -11,6 +11,7 @@ import ast
 import functools
 import sysconfig
 import warnings
+from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -86,6 +87,14 @@ def module_docstrings(source: bytes) -> str:
     except (SyntaxError, ValueError):  # a template or a file that is broken on purpose
         return ""
     kinds = (ast.Module, ast.ClassDef, ast.FunctionDef, ast.AsyncFunctionDef)
-    nodes = [node for node in ast.walk(tree) if isinstance(node, kinds)]
+    nodes = [node for node in _statements(tree) if isinstance(node, kinds)]
     nodes.sort(key=lambda node: getattr(node, "lineno", 0))
     return "\n\n".join(filter(None, (ast.get_docstring(node) for node in nodes)))
+
+
+def _statements(node: ast.AST) -> Iterator[ast.AST]:
+    """A statement and those within it. `ast.walk` goes through expressions too, where nothing is defined."""
+    yield node
+    for blocks in ("body", "handlers", "orelse", "finalbody", "cases"):
+        for child in getattr(node, blocks, ()):
+            yield from _statements(child)
