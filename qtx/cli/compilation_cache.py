@@ -22,7 +22,8 @@ LEAST_SECONDS = 0.1
 
 def keep_compiled_programs() -> None:
     """Has JAX keep them in `folder()`, unless another is chosen already, or nothing can be written there."""
-    if jax.config.jax_compilation_cache_dir is not None or not jax.config.jax_enable_compilation_cache:
+    chosen = jax.config.values
+    if chosen["jax_compilation_cache_dir"] is not None or not chosen["jax_enable_compilation_cache"]:
         return
     with contextlib.suppress(OSError):
         folder().mkdir(parents=True, exist_ok=True)
