@@ -4,8 +4,8 @@ Forward, backward, clipping by the global norm and AdamW, with dropout 0.1, on r
 call by call in turns, after some that do not count, in which memory still grows. Both compute what a user of each gets:
 `BertForMaskedLM` runs its head at every position, qtx at the predicted ones alone. `torch_eager` is a model as
 transformers makes it, with PyTorch's fused attention; `torch_naive` has the attention in single operations, as qtx
-does; `torch_compile` is the first one compiled. Without torch and transformers qtx is timed alone. Pin it to one core,
-which both then use alone:
+does; `torch_compile` is the first one compiled; `timm_eager` is timm's ViT, where timm is installed. Without torch and
+transformers qtx is timed alone. Pin it to one core, which both then use alone:
 
     taskset -c 0 python -m benchmarks.training_step --output=benchmarks/results/training_step.json
 
@@ -53,13 +53,18 @@ SHAPES = {
     "opt_6l": ("opt", SIX_LAYERS, 8),
     "bert_base": ("bert", BASE | dict(max_length=128, vocab_size=30522), 256),
     "opt_125m": ("opt", BASE | dict(max_length=512, vocab_size=50272), 32),
+    "vit_ti16": (
+        "vit",
+        dict(num_layers=12, width=192, num_heads=3, mlp_width=768, image_size=224, channels=3, num_classes=1000),
+        16,
+    ),
     "vit_s16": (
         "vit",
         dict(num_layers=12, width=384, num_heads=6, mlp_width=1536, image_size=224, channels=3, num_classes=1000),
         256,
     ),
 }
-ON_ANY_CORE = ("bert_tiny", "opt_tiny", "bert_6l", "opt_6l")
+ON_ANY_CORE = ("bert_tiny", "opt_tiny", "bert_6l", "opt_6l", "vit_ti16")
 WARM_UP_STEPS = 6
 TRAINING = TrainingConfig(steps=10**6, warmup_steps=0, learning_rate=1e-4)
 
@@ -91,7 +96,7 @@ def main() -> None:
         shape = shape | {"dtype": options.dtype}
         batch = random_batch(family, shape, batch_size)
         module = build(FAMILIES[family].config(**shape, dropout=DROPOUT, attention_dropout=DROPOUT))
-        steps = {"qtx": qtx_step(module, batch)}
+        steps: dict[str, Callable[[], Any]] = {"qtx": Step(module, batch)}
         if beside:
             steps |= torch_steps(family, shape, batch, options.compile)
         interleaved(steps, WARM_UP_STEPS)
@@ -132,24 +137,28 @@ def random_batch(family: str, shape: dict[str, Any], batch_size: int) -> dict[st
     return batch | {"labels": labels, "weights": np.ones(labels.shape, np.float32)}
 
 
-def qtx_step(module: Any, batch: dict[str, np.ndarray]) -> Callable[[], Any]:
-    """One update of a state that the function keeps."""
-    mesh = make_mesh(MeshConfig(1))
-    program = make_program(module, TRAINING, mesh, batch)
-    state, on_device, seed = program.init(np.uint32(0)), shard_global_batch(mesh, batch), np.uint32(0)
+class Step:
+    """One update of a state that it keeps."""
 
-    def step():
-        nonlocal state
-        state, numbers = program.train_step(state, on_device, seed)
+    def __init__(self, module: Any, batch: dict[str, np.ndarray]):
+        mesh = make_mesh(MeshConfig(1))
+        self._program = make_program(module, TRAINING, mesh, batch)
+        self._state, self._batch = self._program.init(np.uint32(0)), shard_global_batch(mesh, batch)
+
+    def __call__(self) -> Any:
+        self._state, numbers = self._program.train_step(self._state, self._batch, np.uint32(0))
         return numbers
 
-    return step
+    def temporary_bytes(self) -> int:
+        """What the compiled step needs beside the state and the batch."""
+        train_step: Any = self._program.train_step
+        return train_step.lower(self._state, self._batch, np.uint32(0)).compile().memory_analysis().temp_size_in_bytes
 
 
 def torch_steps(
     family: str, shape: dict[str, Any], batch: dict[str, np.ndarray], compiled: bool
 ) -> dict[str, Callable[[], Any]]:
-    """The same of transformers' model of the same shape, on the device that JAX has."""
+    """The same of transformers' model, and of timm's, of the same shape, on the device that JAX has."""
     import torch
     import transformers
 
@@ -193,14 +202,12 @@ def torch_steps(
     given = {name: torch.from_numpy(value.copy()).to(device) for name, value in inputs.items()}
     given["labels"] = torch.from_numpy(labels.astype(np.int64)).to(device)
 
-    def stepper(wrap, attention):
-        model = make._from_config(config, attn_implementation=attention).to(device, torch.float32).train()
-        forward = wrap(model)
-        optimizer = torch.optim.AdamW(model.parameters(), lr=1e-4, weight_decay=0.01)
+    def stepper(model, loss_of):
+        optimizer = torch.optim.AdamW(model.to(device, torch.float32).train().parameters(), lr=1e-4, weight_decay=0.01)
 
         def step():
             with torch.autocast(device.type, torch.bfloat16, enabled=half):
-                loss = forward(**given).loss
+                loss = loss_of()
             loss.backward()
             torch.nn.utils.clip_grad_norm_(model.parameters(), 1.0)
             optimizer.step()
@@ -210,10 +217,28 @@ def torch_steps(
 
         return step
 
-    steps = {"torch_eager": stepper(lambda model: model, "sdpa")}
-    steps["torch_naive"] = stepper(lambda model: model, "eager")
+    def of_transformers(wrap, attention):
+        model = make._from_config(config, attn_implementation=attention)
+        forward = wrap(model)
+        return stepper(model, lambda: forward(**given).loss)
+
+    def of_timm():
+        import timm
+
+        model = timm.models.VisionTransformer(
+            **dict(img_size=shape["image_size"], num_classes=shape["num_classes"], embed_dim=shape["width"]),
+            **dict(depth=shape["num_layers"], num_heads=shape["num_heads"]),
+            **dict.fromkeys(("pos_drop_rate", "proj_drop_rate", "attn_drop_rate"), DROPOUT),
+        )
+        of_logits = torch.nn.functional.cross_entropy
+        return stepper(model, lambda: of_logits(model(given["pixel_values"]), given["labels"]))
+
+    steps = {"torch_eager": of_transformers(lambda model: model, "sdpa")}
+    steps["torch_naive"] = of_transformers(lambda model: model, "eager")
+    if family == "vit" and importlib.util.find_spec("timm"):
+        steps["timm_eager"] = of_timm()
     if compiled:
-        steps["torch_compile"] = stepper(torch.compile, "sdpa")
+        steps["torch_compile"] = of_transformers(torch.compile, "sdpa")
     return steps
 
 

@@ -19,7 +19,7 @@ from qtx.data import load
 from qtx.experiment import default, read
 from qtx.foundation.hardware import CHIPS
 from qtx.planning import StepPlan, plan_step, virtual_devices
-from qtx.planning.hlo import Traffic, count_collectives
+from qtx.planning.hlo import Traffic, count_collectives, count_product_flops
 from qtx.planning.stand_in import stand_in
 from qtx.planning.table import remedies, verdict
 from qtx.training import MeshConfig
@@ -123,6 +123,18 @@ def test_a_collective_that_cannot_leave_its_loop_counts_every_time():
     kernel = jax.ShapeDtypeStruct((32, 32), np.float32, sharding=rows)
     found = count_collectives(jax.jit(five_sums).lower(x, kernel).compile().as_text())
     assert found == {"all-reduce": Traffic(5, 5 * 8 * 32 * 4)}
+
+
+def test_products_in_a_loop_count_every_time():
+    def three_products(x, kernel):
+        def body(x, _):
+            return (jnp.tanh(x @ kernel), None)
+
+        return jax.lax.scan(body, x, None, length=3)[0]
+
+    x, kernel = (jax.ShapeDtypeStruct(shape, np.float32) for shape in ((5, 4, 32), (32, 32)))
+    text = jax.jit(three_products).lower(x, kernel).compile().as_text()
+    assert count_product_flops(text) == 3 * 2 * 5 * 4 * 32 * 32
 
 
 @pytest.mark.parametrize(

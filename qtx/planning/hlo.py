@@ -1,6 +1,7 @@
-"""Counting in a compiled program's text: what one device exchanges with others.
+"""Counting in a compiled program's text: what one device exchanges with others, and the FLOPs of its matrix products.
 
-A collective in a loop counts as often as the loop runs, which matters for models whose layers are scanned.
+What is in a loop counts as often as the loop runs, which matters for models whose layers are scanned. A loop whose
+number of iterations XLA does not know counts once.
 """
 
 from __future__ import annotations
@@ -13,11 +14,13 @@ from typing import NamedTuple
 COLLECTIVES = ("all-gather", "all-reduce", "reduce-scatter", "all-to-all", "collective-permute")
 
 COMPUTATION = re.compile(r"^(ENTRY )?%?([\w.\-]+) \(.*\) -> .* {$")
-# Type and opcode of `ROOT %add.1 = (f32[8]{0}, s32[]) opcode(operands), attributes`.
-INSTRUCTION = re.compile(r"^\s+(?:ROOT )?%?[\w.\-]+ = (\(.*?\)|\S+) ([a-z][\w\-]*)\((.*)$")
+# Name, type and opcode of `ROOT %add.1 = (f32[8]{0}, s32[]) opcode(operands), attributes`.
+INSTRUCTION = re.compile(r"^\s+(?:ROOT )?%?([\w.\-]+) = (\(.*?\)|\S+) ([a-z][\w\-]*)\((.*)$")
 ARRAY = re.compile(r"[a-z]+(\d*)[a-z0-9]*\[([\d,]*)\]")
 CALLED = re.compile(r"(?:calls|to_apply|body|condition)=%?([\w.\-]+)")
 BRANCHES = re.compile(r"branch_computations={([^}]*)}")
+FIRST_OPERAND = re.compile(r"%?([\w.\-]+)[,)]")
+CONTRACTED = re.compile(r"lhs_contracting_dims={([\d,]*)}")
 TRIPS = re.compile(r'"known_trip_count":{"n":"(\d+)"}')
 
 
@@ -34,18 +37,16 @@ class Traffic(NamedTuple):
 
 
 class Instruction(NamedTuple):
-    """One line: its result's type, what it does, and the rest of the line."""
+    """One line: its result's name and type, what it does, and the rest of the line."""
 
+    name: str
     type: str
     opcode: str
     rest: str
 
 
 def count_collectives(text: str) -> dict[str, Traffic]:
-    """By kind, those that occur in the text of an SPMD program for the CPU, as `jax.stages.Compiled.as_text` gives it.
-
-    A loop whose number of iterations XLA does not know counts once.
-    """
+    """By kind, those that occur in an SPMD program for the CPU, from its `jax.stages.Compiled.as_text`."""
     computations, entry = _parse(text)
     found: dict[str, Traffic] = {}
     for name, runs in _runs(computations, entry).items():
@@ -54,6 +55,25 @@ def count_collectives(text: str) -> dict[str, Traffic]:
                 before, size = found.get(instruction.opcode, Traffic(0, 0))
                 found[instruction.opcode] = Traffic(before + runs, size + runs * _size(instruction.type))
     return {kind: found[kind] for kind in COLLECTIVES if kind in found}
+
+
+def count_product_flops(text: str) -> int:
+    """FLOPs of the matrix products that one device computes, two for each multiplication, likewise."""
+    computations, entry = _parse(text)
+    flops = 0
+    for name, runs in _runs(computations, entry).items():
+        types = {instruction.name: instruction.type for instruction in computations[name]}
+        for instruction in computations[name]:
+            if instruction.opcode == "dot":
+                flops += runs * _dot_flops(instruction, types)
+    return flops
+
+
+def _dot_flops(dot: Instruction, types: dict[str, str]) -> int:
+    operand, contracted = FIRST_OPERAND.match(dot.rest), CONTRACTED.search(dot.rest)
+    assert operand and contracted, dot
+    [left], [result] = _shapes(types[operand[1]]), _shapes(dot.type)
+    return 2 * math.prod(result) * math.prod(left[int(axis)] for axis in contracted[1].split(","))
 
 
 def _parse(text: str) -> tuple[dict[str, list[Instruction]], str]:
@@ -87,7 +107,9 @@ def _runs(computations: dict[str, list[Instruction]], entry: str) -> dict[str, i
 
 def _size(type_text: str) -> int:
     """Bytes of the arrays in a type; `pred`, which has no number of bits, takes a byte."""
-    return sum(
-        max(int(bits or 8) // 8, 1) * math.prod(map(int, dims.split(",") if dims else ()))
-        for bits, dims in ARRAY.findall(type_text)
-    )
+    bits = [int(bits or 8) for bits, _ in ARRAY.findall(type_text)]
+    return sum(max(b // 8, 1) * math.prod(shape) for b, shape in zip(bits, _shapes(type_text), strict=True))
+
+
+def _shapes(type_text: str) -> list[list[int]]:
+    return [[int(size) for size in sizes.split(",") if size] for _, sizes in ARRAY.findall(type_text)]

@@ -98,7 +98,7 @@ def _make_program(module: Trainable, training: TrainingConfig, mesh: Mesh, shape
             out_shardings=(shardings, everywhere),
             donate_argnums=0,
         ),
-        eval_step=jax.jit(make_eval_step(module), out_shardings=everywhere),
+        eval_step=jax.jit(make_eval_step(module, mesh), out_shardings=everywhere),
     )
 
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import contextlib
+import functools
 from collections.abc import Callable, Collection
 from typing import Any, Protocol
 
@@ -23,6 +24,7 @@ from qtx.training.distillation import MATCHED, distillation_sums, fidelity_sums,
 from qtx.training.objectives import PenalizedSums, Sums, cross_entropy_sums, training_sums, zero_sums
 from qtx.training.penalized import penalty_sums
 from qtx.training.penalties import make_penalties
+from qtx.training.sharding import batch_shards
 from qtx.training.vocabulary_loss import vocabulary_sums
 
 
@@ -145,7 +147,7 @@ def make_train_step(
             if taught:
                 sums = distillation_sums(output, captured, batch)
             else:
-                sums = loss_sums(output, batch, config.label_smoothing)
+                sums = loss_sums(output, batch, config.label_smoothing, batch_shards(mesh))
             if not penalties:
                 return sums.loss / normalizer, sums
             penalty, of_penalties = penalty_sums(penalties, captured, batch, whole, step)
@@ -218,33 +220,35 @@ def _microbatches(x: jax.Array, parts: int, mesh: Mesh) -> jax.Array:
     return jax.lax.with_sharding_constraint(x, sharding)
 
 
-def loss_sums(output: jax.Array | Factors, batch: Batch, label_smoothing: float) -> Sums:
-    """`training_sums` of logits, or of their factors."""
+def loss_sums(output: jax.Array | Factors, batch: Batch, label_smoothing: float, shards: int) -> Sums:
+    """`training_sums` of logits, or of their factors, of a batch that devices split into `shards`."""
     if isinstance(output, Factors):
-        return vocabulary_sums(output, batch["labels"], batch["weights"], label_smoothing)
+        return vocabulary_sums(output, batch["labels"], batch["weights"], label_smoothing, shards=shards)
     return training_sums(output, batch, label_smoothing)
 
 
-def output_sums(apply: Callable[[Batch], Any], batch: Batch) -> Sums:
+def output_sums(apply: Callable[[Batch], Any], batch: Batch, shards: int = 1) -> Sums:
     """What a model's output says of it: against the teacher's, or against the labels.
 
     Args:
       apply: batch -> its output.
       batch: what it is given, and compared with.
+      shards: into how many parts devices split the batch.
     """
     if is_taught(batch):
         return fidelity_sums(apply(batch), batch)
     with factored():
         output = apply(batch)
     if isinstance(output, Factors):
-        return vocabulary_sums(output, batch["labels"], batch["weights"], share_ties=True)
+        return vocabulary_sums(output, batch["labels"], batch["weights"], share_ties=True, shards=shards)
     return cross_entropy_sums(output, batch["labels"], batch["weights"])
 
 
-def make_eval_step(module: Trainable) -> Callable[[Any, Batch, jax.Array], Sums]:
-    """(params, batch, step) -> sums over the batch, without dropout."""
+def make_eval_step(module: Trainable, mesh: Mesh) -> Callable[[Any, Batch, jax.Array], Sums]:
+    """(params, batch, step) -> sums over the batch, without dropout, to be compiled over `mesh`."""
 
     def eval_step(params, batch, step):
-        return output_sums(lambda batch: module.apply({"params": params}, batch, train=False, step=step), batch)
+        apply = functools.partial(module.apply, {"params": params}, train=False, step=step)
+        return output_sums(apply, batch, batch_shards(mesh))
 
     return eval_step

@@ -4,6 +4,9 @@ The gradient of a sum of losses needs nothing but the logits of each prediction,
 while they are there, and the backward pass only scales it: three products with the table, as of logits that are stored,
 and not the four of computing them again. (Liger kernel, Hsu et al. 2024, arXiv 2410.10989, section 3.2.)
 
+Each of the devices that share a batch goes through its own predictions: parts of the whole batch would have to be
+handed round, or computed by all.
+
 With p = softmax(z), target t = (1 - e) onehot(y) + e / V and weight w: loss = -w sum_v t log p, d loss / dz = w (p - t)
 """
 
@@ -32,23 +35,33 @@ class _Options(NamedTuple):
 
 
 def vocabulary_sums(
-    factors: Factors, labels: jax.Array, weights: jax.Array, label_smoothing: float = 0.0, share_ties: bool = False
+    factors: Factors,
+    labels: jax.Array,
+    weights: jax.Array,
+    label_smoothing: float = 0.0,
+    share_ties: bool = False,
+    shards: int = 1,
 ) -> Sums:
     """`qtx.training.objectives.training_sums` of `factors.logits()`, for labels and weights `[...]`; with `share_ties`
-    and no smoothing `cross_entropy_sums`. Differentiable in the factors, by its loss alone."""
+    and no smoothing `cross_entropy_sums`. Differentiable in the factors, by its loss alone.
+
+    Args:
+      shards: into how many parts devices split the first axis (`qtx.training.sharding.batch_shards`); divides it.
+    """
     hidden, table, bias = factors
-    flat = Factors(hidden.reshape(-1, hidden.shape[-1]), table, bias)
-    loss, correct = _sums(_Options(label_smoothing, share_ties), flat, labels.reshape(-1), weights.reshape(-1))
+    by_shard = Factors(hidden.reshape(shards, -1, hidden.shape[-1]), table, bias)
+    labels, of_weights = labels.reshape(shards, -1), weights.reshape(shards, -1)
+    loss, correct = _sums(_Options(label_smoothing, share_ties), by_shard, labels, of_weights)
     return Sums(loss, weights.astype(jnp.float32).sum(), jax.lax.stop_gradient(correct))
 
 
 @functools.partial(jax.custom_vjp, nondiff_argnums=(0,))
 def _sums(options: _Options, factors: Factors, labels: jax.Array, weights: jax.Array) -> tuple[jax.Array, jax.Array]:
-    return _by_parts(options, factors, labels, weights)[0]
+    return _of_shards(options, factors, labels, weights)[0]
 
 
 def _forward(options, factors, labels, weights):
-    return _by_parts(options._replace(differentiated=True), factors, labels, weights)
+    return _of_shards(options._replace(differentiated=True), factors, labels, weights)
 
 
 def _backward(options, gradients, of_sums):
@@ -59,35 +72,43 @@ def _backward(options, gradients, of_sums):
 _sums.defvjp(_forward, _backward)
 
 
-def _by_parts(options: _Options, factors: Factors, labels: jax.Array, weights: jax.Array):
-    """((loss, correct), gradients of the loss in the factors, or None)."""
+def _of_shards(options: _Options, factors: Factors, labels: jax.Array, weights: jax.Array):
+    """((loss, correct), gradients of the loss in the factors, or None) of hidden `[shards, N, D]`."""
     hidden, table, bias = factors
+    own = functools.partial(_by_parts, options, table.astype(hidden.dtype), bias)
+    if len(hidden) == 1:  # products of one matrix are faster than of a batch of one
+        results = own(hidden[0], labels[0], weights[0])
+        sums, of_hidden, of_rest = jax.tree.map(lambda x: x[None], results)
+    else:
+        sums, of_hidden, of_rest = jax.vmap(own)(hidden, labels, weights)
+    sums, of_rest = jax.tree.map(lambda x: x.sum(axis=0), (sums, of_rest))
+    return sums, Factors(of_hidden, *of_rest) if options.differentiated else None
+
+
+def _by_parts(options: _Options, table: jax.Array, bias: jax.Array | None, hidden: jax.Array, labels, weights):
+    """((loss, correct), gradient of hidden, gradients of table and bias) of hidden `[N, D]`."""
     count, width = hidden.shape
     on_cpu = jax.default_backend() == "cpu"
     most = ROWS_OF_A_CACHE if on_cpu else max(ROWS_OF_A_CACHE, MOST_BYTES // (4 * table.shape[0]))
     parts = math.ceil(count / most)
     size = math.ceil(count / parts)
+    one = functools.partial(_of_part, options, table, bias)
+    if parts == 1:
+        return one(hidden, labels, weights)
     # Predictions of weight 0 fill the last part.
-    of_parts = [
+    of_parts = tuple(
         jnp.pad(x, [(0, parts * size - count), *[(0, 0)] * (x.ndim - 1)]).reshape(parts, size, *x.shape[1:])
         for x in (hidden, labels, weights)
-    ]
-    in_dtype = table.astype(hidden.dtype)
-    one = functools.partial(_of_part, options, in_dtype, bias)
-    if parts == 1:
-        sums, of_hidden, of_rest = one(*(x[0] for x in of_parts))
-    else:
+    )
 
-        def add(total, part):
-            sums, of_hidden, of_rest = one(*part)
-            return jax.tree.map(jnp.add, total, (sums, of_rest)), of_hidden
+    def add(total, part):
+        sums, of_hidden, of_rest = one(*part)
+        return jax.tree.map(jnp.add, total, (sums, of_rest)), of_hidden
 
-        shapes = jax.eval_shape(one, *(x[0] for x in of_parts))
-        zeros = jax.tree.map(lambda x: jnp.zeros(x.shape, x.dtype), (shapes[0], shapes[2]))
-        (sums, of_rest), of_hidden = jax.lax.scan(add, zeros, tuple(of_parts))
-    if not options.differentiated:
-        return sums, None
-    return sums, Factors(of_hidden.reshape(-1, width)[:count], *of_rest)
+    shapes = jax.eval_shape(one, *(x[0] for x in of_parts))
+    zeros = jax.tree.map(lambda x: jnp.zeros(x.shape, x.dtype), (shapes[0], shapes[2]))
+    (sums, of_rest), of_hidden = jax.lax.scan(add, zeros, of_parts)
+    return sums, of_hidden.reshape(-1, width)[:count] if options.differentiated else None, of_rest
 
 
 def _of_part(options: _Options, table: jax.Array, bias: jax.Array | None, hidden: jax.Array, labels, weights):

@@ -14,7 +14,7 @@ import pytest
 from qtx.attention import VARIANTS
 from qtx.families import build
 from qtx.models import BertConfig, OptConfig, VitConfig
-from qtx.planning.hlo import count_collectives
+from qtx.planning.hlo import count_collectives, count_product_flops
 from qtx.training import MeshConfig, TrainingConfig
 from qtx.training.program import Program, abstract_params, make_program
 from qtx.training.sharding import batch_sharding, make_mesh, param_shardings, shard_global_batch
@@ -155,6 +155,26 @@ def test_devices_share_the_work(mesh):
     wide = dataclasses.replace(CONFIGS["opt"], width=256, mlp_width=1024, vocab_size=400)
     alone, shared = (compiled(wide, sizes).cost_analysis()["flops"] for sizes in (ONE_DEVICE, MESHES[mesh]))
     assert shared * 8 == pytest.approx(alone, rel=0.1)
+
+
+@pytest.mark.representative("bert-data", "opt-mixed")
+@pytest.mark.parametrize("mesh", ["data", "fsdp", "mixed"])
+@pytest.mark.parametrize("name", ["bert", "opt"])
+def test_devices_share_a_vocabulary_in_parts(name, mesh, monkeypatch):
+    """Each goes through its own predictions: none computes another's, or is sent them, or sums in every part."""
+    monkeypatch.setattr("qtx.training.vocabulary_loss.ROWS_OF_A_CACHE", 2)
+    # Tables of this size are no other test's, whose programs are kept.
+    config = dataclasses.replace(CONFIGS[name], vocab_size=72)
+    alone, shared = (compiled(config, sizes).as_text() for sizes in (ONE_DEVICE, MESHES[mesh]))
+    assert "while" in alone
+    assert count_product_flops(shared) * 8 == pytest.approx(count_product_flops(alone), rel=0.01)
+    if mesh == "data":
+        exchanged = count_collectives(shared)
+        params = program(config, ONE_DEVICE).abstract_state.params
+        assert exchanged.keys() == {"all-reduce"}
+        # The gradients, of the word table those of its look-ups and of the head.
+        values = sum(x.size for x in jax.tree.leaves(params)) + config.vocab_size * config.width
+        assert exchanged["all-reduce"].bytes == pytest.approx(4 * values, rel=0.02)
 
 
 def test_tensor_devices_exchange_only_sums():

@@ -37,11 +37,18 @@ def in_parts(patch, rows):
 
 @pytest.mark.parametrize("seed", [0, 1])
 @pytest.mark.parametrize(
-    "rows, at_once, smoothing, with_bias",
-    [((3, 7), 25, 0.0, False), ((3, 7), 4, 0.1, True), ((1, 1), 1, 0.0, True), ((2, 5), 1, 0.1, False)],
+    "rows, at_once, smoothing, with_bias, shards",
+    [
+        ((3, 7), 25, 0.0, False, 1),
+        ((3, 7), 4, 0.1, True, 1),
+        ((1, 1), 1, 0.0, True, 1),
+        ((2, 5), 1, 0.1, False, 1),
+        ((6, 7), 4, 0.1, True, 3),
+        ((4, 5), 9, 0.0, False, 4),
+    ],
 )
-def test_sums_and_gradients_are_those_of_the_logits(rows, at_once, smoothing, with_bias, seed):
-    """Against log-softmax in float64 and its automatic gradient, whatever the parts."""
+def test_sums_and_gradients_are_those_of_the_logits(rows, at_once, smoothing, with_bias, shards, seed):
+    """Against log-softmax in float64 and its automatic gradient, whatever the parts and shards."""
     factors, labels, weights = example(rows, with_bias, seed)
 
     def reference(factors):
@@ -59,7 +66,7 @@ def test_sums_and_gradients_are_those_of_the_logits(rows, at_once, smoothing, wi
         batch = {"labels": jnp.asarray(labels, jnp.int32), "weights": jnp.asarray(weights, jnp.float32)}
 
         def loss(factors):
-            sums = vocabulary_sums(factors, batch["labels"], batch["weights"], smoothing)
+            sums = vocabulary_sums(factors, batch["labels"], batch["weights"], smoothing, shards=shards)
             return 3 * sums.loss, sums
 
         found, sums = jax.grad(loss, has_aux=True)(single)

@@ -1,0 +1,74 @@
+"""Training steps of every family with every attention variant: `python -m benchmarks.families [--output=FILE]`.
+
+Milliseconds of forward, backward and AdamW, in turns, the megabytes that the compiled step needs beside its state and
+its batch, and what each variant costs over plain softmax (the paper's Table 11: 1.009 to 1.28). `none` has no attention
+at all. On one core, compiling for some minutes:
+
+    taskset -c 0 python -m benchmarks.families --output=benchmarks/results/families.json
+"""
+
+from __future__ import annotations
+
+import argparse
+import json
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any
+
+import jax
+
+from benchmarks.timing import interleaved
+from benchmarks.training_step import DROPOUT, SHAPES, WARM_UP_STEPS, Step, random_batch
+from qtx.attention import VARIANTS
+from qtx.cli.cpu_memory import keep_freed_memory
+from qtx.families import FAMILIES, build
+from qtx.foundation.hardware import cpu_cores
+
+OF_FAMILY = ("bert_tiny", "opt_tiny", "vit_ti16")
+PLAIN = "softmax"
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("--shapes", nargs="+", default=OF_FAMILY, choices=SHAPES, help="default: %(default)s")
+    parser.add_argument("--variants", nargs="+", default=tuple(VARIANTS), choices=VARIANTS, help="default: all")
+    parser.add_argument("--repeats", type=int, default=9, help="timed steps of each (default %(default)s)")
+    parser.add_argument("--output", type=Path, help="write the numbers to this JSON file too")
+    options = parser.parse_args()
+    if options.repeats < 1:
+        parser.error("--repeats is a count: expected 1 or more")
+    keep_freed_memory()  # as the command line does
+    result: dict[str, Any] = {"device": jax.devices()[0].device_kind, "cores": cpu_cores(), "shapes": {}}
+    for name in options.shapes:
+        family, shape, batch_size = SHAPES[name]
+        batch = random_batch(family, shape, batch_size)
+        steps = {}
+        for variant in dict.fromkeys((PLAIN, *options.variants)):
+            config = FAMILIES[family].config(**shape, dropout=DROPOUT, attention_dropout=DROPOUT)
+            steps[variant] = Step(build(config.replace(attention=VARIANTS[variant])), batch)
+        interleaved(steps, WARM_UP_STEPS)
+        seconds = interleaved(steps, options.repeats)
+        row = {
+            "batch": batch_size,
+            "ms": {variant: round(1e3 * value, 1) for variant, value in seconds.items()},
+            "mib": {variant: round(step.temporary_bytes() / 2**20, 1) for variant, step in steps.items()},
+            "overhead": {variant: round(value / seconds[PLAIN], 3) for variant, value in seconds.items()},
+        }
+        result["shapes"][name] = row
+        print(f"{name}: {json.dumps(row)}", flush=True)
+        if options.output:
+            options.output.write_text(json.dumps(result, indent=1) + "\n", encoding="utf-8")
+
+
+def ratios(result: Mapping[str, Any]) -> dict[str, float]:
+    """Speed of each variant relative to plain softmax."""
+    return {
+        f"{name}, {variant} / {PLAIN}": 1 / overhead
+        for name, row in result["shapes"].items()
+        for variant, overhead in row["overhead"].items()
+        if variant != PLAIN
+    }
+
+
+if __name__ == "__main__":
+    main()
