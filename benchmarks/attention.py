@@ -18,7 +18,7 @@ import functools
 import importlib.util
 import json
 import math
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from pathlib import Path
 from typing import Any
 
@@ -208,6 +208,22 @@ def of_torch(values: list[jax.Array], causal: bool) -> dict[str, Callable[[], An
         return lambda: torch.autograd.grad(attention(), (query, key, value), tensors[3])
 
     return {"softmax torch_sdpa": with_gradients(plain), "clipped_softmax torch_naive": with_gradients(clipped)}
+
+
+def ratios(result: Mapping[str, Any]) -> dict[str, float]:
+    """How many times as fast as naive, and as PyTorch's, blocks are; and what skipping dead ones gives."""
+    found = {
+        f"T {length}, {name} / naive": value
+        for length, row in result["speedup"].items()
+        for name, value in row.items()
+        if name.endswith("blockwise")
+    }
+    for length, ms in result["ms"].items():
+        for name in (name for name in ms if " torch" in name):
+            ours = f"{name.split()[0]} blockwise"
+            found[f"T {length}, {ours} / {name.split()[1]}"] = ms[name] / ms[ours]
+    dead = result.get("dead_blocks", {})
+    return found | {f"dead blocks, {pattern}": row["speedup"] for pattern, row in dead.items()}
 
 
 if __name__ == "__main__":

@@ -12,6 +12,7 @@ from __future__ import annotations
 import argparse
 import json
 import sys
+from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
@@ -87,6 +88,11 @@ def main(arguments: list[str] | None = None) -> int:
         device = jax.devices()[0].device_kind
         options.output.write_text(json.dumps({"device": device, "batch": BATCH, "results": result}, indent=1) + "\n")
     return 0
+
+
+def ratios(result: Mapping[str, Any]) -> dict[str, float]:
+    """Floating-point passes in the time of one of each."""
+    return {f"FP / {name}": 1 / row["ratio"] for name, row in result["results"].items() if row["ratio"] != 1}
 
 
 if __name__ == "__main__":

@@ -44,8 +44,9 @@ def main() -> None:
         batch = random_batch(family, shape, batch_size)
         steps = {}
         for variant in dict.fromkeys((PLAIN, *options.variants)):
-            config = FAMILIES[family].config(**shape, dropout=DROPOUT, attention_dropout=DROPOUT)
-            steps[variant] = Step(build(config.replace(attention=VARIANTS[variant])), batch)
+            of_variant = shape | {"attention": VARIANTS[variant]}
+            config = FAMILIES[family].config(**of_variant, dropout=DROPOUT, attention_dropout=DROPOUT)
+            steps[variant] = Step(build(config), batch)
         interleaved(steps, WARM_UP_STEPS)
         seconds = interleaved(steps, options.repeats)
         row = {

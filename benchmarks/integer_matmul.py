@@ -14,6 +14,7 @@ import json
 import math
 import platform
 import tempfile
+from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
@@ -177,6 +178,16 @@ def report(result: dict[str, Any]) -> None:
     sizes = result["megabytes"]
     print(f"files: {sizes['integer']:.1f} MB, {sizes['integer'] / sizes['fp32']:.3f} of FP32; ", end="")
     print(f"layers {sizes['integer_layers']:.1f} MB, {sizes['integer_layers'] / sizes['fp32_layers']:.3f} of FP32")
+
+
+def ratios(result: Mapping[str, Any]) -> dict[str, float]:
+    """How many times as fast as FP32, and as small."""
+    encoder, products, size = result["encoder_ms"], result["products_ms"]["all of the encoder"], result["megabytes"]
+    return {
+        **{f"encoder, {name} / fp32": encoder["fp32"] / encoder[name] for name in ("fake", "integer")},
+        "products, int8 / fp32": products["fp32"] / products["int8"],
+        "file, fp32 / int8": size["fp32"] / size["integer"],
+    }
 
 
 if __name__ == "__main__":

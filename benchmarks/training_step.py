@@ -25,7 +25,7 @@ import importlib.util
 import json
 import platform
 import sys
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from pathlib import Path
 from typing import Any
 
@@ -240,6 +240,15 @@ def torch_steps(
     if compiled:
         steps["torch_compile"] = of_transformers(torch.compile, "sdpa")
     return steps
+
+
+def ratios(result: Mapping[str, Any]) -> dict[str, float]:
+    """How many times as fast as each of PyTorch's qtx's step is."""
+    return {
+        f"{shape}, qtx / {kind}": value
+        for shape, row in result["shapes"].items()
+        for kind, value in row["speedup"].items()
+    }
 
 
 if __name__ == "__main__":

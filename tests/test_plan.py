@@ -86,8 +86,15 @@ def test_work(mixed):
     assert mixed.collectives["all-gather"].runs >= LAYERS * 6, "every kernel of every layer"
     one = planned((1, 1, 1), model_remat="dots")
     assert one.model_flops == mixed.model_flops
-    assert one.step_flops == one.model_flops + LAYERS * scores_and_context
+    assert one.step_flops == one.device_flops == one.model_flops + LAYERS * scores_and_context
+    assert mixed.device_flops * 8 == pytest.approx(mixed.step_flops, rel=0.01)
     assert one.collectives == {}
+
+
+def test_work_that_several_devices_do_counts_for_each():
+    """Five heads are not split over two devices."""
+    five = planned((1, 1, 2), model_num_heads=5, model_width=20)
+    assert five.device_flops * 2 > 1.1 * five.step_flops
 
 
 def test_counting_multiplies_loops():

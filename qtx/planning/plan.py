@@ -20,7 +20,7 @@ from qtx.models import count_parameters
 from qtx.models.flops import product_flops, step_flops
 from qtx.pipeline.backend import with_backend
 from qtx.pipeline.start import noisy_model, qat_model
-from qtx.planning.hlo import Traffic, count_collectives
+from qtx.planning.hlo import Traffic, count_collectives, count_product_flops
 from qtx.planning.stand_in import stand_in
 from qtx.training.distillation import with_targets
 from qtx.training.program import abstract_params, make_program
@@ -43,7 +43,9 @@ class StepPlan:
       temporary: all else that the compiled step holds at its worst moment: activations, and the gradients.
       model_flops: that the model needs per step, over all devices; see `qtx.models.flops`.
       step_flops: of the matrix products in the step as traced, over all devices: with what rematerialization computes
-        again, but without work that the partitioner would have several devices do each.
+        again.
+      device_flops: of those that one device computes, as compiled: more than its share of `step_flops` if several
+        devices do the same work.
       collectives: of one device, by kind, those that occur.
     """
 
@@ -58,6 +60,7 @@ class StepPlan:
     temporary: int
     model_flops: int
     step_flops: int
+    device_flops: int
     collectives: dict[str, Traffic]
 
     @property
@@ -128,7 +131,7 @@ def plan_step(experiment: Experiment, devices: list[jax.Device]) -> StepPlan:
     state, train_step = program.abstract_state, typing.cast(jax.stages.Wrapped, program.train_step)
     traced = train_step.trace(state, batch, np.uint32(0))
     compiled = traced.lower().compile()
-    memory: Any = compiled.memory_analysis()
+    memory, text = typing.cast(Any, compiled.memory_analysis()), compiled.as_text() or ""
     return StepPlan(
         experiment=experiment,
         mesh={axis: mesh.shape[axis] for axis in MESH_AXES},
@@ -141,7 +144,8 @@ def plan_step(experiment: Experiment, devices: list[jax.Device]) -> StepPlan:
         temporary=memory.temp_size_in_bytes,
         model_flops=step_flops(module, batch),
         step_flops=product_flops(traced.jaxpr),
-        collectives=count_collectives(compiled.as_text() or ""),
+        device_flops=count_product_flops(text),
+        collectives=count_collectives(text),
     )
 
 

@@ -14,8 +14,8 @@ NOTES = (
     "Parameters, optimizer state and batch are exact. Activations and collectives are those of XLA's CPU compiler: it "
     "computes bfloat16 in float32, so activations in bfloat16 take about half on a GPU or TPU, and it has no "
     "reduce-scatter, so gradients of fsdp parameters show as all-reduce.",
-    "Matrix products are counted in the step as JAX traces it, with what rematerialization computes again, and divided "
-    "by the devices: work that XLA's partitioner would have several devices do each is not in it.",
+    "Matrix products of the step are those of the compiled program of one device, with what rematerialization computes "
+    "again; times the devices they are more than the model's too where several devices do the same work.",
     "Collectives in a loop over layers or microbatches count once per iteration; bytes are of their results.",
 )
 
@@ -27,12 +27,12 @@ def memory_rows(plan: StepPlan) -> list[list[str]]:
 
 
 def work_rows(plan: StepPlan) -> list[list[str]]:
-    """Floating-point operations of a step: the model's, and the step's, which also recomputes."""
+    """Floating-point operations of a step: the model's, and those that are computed, some of them again."""
     return [
         ["model, all devices", f"{plan.model_flops:.3e}"],
         ["model, per device", f"{plan.model_flops / plan.devices:.3e}"],
-        ["step, per device", f"{plan.step_flops / plan.devices:.3e}"],
-        ["step / model", f"{plan.step_flops / plan.model_flops:.2f}"],
+        ["step, per device", f"{plan.device_flops:.3e}"],
+        ["step / model", f"{plan.device_flops * plan.devices / plan.model_flops:.2f}"],
     ]
 
 

@@ -59,6 +59,7 @@ BLOCKS = {
     "wide": Blocks(16, 8),
     "tall, one example": Blocks(8, 24, 1, 3),
     "all queries": Blocks(99, 8, 2, 1, skips=True),
+    "all keys": Blocks(16, 99, 1, 1),
     "one block": Blocks(99, 99),
 }
 CASES = list(itertools.product(NORMALIZERS, MASKS, BLOCKS))

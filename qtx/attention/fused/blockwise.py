@@ -10,7 +10,7 @@ With P = softmax(S), S = Q K^T over the visible keys (and an empty one), and C =
 
 where D is sum_j P_ij dP_ij, as the gradient of a softmax has it, taken through the sum: FlashAttention's dO . O (Dao et
 al. 2022, arXiv 2205.14135) is the case finish'(P) P = C. Where nothing is finished, the sweeps forward are one, with a
-running maximum, and W is O.
+running maximum, and W is O. Where one block has all keys, they are one too, and D is summed as it stands, without W.
 """
 
 from __future__ import annotations
@@ -32,6 +32,11 @@ LOWEST = float(jnp.finfo(jnp.float32).min)
 """The score of a key that is not seen; half of it is below every other."""
 
 MOST_POSITIONS = 2**30
+
+VALUES = 512 * 512
+"""Of a block, in float32: half of a core's cache."""
+MOST_KEYS = 8192
+"""Of one block: so that it has 32 queries."""
 
 
 @dataclasses.dataclass(frozen=True)
@@ -110,9 +115,14 @@ class Blockwise(Backend):
         return case.platform == "cpu" and case.shape[1] >= 1024
 
     def __call__(self, case, parameters, query, key, value, rows, dropout_key):
-        one_core = case.platform == "cpu" and case.devices == 1
-        blocks = Blocks(512, 512, 1, 1, skips=True) if one_core else Blocks(512, 512)
-        kernel = Kernel(case.normalizer, blocks, 0.0 if dropout_key is None else case.dropout)
+        kernel = Kernel(case.normalizer, Blocks(512, 512), 0.0 if dropout_key is None else case.dropout)
+        if case.platform == "cpu" and case.devices == 1:
+            length, mask = rows.mask.length, rows.mask
+            blocks = Blocks(512, 512, 1, 1, skips=True)
+            # Two products fewer than by blocks of keys, which of a causal mask or a window leave out what is hidden.
+            if kernel.finishes and length <= MOST_KEYS and not mask.causal and mask.window is None:
+                blocks = Blocks(VALUES // length, length, 1, 1)
+            kernel = dataclasses.replace(kernel, blocks=blocks)
         return attend(kernel, parameters, query, key, value, rows, dropout_key)
 
 
@@ -261,6 +271,11 @@ class _Tiles(NamedTuple):
         length, blocks = context.rows.mask.length, kernel.blocks
         return cls(kernel, context, _Cut.of(length, blocks.queries), _Cut.of(length, blocks.keys))
 
+    @property
+    def whole_rows(self) -> bool:
+        """Whether a block has what all of a row's finished probabilities need, so that one sweep does."""
+        return self.kernel.finishes and self.keys.number == 1
+
     def keys_of(self, i: Any) -> tuple[Any, Any]:
         """The blocks of keys, from and up to, that a block of queries may see."""
         mask, first = self.context.rows.mask, i * self.queries.size
@@ -338,12 +353,15 @@ def _forward(kernel: Kernel, differentiated: bool, inputs: Inputs, context: Cont
         low, high = tiles.keys_of(i)
         nothing = jnp.zeros(rows_query.shape, wide)
 
+        def weighed(scores, largest, total):
+            larger = jnp.maximum(largest, scores.max(axis=-1, keepdims=True))
+            weights, shrunk = jnp.exp(scores - larger), jnp.exp(largest - larger)
+            return weights, shrunk, larger, total * shrunk + weights.sum(axis=-1, keepdims=True)
+
         def first_sweep(j, carry):
             largest, total, out = carry
             scores = tiles.scores(rows_query, keys.block(key, j), i, j)
-            larger = jnp.maximum(largest, scores.max(axis=-1, keepdims=True))
-            weights, shrunk = jnp.exp(scores - larger), jnp.exp(largest - larger)
-            total = total * shrunk + weights.sum(axis=-1, keepdims=True)
+            weights, shrunk, larger, total = weighed(scores, largest, total)
             if not kernel.finishes:
                 kept = tiles.kept(weights, i, j)
                 weights = weights if kept is None else weights * kept
@@ -356,12 +374,20 @@ def _forward(kernel: Kernel, differentiated: bool, inputs: Inputs, context: Cont
             logit = queries.block(empty, i)
             largest = jnp.maximum(largest, logit)
             total = jnp.exp(logit - largest)
-        carry = (largest, total, None if kernel.finishes else nothing)
-        largest, total, out = jax.lax.fori_loop(low, high, first_sweep, carry)
+        weights = None
+        if tiles.whole_rows:
+            weights, _, largest, total = weighed(tiles.scores(rows_query, key, i, 0), largest, total)
+        else:
+            carry = (largest, total, None if kernel.finishes else nothing)
+            largest, total, out = jax.lax.fori_loop(low, high, first_sweep, carry)
         alone = total == 0
-        lse = jnp.where(alone, jnp.inf, largest + jnp.log(jnp.where(alone, 1.0, total)))
+        share = 1 / jnp.where(alone, 1.0, total)
+        lse = jnp.where(alone, jnp.inf, largest - jnp.log(share))
         if not kernel.finishes:
-            return (out / jnp.where(alone, 1.0, total)).astype(query.dtype), lse, None
+            return (out * share).astype(query.dtype), lse, None
+        if weights is not None:
+            finished, kept = tiles.finish(inputs.parameters, weights * share, i), tiles.kept(weights, i, 0)
+            return product(finished if kept is None else finished * kept, value).astype(query.dtype), lse, None
 
         def second_sweep(j, carry):
             probs = jnp.exp(tiles.scores(rows_query, keys.block(key, j), i, j) - lse)
@@ -400,9 +426,11 @@ def _backward(
     tiles = _Tiles.of(kernel, context)
     queries, keys, length = tiles.queries, tiles.keys, context.rows.mask.length
     wide = _wide(inputs.query)
-    of_rows = (gradient.astype(wide) * through.astype(wide)).sum(axis=-1, keepdims=True)
+    of_rows = jnp.zeros_like(lse)  # D
+    if not tiles.whole_rows:
+        of_rows = (gradient.astype(wide) * through.astype(wide)).sum(axis=-1, keepdims=True)
     query, key, value = queries.padded(inputs.query), keys.padded(inputs.key), keys.padded(inputs.value)
-    of_out, of_rows_padded, lse_padded = (queries.padded(x) for x in (gradient, of_rows, lse))
+    of_out, of_rows, lse_padded = (queries.padded(x) for x in (gradient, of_rows, lse))
     parameters = inputs.parameters
     # XLA's CPU backend takes nearly twice as long where the probabilities' side of a product is the transposed one; the
     # barrier keeps it from making that of it again.
@@ -413,14 +441,14 @@ def _backward(
         return jnp.einsum(equation, x.astype(dtype), y.astype(dtype), preferred_element_type=wide)
 
     def of_keys(j, carry):
-        of_query, of_key, of_value, of_parameters = carry
+        of_query, of_key, of_value, of_rows, of_parameters = carry
         block_key, block_value = keys.block(key, j), keys.block(value, j)
 
         def of_pair(i, carry):
-            of_query, of_block_key, of_block_value, of_parameters = carry
+            of_query, of_block_key, of_block_value, of_rows, of_parameters = carry
             rows_query, of_rows_out = queries.block(query, i), queries.block(of_out, i)
             probs = jnp.exp(tiles.scores(rows_query, block_key, i, j) - queries.block(lse_padded, i))
-            of_probs_rows = queries.block(of_rows_padded, i)
+            of_block_rows = queries.block(of_rows, i)
             finish = functools.partial(tiles.finish, parameters, i=i)
 
             def with_products(probs, of_block_value, of_parameters):
@@ -435,14 +463,21 @@ def _backward(
                         of_parameters = jax.tree.map(jnp.add, of_parameters, backward(of_finished)[0])
                 finished = finished if kept is None else finished * kept
                 of_block_value += product("bhdt,bhts->bhds", queries.block(across_out, i, 3), finished)
-                return probs * (of_probs - of_probs_rows), of_block_value, of_parameters
+                summed = of_block_rows
+                if tiles.whole_rows:
+                    # As a product: XLA's CPU backend makes one slow kernel of a sum and what is around it.
+                    ones = jnp.ones((keys.size, 1), wide)
+                    summed = jnp.einsum("bhts,sn->bhtn", probs * of_probs, ones, precision=jax.lax.Precision.HIGHEST)
+                return probs * (of_probs - summed), summed, of_block_value, of_parameters
 
             def without(probs, *rest):
-                return -probs * of_probs_rows, *rest
+                return -probs * of_block_rows, of_block_rows, *rest
 
-            of_scores, of_block_value, of_parameters = tiles.unless_dead(
+            of_scores, of_block_rows, of_block_value, of_parameters = tiles.unless_dead(
                 finish, probs, with_products, without, of_block_value, of_parameters
             )
+            if tiles.whole_rows:
+                of_rows = jax.lax.dynamic_update_slice_in_dim(of_rows, of_block_rows, i * queries.size, 2)
             of_block_key += product("bhdt,bhts->bhds", queries.block(across_query, i, 3), of_scores)
             more = product("bhts,bhsd->bhtd", of_scores, block_key)
             if queries.number == 1:
@@ -451,20 +486,21 @@ def _backward(
                 first = i * queries.size
                 more += jax.lax.dynamic_slice_in_dim(of_query, first, queries.size, 2)
                 of_query = jax.lax.dynamic_update_slice_in_dim(of_query, more, first, 2)
-            return of_query, of_block_key, of_block_value, of_parameters
+            return of_query, of_block_key, of_block_value, of_rows, of_parameters
 
         nothing = jnp.zeros((*block_key.shape[:2], block_key.shape[3], keys.size), wide)
-        carry = (of_query, nothing, nothing, of_parameters)
-        of_query, of_block_key, of_block_value, of_parameters = jax.lax.fori_loop(*tiles.queries_of(j), of_pair, carry)
+        carry = (of_query, nothing, nothing, of_rows, of_parameters)
+        carry = jax.lax.fori_loop(*tiles.queries_of(j), of_pair, carry)
+        of_query, of_block_key, of_block_value, of_rows, of_parameters = carry
         first = j * keys.size
         of_key = jax.lax.dynamic_update_slice_in_dim(of_key, of_block_key, first, 3)
         of_value = jax.lax.dynamic_update_slice_in_dim(of_value, of_block_value, first, 3)
-        return of_query, of_key, of_value, of_parameters
+        return of_query, of_key, of_value, of_rows, of_parameters
 
     nothing = jnp.zeros((*key.shape[:2], key.shape[3], key.shape[2]), wide)
-    carry = (jnp.zeros(query.shape, wide), nothing, nothing, jax.tree.map(jnp.zeros_like, parameters))
-    of_query, of_key, of_value, of_parameters = jax.lax.fori_loop(0, keys.number, of_keys, carry)
-    of_empty = None if inputs.empty is None else -jnp.exp(inputs.empty - lse) * of_rows
+    carry = (jnp.zeros(query.shape, wide), nothing, nothing, of_rows, jax.tree.map(jnp.zeros_like, parameters))
+    of_query, of_key, of_value, of_rows, of_parameters = jax.lax.fori_loop(0, keys.number, of_keys, carry)
+    of_empty = None if inputs.empty is None else -jnp.exp(inputs.empty - lse) * of_rows[:, :, :length]
     of_key, of_value = jnp.swapaxes(of_key, 2, 3), jnp.swapaxes(of_value, 2, 3)
     of_query, of_key, of_value = (x[:, :, :length] for x in (of_query, of_key, of_value))
     return Inputs(of_query, of_key, of_value, of_parameters, of_empty)

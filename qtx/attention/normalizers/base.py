@@ -33,6 +33,11 @@ class Rows(NamedTuple):
         return self.mask.visible() if self.seen is None else self.seen
 
 
+def clipped(x: jax.Array) -> jax.Array:
+    """clip(x, 0, 1), with slope 1 from end to end; `jnp.clip` halves it there, by divisions that every value pays."""
+    return jnp.where(x < 0, 0.0, jnp.where(x > 1, 1.0, x))
+
+
 class Normalizer(abc.ABC):
     """Attention scores to probabilities; a frozen dataclass of its options.
 

@@ -7,7 +7,7 @@ from typing import Any
 
 import jax.numpy as jnp
 
-from qtx.attention.normalizers.base import SoftmaxLike
+from qtx.attention.normalizers.base import SoftmaxLike, clipped
 from qtx.foundation.errors import QtxError
 
 WAYS = ("gamma", "alpha", "alpha_visible")
@@ -73,7 +73,7 @@ class ClippedSoftmax(SoftmaxLike):
         elif self.alpha_visible is not None:
             gamma = -self.alpha_visible / jnp.maximum(rows.visible(), 1)
         gamma = gamma * self.grown(rows)
-        return jnp.clip((self.zeta - gamma) * probs + gamma, 0.0, 1.0)
+        return clipped((self.zeta - gamma) * probs + gamma)
 
     def pytorch(self, own):
         gamma = str(self.gamma)

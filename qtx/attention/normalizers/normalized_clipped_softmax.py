@@ -6,7 +6,7 @@ import dataclasses
 
 import jax.numpy as jnp
 
-from qtx.attention.normalizers.base import SoftmaxLike
+from qtx.attention.normalizers.base import SoftmaxLike, clipped
 from qtx.foundation.errors import QtxError
 
 
@@ -48,7 +48,7 @@ class NormalizedClippedSoftmax(SoftmaxLike):
         grown, keys = self.grown(rows), rows.visible()
         eta = grown * self.eta + (1 - grown) * self.beta
         others = jnp.maximum(keys - 1, 1)
-        several = jnp.clip((keys * eta - self.beta) / others * probs + (self.beta - eta) / others, 0.0, 1.0)
+        several = clipped((keys * eta - self.beta) / others * probs + (self.beta - eta) / others)
         return jnp.where(keys > 1, several, self.beta * probs)
 
     def pytorch(self, own):

@@ -1,0 +1,109 @@
+"""All benchmarks, their plot, and what became slower: `python -m benchmarks.all [NAME ...] [--folder=FOLDER]`.
+
+Each runs in a process of its own and writes FOLDER/NAME.json; then FOLDER/benchmarks.png shows them. With
+`--against=FOLDER`, the ratios of each (`ratios` in its module: a fused attention's speed over the naive one's, qtx's
+over PyTorch's, an integer encoder's over FP32's) are compared with those in another folder: those that fell by more
+than a tenth are told, with exit code 1.
+
+    python -m benchmarks.all                                                  # measures anew what is committed
+    python -m benchmarks.all --folder=runs/benchmarks --against=benchmarks/results      # make bench
+"""
+
+from __future__ import annotations
+
+import argparse
+import importlib.util
+import json
+import os
+import subprocess
+import sys
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any
+
+RESULTS = Path(__file__).parent / "results"
+BENCHMARKS = {
+    "attention": ("--patterns", "--lengths", "128", "512", "1024", "2048", "4096"),
+    "families": (),
+    "training_step": ("--compile",),
+    "evaluation": (),
+    "integer_matmul": (),
+    "scaling": (),
+}
+"""Module name -> its arguments."""
+NEEDED = {"training_step": ("torch", "transformers")}
+FELL = 0.9
+
+
+def main() -> int:
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("names", nargs="*", metavar="NAME", help=f"of {', '.join(BENCHMARKS)} (default: all)")
+    parser.add_argument("--folder", type=Path, default=RESULTS, help="for the results (default %(default)s)")
+    parser.add_argument("--against", type=Path, help="a folder of earlier results to compare with")
+    parser.add_argument("--cores", type=int, default=1, help="that each may use (default %(default)s)")
+    options = parser.parse_args()
+    unknown = sorted(set(options.names) - set(BENCHMARKS))
+    if unknown:
+        parser.error(f"no benchmark {unknown[0]!r}: expected one of {', '.join(BENCHMARKS)}")
+    if options.against is not None and not options.against.is_dir():
+        parser.error(f"--against={options.against} is no folder: expected one with results, e.g. {RESULTS}")
+    if options.against is not None and options.against.resolve() == options.folder.resolve():
+        parser.error(
+            "--against and --folder are the same: the earlier results would be overwritten before they are read"
+        )
+    use_cores(parser, options.cores)
+    options.folder.mkdir(parents=True, exist_ok=True)
+    for name in options.names or BENCHMARKS:
+        print(f"== {name}", flush=True)
+        missing = [package for package in NEEDED.get(name, ()) if importlib.util.find_spec(package) is None]
+        if missing:
+            print(f"left out: needs {' and '.join(missing)} (pip install qtx[hf])")
+            continue
+        file = options.folder / f"{name}.json"
+        command = [sys.executable, "-m", f"benchmarks.{name}", *BENCHMARKS[name], f"--output={file}"]
+        if subprocess.run(command, check=False).returncode:
+            return 1
+    from benchmarks.plot import plot  # after the environment is known to be able to measure
+
+    print(f"plot: {plot(read(options.folder), options.folder / 'benchmarks.png')}")
+    if options.against is None:
+        return 0
+    told = compare(read(options.against), read(options.folder))
+    print(*told or ["nothing fell by more than a tenth"], sep="\n")
+    return 1 if told else 0
+
+
+def use_cores(parser: argparse.ArgumentParser, count: int) -> None:
+    """Keeps this process, and those that it starts, on the first cores that it may use."""
+    if not hasattr(os, "sched_setaffinity"):
+        return
+    allowed = sorted(os.sched_getaffinity(0))
+    if not 1 <= count <= len(allowed):
+        parser.error(f"--cores={count}: expected 1 to {len(allowed)}")
+    os.sched_setaffinity(0, allowed[:count])
+
+
+def read(folder: Path) -> dict[str, Any]:
+    """The results in a folder, by name."""
+    files = {name: folder / f"{name}.json" for name in BENCHMARKS}
+    return {name: json.loads(file.read_text(encoding="utf-8")) for name, file in files.items() if file.is_file()}
+
+
+def compare(before: Mapping[str, Any], after: Mapping[str, Any]) -> list[str]:
+    """A text for each ratio that fell, and for each benchmark that was measured elsewhere."""
+    told = []
+    for name in BENCHMARKS:
+        if name in before and name in after:
+            places = [tuple(result.get(key) for key in ("device", "cores")) for result in (before[name], after[name])]
+            if places[0] != places[1]:
+                told.append(f"{name}: measured on {places[0]}, now on {places[1]}: cannot be compared")
+                continue
+            ratios = importlib.import_module(f"benchmarks.{name}").ratios
+            old, new = ratios(before[name]), ratios(after[name])
+            fell = [key for key in old if key in new and new[key] < FELL * old[key]]
+            told += [f"{name}: {key} fell from {old[key]:.2f} to {new[key]:.2f}" for key in fell]
+    return told
+
+
+if __name__ == "__main__":
+    sys.exit(main())
