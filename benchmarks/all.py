@@ -24,8 +24,8 @@ from typing import Any
 RESULTS = Path(__file__).parent / "results"
 BENCHMARKS = {
     "attention": ("--patterns", "--lengths", "128", "512", "1024", "2048", "4096"),
-    "families": (),
-    "training_step": ("--compile",),
+    "families": ("--repeats", "5"),
+    "training_step": ("--compile", "--repeats", "9"),
     "evaluation": (),
     "integer_matmul": (),
     "scaling": (),

@@ -235,8 +235,11 @@ def torch_steps(
 
     steps = {"torch_eager": of_transformers(lambda model: model, "sdpa")}
     steps["torch_naive"] = of_transformers(lambda model: model, "eager")
-    if family == "vit" and importlib.util.find_spec("timm"):
-        steps["timm_eager"] = of_timm()
+    if family == "vit":
+        try:
+            steps["timm_eager"] = of_timm()
+        except ImportError as error:
+            print(f"without timm: {error}", file=sys.stderr)
     if compiled:
         steps["torch_compile"] = of_transformers(torch.compile, "sdpa")
     return steps
