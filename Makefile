@@ -8,15 +8,16 @@ WORKERS ?= 2
 # Each begins with one half of the files, so that what the tests of a file share is made once.
 PYTEST = $(BIN)/python -m pytest -n $(WORKERS) --dist worksteal
 
-.PHONY: help setup demo demo-compare test test-slow lint conformance clean
+.PHONY: help setup demo demo-compare test test-slow lint conformance bench clean
 .DEFAULT_GOAL := help
 
 help:
-	@echo "make demo         diagnose a real model, heal it, and quantize it before and after, in six minutes"
+	@echo "make demo         diagnose a real model, heal it, and quantize it before and after, in five minutes"
 	@echo "make demo-compare pre-train, quantize and compare attention variants on this machine"
 	@echo "make test         the test suite"
 	@echo "make test-slow    the tests that train for minutes"
 	@echo "make lint         style, formatting, types, and the layers of import"
+	@echo "make bench        measure speed anew, in an hour on idle cores, and tell what fell by more than a tenth"
 	@echo "make conformance FOLDERS=...  check imported models against the official implementation's answers"
 
 setup: $(READY)
@@ -49,6 +50,9 @@ lint: $(READY)
 
 conformance: $(READY)
 	$(BIN)/python -m experiments.conformance $(FOLDERS)
+
+bench: $(READY)
+	$(BIN)/python -m benchmarks.all --folder=runs/benchmarks --against=benchmarks/results
 
 clean:
 	rm -rf $(VENV) .pytest_cache .hypothesis .ruff_cache .mypy_cache build dist *.egg-info
