@@ -6,7 +6,6 @@ It is JAX's persistent compilation cache, in the user's cache folder. What the u
 
 from __future__ import annotations
 
-import contextlib
 import hashlib
 import os
 import platform
@@ -22,14 +21,17 @@ LEAST_SECONDS = 0.1
 
 def keep_compiled_programs() -> None:
     """Has JAX keep them in `folder()`, unless another is chosen already, or nothing can be written there."""
-    chosen = jax.config.values
-    if chosen["jax_compilation_cache_dir"] is not None or not chosen["jax_enable_compilation_cache"]:
+    set_already = jax.config.values
+    if set_already["jax_compilation_cache_dir"] is not None or not set_already["jax_enable_compilation_cache"]:
         return
-    with contextlib.suppress(OSError):
-        folder().mkdir(parents=True, exist_ok=True)
-    if not os.access(folder(), os.W_OK):
+    try:
+        own = folder()
+        own.mkdir(parents=True, exist_ok=True)
+    except (OSError, RuntimeError):  # RuntimeError: a user without a home
         return
-    jax.config.update("jax_compilation_cache_dir", str(folder()))
+    if not os.access(own, os.W_OK):
+        return
+    jax.config.update("jax_compilation_cache_dir", str(own))
     jax.config.update("jax_compilation_cache_max_size", MOST_BYTES)
     jax.config.update("jax_persistent_cache_min_compile_time_secs", LEAST_SECONDS)
 
