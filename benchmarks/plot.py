@@ -68,7 +68,7 @@ def scaling(axes: Axes, result: Mapping[str, Any]) -> None:
             axes.plot(devices, [row["shared"] for row in counts.values()], label=f"{name}, {axis}", **style)
     axes.set_xticks(devices)
     axes.set_xlabel("devices")
-    finish(axes, "Share of the products that one device alone computes", line=None)
+    finish(axes, "Share of the products that are computed once", line=None)
 
 
 PANELS: dict[str, Callable[[Axes, Mapping[str, Any]], None]] = {
