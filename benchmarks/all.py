@@ -21,6 +21,8 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
+from benchmarks.plot import plot
+
 RESULTS = Path(__file__).parent / "results"
 BENCHMARKS = {
     "attention": ("--patterns", "--lengths", "128", "512", "1024", "2048", "4096"),
@@ -33,6 +35,8 @@ BENCHMARKS = {
 """Module name -> its arguments."""
 NEEDED = {"training_step": ("torch", "transformers")}
 FELL = 0.9
+PLACE = ("device", "cores", "dtype")
+"""What results must have in common to be compared."""
 
 
 def main() -> int:
@@ -51,8 +55,12 @@ def main() -> int:
         parser.error(
             "--against and --folder are the same: the earlier results would be overwritten before they are read"
         )
+    if options.folder.exists() and not options.folder.is_dir():
+        parser.error(f"--folder={options.folder} is a file: expected a folder")
+    before = {} if options.against is None else read(options.against)
     use_cores(parser, options.cores)
     options.folder.mkdir(parents=True, exist_ok=True)
+    ran = []
     for name in options.names or BENCHMARKS:
         print(f"== {name}", flush=True)
         missing = [package for package in NEEDED.get(name, ()) if importlib.util.find_spec(package) is None]
@@ -63,14 +71,18 @@ def main() -> int:
         command = [sys.executable, "-m", f"benchmarks.{name}", *BENCHMARKS[name], f"--output={file}"]
         if subprocess.run(command, check=False).returncode:
             return 1
-    from benchmarks.plot import plot  # after the environment is known to be able to measure
-
-    print(f"plot: {plot(read(options.folder), options.folder / 'benchmarks.png')}")
+        ran.append(name)
+    after = read(options.folder)
+    print(f"plot: {plot(after, options.folder / 'benchmarks.png')}")
     if options.against is None:
         return 0
-    told = compare(read(options.against), read(options.folder))
-    print(*told or ["nothing fell by more than a tenth"], sep="\n")
-    return 1 if told else 0
+    fell, others = compare(before, {name: after[name] for name in ran})
+    print(
+        *others,
+        *fell or ["nothing else fell by more than a tenth" if others else "nothing fell by more than a tenth"],
+        sep="\n",
+    )
+    return 1 if fell else 0
 
 
 def use_cores(parser: argparse.ArgumentParser, count: int) -> None:
@@ -86,23 +98,36 @@ def use_cores(parser: argparse.ArgumentParser, count: int) -> None:
 def read(folder: Path) -> dict[str, Any]:
     """The results in a folder, by name."""
     files = {name: folder / f"{name}.json" for name in BENCHMARKS}
-    return {name: json.loads(file.read_text(encoding="utf-8")) for name, file in files.items() if file.is_file()}
+    found = {}
+    for name, file in files.items():
+        if file.is_file():
+            try:
+                found[name] = json.loads(file.read_text(encoding="utf-8"))
+            except json.JSONDecodeError as error:
+                print(f"{file} is no JSON ({error}): delete it, or measure it anew", file=sys.stderr)
+                raise SystemExit(2) from None
+    return found
 
 
-def compare(before: Mapping[str, Any], after: Mapping[str, Any]) -> list[str]:
-    """A text for each ratio that fell, and for each benchmark that was measured elsewhere."""
-    told = []
+def compare(before: Mapping[str, Any], after: Mapping[str, Any]) -> tuple[list[str], list[str]]:
+    """A text for each ratio that fell, and one for each that could not be compared."""
+    fell, others = [], []
     for name in BENCHMARKS:
-        if name in before and name in after:
-            places = [tuple(result.get(key) for key in ("device", "cores")) for result in (before[name], after[name])]
-            if places[0] != places[1]:
-                told.append(f"{name}: measured on {places[0]}, now on {places[1]}: cannot be compared")
-                continue
-            ratios = importlib.import_module(f"benchmarks.{name}").ratios
-            old, new = ratios(before[name]), ratios(after[name])
-            fell = [key for key in old if key in new and new[key] < FELL * old[key]]
-            told += [f"{name}: {key} fell from {old[key]:.2f} to {new[key]:.2f}" for key in fell]
-    return told
+        if name not in before or name not in after:
+            others.append(f"{name}: not measured {'now' if name in before else 'before'}, not compared")
+            continue
+        places = [tuple(result.get(key) for key in PLACE) for result in (before[name], after[name])]
+        if places[0] != places[1]:
+            others.append(f"{name}: measured on {places[0]}, now on {places[1]}, not compared")
+            continue
+        ratios = importlib.import_module(f"benchmarks.{name}").ratios
+        old, new = ratios(before[name]), ratios(after[name])
+        others += [f"{name}: {key} not measured now, not compared" for key in old if key not in new]
+        both = [key for key in old if key in new]
+        fell += [
+            f"{name}: {key} fell from {old[key]:.2f} to {new[key]:.2f}" for key in both if new[key] < FELL * old[key]
+        ]
+    return fell, others
 
 
 if __name__ == "__main__":

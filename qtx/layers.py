@@ -125,11 +125,16 @@ def kept_by_dropout(key: jax.Array, rate: float, shape: tuple[int, ...]) -> tupl
     An element's draw is its number in the array, mixed with two words that are drawn from the key. Threefry, which has
     to withstand more than dropout asks, takes ten times as long for as many on a CPU (docs/performance.md).
     """
-    first, second = jax.random.bits(key, (2,), jnp.uint32)
     number, stride = jnp.zeros((), jnp.uint32), 1
     for axis in reversed(range(len(shape))):
         number = number + jax.lax.broadcasted_iota(jnp.uint32, shape, axis) * jnp.uint32(stride % 2**32)
         stride *= shape[axis]
+    return kept_of_numbers(key, rate, number)
+
+
+def kept_of_numbers(key: jax.Array, rate: float, number: jax.Array) -> tuple[jax.Array, float]:
+    """The same of elements whose numbers, uint32, are given: part of an array draws what the whole of it does."""
+    first, second = jax.random.bits(key, (2,), jnp.uint32)
     draws = _mixed(_mixed(number ^ first) ^ second)
     threshold = min(max(round((1 - rate) * 2**32), 1), 2**32 - 1)
     return draws < jnp.uint32(threshold), threshold / 2**32

@@ -24,13 +24,11 @@ if version("jaxlib").startswith("0.10."):  # later compilers always use them, an
     FLAGS += " --xla_cpu_use_fusion_emitters=false"
 os.environ["XLA_FLAGS"] = f"{os.environ.get('XLA_FLAGS', '')} {FLAGS}".strip()
 
-
-def pytest_configure(config):
-    """Most of the suite's time is compilation: keep compiled programs, one folder per test process so that none reads
-    what another is writing."""
-    folder = ROOT / ".pytest_cache" / f"jax-{os.environ.get('PYTEST_XDIST_WORKER', 'main')}"
-    os.environ["JAX_COMPILATION_CACHE_DIR"] = str(folder)
-    os.environ["JAX_PERSISTENT_CACHE_MIN_COMPILE_TIME_SECS"] = "0.2"
+# Most of the suite's time is compilation: compiled programs are kept, one folder per test process so that none reads
+# what another is writing.
+COMPILED = ROOT / ".pytest_cache" / f"jax-{os.environ.get('PYTEST_XDIST_WORKER', 'main')}"
+os.environ["JAX_COMPILATION_CACHE_DIR"] = str(COMPILED)
+os.environ["JAX_PERSISTENT_CACHE_MIN_COMPILE_TIME_SECS"] = "0.2"
 
 
 def pytest_itemcollected(item):

@@ -31,19 +31,28 @@ def test_they_are_drawn(committed, tmp_path):
 
 
 def test_what_fell_is_told(committed):
-    assert compare(committed, committed) == []
+    assert compare(committed, committed) == ([], [])
     slower = copy.deepcopy(committed)
     for name in slower["attention"]["speedup"]["2048"]:
         slower["attention"]["speedup"]["2048"][name] *= 0.85
     slower["integer_matmul"]["encoder_ms"]["integer"] *= 1.05
-    told = compare(committed, slower)
-    assert len(told) == 3 and all(text.startswith("attention: T 2048, ") for text in told)
+    fell, others = compare(committed, slower)
+    assert len(fell) == 3 and not others and all(text.startswith("attention: T 2048, ") for text in fell)
     slower["attention"]["cores"] = 64
-    assert compare(committed, slower) == ["attention: measured on ('cpu', 1), now on ('cpu', 64): cannot be compared"]
+    fell, others = compare(committed, slower)
+    assert not fell and others[0].startswith("attention: measured on ('cpu', 1, 'float32'), now on ('cpu', 64,")
+    fell, others = compare({}, committed)
+    assert not fell and len(others) == len(BENCHMARKS)
 
 
 def test_wrong_flags_are_told_in_a_line():
-    for flags in (["nothing"], ["--against=nowhere"], ["--cores=0"], [f"--against={RESULTS}"]):
+    for flags in (
+        ["nothing"],
+        ["--against=nowhere"],
+        ["--cores=0"],
+        [f"--against={RESULTS}"],
+        [f"--folder={__file__}"],
+    ):
         command = [sys.executable, "-m", "benchmarks.all", *flags]
         ended = subprocess.run(command, capture_output=True, text=True, timeout=60)
         assert ended.returncode == 2 and "expected" in ended.stderr.splitlines()[-1] or "overwritten" in ended.stderr

@@ -13,10 +13,12 @@ from pathlib import Path
 
 import jax
 
-MOST_BYTES = 2**30
-"""Of all programs; what was not used for longest goes first."""
-LEAST_SECONDS = 0.1
-"""Of compiling what is kept."""
+from qtx.foundation.hardware import cpu_cores
+
+OPTIONS = {
+    "jax_compilation_cache_max_size": 2**30,  # bytes; what was not used for longest goes first
+    "jax_persistent_cache_min_compile_time_secs": 0.1,
+}
 
 
 def keep_compiled_programs() -> None:
@@ -31,15 +33,19 @@ def keep_compiled_programs() -> None:
         return
     if not os.access(own, os.W_OK):
         return
+    for program in own.glob("*-cache"):  # one whose writing was cut off, which JAX would fail at ever after
+        if not program.with_name(f"{program.name.removesuffix('cache')}atime").exists():
+            program.unlink(missing_ok=True)
     jax.config.update("jax_compilation_cache_dir", str(own))
-    jax.config.update("jax_compilation_cache_max_size", MOST_BYTES)
-    jax.config.update("jax_persistent_cache_min_compile_time_secs", LEAST_SECONDS)
+    for name, value in OPTIONS.items():
+        if name.upper() not in os.environ:
+            jax.config.update(name, value)
 
 
 def folder() -> Path:
-    """`~/.cache/qtx/compiled/PROCESSOR`, or below `$XDG_CACHE_HOME`."""
+    """`~/.cache/qtx/compiled/PROCESSOR-CORES`, or below `$XDG_CACHE_HOME`: loops are compiled for a number of cores."""
     caches = Path(os.environ.get("XDG_CACHE_HOME") or "~/.cache").expanduser()
-    return caches / "qtx" / "compiled" / _processor()
+    return caches / "qtx" / "compiled" / f"{_processor()}-{cpu_cores()}"
 
 
 def _processor() -> str:

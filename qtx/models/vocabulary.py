@@ -4,8 +4,8 @@ the loss can be had without ever holding them all (`qtx.training.vocabulary_loss
 from __future__ import annotations
 
 import contextlib
+import dataclasses
 from collections.abc import Iterator
-from typing import NamedTuple
 
 import flax.linen as nn
 import jax
@@ -17,24 +17,39 @@ from qtx.sites import watched
 LOGITS = "logits"
 
 
-class Factors(NamedTuple):
+@jax.tree_util.register_dataclass
+@dataclasses.dataclass(frozen=True)
+class Factors:
     """hidden . table^T + bias, not multiplied.
 
     Attributes:
       hidden: `[..., D]`.
       table: `[vocab, D]`, float32.
       bias: `[vocab]`, or None.
+      precision: of the product, as `jax.default_matmul_precision` was where the model would have multiplied.
     """
 
     hidden: jax.Array
     table: jax.Array
     bias: jax.Array | None
+    precision: str | None = dataclasses.field(default=None, metadata={"static": True})
 
     def logits(self) -> jax.Array:
         """Float32 `[..., vocab]`."""
         table = self.table.T.astype(self.hidden.dtype)
-        logits = dense_product(self.hidden, table, preferred_element_type=jnp.float32)
+        with multiplied_at(self.precision):
+            logits = dense_product(self.hidden, table, preferred_element_type=jnp.float32)
         return logits if self.bias is None else logits + self.bias
+
+
+def precision() -> str | None:
+    """The default of matrix products here."""
+    return jax.config.values["jax_default_matmul_precision"]
+
+
+def multiplied_at(precision: str | None) -> contextlib.AbstractContextManager[None]:
+    """Within the context it is the default of matrix products."""
+    return contextlib.nullcontext() if precision is None else jax.default_matmul_precision(precision)
 
 
 class VocabularyProduct(nn.Module):
@@ -42,7 +57,7 @@ class VocabularyProduct(nn.Module):
     them multiplies by the table itself (`qtx.layers.dense_product`)."""
 
     def __call__(self, hidden: jax.Array, table: jax.Array, bias: jax.Array | None = None) -> jax.Array:
-        return Factors(hidden, table, bias).logits()
+        return Factors(hidden, table, bias, precision()).logits()
 
 
 @contextlib.contextmanager
@@ -54,7 +69,7 @@ def factored() -> Iterator[None]:
         head = context.module.parent
         if not isinstance(context.module, VocabularyProduct) or watched(head, LOGITS):
             return next_function(*args, **kwargs)
-        return Factors(args[0], args[1], args[2] if len(args) > 2 else None)
+        return Factors(args[0], args[1], args[2] if len(args) > 2 else None, precision())
 
     with nn.intercept_methods(interceptor):
         yield

@@ -82,7 +82,7 @@ def diagnose(
         return dataclasses.replace(found, weight_plan=plans[0], activation_plan=plans[1])
 
     def measured(model: Quantized, number: int | None = None) -> Measured:
-        found = add_up(functools.partial(model_sums, model), batches[:number])
+        found = add_up(functools.partial(model_sums, batch_shards(prepared.mesh), model), batches[:number])
         return Measured(found[objective.metric], found["loss"])
 
     scheme, *others = config.schemes

@@ -33,6 +33,7 @@ from qtx.report.results import Result
 from qtx.training import RunFolder
 from qtx.training.evaluate import add_up
 from qtx.training.objectives import ClassSums, Sums, class_sums
+from qtx.training.sharding import batch_shards
 from qtx.training.step import output_sums
 
 # Where the ranges of a quantized model are from.
@@ -112,14 +113,16 @@ def token_text(data: Data) -> Callable[[int], str] | None:
 
 def metrics_of(prepared: Prepared, model: FloatingPoint | Quantized | IntegerModel) -> dict[str, float]:
     """Loss and metric of a model on the held-out data, and F1 of texts with labels; see `add_up`."""
-    sums = model_class_sums if OBJECTIVES[prepared.experiment.objective].labelled else model_sums
-    return add_up(functools.partial(sums, model), prepared.evaluation())
+    if OBJECTIVES[prepared.experiment.objective].labelled:
+        return add_up(functools.partial(model_class_sums, model), prepared.evaluation())
+    return add_up(functools.partial(model_sums, batch_shards(prepared.mesh), model), prepared.evaluation())
 
 
-@jax.jit
-def model_sums(model: FloatingPoint | Quantized | IntegerModel, batch: dict[str, jax.Array]) -> Sums:
-    """What a model's output says of a batch: loss and correct predictions, or fidelity, as sums."""
-    return output_sums(model.apply, batch)
+@functools.partial(jax.jit, static_argnums=0)
+def model_sums(shards: int, model: FloatingPoint | Quantized | IntegerModel, batch: dict[str, jax.Array]) -> Sums:
+    """What a model's output says of a batch, which devices split into `shards`: loss and correct predictions, or
+    fidelity, as sums."""
+    return output_sums(model.apply, batch, shards)
 
 
 @jax.jit

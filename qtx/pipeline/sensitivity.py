@@ -13,6 +13,7 @@ from qtx.pipeline.quantize import under
 from qtx.pipeline.trained import TrainedRun
 from qtx.quantization import Quantized
 from qtx.training.evaluate import add_up
+from qtx.training.sharding import batch_shards
 
 
 def find_sensitivity(
@@ -25,7 +26,7 @@ def find_sensitivity(
     batches = list(itertools.islice(prepared.evaluation(), config.sensitivity_batches))
 
     def metric_of(model: Quantized) -> float:
-        return add_up(functools.partial(model_sums, model), batches)[objective.metric]
+        return add_up(functools.partial(model_sums, batch_shards(prepared.mesh), model), batches)[objective.metric]
 
     return sweep(
         quantized,

@@ -227,7 +227,7 @@ def loss_sums(output: jax.Array | Factors, batch: Batch, label_smoothing: float,
     return training_sums(output, batch, label_smoothing)
 
 
-def output_sums(apply: Callable[[Batch], Any], batch: Batch, shards: int = 1) -> Sums:
+def output_sums(apply: Callable[[Batch], Any], batch: Batch, shards: int) -> Sums:
     """What a model's output says of it: against the teacher's, or against the labels.
 
     Args:

@@ -12,6 +12,7 @@ With p = softmax(z), target t = (1 - e) onehot(y) + e / V and weight w: loss = -
 
 from __future__ import annotations
 
+import dataclasses
 import functools
 import math
 from typing import NamedTuple
@@ -19,7 +20,7 @@ from typing import NamedTuple
 import jax
 import jax.numpy as jnp
 
-from qtx.models.vocabulary import Factors
+from qtx.models.vocabulary import Factors, multiplied_at
 from qtx.training.objectives import Sums
 
 ROWS_OF_A_CACHE = 256
@@ -48,8 +49,8 @@ def vocabulary_sums(
     Args:
       shards: into how many parts devices split the first axis (`qtx.training.sharding.batch_shards`); divides it.
     """
-    hidden, table, bias = factors
-    by_shard = Factors(hidden.reshape(shards, -1, hidden.shape[-1]), table, bias)
+    hidden = factors.hidden
+    by_shard = dataclasses.replace(factors, hidden=hidden.reshape(shards, -1, hidden.shape[-1]))
     labels, of_weights = labels.reshape(shards, -1), weights.reshape(shards, -1)
     loss, correct = _sums(_Options(label_smoothing, share_ties), by_shard, labels, of_weights)
     return Sums(loss, weights.astype(jnp.float32).sum(), jax.lax.stop_gradient(correct))
@@ -74,15 +75,18 @@ _sums.defvjp(_forward, _backward)
 
 def _of_shards(options: _Options, factors: Factors, labels: jax.Array, weights: jax.Array):
     """((loss, correct), gradients of the loss in the factors, or None) of hidden `[shards, N, D]`."""
-    hidden, table, bias = factors
+    hidden, table, bias = factors.hidden, factors.table, factors.bias
     own = functools.partial(_by_parts, options, table.astype(hidden.dtype), bias)
-    if len(hidden) == 1:  # products of one matrix are faster than of a batch of one
-        results = own(hidden[0], labels[0], weights[0])
-        sums, of_hidden, of_rest = jax.tree.map(lambda x: x[None], results)
-    else:
-        sums, of_hidden, of_rest = jax.vmap(own)(hidden, labels, weights)
+    with multiplied_at(factors.precision):
+        if len(hidden) == 1:  # products of one matrix are faster than of a batch of one
+            results = own(hidden[0], labels[0], weights[0])
+            sums, of_hidden, of_rest = jax.tree.map(lambda x: x[None], results)
+        else:
+            sums, of_hidden, of_rest = jax.vmap(own)(hidden, labels, weights)
     sums, of_rest = jax.tree.map(lambda x: x.sum(axis=0), (sums, of_rest))
-    return sums, Factors(of_hidden, *of_rest) if options.differentiated else None
+    if not options.differentiated:
+        return sums, None
+    return sums, Factors(of_hidden, of_rest[0], of_rest[1], factors.precision)
 
 
 def _by_parts(options: _Options, table: jax.Array, bias: jax.Array | None, hidden: jax.Array, labels, weights):
@@ -90,7 +94,7 @@ def _by_parts(options: _Options, table: jax.Array, bias: jax.Array | None, hidde
     count, width = hidden.shape
     on_cpu = jax.default_backend() == "cpu"
     most = ROWS_OF_A_CACHE if on_cpu else max(ROWS_OF_A_CACHE, MOST_BYTES // (4 * table.shape[0]))
-    parts = math.ceil(count / most)
+    parts = max(1, math.ceil(count / most))
     size = math.ceil(count / parts)
     one = functools.partial(_of_part, options, table, bias)
     if parts == 1:

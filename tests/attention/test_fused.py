@@ -144,8 +144,9 @@ def test_bfloat16_is_summed_in_float32():
     np.testing.assert_array_equal(np.asarray(out, np.float32), 1.0)
 
 
+@pytest.mark.parametrize("blocks", [Blocks(16, 8, 1, 1), Blocks(16, 99, 1, 1)], ids=["keys", "whole rows"])
 @pytest.mark.parametrize("name", ["softmax", "sink", "clipped_softmax", "learned"])
-def test_dropout_is_the_same_in_both_passes(name):
+def test_dropout_is_the_same_in_both_passes(name, blocks):
     """The output is linear in the values and smooth in the rest: gradients are those of the function that was run."""
     normalizer, rows, key = NORMALIZERS[name], Rows(MASKS["causal"]), jax.random.key(3)
     *given, gradient = inputs(normalizer, scale=0.5)
@@ -153,7 +154,7 @@ def test_dropout_is_the_same_in_both_passes(name):
     with jax.enable_x64(True):
         *given, gradient = as_floats(jnp.float64, *given, gradient)
         directions = as_floats(jnp.float64, *directions)
-        kernel = Kernel(normalizer, Blocks(16, 8, 1, 1), dropout=0.3)
+        kernel = Kernel(normalizer, blocks, dropout=0.3)
 
         def loss(*given):
             return (attend(kernel, *given, rows, key) * gradient).sum()
@@ -181,15 +182,32 @@ def test_dropout_leaves_its_share_and_the_mean():
     assert 0.02 < float(out[..., 0].std()) < 0.031
 
 
-def test_draws_depend_on_no_grouping():
+def test_draws_depend_on_no_blocks():
+    """So that they are those of any number of devices."""
     normalizer = NORMALIZERS["clipped_softmax"]
     given = as_floats(jnp.float32, *inputs(normalizer)[:4])
     outs = [
-        attend(Kernel(normalizer, Blocks(16, 8, *size), 0.3), *given, Rows(Mask(T)), jax.random.key(1))
-        for size in ((1, 1), (2, 1), (None, None))
+        attend(Kernel(normalizer, Blocks(*size), 0.3), *given, Rows(Mask(T)), jax.random.key(1))
+        for size in ((16, 8, 1, 1), (16, 8, 2, 1), (16, 8), (8, 24), (16, 99, 1, 1), (99, 99))
     ]
     for out in outs[1:]:
         np.testing.assert_allclose(out, outs[0], atol=1e-5)
+
+
+def test_a_block_on_the_edge_of_being_clipped_is_not_dead():
+    """Two keys, p = 1/2 of each, gamma = -1: all is clipped to just 0, where the slope is 1."""
+    normalizer, rows = attention_variant("clipped_softmax,alpha=2").normalizer, Rows(Mask(2))
+    query, value = jnp.zeros((1, 2, 1, 4)), jnp.arange(8.0).reshape(1, 2, 1, 4)
+    key = jnp.ones((1, 2, 1, 4))
+
+    def gradient(attention):
+        return jax.grad(lambda query: (attention(query) * value).sum())(query)
+
+    expected = gradient(lambda query: dense(normalizer, rows, {}, query, key * value, value))
+    kernel = Kernel(normalizer, Blocks(2, 1, 1, 1, skips=True))
+    assert np.abs(expected).max() > 1
+    found = gradient(lambda query: attend(kernel, {}, query, key * value, value, rows))
+    np.testing.assert_allclose(found, expected, rtol=1e-5)
 
 
 @pytest.mark.parametrize("name", ["softmax", "sink", "clipped_softmax"])

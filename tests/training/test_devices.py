@@ -11,13 +11,15 @@ import jax
 import numpy as np
 import pytest
 
+from qtx.analysis.capture import FloatingPoint
 from qtx.attention import VARIANTS
 from qtx.families import build
 from qtx.models import BertConfig, OptConfig, VitConfig
+from qtx.pipeline.measure import model_sums
 from qtx.planning.hlo import count_collectives, count_product_flops
 from qtx.training import MeshConfig, TrainingConfig
 from qtx.training.program import Program, abstract_params, make_program
-from qtx.training.sharding import batch_sharding, make_mesh, param_shardings, shard_global_batch
+from qtx.training.sharding import batch_sharding, batch_shards, make_mesh, param_shardings, shard_global_batch
 from qtx.training.step import TrainState
 from tests.mechanisms import MECHANISMS
 
@@ -175,6 +177,19 @@ def test_devices_share_a_vocabulary_in_parts(name, mesh, monkeypatch):
         # The gradients, of the word table those of its look-ups and of the head.
         values = sum(x.size for x in jax.tree.leaves(params)) + config.vocab_size * config.width
         assert exchanged["all-reduce"].bytes == pytest.approx(4 * values, rel=0.02)
+
+
+def test_devices_share_what_is_measured_after_training(monkeypatch):
+    monkeypatch.setattr("qtx.training.vocabulary_loss.ROWS_OF_A_CACHE", 2)
+    config = dataclasses.replace(CONFIGS["opt"], vocab_size=80)
+    values, flops = batch(config), []
+    params = jax.eval_shape(lambda: nn.unbox(build(config).init(jax.random.key(0), values)["params"]))
+    for sizes in (ONE_DEVICE, MESHES["data"]):
+        mesh = make_mesh(MeshConfig(*sizes))
+        sharded = {k: jax.ShapeDtypeStruct(v.shape, v.dtype, sharding=batch_sharding(mesh)) for k, v in values.items()}
+        lowered = model_sums.lower(batch_shards(mesh), FloatingPoint(build(config), params), sharded)
+        flops.append(count_product_flops(lowered.compile().as_text()) * mesh.size)
+    assert flops[1] == pytest.approx(flops[0], rel=0.01)
 
 
 def test_tensor_devices_exchange_only_sums():

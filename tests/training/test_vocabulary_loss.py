@@ -10,6 +10,7 @@ import pytest
 import qtx.training.vocabulary_loss as vocabulary_loss
 from qtx.families import FAMILIES, build
 from qtx.models.vocabulary import Factors, factored
+from qtx.quantization import exact
 from qtx.sites import on_sites
 from qtx.training import MeshConfig, TrainingConfig
 from qtx.training.objectives import cross_entropy_sums, training_sums
@@ -52,7 +53,7 @@ def test_sums_and_gradients_are_those_of_the_logits(rows, at_once, smoothing, wi
     factors, labels, weights = example(rows, with_bias, seed)
 
     def reference(factors):
-        hidden, table, bias = factors
+        hidden, table, bias = factors.hidden, factors.table, factors.bias
         log_probs = jax.nn.log_softmax(hidden @ table.T + (0 if bias is None else bias))
         target = (1 - smoothing) * jax.nn.one_hot(labels, VOCAB, dtype=jnp.float64) + smoothing / VOCAB
         return -(weights * (target * log_probs).sum(axis=-1)).sum()
@@ -109,6 +110,30 @@ def test_a_model_gives_factors_unless_its_logits_are_looked_at(family):
     assert module.apply({"params": params}, batch).shape == logits.shape
 
 
+def dots(jaxpr):
+    for equation in jaxpr.eqns:
+        if equation.primitive.name == "dot_general":
+            yield equation
+        for value in jax.tree.leaves(list(equation.params.values()), is_leaf=lambda x: hasattr(x, "eqns")):
+            if hasattr(getattr(value, "jaxpr", value), "eqns"):
+                yield from dots(getattr(value, "jaxpr", value))
+
+
+@pytest.mark.parametrize("parts", [1, 4])
+def test_the_products_precision_is_that_of_the_model(parts, monkeypatch):
+    """Though it multiplies later: what is compared with what is quantized does so exactly."""
+    module, params, batch = model("bert")
+    in_parts(monkeypatch, batch["tokens"].size // parts)
+
+    def loss(params):
+        sums = output_sums(lambda batch: exact.apply(module, {"params": params}, batch), batch, 1)
+        return sums.loss
+
+    found = [x.params["precision"] for x in dots(jax.make_jaxpr(loss)(params).jaxpr)]
+    assert len(found) > 5
+    assert all(x is not None and set(x) == {jax.lax.Precision.HIGHEST} for x in found)
+
+
 @pytest.mark.parametrize("family", ["bert", "opt"])
 def test_a_training_step_and_an_evaluation_hold_no_logits(family, monkeypatch):
     """In parts of an eighth; and what they say is what the logits say."""
@@ -118,7 +143,7 @@ def test_a_training_step_and_an_evaluation_hold_no_logits(family, monkeypatch):
     for parts in (1, 8):
         monkeypatch.setattr(vocabulary_loss, "ROWS_OF_A_CACHE", rows // parts)
         jax.clear_caches()
-        evaluated = jax.jit(lambda params, batch: output_sums(lambda b: module.apply({"params": params}, b), batch))
+        evaluated = jax.jit(lambda params, batch: output_sums(lambda b: module.apply({"params": params}, b), batch, 1))
         program = make_program(module, TrainingConfig(steps=200 + parts), make_mesh(MeshConfig(1)), batch)
         state = program.start(params)
         step = program.train_step.lower(state, batch, np.uint32(0)).compile()

@@ -26,7 +26,7 @@ import jax.numpy as jnp
 
 from qtx.attention.fused.backend import Backend
 from qtx.attention.normalizers import Rows, SoftmaxLike
-from qtx.layers import kept_by_dropout
+from qtx.layers import kept_of_numbers
 
 LOWEST = float(jnp.finfo(jnp.float32).min)
 """The score of a key that is not seen; half of it is below every other."""
@@ -317,21 +317,32 @@ class _Tiles(NamedTuple):
     def unless_dead(
         self, finish: Callable[..., Any], probs: jax.Array, function: Any, otherwise: Any, *rest: Any
     ) -> Any:
-        """function(probs, *rest), or, where every one of the finished probabilities is 0, otherwise(probs, *rest). Not
-        being negative, they have no slope there either."""
+        """function(probs, *rest), or, where every one of the finished probabilities is 0 and has no slope,
+        otherwise(probs, *rest)."""
         if not self.kernel.finishes or not self.kernel.blocks.skips:
             return function(probs, *rest)
-        return jax.lax.cond(jnp.any(finish(probs) != 0), function, otherwise, probs, *rest)
+        finished, slope = jax.jvp(finish, (probs,), (jnp.ones_like(probs),))
+        return jax.lax.cond(jnp.any((finished != 0) | (slope != 0)), function, otherwise, probs, *rest)
 
     def kept(self, like: jax.Array, i: Any, j: Any) -> jax.Array | None:
-        """What dropout multiplies probabilities by: 0, or one over the rate that is kept; None: there is no dropout."""
+        """What dropout multiplies probabilities by: 0, or one over the rate that is kept; None: there is no dropout. It
+        depends on the head, the query and the key, and not on the blocks."""
         if not self.kernel.dropout:
             return None
-        assert self.context.dropout_key is not None, "dropout needs a key"
-        of_block = jax.random.fold_in(self.context.dropout_key, i * self.keys.number + j)
+        key = self.context.dropout_key
+        assert key is not None, "dropout needs a key"
 
-        def of_head(number):
-            kept, share = kept_by_dropout(jax.random.fold_in(of_block, number), self.kernel.dropout, like.shape[2:])
+        def places(first, axis):
+            own = jax.lax.broadcasted_iota(jnp.uint32, like.shape[2:], axis)
+            return own + jnp.asarray(first).astype(jnp.uint32)
+
+        # Of more than 2^16 tokens some share a number; their draws are those of keys far apart.
+        stride = jnp.uint32(self.keys.length)
+        number = places(i * self.queries.size, 0) * stride + places(j * self.keys.size, 1)
+
+        def of_head(head):
+            own_key = jax.random.fold_in(key, head)
+            kept, share = kept_of_numbers(own_key, self.kernel.dropout, number)
             return jnp.where(kept, jnp.asarray(1 / share, like.dtype), 0)
 
         return jax.vmap(jax.vmap(of_head))(self.context.numbers)
