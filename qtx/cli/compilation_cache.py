@@ -9,6 +9,7 @@ from __future__ import annotations
 import hashlib
 import os
 import platform
+import warnings
 from pathlib import Path
 
 import jax
@@ -36,6 +37,8 @@ def keep_compiled_programs() -> None:
     for program in own.glob("*-cache"):  # one whose writing was cut off, which JAX would fail at ever after
         if not program.with_name(f"{program.name.removesuffix('cache')}atime").exists():
             program.unlink(missing_ok=True)
+    # A full disk costs time here and nothing else; what it costs elsewhere is told there.
+    warnings.filterwarnings("ignore", message="Error writing persistent compilation cache")
     jax.config.update("jax_compilation_cache_dir", str(own))
     for name, value in OPTIONS.items():
         if name.upper() not in os.environ:
