@@ -57,7 +57,7 @@ class VocabularyProduct(nn.Module):
     them multiplies by the table itself (`qtx.layers.dense_product`)."""
 
     def __call__(self, hidden: jax.Array, table: jax.Array, bias: jax.Array | None = None) -> jax.Array:
-        return Factors(hidden, table, bias, precision()).logits()
+        return Factors(hidden, table, bias).logits()
 
 
 @contextlib.contextmanager

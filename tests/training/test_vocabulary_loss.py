@@ -19,6 +19,8 @@ from qtx.training.sharding import make_mesh
 from qtx.training.step import output_sums
 from qtx.training.vocabulary_loss import vocabulary_sums
 
+from .test_devices import dots
+
 WIDTH, VOCAB = 8, 21
 SMALL = dict(num_layers=1, width=16, num_heads=2, mlp_width=16, max_length=16, vocab_size=1024)
 
@@ -108,15 +110,6 @@ def test_a_model_gives_factors_unless_its_logits_are_looked_at(family):
         seen, _ = module.apply({"params": params}, batch, capture_intermediates=True)
         assert seen.shape == logits.shape
     assert module.apply({"params": params}, batch).shape == logits.shape
-
-
-def dots(jaxpr):
-    for equation in jaxpr.eqns:
-        if equation.primitive.name == "dot_general":
-            yield equation
-        for value in jax.tree.leaves(list(equation.params.values()), is_leaf=lambda x: hasattr(x, "eqns")):
-            if hasattr(getattr(value, "jaxpr", value), "eqns"):
-                yield from dots(getattr(value, "jaxpr", value))
 
 
 @pytest.mark.parametrize("parts", [1, 4])

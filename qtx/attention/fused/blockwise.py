@@ -392,12 +392,12 @@ def _forward(kernel: Kernel, differentiated: bool, inputs: Inputs, context: Cont
             carry = (largest, total, None if kernel.finishes else nothing)
             largest, total, out = jax.lax.fori_loop(low, high, first_sweep, carry)
         alone = total == 0
-        share = 1 / jnp.where(alone, 1.0, total)
-        lse = jnp.where(alone, jnp.inf, largest - jnp.log(share))
+        total = jnp.where(alone, 1.0, total)
+        lse = jnp.where(alone, jnp.inf, largest + jnp.log(total))
         if not kernel.finishes:
-            return (out * share).astype(query.dtype), lse, None
+            return (out / total).astype(query.dtype), lse, None
         if weights is not None:
-            finished, kept = tiles.finish(inputs.parameters, weights * share, i), tiles.kept(weights, i, 0)
+            finished, kept = tiles.finish(inputs.parameters, weights / total, i), tiles.kept(weights, i, 0)
             return product(finished if kept is None else finished * kept, value).astype(query.dtype), lse, None
 
         def second_sweep(j, carry):
