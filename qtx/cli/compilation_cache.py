@@ -14,7 +14,7 @@ from pathlib import Path
 
 import jax
 
-from qtx.foundation.hardware import cpu_cores
+from qtx.foundation.hardware import cpu_cores, cpu_instructions
 
 OPTIONS = {
     "jax_compilation_cache_max_size": 2**30,  # bytes; what was not used for longest goes first
@@ -53,7 +53,4 @@ def folder() -> Path:
 
 def _processor() -> str:
     """A name of this processor's instructions: code for another's, from a home that machines share, may not run."""
-    cpuinfo = Path("/proc/cpuinfo")
-    lines = cpuinfo.read_text().splitlines() if cpuinfo.is_file() else []
-    kind = next((line for line in lines if line.startswith(("flags", "Features"))), platform.processor())
-    return hashlib.sha256(f"{platform.machine()} {kind}".encode()).hexdigest()[:8]
+    return hashlib.sha256(f"{platform.machine()} {cpu_instructions()}".encode()).hexdigest()[:8]

@@ -5,6 +5,8 @@ from __future__ import annotations
 
 import dataclasses
 import os
+import platform
+from pathlib import Path
 
 GIB = 2**30
 TERA = 1e12
@@ -74,3 +76,10 @@ def chip_of(device_kind: str) -> Chip | None:
 def cpu_cores() -> int:
     """How many cores this process may use."""
     return len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
+
+
+def cpu_instructions() -> str:
+    """What the processor says it can do: "flags: fpu vme ... avx512_bf16 ...", or its name where Linux does not say."""
+    cpuinfo = Path("/proc/cpuinfo")
+    lines = cpuinfo.read_text().splitlines() if cpuinfo.is_file() else []
+    return next((line for line in lines if line.startswith(("flags", "Features"))), platform.processor())

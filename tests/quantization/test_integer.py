@@ -14,7 +14,7 @@ from qtx.foundation.errors import QtxError
 from qtx.layers import dense, dense_product
 from qtx.models import BertConfig
 from qtx.quantization import QuantizationConfig, Recipe, Rule, calibrate
-from qtx.quantization.integer import convert
+from qtx.quantization.integer import convert, products
 from qtx.quantization.integer.operands import operands
 from qtx.sites import Site, site_shapes
 from tests.mechanisms import MECHANISMS
@@ -150,15 +150,36 @@ def dots(jaxpr, inside=False):
                 yield from dots(getattr(value, "jaxpr", value), within)
 
 
-@pytest.mark.representative("bert")
+@pytest.mark.representative("bert-bfloat16", "bert-int8")
+@pytest.mark.parametrize("kind", ["int8", "bfloat16"])
 @pytest.mark.parametrize("family", sorted(FAMILIES))
-def test_every_product_of_a_block_is_of_int8(family):
+def test_every_product_of_a_block_is_of_integers(monkeypatch, family, kind):
+    monkeypatch.setattr(products, "faster_in_bfloat16", lambda: kind == "bfloat16")
     result, batch = everything(family)
     model = convert(result)
     found = list(dots(jax.make_jaxpr(lambda b: model.apply(b))(batch).jaxpr))
-    assert found == [("int8", "int8", "int32")] * len(PRODUCTS)
+    wide = {"int8": "int32", "bfloat16": "float32"}[kind]
+    assert found == [(kind, kind, wide)] * len(PRODUCTS)
     assert not set(PRODUCTS) & set(model.in_floating_point)
     assert_same_answers(model, result, batch)
+
+
+@pytest.mark.parametrize("equation", ["nd,df->nf", "bthd,bshd->bhts", "abn,abm->nm"])
+@pytest.mark.parametrize("summed", [1, 1023, 1024, 1025, 3000, 7 * 1024 + 1])
+@pytest.mark.parametrize("extreme", [True, False])
+def test_products_of_integers_are_exact_in_bfloat16(equation, summed, extreme):
+    operands, result = equation.split("->")
+    sizes = dict(zip("nfbthsm", (2, 3, 2, 3, 2, 3, 3), strict=True)) | {"d": summed}
+    if result == "nm":
+        sizes |= {"a": summed, "b": 3}
+    rng = np.random.default_rng(summed)
+    shapes = [tuple(sizes[letter] for letter in letters) for letters in operands.split(",")]
+    # All at an end give the largest sum; 127 in one place makes it odd, which float32 does not hold beyond 2^24.
+    x, y = (np.full(shape, -128) if extreme else rng.integers(-128, 128, shape) for shape in shapes)
+    x.flat[-1], y.flat[-1] = 127, -127
+    found = products.in_bfloat16(equation, jnp.asarray(x, jnp.int8), jnp.asarray(y, jnp.int8))
+    assert found.dtype == jnp.int32
+    np.testing.assert_array_equal(np.asarray(found, np.int64), np.einsum(equation, x.astype(np.int64), y.astype(np.int64)))
 
 
 @pytest.mark.slow
