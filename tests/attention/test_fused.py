@@ -61,6 +61,8 @@ BLOCKS = {
     "all queries": Blocks(99, 8, 2, 1, skips=True),
     "all keys": Blocks(16, 99, 1, 1),
     "one block": Blocks(99, 99),
+    "spans": Blocks(8, 99, 1, 1, spans=3),
+    "spans of blocks": Blocks(8, 8, 2, 1, skips=True, spans=2),
 }
 CASES = list(itertools.product(NORMALIZERS, MASKS, BLOCKS))
 # Of the table one in nine, in which every two of the three meet.
@@ -144,7 +146,7 @@ def test_bfloat16_is_summed_in_float32():
     np.testing.assert_array_equal(np.asarray(out, np.float32), 1.0)
 
 
-@pytest.mark.parametrize("blocks", [Blocks(16, 8, 1, 1), Blocks(16, 99, 1, 1)], ids=["keys", "whole rows"])
+@pytest.mark.parametrize("blocks", ["one head, small", "all keys", "spans"])
 @pytest.mark.parametrize("name", ["softmax", "sink", "clipped_softmax", "learned"])
 def test_dropout_is_the_same_in_both_passes(name, blocks):
     """The output is linear in the values and smooth in the rest: gradients are those of the function that was run."""
@@ -154,7 +156,7 @@ def test_dropout_is_the_same_in_both_passes(name, blocks):
     with jax.enable_x64(True):
         *given, gradient = as_floats(jnp.float64, *given, gradient)
         directions = as_floats(jnp.float64, *directions)
-        kernel = Kernel(normalizer, blocks, dropout=0.3)
+        kernel = Kernel(normalizer, BLOCKS[blocks], dropout=0.3)
 
         def loss(*given):
             return (attend(kernel, *given, rows, key) * gradient).sum()
@@ -187,8 +189,8 @@ def test_draws_depend_on_no_blocks():
     normalizer = NORMALIZERS["clipped_softmax"]
     given = as_floats(jnp.float32, *inputs(normalizer)[:4])
     outs = [
-        attend(Kernel(normalizer, Blocks(*size), 0.3), *given, Rows(Mask(T)), jax.random.key(1))
-        for size in ((16, 8, 1, 1), (16, 8, 2, 1), (16, 8), (8, 24), (16, 99, 1, 1), (99, 99))
+        attend(Kernel(normalizer, Blocks(*size), 0.3), *given, Rows(Mask(T, causal=True)), jax.random.key(1))
+        for size in ((16, 8, 1, 1), (16, 8, 2, 1), (16, 8), (8, 24), (16, 99, 1, 1), (99, 99), (8, 99, 1, 1, False, 3))
     ]
     for out in outs[1:]:
         np.testing.assert_allclose(out, outs[0], atol=1e-5)
@@ -265,14 +267,15 @@ def test_what_looks_at_scores_or_probabilities_sees_them():
         seen.clear()
 
 
-def case(normalizer=VARIANTS["softmax"].normalizer, length=1024, platform="cpu"):
-    return Case(normalizer, Mask(length), (1, length, 2, 64), jnp.dtype("float32"), 0.0, platform, 1)
+def case(normalizer=VARIANTS["softmax"].normalizer, length=512, platform="cpu", causal=False):
+    return Case(normalizer, Mask(length, causal), (1, length, 2, 64), jnp.dtype("float32"), 0.0, platform, 1)
 
 
 def test_what_auto_takes():
     blockwise = BACKENDS["blockwise"]
     assert chosen("auto", case(), watched=False) is blockwise
-    assert chosen("auto", case(length=128), watched=False) is None
+    assert chosen("auto", case(length=256), watched=False) is None
+    assert chosen("auto", case(length=512, causal=True), watched=False) is blockwise
     assert chosen("auto", case(platform="gpu", length=4096), watched=False) is None
     assert chosen("auto", case(VARIANTS["none"].normalizer), watched=False) is None
     assert chosen("auto", case(), watched=True) is None

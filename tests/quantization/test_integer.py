@@ -179,7 +179,9 @@ def test_products_of_integers_are_exact_in_bfloat16(equation, summed, extreme):
     x.flat[-1], y.flat[-1] = 127, -127
     found = products.in_bfloat16(equation, jnp.asarray(x, jnp.int8), jnp.asarray(y, jnp.int8))
     assert found.dtype == jnp.int32
-    np.testing.assert_array_equal(np.asarray(found, np.int64), np.einsum(equation, x.astype(np.int64), y.astype(np.int64)))
+    np.testing.assert_array_equal(
+        np.asarray(found, np.int64), np.einsum(equation, x.astype(np.int64), y.astype(np.int64))
+    )
 
 
 @pytest.mark.slow

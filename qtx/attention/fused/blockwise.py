@@ -11,6 +11,7 @@ With P = softmax(S), S = Q K^T over the visible keys (and an empty one), and C =
 where D is sum_j P_ij dP_ij, as the gradient of a softmax has it, taken through the sum: FlashAttention's dO . O (Dao et
 al. 2022, arXiv 2205.14135) is the case finish'(P) P = C. Where nothing is finished, the sweeps forward are one, with a
 running maximum, and W is O. Where one block has all keys, they are one too, and D is summed as it stands, without W.
+A causal mask may be cut into spans of queries, each of which has no keys beyond its last query.
 """
 
 from __future__ import annotations
@@ -18,18 +19,15 @@ from __future__ import annotations
 import dataclasses
 import functools
 import math
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Iterator, Mapping
 from typing import Any, NamedTuple
 
 import jax
 import jax.numpy as jnp
 
 from qtx.attention.fused.backend import Backend
+from qtx.attention.fused.tiles import LOWEST, Blocks, Context, Cut, Kernel, Tiles, sum_dtype
 from qtx.attention.normalizers import Rows, SoftmaxLike
-from qtx.layers import kept_of_numbers
-
-LOWEST = float(jnp.finfo(jnp.float32).min)
-"""The score of a key that is not seen; half of it is below every other."""
 
 MOST_POSITIONS = 2**30
 
@@ -37,24 +35,10 @@ VALUES = 512 * 512
 """Of a block, in float32: half of a core's cache."""
 MOST_KEYS = 8192
 """Of one block: so that it has 32 queries."""
-
-
-@dataclasses.dataclass(frozen=True)
-class Blocks:
-    """How the work is cut.
-
-    Attributes:
-      queries, keys: the most of one block.
-      examples, heads: of so many at a time, divisors of B and H, so that a block stays in a core's cache; None: of all,
-        which fills an accelerator, and is split over devices as they are.
-      skips: whether a block whose finished probabilities are all 0 is left out of the products.
-    """
-
-    queries: int
-    keys: int
-    examples: int | None = None
-    heads: int | None = None
-    skips: bool = False
+SPAN = 128
+"""The fewest queries of a span of a causal mask, so that the products are large enough."""
+MOST_SPANS = 8
+"""With these, 9/16 of the scores are computed."""
 
 
 class Inputs(NamedTuple):
@@ -66,35 +50,6 @@ class Inputs(NamedTuple):
     value: jax.Array
     parameters: Mapping[str, jax.Array]
     empty: jax.Array | None
-
-
-class Context(NamedTuple):
-    """What has none: the rows, with `seen` if something is finished; the key of the dropout, or None; and the number of
-    each head among all heads of all examples, `[B, H]`, by which it draws its own."""
-
-    rows: Rows
-    dropout_key: jax.Array | None
-    numbers: jax.Array
-
-
-@dataclasses.dataclass(frozen=True)
-class Kernel:
-    """What is computed, apart from arrays.
-
-    Attributes:
-      normalizer: whose hooks it calls.
-      blocks: see there.
-      dropout: rate on the finished probabilities.
-    """
-
-    normalizer: SoftmaxLike
-    blocks: Blocks
-    dropout: float = 0.0
-
-    @property
-    def finishes(self) -> bool:
-        """Whether probabilities are more than the softmax."""
-        return type(self.normalizer).finish is not SoftmaxLike.finish
 
 
 class Blockwise(Backend):
@@ -110,18 +65,18 @@ class Blockwise(Backend):
         return None
 
     def pays(self, case):
-        # docs/performance.md has the measurements: in training steps of 512 tokens it gains nothing. Accelerators are
-        # not measured yet.
-        return case.platform == "cpu" and case.shape[1] >= 1024
+        # docs/performance.md has the measurements, of whole training steps. Accelerators are not measured yet.
+        return case.platform == "cpu" and case.shape[1] >= 512
 
     def __call__(self, case, parameters, query, key, value, rows, dropout_key):
         kernel = Kernel(case.normalizer, Blocks(512, 512), 0.0 if dropout_key is None else case.dropout)
         if case.platform == "cpu" and case.devices == 1:
             length, mask = rows.mask.length, rows.mask
             blocks = Blocks(512, 512, 1, 1, skips=True)
-            # Two products fewer than by blocks of keys, which of a causal mask or a window leave out what is hidden.
-            if kernel.finishes and length <= MOST_KEYS and not mask.causal and mask.window is None:
-                blocks = Blocks(VALUES // length, length, 1, 1)
+            # Two products fewer than by blocks of keys, for what is finished; of a window these leave out more.
+            if (kernel.finishes or length < 1024) and length <= MOST_KEYS and mask.window is None:
+                spans = max(1, min(length // SPAN, MOST_SPANS))
+                blocks = Blocks(VALUES // length, length, 1, 1, spans=spans)
             kernel = dataclasses.replace(kernel, blocks=blocks)
         return attend(kernel, parameters, query, key, value, rows, dropout_key)
 
@@ -148,7 +103,7 @@ def attend(
     query, key, value = (jnp.swapaxes(x, 1, 2) for x in (query, key, value))
     empty = kernel.normalizer.empty(parameters, rows)
     if empty is not None:
-        empty = jnp.broadcast_to(empty.astype(_wide(query)), (*query.shape[:3], 1))
+        empty = jnp.broadcast_to(empty.astype(sum_dtype(query)), (*query.shape[:3], 1))
     if kernel.finishes:
         rows = rows._replace(seen=rows.visible())
     inputs = Inputs(query, key, value, dict(parameters), empty)
@@ -174,11 +129,6 @@ def _attend_backward(kernel, saved, gradient):
 
 
 _attend.defvjp(_attend_forward, _attend_backward)
-
-
-def _wide(x: jax.Array) -> jnp.dtype:
-    """The dtype of what is summed."""
-    return jnp.promote_types(x.dtype, jnp.float32)
 
 
 def _over_heads(kernel: Kernel, function: Callable[..., Any], inputs: Inputs, context: Context, along: Any = ()) -> Any:
@@ -234,127 +184,39 @@ def _head_axes(normalizer: SoftmaxLike, inputs: Inputs) -> dict[str, int | None]
     return {name: p.axes.index("heads") if "heads" in p.axes else None for name, p in wanted.items()}
 
 
-class _Cut(NamedTuple):
-    """T, cut into blocks of equal size, the last of which may reach beyond it."""
+def _spans(kernel: Kernel, inputs: Inputs, context: Context) -> Iterator[tuple[Tiles, Inputs]]:
+    """Runs of queries, with the keys that they may see."""
+    length, rows = inputs.query.shape[2], context.rows
+    spans = Cut.of(length, math.ceil(length / kernel.blocks.spans)) if rows.mask.causal else Cut(length, length, 1)
+    for first in range(0, length, spans.size):
+        last = min(first + spans.size, length)
 
-    length: int
-    size: int
-    number: int
+        def of_queries(x, first=first, last=last):
+            return None if x is None else x[:, :, first:last]
 
-    @classmethod
-    def of(cls, length: int, most: int) -> _Cut:
-        number = math.ceil(length / most)
-        # A multiple of 8, for vectors and tiles, unless it is all of T.
-        size = length if number == 1 else 8 * math.ceil(length / number / 8)
-        return cls(length, size, math.ceil(length / size))
-
-    def padded(self, x: jax.Array) -> jax.Array:
-        """`[B, H, T, ...]`, with zeros beyond T."""
-        more = self.size * self.number - x.shape[2]
-        return jnp.pad(x, [(0, more if axis == 2 else 0) for axis in range(x.ndim)]) if more else x
-
-    def block(self, x: jax.Array, index: Any, axis: int = 2) -> jax.Array:
-        """One block of what is padded along an axis."""
-        return x if self.number == 1 else jax.lax.dynamic_slice_in_dim(x, index * self.size, self.size, axis)
-
-
-class _Tiles(NamedTuple):
-    """The blocks of queries and of keys, and what of one another they see."""
-
-    kernel: Kernel
-    context: Context
-    queries: _Cut
-    keys: _Cut
-
-    @classmethod
-    def of(cls, kernel: Kernel, context: Context) -> _Tiles:
-        length, blocks = context.rows.mask.length, kernel.blocks
-        return cls(kernel, context, _Cut.of(length, blocks.queries), _Cut.of(length, blocks.keys))
-
-    @property
-    def whole_rows(self) -> bool:
-        """Whether a block has what all of a row's finished probabilities need, so that one sweep does."""
-        return self.kernel.finishes and self.keys.number == 1
-
-    def keys_of(self, i: Any) -> tuple[Any, Any]:
-        """The blocks of keys, from and up to, that a block of queries may see."""
-        mask, first = self.context.rows.mask, i * self.queries.size
-        low: Any = 0
-        high: Any = self.keys.number
-        if mask.causal:
-            high = jnp.minimum((first + self.queries.size - 1) // self.keys.size + 1, high)
-        if mask.window is not None:
-            low = jnp.maximum(first - mask.window + 1, 0) // self.keys.size
-            high = jnp.minimum((first + self.queries.size - 2 + mask.window) // self.keys.size + 1, high)
-        return low, high
-
-    def queries_of(self, j: Any) -> tuple[Any, Any]:
-        """The blocks of queries, from and up to, that may see a block of keys."""
-        mask, first = self.context.rows.mask, j * self.keys.size
-        low: Any = 0
-        high: Any = self.queries.number
-        if mask.window is not None:
-            low = jnp.maximum(first - mask.window + 1, 0) // self.queries.size
-            high = jnp.minimum((first + self.keys.size - 2 + mask.window) // self.queries.size + 1, high)
-        if mask.causal:
-            low = first // self.queries.size
-        return low, high
-
-    def scores(self, query: jax.Array, key: jax.Array, i: Any, j: Any) -> jax.Array:
-        """`[B, H, queries, keys]`; LOWEST where a key is not seen."""
-        scores = jnp.einsum("bhtd,bhsd->bhts", query, key, preferred_element_type=_wide(query))
-        mask, ragged = self.context.rows.mask, self.keys.size * self.keys.number > self.keys.length
-        visible = mask.block(i * self.queries.size, self.queries.size, j * self.keys.size, self.keys.size, ragged)
-        return scores if visible is None else jnp.where(visible, scores, LOWEST)
-
-    def finish(self, parameters: Mapping[str, jax.Array], probs: jax.Array, i: Any) -> jax.Array:
-        """The normalizer's, of a block of queries."""
-        rows = self.context.rows
-        if rows.seen is not None:
-            rows = rows._replace(seen=self.queries.block(self.queries.padded(rows.seen), i))
-        return self.kernel.normalizer.finish(parameters, probs, rows)
-
-    def unless_dead(
-        self, finish: Callable[..., Any], probs: jax.Array, function: Any, otherwise: Any, *rest: Any
-    ) -> Any:
-        """function(probs, *rest), or, where every one of the finished probabilities is 0 and has no slope,
-        otherwise(probs, *rest)."""
-        if not self.kernel.finishes or not self.kernel.blocks.skips:
-            return function(probs, *rest)
-        finished, slope = jax.jvp(finish, (probs,), (jnp.ones_like(probs),))
-        return jax.lax.cond(jnp.any((finished != 0) | (slope != 0)), function, otherwise, probs, *rest)
-
-    def kept(self, like: jax.Array, i: Any, j: Any) -> jax.Array | None:
-        """What dropout multiplies probabilities by: 0, or one over the rate that is kept; None: there is no dropout. It
-        depends on the head, the query and the key, and not on the blocks."""
-        if not self.kernel.dropout:
-            return None
-        key = self.context.dropout_key
-        assert key is not None, "dropout needs a key"
-
-        def places(first, axis):
-            own = jax.lax.broadcasted_iota(jnp.uint32, like.shape[2:], axis)
-            return own + jnp.asarray(first).astype(jnp.uint32)
-
-        # Of more than 2^16 tokens some share a number; their draws are those of keys far apart.
-        stride = jnp.uint32(self.keys.length)
-        number = places(i * self.queries.size, 0) * stride + places(j * self.keys.size, 1)
-
-        def of_head(head):
-            own_key = jax.random.fold_in(key, head)
-            kept, share = kept_of_numbers(own_key, self.kernel.dropout, number)
-            return jnp.where(kept, jnp.asarray(1 / share, like.dtype), 0)
-
-        return jax.vmap(jax.vmap(of_head))(self.context.numbers)
+        own = Inputs(
+            of_queries(inputs.query),
+            inputs.key[:, :, :last],
+            inputs.value[:, :, :last],
+            inputs.parameters,
+            of_queries(inputs.empty),
+        )
+        there = context._replace(rows=rows._replace(seen=of_queries(rows.seen)))
+        yield Tiles.of(kernel, there, first, last - first, last), own
 
 
 def _forward(kernel: Kernel, differentiated: bool, inputs: Inputs, context: Context):
     """O `[B, H, T, D]`, L `[B, H, T, 1]`, infinite in a row that sees nothing, and W; None: it is O, or not asked."""
-    tiles = _Tiles.of(kernel, context)
-    queries, keys, length = tiles.queries, tiles.keys, context.rows.mask.length
+    found = [_forward_span(tiles, differentiated, own) for tiles, own in _spans(kernel, inputs, context)]
+    return jax.tree.map(lambda *x: jnp.concatenate(x, axis=2), *found)
+
+
+def _forward_span(tiles: Tiles, differentiated: bool, inputs: Inputs):
+    """The same of one."""
+    kernel, queries, keys = tiles.kernel, tiles.queries, tiles.keys
     query, key, value = queries.padded(inputs.query), keys.padded(inputs.key), keys.padded(inputs.value)
     empty = None if inputs.empty is None else queries.padded(inputs.empty)
-    wide = _wide(query)
+    wide = sum_dtype(query)
 
     def product(probs, value):
         return jnp.einsum("bhts,bhsd->bhtd", probs.astype(value.dtype), value, preferred_element_type=wide)
@@ -394,11 +256,11 @@ def _forward(kernel: Kernel, differentiated: bool, inputs: Inputs, context: Cont
         alone = total == 0
         total = jnp.where(alone, 1.0, total)
         lse = jnp.where(alone, jnp.inf, largest + jnp.log(total))
-        if not kernel.finishes:
-            return (out / total).astype(query.dtype), lse, None
         if weights is not None:
             finished, kept = tiles.finish(inputs.parameters, weights / total, i), tiles.kept(weights, i, 0)
             return product(finished if kept is None else finished * kept, value).astype(query.dtype), lse, None
+        if not kernel.finishes:
+            return (out / total).astype(query.dtype), lse, None
 
         def second_sweep(j, carry):
             probs = jnp.exp(tiles.scores(rows_query, keys.block(key, j), i, j) - lse)
@@ -423,7 +285,7 @@ def _forward(kernel: Kernel, differentiated: bool, inputs: Inputs, context: Cont
     def joined(x):
         """`[n, B, H, queries, ...]` -> `[B, H, T, ...]`."""
         x = jnp.moveaxis(x, 0, 2)
-        return x.reshape(*x.shape[:2], -1, *x.shape[4:])[:, :, :length]
+        return x.reshape(*x.shape[:2], -1, *x.shape[4:])[:, :, : queries.length]
 
     if queries.number == 1:
         return of_queries(0)
@@ -434,11 +296,30 @@ def _backward(
     kernel: Kernel, inputs: Inputs, context: Context, lse: jax.Array, through: jax.Array, gradient: jax.Array
 ):
     """The gradients of the inputs, float32."""
-    tiles = _Tiles.of(kernel, context)
-    queries, keys, length = tiles.queries, tiles.keys, context.rows.mask.length
-    wide = _wide(inputs.query)
+    found = []
+    for tiles, own in _spans(kernel, inputs, context):
+        along = (x[:, :, tiles.first : tiles.first + tiles.queries.length] for x in (lse, through, gradient))
+        found.append(_backward_span(tiles, own, *along))
+
+    def joined(*parts):
+        return jnp.concatenate(parts, axis=2)
+
+    def summed(*parts):
+        length = inputs.key.shape[2]
+        return sum(jnp.pad(x, ((0, 0), (0, 0), (0, length - x.shape[2]), (0, 0))) for x in parts)
+
+    query, key, value, parameters, empty = zip(*found, strict=True)
+    parameters = jax.tree.map(lambda *x: sum(x), *parameters)
+    return Inputs(joined(*query), summed(*key), summed(*value), parameters, jax.tree.map(joined, *empty))
+
+
+def _backward_span(tiles: Tiles, inputs: Inputs, lse: jax.Array, through: jax.Array, gradient: jax.Array) -> Inputs:
+    """The same of one; those of its keys and values are of these alone."""
+    kernel, queries, keys = tiles.kernel, tiles.queries, tiles.keys
+    wide = sum_dtype(inputs.query)
+    sums_rows = kernel.finishes and tiles.whole_rows
     of_rows = jnp.zeros_like(lse)  # D
-    if not tiles.whole_rows:
+    if not sums_rows:
         of_rows = (gradient.astype(wide) * through.astype(wide)).sum(axis=-1, keepdims=True)
     query, key, value = queries.padded(inputs.query), keys.padded(inputs.key), keys.padded(inputs.value)
     of_out, of_rows, lse_padded = (queries.padded(x) for x in (gradient, of_rows, lse))
@@ -475,7 +356,7 @@ def _backward(
                 finished = finished if kept is None else finished * kept
                 of_block_value += product("bhdt,bhts->bhds", queries.block(across_out, i, 3), finished)
                 summed = of_block_rows
-                if tiles.whole_rows:
+                if sums_rows:
                     # As a product: XLA's CPU backend makes one slow kernel of a sum and what is around it.
                     ones = jnp.ones((keys.size, 1), wide)
                     summed = jnp.einsum("bhts,sn->bhtn", probs * of_probs, ones, precision=jax.lax.Precision.HIGHEST)
@@ -487,7 +368,7 @@ def _backward(
             of_scores, of_block_rows, of_block_value, of_parameters = tiles.unless_dead(
                 finish, probs, with_products, without, of_block_value, of_parameters
             )
-            if tiles.whole_rows:
+            if sums_rows:
                 of_rows = jax.lax.dynamic_update_slice_in_dim(of_rows, of_block_rows, i * queries.size, 2)
             of_block_key += product("bhdt,bhts->bhds", queries.block(across_query, i, 3), of_scores)
             more = product("bhts,bhsd->bhtd", of_scores, block_key)
@@ -511,7 +392,7 @@ def _backward(
     nothing = jnp.zeros((*key.shape[:2], key.shape[3], key.shape[2]), wide)
     carry = (jnp.zeros(query.shape, wide), nothing, nothing, of_rows, jax.tree.map(jnp.zeros_like, parameters))
     of_query, of_key, of_value, of_rows, of_parameters = jax.lax.fori_loop(0, keys.number, of_keys, carry)
-    of_empty = None if inputs.empty is None else -jnp.exp(inputs.empty - lse) * of_rows[:, :, :length]
-    of_key, of_value = jnp.swapaxes(of_key, 2, 3), jnp.swapaxes(of_value, 2, 3)
-    of_query, of_key, of_value = (x[:, :, :length] for x in (of_query, of_key, of_value))
+    of_query, of_rows = of_query[:, :, : queries.length], of_rows[:, :, : queries.length]
+    of_empty = None if inputs.empty is None else -jnp.exp(inputs.empty - lse) * of_rows
+    of_key, of_value = (jnp.swapaxes(x, 2, 3)[:, :, : keys.length] for x in (of_key, of_value))
     return Inputs(of_query, of_key, of_value, of_parameters, of_empty)
