@@ -25,14 +25,16 @@ from benchmarks.plot import plot
 
 RESULTS = Path(__file__).parent / "results"
 BENCHMARKS = {
-    "attention": ("--patterns", "--lengths", "128", "512", "1024", "2048", "4096"),
-    "families": ("--repeats", "5"),
-    "training_step": ("--compile", "--repeats", "9"),
-    "evaluation": (),
-    "integer_matmul": (),
-    "scaling": (),
+    "attention": ("attention", "--patterns", "--lengths", "128", "512", "1024", "2048", "4096"),
+    "attention_causal": ("attention", "--causal", "--lengths", "128", "512", "1024", "2048"),
+    "backends": ("backends", "--repeats", "3"),
+    "families": ("families", "--repeats", "5"),
+    "training_step": ("training_step", "--compile", "--repeats", "9"),
+    "evaluation": ("evaluation",),
+    "integer_matmul": ("integer_matmul",),
+    "scaling": ("scaling",),
 }
-"""Module name -> its arguments."""
+"""Name -> its module, and the arguments."""
 NEEDED = {"training_step": ("torch", "transformers")}
 FELL = 0.9
 PLACE = ("device", "cores", "dtype")
@@ -68,7 +70,8 @@ def main() -> int:
             print(f"left out: needs {' and '.join(missing)} (pip install qtx[hf])")
             continue
         file = options.folder / f"{name}.json"
-        command = [sys.executable, "-m", f"benchmarks.{name}", *BENCHMARKS[name], f"--output={file}"]
+        module, *arguments = BENCHMARKS[name]
+        command = [sys.executable, "-m", f"benchmarks.{module}", *arguments, f"--output={file}"]
         if subprocess.run(command, check=False).returncode:
             return 1
         ran.append(name)
@@ -120,7 +123,7 @@ def compare(before: Mapping[str, Any], after: Mapping[str, Any]) -> tuple[list[s
         if places[0] != places[1]:
             others.append(f"{name}: measured on {places[0]}, now on {places[1]}, not compared")
             continue
-        ratios = importlib.import_module(f"benchmarks.{name}").ratios
+        ratios = importlib.import_module(f"benchmarks.{BENCHMARKS[name][0]}").ratios
         old, new = ratios(before[name]), ratios(after[name])
         others += [f"{name}: {key} not measured now, not compared" for key in old if key not in new]
         both = [key for key in old if key in new]

@@ -29,6 +29,7 @@ from qtx.foundation.hardware import cpu_cores
 from qtx.models import BertConfig
 from qtx.quantization import QuantizationConfig, calibrate
 from qtx.quantization.integer import IntegerModel, convert, save
+from qtx.quantization.integer.products import multiply
 
 KINDS = ("fp32", "bf16", "int8")
 NAMES = (("fp32", "FP32"), ("bf16", "bfloat16"), ("fake", "fake quantization"), ("integer", "integers"))
@@ -117,26 +118,23 @@ def file_sizes(integer: IntegerModel, params: Any) -> dict[str, float]:
 
 @dataclasses.dataclass(frozen=True)
 class Product:
-    """A matrix product of the encoder: shapes of its operands, its dimension numbers, and how often a layer has it."""
+    """A matrix product of the encoder: `equation` as of `jnp.einsum`, shapes of its operands, and how often a layer has
+    it."""
 
+    equation: str
     left: tuple[int, ...]
     right: tuple[int, ...]
-    dimensions: Any
     per_layer: int
 
     def functions(self) -> dict[str, Any]:
         """The product by itself, of each of `KINDS`, as functions to time."""
         rng = np.random.default_rng(0)
         integers = [jnp.asarray(rng.integers(-128, 128, shape), jnp.int8) for shape in (self.left, self.right)]
-        reals = [x.astype(jnp.float32) for x in integers]
-        dot = functools.partial(jax.lax.dot_general, dimension_numbers=self.dimensions)
-        in_int8 = jax.jit(functools.partial(dot, preferred_element_type=jnp.int32))
-        halves = [x.astype(jnp.bfloat16) for x in integers]
-        in_floats = jax.jit(dot)
+        in_floats = jax.jit(functools.partial(jnp.einsum, self.equation))
         return {
-            "fp32": functools.partial(in_floats, *reals),
-            "bf16": functools.partial(in_floats, *halves),
-            "int8": functools.partial(in_int8, *integers),
+            "fp32": functools.partial(in_floats, *(x.astype(jnp.float32) for x in integers)),
+            "bf16": functools.partial(in_floats, *(x.astype(jnp.bfloat16) for x in integers)),
+            "int8": functools.partial(jax.jit(functools.partial(multiply, self.equation)), *integers),
         }
 
 
@@ -144,13 +142,12 @@ def products(config: BertConfig, batch: int, length: int) -> dict[str, Product]:
     """The kinds of products that the encoder has."""
     tokens, width, mlp, heads = batch * length, config.width, config.mlp_width, config.num_heads
     per_head = (batch, length, heads, width // heads)
-    dense = (((1,), (0,)), ((), ()))
     return {
-        "query, key, value, out": Product((tokens, width), (width, width), dense, 4),
-        "mlp/in": Product((tokens, width), (width, mlp), dense, 1),
-        "mlp/out": Product((tokens, mlp), (mlp, width), dense, 1),
-        "scores": Product(per_head, per_head, (((3,), (3,)), ((0, 2), (0, 2))), 1),
-        "context": Product((batch, heads, length, length), per_head, (((3,), (1,)), ((0, 1), (0, 2))), 1),
+        "query, key, value, out": Product("nd,df->nf", (tokens, width), (width, width), 4),
+        "mlp/in": Product("nd,df->nf", (tokens, width), (width, mlp), 1),
+        "mlp/out": Product("nd,df->nf", (tokens, mlp), (mlp, width), 1),
+        "scores": Product("bthd,bshd->bhts", per_head, per_head, 1),
+        "context": Product("bhts,bshd->bthd", (batch, heads, length, length), per_head, 1),
     }
 
 

@@ -36,7 +36,12 @@ def attention(axes: Axes, result: Mapping[str, Any]) -> None:
     axes.set_xscale("log", base=2)
     axes.set_xticks(lengths, [f"{length:,}" for length in lengths])
     axes.set_xlabel("tokens T")
-    finish(axes, "Attention, forward and backward: times as fast as naive")
+    which = "Causal attention" if result["causal"] else "Attention"
+    finish(axes, f"{which}, forward and backward: times as fast as naive")
+
+
+def backends(axes: Axes, result: Mapping[str, Any]) -> None:
+    bars(axes, result["speedup"], "Training step by blocks: times as fast as naive")
 
 
 def families(axes: Axes, result: Mapping[str, Any]) -> None:
@@ -73,6 +78,8 @@ def scaling(axes: Axes, result: Mapping[str, Any]) -> None:
 
 PANELS: dict[str, Callable[[Axes, Mapping[str, Any]], None]] = {
     "attention": attention,
+    "attention_causal": attention,
+    "backends": backends,
     "families": families,
     "training_step": training_step,
     "evaluation": evaluation,

@@ -32,7 +32,7 @@ from qtx.models.flops import step_flops
 from qtx.models.opt import TiedHead
 from qtx.quantization import QuantizationConfig, calibrate
 from qtx.quantization.granularity import Group
-from qtx.quantization.integer import convert
+from qtx.quantization.integer import convert, products
 from qtx.quantization.methods import METHODS
 from qtx.quantization.plan import weights_of
 from qtx.quantization.recipe import resolve
@@ -316,7 +316,8 @@ INTEGERS = [("softmax", {"tied": True}), *((variant, {}) for variant in VARIANTS
 
 @pytest.mark.representative("softmax-options0")
 @pytest.mark.parametrize("variant, options", INTEGERS)
-def test_integers_compute_what_fake_quantization_simulates(variant, options):
+def test_integers_compute_what_fake_quantization_simulates(monkeypatch, variant, options):
+    monkeypatch.setattr(products, "faster_in_bfloat16", lambda: False)
     result, _, batch = quantized(variant, **options)
     result = off_the_edges(result)
     model = convert(result)

@@ -116,7 +116,7 @@ def _by_parts(options: _Options, table: jax.Array, bias: jax.Array | None, hidde
 
 
 def _of_part(options: _Options, table: jax.Array, bias: jax.Array | None, hidden: jax.Array, labels, weights):
-    """((loss, correct), gradient of hidden, gradients of the table, `[D, V]`, and of the bias, float32) of a part of the
+    """((loss, correct), gradient of hidden, gradients of the table, `[D, V]`, and of the bias, float32) of some of the
     predictions."""
     counted = weights != 0  # NaN counts: a damaged batch has to show
     labels, weights = jnp.where(counted, labels, 0), weights.astype(jnp.float32)

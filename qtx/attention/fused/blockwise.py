@@ -35,6 +35,8 @@ VALUES = 512 * 512
 """Of a block, in float32: half of a core's cache."""
 MOST_KEYS = 8192
 """Of one block: so that it has 32 queries."""
+FEW_KEYS = 1024
+"""Up to which whole rows are faster than blocks of keys where nothing is finished, too."""
 SPAN = 128
 """The fewest queries of a span of a causal mask, so that the products are large enough."""
 MOST_SPANS = 8
@@ -74,7 +76,7 @@ class Blockwise(Backend):
             length, mask = rows.mask.length, rows.mask
             blocks = Blocks(512, 512, 1, 1, skips=True)
             # Two products fewer than by blocks of keys, for what is finished; of a window these leave out more.
-            if (kernel.finishes or length < 1024) and length <= MOST_KEYS and mask.window is None:
+            if (kernel.finishes or length < FEW_KEYS) and length <= MOST_KEYS and mask.window is None:
                 spans = max(1, min(length // SPAN, MOST_SPANS))
                 blocks = Blocks(VALUES // length, length, 1, 1, spans=spans)
             kernel = dataclasses.replace(kernel, blocks=blocks)
