@@ -19,14 +19,13 @@ import importlib.util
 import json
 import math
 from collections.abc import Callable, Mapping
-from pathlib import Path
 from typing import Any
 
 import jax
 import jax.numpy as jnp
 import numpy as np
 
-from benchmarks.timing import interleaved
+from benchmarks.timing import interleaved, output_file
 from qtx.attention import VARIANTS
 from qtx.attention.fused import BACKENDS, case_of
 from qtx.attention.fused.blockwise import Blocks, Kernel, attend
@@ -51,7 +50,7 @@ def main() -> None:
     parser.add_argument("--patterns", action="store_true", help="dead blocks too, at the greatest length")
     parser.add_argument("--dtype", default="float32", choices=("float32", "bfloat16"), help="default %(default)s")
     parser.add_argument("--repeats", type=int, default=9, help="timed calls of each (default %(default)s)")
-    parser.add_argument("--output", type=Path, help="write the numbers to this JSON file too")
+    parser.add_argument("--output", type=output_file, help="write the numbers to this JSON file too")
     options = parser.parse_args()
     if min(options.tokens, options.heads, options.repeats, *options.lengths) < 1:
         parser.error("--lengths, --tokens, --heads and --repeats are counts: expected 1 or more")

@@ -12,20 +12,20 @@ from __future__ import annotations
 import argparse
 import json
 from collections.abc import Mapping
-from pathlib import Path
 from typing import Any
 
 import jax
 
-from benchmarks.timing import interleaved
+from benchmarks.timing import interleaved, output_file
 from benchmarks.training_step import DROPOUT, TINY, WARM_UP_STEPS, Step, random_batch
 from qtx.attention import VARIANTS
-from qtx.attention.fused import BACKENDS
+from qtx.attention.fused import BACKENDS, NAIVE
+from qtx.attention.normalizers import SoftmaxLike
 from qtx.cli.cpu_memory import keep_freed_memory
 from qtx.families import FAMILIES, build
 from qtx.foundation.hardware import cpu_cores
 
-NAIVE = "naive"
+FUSED = tuple(name for name, variant in VARIANTS.items() if isinstance(variant.normalizer, SoftmaxLike))
 
 
 def main() -> None:
@@ -33,9 +33,9 @@ def main() -> None:
     parser.add_argument("--families", nargs="+", default=("bert", "opt"), choices=("bert", "opt"), help="(both)")
     parser.add_argument("--lengths", nargs="+", type=int, default=[512, 1024, 2048], help="T (%(default)s)")
     parser.add_argument("--tokens", type=int, default=4096, help="of a batch (default %(default)s)")
-    parser.add_argument("--variants", nargs="+", default=("softmax", "clipped_softmax"), choices=VARIANTS)
+    parser.add_argument("--variants", nargs="+", default=("softmax", "clipped_softmax"), choices=FUSED)
     parser.add_argument("--repeats", type=int, default=5, help="timed steps of each (default %(default)s)")
-    parser.add_argument("--output", type=Path, help="write the numbers to this JSON file too")
+    parser.add_argument("--output", type=output_file, help="write the numbers to this JSON file too")
     options = parser.parse_args()
     if min(options.tokens, options.repeats, *options.lengths) < 1:
         parser.error("--lengths, --tokens and --repeats are counts: expected 1 or more")

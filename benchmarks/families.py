@@ -12,12 +12,11 @@ from __future__ import annotations
 import argparse
 import json
 from collections.abc import Mapping
-from pathlib import Path
 from typing import Any
 
 import jax
 
-from benchmarks.timing import interleaved
+from benchmarks.timing import interleaved, output_file
 from benchmarks.training_step import DROPOUT, SHAPES, WARM_UP_STEPS, Step, random_batch
 from qtx.attention import VARIANTS
 from qtx.cli.cpu_memory import keep_freed_memory
@@ -33,7 +32,7 @@ def main() -> None:
     parser.add_argument("--shapes", nargs="+", default=OF_FAMILY, choices=SHAPES, help="default: %(default)s")
     parser.add_argument("--variants", nargs="+", default=tuple(VARIANTS), choices=VARIANTS, help="default: all")
     parser.add_argument("--repeats", type=int, default=9, help="timed steps of each (default %(default)s)")
-    parser.add_argument("--output", type=Path, help="write the numbers to this JSON file too")
+    parser.add_argument("--output", type=output_file, help="write the numbers to this JSON file too")
     options = parser.parse_args()
     if options.repeats < 1:
         parser.error("--repeats is a count: expected 1 or more")

@@ -23,6 +23,7 @@ from typing import Any
 
 import jax
 
+from benchmarks.timing import output_file
 from configs import tiny_bert
 from qtx.data import Data, DataConfig, load, prepare_data
 from qtx.data.sources import ImageCorpus, TextCorpus
@@ -102,7 +103,7 @@ def main(arguments: list[str] | None = None) -> int:
     parser.add_argument("--text", type=Path, required=True, help="a folder of text")
     parser.add_argument("--images", type=Path, required=True, help="a folder of <split>/<class>/ images")
     parser.add_argument("--tokenizers", type=Path, required=True, help="a folder with bert-base-uncased/ and opt/")
-    parser.add_argument("--output", type=Path, help="write the numbers as JSON")
+    parser.add_argument("--output", type=output_file, help="write the numbers as JSON")
     options = parser.parse_args(arguments)
     with tempfile.TemporaryDirectory() as temporary:
         folder = Path(temporary)

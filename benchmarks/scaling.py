@@ -16,6 +16,7 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
+from benchmarks.timing import output_file
 from qtx.experiment import read
 from qtx.foundation.hardware import GIB
 from qtx.foundation.run_file import run_file
@@ -31,7 +32,7 @@ FOLDER = Path(__file__).parents[1] / "configs"
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--configs", nargs="+", default=CONFIGS, help="of configs/ (default: %(default)s)")
-    parser.add_argument("--output", type=Path, help="write the numbers to this JSON file too")
+    parser.add_argument("--output", type=output_file, help="write the numbers to this JSON file too")
     options = parser.parse_args()
     devices = virtual_devices(max(COUNTS))
     result: dict[str, Any] = {"configs": {}}

@@ -1,9 +1,11 @@
-"""Wall-clock times of compiled functions, measured side by side."""
+"""Wall-clock times of compiled functions, measured side by side, and where they go."""
 
 from __future__ import annotations
 
+import argparse
 import time
 from collections.abc import Callable, Mapping
+from pathlib import Path
 from typing import Any
 
 import jax
@@ -26,3 +28,11 @@ def interleaved(functions: Mapping[str, Callable[[], Any]], repeats: int) -> dic
             jax.block_until_ready(function())
             times[name].append(time.perf_counter() - start)
     return {name: float(np.median(values)) for name, values in times.items()}
+
+
+def output_file(text: str) -> Path:
+    """The type of `--output`: a file that can be written at the end of an hour."""
+    file = Path(text)
+    if file.is_dir() or not file.parent.is_dir():
+        raise argparse.ArgumentTypeError(f"{text!r}: expected a file in a folder that exists")
+    return file

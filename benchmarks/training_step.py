@@ -26,13 +26,12 @@ import json
 import platform
 import sys
 from collections.abc import Callable, Mapping
-from pathlib import Path
 from typing import Any
 
 import jax
 import numpy as np
 
-from benchmarks.timing import interleaved
+from benchmarks.timing import interleaved, output_file
 from qtx.cli.cpu_memory import keep_freed_memory
 from qtx.data.masking import num_predictions
 from qtx.families import FAMILIES, build
@@ -76,7 +75,7 @@ def main() -> None:
     parser.add_argument("--batch", type=int, help="examples, rather than the shape's own")
     parser.add_argument("--repeats", type=int, default=15, help="timed steps of each (default %(default)s)")
     parser.add_argument("--compile", action="store_true", help="torch.compile too (takes minutes to compile)")
-    parser.add_argument("--output", type=Path, help="put the numbers into this JSON file too")
+    parser.add_argument("--output", type=output_file, help="put the numbers into this JSON file too")
     options = parser.parse_args()
     if options.repeats < 1 or (options.batch is not None and options.batch < 1):
         parser.error("--repeats and --batch are counts: expected 1 or more")

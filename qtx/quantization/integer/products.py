@@ -71,7 +71,8 @@ def product(equation: str, x: jax.Array, x_grid: Grid, y: jax.Array, y_grid: Gri
 
 
 def multiply(equation: str, x: jax.Array, y: jax.Array) -> jax.Array:
-    """The exact int32 product of two int8, `equation` as of `jnp.einsum`, with one letter an axis."""
+    """The exact int32 product of two int8, `equation` as of `jnp.einsum`, one letter an axis; both have those that are
+    summed over."""
     if faster_in_bfloat16():
         return in_bfloat16(equation, x, y)
     return jnp.einsum(equation, x, y, preferred_element_type=jnp.int32)
