@@ -37,7 +37,7 @@ def attention(axes: Axes, result: Mapping[str, Any]) -> None:
     axes.set_xticks(lengths, [f"{length:,}" for length in lengths])
     axes.set_xlabel("tokens T")
     which = "Causal attention" if result["causal"] else "Attention"
-    finish(axes, f"{which}, forward and backward: times as fast as naive")
+    finish(axes, f"{which}: times as fast as naive")
 
 
 def backends(axes: Axes, result: Mapping[str, Any]) -> None:
@@ -56,7 +56,7 @@ def training_step(axes: Axes, result: Mapping[str, Any]) -> None:
 
 def evaluation(axes: Axes, result: Mapping[str, Any]) -> None:
     ratios = {name.removeprefix("calibration, "): row["ratio"] for name, row in result["results"].items()}
-    bars(axes, {"": ratios}, "Evaluation and calibration: time over a pass in FP")
+    bars(axes, {"": ratios}, "Evaluation, calibration: time over an FP pass")
 
 
 def integer_matmul(axes: Axes, result: Mapping[str, Any]) -> None:
