@@ -17,12 +17,11 @@ from typing import Any
 import jax
 
 from benchmarks.timing import interleaved, output_file
-from benchmarks.training_step import DROPOUT, TINY, WARM_UP_STEPS, Step, random_batch
+from benchmarks.training_step import TINY, WARM_UP_STEPS, Step, model, random_batch
 from qtx.attention import VARIANTS
 from qtx.attention.fused import BACKENDS, NAIVE
 from qtx.attention.normalizers import SoftmaxLike
 from qtx.cli.cpu_memory import keep_freed_memory
-from qtx.families import FAMILIES, build
 from qtx.foundation.hardware import cpu_cores
 
 FUSED = tuple(name for name, variant in VARIANTS.items() if isinstance(variant.normalizer, SoftmaxLike))
@@ -46,7 +45,9 @@ def main() -> None:
             shape = TINY | {"max_length": length}
             batch = random_batch(family, shape, max(1, options.tokens // length))
             steps = {
-                f"{variant} {backend}": step(family, shape, batch, variant, backend)
+                f"{variant} {backend}": Step(
+                    model(family, shape | {"attention": VARIANTS[variant], "attention_backend": backend}), batch
+                )
                 for variant in options.variants
                 for backend in (NAIVE, *BACKENDS)
             }
@@ -62,13 +63,6 @@ def main() -> None:
             print(f"{name}: ms {result['ms'][name]}, speed-up {result['speedup'][name]}", flush=True)
             if options.output:
                 options.output.write_text(json.dumps(result, indent=1) + "\n", encoding="utf-8")
-
-
-def step(family: str, shape: Mapping[str, Any], batch: Any, variant: str, backend: str) -> Step:
-    """One way's training step."""
-    model = {**shape, "attention": VARIANTS[variant], "attention_backend": backend}
-    config = FAMILIES[family].config(**model, dropout=DROPOUT, attention_dropout=DROPOUT)
-    return Step(build(config), batch)
 
 
 def ratios(result: Mapping[str, Any]) -> dict[str, float]:

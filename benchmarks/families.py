@@ -17,10 +17,9 @@ from typing import Any
 import jax
 
 from benchmarks.timing import interleaved, output_file
-from benchmarks.training_step import DROPOUT, SHAPES, WARM_UP_STEPS, Step, random_batch
+from benchmarks.training_step import SHAPES, WARM_UP_STEPS, Step, model, random_batch
 from qtx.attention import VARIANTS
 from qtx.cli.cpu_memory import keep_freed_memory
-from qtx.families import FAMILIES, build
 from qtx.foundation.hardware import cpu_cores
 
 OF_FAMILY = ("bert_tiny", "opt_tiny", "vit_ti16")
@@ -43,9 +42,7 @@ def main() -> None:
         batch = random_batch(family, shape, batch_size)
         steps = {}
         for variant in dict.fromkeys((PLAIN, *options.variants)):
-            of_variant = shape | {"attention": VARIANTS[variant]}
-            config = FAMILIES[family].config(**of_variant, dropout=DROPOUT, attention_dropout=DROPOUT)
-            steps[variant] = Step(build(config), batch)
+            steps[variant] = Step(model(family, shape | {"attention": VARIANTS[variant]}), batch)
         interleaved(steps, WARM_UP_STEPS)
         seconds = interleaved(steps, options.repeats)
         row = {

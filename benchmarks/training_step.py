@@ -94,7 +94,7 @@ def main() -> None:
         batch_size = options.batch or batch_size
         shape = shape | {"dtype": options.dtype}
         batch = random_batch(family, shape, batch_size)
-        module = build(FAMILIES[family].config(**shape, dropout=DROPOUT, attention_dropout=DROPOUT))
+        module = model(family, shape)
         steps: dict[str, Callable[[], Any]] = {"qtx": Step(module, batch)}
         if beside:
             steps |= torch_steps(family, shape, batch, options.compile)
@@ -134,6 +134,11 @@ def random_batch(family: str, shape: dict[str, Any], batch_size: int) -> dict[st
         batch["positions"] = np.stack(rows).astype(np.int32)
     labels = rng.integers(10, shape["vocab_size"], (batch_size, count), dtype=np.int32)
     return batch | {"labels": labels, "weights": np.ones(labels.shape, np.float32)}
+
+
+def model(family: str, shape: Mapping[str, Any]) -> Any:
+    """A family's model of a shape, with dropout."""
+    return build(FAMILIES[family].config(**shape, dropout=DROPOUT, attention_dropout=DROPOUT))
 
 
 class Step:

@@ -189,7 +189,7 @@ def _head_axes(normalizer: SoftmaxLike, inputs: Inputs) -> dict[str, int | None]
 def _spans(kernel: Kernel, inputs: Inputs, context: Context) -> Iterator[tuple[Tiles, Inputs]]:
     """Runs of queries, with the keys that they may see."""
     length, rows = inputs.query.shape[2], context.rows
-    spans = Cut.of(length, math.ceil(length / kernel.blocks.spans)) if rows.mask.causal else Cut(length, length, 1)
+    spans = Cut.of(length, math.ceil(length / (kernel.blocks.spans if rows.mask.causal else 1)))
     for first in range(0, length, spans.size):
         last = min(first + spans.size, length)
 
