@@ -69,6 +69,18 @@ def test_help_is_fast_and_imports_no_jax():
     assert min(seconds() for _ in range(3)) < 1
 
 
+def test_an_error_of_a_config_waits_for_no_library_of_data_or_checkpoints():
+    code = (
+        "import sys, qtx.cli.main\n"
+        f"code = qtx.cli.main.main(['train', '--config={NANO}', '--config.model.layers=1', '--workdir=unused'])\n"
+        "slow = {'grain', 'tensorflow_datasets', 'orbax', 'array_record', 'sklearn', 'matplotlib'} & set(sys.modules)\n"
+        "assert code == 2 and not slow, (code, slow)"
+    )
+    process = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True)
+    assert process.returncode == 0, process.stderr
+    assert process.stderr.startswith("qtx: error: unknown key in config.model: 'layers'")
+
+
 def test_module_is_the_command():
     process = subprocess.run([sys.executable, "-m", "qtx", "trian"], capture_output=True, text=True)
     assert process.returncode == 2

@@ -4,9 +4,8 @@ from __future__ import annotations
 
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
-import grain
 import numpy as np
 
 from qtx.data.records import Records, endless
@@ -15,7 +14,8 @@ from qtx.data.workers import WorkerBatches
 from qtx.foundation.batch import Batch
 from qtx.foundation.errors import QtxError
 
-"""Arrays of static shape with a leading batch axis; `weights` 0 marks what the loss ignores."""
+if TYPE_CHECKING:
+    import grain
 
 
 EVALUATION_SEED = 0
@@ -108,6 +108,8 @@ class Data:
         Raises:
           QtxError: when `batch_size` is not a positive multiple of `process_count`.
         """
+        import grain
+
         _check_batch_size(batch_size, process_count)
         count = len(self.held_out)
 
@@ -150,6 +152,8 @@ class Data:
         return batches[process_index::process_count]
 
     def _threaded(self, batches: grain.MapDataset[Batch]) -> grain.IterDataset[Batch]:
+        import grain
+
         ahead = max(4, self.reading_threads)
         return batches.to_iter_dataset(grain.ReadOptions(self.reading_threads, prefetch_buffer_size=ahead))
 

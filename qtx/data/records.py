@@ -7,12 +7,14 @@ import itertools
 from collections.abc import Sequence
 from dataclasses import dataclass, field
 from functools import cached_property
-from typing import Any, Protocol
+from typing import TYPE_CHECKING, Any, Protocol
 
-import grain
 import numpy as np
 
 from qtx.foundation.errors import QtxError
+
+if TYPE_CHECKING:
+    import grain
 
 
 class Records(Protocol):
@@ -66,6 +68,8 @@ def check_weights(weights: Sequence[float], parts: int) -> None:
 
 def endless(records: Records, seed: int) -> grain.MapDataset:
     """Records without end, every part of them once per epoch in an order of its own; `seed` alone decides it."""
+    import grain
+
     if not isinstance(records, Mixture):
         return grain.MapDataset.source(records).seed(seed).shuffle().repeat()
     # Each part has its own seed, lest two of one size be in one order.

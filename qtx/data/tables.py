@@ -7,8 +7,6 @@ from collections.abc import Iterator, Sequence
 from pathlib import Path
 from typing import NamedTuple
 
-import tensorflow_datasets as tfds
-
 from qtx.data.reading import TABLE, json_lines, lines, text_kind
 from qtx.data.tfds_datasets import TRAINING_SPLIT, find_dataset
 from qtx.foundation.errors import QtxError
@@ -66,6 +64,8 @@ def dataset_texts(
     Raises:
       QtxError: when the dataset, the split or a feature is not there.
     """
+    import tensorflow_datasets as tfds
+
     dataset = find_dataset(name, data_dir)
     split = dataset.held_out_split if held_out else TRAINING_SPLIT
     if split is None:

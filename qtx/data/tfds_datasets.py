@@ -10,8 +10,6 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
-import tensorflow_datasets as tfds
-
 from qtx.foundation.errors import QtxError
 from qtx.foundation.storage import Expected, inside, read_json
 
@@ -71,6 +69,8 @@ class Dataset:
         Raises:
           QtxError: for a split that is not there, or one of whose shards is missing.
         """
+        import tensorflow_datasets as tfds
+
         template = self._split(split).filename_template.template
         if not TEMPLATE.fullmatch(template):
             raise EXPECTED.refusal(self.folder, f"its files are named by {template!r}")
@@ -140,6 +140,8 @@ def open_dataset(folder: Path) -> Dataset:
     Raises:
       QtxError: when its description cannot be read, or it is not stored as array_record.
     """
+    import tensorflow_datasets as tfds
+
     _check_features(folder)
     try:
         builder = tfds.builder_from_directory(folder)

@@ -12,14 +12,16 @@ import os
 import signal
 import threading
 from concurrent.futures import Future, ProcessPoolExecutor
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import cloudpickle
-import grain
 
 from qtx.foundation.batch import Batch
 from qtx.foundation.errors import QtxError
 from qtx.foundation.hardware import cpu_cores
+
+if TYPE_CHECKING:
+    import grain
 
 AHEAD = 2
 """Batches that a process makes ahead of training."""

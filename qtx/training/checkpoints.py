@@ -3,6 +3,8 @@
 A checkpoint is written beside the others under a temporary name and renamed when complete: a run killed while saving
 has its previous checkpoint, and the incomplete one is removed when the run goes on. With its arrays a checkpoint keeps
 their fingerprint, by which one that was damaged afterwards is recognized.
+
+Orbax is imported where it is used: that takes a while, which help and errors of configs need not wait for.
 """
 
 from __future__ import annotations
@@ -21,9 +23,7 @@ from typing import Any, NamedTuple
 
 import jax
 import numpy as np
-import orbax.checkpoint as ocp
 from jax.experimental import multihost_utils
-from orbax.checkpoint.checkpoint_managers import AnyPreservationPolicy, LatestN, PreservationPolicy
 
 from qtx.foundation.errors import QtxError
 from qtx.foundation.storage import Expected, seal, unseal
@@ -52,6 +52,9 @@ class Checkpoints:
     """
 
     def __init__(self, folder: Path, keep: int | None = None, keep_best: int = 0):
+        import orbax.checkpoint as ocp
+        from orbax.checkpoint.checkpoint_managers import AnyPreservationPolicy, LatestN
+
         self.folder = Path(folder).absolute()
         self._scores: dict[int, float] = {}
         # Handlers are named because a manager that has not saved yet cannot tell what a checkpoint's items are.
@@ -111,6 +114,8 @@ class Checkpoints:
         Raises:
           QtxError: if this save, or the one before it, cannot be written.
         """
+        import orbax.checkpoint as ocp
+
         progress = {
             "position": dict(position),
             "config": None if config is None else dict(config),
@@ -236,6 +241,8 @@ class Checkpoints:
         return restored
 
     def _progress(self, step: int) -> dict[str, Any]:
+        import orbax.checkpoint as ocp
+
         def read():
             item = ocp.args.Composite(progress=ocp.args.JsonRestore())
             return json.loads(json.dumps(self._manager.restore(step, args=item)["progress"]))
@@ -247,6 +254,8 @@ class Checkpoints:
             raise DamagedCheckpoint(f"the checkpoint {self._path(step)} is damaged: {error}") from None
 
     def _restore(self, step: int, wanted: Any, saved: Mapping[str, int], **options: bool) -> Any:
+        import orbax.checkpoint as ocp
+
         self._reading(step, lambda: self._check(step, wanted))
         placed = ocp.checkpoint_utils.construct_restore_args(wanted)
         item = ocp.args.PyTreeRestore(wanted, restore_args=placed, **options)
@@ -357,8 +366,8 @@ def unreadable_file(folder: Path) -> str | None:
 
 
 @dataclasses.dataclass
-class _Best(PreservationPolicy):
-    """Keeps the steps with the `number` highest of `scores`, the newer ones of equals."""
+class _Best:
+    """Orbax's preservation policy that keeps the steps with the `number` highest of `scores`, the newer of equals."""
 
     scores: Mapping[int, float]
     number: int

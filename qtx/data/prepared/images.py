@@ -9,8 +9,6 @@ from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
-import tensorflow_datasets as tfds
-
 from qtx.data.image_files import TRAINING_SPLIT, begin_image, check_splits, image_files
 from qtx.data.prepared.fingerprints import content_hash
 from qtx.data.prepared.writing import DatasetPlan, Example, Producer, State
@@ -64,6 +62,8 @@ def _find(path: str, place: Path) -> tuple[list[str], str]:
 
 
 def _features(classes: list[str]) -> Any:
+    import tensorflow_datasets as tfds
+
     return tfds.features.FeaturesDict(
         {
             "image": tfds.features.Image(shape=(None, None, 3)),

@@ -8,7 +8,6 @@ from collections.abc import Iterable, Iterator, Mapping
 from functools import partial
 
 import numpy as np
-import tensorflow_datasets as tfds
 
 from qtx.data.packing import cut_blocks, join, too_short
 from qtx.data.prepared.documents import Part
@@ -36,6 +35,8 @@ def text_plan(parts: Mapping[str, Part], tokenizer: TextTokenizer, block_length:
     Returns:
       a plan whose records have `tokens`, [L], uint16 where the vocabulary fits, otherwise int32.
     """
+    import tensorflow_datasets as tfds
+
     facts = {
         "format": FORMAT,
         "parts": {split: part.fingerprint for split, part in parts.items()},

@@ -19,8 +19,6 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-import tensorflow_datasets as tfds
-from array_record.python.array_record_module import ArrayRecordReader, ArrayRecordWriter
 from rich.console import Console
 from rich.progress import BarColumn, Progress, TextColumn, TimeRemainingColumn
 
@@ -175,12 +173,16 @@ class _Shard:
 
     def add(self, example: bytes) -> None:
         if self._writer is None:
+            from array_record.python.array_record_module import ArrayRecordWriter
+
             self._writer = ArrayRecordWriter(str(self.path), "group_size:1")
         self._writer.write(example)
         self.count += 1
         self.bytes += len(example)
 
     def close(self) -> None:
+        from array_record.python.array_record_module import ArrayRecordReader
+
         self._writer.close()
         found = ArrayRecordReader(str(self.path)).num_records()
         if found != self.count:
@@ -189,6 +191,8 @@ class _Shard:
 
 def _describe(plan: DatasetPlan, features: Any, folder: Path, splits: Mapping[str, Any]) -> None:
     """Writes what TFDS needs to read the shards."""
+    import tensorflow_datasets as tfds
+
     infos = [
         tfds.core.SplitInfo(
             name=split,

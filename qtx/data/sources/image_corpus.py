@@ -8,7 +8,6 @@ from dataclasses import dataclass
 from typing import Any
 
 import numpy as np
-import tensorflow_datasets as tfds
 from PIL import Image
 
 from qtx.data.dataset import Data
@@ -62,6 +61,8 @@ class ImageCorpus(ImageOptions):
             raise QtxError(f"std is {self.std}: expected positive numbers, e.g. {IMAGENET_STD}")
 
     def load(self, objective: str) -> Data:
+        import tensorflow_datasets as tfds
+
         if self.corpus.startswith(PREFIX):
             dataset = find_dataset(self.corpus.removeprefix(PREFIX), self.data_dir)
         else:
