@@ -57,11 +57,12 @@ def main() -> int:
         parser.error(
             "--against and --folder are the same: the earlier results would be overwritten before they are read"
         )
-    if options.folder.exists() and not options.folder.is_dir():
-        parser.error(f"--folder={options.folder} is a file: expected a folder")
     before = {} if options.against is None else read(options.against)
     use_cores(parser, options.cores)
-    options.folder.mkdir(parents=True, exist_ok=True)
+    try:
+        options.folder.mkdir(parents=True, exist_ok=True)
+    except OSError as error:
+        parser.error(f"--folder={options.folder}: expected a folder, or where one can be made ({error.strerror})")
     ran = []
     for name in options.names or BENCHMARKS:
         print(f"== {name}", flush=True)
@@ -106,10 +107,16 @@ def read(folder: Path) -> dict[str, Any]:
         if file.is_file():
             try:
                 found[name] = json.loads(file.read_text(encoding="utf-8"))
-            except json.JSONDecodeError as error:
-                print(f"{file} is no JSON ({error}): delete it, or measure it anew", file=sys.stderr)
+                ratios(name, found[name])
+            except (ValueError, LookupError, TypeError, AttributeError) as error:
+                print(f"{file} has no results of it ({error!r}): delete it, or measure it anew", file=sys.stderr)
                 raise SystemExit(2) from None
     return found
+
+
+def ratios(name: str, result: Mapping[str, Any]) -> dict[str, float]:
+    """Of a benchmark's results, as its module has them."""
+    return importlib.import_module(f"benchmarks.{BENCHMARKS[name][0]}").ratios(result)
 
 
 def compare(before: Mapping[str, Any], after: Mapping[str, Any]) -> tuple[list[str], list[str]]:
@@ -123,8 +130,7 @@ def compare(before: Mapping[str, Any], after: Mapping[str, Any]) -> tuple[list[s
         if places[0] != places[1]:
             others.append(f"{name}: measured on {places[0]}, now on {places[1]}, not compared")
             continue
-        ratios = importlib.import_module(f"benchmarks.{BENCHMARKS[name][0]}").ratios
-        old, new = ratios(before[name]), ratios(after[name])
+        old, new = ratios(name, before[name]), ratios(name, after[name])
         others += [f"{name}: {key} not measured now, not compared" for key in old if key not in new]
         both = [key for key in old if key in new]
         fell += [

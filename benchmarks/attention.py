@@ -25,7 +25,7 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
-from benchmarks.timing import interleaved, output_file
+from benchmarks.timing import count, interleaved, output_file
 from qtx.attention import VARIANTS
 from qtx.attention.fused import BACKENDS, case_of
 from qtx.attention.fused.blockwise import Blocks, Kernel, attend
@@ -42,18 +42,16 @@ Attention = Callable[..., Any]
 
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("--lengths", nargs="+", type=int, default=[128, 512, 1024, 2048], help="T (%(default)s)")
-    parser.add_argument("--tokens", type=int, default=2048, help="B T (default %(default)s)")
-    parser.add_argument("--heads", type=int, default=6, help="H; D is 64 (default %(default)s)")
+    parser.add_argument("--lengths", nargs="+", type=count, default=[128, 512, 1024, 2048], help="T (%(default)s)")
+    parser.add_argument("--tokens", type=count, default=2048, help="B T (default %(default)s)")
+    parser.add_argument("--heads", type=count, default=6, help="H; D is 64 (default %(default)s)")
     parser.add_argument("--variants", nargs="+", default=NAMES, choices=VARIANTS, help="default %(default)s")
     parser.add_argument("--causal", action="store_true", help="a query sees what is before it")
     parser.add_argument("--patterns", action="store_true", help="dead blocks too, at the greatest length")
     parser.add_argument("--dtype", default="float32", choices=("float32", "bfloat16"), help="default %(default)s")
-    parser.add_argument("--repeats", type=int, default=9, help="timed calls of each (default %(default)s)")
+    parser.add_argument("--repeats", type=count, default=9, help="timed calls of each (default %(default)s)")
     parser.add_argument("--output", type=output_file, help="write the numbers to this JSON file too")
     options = parser.parse_args()
-    if min(options.tokens, options.heads, options.repeats, *options.lengths) < 1:
-        parser.error("--lengths, --tokens, --heads and --repeats are counts: expected 1 or more")
     keep_freed_memory()  # as the command line does
     shape = {"tokens": options.tokens, "heads": options.heads, "head_dim": HEAD_DIM, "causal": options.causal}
     device = {"device": jax.devices()[0].device_kind, "cores": cpu_cores(), "dtype": options.dtype}

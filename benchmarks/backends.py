@@ -16,7 +16,7 @@ from typing import Any
 
 import jax
 
-from benchmarks.timing import interleaved, output_file
+from benchmarks.timing import count, interleaved, output_file
 from benchmarks.training_step import TINY, WARM_UP_STEPS, Step, model, random_batch
 from qtx.attention import VARIANTS
 from qtx.attention.fused import BACKENDS, NAIVE
@@ -30,14 +30,12 @@ FUSED = tuple(name for name, variant in VARIANTS.items() if isinstance(variant.n
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--families", nargs="+", default=("bert", "opt"), choices=("bert", "opt"), help="(both)")
-    parser.add_argument("--lengths", nargs="+", type=int, default=[512, 1024, 2048], help="T (%(default)s)")
-    parser.add_argument("--tokens", type=int, default=4096, help="of a batch (default %(default)s)")
+    parser.add_argument("--lengths", nargs="+", type=count, default=[512, 1024, 2048], help="T (%(default)s)")
+    parser.add_argument("--tokens", type=count, default=4096, help="of a batch (default %(default)s)")
     parser.add_argument("--variants", nargs="+", default=("softmax", "clipped_softmax"), choices=FUSED)
-    parser.add_argument("--repeats", type=int, default=5, help="timed steps of each (default %(default)s)")
+    parser.add_argument("--repeats", type=count, default=5, help="timed steps of each (default %(default)s)")
     parser.add_argument("--output", type=output_file, help="write the numbers to this JSON file too")
     options = parser.parse_args()
-    if min(options.tokens, options.repeats, *options.lengths) < 1:
-        parser.error("--lengths, --tokens and --repeats are counts: expected 1 or more")
     keep_freed_memory()  # as the command line does
     result: dict[str, Any] = {"device": jax.devices()[0].device_kind, "cores": cpu_cores(), "ms": {}, "speedup": {}}
     for family in options.families:

@@ -19,7 +19,7 @@ import flax.linen as nn
 import jax
 import numpy as np
 
-from benchmarks.timing import interleaved, output_file
+from benchmarks.timing import count, interleaved, output_file
 from qtx.analysis.capture import FloatingPoint
 from qtx.families import build
 from qtx.models import BertConfig
@@ -73,7 +73,7 @@ def measure(repeats: int, calibrations: list[str]) -> dict[str, float]:
 def main(arguments: list[str] | None = None) -> int:
     """Prints a table of seconds and ratios to the FP evaluation."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("--repeats", type=int, default=7, help="timed calls of each (default 7); the median counts")
+    parser.add_argument("--repeats", type=count, default=7, help="timed calls of each (default 7); the median counts")
     parser.add_argument("--output", type=output_file, help="write the numbers as JSON")
     options = parser.parse_args(arguments)
     seconds = measure(options.repeats, list(CALIBRATIONS))

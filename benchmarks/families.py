@@ -16,7 +16,7 @@ from typing import Any
 
 import jax
 
-from benchmarks.timing import interleaved, output_file
+from benchmarks.timing import count, interleaved, output_file
 from benchmarks.training_step import SHAPES, WARM_UP_STEPS, Step, model, random_batch
 from qtx.attention import VARIANTS
 from qtx.cli.cpu_memory import keep_freed_memory
@@ -30,11 +30,9 @@ def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--shapes", nargs="+", default=OF_FAMILY, choices=SHAPES, help="default: %(default)s")
     parser.add_argument("--variants", nargs="+", default=tuple(VARIANTS), choices=VARIANTS, help="default: all")
-    parser.add_argument("--repeats", type=int, default=9, help="timed steps of each (default %(default)s)")
+    parser.add_argument("--repeats", type=count, default=9, help="timed steps of each (default %(default)s)")
     parser.add_argument("--output", type=output_file, help="write the numbers to this JSON file too")
     options = parser.parse_args()
-    if options.repeats < 1:
-        parser.error("--repeats is a count: expected 1 or more")
     keep_freed_memory()  # as the command line does
     result: dict[str, Any] = {"device": jax.devices()[0].device_kind, "cores": cpu_cores(), "shapes": {}}
     for name in options.shapes:

@@ -23,7 +23,7 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
-from benchmarks.timing import interleaved, output_file
+from benchmarks.timing import count, interleaved, output_file
 from qtx.families import build
 from qtx.foundation.hardware import cpu_cores
 from qtx.models import BertConfig
@@ -39,10 +39,10 @@ VOCABULARY = 1000
 
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("--layers", type=int, default=2, help="encoder layers (default %(default)s)")
-    parser.add_argument("--batch", type=int, default=8, help="sequences (default %(default)s)")
-    parser.add_argument("--length", type=int, default=128, help="tokens of each (default %(default)s)")
-    parser.add_argument("--repeats", type=int, default=15, help="timed calls of each (default %(default)s)")
+    parser.add_argument("--layers", type=count, default=2, help="encoder layers (default %(default)s)")
+    parser.add_argument("--batch", type=count, default=8, help="sequences (default %(default)s)")
+    parser.add_argument("--length", type=count, default=128, help="tokens of each (default %(default)s)")
+    parser.add_argument("--repeats", type=count, default=15, help="timed calls of each (default %(default)s)")
     parser.add_argument("--output", type=output_file, help="write the numbers to this JSON file too")
     options = parser.parse_args()
     config = BertConfig(num_layers=options.layers, vocab_size=VOCABULARY, max_length=options.length)

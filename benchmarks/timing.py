@@ -30,6 +30,13 @@ def interleaved(functions: Mapping[str, Callable[[], Any]], repeats: int) -> dic
     return {name: float(np.median(values)) for name, values in times.items()}
 
 
+def count(text: str) -> int:
+    """The type of flags that count."""
+    if not text.isdecimal() or not int(text):
+        raise argparse.ArgumentTypeError(f"{text!r}: expected a count, 1 or more")
+    return int(text)
+
+
 def output_file(text: str) -> Path:
     """The type of `--output`: a file that can be written at the end of an hour."""
     file = Path(text)

@@ -31,7 +31,7 @@ from typing import Any
 import jax
 import numpy as np
 
-from benchmarks.timing import interleaved, output_file
+from benchmarks.timing import count, interleaved, output_file
 from qtx.cli.cpu_memory import keep_freed_memory
 from qtx.data.masking import num_predictions
 from qtx.families import FAMILIES, build
@@ -72,13 +72,11 @@ def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--shapes", nargs="*", default=ON_ANY_CORE, choices=SHAPES, help="default: %(default)s")
     parser.add_argument("--dtype", default="float32", choices=("float32", "bfloat16"), help="default %(default)s")
-    parser.add_argument("--batch", type=int, help="examples, rather than the shape's own")
-    parser.add_argument("--repeats", type=int, default=15, help="timed steps of each (default %(default)s)")
+    parser.add_argument("--batch", type=count, help="examples, rather than the shape's own")
+    parser.add_argument("--repeats", type=count, default=15, help="timed steps of each (default %(default)s)")
     parser.add_argument("--compile", action="store_true", help="torch.compile too (takes minutes to compile)")
     parser.add_argument("--output", type=output_file, help="put the numbers into this JSON file too")
     options = parser.parse_args()
-    if options.repeats < 1 or (options.batch is not None and options.batch < 1):
-        parser.error("--repeats and --batch are counts: expected 1 or more")
     beside = all(map(importlib.util.find_spec, ("torch", "transformers")))
     if not beside:
         print("torch and transformers are not installed: qtx is timed alone (pip install qtx[hf])", file=sys.stderr)

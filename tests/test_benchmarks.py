@@ -3,14 +3,13 @@
 from __future__ import annotations
 
 import copy
-import importlib
 import re
 import subprocess
 import sys
 
 import pytest
 
-from benchmarks.all import BENCHMARKS, RESULTS, compare, read
+from benchmarks.all import BENCHMARKS, RESULTS, compare, ratios, read
 from benchmarks.plot import PANELS, plot
 
 
@@ -21,8 +20,8 @@ def committed():
 
 @pytest.mark.parametrize("name", BENCHMARKS)
 def test_each_has_results_ratios_and_a_panel(committed, name):
-    ratios = importlib.import_module(f"benchmarks.{BENCHMARKS[name][0]}").ratios(committed[name])
-    assert ratios and all(0 < ratio < 100 for ratio in ratios.values())
+    found = ratios(name, committed[name])
+    assert found and all(0 < ratio < 100 for ratio in found.values())
     assert name in PANELS
 
 
@@ -46,14 +45,34 @@ def test_what_fell_is_told(committed):
     assert not fell and len(others) == len(BENCHMARKS)
 
 
-def test_wrong_flags_are_told_in_a_line():
-    for flags in (
-        ["nothing"],
-        ["--against=nowhere"],
-        ["--cores=0"],
-        [f"--against={RESULTS}"],
-        [f"--folder={__file__}"],
-    ):
-        command = [sys.executable, "-m", "benchmarks.all", *flags]
-        ended = subprocess.run(command, capture_output=True, text=True, timeout=60)
-        assert ended.returncode == 2 and re.search("expected|overwritten", ended.stderr.splitlines()[-1])
+@pytest.mark.parametrize(
+    "command",
+    [
+        "all nothing",
+        "all --against=nowhere",
+        "all --cores=0",
+        f"all --against={RESULTS}",
+        f"all --folder={__file__}",
+        f"all --folder={__file__}/below",
+        "scaling --configs nothing",
+        "evaluation --repeats=0",
+        "integer_matmul --layers=-1",
+        "attention --lengths 128 many",
+        f"attention --output={RESULTS}",
+    ],
+)
+def test_wrong_flags_are_told_in_a_line(command):
+    module, *flags = command.split()
+    ended = subprocess.run(
+        [sys.executable, "-m", f"benchmarks.{module}", *flags], capture_output=True, text=True, timeout=60
+    )
+    last = ended.stderr.splitlines()[-1]
+    assert ended.returncode == 2 and re.search("expected|overwritten|choose from", last), ended.stderr
+
+
+@pytest.mark.parametrize("content", [b"{", b"\xff\xfe", b"[]", b"null", b'{"device": "cpu"}'])
+def test_what_is_no_result_is_told_before_anything_is_measured(content, tmp_path, capsys):
+    (tmp_path / "scaling.json").write_bytes(content)
+    with pytest.raises(SystemExit, match="2"):
+        read(tmp_path)
+    assert "scaling.json has no results of it" in capsys.readouterr().err

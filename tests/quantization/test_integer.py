@@ -177,7 +177,7 @@ def test_products_of_integers_are_exact_in_bfloat16(equation, summed, extreme):
     shapes = [tuple(sizes[letter] for letter in letters) for letters in operands.split(",")]
     # All at an end give the largest sum; 127 in one place makes it odd, which float32 does not hold beyond 2^24.
     x, y = (np.full(shape, -128) if extreme else rng.integers(-128, 128, shape) for shape in shapes)
-    x.flat[-1], y.flat[-1] = 127, -127
+    x.flat[-1], y.flat[-1] = 127, 127
     found = products.in_bfloat16(equation, jnp.asarray(x, jnp.int8), jnp.asarray(y, jnp.int8))
     assert found.dtype == jnp.int32
     np.testing.assert_array_equal(
