@@ -14,14 +14,15 @@ import sys
 GLIBC_OPTIONS = {
     -8: 1,  # M_ARENA_MAX: one heap, which can grow to any size
     -4: 0,  # M_MMAP_MAX: nothing outside of it
-    -1: 2**31 - 1,  # M_TRIM_THRESHOLD: it shrinks when more than 2 GiB at its end are free
+    -1: -1,  # M_TRIM_THRESHOLD: it never shrinks
 }
 
 
 def keep_freed_memory() -> None:
-    """Tells glibc to keep what this process frees, up to 2 GiB; does nothing where there is no glibc.
+    """Tells glibc to keep what this process frees; does nothing where there is no glibc.
 
-    To be called before large allocations. The process may hold more than its peak, as freed memory fragments.
+    To be called before large allocations. The process holds its peak to its end, and perhaps more, as freed memory
+    fragments; a training step needs its peak again at every step.
     """
     if not sys.platform.startswith("linux"):
         return
