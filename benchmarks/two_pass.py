@@ -7,6 +7,7 @@ for each place within a block and adds these last; `pairs per row` adds up each 
 
 from __future__ import annotations
 
+import argparse
 import functools
 import math
 from collections.abc import Callable
@@ -43,6 +44,7 @@ def logarithm(sums: Scaled) -> jax.Array:
 
 
 def main() -> None:
+    argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter).parse_args()
     query, key = (jax.random.normal(jax.random.key(i), (size, 64)) / 8 for i, size in enumerate((QUERIES, KEYS)))
 
     def nothing(width, exponent):

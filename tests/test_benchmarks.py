@@ -58,6 +58,7 @@ def test_what_fell_is_told(committed):
         "evaluation --repeats=0",
         "integer_matmul --layers=-1",
         "attention --lengths 128 many",
+        "two_pass --repeats=3",
         f"attention --output={RESULTS}",
     ],
 )
@@ -67,7 +68,7 @@ def test_wrong_flags_are_told_in_a_line(command):
         [sys.executable, "-m", f"benchmarks.{module}", *flags], capture_output=True, text=True, timeout=60
     )
     last = ended.stderr.splitlines()[-1]
-    assert ended.returncode == 2 and re.search("expected|overwritten|choose from", last), ended.stderr
+    assert ended.returncode == 2 and re.search("expected|overwritten|choose from|unrecognized", last), ended.stderr
 
 
 @pytest.mark.parametrize("content", [b"{", b"\xff\xfe", b"[]", b"null", b'{"device": "cpu"}'])
