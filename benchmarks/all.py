@@ -63,6 +63,7 @@ def main() -> int:
         options.folder.mkdir(parents=True, exist_ok=True)
     except OSError as error:
         parser.error(f"--folder={options.folder}: expected a folder, or where one can be made ({error.strerror})")
+    read(options.folder)  # what is no result there is told now, not after the hour
     ran = []
     for name in options.names or BENCHMARKS:
         print(f"== {name}", flush=True)

@@ -30,9 +30,16 @@ FOLDER = Path(__file__).parents[1] / "configs"
 
 
 def main() -> None:
-    names, help_of_configs = sorted(file.stem for file in FOLDER.glob("*.py")), "of configs/ (default: %(default)s)"
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("--configs", nargs="+", default=CONFIGS, choices=names, metavar="NAME", help=help_of_configs)
+    names = sorted(file.stem for file in FOLDER.glob("*.py"))
+    parser.add_argument(
+        "--configs",
+        nargs="+",
+        default=CONFIGS,
+        choices=names,
+        metavar="NAME",
+        help="of configs/ (default: %(default)s)",
+    )
     parser.add_argument("--output", type=output_file, help="write the numbers to this JSON file too")
     options = parser.parse_args()
     devices = virtual_devices(max(COUNTS))
