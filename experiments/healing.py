@@ -65,11 +65,11 @@ Model = FloatingPoint | Quantized
 
 
 def batches(tokenizer: TextTokenizer, texts: Sequence[np.ndarray], length: int) -> list[Batch]:
-    """Tokens of texts as batches `[TOKENS / length, length]`, each text cut to the length, with [CLS] and [SEP]."""
+    """Tokens of texts as batches `[TOKENS / length, length]`, each text cut to the length, within the template."""
     rows = np.full((len(texts), length), tokenizer.pad, np.int32)
     mask = np.zeros((len(texts), length), bool)
     for row, real, text in zip(rows, mask, texts, strict=True):
-        whole = [tokenizer.start, *text[: length - 2], tokenizer.end]
+        whole, _ = tokenizer.template.around([text], length)
         row[: len(whole)], real[: len(whole)] = whole, True
     size = TOKENS // length
     weights = np.ones(len(texts), np.float32)

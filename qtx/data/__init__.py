@@ -4,7 +4,8 @@ from qtx.data.config import DataConfig, load, prepare_data
 from qtx.data.dataset import Data
 from qtx.data.objectives import OBJECTIVES
 from qtx.data.sources import SOURCES
-from qtx.data.tokenization import TextTokenizer, load_tokenizer
+from qtx.data.tokenization import TextTokenizer
+from qtx.data.tokenizer_files import load_tokenizer
 from qtx.data.vocabularies import VOCABULARIES
 
 __all__ = [

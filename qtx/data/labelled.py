@@ -11,7 +11,7 @@ import numpy as np
 
 from qtx.data.dataset import Data
 from qtx.data.objectives import TextObjective, text_objective
-from qtx.data.objectives.sequence_classification import real_tokens
+from qtx.data.objectives.sequence_classification import PADDING, padded
 from qtx.data.splitting import split_by_name
 from qtx.data.tables import LabelledText
 from qtx.data.text import TokenizedOptions, texts_digest
@@ -39,7 +39,7 @@ class LabelledTextOptions(TokenizedOptions):
         objective: str,
         classes: Sequence[str] | None = None,
     ) -> Data:
-        """Tokenizes both splits: an example is a text between the start and the end token, cut or padded to
+        """Tokenizes both splits: an example is a text within the tokenizer's template, cut or padded to
         `sequence_length`.
 
         Args:
@@ -57,7 +57,10 @@ class LabelledTextOptions(TokenizedOptions):
         held_out = sorted(held_out, key=lambda row: _rank(row.text))
         tokenizer = self.make_tokenizer([row.text for row in training], objective)
         splits = {"training": training, "held-out": held_out}
-        blocks = {split: self._blocks(rows, chosen.block_length(length), tokenizer) for split, rows in splits.items()}
+        blocks = {
+            split: self._blocks(rows, chosen.block_length(length), tokenizer, f"{name}: the {split} text")
+            for split, rows in splits.items()
+        }
         told, names = "", None
         if chosen.labelled:
             names = tuple(sorted({row.label for row in training})) if classes is None else tuple(classes)
@@ -67,7 +70,8 @@ class LabelledTextOptions(TokenizedOptions):
         example = chosen.example(tokenizer, 0)
 
         def without_padding(block: np.ndarray, rng: np.random.Generator) -> Batch:
-            return {**example(block, rng), "mask": real_tokens(block, tokenizer.end)}
+            tokens, mask = padded(block, tokenizer.pad)
+            return {**example(tokens, rng), "mask": mask}
 
         return Data(
             description=(
@@ -87,17 +91,17 @@ class LabelledTextOptions(TokenizedOptions):
             },
         )
 
-    def _blocks(self, rows: Sequence[LabelledText], block_length: int, tokenizer: TextTokenizer) -> np.ndarray:
-        """A block int32 `[block_length]` of each text: start, ids, end, padding; what is beyond `sequence_length` is
-        left to the label."""
-        blocks = np.full((len(rows), block_length), tokenizer.pad, np.int32)
-        blocks[:, 0] = tokenizer.start
+    def _blocks(
+        self, rows: Sequence[LabelledText], block_length: int, tokenizer: TextTokenizer, what: str
+    ) -> np.ndarray:
+        """A block int32 `[block_length]` of each text: its ids within the template, then `PADDING`; what is beyond
+        `sequence_length` is left to the label."""
+        blocks = np.full((len(rows), block_length), PADDING, np.int32)
         for first in range(0, len(rows), ENCODED_AT_ONCE):
             texts = [row.text for row in rows[first : first + ENCODED_AT_ONCE]]
-            for block, ids in zip(blocks[first:], tokenizer.encode(texts), strict=False):
-                kept = ids[: self.sequence_length - 2]
-                block[1 : 1 + len(kept)] = kept
-                block[1 + len(kept)] = tokenizer.end
+            for block, ids in zip(blocks[first:], tokenizer.encode(texts, what), strict=False):
+                whole, _ = tokenizer.template.around([ids], self.sequence_length, tokenizer.from_left)
+                block[: len(whole)] = whole
         return blocks
 
 

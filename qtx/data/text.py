@@ -14,7 +14,8 @@ from qtx.data.masking import num_predictions
 from qtx.data.objectives import MakeExample, Objective, TextObjective, text_objective, text_objectives
 from qtx.data.packing import document_segments, pack
 from qtx.data.splitting import split_by_name
-from qtx.data.tokenization import TextTokenizer, load_tokenizer
+from qtx.data.tokenization import TextTokenizer
+from qtx.data.tokenizer_files import load_tokenizer
 from qtx.data.vocabularies import VOCABULARIES
 from qtx.foundation.batch import Batch
 from qtx.foundation.errors import QtxError
@@ -121,7 +122,13 @@ class TextOptions(TokenizedOptions):
         length = self.sequence_length
         block_length = text_objective(objective).block_length(length)
         blocks = {
-            split: pack(tokenizer.encode(texts), tokenizer.start, tokenizer.end, block_length, split)
+            split: pack(
+                tokenizer.encode(texts, f"{name}: the {split} text"),
+                tokenizer.start,
+                tokenizer.end,
+                block_length,
+                split,
+            )
             for split, texts in (("training", training), ("held-out", held_out))
         }
         return Data(
@@ -183,13 +190,14 @@ class TextOptions(TokenizedOptions):
 
 
 def of_random_length(example: MakeExample, shortest: int, tokenizer: TextTokenizer) -> MakeExample:
-    """The same examples, cut to a random length from `shortest` to all, ended by the end token and padded."""
+    """The same examples, cut to a random length from `shortest` to all, ended as a text is and padded."""
+    after = np.array(tokenizer.template.after, np.int32)
 
     def shortened(block: np.ndarray, rng: np.random.Generator) -> Batch:
         length = int(rng.integers(shortest, len(block) + 1))
         made = example(block, rng)
         tokens, mask = made["tokens"].copy(), made["mask"] & (np.arange(len(block)) < length)
-        tokens[length - 1] = tokenizer.end
+        tokens[length - len(after) : length] = after
         tokens[length:] = tokenizer.pad
         return {**made, "tokens": tokens, "mask": mask}
 

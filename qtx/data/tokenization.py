@@ -1,78 +1,168 @@
-"""Tokenizers: one wrapper around the `tokenizers` library that knows the special tokens' roles, and how to load one."""
+"""Tokenizers: one wrapper around the `tokenizers` library that knows the special tokens' roles."""
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+import hashlib
+import json
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
-from pathlib import Path
+from functools import cached_property
+from typing import Any
 
 import numpy as np
 from tokenizers import Tokenizer, decoders, models, normalizers, pre_tokenizers
 
+from qtx.data.templates import Template
+from qtx.data.tokenizer_kinds import format_kind, roles_of, template_of
+from qtx.data.tokenizer_settings import SENTENCE_CONFIGS, TOKENIZER_CONFIG
 from qtx.foundation.errors import QtxError
-from qtx.foundation.storage import Expected, parse_json, read_bytes
 
-EXPECTED = Expected("a tokenizer", "give tokenizer.json, vocab.txt, or vocab.json with merges.txt beside it")
-PROBES = ("A word, 7 \u00e9 \u4e2d\u6587\n", "")
-"""Texts that every tokenizer can encode: one that cannot is refused when it is loaded, not amid the data."""
+TOKENIZER = "tokenizer.json"
 BERT_SPECIALS = ("[PAD]", "[UNK]", "[CLS]", "[SEP]", "[MASK]")
 OPT_SPECIALS = ("<s>", "<pad>", "</s>", "<unk>")
-SPECIALS = (*BERT_SPECIALS, *OPT_SPECIALS, "<mask>")
 
 
 @dataclass(frozen=True)
 class TextTokenizer:
-    """A tokenizer and the ids of its special tokens.
+    """A tokenizer, what it puts around texts, and its special tokens.
 
     Attributes:
       backend: the `tokenizers.Tokenizer`.
-      start: id that begins every block: `[CLS]`, or `</s>` as OPT does.
-      end: id that ends every document: `[SEP]`, or `</s>`.
-      pad: id that fills up a short example: `[PAD]` or `<pad>`; `end` without one, as nothing looks at it.
-      mask: id of `[MASK]` or `<mask>`, None without one.
-      is_special: bool [V], True for special tokens, the unknown token included.
-      text: what `tokenizer.json` says of it: as read, if it was read from one.
+      template: what stands around a text, and around two.
+      roles: the special tokens, of its vocabulary, by what they are for: `"bos"`, `"eos"`, `"unk"`, `"sep"`, `"pad"`,
+        `"cls"`, `"mask"`, as far as there are such.
+      files: name to text of the files that say all this, which `load_tokenizer` and the Hugging Face libraries read;
+        `tokenizer.json` alone where that says it.
+      rows: of the word table of the model that it belongs to; None: there is no such model yet.
+      from_left: whether a text that is too long loses its beginning.
+      lower: whether a text is made lower case before anything reads it.
 
     Raises:
-      QtxError: by `TextTokenizer.of` when the vocabulary lacks a start or an end token.
+      QtxError: if what stands around every text has no row in the word table.
     """
 
     backend: Tokenizer
-    start: int
-    end: int
-    pad: int
-    mask: int | None
-    is_special: np.ndarray = field(repr=False)
-    text: str = field(repr=False)
+    template: Template
+    roles: Mapping[str, str]
+    files: Mapping[str, str] = field(repr=False)
+    rows: int | None = None
+    from_left: bool = False
+    lower: bool = False
+
+    def __post_init__(self):
+        self._check_rows(np.array([*self.template.before, *self.template.after], np.int32), "what is put around a text")
 
     @classmethod
-    def of(cls, backend: Tokenizer, text: str | None = None) -> TextTokenizer:
-        """Finds the roles by the BERT or OPT names of the special tokens; `text` is that of its file, if it has one."""
+    def trained(cls, backend: Tokenizer, text: str | None = None) -> TextTokenizer:
+        """One that was trained here: framed as BERT's texts, or as OPT's, by what kind of model it is.
 
-        def first(*names: str) -> int | None:
-            return next((i for i in map(backend.token_to_id, names) if i is not None), None)
+        Its special tokens mark structure alone: the same characters in a text (an HTML tag <s>) are ordinary text.
 
-        start, end = first("[CLS]", "</s>"), first("[SEP]", "</s>")
-        if start is None or end is None:
-            raise QtxError("the tokenizer has neither [CLS] and [SEP] (BERT) nor </s> (OPT): expected either")
-        # Special tokens mark structure: the same characters in a text (an HTML tag <s>) are ordinary text.
+        Args:
+          backend: the tokenizer.
+          text: of its `tokenizer.json`, if it was read from one.
+
+        Raises:
+          QtxError: if the vocabulary lacks the tokens of that frame.
+        """
         backend.encode_special_tokens = True
-        is_special = np.zeros(max(backend.get_vocab().values()) + 1, bool)
-        is_special[[i for i in map(backend.token_to_id, SPECIALS) if i is not None]] = True
-        is_special[[i for i, token in backend.get_added_tokens_decoder().items() if token.special]] = True
-        written = backend.to_str(pretty=True) if text is None else text
-        pad = first("[PAD]", "<pad>")
-        return cls(backend, start, end, end if pad is None else pad, first("[MASK]", "<mask>"), is_special, written)
+        kind = format_kind(backend)
+        roles = roles_of(backend, kind, {})
+        template = template_of(backend, roles, kind.layouts(kind.begins, False))
+        return cls(backend, template, roles, {TOKENIZER: backend.to_str(pretty=True) if text is None else text})
 
-    @property
+    @cached_property
     def vocab_size(self) -> int:
         """V: every id is below it."""
-        return len(self.is_special)
+        return self._entries if self.rows is None else min(self._entries, self.rows)
 
-    def encode(self, texts: Sequence[str]) -> list[np.ndarray]:
-        """Token ids of each text, int32 [n_i], without special tokens; parallel over texts."""
-        encodings = self.backend.encode_batch_fast(list(texts), add_special_tokens=False)
-        return [np.array(encoding.ids, np.int32) for encoding in encodings]
+    @cached_property
+    def _entries(self) -> int:
+        return max(self.backend.get_vocab().values()) + 1
+
+    @cached_property
+    def is_special(self) -> np.ndarray:
+        """Bool [V], True for special tokens, the unknown token included."""
+        special = {i for i, token in self.backend.get_added_tokens_decoder().items() if token.special}
+        found = np.zeros(self._entries, bool)
+        found[[*special, *self._ids.values()]] = True
+        return found[: self.vocab_size]
+
+    @cached_property
+    def _ids(self) -> dict[str, int]:
+        return {role: i for role, token in self.roles.items() if (i := self.backend.token_to_id(token)) is not None}
+
+    @property
+    def start(self) -> int:
+        """Id that begins a block of packed documents: what the template begins with, or else a token of that role.
+
+        Raises:
+          QtxError: if there is none.
+        """
+        return self.template.before[0] if self.template.before else self._id_of("bos", "cls", "eos", "sep")
+
+    @property
+    def end(self) -> int:
+        """Id that ends a document there: what the template ends with, or else a token of that role; errors as above."""
+        return self.template.after[-1] if self.template.after else self._id_of("eos", "sep", "bos", "cls")
+
+    def _id_of(self, *roles: str) -> int:
+        found = next(
+            (self._ids[role] for role in roles if self._ids.get(role, self.vocab_size) < self.vocab_size), None
+        )
+        if found is None:
+            raise QtxError(
+                "the tokenizer has no token to begin a block of text or to end a document with: name bos_token and "
+                f"eos_token, or cls_token and sep_token, in a {TOKENIZER_CONFIG} beside it"
+            )
+        return found
+
+    @property
+    def pad(self) -> int:
+        """Id that fills up a short example; 0 without one in the table, as nothing looks at it."""
+        pad = self._ids.get("pad", 0)
+        return pad if pad < self.vocab_size else 0
+
+    @property
+    def mask(self) -> int | None:
+        """Id of `[MASK]` or `<mask>`, None without one."""
+        mask = self._ids.get("mask", self.vocab_size)
+        return mask if mask < self.vocab_size else None
+
+    @property
+    def digest(self) -> str:
+        """SHA-256 of the files."""
+        whole = hashlib.sha256(self.files[TOKENIZER].encode())
+        for name in sorted(self.files.keys() - {TOKENIZER}):
+            whole.update(f"{name}\n{self.files[name]}".encode())
+        return whole.hexdigest()
+
+    def encode(self, texts: Sequence[str], what: str = "text") -> list[np.ndarray]:
+        """Token ids of each text, int32 [n_i], without what the template puts around it; parallel over texts.
+
+        Args:
+          texts: which.
+          what: to call them in the error, e.g. `"text_files, a training text"`.
+
+        Raises:
+          QtxError: if a text has a token that the model's word table has no row for.
+        """
+        read = [text.lower() for text in texts] if self.lower else list(texts)
+        encodings = self.backend.encode_batch_fast(read, add_special_tokens=False)
+        ids = [np.array(encoding.ids, np.int32) for encoding in encodings]
+        if self.vocab_size < self._entries:
+            for of_one, text in zip(ids, texts, strict=True):
+                self._check_rows(of_one, f"{what} {text[:40]!r}")
+        return ids
+
+    def _check_rows(self, ids: np.ndarray, what: str) -> None:
+        if ids.max(initial=0) >= self.vocab_size:
+            id_ = int(ids[ids >= self.vocab_size][0])
+            raise QtxError(
+                f"{what} has the token {self.tokens([id_])[0]!r}, number {id_}, but the model's word table has "
+                f"{self.vocab_size} rows: take the token out of it, or give the checkpoint more rows, by transformers' "
+                "resize_token_embeddings"
+            )
 
     def decode(self, ids: Sequence[int]) -> str:
         """The text of ids, special tokens left out."""
@@ -82,94 +172,54 @@ class TextTokenizer:
         """The vocabulary's entry of each id."""
         return [str(self.backend.id_to_token(int(i))) for i in ids]
 
-    def save(self, path: str | Path) -> None:
-        """Writes `tokenizer.json`, which `load_tokenizer` and the Hugging Face libraries read."""
-        Path(path).write_text(self.text, encoding="utf-8")
+    def for_export(self) -> dict[str, bytes]:
+        """The files of a checkpoint by name, which say all of the tokenizer to transformers too."""
+        backend = Tokenizer.from_str(self.files[TOKENIZER])
+        backend.post_processor = self.template.processor(lambda i: str(self.backend.id_to_token(i)))
+        said = {TOKENIZER: backend.to_str(pretty=True), **settings_of(self)}
+        return {name: text.encode() for name, text in said.items()}
 
 
-def bert_backend(vocabulary: dict[str, int]) -> Tokenizer:
-    """BERT's WordPiece over a vocabulary; lower-cases unless the vocabulary has an entry with upper case."""
-    lowercase = all(token == token.lower() for token in vocabulary if token not in SPECIALS)
-    backend = Tokenizer(models.WordPiece(vocabulary, unk_token="[UNK]"))
-    backend.normalizer = normalizers.BertNormalizer(lowercase=lowercase)
+def settings_of(tokenizer: TextTokenizer) -> dict[str, str]:
+    """Name to text of the files that say of a tokenizer what its `tokenizer.json` may not, with their usual keys."""
+    values: dict[str, Any] = {"tokenizer_class": "PreTrainedTokenizerFast"}
+    values |= {f"{role}_token": token for role, token in tokenizer.roles.items()}
+    if tokenizer.backend.encode_special_tokens:
+        values["split_special_tokens"] = True
+    if tokenizer.from_left:
+        values["truncation_side"] = "left"
+    if all(part.type == 0 for part in tokenizer.template.pair):
+        values["model_input_names"] = ["input_ids", "attention_mask"]
+    files = {TOKENIZER_CONFIG: values}
+    if tokenizer.lower:
+        files[SENTENCE_CONFIGS[0]] = {"do_lower_case": True}
+    return {name: json.dumps(content, indent=2, ensure_ascii=False) + "\n" for name, content in files.items()}
+
+
+def bert_backend(vocabulary: Mapping[str, int], unknown: str = "[UNK]", **options: bool | None) -> Tokenizer:
+    """BERT's WordPiece over a vocabulary.
+
+    Args:
+      vocabulary: token to id.
+      unknown: the token for words that it cannot make.
+      **options: of `BertNormalizer`; without `lowercase`, a text is made lower case unless the vocabulary has an entry
+        with upper case.
+    """
+    if options.get("lowercase") is None:
+        specials = (*BERT_SPECIALS, *OPT_SPECIALS, "<mask>")
+        options["lowercase"] = all(token == token.lower() for token in vocabulary if token not in specials)
+    backend = Tokenizer(models.WordPiece(vocabulary, unk_token=unknown))
+    backend.normalizer = normalizers.BertNormalizer(**options)
     backend.pre_tokenizer = pre_tokenizers.BertPreTokenizer()
     backend.decoder = decoders.WordPiece()
     backend.add_special_tokens([token for token in BERT_SPECIALS if token in vocabulary])
     return backend
 
 
-def byte_level_backend(model: models.BPE) -> Tokenizer:
-    """GPT-2's byte-level BPE, as OPT uses it: no space is added before the text, no byte is unknown."""
+def byte_level_backend(model: models.BPE, add_prefix_space: bool = False) -> Tokenizer:
+    """GPT-2's byte-level BPE, as RoBERTa and OPT use it: no byte is unknown, and no space is put before a text, unless
+    told so."""
     backend = Tokenizer(model)
-    backend.pre_tokenizer = pre_tokenizers.ByteLevel(add_prefix_space=False)
+    backend.pre_tokenizer = pre_tokenizers.ByteLevel(add_prefix_space=add_prefix_space)
     backend.decoder = decoders.ByteLevel()
     return backend
-
-
-def load_tokenizer(path: str | Path) -> TextTokenizer:
-    """Loads a tokenizer from a file or a folder.
-
-    Args:
-      path: `tokenizer.json`; `vocab.txt` (BERT WordPiece, line number = id); `vocab.json` with `merges.txt` beside it
-        (GPT-2 and OPT byte-level BPE); or a folder holding one of these, tried in this order.
-
-    What the file says of truncation and padding is left out: documents are cut and packed elsewhere.
-
-    Raises:
-      QtxError: when there is no such file, it cannot be read, or it cannot encode.
-    """
-    path = Path(path)
-    known = ("tokenizer.json", "vocab.txt", "vocab.json")
-    if path.is_dir():
-        found = next((path / name for name in known if (path / name).is_file()), None)
-        if found is None:
-            raise QtxError(f"tokenizer folder {path} has none of {', '.join(known)}")
-        path = found
-    if not path.is_file():
-        raise QtxError(f"no tokenizer {path}: expected wordpiece, bpe (to train), or a path to {', '.join(known)}")
-    content, text = read_bytes(path, EXPECTED), None
-    try:
-        if path.suffix == ".txt":
-            backend = _word_pieces(content, path)
-        elif path.name == "vocab.json":
-            merges = read_bytes(path.parent / "merges.txt", EXPECTED)
-            backend = _byte_pairs(parse_json(content, path, EXPECTED), merges)
-            content += merges
-        else:
-            parse_json(content, path, EXPECTED)
-            text = content.decode("utf-8")
-            backend = Tokenizer.from_str(text)
-        # What feeds single texts to a model would cut documents here, or pad them to any length.
-        backend.no_truncation()
-        backend.no_padding()
-        backend.encode_batch_fast(list(PROBES), add_special_tokens=False)
-    except QtxError:
-        raise
-    except BaseException as error:  # the library raises bare Exception for a malformed file, and panics
-        if not isinstance(error, Exception) and type(error).__name__ != "PanicException":
-            raise
-        raise EXPECTED.refusal(path, error) from None
-    # Every entry takes a byte of the file or more; what is kept by id must not grow with what an id says.
-    if max(backend.get_vocab().values(), default=0) >= len(content):
-        raise EXPECTED.refusal(path, "it has ids beyond its number of entries")
-    return TextTokenizer.of(backend, text)
-
-
-def _word_pieces(content: bytes, path: Path) -> Tokenizer:
-    lines = _lines(content)
-    tokens = lines[:-1] if lines[-1] == "" else lines
-    if len(set(tokens)) < len(tokens) or "[UNK]" not in tokens:
-        raise QtxError(f"{path} is not a BERT vocabulary: expected one distinct token a line, [UNK] among them")
-    return bert_backend({token: i for i, token in enumerate(tokens)})
-
-
-def _byte_pairs(vocabulary: dict[str, int], merges: bytes) -> Tokenizer:
-    lines = (line.split(" ") for line in _lines(merges) if line and not line.startswith("#version"))
-    backend = byte_level_backend(models.BPE(vocabulary, [(left, right) for left, right in lines]))
-    backend.add_special_tokens([token for token in (*OPT_SPECIALS, "<mask>") if token in vocabulary])
-    return backend
-
-
-def _lines(content: bytes) -> list[str]:
-    # Never splitlines, which also cuts at characters that tokens have.
-    return content.decode("utf-8").replace("\r\n", "\n").replace("\r", "\n").split("\n")

@@ -63,7 +63,7 @@ def train_wordpiece(texts: Sequence[str], vocab_size: int) -> TextTokenizer:
     learned = sorted(learner.get_vocab().items(), key=lambda item: item[1])
     pieces = ["##" * (token[0] in original) + "".join(original.get(c, c) for c in token) for token, _ in learned]
     _check_reached("wordpiece", vocab_size, len(BERT_SPECIALS) + len(pieces))
-    return TextTokenizer.of(bert_backend({token: i for i, token in enumerate((*BERT_SPECIALS, *pieces))}))
+    return TextTokenizer.trained(bert_backend({token: i for i, token in enumerate((*BERT_SPECIALS, *pieces))}))
 
 
 def _bert_words(texts: Sequence[str]) -> Counter[str]:
@@ -91,7 +91,7 @@ def train_bpe(texts: Sequence[str], vocab_size: int) -> TextTokenizer:
     )
     backend.train_from_iterator(texts, trainer)
     _check_reached("bpe", vocab_size, backend.get_vocab_size())
-    return TextTokenizer.of(backend)
+    return TextTokenizer.trained(backend)
 
 
 def _check_room(name: str, vocab_size: int, specials: int, alphabet: int) -> None:

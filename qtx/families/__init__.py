@@ -62,6 +62,11 @@ def build(config: TransformerConfig, data: Any = None) -> nn.Module:
                 )
             if of_model is None:
                 config = dataclasses.replace(config, **{name: of_data})
+            elif name == "vocab_size" and of_model < of_data:
+                raise QtxError(
+                    f"config.model.vocab_size is {of_model}, but the data has {of_data} tokens: expected {of_data} or "
+                    "more, or a smaller tokenizer"
+                )
             # A word table may have more rows than the tokenizer (OPT pads it); anything else must be equal.
             elif of_model < of_data or (name != "vocab_size" and of_model != of_data):
                 raise QtxError(

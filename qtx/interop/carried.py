@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from pathlib import Path
 
+from qtx.data.tokenizer_settings import SENTENCE_CONFIGS
 from qtx.foundation.storage import Expected, inside, parse_json, read_bytes
 
 MODULES = "modules.json"
@@ -12,7 +13,8 @@ EXPECTED = Expected("the modules of a sentence-transformers model", "save the mo
 NAMES = (
     *("tokenizer.json", "tokenizer_config.json", "special_tokens_map.json", "added_tokens.json"),
     *("vocab.txt", "vocab.json", "merges.txt", "preprocessor_config.json", "generation_config.json"),
-    *(MODULES, "sentence_bert_config.json", "config_sentence_transformers.json"),
+    *("sentencepiece.bpe.model", "spiece.model", "tokenizer.model", "chat_template.jinja"),
+    *(MODULES, *SENTENCE_CONFIGS, "config_sentence_transformers.json"),
 )
 
 

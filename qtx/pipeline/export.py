@@ -16,7 +16,7 @@ from qtx.pipeline.start import original_of
 from qtx.pipeline.trained import TrainedRun
 from qtx.quantization.integer import convert, save
 from qtx.training import RunFolder
-from qtx.training.run_folder import IDENTITY, TOKENIZER
+from qtx.training.run_folder import IDENTITY
 
 
 def export_int8(run: TrainedRun, folder: Path, scheme: str) -> list[str]:
@@ -55,7 +55,7 @@ def export_huggingface(run: TrainedRun, folder: Path, scheme: str | None = None)
 def _with_it(run: TrainedRun, original: Path | None) -> dict[str, bytes]:
     """The tokenizer of a run's texts, for a checkpoint that has no original's."""
     data = run.prepared.data
-    return {} if original is not None or data.tokenizer is None else {TOKENIZER: data.tokenizer.text.encode()}
+    return {} if original is not None or data.tokenizer is None else data.tokenizer.for_export()
 
 
 FORMATS = {"int8": export_int8, "huggingface": export_huggingface}

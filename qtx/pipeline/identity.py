@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import hashlib
 from pathlib import Path
 
 from qtx.data import Data, DataConfig, load
@@ -10,7 +9,7 @@ from qtx.experiment import Experiment
 from qtx.foundation.errors import QtxError
 from qtx.foundation.storage import sealed_json
 from qtx.models import TransformerConfig
-from qtx.training.run_folder import RECIPE, TOKENIZER, RunFolder
+from qtx.training.run_folder import RECIPE, RunFolder
 
 
 def origin(experiment: Experiment, workdir: Path) -> RunFolder | None:
@@ -47,10 +46,10 @@ def load_data(config: DataConfig, objective: str, run: RunFolder | None = None) 
 
 
 def identity_of(data: Data) -> dict[str, str]:
-    """The SHA-256 of each part: `tokenizer`, of its file; `training` and `held_out`, of what the splits hold."""
+    """The SHA-256 of each part: `tokenizer`, of its files; `training` and `held_out`, of what the splits hold."""
     if data.tokenizer is None:
         return dict(data.digests)
-    return {"tokenizer": hashlib.sha256(data.tokenizer.text.encode()).hexdigest(), **data.digests}
+    return {"tokenizer": data.tokenizer.digest, **data.digests}
 
 
 def kept_files(experiment: Experiment, model: TransformerConfig, data: Data) -> dict[str, str]:
@@ -63,5 +62,5 @@ def kept_files(experiment: Experiment, model: TransformerConfig, data: Data) -> 
     """
     schemes = (*experiment.quantization.schemes, *([experiment.qat.scheme] if experiment.qat.scheme else []))
     rules = experiment.quantization.recorded_rules(schemes, model)
-    files = {} if data.tokenizer is None else {TOKENIZER: data.tokenizer.text}
+    files = {} if data.tokenizer is None else dict(data.tokenizer.files)
     return files | ({RECIPE: sealed_json(rules).decode()} if rules else {})

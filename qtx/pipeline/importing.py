@@ -16,6 +16,7 @@ from qtx.builtin import builtin_checkpoint
 from qtx.data import OBJECTIVES, Data, DataConfig, load_tokenizer
 from qtx.data.config import SOURCE
 from qtx.data.sources import TextLabels
+from qtx.data.tokenizer_settings import longest_text
 from qtx.experiment import Experiment, default, record
 from qtx.families import FAMILIES, build, family_of
 from qtx.foundation.config import section
@@ -28,6 +29,7 @@ from qtx.interop.stored import open_folder
 from qtx.models import FROM_DATA, TransformerConfig
 from qtx.pipeline.identity import identity_of, kept_files, load_data
 from qtx.pipeline.prepare import Prepared, prepare
+from qtx.pipeline.start import check_length
 from qtx.training.run_folder import IDENTITY, RunFolder
 
 BUILTIN = "builtin:"
@@ -90,7 +92,8 @@ def config_of_checkpoint(checkpoint: Found) -> ConfigDict:
     options: dict[str, Any] = {}
     if model.reads == "tokens":
         load_tokenizer(folder)
-        longest = getattr(model, "max_length", SEQUENCE_LENGTH)
+        told = longest_text(folder)
+        longest = min(getattr(model, "max_length", SEQUENCE_LENGTH), SEQUENCE_LENGTH if told is None else told[0])
         options = {"tokenizer": str(folder), "sequence_length": min(SEQUENCE_LENGTH, longest)}
     config.data = section(DataConfig(SOURCE.make("source", source, options)))
     return config.lock()
@@ -116,6 +119,7 @@ def import_run(experiment: Experiment, workdir: Path, checkpoint: Found, data: D
     """
     run, folder = RunFolder(workdir), checkpoint.folder
     check_model(experiment.model, open_folder(folder).config(None))
+    check_length(experiment.data, folder)
     experiment = with_classes(experiment, folder)
     identity = {"imported": digest_of_folder(folder), "source": checkpoint.source}
     if run.config.exists():

@@ -43,7 +43,8 @@ def _text(experiment: Experiment, source: Any, objective: TextObjective) -> tupl
         if vocab_size is None:
             raise QtxError("neither config nor tokenizer tell the vocabulary's size: set config.model.vocab_size")
         assumed = [f"vocab_size {vocab_size}"]
-    blank: Any = SimpleNamespace(end=1, mask=0, is_special=np.zeros(vocab_size, bool))
+    special = {"end": 1, "pad": 0, "mask": 0, "is_special": np.zeros(vocab_size, bool)}
+    blank: Any = SimpleNamespace(**special, template=SimpleNamespace(after=()))
     block = np.zeros(objective.block_length(length), np.int32)
     if isinstance(source, TextOptions):
         example = source.make_example(blank, experiment.objective)

@@ -12,6 +12,8 @@ from pathlib import Path
 import numpy as np
 from PIL import Image
 
+from qtx.data import TextTokenizer
+
 WORDS = (
     "attention head token layer model value query key gate softmax clip range outlier kurtosis norm residual stream "
     "learn train test batch step loss gradient scale shift bit integer weight activation quantize calibrate measure"
@@ -24,6 +26,12 @@ def prose(seed: int, count: int) -> str:
     words = rng.choice(WORDS, size=count).tolist()
     words[7::11] = [word + ".\n" for word in words[7::11]]
     return " ".join(words) + "\n"
+
+
+def save(tokenizer: TextTokenizer, folder: Path) -> None:
+    """Writes the files that a run keeps of a tokenizer."""
+    for name, text in tokenizer.files.items():
+        (folder / name).write_text(text, encoding="utf-8")
 
 
 def write_texts(folder: Path) -> Path:

@@ -11,7 +11,7 @@ import numpy as np
 import pytest
 
 from qtx.data import DataConfig, load
-from qtx.data.objectives.sequence_classification import real_tokens
+from qtx.data.objectives.sequence_classification import PADDING, padded
 from qtx.data.reading import documents
 from qtx.data.sources import TextLabels
 from qtx.data.tables import dataset_texts, labelled_texts
@@ -125,8 +125,10 @@ def test_an_example_is_the_text_cut_or_padded_and_its_label(tmp_path):
     assert (data.num_classes, data.sequence_length) == (2, 12)
 
 
-def test_where_the_start_token_is_the_end_token():
-    np.testing.assert_array_equal(real_tokens(np.array([2, 7, 2, 2, 2]), 2), [True, True, True, False, False])
+def test_padding_is_told_by_no_token():
+    tokens, mask = padded(np.array([2, 7, 2, 1, 2, PADDING, PADDING], np.int32), pad=1)
+    assert tokens.tolist() == [2, 7, 2, 1, 2, 1, 1] and tokens.dtype == np.int32
+    assert mask.tolist() == [True] * 5 + [False] * 2
 
 
 def test_held_out_texts_are_in_no_order_and_copies_on_one_side(tmp_path):

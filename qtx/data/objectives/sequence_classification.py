@@ -6,11 +6,14 @@ import numpy as np
 
 from qtx.data.objectives.base import TextObjective
 
+PADDING = -1
+"""In a block of a text and its label, what is no text."""
+
 
 class SequenceClassification(TextObjective):
     """The class of a text: tokens, mask `[T]`, labels and weights `[]`; a source of labelled text makes the blocks.
 
-    A block is one text between the start and the end token, then padding, and last its label.
+    A block is one text within the tokenizer's template, then `PADDING`, and last its label.
     """
 
     metric = "accuracy"
@@ -24,15 +27,15 @@ class SequenceClassification(TextObjective):
         return sequence_length + 1
 
     def example(self, tokenizer, predictions):
-        return lambda block, rng: {
-            "tokens": block[:-1],
-            "mask": real_tokens(block[:-1], tokenizer.end),
-            "labels": block[-1],
-            "weights": np.float32(1.0),
-        }
+        def labelled(block, rng):
+            tokens, mask = padded(block[:-1], tokenizer.pad)
+            return {"tokens": tokens, "mask": mask, "labels": block[-1], "weights": np.float32(1.0)}
+
+        return labelled
 
 
-def real_tokens(tokens: np.ndarray, end: int) -> np.ndarray:
-    """Which tokens `[T]` of one padded text are no padding: those up to its end token (that at position 0 is the start,
-    which OPT's tokenizer has the same of)."""
-    return np.arange(len(tokens)) <= 1 + np.argmax(tokens[1:] == end)
+def padded(block: np.ndarray, pad: int) -> tuple[np.ndarray, np.ndarray]:
+    """The tokens `[T]` of a block of one text, `pad` where that has `PADDING`, and which of them are the text's. What
+    is padding is told by no token: a text may itself have that which ends it, or which pads it."""
+    mask = block != PADDING
+    return np.where(mask, block, np.int32(pad)), mask

@@ -6,6 +6,7 @@ import hashlib
 import json
 from collections.abc import Iterable, Iterator, Mapping
 from functools import partial
+from typing import Any
 
 import numpy as np
 
@@ -41,6 +42,7 @@ def text_plan(parts: Mapping[str, Part], tokenizer: TextTokenizer, block_length:
         "format": FORMAT,
         "parts": {split: part.fingerprint for split, part in parts.items()},
         "tokenizer": hashlib.sha256(tokenizer.backend.to_str().encode()).hexdigest(),
+        **_told_beside(tokenizer),
         "block_length": block_length,
     }
     corpus = next(iter(parts.values())).documents.name
@@ -59,12 +61,21 @@ def text_plan(parts: Mapping[str, Part], tokenizer: TextTokenizer, block_length:
     )
 
 
+def _told_beside(tokenizer: TextTokenizer) -> dict[str, Any]:
+    """What of a tokenizer's blocks its own file does not say; nothing of one that was trained here."""
+    if tokenizer.backend.post_processor is None:
+        return {}
+    split = tokenizer.backend.encode_special_tokens
+    return {"ends": [tokenizer.start, tokenizer.end, split, tokenizer.lower], "vocab_size": tokenizer.vocab_size}
+
+
 def _blocks(
     part: Part, split: str, tokenizer: TextTokenizer, block_length: int, dtype: np.dtype, state: State | None
 ) -> Iterator[tuple[list[Example], State]]:
     state = state or {"read": 0, "documents": 0, "tokens": 0, "blocks": 0, "rest": []}
     for texts in _batches(part.documents.read(state["read"])):
-        encoded = [ids for ids in tokenizer.encode([text for text in texts if part.selects(text)]) if len(ids)]
+        selected = [text for text in texts if part.selects(text)]
+        encoded = [ids for ids in tokenizer.encode(selected, f"{part.documents.name}: the {split} text") if len(ids)]
         new = join(encoded, tokenizer.end)
         stream = np.concatenate([np.array(state["rest"], np.int32), new])
         blocks, rest = cut_blocks(stream, tokenizer.start, block_length)

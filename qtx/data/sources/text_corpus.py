@@ -19,7 +19,8 @@ from qtx.data.records import Concatenated, Mixture, Records, check_weights
 from qtx.data.splitting import held_out_count
 from qtx.data.text import TextOptions
 from qtx.data.tfds_datasets import DEFAULT_DATA_DIR, open_dataset
-from qtx.data.tokenization import TextTokenizer, load_tokenizer
+from qtx.data.tokenization import TextTokenizer
+from qtx.data.tokenizer_files import load_tokenizer
 from qtx.data.vocabularies import VOCABULARIES
 from qtx.foundation.errors import QtxError
 from qtx.foundation.storage import Expected, digest, verify, with_checksum

@@ -1,0 +1,210 @@
+"""Loading a tokenizer: of the vocabulary's files, and of all that is said of it beside them."""
+
+from __future__ import annotations
+
+import dataclasses
+from pathlib import Path
+
+from tokenizers import AddedToken, Tokenizer, models, normalizers, pre_tokenizers
+
+from qtx.data.templates import Template
+from qtx.data.tokenization import TOKENIZER, TextTokenizer, bert_backend, byte_level_backend, settings_of
+from qtx.data.tokenizer_kinds import (
+    BERT,
+    GPT2,
+    LLAMA,
+    MPNET,
+    OPT,
+    ROBERTA,
+    ROLES,
+    Kind,
+    format_kind,
+    roles_of,
+    template_of,
+)
+from qtx.data.tokenizer_settings import Settings, read_settings
+from qtx.foundation.errors import QtxError
+from qtx.foundation.storage import Expected, parse_json, read_bytes
+
+EXPECTED = Expected("a tokenizer", "give tokenizer.json, vocab.txt, or vocab.json with merges.txt beside it")
+KNOWN = (TOKENIZER, "vocab.txt", "vocab.json")
+PROBES = ("A word, 7 \u00e9 \u4e2d\u6587\n", "")
+"""Texts that every tokenizer can encode: one that cannot is refused when it is loaded, not amid the data."""
+
+
+def load_tokenizer(path: str | Path) -> TextTokenizer:
+    """Loads a tokenizer from a file or a folder, as transformers' `AutoTokenizer` does.
+
+    What stands around a text is what `tokenizer.json` says; or else its class in transformers with the special tokens
+    that `tokenizer_config.json` and `special_tokens_map.json` beside it name. A `tokenizer.json` that says nothing of
+    it, with nothing beside it, is one that was trained here. The word table is that of the model in `config.json`.
+
+    Args:
+      path: `tokenizer.json`; `vocab.txt` (BERT WordPiece, line number = id); `vocab.json` with `merges.txt` beside it
+        (GPT-2's byte-level BPE); or a folder holding one of these, tried in this order.
+
+    What the file says of the length of texts is left out: documents are cut and packed elsewhere.
+
+    Raises:
+      QtxError: when there is no such file, it or one beside it cannot be read, or it cannot encode.
+    """
+    path = Path(path)
+    if path.is_dir():
+        found = next((path / name for name in KNOWN if (path / name).is_file()), None)
+        if found is None:
+            raise QtxError(f"tokenizer folder {path} has none of {', '.join(KNOWN)}")
+        path = found
+    if not path.is_file():
+        raise QtxError(f"no tokenizer {path}: expected wordpiece, bpe (to train), or a path to {', '.join(KNOWN)}")
+    settings = read_settings(path.parent)
+    content = read_bytes(path, EXPECTED)
+    try:
+        backend, content, text = _vocabulary(path, content, settings)
+        settings = _completed_settings(backend, settings)
+        backend.encode_batch_fast(list(PROBES), add_special_tokens=False)
+    except QtxError:
+        raise
+    except BaseException as error:  # the library raises bare Exception for a malformed file, and panics
+        if not isinstance(error, Exception) and type(error).__name__ != "PanicException":
+            raise
+        raise EXPECTED.refusal(path, error) from None
+    # Every entry takes a byte of the file or more; what is kept by id must not grow with what an id says.
+    if max(backend.get_vocab().values(), default=0) >= len(content):
+        raise EXPECTED.refusal(path, "it has ids beyond its number of entries")
+    try:
+        if text is not None and backend.post_processor is None and not settings.found and settings.kind is None:
+            return TextTokenizer.trained(backend, text)
+        return _completed(backend, text, settings)
+    except QtxError as error:
+        raise QtxError(f"{path}: {error}") from None
+
+
+def _vocabulary(path: Path, content: bytes, settings: Settings) -> tuple[Tokenizer, bytes, str | None]:
+    """The tokenizer of a file, all that was read, and the text of a `tokenizer.json`."""
+    if path.suffix == ".txt":
+        return _word_pieces(content, path, settings), content, None
+    if path.name == "vocab.json":
+        merges = read_bytes(path.parent / "merges.txt", EXPECTED)
+        return _byte_pairs(parse_json(content, path, EXPECTED), merges, settings), content + merges, None
+    parse_json(content, path, EXPECTED)
+    text = content.decode("utf-8")
+    return Tokenizer.from_str(text), content, text
+
+
+def _word_pieces(content: bytes, path: Path, settings: Settings) -> Tokenizer:
+    lines = _lines(content)
+    tokens = lines[:-1] if lines[-1] == "" else lines
+    named = settings.tokens.get("unk")
+    unknown = (settings.kind or BERT).tokens.get("unk", "[UNK]") if named is None else named.content
+    if len(set(tokens)) < len(tokens) or unknown not in tokens:
+        raise QtxError(f"{path} is not a BERT vocabulary: expected one distinct token a line, {unknown} among them")
+    # As BertTokenizer; the vocabulary is asked where no file says anything.
+    lowercase = settings.flag("do_lower_case")
+    return bert_backend(
+        {token: i for i, token in enumerate(tokens)},
+        unknown,
+        lowercase=True if lowercase is None and settings.found else lowercase,
+        strip_accents=settings.flag("strip_accents"),
+        handle_chinese_chars=settings.flag("tokenize_chinese_chars") is not False,
+    )
+
+
+def _byte_pairs(vocabulary: dict[str, int], merges: bytes, settings: Settings) -> Tokenizer:
+    lines = (line.split(" ") for line in _lines(merges) if line and not line.startswith("#version"))
+    model = models.BPE(vocabulary, [(left, right) for left, right in lines])
+    return byte_level_backend(model, bool(settings.flag("add_prefix_space")))
+
+
+def _lines(content: bytes) -> list[str]:
+    # Never splitlines, which also cuts at characters that tokens have.
+    return content.decode("utf-8").replace("\r\n", "\n").replace("\r", "\n").split("\n")
+
+
+def _completed(backend: Tokenizer, text: str | None, settings: Settings) -> TextTokenizer:
+    """A tokenizer with all that is said beside it."""
+    kind = _kind(backend, settings)
+    changed = [_told_options(backend, kind, settings), _told_tokens(backend, kind, settings), text is None]
+    roles = roles_of(backend, kind, settings.tokens)
+    backend.encode_special_tokens = bool(settings.flag("split_special_tokens"))
+    if backend.post_processor is None:
+        begins = settings.flag("add_bos_token")
+        bos = "bos" in roles and (kind.begins if begins is None else begins)
+        layouts = kind.layouts(bos, "eos" in roles and bool(settings.flag("add_eos_token")))
+        template = template_of(backend, roles, layouts)
+        backend.post_processor = template.processor(backend.id_to_token)
+        changed.append(True)
+    else:
+        template = Template.of(backend.post_processor)
+    files = {TOKENIZER: backend.to_str(pretty=True) if text is None or any(changed) else text}
+    from_left = str(settings.options.get("truncation_side")).lower() == "left"
+    tokenizer = TextTokenizer(backend, template, roles, files, settings.rows, from_left, settings.lower)
+    return dataclasses.replace(tokenizer, files=files | ({} if _says_all(tokenizer) else settings_of(tokenizer)))
+
+
+def _completed_settings(backend: Tokenizer, settings: Settings) -> Settings:
+    """Settings with what `tokenizer.json` itself says of cutting and padding, which is taken out of the tokenizer: it
+    would cut documents, or pad them to any length."""
+    options, tokens = dict(settings.options), dict(settings.tokens)
+    if backend.truncation is not None:
+        options.setdefault("truncation_side", backend.truncation["direction"])
+    if backend.padding is not None:
+        tokens.setdefault("pad", AddedToken(backend.padding["pad_token"], special=True))
+    backend.no_truncation()
+    backend.no_padding()
+    return dataclasses.replace(settings, options=options, tokens=tokens)
+
+
+def _says_all(tokenizer: TextTokenizer) -> bool:
+    """Whether `tokenizer.json` alone would be read as the same tokenizer."""
+    other = tokenizer.lower or tokenizer.from_left or tokenizer.backend.encode_special_tokens
+    return not other and tokenizer.roles == roles_of(tokenizer.backend, format_kind(tokenizer.backend), {})
+
+
+def _kind(backend: Tokenizer, settings: Settings) -> Kind:
+    """The class that is named, or the one that the special tokens are those of."""
+    usual = format_kind(backend)
+    named = {role for role in ("bos", "eos", "cls", "sep") if settings.tokens.get(role) is not None}
+    if settings.kind is not None or not named:
+        return settings.kind or usual
+    framed = BERT if usual is BERT else ROBERTA
+    return dataclasses.replace(framed if {"cls", "sep"} <= named else LLAMA, tokens={})
+
+
+def _told_options(backend: Tokenizer, kind: Kind, settings: Settings) -> bool:
+    """Makes what `tokenizer.json` says of case and spaces what the settings of its class say, where these do; whether
+    anything changed. So does transformers."""
+    before, after = backend.normalizer, backend.pre_tokenizer
+    if kind in (BERT, MPNET) and isinstance(before, normalizers.BertNormalizer):
+        told = {
+            "lowercase": settings.flag("do_lower_case"),
+            "handle_chinese_chars": settings.flag("tokenize_chinese_chars"),
+            "strip_accents": settings.flag("strip_accents"),
+        }
+        there = {name: getattr(before, name) for name in ("clean_text", *told)}
+        wanted = there | {name: value for name, value in told.items() if value is not None}
+        backend.normalizer = normalizers.BertNormalizer(**wanted)
+        return wanted != there
+    spaced = settings.flag("add_prefix_space")
+    if kind in (GPT2, OPT, ROBERTA) and isinstance(after, pre_tokenizers.ByteLevel) and spaced is not None:
+        changed = after.add_prefix_space != spaced
+        after.add_prefix_space = spaced
+        backend.pre_tokenizer = after
+        return changed
+    return False
+
+
+def _told_tokens(backend: Tokenizer, kind: Kind, settings: Settings) -> bool:
+    """Adds the tokens that are to be matched in a text as a whole, in the order of transformers, which decides the ids
+    of those that the vocabulary lacks; whether there were any."""
+    there = {token.content: token for token in backend.get_added_tokens_decoder().values()}
+    usual = [
+        AddedToken(token, special=True)
+        for role, token in kind.tokens.items()
+        if role not in settings.tokens and backend.token_to_id(token) is not None
+    ]
+    special = [*(settings.tokens[role] for role in ROLES if role in settings.tokens), *usual, *settings.extra]
+    wanted = {token.content: token for token in settings.listed if repr(token) != repr(there.get(token.content))}
+    known = there.keys() | wanted.keys()
+    wanted |= {token.content: token for token in special if token is not None and token.content not in known}
+    backend.add_tokens([token for name, token in wanted.items() if name])
+    return bool(wanted)

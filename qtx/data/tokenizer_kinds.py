@@ -1,0 +1,101 @@
+"""The tokenizer classes of transformers: their special tokens, and which of them they put around texts."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass
+
+from tokenizers import AddedToken, Tokenizer, models
+
+from qtx.data.templates import Part, Template
+from qtx.foundation.errors import QtxError
+
+ROLES = ("bos", "eos", "unk", "sep", "pad", "cls", "mask")
+
+
+@dataclass(frozen=True)
+class Kind:
+    """A tokenizer class of transformers.
+
+    Attributes:
+      tokens: the special tokens by their roles, where a folder names no others.
+      between: roles of what stands between two texts, of a class that puts `cls` before and `sep` after; "": it puts
+        `bos` before a text, if told so, and `eos` after it, if told so.
+      second_type: the token type of the second text.
+      begins: whether `bos` is put before a text where nothing tells.
+    """
+
+    tokens: Mapping[str, str]
+    between: str = ""
+    second_type: int = 0
+    begins: bool = False
+
+    def layouts(self, bos: bool, eos: bool) -> tuple[str, str]:
+        """The roles around one text, A, and around two, A and B, each with its token type unless that is 0."""
+        if self.between:
+            return "cls A sep", f"cls A {self.between} B:{self.second_type} sep:{self.second_type}"
+        one, other = (
+            " ".join(["bos" + t] * bos + [text + t] + ["eos" + t] * eos) for text, t in (("A", ""), ("B", ":1"))
+        )
+        return one, f"{one} {other}"
+
+
+_ANGLED = {"bos": "<s>", "eos": "</s>", "cls": "<s>", "sep": "</s>", "unk": "<unk>", "pad": "<pad>", "mask": "<mask>"}
+BERT = Kind({role: f"[{role.upper()}]" for role in ("pad", "unk", "cls", "sep", "mask")}, "sep", 1)
+ROBERTA = Kind(_ANGLED, "sep sep")
+MPNET = Kind({**_ANGLED, "unk": "[UNK]"}, "sep sep")
+GPT2 = Kind(dict.fromkeys(("bos", "eos", "unk"), "<|endoftext|>"))
+OPT = Kind({**dict.fromkeys(("bos", "eos", "unk"), "</s>"), "pad": "<pad>", "mask": "<mask>"}, begins=True)
+LLAMA = Kind({"bos": "<s>", "eos": "</s>", "unk": "<unk>"}, begins=True)
+ANY = Kind({})
+CLASSES: dict[str, Kind] = {
+    **{f"{name}Tokenizer": BERT for name in ("Bert", "DistilBert", "Electra", "MobileBert", "ConvBert", "SqueezeBert")},
+    **{f"{name}Tokenizer": ROBERTA for name in ("Roberta", "XLMRoberta", "Bart", "Longformer")},
+    "MPNetTokenizer": MPNET,
+    "GPT2Tokenizer": GPT2,
+    "LlamaTokenizer": LLAMA,
+    **dict.fromkeys(("PreTrainedTokenizer", "TokenizersBackend"), ANY),
+}
+"""By their names without `Fast`."""
+MODEL_TYPES: dict[str, Kind] = {
+    **dict.fromkeys(("bert", "distilbert", "electra", "mobilebert", "convbert", "squeezebert"), BERT),
+    **dict.fromkeys(("roberta", "xlm-roberta", "bart", "longformer"), ROBERTA),
+    **{"mpnet": MPNET, "gpt2": GPT2, "opt": OPT, "llama": LLAMA},
+}
+"""The class of a model's tokenizer, by the model's type."""
+
+
+def format_kind(backend: Tokenizer) -> Kind:
+    """The class that a tokenizer is taken for where nothing tells: WordPiece is BERT's, anything else OPT's."""
+    return BERT if isinstance(backend.model, models.WordPiece) else OPT
+
+
+def roles_of(backend: Tokenizer, kind: Kind, named: Mapping[str, AddedToken | None]) -> dict[str, str]:
+    """The special tokens of a tokenizer by their roles: those that are named, or else those of its class that its
+    vocabulary has."""
+    usual = {role: token for role, token in kind.tokens.items() if backend.token_to_id(token) is not None}
+    told = usual | {role: None if token is None else token.content for role, token in named.items()}
+    return {role: token for role in ROLES if (token := told.get(role)) is not None}
+
+
+def template_of(backend: Tokenizer, roles: Mapping[str, str], layouts: tuple[str, str]) -> Template:
+    """The template of layouts of roles; see `Kind.layouts`.
+
+    Raises:
+      QtxError: if a role in it has no token in the vocabulary.
+    """
+
+    def part(word: str) -> Part:
+        role, _, kind = word.partition(":")
+        if role in "AB":
+            return Part(None, "AB".index(role), int(kind or 0))
+        token = backend.token_to_id(roles.get(role, ""))
+        if token is None:
+            raise QtxError(
+                f"it has no {role}_token to put around a text: expected [CLS] and [SEP] (BERT) or </s> (OPT), or the "
+                "tokens named in a tokenizer_config.json beside it"
+            )
+        return Part(token, None, int(kind or 0))
+
+    single, pair = (tuple(part(word) for word in layout.split()) for layout in layouts)
+    return Template(single, pair)

@@ -1,0 +1,180 @@
+"""What the files beside a tokenizer say of it, as transformers and sentence-transformers write and read them."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from tokenizers import AddedToken
+
+from qtx.data.tokenizer_kinds import CLASSES, MODEL_TYPES, ROLES, Kind
+from qtx.foundation.storage import Expected, read_json
+
+EXPECTED = Expected("the settings of a tokenizer", "save the tokenizer there anew with transformers")
+TOKENIZER_CONFIG, SPECIAL_TOKENS = "tokenizer_config.json", "special_tokens_map.json"
+ADDED_TOKENS, MODEL_CONFIG = "added_tokens.json", "config.json"
+SENTENCE_CONFIGS = tuple(
+    f"sentence_{model}_config.json"
+    for model in ("bert", "roberta", "distilbert", "camembert", "albert", "xlm-roberta", "xlnet")
+)
+"""Of sentence-transformers, whose older versions named the file by the model."""
+FLAGS = ("lstrip", "rstrip", "single_word", "normalized", "special")
+LONGEST = 10**9
+"""A `model_max_length` above says that there is none: transformers writes 10^30."""
+
+
+@dataclass(frozen=True)
+class Settings:
+    """What is said of a tokenizer beside it.
+
+    Attributes:
+      folder: where the files are.
+      found: whether any file says anything of a tokenizer.
+      kind: the class that is named, or that models of this type have; None: nothing tells.
+      options: of `tokenizer_config.json`, completed by `special_tokens_map.json`.
+      tokens: the special tokens that are named, by their roles; None: that there is none.
+      listed: tokens that are to be in the vocabulary besides, in the order of their ids.
+      extra: special tokens without a role.
+      lower: whether sentence-transformers makes a text lower case before anything reads it.
+      rows: of the word table of the model there; None: there is no model.
+    """
+
+    folder: Path
+    found: bool
+    kind: Kind | None
+    options: Mapping[str, Any]
+    tokens: Mapping[str, AddedToken | None]
+    listed: tuple[AddedToken, ...]
+    extra: tuple[AddedToken, ...]
+    lower: bool
+    rows: int | None
+
+    def flag(self, name: str) -> bool | None:
+        """A yes or no of `options`; None: it says neither.
+
+        Raises:
+          QtxError: if it is anything else.
+        """
+        return _flag(self.options, name, self.folder / TOKENIZER_CONFIG)
+
+
+def read_settings(folder: Path) -> Settings:
+    """Reads what a folder says of its tokenizer; any of the files may be missing.
+
+    Raises:
+      QtxError: if one is broken.
+    """
+    model, own = _read(folder / MODEL_CONFIG), _read(folder / TOKENIZER_CONFIG)
+    options = own or {}
+    named_there, added = None, None
+    if "added_tokens_decoder" not in options:  # as transformers, which takes that for the newer and whole one
+        named_there, added = _read(folder / SPECIAL_TOKENS), _read(folder / ADDED_TOKENS)
+        options = {**options, **(named_there or {})}
+    sentence_file, sentence = _sentence_config(folder)
+    source = folder / (SPECIAL_TOKENS if own is None else TOKENIZER_CONFIG)
+    tokens = {role: _token(options[f"{role}_token"], source) for role in ROLES if f"{role}_token" in options}
+    extra = _extra(options, source)
+    known = {token.content for token in (*tokens.values(), *extra) if token is not None}
+    listed = _listed(options, source) if added is None else _added(added, known, folder / ADDED_TOKENS)
+    model = model or {}
+    kind = _kind(options, model)
+    return Settings(
+        folder=folder,
+        found=any(part is not None for part in (own, named_there, added, sentence)) or kind is not None,
+        kind=kind,
+        options=options,
+        tokens=tokens,
+        listed=listed,
+        extra=extra,
+        lower=bool(_flag(sentence or {}, "do_lower_case", sentence_file)),
+        rows=_rows(model),
+    )
+
+
+def longest_text(folder: Path) -> tuple[int, str] | None:
+    """How many tokens a text may have at most by what a folder says of its tokenizer, and the file that says so: that
+    of sentence-transformers, or else `tokenizer_config.json`; None: neither does.
+
+    Raises:
+      QtxError: if one is broken.
+    """
+    file, sentence = _sentence_config(folder)
+    options = _read(folder / TOKENIZER_CONFIG) or {}
+    said = (((sentence or {}).get("max_seq_length"), file.name), (options.get("model_max_length"), TOKENIZER_CONFIG))
+    return next(
+        ((int(number), name) for number, name in said if isinstance(number, int | float) and 0 < number < LONGEST), None
+    )
+
+
+def _read(path: Path) -> dict[str, Any] | None:
+    return read_json(path, EXPECTED) if path.is_file() else None
+
+
+def _sentence_config(folder: Path) -> tuple[Path, dict[str, Any] | None]:
+    path = next((folder / name for name in SENTENCE_CONFIGS if (folder / name).is_file()), folder / SENTENCE_CONFIGS[0])
+    return path, _read(path)
+
+
+def _kind(options: Mapping[str, Any], model: Mapping[str, Any]) -> Kind | None:
+    name = str(options.get("tokenizer_class") or model.get("tokenizer_class") or "").removesuffix("Fast")
+    return CLASSES.get(name) if name else MODEL_TYPES.get(str(model.get("model_type")))
+
+
+def _rows(model: Mapping[str, Any]) -> int | None:
+    # A checkpoint's config.json has it at its top, a run's in its section `model`.
+    section = model.get("model")
+    rows = (section if isinstance(section, dict) else model).get("vocab_size")
+    return rows if isinstance(rows, int) and rows > 0 else None
+
+
+def _flag(values: Mapping[str, Any], name: str, source: Path) -> bool | None:
+    value = values.get(name)
+    if value is not None and not isinstance(value, bool):
+        raise EXPECTED.refusal(source, f"{name} is {str(value)[:50]!r}, neither true nor false")
+    return value
+
+
+def _token(value: Any, source: Path, special: bool | None = True) -> AddedToken | None:
+    """A token that is written as a text, or as an object with its `content`."""
+    if value is None:
+        return None
+    if isinstance(value, str):
+        value = {"content": value}
+    if not isinstance(value, dict) or not isinstance(value.get("content"), str):
+        raise EXPECTED.refusal(source, f"{str(value)[:50]!r} is no token")
+    flags = {name: value[name] for name in FLAGS if name in value}
+    if not all(isinstance(flag, bool) for flag in flags.values()):
+        raise EXPECTED.refusal(source, f"the flags of token {value['content'][:50]!r} are not all true or false")
+    return AddedToken(value["content"], **({**flags, "special": True} if special else flags))
+
+
+def _extra(options: Mapping[str, Any], source: Path) -> tuple[AddedToken, ...]:
+    of_model = [  # a class of somebody's own may have roles of its own
+        value
+        for name, value in options.items()
+        if name.endswith("_token") and name.removesuffix("_token") not in ROLES and isinstance(value, str)
+    ]
+    listed = options.get("extra_special_tokens") or options.get("additional_special_tokens") or []
+    if not isinstance(listed, list | dict):
+        raise EXPECTED.refusal(source, f"{str(listed)[:50]!r} is no list of special tokens")
+    values = [*of_model, *(listed.values() if isinstance(listed, dict) else listed)]
+    return tuple(token for value in values if (token := _token(value, source)) is not None)
+
+
+def _listed(options: Mapping[str, Any], source: Path) -> tuple[AddedToken, ...]:
+    listed = options.get("added_tokens_decoder", {})
+    if not isinstance(listed, dict) or not all(i.isdecimal() for i in listed):
+        raise EXPECTED.refusal(source, "its added_tokens_decoder is no object of ids and tokens")
+    tokens = (_token(listed[i], source, special=None) for i in sorted(listed, key=int))
+    return tuple(token for token in tokens if token is not None)
+
+
+def _added(added: Mapping[str, Any], special: set[str], source: Path) -> tuple[AddedToken, ...]:
+    if not all(isinstance(number, int) for number in added.values()):
+        raise EXPECTED.refusal(source, "it is no object of tokens and ids")
+    return tuple(
+        AddedToken(token, normalized=token not in special, special=token in special)
+        for token in sorted(added, key=added.__getitem__)
+    )
