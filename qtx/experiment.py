@@ -104,7 +104,7 @@ def default(family: str, variant: str = "softmax") -> ConfigDict:
     config.start = ""
     config.model = section(dataclasses.replace(chosen.config(), attention=attention_variant(variant)))
     sections = {name: cls for name, cls in SECTIONS.items() if name not in ("data", "quantization")}
-    config.data = section(DataConfig(SOURCES[OBJECTIVES[config.objective].built_in_source]()))
+    config.data = section(DataConfig(SOURCES[OBJECTIVES[config.objective].built_in_sources[chosen.config.reads]]()))
     config.quantization = section(QuantizationConfig(recipe=chosen.recipe))
     for name, cls in sections.items():
         config[name] = section(cls())

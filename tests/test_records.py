@@ -34,6 +34,9 @@ MEANS_NONE = {
     "data.min_length": "all of one length",
     "data.mask_probability": "of an objective that masks nothing",
     "data.image_size": "as the images are",
+    "data.channels": "as the images are",
+    "data.crop_ratio": "all of the shorter side",
+    "data.crop_mode": "the middle, if the size is another",
     "data.mean": "by the images' channels",
     "data.std": "by the images' channels",
 }

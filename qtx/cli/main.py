@@ -271,7 +271,7 @@ def runner(name: str, command: Command, arguments: Sequence[str]) -> Callable[[]
         from qtx.pipeline.importing import config_of_checkpoint, found  # imports jax
 
         chosen["source"] = found(checkpoint)
-        base = config_of_checkpoint(chosen["source"])
+        base = config_of_checkpoint(chosen["source"], names(arguments, "data.source"))
     config, workdir = parse(arguments, of_run=of_run, base=base)
     if of_run:
         chosen["names_data"] = names(arguments, "data.")

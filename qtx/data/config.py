@@ -17,7 +17,7 @@ from qtx.foundation.errors import QtxError, lookup
 SOURCE = Choice(SOURCES, kind="data source")
 EXAMPLE_OPTIONS = (
     *("sequence_length", "tokenizer", "vocab_size", "mask_probability", "document_attention", "classes"),
-    *("image_size", "crop_ratio", "mean", "std"),
+    *("image_size", "channels", "crop_ratio", "crop_mode", "interpolation", "mean", "std"),
 )
 """What makes an example of a record: a model is trained for it, whatever data it sees later."""
 

@@ -31,7 +31,7 @@ class Data:
       training: random-access training records, `len` and `[index]`.
       held_out: the records for evaluation, in order.
       example: (record, generator) to one example, a dict of arrays without a batch axis.
-      augment: (record, generator) to a record, for training alone; None for no augmentation.
+      augment: (record, generator) to an augmented example, for training alone; None for no augmentation.
       mix: ([example, example], generator) to two mixed examples, for training alone; None for no mixing.
       vocab_size: token ids are below it.
       sequence_length: T, tokens per example.
@@ -49,7 +49,7 @@ class Data:
     training: Records = field(repr=False)
     held_out: Records = field(repr=False)
     example: Callable[[Any, np.random.Generator], Batch] = field(repr=False)
-    augment: Callable[[Any, np.random.Generator], Any] | None = field(default=None, repr=False)
+    augment: Callable[[Any, np.random.Generator], Batch] | None = field(default=None, repr=False)
     mix: Callable[[list[Batch], np.random.Generator], list[Batch]] | None = field(default=None, repr=False)
     vocab_size: int | None = None
     sequence_length: int | None = None
@@ -85,7 +85,7 @@ class Data:
           QtxError: when `batch_size` is not a positive multiple of `process_count` (of twice that with `mix`), or
             `seed` is negative.
         """
-        batches = self._endless(self._augmented, self.mix, batch_size, seed, process_index, process_count)
+        batches = self._endless(self.augment or self.example, self.mix, batch_size, seed, process_index, process_count)
         if self.reading_processes:
             return WorkerBatches(batches, self.reading_processes)
         return iter(self._threaded(batches))
@@ -119,9 +119,6 @@ class Data:
 
         rows = grain.MapDataset.range(-(-count // batch_size) * batch_size).seed(EVALUATION_SEED).random_map(example)
         return self._threaded(rows.batch(batch_size // process_count)[process_index::process_count])
-
-    def _augmented(self, record: Any, rng: np.random.Generator) -> Batch:
-        return self.example(record if self.augment is None else self.augment(record, rng), rng)
 
     def _endless(
         self,

@@ -10,15 +10,17 @@ import zipfile
 from collections.abc import Callable, Iterator, Mapping
 from pathlib import Path, PurePosixPath
 
-from PIL import Image
+import numpy as np
+from PIL import Image, UnidentifiedImageError
 
+from qtx.data.image_kinds import DECODED, EXPECTED, eight_bits, kind_of
 from qtx.foundation.errors import QtxError
 
 MOST_PIXELS = 89_000_000
 """Of an image: a file of a few bytes can say to have any number. Pillow warns from here on."""
 DENSEST = 8256
 """Pixels that one byte of a file can be: PNG's of one bit each, compressed 1032 : 1."""
-SUFFIXES = {".jpg", ".jpeg", ".png"}
+SUFFIXES = {".jpg", ".jpeg", ".png", ".webp", ".bmp"}
 TRAINING_SPLIT = "train"
 HELD_OUT_SPLITS = ("val", "valid", "validation", "test")
 
@@ -37,7 +39,8 @@ def check_splits(path: str, classes: Mapping[str, set[str]]) -> tuple[list[str],
     if TRAINING_SPLIT not in classes or held_out is None:
         raise QtxError(
             f"{path}: found images in {', '.join(sorted(classes)) or 'no split'}: expected "
-            f"<split>/<class>/<file> (jpg, png) with split {TRAINING_SPLIT} and one of {', '.join(HELD_OUT_SPLITS)}"
+            f"<split>/<class>/<file> (jpg, png, webp, bmp) with split {TRAINING_SPLIT} and one of "
+            f"{', '.join(HELD_OUT_SPLITS)}"
         )
     unknown = sorted(classes[held_out] - classes[TRAINING_SPLIT])
     if unknown:
@@ -93,8 +96,13 @@ def _telling(path: Path) -> Iterator[None]:
         raise QtxError(f"cannot read {path} as an archive: {error or type(error).__name__}") from error
 
 
+def read_pixels(content: bytes, what: str, channels: int) -> np.ndarray:
+    """The pixels of an image file, uint8 `[H, W, C]`; see `open_image` and `eight_bits`."""
+    return eight_bits(open_image(content, what), what, channels)
+
+
 def open_image(content: bytes, what: str) -> Image.Image:
-    """A JPEG or PNG, decoded.
+    """A JPEG, PNG, WebP (of several images the first) or BMP, decoded.
 
     Args:
       content: the file.
@@ -103,27 +111,32 @@ def open_image(content: bytes, what: str) -> Image.Image:
     Raises:
       QtxError: if it is damaged, of another kind, or of more than `MOST_PIXELS`.
     """
-    try:
-        image = begin_image(content, what)
+    image = begin_image(content, what)
+    with _telling_of_image(content, what):
         image.load()
-    except QtxError:
-        raise
-    except Exception as error:
-        raise QtxError(f"cannot decode {what}: {error or type(error).__name__}") from error
     return image
 
 
 def begin_image(content: bytes, what: str) -> Image.Image:
     """As `open_image`, but only the head is read; the pixels are decoded when they are asked for."""
-    try:
-        # Of other kinds some run programs.
-        image = Image.open(io.BytesIO(content), formats=("JPEG", "PNG"))
-    except Exception as error:  # what Pillow's decoders raise for a damaged file is what their parts raise
-        raise QtxError(f"cannot decode {what}: {error or type(error).__name__}") from error
+    with _telling_of_image(content, what):
+        image = Image.open(io.BytesIO(content), formats=DECODED)
     most = min(MOST_PIXELS, DENSEST * len(content))
     if image.width * image.height > most:
         raise QtxError(f"cannot decode {what}: {image.width} x {image.height} pixels, expected {most:,} or less")
     return image
+
+
+@contextlib.contextmanager
+def _telling_of_image(content: bytes, what: str) -> Iterator[None]:
+    """Tells in one line what Pillow's decoders raise for a file that they cannot read: what their parts raise."""
+    try:
+        yield
+    except UnidentifiedImageError as error:
+        kind = kind_of(content) or f"of no known kind, it begins {content[:8].hex(' ')}"
+        raise QtxError(f"cannot decode {what}: the file is {kind}: {EXPECTED}, whole") from error
+    except Exception as error:
+        raise QtxError(f"cannot decode {what}, {kind_of(content)}: {error or type(error).__name__}") from error
 
 
 def _place(name: str) -> tuple[str, str, str] | None:

@@ -1,21 +1,26 @@
-"""What every image source shares: its options, the augmentation, and arrays of pixels to `Data`."""
+"""What every image source shares: its options, the augmentation, and pixels to `Data`."""
 
 from __future__ import annotations
 
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
+from typing import Any, ClassVar
 
 import numpy as np
 
 from qtx.data.augmentation import Mixing, RandAugment, color_jitter, random_crop, random_flip, random_resized_crop
 from qtx.data.dataset import Data
-from qtx.data.objectives import Classification, Objective
+from qtx.data.objectives import OBJECTIVES, Classification, Objective
+from qtx.data.records import Records
+from qtx.data.resizing import CROP_MODES, INTERPOLATIONS, cut_to_size
 from qtx.foundation.batch import Batch
-from qtx.foundation.errors import QtxError
+from qtx.foundation.errors import QtxError, lookup
 from qtx.foundation.storage import digest
 
 Record = tuple[np.ndarray, np.int32]
-Augment = Callable[[Record, np.random.Generator], Record]
+Augment = Callable[[np.ndarray, np.random.Generator], np.ndarray]
+Statistics = tuple[np.ndarray, np.ndarray]
+IMAGENET = {"mean": (0.485, 0.456, 0.406), "std": (0.229, 0.224, 0.225)}
 
 
 @dataclass(frozen=True)
@@ -34,9 +39,17 @@ class LabelledImages:
 
 @dataclass(frozen=True)
 class ImageOptions:
-    """Options of every image source: the augmentation, in the order of its use; it applies to training alone.
+    """Options of every image source: what a model reads of an image, and the augmentation, in the order of its use,
+    which applies to training alone.
 
     Attributes:
+      image_size: S, height and width in pixels that images are brought to; None: they have one size already.
+      channels: 1 for grey, 3 for colour; None: as the source has them.
+      crop_ratio: S by the side that an image is resized to, before the middle is cut out; None is 1.
+      crop_mode: of `CROP_MODES`; None: as `"center"`, but an image of S x S stays as it is.
+      interpolation: nearest, bilinear, bicubic, lanczos, box or hamming.
+      mean: per channel, of values from 0 to 1; None: the source's.
+      std: likewise.
       random_resized_crop: a rectangle of 8 to 100 % of the image, resized, bilinear or bicubic by lot.
       random_crop: pixels of zero padding on every side, from which a crop of the original size is drawn; 0 for none.
       flip: mirror every other image, left to right.
@@ -51,6 +64,16 @@ class ImageOptions:
       QtxError: for an option out of its range, or both kinds of crop.
     """
 
+    brightest: ClassVar[int] = 255
+    """The pixel value that is 1."""
+
+    image_size: int | None = None
+    channels: int | None = None
+    crop_ratio: float | None = None
+    crop_mode: str | None = None
+    interpolation: str = "bicubic"
+    mean: tuple[float, ...] | None = None
+    std: tuple[float, ...] | None = None
     random_resized_crop: bool = False
     random_crop: int = 0
     flip: bool = False
@@ -62,6 +85,21 @@ class ImageOptions:
     cutmix: float = 0.0
 
     def __post_init__(self):
+        if self.image_size is not None and self.image_size < 1:
+            raise QtxError(f"image_size is {self.image_size}: expected 1 pixel or more")
+        if self.crop_ratio is not None and not 0.0 < self.crop_ratio <= 1.0:
+            raise QtxError(f"crop_ratio is {self.crop_ratio}: expected a number above 0 and at most 1, e.g. 0.9")
+        if self.crop_mode is not None:
+            lookup(CROP_MODES, "crop_mode", self.crop_mode)
+        lookup(INTERPOLATIONS, "interpolation", self.interpolation)
+        if self.channels not in (None, 1, 3):
+            raise QtxError(f"channels is {self.channels}: expected 1 (grey) or 3 (colour)")
+        for name in ("mean", "std"):
+            values = getattr(self, name)
+            if values is not None and not (values and all(isinstance(value, int | float) for value in values)):
+                raise QtxError(f"{name} is {values!r}: expected a number per channel, e.g. {IMAGENET[name]}")
+        if self.std is not None and not all(value > 0 for value in self.std):
+            raise QtxError(f"std is {self.std}: expected positive numbers, e.g. {IMAGENET['std']}")
         if self.random_crop < 0:
             raise QtxError(f"random_crop is {self.random_crop}: expected 0 pixels or more")
         if self.random_crop and self.random_resized_crop:
@@ -72,7 +110,7 @@ class ImageOptions:
 
     @staticmethod
     def serves(objective: Objective) -> bool:
-        return isinstance(objective, Classification)
+        return isinstance(objective, Classification) or objective.taught
 
     @property
     def _randaugment(self) -> RandAugment:
@@ -84,19 +122,39 @@ class ImageOptions:
         mixing = Mixing(self.mixup, self.cutmix)
         return mixing if self.mixup or self.cutmix else None
 
+    def to_size(self, size: int) -> Callable[[np.ndarray], np.ndarray]:
+        """What brings an image to `size`, as the options say; see `cut_to_size`."""
+        ratio = 1.0 if self.crop_ratio is None else self.crop_ratio
+        mode, interpolation = self.crop_mode, self.interpolation
+        return lambda image: cut_to_size(image, size, ratio, mode, interpolation)
+
+    def normalization(self, channels: int, default: Statistics) -> Statistics:
+        """Mean and standard deviation, float32 `[C]` each, of values from 0 to 1: the options', else the default.
+
+        Raises:
+          QtxError: for another number of them than of channels.
+        """
+        given = []
+        for name, usual in zip(("mean", "std"), default, strict=True):
+            values = usual if getattr(self, name) is None else getattr(self, name)
+            if len(values) != channels:
+                raise QtxError(f"{name} has {len(values)} numbers for images of {channels} channel(s)")
+            given.append(np.array(values, np.float32))
+        return given[0], given[1]
+
     def make_augment(self, size: int, mean: np.ndarray) -> Augment | None:
-        """What training images go through: `Data.augment`, or None for nothing.
+        """What training images go through, or None for nothing.
 
         Args:
           size: S, height and width of the result. With `random_resized_crop` images may have any size, otherwise they
             must have this one.
-          mean: `[C]`, 0 to 255, the colour that RandAugment's warps fill with.
+          mean: `[C]`, in pixel values, the colour that RandAugment's warps fill with.
 
         Returns:
-          (image uint8 `[H, W, C]`, label), generator -> (image uint8 `[S, S, C]`, label).
+          image uint8 `[H, W, C]`, generator -> image uint8 `[S, S, C]`.
         """
         fill = tuple(int(value) for value in np.round(mean))
-        steps: list[Callable[[np.ndarray, np.random.Generator], np.ndarray]] = []
+        steps: list[Augment] = []
         if self.random_resized_crop:
             steps.append(lambda image, rng: random_resized_crop(image, rng, size))
         if self.random_crop:
@@ -108,55 +166,130 @@ class ImageOptions:
         if self.color_jitter:
             steps.append(lambda image, rng: color_jitter(image, rng, self.color_jitter))
 
-        def augment(record: Record, rng: np.random.Generator) -> Record:
-            image, label = record
+        def augment(image: np.ndarray, rng: np.random.Generator) -> np.ndarray:
             for step in steps:
                 image = step(image, rng)
-            return image, label
+            return image
 
         return augment if steps else None
 
-    def make_data(self, name: str, classes: Sequence[str], training: LabelledImages, held_out: LabelledImages) -> Data:
-        """Normalizes by the training images' mean and standard deviation per channel.
+    def make_data(
+        self,
+        description: str,
+        classes: Sequence[str],
+        training: Records,
+        held_out: Records,
+        sizes: tuple[int, int],
+        normalization: Statistics,
+        objective: str,
+        cut: bool = True,
+        **more: Any,
+    ) -> Data:
+        """The data of images in records, each (image uint8 `[H, W, C]`, label); without labels for an objective that
+        needs none.
+
+        Args:
+          description: one line for people.
+          classes: the names of the labels.
+          training, held_out: the records; images of one channel become those of three.
+          sizes: S and C of an example, `[S, S, C]`.
+          normalization: of `normalization`.
+          objective: a name in `OBJECTIVES`.
+          cut: whether the images have yet to be brought to S; otherwise they have that size.
+          more: of `Data`.
 
         Raises:
-          QtxError: for images that are not square or differ in size between the splits, or a label out of range.
+          QtxError: if labels are to be mixed where there are none.
         """
-        _, height, width, channels = training.images.shape
-        if height != width or held_out.images.shape[1:] != (height, width, channels):
+        (size, channels), (mean, std) = sizes, normalization
+        taught = OBJECTIVES[objective].taught
+        if taught and self.mix is not None:
             raise QtxError(
-                f"{name}: training images are {height} x {width} x {channels} and held-out ones "
-                f"{' x '.join(map(str, held_out.images.shape[1:]))}: expected square images of one size"
+                f"mixup and cutmix mix labels, and objective {objective!r} has none: leave out data.mixup and "
+                "data.cutmix"
+            )
+        to_size = self.to_size(size) if cut else None
+        augment = self.make_augment(size, self.brightest * mean)
+
+        def finished(image: np.ndarray, label: np.int32) -> Batch:
+            pixels = (image.astype(np.float32) / self.brightest - mean) / std
+            example = {"images": pixels, "weights": np.float32(1.0)}
+            return example if taught else {**example, "labels": label}
+
+        def whole(record: Record) -> tuple[np.ndarray, np.int32]:
+            image, label = record
+            return image if image.shape[-1] == channels else image.repeat(channels, axis=-1), label
+
+        def example(record: Record, rng: np.random.Generator) -> Batch:
+            image, label = whole(record)
+            return finished(image if to_size is None else to_size(image), label)
+
+        def augmented(record: Record, rng: np.random.Generator) -> Batch:
+            assert augment is not None
+            image, label = whole(record)
+            seen = image if to_size is None or self.random_resized_crop else to_size(image)
+            return finished(augment(seen, rng), label)
+
+        return Data(
+            description=description,
+            training=training,
+            held_out=held_out,
+            example=example,
+            augment=augmented if augment else None,
+            mix=self.mix,
+            image_size=size,
+            channels=channels,
+            classes=None if taught else tuple(classes),
+            **more,
+        )
+
+    def make_data_in_memory(
+        self,
+        name: str,
+        classes: Sequence[str],
+        training: LabelledImages,
+        held_out: LabelledImages,
+        objective: str,
+        cut: bool = True,
+    ) -> Data:
+        """The data of images in memory, normalized by the training images' mean and standard deviation per channel
+        unless the options say by what; arguments as of `make_data`.
+
+        Raises:
+          QtxError: for images that are not square or differ in size between the splits and are not brought to one, or a
+            label out of range.
+        """
+        _, height, width, found = training.images.shape
+        if self.image_size is None and (height != width or held_out.images.shape[1:] != (height, width, found)):
+            raise QtxError(
+                f"{name}: training images are {height} x {width} x {found} and held-out ones "
+                f"{' x '.join(map(str, held_out.images.shape[1:]))}: expected square images of one size, or "
+                "data.image_size"
             )
         highest = max(training.labels.max(), held_out.labels.max())
         if highest >= len(classes):
             raise QtxError(
                 f"{name}: label {highest}, but the training labels end at {len(classes) - 1}: expected the same"
             )
-        mean, deviation = channel_statistics(training.images)
-        if not deviation.all():
+        size, channels = self.image_size or height, self.channels or found
+        mean, deviation = (values / self.brightest for values in channel_statistics(training.images))
+        if self.std is None and not deviation.all():
             raise QtxError(f"{name}: a channel of the training images has one value throughout: nothing to learn from")
-
-        def example(record: tuple[np.ndarray, np.int32], rng: np.random.Generator) -> Batch:
-            image, label = record
-            return {"images": (image - mean) / deviation, "labels": label, "weights": np.float32(1.0)}
-
-        return Data(
-            description=(
-                f"{name}: {len(training):,} training and {len(held_out):,} held-out images, "
-                f"{height} x {width} x {channels}, {len(classes)} classes"
-            ),
-            training=training,
-            held_out=held_out,
-            example=example,
-            augment=self.make_augment(height, mean),
-            mix=self.mix,
-            image_size=height,
-            channels=channels,
-            classes=tuple(classes),
+        if found == 1 < channels:
+            mean, deviation = np.repeat(mean, channels), np.repeat(deviation, channels)
+        return self.make_data(
+            f"{name}: {len(training):,} training and {len(held_out):,} held-out images, "
+            f"{size} x {size} x {channels}, {len(classes)} classes",
+            classes,
+            training,
+            held_out,
+            (size, channels),
+            self.normalization(channels, (mean, deviation)),
+            objective,
+            cut,
             digests={
-                name: digest({"images": split.images, "labels": split.labels})
-                for name, split in (("training", training), ("held_out", held_out))
+                split: digest({"images": images.images, "labels": images.labels})
+                for split, images in (("training", training), ("held_out", held_out))
             },
         )
 

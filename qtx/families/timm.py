@@ -55,6 +55,7 @@ FIELDS = {
     "patch_size": "patch_size",
     "in_chans": "channels",
     "num_classes": "num_classes",
+    "head": "head",
 }
 
 
@@ -88,6 +89,8 @@ def options(values: Mapping[str, Any], source: str) -> dict[str, Any]:
     for key in ("embed_dim", "mlp_ratio"):
         if not isinstance(result[key], int | float) or not 0 < result[key] < LARGEST:
             raise QtxError(f"{source}: {key} is {str(result[key])[:100]}, expected a positive number")
+    if "num_classes" in result:  # timm leaves the classifier of no classes out
+        result |= {"head": "classification"} if result["num_classes"] else {"head": "none", "num_classes": None}
     result["mlp_width"] = int(result["embed_dim"] * result["mlp_ratio"])
     return result
 
@@ -111,7 +114,7 @@ def weights(config: VitConfig) -> list[Weight]:
         *dense_weights(f"{LAYER}.mlp.fc1", "layers/mlp/in"),
         *dense_weights(f"{LAYER}.mlp.fc2", "layers/mlp/out"),
         *layer_norm_weights("norm", "final_norm"),
-        *dense_weights("head", "head/logits"),
+        *(dense_weights("head", "head/logits") if config.head == "classification" else []),
     ]
 
 

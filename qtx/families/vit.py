@@ -1,4 +1,4 @@
-"""ViT: ViTForImageClassification."""
+"""ViT: ViTForImageClassification and ViTModel."""
 
 from __future__ import annotations
 
@@ -35,20 +35,22 @@ def weights(config: VitConfig) -> list[Weight]:
         *dense_weights(f"{LAYER}.output.dense", "layers/mlp/out"),
         *layer_norm_weights(f"{LAYER}.layernorm_after", "layers/mlp_norm"),
         *layer_norm_weights("vit.layernorm", "final_norm"),
-        *dense_weights("classifier", "head/logits"),
+        *(dense_weights("classifier", "head/logits") if config.head == "classification" else []),
     ]
 
 
 def shown_by_weights(tensors: Mapping[str, Any]) -> dict[str, Any]:
-    """The number of classes, which config.json leaves out when it is 2, and whether patches are normalised."""
-    # A checkpoint without a classifier is refused later, by the name of the missing weight.
-    classes = first_length(tensors["classifier.bias"]) if "classifier.bias" in tensors else 1
-    return {"num_classes": classes, "patch_norm": f"{PATCH_NORM}.weight" in tensors}
+    """The head, which a config.json need not tell, its number of classes, which it leaves out when it is 2, and whether
+    patches are normalised."""
+    shown: dict[str, Any] = {"head": "none", "num_classes": None}
+    if "classifier.bias" in tensors:
+        shown = {"head": "classification", "num_classes": first_length(tensors["classifier.bias"])}
+    return {**shown, "patch_norm": f"{PATCH_NORM}.weight" in tensors}
 
 
 CHECKPOINT = Checkpoint(
     model_type="vit",
-    architectures={"ViTForImageClassification": {}},
+    architectures={"ViTForImageClassification": {"head": "classification"}, "ViTModel": {"head": "none"}},
     fields={
         "hidden_size": "width",
         "num_hidden_layers": "num_layers",
@@ -73,9 +75,11 @@ CHECKPOINT = Checkpoint(
     attention_prefix=f"{LAYER}.attention.attention",
     weights=weights,
     prefix="vit.",
-    modules=("embeddings.", "encoder.", "layernorm."),
+    modules=("embeddings.", "encoder.", "layernorm.", "pooler."),
+    bare=("ViTModel",),
+    unused=("vit.pooler.", "vit.embeddings.mask_token"),
     shown_by_weights=shown_by_weights,
-    extra=lambda config: labels(config.num_classes),
+    extra=lambda config: labels(config.num_classes) if config.head == "classification" else {},
 )
 
 # The authors published no ViT code; the paper measures it as OPT, by the layer outputs. The names are qtx's own.
@@ -89,7 +93,8 @@ VIT = Family(
     title="ViT",
     module=Vit,
     config=VitConfig,
-    objectives=("classification",),
+    objectives=("classification", "distill"),
+    heads={"classification": "classification"},
     measured=lambda config: MEASURED,
     recipe="paper_vit",
     checkpoint=CHECKPOINT,

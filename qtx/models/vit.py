@@ -1,4 +1,5 @@
-"""ViT (Dosovitskiy et al. 2021): patch embedding, class token, pre-LN encoder, classifier on the class token."""
+"""ViT (Dosovitskiy et al. 2021): patch embedding, class token, pre-LN encoder, and a classifier on the class token, or
+none."""
 
 from __future__ import annotations
 
@@ -11,11 +12,13 @@ import jax.numpy as jnp
 import numpy as np
 
 from qtx.attention import Rows
-from qtx.foundation.errors import QtxError
+from qtx.foundation.errors import QtxError, lookup
 from qtx.layers import Dropout, dense, layer_norm
 from qtx.masks import Mask
 from qtx.models.block import TransformerConfig, layers
 from qtx.sites import Site
+
+HEADS = dict.fromkeys(("classification", "none"))
 
 
 @dataclasses.dataclass(frozen=True)
@@ -26,7 +29,9 @@ class VitConfig(TransformerConfig):
       patch_size: side of a square patch in pixels.
       patch_norm: LayerNorm after the patch embedding. The paper's ViT cures have it and its vanilla baseline does not;
         it alone cures most outliers, so compare variants with the same setting.
-      image_size, channels, num_classes: None: from the data.
+      head: `"classification"`, or `"none"`, the encoder alone.
+      image_size, channels: None: from the data.
+      num_classes: of `"classification"`; None: from the data.
 
     Raises:
       QtxError: if the image is not a whole number of patches.
@@ -47,14 +52,20 @@ class VitConfig(TransformerConfig):
     patch_norm: bool = False
     image_size: int | None = None
     channels: int | None = None
+    head: str = "classification"
     num_classes: int | None = None
 
     def __post_init__(self):
         super().__post_init__()
+        lookup(HEADS, "head", self.head)
         if self.patch_size < 1 or (self.image_size is not None and self.image_size % self.patch_size):
             raise QtxError(
                 f"patch_size {self.patch_size} does not divide image_size {self.image_size}: choose a divisor"
             )
+
+    @property
+    def from_data(self):
+        return tuple(name for name in super().from_data if name != "num_classes" or self.head == "classification")
 
     def example(self) -> dict[str, Any]:
         # A view of one number, as a config may say any size.
@@ -102,15 +113,18 @@ class ClassifierHead(nn.Module):
 
 
 class Vit(nn.Module):
-    """ViTForImageClassification."""
+    """ViTForImageClassification or ViTModel, by the config's head."""
 
     config: VitConfig
 
     @nn.compact
     def __call__(self, batch: dict[str, jax.Array], *, train: bool = False, step: jax.Array | None = None) -> jax.Array:
-        """Class logits `[B, num_classes]`, float32, of `batch["images"]` `[B, H, W, C]`; the rest as in BERT."""
+        """Class logits `[B, num_classes]` of `batch["images"]` `[B, H, W, C]`, without a head the last hidden states
+        `[B, N + 1, width]`; float32; the rest as in BERT."""
         c = self.config
         x = VitEmbeddings(c, not train, name="embeddings")(batch["images"])
         x, _ = layers(c, deterministic=not train)(x, Rows(Mask(x.shape[1], c.causal), step))
         x = layer_norm(c.layer_norm_epsilon, jnp.dtype(c.dtype), "final_norm")(x)
+        if c.head == "none":
+            return x.astype(jnp.float32)
         return ClassifierHead(c, name="head")(x[:, 0])

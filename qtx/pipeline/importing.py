@@ -25,6 +25,7 @@ from qtx.interop import load
 from qtx.interop.contents import digest_of_folder, files_of
 from qtx.interop.hub import fetch
 from qtx.interop.original import differing_fields
+from qtx.interop.pixels import pixel_options
 from qtx.interop.stored import open_folder
 from qtx.models import FROM_DATA, TransformerConfig
 from qtx.pipeline.identity import identity_of, kept_files, load_data
@@ -74,28 +75,39 @@ def found(checkpoint: str) -> Found:
     return Found(fetched, f"{name}@{commit}")
 
 
-def config_of_checkpoint(checkpoint: Found) -> ConfigDict:
-    """The config of the run that a checkpoint makes: its model, and built-in data cut by its own tokenizer, for the
-    objective of its head; a model without a head is measured by what it was (objective `distill`).
+def config_of_checkpoint(checkpoint: Found, names_source: bool = False) -> ConfigDict:
+    """The config of the run that a checkpoint makes: its model, and built-in data cut by its own tokenizer, or with the
+    pixels that its processor makes, for the objective of its head; a model without a head, and one whose head needs
+    labels, is measured by what it was (objective `distill`).
+
+    Args:
+      checkpoint: of `found`.
+      names_source: whether the user names a source of data, which has labels if it is of images.
 
     Raises:
       QtxError: if it is no checkpoint that qtx reads, or has no tokenizer.
     """
     folder = checkpoint.folder
-    model = open_folder(folder).config(None)
+    stored = open_folder(folder)
+    model: Any = stored.config(None)
     name = next(name for name, family in FAMILIES.items() if family is family_of(model))
     config = default(name)
     config.name = Path(checkpoint.source.partition("@")[0]).resolve().name.removeprefix(BUILTIN)
     config.model = section(model)
-    config.objective = objective_of(model)
-    source = OBJECTIVES[config.objective].built_in_source
-    options: dict[str, Any] = {}
-    if model.reads == "tokens":
+    objective = objective_of(model)
+    source = OBJECTIVES[objective].built_in_sources[model.reads]
+    config.objective = objective
+    if names_source and model.reads == "images" and model.head == "classification":
+        config.objective = "classification"
+    if model.reads == "images":
+        options = pixel_options(stored, model.image_size, model.channels)
+    else:
         load_tokenizer(folder)
         told = longest_text(folder)
         longest = min(getattr(model, "max_length", SEQUENCE_LENGTH), SEQUENCE_LENGTH if told is None else told[0])
         options = {"tokenizer": str(folder), "sequence_length": min(SEQUENCE_LENGTH, longest)}
     config.data = section(DataConfig(SOURCE.make("source", source, options)))
+    config.data.update(options)  # those at the source's defaults too, which are not those of every source
     return config.lock()
 
 

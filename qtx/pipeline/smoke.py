@@ -28,7 +28,7 @@ BATCH_SIZE = 8
 SEQUENCE_LENGTH = 32
 VOCABULARY = 512
 LAYERS, HEADS, HEAD_WIDTH = 2, 2, 16
-NEEDS_NO_FILES = ("stdlib", "stdlib_labels", "digits", "bigram_backcopy")
+NEEDS_NO_FILES = ("stdlib", "stdlib_labels", "digits", "photographs", "bigram_backcopy")
 TEACHER = "builtin:minilm-2l"
 NOT_OF_THE_RUN = ("accumulation_steps", "max_bad_steps")
 
@@ -51,7 +51,7 @@ def smoke(config: ConfigDict) -> ConfigDict:
         name=f"{full.name}_smoke",
         model=dataclasses.replace(full.model if taught else _small_model(full.model), attention=attention),
         start=TEACHER if taught else "",
-        data=_small_data(full.data, full.objective),
+        data=_small_data(full.data, full.objective, full.model.reads),
         training=_short_training(full.training, steps),
         mesh=MeshConfig(),
         quantization=dataclasses.replace(
@@ -87,8 +87,8 @@ def _small_model(model: TransformerConfig) -> TransformerConfig:
     return dataclasses.replace(model, **sizes, **family_of(model).small(model, sizes))
 
 
-def _small_data(data: DataConfig, objective: str) -> DataConfig:
-    source = data.name if data.name in NEEDS_NO_FILES else OBJECTIVES[objective].built_in_source
+def _small_data(data: DataConfig, objective: str, reads: str) -> DataConfig:
+    source = data.name if data.name in NEEDS_NO_FILES else OBJECTIVES[objective].built_in_sources[reads]
     options = {option: value for option, value in flattened(data).items() if option in SOURCE.options(source)}
     if "sequence_length" in options:
         options["sequence_length"] = min(options["sequence_length"] or SEQUENCE_LENGTH, SEQUENCE_LENGTH)

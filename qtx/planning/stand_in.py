@@ -9,7 +9,7 @@ from typing import Any
 import numpy as np
 
 from qtx.data import OBJECTIVES, VOCABULARIES, Data, load_tokenizer
-from qtx.data.objectives import TextObjective
+from qtx.data.objectives import Objective, TextObjective
 from qtx.data.text import DEFAULT_VOCAB_SIZE, TextOptions
 from qtx.experiment import Experiment
 from qtx.families import family_of
@@ -30,9 +30,10 @@ def stand_in(experiment: Experiment) -> tuple[Data, list[str]]:
       QtxError: for a size that nothing tells.
     """
     source, objective = experiment.data.source, OBJECTIVES[experiment.objective]
-    if isinstance(objective, TextObjective):
-        return _text(experiment, source, objective)
-    return _images(experiment.model, source)
+    if experiment.model.reads == "images":
+        return _images(experiment.model, source, objective)
+    assert isinstance(objective, TextObjective), "a model of tokens trains on text"
+    return _text(experiment, source, objective)
 
 
 def _text(experiment: Experiment, source: Any, objective: TextObjective) -> tuple[Data, list[str]]:
@@ -71,14 +72,16 @@ def _vocab_size(source: Any) -> int | None:
     return load_tokenizer(tokenizer).vocab_size if Path(tokenizer).exists() else None
 
 
-def _images(model: Any, source: Any) -> tuple[Data, list[str]]:
-    told = {name: getattr(model, name) or getattr(source, name, None) for name in IMAGENET}
-    sizes: Any = IMAGENET | {name: size for name, size in told.items() if size is not None}
+def _images(model: Any, source: Any, objective: Objective) -> tuple[Data, list[str]]:
+    needed = {name: size for name, size in IMAGENET.items() if name in model.from_data}
+    told = {name: getattr(model, name) or getattr(source, name, None) for name in needed}
+    sizes: Any = needed | {name: size for name, size in told.items() if size is not None}
     assumed = [f"{name} {size}" for name, size in sizes.items() if told[name] is None]
     image = np.zeros((sizes["image_size"], sizes["image_size"], sizes["channels"]), np.float32)
 
     def example(record, rng):
-        return {"images": record, "labels": np.int32(0), "weights": np.float32(1.0)}
+        made = {"images": record, "weights": np.float32(1.0)}
+        return made if objective.taught else {**made, "labels": np.int32(0)}
 
-    classes = numbered(sizes.pop("num_classes"))
+    classes = numbered(sizes.pop("num_classes")) if "num_classes" in sizes else None
     return Data("no data", [image], [image], example, classes=classes, **sizes), assumed

@@ -38,17 +38,19 @@ FREE_TRAINING_OPTIONS = (
 TOLD_BY_THE_DATA = tuple(f"model.{name}" for name in FROM_DATA)
 # Options that runs of earlier versions have no record of, and what these did, if it is more than nothing.
 LATER_OPTIONS = {
-    "model.head": "mlm",
     "model.attention_backend": "auto",
     "model.attention.gate_input": "normed",
     "model.attention.gate_place": "context",
     "model.attention.eta_warmup_steps": 0,
     "model.attention.empty_warmup_steps": 0,
     "model.attention.empty_weight": 1.0,
+    "data.interpolation": "bicubic",
     "training.distill_layers": "all",
     "training.penalties": [],
     "qat.noise": "",
 }
+HEADS = {"bert": "mlm", "vit": "classification"}
+"""The head that a family had when its runs recorded none."""
 TOKENIZER_OPTIONS = ("tokenizer", "vocab_size")
 IDENTITY = "identity"
 TAKEN = "taken"
@@ -237,7 +239,7 @@ def differences(there: Mapping[str, Any], here: Mapping[str, Any], other_data: b
     leaves to the data differs in nothing, and starts by their contents, not by where they lie. With `other_data`, of
     the data only what says which tokenizer cuts them counts."""
     old, new = _flatten(_without_idle(there)), _flatten(_without_idle(here))
-    found = []
+    found, later_options = [], {**LATER_OPTIONS, "model.head": HEADS.get(str(there.get("family")))}
     for key in sorted(old.keys() | new.keys()):
         section, _, option = key.partition(".")
         free = section in (*FREE_SECTIONS, *BESIDE_OPTIONS)
@@ -246,7 +248,7 @@ def differences(there: Mapping[str, Any], here: Mapping[str, Any], other_data: b
         open_yet = key in TOLD_BY_THE_DATA and new.get(key) is None
         before, now = old.get(key), new.get(key)
         moved = key == "start" and before and now
-        later = key not in old and now == LATER_OPTIONS.get(key)
+        later = key not in old and now in (None, later_options.get(key))
         if not (free or open_yet or moved or later or before == now):
             texts = (str(options[key]) if key in options else "absent" for options in (old, new))
             found.append("{} ({} there, {} here)".format(key, *texts))

@@ -27,9 +27,7 @@ TRANSFORMS = {
     "random_flip": random_flip,
     "color_jitter": lambda image, rng: color_jitter(image, rng, 0.4),
     "randaugment": lambda image, rng: RandAugment(layers=5)(image, rng, (9,) * image.shape[-1]),
-    "recipe": lambda image, rng: ImageOptions(**RECIPE).make_augment(12, np.full(image.shape[-1], 9.0))(
-        (image, 3), rng
-    )[0],
+    "recipe": lambda image, rng: ImageOptions(**RECIPE).make_augment(12, np.full(image.shape[-1], 9.0))(image, rng),
 }
 
 

@@ -103,7 +103,7 @@ def test_random_crop_shifts_and_pads_with_zeros():
     padded = np.pad(image, ((1, 1), (1, 1), (0, 0)))
     windows = [padded[i : i + 4, j : j + 4].tobytes() for i in range(3) for j in range(3)]
     augment = ImageOptions(random_crop=1).make_augment(4, np.zeros(1))
-    seen = {augment((image, 0), rng)[0].tobytes() for _ in range(300)}
+    seen = {augment(image, rng).tobytes() for _ in range(300)}
     assert seen == set(windows)
 
 
@@ -113,8 +113,7 @@ def test_flip_mirrors_about_half():
     augment = ImageOptions(flip=True).make_augment(4, np.zeros(1))
     flipped = 0
     for _ in range(1000):
-        result, label = augment((image, 5), rng)
-        assert label == 5
+        result = augment(image, rng)
         mirrored = np.array_equal(result, image[:, ::-1])
         assert mirrored or np.array_equal(result, image)
         flipped += mirrored
@@ -151,7 +150,7 @@ def test_an_image_is_no_reason_to_take_memory_or_to_run_a_program():
     head = b"IHDR" + (100_000).to_bytes(4, "big") * 2 + bytes([8, 2, 0, 0, 0])
     png = b"\x89PNG\r\n\x1a\n" + (13).to_bytes(4, "big") + head + zlib.crc32(head).to_bytes(4, "big")
     png += bytes(4) + b"IDAT" + zlib.crc32(b"IDAT").to_bytes(4, "big")
-    for content, says in {png: "pixels", b"%!PS-Adobe-3.0 EPSF-3.0\n%%BoundingBox: 0 0 9 9\n": "identify"}.items():
+    for content, says in {png: "pixels", b"%!PS-Adobe-3.0 EPSF-3.0\n%%BoundingBox: 0 0 9 9\n": "PostScript"}.items():
         with pytest.raises(QtxError, match=f"cannot decode it: .*{says}"):
             open_image(content, "it")
 

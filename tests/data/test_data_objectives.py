@@ -67,7 +67,7 @@ def first_batch(monkeypatch):
     monkeypatch.setattr("qtx.data.sources.stdlib.stdlib_documents", lambda: documents)
 
     def first(objective, **options):
-        source = OBJECTIVES[objective].built_in_source
+        source = next(iter(OBJECTIVES[objective].built_in_sources.values()))
         data = load(DataConfig(SOURCES[source](**EXAMPLES[objective][0], **options)), objective)
         return data, next(iter(data.evaluation(BATCH)))
 
@@ -142,7 +142,7 @@ def test_sources_serve_a_kind_of_objectives_and_bigram_backcopy_one(monkeypatch)
     labelled = {"text_labels", "stdlib_labels"}
     expected = {
         **{"mlm": text, "another": text, "clm": text | {"bigram_backcopy"}, "classification": images},
-        **{"distill": text | labelled, "sequence_classification": labelled},
+        **{"distill": text | labelled | images | {"photographs"}, "sequence_classification": labelled},
     }
     assert {name: serving[name] for name in expected} == expected
     assert all(serving.values())

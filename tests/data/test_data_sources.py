@@ -58,6 +58,7 @@ CASES = {
         ),
         "classification",
     ),
+    "photographs": (lambda folder: dict(image_size=12, flip=True), "distill"),
     "bigram_backcopy": (lambda folder: dict(sequence_length=16, vocab_size=20), "clm"),
 }
 
@@ -102,13 +103,15 @@ def test_batches_have_the_promised_arrays(case):
         batch = take(batches, 1)[0]
         shapes = {name: (array.dtype.name, array.shape) for name, array in batch.items()}
         length = data.sequence_length
-        if objective == "classification":
+        if "images" in batch:
+            labels = {} if objective == "distill" else {"labels": ("int32", (BATCH,))}
             assert shapes == {
                 "images": ("float32", (BATCH, data.image_size, data.image_size, data.channels)),
-                "labels": ("int32", (BATCH,)),
                 "weights": ("float32", (BATCH,)),
+                **labels,
             }
-            assert 0 <= batch["labels"].min() and batch["labels"].max() < data.num_classes
+            assert (data.num_classes is None) == (not labels)
+            assert not labels or (0 <= batch["labels"].min() and batch["labels"].max() < data.num_classes)
             assert (data.vocab_size, data.sequence_length, data.tokenizer) == (None, None, None)
         else:
             predicted = (BATCH, length) if objective == "clm" else batch["labels"].shape

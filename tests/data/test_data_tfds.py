@@ -11,8 +11,8 @@ import tensorflow_datasets as tfds
 
 from qtx.data import DataConfig, load, prepare_data
 from qtx.data.prepared.documents import clean_wiki40b
+from qtx.data.resizing import resized_to
 from qtx.data.sources import ImageCorpus, TextCorpus
-from qtx.data.sources.image_corpus import resized_to
 from qtx.data.tfds_datasets import find_dataset
 from qtx.foundation.errors import QtxError
 

@@ -393,6 +393,8 @@ READERS: dict[str, Reader] = {
     ),
     "PNG": Reader(make_picture("png"), picture, are_images),
     "JPEG": Reader(make_picture("jpg"), picture, are_images),
+    "WebP": Reader(make_picture("webp"), picture, are_images),
+    "BMP": Reader(make_picture("bmp"), picture, are_images),
     "zip of images": Reader(make_archive("zip"), archived, are_archived),
     "tar of images": Reader(make_archive("tar"), archived, are_archived),
     "tar.gz of images": Reader(make_archive("tar.gz"), archived, are_archived),

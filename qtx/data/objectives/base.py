@@ -3,7 +3,8 @@
 from __future__ import annotations
 
 import abc
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
+from types import MappingProxyType
 from typing import ClassVar
 
 import numpy as np
@@ -22,14 +23,14 @@ class Objective(abc.ABC):
     Attributes:
       metric: the key of an evaluation's results (see `qtx.training.evaluate`) that a user reads first.
       lower_is_better: of that metric.
-      built_in_source: the data source that serves it without any file.
+      built_in_sources: the data source that serves it without any file, by what a model reads (its config's `reads`).
       taught: whether the targets are the outputs of the run that training starts from.
       labelled: whether a text has a label, which only some sources give.
     """
 
     metric: ClassVar[str]
     lower_is_better: ClassVar[bool]
-    built_in_source: ClassVar[str]
+    built_in_sources: ClassVar[Mapping[str, str]]
     taught: ClassVar[bool] = False
     labelled: ClassVar[bool] = False
 
@@ -46,7 +47,7 @@ class TextObjective(Objective):
 
     metric = "perplexity"
     lower_is_better = True
-    built_in_source = "stdlib"
+    built_in_sources = MappingProxyType({"tokens": "stdlib"})
 
     tokenizer: ClassVar[str]
     mask_probability: ClassVar[float | None] = None

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from types import MappingProxyType
+
 from qtx.data.objectives.base import Objective
 
 
@@ -10,4 +12,4 @@ class Classification(Objective):
 
     metric = "accuracy"
     lower_is_better = False
-    built_in_source = "digits"
+    built_in_sources = MappingProxyType({"images": "digits"})

@@ -1,6 +1,8 @@
-"""Distillation (Hinton et al. 2015): the outputs of a teacher, for any text."""
+"""Distillation (Hinton et al. 2015): the outputs of a teacher, for any text or image."""
 
 from __future__ import annotations
+
+from types import MappingProxyType
 
 import numpy as np
 
@@ -10,7 +12,8 @@ from qtx.data.objectives.base import TextObjective
 class Distillation(TextObjective):
     """What a teacher makes of the whole block: tokens, mask `[T]`, and one weight for the block, `[]`.
 
-    The teacher is the run that training starts from; its outputs are put beside the batch on the devices.
+    Of images a source makes the examples: images `[H, W, C]` and one weight. The teacher is the run that training
+    starts from; its outputs are put beside the batch on the devices.
     """
 
     metric = "fidelity"
@@ -18,6 +21,7 @@ class Distillation(TextObjective):
     taught = True
     pads = True
 
+    built_in_sources = MappingProxyType({"tokens": "stdlib", "images": "photographs"})
     tokenizer = "wordpiece"
 
     def example(self, tokenizer, predictions):

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from types import MappingProxyType
+
 import numpy as np
 
 from qtx.data.objectives.base import TextObjective
@@ -18,7 +20,7 @@ class SequenceClassification(TextObjective):
 
     metric = "accuracy"
     lower_is_better = False
-    built_in_source = "stdlib_labels"
+    built_in_sources = MappingProxyType({"tokens": "stdlib_labels"})
     labelled = True
 
     tokenizer = "wordpiece"

@@ -12,6 +12,7 @@ from qtx.data.sources.digits import Digits
 from qtx.data.sources.idx import Idx
 from qtx.data.sources.image_corpus import ImageCorpus
 from qtx.data.sources.image_folder import ImageFolder
+from qtx.data.sources.photographs import Photographs
 from qtx.data.sources.stdlib import Stdlib, StdlibLabels
 from qtx.data.sources.text_corpus import TextCorpus
 from qtx.data.sources.text_files import TextFiles
@@ -51,6 +52,7 @@ SOURCES: dict[str, type[Source]] = {
     "text_labels": TextLabels,
     "stdlib_labels": StdlibLabels,
     "digits": Digits,
+    "photographs": Photographs,
     "idx": Idx,
     "image_folder": ImageFolder,
     "image_corpus": ImageCorpus,

@@ -15,7 +15,10 @@ HELD_OUT_FRACTION = 0.2
 
 @dataclass(frozen=True)
 class Digits(ImageOptions):
-    """UCI optical digits as scikit-learn ships them; a fifth is held out."""
+    """UCI optical digits as scikit-learn ships them; a fifth is held out. Without `mean` and `std` they are normalized
+    by those of the training images."""
+
+    brightest = 16
 
     def load(self, objective: str) -> Data:
         from sklearn.datasets import load_digits  # takes a second to import: only who asks for digits pays
@@ -26,5 +29,5 @@ class Digits(ImageOptions):
         names = [f"digit {i}" for i in range(len(images))]
         chosen = held_out_names(names, HELD_OUT_FRACTION)
         held_out = np.array([name in chosen for name in names])
-        splits = [LabelledImages(images[rows], labels[rows]) for rows in (~held_out, held_out)]
-        return self.make_data("digits", [str(i) for i in range(10)], *splits)
+        training, other = (LabelledImages(images[rows], labels[rows]) for rows in (~held_out, held_out))
+        return self.make_data_in_memory("digits", [str(i) for i in range(10)], training, other, objective)

@@ -21,7 +21,8 @@ DENSEST = 1032
 
 @dataclass(frozen=True)
 class Idx(ImageOptions):
-    """A folder with `train-` and `t10k-` `images-idx3-ubyte` and `labels-idx1-ubyte`, plain or `.gz`.
+    """A folder with `train-` and `t10k-` `images-idx3-ubyte` and `labels-idx1-ubyte`, plain or `.gz`. Without `mean`
+    and `std` images are normalized by those of the training images.
 
     Attributes:
       path: the folder.
@@ -37,7 +38,7 @@ class Idx(ImageOptions):
     def load(self, objective: str) -> Data:
         training, held_out = (self._split(name) for name in SPLITS)
         classes = [str(i) for i in range(training.labels.max() + 1)]
-        return self.make_data(f"idx {self.path}", classes, training, held_out)
+        return self.make_data_in_memory(f"idx {self.path}", classes, training, held_out, objective)
 
     def _split(self, name: str) -> LabelledImages:
         images = read_idx(self._file(f"{name}-images-idx3-ubyte"), dimensions=3)

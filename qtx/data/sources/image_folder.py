@@ -6,49 +6,45 @@ from dataclasses import dataclass
 from pathlib import Path
 
 import numpy as np
-from PIL import Image, ImageOps
 
 from qtx.data.dataset import Data
-from qtx.data.image_files import TRAINING_SPLIT, check_splits, image_files, open_image
+from qtx.data.image_files import TRAINING_SPLIT, check_splits, image_files, read_pixels
 from qtx.data.images import ImageOptions, LabelledImages
 from qtx.foundation.errors import QtxError
 
 
 @dataclass(frozen=True)
 class ImageFolder(ImageOptions):
-    """JPEG or PNG images in `train/<class>/` and one of `val`, `valid`, `validation`, `test` (the first that exists).
+    """JPEG, PNG, WebP or BMP images in `train/<class>/` and one of `val`, `valid`, `validation`, `test` (the first that
+    exists).
 
-    All images are decoded once to RGB in memory: N x size x size x 3 bytes. What lies above `<split>` and files of
-    other kinds are ignored. Labels number the training classes in alphabetical order.
+    All images are decoded once in memory: N x size x size x 3 bytes, or of one channel. What lies above `<split>` and
+    files of other kinds are ignored. Labels number the training classes in alphabetical order. Without `mean` and `std`
+    images are normalized by those of the training images.
 
     Attributes:
       path: a folder, or a `.tar`, `.tar.gz`, `.tar.xz` or `.zip` archive of one.
-      image_size: height and width after cropping the middle square and resizing; None wants square images of one size.
     """
 
     path: str = ""
-    image_size: int | None = None
 
     def __post_init__(self):
         super().__post_init__()
         if not self.path:
             raise QtxError("source image_folder needs path: set data.path to a folder or archive of images")
-        if self.image_size is not None and self.image_size < 1:
-            raise QtxError(f"image_size is {self.image_size}: expected 1 pixel or more")
 
     def load(self, objective: str) -> Data:
         splits: dict[str, dict[tuple[str, str], np.ndarray]] = {}
         for split, class_name, name, read in image_files(Path(self.path)):
             splits.setdefault(split, {})[class_name, name] = self._decode(read(), f"{split}/{class_name}/{name}")
         classes, held_out = check_splits(self.path, {split: {c for c, _ in images} for split, images in splits.items()})
-        arrays = [self._stack(splits.pop(split), classes, split) for split in (TRAINING_SPLIT, held_out)]
-        return self.make_data(f"image_folder {self.path} (held out: {held_out})", classes, *arrays)
+        training, other = (self._stack(splits.pop(split), classes, split) for split in (TRAINING_SPLIT, held_out))
+        name = f"image_folder {self.path} (held out: {held_out})"
+        return self.make_data_in_memory(name, classes, training, other, objective, cut=False)
 
     def _decode(self, content: bytes, name: str) -> np.ndarray:
-        pixels = open_image(content, f"image {name} of {self.path}").convert("RGB")
-        if self.image_size is not None:
-            pixels = ImageOps.fit(pixels, (self.image_size, self.image_size), Image.Resampling.BICUBIC)
-        return np.asarray(pixels)
+        pixels = read_pixels(content, f"image {name} of {self.path}", self.channels or 3)
+        return pixels if self.image_size is None else self.to_size(self.image_size)(pixels)
 
     def _stack(self, images: dict[tuple[str, str], np.ndarray], classes: list[str], split: str) -> LabelledImages:
         keys = sorted(images)

@@ -1,0 +1,156 @@
+"""What a vision checkpoint says of its pixels: how an image is brought to the model's size, and normalized."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Iterable, Mapping
+from pathlib import Path
+from typing import Any
+
+from qtx.data.images import IMAGENET
+from qtx.data.resizing import INTERPOLATIONS
+from qtx.foundation.errors import QtxError
+from qtx.foundation.storage import Expected, read_json
+from qtx.interop.stored import CONFIG, Stored
+
+PREPROCESSOR = "preprocessor_config.json"
+EXPECTED = Expected("the options of an image processor", f"mend {PREPROCESSOR}, or take it away")
+# What a ViTImageProcessor does where its file says nothing, or is not there.
+VIT = {
+    "do_resize": True,
+    "size": {"height": 224, "width": 224},
+    "resample": 2,
+    "do_center_crop": False,
+    "do_rescale": True,
+    "rescale_factor": 1 / 255,
+    "rescale_offset": False,
+    "do_normalize": True,
+    "image_mean": 0.5,
+    "image_std": 0.5,
+}
+# Of these a size that is one number is the shorter side's.
+OF_SHORTER_SIDE = ("Bit", "CLIP")
+PILLOW: dict[Any, str] = {int(code): name for name, code in INTERPOLATIONS.items()}
+# What timm takes where `pretrained_cfg` says nothing (its class PretrainedCfg).
+TIMM = {"crop_pct": 0.875, "crop_mode": "center", "interpolation": "bicubic", **IMAGENET}
+TIMMS_MODES = ("center", "squash")
+
+
+def pixel_options(stored: Stored, image_size: int, channels: int) -> dict[str, Any]:
+    """The options of an image source that give a checkpoint's model the pixels that it was made for.
+
+    Args:
+      stored: the checkpoint's folder.
+      image_size: of the model; a processor's own size tells only how much of an image is cut off.
+      channels: of the model.
+
+    Raises:
+      QtxError: naming what it says that no option of an image source means.
+    """
+    if stored.checkpoint is stored.family.timm:
+        options = _of_timm(stored.values.get("pretrained_cfg", stored.values), str(stored.folder / CONFIG))
+    else:
+        options = _of_processor(stored.folder / PREPROCESSOR, image_size)
+    for name in ("mean", "std"):
+        options[name] = _per_channel(options[name], channels, f"{stored.folder}: the {name} of the pixels")
+    return {"image_size": image_size, "channels": channels, **options}
+
+
+def _per_channel(values: list[float], channels: int, what: str) -> tuple[float, ...]:
+    """A number for each channel; one number, or the same for all, is that of any number of channels."""
+    if len(set(values)) == 1:
+        values = values[:1] * channels
+    if len(values) != channels:
+        raise QtxError(f"{what} is {str(values)[:100]}: expected one for each of the model's {channels} channel(s)")
+    return tuple(values)
+
+
+def _of_timm(given: Any, source: str) -> dict[str, Any]:
+    """The options of timm's `pretrained_cfg`, as its `create_transform` evaluates."""
+    if not isinstance(given, dict):
+        raise QtxError(f"{source}: pretrained_cfg is {str(given)[:100]}, expected options by name")
+    values = TIMM | {key: given[key] for key in TIMM if given.get(key) is not None}
+    _check(source, "crop_mode", values["crop_mode"], TIMMS_MODES)
+    _check(source, "interpolation", values["interpolation"], INTERPOLATIONS)
+    return {
+        "crop_ratio": _number(source, "crop_pct", values["crop_pct"], most=1.0),
+        "crop_mode": values["crop_mode"],
+        "interpolation": values["interpolation"],
+        "mean": _numbers(source, "mean", values["mean"]),
+        "std": _numbers(source, "std", values["std"]),
+    }
+
+
+def _of_processor(file: Path, image_size: int) -> dict[str, Any]:
+    """The options of transformers' file of an image processor; without one, those of a ViTImageProcessor."""
+    given, source = read_json(file, EXPECTED) if file.is_file() else {}, str(file)
+    values: dict[str, Any] = VIT | {key: value for key, value in given.items() if value is not None}
+    _check(source, "resample", values["resample"], PILLOW)
+    if values["do_center_crop"] and not values["do_resize"]:
+        raise QtxError(f"{source}: do_center_crop without do_resize, which qtx does not support: resize the images")
+    squash, resized = _resized(values, source)
+    cut = _side(source, "crop_size", values.get("crop_size", image_size)) if values["do_center_crop"] else resized
+    if cut > resized:
+        raise QtxError(f"{source}: crop_size {cut} is more than size {resized}; qtx supports no padding")
+    return {
+        "crop_ratio": _ratio(cut, resized, image_size),
+        "crop_mode": "squash" if squash else "floor",
+        "interpolation": PILLOW[values["resample"]],
+        **_normalization(values, source),
+    }
+
+
+def _normalization(values: Mapping[str, Any], source: str) -> dict[str, Any]:
+    """`mean` and `std` of pixels from 0 to 1: (x * factor - offset - image_mean) / image_std of those to 255."""
+    one, offset = 255.0, 0.0
+    if values["do_rescale"]:
+        one *= _number(source, "rescale_factor", values["rescale_factor"])
+        offset = 1.0 if values["rescale_offset"] else 0.0
+    mean, std = [0.0], [1.0]
+    if values["do_normalize"]:
+        mean, std = (_numbers(source, name, values[name]) for name in ("image_mean", "image_std"))
+    return {"mean": [(x + offset) / one for x in mean], "std": [x / one for x in std]}
+
+
+def _resized(values: Mapping[str, Any], source: str) -> tuple[bool, int]:
+    """Whether both sides are resized, whatever their ratio; and to how many pixels: else the shorter one is."""
+    size, kind = values["size"], str(values.get("image_processor_type", values.get("feature_extractor_type", "")))
+    if isinstance(size, dict) and "shortest_edge" in size and size.get("longest_edge") is None:
+        return False, _side(source, "size", size["shortest_edge"])
+    return not (isinstance(size, int) and kind.startswith(OF_SHORTER_SIDE)), _side(source, "size", size)
+
+
+def _side(source: str, name: str, size: Any) -> int:
+    """The side of a square, which is one number, or the same twice."""
+    if isinstance(size, dict):
+        sides = [size.get("height"), size.get("width")]
+    else:
+        sides = size if isinstance(size, list) else [size, size]
+    if len(sides) != 2 or sides[0] != sides[1] or not isinstance(sides[0], int) or sides[0] < 1:
+        raise QtxError(f"{source}: {name} is {str(size)[:100]}; qtx supports a square, or shortest_edge")
+    return sides[0]
+
+
+def _ratio(cut: int, resized: int, size: int) -> float:
+    """`cut / resized`, so that `size` pixels divided by it and rounded down are those of exact arithmetic."""
+    ratio = cut / resized
+    return ratio if math.floor(size / ratio) == size * resized // cut else math.nextafter(ratio, 0.0)
+
+
+def _numbers(source: str, name: str, value: Any) -> list[float]:
+    """One number, or several."""
+    numbers = list(value) if isinstance(value, list | tuple) else [value]
+    if not numbers or not all(isinstance(number, int | float) for number in numbers):
+        raise QtxError(f"{source}: {name} is {str(value)[:100]}: expected a number per channel")
+    return list(map(float, numbers))
+
+
+def _number(source: str, name: str, value: Any, most: float = 255.0) -> float:
+    if not isinstance(value, int | float) or not 0.0 < value <= most:
+        raise QtxError(f"{source}: {name} is {str(value)[:100]}: expected a number above 0 and at most {most:g}")
+    return float(value)
+
+
+def _check(source: str, name: str, value: Any, known: Iterable[Any]) -> None:
+    if value not in list(known):
+        raise QtxError(f"{source}: {name} is {str(value)[:100]!r}; qtx supports {', '.join(map(str, known))}")
