@@ -8,6 +8,7 @@ from dataclasses import dataclass
 import numpy as np
 
 from qtx.data.augmentation import Mixing, RandAugment, color_jitter, random_crop, random_flip, random_resized_crop
+from qtx.data.classes import lacking
 from qtx.data.dataset import Data
 from qtx.data.objectives import Classification, Objective
 from qtx.foundation.batch import Batch
@@ -137,6 +138,8 @@ class ImageOptions:
         if not deviation.all():
             raise QtxError(f"{name}: a channel of the training images has one value throughout: nothing to learn from")
 
+        there = {*training.labels.tolist(), *held_out.labels.tolist()}
+
         def example(record: tuple[np.ndarray, np.int32], rng: np.random.Generator) -> Batch:
             image, label = record
             return {"images": (image - mean) / deviation, "labels": label, "weights": np.float32(1.0)}
@@ -144,7 +147,7 @@ class ImageOptions:
         return Data(
             description=(
                 f"{name}: {len(training):,} training and {len(held_out):,} held-out images, "
-                f"{height} x {width} x {channels}, {len(classes)} classes"
+                f"{height} x {width} x {channels}, {len(classes)} classes{lacking(classes, there)}"
             ),
             training=training,
             held_out=held_out,

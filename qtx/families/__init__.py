@@ -7,6 +7,7 @@ from typing import Any
 
 import flax.linen as nn
 
+from qtx.data.classes import in_words
 from qtx.families.bert import BERT
 from qtx.families.checkpoint import Checkpoint
 from qtx.families.family import Family, MeasuredSites
@@ -62,8 +63,14 @@ def build(config: TransformerConfig, data: Any = None) -> nn.Module:
                 )
             if of_model is None:
                 config = dataclasses.replace(config, **{name: of_data})
-            # A word table may have more rows than the tokenizer (OPT pads it); anything else must be equal.
-            elif of_model < of_data or (name != "vocab_size" and of_model != of_data):
+            # A word table may have more rows than the tokenizer (OPT pads it), and data may lack classes; anything else
+            # must be equal.
+            elif name == "num_classes" and of_model < of_data:
+                raise QtxError(
+                    f"the model has {of_model} classes (config.model.num_classes), but the data has {of_data}, "
+                    f"{in_words(data.classes)}: choose data with the model's labels, or train a head for these classes"
+                )
+            elif of_model < of_data or (name not in ("vocab_size", "num_classes") and of_model != of_data):
                 raise QtxError(
                     f"config.model.{name} is {of_model}, but the data has {of_data}: leave it out to take the data's"
                 )

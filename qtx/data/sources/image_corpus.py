@@ -3,13 +3,14 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from typing import Any
 
 import numpy as np
 from PIL import Image
 
+from qtx.data.classes import Numbering, check_classes, in_order, lacking
 from qtx.data.dataset import Data
 from qtx.data.image_files import open_image
 from qtx.data.images import ImageOptions, Record
@@ -35,6 +36,8 @@ class ImageCorpus(ImageOptions):
     Attributes:
       corpus: `tfds:NAME` with features `image` and `label` (e.g. `tfds:imagenet2012`, `tfds:cifar10`), or a folder or
         archive of `<split>/<class>/<file>`, which is prepared (gathered into a TFDS dataset) at its first use.
+      classes: the names of the classes in the order of their numbers; None: of a TFDS dataset its own, of a folder
+        those of `train`, sorted, as numbers if all are.
       image_size: S, height and width in pixels; None is that of a TFDS dataset whose images have one size.
       crop_ratio: share of the resized image's shorter side that evaluation sees; 0.9 is timm's for ViT-S/16.
       mean: per channel, of values from 0 to 1; None is ImageNet's for colour, 0.5 for grey.
@@ -43,6 +46,7 @@ class ImageCorpus(ImageOptions):
     """
 
     corpus: str = ""
+    classes: tuple[str, ...] | None = None
     image_size: int | None = None
     crop_ratio: float = 0.9
     mean: tuple[float, ...] | None = None
@@ -59,6 +63,7 @@ class ImageCorpus(ImageOptions):
             raise QtxError(f"crop_ratio is {self.crop_ratio}: expected a number above 0 and at most 1, e.g. 0.9")
         if self.std is not None and not all(value > 0 for value in self.std):
             raise QtxError(f"std is {self.std}: expected positive numbers, e.g. {IMAGENET_STD}")
+        check_classes(self.classes)
 
     def load(self, objective: str) -> Data:
         import tensorflow_datasets as tfds
@@ -78,7 +83,11 @@ class ImageCorpus(ImageOptions):
         if size is None:
             raise QtxError(f"the images of {self.corpus} differ in size: set data.image_size, e.g. 224")
         mean, std = self._statistics(channels)
-        read = _decoder(dataset, MODES[channels])
+        names = dataset.features["label"].names
+        own = tuple(names) if self.corpus.startswith(PREFIX) else in_order(names)
+        numbering = Numbering(own if self.classes is None else self.classes)
+        numbers = [numbering.number(name, self.corpus) for name in names]
+        read = _decoder(dataset, MODES[channels], numbers)
         training, held_out = (dataset.records(split, read) for split in (TRAINING_SPLIT, held_out_split))
         augment = self.make_augment(size, 255 * mean)
 
@@ -92,12 +101,11 @@ class ImageCorpus(ImageOptions):
             pixels = cut_to_size(image, size, self.crop_ratio).astype(np.float32)
             return {"images": (pixels / 255 - mean) / std, "labels": label, "weights": np.float32(1.0)}
 
-        classes = tuple(dataset.features["label"].names)
         return Data(
             description=(
                 f"image_corpus {self.corpus}: {len(training):,} training and {len(held_out):,} held-out "
                 f"({held_out_split}) images at {size} x {size} x {channels}, "
-                f"{len(classes)} classes"
+                f"{len(numbering.classes)} classes{lacking(numbering.classes, numbers)}"
             ),
             training=training,
             held_out=held_out,
@@ -106,7 +114,7 @@ class ImageCorpus(ImageOptions):
             mix=self.mix,
             image_size=size,
             channels=channels,
-            classes=classes,
+            classes=numbering.classes,
             # What pixels are shifted and scaled by is part of what the model sees, and may be a default.
             digests={
                 name: digest({"mean": mean, "std": std}, {"dataset": dataset.fingerprint(split)})
@@ -123,7 +131,7 @@ class ImageCorpus(ImageOptions):
         """
         if self.corpus.startswith(PREFIX):
             raise QtxError(f"{self.corpus} needs no preparation: training reads it as TFDS has written it")
-        return [write(image_plan(self.corpus, self.data_dir))]
+        return [write(image_plan(self.corpus, self.data_dir, known=self.classes is not None))]
 
     def _statistics(self, channels: int) -> tuple[np.ndarray, np.ndarray]:
         colour = channels == 3
@@ -134,11 +142,15 @@ class ImageCorpus(ImageOptions):
         return np.array(given[0], np.float32), np.array(given[1], np.float32)
 
 
-def _decoder(dataset: Dataset, mode: str) -> Callable[[dict[str, Any]], Record]:
+def _decoder(dataset: Dataset, mode: str, numbers: Sequence[int]) -> Callable[[dict[str, Any]], Record]:
+    """Makes a record of an example; `numbers` are the classes of the dataset's own labels."""
+
     def decode(example: dict[str, Any]) -> Record:
-        name = example.get("file_name", b"an image").decode()
+        name, label = example.get("file_name", b"an image").decode(), int(example["label"])
+        if label < 0:  # what TFDS calls a label that is not known
+            raise QtxError(f"{name} of {dataset.folder} has no label: choose a corpus whose images have labels")
         pixels = np.array(open_image(example["image"], f"{name} of {dataset.folder}").convert(mode))
-        return pixels.reshape(*pixels.shape[:2], -1), np.int32(example["label"])
+        return pixels.reshape(*pixels.shape[:2], -1), np.int32(numbers[label])
 
     return decode
 

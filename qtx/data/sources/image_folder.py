@@ -8,6 +8,7 @@ from pathlib import Path
 import numpy as np
 from PIL import Image, ImageOps
 
+from qtx.data.classes import Numbering, check_classes, in_order
 from qtx.data.dataset import Data
 from qtx.data.image_files import TRAINING_SPLIT, check_splits, image_files, open_image
 from qtx.data.images import ImageOptions, LabelledImages
@@ -19,14 +20,17 @@ class ImageFolder(ImageOptions):
     """JPEG or PNG images in `train/<class>/` and one of `val`, `valid`, `validation`, `test` (the first that exists).
 
     All images are decoded once to RGB in memory: N x size x size x 3 bytes. What lies above `<split>` and files of
-    other kinds are ignored. Labels number the training classes in alphabetical order.
+    other kinds are ignored.
 
     Attributes:
       path: a folder, or a `.tar`, `.tar.gz`, `.tar.xz` or `.zip` archive of one.
+      classes: the names of the classes in the order of their numbers; None: those of `train`, sorted, as numbers if all
+        are.
       image_size: height and width after cropping the middle square and resizing; None wants square images of one size.
     """
 
     path: str = ""
+    classes: tuple[str, ...] | None = None
     image_size: int | None = None
 
     def __post_init__(self):
@@ -35,14 +39,17 @@ class ImageFolder(ImageOptions):
             raise QtxError("source image_folder needs path: set data.path to a folder or archive of images")
         if self.image_size is not None and self.image_size < 1:
             raise QtxError(f"image_size is {self.image_size}: expected 1 pixel or more")
+        check_classes(self.classes)
 
     def load(self, objective: str) -> Data:
         splits: dict[str, dict[tuple[str, str], np.ndarray]] = {}
         for split, class_name, name, read in image_files(Path(self.path)):
             splits.setdefault(split, {})[class_name, name] = self._decode(read(), f"{split}/{class_name}/{name}")
-        classes, held_out = check_splits(self.path, {split: {c for c, _ in images} for split, images in splits.items()})
-        arrays = [self._stack(splits.pop(split), classes, split) for split in (TRAINING_SPLIT, held_out)]
-        return self.make_data(f"image_folder {self.path} (held out: {held_out})", classes, *arrays)
+        there = {split: {c for c, _ in images} for split, images in splits.items()}
+        names, held_out = check_splits(self.path, there, known=self.classes is not None)
+        numbering = Numbering(in_order(names) if self.classes is None else self.classes)
+        arrays = [self._stack(splits.pop(split), numbering, split) for split in (TRAINING_SPLIT, held_out)]
+        return self.make_data(f"image_folder {self.path} (held out: {held_out})", numbering.classes, *arrays)
 
     def _decode(self, content: bytes, name: str) -> np.ndarray:
         pixels = open_image(content, f"image {name} of {self.path}").convert("RGB")
@@ -50,10 +57,10 @@ class ImageFolder(ImageOptions):
             pixels = ImageOps.fit(pixels, (self.image_size, self.image_size), Image.Resampling.BICUBIC)
         return np.asarray(pixels)
 
-    def _stack(self, images: dict[tuple[str, str], np.ndarray], classes: list[str], split: str) -> LabelledImages:
+    def _stack(self, images: dict[tuple[str, str], np.ndarray], numbering: Numbering, split: str) -> LabelledImages:
         keys = sorted(images)
         shapes = {images[key].shape for key in keys}
         if len(shapes) > 1:
             raise QtxError(f"{self.path}: {split} images differ in size ({sorted(shapes)[:2]}): set data.image_size")
-        labels = np.array([classes.index(class_name) for class_name, _ in keys], np.int32)
+        labels = np.array([numbering.number(name, f"{self.path}, {split}/{name}") for name, _ in keys], np.int32)
         return LabelledImages(np.stack([images[key] for key in keys]), labels)
