@@ -5,6 +5,7 @@ from __future__ import annotations
 import dataclasses
 import time
 from pathlib import Path
+from shlex import quote
 
 from rich.box import SIMPLE_HEAD
 from rich.console import Console
@@ -78,7 +79,7 @@ def import_(experiment: Experiment, workdir: Path, source: Found) -> None:
     with console.status("importing"):
         prepared = import_run(experiment, workdir, source)
     print_summary(prepared, workdir, console)
-    say(console, f"imported {source.source}: next: qtx quantize --workdir={workdir}")
+    say(console, f"imported {source.source}: next: qtx quantize --workdir={quote(str(workdir))}")
 
 
 def analyze(
@@ -124,7 +125,7 @@ def train(experiment: Experiment, workdir: Path, distributed: bool = False, prof
     last = read_metrics(workdir, "eval")[-1]
     metric = OBJECTIVES[experiment.objective].metric
     say(console, f"trained {last['step']} steps: held-out loss {last['loss']:.4f}, {shown(metric, last[metric])}")
-    say(console, f"next: qtx {'evaluate' if experiment.qat.scheme else 'quantize'} --workdir={workdir}")
+    say(console, f"next: qtx {'evaluate' if experiment.qat.scheme else 'quantize'} --workdir={quote(str(workdir))}")
 
 
 def evaluate(experiment: Experiment, workdir: Path, checkpoint: str = NEWEST, names_data: bool = False) -> None:

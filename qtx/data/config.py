@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import dataclasses
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
@@ -16,7 +17,7 @@ from qtx.foundation.errors import QtxError, lookup
 
 SOURCE = Choice(SOURCES, kind="data source")
 EXAMPLE_OPTIONS = (
-    *("sequence_length", "tokenizer", "vocab_size", "mask_probability", "document_attention", "classes"),
+    *("sequence_length", "tokenizer", "vocab_size", "mask_probability", "document_attention"),
     *("image_size", "channels", "crop_ratio", "crop_mode", "interpolation", "mean", "std"),
 )
 """What makes an example of a record: a model is trained for it, whatever data it sees later."""
@@ -50,6 +51,11 @@ class DataConfig:
         """The same data, cut by the tokenizer that is kept in a file instead of one trained on them."""
         source: Any = self.source
         return DataConfig(dataclasses.replace(source, tokenizer=str(file), vocab_size=None))
+
+    def with_classes(self, classes: Sequence[str]) -> DataConfig:
+        """The same data, its labels numbered in the order of these classes."""
+        source: Any = self.source
+        return DataConfig(dataclasses.replace(source, classes=tuple(classes)))
 
 
 def load(config: DataConfig, objective: str) -> Data:

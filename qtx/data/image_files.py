@@ -25,15 +25,17 @@ TRAINING_SPLIT = "train"
 HELD_OUT_SPLITS = ("val", "valid", "validation", "test")
 
 
-def check_splits(path: str, classes: Mapping[str, set[str]]) -> tuple[list[str], str]:
-    """The training classes in alphabetical order and the name of the held-out split.
+def check_splits(path: str, classes: Mapping[str, set[str]], known: bool = False) -> tuple[list[str], str]:
+    """The classes in alphabetical order and the name of the held-out split.
 
     Args:
       path: of the images, for errors.
       classes: split name to the names of its classes.
+      known: whether it is known which classes there are, so that one may be held out alone.
 
     Raises:
-      QtxError: without a training or a held-out split, or when a held-out class has no training image.
+      QtxError: without a training or a held-out split, or when a held-out class has no training image and nobody knows
+        of it.
     """
     held_out = next((split for split in HELD_OUT_SPLITS if split in classes), None)
     if TRAINING_SPLIT not in classes or held_out is None:
@@ -43,9 +45,12 @@ def check_splits(path: str, classes: Mapping[str, set[str]]) -> tuple[list[str],
             f"{', '.join(HELD_OUT_SPLITS)}"
         )
     unknown = sorted(classes[held_out] - classes[TRAINING_SPLIT])
-    if unknown:
-        raise QtxError(f"{path}: {held_out} has class {unknown[0]}, which {TRAINING_SPLIT} lacks")
-    return sorted(classes[TRAINING_SPLIT]), held_out
+    if unknown and not known:
+        raise QtxError(
+            f"{path}: {held_out} has class {unknown[0]}, which {TRAINING_SPLIT} lacks: set data.classes to all "
+            "classes, in the order of their numbers"
+        )
+    return sorted(classes[TRAINING_SPLIT] | classes[held_out]), held_out
 
 
 def image_files(path: Path) -> Iterator[tuple[str, str, str, Callable[[], bytes]]]:

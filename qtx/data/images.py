@@ -9,6 +9,7 @@ from typing import Any, ClassVar
 import numpy as np
 
 from qtx.data.augmentation import Mixing, RandAugment, color_jitter, random_crop, random_flip, random_resized_crop
+from qtx.data.classes import lacking
 from qtx.data.dataset import Data
 from qtx.data.objectives import OBJECTIVES, Classification, Objective
 from qtx.data.records import Records
@@ -277,9 +278,10 @@ class ImageOptions:
             raise QtxError(f"{name}: a channel of the training images has one value throughout: nothing to learn from")
         if found == 1 < channels:
             mean, deviation = np.repeat(mean, channels), np.repeat(deviation, channels)
+        there = {*training.labels.tolist(), *held_out.labels.tolist()}
         return self.make_data(
             f"{name}: {len(training):,} training and {len(held_out):,} held-out images, "
-            f"{size} x {size} x {channels}, {len(classes)} classes",
+            f"{size} x {size} x {channels}, {len(classes)} classes{lacking(classes, there)}",
             classes,
             training,
             held_out,

@@ -9,6 +9,7 @@ from dataclasses import dataclass
 
 import numpy as np
 
+from qtx.data.classes import Numbering, in_order, in_words, lacking
 from qtx.data.dataset import Data
 from qtx.data.objectives import TextObjective, text_objective
 from qtx.data.objectives.sequence_classification import PADDING, padded
@@ -48,7 +49,7 @@ class LabelledTextOptions(TokenizedOptions):
           held_out: the texts for evaluation, which are put in an order that says nothing of their labels, so that any
             number of them is a fair sample.
           objective: the name of a `TextObjective`.
-          classes: the labels in the order of their numbers; None: those of the training texts, sorted.
+          classes: the labels in the order of their numbers; None: those of the training texts, `in_order`.
 
         Raises:
           QtxError: for fewer than two classes, or a label that is none of them.
@@ -63,10 +64,11 @@ class LabelledTextOptions(TokenizedOptions):
         }
         told, names = "", None
         if chosen.labelled:
-            names = tuple(sorted({row.label for row in training})) if classes is None else tuple(classes)
+            names = in_order(row.label for row in training) if classes is None else tuple(classes)
             for split, rows in splits.items():
                 blocks[split][:, -1] = _numbers(rows, names, split)
-            told = f"classes {', '.join(names[:10])}, "
+            there = {int(number) for split in blocks.values() for number in split[:, -1]}
+            told = f"classes {in_words(names)}{lacking(names, there)}, "
         example = chosen.example(tokenizer, 0)
 
         def without_padding(block: np.ndarray, rng: np.random.Generator) -> Batch:
@@ -117,16 +119,10 @@ def split_labelled(
 
 
 def _numbers(rows: Sequence[LabelledText], classes: Sequence[str], split: str) -> list[int]:
-    numbers = {name: number for number, name in enumerate(classes)}
-    if len(numbers) < 2:
+    if len(classes) < 2:
         raise QtxError(f"there is only one class, {', '.join(classes)}: expected texts with at least two labels")
-    unknown = next((row.label for row in rows if row.label not in numbers), None)
-    if unknown is not None:
-        raise QtxError(
-            f"label {unknown[:50]!r} of the {split} texts is none of the classes {', '.join(classes[:10])}: expected "
-            "those of the training texts, or of data.classes"
-        )
-    return [numbers[row.label] for row in rows]
+    numbering = Numbering(classes)
+    return [numbering.number(row.label, f"the {split} texts") for row in rows]
 
 
 def _rank(text: str) -> bytes:

@@ -7,6 +7,7 @@ from collections.abc import Iterator, Sequence
 from pathlib import Path
 from typing import NamedTuple
 
+from qtx.data.classes import Numbering, plain
 from qtx.data.reading import TABLE, json_lines, lines, text_kind
 from qtx.data.tfds_datasets import TRAINING_SPLIT, find_dataset
 from qtx.foundation.errors import QtxError
@@ -28,18 +29,21 @@ def check_columns(*columns: str) -> None:
         )
 
 
-def labelled_texts(path: str | Path, text_column: str, label_column: str) -> Iterator[LabelledText]:
-    """The texts of a file and their labels.
+def labelled_texts(
+    path: str | Path, text_column: str, label_column: str, numbering: Numbering | None = None
+) -> Iterator[LabelledText]:
+    """The texts of a file and their labels, which are `plain`.
 
     Args:
       path: a `.tsv`, a row a line, with a tab between columns and no quoting: a quotation mark is a character as any
         other; or a `.jsonl`, an object a line. Plain or with `.gz`, `.xz` or `.zst`.
       text_column, label_column: keys of the objects; of a table the names in its first line, or numbers from 0 if it
         has no such line.
+      numbering: of the classes that every label is one of; None: of any.
 
     Raises:
-      QtxError: for a file that cannot be read or is of another kind, a column that is not there, or a line without a
-        label.
+      QtxError: for a file that cannot be read or is of another kind, a column that is not there, a line without a
+        label, or a label that is of none of the classes.
     """
     readers = {TABLE: _rows, ".jsonl": _objects}
     kind = text_kind(path)
@@ -48,7 +52,9 @@ def labelled_texts(path: str | Path, text_column: str, label_column: str) -> Ite
     for number, text, label in readers[kind](path, (text_column, label_column)):
         if not label.strip():
             raise QtxError(f"{path}, line {number}: no label: expected one in column {label_column}")
-        yield LabelledText(text, label)
+        if numbering is not None:
+            numbering.number(label, f"{path}, line {number}")
+        yield LabelledText(text, plain(label))
 
 
 def dataset_texts(
@@ -62,7 +68,7 @@ def dataset_texts(
       text_column, label_column: features.
 
     Raises:
-      QtxError: when the dataset, the split or a feature is not there.
+      QtxError: when the dataset, the split or a feature is not there, or a text has no label.
     """
     import tensorflow_datasets as tfds
 
@@ -76,7 +82,10 @@ def dataset_texts(
             raise QtxError(f"TFDS dataset {name} has no feature {column} ({kind.__name__}): found {found}")
     labels, records = dataset.features[label_column], dataset.records(split, dict)
     for example in (records[i] for i in range(len(records))):
-        yield LabelledText(example[text_column].decode(), labels.int2str(int(example[label_column])))
+        number = int(example[label_column])
+        if number < 0:  # what TFDS calls a label that is not known
+            raise QtxError(f"TFDS dataset {name}: a text of split {split} has no label: choose a split that has labels")
+        yield LabelledText(example[text_column].decode(), plain(labels.int2str(number)))
 
 
 def _rows(path: str | Path, columns: Sequence[str]) -> Iterator[tuple[int, str, str]]:
@@ -109,7 +118,8 @@ def _objects(path: str | Path, columns: Sequence[str]) -> Iterator[tuple[int, st
         text, label = (record[keys[_index(path, number, column, keys)]] for column in columns)
         if not isinstance(text, str):
             raise QtxError(f"{path}, line {number}: {columns[0]} is {str(text)[:100]!r}: expected a text")
-        if isinstance(label, bool) or not isinstance(label, str | int):
+        whole = isinstance(label, int) or (isinstance(label, float) and label.is_integer())
+        if isinstance(label, bool) or not (isinstance(label, str) or whole):
             raise QtxError(
                 f"{path}, line {number}: {columns[1]} is {str(label)[:100]!r}: expected a text or a whole number"
             )

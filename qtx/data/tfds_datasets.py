@@ -8,6 +8,7 @@ import re
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
+from shlex import quote
 from typing import Any
 
 from qtx.foundation.errors import QtxError
@@ -129,7 +130,7 @@ def find_dataset(name: str, data_dir: str) -> Dataset:
         there = f" (in {folder}: {', '.join(found)})" if found else ""
         raise QtxError(
             f"no TFDS dataset {name} in data_dir {root}{there}: make it on a machine with TensorFlow and internet, "
-            f"`tfds build {base} --data_dir={data_dir} --file_format={FILE_FORMAT}`, or set data.data_dir"
+            f"`tfds build {quote(base)} --data_dir={quote(data_dir)} --file_format={FILE_FORMAT}`, or set data.data_dir"
         )
     return open_dataset(folder / max(matching, key=lambda n: tuple(map(int, n.split(".")))))
 
@@ -151,8 +152,8 @@ def open_dataset(folder: Path) -> Dataset:
     if stored is None or stored.value != FILE_FORMAT:
         raise QtxError(
             f"TFDS dataset {folder} is stored as {stored and stored.value}, which needs TensorFlow to read: where that "
-            f"is installed, `tfds convert_format --dataset_version_dir={folder} --out_file_format={FILE_FORMAT} "
-            "--out_dir=FOLDER`, and put FOLDER in its place"
+            f"is installed, `tfds convert_format --dataset_version_dir={quote(str(folder))} "
+            f"--out_file_format={FILE_FORMAT} --out_dir=FOLDER`, and put FOLDER in its place"
         )
     return Dataset(builder.info.full_name, folder, builder)
 

@@ -7,6 +7,7 @@ from typing import Any
 
 import flax.linen as nn
 
+from qtx.data.classes import in_words
 from qtx.families.bert import BERT
 from qtx.families.checkpoint import Checkpoint
 from qtx.families.family import Family, MeasuredSites
@@ -67,8 +68,14 @@ def build(config: TransformerConfig, data: Any = None) -> nn.Module:
                     f"config.model.vocab_size is {of_model}, but the data has {of_data} tokens: expected {of_data} or "
                     "more, or a smaller tokenizer"
                 )
-            # A word table may have more rows than the tokenizer (OPT pads it); anything else must be equal.
-            elif of_model < of_data or (name != "vocab_size" and of_model != of_data):
+            elif name == "num_classes" and of_model < of_data:
+                raise QtxError(
+                    f"the model has {of_model} classes (config.model.num_classes), but the data has {of_data}, "
+                    f"{in_words(data.classes)}: choose data with the model's labels, or train a head for these classes"
+                )
+            # A word table may have more rows than the tokenizer (OPT pads it), and data may lack classes; anything else
+            # must be equal.
+            elif of_model < of_data or (name not in ("vocab_size", "num_classes") and of_model != of_data):
                 raise QtxError(
                     f"config.model.{name} is {of_model}, but the data has {of_data}: leave it out to take the data's"
                 )

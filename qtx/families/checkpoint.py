@@ -6,6 +6,7 @@ import dataclasses
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from typing import Any
 
+from qtx.data.classes import default_names
 from qtx.families.weights import Weight
 from qtx.foundation.errors import QtxError, lookup
 
@@ -119,8 +120,8 @@ class Checkpoint:
 
 
 def labels(num_classes: int | None, names: Sequence[str] = ()) -> dict[str, dict]:
-    """The names of the classes, or those that transformers gives by default; it reads their number off them."""
-    names = names or [f"LABEL_{i}" for i in range(num_classes or 0)]
+    """The names of the classes, those of transformers where they have none; it reads their number off them."""
+    names = (*names, *default_names(num_classes or 0)[len(names) :])
     return {
         "id2label": {str(i): name for i, name in enumerate(names)},
         "label2id": {name: i for i, name in enumerate(names)},

@@ -12,6 +12,7 @@ import flax.linen as nn
 import jax
 
 from qtx.attention import AttentionConfig
+from qtx.data.classes import are_unnamed
 from qtx.families import Checkpoint, Family, build, family_of
 from qtx.families.checkpoint import labels
 from qtx.families.weights import export_weights, import_weights
@@ -19,6 +20,7 @@ from qtx.foundation.config import flattened
 from qtx.foundation.errors import QtxError
 from qtx.foundation.storage import sealed_safetensors, write_whole
 from qtx.interop.carried import carried
+from qtx.interop.class_names import OF_TIMM
 from qtx.interop.modeling import modeling
 from qtx.interop.original import COMPUTATION, as_in
 from qtx.interop.stored import ATTENTION_KEY, CONFIG, EXPECTED, open_folder, sizes_of, table_of
@@ -72,7 +74,8 @@ def save(
       original: the checkpoint folder that the model was made of. Names, types and copies of its tensors, those that qtx
         does not compute with, the further keys of its config.json, and the files of its tokenizer and modules are taken
         from there; None: as `transformers` has them.
-      classes: the names of a classifier's classes, for an `id2label` that has none of its own.
+      classes: the names of a classifier's classes, for an `id2label` that has none of its own; of the first, if they
+        are fewer.
       learned: whether the model has learned these classes, so that the original's names are of others.
       files: that go with the model besides, by name.
 
@@ -87,9 +90,12 @@ def save(
         values, contents = as_in(open_folder(Path(original)), config, params)
         contents |= carried(Path(original))
     number = getattr(config, "num_classes", None)
-    unnamed = "architectures" in values and (learned or values.get("id2label") in (None, labels(number)["id2label"]))
-    if classes and len(classes) == number and unnamed:
-        values |= labels(number, classes)
+    names = labels(number, classes or ())
+    unnamed = values.get("id2label") in (None, labels(number)["id2label"]) and not are_unnamed(classes or ())
+    if classes and "model_type" in values and (learned or unnamed):
+        values |= names
+    elif classes and "model_type" not in values and learned:
+        values |= {OF_TIMM[0]: list(names["id2label"].values())}
     if config.attention != AttentionConfig():
         values[ATTENTION_KEY] = {k: v for k, v in flattened(config.attention).items() if v is not None}
     values, code = modeling(config, values)

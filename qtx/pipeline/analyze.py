@@ -16,12 +16,13 @@ from qtx.analysis.capture import FloatingPoint
 from qtx.analysis.diagnosis import Diagnosis, Measured, find_heads, find_map, find_outliers
 from qtx.analysis.observation import observe_model
 from qtx.analysis.sensitivity import Sweep, costliest, sensitivities, targets, with_one
-from qtx.data import OBJECTIVES
+from qtx.data import OBJECTIVES, Data, load
+from qtx.data.classes import UnknownLabel
 from qtx.experiment import Experiment
 from qtx.families.in_words import model_in_words
 from qtx.foundation.errors import QtxError
 from qtx.pipeline.identity import load_data, origin
-from qtx.pipeline.importing import BUILTIN, Found, import_run, with_classes
+from qtx.pipeline.importing import BUILTIN, Found, classes_of, import_run
 from qtx.pipeline.measure import model_sums, token_text
 from qtx.pipeline.prepare import Prepared, prepare
 from qtx.pipeline.trained import TrainedRun, check_run, restore_run, uses_own_data
@@ -145,17 +146,13 @@ def open_run(experiment: Experiment, workdir: Path, source: Found | None, names_
     """
     if source is None:
         check_run(experiment, workdir)
-    else:  # before the data number the labels in an order of their own
-        experiment = with_classes(experiment, source.folder)
-    data, model = load_data(experiment.data, experiment.objective, origin(experiment, workdir)), experiment.model
+    data, model = _with_any_labels(experiment, workdir, source), experiment.model
     if data.image_size is not None and (data.image_size, data.channels) != (model.image_size, model.channels):
         raise QtxError(
             f"the model takes images of {model.image_size} x {model.image_size} x {model.channels}, and the data has "
             f"{data.image_size} x {data.image_size} x {data.channels}: name images of yours, --config.data.source="
             f"image_folder --config.data.path=FOLDER --config.data.image_size={model.image_size}"
         )
-    if data.num_classes not in (None, getattr(model, "num_classes", None)):
-        data = dataclasses.replace(data, classes=None)
     if source is not None:
         return restore_run(import_run(experiment, workdir, source, data), workdir, "0")
     prepared = prepare(experiment, data, RunFolder(workdir))
@@ -171,6 +168,19 @@ def is_run(folder: Path) -> bool:
 def folder_for(checkpoint: str) -> Path:
     """Where the run of a checkpoint goes if nobody says where."""
     return Path("runs") / Path(checkpoint.removeprefix(BUILTIN)).resolve().name
+
+
+def _with_any_labels(experiment: Experiment, workdir: Path, source: Found | None) -> Data:
+    """The data of `open_run`; of images that have labels other than the model's, without their classes."""
+    classes = None if source is None else classes_of(experiment, source.folder)
+    try:
+        return load_data(experiment, origin(experiment, workdir), classes)
+    except UnknownLabel:
+        if experiment.model.reads != "images" or getattr(experiment.data.source, "classes", None) is not None:
+            raise
+        data = load(experiment.data, experiment.objective)
+        told = "labels are none of the model's classes: measured by the model's own outputs"
+        return dataclasses.replace(data, description=f"{data.description}; {told}", classes=None)
 
 
 def _has_foreign_labels(prepared: Prepared) -> bool:

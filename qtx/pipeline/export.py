@@ -4,15 +4,17 @@ from __future__ import annotations
 
 import dataclasses
 from pathlib import Path
+from shlex import quote
 
 from qtx.data import OBJECTIVES
 from qtx.experiment import record
 from qtx.interop import save as save_huggingface
 from qtx.interop.original import has_place_for
 from qtx.interop.stored import open_folder
+from qtx.pipeline.classes import known_classes
 from qtx.pipeline.identity import kept_files
 from qtx.pipeline.quantize import origin_of_ranges, under
-from qtx.pipeline.start import original_of
+from qtx.pipeline.start import original_of, starts
 from qtx.pipeline.trained import TrainedRun
 from qtx.quantization.integer import convert, save
 from qtx.training import RunFolder
@@ -32,7 +34,7 @@ def export_int8(run: TrainedRun, folder: Path, scheme: str) -> list[str]:
     return [
         f"{scheme}: {origin_of_ranges(prepared, scheme)}",
         f"matrix products in floating point: {floating}",
-        f"next: qtx evaluate --workdir={folder}",
+        f"next: qtx evaluate --workdir={quote(str(folder))}",
     ]
 
 
@@ -47,6 +49,8 @@ def export_huggingface(run: TrainedRun, folder: Path, scheme: str | None = None)
         told = [f"{original} is timm's, which computes the plain softmax alone: this is a checkpoint of transformers"]
         original = None
     names = prepared.data.classes
+    if original is None and names is None and "num_classes" in config.from_data:  # of no file that is written over
+        names = known_classes(starts(prepared.experiment, run.workdir), prepared.experiment.objective)
     learned = bool(prepared.experiment.start) and not OBJECTIVES[prepared.experiment.objective].taught
     save_huggingface(folder, config, run.floating_point, original, names, learned, _with_it(run, original))
     return told

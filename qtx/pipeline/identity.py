@@ -1,15 +1,20 @@
-"""What a run was made from: its tokenizer and its data, told from their content, so that no others pass for them."""
+"""What a run was made from: its tokenizer, its classes and its data, told from their content, so that no others pass
+for them."""
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from pathlib import Path
+from typing import Any
 
 from qtx.data import Data, DataConfig, load
 from qtx.experiment import Experiment
 from qtx.foundation.errors import QtxError
 from qtx.foundation.storage import sealed_json
 from qtx.models import TransformerConfig
-from qtx.training.run_folder import RECIPE, RunFolder
+from qtx.pipeline.classes import known_classes, learns_classes, load_numbered
+from qtx.pipeline.start import config_of, starts
+from qtx.training.run_folder import CLASSES, RECIPE, RunFolder
 
 
 def origin(experiment: Experiment, workdir: Path) -> RunFolder | None:
@@ -19,19 +24,31 @@ def origin(experiment: Experiment, workdir: Path) -> RunFolder | None:
     return next((folder for folder in folders if folder.config.exists()), None)
 
 
-def load_data(config: DataConfig, objective: str, run: RunFolder | None = None) -> Data:
-    """The data of a config, cut by a run's own tokenizer if there is a run: its tokenizer is never trained anew.
+def load_data(experiment: Experiment, run: RunFolder | None = None, classes: Sequence[str] | None = None) -> Data:
+    """The data of an experiment, cut by a run's own tokenizer and numbered by its classes if there is a run: its
+    tokenizer is never trained anew.
 
     Args:
-      config: which data; not necessarily those that the run was trained on.
-      objective: see `qtx.data.load`.
+      experiment: on which data; not necessarily those that the run was trained on.
       run: see `origin`.
+      classes: those of the model, if there is no run that knows them; None: it has yet to learn some.
 
     Raises:
+      UnknownLabel: if the model does not know a label.
       QtxError: as `load`; if the run's tokenizer cannot be read, or the data are of another kind than the run's.
     """
-    if run is None:
+    config, objective = experiment.data, experiment.objective
+    if run is not None:
+        config = _cut_as(config, run)
+        if learns_classes(experiment):
+            classes = known_classes(starts(config_of(str(run.root)), run.root), objective)
+    if not learns_classes(experiment):
         return load(config, objective)
+    return load_numbered(config, objective, classes, new_head=experiment.model.num_classes is None)
+
+
+def _cut_as(config: DataConfig, run: RunFolder) -> DataConfig:
+    """The same data, cut by a run's own tokenizer."""
     cut, takes_tokenizer = "tokenizer" in run.identity(), hasattr(config.source, "tokenizer")
     if takes_tokenizer != cut:
         kinds = {True: "text, cut by a tokenizer", False: "data without a tokenizer"}
@@ -39,17 +56,17 @@ def load_data(config: DataConfig, objective: str, run: RunFolder | None = None) 
             f"{run.root} was trained on {kinds[cut]}, but data source {config.name!r} gives {kinds[takes_tokenizer]}"
         )
     if not cut:
-        return load(config, objective)
+        return config
     if not run.tokenizer.is_file():
         raise QtxError(f"{run.tokenizer} is missing, the tokenizer that the run was trained with: restore it")
-    return load(config.with_tokenizer(run.tokenizer), objective)
+    return config.with_tokenizer(run.tokenizer)
 
 
-def identity_of(data: Data) -> dict[str, str]:
-    """The SHA-256 of each part: `tokenizer`, of its files; `training` and `held_out`, of what the splits hold."""
-    if data.tokenizer is None:
-        return dict(data.digests)
-    return {"tokenizer": data.tokenizer.digest, **data.digests}
+def identity_of(data: Data) -> dict[str, Any]:
+    """The SHA-256 of each part: `tokenizer`, of its files; `training` and `held_out`, of what the splits hold; and the
+    names of the classes, if they have labels."""
+    tokenizer = data.tokenizer and {"tokenizer": data.tokenizer.digest}
+    return {**(tokenizer or {}), **data.digests, **({CLASSES: list(data.classes)} if data.classes else {})}
 
 
 def kept_files(experiment: Experiment, model: TransformerConfig, data: Data) -> dict[str, str]:

@@ -15,19 +15,20 @@ from qtx.attention import attention_text
 from qtx.builtin import builtin_checkpoint
 from qtx.data import OBJECTIVES, Data, DataConfig, load_tokenizer
 from qtx.data.config import SOURCE
-from qtx.data.sources import TextLabels
 from qtx.data.tokenizer_settings import longest_text
 from qtx.experiment import Experiment, default, record
 from qtx.families import FAMILIES, build, family_of
 from qtx.foundation.config import section
 from qtx.foundation.errors import QtxError
 from qtx.interop import load
+from qtx.interop.class_names import class_names
 from qtx.interop.contents import digest_of_folder, files_of
 from qtx.interop.hub import fetch
 from qtx.interop.original import differing_fields
 from qtx.interop.pixels import pixel_options
 from qtx.interop.stored import open_folder
 from qtx.models import FROM_DATA, TransformerConfig
+from qtx.pipeline.classes import learns_classes
 from qtx.pipeline.identity import identity_of, kept_files, load_data
 from qtx.pipeline.prepare import Prepared, prepare
 from qtx.pipeline.start import check_length
@@ -132,7 +133,6 @@ def import_run(experiment: Experiment, workdir: Path, checkpoint: Found, data: D
     run, folder = RunFolder(workdir), checkpoint.folder
     check_model(experiment.model, open_folder(folder).config(None))
     check_length(experiment.data, folder)
-    experiment = with_classes(experiment, folder)
     identity = {"imported": digest_of_folder(folder), "source": checkpoint.source}
     if run.config.exists():
         there = run.identity()
@@ -143,7 +143,7 @@ def import_run(experiment: Experiment, workdir: Path, checkpoint: Found, data: D
     unfinished = [file for file in workdir.glob(f"{UNFINISHED}*") if _is_left(file)] if workdir.is_dir() else []
     if workdir.exists() and any(file not in unfinished for file in workdir.iterdir()):
         raise QtxError(f"{workdir} is not empty, and holds no run: choose another --workdir")
-    data = load_data(experiment.data, experiment.objective) if data is None else data
+    data = load_data(experiment, classes=classes_of(experiment, folder)) if data is None else data
     module = build(experiment.model, data)
     experiment = dataclasses.replace(experiment, model=module.config)
     copied = run.imported.with_name(f"{UNFINISHED}{os.getpid()}")
@@ -198,14 +198,6 @@ def check_model(model: TransformerConfig, there: TransformerConfig) -> None:
         )
 
 
-def with_classes(experiment: Experiment, folder: Path) -> Experiment:
-    """The same experiment; its labels are numbered as the checkpoint's are, if that names them and the config does
-    not."""
-    source, names = experiment.data.source, open_folder(folder).values.get("id2label")
-    if not isinstance(source, TextLabels) or source.classes is not None or not isinstance(names, dict):
-        return experiment
-    classes = tuple(str(names.get(str(number))) for number in range(len(names)))
-    unnamed = tuple(f"LABEL_{number}" for number in range(len(names)))  # as transformers has it
-    if classes == unnamed or not OBJECTIVES[experiment.objective].labelled:
-        return experiment
-    return dataclasses.replace(experiment, data=DataConfig(dataclasses.replace(source, classes=classes)))
+def classes_of(experiment: Experiment, folder: Path) -> tuple[str, ...] | None:
+    """The classes by which the data of a checkpoint's experiment are numbered; None: they are without labels."""
+    return class_names(open_folder(folder), experiment.model.num_classes) if learns_classes(experiment) else None

@@ -44,7 +44,7 @@ class Prepared:
 
     experiment: Experiment
     data: Data
-    identity: Mapping[str, str]
+    identity: Mapping[str, Any]
     module: nn.Module
     parameters: int
     mesh: jax.sharding.Mesh
@@ -97,7 +97,8 @@ def prepare(experiment: Experiment, data: Data | None = None, run: RunFolder | N
     Args:
       experiment: what to prepare.
       data: that of an experiment with the same data section, to load it once for many runs.
-      run: the run whose tokenizer the data are cut by; see `qtx.pipeline.identity.origin`.
+      run: the run whose tokenizer the data are cut by, and by whose classes they are numbered; see
+        `qtx.pipeline.identity.origin`.
 
     Raises:
       QtxError: for what the options alone do not show: missing files, a model and data that disagree, too few
@@ -105,7 +106,7 @@ def prepare(experiment: Experiment, data: Data | None = None, run: RunFolder | N
     """
     mesh = make_mesh(experiment.mesh)
     check_batch(mesh, experiment.training.batch_size, experiment.training.accumulation_steps)
-    data = load_data(experiment.data, experiment.objective, run) if data is None else data
+    data = load_data(experiment, run) if data is None else data
     module = build(experiment.model, data)
     experiment = dataclasses.replace(experiment, model=module.config)
     example = next(iter(data.evaluation(1)))

@@ -24,6 +24,7 @@ from qtx.foundation.config import section
 from qtx.foundation.errors import QtxError
 from qtx.interop.contents import digest_of_folder
 from qtx.models import TransformerConfig
+from qtx.pipeline.classes import known_classes, learns_classes, same_classes
 from qtx.quantization.calibration import calibrate
 from qtx.quantization.config import QuantizationConfig
 from qtx.quantization.qat.model import QatModel, make_qat_model
@@ -227,7 +228,8 @@ def initial_params(
 
 
 def start_params(experiment: Experiment, module: nn.Module, data: Data, folder: str) -> Any:
-    """The newest parameters of the run in a folder, as those of `module`; a head of another kind or shape is new."""
+    """The newest parameters of the run in a folder, as those of `module`; a head of another kind or shape, or for other
+    classes, is new."""
     there = config_of(folder)
     original = build(there.model)
     checkpoint = NEWEST if folder == experiment.start else "0"
@@ -236,8 +238,18 @@ def start_params(experiment: Experiment, module: nn.Module, data: Data, folder: 
     boxed = jax.eval_shape(lambda: module.init(jax.random.key(0), config.example())["params"].get(HEAD, {}))
     same = getattr(config, HEAD, None) == getattr(there.model, HEAD, None)
     same = same and jax.tree.map(jnp.shape, nn.unbox(boxed)) == jax.tree.map(jnp.shape, params.get(HEAD, {}))
+    same = same and (folder != experiment.start or _has_classes_of_start(experiment, data))
     encoder = params if same else {name: part for name, part in params.items() if name != HEAD}
     return converted_params(module, encoder, experiment.seed)
+
+
+def _has_classes_of_start(experiment: Experiment, data: Data) -> bool:
+    """Whether the outputs of the start's head mean what an experiment's labels do: the same classes, which the config
+    may give other names."""
+    if not learns_classes(experiment) or getattr(experiment.data.source, "classes", None) is not None:
+        return True
+    known = known_classes(starts(config_of(experiment.start), Path(experiment.start)), experiment.objective)
+    return known is None or same_classes(known, data.classes or ())
 
 
 def check_calibration(data: Data, batch_size: int, batches: int) -> None:

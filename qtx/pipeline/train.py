@@ -49,7 +49,7 @@ def train(
     """
     folder = RunFolder(Path(workdir))
     if data is None:
-        data = load_data(experiment.data, experiment.objective, origin(experiment, folder.root))
+        data = load_data(experiment, origin(experiment, folder.root))
     identity = identity_of(data)
     check_start(experiment, folder.root, identity)
     taken = training_backend(experiment, data, folder.root)

@@ -35,7 +35,7 @@ FREE_TRAINING_OPTIONS = (
     "max_bad_steps",
 )
 # What a config may leave to the data, and what is known of a run only when these are loaded: compared when it is there.
-TOLD_BY_THE_DATA = tuple(f"model.{name}" for name in FROM_DATA)
+TOLD_BY_THE_DATA = (*(f"model.{name}" for name in FROM_DATA), "data.classes")
 # Options that runs of earlier versions have no record of, and what these did, if it is more than nothing.
 LATER_OPTIONS = {
     "model.attention_backend": "auto",
@@ -53,6 +53,8 @@ HEADS = {"bert": "mlm", "vit": "classification"}
 """The head that a family had when its runs recorded none."""
 TOKENIZER_OPTIONS = ("tokenizer", "vocab_size")
 IDENTITY = "identity"
+CLASSES = "classes"
+"""Of a run's identity: the names of its classes in the order of their numbers, a list."""
 TAKEN = "taken"
 """Of a run's record: what was taken where the config leaves it to qtx; see `qtx.pipeline.backend`."""
 BESIDE_OPTIONS = (IDENTITY, TAKEN)
@@ -200,7 +202,7 @@ class RunFolder:
     def _unwritable(self, error: OSError) -> QtxError:
         return QtxError(f"cannot write the run's folder {self.root}: {error.strerror}")
 
-    def identity(self) -> dict[str, str]:
+    def identity(self) -> dict[str, Any]:
         """What the run was made from; see `qtx.pipeline.identity`.
 
         Raises:

@@ -156,7 +156,7 @@ def test_another_label_is_other_data(tmp_path):
     ("rows", "options", "message"),
     [
         ([(text, "a") for text, _ in SORTED], {}, "only one class, a: expected texts with at least two labels"),
-        (SORTED, {"classes": ("a", "c")}, "label 'b' of the training texts is none of the classes a, c: expected"),
+        (SORTED, {"classes": ("a", "c")}, "a.tsv, line 61: label 'b' is none of the classes a, c: correct it, or set"),
         ([SORTED[0]] * 3, {}, "only one text to split; set data.validation_files"),
         ([], {}, "no text in .*a.tsv: expected a file that is not empty"),
     ],
@@ -169,7 +169,7 @@ def test_labels_that_cannot_be(tmp_path, rows, options, message):
 
 def test_a_held_out_label_that_is_not_in_training_is_refused(tmp_path):
     files = labelled(tmp_path, SORTED), labelled(tmp_path, [("x", "c")], "b.tsv")
-    with pytest.raises(QtxError, match="label 'c' of the held-out texts is none of the classes a, b"):
+    with pytest.raises(QtxError, match="b.tsv, line 1: label 'c' is none of the classes a, b: correct it, or set"):
         loaded(files[0], validation_files=(files[1],))
 
 

@@ -26,7 +26,7 @@ def with_model(experiment, **options):
 
 
 def backend_of(experiment, workdir):
-    return training_backend(experiment, load_data(experiment.data, experiment.objective), workdir)
+    return training_backend(experiment, load_data(experiment), workdir)
 
 
 def test_what_is_asked_for_is_taken_unless_something_looks(experiment, tmp_path, monkeypatch):

@@ -130,7 +130,7 @@ def fine_tuning(start: Path, **changes):
 def started(config):
     """What an experiment starts from, and the module that it trains."""
     experiment = read(config)
-    data = load_data(experiment.data, experiment.objective, RunFolder(Path(config.start)))
+    data = load_data(experiment, RunFolder(Path(config.start)))
     module = build(experiment.model, data)
     return start_params(experiment, module, data, config.start), module
 

@@ -21,8 +21,8 @@ BATCH = 64
 """Images read at once."""
 
 
-def image_plan(path: str, data_dir: str) -> DatasetPlan:
-    """The dataset of a folder or archive of `<split>/<class>/<file>`.
+def image_plan(path: str, data_dir: str, known: bool = False) -> DatasetPlan:
+    """The dataset of a folder or archive of `<split>/<class>/<file>`; `known` is for `check_splits`.
 
     Returns:
       a plan whose records have `image` (JPEG or PNG as found), `label` and `file_name`; its held-out split is
@@ -40,7 +40,7 @@ def image_plan(path: str, data_dir: str) -> DatasetPlan:
         raise QtxError(
             f"no folder or archive {path}: set data.corpus to one of <split>/<class>/ images, or to tfds:NAME"
         )
-    found = functools.cache(lambda: _find(path, place))
+    found = functools.cache(lambda: _find(path, place, known))
     return DatasetPlan(
         name=NAME,
         key=hashlib.sha256(f"{FORMAT} {content_hash(files, data_dir)}".encode()).hexdigest()[:16],
@@ -54,11 +54,11 @@ def image_plan(path: str, data_dir: str) -> DatasetPlan:
     )
 
 
-def _find(path: str, place: Path) -> tuple[list[str], str]:
+def _find(path: str, place: Path, known: bool) -> tuple[list[str], str]:
     classes: dict[str, set[str]] = {}
     for split, class_name, _, _ in image_files(place):
         classes.setdefault(split, set()).add(class_name)
-    return check_splits(path, classes)
+    return check_splits(path, classes, known)
 
 
 def _features(classes: list[str]) -> Any:

@@ -2,12 +2,13 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from typing import Any
 
 import numpy as np
 
+from qtx.data.classes import Numbering, check_classes, in_order, lacking
 from qtx.data.dataset import Data
 from qtx.data.image_files import read_pixels
 from qtx.data.images import IMAGENET, ImageOptions, Record
@@ -35,6 +36,8 @@ class ImageCorpus(ImageOptions):
     Attributes:
       corpus: `tfds:NAME` with features `image` and `label` (e.g. `tfds:imagenet2012`, `tfds:cifar10`), or a folder or
         archive of `<split>/<class>/<file>`, which is prepared (gathered into a TFDS dataset) at its first use.
+      classes: the names of the classes in the order of their numbers; None: of a TFDS dataset its own, of a folder
+        those of `train`, sorted, as numbers if all are.
       image_size: S, height and width in pixels; None is that of a TFDS dataset whose images have one size.
       crop_ratio: share of the resized image's shorter side that evaluation sees; 0.9 is timm's for ViT-S/16.
       mean: per channel, of values from 0 to 1; None is ImageNet's for colour, 0.5 for grey.
@@ -42,6 +45,7 @@ class ImageCorpus(ImageOptions):
       data_dir: the folder of TFDS datasets, those to read and those prepared.
     """
 
+    classes: tuple[str, ...] | None = None
     crop_ratio: float = 0.9
     corpus: str = ""
     data_dir: str = DEFAULT_DATA_DIR
@@ -50,6 +54,7 @@ class ImageCorpus(ImageOptions):
         super().__post_init__()
         if not self.corpus:
             raise QtxError("source image_corpus needs corpus: set data.corpus, e.g. 'tfds:imagenet2012' or 'images/'")
+        check_classes(self.classes)
 
     def load(self, objective: str) -> Data:
         import tensorflow_datasets as tfds
@@ -71,13 +76,17 @@ class ImageCorpus(ImageOptions):
         if size is None:
             raise QtxError(f"the images of {self.corpus} differ in size: set data.image_size, e.g. 224")
         mean, std = self.normalization(channels, OF_COLOUR if channels == 3 else OF_GREY)
-        read = _decoder(dataset, channels)
+        names = dataset.features["label"].names
+        own = tuple(names) if self.corpus.startswith(PREFIX) else in_order(names)
+        numbering = Numbering(own if self.classes is None else self.classes)
+        numbers = [numbering.number(name, self.corpus) for name in names]
+        read = _decoder(dataset, channels, numbers)
         training, held_out = (dataset.records(split, read) for split in (TRAINING_SPLIT, held_out_split))
-        classes = tuple(dataset.features["label"].names)
         return self.make_data(
             f"image_corpus {self.corpus}: {len(training):,} training and {len(held_out):,} held-out "
-            f"({held_out_split}) images at {size} x {size} x {channels}, {len(classes)} classes",
-            classes,
+            f"({held_out_split}) images at {size} x {size} x {channels}, "
+            f"{len(numbering.classes)} classes{lacking(numbering.classes, numbers)}",
+            numbering.classes,
             training,
             held_out,
             (size, channels),
@@ -99,12 +108,16 @@ class ImageCorpus(ImageOptions):
         """
         if self.corpus.startswith(PREFIX):
             raise QtxError(f"{self.corpus} needs no preparation: training reads it as TFDS has written it")
-        return [write(image_plan(self.corpus, self.data_dir))]
+        return [write(image_plan(self.corpus, self.data_dir, known=self.classes is not None))]
 
 
-def _decoder(dataset: Dataset, channels: int) -> Callable[[dict[str, Any]], Record]:
+def _decoder(dataset: Dataset, channels: int, numbers: Sequence[int]) -> Callable[[dict[str, Any]], Record]:
+    """Makes a record of an example; `numbers` are the classes of the dataset's own labels."""
+
     def decode(example: dict[str, Any]) -> Record:
-        name = example.get("file_name", b"an image").decode()
-        return read_pixels(example["image"], f"{name} of {dataset.folder}", channels), np.int32(example["label"])
+        name, label = example.get("file_name", b"an image").decode(), int(example["label"])
+        if label < 0:  # what TFDS calls a label that is not known
+            raise QtxError(f"{name} of {dataset.folder} has no label: choose a corpus whose images have labels")
+        return read_pixels(example["image"], f"{name} of {dataset.folder}", channels), np.int32(numbers[label])
 
     return decode

@@ -7,6 +7,7 @@ from pathlib import Path
 
 import numpy as np
 
+from qtx.data.classes import Numbering, check_classes, in_order
 from qtx.data.dataset import Data
 from qtx.data.image_files import TRAINING_SPLIT, check_splits, image_files, read_pixels
 from qtx.data.images import ImageOptions, LabelledImages
@@ -19,37 +20,42 @@ class ImageFolder(ImageOptions):
     exists).
 
     All images are decoded once in memory: N x size x size x 3 bytes, or of one channel. What lies above `<split>` and
-    files of other kinds are ignored. Labels number the training classes in alphabetical order. Without `mean` and `std`
-    images are normalized by those of the training images.
+    files of other kinds are ignored. Without `mean` and `std` images are normalized by those of the training images.
 
     Attributes:
       path: a folder, or a `.tar`, `.tar.gz`, `.tar.xz` or `.zip` archive of one.
+      classes: the names of the classes in the order of their numbers; None: those of `train`, sorted, as numbers if all
+        are.
     """
 
     path: str = ""
+    classes: tuple[str, ...] | None = None
 
     def __post_init__(self):
         super().__post_init__()
         if not self.path:
             raise QtxError("source image_folder needs path: set data.path to a folder or archive of images")
+        check_classes(self.classes)
 
     def load(self, objective: str) -> Data:
         splits: dict[str, dict[tuple[str, str], np.ndarray]] = {}
         for split, class_name, name, read in image_files(Path(self.path)):
             splits.setdefault(split, {})[class_name, name] = self._decode(read(), f"{split}/{class_name}/{name}")
-        classes, held_out = check_splits(self.path, {split: {c for c, _ in images} for split, images in splits.items()})
-        training, other = (self._stack(splits.pop(split), classes, split) for split in (TRAINING_SPLIT, held_out))
+        there = {split: {c for c, _ in images} for split, images in splits.items()}
+        names, held_out = check_splits(self.path, there, known=self.classes is not None)
+        numbering = Numbering(in_order(names) if self.classes is None else self.classes)
+        training, other = (self._stack(splits.pop(split), numbering, split) for split in (TRAINING_SPLIT, held_out))
         name = f"image_folder {self.path} (held out: {held_out})"
-        return self.make_data_in_memory(name, classes, training, other, objective, cut=False)
+        return self.make_data_in_memory(name, numbering.classes, training, other, objective, cut=False)
 
     def _decode(self, content: bytes, name: str) -> np.ndarray:
         pixels = read_pixels(content, f"image {name} of {self.path}", self.channels or 3)
         return pixels if self.image_size is None else self.to_size(self.image_size)(pixels)
 
-    def _stack(self, images: dict[tuple[str, str], np.ndarray], classes: list[str], split: str) -> LabelledImages:
+    def _stack(self, images: dict[tuple[str, str], np.ndarray], numbering: Numbering, split: str) -> LabelledImages:
         keys = sorted(images)
         shapes = {images[key].shape for key in keys}
         if len(shapes) > 1:
             raise QtxError(f"{self.path}: {split} images differ in size ({sorted(shapes)[:2]}): set data.image_size")
-        labels = np.array([classes.index(class_name) for class_name, _ in keys], np.int32)
+        labels = np.array([numbering.number(name, f"{self.path}, {split}/{name}") for name, _ in keys], np.int32)
         return LabelledImages(np.stack([images[key] for key in keys]), labels)

@@ -6,8 +6,10 @@ from collections.abc import Sequence
 from dataclasses import dataclass, replace
 from typing import Self
 
+from qtx.data.classes import Numbering, check_classes, in_order
 from qtx.data.dataset import Data
 from qtx.data.labelled import LabelledTextOptions, split_labelled
+from qtx.data.objectives import text_objective
 from qtx.data.reading import expand
 from qtx.data.splitting import held_out_count
 from qtx.data.tables import LabelledText, check_columns, dataset_texts, labelled_texts
@@ -30,7 +32,7 @@ class TextLabels(LabelledTextOptions):
       text_column: where the text is: a key of a `.jsonl` file's objects, a feature of a TFDS dataset, or of a `.tsv` a
         name in its first line, or a number from 0 (`"3"`) if it has no such line.
       label_column: where the label is, likewise.
-      classes: the labels in the order of their numbers; None: those of the training texts, sorted.
+      classes: the labels in the order of their numbers; None: those of `files`, sorted, as numbers if all are.
       data_dir: the folder of TFDS datasets.
     """
 
@@ -50,10 +52,7 @@ class TextLabels(LabelledTextOptions):
             raise QtxError("validation_files and held_out_fraction are both set: keep one, either holds out text")
         held_out_count(1, self._fraction)
         check_columns(self.text_column, self.label_column)
-        if self.classes is not None:
-            texts = all(isinstance(name, str) for name in self.classes)
-            if not texts or len(set(self.classes)) < max(2, len(self.classes)):
-                raise QtxError(f"classes is {self.classes!r}: expected two labels or more, each once, ('neg', 'pos')")
+        check_classes(self.classes)
 
     @property
     def _fraction(self) -> float:
@@ -71,19 +70,27 @@ class TextLabels(LabelledTextOptions):
         return options if self._held_out_files is not None else replace(options, held_out_fraction=self._fraction)
 
     def load(self, objective: str) -> Data:
-        training, name = self._read(self.files), f"text_labels {' '.join(self.files)}"
+        labelled = text_objective(objective).labelled
+        classes = self.classes if labelled else None
+        training, name = self._read(self.files, classes), f"text_labels {' '.join(self.files)}"
+        if labelled and classes is None:  # also of those that are held out of these files
+            classes = in_order(row.label for row in training)
         if self._held_out_files is not None:
-            held_out = self._read(self._held_out_files, held_out=True)
+            held_out = self._read(self._held_out_files, classes, held_out=True)
         else:
             training, held_out = split_labelled(training, self._fraction, "set data.validation_files to held-out texts")
-        return self.make_labelled_data(name, training, held_out, objective, self.classes)
+        return self.make_labelled_data(name, training, held_out, objective, classes)
 
-    def _read(self, patterns: Sequence[str], held_out: bool = False) -> list[LabelledText]:
+    def _read(
+        self, patterns: Sequence[str], classes: Sequence[str] | None, held_out: bool = False
+    ) -> list[LabelledText]:
+        """The texts, whose labels are of the classes, if these are known."""
         columns, rows = (self.text_column, self.label_column), list[LabelledText]()
+        numbering = None if classes is None else Numbering(classes)
         for name in (pattern for pattern in patterns if pattern.startswith(PREFIX)):
             rows += dataset_texts(name.removeprefix(PREFIX), held_out, *columns, self.data_dir)
         for file in expand([pattern for pattern in patterns if not pattern.startswith(PREFIX)]):
-            rows += labelled_texts(file, *columns)
+            rows += labelled_texts(file, *columns, numbering)
         if not rows:
             raise QtxError(f"no text in {' '.join(patterns)}: expected a file that is not empty")
         return rows

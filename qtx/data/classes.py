@@ -1,0 +1,101 @@
+"""Classes: the names of labels in the order of their numbers, and which class a label is of."""
+
+from __future__ import annotations
+
+import re
+from collections import Counter
+from collections.abc import Iterable, Sequence
+from functools import cached_property
+
+from qtx.foundation.errors import QtxError
+
+WHOLE = re.compile(r"(-?[0-9]{1,18})(\.0+)?")
+SHOWN = 10
+"""Classes that a message names: there may be thousands."""
+
+
+class UnknownLabel(QtxError):
+    """A label is of none of the classes."""
+
+
+def plain(label: str) -> str:
+    """A label without the white space around it; a whole number without a fraction of zeros, as 1.0 is 1."""
+    label = label.strip()
+    number = WHOLE.fullmatch(label)
+    return number[1] if number else label
+
+
+def in_order(labels: Iterable[str]) -> tuple[str, ...]:
+    """The classes of labels that nobody has put in an order: sorted, as numbers if all of them are whole numbers."""
+    found = sorted({plain(label) for label in labels})
+    return tuple(sorted(found, key=int) if all(map(WHOLE.fullmatch, found)) else found)
+
+
+def default_names(number: int) -> tuple[str, ...]:
+    """What transformers calls so many classes that nobody has named."""
+    return tuple(f"LABEL_{i}" for i in range(number))
+
+
+def are_unnamed(classes: Sequence[str]) -> bool:
+    """Whether the names of classes say no more than their numbers."""
+    return all(name in (f"LABEL_{i}", str(i)) for i, name in enumerate(classes))
+
+
+def check_classes(classes: Sequence[str] | None) -> None:
+    """Raises QtxError unless an option `classes` is None or names two classes or more, each once."""
+    if classes is None:
+        return
+    texts = all(isinstance(name, str) for name in classes)
+    if not texts or len(set(map(plain, classes))) < max(2, len(classes)):
+        raise QtxError(f"classes is {classes!r}: expected two labels or more, each once, ('neg', 'pos')")
+
+
+class Numbering:
+    """Which class a label is of: that of its name; of classes without names, the one of its number, `3` or `LABEL_3`.
+
+    Attributes:
+      classes: the names in the order of their numbers.
+    """
+
+    def __init__(self, classes: Sequence[str]):
+        self.classes = tuple(classes)
+
+    @cached_property
+    def numbers(self) -> dict[str, int]:
+        """Label to class; a name of several classes is none of theirs."""
+        names = [plain(name) for name in self.classes]
+        times = Counter(names)
+        numbers = {name: i for i, name in enumerate(names) if times[name] == 1}
+        if are_unnamed(self.classes):
+            numbers |= {name: i for i in range(len(names)) for name in (str(i), f"LABEL_{i}")}
+        return numbers
+
+    def number(self, label: str, where: str) -> int:
+        """The class of a label.
+
+        Args:
+          label: as the data has it.
+          where: it is from, for the message.
+
+        Raises:
+          UnknownLabel: if it is of none.
+        """
+        number = self.numbers.get(plain(label))
+        if number is None:
+            raise UnknownLabel(
+                f"{where}: label {label[:50]!r} is none of the classes {in_words(self.classes)}: correct it, or set "
+                f"data.classes to the data's labels in the order of the classes' numbers, e.g. ('neg', 'pos')"
+            )
+        return number
+
+
+def in_words(classes: Sequence[str]) -> str:
+    """The first classes by their names, and how many more there are."""
+    more = len(classes) - SHOWN
+    return ", ".join(name[:50] for name in classes[:SHOWN]) + (f" and {more:,} more" if more > 0 else "")
+
+
+def lacking(classes: Sequence[str], there: Iterable[int]) -> str:
+    """How many classes have no example, for a description of data that have those of some; nothing if all have."""
+    number = len(classes) - len(set(there))
+    return f" ({number:,} without an example)" if number else ""

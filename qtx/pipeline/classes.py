@@ -1,0 +1,128 @@
+"""Classes that a model knows: by which labels of whatever data are numbered, and never by their place."""
+
+from __future__ import annotations
+
+import dataclasses
+from collections.abc import Iterable, Sequence
+from pathlib import Path
+from typing import Any
+
+from qtx.data import OBJECTIVES, Data, DataConfig, load
+from qtx.data.classes import Numbering, UnknownLabel, are_unnamed, in_words, plain
+from qtx.data.tfds_datasets import PREFIX
+from qtx.experiment import Experiment
+from qtx.families import FAMILIES
+from qtx.foundation.errors import QtxError
+from qtx.interop.class_names import class_names
+from qtx.interop.stored import open_folder
+from qtx.training.run_folder import CLASSES, RunFolder
+
+
+def learns_classes(experiment: Experiment) -> bool:
+    """Whether an experiment is on examples with the number of their class."""
+    return "num_classes" in experiment.model.from_data and not OBJECTIVES[experiment.objective].taught
+
+
+def known_classes(chain: Iterable[tuple[Path | None, Experiment]], objective: str) -> tuple[str, ...] | None:
+    """The classes that a run was trained with, in the order of their numbers, or whose head it has taken over.
+
+    Args:
+      chain: the run and those that it started from; see `qtx.pipeline.start.starts`.
+      objective: by which the head is to be used.
+
+    Returns:
+      their names; None if it has no head of that kind.
+    """
+    for folder, there in chain:
+        head = FAMILIES[there.family].heads.get(objective)
+        if "num_classes" not in there.model.from_data or head not in (None, getattr(there.model, "head", None)):
+            return None
+        assert folder is not None, "a run that has begun has a folder"
+        run = RunFolder(folder)
+        if CLASSES in run.identity():
+            return tuple(run.identity()[CLASSES])
+        if run.imported.is_dir():
+            return class_names(open_folder(run.imported), there.model.num_classes)
+        if learns_classes(there):
+            return _of_earlier_version(run, there.data, there.objective)
+    return None
+
+
+def _of_earlier_version(run: RunFolder, config: DataConfig, objective: str) -> tuple[str, ...] | None:
+    """The classes of a run that has no record of them: those of its own data, which were all sorted as text then."""
+    source: Any = config.source
+    if not hasattr(source, "classes"):
+        return load(_cut(config, run), objective).classes
+    if source.classes is not None or str(getattr(source, "corpus", "")).startswith(PREFIX):
+        return source.classes or load(config, objective).classes
+    return tuple(sorted(load(_cut(config, run), objective).classes or ()))
+
+
+def _cut(config: DataConfig, run: RunFolder) -> DataConfig:
+    return config.with_tokenizer(run.tokenizer) if hasattr(config.source, "tokenizer") else config
+
+
+def load_numbered(config: DataConfig, objective: str, known: Sequence[str] | None, new_head: bool = False) -> Data:
+    """Data whose labels are numbered as a model's classes are.
+
+    Args:
+      config: which data; its option `classes`, if it has one, gives the data's own names for the model's classes.
+      objective: see `qtx.data.load`.
+      known: the model's classes, in the order of their numbers; None: it has yet to learn some.
+      new_head: whether the model may also learn other classes, with a head of its own: those that `classes` gives in
+        another number, or those of data none of whose labels the model knows.
+
+    Raises:
+      UnknownLabel: if the model does not know a label.
+      QtxError: as `load`, or if the config numbers the classes otherwise.
+    """
+    source: Any = config.source
+    takes_classes = hasattr(source, "classes")
+    given = source.classes if takes_classes else None
+    if known is None or (given is not None and new_head and len(given) != len(known)):
+        return load(config, objective)
+    if given is not None:
+        return load(config.with_classes(_agreed(given, known)), objective)
+    try:
+        return load(config.with_classes(known), objective) if takes_classes else _of_source(config, objective, known)
+    except UnknownLabel:
+        own = load(config, objective) if new_head else None
+        if own is None or Numbering(known).numbers.keys() & set(own.classes or ()):
+            raise
+        return own
+
+
+def _agreed(given: Sequence[str], known: Sequence[str]) -> tuple[str, ...]:
+    """The data's names for the model's classes, which the first of them may have."""
+    if len(given) > len(known):
+        raise QtxError(
+            f"data.classes names {len(given)} classes, but the model has {len(known)}, {in_words(known)}: give the "
+            "data's labels in the order of these"
+        )
+    own = {plain(name): number for number, name in enumerate(known)}
+    for number, name in enumerate(given):
+        if own.get(plain(name), number) != number:
+            raise QtxError(
+                f"data.classes has {name!r} in place {number}, but it is the model's class {own[plain(name)]} of "
+                f"{in_words(known)}, numbered from 0: leave data.classes out, or give the data's labels in their order"
+            )
+    return (*given, *known[len(given) :])
+
+
+def _of_source(config: DataConfig, objective: str, known: Sequence[str]) -> Data:
+    """Data of a source that has classes of its own: numbers, or the model's."""
+    data = load(config, objective)
+    own = data.classes or ()
+    by_number = are_unnamed(own) and len(own) <= len(known)
+    if not by_number and own != tuple(known[: len(own)]):
+        raise UnknownLabel(
+            f"data source {config.name!r} has the classes {in_words(own)}, but the model has {in_words(known)}: choose "
+            "data with the model's labels"
+        )
+    names = [str(i) for i in range(len(known))] if are_unnamed(known) and by_number else known
+    return dataclasses.replace(data, classes=tuple(names))
+
+
+def same_classes(one: Sequence[str], other: Sequence[str]) -> bool:
+    """Whether classes are the same by name, or as many without names."""
+    return tuple(one) == tuple(other) or (len(one) == len(other) and are_unnamed(one) and are_unnamed(other))
