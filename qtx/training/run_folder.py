@@ -39,6 +39,8 @@ TOLD_BY_THE_DATA = tuple(f"model.{name}" for name in FROM_DATA)
 # Options that runs of earlier versions have no record of, and what these did, if it is more than nothing.
 LATER_OPTIONS = {
     "model.head": "mlm",
+    "model.pooling": "mean",
+    "model.normalize": False,
     "model.attention_backend": "auto",
     "model.attention.gate_input": "normed",
     "model.attention.gate_place": "context",

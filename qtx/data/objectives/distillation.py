@@ -13,6 +13,7 @@ class Distillation(TextObjective):
     The teacher is the run that training starts from; its outputs are put beside the batch on the devices.
     """
 
+    loss = "distillation"
     metric = "fidelity"
     lower_is_better = False
     taught = True

@@ -13,6 +13,7 @@ class SequenceClassification(TextObjective):
     A block is one text between the start and the end token, then padding, and last its label.
     """
 
+    loss = "class_cross_entropy"
     metric = "accuracy"
     lower_is_better = False
     built_in_source = "stdlib_labels"
