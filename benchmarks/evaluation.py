@@ -27,6 +27,7 @@ from qtx.pipeline.measure import model_sums
 from qtx.quantization import QuantizationConfig, calibrate
 from qtx.quantization.calibration import calibration_step, initial_state, planned_weights, tables_of
 from qtx.quantization.weights import weight_ranges
+from qtx.training.losses import CrossEntropy
 
 CONFIG = BertConfig(num_layers=4, width=256, num_heads=4, mlp_width=1024, vocab_size=4096, max_length=128)
 BATCH, LENGTH = 32, 128
@@ -60,7 +61,7 @@ def measure(repeats: int, calibrations: list[str]) -> dict[str, float]:
         "FP evaluation": FloatingPoint(module, params),
         "W8A8 evaluation": calibrate(module, params, recipe, [batch], 1),
     }
-    functions = {name: (lambda model=model: model_sums(1, model, batch)) for name, model in models.items()}
+    functions = {name: (lambda model=model: model_sums(CrossEntropy(), 1, model, batch)) for name, model in models.items()}
     for name in calibrations:
         recipe = QuantizationConfig(**CALIBRATIONS[name]).make_recipe("w8a8", CONFIG)
         weight_plan, bits = planned_weights(params, recipe)

@@ -8,7 +8,9 @@ from typing import Any
 from qtx.families.checkpoint import Checkpoint, first_length, labels
 from qtx.families.family import Family, MeasuredSites
 from qtx.families.weights import Weight, dense_weights, layer_norm_weights
+from qtx.foundation.errors import lookup
 from qtx.models import Bert, BertConfig
+from qtx.models.bert import OF_TEXTS
 
 LAYER = "bert.encoder.layer.{layer}"
 
@@ -32,8 +34,17 @@ OF_HEADS = {
         *layer_norm_weights("cls.predictions.transform.LayerNorm", "head/norm"),
         Weight("cls.predictions.bias", "head/bias"),
     ],
-    "classification": [*dense_weights("bert.pooler.dense", "head/pooler"), *dense_weights("classifier", "head/logits")],
     "none": [],
+    **dict.fromkeys(
+        OF_TEXTS, [*dense_weights("bert.pooler.dense", "head/pooler"), *dense_weights("classifier", "head/logits")]
+    ),
+}
+# A head of whole texts to its name in config.json.
+PROBLEM_TYPE = "problem_type"
+PROBLEM_TYPES = {
+    "classification": "single_label_classification",
+    "regression": "regression",
+    "multi_label": "multi_label_classification",
 }
 
 
@@ -44,13 +55,37 @@ def shown_by_weights(tensors: Mapping[str, Any]) -> dict[str, Any]:
     return {"head": "mlm" if "cls.predictions.bias" in tensors else "none", "num_classes": None}
 
 
+def told_by_values(values: Mapping[str, Any], fields: Mapping[str, Any], source: str) -> dict[str, Any]:
+    """What the outputs of a head of whole texts mean: what config.json says; without a word of it, one output is a
+    number and several are classes, as transformers has it. Softmax over one class says nothing: that is a number too.
+
+    Raises:
+      QtxError: for a problem type that transformers does not have.
+    """
+    if fields["head"] not in OF_TEXTS:
+        return {}
+    heads = {problem: head for head, problem in PROBLEM_TYPES.items()}
+    named = values.get(PROBLEM_TYPE)
+    head = "classification" if named is None else lookup(heads, f"{PROBLEM_TYPE} in {source}:", str(named))
+    return {"head": "regression" if head == "classification" and fields["num_classes"] == 1 else head}
+
+
+def extra(config: BertConfig) -> dict[str, Any]:
+    """The names of the outputs; and what they mean, where transformers would not guess it."""
+    if config.head not in OF_TEXTS:
+        return {}
+    guessed = "regression" if config.num_classes == 1 else "classification"
+    problem = {} if config.head == guessed else {PROBLEM_TYPE: PROBLEM_TYPES[config.head]}
+    return labels(config.num_classes) | problem
+
+
 CHECKPOINT = Checkpoint(
     model_type="bert",
     architectures={
         "BertForMaskedLM": {"head": "mlm"},
         "BertForPreTraining": {"head": "mlm"},
         "BertModel": {"head": "none"},
-        "BertForSequenceClassification": {"head": "classification"},
+        "BertForSequenceClassification": {"head": OF_TEXTS},
     },
     fields={
         "vocab_size": "vocab_size",
@@ -92,7 +127,8 @@ CHECKPOINT = Checkpoint(
     },
     unused=("bert.pooler.", "cls.seq_relationship.", "bert.embeddings.position_ids"),
     shown_by_weights=shown_by_weights,
-    extra=lambda config: labels(config.num_classes) if config.head == "classification" else {},
+    told_by_values=told_by_values,
+    extra=extra,
 )
 
 MEASURED = MeasuredSites(
@@ -110,8 +146,13 @@ BERT = Family(
     title="BERT",
     module=Bert,
     config=BertConfig,
-    objectives=("mlm", "distill", "sequence_classification"),
-    heads={"mlm": "mlm", "sequence_classification": "classification"},
+    objectives=("mlm", "distill", "sequence_classification", "sequence_regression", "multi_label_classification"),
+    heads={
+        "mlm": "mlm",
+        "sequence_classification": "classification",
+        "sequence_regression": "regression",
+        "multi_label_classification": "multi_label",
+    },
     measured=lambda config: MEASURED,
     recipe="paper_bert",
     checkpoint=CHECKPOINT,

@@ -23,7 +23,8 @@ class Checkpoint:
     Attributes:
       model_type: its name in config.json, e.g. `"bert"`.
       architectures: the classes in `transformers`, e.g. `"BertForMaskedLM"`, with the config fields that each means; a
-        model is written as the first whose fields it has.
+        model is written as the first whose fields it has. Of a field with a tuple of values it has one of them, and is
+        read with the first.
       fields: their config.json key to our config's field; keys of one field must agree.
       defaults: values that `transformers` takes for keys that config.json leaves out.
       supported: keys whose value must be this one; a key left out means this one too.
@@ -35,6 +36,8 @@ class Checkpoint:
       tied: weights that may be stored a second time: the copy's name to the original's.
       unused: beginnings of names that published checkpoints have and, if no row has them, qtx does not compute with.
       shown_by_weights: config fields that the weights tell, by tensor name.
+      told_by_values: config fields that take more than a key of config.json to tell: its values, the fields so far, and
+        what to call it in errors, to them.
       extra: more of config.json than `fields` and `supported`, for a config.
       options: config.json's values, and what to call it in errors, to those under the keys of `fields` and `supported`,
         for libraries that nest them.
@@ -53,6 +56,7 @@ class Checkpoint:
     tied: Mapping[str, str] = dataclasses.field(default_factory=dict)
     unused: tuple[str, ...] = ()
     shown_by_weights: Callable[[Mapping[str, Any]], dict[str, Any]] = lambda tensors: {}
+    told_by_values: Callable[[Mapping[str, Any], Mapping[str, Any], str], dict[str, Any]] = lambda *_: {}
     extra: Callable[[Any], dict[str, Any]] = lambda config: {}
     options: Callable[[Mapping[str, Any], str], Mapping[str, Any]] = lambda values, source: values
 
@@ -61,7 +65,7 @@ class Checkpoint:
         fits = (
             name
             for name, fields in self.architectures.items()
-            if all(getattr(config, field) == value for field, value in fields.items())
+            if all(getattr(config, field) in _values(value) for field, value in fields.items())
         )
         return next(fits)
 
@@ -104,8 +108,9 @@ class Checkpoint:
             raise QtxError(f"{source}: architectures is {str(named)[:100]}, expected a list of one name")
         shown = self.shown_by_weights(tensors)
         for name in named:
-            shown |= lookup(self.architectures, f"architecture in {source}:", str(name))
-        return result | shown
+            meant = lookup(self.architectures, f"architecture in {source}:", str(name))
+            shown |= {field: _values(value)[0] for field, value in meant.items()}
+        return result | shown | self.told_by_values(values, shown, source)
 
     def write_config(self, config: Any) -> dict[str, Any]:
         """The config.json of our config."""
@@ -117,6 +122,10 @@ class Checkpoint:
             **values,
             **self.extra(config),
         }
+
+
+def _values(value: Any) -> tuple[Any, ...]:
+    return value if isinstance(value, tuple) else (value,)
 
 
 def labels(num_classes: int | None, names: Sequence[str] = ()) -> dict[str, dict]:

@@ -1,4 +1,4 @@
-"""BERT (Devlin et al. 2019): post-LN encoder, exact GELU, token types, and one of three heads, or none."""
+"""BERT (Devlin et al. 2019): post-LN encoder, exact GELU, token types, and one of several heads, or none."""
 
 from __future__ import annotations
 
@@ -14,10 +14,13 @@ from qtx.foundation.errors import lookup
 from qtx.layers import Dropout, dense, embedding, layer_norm
 from qtx.masks import Mask
 from qtx.models.block import ACTIVATIONS, TransformerConfig, layers
+from qtx.models.pooling import check_pooling
 from qtx.models.vocabulary import LOGITS, VocabularyProduct
 from qtx.sites import Site
 
-HEADS = dict.fromkeys(("mlm", "classification", "none"))
+OF_TEXTS = ("classification", "regression", "multi_label")
+"""Heads of whole texts: the same parameters, whose outputs mean something else."""
+HEADS = dict.fromkeys(("mlm", *OF_TEXTS, "none"))
 
 
 @dataclasses.dataclass(frozen=True)
@@ -28,9 +31,12 @@ class BertConfig(TransformerConfig):
       vocab_size: rows of the word table; None: from the data's tokenizer.
       max_length: rows of the position table.
       type_vocab_size: token types.
-      head: `"mlm"`, the masked-language head with a tied decoder; `"classification"`, of whole texts; or `"none"`, the
-        encoder alone.
-      num_classes: of `"classification"`; None: from the data.
+      head: `"mlm"`, the masked-language head with a tied decoder; of whole texts `"classification"`, one class of
+        several, `"regression"`, a number or several, and `"multi_label"`, classes that a text may have several of; or
+        `"none"`, the encoder alone.
+      num_classes: outputs of a head of whole texts; None: from the data.
+      pooling, normalize: how the hidden states become the embedding of a text, of a model without a head; see
+        `qtx.models.pooling`. The model computes the same: it is what it is measured by.
     """
 
     pre_norm: ClassVar[bool] = False
@@ -42,14 +48,17 @@ class BertConfig(TransformerConfig):
     type_vocab_size: int = 2
     head: str = "mlm"
     num_classes: int | None = None
+    pooling: str = "mean"
+    normalize: bool = False
 
     def __post_init__(self):
         super().__post_init__()
         lookup(HEADS, "head", self.head)
+        check_pooling(self.pooling)
 
     @property
     def from_data(self):
-        return tuple(name for name in super().from_data if name != "num_classes" or self.head == "classification")
+        return tuple(name for name in super().from_data if name != "num_classes" or self.head in OF_TEXTS)
 
 
 class BertEmbeddings(nn.Module):
@@ -90,7 +99,7 @@ class MlmHead(nn.Module):
 
 
 class ClassificationHead(nn.Module):
-    """The pooler (dense and tanh of the first token, [CLS]), dropout, and a dense layer; float32 `[B, classes]`."""
+    """The pooler (dense and tanh of the first token, [CLS]), dropout, and a dense layer; float32 `[B, num_classes]`."""
 
     config: BertConfig
     deterministic: bool
@@ -121,8 +130,8 @@ class Bert(nn.Module):
           step: training step, for normalizers that anneal.
 
         Returns:
-          of the masked-language head `[B, P, vocab]` with `positions`, otherwise `[B, T, vocab]`; of the classification
-          head `[B, classes]`; without a head the last hidden states `[B, T, width]`; float32.
+          of the masked-language head `[B, P, vocab]` with `positions`, otherwise `[B, T, vocab]`; of the heads of whole
+          texts `[B, num_classes]`; without a head the last hidden states `[B, T, width]`; float32.
         """
         c, tokens = self.config, batch["tokens"]
         embeddings = BertEmbeddings(c, not train, name="embeddings")
@@ -131,7 +140,7 @@ class Bert(nn.Module):
         x, _ = layers(c, deterministic=not train)(x, rows)
         if c.head == "none":
             return x.astype(jnp.float32)
-        if c.head == "classification":
+        if c.head in OF_TEXTS:
             return ClassificationHead(c, not train, name="head")(x)
         if "positions" in batch:
             x = jnp.take_along_axis(x, batch["positions"][..., None], axis=1)

@@ -7,7 +7,6 @@ which tensors are quantized, to how many bits and in which ranges is data.
 from __future__ import annotations
 
 import dataclasses
-import functools
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -23,7 +22,7 @@ from qtx.families.in_words import model_in_words
 from qtx.foundation.errors import QtxError
 from qtx.pipeline.identity import load_data, origin
 from qtx.pipeline.importing import BUILTIN, Found, classes_of, import_run
-from qtx.pipeline.measure import model_sums, token_text
+from qtx.pipeline.measure import sums_of, token_text
 from qtx.pipeline.prepare import Prepared, prepare
 from qtx.pipeline.trained import TrainedRun, check_run, restore_run, uses_own_data
 from qtx.quantization import QuantizationConfig, Quantized, calibrate, exact
@@ -67,7 +66,8 @@ def diagnose(
     experiment, module, params = prepared.experiment, prepared.module, run.floating_point
     config, objective = experiment.quantization, OBJECTIVES[experiment.objective]
     if _has_foreign_labels(prepared):
-        prepared = dataclasses.replace(prepared, teacher=Teacher(exact.float32(module), params))
+        by_itself = dataclasses.replace(experiment, objective="distill")
+        prepared = dataclasses.replace(prepared, experiment=by_itself, teacher=Teacher(exact.float32(module), params))
         objective = OBJECTIVES["distill"]
     tell("looking at activations and heads")
     batches, calibration = list(prepared.evaluation()), prepared.calibration()
@@ -83,7 +83,7 @@ def diagnose(
         return dataclasses.replace(found, weight_plan=plans[0], activation_plan=plans[1])
 
     def measured(model: Quantized, number: int | None = None) -> Measured:
-        found = add_up(functools.partial(model_sums, batch_shards(prepared.mesh), model), batches[:number])
+        found = add_up(sums_of(prepared, model), batches[:number])
         return Measured(found[objective.metric], found["loss"])
 
     scheme, *others = config.schemes

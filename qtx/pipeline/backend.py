@@ -14,12 +14,13 @@ import flax.linen as nn
 import jax
 
 from qtx.attention.fused import AUTO, BACKEND_NAMES, NAIVE, SEPARATOR, taken_by
-from qtx.data import OBJECTIVES, Data
+from qtx.data import Data
 from qtx.experiment import Experiment
 from qtx.families import build
 from qtx.foundation.errors import QtxError
 from qtx.models import TransformerConfig
 from qtx.pipeline.start import noisy_model, qat_model
+from qtx.training.losses import loss_of
 from qtx.training.run_folder import RunFolder
 from qtx.training.step import training_forward
 
@@ -57,10 +58,10 @@ def with_backend(model: TransformerConfig, taken: str) -> TransformerConfig:
 
 
 def _traced(experiment: Experiment, data: Data) -> str:
-    module = build(experiment.model, data)
+    module: Any = build(experiment.model, data)
     trained: Any = qat_model(experiment, module, data) or noisy_model(experiment, module, data) or module
     example = next(iter(data.evaluation(2)))  # one half of which noise quantizes
-    forward = training_forward(trained, experiment.training, OBJECTIVES[experiment.objective].taught)
+    forward = training_forward(trained, experiment.training, loss_of(experiment.objective, module.config))
 
     def step(params: Any) -> Any:
         return forward({"params": params}, example, train=True, step=0, rngs={"dropout": jax.random.key(0)})

@@ -12,6 +12,7 @@ import functools
 import time
 from collections.abc import Callable, Mapping
 from pathlib import Path
+from typing import Any
 
 import jax
 import numpy as np
@@ -20,6 +21,7 @@ from qtx.analysis.analysis import Analysis, analyse, load_analysis, save_analysi
 from qtx.analysis.capture import FloatingPoint
 from qtx.data import OBJECTIVES, Data
 from qtx.experiment import record
+from qtx.foundation.batch import Batch
 from qtx.foundation.errors import QtxError
 from qtx.pipeline.measurements import add as add_measurements
 from qtx.pipeline.measurements import as_result, calibration_options
@@ -32,7 +34,7 @@ from qtx.quantization.integer import IntegerModel
 from qtx.report.results import Result
 from qtx.training import RunFolder
 from qtx.training.evaluate import add_up
-from qtx.training.objectives import ClassSums, Sums, class_sums
+from qtx.training.losses import Loss
 from qtx.training.sharding import batch_shards
 from qtx.training.step import output_sums
 
@@ -112,20 +114,16 @@ def token_text(data: Data) -> Callable[[int], str] | None:
 
 
 def metrics_of(prepared: Prepared, model: FloatingPoint | Quantized | IntegerModel) -> dict[str, float]:
-    """Loss and metric of a model on the held-out data, and F1 of texts with labels; see `add_up`."""
-    if OBJECTIVES[prepared.experiment.objective].labelled:
-        return add_up(functools.partial(model_class_sums, model), prepared.evaluation())
-    return add_up(functools.partial(model_sums, batch_shards(prepared.mesh), model), prepared.evaluation())
+    """Loss and metrics of a model on the held-out data; see `add_up`."""
+    return add_up(sums_of(prepared, model), prepared.evaluation())
 
 
-@functools.partial(jax.jit, static_argnums=0)
-def model_sums(shards: int, model: FloatingPoint | Quantized | IntegerModel, batch: dict[str, jax.Array]) -> Sums:
-    """What a model's output says of a batch, which devices split into `shards`: loss and correct predictions, or
-    fidelity, as sums."""
-    return output_sums(model.apply, batch, shards)
+def sums_of(prepared: Prepared, model: FloatingPoint | Quantized | IntegerModel) -> Callable[[Batch], Any]:
+    """What a model's output says of a batch of an experiment, for `add_up`."""
+    return functools.partial(model_sums, prepared.loss, batch_shards(prepared.mesh), model)
 
 
-@jax.jit
-def model_class_sums(model: FloatingPoint | Quantized | IntegerModel, batch: dict[str, jax.Array]) -> ClassSums:
-    """What a classifier's output says of a batch, its classes one by one too."""
-    return class_sums(model.apply(batch), batch["labels"], batch["weights"])
+@functools.partial(jax.jit, static_argnums=(0, 1))
+def model_sums(loss: Loss, shards: int, model: FloatingPoint | Quantized | IntegerModel, batch: Batch) -> Any:
+    """The sums of a loss (see `Loss.sums`) of a model's output of a batch, which devices split into `shards`."""
+    return output_sums(loss, model.apply, batch, shards)

@@ -21,6 +21,7 @@ from qtx.pipeline.start import check_calibration, qat_model, teacher_of
 from qtx.quantization.plan import quantizers_of
 from qtx.quantization.qat.model import QatModel
 from qtx.training.distillation import Teacher
+from qtx.training.losses import Loss, loss_of
 from qtx.training.penalized import check_sites
 from qtx.training.penalties import make_penalties
 from qtx.training.run_folder import RunFolder
@@ -50,6 +51,11 @@ class Prepared:
     mesh: jax.sharding.Mesh
     qat: QatModel | None = None
     teacher: Teacher | None = None
+
+    @property
+    def loss(self) -> Loss:
+        """What it is trained on and measured by."""
+        return loss_of(self.experiment.objective, self.experiment.model)
 
     @property
     def batch_size(self) -> int:

@@ -2,18 +2,16 @@
 
 from __future__ import annotations
 
-import functools
 import itertools
 from collections.abc import Callable, Iterable, Sequence
 
 from qtx.analysis.sensitivity import Sweep, Target, sweep
 from qtx.data import OBJECTIVES
-from qtx.pipeline.measure import model_sums
+from qtx.pipeline.measure import sums_of
 from qtx.pipeline.quantize import under
 from qtx.pipeline.trained import TrainedRun
 from qtx.quantization import Quantized
 from qtx.training.evaluate import add_up
-from qtx.training.sharding import batch_shards
 
 
 def find_sensitivity(
@@ -26,7 +24,7 @@ def find_sensitivity(
     batches = list(itertools.islice(prepared.evaluation(), config.sensitivity_batches))
 
     def metric_of(model: Quantized) -> float:
-        return add_up(functools.partial(model_sums, batch_shards(prepared.mesh), model), batches)[objective.metric]
+        return add_up(sums_of(prepared, model), batches)[objective.metric]
 
     return sweep(
         quantized,

@@ -1,4 +1,4 @@
-"""Learning from a teacher: its outputs beside each batch, and the loss against them.
+"""Learning from a teacher: its outputs beside each batch, and how far others are from them.
 
 Distillation (Hinton et al. 2015), here to change how a model computes and not what: the teacher is the model before.
 """
@@ -7,7 +7,7 @@ from __future__ import annotations
 
 import dataclasses
 import functools
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from typing import Any
 
 import flax.linen as nn
@@ -17,7 +17,6 @@ import jax.numpy as jnp
 from qtx.foundation.batch import Batch
 from qtx.masks import token_mask
 from qtx.sites import capture
-from qtx.training.objectives import Sums
 
 LAYERS = ("all", "last")
 # Whose outputs are compared: of a post-LN block its output; of a pre-LN block what its feed-forward network reads,
@@ -68,36 +67,13 @@ def of_layers(captured: Mapping[str, jax.Array]) -> jax.Array:
     return jnp.concatenate([captured[site] for site in MATCHED if site in captured])
 
 
-def is_taught(batch: Mapping[str, Any]) -> bool:
-    """Whether a teacher has seen a batch."""
-    return HIDDEN in batch or LOGITS in batch
-
-
-def distillation_sums(output: jax.Array, captured: Mapping[str, jax.Array], batch: Mapping[str, jax.Array]) -> Sums:
-    """Sums of the training loss of a batch of `Teacher.targets`, over examples.
-
-    Of an example it is the relative squared error of the outputs of the layers, |h - t|^2 / |t|^2 over real tokens and
-    features, as a mean over the layers, and of a model with a head also the Kullback-Leibler divergence of the
-    predicted probabilities from the teacher's, in nats, as a mean over the predictions. `correct` sums cosines.
-    """
+def layer_error(captured: Mapping[str, jax.Array], batch: Mapping[str, jax.Array]) -> jax.Array:
+    """The relative squared error of the outputs of the layers of each example of a batch of `Teacher.targets`, `[B]`:
+    |h - t|^2 / |t|^2 over real tokens and features, as a mean over the layers."""
     targets = jnp.moveaxis(batch[OF_LAYERS], 1, 0).astype(jnp.float32)
     given = of_layers(captured)[-len(targets) :].astype(jnp.float32)
     real = token_mask(batch, targets.shape[2])[..., None]
-    loss = jax.vmap(lambda h, t: relative_error(h, t, real))(given, targets).mean(axis=0)
-    if LOGITS in batch:
-        loss += divergence(output, batch[LOGITS], batch)
-    weights = batch["weights"].astype(jnp.float32)
-    return Sums((weights * loss).sum(), weights.sum(), (weights * fidelity(output, batch)).sum())
-
-
-def fidelity_sums(output: jax.Array, batch: Mapping[str, jax.Array]) -> Sums:
-    """Sums that measure a model against a batch of `Teacher.outputs`, over examples: as the loss the relative squared
-    error of the final outputs, as `correct` their cosine (see `fidelity`)."""
-    target = batch[HIDDEN] if HIDDEN in batch else batch[LOGITS]
-    real = _counted(batch, target)
-    weights = batch["weights"].astype(jnp.float32)
-    loss = relative_error(output.astype(jnp.float32), target.astype(jnp.float32), real)
-    return Sums((weights * loss).sum(), weights.sum(), (weights * fidelity(output, batch)).sum())
+    return jax.vmap(lambda h, t: relative_error(h, t, real))(given, targets).mean(axis=0)
 
 
 def relative_error(x: jax.Array, target: jax.Array, real: jax.Array) -> jax.Array:
@@ -107,37 +83,60 @@ def relative_error(x: jax.Array, target: jax.Array, real: jax.Array) -> jax.Arra
     return jnp.where(real, jnp.square(x - target), 0.0).sum(axes) / jnp.maximum(squares, 1e-12)
 
 
-def fidelity(output: jax.Array, batch: Mapping[str, jax.Array]) -> jax.Array:
-    """The cosine of each example's output to the teacher's, `[B]`: of hidden states, of their mean over the real tokens
-    (the embedding of a text, as sentence-transformers makes it); of logits, as a mean over the predictions."""
-    target = batch[HIDDEN] if HIDDEN in batch else batch[LOGITS]
-    real = _counted(batch, target)
-    x, t = output.astype(jnp.float32), target.astype(jnp.float32)
-    if HIDDEN in batch:
-        return cosine_similarity(jnp.where(real, x, 0.0).sum(axis=1), jnp.where(real, t, 0.0).sum(axis=1))
-    return _mean(cosine_similarity(x, t), real[..., 0])
-
-
 def cosine_similarity(x: jax.Array, y: jax.Array) -> jax.Array:
     """Over the last axis."""
     return (x * y).sum(-1) / jnp.maximum(jnp.linalg.norm(x, axis=-1) * jnp.linalg.norm(y, axis=-1), 1e-12)
 
 
-def divergence(logits: jax.Array, target: jax.Array, batch: Mapping[str, jax.Array]) -> jax.Array:
-    """KL(teacher || model) of the predictions of each example, `[B]`, in nats."""
+def softmax_divergence(
+    logits: jax.Array, batch: Mapping[str, jax.Array], whole: Mapping[str, jax.Array]
+) -> jax.Array:
+    """KL(teacher || model) of the probabilities of the classes, as a mean over an example's predictions, in nats."""
+    target = batch[LOGITS]
     log_p, log_q = (jax.nn.log_softmax(x.astype(jnp.float32)) for x in (target, logits))
-    return _mean((jnp.exp(log_p) * (log_p - log_q)).sum(-1), _counted(batch, target)[..., 0])
+    return _mean((jnp.exp(log_p) * (log_p - log_q)).sum(-1), counted_rows(batch, target))
 
 
-def _counted(batch: Mapping[str, jax.Array], output: jax.Array) -> jax.Array:
-    """Which entries of an output count, `[B, T or 1, 1]` of `[B, T, D]`, `[B, 1]` of `[B, C]`."""
+def label_divergence(logits: jax.Array, batch: Mapping[str, jax.Array], whole: Mapping[str, jax.Array]) -> jax.Array:
+    """KL(teacher || model) of each label's being there or not, as a sum over the labels, in nats."""
+    target, logits = batch[LOGITS].astype(jnp.float32), logits.astype(jnp.float32)
+    p = jax.nn.sigmoid(target)
+    there, not_there = (jax.nn.log_sigmoid(s * target) - jax.nn.log_sigmoid(s * logits) for s in (1, -1))
+    return (p * there + (1 - p) * not_there).sum(axis=-1)
+
+
+def score_divergence(logits: jax.Array, batch: Mapping[str, jax.Array], whole: Mapping[str, jax.Array]) -> jax.Array:
+    """The squared error of the scores as a share of what the teacher's vary by in the whole batch, as a mean over the
+    outputs; of an output that does not vary there, as a share of its square."""
+    target, logits = batch[LOGITS].astype(jnp.float32), logits.astype(jnp.float32)
+    scores, weights = whole[LOGITS].astype(jnp.float32), whole["weights"].astype(jnp.float32)[:, None]
+    total = jnp.maximum(weights.sum(), 1e-12)
+    means = (weights * scores).sum(axis=0) / total
+    variances = (weights * jnp.square(scores - means)).sum(axis=0) / total
+    squares = (weights * jnp.square(scores)).sum(axis=0) / total
+    scale = jnp.where(variances > 1e-6 * squares, variances, jnp.maximum(squares, 1e-12))
+    return (jnp.square(logits - target) / scale).mean(axis=-1)
+
+
+SOFTMAX = "softmax"
+DIVERGENCES: dict[str, Callable[[jax.Array, Mapping[str, jax.Array], Mapping[str, jax.Array]], jax.Array]] = {
+    SOFTMAX: softmax_divergence,
+    "multi_label": label_divergence,
+    "regression": score_divergence,
+}
+"""What logits mean to how far they are from the teacher's: (logits, batch, the whole batch that it is a part of) to a
+number of each example, `[B]`."""
+
+
+def counted_rows(batch: Mapping[str, jax.Array], output: jax.Array) -> jax.Array:
+    """Which predictions of an output count, `[B, T]` of `[B, T, D]`, `[B, 1]` of `[B, C]`."""
     if output.ndim == 2:
         return jnp.ones((len(output), 1), bool)
-    return token_mask(batch, output.shape[1])[..., None]
+    return token_mask(batch, output.shape[1])
 
 
 def _mean(values: jax.Array, counted: jax.Array) -> jax.Array:
     """Over all axes but the first, where `counted`."""
     axes = tuple(range(1, values.ndim))
-    counted = jnp.broadcast_to(counted, values.shape)
+    counted = jnp.broadcast_to(counted, values.shape) if axes else counted[:, 0]
     return jnp.where(counted, values, 0.0).sum(axes) / jnp.maximum(counted.sum(axes), 1)

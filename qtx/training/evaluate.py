@@ -2,14 +2,15 @@
 
 from __future__ import annotations
 
+import functools
 from collections.abc import Callable, Iterable
+from typing import Any
 
 import jax
 import numpy as np
 
 from qtx.foundation.batch import Batch
-from qtx.training.distillation import is_taught
-from qtx.training.objectives import ClassSums, Sums, cross_entropy_sums, f1_score, fidelity_metrics, metrics
+from qtx.training.objectives import cross_entropy_sums
 
 
 def evaluate(apply_fn: Callable[[Batch], jax.Array], batches: Iterable[Batch]) -> dict[str, float]:
@@ -31,19 +32,16 @@ def evaluate(apply_fn: Callable[[Batch], jax.Array], batches: Iterable[Batch]) -
     return add_up(sums, batches)
 
 
-def add_up(sums_fn: Callable[[Batch], Sums | ClassSums], batches: Iterable[Batch]) -> dict[str, float]:
-    """`evaluate` for a compiled function batch -> `Sums`; adds in float64, so that no batch's share is rounded away.
+def add_up(sums_fn: Callable[[Batch], Any], batches: Iterable[Batch]) -> dict[str, float]:
+    """The metrics of a compiled function batch -> sums (see `qtx.training.losses.Loss`) over all batches, at least one;
+    adds in float64, so that no batch's share is rounded away."""
+    found = (jax.tree.map(_exact, jax.device_get(sums_fn(batch))) for batch in batches)
+    return functools.reduce(_joined, found).metrics()
 
-    Of batches that a teacher has seen: loss (mean relative squared error of the outputs), fidelity (mean cosine to the
-    teacher's) and predictions (examples). Of `ClassSums` also f1.
-    """
-    total, by_class, taught = np.zeros(3), np.zeros(()), False
-    for batch in batches:
-        sums = jax.device_get(sums_fn(batch))
-        total += np.asarray(sums[:3], np.float64)
-        by_class = by_class + (sums.by_class if isinstance(sums, ClassSums) else 0.0)
-        taught = is_taught(batch)
-    loss, weight, correct = total.tolist()
-    means = fidelity_metrics if taught else metrics
-    f1 = {"f1": f1_score(by_class)} if by_class.ndim else {}
-    return {**means(loss, weight, correct), **f1, "predictions": weight}
+
+def _exact(x: np.ndarray) -> np.ndarray:
+    return np.asarray(x, np.float64)
+
+
+def _joined(total: Any, more: Any) -> Any:
+    return total.plus(more) if hasattr(total, "plus") else jax.tree.map(np.add, total, more)

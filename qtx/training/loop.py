@@ -17,6 +17,7 @@ from qtx.training.checkpoints import Checkpoints, Restored
 from qtx.training.config import TrainingConfig
 from qtx.training.distillation import Teacher
 from qtx.training.feed import Feed
+from qtx.training.losses import Loss
 from qtx.training.milestones import EVALUATION, OUTLIERS, Due, Milestones
 from qtx.training.preemption import preemption
 from qtx.training.profile import Profile
@@ -25,7 +26,7 @@ from qtx.training.progress import ProgressLine
 from qtx.training.reporter import Reporter
 from qtx.training.run_folder import NOTHING, RunFolder
 from qtx.training.sharding import ALL_DEVICES, MeshConfig, check_batch, make_mesh, process_part
-from qtx.training.step import Trainable
+from qtx.training.step import CROSS_ENTROPY, Trainable
 from qtx.training.watch import Watch
 from qtx.training.writers import MetricWriter, read_metrics
 
@@ -60,6 +61,7 @@ def fit(
     mesh_config: MeshConfig = ALL_DEVICES,
     seed: int = 0,
     initial: Callable[[], Any] | None = None,
+    loss: Loss = CROSS_ENTROPY,
     teacher: Teacher | None = None,
     watch: Watch = LOSS_AND_SPEED,
 ) -> TrainResult:
@@ -84,7 +86,8 @@ def fit(
       seed: of the initial parameters, the order of the data, and dropout.
       initial: gives the parameters to start from, which are evaluated before the first update; called only if the run
         starts. None: random ones.
-      teacher: what the run learns from, instead of labels; None: nothing.
+      loss: what it learns and is measured by.
+      teacher: whose outputs that compares with, instead of labels; None: nobody's.
       watch: what is watched besides loss and speed.
 
     Raises:
@@ -103,7 +106,7 @@ def fit(
         folder.claim(config, files, write=is_main())
         preempted = stack.enter_context(preemption())
         feed = stack.enter_context(contextlib.closing(Feed(data, training, seed, mesh, part, teacher)))
-        program = make_program(module, training, mesh, feed.example)
+        program = make_program(module, training, mesh, feed.example, loss)
         progress = stack.enter_context(ProgressLine(training.steps, enabled=is_main()))
         checkpoints = stack.enter_context(
             Checkpoints(folder.checkpoints, training.keep_checkpoints, training.keep_best)
@@ -121,7 +124,9 @@ def fit(
         )
         work = watch.work(training.batch_size, feed.example, mesh.devices.size)
         seen = feed.few_held_out()
-        reporter = Reporter(writer, progress, work, program.eval_step, feed.held_out, watch.monitor, seen, preempted)
+        reporter = Reporter(
+            writer, progress, work, loss, program.eval_step, feed.held_out, watch.monitor, seen, preempted
+        )
         milestones = Milestones(training, config, folder, feed, checkpoints, writer, reporter, progress.warn, preempted)
         if pending:
             milestones.measure(done, state, pending, checkpoint=True)

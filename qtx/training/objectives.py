@@ -1,4 +1,4 @@
-"""What a model is trained on: weighted cross entropy, as sums from which exact means are built.
+"""Weighted cross entropy, as sums from which exact means are built; and the sums of losses that only add up.
 
 Sums, unlike means, add up: over microbatches, devices and evaluation batches with padding, the result is that of one
 big batch.
@@ -7,7 +7,7 @@ big batch.
 from __future__ import annotations
 
 import math
-from collections.abc import Collection, Mapping
+from collections.abc import Mapping
 from typing import NamedTuple
 
 import jax
@@ -28,16 +28,10 @@ class Sums(NamedTuple):
     weight: jax.Array
     correct: jax.Array
 
-    @classmethod
-    def zero(cls) -> Sums:
-        """Of no predictions."""
-        zero = jnp.zeros((), jnp.float32)
-        return cls(zero, zero, zero)
-
-    @property
-    def penalties(self) -> dict[str, Mean]:
-        """There are none; no field, so that the checkpoints of runs without penalties hold nothing of them."""
-        return {}
+    def metrics(self) -> dict[str, float]:
+        """Those of the function `metrics`, and predictions (the sum of the weights)."""
+        loss, weight, correct = map(float, (self.loss, self.weight, self.correct))
+        return {**metrics(loss, weight, correct), "predictions": weight}
 
 
 class ClassSums(NamedTuple):
@@ -53,6 +47,27 @@ class ClassSums(NamedTuple):
     correct: jax.Array
     by_class: jax.Array
 
+    def metrics(self) -> dict[str, float]:
+        """Those of `Sums`, and f1."""
+        return {**Sums(self.loss, self.weight, self.correct).metrics(), "f1": f1_score(np.asarray(self.by_class))}
+
+
+class LossSums(NamedTuple):
+    """Sums over the examples of a batch, of a loss that counts nothing else; float32 scalars.
+
+    Attributes:
+      loss: weighted losses.
+      weight: weights.
+    """
+
+    loss: jax.Array
+    weight: jax.Array
+
+    def metrics(self) -> dict[str, float]:
+        """The mean loss, NaN for no examples, and predictions (the sum of the weights)."""
+        loss, weight = float(self.loss), float(self.weight)
+        return {"loss": loss / weight if weight else math.nan, "predictions": weight}
+
 
 class Mean(NamedTuple):
     """A mean that adds up: the sum and the number of its terms, float32 scalars."""
@@ -65,21 +80,6 @@ class Mean(NamedTuple):
         """Of no terms."""
         zero = jnp.zeros((), jnp.float32)
         return cls(zero, zero)
-
-
-class PenalizedSums(NamedTuple):
-    """`Sums`, whose loss is the cross entropy alone, and the penalties by name, before their weights: per real token,
-    layer and site (see `qtx.training.penalties`)."""
-
-    loss: jax.Array
-    weight: jax.Array
-    correct: jax.Array
-    penalties: dict[str, Mean]
-
-
-def zero_sums(penalties: Collection[str]) -> Sums | PenalizedSums:
-    """Of no predictions and no tokens, with the named penalties."""
-    return PenalizedSums(*Sums.zero(), {name: Mean.zero() for name in penalties}) if penalties else Sums.zero()
 
 
 def cross_entropy_sums(logits: jax.Array, labels: jax.Array, weights: jax.Array, share_ties: bool = True) -> Sums:
@@ -146,13 +146,6 @@ def training_sums(logits: jax.Array, batch: Mapping[str, jax.Array], label_smoot
     of_uniform = jax.nn.logsumexp(logits, axis=-1) - logits.mean(axis=-1)
     uniform_loss = jnp.where(weights > 0, weights * of_uniform, 0.0).sum()
     return sums._replace(loss=(1 - label_smoothing) * sums.loss + label_smoothing * uniform_loss)
-
-
-def fidelity_metrics(loss_sum: float, weight_sum: float, cosine_sum: float) -> dict[str, float]:
-    """Mean loss and mean cosine to the teacher's outputs (`fidelity`, at most 1) from sums; NaN for no examples."""
-    if weight_sum == 0:
-        return {"loss": math.nan, "fidelity": math.nan}
-    return {"loss": loss_sum / weight_sum, "fidelity": cosine_sum / weight_sum}
 
 
 def f1_score(by_class: np.ndarray) -> float:

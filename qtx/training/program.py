@@ -14,11 +14,12 @@ from jax.sharding import Mesh
 
 from qtx.foundation.batch import Batch
 from qtx.training.config import TrainingConfig
-from qtx.training.objectives import Sums
+from qtx.training.losses import Loss
 from qtx.training.penalized import check_sites
 from qtx.training.penalties import make_penalties
 from qtx.training.sharding import batch_sharding, optimizer_shardings, param_shardings, replicated
 from qtx.training.step import (
+    CROSS_ENTROPY,
     Trainable,
     TrainState,
     init_state,
@@ -40,40 +41,48 @@ class Program:
       init: seed -> the state before the first update, every device computing its own part.
       start: parameters -> the state before the first update, from these; they are copied.
       train_step: (state, batch, seed) -> (new state, numbers of this update); the old state is consumed.
-      eval_step: (params, batch, step) -> sums over the batch.
+      eval_step: (params, batch, step) -> `Loss.sums` of the batch.
     """
 
     abstract_state: TrainState
     init: Callable[[np.uint32], TrainState]
     start: Callable[[Any], TrainState]
     train_step: Callable[[TrainState, Batch, np.uint32], tuple[TrainState, dict[str, jax.Array]]]
-    eval_step: Callable[[Any, Batch, jax.Array], Sums]
+    eval_step: Callable[[Any, Batch, jax.Array], Any]
 
 
-def make_program(module: Trainable, training: TrainingConfig, mesh: Mesh, batch: Mapping[str, np.ndarray]) -> Program:
+def make_program(
+    module: Trainable,
+    training: TrainingConfig,
+    mesh: Mesh,
+    batch: Mapping[str, np.ndarray],
+    loss: Loss = CROSS_ENTROPY,
+) -> Program:
     """The program for batches like `batch` (any number of examples); compiled when first called, and once.
 
     Raises:
       QtxError: if the module does not have what `training.penalties` is about.
     """
     shapes = sorted((name, np.shape(value)[1:], np.asarray(value).dtype.name) for name, value in batch.items())
-    return _make_program(module, training, mesh, tuple(shapes))
+    return _make_program(module, training, mesh, tuple(shapes), loss)
 
 
 # A comparison runs each variant's program once per seed, and compiling may take longer than training a small model.
 @functools.lru_cache(maxsize=16)
-def _make_program(module: Trainable, training: TrainingConfig, mesh: Mesh, shapes: Shapes) -> Program:
+def _make_program(
+    module: Trainable, training: TrainingConfig, mesh: Mesh, shapes: Shapes, loss: Loss
+) -> Program:
     optimizer = training.make_optimizer()
     penalties = make_penalties(training.penalties)
     # Parameter shapes do not depend on the number of examples: one is enough to trace the initialization.
     example = {name: np.zeros((1, *shape), dtype) for name, shape, dtype in shapes}
 
     def init(seed):
-        return init_state(module, optimizer, seed, example, penalties)
+        return init_state(module, optimizer, seed, example, loss, penalties)
 
     def start(given):
         # The training step consumes its state: without a copy that would be the caller's arrays.
-        return start_state(optimizer, jax.tree.map(jnp.copy, given), penalties)
+        return start_state(optimizer, jax.tree.map(jnp.copy, given), loss, penalties)
 
     abstract = jax.eval_shape(init, np.uint32(0))
     check_sites(penalties, module, abstract.params, example)
@@ -93,12 +102,12 @@ def _make_program(module: Trainable, training: TrainingConfig, mesh: Mesh, shape
         init=jax.jit(init, out_shardings=shardings),
         start=jax.jit(start, out_shardings=shardings),
         train_step=jax.jit(
-            make_train_step(module, optimizer, training, mesh),
+            make_train_step(module, optimizer, training, mesh, loss),
             in_shardings=(shardings, batch_sharding(mesh), everywhere),
             out_shardings=(shardings, everywhere),
             donate_argnums=0,
         ),
-        eval_step=jax.jit(make_eval_step(module, mesh), out_shardings=everywhere),
+        eval_step=jax.jit(make_eval_step(module, mesh, loss), out_shardings=everywhere),
     )
 
 

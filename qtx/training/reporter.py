@@ -12,15 +12,18 @@ import jax
 
 from qtx.foundation.batch import Batch
 from qtx.foundation.totals import Total
-from qtx.training.distillation import is_taught
 from qtx.training.evaluate import add_up
-from qtx.training.objectives import Sums, fidelity_metrics, metrics
+from qtx.training.losses import Loss
 from qtx.training.progress import ProgressLine
 from qtx.training.step import TrainState
 from qtx.training.writers import MetricWriter
 
 # (params, a few held-out examples, step) -> (numbers to log, a warning about them or None).
 Monitor = Callable[[Any, Batch, int], tuple[Mapping[str, float], str | None]]
+
+
+NOT_OF_TRAINING = ("perplexity", "predictions")
+"""Metrics that are not logged of training, where dropout, smoothing and a model that changes make them say little."""
 
 
 class Stopped(Exception):
@@ -86,7 +89,8 @@ class Reporter:
     Args:
       writer, progress: where to.
       work: what an update processes; logged per second.
-      eval_step: compiled (params, batch, step) -> `Sums`.
+      loss: whose sums the state's window holds.
+      eval_step: compiled (params, batch, step) -> `Loss.sums`.
       evaluation: gives the held-out batches, on the mesh.
       monitor: see `Monitor`; None: none.
       monitor_batch: the examples that it sees.
@@ -98,14 +102,15 @@ class Reporter:
         writer: MetricWriter,
         progress: ProgressLine,
         work: Work,
-        eval_step: Callable[[Any, Batch, jax.Array], Sums],
+        loss: Loss,
+        eval_step: Callable[[Any, Batch, jax.Array], Any],
         evaluation: Callable[[], Iterable[Batch]],
         monitor: Monitor | None,
         monitor_batch: Batch,
         stop: Callable[[], bool],
     ):
         self._writer, self._progress, self._work = writer, progress, work
-        self._eval_step, self._evaluation = eval_step, evaluation
+        self._of_loss, self._eval_step, self._evaluation = loss, eval_step, evaluation
         self._monitor, self._monitor_batch, self._stop = monitor, monitor_batch, stop
         self._loss: float | None = None
         self.last_evaluation: dict[str, float] = {}
@@ -135,11 +140,12 @@ class Reporter:
     def train(self, state: TrainState, step: int, numbers: Mapping[str, jax.Array], skipped: int) -> None:
         """Logs means since the last line, `numbers` of the last step, and how many were skipped in the run."""
         sums = jax.tree.map(lambda high, low: float(Total(high, low).exact()), state.window, state.lost)
-        means = (fidelity_metrics if is_taught(self._monitor_batch) else metrics)(sums.loss, sums.weight, sums.correct)
+        penalties = sums.pop("penalties", {})
+        means = self._of_loss.window(**sums).metrics()
         self._loss = means["loss"]
         values = {
-            **{name: value for name, value in means.items() if name != "perplexity"},
-            **{f"penalty/{n}": total / terms if terms else math.nan for n, (total, terms) in sums.penalties.items()},
+            **{name: value for name, value in means.items() if name not in NOT_OF_TRAINING},
+            **{f"penalty/{n}": total / terms if terms else math.nan for n, (total, terms) in penalties.items()},
             **{name: float(value) for name, value in numbers.items()},
         }
         if skipped:

@@ -38,6 +38,8 @@ FREE_TRAINING_OPTIONS = (
 TOLD_BY_THE_DATA = (*(f"model.{name}" for name in FROM_DATA), "data.classes")
 # Options that runs of earlier versions have no record of, and what these did, if it is more than nothing.
 LATER_OPTIONS = {
+    "model.pooling": "mean",
+    "model.normalize": False,
     "model.attention_backend": "auto",
     "model.attention.gate_input": "normed",
     "model.attention.gate_place": "context",

@@ -17,15 +17,17 @@ from jax.sharding import Mesh, NamedSharding, PartitionSpec
 from qtx.axes import LOGICAL_AXES
 from qtx.foundation.batch import Batch
 from qtx.foundation.totals import Total
-from qtx.models.vocabulary import Factors, factored
+from qtx.models.vocabulary import factored
 from qtx.sites import capture
 from qtx.training.config import TrainingConfig
-from qtx.training.distillation import MATCHED, distillation_sums, fidelity_sums, is_taught
-from qtx.training.objectives import PenalizedSums, Sums, cross_entropy_sums, training_sums, zero_sums
+from qtx.training.losses import CrossEntropy, Loss, Training
+from qtx.training.objectives import Mean
 from qtx.training.penalized import penalty_sums
 from qtx.training.penalties import make_penalties
 from qtx.training.sharding import batch_shards
-from qtx.training.vocabulary_loss import vocabulary_sums
+
+
+CROSS_ENTROPY = CrossEntropy()
 
 
 class Trainable(Protocol):
@@ -71,8 +73,8 @@ class TrainState:
       step: updates done, int32; skipped ones count.
       params: float32, without boxes.
       opt_state: optax's.
-      window: `Sums`, or `PenalizedSums`, since the last log line, without skipped updates. Part of the state, so that a
-        resumed run logs the same means.
+      window: the entries of `Loss.training_sums` since the last log line by their names, without skipped updates, and of
+        a run with penalties their means as `penalties`. Part of the state, so that a resumed run logs the same means.
       lost: the digits of the same sums that float32 has no place for (see `qtx.foundation.totals.Total`).
       bad: what was skipped.
     """
@@ -86,16 +88,29 @@ class TrainState:
 
 
 def init_state(
-    module: Trainable, optimizer: optax.GradientTransformation, seed: Any, batch: Any, penalties: Collection[str]
+    module: Trainable,
+    optimizer: optax.GradientTransformation,
+    seed: Any,
+    batch: Any,
+    loss: Loss,
+    penalties: Collection[str],
 ) -> TrainState:
-    """The state before the first update, with the named penalties; `batch` gives the shapes only."""
-    return start_state(optimizer, nn.unbox(module.init(_init_key(seed), batch)["params"]), penalties)
+    """The state before the first update, with a loss and the named penalties; `batch` gives the shapes only."""
+    return start_state(optimizer, nn.unbox(module.init(_init_key(seed), batch)["params"]), loss, penalties)
 
 
-def start_state(optimizer: optax.GradientTransformation, params: Any, penalties: Collection[str]) -> TrainState:
-    """The state before the first update of given parameters, with the named penalties."""
-    step, zero = jnp.zeros((), jnp.int32), zero_sums(penalties)
+def start_state(
+    optimizer: optax.GradientTransformation, params: Any, loss: Loss, penalties: Collection[str]
+) -> TrainState:
+    """The state before the first update of given parameters, with a loss and the named penalties."""
+    step, zero = jnp.zeros((), jnp.int32), begun_window(loss, penalties)
     return TrainState(step, params, optimizer.init(params), zero, zero, BadSteps.none())
+
+
+def begun_window(loss: Loss, penalties: Collection[str]) -> dict[str, Any]:
+    """The sums of no predictions. Without penalties nothing is there of them, nor in the checkpoints."""
+    sums: dict[str, Any] = {name: jnp.zeros((), jnp.float32) for name in loss.window._fields}
+    return sums | ({"penalties": {name: Mean.zero() for name in penalties}} if penalties else {})
 
 
 def _init_key(seed: Any) -> jax.Array:
@@ -109,51 +124,50 @@ def _dropout_key(seed: Any, step: jax.Array) -> jax.Array:
 
 
 def training_forward(
-    module: Trainable, config: TrainingConfig, taught: bool
+    module: Trainable, config: TrainingConfig, loss: Loss
 ) -> Callable[..., tuple[Any, dict[str, Any]]]:
-    """`module.apply` with what its sites held, those that a training step's penalties, or a teacher, ask for."""
+    """`module.apply` with what its sites held, those that a training step's penalties, or its loss, ask for."""
     penalized = {pattern for penalty in make_penalties(config.penalties).values() for pattern in penalty.patterns}
-    sites = penalized | set(MATCHED if taught else ())
+    sites = penalized | set(loss.sites)
 
     def forward(*args, **kwargs):
-        # What a teacher is compared with are logits.
-        with contextlib.nullcontext() if taught else factored():
+        with factored() if loss.factored else contextlib.nullcontext():
             return capture(module.apply, sites, *args, **kwargs) if sites else (module.apply(*args, **kwargs), {})
 
     return forward
 
 
 def make_train_step(
-    module: Trainable, optimizer: optax.GradientTransformation, config: TrainingConfig, mesh: Mesh
+    module: Trainable,
+    optimizer: optax.GradientTransformation,
+    config: TrainingConfig,
+    mesh: Mesh,
+    loss: Loss = CROSS_ENTROPY,
 ) -> Callable[[TrainState, Batch, Any], tuple[TrainState, dict[str, jax.Array]]]:
     """(state, batch, seed) -> (state after one update, its learning_rate and grad_norm), to be compiled over `mesh`.
 
-    The loss is sum(weights * cross entropy) / sum(weights) over the whole batch: each microbatch divides by the weights
-    of all, so that accumulation gives the big batch's gradient and not a mean of means. Of a batch that a teacher has
-    seen it is that of `distillation_sums`. To it come the penalties of `config.penalties`, likewise.
+    The loss is sum(weights * loss of an example or prediction) / sum(weights) over the whole batch: each microbatch
+    divides by the weights of all, so that accumulation gives the big batch's gradient and not a mean of means. To it
+    come the penalties of `config.penalties`, likewise.
 
     An update that is not finite is skipped. `config.max_bad_steps` of them in a row freeze the state as it was before
     the last of them, with `bad` alone telling so: whatever is called until that is noticed changes nothing.
     """
 
     penalties = make_penalties(config.penalties)
+    forward = training_forward(module, config, loss)
 
     def gradients(params, batch, key, step, normalizer, whole):
-        taught = is_taught(batch)
-        forward = training_forward(module, config, taught)
-
-        def loss(params):
+        def total(params):
             output, captured = forward({"params": params}, batch, train=True, step=step, rngs={"dropout": key})
-            if taught:
-                sums = distillation_sums(output, captured, batch)
-            else:
-                sums = loss_sums(output, batch, config.label_smoothing, batch_shards(mesh))
+            given = Training(captured, whole, config.label_smoothing, batch_shards(mesh))
+            sums = loss.training_sums(output, batch, given)._asdict()
             if not penalties:
-                return sums.loss / normalizer, sums
+                return sums["loss"] / normalizer, sums
             penalty, of_penalties = penalty_sums(penalties, captured, batch, whole, step)
-            return sums.loss / normalizer + penalty, PenalizedSums(*sums, of_penalties)
+            return sums["loss"] / normalizer + penalty, {**sums, "penalties": of_penalties}
 
-        return jax.grad(loss, has_aux=True)(params)
+        return jax.grad(total, has_aux=True)(params)
 
     def accumulate(params, batch, key, step, normalizer, whole):
         parts = config.accumulation_steps
@@ -164,7 +178,7 @@ def make_train_step(
             new = gradients(params, batch, jax.random.fold_in(key, index), step, normalizer, whole)
             return jax.tree.map(jnp.add, total, new), None
 
-        zeros = jax.tree.map(jnp.zeros_like, params), zero_sums(penalties)
+        zeros = jax.tree.map(jnp.zeros_like, params), begun_window(loss, penalties)
         return jax.lax.scan(add, zeros, (split, jnp.arange(parts)))[0]
 
     schedule = config.make_schedule()
@@ -178,15 +192,15 @@ def make_train_step(
         params = optax.apply_updates(state.params, updates)
         grad_norm = optax.tree.norm(grads)
 
-        finite = jnp.isfinite(sums.loss) & jnp.isfinite(grad_norm)
-        for mean in sums.penalties.values():
+        finite = jnp.isfinite(sums["loss"]) & jnp.isfinite(grad_norm)
+        for mean in sums.get("penalties", {}).values():
             finite &= jnp.isfinite(mean.total)
         in_a_row = jnp.where(finite, 0, state.bad.in_a_row + 1)
         frozen = state.bad.in_a_row >= config.max_bad_steps
         goes_on = ~frozen & (in_a_row < config.max_bad_steps)
         skipped = goes_on & ~finite
         bad = BadSteps(jnp.where(finite, state.bad.last, state.step + 1), in_a_row, state.bad.total + skipped)
-        begun = (zero_sums(penalties), zero_sums(penalties))
+        begun = (begun_window(loss, penalties), begun_window(loss, penalties))
         window, lost = _where(state.step % config.log_every == 0, begun, (state.window, state.lost))
         parts = zip(*map(jax.tree.leaves, (window, lost, sums)), strict=True)
         totals = [Total(*pair).plus(more) for *pair, more in parts]
@@ -220,35 +234,27 @@ def _microbatches(x: jax.Array, parts: int, mesh: Mesh) -> jax.Array:
     return jax.lax.with_sharding_constraint(x, sharding)
 
 
-def loss_sums(output: jax.Array | Factors, batch: Batch, label_smoothing: float, shards: int) -> Sums:
-    """`training_sums` of logits, or of their factors, of a batch that devices split into `shards`."""
-    if isinstance(output, Factors):
-        return vocabulary_sums(output, batch["labels"], batch["weights"], label_smoothing, shards=shards)
-    return training_sums(output, batch, label_smoothing)
-
-
-def output_sums(apply: Callable[[Batch], Any], batch: Batch, shards: int) -> Sums:
-    """What a model's output says of it: against the teacher's, or against the labels.
+def output_sums(loss: Loss, apply: Callable[[Batch], Any], batch: Batch, shards: int) -> Any:
+    """What a model's output says of it: `Loss.sums`.
 
     Args:
+      loss: what it is measured by.
       apply: batch -> its output.
       batch: what it is given, and compared with.
       shards: into how many parts devices split the batch.
     """
-    if is_taught(batch):
-        return fidelity_sums(apply(batch), batch)
-    with factored():
+    with factored() if loss.factored else contextlib.nullcontext():
         output = apply(batch)
-    if isinstance(output, Factors):
-        return vocabulary_sums(output, batch["labels"], batch["weights"], share_ties=True, shards=shards)
-    return cross_entropy_sums(output, batch["labels"], batch["weights"])
+    return loss.sums(output, batch, shards)
 
 
-def make_eval_step(module: Trainable, mesh: Mesh) -> Callable[[Any, Batch, jax.Array], Sums]:
-    """(params, batch, step) -> sums over the batch, without dropout, to be compiled over `mesh`."""
+def make_eval_step(
+    module: Trainable, mesh: Mesh, loss: Loss = CROSS_ENTROPY
+) -> Callable[[Any, Batch, jax.Array], Any]:
+    """(params, batch, step) -> `Loss.sums` of the batch, without dropout, to be compiled over `mesh`."""
 
     def eval_step(params, batch, step):
         apply = functools.partial(module.apply, {"params": params}, train=False, step=step)
-        return output_sums(apply, batch, batch_shards(mesh))
+        return output_sums(loss, apply, batch, batch_shards(mesh))
 
     return eval_step

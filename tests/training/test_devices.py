@@ -18,6 +18,7 @@ from qtx.models import BertConfig, OptConfig, VitConfig
 from qtx.pipeline.measure import model_sums
 from qtx.planning.hlo import count_collectives, count_product_flops
 from qtx.training import MeshConfig, TrainingConfig
+from qtx.training.losses import CrossEntropy
 from qtx.training.program import Program, abstract_params, make_program
 from qtx.training.sharding import batch_sharding, batch_shards, make_mesh, param_shardings, shard_global_batch
 from qtx.training.step import TrainState
@@ -80,7 +81,7 @@ def run(name: str, mesh: tuple[int, int, int], parts: int, dropout: float) -> Ru
     for _ in range(3):
         on_mesh = shard_global_batch(make_mesh(MeshConfig(*mesh)), batch(config))
         state, _ = made.train_step(state, on_mesh, seed)
-        totals.append(float(state.window.loss))
+        totals.append(float(state.window["loss"]))
         gradients = gradients or [np.asarray(leaf) for leaf in jax.tree.leaves(state.opt_state) if leaf.ndim]
     return Run(np.diff(totals), gradients, state)
 
@@ -187,7 +188,7 @@ def test_devices_share_what_is_measured_after_training(monkeypatch):
     for sizes in (ONE_DEVICE, MESHES["data"]):
         mesh = make_mesh(MeshConfig(*sizes))
         sharded = {k: jax.ShapeDtypeStruct(v.shape, v.dtype, sharding=batch_sharding(mesh)) for k, v in values.items()}
-        lowered = model_sums.lower(batch_shards(mesh), FloatingPoint(build(config), params), sharded)
+        lowered = model_sums.lower(CrossEntropy(), batch_shards(mesh), FloatingPoint(build(config), params), sharded)
         flops.append(count_product_flops(lowered.compile().as_text()) * mesh.size)
     assert flops[1] == pytest.approx(flops[0], rel=0.01)
 

@@ -9,23 +9,17 @@ import pytest
 from qtx.families import build
 from qtx.models import BertConfig, OptConfig, VitConfig
 from qtx.sites import capture
-from qtx.training.distillation import (
-    HIDDEN,
-    LOGITS,
-    MATCHED,
-    OF_LAYERS,
-    Teacher,
-    distillation_sums,
-    fidelity_sums,
-    is_taught,
-)
+from qtx.training.distillation import HIDDEN, LOGITS, MATCHED, OF_LAYERS, Teacher
 from qtx.training.evaluate import add_up
+from qtx.training.losses import Training, loss_of
 
 SHAPE = dict(num_layers=2, width=8, num_heads=2, mlp_width=16, init_std=0.3, dropout=0.0, attention_dropout=0.0)
 CONFIGS = {
     "encoder": BertConfig(**SHAPE, vocab_size=30, max_length=8, head="none"),
     "masked": BertConfig(**SHAPE, vocab_size=30, max_length=8),
     "classifier": BertConfig(**SHAPE, vocab_size=30, max_length=8, head="classification", num_classes=3),
+    "scorer": BertConfig(**SHAPE, vocab_size=30, max_length=8, head="regression", num_classes=1),
+    "labels": BertConfig(**SHAPE, vocab_size=30, max_length=8, head="multi_label", num_classes=3),
     "causal": OptConfig(**SHAPE, vocab_size=30, max_length=8),
     "causal, post-LN": OptConfig(**SHAPE, vocab_size=30, max_length=8, pre_norm=False),
     "image": VitConfig(**SHAPE, patch_size=2, image_size=4, channels=1, num_classes=3),
@@ -52,6 +46,15 @@ def captured(module, params, batch):
     return capture(module.apply, MATCHED, {"params": params}, batch)
 
 
+def distillation_sums(module, output, sites, batch):
+    return loss_of("distill", module.config).training_sums(output, batch, Training(sites, batch))
+
+
+def measured(module, params, batch):
+    loss = loss_of("distill", module.config)
+    return add_up(lambda b: loss.sums(module.apply({"params": params}, b), b, 1), [batch])
+
+
 def squared_error(x, target, real):
     """Relative squared error of one example, in float64, position by position."""
     above = below = 0.0
@@ -69,7 +72,7 @@ def test_loss_is_the_relative_error_of_the_layers_and_the_divergence_of_the_pred
     module, theirs, ours, batch = two_models(CONFIGS[name])
     taught = Teacher(module, theirs, layers).targets(batch)
     output, sites = captured(module, ours, batch)
-    found = distillation_sums(output, sites, taught)
+    found = distillation_sums(module, output, sites, taught)
 
     target_output, target_sites = captured(module, theirs, batch)
     f64 = lambda tree: jax.tree.map(lambda x: np.asarray(x, np.float64), tree)  # noqa: E731
@@ -82,7 +85,13 @@ def test_loss_is_the_relative_error_of_the_layers_and_the_divergence_of_the_pred
     for example in range(2):  # the third has no weight
         real = batch["mask"][example] if "mask" in batch else np.ones(positions, bool)
         loss = np.mean([squared_error(x[example], t[example], real) for x, t in stacked])
-        if name != "encoder":
+        if name == "scorer":
+            scores = target_output[:2, 0]
+            loss += (output[example, 0] - scores[example]) ** 2 / scores.var()
+        elif name == "labels":
+            q, p = (1 / (1 + np.exp(-x[example])) for x in (output, target_output))
+            loss += (p * np.log(p / q) + (1 - p) * np.log((1 - p) / (1 - q))).sum()
+        elif name != "encoder":
             q, p = (np.atleast_2d(x[example]) for x in (output, target_output))
             p = np.exp(p - p.max(-1, keepdims=True)) / np.exp(p - p.max(-1, keepdims=True)).sum(-1, keepdims=True)
             q = np.exp(q - q.max(-1, keepdims=True)) / np.exp(q - q.max(-1, keepdims=True)).sum(-1, keepdims=True)
@@ -93,30 +102,38 @@ def test_loss_is_the_relative_error_of_the_layers_and_the_divergence_of_the_pred
     np.testing.assert_allclose(float(found.loss), total, rtol=2e-5)
 
 
-@pytest.mark.representative("encoder")
+def cosine(a, b):
+    return float(np.sum(a * b) / np.sqrt(np.sum(a * a) * np.sum(b * b)))
+
+
+@pytest.mark.representative("encoder", "scorer")
 @pytest.mark.parametrize("name", CONFIGS)
-def test_fidelity_is_the_cosine_of_embeddings_or_predictions(name):
+def test_fidelity_is_the_cosine_of_embeddings_or_of_centred_predictions(name):
     module, theirs, ours, batch = two_models(CONFIGS[name])
     taught = Teacher(module, theirs).outputs(batch)
-    assert is_taught(taught) and not is_taught(batch)
     assert (HIDDEN in taught, LOGITS in taught, OF_LAYERS in taught) == (name == "encoder", name != "encoder", False)
     output = np.asarray(module.apply({"params": ours}, batch), np.float64)
     target = np.asarray(module.apply({"params": theirs}, batch), np.float64)
-    found = add_up(lambda b: fidelity_sums(module.apply({"params": ours}, b), b), [taught])
-
-    def cosine(a, b):
-        return a @ b / np.sqrt((a @ a) * (b @ b))
-
-    cosines, errors = [], []
+    found = measured(module, ours, taught)
+    assert found["predictions"] == 2
+    errors, xs, ts = [], [], []
     for example in range(2):
         x, t = np.atleast_2d(output[example]), np.atleast_2d(target[example])
         real = np.flatnonzero(batch["mask"][example]) if len(x) > 1 else [0]
         x, t = x[real], t[real]
         errors.append(((x - t) ** 2).sum() / (t**2).sum())
-        whole = [(x.mean(0), t.mean(0))] if name == "encoder" else list(zip(x, t, strict=True))
-        cosines.append(np.mean([cosine(a, b) for a, b in whole]))
-    assert found["predictions"] == 2
-    np.testing.assert_allclose([found["loss"], found["fidelity"]], [np.mean(errors), np.mean(cosines)], rtol=2e-5)
+        xs.append(x.mean(0)[None] if name == "encoder" else x)
+        ts.append(t.mean(0)[None] if name == "encoder" else t)
+    x, t = np.concatenate(xs), np.concatenate(ts)
+    if name == "encoder":
+        expected = [np.mean(errors), np.mean(list(map(cosine, x, t)))]
+        assert found["centred_fidelity"] == pytest.approx(cosine(x - x.mean(0), t - t.mean(0)), rel=1e-4)
+    else:
+        if name not in ("scorer", "labels"):
+            x, t = x - x.mean(1, keepdims=True), t - t.mean(1, keepdims=True)
+        error = ((x - t) ** 2).sum() / ((t - t.mean(0)) ** 2).sum()
+        expected = [error, cosine(x - x.mean(0), t - t.mean(0))]
+    np.testing.assert_allclose([found["loss"], found["fidelity"]], expected, rtol=1e-4)
 
 
 @pytest.mark.slow
@@ -126,19 +143,21 @@ def test_the_teacher_itself_has_no_loss_and_no_gradient(name):
     teacher = Teacher(module, theirs)
 
     def loss(params):
-        return distillation_sums(*captured(module, params, batch), teacher.targets(batch)).loss
+        return distillation_sums(module, *captured(module, params, batch), teacher.targets(batch)).loss
 
     value, gradient = jax.value_and_grad(loss)(theirs)
     # The divergence of float32 probabilities from themselves is not exactly 0.
     assert abs(float(value)) < 1e-6
     assert max(float(jnp.abs(x).max()) for x in jax.tree.leaves(gradient)) < 1e-5
     outputs = teacher.outputs(batch)
-    same = add_up(lambda b: fidelity_sums(module.apply({"params": theirs}, b), b), [outputs])
+    same = measured(module, theirs, outputs)
     assert same["loss"] < 1e-10 and same["fidelity"] == pytest.approx(1, abs=1e-6)
 
 
 def test_what_padding_holds_does_not_matter():
     module, theirs, ours, batch = two_models(CONFIGS["encoder"])
     other = {**batch, "tokens": np.where(batch["mask"], batch["tokens"], 7)}
-    sums = [distillation_sums(*captured(module, ours, b), Teacher(module, theirs).targets(b)) for b in (batch, other)]
+    sums = [
+        distillation_sums(module, *captured(module, ours, b), Teacher(module, theirs).targets(b)) for b in (batch, other)
+    ]
     np.testing.assert_allclose(*map(np.asarray, sums), rtol=1e-5)

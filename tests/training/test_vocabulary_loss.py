@@ -1,6 +1,8 @@
 """Cross entropy from the factors of logits: its sums and gradients are those of the logits, in parts or in one; and a
 training step and an evaluation hold none."""
 
+import functools
+
 import flax.linen as nn
 import jax
 import jax.numpy as jnp
@@ -14,6 +16,7 @@ from qtx.quantization import exact
 from qtx.sites import on_sites
 from qtx.training import MeshConfig, TrainingConfig
 from qtx.training.objectives import cross_entropy_sums, training_sums
+from qtx.training.losses import CrossEntropy
 from qtx.training.program import make_program
 from qtx.training.sharding import make_mesh
 from qtx.training.step import output_sums
@@ -119,7 +122,8 @@ def test_the_products_precision_is_that_of_the_model(parts, monkeypatch):
     in_parts(monkeypatch, batch["tokens"].size // parts)
 
     def loss(params):
-        sums = output_sums(lambda batch: exact.apply(module, {"params": params}, batch), batch, 1)
+        apply = functools.partial(exact.apply, module, {"params": params})
+        sums = output_sums(CrossEntropy(), apply, batch, 1)
         return sums.loss
 
     found = [x.params["precision"] for x in dots(jax.make_jaxpr(loss)(params).jaxpr)]
@@ -136,7 +140,11 @@ def test_a_training_step_and_an_evaluation_hold_no_logits(family, monkeypatch):
     for parts in (1, 8):
         monkeypatch.setattr(vocabulary_loss, "ROWS_OF_A_CACHE", rows // parts)
         jax.clear_caches()
-        evaluated = jax.jit(lambda params, batch: output_sums(lambda b: module.apply({"params": params}, b), batch, 1))
+
+        @jax.jit
+        def evaluated(params, batch):
+            return output_sums(CrossEntropy(), functools.partial(module.apply, {"params": params}), batch, 1)
+
         program = make_program(module, TrainingConfig(steps=200 + parts), make_mesh(MeshConfig(1)), batch)
         state = program.start(params)
         step = program.train_step.lower(state, batch, np.uint32(0)).compile()

@@ -17,10 +17,10 @@ MakeExample = Callable[[np.ndarray, np.random.Generator], Batch]
 
 
 class Objective(abc.ABC):
-    """What a model learns to predict. The loss is weighted cross entropy for all that have labels, which differ in
-    their examples; one that is taught has the loss of `qtx.training.distillation`.
+    """What a model learns to predict.
 
     Attributes:
+      loss: what it is trained on and measured by, a name in `qtx.training.losses.LOSSES`.
       metric: the key of an evaluation's results (see `qtx.training.evaluate`) that a user reads first.
       lower_is_better: of that metric.
       built_in_sources: the data source that serves it without any file, by what a model reads (its config's `reads`).
@@ -28,6 +28,7 @@ class Objective(abc.ABC):
       labelled: whether a text has a label, which only some sources give.
     """
 
+    loss: ClassVar[str] = "cross_entropy"
     metric: ClassVar[str]
     lower_is_better: ClassVar[bool]
     built_in_sources: ClassVar[Mapping[str, str]]

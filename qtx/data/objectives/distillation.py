@@ -16,6 +16,7 @@ class Distillation(TextObjective):
     starts from; its outputs are put beside the batch on the devices.
     """
 
+    loss = "distillation"
     metric = "fidelity"
     lower_is_better = False
     taught = True

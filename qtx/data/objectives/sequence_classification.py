@@ -18,6 +18,7 @@ class SequenceClassification(TextObjective):
     A block is one text within the tokenizer's template, then `PADDING`, and last its label.
     """
 
+    loss = "class_cross_entropy"
     metric = "accuracy"
     lower_is_better = False
     built_in_sources = MappingProxyType({"tokens": "stdlib_labels"})

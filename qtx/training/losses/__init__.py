@@ -1,0 +1,31 @@
+"""Losses: what a model is trained on and measured by. A new one is a file here and a line in `LOSSES`, which an
+objective names (`qtx.data.objectives.Objective.loss`)."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from typing import Any
+
+from qtx.data import OBJECTIVES
+from qtx.training.losses.base import Loss, Training
+from qtx.training.losses.binary_cross_entropy import BinaryCrossEntropy
+from qtx.training.losses.cross_entropy import ClassCrossEntropy, CrossEntropy
+from qtx.training.losses.distillation import distillation
+from qtx.training.losses.squared_error import SquaredError
+
+LOSSES: dict[str, Callable[[Any], Loss]] = {
+    "cross_entropy": lambda config: CrossEntropy(),
+    "class_cross_entropy": lambda config: ClassCrossEntropy(),
+    "squared_error": lambda config: SquaredError(),
+    "binary_cross_entropy": lambda config: BinaryCrossEntropy(),
+    "distillation": distillation,
+}
+"""A model's config to its loss, by the name that objectives use."""
+
+
+def loss_of(objective: str, config: Any) -> Loss:
+    """The loss of an objective, a name in `OBJECTIVES`, for a model of a config."""
+    return LOSSES[OBJECTIVES[objective].loss](config)
+
+
+__all__ = ["LOSSES", "CrossEntropy", "Loss", "Training", "loss_of"]

@@ -1,0 +1,67 @@
+"""Binary cross entropy: of labels that a text may have several of."""
+
+from __future__ import annotations
+
+import dataclasses
+import math
+from collections.abc import Mapping
+from typing import Any, NamedTuple
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+
+from qtx.training.losses.base import Loss, Training
+from qtx.training.objectives import LossSums
+
+
+class LabelSums(NamedTuple):
+    """`LossSums`, and what F1 is made of.
+
+    Attributes:
+      loss, weight: as of `LossSums`.
+      by_label: weights `[3, C]` of a label's right assignments, of all its assignments, and of the texts that have it.
+    """
+
+    loss: Any
+    weight: Any
+    by_label: Any
+
+    def metrics(self) -> dict[str, float]:
+        """The mean loss, F1 over all assignments together (micro), and that of each label, `f1/0` and so on; a label
+        that no text has and that is not assigned has none (NaN)."""
+        right, assigned, there = np.asarray(self.by_label, np.float64)
+        weight = float(self.weight)
+
+        def f1(right: float, total: float) -> float:
+            return float(2 * right / total) if total else math.nan
+
+        return {
+            "loss": float(self.loss) / weight if weight else math.nan,
+            "f1": f1(right.sum(), (assigned + there).sum()),
+            **{f"f1/{i}": f1(*pair) for i, pair in enumerate(zip(right, assigned + there, strict=True))},
+            "predictions": weight,
+        }
+
+
+def binary_cross_entropy(logits: jax.Array, labels: jax.Array) -> jax.Array:
+    """-y log sigmoid(z) - (1 - y) log sigmoid(-z), elementwise, in nats; finite for any finite logit."""
+    return jax.nn.softplus(logits) - labels * logits
+
+
+@dataclasses.dataclass(frozen=True)
+class BinaryCrossEntropy(Loss):
+    """The binary cross entropy of logits `[B, C]` and `labels` `[B, C]`, 0 or 1, as a mean over the labels."""
+
+    window = LossSums
+
+    def training_sums(self, output: Any, batch: Mapping[str, jax.Array], training: Training) -> LossSums:
+        weights = batch["weights"].astype(jnp.float32)
+        losses = binary_cross_entropy(output.astype(jnp.float32), batch["labels"].astype(jnp.float32)).mean(axis=-1)
+        return LossSums(jnp.where(weights > 0, weights * losses, 0.0).sum(), weights.sum())
+
+    def sums(self, output: Any, batch: Mapping[str, jax.Array], shards: int) -> LabelSums:
+        weights, assigned, there = batch["weights"].astype(jnp.float32), output > 0, batch["labels"] > 0
+        counted = jnp.stack([assigned & there, assigned, there]).astype(jnp.float32)
+        by_label = jnp.where(weights[:, None] > 0, weights[:, None] * counted, 0.0).sum(axis=1)
+        return LabelSums(*self.training_sums(output, batch, Training({}, batch)), by_label)

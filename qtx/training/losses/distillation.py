@@ -1,0 +1,168 @@
+"""The losses of models that learn from a teacher, or are measured by one: what is compared depends on the head."""
+
+from __future__ import annotations
+
+import dataclasses
+import math
+from collections.abc import Mapping
+from typing import Any, NamedTuple, Self
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+
+from qtx.masks import token_mask
+from qtx.models.pooling import pooled
+from qtx.training.distillation import (
+    DIVERGENCES,
+    HIDDEN,
+    LOGITS,
+    MATCHED,
+    SOFTMAX,
+    cosine_similarity,
+    counted_rows,
+    layer_error,
+    relative_error,
+)
+from qtx.training.losses.base import Loss, Training
+from qtx.training.losses.moments import Moments, moments
+from qtx.training.objectives import LossSums
+
+
+class CosineSums(NamedTuple):
+    """Of texts that were compared by their embeddings.
+
+    Attributes:
+      loss, weight: as of `LossSums`.
+      cosine: weighted cosines.
+    """
+
+    loss: Any
+    weight: Any
+    cosine: Any
+
+    def metrics(self) -> dict[str, float]:
+        """The mean loss, and as `fidelity` the mean cosine; NaN for no texts."""
+        means = [float(total) / float(self.weight) if self.weight else math.nan for total in (self.loss, self.cosine)]
+        return {"loss": means[0], "fidelity": means[1], "predictions": float(self.weight)}
+
+
+class EmbeddingSums(NamedTuple):
+    """What embeddings are measured by.
+
+    Attributes:
+      cosines: one by one; the loss is the relative squared error of the hidden states.
+      moments: of all embeddings together.
+    """
+
+    cosines: CosineSums
+    moments: Moments
+
+    def plus(self, more: Self) -> Self:
+        """With those of another batch."""
+        return type(self)(jax.tree.map(np.add, self.cosines, more.cosines), self.moments.plus(more.moments))
+
+    def metrics(self) -> dict[str, float]:
+        """Those of `CosineSums`, and `centred_fidelity`: embeddings may all be nearly the same vector, to which one
+        that says nothing has a cosine near 1; what they differ by has none to it."""
+        return {**self.cosines.metrics(), "centred_fidelity": self.moments.cosine}
+
+
+class LogitSums(NamedTuple):
+    """What logits are measured by.
+
+    Attributes:
+      weight: the sum of the examples' weights.
+      moments: of all predictions of all examples together.
+    """
+
+    weight: Any
+    moments: Moments
+
+    def plus(self, more: Self) -> Self:
+        """With those of another batch."""
+        return type(self)(self.weight + more.weight, self.moments.plus(more.moments))
+
+    def metrics(self) -> dict[str, float]:
+        """As `fidelity` the cosine of the centred logits, as `loss` their error as a share of the teacher's variation."""
+        fidelity, loss = self.moments.cosine, self.moments.relative_error
+        return {"loss": loss, "fidelity": fidelity, "predictions": float(self.weight)}
+
+
+@dataclasses.dataclass(frozen=True)
+class EmbeddingDistillation(Loss):
+    """Of a model without a head: the relative squared error of the layers' outputs, and the cosine of the embeddings.
+
+    Attributes:
+      pooling, normalize: how the hidden states become an embedding; see `qtx.models.pooling`.
+    """
+
+    pooling: str = "mean"
+    normalize: bool = False
+
+    window = CosineSums
+    sites = MATCHED
+
+    def training_sums(self, output: Any, batch: Mapping[str, jax.Array], training: Training) -> CosineSums:
+        return self._cosines(layer_error(training.captured, batch), *self._embeddings(output, batch), batch)
+
+    def sums(self, output: Any, batch: Mapping[str, jax.Array], shards: int) -> EmbeddingSums:
+        """The loss is the relative squared error of the last hidden states, over real tokens, as a mean over texts."""
+        found, target = self._embeddings(output, batch)
+        hidden, of_teacher = (x.astype(jnp.float32) for x in (output, batch[HIDDEN]))
+        error = relative_error(hidden, of_teacher, token_mask(batch, hidden.shape[1])[..., None])
+        weights = batch["weights"].astype(jnp.float32)
+        return EmbeddingSums(self._cosines(error, found, target, batch), moments(found, target, weights))
+
+    def _embeddings(self, output: jax.Array, batch: Mapping[str, jax.Array]) -> tuple[jax.Array, jax.Array]:
+        real = token_mask(batch, output.shape[1])
+        found, target = (pooled(x, real, self.pooling, self.normalize) for x in (output, batch[HIDDEN]))
+        return found, target
+
+    def _cosines(
+        self, loss: jax.Array, found: jax.Array, target: jax.Array, batch: Mapping[str, jax.Array]
+    ) -> CosineSums:
+        weights = batch["weights"].astype(jnp.float32)
+        cosines = cosine_similarity(found, target)
+        return CosineSums((weights * loss).sum(), weights.sum(), (weights * cosines).sum())
+
+
+@dataclasses.dataclass(frozen=True)
+class LogitDistillation(Loss):
+    """Of a model with a head: the same error of the layers' outputs, and what the logits' kind is held by.
+
+    Attributes:
+      kind: what the logits mean, a name in `qtx.training.distillation.DIVERGENCES`.
+    """
+
+    kind: str = SOFTMAX
+
+    window = LossSums
+    sites = MATCHED
+
+    def training_sums(self, output: Any, batch: Mapping[str, jax.Array], training: Training) -> LossSums:
+        loss = layer_error(training.captured, batch) + DIVERGENCES[self.kind](output, batch, training.whole)
+        weights = batch["weights"].astype(jnp.float32)
+        return LossSums((weights * loss).sum(), weights.sum())
+
+    def sums(self, output: Any, batch: Mapping[str, jax.Array], shards: int) -> LogitSums:
+        """Of softmax's logits each prediction is centred too: what is added to all of them means nothing."""
+        weights = batch["weights"].astype(jnp.float32)
+        x, t = (logits.astype(jnp.float32) for logits in (output, batch[LOGITS]))
+        if self.kind == SOFTMAX:
+            x, t = (logits - logits.mean(axis=-1, keepdims=True) for logits in (x, t))
+        rows = jnp.broadcast_to(counted_rows(batch, t) * weights[:, None], (len(t), math.prod(t.shape[1:-1])))
+        of_rows = (z.reshape(-1, z.shape[-1]) for z in (x, t))
+        return LogitSums(weights.sum(), moments(*of_rows, rows.reshape(-1)))
+
+
+def distillation(config: Any) -> Loss:
+    """The loss of a model's config, by its head."""
+    head = getattr(config, "head", None)
+    if head == "none":
+        return EmbeddingDistillation(getattr(config, "pooling", "mean"), getattr(config, "normalize", False))
+    if head in DIVERGENCES:
+        return LogitDistillation(head)
+    # Softmax over one class is 1, whatever its logit: a head of one output is a score.
+    of_one = head != "mlm" and getattr(config, "num_classes", None) == 1
+    return LogitDistillation("regression" if of_one else SOFTMAX)

@@ -1,0 +1,77 @@
+"""Squared error: of numbers that a model gives of a whole text."""
+
+from __future__ import annotations
+
+import dataclasses
+import math
+from collections.abc import Mapping
+from typing import Any, NamedTuple, Self
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+
+from qtx.training.losses.base import Loss, Training
+from qtx.training.objectives import LossSums
+
+
+class Pairs(NamedTuple):
+    """What was given and what is right, of every text: ranks cannot be had from sums. `plus` appends, on the host.
+
+    Attributes:
+      output, labels: `[N, K]`.
+      weights: `[N]`; of padding 0.
+    """
+
+    output: Any
+    labels: Any
+    weights: Any
+
+    def plus(self, more: Self) -> Self:
+        """With those of another batch."""
+        return type(self)(*(np.concatenate(parts) for parts in zip(self, more, strict=True)))
+
+    def metrics(self) -> dict[str, float]:
+        """The mean squared error, and as means over the outputs the correlation (Pearson) and the rank correlation
+        (Spearman); a correlation with outputs that are all one number is 0, with such labels NaN."""
+        counted = np.asarray(self.weights) > 0
+        output, labels = (np.asarray(x, np.float64)[counted] for x in (self.output, self.labels))
+        count = float(counted.sum())
+        if not count:
+            return {"loss": math.nan, "correlation": math.nan, "rank_correlation": math.nan, "predictions": 0.0}
+        columns = list(zip(output.T, labels.T, strict=True))
+        return {
+            "loss": float(np.square(output - labels).mean()),
+            "correlation": float(np.mean([correlation(x, y) for x, y in columns])),
+            "rank_correlation": float(np.mean([correlation(ranks(x), ranks(y)) for x, y in columns])),
+            "predictions": count,
+        }
+
+
+def correlation(found: np.ndarray, right: np.ndarray) -> float:
+    """Pearson's, of two vectors `[N]`; 0 where `found` is constant, NaN where `right` is."""
+    x, y = found - found.mean(), right - right.mean()
+    if not y.any():
+        return math.nan
+    return float(x @ y / math.sqrt((x @ x) * (y @ y))) if x.any() else 0.0
+
+
+def ranks(values: np.ndarray) -> np.ndarray:
+    """The ranks of `[N]` values from 0; equal ones share the mean of theirs."""
+    _, places, counts = np.unique(values, return_inverse=True, return_counts=True)
+    return (np.cumsum(counts) - (counts + 1) / 2)[places]
+
+
+@dataclasses.dataclass(frozen=True)
+class SquaredError(Loss):
+    """The squared error of outputs `[B, K]` and `labels` `[B, K]`, as a mean over the outputs."""
+
+    window = LossSums
+
+    def training_sums(self, output: Any, batch: Mapping[str, jax.Array], training: Training) -> LossSums:
+        weights = batch["weights"].astype(jnp.float32)
+        errors = jnp.square(output.astype(jnp.float32) - batch["labels"]).mean(axis=-1)
+        return LossSums(jnp.where(weights > 0, weights * errors, 0.0).sum(), weights.sum())
+
+    def sums(self, output: Any, batch: Mapping[str, jax.Array], shards: int) -> Pairs:
+        return Pairs(output.astype(jnp.float32), batch["labels"], batch["weights"])
