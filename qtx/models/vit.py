@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import dataclasses
-from typing import Any, ClassVar
+from typing import Any, ClassVar, Self
 
 import flax.linen as nn
 import jax
@@ -55,6 +55,11 @@ class VitConfig(TransformerConfig):
             raise QtxError(
                 f"patch_size {self.patch_size} does not divide image_size {self.image_size}: choose a divisor"
             )
+
+    def resolved(self) -> Self:
+        if self.image_size is None:
+            return super().resolved()
+        return super().resolved().trained_at((self.image_size // self.patch_size) ** 2 + 1)
 
     def example(self) -> dict[str, Any]:
         # A view of one number, as a config may say any size.
