@@ -21,11 +21,11 @@ from qtx.foundation.config import flattened, read_section, section
 from qtx.foundation.errors import QtxError, lookup, one_line, unknown
 from qtx.foundation.run_file import run_file
 from qtx.quantization import QuantizationConfig
-from qtx.quantization.earlier import of_this_version
+from qtx.quantization.earlier import of_this_version as quantization_of_this_version
 from qtx.quantization.qat.config import QatConfig
 from qtx.quantization.recipes import RECIPES
 from qtx.training import MeshConfig, TrainingConfig
-from qtx.training.run_folder import BESIDE_OPTIONS, RunFolder, started
+from qtx.training.run_folder import BESIDE_OPTIONS, RunFolder, of_this_version
 
 
 @dataclasses.dataclass(frozen=True)
@@ -196,9 +196,11 @@ def check_warmup(experiment: Experiment) -> None:
 def resolved(experiment: Experiment) -> Experiment:
     """The same experiment, every option at its value but those that only the data tell: a default that changes later,
     or that is named, makes no other experiment of it."""
-    data = experiment.data.resolved(experiment.objective)
-    training = experiment.training.resolved()
-    return dataclasses.replace(experiment, model=experiment.model.resolved(), data=data, training=training)
+    model, data = experiment.model.resolved(), experiment.data.resolved(experiment.objective)
+    length = getattr(data.source, "sequence_length", None)
+    if length is not None:
+        model = model.trained_at(length)
+    return dataclasses.replace(experiment, model=model, data=data, training=experiment.training.resolved())
 
 
 def record(experiment: Experiment) -> dict[str, Any]:
@@ -211,7 +213,8 @@ def from_record(values: dict[str, Any], where: str) -> ConfigDict:
     folder records beside the options is left out."""
     try:
         config = default(values["family"])
-        values = {**started(values), "quantization": of_this_version(values.get("quantization", {}))}
+        quantization = quantization_of_this_version(values.get("quantization", {}))
+        values = {**of_this_version(values), "quantization": quantization}
         config.update({name: value for name, value in values.items() if name not in BESIDE_OPTIONS})
     except QtxError:
         raise

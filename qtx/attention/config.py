@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import dataclasses
+from typing import Self
 
 from qtx.attention.gates import (
     GATES,
@@ -42,6 +43,10 @@ class AttentionConfig:
 
     normalizer: Normalizer = dataclasses.field(default=Softmax(), metadata=Choice(NORMALIZERS).metadata)
     gate: Gate | None = dataclasses.field(default=None, metadata=Choice(GATES, "gate_", none="none").metadata)
+
+    def trained_at(self, length: int) -> Self:
+        """The same in a model that is trained at so many tokens (see `Normalizer.trained_at`)."""
+        return dataclasses.replace(self, normalizer=self.normalizer.trained_at(length))
 
 
 VARIANTS = {

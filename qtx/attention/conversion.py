@@ -39,6 +39,8 @@ def converted_attention(wanted: AttentionConfig, original: AttentionConfig, warm
       QtxError: if no parameters make it the same function.
     """
     trained = without_warmup(original)
+    if trained.normalizer.length is not None:
+        wanted = wanted.trained_at(trained.normalizer.length)
     if without_warmup(wanted) == trained:
         return trained
     if trained != PLAIN:
@@ -66,6 +68,7 @@ def starts_as_softmax(normalizer: Normalizer) -> bool:
     """Whether, with what its parameters start at, it is the softmax at step 0: found by computing both, under a mask
     and without."""
     rng, heads, keys = np.random.default_rng(0), 2, 8
+    normalizer = normalizer.trained_at(keys)
     scores = jnp.asarray(rng.normal(scale=3, size=(1, heads, keys, keys)), jnp.float32)
     parameters = _begun(normalizer.parameters(heads), rng)
     masks = (Mask(keys), Mask(keys, causal=True, keys=jnp.arange(keys)[None] > 1))

@@ -85,7 +85,9 @@ def build(config: TransformerConfig, data: Any = None) -> nn.Module:
                 f"config.data.sequence_length {data.sequence_length} exceeds config.model.max_length {longest}: "
                 "raise max_length or shorten the sequences"
             )
-    return family_of(config).module(config)
+        if data.sequence_length is not None:
+            config = config.trained_at(data.sequence_length)
+    return family_of(config).module(config.resolved())
 
 
 __all__ = ["FAMILIES", "Checkpoint", "Family", "MeasuredSites", "build", "family_of"]

@@ -22,10 +22,10 @@ from qtx.foundation.storage import sealed_safetensors, write_whole
 from qtx.interop.carried import carried
 from qtx.interop.class_names import OF_TIMM
 from qtx.interop.modeling import modeling
-from qtx.interop.original import COMPUTATION, as_in
+from qtx.interop.original import as_in
 from qtx.interop.stored import ATTENTION_KEY, CONFIG, EXPECTED, open_folder, sizes_of, table_of
 from qtx.interop.weight_files import WEIGHTS
-from qtx.models import TransformerConfig
+from qtx.models import COMPUTATION, TransformerConfig
 
 
 def load(folder: str | Path, attention: AttentionConfig | None = None) -> tuple[TransformerConfig, dict[str, Any]]:

@@ -12,24 +12,12 @@ from qtx.foundation.errors import QtxError
 from qtx.foundation.storage import sealed_safetensors
 from qtx.interop.stored import ATTENTION_KEY, Stored, sizes_of, table_of
 from qtx.interop.weight_files import INDEX, WEIGHTS, index_of
-from qtx.models import TransformerConfig
-
-# What a checkpoint does not tell: how to compute, not what.
-COMPUTATION = ("dtype", "remat", "attention_backend")
-# What training may have taken another value for: the model computes the same.
-OF_TRAINING = ("dropout", "attention_dropout", "init_std")
+from qtx.models import OF_TRAINING, TransformerConfig, differing_options
 
 
 def has_place_for(original: Stored, attention: AttentionConfig) -> bool:
     """Whether who loads checkpoints in the original's format can compute an attention: timm has no code of ours."""
     return original.checkpoint is not original.family.timm or attention == AttentionConfig()
-
-
-def differing_fields(config: TransformerConfig, there: TransformerConfig) -> set[str]:
-    """The fields in which two configs are of different models: all, if they are of two families."""
-    fields = vars(there).keys() - {*COMPUTATION, *OF_TRAINING}
-    same = type(config) is type(there)
-    return {field for field in fields if not same or getattr(config, field) != getattr(there, field)}
 
 
 def as_in(original: Stored, config: TransformerConfig, params: Any) -> tuple[dict[str, Any], dict[str, bytes]]:
@@ -40,11 +28,12 @@ def as_in(original: Stored, config: TransformerConfig, params: Any) -> tuple[dic
       QtxError: if the original is another model's: all but the attention has to be equal.
     """
     checkpoint, there = original.checkpoint, original.config(None)
-    for field in differing_fields(config, there) - {"attention"}:
-        raise QtxError(
-            f"{original.folder} is of another model, with {field} {getattr(there, field)!r} and not "
-            f"{getattr(config, field, None)!r}: give the folder that this one was made of"
-        )
+    for option in differing_options(config, there):
+        if option != "attention":
+            raise QtxError(
+                f"{original.folder} is of another model, with {option} {getattr(there, option)!r} and not "
+                f"{getattr(config, option, None)!r}: give the folder that this one was made of"
+            )
     if not has_place_for(original, config.attention):
         raise QtxError(
             f"{original.folder} is timm's, and timm computes the plain softmax alone: leave the original out, to write "

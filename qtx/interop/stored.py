@@ -72,7 +72,7 @@ class Stored:
                     raise QtxError(f"{ATTENTION_KEY} is {noted!r}: expected options of the attention")
                 attention = read_section(AttentionConfig, noted, "config.model.attention")
             fields["attention"] = with_gate(attention, tensors, self.checkpoint.attention_prefix)
-            config = read_section(self.family.config, fields, "config.model")
+            config = read_section(self.family.config, fields, "config.model").resolved()
             for name in config.from_data:
                 if getattr(config, name) is None:
                     raise QtxError(f"neither {CONFIG} nor the weights tell {name}")

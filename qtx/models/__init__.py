@@ -8,6 +8,7 @@ import jax
 
 from qtx.models.bert import Bert, BertConfig
 from qtx.models.block import FROM_DATA, TransformerConfig
+from qtx.models.comparison import COMPUTATION, OF_TRAINING, differing_options
 from qtx.models.opt import Opt, OptConfig
 from qtx.models.vit import Vit, VitConfig
 
@@ -18,7 +19,9 @@ def count_parameters(params: Any) -> int:
 
 
 __all__ = [
+    "COMPUTATION",
     "FROM_DATA",
+    "OF_TRAINING",
     "Bert",
     "BertConfig",
     "Opt",
@@ -27,4 +30,5 @@ __all__ = [
     "Vit",
     "VitConfig",
     "count_parameters",
+    "differing_options",
 ]

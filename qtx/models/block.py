@@ -107,6 +107,10 @@ class TransformerConfig:
         """The same config, options left at None at their defaults; None are what only the data tell."""
         return self
 
+    def trained_at(self, length: int) -> Self:
+        """The same config of a model that is trained at so many tokens (see `Normalizer.trained_at`)."""
+        return dataclasses.replace(self, attention=self.attention.trained_at(length))
+
     def example(self) -> dict[str, Any]:
         """The smallest batch that the module takes, to learn shapes with; what the data tell is filled in."""
         return {"tokens": np.zeros((1, 2), np.int32)}

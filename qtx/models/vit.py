@@ -4,7 +4,7 @@ none."""
 from __future__ import annotations
 
 import dataclasses
-from typing import Any, ClassVar
+from typing import Any, ClassVar, Self
 
 import flax.linen as nn
 import jax
@@ -66,6 +66,11 @@ class VitConfig(TransformerConfig):
     @property
     def from_data(self):
         return tuple(name for name in super().from_data if name != "num_classes" or self.head == "classification")
+
+    def resolved(self) -> Self:
+        if self.image_size is None:
+            return super().resolved()
+        return super().resolved().trained_at((self.image_size // self.patch_size) ** 2 + 1)
 
     def example(self) -> dict[str, Any]:
         # A view of one number, as a config may say any size.

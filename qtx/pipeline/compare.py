@@ -21,7 +21,7 @@ from rich.markup import escape
 
 from qtx.attention import AttentionConfig, attention_variant
 from qtx.data import Data
-from qtx.experiment import Experiment, check_warmup, record
+from qtx.experiment import Experiment, check_warmup, record, resolved
 from qtx.foundation.console import say
 from qtx.foundation.errors import QtxError
 from qtx.pipeline.identity import origin
@@ -81,7 +81,7 @@ def runs(experiment: Experiment, workdir: Path) -> list[Run]:
                 experiment,
                 name=f"{experiment.name}: {variant}, seed {seed}",
                 seed=seed,
-                model=dataclasses.replace(experiment.model, attention=attention_variant(variant)).resolved(),
+                model=dataclasses.replace(experiment.model, attention=attention_variant(variant)),
             ),
             workdir / "runs" / f"{variant}-seed{seed}",
         )
@@ -90,6 +90,7 @@ def runs(experiment: Experiment, workdir: Path) -> list[Run]:
     ]
     if experiment.start:
         planned = [dataclasses.replace(run, experiment=converted(run.experiment)) for run in planned]
+    planned = [dataclasses.replace(run, experiment=resolved(run.experiment)) for run in planned]
     for run in planned:
         check_warmup(run.experiment)
     return planned

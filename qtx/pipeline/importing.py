@@ -11,23 +11,22 @@ from typing import Any
 
 from ml_collections import ConfigDict
 
-from qtx.attention import attention_text
+from qtx.attention import AttentionConfig, attention_text
 from qtx.builtin import builtin_checkpoint
 from qtx.data import OBJECTIVES, Data, DataConfig, load_tokenizer
 from qtx.data.config import SOURCE
 from qtx.data.tokenizer_settings import longest_text
 from qtx.experiment import Experiment, default, record
 from qtx.families import FAMILIES, build, family_of
-from qtx.foundation.config import section
+from qtx.foundation.config import read_section, section
 from qtx.foundation.errors import QtxError
 from qtx.interop import load
 from qtx.interop.class_names import class_names
 from qtx.interop.contents import digest_of_folder, files_of
 from qtx.interop.hub import fetch
-from qtx.interop.original import differing_fields
 from qtx.interop.pixels import pixel_options
-from qtx.interop.stored import open_folder
-from qtx.models import FROM_DATA, TransformerConfig
+from qtx.interop.stored import ATTENTION_KEY, open_folder
+from qtx.models import TransformerConfig, differing_options
 from qtx.pipeline.classes import learns_classes
 from qtx.pipeline.identity import identity_of, kept_files, load_data
 from qtx.pipeline.prepare import Prepared, prepare
@@ -131,7 +130,7 @@ def import_run(experiment: Experiment, workdir: Path, checkpoint: Found, data: D
       QtxError: if the model and the data do not fit, or `workdir` holds another run.
     """
     run, folder = RunFolder(workdir), checkpoint.folder
-    check_model(experiment.model, open_folder(folder).config(None))
+    check_model(experiment.model, stored_model(folder, experiment.model.attention))
     check_length(experiment.data, folder)
     identity = {"imported": digest_of_folder(folder), "source": checkpoint.source}
     if run.config.exists():
@@ -156,7 +155,7 @@ def import_run(experiment: Experiment, workdir: Path, checkpoint: Found, data: D
             target = copied / file.relative_to(folder)
             target.parent.mkdir(exist_ok=True)
             shutil.copyfile(file, target)
-        load(copied)  # whole, before anything says that there is a run
+        load(copied, experiment.model.attention)  # whole, before anything says that there is a run
         os.replace(copied, run.imported)
         files = kept_files(experiment, module.config, data)
         run.claim({**record(experiment), IDENTITY: {**identity_of(data), **identity}}, files)
@@ -187,13 +186,34 @@ def _is_left(unfinished: Path) -> bool:
     return False
 
 
+def check_length(config: ConfigDict) -> None:
+    """Raises QtxError if neither a checkpoint nor the config of its run, overridden, tells a length that the attention
+    is relative to."""
+    model = read_section(FAMILIES[config.family].config, config.model, "config.model").resolved()
+    if model.trained_at(1) != model:
+        raise QtxError(
+            f"attention {attention_text(model.attention)!r} is relative to the length that the model was trained at, "
+            "which the checkpoint does not tell: name it, e.g. --config.model.attention.length=128"
+        )
+
+
+def stored_model(folder: Path, named: AttentionConfig) -> TransformerConfig:
+    """The model of a checkpoint. What that does not note of the attention the user has named: a length, or the
+    normalizer of a checkpoint from elsewhere, whose file says nothing of it; its gate the weights show."""
+    stored = open_folder(folder)
+    if ATTENTION_KEY not in stored.values:
+        return stored.config(AttentionConfig(named.normalizer))
+    there, length = stored.config(None), named.normalizer.length
+    return there if length is None else there.trained_at(length)
+
+
 def check_model(model: TransformerConfig, there: TransformerConfig) -> None:
     """Raises QtxError if a config asks for another model than a checkpoint holds."""
-    for field in differing_fields(model, there) - set(FROM_DATA):
-        held = getattr(there, field)
-        what = attention_text(held) if field == "attention" else repr(held)
+    for option in differing_options(model, there):
+        held = getattr(there, option)
+        what = attention_text(held) if option == "attention" else repr(held)
         raise QtxError(
-            f"config.model.{field} is not what the checkpoint has, {what}: leave it out; to change the model, train "
+            f"config.model.{option} is not what the checkpoint has, {what}: leave it out; to change the model, train "
             "from its run, qtx train --config.start=..."
         )
 

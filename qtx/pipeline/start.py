@@ -20,10 +20,10 @@ from qtx.data.tokenizer_settings import longest_text
 from qtx.experiment import Experiment, default, read, recorded
 from qtx.families import FAMILIES, build
 from qtx.families.conversion import converted_params
-from qtx.foundation.config import section
+from qtx.foundation.config import read_section, section
 from qtx.foundation.errors import QtxError
 from qtx.interop.contents import digest_of_folder
-from qtx.models import TransformerConfig
+from qtx.models import TransformerConfig, differing_options
 from qtx.pipeline.classes import known_classes, learns_classes, same_classes
 from qtx.quantization.calibration import calibrate
 from qtx.quantization.config import QuantizationConfig
@@ -34,19 +34,9 @@ from qtx.training.loading import NEWEST, digest_of, find_checkpoint, load_params
 from qtx.training.run_folder import RunFolder
 from qtx.training.sharding import make_mesh, shard_global_batch
 
-# Options of a model that may differ between a run and one that starts from it: they say nothing of what a parameter
-# means. Another attention is converted, and another head is a new one.
-FREE_OPTIONS = (
-    "dropout",
-    "attention_dropout",
-    "init_std",
-    "dtype",
-    "remat",
-    "attention",
-    "attention_backend",
-    "head",
-    "num_classes",
-)
+# Options in which a run and one that starts from it may be of different models: another attention is converted, and
+# another head is a new one.
+FREE_OPTIONS = ("attention", "head", "num_classes")
 WARMUP_SHARE = 0.1
 HEAD = "head"
 
@@ -79,21 +69,22 @@ def inheriting(config: ConfigDict, named: Container[str] = ()) -> ConfigDict:
         options = [key, *(f"{key}.{option}" for option in value)] if name == "attention" else [key]
         if not any(option in named for option in options) and config.model[name] == usual[name]:
             config.model[name] = value
-    config.model.attention = section(_attention(read(config), there))
+    experiment, wanted = read(config), read_section(AttentionConfig, config.model.attention, "config.model.attention")
+    config.model.attention = section(_attention(experiment, wanted, there))
     return config
 
 
 def converted(experiment: Experiment) -> Experiment:
     """An experiment with a start, its attention the same function at step 0; see `inheriting`."""
-    attention = _attention(experiment, config_of(experiment.start))
+    attention = _attention(experiment, experiment.model.attention, config_of(experiment.start))
     return dataclasses.replace(experiment, model=dataclasses.replace(experiment.model, attention=attention))
 
 
-def _attention(experiment: Experiment, there: Experiment) -> AttentionConfig:
+def _attention(experiment: Experiment, wanted: AttentionConfig, there: Experiment) -> AttentionConfig:
     """The attention of an experiment that starts from the run of `there`: the same function at step 0."""
     warmup_steps = max(1, round(WARMUP_SHARE * experiment.training.steps))
     try:
-        return converted_attention(experiment.model.attention, there.model.attention, warmup_steps)
+        return converted_attention(wanted, there.model.attention, warmup_steps)
     except QtxError as error:
         raise QtxError(f"config.start={experiment.start}: {error}") from None
 
@@ -160,9 +151,10 @@ def check_start(experiment: Experiment, workdir: Path, identity: Mapping[str, st
             f"config.start={start} is itself a run of quantization-aware training: start from {there.start}, from "
             "which it started"
         )
-    differing = model_differences(there.model, experiment.model)
-    if there.family != experiment.family or differing:
-        differing = differing or [f"family ({there.family} there, {experiment.family} here)"]
+    same = there.family == experiment.family
+    of_family = [f"family ({there.family} there, {experiment.family} here)"]
+    differing = model_differences(there.model, experiment.model) if same else of_family
+    if differing:
         raise QtxError(f"config.start={start} is a run of another model: {', '.join(differing)}; give its --config")
     step, normalizer = find_checkpoint(start), there.model.attention.normalizer
     if attention_at(there, Path(start), step) != there.model.attention:
@@ -170,7 +162,8 @@ def check_start(experiment: Experiment, workdir: Path, identity: Mapping[str, st
             f"config.start={start} is at step {step}, within the warm-up of its attention ({normalizer.warmup} is "
             f"{normalizer.warmup_steps}): train it further first"
         )
-    attention, wanted = _attention(experiment, there), experiment.model.attention
+    wanted = experiment.model.attention
+    attention = _attention(experiment, wanted, there)
     # With quantizers everything is computed as it is after its warm-up.
     if attention != (without_warmup(wanted) if experiment.qat.scheme else wanted):
         raise QtxError(
@@ -206,9 +199,9 @@ def check_length(data: DataConfig, folder: Path) -> None:
 def model_differences(there: TransformerConfig, here: TransformerConfig) -> list[str]:
     """The options, with both values, by which the parameters of two models of a family do not mean the same."""
     return [
-        f"model.{name} ({getattr(there, name)} there, {value} here)"
-        for name, value in vars(here).items()
-        if name not in FREE_OPTIONS and getattr(there, name, None) not in (value, None) and value is not None
+        f"model.{name} ({getattr(there, name)} there, {getattr(here, name)} here)"
+        for name in differing_options(here, there)
+        if name not in FREE_OPTIONS
     ]
 
 

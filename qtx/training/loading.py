@@ -59,7 +59,8 @@ def load_params(
     with _checkpoints_of(run) as checkpoints:
         step = _find_step(checkpoints, run, checkpoint)
         if checkpoints is None or (step == 0 and run.imported.is_dir()):
-            return jax.device_put(load(run.imported)[1], shardings)
+            config: Any = module.config  # type: ignore[attr-defined]
+            return jax.device_put(load(run.imported, config.attention)[1], shardings)
         try:
             config = run.read_config() if run.config.exists() else None
             return checkpoints.restore_params(step, placed(nn.unbox(boxed), shardings), config)

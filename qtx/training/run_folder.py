@@ -35,7 +35,7 @@ FREE_TRAINING_OPTIONS = (
     "max_bad_steps",
 )
 # What a config may leave to the data, and what is known of a run only when these are loaded: compared when it is there.
-TOLD_BY_THE_DATA = (*(f"model.{name}" for name in FROM_DATA), "data.classes")
+TOLD_BY_THE_DATA = (*(f"model.{name}" for name in FROM_DATA), "model.attention.length", "data.classes")
 # Options that runs of earlier versions have no record of, and what these did, if it is more than nothing.
 LATER_OPTIONS = {
     "model.pooling": "mean",
@@ -272,20 +272,33 @@ def other_contents(there: Mapping[str, Any], here: Mapping[str, Any]) -> list[st
     ]
 
 
-def started(config: Mapping[str, Any]) -> dict[str, Any]:
+def of_this_version(config: Mapping[str, Any]) -> dict[str, Any]:
     """A recorded config as this version records it: earlier ones had `start` in the section `qat`, which was without
-    effect where that was empty, or had no such section."""
-    qat = dict(config.get("qat", {}))
+    effect where that was empty, or had no such section; and no length that the attention is relative to, as training
+    had but one."""
+    qat, result = dict(config.get("qat", {})), dict(config)
     if "start" in qat or "qat" not in config:
         start = qat.pop("start", "")
-        return {**config, "start": start, "qat": qat if start else {**qat, "scheme": ""}}
-    return dict(config)
+        result |= {"start": start, "qat": qat if start else {**qat, "scheme": ""}}
+    model = config.get("model", {})
+    attention = model.get("attention", {})
+    if attention.get("alpha") is not None and "length" not in attention:
+        result["model"] = {**model, "attention": {**attention, "length": _length(config)}}
+    return result
+
+
+def _length(config: Mapping[str, Any]) -> int | None:
+    """The tokens of an example of a recorded config: of a text, or an image's patches and the class token."""
+    model = config["model"]
+    if model.get("image_size") is not None:
+        return (model["image_size"] // model["patch_size"]) ** 2 + 1
+    return config.get("data", {}).get("sequence_length")
 
 
 def _without_idle(config: Mapping[str, Any]) -> dict[str, Any]:
     """A config as this version records it, without an empty `start`, and without the section `qat` if that has neither
     scheme nor noise: they then say nothing."""
-    config = started(config)
+    config = of_this_version(config)
     qat = config["qat"]
     idle = {"start": not config["start"], "qat": not (qat.get("scheme") or qat.get("noise"))}
     return {name: value for name, value in config.items() if not idle.get(name, False)}

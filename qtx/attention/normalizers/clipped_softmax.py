@@ -20,8 +20,8 @@ class ClippedSoftmax(SoftmaxLike):
     Attributes:
       gamma: lower stretch, <= 0. Give one of `gamma`, `alpha` and `alpha_visible`.
       zeta: upper stretch, >= 1.
-      alpha: gamma = -alpha / T for T keys, which lets one value fit every sequence length (the paper's section 4.1;
-        2 to 4 work at every T).
+      alpha: gamma = -alpha / length, which lets one value fit models of every sequence length (the paper's section 4.1;
+        2 to 4 work at every one).
       alpha_visible: gamma_i = -alpha_visible / t_i for the t_i keys that row i sees. The first rows of a causal model
         see few keys, which -alpha / T hardly clips, and the rows of padded or packed examples fewer than T. From 1 on a
         row that attends uniformly is clipped to 0, at every length. (Nearest relative: elastic softmax, arXiv
@@ -29,9 +29,12 @@ class ClippedSoftmax(SoftmaxLike):
       gamma_warmup_steps: gamma grows linearly from 0 over this many training steps. A freshly initialized narrow model
         attends almost uniformly (p = 1/T), and any gamma below about -1/T then clips every probability to 0, where no
         gradient flows; the warm-up lets attention form first.
+      length: of `alpha`, T tokens that the model is trained at. It stays what it was when training began: on a shorter
+        text, or one that is padded, gamma is the same. None: the experiment's, of its data or of the image's patches.
 
     Raises:
-      QtxError: if gamma > 0, zeta < 1, alpha or alpha_visible < 0, or not one of the three is given.
+      QtxError: if gamma > 0, zeta < 1, alpha or alpha_visible < 0, length < 1 or without alpha, or not one of the three
+        is given.
     """
 
     warmup = "gamma_warmup_steps"
@@ -41,6 +44,7 @@ class ClippedSoftmax(SoftmaxLike):
     alpha: float | None = None
     gamma_warmup_steps: int = 0
     alpha_visible: float | None = None
+    length: int | None = None  # type: ignore[misc]
 
     def __post_init__(self):
         super().__post_init__()
@@ -59,8 +63,16 @@ class ClippedSoftmax(SoftmaxLike):
                 f"alpha_visible is {self.alpha_visible}: expected alpha_visible >= 0 (gamma_i = -alpha_visible / t_i), "
                 "e.g. 0.5"
             )
+        if self.length is not None and self.alpha is None:
+            raise QtxError(f"length is {self.length}, which only alpha is relative to: set alpha, or leave length out")
+        if self.length is not None and self.length < 1:
+            raise QtxError(f"length is {self.length}: expected at least 1 token, as the model is trained at")
         if not 1 <= self.zeta < 1e6:
             raise QtxError(f"zeta is {self.zeta}: expected zeta >= 1, e.g. 1.0")
+
+    def trained_at(self, length):
+        is_open = self.alpha is not None and self.length is None
+        return dataclasses.replace(self, length=length) if is_open else self
 
     def grown_to(self, share):
         ways = {name: value * share for name in WAYS if (value := getattr(self, name)) is not None}
@@ -69,16 +81,24 @@ class ClippedSoftmax(SoftmaxLike):
     def finish(self, parameters, probs, rows):
         gamma: Any = self.gamma
         if self.alpha is not None:
-            gamma = -self.alpha / rows.mask.length
+            gamma = self._gamma_by_length()
         elif self.alpha_visible is not None:
             gamma = -self.alpha_visible / jnp.maximum(rows.visible(), 1)
         gamma = gamma * self.grown(rows)
         return clipped((self.zeta - gamma) * probs + gamma)
 
+    def _gamma_by_length(self) -> float:
+        if self.alpha is None or self.length is None:
+            raise QtxError(
+                "clipped_softmax by alpha has gamma = -alpha / length, and nothing tells the length that the model is "
+                f"trained at: name it, e.g. clipped_softmax,alpha={self.alpha:g},length=128"
+            )
+        return -self.alpha / self.length
+
     def pytorch(self, own):
         gamma = str(self.gamma)
         if self.alpha is not None:
-            gamma = f"-{self.alpha} / scores.shape[-1]"
+            gamma = str(self._gamma_by_length())
         elif self.alpha_visible is not None:
             gamma = f"-{self.alpha_visible} / visible.sum(-1, keepdim=True).clamp(min=1)"
         return f"""
