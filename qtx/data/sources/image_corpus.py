@@ -13,7 +13,9 @@ from PIL import Image
 from qtx.data.dataset import Data
 from qtx.data.image_files import open_image
 from qtx.data.images import ImageOptions, Record
+from qtx.data.notes import described
 from qtx.data.prepared.images import image_plan
+from qtx.data.prepared.summary import told
 from qtx.data.prepared.writing import Written, write
 from qtx.data.tfds_datasets import DEFAULT_DATA_DIR, PREFIX, TRAINING_SPLIT, Dataset, find_dataset, open_dataset
 from qtx.foundation.batch import Batch
@@ -63,10 +65,12 @@ class ImageCorpus(ImageOptions):
     def load(self, objective: str) -> Data:
         import tensorflow_datasets as tfds
 
+        note = ""
         if self.corpus.startswith(PREFIX):
             dataset = find_dataset(self.corpus.removeprefix(PREFIX), self.data_dir)
         else:
-            dataset = open_dataset(self.prepare(objective)[0].folder)
+            (written,) = self.prepare(objective)
+            dataset, note = open_dataset(written.folder), told(written)
         for name, kind in (("image", tfds.features.Image), ("label", tfds.features.ClassLabel)):
             if not isinstance(dataset.features.get(name), kind):
                 raise QtxError(f"{self.corpus} has no feature {name}: found {', '.join(dataset.features)}")
@@ -94,10 +98,11 @@ class ImageCorpus(ImageOptions):
 
         classes = tuple(dataset.features["label"].names)
         return Data(
-            description=(
+            description=described(
                 f"image_corpus {self.corpus}: {len(training):,} training and {len(held_out):,} held-out "
                 f"({held_out_split}) images at {size} x {size} x {channels}, "
-                f"{len(classes)} classes"
+                f"{len(classes)} classes",
+                note,
             ),
             training=training,
             held_out=held_out,

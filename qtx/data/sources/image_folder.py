@@ -3,14 +3,15 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
-from pathlib import Path
 
 import numpy as np
 from PIL import Image, ImageOps
 
 from qtx.data.dataset import Data
-from qtx.data.image_files import TRAINING_SPLIT, check_splits, image_files, open_image
+from qtx.data.image_files import TRAINING_SPLIT, Survey, check_splits, image_files, open_image
 from qtx.data.images import ImageOptions, LabelledImages
+from qtx.data.listing import at_home
+from qtx.data.notes import described
 from qtx.foundation.errors import QtxError
 
 
@@ -18,8 +19,9 @@ from qtx.foundation.errors import QtxError
 class ImageFolder(ImageOptions):
     """JPEG or PNG images in `train/<class>/` and one of `val`, `valid`, `validation`, `test` (the first that exists).
 
-    All images are decoded once to RGB in memory: N x size x size x 3 bytes. What lies above `<split>` and files of
-    other kinds are ignored. Labels number the training classes in alphabetical order.
+    All images are decoded once to RGB in memory: N x size x size x 3 bytes. What lies above `<split>` does not matter;
+    hidden files are left out, and those of other kinds too, which is told. Links are followed in folders, not in
+    archives. Labels number the training classes in alphabetical order.
 
     Attributes:
       path: a folder, or a `.tar`, `.tar.gz`, `.tar.xz` or `.zip` archive of one.
@@ -38,11 +40,13 @@ class ImageFolder(ImageOptions):
 
     def load(self, objective: str) -> Data:
         splits: dict[str, dict[tuple[str, str], np.ndarray]] = {}
-        for split, class_name, name, read in image_files(Path(self.path)):
+        survey = Survey()
+        for split, class_name, name, read in image_files(at_home(self.path), survey):
             splits.setdefault(split, {})[class_name, name] = self._decode(read(), f"{split}/{class_name}/{name}")
-        classes, held_out = check_splits(self.path, {split: {c for c, _ in images} for split, images in splits.items()})
+        classes, held_out = check_splits(self.path, survey)
         arrays = [self._stack(splits.pop(split), classes, split) for split in (TRAINING_SPLIT, held_out)]
-        return self.make_data(f"image_folder {self.path} (held out: {held_out})", classes, *arrays)
+        told = described(f"held out: {held_out}", survey.told())
+        return self.make_data(f"image_folder {self.path} ({told})", classes, *arrays)
 
     def _decode(self, content: bytes, name: str) -> np.ndarray:
         pixels = open_image(content, f"image {name} of {self.path}").convert("RGB")

@@ -2,13 +2,14 @@
 
 from __future__ import annotations
 
+from collections import Counter
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
 from typing import Self
 
 from qtx.data.dataset import Data
 from qtx.data.labelled import LabelledTextOptions, split_labelled
-from qtx.data.reading import expand
+from qtx.data.listing import expand
 from qtx.data.splitting import held_out_count
 from qtx.data.tables import LabelledText, check_columns, dataset_texts, labelled_texts
 from qtx.data.tfds_datasets import DEFAULT_DATA_DIR, PREFIX
@@ -71,19 +72,20 @@ class TextLabels(LabelledTextOptions):
         return options if self._held_out_files is not None else replace(options, held_out_fraction=self._fraction)
 
     def load(self, objective: str) -> Data:
-        training, name = self._read(self.files), f"text_labels {' '.join(self.files)}"
+        mended = Counter[str]()
+        training, name = self._read(self.files, mended), f"text_labels {' '.join(self.files)}"
         if self._held_out_files is not None:
-            held_out = self._read(self._held_out_files, held_out=True)
+            held_out = self._read(self._held_out_files, mended, held_out=True)
         else:
             training, held_out = split_labelled(training, self._fraction, "set data.validation_files to held-out texts")
-        return self.make_labelled_data(name, training, held_out, objective, self.classes)
+        return self.make_labelled_data(name, training, held_out, objective, self.classes, mended)
 
-    def _read(self, patterns: Sequence[str], held_out: bool = False) -> list[LabelledText]:
+    def _read(self, patterns: Sequence[str], mended: Counter[str], held_out: bool = False) -> list[LabelledText]:
         columns, rows = (self.text_column, self.label_column), list[LabelledText]()
         for name in (pattern for pattern in patterns if pattern.startswith(PREFIX)):
-            rows += dataset_texts(name.removeprefix(PREFIX), held_out, *columns, self.data_dir)
+            rows += dataset_texts(name.removeprefix(PREFIX), held_out, *columns, self.data_dir, mended)
         for file in expand([pattern for pattern in patterns if not pattern.startswith(PREFIX)]):
-            rows += labelled_texts(file, *columns)
+            rows += labelled_texts(file, *columns, mended)
         if not rows:
             raise QtxError(f"no text in {' '.join(patterns)}: expected a file that is not empty")
         return rows
