@@ -34,7 +34,7 @@ PLAIN = ("1", "L", "P", "RGB", "RGBX", "CMYK", "YCbCr")
 """Pillow's modes whose values 8 bits hold, without transparency."""
 
 
-def kind_of(content: bytes) -> str | None:
+def file_kind(content: bytes) -> str | None:
     """What a file is by its first bytes, e.g. `"a GIF"`; None if that is not known."""
     if not content:
         return "empty"

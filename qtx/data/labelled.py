@@ -4,13 +4,15 @@ from __future__ import annotations
 
 import hashlib
 import itertools
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
+from types import MappingProxyType
 
 import numpy as np
 
 from qtx.data.classes import Numbering, in_order, in_words, lacking
 from qtx.data.dataset import Data
+from qtx.data.notes import copies, described, noted
 from qtx.data.objectives import TextObjective, text_objective
 from qtx.data.objectives.sequence_classification import PADDING, padded
 from qtx.data.splitting import split_by_name
@@ -39,6 +41,7 @@ class LabelledTextOptions(TokenizedOptions):
         held_out: Sequence[LabelledText],
         objective: str,
         classes: Sequence[str] | None = None,
+        mended: Mapping[str, int] = MappingProxyType({}),
     ) -> Data:
         """Tokenizes both splits: an example is a text within the tokenizer's template, cut or padded to
         `sequence_length`.
@@ -50,6 +53,7 @@ class LabelledTextOptions(TokenizedOptions):
             number of them is a fair sample.
           objective: the name of a `TextObjective`.
           classes: the labels in the order of their numbers; None: those of the training texts, `in_order`.
+          mended: what reading them mended, to be told; see `qtx.data.notes`.
 
         Raises:
           QtxError: for fewer than two classes, or a label that is none of them.
@@ -76,9 +80,10 @@ class LabelledTextOptions(TokenizedOptions):
             return {**example(tokens, rng), "mask": mask}
 
         return Data(
-            description=(
+            description=described(
                 f"{name}: {len(training):,} training and {len(held_out):,} held-out texts, {told}cut to {length} "
-                f"tokens, vocabulary {tokenizer.vocab_size:,}"
+                f"tokens, vocabulary {tokenizer.vocab_size:,}",
+                noted({**mended, **copies((row.text for row in training), (row.text for row in held_out))}),
             ),
             training=blocks["training"],
             held_out=blocks["held-out"],

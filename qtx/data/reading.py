@@ -1,20 +1,21 @@
-"""Text files as streams: found by path, glob or folder, decompressed by suffix, decoded, cut into documents."""
+"""Text files as streams: decompressed by suffix, decoded, cut into documents."""
 
 from __future__ import annotations
 
 import codecs
-import glob
 import gzip
 import json
 import lzma
 import re
 import zlib
-from collections.abc import Callable, Iterable, Iterator, Sequence
+from collections import Counter
+from collections.abc import Callable, Iterable, Iterator
 from pathlib import Path
 from typing import Any, BinaryIO
 
 import zstandard
 
+from qtx.data.notes import HALVES
 from qtx.foundation.errors import QtxError
 
 TEXT_SUFFIXES = (".txt", ".md", ".jsonl")
@@ -29,27 +30,22 @@ NOWHERE = r"(?!)"
 """The regular expression that matches nothing."""
 LOOKAHEAD = 4096
 """Characters that a match of a document separator, with what it looks ahead to, has to fit in."""
-
-
-def expand(patterns: Sequence[str]) -> list[str]:
-    """The files that paths and globs (`**` too) name, sorted, each once.
-
-    Raises:
-      QtxError: for a pattern that matches no file.
-    """
-    found: set[str] = set()
-    for pattern in patterns:
-        matches = [path for path in glob.glob(pattern, recursive=True) if Path(path).is_file()]
-        if not matches:
-            raise QtxError(f"no file matches {pattern!r} (in {Path.cwd()}): expected a path or glob of text files")
-        found.update(matches)
-    return sorted(found)
+OTHER_ENCODINGS = {
+    codecs.BOM_UTF32_LE: "UTF-32",
+    codecs.BOM_UTF32_BE: "UTF-32",
+    codecs.BOM_UTF16_LE: "UTF-16",
+    codecs.BOM_UTF16_BE: "UTF-16",
+}
+"""By the byte-order marks that texts in them begin with, the longer ones first."""
+BYTE_ORDER_MARK = "\ufeff"
+HALF = re.compile("[\ud800-\udfff]")
+"""Of a pair of surrogates: what JSON may have and text may not, e.g. of an emoji that a limit of characters cut."""
 
 
 def text_kind(path: str | Path) -> str:
-    """The suffix that says what a file holds, e.g. `.jsonl` of `a.jsonl.zst`."""
+    """The suffix that says what a file holds, in lower case, e.g. `.jsonl` of `A.JSONL.zst`."""
     path = Path(path)
-    return Path(path.stem).suffix if path.suffix in DECOMPRESS else path.suffix
+    return (Path(path.stem).suffix if path.suffix.lower() in DECOMPRESS else path.suffix).lower()
 
 
 def read_text(path: str | Path) -> str:
@@ -58,15 +54,27 @@ def read_text(path: str | Path) -> str:
 
 
 def text_chunks(path: str | Path) -> Iterator[str]:
-    """A UTF-8 file's text piece by piece, decompressed by its suffix `.gz`, `.xz` or `.zst`.
+    """A UTF-8 file's text piece by piece, decompressed by its suffix `.gz`, `.xz` or `.zst`, without a byte-order mark.
 
     Raises:
-      QtxError: for a file that cannot be read or decompressed, or is not UTF-8 (naming the byte).
+      QtxError: for a file that cannot be read or decompressed, or is not UTF-8 (naming the encoding or the byte).
     """
+    pieces = _pieces(path)
+    for first in pieces:
+        if first:
+            yield first.removeprefix(BYTE_ORDER_MARK)
+            break
+    yield from pieces
+
+
+def _pieces(path: str | Path) -> Iterator[str]:
     decoder, offset = codecs.getincrementaldecoder("utf-8")(), 0
     try:
         with Path(path).open("rb") as file:
-            for chunk in DECOMPRESS.get(Path(path).suffix, _plain)(file):
+            for chunk in DECOMPRESS.get(Path(path).suffix.lower(), _plain)(file):
+                other = next((name for mark, name in OTHER_ENCODINGS.items() if chunk.startswith(mark)), None)
+                if other and not offset:
+                    raise QtxError(f"{path} is {other} text: convert it, iconv -f {other} -t UTF-8 FILE > CONVERTED")
                 if b"\0" in chunk:
                     position = offset + chunk.index(b"\0")
                     raise QtxError(f"{path} is not text: zero byte at offset {position:,}; unpack an archive first")
@@ -121,18 +129,18 @@ DECOMPRESS: dict[str, Callable[[BinaryIO], Iterator[bytes]]] = {
 """What unpacks a file with such a suffix."""
 
 
-def documents(path: str | Path, separator: str | None) -> Iterator[str]:
+def documents(path: str | Path, separator: str | None, mended: Counter[str] | None = None) -> Iterator[str]:
     """The documents of a text file, those of white space alone left out.
 
     A `.jsonl` file is read line by line, each an object whose `text` is a document; of another file, every match of
-    `separator` begins a document (see `cut`), and without one the file is a document.
+    `separator` begins a document (see `cut`), and without one the file is a document. See `whole` for `mended`.
 
     Raises:
       QtxError: for a file that cannot be read, is a table, or has a line that is no such object.
     """
     if text_kind(path) == TABLE:
         raise QtxError(f"{path} is a table, not text: source text_labels reads texts with labels")
-    found = _texts_of_objects(path) if text_kind(path) == ".jsonl" else cut(text_chunks(path), separator)
+    found = _texts_of_objects(path, mended) if text_kind(path) == ".jsonl" else cut(text_chunks(path), separator)
     return (document for document in found if document.strip())
 
 
@@ -175,13 +183,33 @@ def cut(chunks: Iterable[str], separator: str | None) -> Iterator[str]:
     yield tidy(text)
 
 
-def _texts_of_objects(path: str | Path) -> Iterator[str]:
+def whole(text: str, mended: Counter[str] | None = None) -> str:
+    """A string of JSON as text: each half of a surrogate pair becomes U+FFFD, and is counted in `mended`."""
+    text, count = HALF.subn("\ufffd", text)
+    if mended is not None and count:
+        mended[HALVES] += count
+    return text
+
+
+def decoded(content: bytes, what: str, mended: Counter[str] | None = None) -> str:
+    """A dataset's bytes as text; see `whole`.
+
+    Raises:
+      QtxError: with `what`, if they are not UTF-8.
+    """
+    try:
+        return whole(content.decode("utf-8", "surrogatepass"), mended)
+    except UnicodeDecodeError as error:
+        raise QtxError(f"{what} is not UTF-8 text: {error.reason} at byte {error.start}") from None
+
+
+def _texts_of_objects(path: str | Path, mended: Counter[str] | None) -> Iterator[str]:
     for number, record in json_lines(path):
         if not isinstance(record, dict) or not isinstance(record.get("text"), str):
             raise QtxError(
                 f'{path}, line {number}: no "text": expected an object such as {{"text": "Once upon a time"}}'
             )
-        yield record["text"]
+        yield whole(record["text"], mended)
 
 
 def json_lines(path: str | Path) -> Iterator[tuple[int, Any]]:

@@ -3,12 +3,13 @@
 from __future__ import annotations
 
 import itertools
+from collections import Counter
 from collections.abc import Iterator, Sequence
 from pathlib import Path
 from typing import NamedTuple
 
 from qtx.data.classes import Numbering, plain
-from qtx.data.reading import TABLE, json_lines, lines, text_kind
+from qtx.data.reading import TABLE, decoded, json_lines, lines, text_kind, whole
 from qtx.data.tfds_datasets import TRAINING_SPLIT, find_dataset
 from qtx.foundation.errors import QtxError
 
@@ -30,7 +31,11 @@ def check_columns(*columns: str) -> None:
 
 
 def labelled_texts(
-    path: str | Path, text_column: str, label_column: str, numbering: Numbering | None = None
+    path: str | Path,
+    text_column: str,
+    label_column: str,
+    numbering: Numbering | None = None,
+    mended: Counter[str] | None = None,
 ) -> Iterator[LabelledText]:
     """The texts of a file and their labels, which are `plain`.
 
@@ -40,6 +45,7 @@ def labelled_texts(
       text_column, label_column: keys of the objects; of a table the names in its first line, or numbers from 0 if it
         has no such line.
       numbering: of the classes that every label is one of; None: of any.
+      mended: see `qtx.data.reading.whole`.
 
     Raises:
       QtxError: for a file that cannot be read or is of another kind, a column that is not there, a line without a
@@ -52,13 +58,14 @@ def labelled_texts(
     for number, text, label in readers[kind](path, (text_column, label_column)):
         if not label.strip():
             raise QtxError(f"{path}, line {number}: no label: expected one in column {label_column}")
+        label = whole(label, mended)
         if numbering is not None:
             numbering.number(label, f"{path}, line {number}")
-        yield LabelledText(text, plain(label))
+        yield LabelledText(whole(text, mended), plain(label))
 
 
 def dataset_texts(
-    name: str, held_out: bool, text_column: str, label_column: str, data_dir: str
+    name: str, held_out: bool, text_column: str, label_column: str, data_dir: str, mended: Counter[str] | None = None
 ) -> Iterator[LabelledText]:
     """The texts of a TFDS dataset's training split, or of its held-out one, and the names of their labels.
 
@@ -66,6 +73,7 @@ def dataset_texts(
       name, data_dir: see `find_dataset`.
       held_out: which split.
       text_column, label_column: features.
+      mended: see `qtx.data.reading.whole`.
 
     Raises:
       QtxError: when the dataset, the split or a feature is not there, or a text has no label.
@@ -81,16 +89,18 @@ def dataset_texts(
             found = ", ".join(f"{found} ({type(feature).__name__})" for found, feature in dataset.features.items())
             raise QtxError(f"TFDS dataset {name} has no feature {column} ({kind.__name__}): found {found}")
     labels, records = dataset.features[label_column], dataset.records(split, dict)
-    for example in (records[i] for i in range(len(records))):
+    for i, example in ((i, records[i]) for i in range(len(records))):
         number = int(example[label_column])
         if number < 0:  # what TFDS calls a label that is not known
             raise QtxError(f"TFDS dataset {name}: a text of split {split} has no label: choose a split that has labels")
-        yield LabelledText(example[text_column].decode(), plain(labels.int2str(number)))
+        text = decoded(example[text_column], f"{dataset.folder}, record {i}", mended)
+        yield LabelledText(text, plain(labels.int2str(number)))
 
 
 def _rows(path: str | Path, columns: Sequence[str]) -> Iterator[tuple[int, str, str]]:
     rows: Iterator[tuple[int, list[str]]]
-    rows = ((number, line.split("\t")) for number, line in enumerate(_table_lines(path), 1) if line)
+    ended = (line.removesuffix("\r") for line in lines(path))  # as the editors of some systems end them
+    rows = ((number, line.split("\t")) for number, line in enumerate(ended, 1) if line)
     begin = next(rows, None)
     if begin is None:
         return
@@ -102,12 +112,6 @@ def _rows(path: str | Path, columns: Sequence[str]) -> Iterator[tuple[int, str, 
         if len(row) != len(names):
             raise QtxError(f"{path}, line {number}: {len(row)} columns, but {len(names)} in line {line}")
         yield number, row[text], row[label]
-
-
-def _table_lines(path: str | Path) -> Iterator[str]:
-    """Lines without what the editors of some systems put at a file's beginning and at the ends of lines."""
-    for number, line in enumerate(lines(path)):
-        yield (line if number else line.removeprefix("\ufeff")).removesuffix("\r")
 
 
 def _objects(path: str | Path, columns: Sequence[str]) -> Iterator[tuple[int, str, str]]:

@@ -3,14 +3,16 @@
 from __future__ import annotations
 
 import hashlib
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
+from types import MappingProxyType
 from typing import Any, Self
 
 import numpy as np
 
 from qtx.data.dataset import Data
 from qtx.data.masking import num_predictions
+from qtx.data.notes import copies, described, noted
 from qtx.data.objectives import MakeExample, Objective, TextObjective, text_objective, text_objectives
 from qtx.data.packing import document_segments, pack
 from qtx.data.splitting import split_by_name
@@ -105,7 +107,14 @@ class TextOptions(TokenizedOptions):
             return options
         return replace(options, mask_probability=text_objective(objective).mask_probability)
 
-    def make_data(self, name: str, training: Sequence[str], held_out: Sequence[str], objective: str) -> Data:
+    def make_data(
+        self,
+        name: str,
+        training: Sequence[str],
+        held_out: Sequence[str],
+        objective: str,
+        mended: Mapping[str, int] = MappingProxyType({}),
+    ) -> Data:
         """Tokenizes and packs both splits.
 
         Args:
@@ -113,6 +122,7 @@ class TextOptions(TokenizedOptions):
           training: the training documents; a tokenizer is trained on these alone.
           held_out: the documents for evaluation.
           objective: the name of a `TextObjective`.
+          mended: what reading them mended, to be told; see `qtx.data.notes`.
 
         Raises:
           QtxError: for options that do not fit the objective, the text or the tokenizer.
@@ -132,10 +142,11 @@ class TextOptions(TokenizedOptions):
             for split, texts in (("training", training), ("held-out", held_out))
         }
         return Data(
-            description=(
+            description=described(
                 f"{name}: {len(training)} training and {len(held_out)} held-out documents, "
                 f"{len(blocks['training']):,} and {len(blocks['held-out']):,} blocks of {length} tokens, "
-                f"vocabulary {tokenizer.vocab_size:,}"
+                f"vocabulary {tokenizer.vocab_size:,}",
+                noted({**mended, **copies(training, held_out)}),
             ),
             training=blocks["training"],
             held_out=blocks["held-out"],

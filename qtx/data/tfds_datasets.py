@@ -11,6 +11,7 @@ from pathlib import Path
 from shlex import quote
 from typing import Any
 
+from qtx.data.listing import at_home
 from qtx.foundation.errors import QtxError
 from qtx.foundation.storage import Expected, inside, read_json
 
@@ -121,7 +122,7 @@ def find_dataset(name: str, data_dir: str) -> Dataset:
       QtxError: when it is not there, or not as array_record.
     """
     base, _, version = name.partition(":")
-    root = Path(data_dir).expanduser()
+    root = at_home(data_dir)
     folder = root / base
     found = sorted(path.name for path in folder.iterdir() if path.is_dir()) if folder.is_dir() else []
     versions = [n for n in found if VERSION.fullmatch(n) and (folder / n / "dataset_info.json").is_file()]

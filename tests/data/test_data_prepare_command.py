@@ -15,9 +15,9 @@ CONFIG = Path(__file__).parents[2] / "configs" / "tiny_bert.py"
 
 @pytest.fixture
 def flags(tmp_path) -> list[str]:
-    for name, count in (("web", 12), ("books", 8)):
+    for name, seeds in (("web", range(12)), ("books", range(50, 58))):
         (tmp_path / name).mkdir()
-        for i in range(count):
+        for i in seeds:
             (tmp_path / name / f"{i}.txt").write_text(prose(i, 150))
     return [
         f"--config={CONFIG}",

@@ -283,7 +283,7 @@ def corpus_file(name: str, content: str | bytes):
 
 
 BAD = {
-    "no such place": (lambda folder: str(folder / "none"), "no file matches"),
+    "no such place": (lambda folder: str(folder / "none"), "there is no file .*none"),
     "an empty folder": (
         lambda folder: str((folder / "empty").mkdir() or folder / "empty"),
         "no text in folder .*.jsonl",

@@ -9,7 +9,8 @@ import numpy as np
 import pytest
 
 from qtx.data import DataConfig, load
-from qtx.data.reading import cut, expand, read_text
+from qtx.data.listing import expand
+from qtx.data.reading import cut, read_text
 from qtx.data.sources import TextFiles
 from qtx.data.sources.stdlib import module_docstrings, stdlib_documents
 from qtx.data.sources.text_files import read_documents
@@ -139,7 +140,7 @@ def test_bad_options(text_folder, tmp_path):
     cases = [
         (dict(), "needs files"),
         (dict(files=("nowhere/*.txt",)), "no file matches 'nowhere/\\*.txt'"),
-        (dict(files=(files,), validation_files=("nowhere.txt",)), "no file matches 'nowhere.txt'"),
+        (dict(files=(files,), validation_files=("nowhere.txt",)), "there is no file 'nowhere.txt'"),
         (dict(files=(files,), validation_files=(files,), held_out_fraction=0.1), "keep one"),
         (dict(files=(files,), document_separator="("), "no regular expression"),
         (dict(files=(files,), held_out_fraction=0.9), "held_out_fraction"),

@@ -25,7 +25,7 @@ from PIL import Image
 from qtx.analysis import load_analysis, save_analysis
 from qtx.analysis.sensitivity import Sensitivity, Sweep, load_sweep, save_sweep
 from qtx.data import TextTokenizer, load_tokenizer
-from qtx.data.image_files import image_files, open_image
+from qtx.data.image_files import Survey, image_files, open_image
 from qtx.data.prepared.writing import EXPECTED as PREPARATION
 from qtx.data.reading import documents
 from qtx.data.sources.idx import read_idx
@@ -290,7 +290,7 @@ def make_archive(suffix: str) -> Callable[[Path], Path]:
 
 
 def archived(file: Path) -> list[Any]:
-    return [(split, label, name, read()) for split, label, name, read in image_files(file)]
+    return [(split, label, name, read()) for split, label, name, read in image_files(file, Survey())]
 
 
 def are_archived(found: Any) -> bool:

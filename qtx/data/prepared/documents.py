@@ -7,14 +7,17 @@ import hashlib
 import itertools
 import re
 from array import array
-from collections.abc import Callable, Iterator
-from dataclasses import dataclass, field
+from collections import Counter
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 
 import numpy as np
 
+from qtx.data.listing import BROKEN_LINK, at_home, entries, expand, kind_of
+from qtx.data.notes import COPIES, WITHHELD, left_out
 from qtx.data.prepared.fingerprints import content_hash
-from qtx.data.reading import TABLE, TEXT_SUFFIXES, check_separator, documents, expand, text_kind
+from qtx.data.reading import TABLE, TEXT_SUFFIXES, check_separator, decoded, documents, text_kind
 from qtx.data.splitting import held_out_count
 from qtx.data.tfds_datasets import PREFIX, TRAINING_SPLIT, find_dataset
 from qtx.foundation.errors import QtxError
@@ -29,14 +32,16 @@ class Documents:
     Attributes:
       name: for people.
       fingerprint: another one when a document changes; names of files do not matter, their order does.
-      read: the documents from the n-th on.
+      read: the documents from the n-th on; what had to be mended in them is counted (see `qtx.data.reading.whole`).
       count: how many there are, None if not known without reading them.
+      left_out: which files of the corpus were left out, in words.
     """
 
     name: str
     fingerprint: str
-    read: Callable[[int], Iterator[str]] = field(repr=False)
+    read: Callable[[int, Counter[str]], Iterator[str]] = field(repr=False)
     count: int | None = None
+    left_out: str = ""
 
 
 @dataclass(frozen=True)
@@ -47,38 +52,77 @@ class Part:
       documents: the corpus.
       fraction: share of its distinct documents to hold out; None takes them all.
       held_out: whether these are the ones held out.
+      without: parts of other corpora, or of other splits, whose documents do not belong to this one.
+      beside: parts whose documents may belong to this one too, which is to be told.
     """
 
     documents: Documents
     fraction: float | None = None
     held_out: bool = False
+    without: tuple[Part, ...] = ()
+    beside: tuple[Part, ...] = ()
 
     @property
     def fingerprint(self) -> list:
         """Of JSON types; another one when other documents belong to the part."""
-        return [self.documents.fingerprint, self.fraction, self.held_out]
+        own = [self.documents.fingerprint, self.fraction, self.held_out]
+        return [*own, [part.fingerprint for part in self.without]] if self.without else own
 
-    def selects(self, text: str) -> bool:
-        """Whether a document of the corpus belongs to this part."""
-        if self.fraction is None:
-            return True
-        return (_rank(text) <= highest_held_out(self.documents, self.fraction)) == self.held_out
+    def chosen(self, texts: Iterable[str], counts: Counter[str] | None = None) -> list[str]:
+        """Those of the corpus's documents that belong to this part.
+
+        Args:
+          texts: some of them.
+          counts: how many of them only `without` keeps away is added to its `WITHHELD`, and how many belong to `beside`
+            too to its `COPIES`.
+        """
+        own = [text for text in texts if self.fraction is None or (_rank(text) <= self._highest) == self.held_out]
+        kept = [text for text in own if not _among(text, self.without)]
+        if counts is not None:
+            counts[WITHHELD] += len(own) - len(kept)
+            counts[COPIES] += sum(_among(text, self.beside) for text in kept)
+        return kept
+
+    def stream(self) -> Iterator[str]:
+        """Its documents."""
+        return (chosen for text in self.documents.read(0, Counter()) for chosen in self.chosen([text]))
+
+    @property
+    def _highest(self) -> int:
+        """The rank up to which documents are held out."""
+        return int(ranks(Part(self.documents, self.fraction, held_out=True))[-1])
 
 
 @functools.cache
-def highest_held_out(corpus: Documents, fraction: float) -> int:
-    """The rank up to which documents are held out; reads the corpus once.
+def ranks(part: Part) -> np.ndarray:
+    """The ranks of a part's distinct documents, uint64, ascending; reads the corpus once.
 
     Raises:
       QtxError: for a fraction out of range, or a corpus of one document.
     """
-    ranks = np.unique(np.array(array("Q", map(_rank, corpus.read(0))), np.uint64))
-    if len(ranks) < 2:
+    found = np.unique(np.array(array("Q", map(_rank, part.documents.read(0, Counter()))), np.uint64))
+    if part.fraction is None:
+        return found
+    if len(found) < 2:
         raise QtxError(
-            f"{corpus.name} has {len(ranks)} distinct document(s), too few to hold some out: set "
+            f"{part.documents.name} has {len(found)} distinct document(s), too few to hold some out: set "
             "data.validation_corpora, or data.document_separator to cut files into documents"
         )
-    return int(ranks[held_out_count(len(ranks), fraction) - 1])
+    count = held_out_count(len(found), part.fraction)
+    return found[:count] if part.held_out else found[count:]
+
+
+def _among(text: str, parts: tuple[Part, ...]) -> bool:
+    if not parts:
+        return False
+    known, rank = _union(parts), np.uint64(_rank(text))
+    place = np.searchsorted(known, rank)
+    return bool(place < len(known) and known[place] == rank)
+
+
+@functools.cache
+def _union(parts: tuple[Part, ...]) -> np.ndarray:
+    return np.unique(np.concatenate([ranks(part) for part in parts]))
 
 
 def _rank(text: str) -> int:
@@ -89,19 +133,25 @@ def _rank(text: str) -> int:
 def own_text(corpus: str, separator: str | None, data_dir: str) -> Documents:
     """The documents of a folder (with all below it), glob or file.
 
-    Of a folder, files other than .txt, .md and .jsonl (plain, .gz, .xz or .zst) are ignored.
+    Of a folder, files other than .txt, .md and .jsonl (plain, .gz, .xz or .zst) are left out, and counted.
 
     Raises:
       QtxError: when there are none, or a path or glob names a file of another kind.
     """
     check_separator(separator)
-    folder = Path(corpus).expanduser()
+    folder, told = at_home(corpus), ""
     if folder.is_dir():
-        files = sorted(str(path) for path in folder.rglob("*") if path.is_file() and text_kind(path) in TEXT_SUFFIXES)
+        listed = [path for name, path in entries(folder) if not name.endswith("/")]
+        files = sorted(str(path) for path in listed if path.is_file() and text_kind(path) in TEXT_SUFFIXES)
+        others = set(map(str, listed)) - set(files)
+        told = left_out(Counter(kind_of(path) if Path(path).exists() else BROKEN_LINK for path in others))
         if not files:
-            raise QtxError(f"no text in folder {corpus}: expected {', '.join(TEXT_SUFFIXES)} (or with .gz, .xz, .zst)")
+            raise QtxError(
+                f"no text in folder {corpus}{told and f' ({told})'}: expected {', '.join(TEXT_SUFFIXES)} (or with .gz, "
+                ".xz, .zst)"
+            )
     else:
-        files = expand([str(folder)])
+        files = expand([corpus])
         other = next((file for file in files if text_kind(file) not in TEXT_SUFFIXES), None)
         if other:
             raise QtxError(
@@ -109,12 +159,17 @@ def own_text(corpus: str, separator: str | None, data_dir: str) -> Documents:
                 f"text_labels reads texts with labels ({TABLE})"
             )
 
-    def read(start: int) -> Iterator[str]:
-        found = (text for file in files for text in documents(file, separator))
-        return itertools.islice(found, start, None)
+    def read(start: int, mended: Counter[str]) -> Iterator[str]:
+        found = (text for file in files for text in documents(file, separator, mended))
+        counted = mended.copy()
+        for _ in itertools.islice(found, start):
+            pass
+        mended.clear()  # what was mended in the skipped ones has been counted
+        mended.update(counted)
+        yield from found
 
     named = [(text_kind(file), Path(file)) for file in files]
-    return Documents(corpus, content_hash(named, data_dir) + f" {separator}", read)
+    return Documents(corpus, content_hash(named, data_dir) + f" {separator}", read, left_out=told)
 
 
 def tfds_text(name: str, split: str, data_dir: str) -> Documents:
@@ -127,10 +182,10 @@ def tfds_text(name: str, split: str, data_dir: str) -> Documents:
     if "text" not in dataset.features:
         raise QtxError(f"TFDS dataset {name} has no feature text: found {', '.join(dataset.features)}")
     clean = clean_wiki40b if dataset.name.startswith("wiki40b/") else str
-    records = dataset.records(split, lambda example: clean(example["text"].decode()))
+    records = dataset.records(split, lambda example: example["text"])
 
-    def read(start: int) -> Iterator[str]:
-        return (records[i] for i in range(start, len(records)))
+    def read(start: int, mended: Counter[str]) -> Iterator[str]:
+        return (clean(decoded(records[i], f"{dataset.folder}, record {i}", mended)) for i in range(start, len(records)))
 
     return Documents(f"{PREFIX}{dataset.name} {split}", dataset.fingerprint(split), read, len(records))
 
@@ -173,3 +228,21 @@ def validation_parts(corpus: str, separator: str | None, data_dir: str) -> dict[
     name = corpus.removeprefix(PREFIX)
     split = find_dataset(name, data_dir).held_out_split or TRAINING_SPLIT
     return {"validation": Part(tfds_text(name, split, data_dir))}
+
+
+def without_held_out(corpora: Sequence[Mapping[str, Part]]) -> list[dict[str, Part]]:
+    """The splits of corpora such that a document that one of them holds out is trained on in none."""
+    held_out = [splits["validation"] for splits in corpora if "validation" in splits]
+
+    def rest(part: Part) -> Part:  # its own corpus's threshold keeps away what that holds out
+        return replace(part, without=tuple(other for other in held_out if other.documents is not part.documents))
+
+    return [{**splits, "train": rest(splits["train"])} for splits in corpora]
+
+
+def beside_training(
+    held_out: Sequence[Mapping[str, Part]], corpora: Sequence[Mapping[str, Part]]
+) -> list[dict[str, Part]]:
+    """Held-out corpora that are named as such, which may hold what is trained on: that is told."""
+    training = tuple(splits["train"] for splits in corpora)
+    return [{split: replace(part, beside=training) for split, part in splits.items()} for splits in held_out]

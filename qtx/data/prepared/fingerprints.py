@@ -7,6 +7,7 @@ import re
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 
+from qtx.data.listing import at_home
 from qtx.foundation.errors import QtxError
 from qtx.foundation.storage import write_whole
 
@@ -32,7 +33,7 @@ def content_hash(files: Sequence[tuple[str, Path]], data_dir: str) -> str:
         for name, path in files:
             status = path.stat()
             listing.update(repr((name, str(path.resolve()), status.st_size, status.st_mtime_ns)).encode())
-        kept = Path(data_dir).expanduser() / FOLDER / listing.hexdigest()[:32]
+        kept = at_home(data_dir) / FOLDER / listing.hexdigest()[:32]
         if kept.is_file() and SHA256.fullmatch(found := kept.read_bytes()):
             return found.decode()
         for name, path in files:

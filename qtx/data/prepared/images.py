@@ -9,7 +9,8 @@ from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
-from qtx.data.image_files import TRAINING_SPLIT, begin_image, check_splits, image_files
+from qtx.data.image_files import TRAINING_SPLIT, Survey, begin_image, check_splits, image_files
+from qtx.data.listing import at_home, entries, printable
 from qtx.data.prepared.fingerprints import content_hash
 from qtx.data.prepared.writing import DatasetPlan, Example, Producer, State
 from qtx.foundation.errors import QtxError
@@ -31,9 +32,9 @@ def image_plan(path: str, data_dir: str, known: bool = False) -> DatasetPlan:
     Raises:
       QtxError: when `path` is neither folder nor archive.
     """
-    place = Path(path).expanduser()
+    place = at_home(path)
     if place.is_dir():
-        files = [(str(file.relative_to(place)), file) for file in sorted(place.rglob("*")) if file.is_file()]
+        files = [(printable(name), file) for name, file in entries(place, named=2) if file.is_file()]
     elif place.is_file():
         files = [("", place)]
     else:
@@ -46,19 +47,20 @@ def image_plan(path: str, data_dir: str, known: bool = False) -> DatasetPlan:
         key=hashlib.sha256(f"{FORMAT} {content_hash(files, data_dir)}".encode()).hexdigest()[:16],
         features=lambda: _features(found()[0]),
         splits={
-            "train": Producer(lambda state: _images(place, TRAINING_SPLIT, state)),
-            "validation": Producer(lambda state: _images(place, found()[1], state)),
+            "train": Producer(lambda state: _images(place, TRAINING_SPLIT, state, found()[2])),
+            "validation": Producer(lambda state: _images(place, found()[1], state, "")),
         },
         description=f"{path}: images in their own encoding",
         data_dir=data_dir,
     )
 
 
-def _find(path: str, place: Path, known: bool) -> tuple[list[str], str]:
-    classes: dict[str, set[str]] = {}
-    for split, class_name, _, _ in image_files(place):
-        classes.setdefault(split, set()).add(class_name)
-    return check_splits(path, classes, known)
+def _find(path: str, place: Path, known: bool) -> tuple[list[str], str, str]:
+    """The classes, the name of the held-out split, and what was left out, in words."""
+    survey = Survey()
+    for _ in image_files(place, survey):
+        pass
+    return *check_splits(path, survey, known), survey.told()
 
 
 def _features(classes: list[str]) -> Any:
@@ -73,11 +75,11 @@ def _features(classes: list[str]) -> Any:
     )
 
 
-def _images(place: Path, wanted: str, state: State | None) -> Iterator[tuple[list[Example], State]]:
+def _images(place: Path, wanted: str, state: State | None, told: str) -> Iterator[tuple[list[Example], State]]:
     done = (state or {"read": 0})["read"]
     batch: list[Example] = []
     index = 0
-    for split, class_name, name, read in image_files(place):
+    for split, class_name, name, read in image_files(place, Survey()):
         if split != wanted:
             continue
         index += 1
@@ -89,4 +91,4 @@ def _images(place: Path, wanted: str, state: State | None) -> Iterator[tuple[lis
         if len(batch) == BATCH:
             yield batch, {"read": index, "images": index}
             batch = []
-    yield batch, {"read": index, "images": index}
+    yield batch, {"read": index, "images": index, "left_out": told}

@@ -2,13 +2,21 @@
 
 from __future__ import annotations
 
+from qtx.data.notes import WORDS, described, noted
 from qtx.data.prepared.writing import Written
 
 COUNTED = ("documents", "tokens", "blocks", "images")
 
 
+def told(written: Written) -> str:
+    """What making a dataset left out, mended or found to be a copy, in words; empty for nothing."""
+    states = written.splits.values()
+    counts = {name: max(state.get(name, 0) for state in states) for name in WORDS}
+    return described(written.note, *(state.get("left_out", "") for state in states), noted(counts))
+
+
 def describe(written: Written) -> list[str]:
-    """A line about the dataset, one about each split, and one about its folder."""
+    """A line about the dataset, one about each split, what is to be told, and one about its folder."""
     counts = {
         split: ", ".join(f"{state[what]:,} {what}" for what in COUNTED if what in state)
         for split, state in written.splits.items()
@@ -21,5 +29,6 @@ def describe(written: Written) -> list[str]:
     return [
         written.description,
         *(f"  {split}: {count}" for split, count in counts.items()),
+        *(f"  {note}" for note in filter(None, [told(written)])),
         f"  in {written.folder}: {written.bytes / 1e6:,.1f} MB, {made}",
     ]

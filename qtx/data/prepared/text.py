@@ -4,12 +4,14 @@ from __future__ import annotations
 
 import hashlib
 import json
+from collections import Counter
 from collections.abc import Iterable, Iterator, Mapping
 from functools import partial
 from typing import Any
 
 import numpy as np
 
+from qtx.data.notes import WORDS
 from qtx.data.packing import cut_blocks, join, too_short
 from qtx.data.prepared.documents import Part
 from qtx.data.prepared.writing import DatasetPlan, Example, Producer, State
@@ -45,7 +47,9 @@ def text_plan(parts: Mapping[str, Part], tokenizer: TextTokenizer, block_length:
         **_told_beside(tokenizer),
         "block_length": block_length,
     }
-    corpus = next(iter(parts.values())).documents.name
+    if beside := [other.fingerprint for part in parts.values() for other in part.beside]:
+        facts["beside"] = beside
+    corpus = next(iter(parts.values())).documents
     dtype = np.dtype(np.uint16 if tokenizer.vocab_size <= 1 << 16 else np.int32)
     tokens = tfds.features.Tensor(shape=(block_length,), dtype=dtype, encoding="bytes")
     return DatasetPlan(
@@ -56,8 +60,9 @@ def text_plan(parts: Mapping[str, Part], tokenizer: TextTokenizer, block_length:
             split: Producer(partial(_blocks, part, split, tokenizer, block_length, dtype), part.documents.count)
             for split, part in parts.items()
         },
-        description=f"{corpus}: blocks of {block_length} tokens, vocabulary {tokenizer.vocab_size}",
+        description=f"{corpus.name}: blocks of {block_length} tokens, vocabulary {tokenizer.vocab_size}",
         data_dir=data_dir,
+        note=corpus.left_out and f"of {corpus.name} {corpus.left_out}",
     )
 
 
@@ -73,8 +78,9 @@ def _blocks(
     part: Part, split: str, tokenizer: TextTokenizer, block_length: int, dtype: np.dtype, state: State | None
 ) -> Iterator[tuple[list[Example], State]]:
     state = state or {"read": 0, "documents": 0, "tokens": 0, "blocks": 0, "rest": []}
-    for texts in _batches(part.documents.read(state["read"])):
-        selected = [text for text in texts if part.selects(text)]
+    counts = Counter({name: state.get(name, 0) for name in WORDS})
+    for texts in _batches(part.documents.read(state["read"], counts)):
+        selected = part.chosen(texts, counts)
         encoded = [ids for ids in tokenizer.encode(selected, f"{part.documents.name}: the {split} text") if len(ids)]
         new = join(encoded, tokenizer.end)
         stream = np.concatenate([np.array(state["rest"], np.int32), new])
@@ -85,6 +91,7 @@ def _blocks(
             "tokens": state["tokens"] + len(new),
             "blocks": state["blocks"] + len(blocks),
             "rest": rest.tolist(),
+            **counts,
         }
         yield [{"tokens": block} for block in blocks.astype(dtype)], state
     if not state["blocks"]:

@@ -22,6 +22,7 @@ from typing import Any
 from rich.console import Console
 from rich.progress import BarColumn, Progress, TextColumn, TimeRemainingColumn
 
+from qtx.data.listing import at_home
 from qtx.data.prepared.fingerprints import keep
 from qtx.data.tfds_datasets import FILE_FORMAT
 from qtx.foundation.errors import QtxError
@@ -64,6 +65,7 @@ class DatasetPlan:
       splits: split name to what makes its examples.
       description: for `dataset_info.json`.
       data_dir: the folder of all datasets; this one is in `data_dir/name/key/1.0.0`.
+      note: what is to be told of its input now, whenever it was written.
     """
 
     name: str
@@ -72,11 +74,12 @@ class DatasetPlan:
     splits: Mapping[str, Producer]
     description: str
     data_dir: str
+    note: str = ""
 
     @property
     def folder(self) -> Path:
         """Of the finished dataset."""
-        return Path(self.data_dir).expanduser() / self.name / self.key / VERSION
+        return at_home(self.data_dir) / self.name / self.key / VERSION
 
 
 @dataclass(frozen=True)
@@ -89,6 +92,7 @@ class Written:
       splits: split name to the last state of its producer.
       bytes: of all its files.
       seconds: that making it took in this process, None if it was there already.
+      note: the plan's.
     """
 
     description: str
@@ -96,6 +100,7 @@ class Written:
     splits: Mapping[str, State]
     bytes: int
     seconds: float | None
+    note: str
 
 
 def write(plan: DatasetPlan, shard_bytes: int = SHARD_BYTES) -> Written:
@@ -222,7 +227,8 @@ def _read(plan: DatasetPlan, seconds: float | None) -> Written:
         splits = {split: progress["state"] for split, progress in record.items()}
     except (TypeError, KeyError) as error:
         raise EXPECTED.refusal(folder / RECORD, error) from None
-    return Written(plan.description, folder, splits, sum(file.stat().st_size for file in folder.iterdir()), seconds)
+    size = sum(file.stat().st_size for file in folder.iterdir())
+    return Written(plan.description, folder, splits, size, seconds, plan.note)
 
 
 @contextmanager

@@ -21,9 +21,10 @@ from dataclasses import dataclass
 import numpy as np
 
 from qtx.data.dataset import Data
+from qtx.data.listing import expand
 from qtx.data.objectives import CausalLanguageModelling, Objective
 from qtx.data.objectives.causal import causal_example
-from qtx.data.reading import expand, read_text
+from qtx.data.reading import read_text
 from qtx.foundation.errors import QtxError
 from qtx.foundation.storage import digest
 

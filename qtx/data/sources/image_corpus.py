@@ -12,7 +12,9 @@ from qtx.data.classes import Numbering, check_classes, in_order, lacking
 from qtx.data.dataset import Data
 from qtx.data.image_files import read_pixels
 from qtx.data.images import IMAGENET, ImageOptions, Record
+from qtx.data.notes import described
 from qtx.data.prepared.images import image_plan
+from qtx.data.prepared.summary import told
 from qtx.data.prepared.writing import Written, write
 from qtx.data.resizing import cut_to_size as cut_to_size  # here it was, and is looked for
 from qtx.data.tfds_datasets import DEFAULT_DATA_DIR, PREFIX, TRAINING_SPLIT, Dataset, find_dataset, open_dataset
@@ -59,10 +61,12 @@ class ImageCorpus(ImageOptions):
     def load(self, objective: str) -> Data:
         import tensorflow_datasets as tfds
 
+        note = ""
         if self.corpus.startswith(PREFIX):
             dataset = find_dataset(self.corpus.removeprefix(PREFIX), self.data_dir)
         else:
-            dataset = open_dataset(self.prepare(objective)[0].folder)
+            (written,) = self.prepare(objective)
+            dataset, note = open_dataset(written.folder), told(written)
         for name, kind in (("image", tfds.features.Image), ("label", tfds.features.ClassLabel)):
             if not isinstance(dataset.features.get(name), kind):
                 raise QtxError(f"{self.corpus} has no feature {name}: found {', '.join(dataset.features)}")
@@ -83,9 +87,12 @@ class ImageCorpus(ImageOptions):
         read = _decoder(dataset, channels, numbers)
         training, held_out = (dataset.records(split, read) for split in (TRAINING_SPLIT, held_out_split))
         return self.make_data(
-            f"image_corpus {self.corpus}: {len(training):,} training and {len(held_out):,} held-out "
-            f"({held_out_split}) images at {size} x {size} x {channels}, "
-            f"{len(numbering.classes)} classes{lacking(numbering.classes, numbers)}",
+            described(
+                f"image_corpus {self.corpus}: {len(training):,} training and {len(held_out):,} held-out "
+                f"({held_out_split}) images at {size} x {size} x {channels}, "
+                f"{len(numbering.classes)} classes{lacking(numbering.classes, numbers)}",
+                note,
+            ),
             numbering.classes,
             training,
             held_out,

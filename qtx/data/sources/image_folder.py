@@ -3,14 +3,15 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
-from pathlib import Path
 
 import numpy as np
 
 from qtx.data.classes import Numbering, check_classes, in_order
 from qtx.data.dataset import Data
-from qtx.data.image_files import TRAINING_SPLIT, check_splits, image_files, read_pixels
+from qtx.data.image_files import TRAINING_SPLIT, Survey, check_splits, image_files, read_pixels
 from qtx.data.images import ImageOptions, LabelledImages
+from qtx.data.listing import at_home
+from qtx.data.notes import described
 from qtx.foundation.errors import QtxError
 
 
@@ -19,8 +20,9 @@ class ImageFolder(ImageOptions):
     """JPEG, PNG, WebP or BMP images in `train/<class>/` and one of `val`, `valid`, `validation`, `test` (the first that
     exists).
 
-    All images are decoded once in memory: N x size x size x 3 bytes, or of one channel. What lies above `<split>` and
-    files of other kinds are ignored. Without `mean` and `std` images are normalized by those of the training images.
+    All images are decoded once in memory: N x size x size x 3 bytes, or of one channel. What lies above `<split>` does
+    not matter; hidden files are left out, and those of other kinds too, which is told. Links are followed in folders,
+    not in archives. Without `mean` and `std` images are normalized by those of the training images.
 
     Attributes:
       path: a folder, or a `.tar`, `.tar.gz`, `.tar.xz` or `.zip` archive of one.
@@ -39,13 +41,13 @@ class ImageFolder(ImageOptions):
 
     def load(self, objective: str) -> Data:
         splits: dict[str, dict[tuple[str, str], np.ndarray]] = {}
-        for split, class_name, name, read in image_files(Path(self.path)):
+        survey = Survey()
+        for split, class_name, name, read in image_files(at_home(self.path), survey):
             splits.setdefault(split, {})[class_name, name] = self._decode(read(), f"{split}/{class_name}/{name}")
-        there = {split: {c for c, _ in images} for split, images in splits.items()}
-        names, held_out = check_splits(self.path, there, known=self.classes is not None)
+        names, held_out = check_splits(self.path, survey, known=self.classes is not None)
         numbering = Numbering(in_order(names) if self.classes is None else self.classes)
         training, other = (self._stack(splits.pop(split), numbering, split) for split in (TRAINING_SPLIT, held_out))
-        name = f"image_folder {self.path} (held out: {held_out})"
+        name = f"image_folder {self.path} ({described(f'held out: {held_out}', survey.told())})"
         return self.make_data_in_memory(name, numbering.classes, training, other, objective, cut=False)
 
     def _decode(self, content: bytes, name: str) -> np.ndarray:

@@ -5,13 +5,15 @@ from __future__ import annotations
 import hashlib
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, replace
-from pathlib import Path
 from typing import Any, Self
 
 from qtx.data.dataset import Data
+from qtx.data.listing import at_home
+from qtx.data.notes import described
 from qtx.data.objectives import text_objective
-from qtx.data.prepared.documents import Part, corpus_parts, validation_parts
+from qtx.data.prepared.documents import Part, beside_training, corpus_parts, validation_parts, without_held_out
 from qtx.data.prepared.fingerprints import keep
+from qtx.data.prepared.summary import told
 from qtx.data.prepared.text import block_records, text_plan
 from qtx.data.prepared.writing import Written, write
 from qtx.data.reading import check_separator
@@ -82,9 +84,10 @@ class TextCorpus(TextOptions):
                 parts[split].append(block_records(dataset, split))
         training, held_out = Concatenated(parts["train"]), Concatenated(parts["validation"])
         return Data(
-            description=(
+            description=described(
                 f"text_corpus {' '.join(self.corpora)}: {len(training):,} training and {len(held_out):,} held-out "
-                f"blocks of {self.sequence_length} tokens, vocabulary {tokenizer.vocab_size:,}"
+                f"blocks of {self.sequence_length} tokens, vocabulary {tokenizer.vocab_size:,}",
+                *map(told, prepared),
             ),
             training=training if self.weights is None else Mixture(training.parts, self.weights),
             held_out=held_out,
@@ -106,6 +109,7 @@ class TextCorpus(TextOptions):
         separator, data_dir = self.document_separator, self.data_dir
         parts = [corpus_parts(corpus, fraction, separator, data_dir) for corpus in self.corpora]
         held_out = [validation_parts(corpus, separator, data_dir) for corpus in self.validation_corpora or ()]
+        parts, held_out = without_held_out(parts), beside_training(held_out, parts)
         tokenizer = self._tokenizer([splits["train"] for splits in parts], objective)
         self.make_example(tokenizer, objective)  # a tokenizer that does not serve the objective, told before the work
         length = text_objective(objective).block_length(self.sequence_length)
@@ -125,7 +129,7 @@ class TextCorpus(TextOptions):
             return load_tokenizer(name)
         facts = (name, vocab_size, TOKENIZER_CHARACTERS, [part.fingerprint for part in training])
         key = hashlib.sha256(repr(facts).encode()).hexdigest()[:16]
-        file = Path(self.data_dir).expanduser() / "qtx_tokenizer" / key / "tokenizer.json"
+        file = at_home(self.data_dir) / "qtx_tokenizer" / key / "tokenizer.json"
         if not file.is_file():
             tokenizer = VOCABULARIES[name](list(_beginnings(training)), vocab_size)
             keep(with_checksum(file, tokenizer.backend.to_str(pretty=True).encode()))
@@ -136,7 +140,7 @@ class TextCorpus(TextOptions):
 def _beginnings(parts: Sequence[Part]) -> Iterator[str]:
     for part in parts:
         room = TOKENIZER_CHARACTERS // len(parts)
-        for text in filter(part.selects, part.documents.read(0)):
+        for text in part.stream():
             yield text[:room]
             room -= len(text)
             if room <= 0:

@@ -2,12 +2,14 @@
 
 from __future__ import annotations
 
+from collections import Counter
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
 from typing import Self
 
 from qtx.data.dataset import Data
-from qtx.data.reading import check_separator, documents, expand
+from qtx.data.listing import expand
+from qtx.data.reading import check_separator, documents
 from qtx.data.text import Document, TextOptions, split_documents
 from qtx.foundation.errors import QtxError
 
@@ -47,26 +49,31 @@ class TextFiles(TextOptions):
         return replace(options, held_out_fraction=DEFAULT_HELD_OUT_FRACTION)
 
     def load(self, objective: str) -> Data:
-        found = read_documents(self.files, self.document_separator)
+        mended = Counter[str]()
+        found = read_documents(self.files, self.document_separator, mended)
         if self.validation_files is not None:
             training = [document.text for document in found]
-            held_out = [document.text for document in read_documents(self.validation_files, self.document_separator)]
+            named = read_documents(self.validation_files, self.document_separator, mended)
+            held_out = [document.text for document in named]
         else:
             fraction = self.resolved(objective).held_out_fraction or 0.0
             remedy = (
                 "set data.validation_files to held-out text, or data.document_separator to cut files into documents"
             )
             training, held_out = split_documents(found, fraction, remedy)
-        return self.make_data(f"text_files {' '.join(self.files)}", training, held_out, objective)
+        return self.make_data(f"text_files {' '.join(self.files)}", training, held_out, objective, mended)
 
 
-def read_documents(patterns: Sequence[str], separator: str | None) -> list[Document]:
+def read_documents(
+    patterns: Sequence[str], separator: str | None, mended: Counter[str] | None = None
+) -> list[Document]:
     """The documents of all files that `patterns` name, cut at `separator`; those of white space alone are left out.
+    What had to be mended in them is counted (see `qtx.data.reading.whole`).
 
     Raises:
       QtxError: when there are none, or a file cannot be read.
     """
-    texts = [text for path in expand(patterns) for text in documents(path, separator)]
+    texts = [text for path in expand(patterns) for text in documents(path, separator, mended)]
     if not texts:
         raise QtxError(f"no text in {' '.join(patterns)}: expected a file that is not empty")
     # Named by its own text: the split is the same wherever the files lie, and copies stay on one side.

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections import Counter
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
 from typing import Self
@@ -9,8 +10,8 @@ from typing import Self
 from qtx.data.classes import Numbering, check_classes, in_order
 from qtx.data.dataset import Data
 from qtx.data.labelled import LabelledTextOptions, split_labelled
+from qtx.data.listing import expand
 from qtx.data.objectives import text_objective
-from qtx.data.reading import expand
 from qtx.data.splitting import held_out_count
 from qtx.data.tables import LabelledText, check_columns, dataset_texts, labelled_texts
 from qtx.data.tfds_datasets import DEFAULT_DATA_DIR, PREFIX
@@ -70,27 +71,27 @@ class TextLabels(LabelledTextOptions):
         return options if self._held_out_files is not None else replace(options, held_out_fraction=self._fraction)
 
     def load(self, objective: str) -> Data:
-        labelled = text_objective(objective).labelled
+        labelled, mended = text_objective(objective).labelled, Counter[str]()
         classes = self.classes if labelled else None
-        training, name = self._read(self.files, classes), f"text_labels {' '.join(self.files)}"
+        training, name = self._read(self.files, classes, mended), f"text_labels {' '.join(self.files)}"
         if labelled and classes is None:  # also of those that are held out of these files
             classes = in_order(row.label for row in training)
         if self._held_out_files is not None:
-            held_out = self._read(self._held_out_files, classes, held_out=True)
+            held_out = self._read(self._held_out_files, classes, mended, held_out=True)
         else:
             training, held_out = split_labelled(training, self._fraction, "set data.validation_files to held-out texts")
-        return self.make_labelled_data(name, training, held_out, objective, classes)
+        return self.make_labelled_data(name, training, held_out, objective, classes, mended)
 
     def _read(
-        self, patterns: Sequence[str], classes: Sequence[str] | None, held_out: bool = False
+        self, patterns: Sequence[str], classes: Sequence[str] | None, mended: Counter[str], held_out: bool = False
     ) -> list[LabelledText]:
         """The texts, whose labels are of the classes, if these are known."""
         columns, rows = (self.text_column, self.label_column), list[LabelledText]()
         numbering = None if classes is None else Numbering(classes)
         for name in (pattern for pattern in patterns if pattern.startswith(PREFIX)):
-            rows += dataset_texts(name.removeprefix(PREFIX), held_out, *columns, self.data_dir)
+            rows += dataset_texts(name.removeprefix(PREFIX), held_out, *columns, self.data_dir, mended)
         for file in expand([pattern for pattern in patterns if not pattern.startswith(PREFIX)]):
-            rows += labelled_texts(file, *columns, numbering)
+            rows += labelled_texts(file, *columns, numbering, mended)
         if not rows:
             raise QtxError(f"no text in {' '.join(patterns)}: expected a file that is not empty")
         return rows
