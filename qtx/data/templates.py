@@ -51,7 +51,7 @@ class Template:
         one_word.post_processor = processor
         return cls(_parts(one_word.encode("x")), _parts(one_word.encode("x", "x")))
 
-    def processor(self, name: Callable[[int], str]) -> PostProcessor:
+    def processor(self, name: Callable[[int], str | None]) -> PostProcessor:
         """The post-processor of the `tokenizers` library that puts the same around texts.
 
         Args:
@@ -61,10 +61,10 @@ class Template:
         def piece(part: Part) -> dict[str, object]:
             if part.token is None:
                 return {"Sequence": {"id": "AB"[part.text or 0], "type_id": part.type}}
-            return {"SpecialToken": {"id": name(part.token), "type_id": part.type}}
+            return {"SpecialToken": {"id": str(name(part.token)), "type_id": part.type}}
 
-        ids = {part.token for part in (*self.single, *self.pair) if part.token is not None}
-        special = {name(i): {"id": name(i), "ids": [i], "tokens": [name(i)]} for i in sorted(ids)}
+        ids = {str(name(part.token)): part.token for part in (*self.single, *self.pair) if part.token is not None}
+        special = {token: {"id": token, "ids": [i], "tokens": [token]} for token, i in ids.items()}
         said = {"single": [*map(piece, self.single)], "pair": [*map(piece, self.pair)], "special_tokens": special}
         # From JSON: the constructor reads a text in which a colon means something, and a token's name may have one.
         whole = json.loads(_one_word().to_str()) | {"post_processor": {"type": "TemplateProcessing", **said}}

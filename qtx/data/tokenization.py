@@ -107,9 +107,7 @@ class TextTokenizer:
         return self.template.after[-1] if self.template.after else self._id_of("eos", "sep", "bos", "cls")
 
     def _id_of(self, *roles: str) -> int:
-        found = next(
-            (self._ids[role] for role in roles if self._ids.get(role, self.vocab_size) < self.vocab_size), None
-        )
+        found = next((i for role in roles if (i := self._ids.get(role, self.vocab_size)) < self.vocab_size), None)
         if found is None:
             raise QtxError(
                 "the tokenizer has no token to begin a block of text or to end a document with: name bos_token and "
@@ -175,7 +173,7 @@ class TextTokenizer:
     def for_export(self) -> dict[str, bytes]:
         """The files of a checkpoint by name, which say all of the tokenizer to transformers too."""
         backend = Tokenizer.from_str(self.files[TOKENIZER])
-        backend.post_processor = self.template.processor(lambda i: str(self.backend.id_to_token(i)))
+        backend.post_processor = self.template.processor(self.backend.id_to_token)
         said = {TOKENIZER: backend.to_str(pretty=True), **settings_of(self)}
         return {name: text.encode() for name, text in said.items()}
 
@@ -196,23 +194,31 @@ def settings_of(tokenizer: TextTokenizer) -> dict[str, str]:
     return {name: json.dumps(content, indent=2, ensure_ascii=False) + "\n" for name, content in files.items()}
 
 
-def bert_backend(vocabulary: Mapping[str, int], unknown: str = "[UNK]", **options: bool | None) -> Tokenizer:
-    """BERT's WordPiece over a vocabulary.
+def bert_backend(
+    vocabulary: dict[str, int],
+    unknown: str = "[UNK]",
+    lowercase: bool | None = None,
+    strip_accents: bool | None = None,
+    chinese: bool = True,
+) -> Tokenizer:
+    """BERT's WordPiece over a vocabulary, of which no entry is special yet.
 
     Args:
       vocabulary: token to id.
       unknown: the token for words that it cannot make.
-      **options: of `BertNormalizer`; without `lowercase`, a text is made lower case unless the vocabulary has an entry
-        with upper case.
+      lowercase: whether a text is made lower case; None: unless the vocabulary has an entry with upper case.
+      strip_accents: whether letters lose their accents; None: where they are made lower case.
+      chinese: whether each Chinese character is a word.
     """
-    if options.get("lowercase") is None:
+    if lowercase is None:
         specials = (*BERT_SPECIALS, *OPT_SPECIALS, "<mask>")
-        options["lowercase"] = all(token == token.lower() for token in vocabulary if token not in specials)
+        lowercase = all(token == token.lower() for token in vocabulary if token not in specials)
     backend = Tokenizer(models.WordPiece(vocabulary, unk_token=unknown))
-    backend.normalizer = normalizers.BertNormalizer(**options)
+    backend.normalizer = normalizers.BertNormalizer(
+        handle_chinese_chars=chinese, strip_accents=strip_accents, lowercase=lowercase
+    )
     backend.pre_tokenizer = pre_tokenizers.BertPreTokenizer()
     backend.decoder = decoders.WordPiece()
-    backend.add_special_tokens([token for token in BERT_SPECIALS if token in vocabulary])
     return backend
 
 

@@ -105,7 +105,7 @@ def _word_pieces(content: bytes, path: Path, settings: Settings) -> Tokenizer:
         unknown,
         lowercase=True if lowercase is None and settings.found else lowercase,
         strip_accents=settings.flag("strip_accents"),
-        handle_chinese_chars=settings.flag("tokenize_chinese_chars") is not False,
+        chinese=settings.flag("tokenize_chinese_chars") is not False,
     )
 
 

@@ -63,7 +63,9 @@ def train_wordpiece(texts: Sequence[str], vocab_size: int) -> TextTokenizer:
     learned = sorted(learner.get_vocab().items(), key=lambda item: item[1])
     pieces = ["##" * (token[0] in original) + "".join(original.get(c, c) for c in token) for token, _ in learned]
     _check_reached("wordpiece", vocab_size, len(BERT_SPECIALS) + len(pieces))
-    return TextTokenizer.trained(bert_backend({token: i for i, token in enumerate((*BERT_SPECIALS, *pieces))}))
+    backend = bert_backend({token: i for i, token in enumerate((*BERT_SPECIALS, *pieces))})
+    backend.add_special_tokens(list(BERT_SPECIALS))
+    return TextTokenizer.trained(backend)
 
 
 def _bert_words(texts: Sequence[str]) -> Counter[str]:

@@ -225,6 +225,26 @@ def make_byte_pairs(name: str) -> Callable[[Path], Path]:
     return make
 
 
+SETTINGS: dict[str, dict[str, Any]] = {
+    "tokenizer_config.json": {
+        "added_tokens_decoder": {"9": {"content": "[E]", "lstrip": True, "rstrip": False, "special": True}},
+        **{"cls_token": "[CLS]", "extra_special_tokens": ["[F]"], "do_lower_case": False, "strip_accents": None},
+    },
+    "special_tokens_map.json": {"cls_token": {"content": "[CLS]", "normalized": False}, "sep_token": "[SEP]"},
+    "added_tokens.json": {"[E]": 9, "[F]": 10},
+    "sentence_bert_config.json": {"max_seq_length": 32, "do_lower_case": True},
+}
+
+
+def make_settings(name: str) -> Callable[[Path], Path]:
+    def make(folder: Path) -> Path:
+        (folder / "vocab.txt").write_text("\n".join(WORDS))
+        (folder / name).write_text(json.dumps(SETTINGS[name]))
+        return folder / name
+
+    return make
+
+
 def make_tokenizer(folder: Path) -> Path:
     bert_backend(WORDS).save(str(folder / "tokenizer.json"))
     return folder / "tokenizer.json"
@@ -385,6 +405,16 @@ READERS: dict[str, Reader] = {
     "WordPiece tokenizer": Reader(make_tokenizer, load_tokenizer, is_tokenizer),
     "byte-level tokenizer": Reader(make_byte_tokenizer, load_tokenizer, is_tokenizer),
     "vocab.txt": Reader(written("vocab.txt", "\n".join(WORDS).encode()), load_tokenizer, is_tokenizer),
+    "tokenizer's settings": Reader(
+        make_settings("tokenizer_config.json"), lambda f: load_tokenizer(f.parent), is_tokenizer
+    ),
+    "special tokens": Reader(
+        make_settings("special_tokens_map.json"), lambda f: load_tokenizer(f.parent), is_tokenizer
+    ),
+    "added tokens": Reader(make_settings("added_tokens.json"), lambda f: load_tokenizer(f.parent), is_tokenizer),
+    "lengths of sentences": Reader(
+        make_settings("sentence_bert_config.json"), lambda f: load_tokenizer(f.parent), is_tokenizer
+    ),
     "vocab.json": Reader(make_byte_pairs("vocab.json"), lambda f: load_tokenizer(f.parent), is_tokenizer),
     "merges.txt": Reader(make_byte_pairs("merges.txt"), lambda f: load_tokenizer(f.parent), is_tokenizer),
     "IDX": Reader(written("images", idx_bytes(IMAGES)), lambda f: read_idx(f, 3), are_images),
