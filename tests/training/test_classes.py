@@ -4,6 +4,7 @@ that start from them; of texts and of images."""
 from __future__ import annotations
 
 import json
+import shutil
 from pathlib import Path
 
 import flax.linen as nn
@@ -133,23 +134,6 @@ def test_a_checkpoint_s_classes_number_the_labels(tmp_path, names, classes, labe
     np.testing.assert_array_equal(data.training[:, -1], np.resize(expected, 6 * len(labels)))
 
 
-def test_a_run_remembers_its_classes(tmp_path):
-    """By the record alone, whatever objective and data it is given, and for those that start from it."""
-    folder = classifier(tmp_path / "checkpoint")
-    run = imported(folder, tmp_path / "run", options(texts(tmp_path / "a.jsonl", "joy", "fear")))
-    assert RunFolder(run).identity()[CLASSES] == list(FEELINGS)
-    data = measured_on(run, options(texts(tmp_path / "b.jsonl", "rage")))
-    assert (data.held_out[:, -1] == 3).all() and data.classes == FEELINGS
-    with pytest.raises(UnknownLabel, match="'Joy' is none of the classes anger, fear, joy, rage"):
-        measured_on(run, options(texts(tmp_path / "b.jsonl", "Joy")))
-    # Imported without labels it has the checkpoint's.
-    unlabelled = imported(folder, tmp_path / "other", options(texts(tmp_path / "a.jsonl", "x")), "distill")
-    assert CLASSES not in RunFolder(unlabelled).identity()
-    assert load_data(
-        fine_tuning(unlabelled, options(texts(tmp_path / "b.jsonl", "rage"))), RunFolder(unlabelled)
-    ).classes
-
-
 def fine_tuning(start: Path, data: DataConfig):
     config = default("bert").unlock()
     config.start, config.objective, config.model.head = str(start), "sequence_classification", "classification"
@@ -173,6 +157,20 @@ STARTS = {
 def start(tmp_path_factory):
     root = tmp_path_factory.mktemp("start")
     return imported(classifier(root / "checkpoint"), root / "run", options(texts(root / "a.jsonl", "joy", "fear")))
+
+
+def test_a_run_remembers_its_classes(tmp_path, start):
+    """Whatever data it is given, and for those that start from it; without labels, it has the checkpoint's."""
+    assert RunFolder(start).identity()[CLASSES] == list(FEELINGS)
+    data = measured_on(start, options(texts(tmp_path / "b.jsonl", "rage")))
+    assert (data.held_out[:, -1] == 3).all() and data.classes == FEELINGS
+    with pytest.raises(UnknownLabel, match="'Joy' is none of the classes anger, fear, joy, rage"):
+        measured_on(start, options(texts(tmp_path / "b.jsonl", "Joy")))
+    shutil.copytree(start, tmp_path / "run")
+    run, values = RunFolder(tmp_path / "run"), RunFolder(start).read_config()
+    identity = {key: value for key, value in values[IDENTITY].items() if key != CLASSES}
+    run.write_config(values | {"objective": "distill", IDENTITY: identity})
+    assert load_data(fine_tuning(run.root, options(texts(tmp_path / "b.jsonl", "rage"))), run).classes == FEELINGS
 
 
 @pytest.mark.parametrize(("labels", "classes", "expected"), STARTS.values(), ids=STARTS)
