@@ -7,7 +7,6 @@ from typing import Any
 
 import flax.linen as nn
 
-from qtx.data.classes import in_words
 from qtx.families.bert import BERT
 from qtx.families.checkpoint import Checkpoint
 from qtx.families.family import Family, MeasuredSites
@@ -70,8 +69,8 @@ def build(config: TransformerConfig, data: Any = None) -> nn.Module:
                 )
             elif name == "num_classes" and of_model < of_data:
                 raise QtxError(
-                    f"the model has {of_model} classes (config.model.num_classes), but the data has {of_data}, "
-                    f"{in_words(data.classes)}: choose data with the model's labels, or train a head for these classes"
+                    f"config.model.num_classes is {of_model}, but the data has {of_data} classes: choose data with the "
+                    "model's labels, or train a head for these"
                 )
             # A word table may have more rows than the tokenizer (OPT pads it), and data may lack classes; anything else
             # must be equal.

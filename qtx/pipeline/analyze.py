@@ -179,7 +179,7 @@ def _with_any_labels(experiment: Experiment, workdir: Path, source: Found | None
         if experiment.model.reads != "images" or getattr(experiment.data.source, "classes", None) is not None:
             raise
         data = load(experiment.data, experiment.objective)
-        told = "labels are none of the model's classes: measured by the model's own outputs"
+        told = "not all labels are the model's: measured by its own outputs"
         return dataclasses.replace(data, description=f"{data.description}; {told}", classes=None)
 
 
