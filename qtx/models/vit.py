@@ -41,6 +41,8 @@ class VitConfig(TransformerConfig):
     activation: ClassVar[str] = "gelu"
     causal: ClassVar[bool] = False
     reads: ClassVar[str] = "images"
+    pooling: ClassVar[str] = "cls"
+    """What an image's embedding is made of, without a head: the class token."""
 
     width: int = 384
     num_heads: int = 6

@@ -151,7 +151,7 @@ def test_an_image_is_no_reason_to_take_memory_or_to_run_a_program():
     png = b"\x89PNG\r\n\x1a\n" + (13).to_bytes(4, "big") + head + zlib.crc32(head).to_bytes(4, "big")
     png += bytes(4) + b"IDAT" + zlib.crc32(b"IDAT").to_bytes(4, "big")
     for content, says in {png: "pixels", b"%!PS-Adobe-3.0 EPSF-3.0\n%%BoundingBox: 0 0 9 9\n": "PostScript"}.items():
-        with pytest.raises(QtxError, match=f"cannot decode it: .*{says}"):
+        with pytest.raises(QtxError, match=f"cannot decode it.*{says}"):
             open_image(content, "it")
 
 

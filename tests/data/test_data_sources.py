@@ -184,9 +184,10 @@ def test_evaluation_is_all_held_out_data_once_and_the_same_again(case):
     weights = np.concatenate([batch["weights"].reshape(size, -1) for batch in first])
     real = weights.any(axis=1)
     assert real[: len(data.held_out)].all() and not real[len(data.held_out) :].any()
-    # In order: the labels of one pass do not depend on the batch size.
-    labels = np.concatenate([batch["labels"] for batch in first])[real]
-    singly = np.concatenate([batch["labels"] for batch in data.evaluation(1)])
+    # In order: the labels (or images) of one pass do not depend on the batch size.
+    name = "labels" if "labels" in first[0] else "images"
+    labels = np.concatenate([batch[name] for batch in first])[real]
+    singly = np.concatenate([batch[name] for batch in data.evaluation(1)])
     np.testing.assert_array_equal(labels, singly)
 
 

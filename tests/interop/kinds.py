@@ -61,22 +61,22 @@ def opt_decoder(prefix: str, pre_norm: bool = True, embedding: int = WIDTH) -> S
     return shapes
 
 
-def vit() -> Shapes:
+def vit_encoder(prefix: str) -> Shapes:
     shapes = {
-        "vit.embeddings.cls_token": (1, 1, WIDTH),
-        "vit.embeddings.position_embeddings": (1, (IMAGE // PATCH) ** 2 + 1, WIDTH),
-        "vit.embeddings.patch_embeddings.projection.weight": (WIDTH, 3, PATCH, PATCH),
-        "vit.embeddings.patch_embeddings.projection.bias": (WIDTH,),
+        f"{prefix}embeddings.cls_token": (1, 1, WIDTH),
+        f"{prefix}embeddings.position_embeddings": (1, (IMAGE // PATCH) ** 2 + 1, WIDTH),
+        f"{prefix}embeddings.patch_embeddings.projection.weight": (WIDTH, 3, PATCH, PATCH),
+        f"{prefix}embeddings.patch_embeddings.projection.bias": (WIDTH,),
     }
-    for layer in (f"vit.encoder.layer.{i}" for i in range(LAYERS)):
+    for layer in (f"{prefix}encoder.layer.{i}" for i in range(LAYERS)):
         for name in ("attention.query", "attention.key", "attention.value", "output.dense"):
             shapes |= linear(f"{layer}.attention.{name}", WIDTH, WIDTH)
         shapes |= linear(f"{layer}.intermediate.dense", WIDTH, MLP) | linear(f"{layer}.output.dense", MLP, WIDTH)
         shapes |= norm(f"{layer}.layernorm_before") | norm(f"{layer}.layernorm_after")
-    return shapes | norm("vit.layernorm") | linear("classifier", WIDTH, CLASSES)
+    return shapes | norm(f"{prefix}layernorm")
 
 
-def timm_vit() -> Shapes:
+def timm_vit(head: bool = True) -> Shapes:
     shapes = {
         "cls_token": (1, 1, WIDTH),
         "pos_embed": (1, (IMAGE // PATCH) ** 2 + 1, WIDTH),
@@ -87,7 +87,7 @@ def timm_vit() -> Shapes:
         shapes |= norm(f"{block}.norm1") | norm(f"{block}.norm2")
         shapes |= linear(f"{block}.attn.qkv", WIDTH, 3 * WIDTH) | linear(f"{block}.attn.proj", WIDTH, WIDTH)
         shapes |= linear(f"{block}.mlp.fc1", WIDTH, MLP) | linear(f"{block}.mlp.fc2", MLP, WIDTH)
-    return shapes | norm("norm") | linear("head", WIDTH, CLASSES)
+    return shapes | norm("norm") | (linear("head", WIDTH, CLASSES) if head else {})
 
 
 def mlm_head(weight: str = "weight", bias: str = "bias") -> Shapes:
@@ -261,7 +261,23 @@ KINDS: dict[str, Kind] = {
         {"attention": AttentionConfig(gate=LinearGate())},
     ),
     "ViTForImageClassification": Kind(
-        architectures(VIT, "ViTForImageClassification"), vit(), {"num_classes": CLASSES, "layer_norm_epsilon": 1e-12}
+        architectures(VIT, "ViTForImageClassification"),
+        vit_encoder("vit.") | linear("classifier", WIDTH, CLASSES),
+        {"head": "classification", "num_classes": CLASSES, "layer_norm_epsilon": 1e-12},
     ),
-    "timm's ViT": Kind(TIMM, timm_vit(), {"num_classes": CLASSES, "image_size": IMAGE, "layer_norm_epsilon": 1e-6}),
+    "ViTModel": Kind(
+        architectures(VIT, "ViTModel"),
+        vit_encoder("") | linear("pooler.dense", WIDTH, WIDTH),
+        {"head": "none", "num_classes": None},
+        unused=tuple(linear("pooler.dense", WIDTH, WIDTH)),
+    ),
+    "ViTModel, without its pooler, architecture untold": Kind(VIT, vit_encoder(""), {"head": "none"}),
+    "timm's ViT": Kind(
+        TIMM,
+        timm_vit(),
+        {"head": "classification", "num_classes": CLASSES, "image_size": IMAGE, "layer_norm_epsilon": 1e-6},
+    ),
+    "timm's ViT, without a classifier": Kind(
+        TIMM | {"num_classes": 0}, timm_vit(head=False), {"head": "none", "num_classes": None}
+    ),
 }

@@ -18,7 +18,7 @@ from qtx.foundation.storage.stored_tensors import open_safetensors
 from qtx.interop import load, modeling, save
 from qtx.interop.stored import ATTENTION_KEY
 from qtx.interop.weight_files import EXPECTED, INDEX
-from tests.interop.kinds import HEADS, KINDS, LAYERS, TIMM, WIDTH, shard
+from tests.interop.kinds import HEADS, IMAGE, KINDS, LAYERS, PATCH, WIDTH, shard
 
 
 def assert_same_bits(found, expected):
@@ -60,8 +60,12 @@ def test_what_training_changed_is_written_and_the_rest_is_as_it_was(tmp_path, na
     assert load(tmp_path / "again")[0] == config
 
 
-# timm computes no other attention.
-SOFTMAX = [name for name, kind in KINDS.items() if "attention" not in kind.fields and kind.config is not TIMM]
+# timm computes no other attention, and there is no code of a ViT without its head.
+SOFTMAX = [
+    name
+    for name, kind in KINDS.items()
+    if "attention" not in kind.fields and "model_type" in kind.config and not name.startswith("ViTModel")
+]
 
 
 @pytest.mark.parametrize("name", SOFTMAX)
@@ -134,6 +138,26 @@ def test_the_files_of_the_tokenizer_and_the_modules_are_carried_over(tmp_path):
     written = {str(path.relative_to(tmp_path / "again")) for path in (tmp_path / "again").rglob("*") if path.is_file()}
     assert written == {*files, "config.json", "model.safetensors"}
     assert {name: (tmp_path / "again" / name).read_text() for name in files} == files
+
+
+def test_another_attention_is_refused_where_there_is_no_code_for_it(tmp_path):
+    KINDS["ViTModel"].write(tmp_path / "original")
+    config, params = load(tmp_path / "original")
+    config = dataclasses.replace(config, attention=VARIANTS["clipped_softmax"])
+    with pytest.raises(QtxError, match="a ViTModel has no code for an attention that is no plain softmax"):
+        save(tmp_path / "out", config, params, original=tmp_path / "original")
+
+
+def test_a_vit_without_a_head_gives_what_its_head_would_read(tmp_path):
+    """The classifier is a linear map of the class token, the first of the last hidden states."""
+    tensors = KINDS["ViTForImageClassification"].write(tmp_path)
+    config, params = load(tmp_path)
+    batch = {"images": np.random.default_rng(0).normal(size=(2, IMAGE, IMAGE, 3)).astype(np.float32)}
+    encoder = build(dataclasses.replace(config, head="none", num_classes=None))
+    hidden = encoder.apply({"params": {name: x for name, x in params.items() if name != "head"}}, batch)
+    assert hidden.shape == (2, (IMAGE // PATCH) ** 2 + 1, WIDTH)
+    expected = hidden[:, 0] @ tensors["classifier.weight"].T + tensors["classifier.bias"]
+    np.testing.assert_allclose(build(config).apply({"params": params}, batch), expected, rtol=1e-5, atol=1e-5)
 
 
 def test_timms_format_is_refused_for_an_attention_that_timm_does_not_compute(tmp_path):

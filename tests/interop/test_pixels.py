@@ -1,4 +1,4 @@
-"""What a vision checkpoint says of its pixels, as options of an image source; and the pixels that transformers makes."""
+"""What a vision checkpoint says of its pixels, as options of an image source; and pixels as transformers makes them."""
 
 from __future__ import annotations
 
@@ -114,7 +114,11 @@ def test_timms_options(tmp_path):
     usual = {"crop_ratio": 0.875, "crop_mode": "center", "interpolation": "bicubic", **IMAGENET}
     flat = {key: value for key, value in TIMM.items() if key != "pretrained_cfg"} | given
     for number, (config, wanted) in enumerate(
-        [(TIMM | {"pretrained_cfg": given}, {**expected, "std": HALF}), (flat, {**expected, "std": HALF}), (TIMM, usual)]
+        [
+            (TIMM | {"pretrained_cfg": given}, {**expected, "std": HALF}),
+            (flat, {**expected, "std": HALF}),
+            (TIMM, usual),
+        ]
     ):
         KINDS["timm's ViT"].write(tmp_path / str(number))
         (tmp_path / str(number) / "config.json").write_text(json.dumps(config))

@@ -16,7 +16,7 @@ from qtx.data.prepared.writing import DatasetPlan, Example, Producer, State
 from qtx.foundation.errors import QtxError
 
 NAME = "qtx_images"
-FORMAT = 1
+FORMAT = 2
 """Raised when the same input would give other records."""
 BATCH = 64
 """Images read at once."""
@@ -26,7 +26,7 @@ def image_plan(path: str, data_dir: str, known: bool = False) -> DatasetPlan:
     """The dataset of a folder or archive of `<split>/<class>/<file>`; `known` is for `check_splits`.
 
     Returns:
-      a plan whose records have `image` (JPEG or PNG as found), `label` and `file_name`; its held-out split is
+      a plan whose records have `image` (the file as found), `label` and `file_name`; its held-out split is
       `validation`, whatever the folder calls it.
 
     Raises:

@@ -12,6 +12,7 @@ from typing import Any
 
 from qtx.attention import GATES, NORMALIZERS, AttentionConfig
 from qtx.attention.gates import DenseGate
+from qtx.families import family_of
 from qtx.foundation.config import registered_name
 from qtx.foundation.errors import QtxError
 from qtx.interop.modeling.file import rendered
@@ -44,6 +45,13 @@ def modeling(config: Any, values: Mapping[str, Any]) -> tuple[dict[str, Any], di
             f"a checkpoint with the model_type {model_type!r} has no code for an attention that is no plain softmax, "
             f"as {', '.join(STOCK)} have: save the model without its original, as transformers has it, or enter its "
             "stock class in qtx.interop.modeling.stock.STOCK"
+        )
+    checkpoint = family_of(config).checkpoint
+    architecture = None if checkpoint is None else checkpoint.architecture(config)
+    if architecture not in STOCK[model_type].classes.values():
+        raise QtxError(
+            f"a {architecture} has no code for an attention that is no plain softmax, as "
+            f"{', '.join(STOCK[model_type].classes.values())} have: train it with such a head, or keep the softmax"
         )
     _check_known("normalizer", attention.normalizer, NORMALIZERS)
     if gate is not None and not isinstance(gate, DenseGate):
