@@ -8,7 +8,6 @@ from pathlib import Path
 from shlex import quote
 
 from rich.box import SIMPLE_HEAD
-from rich.console import Console
 from rich.markup import escape
 from rich.progress import track
 from rich.table import Table
@@ -20,7 +19,7 @@ from qtx.cli.summary import print_summary
 from qtx.data import OBJECTIVES, prepare_data
 from qtx.data.prepared.summary import describe
 from qtx.experiment import Experiment, record
-from qtx.foundation.console import say
+from qtx.foundation.console import Console, say
 from qtx.foundation.distributed import initialize, is_main
 from qtx.foundation.errors import QtxError, lookup
 from qtx.foundation.hardware import CHIPS

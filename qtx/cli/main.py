@@ -17,7 +17,9 @@ from typing import Any
 
 from qtx import __version__
 from qtx.cli.cpu_memory import keep_freed_memory
+from qtx.cli.environment import settle, why_jax_fails
 from qtx.foundation.errors import Preempted, QtxError, lookup
+from qtx.foundation.output import show, show_all_characters
 
 USAGE_ERROR = 2
 INTERRUPTED = 130  # 128 + SIGINT, as shells have it
@@ -195,8 +197,8 @@ COMMANDS = {
 def main(arguments: Sequence[str] | None = None) -> int:
     """Runs one command line (default: the process's, without the program's name) and returns the exit code.
 
-    A mistake of the user's is told in one line on stderr, with exit code 2. Anything else that fails is a bug or the
-    machine's trouble and keeps its traceback.
+    A mistake of the user's, in the environment too, is told in one line on stderr, with exit code 2. Anything else that
+    fails is a bug or the machine's trouble and keeps its traceback.
     """
     if arguments is None:
         own_process()
@@ -205,17 +207,17 @@ def main(arguments: Sequence[str] | None = None) -> int:
     try:
         if not arguments or arguments[0] in ("help", "--help", "-h", "-help"):
             topic = arguments[1:2] if arguments[:1] == ["help"] else []
-            print(command_help(topic[0]) if topic else program_help())
+            show(command_help(topic[0]) if topic else program_help())
             return 0
         if arguments[0] == "--version":
-            print(f"qtx {__version__}")
+            show(f"qtx {__version__}")
             return 0
         name, *rest = arguments
         if name.startswith("-"):
             raise QtxError(f"the first argument is a command ({', '.join(COMMANDS)}), then its flags; got {name!r}")
         command = lookup(COMMANDS, "command", name)
         if any(argument in ("--help", "-h", "-help") for argument in rest):
-            print(command_help(name))
+            show(command_help(name))
             return 0
         resume = f": {command.resume}"
         runner(name, command, rest)()
@@ -233,11 +235,19 @@ def main(arguments: Sequence[str] | None = None) -> int:
     except KeyboardInterrupt:
         print(f"\nqtx: interrupted{resume}", file=sys.stderr)
         return INTERRUPTED
+    except Exception:
+        problem = why_jax_fails()
+        if problem is None:
+            raise
+        print(f"qtx: error: {problem}", file=sys.stderr)
+        return USAGE_ERROR
     return 0
 
 
 def own_process() -> None:
-    """Sets up a process that does nothing but run commands; best before jax is imported."""
+    """Sets up a process that does nothing but run commands, before jax is imported."""
+    show_all_characters()
+    settle()
     keep_freed_memory()
     gc.disable()  # until a command runs: what is imported stays
     atexit.register(gc.freeze)  # what is left at the end goes with the process

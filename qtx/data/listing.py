@@ -69,7 +69,7 @@ def entries(folder: Path, named: int = 0, depth: int | None = None) -> Iterator[
         seen.add(key)
         return not known
 
-    def below(path: Path, real: str, parts: tuple[str, ...]) -> Iterator[tuple[str, Path]]:
+    def below(path: Path, reals: tuple[str, ...], parts: tuple[str, ...]) -> Iterator[tuple[str, Path]]:
         try:
             with os.scandir(path) as found:
                 inside = sorted((entry for entry in found if not hidden(entry.name)), key=lambda entry: entry.name)
@@ -79,16 +79,16 @@ def entries(folder: Path, named: int = 0, depth: int | None = None) -> Iterator[
             yield "/".join(parts) + "/", path
         for entry in inside:
             own = (*parts, entry.name)
-            target = os.path.realpath(entry.path) if entry.is_symlink() else os.path.join(real, entry.name)
+            target = os.path.realpath(entry.path) if entry.is_symlink() else os.path.join(reals[-1], entry.name)
             if not entry.is_dir():
                 if new(target, parts):
                     yield "/".join(own), path / entry.name
-            elif (depth is None or len(own) < depth) and not f"{real}/".startswith(f"{target}/") and new(target, own):
-                yield from below(path / entry.name, target, own)
+            elif depth is None or len(own) < depth:
+                circle = any(f"{real}/".startswith(f"{target}/") for real in reals)
+                if not circle and new(target, own):
+                    yield from below(path / entry.name, (*reals, target), own)
 
-    start = os.path.realpath(folder)
-    new(start, ())
-    return below(folder, start, ())
+    return below(folder, (os.path.realpath(folder),), ())
 
 
 def expand(patterns: Iterable[str]) -> list[str]:

@@ -185,7 +185,7 @@ def rebuild(workdir: Path) -> list[Result]:
     tables = [markdown(*main_table(results)), markdown(*attention_table(results))]
     options = options_in_words(result["variant"] for result in results)
     caption = f"Mean ± standard deviation over seeds, held-out data. {options}".strip()
-    (workdir / "table.md").write_text(f"{caption}\n\n" + "\n".join(tables))
+    (workdir / "table.md").write_text(f"{caption}\n\n" + "\n".join(tables), encoding="utf-8")
     write_report(workdir)
     return results
 

@@ -212,6 +212,64 @@ def test_bad_image_folders(image_folder, tmp_path):
         load_images("image_folder", path=str(image_folder))
 
 
+def test_links_are_followed_and_what_tools_leave_behind_is_no_image(image_folder, tmp_path):
+    """A class that is a link, a split that is one, a circle; a notebook's copies and a desktop's."""
+    (image_folder / "train" / "red").rename(tmp_path / "elsewhere")
+    (image_folder / "train" / "red").symlink_to(tmp_path / "elsewhere")
+    (image_folder / "val").rename(tmp_path / "held out")
+    (image_folder / "val").symlink_to(tmp_path / "held out")
+    (tmp_path / "elsewhere" / "up").symlink_to(image_folder)
+    for name in (".ipynb_checkpoints/0-checkpoint.png", "blue/._0.png", "blue/.ipynb_checkpoints/1.png"):
+        (image_folder / "train" / name).parent.mkdir(exist_ok=True)
+        (image_folder / "train" / name).write_bytes(b"no image")
+    data = load_images("image_folder", path=str(image_folder))
+    assert (len(data.training), len(data.held_out), data.classes) == (12, 6, ("blue", "red"))
+    assert "left out: 1 .txt)" in data.description  # classes.txt
+
+
+def left_out(root):
+    """Beside the images: other formats, among them all of a class; images in no class; links; an empty class."""
+    for name in ("train/red/a.GIF", "train/green/0.gif", "val/green/0.gif", "train/red/more/0.png", "train/notes.txt"):
+        (root / name).parent.mkdir(exist_ok=True)
+        (root / name).write_bytes(b"x")
+    (root / "train" / "red" / "gone.png").symlink_to("nowhere")
+    (root / "train" / "lost").symlink_to("nowhere")
+    (root / "train" / "empty").mkdir()
+
+
+@pytest.mark.parametrize("source", ["image_folder", "image_corpus"])
+@pytest.mark.parametrize("form", ["folder", "tar.xz"])
+def test_what_is_left_out_is_counted_and_told(form, source, image_folder, tmp_path):
+    left_out(image_folder)
+    path = str(write_archive(image_folder) if form == "tar.xz" else image_folder)
+    if source == "image_folder":
+        data = load_images(source, path=path)
+    else:
+        data = load_images(source, corpus=path, image_size=8, data_dir=str(tmp_path / "tfds"))
+        again = load_images(source, corpus=path, image_size=8, data_dir=str(tmp_path / "tfds"))
+        assert again.description == data.description
+    assert (len(data.training), len(data.held_out), data.classes) == (12, 6, ("blue", "red"))
+    link = "link in the archive" if form == "tar.xz" else "broken link"
+    told = f"8 files left out: 3 .gif, 2 .txt, 2 {link}, 1 .png not in <split>/<class>/; no image in empty, green, lost"
+    assert told in data.description
+
+
+def test_an_archive_of_a_mac(image_folder):
+    path = image_folder.with_suffix(".ZIP")
+    with zipfile.ZipFile(path, "w") as archive:
+        for file in image_folder.rglob("*.png"):
+            name = file.relative_to(image_folder)
+            archive.write(file, f"photos/{name}")
+            archive.writestr(f"__MACOSX/photos/{name.parent}/._{name.name}", b"\x00\x05\x16\x07")
+        archive.writestr("photos/train/red/.DS_Store", b"x")
+        link = zipfile.ZipInfo("photos/train/red/link.png")
+        link.external_attr = 0o120777 << 16
+        archive.writestr(link, "0.png")
+    data = load_images("image_folder", path=str(path))
+    assert (len(data.training), len(data.held_out), data.num_classes) == (12, 6, 2)
+    assert "(held out: val; 1 file left out: 1 link in the archive)" in data.description
+
+
 @pytest.mark.slow
 def test_tiny_imagenet(shared_data):
     data = load_images(

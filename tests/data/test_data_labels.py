@@ -6,6 +6,7 @@ import dataclasses
 import gzip
 import json
 import lzma
+from collections import Counter
 
 import numpy as np
 import pytest
@@ -14,7 +15,7 @@ from qtx.data import DataConfig, load
 from qtx.data.objectives.sequence_classification import PADDING, padded
 from qtx.data.reading import documents
 from qtx.data.sources import TextLabels
-from qtx.data.tables import dataset_texts, labelled_texts
+from qtx.data.tables import LabelledText, dataset_texts, labelled_texts
 from qtx.foundation.errors import QtxError
 
 from .samples import prose
@@ -53,6 +54,17 @@ def test_every_form_gives_the_same_rows(tmp_path, name, content, columns):
 def test_whole_numbers_are_labels(tmp_path):
     (tmp_path / "a.jsonl").write_text('{"text": "x", "label": 1}\n{"text": "y", "label": 0}\n')
     assert [row.label for row in labelled_texts(tmp_path / "a.jsonl", "text", "label")] == ["1", "0"]
+
+
+def test_halves_of_surrogate_pairs_in_texts_and_labels(tmp_path):
+    (tmp_path / "a.jsonl").write_text('{"text": "cut \\ud83d", "label": "a"}\n{"text": "y", "label": "b\\udc80"}\n')
+    rows = [LabelledText("cut \ufffd", "a"), LabelledText("y", "b\ufffd")]
+    mended = Counter[str]()
+    assert list(labelled_texts(tmp_path / "a.jsonl", "text", "label", mended)) == rows and mended["halves"] == 2
+    options = dict(files=(str(tmp_path / "a.jsonl"),), held_out_fraction=0.5, sequence_length=12)
+    (tmp_path / "vocab.txt").write_text("[PAD]\n[UNK]\n[CLS]\n[SEP]\n[MASK]\nb")
+    data = load(DataConfig(TextLabels(tokenizer=str(tmp_path / "vocab.txt"), **options)), "distill")
+    assert data.description.endswith("; halves of surrogate pairs that became U+FFFD: 2")
 
 
 REFUSED = {

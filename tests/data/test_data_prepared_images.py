@@ -63,6 +63,14 @@ def test_found_again_until_an_image_changes(image_folder, tmp_path):
     assert moved.folder not in (first.folder, after.folder)
 
 
+def test_hidden_files_change_nothing(image_folder, tmp_path):
+    (first,) = prepare_data(config(tmp_path, image_folder), "classification")
+    (image_folder / "train" / "red" / "._0.png").write_bytes(b"x")
+    (image_folder / ".DS_Store").write_bytes(b"x")
+    (again,) = prepare_data(config(tmp_path, image_folder), "classification")
+    assert again.folder == first.folder and again.seconds is None
+
+
 def test_it_goes_on_after_the_last_finished_shard(image_folder, tmp_path, monkeypatch):
     monkeypatch.setattr(images, "BATCH", 2)
     broken = image_folder / "train" / "red" / "3.png"

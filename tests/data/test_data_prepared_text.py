@@ -3,8 +3,10 @@
 from __future__ import annotations
 
 import gzip
+import hashlib
 import json
 import lzma
+import math
 import resource
 import shutil
 import signal
@@ -23,12 +25,13 @@ import zstandard
 from qtx.data import SOURCES, DataConfig, load, load_tokenizer, prepare_data
 from qtx.data.packing import pack
 from qtx.data.prepared import text
-from qtx.data.prepared.documents import Part, own_text
+from qtx.data.prepared.documents import Part, clean_wiki40b, own_text
 from qtx.data.prepared.writing import RECORD, write
 from qtx.data.sources import TextCorpus, TextFiles
 from qtx.foundation.errors import QtxError
 
 from .samples import prose
+from .tfds_samples import article, write_wiki40b
 
 BERT_SPECIALS = ["[PAD]", "[UNK]", "[CLS]", "[SEP]", "[MASK]"]
 
@@ -163,6 +166,86 @@ def test_what_does_not_change_the_blocks_is_found(config, text_folder, tmp_path)
     options = dict(corpora=(str(tmp_path / "moved"),), mask_probability=0.3, document_attention=True)
     (second,) = prepare_data(config(**options), "mlm")
     assert second.folder == first.folder and second.seconds is None
+
+
+def test_a_folder_with_links_hidden_files_and_other_formats(config, text_folder, tmp_path):
+    (first,) = prepare_data(config(), "mlm")
+    (tmp_path / "real").mkdir()
+    for i in (0, 4, 8):
+        shutil.move(text_folder / f"{i}.txt", tmp_path / "real" / f"{i}.txt")
+        (text_folder / f"{i}.txt").symlink_to(tmp_path / "real" / f"{i}.txt")
+    (text_folder / "all again").symlink_to(tmp_path / "real")
+    (text_folder / "circle").symlink_to(text_folder)
+    (text_folder / "._0.txt").write_bytes(b"\0")
+    for name in ("a.csv", "b.CSV", "c.webp"):
+        (text_folder / name).write_text("x")
+    (text_folder / "lost.txt").symlink_to("nowhere")
+    data = load(config(), "mlm")
+    (second,) = prepare_data(config(), "mlm")
+    assert second.folder == first.folder and second.seconds is None
+    assert data.description.endswith(f"; of {text_folder} 4 files left out: 2 .csv, 1 .webp, 1 broken link")
+
+
+def mixture(folder: Path, **corpora: range) -> tuple[str, ...]:
+    for name, seeds in corpora.items():
+        (folder / name).mkdir()
+        for seed in seeds:
+            (folder / name / f"{seed}.txt").write_text(prose(seed, 60))
+    return tuple(str(folder / name) for name in corpora)
+
+
+def documents_in(written, split: str, vocabulary: Path) -> set[str]:
+    """The documents whose blocks a prepared dataset holds, as the text between their ends."""
+    tokenizer = load_tokenizer(vocabulary)
+    source = tfds.builder_from_directory(written.folder).as_data_source(split)
+    stream = np.concatenate([source[i]["tokens"][1:] for i in range(len(source))])
+    ends = np.flatnonzero(stream == tokenizer.end)
+    return {tokenizer.decode(piece) for piece in np.split(stream, ends + 1)[:-1]}
+
+
+def test_a_document_of_two_corpora_is_on_one_side(config, tmp_path, vocabulary):
+    """20 of 30 and of 60 documents are the same: some that are below one corpus's threshold are above the other's."""
+    corpora = mixture(tmp_path, small=range(30), large=range(10, 70))
+    options = dict(corpora=corpora, held_out_fraction=0.3)
+    prepared = prepare_data(config(**options), "mlm")
+    trained, held_out = (
+        set.union(*(documents_in(written, split, vocabulary) for written in prepared))
+        for split in ("train", "validation")
+    )
+    assert len(held_out) >= 15 and len(trained) >= 40 and not trained & held_out
+    # By hand: each corpus holds out its 30 % with the smallest SHA-256.
+    texts = [{prose(seed, 60) for seed in seeds} for seeds in (range(30), range(10, 70))]
+    ranked = [sorted(own, key=lambda text: hashlib.sha256(text.encode()).digest()) for own in texts]
+    held = [set(order[: math.ceil(0.3 * len(order))]) for order in ranked]
+    withheld = [len((texts[i] - held[i]) & held[1 - i]) for i in (0, 1)]
+    assert sum(withheld) and [w.splits["train"]["withheld"] for w in prepared] == withheld
+    expected = f"documents left out of training, as they are held out elsewhere: {max(withheld)}"
+    assert expected in load(config(**options), "mlm").description
+
+
+def test_what_is_named_as_held_out_is_not_taken_out_of_training_but_told(config, tmp_path, vocabulary):
+    corpora = mixture(tmp_path, books=range(30), other=range(24, 40))
+    options = dict(corpora=corpora[:1], validation_corpora=corpora[1:])
+    alone, other = prepare_data(config(**options), "mlm")
+    assert alone.splits["train"]["documents"] == 30 and other.splits["validation"]["copies"] == 6
+    assert "held-out texts that are in training too: 6" in load(config(**options), "mlm").description
+    memory = TextFiles(files=(f"{corpora[0]}/*",), validation_files=(f"{corpora[1]}/*",), tokenizer=str(vocabulary))
+    assert "held-out texts that are in training too: 6" in load(DataConfig(memory), "mlm").description
+
+
+def test_a_document_of_a_dataset_that_it_holds_out_itself(config, tmp_path):
+    """Of wiki40b, and of one's own text that has some of its validation articles."""
+    data_dir = tmp_path / "tfds"
+    write_wiki40b(data_dir)
+    folder = tmp_path / "own"
+    folder.mkdir()
+    for i in range(30, 60):  # 40 to 45 are its validation articles
+        (folder / f"{i}.txt").write_text(clean_wiki40b(article(i)))
+    wiki, own = prepare_data(config(corpora=("tfds:wiki40b/en", str(folder)), data_dir=str(data_dir)), "mlm")
+    texts = {i: clean_wiki40b(article(i)) for i in range(30, 60)}
+    held = sorted(texts, key=lambda i: hashlib.sha256(texts[i].encode()).digest())[:2]
+    assert own.splits["train"]["withheld"] == 6 - sum(40 <= i < 46 for i in held)
+    assert wiki.splits["train"]["withheld"] == sum(i < 40 for i in held)
 
 
 def plan(folder: Path, vocabulary: Path, data_dir: Path):

@@ -6,6 +6,7 @@ import gzip
 import json
 import lzma
 import re
+from collections import Counter
 
 import pytest
 import zstandard
@@ -13,7 +14,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from qtx.data import reading
-from qtx.data.reading import cut, documents, read_text, text_chunks, text_kind
+from qtx.data.reading import cut, decoded, documents, read_text, text_chunks, text_kind
 from qtx.foundation.errors import QtxError
 
 
@@ -32,6 +33,25 @@ def test_characters_over_the_ends_of_pieces(tmp_path, small_pieces, suffix):
     file.write_bytes(b"".join(map(compress, halves)))
     assert read_text(file) == text
     assert text_kind(file) == ".txt"
+
+
+@pytest.mark.parametrize("suffix", ["", ".gz", ".xz", ".zst"])
+def test_a_byte_order_mark_is_no_text(tmp_path, small_pieces, suffix):
+    """At the beginning of a file; further on it is the character that it always was."""
+    compress = {"": bytes, ".gz": gzip.compress, ".xz": lzma.compress, ".zst": zstandard.compress}[suffix]
+    for name, text in {"a.TXT": "one\ufefftwo", "b.md": "", "c.Jsonl": '{"text": "one\ufefftwo"}'}.items():
+        file = tmp_path / f"{name}{suffix.upper()}"
+        file.write_bytes(compress(b"\xef\xbb\xbf" + text.encode()))
+        assert list(documents(file, None)) == (["one\ufefftwo"] if text else [])
+
+
+@pytest.mark.parametrize("encoding", ["utf-16", "utf-16-be", "utf-32"])
+def test_another_encoding_is_told_by_its_name(tmp_path, encoding):
+    file = tmp_path / "a.txt"
+    file.write_bytes("\ufeff漢字".encode(encoding) if encoding == "utf-16-be" else "漢字".encode(encoding))
+    name = encoding.upper()[:6]
+    with pytest.raises(QtxError, match=f"a.txt is {name} text: convert it, iconv -f {name} -t UTF-8"):
+        list(text_chunks(file))
 
 
 @pytest.mark.parametrize(
@@ -108,3 +128,21 @@ def test_json_lines(tmp_path, small_pieces):
     file = tmp_path / "a.jsonl"
     file.write_text("\n".join(json.dumps({"text": t, "n": 1}, ensure_ascii=False) for t in texts) + "\n\n")
     assert list(documents(file, None)) == [texts[0], texts[1], texts[3]]
+
+
+def test_half_of_a_surrogate_pair_becomes_a_replacement_character(tmp_path):
+    file, mended = tmp_path / "a.jsonl", Counter[str]()
+    file.write_text(
+        '{"text": "cut \\ud83d"}\n{"text": "\\ude00 whole \\ud83d\\ude00"}\n{"text": "\\udc80\\ud83d \ufffd"}\n'
+    )
+    texts = ["cut \ufffd", "\ufffd whole \U0001f600", "\ufffd\ufffd \ufffd"]
+    assert list(documents(file, None, mended)) == texts and mended == {"halves": 4}
+    for text in texts:
+        text.encode()
+
+
+def test_the_bytes_of_a_dataset():
+    mended = Counter[str]()
+    assert decoded(b"a \xed\xa0\xbd", "it", mended) == "a \ufffd" and mended == {"halves": 1}
+    with pytest.raises(QtxError, match="it is not UTF-8 text: .* at byte 3"):
+        decoded(b"caf\xe9", "it")
