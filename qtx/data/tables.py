@@ -5,15 +5,16 @@ from __future__ import annotations
 import itertools
 from collections.abc import Iterator, Sequence
 from pathlib import Path
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
+from qtx.data.label_values import CLASS, label_columns, label_text
 from qtx.data.reading import TABLE, json_lines, lines, text_kind
 from qtx.data.tfds_datasets import TRAINING_SPLIT, find_dataset
 from qtx.foundation.errors import QtxError
 
 
 class LabelledText(NamedTuple):
-    """A text and the name of its class."""
+    """A text and its label: the name of its class, or what `qtx.data.label_values` makes of others."""
 
     text: str
     label: str
@@ -28,27 +29,29 @@ def check_columns(*columns: str) -> None:
         )
 
 
-def labelled_texts(path: str | Path, text_column: str, label_column: str) -> Iterator[LabelledText]:
+def labelled_texts(
+    path: str | Path, text_column: str, label_column: str, kind: str | None = CLASS
+) -> Iterator[LabelledText]:
     """The texts of a file and their labels.
 
     Args:
       path: a `.tsv`, a row a line, with a tab between columns and no quoting: a quotation mark is a character as any
         other; or a `.jsonl`, an object a line. Plain or with `.gz`, `.xz` or `.zst`.
       text_column, label_column: keys of the objects; of a table the names in its first line, or numbers from 0 if it
-        has no such line.
+        has no such line. Labels that are no classes may be in several columns, with commas between their names.
+      kind: of the labels, of `qtx.data.label_values`; None: nobody will ask what they mean.
 
     Raises:
       QtxError: for a file that cannot be read or is of another kind, a column that is not there, or a line without a
-        label.
+        label, or with one of another kind.
     """
     readers = {TABLE: _rows, ".jsonl": _objects}
-    kind = text_kind(path)
-    if kind not in readers:
+    format = text_kind(path)
+    if format not in readers:
         raise QtxError(f"{path} is no table: expected {', '.join(readers)}, plain or with .gz, .xz or .zst")
-    for number, text, label in readers[kind](path, (text_column, label_column)):
-        if not label.strip():
-            raise QtxError(f"{path}, line {number}: no label: expected one in column {label_column}")
-        yield LabelledText(text, label)
+    columns = label_columns(label_column, CLASS if kind is None else kind)
+    for number, text, values in readers[format](path, (text_column, *columns)):
+        yield LabelledText(text, label_text(values, columns, kind, f"{path}, line {number}"))
 
 
 def dataset_texts(
@@ -79,7 +82,7 @@ def dataset_texts(
         yield LabelledText(example[text_column].decode(), labels.int2str(int(example[label_column])))
 
 
-def _rows(path: str | Path, columns: Sequence[str]) -> Iterator[tuple[int, str, str]]:
+def _rows(path: str | Path, columns: Sequence[str]) -> Iterator[tuple[int, str, list[Any]]]:
     rows: Iterator[tuple[int, list[str]]]
     rows = ((number, line.split("\t")) for number, line in enumerate(_table_lines(path), 1) if line)
     begin = next(rows, None)
@@ -88,11 +91,11 @@ def _rows(path: str | Path, columns: Sequence[str]) -> Iterator[tuple[int, str, 
     line, names = begin
     if columns[0].isdecimal():
         names, rows = [str(index) for index in range(len(names))], itertools.chain([begin], rows)
-    text, label = (_index(path, line, column, names) for column in columns)
+    text, *labels = (_index(path, line, column, names) for column in columns)
     for number, row in rows:
         if len(row) != len(names):
             raise QtxError(f"{path}, line {number}: {len(row)} columns, but {len(names)} in line {line}")
-        yield number, row[text], row[label]
+        yield number, row[text], [row[label] for label in labels]
 
 
 def _table_lines(path: str | Path) -> Iterator[str]:
@@ -101,19 +104,15 @@ def _table_lines(path: str | Path) -> Iterator[str]:
         yield (line if number else line.removeprefix("\ufeff")).removesuffix("\r")
 
 
-def _objects(path: str | Path, columns: Sequence[str]) -> Iterator[tuple[int, str, str]]:
+def _objects(path: str | Path, columns: Sequence[str]) -> Iterator[tuple[int, str, list[Any]]]:
     for number, record in json_lines(path):
         if not isinstance(record, dict):
             raise QtxError(f"{path}, line {number}: expected an object with {' and '.join(columns)}")
         keys = list(record)
-        text, label = (record[keys[_index(path, number, column, keys)]] for column in columns)
+        text, *labels = (record[keys[_index(path, number, column, keys)]] for column in columns)
         if not isinstance(text, str):
             raise QtxError(f"{path}, line {number}: {columns[0]} is {str(text)[:100]!r}: expected a text")
-        if isinstance(label, bool) or not isinstance(label, str | int):
-            raise QtxError(
-                f"{path}, line {number}: {columns[1]} is {str(label)[:100]!r}: expected a text or a whole number"
-            )
-        yield number, text, str(label)
+        yield number, text, labels
 
 
 def _index(path: str | Path, number: int, column: str, names: Sequence[str]) -> int:

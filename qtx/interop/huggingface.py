@@ -20,7 +20,7 @@ from qtx.foundation.errors import QtxError
 from qtx.foundation.storage import sealed_safetensors, write_whole
 from qtx.interop.carried import carried
 from qtx.interop.modeling import modeling
-from qtx.interop.original import COMPUTATION, as_in
+from qtx.interop.original import COMPUTATION, MEASURED_BY, as_in
 from qtx.interop.stored import ATTENTION_KEY, CONFIG, EXPECTED, open_folder, sizes_of, table_of
 from qtx.interop.weight_files import WEIGHTS
 from qtx.models import TransformerConfig
@@ -104,7 +104,7 @@ def _from_nothing(config: TransformerConfig, params: Any) -> tuple[dict[str, Any
     architecture = checkpoint.architecture(config)
     # What transformers has no option for, such as another LayerNorm epsilon in OPT, would be lost silently.
     given, default = vars(config), type(config)()
-    told = {*checkpoint.fields.values(), *checkpoint.shown_by_weights({}), *COMPUTATION, "attention"}
+    told = {*checkpoint.fields.values(), *checkpoint.shown_by_weights({}), *COMPUTATION, *MEASURED_BY, "attention"}
     for field in given.keys() - told:
         if given[field] != getattr(default, field):
             raise QtxError(f"{field} is {given[field]!r}: {architecture} supports only {getattr(default, field)!r}")

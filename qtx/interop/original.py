@@ -16,6 +16,8 @@ from qtx.models import TransformerConfig
 
 # What a checkpoint does not tell: how to compute, not what.
 COMPUTATION = ("dtype", "remat", "attention_backend")
+# Neither is how the embeddings that it is measured by are made of its hidden states.
+MEASURED_BY = ("pooling", "normalize")
 # What training may have taken another value for: the model computes the same.
 OF_TRAINING = ("dropout", "attention_dropout", "init_std")
 
@@ -27,7 +29,7 @@ def has_place_for(original: Stored, attention: AttentionConfig) -> bool:
 
 def differing_fields(config: TransformerConfig, there: TransformerConfig) -> set[str]:
     """The fields in which two configs are of different models: all, if they are of two families."""
-    fields = vars(there).keys() - {*COMPUTATION, *OF_TRAINING}
+    fields = vars(there).keys() - {*COMPUTATION, *MEASURED_BY, *OF_TRAINING}
     same = type(config) is type(there)
     return {field for field in fields if not same or getattr(config, field) != getattr(there, field)}
 

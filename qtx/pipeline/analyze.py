@@ -19,6 +19,7 @@ from qtx.data import OBJECTIVES
 from qtx.experiment import Experiment
 from qtx.families.in_words import model_in_words
 from qtx.foundation.errors import QtxError
+from qtx.pipeline.embeddings import told_of_embeddings
 from qtx.pipeline.identity import load_data, origin
 from qtx.pipeline.importing import BUILTIN, Found, import_run, with_classes
 from qtx.pipeline.measure import sums_of, token_text
@@ -110,7 +111,16 @@ def diagnose(
     rows = sensitivities(model, params, batches[:1], metric, chosen, objective.lower_is_better)
     return Diagnosis(
         name=experiment.name,
-        model=f"{model_in_words(experiment.model)}, {prepared.parameters:,} parameters",
+        model=", ".join(
+            [
+                model_in_words(experiment.model),
+                f"{prepared.parameters:,} parameters",
+                *(
+                    f"{name} {said}"
+                    for name, said in told_of_embeddings(experiment.model, RunFolder(run.workdir).imported).items()
+                ),
+            ]
+        ),
         data=prepared.data.description,
         examples=len(observation.real),
         length=observation.real.shape[1],

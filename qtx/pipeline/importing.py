@@ -15,6 +15,7 @@ from qtx.attention import attention_text
 from qtx.builtin import builtin_checkpoint
 from qtx.data import OBJECTIVES, Data, DataConfig, load_tokenizer
 from qtx.data.config import SOURCE
+from qtx.data.label_values import NUMBERS
 from qtx.data.sources import TextLabels
 from qtx.experiment import Experiment, default, record
 from qtx.families import FAMILIES, build, family_of
@@ -99,7 +100,7 @@ def config_of_checkpoint(checkpoint: Found) -> ConfigDict:
 def objective_of(model: TransformerConfig) -> str:
     """What a model was trained for, as far as text that is just text has it; otherwise to stay what it is."""
     head = getattr(model, "head", None)
-    return "distill" if head in ("none", "classification") else family_of(model).objectives[0]
+    return family_of(model).objectives[0] if head in (None, "mlm") else "distill"
 
 
 def import_run(experiment: Experiment, workdir: Path, checkpoint: Found, data: Data | None = None) -> Prepared:
@@ -190,6 +191,7 @@ def with_classes(experiment: Experiment, folder: Path) -> Experiment:
         return experiment
     classes = tuple(str(names.get(str(number))) for number in range(len(names)))
     unnamed = tuple(f"LABEL_{number}" for number in range(len(names)))  # as transformers has it
-    if classes == unnamed or not OBJECTIVES[experiment.objective].labelled:
+    objective = OBJECTIVES[experiment.objective]
+    if classes == unnamed or not objective.labelled or objective.label_kind == NUMBERS:
         return experiment
     return dataclasses.replace(experiment, data=DataConfig(dataclasses.replace(source, classes=classes)))

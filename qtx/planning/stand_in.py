@@ -9,7 +9,7 @@ from typing import Any
 import numpy as np
 
 from qtx.data import OBJECTIVES, VOCABULARIES, Data, load_tokenizer
-from qtx.data.objectives import TextObjective
+from qtx.data.objectives import NumbersOfTexts, TextObjective
 from qtx.data.text import DEFAULT_VOCAB_SIZE, TextOptions
 from qtx.experiment import Experiment
 from qtx.families import family_of
@@ -44,15 +44,16 @@ def _text(experiment: Experiment, source: Any, objective: TextObjective) -> tupl
             raise QtxError("neither config nor tokenizer tell the vocabulary's size: set config.model.vocab_size")
         assumed = [f"vocab_size {vocab_size}"]
     blank: Any = SimpleNamespace(end=1, mask=0, is_special=np.zeros(vocab_size, bool))
+    classes = None
+    if objective.labelled:
+        classes = numbered(experiment.model.num_classes or FEWEST_CLASSES)
+        assumed += [] if experiment.model.num_classes else [f"num_classes {FEWEST_CLASSES}"]
+        objective = objective.with_outputs(len(classes)) if isinstance(objective, NumbersOfTexts) else objective
     block = np.zeros(objective.block_length(length), np.int32)
     if isinstance(source, TextOptions):
         example = source.make_example(blank, experiment.objective)
     else:
         example = objective.example(blank, 0)
-    classes = None
-    if objective.labelled:
-        classes = numbered(experiment.model.num_classes or FEWEST_CLASSES)
-        assumed += [] if experiment.model.num_classes else [f"num_classes {FEWEST_CLASSES}"]
     sizes: Any = {"vocab_size": vocab_size, "sequence_length": length, "classes": classes}
     return Data("no data", [block], [block], example, **sizes), assumed
 

@@ -26,7 +26,6 @@ from qtx.training.penalized import penalty_sums
 from qtx.training.penalties import make_penalties
 from qtx.training.sharding import batch_shards
 
-
 CROSS_ENTROPY = CrossEntropy()
 
 
@@ -248,9 +247,7 @@ def output_sums(loss: Loss, apply: Callable[[Batch], Any], batch: Batch, shards:
     return loss.sums(output, batch, shards)
 
 
-def make_eval_step(
-    module: Trainable, mesh: Mesh, loss: Loss = CROSS_ENTROPY
-) -> Callable[[Any, Batch, jax.Array], Any]:
+def make_eval_step(module: Trainable, mesh: Mesh, loss: Loss = CROSS_ENTROPY) -> Callable[[Any, Batch, jax.Array], Any]:
     """(params, batch, step) -> `Loss.sums` of the batch, without dropout, to be compiled over `mesh`."""
 
     def eval_step(params, batch, step):

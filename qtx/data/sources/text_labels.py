@@ -7,7 +7,9 @@ from dataclasses import dataclass, replace
 from typing import Self
 
 from qtx.data.dataset import Data
+from qtx.data.label_values import CLASS, SEPARATOR, label_columns
 from qtx.data.labelled import LabelledTextOptions, split_labelled
+from qtx.data.objectives import text_objective
 from qtx.data.reading import expand
 from qtx.data.splitting import held_out_count
 from qtx.data.tables import LabelledText, check_columns, dataset_texts, labelled_texts
@@ -29,8 +31,10 @@ class TextLabels(LabelledTextOptions):
       held_out_fraction: share of the texts to hold out, None is 0.05; not taken with `validation_files`.
       text_column: where the text is: a key of a `.jsonl` file's objects, a feature of a TFDS dataset, or of a `.tsv` a
         name in its first line, or a number from 0 (`"3"`) if it has no such line.
-      label_column: where the label is, likewise.
-      classes: the labels in the order of their numbers; None: those of the training texts, sorted.
+      label_column: where the label is, likewise; of an objective with several numbers or labels of a text that, or the
+        columns that have one each, with commas between their names.
+      classes: the labels in the order of their numbers; None: those of the training texts, sorted, or of several
+        columns their names.
       data_dir: the folder of TFDS datasets.
     """
 
@@ -49,11 +53,11 @@ class TextLabels(LabelledTextOptions):
         if self.validation_files is not None and self.held_out_fraction is not None:
             raise QtxError("validation_files and held_out_fraction are both set: keep one, either holds out text")
         held_out_count(1, self._fraction)
-        check_columns(self.text_column, self.label_column)
+        check_columns(self.text_column, *self.label_column.split(SEPARATOR))
         if self.classes is not None:
             texts = all(isinstance(name, str) for name in self.classes)
-            if not texts or len(set(self.classes)) < max(2, len(self.classes)):
-                raise QtxError(f"classes is {self.classes!r}: expected two labels or more, each once, ('neg', 'pos')")
+            if not texts or len(set(self.classes)) < max(1, len(self.classes)):
+                raise QtxError(f"classes is {self.classes!r}: expected labels, each once, ('neg', 'pos')")
 
     @property
     def _fraction(self) -> float:
@@ -71,19 +75,26 @@ class TextLabels(LabelledTextOptions):
         return options if self._held_out_files is not None else replace(options, held_out_fraction=self._fraction)
 
     def load(self, objective: str) -> Data:
-        training, name = self._read(self.files), f"text_labels {' '.join(self.files)}"
+        chosen, name = text_objective(objective), f"text_labels {' '.join(self.files)}"
+        kind = chosen.label_kind if chosen.labelled else None
+        training = self._read(self.files, kind)
         if self._held_out_files is not None:
-            held_out = self._read(self._held_out_files, held_out=True)
+            held_out = self._read(self._held_out_files, kind, held_out=True)
         else:
             training, held_out = split_labelled(training, self._fraction, "set data.validation_files to held-out texts")
-        return self.make_labelled_data(name, training, held_out, objective, self.classes)
+        columns = label_columns(self.label_column, kind or CLASS)
+        named = len(columns) > 1 and not columns[0].isdecimal()
+        classes = columns if self.classes is None and named else self.classes
+        return self.make_labelled_data(name, training, held_out, objective, classes)
 
-    def _read(self, patterns: Sequence[str], held_out: bool = False) -> list[LabelledText]:
+    def _read(self, patterns: Sequence[str], kind: str | None, held_out: bool = False) -> list[LabelledText]:
         columns, rows = (self.text_column, self.label_column), list[LabelledText]()
         for name in (pattern for pattern in patterns if pattern.startswith(PREFIX)):
+            if kind not in (CLASS, None):
+                raise QtxError(f"{name} gives classes alone: name .tsv or .jsonl files for labels that are {kind}")
             rows += dataset_texts(name.removeprefix(PREFIX), held_out, *columns, self.data_dir)
         for file in expand([pattern for pattern in patterns if not pattern.startswith(PREFIX)]):
-            rows += labelled_texts(file, *columns)
+            rows += labelled_texts(file, *columns, kind)
         if not rows:
             raise QtxError(f"no text in {' '.join(patterns)}: expected a file that is not empty")
         return rows
