@@ -109,18 +109,11 @@ def diagnose(
     if not thorough:
         chosen = costliest(model, params, lambda m: measured(m, 1).metric, objective.lower_is_better, COSTLIEST)
     rows = sensitivities(model, params, batches[:1], metric, chosen, objective.lower_is_better)
+    told = told_of_embeddings(experiment.model, RunFolder(run.workdir).imported)
+    embedding = [f"{name} {text}" for name, text in told.items()]
     return Diagnosis(
         name=experiment.name,
-        model=", ".join(
-            [
-                model_in_words(experiment.model),
-                f"{prepared.parameters:,} parameters",
-                *(
-                    f"{name} {said}"
-                    for name, said in told_of_embeddings(experiment.model, RunFolder(run.workdir).imported).items()
-                ),
-            ]
-        ),
+        model=", ".join([model_in_words(experiment.model), f"{prepared.parameters:,} parameters", *embedding]),
         data=prepared.data.description,
         examples=len(observation.real),
         length=observation.real.shape[1],

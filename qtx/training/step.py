@@ -72,8 +72,8 @@ class TrainState:
       step: updates done, int32; skipped ones count.
       params: float32, without boxes.
       opt_state: optax's.
-      window: the entries of `Loss.training_sums` since the last log line by their names, without skipped updates, and of
-        a run with penalties their means as `penalties`. Part of the state, so that a resumed run logs the same means.
+      window: what `Loss.training_sums` gave since the last log line, by its names, without skipped updates, and of a
+        run with penalties their means as `penalties`. Part of the state, so that a resumed run logs the same means.
       lost: the digits of the same sums that float32 has no place for (see `qtx.foundation.totals.Total`).
       bad: what was skipped.
     """

@@ -84,7 +84,7 @@ class LogitSums(NamedTuple):
         return type(self)(self.weight + more.weight, self.moments.plus(more.moments))
 
     def metrics(self) -> dict[str, float]:
-        """As `fidelity` the cosine of the centred logits, as `loss` their error as a share of the teacher's variation."""
+        """As `fidelity` the cosine of the centred logits, as `loss` the error as a share of the teacher's variation."""
         fidelity, loss = self.moments.cosine, self.moments.relative_error
         return {"loss": loss, "fidelity": fidelity, "predictions": float(self.weight)}
 
