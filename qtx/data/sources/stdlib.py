@@ -68,10 +68,11 @@ class StdlibLabels(LabelledTextOptions):
     which of a few words it has; a twentieth is held out."""
 
     def load(self, objective: str) -> Data:
-        label = LABELS[text_objective(objective).label_kind]
+        kind = text_objective(objective).label_kind
+        label, classes = LABELS[kind], LABEL_WORDS if kind == NAMES else None
         rows = [LabelledText(document.text, label(document)) for document in stdlib_documents()]
         training, held_out = split_labelled(rows, HELD_OUT_FRACTION, REMEDY)
-        return self.make_labelled_data("stdlib_labels", training, held_out, objective)
+        return self.make_labelled_data("stdlib_labels", training, held_out, objective, classes)
 
 
 @functools.cache
