@@ -61,7 +61,9 @@ def measure(repeats: int, calibrations: list[str]) -> dict[str, float]:
         "FP evaluation": FloatingPoint(module, params),
         "W8A8 evaluation": calibrate(module, params, recipe, [batch], 1),
     }
-    functions = {name: (lambda model=model: model_sums(CrossEntropy(), 1, model, batch)) for name, model in models.items()}
+    functions = {
+        name: (lambda model=model: model_sums(CrossEntropy(), 1, model, batch)) for name, model in models.items()
+    }
     for name in calibrations:
         recipe = QuantizationConfig(**CALIBRATIONS[name]).make_recipe("w8a8", CONFIG)
         weight_plan, bits = planned_weights(params, recipe)

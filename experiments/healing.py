@@ -7,7 +7,7 @@ The first run is the original, and all is held against its floating point. Range
 the calibration files. A line of the output has a run, a kind of text, a length in tokens, and how the model is
 quantized ("fp": not at all), and of 64 texts (32 of the longest):
 
-- `cosine` of the embeddings (means over the tokens of the last hidden states) and `error` of the hidden states,
+- `cosine` of the embeddings (as the run's config pools the last hidden states) and `error` of the hidden states,
   |h - t|^2 / |t|^2, both to the original's in floating point, as means over the texts;
 - in floating point, the largest magnitude of a feed-forward output and of a residual sum;
 - with `--neighbours`, of 1,000 reviews at 128 tokens: the share of the ten nearest of each, by cosine, that are the
@@ -37,6 +37,7 @@ from qtx.data.tokenization import TextTokenizer
 from qtx.foundation.config import flattened
 from qtx.foundation.errors import QtxError
 from qtx.masks import token_mask
+from qtx.models.pooling import pooled
 from qtx.pipeline.start import config_of
 from qtx.pipeline.trained import prepare_run, restore_run
 from qtx.quantization import QuantizationConfig, Quantized, calibrate
@@ -100,12 +101,12 @@ def reviews(tokenizer: TextTokenizer, file: str, number: int) -> list[np.ndarray
 @jax.jit
 def outputs(model: Model, batch: dict[str, jax.Array]) -> dict[str, jax.Array]:
     """Last hidden states `[B, T, D]`, embeddings `[B, D]`, and the largest feed-forward output and residual sum."""
-    real = token_mask(batch, batch["tokens"].shape[1])[..., None]
+    real, config = token_mask(batch, batch["tokens"].shape[1])[..., None], model.module.config
     hidden, held = capture(model.apply, {OUTPUTS, *RESIDUALS}, batch, train=False)
     largest = {name: jnp.abs(jnp.where(real, x, 0)).max() for name, x in held.items()}
     return {
         "hidden": jnp.where(real, hidden, 0),
-        "embedding": jnp.where(real, hidden, 0).sum(1) / real.sum(1),
+        "embedding": pooled(hidden, real[..., 0], config.pooling, config.normalize),
         "output": largest[OUTPUTS],
         "residual": jnp.maximum(*(largest[name] for name in RESIDUALS)),
     }

@@ -9,9 +9,12 @@ from minimum to maximum over 64 calibration texts; the inputs and outputs of eve
 norms of the residual stream included. Weights get one grid per tensor or, in a second line, per channel. The int8
 model runs on integers wherever ONNX Runtime has kernels for them.
 
-Of 128 other texts, all of 128 tokens, each line has the mean cosine of the embeddings (the mean of the last hidden
-states): int8 to the same model's floating point, and both to the first folder's floating point. It also counts what is
-on grids: activations by the operator that makes them, constants (weights, biases, gains) by type.
+Of 128 other texts, all of 128 tokens, each line has the mean cosine of the embeddings (the last hidden states, pooled
+as the first folder's modules say, or else their mean): int8 to the same model's floating point, and both to the first
+folder's floating point; and, as `centred`, the cosine of int8's to the same model's in floating point over all texts
+together, without the mean over the texts, for embeddings that all point one way have a cosine near 1 to anything that
+does. It also counts what is on grids: activations by the operator that makes them, constants (weights, biases, gains)
+by type.
 """
 
 from __future__ import annotations
@@ -33,6 +36,9 @@ from qtx.data.reading import read_text
 from qtx.data.sources.stdlib import HELD_OUT_FRACTION, REMEDY, stdlib_documents
 from qtx.data.text import split_documents
 from qtx.foundation.errors import QtxError
+from qtx.interop.carried import MODULES
+from qtx.interop.sentence import Modules, read_modules
+from qtx.models.pooling import pooled
 
 MISSING = ""
 try:
@@ -103,10 +109,11 @@ def export(folder: Path, file: Path) -> None:
     torch.onnx.export(Hidden().eval(), (tokens,), file, input_names=["input_ids"], **options)
 
 
-def embed(file: Path, tokens: np.ndarray) -> np.ndarray:
-    """Embeddings `[N, D]` of tokens `[N, LENGTH]` by the model of an ONNX file."""
+def embed(file: Path, tokens: np.ndarray, modules: Modules) -> np.ndarray:
+    """Embeddings `[N, D]` of tokens `[N, LENGTH]` by the model of an ONNX file, its hidden states pooled."""
     session = onnxruntime.InferenceSession(file, providers=["CPUExecutionProvider"])
-    return np.concatenate([session.run(None, batch)[0].mean(axis=1) for batch in batches(tokens)])
+    hidden = np.concatenate([session.run(None, batch)[0] for batch in batches(tokens)])
+    return np.asarray(pooled(hidden, np.ones(hidden.shape[:2], bool), modules.pooling, modules.normalize))
 
 
 def on_grids(file: Path) -> dict[str, dict[str, int]]:
@@ -129,6 +136,14 @@ def mean_cosine(x: np.ndarray, y: np.ndarray) -> float:
     return float(((x * y).sum(1) / (np.linalg.norm(x, axis=1) * np.linalg.norm(y, axis=1))).mean())
 
 
+def centred_cosine(x: np.ndarray, y: np.ndarray) -> float:
+    """Of all of `x` to all of `y`, both `[N, D]`, each without its mean over the rows; 0 of rows that are all the
+    same."""
+    x, y = (z - z.mean(axis=0) for z in (x, y))
+    product = float(np.linalg.norm(x) * np.linalg.norm(y))
+    return float((x * y).sum()) / product if product else 0.0
+
+
 def verdicts(folders: Sequence[Path], text: str) -> Iterator[dict[str, Any]]:
     """A line for each folder and granularity of the weights.
 
@@ -142,6 +157,7 @@ def verdicts(folders: Sequence[Path], text: str) -> Iterator[dict[str, Any]]:
     for folder in folders[1:]:
         if not np.array_equal(cut(folder, text), tokens):
             raise QtxError(f"{folder} has another tokenizer than {folders[0]}: judge them in commands of their own")
+    modules = read_modules(folders[0]) if (folders[0] / MODULES).is_file() else Modules("mean", False)
     calibration, held_out = tokens[:CALIBRATION], tokens[CALIBRATION:]
     first = None
     for folder in folders:
@@ -149,15 +165,16 @@ def verdicts(folders: Sequence[Path], text: str) -> Iterator[dict[str, Any]]:
             exported, prepared, quantized = (Path(scratch, f"{name}.onnx") for name in ("exported", "prepared", "int8"))
             export(folder, exported)
             quant_pre_process(exported, prepared, skip_symbolic_shape=True)
-            own = embed(exported, held_out)
+            own = embed(exported, held_out, modules)
             first = own if first is None else first
             for weights, options in WEIGHTS.items():
                 quantize_static(prepared, quantized, Reader(calibration), **options)
-                int8 = embed(quantized, held_out)
+                int8 = embed(quantized, held_out, modules)
                 yield {
                     "folder": str(folder),
                     "weights": weights,
                     "int8_to_own_fp": round(mean_cosine(int8, own), 4),
+                    "centred": round(centred_cosine(int8, own), 4),
                     "int8_to_first_fp": round(mean_cosine(int8, first), 4),
                     "fp_to_first_fp": round(mean_cosine(own, first), 4),
                     "on_grids": on_grids(quantized),

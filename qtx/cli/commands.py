@@ -4,8 +4,10 @@ from __future__ import annotations
 
 import dataclasses
 import time
+from collections.abc import Mapping
 from pathlib import Path
 from shlex import quote
+from typing import Any
 
 from rich.box import SIMPLE_HEAD
 from rich.markup import escape
@@ -40,8 +42,9 @@ from qtx.planning import table as plan_table
 from qtx.quantization.integer import load
 from qtx.quantization.integer.files import DESCRIPTION
 from qtx.quantization.qat.config import QatConfig
-from qtx.report.results import ATTENTION_COLUMNS, OUTLIER_COLUMNS, Result, main_table, markdown, number
+from qtx.report.results import ATTENTION_COLUMNS, BESIDE_TITLES, OUTLIER_COLUMNS, Result, main_table, markdown, number
 from qtx.training import NEWEST, RunFolder, read_metrics
+from qtx.training.losses.binary_cross_entropy import OF_LABEL
 
 
 def plan(experiment: Experiment, devices: str | None = None, chip: str | None = None) -> None:
@@ -138,7 +141,7 @@ def evaluate(experiment: Experiment, workdir: Path, checkpoint: str = NEWEST, na
     with console.status("measuring"):
         result = measure(run, {}, attention_text(experiment.model.attention), began)
     rows = [["loss", number(result["loss"])], ["metric", shown(result["metric"], result["fp"])]]
-    rows += [["F1", number(result["f1"])]] if "f1" in result else []
+    rows += beside(result, result["metric"])
     rows += [[f"trained for {name.upper()}", shown(result["metric"], q)] for name, q in result["quantized"].items()]
     rows += [
         [title, number(result[key])] for key, title in (OUTLIER_COLUMNS | ATTENTION_COLUMNS).items() if key != "loss"
@@ -229,7 +232,7 @@ def evaluate_integers(experiment: Experiment, folder: Path, console: Console, na
     with console.status("measuring"):
         metrics = metrics_of(prepared, load(prepared.module, folder))
     rows = [["loss", number(metrics["loss"])], ["metric", shown(metric, metrics[metric])]]
-    rows += [["F1", number(metrics["f1"])]] if "f1" in metrics else []
+    rows += beside(metrics, metric)
     print_table(f"{folder}: held-out data, in integers", ["measurement", "value"], rows, console)
 
 
@@ -272,6 +275,13 @@ def open_and_tell(
 def shown(metric: str, value: float) -> str:
     """A metric as people read it: `perplexity 4.49`, `accuracy 88.1 %`."""
     return f"{metric} {number(100 * value)} %" if metric == "accuracy" else f"{metric} {number(value)}"
+
+
+def beside(values: Mapping[str, Any], metric: str) -> list[list[str]]:
+    """Rows of what is measured beside the metric: other ones, and F1 label by label."""
+    titles = {name: title for name, title in BESIDE_TITLES.items() if name in values and name != metric}
+    titles |= {name: f"F1 of {name.removeprefix(OF_LABEL)}" for name in values if name.startswith(OF_LABEL)}
+    return [[title, number(values[name])] for name, title in titles.items()]
 
 
 def print_table(title: str, header: list[str], rows: list[list[str]], console: Console) -> None:

@@ -14,7 +14,9 @@ from rich.text import Text
 from qtx.attention import attention_text
 from qtx.families.in_words import model_in_words
 from qtx.foundation.console import say
+from qtx.pipeline.embeddings import told_of_embeddings
 from qtx.pipeline.prepare import Prepared
+from qtx.training import RunFolder
 
 
 def print_summary(
@@ -50,6 +52,7 @@ def summary(prepared: Prepared, workdir: Path, backend: str, compare: bool) -> d
     used = prepared.mesh.devices.size
     return {
         "model": f"{model_in_words(model)}, {model.dtype}",
+        **told_of_embeddings(model, RunFolder(workdir).imported),
         "attention": "; ".join(variants) if compare else attention_text(model.attention),
         **({"computed": f"{backend} attention"} if backend else {}),
         "parameters": f"{prepared.parameters:,}" + (" with softmax; gates add theirs" if compare else ""),

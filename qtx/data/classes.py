@@ -41,13 +41,13 @@ def are_unnamed(classes: Sequence[str]) -> bool:
     return all(name in (f"LABEL_{i}", str(i)) for i, name in enumerate(classes))
 
 
-def check_classes(classes: Sequence[str] | None) -> None:
-    """Raises QtxError unless an option `classes` is None or names two classes or more, each once."""
+def check_classes(classes: Sequence[str] | None, fewest: int = 2) -> None:
+    """Raises QtxError unless an option `classes` is None or names so many classes or more, each once."""
     if classes is None:
         return
     texts = all(isinstance(name, str) for name in classes)
-    if not texts or len(set(map(plain, classes))) < max(2, len(classes)):
-        raise QtxError(f"classes is {classes!r}: expected two labels or more, each once, ('neg', 'pos')")
+    if not texts or len(set(map(plain, classes))) < max(fewest, len(classes)):
+        raise QtxError(f"classes is {classes!r}: expected {fewest} labels or more, each once, ('neg', 'pos')")
 
 
 class Numbering:

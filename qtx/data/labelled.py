@@ -13,7 +13,7 @@ import numpy as np
 from qtx.data.classes import Numbering, in_order, in_words, lacking
 from qtx.data.dataset import Data
 from qtx.data.notes import copies, described, noted
-from qtx.data.objectives import TextObjective, text_objective
+from qtx.data.objectives import NumbersOfTexts, TextObjective, text_objective
 from qtx.data.objectives.sequence_classification import PADDING, padded
 from qtx.data.splitting import split_by_name
 from qtx.data.tables import LabelledText
@@ -52,7 +52,8 @@ class LabelledTextOptions(TokenizedOptions):
           held_out: the texts for evaluation, which are put in an order that says nothing of their labels, so that any
             number of them is a fair sample.
           objective: the name of a `TextObjective`.
-          classes: the labels in the order of their numbers; None: those of the training texts, `in_order`.
+          classes: the labels in the order of their numbers, or the names of a text's numbers; None: those of the
+            training texts, `in_order`.
           mended: what reading them mended, to be told; see `qtx.data.notes`.
 
         Raises:
@@ -62,12 +63,18 @@ class LabelledTextOptions(TokenizedOptions):
         held_out = sorted(held_out, key=lambda row: _rank(row.text))
         tokenizer = self.make_tokenizer([row.text for row in training], objective)
         splits = {"training": training, "held-out": held_out}
+        told, names, numbers = "", None, dict[str, np.ndarray]()
+        if isinstance(chosen, NumbersOfTexts):
+            labels = {split: [row.label for row in rows] for split, rows in splits.items()}
+            names, numbers = chosen.numbered(labels, classes)
+            chosen, told = chosen.with_outputs(len(names)), f"outputs {in_words(names)}, "
         blocks = {
             split: self._blocks(rows, chosen.block_length(length), tokenizer, f"{name}: the {split} text")
             for split, rows in splits.items()
         }
-        told, names = "", None
-        if chosen.labelled:
+        for split, of_texts in numbers.items():
+            blocks[split][:, length:] = of_texts
+        if chosen.labelled and not numbers:
             names = in_order(row.label for row in training) if classes is None else tuple(classes)
             for split, rows in splits.items():
                 blocks[split][:, -1] = _numbers(rows, names, split)

@@ -6,16 +6,17 @@ import itertools
 from collections import Counter
 from collections.abc import Iterator, Sequence
 from pathlib import Path
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 from qtx.data.classes import Numbering, plain
+from qtx.data.label_values import CLASS, label_columns, label_text
 from qtx.data.reading import TABLE, decoded, json_lines, lines, text_kind, whole
 from qtx.data.tfds_datasets import TRAINING_SPLIT, find_dataset
 from qtx.foundation.errors import QtxError
 
 
 class LabelledText(NamedTuple):
-    """A text and the name of its class."""
+    """A text and its label: the name of its class, or what `qtx.data.label_values` makes of others."""
 
     text: str
     label: str
@@ -34,34 +35,36 @@ def labelled_texts(
     path: str | Path,
     text_column: str,
     label_column: str,
+    kind: str | None = CLASS,
     numbering: Numbering | None = None,
     mended: Counter[str] | None = None,
 ) -> Iterator[LabelledText]:
-    """The texts of a file and their labels, which are `plain`.
+    """The texts of a file and their labels; classes are `plain`.
 
     Args:
       path: a `.tsv`, a row a line, with a tab between columns and no quoting: a quotation mark is a character as any
         other; or a `.jsonl`, an object a line. Plain or with `.gz`, `.xz` or `.zst`.
       text_column, label_column: keys of the objects; of a table the names in its first line, or numbers from 0 if it
-        has no such line.
+        has no such line. Labels that are no classes may be in several columns, with commas between their names.
+      kind: of the labels, of `qtx.data.label_values`; None: nobody will ask what they mean.
       numbering: of the classes that every label is one of; None: of any.
       mended: see `qtx.data.reading.whole`.
 
     Raises:
       QtxError: for a file that cannot be read or is of another kind, a column that is not there, a line without a
-        label, or a label that is of none of the classes.
+        label or with one of another kind, or a label that is of none of the classes.
     """
     readers = {TABLE: _rows, ".jsonl": _objects}
-    kind = text_kind(path)
-    if kind not in readers:
+    format = text_kind(path)
+    if format not in readers:
         raise QtxError(f"{path} is no table: expected {', '.join(readers)}, plain or with .gz, .xz or .zst")
-    for number, text, label in readers[kind](path, (text_column, label_column)):
-        if not label.strip():
-            raise QtxError(f"{path}, line {number}: no label: expected one in column {label_column}")
-        label = whole(label, mended)
+    columns = label_columns(label_column, CLASS if kind is None else kind)
+    for number, text, values in readers[format](path, (text_column, *columns)):
+        where = f"{path}, line {number}"
+        label = whole(label_text(values, columns, kind, where), mended)
         if numbering is not None:
-            numbering.number(label, f"{path}, line {number}")
-        yield LabelledText(whole(text, mended), plain(label))
+            numbering.number(label, where)
+        yield LabelledText(whole(text, mended), plain(label) if kind == CLASS else label)
 
 
 def dataset_texts(
@@ -97,7 +100,7 @@ def dataset_texts(
         yield LabelledText(text, plain(labels.int2str(number)))
 
 
-def _rows(path: str | Path, columns: Sequence[str]) -> Iterator[tuple[int, str, str]]:
+def _rows(path: str | Path, columns: Sequence[str]) -> Iterator[tuple[int, str, list[Any]]]:
     rows: Iterator[tuple[int, list[str]]]
     ended = (line.removesuffix("\r") for line in lines(path))  # as the editors of some systems end them
     rows = ((number, line.split("\t")) for number, line in enumerate(ended, 1) if line)
@@ -107,27 +110,22 @@ def _rows(path: str | Path, columns: Sequence[str]) -> Iterator[tuple[int, str, 
     line, names = begin
     if columns[0].isdecimal():
         names, rows = [str(index) for index in range(len(names))], itertools.chain([begin], rows)
-    text, label = (_index(path, line, column, names) for column in columns)
+    text, *labels = (_index(path, line, column, names) for column in columns)
     for number, row in rows:
         if len(row) != len(names):
             raise QtxError(f"{path}, line {number}: {len(row)} columns, but {len(names)} in line {line}")
-        yield number, row[text], row[label]
+        yield number, row[text], [row[label] for label in labels]
 
 
-def _objects(path: str | Path, columns: Sequence[str]) -> Iterator[tuple[int, str, str]]:
+def _objects(path: str | Path, columns: Sequence[str]) -> Iterator[tuple[int, str, list[Any]]]:
     for number, record in json_lines(path):
         if not isinstance(record, dict):
             raise QtxError(f"{path}, line {number}: expected an object with {' and '.join(columns)}")
         keys = list(record)
-        text, label = (record[keys[_index(path, number, column, keys)]] for column in columns)
+        text, *labels = (record[keys[_index(path, number, column, keys)]] for column in columns)
         if not isinstance(text, str):
             raise QtxError(f"{path}, line {number}: {columns[0]} is {str(text)[:100]!r}: expected a text")
-        whole = isinstance(label, int) or (isinstance(label, float) and label.is_integer())
-        if isinstance(label, bool) or not (isinstance(label, str) or whole):
-            raise QtxError(
-                f"{path}, line {number}: {columns[1]} is {str(label)[:100]!r}: expected a text or a whole number"
-            )
-        yield number, text, str(label)
+        yield number, text, labels
 
 
 def _index(path: str | Path, number: int, column: str, names: Sequence[str]) -> int:

@@ -20,6 +20,13 @@ def model_in_words(config: TransformerConfig) -> str:
     )
 
 
+def embedding_in_words(config: TransformerConfig) -> str:
+    """How a text's embedding is made of a model's hidden states, e.g. `mean, normalized`; empty if it is not."""
+    if getattr(config, "head", None) != "none" or not hasattr(config, "pooling"):
+        return ""
+    return f"{config.pooling}{', normalized' if getattr(config, 'normalize', False) else ''}"
+
+
 def count(number: int, thing: str) -> str:
     """`1 layer`, `12 layers`."""
     return f"{number} {thing}{'s' * (number != 1)}"

@@ -25,7 +25,7 @@ from qtx.interop.modeling import modeling
 from qtx.interop.original import as_in
 from qtx.interop.stored import ATTENTION_KEY, CONFIG, EXPECTED, open_folder, sizes_of, table_of
 from qtx.interop.weight_files import WEIGHTS
-from qtx.models import COMPUTATION, TransformerConfig
+from qtx.models import COMPUTATION, MEASURED_BY, TransformerConfig
 
 
 def load(folder: str | Path, attention: AttentionConfig | None = None) -> tuple[TransformerConfig, dict[str, Any]]:
@@ -110,7 +110,7 @@ def _from_nothing(config: TransformerConfig, params: Any) -> tuple[dict[str, Any
     architecture = checkpoint.architecture(config)
     # What transformers has no option for, such as another LayerNorm epsilon in OPT, would be lost silently.
     given, default = vars(config), type(config)()
-    told = {*checkpoint.fields.values(), *checkpoint.shown_by_weights({}), *COMPUTATION, "attention"}
+    told = {*checkpoint.fields.values(), *checkpoint.shown_by_weights({}), *COMPUTATION, *MEASURED_BY, "attention"}
     for field in given.keys() - told:
         if given[field] != getattr(default, field):
             raise QtxError(f"{field} is {given[field]!r}: {architecture} supports only {getattr(default, field)!r}")

@@ -8,10 +8,13 @@ from typing import Any, NamedTuple
 from qtx.foundation.errors import QtxError
 from qtx.foundation.storage import Expected, read_json
 from qtx.interop.carried import MODULES, module_list
+from qtx.models.pooling import POOLINGS, SEPARATOR
 
 EXPECTED = Expected("the options of a Pooling module", "save the model there with sentence-transformers")
-POOLINGS = ("mean", "cls")
-# The flags of the versions before 6, to today's names.
+TRANSFORMER, POOLING, NORMALIZE = "Transformer", "Pooling", "Normalize"
+# What is not there when a model is used.
+OF_TRAINING = ("Dropout",)
+# The flags of the versions before 6, to today's names; of those left out the mean alone is on.
 FLAGS = {
     "pooling_mode_cls_token": "cls",
     "pooling_mode_mean_tokens": "mean",
@@ -26,40 +29,45 @@ class Modules(NamedTuple):
     """How hidden states `[B, T, width]` become one vector `[B, width]`.
 
     Attributes:
-      pooling: `"mean"` over the tokens that are no padding, or `"cls"`, the first token's.
+      pooling: a name in `qtx.models.pooling.POOLINGS`, or several with `+` between.
       normalize: whether it is divided by its L2 norm.
+      left_out: the kinds of modules that follow and change the vector further, which qtx does not compute.
     """
 
     pooling: str
     normalize: bool
+    left_out: tuple[str, ...] = ()
 
 
 def read_modules(folder: str | Path) -> Modules:
-    """The pooling and the normalization of a sentence-transformers folder.
+    """The pooling and the normalization of a sentence-transformers folder, up to the first module that qtx does not
+    compute.
 
     Raises:
-      QtxError: if a file is missing or broken, or a module or its option is not supported.
+      QtxError: if a file is missing or broken, it does not begin with a Transformer and its Pooling, or that is one
+        that sentence-transformers does not have.
     """
     folder = Path(folder)
     modules = module_list(folder)
     kinds = [kind.rpartition(".")[2] for kind, _ in modules]
-    known = kinds[:2] == ["Transformer", "Pooling"] and kinds[2:] in ([], ["Normalize"])
     # Anybody's class may be called so.
-    if not known or not all(kind.startswith("sentence_transformers.") for kind, _ in modules):
+    own = all(kind.startswith("sentence_transformers.") for kind, _ in modules[:2])
+    if kinds[:2] != [TRANSFORMER, POOLING] or not own:
         raise QtxError(
             f"{folder / MODULES} has the modules {', '.join(kind for kind, _ in modules)}: expected those of "
-            "sentence-transformers called Transformer, Pooling and, if it likes, Normalize"
+            "sentence-transformers called Transformer and Pooling, and then any"
         )
     path = modules[1][1] / "config.json"
-    return Modules(_pooling(read_json(path, EXPECTED), path), len(kinds) == 3)
+    further = [kind for kind in kinds[2:] if kind not in OF_TRAINING]
+    normalize = further[:1] == [NORMALIZE]
+    left_out = further[1:] if normalize else further
+    return Modules(_pooling(read_json(path, EXPECTED), path), normalize, tuple(left_out))
 
 
 def _pooling(values: dict[str, Any], path: Path) -> str:
-    flagged = [mode for flag, mode in FLAGS.items() if values.get(flag) is True]
-    chosen = values.get("pooling_mode", flagged or "mean")
-    chosen = chosen[0] if isinstance(chosen, list) and len(chosen) == 1 else chosen
-    if not isinstance(chosen, str) or chosen not in POOLINGS:
-        raise QtxError(f"{path}: the pooling mode is {str(chosen)[:100]}; qtx supports {' and '.join(POOLINGS)}")
-    if values.get("include_prompt", True) is not True:
-        raise QtxError(f"{path}: include_prompt is false; qtx's pooling is over prompts too")
-    return chosen
+    flagged = [mode for flag, mode in FLAGS.items() if values.get(flag, mode == "mean") is True]
+    chosen = values.get("pooling_mode", flagged)
+    chosen = [chosen] if isinstance(chosen, str) else chosen
+    if not isinstance(chosen, list) or not chosen or not all(isinstance(x, str) and x in POOLINGS for x in chosen):
+        raise QtxError(f"{path}: the pooling mode is {str(chosen)[:100]}; qtx has {', '.join(POOLINGS)}")
+    return SEPARATOR.join(chosen)

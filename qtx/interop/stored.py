@@ -15,6 +15,8 @@ from qtx.families.weights import Weight
 from qtx.foundation.config import read_section
 from qtx.foundation.errors import QtxError, lookup
 from qtx.foundation.storage import Expected, StoredTensor, read_json
+from qtx.interop.carried import MODULES
+from qtx.interop.sentence import read_modules
 from qtx.interop.weight_files import INDEX, WEIGHTS, StoredTensors, open_weights
 from qtx.models import TransformerConfig
 
@@ -72,7 +74,7 @@ class Stored:
                     raise QtxError(f"{ATTENTION_KEY} is {noted!r}: expected options of the attention")
                 attention = read_section(AttentionConfig, noted, "config.model.attention")
             fields["attention"] = with_gate(attention, tensors, self.checkpoint.attention_prefix)
-            config = read_section(self.family.config, fields, "config.model").resolved()
+            config = _with_pooling(read_section(self.family.config, fields, "config.model").resolved(), self.folder)
             for name in config.from_data:
                 if getattr(config, name) is None:
                     raise QtxError(f"neither {CONFIG} nor the weights tell {name}")
@@ -94,6 +96,18 @@ class Stored:
             start for start in self.checkpoint.unused if not any(weight.name.startswith(start) for weight in table)
         ]
         return {k: v for k, v in tensors.items() if k not in tied and not k.startswith(tuple(unused))}
+
+
+def _with_pooling(config: TransformerConfig, folder: Path) -> TransformerConfig:
+    """The config of a model without a head, whose embedding is what the folder's modules say, as far as they are
+    sentence-transformers'."""
+    if getattr(config, "head", None) != "none" or not hasattr(config, "pooling") or not (folder / MODULES).is_file():
+        return config
+    try:
+        modules = read_modules(folder)
+    except QtxError:
+        return config  # what it is measured by is told with the model
+    return dataclasses.replace(config, pooling=modules.pooling, normalize=modules.normalize)  # type: ignore[call-arg]
 
 
 def open_folder(folder: Path) -> Stored:

@@ -8,7 +8,7 @@ import jax
 
 from qtx.models.bert import Bert, BertConfig
 from qtx.models.block import FROM_DATA, TransformerConfig
-from qtx.models.comparison import COMPUTATION, OF_TRAINING, differing_options
+from qtx.models.comparison import COMPUTATION, MEASURED_BY, OF_TRAINING, differing_options
 from qtx.models.opt import Opt, OptConfig
 from qtx.models.vit import Vit, VitConfig
 
@@ -21,6 +21,7 @@ def count_parameters(params: Any) -> int:
 __all__ = [
     "COMPUTATION",
     "FROM_DATA",
+    "MEASURED_BY",
     "OF_TRAINING",
     "Bert",
     "BertConfig",

@@ -6,15 +6,17 @@ from qtx.models.block import FROM_DATA, TransformerConfig
 
 # How to compute, not what.
 COMPUTATION = ("dtype", "remat", "attention_backend")
+# How the embeddings that a model is measured by are made of its hidden states.
+MEASURED_BY = ("pooling", "normalize")
 # What training may have taken another value for: the model computes the same.
 OF_TRAINING = ("dropout", "attention_dropout", "init_std")
 
 
 def differing_options(one: TransformerConfig, other: TransformerConfig) -> list[str]:
-    """The options by which two configs are of different models: both resolved, without those that say how to compute or
-    to train, and without what one of them leaves to the data; all of `other`, if they are of two families."""
+    """The options by which two configs are of different models: both resolved, without those that say how to compute, to
+    measure or to train, and without what one of them leaves to the data; all of `other`, if they are of two families."""
     one, other = one.resolved(), other.resolved()
-    options = [option for option in vars(other) if option not in (*COMPUTATION, *OF_TRAINING)]
+    options = [option for option in vars(other) if option not in (*COMPUTATION, *MEASURED_BY, *OF_TRAINING)]
     if type(one) is not type(other):
         return options
 

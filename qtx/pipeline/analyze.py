@@ -20,6 +20,7 @@ from qtx.data.classes import UnknownLabel
 from qtx.experiment import Experiment
 from qtx.families.in_words import model_in_words
 from qtx.foundation.errors import QtxError
+from qtx.pipeline.embeddings import told_of_embeddings
 from qtx.pipeline.identity import load_data, origin
 from qtx.pipeline.importing import BUILTIN, Found, classes_of, import_run
 from qtx.pipeline.measure import sums_of, token_text
@@ -109,9 +110,11 @@ def diagnose(
     if not thorough:
         chosen = costliest(model, params, lambda m: measured(m, 1).metric, objective.lower_is_better, COSTLIEST)
     rows = sensitivities(model, params, batches[:1], metric, chosen, objective.lower_is_better)
+    told = told_of_embeddings(experiment.model, RunFolder(run.workdir).imported)
+    embedding = [f"{name} {text}" for name, text in told.items()]
     return Diagnosis(
         name=experiment.name,
-        model=f"{model_in_words(experiment.model)}, {prepared.parameters:,} parameters",
+        model=", ".join([model_in_words(experiment.model), f"{prepared.parameters:,} parameters", *embedding]),
         data=prepared.data.description,
         examples=len(observation.real),
         length=observation.real.shape[1],

@@ -114,7 +114,7 @@ def config_of_checkpoint(checkpoint: Found, names_source: bool = False) -> Confi
 def objective_of(model: TransformerConfig) -> str:
     """What a model was trained for, as far as text that is just text has it; otherwise to stay what it is."""
     head = getattr(model, "head", None)
-    return "distill" if head in ("none", "classification") else family_of(model).objectives[0]
+    return family_of(model).objectives[0] if head in (None, "mlm") else "distill"
 
 
 def import_run(experiment: Experiment, workdir: Path, checkpoint: Found, data: Data | None = None) -> Prepared:

@@ -35,6 +35,7 @@ from qtx.report.results import Result
 from qtx.training import RunFolder
 from qtx.training.evaluate import add_up
 from qtx.training.losses import Loss
+from qtx.training.losses.binary_cross_entropy import OF_LABEL
 from qtx.training.sharding import batch_shards
 from qtx.training.step import output_sums
 
@@ -114,8 +115,11 @@ def token_text(data: Data) -> Callable[[int], str] | None:
 
 
 def metrics_of(prepared: Prepared, model: FloatingPoint | Quantized | IntegerModel) -> dict[str, float]:
-    """Loss and metrics of a model on the held-out data; see `add_up`."""
-    return add_up(sums_of(prepared, model), prepared.evaluation())
+    """Loss and metrics of a model on the held-out data; see `add_up`. Those of one label have its name."""
+    found = add_up(sums_of(prepared, model), prepared.evaluation())
+    names = prepared.data.classes or ()
+    named = {f"{OF_LABEL}{number}": f"{OF_LABEL}{name}" for number, name in enumerate(names)}
+    return {named.get(key, key): value for key, value in found.items()}
 
 
 def sums_of(prepared: Prepared, model: FloatingPoint | Quantized | IntegerModel) -> Callable[[Batch], Any]:

@@ -9,7 +9,7 @@ from typing import Any
 import numpy as np
 
 from qtx.data import OBJECTIVES, VOCABULARIES, Data, load_tokenizer
-from qtx.data.objectives import Objective, TextObjective
+from qtx.data.objectives import NumbersOfTexts, Objective, TextObjective
 from qtx.data.text import DEFAULT_VOCAB_SIZE, TextOptions
 from qtx.experiment import Experiment
 from qtx.families import family_of
@@ -46,15 +46,16 @@ def _text(experiment: Experiment, source: Any, objective: TextObjective) -> tupl
         assumed = [f"vocab_size {vocab_size}"]
     special = {"end": 1, "pad": 0, "mask": 0, "is_special": np.zeros(vocab_size, bool)}
     blank: Any = SimpleNamespace(**special, template=SimpleNamespace(after=()))
+    classes = None
+    if objective.labelled:
+        classes = numbered(experiment.model.num_classes or FEWEST_CLASSES)
+        assumed += [] if experiment.model.num_classes else [f"num_classes {FEWEST_CLASSES}"]
+        objective = objective.with_outputs(len(classes)) if isinstance(objective, NumbersOfTexts) else objective
     block = np.zeros(objective.block_length(length), np.int32)
     if isinstance(source, TextOptions):
         example = source.make_example(blank, experiment.objective)
     else:
         example = objective.example(blank, 0)
-    classes = None
-    if objective.labelled:
-        classes = numbered(experiment.model.num_classes or FEWEST_CLASSES)
-        assumed += [] if experiment.model.num_classes else [f"num_classes {FEWEST_CLASSES}"]
     sizes: Any = {"vocab_size": vocab_size, "sequence_length": length, "classes": classes}
     return Data("no data", [block], [block], example, **sizes), assumed
 

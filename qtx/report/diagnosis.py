@@ -125,7 +125,7 @@ def _of_heads(diagnosis: Diagnosis) -> str:
 def _of_cost(diagnosis: Diagnosis) -> str:
     metric, scheme = METRIC_TITLES[diagnosis.metric], diagnosis.scheme
     before, after = (value(diagnosis.metric, diagnosis.ladder[name].metric) for name in ("fp", scheme))
-    meaning = " (mean cosine to the original's outputs)" if diagnosis.metric == "fidelity" else ""
+    meaning = " (cosine to the original's outputs)" if diagnosis.metric == "fidelity" else ""
     return f"{scheme.upper()} takes {metric}{meaning} from {before} to {after}."
 
 

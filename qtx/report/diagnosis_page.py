@@ -34,8 +34,10 @@ GROWTH = {
     "layers/mlp_residual": "sum after feed-forward",
 }
 METRICS = {
-    "fidelity": "Fidelity is the mean cosine between the outputs of the quantized and of the original model: 1 is the "
-    "same.",
+    "fidelity": "Fidelity is the cosine between the outputs of the quantized and of the original model: of embeddings "
+    "as a mean over the texts, of a head's outputs over all of them together, without their means. 1 is the same.",
+    "correlation": "Correlation with the labels: higher is better.",
+    "f1": "F1: higher is better.",
     "perplexity": "Perplexity: lower is better.",
     "accuracy": "Accuracy: higher is better.",
 }

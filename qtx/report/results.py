@@ -32,7 +32,15 @@ ATTENTION_COLUMNS = {
     "zero_share": "exact zeros",
     "dead_row_share": "dead rows",
 }
-METRIC_TITLES = {"perplexity": "perplexity", "accuracy": "accuracy, %", "fidelity": "fidelity"}
+METRIC_TITLES = {
+    "perplexity": "perplexity",
+    "accuracy": "accuracy, %",
+    "f1": "F1",
+    "correlation": "correlation",
+    "fidelity": "fidelity",
+}
+# What is measured beside the metric, where it is.
+BESIDE_TITLES = {"f1": "F1", "rank_correlation": "rank correlation", "centred_fidelity": "fidelity, centred"}
 
 
 def lower_is_better(metric: str) -> bool:

@@ -16,7 +16,9 @@ from qtx.training.penalties import complete_text, make_penalties
 from qtx.training.schedules import SCHEDULES, learning_rate_schedule
 
 # Metric of the held-out data -> its sign in a checkpoint's score, of which more is better.
-BEST_METRICS = {"loss": -1, "perplexity": -1, "accuracy": 1, "fidelity": 1}
+BEST_METRICS = {"loss": -1, "perplexity": -1} | dict.fromkeys(
+    ("accuracy", "f1", "correlation", "rank_correlation", "fidelity", "centred_fidelity"), 1
+)
 
 
 @dataclasses.dataclass(frozen=True)

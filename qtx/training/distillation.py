@@ -88,9 +88,7 @@ def cosine_similarity(x: jax.Array, y: jax.Array) -> jax.Array:
     return (x * y).sum(-1) / jnp.maximum(jnp.linalg.norm(x, axis=-1) * jnp.linalg.norm(y, axis=-1), 1e-12)
 
 
-def softmax_divergence(
-    logits: jax.Array, batch: Mapping[str, jax.Array], whole: Mapping[str, jax.Array]
-) -> jax.Array:
+def softmax_divergence(logits: jax.Array, batch: Mapping[str, jax.Array], whole: Mapping[str, jax.Array]) -> jax.Array:
     """KL(teacher || model) of the probabilities of the classes, as a mean over an example's predictions, in nats."""
     target = batch[LOGITS]
     log_p, log_q = (jax.nn.log_softmax(x.astype(jnp.float32)) for x in (target, logits))

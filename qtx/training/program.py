@@ -69,9 +69,7 @@ def make_program(
 
 # A comparison runs each variant's program once per seed, and compiling may take longer than training a small model.
 @functools.lru_cache(maxsize=16)
-def _make_program(
-    module: Trainable, training: TrainingConfig, mesh: Mesh, shapes: Shapes, loss: Loss
-) -> Program:
+def _make_program(module: Trainable, training: TrainingConfig, mesh: Mesh, shapes: Shapes, loss: Loss) -> Program:
     optimizer = training.make_optimizer()
     penalties = make_penalties(training.penalties)
     # Parameter shapes do not depend on the number of examples: one is enough to trace the initialization.

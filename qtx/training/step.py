@@ -26,7 +26,6 @@ from qtx.training.penalized import penalty_sums
 from qtx.training.penalties import make_penalties
 from qtx.training.sharding import batch_shards
 
-
 CROSS_ENTROPY = CrossEntropy()
 
 
@@ -73,8 +72,8 @@ class TrainState:
       step: updates done, int32; skipped ones count.
       params: float32, without boxes.
       opt_state: optax's.
-      window: the entries of `Loss.training_sums` since the last log line by their names, without skipped updates, and of
-        a run with penalties their means as `penalties`. Part of the state, so that a resumed run logs the same means.
+      window: what `Loss.training_sums` gave since the last log line, by its names, without skipped updates, and of a
+        run with penalties their means as `penalties`. Part of the state, so that a resumed run logs the same means.
       lost: the digits of the same sums that float32 has no place for (see `qtx.foundation.totals.Total`).
       bad: what was skipped.
     """
@@ -248,9 +247,7 @@ def output_sums(loss: Loss, apply: Callable[[Batch], Any], batch: Batch, shards:
     return loss.sums(output, batch, shards)
 
 
-def make_eval_step(
-    module: Trainable, mesh: Mesh, loss: Loss = CROSS_ENTROPY
-) -> Callable[[Any, Batch, jax.Array], Any]:
+def make_eval_step(module: Trainable, mesh: Mesh, loss: Loss = CROSS_ENTROPY) -> Callable[[Any, Batch, jax.Array], Any]:
     """(params, batch, step) -> `Loss.sums` of the batch, without dropout, to be compiled over `mesh`."""
 
     def eval_step(params, batch, step):

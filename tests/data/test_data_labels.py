@@ -94,8 +94,7 @@ OPTIONS = {
     "no files": (dict(), "needs files: set data.files"),
     "two ways to hold out": (dict(files=("x",), validation_files=("y",), held_out_fraction=0.1), "both set"),
     "name and number": (dict(files=("x",), text_column="1"), "columns '1' and 'label': expected names"),
-    "a class twice": (dict(files=("x",), classes=("a", "a")), "expected two labels or more, each once"),
-    "one class": (dict(files=("x",), classes=("a",)), "expected two labels or more, each once"),
+    "a class twice": (dict(files=("x",), classes=("a", "a")), "expected labels, each once"),
     "another fraction": (dict(files=("x",), held_out_fraction=0.6), "held_out_fraction is 0.6"),
 }
 

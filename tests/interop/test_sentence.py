@@ -4,11 +4,15 @@ from __future__ import annotations
 
 import json
 
+import jax
 import pytest
 
+from qtx.families import build
 from qtx.foundation.errors import QtxError
 from qtx.interop import load, save
 from qtx.interop.sentence import Modules, read_modules
+from qtx.models import BertConfig
+from qtx.pipeline.embeddings import told_of_embeddings
 
 LEGACY = "sentence_transformers.models."
 TODAY = "sentence_transformers.sentence_transformer.modules."
@@ -35,6 +39,15 @@ def write(folder, pooling, normalize=True, spelling=LEGACY):
         ({"word_embedding_dimension": 8, **FLAGS, "pooling_mode_cls_token": True}, "cls"),
         ({"embedding_dimension": 8, "pooling_mode": "mean", "include_prompt": True}, "mean"),
         ({"embedding_dimension": 8, "pooling_mode": "cls"}, "cls"),
+        ({"embedding_dimension": 8, "pooling_mode": "cls", "include_prompt": False}, "cls"),
+        ({"pooling_mode": "lasttoken"}, "lasttoken"),
+        ({"pooling_mode": ["mean", "max"]}, "mean+max"),
+        ({**FLAGS, "pooling_mode_max_tokens": True}, "max"),
+        ({**FLAGS, "pooling_mode_mean_sqrt_len_tokens": True}, "mean_sqrt_len_tokens"),
+        ({**FLAGS, "pooling_mode_lasttoken": True}, "lasttoken"),
+        ({**FLAGS, "pooling_mode_weightedmean_tokens": True}, "weightedmean"),
+        ({**FLAGS, "pooling_mode_cls_token": True, "pooling_mode_max_tokens": True}, "cls+max"),
+        ({"word_embedding_dimension": 8}, "mean"),
     ],
 )
 def test_both_spellings_are_read(tmp_path, pooling, expected, spelling):
@@ -43,11 +56,10 @@ def test_both_spellings_are_read(tmp_path, pooling, expected, spelling):
 
 
 WRONG = {
-    "two poolings": ({**FLAGS, "pooling_mode_cls_token": True, "pooling_mode_max_tokens": True}, r"\['cls', 'max'\]"),
-    "the largest": ({"pooling_mode": "max"}, "pooling mode is max; qtx supports mean and cls"),
-    "a list": ({"pooling_mode": ["mean", "cls"]}, r"pooling mode is \['mean', 'cls'\]"),
+    "unknown": ({"pooling_mode": "median"}, r"pooling mode is \['median'\]; qtx has cls, max, mean"),
+    "one unknown": ({"pooling_mode": ["mean", "median"]}, r"pooling mode is \['mean', 'median'\]"),
+    "none": (FLAGS, r"pooling mode is \[\]"),
     "a number": ({"pooling_mode": 1}, "pooling mode is 1"),
-    "without prompts": ({"pooling_mode": "mean", "include_prompt": False}, "include_prompt is false"),
 }
 
 
@@ -64,9 +76,8 @@ BROKEN = {
     "numbers": ("[1]", "not a list of modules with type and path"),
     "not JSON": ("[", "not JSON"),
     "outside": ('[{"type": "a", "path": "../b"}]', "names '../b', which is outside of it"),
-    "another module": (
+    "no pooling": (
         '[{"type": "sentence_transformers.models.Transformer", "path": ""},'
-        ' {"type": "sentence_transformers.models.Pooling", "path": "1_Pooling"},'
         ' {"type": "sentence_transformers.models.Dense", "path": "2_Dense"}]',
         "has the modules .*Dense: expected those of sentence-transformers",
     ),
@@ -84,6 +95,39 @@ def test_a_broken_list_gets_one_line(tmp_path, case):
     with pytest.raises(QtxError, match=message) as error:
         read_modules(tmp_path)
     assert "\n" not in str(error.value)
+
+
+@pytest.mark.parametrize(
+    ("further", "normalize", "left_out"),
+    [
+        (["Dropout", "Normalize"], True, ()),
+        (["Dense", "Normalize"], False, ("Dense", "Normalize")),
+        (["Normalize", "Dense"], True, ("Dense",)),
+    ],
+)
+def test_what_follows_is_left_out_from_the_first_that_qtx_does_not_compute(tmp_path, further, normalize, left_out):
+    write(tmp_path, {"pooling_mode": "cls"}, normalize=False)
+    modules = json.loads((tmp_path / "modules.json").read_text())
+    modules += [{"path": f"{i}_{kind}", "type": LEGACY + kind} for i, kind in enumerate(further, 2)]
+    (tmp_path / "modules.json").write_text(json.dumps(modules))
+    assert read_modules(tmp_path) == Modules("cls", normalize, left_out)
+    # The model is read all the same, and the summary of its run says so.
+    config = BertConfig(num_layers=1, width=8, num_heads=2, mlp_width=8, vocab_size=9, max_length=4, head="none")
+    save(tmp_path / "model", config, build(config).init(jax.random.key(0), config.example())["params"])
+    for name in ("config.json", "model.safetensors"):
+        (tmp_path / name).write_bytes((tmp_path / "model" / name).read_bytes())
+    found, params = load(tmp_path)
+    assert (found.pooling, found.normalize) == ("cls", normalize)
+    told = told_of_embeddings(found, tmp_path)["embedding"]
+    assert told.startswith("cls") and all(kind in told.partition("before")[2] for kind in left_out)
+    save(tmp_path / "again", found, params, original=tmp_path)
+    assert (tmp_path / "again/modules.json").read_bytes() == (tmp_path / "modules.json").read_bytes()
+
+
+def test_somebody_s_modules_are_told_and_not_guessed(tmp_path):
+    write(tmp_path, {"pooling_mode": "cls"}, spelling="mine.")
+    assert "not by the modules of the checkpoint" in told_of_embeddings(BertConfig(head="none"), tmp_path)["embedding"]
+    assert not told_of_embeddings(BertConfig(), tmp_path)
 
 
 def test_a_folder_without_the_list_gets_one_line(tmp_path):

@@ -158,6 +158,7 @@ def test_what_padding_holds_does_not_matter():
     module, theirs, ours, batch = two_models(CONFIGS["encoder"])
     other = {**batch, "tokens": np.where(batch["mask"], batch["tokens"], 7)}
     sums = [
-        distillation_sums(module, *captured(module, ours, b), Teacher(module, theirs).targets(b)) for b in (batch, other)
+        distillation_sums(module, *captured(module, ours, b), Teacher(module, theirs).targets(b))
+        for b in (batch, other)
     ]
     np.testing.assert_allclose(*map(np.asarray, sums), rtol=1e-5)

@@ -15,8 +15,8 @@ from qtx.models.vocabulary import Factors, factored
 from qtx.quantization import exact
 from qtx.sites import on_sites
 from qtx.training import MeshConfig, TrainingConfig
-from qtx.training.objectives import cross_entropy_sums, training_sums
 from qtx.training.losses import CrossEntropy
+from qtx.training.objectives import cross_entropy_sums, training_sums
 from qtx.training.program import make_program
 from qtx.training.sharding import make_mesh
 from qtx.training.step import output_sums

@@ -7,7 +7,10 @@ from qtx.data.objectives.causal import CausalLanguageModelling
 from qtx.data.objectives.classification import Classification
 from qtx.data.objectives.distillation import Distillation
 from qtx.data.objectives.masked import MaskedLanguageModelling
+from qtx.data.objectives.multi_label_classification import MultiLabelClassification
+from qtx.data.objectives.numbers import NumbersOfTexts
 from qtx.data.objectives.sequence_classification import SequenceClassification
+from qtx.data.objectives.sequence_regression import SequenceRegression
 from qtx.foundation.errors import lookup
 
 OBJECTIVES: dict[str, Objective] = {
@@ -16,6 +19,8 @@ OBJECTIVES: dict[str, Objective] = {
     "classification": Classification(),
     "distill": Distillation(),
     "sequence_classification": SequenceClassification(),
+    "sequence_regression": SequenceRegression(),
+    "multi_label_classification": MultiLabelClassification(),
 }
 """Training objectives by the name that configs use."""
 
@@ -41,8 +46,11 @@ __all__ = [
     "Distillation",
     "MakeExample",
     "MaskedLanguageModelling",
+    "MultiLabelClassification",
+    "NumbersOfTexts",
     "Objective",
     "SequenceClassification",
+    "SequenceRegression",
     "TextObjective",
     "text_objective",
     "text_objectives",

@@ -9,6 +9,7 @@ from typing import ClassVar
 
 import numpy as np
 
+from qtx.data.label_values import CLASS
 from qtx.data.tokenization import TextTokenizer
 from qtx.foundation.batch import Batch
 
@@ -26,6 +27,7 @@ class Objective(abc.ABC):
       built_in_sources: the data source that serves it without any file, by what a model reads (its config's `reads`).
       taught: whether the targets are the outputs of the run that training starts from.
       labelled: whether a text has a label, which only some sources give.
+      label_kind: what that is, of `qtx.data.label_values`.
     """
 
     loss: ClassVar[str] = "cross_entropy"
@@ -34,6 +36,7 @@ class Objective(abc.ABC):
     built_in_sources: ClassVar[Mapping[str, str]]
     taught: ClassVar[bool] = False
     labelled: ClassVar[bool] = False
+    label_kind: ClassVar[str] = CLASS
 
 
 class TextObjective(Objective):

@@ -9,14 +9,17 @@ from __future__ import annotations
 
 import ast
 import functools
+import json
 import sysconfig
 import warnings
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from pathlib import Path
 
 from qtx.data.dataset import Data
+from qtx.data.label_values import CLASS, NAMES, NUMBERS
 from qtx.data.labelled import LabelledTextOptions, split_labelled
+from qtx.data.objectives import text_objective
 from qtx.data.tables import LabelledText
 from qtx.data.text import Document, TextOptions, split_documents
 from qtx.foundation.errors import QtxError
@@ -41,14 +44,35 @@ class Stdlib(TextOptions):
         return self.make_data("stdlib", training, held_out, objective)
 
 
+def _mean_length(document: Document) -> str:
+    words = document.text.split()
+    return json.dumps([sum(map(len, words)) / max(len(words), 1)])
+
+
+def _words_there(document: Document) -> str:
+    return json.dumps([word for word in LABEL_WORDS if word in document.text])
+
+
+LABEL_WORDS = ("class", "error", "example", "return")
+LABELS: dict[str, Callable[[Document], str]] = {
+    CLASS: lambda document: document.name.split()[0],
+    NUMBERS: _mean_length,
+    NAMES: _words_there,
+}
+"""Kind of label to that of a document."""
+
+
 @dataclass(frozen=True)
 class StdlibLabels(LabelledTextOptions):
-    """Python's help topics and docstrings, each labelled `topic` or `module`; a twentieth is held out."""
+    """Python's help topics and docstrings, each labelled `topic` or `module`, or by the mean length of its words, or by
+    which of a few words it has; a twentieth is held out."""
 
     def load(self, objective: str) -> Data:
-        rows = [LabelledText(document.text, document.name.split()[0]) for document in stdlib_documents()]
+        kind = text_objective(objective).label_kind
+        label, classes = LABELS[kind], LABEL_WORDS if kind == NAMES else None
+        rows = [LabelledText(document.text, label(document)) for document in stdlib_documents()]
         training, held_out = split_labelled(rows, HELD_OUT_FRACTION, REMEDY)
-        return self.make_labelled_data("stdlib_labels", training, held_out, objective)
+        return self.make_labelled_data("stdlib_labels", training, held_out, objective, classes)
 
 
 @functools.cache

@@ -9,6 +9,7 @@ from typing import Self
 
 from qtx.data.classes import Numbering, check_classes, in_order
 from qtx.data.dataset import Data
+from qtx.data.label_values import CLASS, SEPARATOR, label_columns
 from qtx.data.labelled import LabelledTextOptions, split_labelled
 from qtx.data.listing import expand
 from qtx.data.objectives import text_objective
@@ -32,8 +33,10 @@ class TextLabels(LabelledTextOptions):
       held_out_fraction: share of the texts to hold out, None is 0.05; not taken with `validation_files`.
       text_column: where the text is: a key of a `.jsonl` file's objects, a feature of a TFDS dataset, or of a `.tsv` a
         name in its first line, or a number from 0 (`"3"`) if it has no such line.
-      label_column: where the label is, likewise.
-      classes: the labels in the order of their numbers; None: those of `files`, sorted, as numbers if all are.
+      label_column: where the label is, likewise; of an objective with several numbers or labels of a text that, or the
+        columns that have one each, with commas between their names.
+      classes: the labels in the order of their numbers; None: those of `files`, sorted, as numbers if all are, or of
+        several columns their names.
       data_dir: the folder of TFDS datasets.
     """
 
@@ -52,8 +55,8 @@ class TextLabels(LabelledTextOptions):
         if self.validation_files is not None and self.held_out_fraction is not None:
             raise QtxError("validation_files and held_out_fraction are both set: keep one, either holds out text")
         held_out_count(1, self._fraction)
-        check_columns(self.text_column, self.label_column)
-        check_classes(self.classes)
+        check_columns(self.text_column, *self.label_column.split(SEPARATOR))
+        check_classes(self.classes, fewest=1)
 
     @property
     def _fraction(self) -> float:
@@ -71,27 +74,37 @@ class TextLabels(LabelledTextOptions):
         return options if self._held_out_files is not None else replace(options, held_out_fraction=self._fraction)
 
     def load(self, objective: str) -> Data:
-        labelled, mended = text_objective(objective).labelled, Counter[str]()
-        classes = self.classes if labelled else None
-        training, name = self._read(self.files, classes, mended), f"text_labels {' '.join(self.files)}"
-        if labelled and classes is None:  # also of those that are held out of these files
+        chosen, name, mended = text_objective(objective), f"text_labels {' '.join(self.files)}", Counter[str]()
+        kind = chosen.label_kind if chosen.labelled else None
+        classes, columns = self.classes if kind else None, label_columns(self.label_column, kind or CLASS)
+        if classes is None and len(columns) > 1 and not columns[0].isdecimal():
+            classes = columns
+        training = self._read(self.files, kind, classes, mended)
+        if kind == CLASS and classes is None:  # also of those that are held out of these files
             classes = in_order(row.label for row in training)
         if self._held_out_files is not None:
-            held_out = self._read(self._held_out_files, classes, mended, held_out=True)
+            held_out = self._read(self._held_out_files, kind, classes, mended, held_out=True)
         else:
             training, held_out = split_labelled(training, self._fraction, "set data.validation_files to held-out texts")
         return self.make_labelled_data(name, training, held_out, objective, classes, mended)
 
     def _read(
-        self, patterns: Sequence[str], classes: Sequence[str] | None, mended: Counter[str], held_out: bool = False
+        self,
+        patterns: Sequence[str],
+        kind: str | None,
+        classes: Sequence[str] | None,
+        mended: Counter[str],
+        held_out: bool = False,
     ) -> list[LabelledText]:
-        """The texts, whose labels are of the classes, if these are known."""
+        """The texts with labels of a kind, which are of the classes, if these are known."""
         columns, rows = (self.text_column, self.label_column), list[LabelledText]()
-        numbering = None if classes is None else Numbering(classes)
+        numbering = Numbering(classes) if kind == CLASS and classes is not None else None
         for name in (pattern for pattern in patterns if pattern.startswith(PREFIX)):
+            if kind not in (CLASS, None):
+                raise QtxError(f"{name} gives classes alone: name .tsv or .jsonl files for labels that are {kind}")
             rows += dataset_texts(name.removeprefix(PREFIX), held_out, *columns, self.data_dir, mended)
         for file in expand([pattern for pattern in patterns if not pattern.startswith(PREFIX)]):
-            rows += labelled_texts(file, *columns, numbering, mended)
+            rows += labelled_texts(file, *columns, kind, numbering, mended)
         if not rows:
             raise QtxError(f"no text in {' '.join(patterns)}: expected a file that is not empty")
         return rows

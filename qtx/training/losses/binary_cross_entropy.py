@@ -14,6 +14,9 @@ import numpy as np
 from qtx.training.losses.base import Loss, Training
 from qtx.training.objectives import LossSums
 
+OF_LABEL = "f1/"
+"""What the metric of one label begins with; then comes its number."""
+
 
 class LabelSums(NamedTuple):
     """`LossSums`, and what F1 is made of.
@@ -28,8 +31,8 @@ class LabelSums(NamedTuple):
     by_label: Any
 
     def metrics(self) -> dict[str, float]:
-        """The mean loss, F1 over all assignments together (micro), and that of each label, `f1/0` and so on; a label
-        that no text has and that is not assigned has none (NaN)."""
+        """The mean loss, F1 over all assignments together (micro), and that of each label, `f1/0` and so on, without
+        those that no text has and that are not assigned."""
         right, assigned, there = np.asarray(self.by_label, np.float64)
         weight = float(self.weight)
 
@@ -39,7 +42,11 @@ class LabelSums(NamedTuple):
         return {
             "loss": float(self.loss) / weight if weight else math.nan,
             "f1": f1(right.sum(), (assigned + there).sum()),
-            **{f"f1/{i}": f1(*pair) for i, pair in enumerate(zip(right, assigned + there, strict=True))},
+            **{
+                f"{OF_LABEL}{i}": f1(*pair)
+                for i, pair in enumerate(zip(right, assigned + there, strict=True))
+                if pair[1]
+            },
             "predictions": weight,
         }
 

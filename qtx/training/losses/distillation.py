@@ -84,7 +84,7 @@ class LogitSums(NamedTuple):
         return type(self)(self.weight + more.weight, self.moments.plus(more.moments))
 
     def metrics(self) -> dict[str, float]:
-        """As `fidelity` the cosine of the centred logits, as `loss` their error as a share of the teacher's variation."""
+        """As `fidelity` the cosine of the centred logits, as `loss` the error as a share of the teacher's variation."""
         fidelity, loss = self.moments.cosine, self.moments.relative_error
         return {"loss": loss, "fidelity": fidelity, "predictions": float(self.weight)}
 
@@ -152,8 +152,8 @@ class LogitDistillation(Loss):
         if self.kind == SOFTMAX:
             x, t = (logits - logits.mean(axis=-1, keepdims=True) for logits in (x, t))
         rows = jnp.broadcast_to(counted_rows(batch, t) * weights[:, None], (len(t), math.prod(t.shape[1:-1])))
-        of_rows = (z.reshape(-1, z.shape[-1]) for z in (x, t))
-        return LogitSums(weights.sum(), moments(*of_rows, rows.reshape(-1)))
+        x, t = (logits.reshape(-1, logits.shape[-1]) for logits in (x, t))
+        return LogitSums(weights.sum(), moments(x, t, rows.reshape(-1)))
 
 
 def distillation(config: Any) -> Loss:

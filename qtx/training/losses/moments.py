@@ -80,6 +80,4 @@ def moments(outputs: jax.Array, targets: jax.Array, weights: jax.Array) -> Momen
     means, target_means = mean(outputs), mean(targets)
     x, t = outputs - means, targets - target_means
     error = outputs - targets
-    return Moments(
-        total, means, target_means, summed(x * x), summed(t * t), summed(x * t), summed(error * error)
-    )
+    return Moments(total, means, target_means, summed(x * x), summed(t * t), summed(x * t), summed(error * error))

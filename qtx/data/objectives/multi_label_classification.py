@@ -1,0 +1,39 @@
+"""Multi-label classification: each of several labels is there, or is not, whatever the others are."""
+
+from __future__ import annotations
+
+import dataclasses
+
+from qtx.data.label_values import NAMES
+from qtx.data.objectives.numbers import NumbersOfTexts, counted
+from qtx.foundation.errors import QtxError
+
+
+@dataclasses.dataclass(frozen=True)
+class MultiLabelClassification(NumbersOfTexts):
+    """A 1 for each label that a text has, a 0 for each that it has not."""
+
+    loss = "binary_cross_entropy"
+    metric = "f1"
+    label_kind = NAMES
+    in_block = "int32"
+
+    def named(self, rows, names):
+        every = [row for of_split in rows.values() for row in of_split]
+        kinds = {type(x) for row in every for x in row}
+        if len(kinds) > 1:
+            raise QtxError("some texts have names of labels, and others a 0 or 1 for each: expected one of the two")
+        if kinds == {int}:
+            return (counted(rows) if names is None else names), rows
+        training = next(iter(rows.values()))
+        names = sorted({x for row in training for x in row}) if names is None else names
+        if not names:
+            raise QtxError("no training text has a label: expected names of labels, as many as a text has")
+        for split, of_split in rows.items():
+            unknown = next((x for row in of_split for x in row if x not in names), None)
+            if unknown is not None:
+                raise QtxError(
+                    f"label {str(unknown)[:50]!r} of the {split} texts is none of {', '.join(names[:10])}: expected "
+                    "those of the training texts, or of data.classes"
+                )
+        return names, {split: [[int(n in row) for n in names] for row in x] for split, x in rows.items()}

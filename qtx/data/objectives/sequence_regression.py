@@ -1,0 +1,21 @@
+"""Regression: a number of a whole text, or several (Cer et al. 2017: how similar two sentences are)."""
+
+from __future__ import annotations
+
+import dataclasses
+
+from qtx.data.label_values import NUMBERS
+from qtx.data.objectives.numbers import NumbersOfTexts, counted
+
+
+@dataclasses.dataclass(frozen=True)
+class SequenceRegression(NumbersOfTexts):
+    """The numbers of a text."""
+
+    loss = "squared_error"
+    metric = "correlation"
+    label_kind = NUMBERS
+    in_block = "float32"
+
+    def named(self, rows, names):
+        return (counted(rows) if names is None else names), rows
