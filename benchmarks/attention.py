@@ -110,7 +110,7 @@ def kinds(variants: Any, length: int, heads: int, causal: bool) -> dict[str, Att
     found: dict[str, Attention] = {}
     rows = Rows(Mask(length, causal))
     for name in variants:
-        normalizer = VARIANTS[name].normalizer
+        normalizer = VARIANTS[name].normalizer.trained_at(length)
         parameters = initial(normalizer, heads)
         found[f"{name} naive"] = functools.partial(naive, normalizer, parameters, rows)
         for backend in BACKENDS:
@@ -159,7 +159,7 @@ def timed(functions: dict[str, Callable[[], Any]], repeats: int) -> dict[str, fl
 
 def dead_blocks(options: Any, length: int) -> dict[str, Any]:
     """Of the clipped softmax: milliseconds without and with skipping, and the share of blocks that are dead."""
-    normalizer: Any = VARIANTS["clipped_softmax"].normalizer
+    normalizer: Any = VARIANTS["clipped_softmax"].normalizer.trained_at(length)
     assert isinstance(normalizer, SoftmaxLike)
     rows, found = Rows(Mask(length, options.causal)), {}
     for pattern in PATTERNS:

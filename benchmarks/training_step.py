@@ -136,7 +136,8 @@ def random_batch(family: str, shape: dict[str, Any], batch_size: int) -> dict[st
 
 def model(family: str, shape: Mapping[str, Any]) -> Any:
     """A family's model of a shape, with dropout."""
-    return build(FAMILIES[family].config(**shape, dropout=DROPOUT, attention_dropout=DROPOUT))
+    config = FAMILIES[family].config(**shape, dropout=DROPOUT, attention_dropout=DROPOUT)
+    return build(config.trained_at(shape["max_length"]) if "max_length" in shape else config)
 
 
 class Step:

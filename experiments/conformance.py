@@ -132,10 +132,10 @@ def check_model(folder: Path) -> Iterator[tuple[Row, Closeness | None]]:
     """The rows of one model: floating point, then its schemes."""
     expected = json.loads((folder / ANSWERS[0]).read_text(encoding="utf-8"))
     tensors = load_file(folder / ANSWERS[1])
-    config, params = load(folder, attention_of(expected["variant"]))
+    evaluation = read_batches(tensors, "eval")
+    config, params = load(folder, attention_of(expected["variant"], evaluation[0]["tokens"].shape[1]))
     check_gate(expected["variant"], choices(type(config.attention))["gate"].name_of(config.attention.gate))
     module = build(config)
-    evaluation = read_batches(tensors, "eval")
 
     forward = jax.jit(exactly(module.apply))
     logits = [np.asarray(forward({"params": params}, batch)) for batch in evaluation]

@@ -18,11 +18,11 @@ GATE_TYPES = ("none", "conditional_per_token")
 GATES = {(False, False): "linear", (True, False): "mlp", (False, True): "all_heads_linear"}
 
 
-def attention_of(variant: Mapping[str, Any]) -> AttentionConfig:
+def attention_of(variant: Mapping[str, Any], length: int | None = None) -> AttentionConfig:
     """The normalizer that a model's `variant` names; its gate shows in the weights (see `check_gate`).
 
-    `{"softmax": "vanilla", "alpha": "4.0"}` is clipped softmax with gamma = -alpha / T and zeta = 1, T the number of
-    keys.
+    `{"softmax": "vanilla", "alpha": "4.0"}` is clipped softmax with gamma = -alpha / T and zeta = 1, T = `length` the
+    tokens of the inputs, all of which the official code pads to one length.
 
     Raises:
       QtxError: for a key or value that the official code has not, or both of its ways to clip.
@@ -40,7 +40,7 @@ def attention_of(variant: Mapping[str, Any]) -> AttentionConfig:
         return AttentionConfig(ClippedSoftmax(gamma=gamma, zeta=float(clipped[2])))
     if clipped is not None:
         raise QtxError(f"variant has softmax {softmax!r} and alpha {alpha!r}: expected one of them to clip")
-    return AttentionConfig(ClippedSoftmax(alpha=_number("alpha", alpha)))
+    return AttentionConfig(ClippedSoftmax(alpha=_number("alpha", alpha), length=length))
 
 
 def check_gate(variant: Mapping[str, Any], shown: str) -> None:

@@ -15,5 +15,9 @@ def _unnamed(part: str, registry: Mapping[str, type[Any]]) -> dict[str, Attentio
     return {name: attention_variant(name) for name in names}
 
 
-MECHANISMS = {**VARIANTS, **_unnamed("normalizer", NORMALIZERS), **_unnamed("gate", GATES)}
+LENGTH = 8
+MECHANISMS = {
+    name: attention.trained_at(LENGTH)
+    for name, attention in {**VARIANTS, **_unnamed("normalizer", NORMALIZERS), **_unnamed("gate", GATES)}.items()
+}
 """The named variants, and each registered normalizer and gate that none of them has, by its defaults."""

@@ -168,7 +168,7 @@ def make(variant="softmax", **options):
     """A model, its parameters, none of which has the value that it starts from, and a batch."""
     rng = np.random.default_rng(0)
     batch = {"tokens": rng.integers(0, 23, (4, 8)), "mask": np.arange(8) < np.array([[8], [5], [8], [2]])}
-    module = Decoder(DecoderConfig(**{**SMALL, **options}, attention=attention_variant(variant)))
+    module = Decoder(DecoderConfig(**{**SMALL, **options}, attention=attention_variant(variant).trained_at(8)))
     shapes = nn.unbox(jax.eval_shape(module.init, jax.random.key(0), batch)["params"])
 
     def random(path, leaf):

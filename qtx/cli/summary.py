@@ -28,7 +28,8 @@ def print_summary(
       prepared: the experiment.
       workdir: its folder.
       console: where to.
-      backend: what its training's attention is computed by, if it trains.
+      backend: what its training's attention is computed by, if it trains; what does not train says where the model
+        comes from.
       compare: whether it is the variants and seeds of the experiment's comparison that are run.
     """
     lines = summary(prepared, workdir, backend, compare)
@@ -58,9 +59,28 @@ def summary(prepared: Prepared, workdir: Path, backend: str, compare: bool) -> d
         "parameters": f"{prepared.parameters:,}" + (" with softmax; gates add theirs" if compare else ""),
         "data": prepared.data.description,
         "devices": f"{used} of {len(devices)} {kind if kind == platform else f'{kind} ({platform})'}, mesh {mesh}",
-        "training": f"{experiment.objective}, {training.steps:,} steps of batch {training.batch_size}, "
-        f"{training.optimizer} {training.learning_rate:g} {training.schedule}, "
-        f"{training.warmup_steps:,} warm-up steps, "
-        + (f"seeds {', '.join(map(str, seeds))}" if compare else f"seed {experiment.seed}"),
+        **(
+            {
+                "training": f"{experiment.objective}, {training.steps:,} steps of batch {training.batch_size}, "
+                f"{training.optimizer} {training.learning_rate:g} {training.schedule}, "
+                f"{training.warmup_steps:,} warm-up steps, "
+                + (f"seeds {', '.join(map(str, seeds))}" if compare else f"seed {experiment.seed}")
+            }
+            if backend or compare
+            else past(workdir)
+        ),
         "folder": str(workdir),
     }
+
+
+def past(workdir: Path) -> dict[str, str]:
+    """Where the model of the run in a folder comes from: what it was imported from, or trained on and started from;
+    nothing of other folders."""
+    run = RunFolder(workdir)
+    if run.imported.is_dir() and not run.checkpoints.is_dir():
+        return {"imported": f"from {run.identity().get('source', run.imported)}"}
+    if not run.checkpoints.is_dir():
+        return {}
+    there = run.read_config()
+    started = f", from {there['start']}" if there.get("start") else ""
+    return {"trained": f"{there['objective']} on {there['data']['source']}{started}, seed {there['seed']}"}

@@ -3,12 +3,14 @@
 from __future__ import annotations
 
 import dataclasses
+import math
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from typing import Any
 
 from qtx.data.classes import default_names
 from qtx.families.weights import Weight
 from qtx.foundation.errors import QtxError, lookup
+from qtx.models import OF_TRAINING
 
 # BERT's first published checkpoints have TensorFlow's names.
 RENAMED = {".LayerNorm.gamma": ".LayerNorm.weight", ".LayerNorm.beta": ".LayerNorm.bias"}
@@ -25,15 +27,16 @@ class Checkpoint:
       architectures: the classes in `transformers`, e.g. `"BertForMaskedLM"`, with the config fields that each means; a
         model is written as the first whose fields it has. Of a field with a tuple of values it has one of them, and is
         read with the first.
-      fields: their config.json key to our config's field; keys of one field must agree.
-      defaults: values that `transformers` takes for keys that config.json leaves out.
-      supported: keys whose value must be this one; a key left out means this one too.
+      fields: their config.json key to our config's field. A value that matters in training alone, and that our config
+        does not take, is left to the original.
+      defaults: values that `transformers` takes for keys that config.json leaves out, or has null for.
+      supported: keys whose value must be this one; a key left out, or null, means this one too.
       attention_prefix: of the attention layer's weights, with `{layer}`; a gate's weights follow it.
       weights: the table for a config, gates aside.
       prefix: of the weights below the heads, e.g. `"bert."`.
       modules: what is at the beginning of these names if a checkpoint leaves the prefix out, e.g. `"encoder."`.
       bare: architectures that are written without the prefix.
-      tied: weights that may be stored a second time: the copy's name to the original's.
+      tied: weights that may be stored a second time, or under that name alone: the copy's name to the original's.
       unused: beginnings of names that published checkpoints have and, if no row has them, qtx does not compute with.
       shown_by_weights: config fields that the weights tell, by tensor name.
       told_by_values: config fields that take more than a key of config.json to tell: its values, the fields so far, and
@@ -85,7 +88,7 @@ class Checkpoint:
         Raises:
           QtxError: naming a key that is missing, or one whose value qtx does not support.
         """
-        values = self.options(values, source)
+        values = {key: value for key, value in self.options(values, source).items() if value is not None}
         for key, value in self.supported.items():
             if values.get(key, value) != value:
                 raise QtxError(f"{source}: {key} is {values[key]!r}; qtx's {self.model_type} supports only {value!r}")
@@ -97,12 +100,8 @@ class Checkpoint:
         for key, field in self.fields.items():
             if key not in given:
                 raise QtxError(f"{source} has no {key!r}, which a {next(iter(self.architectures))} needs")
-            if given[key] is None and field in result:
-                continue  # as the key before it
-            if result.setdefault(field, given[key]) != given[key]:
-                raise QtxError(
-                    f"{source}: {key} is {given[key]!r}; qtx's {self.model_type} supports only {result[field]!r}"
-                )
+            if field not in OF_TRAINING or _is_taken(field, given[key]):
+                result[field] = given[key]
         named = values.get("architectures") or []
         if not isinstance(named, list) or len(named) > 1:
             raise QtxError(f"{source}: architectures is {str(named)[:100]}, expected a list of one name")
@@ -126,6 +125,12 @@ class Checkpoint:
 
 def _values(value: Any) -> tuple[Any, ...]:
     return value if isinstance(value, tuple) else (value,)
+
+
+def _is_taken(field: str, value: Any) -> bool:
+    """Whether our config takes a value of a field of `OF_TRAINING`."""
+    number = isinstance(value, int | float) and not isinstance(value, bool)
+    return number and (0 < value < math.inf if field == "init_std" else 0 <= value < 1)
 
 
 def labels(num_classes: int | None, names: Sequence[str] = ()) -> dict[str, dict]:

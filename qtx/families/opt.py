@@ -48,6 +48,7 @@ CHECKPOINT = Checkpoint(
         "init_std": "init_std",
         "do_layer_norm_before": "pre_norm",
         "word_embed_proj_dim": "embedding_width",
+        "activation_function": "activation",
     },
     defaults={
         "dropout": 0.1,
@@ -55,9 +56,9 @@ CHECKPOINT = Checkpoint(
         "init_std": 0.02,
         "do_layer_norm_before": True,
         "word_embed_proj_dim": None,
+        "activation_function": "relu",
     },
     supported={
-        "activation_function": "relu",
         "_remove_final_layer_norm": False,
         "enable_bias": True,
         "layer_norm_elementwise_affine": True,

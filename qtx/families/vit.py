@@ -63,6 +63,7 @@ CHECKPOINT = Checkpoint(
         "attention_probs_dropout_prob": "attention_dropout",
         "initializer_range": "init_std",
         "layer_norm_eps": "layer_norm_epsilon",
+        "hidden_act": "activation",
     },
     defaults={
         "num_channels": 3,
@@ -70,8 +71,9 @@ CHECKPOINT = Checkpoint(
         "attention_probs_dropout_prob": 0.0,
         "initializer_range": 0.02,
         "layer_norm_eps": 1e-12,
+        "hidden_act": "gelu",
     },
-    supported={"hidden_act": "gelu", "qkv_bias": True},
+    supported={"qkv_bias": True},
     attention_prefix=f"{LAYER}.attention.attention",
     weights=weights,
     prefix="vit.",

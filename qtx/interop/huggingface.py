@@ -83,7 +83,7 @@ def save(
       QtxError: if the family has no such checkpoints, the architecture or PyTorch cannot express the config, or
         `original` is another model's.
     """
-    folder, params = Path(folder), nn.unbox(params)
+    folder, config, params = Path(folder), config.resolved(), nn.unbox(params)
     if original is None:
         values, contents = _from_nothing(config, params)
     else:

@@ -54,8 +54,12 @@ class Stored:
 
     @property
     def names(self) -> dict[str, str]:
-        """The tensors' names to those of the table."""
-        return self.checkpoint.full_names(name for tensors in self.files.values() for name in tensors)
+        """The tensors' names to those of the table: of a tied weight whose original is absent, a copy is it."""
+        names = self.checkpoint.full_names(name for tensors in self.files.values() for name in tensors)
+        for copy, original in self.checkpoint.tied.items():
+            if original not in names.values():
+                names = {name: original if full == copy else full for name, full in names.items()}
+        return names
 
     @property
     def tensors(self) -> StoredTensors:

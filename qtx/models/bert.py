@@ -1,4 +1,4 @@
-"""BERT (Devlin et al. 2019): post-LN encoder, exact GELU, token types, and one of several heads, or none."""
+"""BERT (Devlin et al. 2019): post-LN encoder, token types, and one of several heads, or none."""
 
 from __future__ import annotations
 
@@ -13,7 +13,8 @@ from qtx.attention import Rows
 from qtx.foundation.errors import lookup
 from qtx.layers import Dropout, dense, embedding, layer_norm
 from qtx.masks import Mask
-from qtx.models.block import ACTIVATIONS, TransformerConfig, layers
+from qtx.models.activations import ACTIVATIONS
+from qtx.models.block import TransformerConfig, layers
 from qtx.models.pooling import check_pooling
 from qtx.models.vocabulary import LOGITS, VocabularyProduct
 from qtx.sites import Site
@@ -28,6 +29,8 @@ class BertConfig(TransformerConfig):
     """BERT-base by default.
 
     Attributes:
+      activation: of the feed-forward networks and the masked-language head, a name in `ACTIVATIONS`; the pooler's is
+        tanh, whatever it is.
       vocab_size: rows of the word table; None: from the data's tokenizer.
       max_length: rows of the position table.
       type_vocab_size: token types.
@@ -40,9 +43,9 @@ class BertConfig(TransformerConfig):
     """
 
     pre_norm: ClassVar[bool] = False
-    activation: ClassVar[str] = "gelu"
     causal: ClassVar[bool] = False
 
+    activation: str = "gelu"  # type: ignore[misc]
     vocab_size: int | None = None
     max_length: int = 512
     type_vocab_size: int = 2
@@ -55,6 +58,7 @@ class BertConfig(TransformerConfig):
         super().__post_init__()
         lookup(HEADS, "head", self.head)
         check_pooling(self.pooling)
+        lookup(ACTIVATIONS, "activation", self.activation)
 
     @property
     def from_data(self):
@@ -85,7 +89,7 @@ class BertEmbeddings(nn.Module):
 
 
 class MlmHead(nn.Module):
-    """Transform (dense, GELU, LayerNorm), then the word table as decoder and a bias; float32 logits `[..., vocab]`."""
+    """Dense layer, activation, LayerNorm; then the word table as decoder and a bias; float32 logits `[..., vocab]`."""
 
     config: BertConfig
 

@@ -17,6 +17,7 @@ from qtx.attention.fused import AUTO, BACKEND_NAMES
 from qtx.axes import constrain
 from qtx.foundation.errors import QtxError, lookup
 from qtx.layers import Dropout, dense, layer_norm, rms_norm
+from qtx.models.activations import ACTIVATIONS
 from qtx.models.remat import NONE, REMAT_POLICIES, rematerialized
 from qtx.sites import Site
 
@@ -24,7 +25,6 @@ from qtx.sites import Site
 # More would take too long to compile.
 UNROLLED_LAYERS = 6
 
-ACTIVATIONS = {"gelu": lambda x: jax.nn.gelu(x, approximate=False), "relu": jax.nn.relu}
 FROM_DATA = ("vocab_size", "image_size", "channels", "num_classes")
 """Options that a config may leave to the data."""
 NORMS = {"LN": layer_norm, "RMSNorm": rms_norm}

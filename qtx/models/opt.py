@@ -14,9 +14,10 @@ import jax
 import jax.numpy as jnp
 
 from qtx.attention import Rows
-from qtx.foundation.errors import QtxError
+from qtx.foundation.errors import QtxError, lookup
 from qtx.layers import dense, embedding, layer_norm
 from qtx.masks import Mask
+from qtx.models.activations import ACTIVATIONS
 from qtx.models.block import TransformerConfig, layers
 from qtx.models.vocabulary import LOGITS, VocabularyProduct
 from qtx.sites import Site
@@ -29,6 +30,7 @@ class OptConfig(TransformerConfig):
     """OPT-125m by default, with the paper's 512 positions.
 
     Attributes:
+      activation: of the feed-forward networks, a name in `ACTIVATIONS`.
       vocab_size: rows of the word table; None: from the data's tokenizer.
       max_length: longest sequence; the position table has two rows more.
       pre_norm: LayerNorms on the residual branches and a final one; otherwise they follow the residual sums (OPT-350m).
@@ -39,9 +41,9 @@ class OptConfig(TransformerConfig):
       QtxError: if embedding_width is below 1.
     """
 
-    activation: ClassVar[str] = "relu"
     causal: ClassVar[bool] = True
 
+    activation: str = "relu"  # type: ignore[misc]
     init_std: float = 0.006
     layer_norm_epsilon: float = 1e-5
     vocab_size: int | None = None
@@ -51,6 +53,7 @@ class OptConfig(TransformerConfig):
 
     def __post_init__(self):
         super().__post_init__()
+        lookup(ACTIVATIONS, "activation", self.activation)
         if self.embedding_width is not None and self.embedding_width < 1:
             raise QtxError(f"embedding_width is {self.embedding_width}: expected at least 1, or None for width")
 

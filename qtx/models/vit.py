@@ -15,6 +15,7 @@ from qtx.attention import Rows
 from qtx.foundation.errors import QtxError, lookup
 from qtx.layers import Dropout, dense, layer_norm
 from qtx.masks import Mask
+from qtx.models.activations import ACTIVATIONS
 from qtx.models.block import TransformerConfig, layers
 from qtx.sites import Site
 
@@ -26,6 +27,7 @@ class VitConfig(TransformerConfig):
     """ViT-S/16 by default, as timm has it: its LayerNorm epsilon too, where Hugging Face's ViT has 1e-12.
 
     Attributes:
+      activation: of the feed-forward networks, a name in `ACTIVATIONS`.
       patch_size: side of a square patch in pixels.
       patch_norm: LayerNorm after the patch embedding. The paper's ViT cures have it and its vanilla baseline does not;
         it alone cures most outliers, so compare variants with the same setting.
@@ -38,12 +40,12 @@ class VitConfig(TransformerConfig):
     """
 
     pre_norm: ClassVar[bool] = True
-    activation: ClassVar[str] = "gelu"
     causal: ClassVar[bool] = False
     reads: ClassVar[str] = "images"
     pooling: ClassVar[str] = "cls"
     """What an image's embedding is made of, without a head: the class token."""
 
+    activation: str = "gelu"  # type: ignore[misc]
     width: int = 384
     num_heads: int = 6
     mlp_width: int = 1536
@@ -60,6 +62,7 @@ class VitConfig(TransformerConfig):
     def __post_init__(self):
         super().__post_init__()
         lookup(HEADS, "head", self.head)
+        lookup(ACTIVATIONS, "activation", self.activation)
         if self.patch_size < 1 or (self.image_size is not None and self.image_size % self.patch_size):
             raise QtxError(
                 f"patch_size {self.patch_size} does not divide image_size {self.image_size}: choose a divisor"

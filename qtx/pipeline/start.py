@@ -16,6 +16,7 @@ from ml_collections import ConfigDict
 from qtx.attention import AttentionConfig, attention_text
 from qtx.attention.conversion import converted_attention, without_warmup
 from qtx.data import OBJECTIVES, Data, DataConfig
+from qtx.data.config import SOURCE
 from qtx.data.tokenizer_settings import longest_text
 from qtx.experiment import Experiment, default, read, recorded
 from qtx.families import FAMILIES, build
@@ -31,12 +32,14 @@ from qtx.quantization.qat.model import QatModel, make_qat_model
 from qtx.quantization.qat.noise import NoisyModel, make_noisy_model
 from qtx.training.distillation import Teacher
 from qtx.training.loading import NEWEST, digest_of, find_checkpoint, load_params
-from qtx.training.run_folder import RunFolder
+from qtx.training.run_folder import TOKENIZER_OPTIONS, RunFolder
 from qtx.training.sharding import make_mesh, shard_global_batch
 
 # Options in which a run and one that starts from it may be of different models: another attention is converted, and
 # another head is a new one.
 FREE_OPTIONS = ("attention", "head", "num_classes")
+OF_OBJECTIVE = ("mask_probability", "min_length")
+"""Options of data that not every objective takes."""
 WARMUP_SHARE = 0.1
 HEAD = "head"
 
@@ -45,6 +48,7 @@ def inheriting(config: ConfigDict, named: Container[str] = ()) -> ConfigDict:
     """A config with `start`, its model completed by that of the start: an option of the section `model` that is neither
     named nor other than the family's default is the start's, but the head that the objective trains. So is the attention, as one option; another one is made
     the same function at step 0 (see `qtx.attention.conversion`), with a warm-up of a tenth of training if it has none.
+    Its data are the start's too, if no source is named; see `_inherit_data`.
 
     Args:
       config: of an experiment; without a start it is returned as it is.
@@ -61,6 +65,7 @@ def inheriting(config: ConfigDict, named: Container[str] = ()) -> ConfigDict:
             f"config.start={config.start} is a run of the {there.family} family, but config.family is "
             f"{config.family!r}: choose a config of its family"
         )
+    _inherit_data(config, there, named)
     start, usual = section(there.model), default(config.family).model
     if config.objective in OBJECTIVES and not OBJECTIVES[config.objective].taught:
         start = {name: value for name, value in start.items() if name != "num_classes"}  # the data tell
@@ -74,6 +79,23 @@ def inheriting(config: ConfigDict, named: Container[str] = ()) -> ConfigDict:
     experiment, wanted = read(config), read_section(AttentionConfig, config.model.attention, "config.model.attention")
     config.model.attention = section(_attention(experiment, wanted, there))
     return config
+
+
+def _inherit_data(config: ConfigDict, there: Experiment, named: Container[str]) -> None:
+    """Makes the data of a config those of its start, unless it names a source (another than the family's default) or
+    those do not serve its objective. An option that is named, or other than the default, stays, unless a config file
+    gave it to the default source and the start's does not take it."""
+    usual, source = default(config.family).data, there.data.source
+    if "data.source" in named or config.data.source != usual.source:
+        return
+    if config.objective not in OBJECTIVES or not source.serves(OBJECTIVES[config.objective]):
+        return
+    same_objective, taken = config.objective == there.objective, ("source", *SOURCE.options(there.data.name))
+    for option, value in section(there.data).items():
+        # Which tokenizer cuts them, the start's own file says.
+        own = option in TOKENIZER_OPTIONS or (option in OF_OBJECTIVE and not same_objective)
+        if not own and f"data.{option}" not in named and (config.data[option] == usual[option] or option not in taken):
+            config.data[option] = value
 
 
 def converted(experiment: Experiment) -> Experiment:

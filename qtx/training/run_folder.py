@@ -36,6 +36,8 @@ FREE_TRAINING_OPTIONS = (
 )
 # What a config may leave to the data, and what is known of a run only when these are loaded: compared when it is there.
 TOLD_BY_THE_DATA = (*(f"model.{name}" for name in FROM_DATA), "model.attention.length", "data.classes")
+# What the feed-forward networks of a family had before it was an option.
+ACTIVATIONS = {"bert": "gelu", "opt": "relu", "vit": "gelu"}
 # Options that runs of earlier versions have no record of, and what these did, if it is more than nothing.
 LATER_OPTIONS = {
     "model.pooling": "mean",
@@ -275,16 +277,20 @@ def other_contents(there: Mapping[str, Any], here: Mapping[str, Any]) -> list[st
 def of_this_version(config: Mapping[str, Any]) -> dict[str, Any]:
     """A recorded config as this version records it: earlier ones had `start` in the section `qat`, which was without
     effect where that was empty, or had no such section; and no length that the attention is relative to, as training
-    had but one."""
+    had but one; and no activation, as a family had but one."""
     qat, result = dict(config.get("qat", {})), dict(config)
     if "start" in qat or "qat" not in config:
         start = qat.pop("start", "")
         result |= {"start": start, "qat": qat if start else {**qat, "scheme": ""}}
-    model = config.get("model", {})
+    if "model" not in config:
+        return result
+    model = dict(config["model"])
     attention = model.get("attention", {})
     if attention.get("alpha") is not None and "length" not in attention:
-        result["model"] = {**model, "attention": {**attention, "length": _length(config)}}
-    return result
+        model["attention"] = {**attention, "length": _length(config)}
+    if "activation" not in model and config.get("family") in ACTIVATIONS:
+        model["activation"] = ACTIVATIONS[config["family"]]
+    return {**result, "model": model}
 
 
 def _length(config: Mapping[str, Any]) -> int | None:

@@ -41,7 +41,7 @@ def make_model():
 
     def make(family, variant="softmax"):
         if (family, variant) not in models:
-            module = build(FAMILIES[family].config(**SHAPE, **OWN[family], attention=VARIANTS[variant]))
+            module = build(FAMILIES[family].config(**SHAPE, **OWN[family], attention=VARIANTS[variant].trained_at(8)))
             shapes = nn.unbox(jax.eval_shape(module.init, jax.random.key(0), make_batch(family))["params"])
             generator = np.random.default_rng(0)
 

@@ -86,7 +86,7 @@ def test_health_is_compiled_once(make_model):
 
 def test_health_follows_the_annealing_of_gamma(make_model):
     module, params = make_model("bert")
-    attention = AttentionConfig(ClippedSoftmax(alpha=4.0, gamma_warmup_steps=100))
+    attention = AttentionConfig(ClippedSoftmax(alpha=4.0, gamma_warmup_steps=100, length=8))
     module = build(dataclasses.replace(module.config, attention=attention))
     shares = [attention_health(module, params, make_batch("bert"), step)["zero_share"] for step in (0, 50, 100)]
     assert shares[0] == 0 < shares[1] < shares[2]

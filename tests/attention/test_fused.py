@@ -39,7 +39,7 @@ NORMALIZERS = {
     "gamma and zeta": attention_variant("clipped_softmax,alpha=None,gamma=-0.03,zeta=1.05").normalizer,
     "saturated": attention_variant("clipped_softmax,alpha=None,gamma=0.0,zeta=3.0").normalizer,
     "dead": attention_variant("clipped_softmax,alpha=None,gamma=-2.0").normalizer,
-    "warming": attention_variant("clipped_softmax,alpha=8,gamma_warmup_steps=10").normalizer,
+    "warming": attention_variant("clipped_softmax,alpha=8,gamma_warmup_steps=10").trained_at(T).normalizer,
     "no empty key yet": attention_variant("softmax1,empty_warmup_steps=10").normalizer,
     "learned": LearnedClip(),
 }
@@ -198,7 +198,7 @@ def test_draws_depend_on_no_blocks():
 
 def test_a_block_on_the_edge_of_being_clipped_is_not_dead():
     """Two keys, p = 1/2 of each, gamma = -1: all is clipped to just 0, where the slope is 1."""
-    normalizer, rows = attention_variant("clipped_softmax,alpha=2").normalizer, Rows(Mask(2))
+    normalizer, rows = attention_variant("clipped_softmax,alpha=2,length=2").normalizer, Rows(Mask(2))
     query, value = jnp.zeros((1, 2, 1, 4)), jnp.arange(8.0).reshape(1, 2, 1, 4)
     key = jnp.ones((1, 2, 1, 4))
 

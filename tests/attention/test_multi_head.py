@@ -57,7 +57,7 @@ def reference(params, x, config, mask, residual):
     return context.reshape(B, T, H * D) @ p["out"]["kernel"] + p["out"]["bias"]
 
 
-CONFIGS = {name: VARIANTS[name] for name in VARIANT_NAMES} | {
+CONFIGS = {name: VARIANTS[name].trained_at(T) for name in VARIANT_NAMES} | {
     f"gate {kind}, {option}": AttentionConfig(gate=gate(scale=2.0, **changed))
     for kind, gate in GATES.items()
     for option, changed in {
@@ -83,7 +83,7 @@ def test_equals_the_reference(name, causal):
 
 @pytest.mark.parametrize("name", VARIANT_NAMES)
 def test_sites(name):
-    module, variables, x = make(VARIANTS[name])
+    module, variables, x = make(VARIANTS[name].trained_at(T))
     _, captured = module.apply(variables, x, capture_intermediates=True)
     shapes = {k: v["__call__"][0].shape for k, v in captured["intermediates"].items() if isinstance(v, dict)}
     expected = {k: (B, T, H * D) for k in ("query", "key", "value", "context", "out")}
@@ -142,7 +142,7 @@ def test_dropout_follows_the_clip():
 
 @pytest.mark.parametrize("name", VARIANT_NAMES)
 def test_probabilities_and_gates_are_float32_under_bfloat16(name):
-    module, variables, x = make(VARIANTS[name], dtype=jnp.dtype("bfloat16"))
+    module, variables, x = make(VARIANTS[name].trained_at(T), dtype=jnp.dtype("bfloat16"))
     y, captured = module.apply(variables, x, capture_intermediates=True)
     assert y.dtype == jnp.bfloat16
     for site in {"scores", "probs", "gate"} & captured["intermediates"].keys():

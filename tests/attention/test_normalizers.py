@@ -27,7 +27,7 @@ EXAMPLES = {
         {"gamma": -0.03},
         {"gamma": -0.03, "zeta": 1.03},
         {"gamma": 0.0, "zeta": 1.03},
-        {"alpha": 4.0},
+        {"alpha": 4.0, "length": 9},
         {"alpha_visible": 0.5},
         {"gamma": -20.0},
     ],
@@ -45,7 +45,7 @@ def test_every_normalizer_has_examples():
 
 
 def exact(normalizer, row, parameters):
-    """The probabilities of one row of visible scores, from the formula, in float64; T keys in all; of one head's
+    """The probabilities of one row of visible scores, from the formula, in float64; of one head's
     parameters."""
     e = np.exp(row.astype(np.float64))
     n = len(row)
@@ -59,8 +59,8 @@ def exact(normalizer, row, parameters):
         case NormalizedClippedSoftmax(beta=beta, eta=eta):
             p = e / e.sum()
             return beta * p if n == 1 else np.clip((n * eta - beta) / (n - 1) * p + (beta - eta) / (n - 1), 0, 1)
-        case ClippedSoftmax(gamma=gamma, alpha=alpha, alpha_visible=by_visible, zeta=zeta):
-            gamma = next(g for g in (gamma, alpha and -alpha / T, by_visible and -by_visible / n) if g is not None)
+        case ClippedSoftmax(gamma=gamma, alpha=alpha, alpha_visible=by_visible, length=length, zeta=zeta):
+            gamma = next(g for g in (gamma, alpha and -alpha / length, by_visible and -by_visible / n) if g is not None)
             return np.clip((zeta - gamma) * e / e.sum() + gamma, 0, 1)
     return np.zeros(n)
 
@@ -226,11 +226,11 @@ def test_softmax1_attends_to_nothing_at_low_scores_and_does_not_overflow_at_high
 
 
 @pytest.mark.parametrize("length", [8, 32, 128])
-def test_alpha_sets_gamma_by_the_number_of_keys_and_alpha_visible_by_those_in_sight(length):
+def test_alpha_sets_gamma_by_the_length_of_training_and_alpha_visible_by_the_keys_in_sight(length):
     scores = np.random.default_rng(0).normal(size=(1, 1, length, length)).astype(np.float32)
     causal = Rows(Mask(length, causal=True))
-    by_alpha = ClippedSoftmax(alpha=2.0)({}, scores, causal)
-    np.testing.assert_array_equal(by_alpha, ClippedSoftmax(gamma=-2.0 / length)({}, scores, causal))
+    by_alpha = ClippedSoftmax(alpha=2.0, length=16)({}, scores, causal)
+    np.testing.assert_array_equal(by_alpha, ClippedSoftmax(gamma=-2.0 / 16)({}, scores, causal))
     by_visible = np.asarray(ClippedSoftmax(alpha_visible=0.5)({}, scores, causal))
     for row in (0, 1, length - 1):
         alone = ClippedSoftmax(gamma=-0.5 / (row + 1))({}, scores[:, :, row : row + 1, : row + 1], rows_of(row + 1))
@@ -259,7 +259,10 @@ WARMUPS = {
         ClippedSoftmax(gamma=-0.1, gamma_warmup_steps=100),
         lambda share: (ClippedSoftmax(gamma=-0.1 * share), {}),
     ),
-    "by T": (ClippedSoftmax(alpha=0.9, gamma_warmup_steps=100), lambda share: (ClippedSoftmax(alpha=0.9 * share), {})),
+    "by length": (
+        ClippedSoftmax(alpha=0.9, gamma_warmup_steps=100, length=7),
+        lambda share: (ClippedSoftmax(alpha=0.9 * share, length=7), {}),
+    ),
     "by visible": (
         ClippedSoftmax(alpha_visible=0.5, gamma_warmup_steps=100),
         lambda share: (ClippedSoftmax(alpha_visible=0.5 * share), {}),
@@ -316,6 +319,12 @@ def test_a_warmup_is_linear_and_its_gradients_are_finite(warmed, formula, step, 
         (ClippedSoftmax, {"alpha": -1.0}, "alpha >= 0"),
         (ClippedSoftmax, {"alpha_visible": -1.0}, "alpha_visible >= 0"),
         (ClippedSoftmax, {"gamma": -0.1, "zeta": 0.9}, "zeta >= 1"),
+        (
+            ClippedSoftmax,
+            {"gamma": -0.1, "length": 8},
+            "which only alpha is relative to: set alpha, or leave length out",
+        ),
+        (ClippedSoftmax, {"alpha": 1.0, "length": 0}, "length is 0: expected at least 1"),
         (ClippedSoftmax, {"gamma": -0.1, "gamma_warmup_steps": -1}, "0 or more"),
         (NormalizedClippedSoftmax, {"eta_warmup_steps": -1}, "eta_warmup_steps is -1: expected 0 or more"),
         (Sink, {"empty_warmup_steps": -1}, "empty_warmup_steps is -1: expected 0 or more"),

@@ -32,12 +32,14 @@ CONFIGS = {
     "opt": OptConfig(**SHAPE, vocab_size=23, max_length=8),
     "vit": VitConfig(**SHAPE, image_size=8, patch_size=4, channels=3, num_classes=5),
 }
-ATTENTIONS = {name: attention for name, attention in VARIANTS.items() if name not in ("softmax", "none")} | {
+ATTENTIONS = {
+    name: attention.trained_at(8) for name, attention in VARIANTS.items() if name not in ("softmax", "none")
+} | {
     f"{name} of the residual, on the values": AttentionConfig(gate=gate(input="residual", place="values"))
     for name, gate in GATES.items()
 }
 ATTENTIONS["all of them"] = AttentionConfig(
-    VARIANTS["clipped_softmax"].normalizer, AllHeadsLinearGate(pi=0.9, input="residual")
+    VARIANTS["clipped_softmax"].trained_at(8).normalizer, AllHeadsLinearGate(pi=0.9, input="residual")
 )
 
 

@@ -70,7 +70,7 @@ def test_a_parameter_without_a_name_is_refused_and_not_lost(tmp_path):
 @pytest.mark.parametrize("variant", VARIANTS)
 @pytest.mark.parametrize("family", FAMILIES)
 def test_load_gives_back_what_save_wrote(tmp_path, family, variant):
-    config = dataclasses.replace(CONFIGS[family], attention=VARIANTS[variant])
+    config = dataclasses.replace(CONFIGS[family], attention=VARIANTS[variant].trained_at(8))
     if variant == "gated_mlp":
         attention = AttentionConfig(gate=MlpGate(pi=0.25, hidden=3))
         config = dataclasses.replace(config, attention=attention)

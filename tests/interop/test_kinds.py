@@ -163,7 +163,7 @@ def test_a_vit_without_a_head_gives_what_its_head_would_read(tmp_path):
 def test_timms_format_is_refused_for_an_attention_that_timm_does_not_compute(tmp_path):
     KINDS["timm's ViT"].write(tmp_path / "original")
     config, params = load(tmp_path / "original")
-    config = dataclasses.replace(config, attention=VARIANTS["clipped_softmax"])
+    config = dataclasses.replace(config, attention=VARIANTS["clipped_softmax"].trained_at(10))
     with pytest.raises(QtxError, match="timm computes the plain softmax alone: leave the original out"):
         save(tmp_path / "out", config, params, original=tmp_path / "original")
     save(tmp_path / "out", config, params)

@@ -146,7 +146,7 @@ def test_every_variant_is_the_same_in_pytorch(tmp_path, in_torch, family, varian
 @pytest.mark.parametrize("case", OPTIONS)
 def test_options_are_honoured(tmp_path, in_torch, case):
     family, variant, options = OPTIONS[case]
-    config = dataclasses.replace(CONFIGS[family], attention=attention_variant(variant), **options)
+    config = dataclasses.replace(CONFIGS[family], attention=attention_variant(variant).trained_at(9), **options)
     params = saved(tmp_path / "model", config)
     assert_equal_logits(in_torch(tmp_path / "model", AUTO[family]), config, params)
 
@@ -206,7 +206,7 @@ def test_a_copy_has_a_gate_of_its_own(tmp_path, in_torch):
 @needs_torch
 @pytest.mark.parametrize("family", ["bert", "opt", "vit"])
 def test_a_stock_class_refuses_an_attention_that_it_does_not_have(tmp_path, family):
-    saved(tmp_path, dataclasses.replace(CONFIGS[family], attention=VARIANTS["clipped_softmax"]))
+    saved(tmp_path, dataclasses.replace(CONFIGS[family], attention=VARIANTS["clipped_softmax"].trained_at(9)))
     with pytest.raises(ValueError, match=r"load with trust_remote_code=True"):
         getattr(transformers, AUTO[family]).from_pretrained(tmp_path)
 
@@ -318,7 +318,7 @@ def test_what_is_not_known_in_pytorch_is_refused_by_name(tmp_path, monkeypatch, 
 def test_a_format_that_transformers_does_not_run_is_refused(tmp_path):
     KINDS["timm's ViT"].write(tmp_path / "original")
     config, params = load(tmp_path / "original")
-    config = dataclasses.replace(config, attention=VARIANTS["clipped_softmax"])
+    config = dataclasses.replace(config, attention=VARIANTS["clipped_softmax"].trained_at(9))
     with pytest.raises(QtxError, match="timm computes the plain softmax alone: leave the original out"):
         save(tmp_path / "model", config, params, tmp_path / "original")
     assert not (tmp_path / "model").exists()

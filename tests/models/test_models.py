@@ -25,7 +25,9 @@ OF_FAMILY = {
 
 
 def make(family, attention="softmax", **options):
-    config = FAMILIES[family].config(**{**SMALL, **OF_FAMILY[family], "attention": VARIANTS[attention], **options})
+    config = FAMILIES[family].config(
+        **{**SMALL, **OF_FAMILY[family], "attention": VARIANTS[attention].trained_at(8), **options}
+    )
     module = build(config)
     rng = np.random.default_rng(0)
     if family == "vit":

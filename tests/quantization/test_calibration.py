@@ -36,7 +36,7 @@ def make(family, attention="softmax"):
             return {"images": rng.normal(size=(4, 8, 8, 3)).astype(np.float32)}
         return {"tokens": rng.integers(0, 23, (4, 8))}
 
-    config = FAMILIES[family].config(**SMALL, **OF_FAMILY[family], attention=VARIANTS[attention])
+    config = FAMILIES[family].config(**SMALL, **OF_FAMILY[family], attention=VARIANTS[attention].trained_at(8))
     module, batches = build(config), [batch() for _ in range(3)]
     return module, nn.unbox(jax.jit(module.init)(jax.random.key(0), batches[0])["params"]), batches
 

@@ -25,7 +25,9 @@ SMALL = {"num_layers": 2, "width": 16, "num_heads": 2, "mlp_width": 32, "init_st
 
 @functools.cache
 def make(attention="softmax"):
-    config = OptConfig(**SMALL, max_length=8, pre_norm=False, embedding_width=12, attention=VARIANTS[attention])
+    config = OptConfig(
+        **SMALL, max_length=8, pre_norm=False, embedding_width=12, attention=VARIANTS[attention].trained_at(8)
+    )
     batch = {"tokens": np.random.default_rng(0).integers(0, 23, (4, 8)), "mask": np.arange(8) < [[8], [5], [8], [2]]}
     module = build(config)
     return module, nn.unbox(jax.jit(module.init)(jax.random.key(0), batch)["params"]), batch

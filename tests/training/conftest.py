@@ -24,7 +24,7 @@ def data():
 @pytest.fixture(scope="session")
 def model_config():
     """One layer with everything that could depend on the step or on chance: dropout, and a gamma that anneals."""
-    attention = AttentionConfig(ClippedSoftmax(alpha=2.0, gamma_warmup_steps=6))
+    attention = AttentionConfig(ClippedSoftmax(alpha=2.0, gamma_warmup_steps=6, length=16))
     shape = dict(num_layers=1, width=16, num_heads=2, mlp_width=32, vocab_size=64, max_length=16)
     return OptConfig(**shape, init_std=0.2, attention=attention)
 

@@ -28,7 +28,7 @@ SHAPE = dict(num_layers=2, width=16, num_heads=8, mlp_width=32, init_std=0.2, dr
 CONFIGS = {
     "bert": BertConfig(**SHAPE, vocab_size=40, max_length=8),
     "bert gated": BertConfig(**SHAPE, vocab_size=40, max_length=8, attention=VARIANTS["gated_linear"]),
-    "opt": OptConfig(**SHAPE, vocab_size=40, max_length=8, attention=VARIANTS["clipped_softmax"]),
+    "opt": OptConfig(**SHAPE, vocab_size=40, max_length=8, attention=VARIANTS["clipped_softmax"].trained_at(8)),
     # Ten classes and five tokens: dimensions that the mesh does not divide.
     "vit": VitConfig(**SHAPE, image_size=8, channels=1, num_classes=10, patch_size=4),
 }

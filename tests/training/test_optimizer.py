@@ -34,7 +34,7 @@ FAMILIES = {
 
 def mask_of(family: str, variant: str, decay_norm_scale: bool) -> dict[str, bool]:
     model, config, batch = FAMILIES[family]
-    module = model(dataclasses.replace(config, attention=VARIANTS[variant]))
+    module = model(dataclasses.replace(config, attention=VARIANTS[variant].trained_at(8)))
     params = nn.unbox(jax.eval_shape(module.init, jax.random.key(0), batch)["params"])
     leaves = jax.tree_util.tree_leaves_with_path(decay_mask(params, decay_norm_scale))
     return {jax.tree_util.keystr(path, simple=True, separator="/"): value for path, value in leaves}

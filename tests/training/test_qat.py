@@ -269,7 +269,7 @@ def test_every_family_is_quantized_as_after_training(family, attention, options)
     text = {"vocab_size": 40, "max_length": 8}
     image = {"image_size": 8, "channels": 1, "num_classes": 10, "patch_size": 4}
     config = FAMILIES[family].config(
-        **shape, **options, **(image if family == "vit" else text), attention=VARIANTS[attention]
+        **shape, **options, **(image if family == "vit" else text), attention=VARIANTS[attention].trained_at(8)
     )
     module, rng = build(config), np.random.default_rng(0)
     batch = {"images": rng.normal(size=(4, 8, 8, 1)).astype(np.float32)}

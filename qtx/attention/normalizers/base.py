@@ -45,8 +45,8 @@ class Normalizer(abc.ABC):
     than 1.
 
     Attributes:
-      length: what its options are relative to, if that is a length: T tokens of what the model is trained at, a number
-        once training begins, whatever is computed later. None: it depends on none, or has yet to be told (`trained_at`).
+      length: T tokens that the model is trained at, if its options are relative to that: a number once training begins,
+        whatever is computed later. None: they are not, or it has yet to be told (`trained_at`).
       warmup: the name of its option that says over how many training steps it grows, from a softmax at step 0, into
         what it is; None: it has none. By it a trained softmax model can become one with this normalizer (see
         `qtx.attention.conversion`). One with a warm-up also says what it is midway, by `grown_to`.
@@ -73,8 +73,7 @@ class Normalizer(abc.ABC):
         return self if self.warmup is None else dataclasses.replace(options, **{self.warmup: steps})
 
     def trained_at(self, length: int) -> Self:
-        """The same in a model that is trained at T = `length` tokens: with that length, if it is relative to one that it
-        has yet to be told."""
+        """The same in a model that is trained at so many tokens: with that length, if it has yet to be told one."""
         return self
 
     def at(self, step: int) -> Self:
