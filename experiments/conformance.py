@@ -38,7 +38,7 @@ from qtx.foundation.config import choices
 from qtx.foundation.errors import QtxError
 from qtx.foundation.variants import variant_text
 from qtx.interop import load
-from qtx.quantization import ESTIMATORS, QuantizationConfig, calibrate
+from qtx.quantization import ESTIMATORS, RECIPES, QuantizationConfig, calibrate
 from qtx.quantization.estimators import RunningMinMax
 from qtx.quantization.exact import exactly
 
@@ -144,7 +144,8 @@ def check_model(folder: Path) -> Iterator[tuple[Row, Closeness | None]]:
     ]
     logits_error = max(relative_error(y, tensors[f"fp.logits.{i}"]) for i, y in enumerate(logits))
     loss_error = float(np.abs(np.subtract(losses, expected["fp_loss"])).max())
-    metrics = metrics_error(official_metrics(module, outlier_metrics(module, params, evaluation)), expected["metrics"])
+    outliers = outlier_metrics(module, params, evaluation, count_padding=True)
+    metrics = metrics_error(official_metrics(module, outliers), expected["metrics"])
     ok = logits_error <= LOGITS_TOLERANCE and loss_error <= LOSS_TOLERANCE and metrics <= METRICS_TOLERANCE
     yield Row(folder.name, FLOATING_POINT, ok, logits_error, None, metrics, loss_error), None
 
@@ -152,11 +153,11 @@ def check_model(folder: Path) -> Iterator[tuple[Row, Closeness | None]]:
     quantized_forward = jax.jit(lambda quantized, batch: quantized.apply(batch))
     for scheme, answers in expected["schemes"].items():
         options = QuantizationConfig(
-            recipe=FAMILIES[expected["kind"]].recipe,
             weight_estimator=answers["weight_range"],
             activation_estimator=variant_text(ESTIMATORS, RunningMinMax(percentile=answers["activation_percentile"])),
         )
-        recipe = options.make_recipe(f"w{answers['weight_bits']}a{answers['activation_bits']}", config)
+        quantizers = options.quantizers(f"w{answers['weight_bits']}a{answers['activation_bits']}")
+        recipe = RECIPES[FAMILIES[expected["kind"]].recipe](config, *quantizers, count_padding=True)
         quantized = calibrate(module, params, recipe, calibration, len(calibration))
         error = relative_error(quantized_forward(quantized, evaluation[0]), tensors[f"{scheme}.logits.0"])
         ranges = range_errors(quantized, expected["kind"], answers["ranges"])

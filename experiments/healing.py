@@ -36,6 +36,7 @@ from qtx.data.reading import lines, read_text
 from qtx.data.tokenization import TextTokenizer
 from qtx.foundation.config import flattened
 from qtx.foundation.errors import QtxError
+from qtx.foundation.numbers import fixed
 from qtx.masks import token_mask
 from qtx.models.pooling import pooled
 from qtx.pipeline.start import config_of
@@ -219,7 +220,7 @@ def main(arguments: Sequence[str]) -> int:
     if options.neighbours and not options.reviews:
         raise QtxError("--neighbours compares reviews: give --reviews=FILE")
     for line in measured(options):
-        print(json.dumps({k: round(v, 5) if isinstance(v, float) else v for k, v in line.items()}), flush=True)
+        print(json.dumps({k: float(fixed(v, 5)) if isinstance(v, float) else v for k, v in line.items()}), flush=True)
     return 0
 
 

@@ -36,6 +36,7 @@ from qtx.data.reading import read_text
 from qtx.data.sources.stdlib import HELD_OUT_FRACTION, REMEDY, stdlib_documents
 from qtx.data.text import split_documents
 from qtx.foundation.errors import QtxError
+from qtx.foundation.numbers import fixed
 from qtx.interop.carried import MODULES
 from qtx.interop.sentence import Modules, read_modules
 from qtx.models.pooling import pooled
@@ -173,10 +174,10 @@ def verdicts(folders: Sequence[Path], text: str) -> Iterator[dict[str, Any]]:
                 yield {
                     "folder": str(folder),
                     "weights": weights,
-                    "int8_to_own_fp": round(mean_cosine(int8, own), 4),
-                    "centred": round(centred_cosine(int8, own), 4),
-                    "int8_to_first_fp": round(mean_cosine(int8, first), 4),
-                    "fp_to_first_fp": round(mean_cosine(own, first), 4),
+                    "int8_to_own_fp": float(fixed(mean_cosine(int8, own))),
+                    "centred": float(fixed(centred_cosine(int8, own))),
+                    "int8_to_first_fp": float(fixed(mean_cosine(int8, first))),
+                    "fp_to_first_fp": float(fixed(mean_cosine(own, first))),
                     "on_grids": on_grids(quantized),
                     "quantizer": f"onnxruntime {onnxruntime.__version__}",
                 }

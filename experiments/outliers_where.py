@@ -23,10 +23,11 @@ from qtx.analysis.capture import FloatingPoint, measured_sites, values_at
 from qtx.cli.flags import load_run_config
 from qtx.experiment import read
 from qtx.foundation.console import say
+from qtx.foundation.numbers import number, percent
 from qtx.masks import token_mask
 from qtx.pipeline.measure import token_text
 from qtx.pipeline.trained import prepare_run, restore_run
-from qtx.report.results import markdown, number
+from qtx.report.results import markdown
 
 ROWS = 6
 LARGEST = 200
@@ -67,7 +68,7 @@ def row(name: str, x: np.ndarray, tokens: np.ndarray, names: list[str]) -> list[
     dimension = int(largest.argmax())
     top = np.argsort(-np.abs(x[:, dimension]))[:LARGEST]
     counts = collections.Counter(names[token] for token in tokens[top])
-    held = ", ".join(f"{token} {count / len(top):.0%}" for token, count in counts.most_common(3))
+    held = ", ".join(f"{token} {percent(count / len(top))}" for token, count in counts.most_common(3))
     others = np.delete(largest, dimension).max()
     return [name, number(kurtosis), number(largest.max()), str(dimension), number(others), held]
 

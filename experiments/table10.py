@@ -30,6 +30,7 @@ from qtx.data import OBJECTIVES
 from qtx.experiment import read
 from qtx.foundation.console import say
 from qtx.foundation.errors import QtxError
+from qtx.foundation.numbers import mean_and_deviation
 from qtx.foundation.storage import Expected, parse_json, write_whole
 from qtx.pipeline.compare import Run, runs
 from qtx.pipeline.measure import metrics_of
@@ -37,7 +38,7 @@ from qtx.pipeline.prepare import Batches, Prepared, prepare
 from qtx.pipeline.trained import train_run
 from qtx.quantization import calibrate
 from qtx.quantization.methods import METHODS
-from qtx.report.results import markdown, mean_and_deviation, short_names
+from qtx.report.results import markdown, short_names
 
 SCHEMES = ("w8a8", "w6a8", "w4a8", "w6a6")
 METHOD_SCHEMES = ("w8a8", "w6a6", "w4a4")

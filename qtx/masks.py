@@ -1,5 +1,5 @@
 """Which keys each query of a batch may attend to, the one mask of the models and of all that counts what they see; and
-which tokens and samples of a batch are real."""
+which tokens and samples of a batch are real, and so which values of its tensors count."""
 
 from __future__ import annotations
 
@@ -90,7 +90,7 @@ def token_mask(batch: Mapping[str, Any], length: int) -> jax.Array:
     A sample is padding of the last batch when all its `weights` are 0.
     """
     first = batch["tokens"] if "tokens" in batch else batch["images"]
-    mask = batch["mask"] if "mask" in batch else jnp.ones((first.shape[0], length), bool)
+    mask = batch["mask"].astype(bool) if "mask" in batch else jnp.ones((first.shape[0], length), bool)
     return mask & sample_mask(batch)[:, None]
 
 
@@ -99,3 +99,58 @@ def sample_mask(batch: Mapping[str, Any]) -> jax.Array:
     if "weights" not in batch:
         return jnp.ones(len(batch["tokens"] if "tokens" in batch else batch["images"]), bool)
     return jnp.any(batch["weights"].reshape(len(batch["weights"]), -1) > 0, axis=1)
+
+
+def without_full_masks(batch: Mapping[str, Any]) -> dict[str, Any]:
+    """A batch without its `mask` if that has no padding, and without its `weights` if these leave no sample and no
+    position out: what a model makes of it is the same, and statistics of it pay for no mask."""
+    whole = {
+        "mask": lambda mask: mask.all(),
+        "weights": lambda weights: (weights > 0).all() if "positions" in batch else sample_mask(batch).all(),
+    }
+    return {name: x for name, x in batch.items() if name not in whole or not whole[name](x)}
+
+
+def counted(shape: tuple[int, ...], batch: Mapping[str, Any], mask: Mask | None = None) -> jax.Array | None:
+    """Which values of a tensor that a model makes of a batch count, by the tensor's shape: those of real tokens, and of
+    real queries those of the keys that they see.
+
+    | shape | what a row is of |
+    | --- | --- |
+    | `[B, H, T, T]` | a query and a key |
+    | `[B, T, ...]` | a token |
+    | `[B, P, ...]`, of a batch with `positions` `[B, P]` | the token at a position; one of weight 0 only fills up |
+    | `[B, ...]` otherwise | a sample: pooled outputs, the patches of an image |
+
+    Args:
+      shape: of the tensor; one without the batch's axis, such as a table's, counts as a whole.
+      batch: its `mask`, `weights` and `positions`, those that it has.
+      mask: what the queries see, of scores and probabilities.
+
+    Returns:
+      bool, broadcasting to the tensor; None: all values count.
+    """
+    seen = None if mask is None else mask.dense()
+    if "mask" not in batch and "weights" not in batch:
+        return seen
+    size, length = (batch["tokens"] if "tokens" in batch else batch["images"]).shape[:2]
+    if shape[:1] != (size,):
+        return seen
+    if shape[2:] == (length, length):
+        real = token_mask(batch, length)
+        real = real[:, None, :, None] & real[:, None, None, :]
+    else:
+        real = _real_rows(shape, batch, length)
+        real = real.reshape(real.shape + (1,) * (len(shape) - real.ndim))
+    return real if seen is None else real & seen
+
+
+def _real_rows(shape: tuple[int, ...], batch: Mapping[str, Any], length: int) -> jax.Array:
+    """`[B, T]`, `[B, P]` or `[B]`; see `counted`."""
+    if "tokens" in batch and len(shape) > 2:
+        if shape[1] == length:
+            return token_mask(batch, length)
+        if "positions" in batch and shape[1] == batch["positions"].shape[1]:
+            real = jnp.take_along_axis(token_mask(batch, length), batch["positions"], axis=1)
+            return real & (batch["weights"] > 0) if "weights" in batch else real
+    return sample_mask(batch)

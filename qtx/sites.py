@@ -25,8 +25,8 @@ from qtx.masks import Mask
 class Site(nn.Module):
     """Returns its input: it names a tensor that no other module outputs, so that it can be observed or quantized.
 
-    `mask` says which of its values will be used at all (scores: those of visible keys); calibration can leave out the
-    others.
+    `mask` says which of its values will be used at all (scores and probabilities: those of visible keys); calibration
+    leaves out the others.
     """
 
     def __call__(self, x: jax.Array, mask: Mask | None = None) -> jax.Array:

@@ -25,9 +25,10 @@ from qtx.cli.summary import print_summary
 from qtx.experiment import default, read
 from qtx.families.in_words import family_title
 from qtx.foundation.config import flattened
+from qtx.foundation.numbers import number
 from qtx.interop import load
 from qtx.pipeline.prepare import prepare
-from qtx.report.results import number, read_lines
+from qtx.report.results import read_lines
 
 NANO = str(Path(__file__).parent / "nano_config.py")
 

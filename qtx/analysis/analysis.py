@@ -156,8 +156,8 @@ def _histogram_ranges(model: FloatingPoint, batch: dict[str, Any]) -> dict[str, 
     """Fixed ends for all batches, from the first: `[L, 2]`."""
     ranges = {}
     for site, x in values_at(model, batch, histogram_sites(model)).items():
-        x = x.reshape(len(x), -1).astype(jnp.float32)
-        low, lower, median, upper, high = jnp.percentile(x, jnp.array([0.0, 25.0, 50.0, 75.0, 100.0]), axis=1)
+        real = jnp.where(token_mask(batch, x.shape[2])[..., None], x.astype(jnp.float32), jnp.nan).reshape(len(x), -1)
+        low, lower, median, upper, high = jnp.nanpercentile(real, jnp.array([0.0, 25.0, 50.0, 75.0, 100.0]), axis=1)
         bulk = 4 * jnp.maximum(upper - lower, 1e-6) / QUARTILES_APART
         ranges[f"{site} full"] = jnp.stack([jnp.minimum(1.25 * low, -1e-6), jnp.maximum(1.25 * high, 1e-6)], axis=1)
         ranges[f"{site} bulk"] = jnp.stack([median - bulk, median + bulk], axis=1)
@@ -209,7 +209,7 @@ def _update(model: FloatingPoint, state: Any, ranges: dict[str, jax.Array], batc
         table["openness"] = (openness.swapaxes(0, 1), tokens)
     update_mean = weighted_mean().update
     return {
-        "norms": update_norms(state["norms"], values, sample_mask(batch)),
+        "norms": update_norms(state["norms"], values, batch),
         "outliers": _outliers(model, measured.shape).update(state["outliers"], measured, mask, batch.get("tokens")),
         "heads": {name: update_mean(before, *table[name]) for name, before in state["heads"].items()},
         "histograms": _counted(state["histograms"], values, ranges, mask),

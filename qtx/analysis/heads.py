@@ -28,8 +28,8 @@ def by_head(values: Mapping[str, jax.Array]) -> dict[str, jax.Array]:
       values: site to `[L, B, ...]`.
 
     Returns:
-      `probs` `[L, B, H, T, T]`; `value` and `context`, the latter after a gate on it, `[L, B, T, H, D]`; and with a
-      gate `openness`, `[L, B, T, H]`, the mean over the dimensions if it has one for each.
+      `probs` `[L, B, H, T, T]`; `value` and `context` `[L, B, T, H, D]`, the one that a gate is on after the gate; and
+      with a gate `openness`, `[L, B, T, H]`, the mean over the dimensions if it has one for each.
     """
     probs, value, gated_value, context, gated_context, gate = map(values.get, HEAD_SITES)
     assert probs is not None and value is not None and context is not None, "every attention has them"
@@ -39,6 +39,7 @@ def by_head(values: Mapping[str, jax.Array]) -> dict[str, jax.Array]:
     def split(x: jax.Array, heads: int) -> jax.Array:
         return jnp.repeat(x.reshape(*x.shape[:-1], heads, -1), num_heads // heads, axis=-2)
 
+    value = value if gated_value is None else gated_value
     context = context if gated_context is None else gated_context
     found = {"probs": probs, "value": split(value, value_heads), "context": split(context, num_heads)}
     if gate is None:

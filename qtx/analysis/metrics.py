@@ -15,7 +15,7 @@ from qtx.analysis.heads import HEAD_SITES, by_head, head_statistics, visible_key
 from qtx.analysis.statistics import MeanState, infinity_norm, kurtosis, per_layer, weighted_mean
 from qtx.foundation.batch import Batch
 from qtx.foundation.errors import QtxError
-from qtx.masks import sample_mask, token_mask
+from qtx.masks import counted, sample_mask, token_mask
 
 _mean = weighted_mean()
 
@@ -23,15 +23,18 @@ _mean = weighted_mean()
 NormState = dict[str, dict[str, MeanState]]
 
 
-def outlier_metrics(module: nn.Module, params: Any, batches: Iterable[Batch]) -> dict[str, Any]:
+def outlier_metrics(
+    module: nn.Module, params: Any, batches: Iterable[Batch], *, count_padding: bool = False
+) -> dict[str, Any]:
     """Infinity norms and kurtoses of the tensors that the paper measures, averaged over all samples of all batches.
 
-    All positions count, padded ones too, as in the official code. Memory does not grow with the number of batches.
+    Memory does not grow with the number of batches.
 
     Args:
       module: of a registered family.
       params: its unboxed parameters.
       batches: batches of one static shape; samples whose `weights` are all 0 are left out.
+      count_padding: whether padded positions count, as in the paper's official code.
 
     Returns:
       `max_inf_norm` and `avg_kurtosis`, as the paper reports them for the family, `max_kurtosis`; and per site
@@ -43,7 +46,7 @@ def outlier_metrics(module: nn.Module, params: Any, batches: Iterable[Batch]) ->
     model = FloatingPoint(module, params)
     state, empty = initial_norms(module), True
     for batch in batches:
-        state, empty = _update(model, state, dict(batch)), False
+        state, empty = _update(model, state, dict(batch), count_padding), False
     if empty:
         raise QtxError("no batches to measure outliers on: the evaluation data is empty")
     return summary(module, state)
@@ -114,12 +117,19 @@ def initial_norms(module: nn.Module) -> NormState:
     return {"inf_norms": states(sites.tensors), "kurtoses": states(sites.kurtosis)}
 
 
-def update_norms(state: NormState, values: Mapping[str, jax.Array], weights: jax.Array) -> NormState:
-    """Takes in a batch: captured `values` `[L, B, T, D]` by site and a weight `[B]` per sample."""
-    measures = {"inf_norms": infinity_norm, "kurtoses": kurtosis}
+def update_norms(
+    state: NormState, values: Mapping[str, jax.Array], batch: Batch, count_padding: bool = False
+) -> NormState:
+    """Takes in a batch and its captured `values` `[L, B, T, D]` by site."""
+    measures, samples = {"inf_norms": infinity_norm, "kurtoses": kurtosis}, sample_mask(batch)
+
+    def measured(kind: str, x: jax.Array) -> jax.Array:
+        where = None if count_padding else counted(x.shape[1:], batch)
+        return jax.vmap(lambda of_layer: measures[kind](of_layer, where))(x)
+
     return {
         kind: {
-            site: jax.vmap(_mean.update, (0, 0, None))(before, jax.vmap(measures[kind])(values[site]), weights)
+            site: jax.vmap(_mean.update, (0, 0, None))(before, measured(kind, values[site]), samples)
             for site, before in table.items()
         }
         for kind, table in state.items()
@@ -138,9 +148,9 @@ def summary(module: nn.Module, state: NormState) -> dict[str, Any]:
     }
 
 
-@jax.jit
-def _update(model: FloatingPoint, state: NormState, batch: dict[str, Any]) -> NormState:
-    return update_norms(state, values_at(model, batch, measured_sites(model.module).tensors), sample_mask(batch))
+@jax.jit(static_argnames="count_padding")
+def _update(model: FloatingPoint, state: NormState, batch: dict[str, Any], count_padding: bool) -> NormState:
+    return update_norms(state, values_at(model, batch, measured_sites(model.module).tensors), batch, count_padding)
 
 
 @jax.jit
@@ -157,7 +167,7 @@ def _health(model: Model, batch: dict[str, Any], step: Any) -> dict[str, jax.Arr
         # In float32: there are more visible keys in a large batch than int32 counts.
         weights = weights.astype(jnp.float32)
         means[name] = jnp.sum(measured * weights[..., None]) / jnp.maximum(jnp.sum(weights) * measured.shape[-1], 1)
-    norms = update_norms(initial_norms(model.module), values, sample_mask(batch))
+    norms = update_norms(initial_norms(model.module), values, batch)
     per_layer_norm = norms["inf_norms"][sites.infinity_norm].mean.high
     return means | {
         "max_inf_norm": jnp.max(per_layer_norm),

@@ -17,9 +17,11 @@ import numpy as np
 from flax import traverse_util
 
 from qtx.foundation.batch import Batch
+from qtx.foundation.numbers import number, told_apart
 from qtx.foundation.storage import Expected, read_sealed_json, sealed_json, shaped, write_whole
+from qtx.masks import counted
 from qtx.quantization import Quantized, exact
-from qtx.quantization.interceptor import counted
+from qtx.quantization.interceptor import seen
 from qtx.quantization.plan import flatten, is_table, over_layers
 from qtx.quantization.rounding import round_to_range
 from qtx.sites import on_sites
@@ -250,10 +252,8 @@ def _activation_powers(quantized: Quantized, params: Any, batch: Batch) -> Any:
 
     def observe(site, path, y, mask):
         if path in planned:
-            r, counting = site.get_variable("ranges", "range"), counted(planned[path], mask)
-            rounded = round_to_range(y, r, planned[path], counting)
-            where = None if mask is None else mask.dense()
-            site.put_variable("calibration", "power", _powers(y, rounded, where))
+            rounded = round_to_range(y, site.get_variable("ranges", "range"), planned[path], seen(mask))
+            site.put_variable("calibration", "power", _powers(y, rounded, counted(y.shape, batch, mask)))
         return y
 
     variables = {"params": params, "ranges": quantized.range_collection}
@@ -298,14 +298,13 @@ def load_sweep(workdir: Path) -> Sweep | None:
 
 def table_rows(sweep: Sweep, count: int) -> list[list[str]]:
     """The first `count` rows as cells under `HEADER`, after one for the model with everything quantized."""
-    scale = 100.0 if sweep.metric == "accuracy" else 1.0
-    everything = ["everything", "", "", "", precise(scale * sweep.quantized), f"{precise(scale * sweep.fp)} (FP)"]
-    return [everything] + [
-        [row.name, row.kind, str(row.bits), f"{row.sqnr:.1f}", precise(scale * row.alone), precise(scale * row.without)]
+
+    def precise(value: float) -> str:
+        """To five digits: single tensors move a metric by little."""
+        scale = 100.0 if sweep.metric == "accuracy" else 1.0
+        return told_apart(scale * value, 5, "g", whole=scale)
+
+    return [["everything", "", "", "", precise(sweep.quantized), f"{precise(sweep.fp)} (FP)"]] + [
+        [row.name, row.kind, str(row.bits), number(row.sqnr), precise(row.alone), precise(row.without)]
         for row in sweep.rows[:count]
     ]
-
-
-def precise(value: float) -> str:
-    """A metric to five digits: single tensors move it by little."""
-    return f"{value:.5g}"

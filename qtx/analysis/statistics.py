@@ -29,20 +29,25 @@ class Accumulator(NamedTuple):
     result: Callable[[Any], Any]
 
 
-def infinity_norm(x: jax.Array) -> jax.Array:
-    """Largest magnitude of each sample: `[S, ...]` to `[S]`."""
-    return jnp.max(jnp.abs(_samples(x)), axis=1)
+def infinity_norm(x: jax.Array, where: jax.Array | None = None) -> jax.Array:
+    """Largest magnitude of each sample, `[S, ...]` to `[S]`, of the values that count: `where`, broadcasting to `x`,
+    None: all."""
+    x, counts = _samples(x, where)
+    return jnp.max(jnp.abs(x), axis=1, where=counts, initial=0.0)
 
 
-def kurtosis(x: jax.Array) -> jax.Array:
-    """Kurtosis of each sample, `mean((x - mu)^4) / (s^4 + 1e-6)` with the unbiased deviation s: `[S, ...]` to `[S]`.
+def kurtosis(x: jax.Array, where: jax.Array | None = None) -> jax.Array:
+    """Kurtosis of each sample, `mean((x - mu)^4) / (s^4 + 1e-6)` with the unbiased deviation s: `[S, ...]` to `[S]`, of
+    the values that count, as in `infinity_norm`.
 
     It is 3 for normally distributed values (not the excess kurtosis) and grows with the weight of the tails.
     """
-    x = _samples(x)
-    centered = x - jnp.mean(x, axis=1, keepdims=True)
-    variance = jnp.sum(centered**2, axis=1) / (x.shape[1] - 1)
-    return jnp.mean(centered**4, axis=1) / (variance**2 + KURTOSIS_EPSILON)
+    x, counts = _samples(x, where)
+    number = jnp.maximum(counts.sum(axis=1), 1)
+    mean = jnp.sum(x, axis=1, where=counts) / number
+    centered = jnp.where(counts, x - mean[:, None], 0.0)
+    variance = jnp.sum(centered**2, axis=1) / jnp.maximum(number - 1, 1)
+    return jnp.sum(centered**4, axis=1) / number / (variance**2 + KURTOSIS_EPSILON)
 
 
 def is_outlier(x: jax.Array, mask: jax.Array | None = None, sigmas: float = OUTLIER_SIGMAS) -> jax.Array:
@@ -164,5 +169,7 @@ def per_layer(accumulator: Accumulator, num_layers: int) -> Accumulator:
     return Accumulator(init, update, jax.vmap(accumulator.result))
 
 
-def _samples(x: jax.Array) -> jax.Array:
-    return x.reshape(x.shape[0], -1).astype(jnp.float32)
+def _samples(x: jax.Array, where: jax.Array | None) -> tuple[jax.Array, jax.Array]:
+    """The values of each sample, float32 `[S, N]`, and which of them count, `[S, N]`."""
+    counts = jnp.broadcast_to(True if where is None else where, x.shape)
+    return x.reshape(x.shape[0], -1).astype(jnp.float32), counts.reshape(x.shape[0], -1)

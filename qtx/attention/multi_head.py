@@ -147,7 +147,7 @@ class MultiHeadAttention(nn.Module):
         """The context `[B, T, H, D]`, with scores and probabilities in memory, for all to look at."""
         scores = Product("bthd,bshd->bhts", jnp.float32, query.shape[-1] ** -0.5, name="score_product")(query, key)
         scores = Site(name="scores")(scores, rows.mask)
-        probs = Site(name="probs")(normalize(self.config.normalizer, scores, rows))
+        probs = Site(name="probs")(normalize(self.config.normalizer, scores, rows), rows.mask)
         probs = Dropout(self.dropout, deterministic=self.deterministic)(probs).astype(self.dtype)
         return Product("bhts,bshd->bthd", self.dtype, name="context_product")(probs, value)
 

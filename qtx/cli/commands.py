@@ -25,6 +25,7 @@ from qtx.foundation.console import Console, say
 from qtx.foundation.distributed import initialize, is_main
 from qtx.foundation.errors import QtxError, lookup
 from qtx.foundation.hardware import CHIPS
+from qtx.foundation.numbers import fixed, number
 from qtx.pipeline.analyze import COSTLIEST, diagnose, open_run
 from qtx.pipeline.backend import training_backend
 from qtx.pipeline.compare import begun_run, check_runs, duration, rebuild, run_comparison, runs
@@ -42,7 +43,7 @@ from qtx.planning import table as plan_table
 from qtx.quantization.integer import load
 from qtx.quantization.integer.files import DESCRIPTION
 from qtx.quantization.qat.config import QatConfig
-from qtx.report.results import ATTENTION_COLUMNS, BESIDE_TITLES, OUTLIER_COLUMNS, Result, main_table, markdown, number
+from qtx.report.results import ATTENTION_COLUMNS, BESIDE_TITLES, OUTLIER_COLUMNS, Result, main_table, markdown, measured
 from qtx.training import NEWEST, RunFolder, read_metrics
 from qtx.training.losses.binary_cross_entropy import OF_LABEL
 
@@ -126,7 +127,7 @@ def train(experiment: Experiment, workdir: Path, distributed: bool = False, prof
     train_run(prepared, workdir, profile)
     last = read_metrics(workdir, "eval")[-1]
     metric = OBJECTIVES[experiment.objective].metric
-    say(console, f"trained {last['step']} steps: held-out loss {last['loss']:.4f}, {shown(metric, last[metric])}")
+    say(console, f"trained {last['step']} steps: held-out loss {fixed(last['loss'])}, {shown(metric, last[metric])}")
     say(console, f"next: qtx {'evaluate' if experiment.qat.scheme else 'quantize'} --workdir={quote(str(workdir))}")
 
 
@@ -274,7 +275,7 @@ def open_and_tell(
 
 def shown(metric: str, value: float) -> str:
     """A metric as people read it: `perplexity 4.49`, `accuracy 88.1 %`."""
-    return f"{metric} {number(100 * value)} %" if metric == "accuracy" else f"{metric} {number(value)}"
+    return f"{metric} {measured(metric, value)}{' %' if metric == 'accuracy' else ''}"
 
 
 def beside(values: Mapping[str, Any], metric: str) -> list[list[str]]:

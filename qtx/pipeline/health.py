@@ -7,6 +7,7 @@ row to 0. No gradient reaches the scores of such a dead row; if nearly all rows 
 from __future__ import annotations
 
 from qtx.attention.normalizers import ClippedSoftmax, NoAttention
+from qtx.foundation.numbers import percent
 from qtx.models import TransformerConfig
 
 DEAD_ROW_LIMIT = 0.5
@@ -32,6 +33,6 @@ def attention_warning(dead_row_share: float, config: TransformerConfig) -> str |
             remedies.append("config.model.attention.gamma_warmup_steps, to clip more and more")
     remedies = remedies or ["another config.model.attention.normalizer"]
     return (
-        f"{dead_row_share:.0%} of the attention rows are dead: every probability is clipped to 0, so that they neither "
-        f"attend nor learn; try {', or '.join(remedies)}"
+        f"{percent(dead_row_share)} of the attention rows are dead: every probability is clipped to 0, so that they "
+        f"neither attend nor learn; try {', or '.join(remedies)}"
     )

@@ -57,9 +57,9 @@ def make_grid(minimum: jax.Array, maximum: jax.Array, bits: jax.Array | int, sym
         scale = jnp.maximum(jnp.maximum(-minimum, maximum) / high, SMALLEST_SCALE)
         return Grid(scale, jnp.zeros_like(scale), low, high)
     high = levels - 1
-    step = (maximum - minimum) / high
-    zero_point = jnp.clip(jnp.round(-minimum / step), 0.0, high)
-    return Grid(jnp.maximum(step, SMALLEST_SCALE), zero_point, jnp.zeros_like(high), high)
+    scale = jnp.maximum((maximum - minimum) / high, SMALLEST_SCALE)
+    zero_point = jnp.clip(jnp.round(-minimum / scale), 0.0, high)
+    return Grid(scale, zero_point, jnp.zeros_like(high), high)
 
 
 def fake_quantize(x: jax.Array, grid: Grid) -> jax.Array:

@@ -15,6 +15,7 @@ from flax import traverse_util
 from jax.sharding import NamedSharding, PartitionSpec
 
 from qtx.foundation.errors import QtxError
+from qtx.masks import without_full_masks
 from qtx.quantization import exact
 from qtx.quantization.basis import Bases
 from qtx.quantization.granularity import Token
@@ -110,7 +111,7 @@ def calibrate(
         if state is None:
             plan, state = initial_state(module, params, recipe, batch, estimated, bases)
             state = _beside(params, state)
-        state = calibration_step(module, plan, tables, quantized_params, state, batch)
+        state = calibration_step(module, plan, tables, quantized_params, state, without_full_masks(batch))
     assert state is not None, "FirstBatches has at least one batch"
     ranges = site_ranges(plan, state)
     check_finite(ranges, "activation")
@@ -193,7 +194,7 @@ def _beside(params: Any, state: Any) -> Any:
 @functools.partial(jax.jit, static_argnames=("module", "plan", "tables"))
 def calibration_step(module: nn.Module, plan: Plan, tables: Plan, params: Any, state: Any, batch: Any) -> Any:
     """The `ranges` and `calibration` collections after one more batch, of their `state` before it."""
-    with calibrating(plan, tables):
+    with calibrating(plan, tables, batch):
         return exact.apply(module, {"params": params, **state}, batch, mutable=["ranges", "calibration"])[1]
 
 

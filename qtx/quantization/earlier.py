@@ -1,13 +1,22 @@
-"""How earlier versions recorded the section `quantization`, translated where a record is read."""
+"""How earlier versions recorded the section `quantization`, recipes and ranges, translated where a record is read."""
 
 from __future__ import annotations
 
+import re
 from collections.abc import Mapping
 from typing import Any
 
 from qtx.foundation.variants import variant_text
 from qtx.quantization.estimators import ESTIMATORS, RunningMinMax
 from qtx.quantization.granularity import GRANULARITIES, Group
+
+LEFT_OUT = "ignore_masked"
+"""An option of a quantizer, to leave keys out that a query does not see: they are now, and so is padding."""
+
+
+def words_of_this_version(words: str) -> str:
+    """How a tensor is quantized, in a file of ranges, as this version says it; ranges that counted padding are read."""
+    return re.sub(rf"\b{LEFT_OUT}=\w+", "count_padding=False", words)
 
 
 def of_this_version(section: Mapping[str, Any]) -> dict[str, Any]:

@@ -22,6 +22,7 @@ from qtx.foundation.storage import Expected, digest, read_sealed_safetensors, se
 from qtx.foundation.variants import make_variant
 from qtx.quantization.basis import BASIS_KEYS
 from qtx.quantization.calibration import Quantized, check_finite, initial_state, planned_weights, site_ranges
+from qtx.quantization.earlier import words_of_this_version
 from qtx.quantization.methods import METHODS, Static
 from qtx.quantization.plan import Plan, Planned, Range, Ranges, flatten, is_table
 from qtx.quantization.recipe import Recipe
@@ -195,7 +196,7 @@ def _check_plan(saved: SavedRanges, expected: Mapping[str, Mapping[str, str]]) -
                     f"{saved.file} has no {folder}/{path}: it holds the ranges of another model or recipe; calibrate "
                     "this one"
                 )
-            if there[path] != words:
+            if words_of_this_version(str(there[path])) != words:
                 raise QtxError(
                     f"{saved.file}: {folder}/{path} was quantized by {there[path]}, and the config says {words}: give "
                     "the --config.quantization options that it was made with, or calibrate anew"

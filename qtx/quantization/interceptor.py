@@ -11,6 +11,8 @@ from collections.abc import Iterator
 
 import jax
 
+from qtx import masks
+from qtx.foundation.batch import Batch
 from qtx.masks import Mask
 from qtx.quantization.basis import basis_of, enter
 from qtx.quantization.granularity import Token
@@ -26,16 +28,17 @@ def fake_quantized(plan: Plan) -> Iterator[None]:
 
     def quantize(site, path, y, mask):
         planned = by_path[path]
-        return round_to_range(y, site.get_variable("ranges", "range"), planned, counted(planned, mask))
+        return round_to_range(y, site.get_variable("ranges", "range"), planned, seen(mask))
 
     with on_sites(quantize, by_path, SITES_AND_TABLES):
         yield
 
 
 @contextlib.contextmanager
-def calibrating(plan: Plan, tables: Plan) -> Iterator[None]:
-    """Within the context, each site in `plan` updates its range with what it sees, then is rounded to it: later sites
-    calibrate on inputs that are already quantized, as in the paper's code. Look-ups in `tables` are only rounded."""
+def calibrating(plan: Plan, tables: Plan, batch: Batch) -> Iterator[None]:
+    """Within the context, in which the model sees `batch`, each site in `plan` updates its range with what it holds of
+    that, then is rounded to it: later sites calibrate on inputs that are already quantized, as in the paper's code.
+    Look-ups in `tables` are only rounded."""
     by_path = {planned.path: planned for planned in plan}
     looked_up = {planned.path: planned for planned in tables}
 
@@ -43,7 +46,6 @@ def calibrating(plan: Plan, tables: Plan) -> Iterator[None]:
         if path in looked_up:
             return round_to_range(y, site.get_variable("ranges", "range"), looked_up[path])
         planned, r = by_path[path], site.get_variable("ranges", "range")
-        where = counted(planned, mask)
         if not isinstance(planned.granularity, Token):
             state = planned.granularity.update(
                 planned.estimator,
@@ -51,18 +53,23 @@ def calibrating(plan: Plan, tables: Plan) -> Iterator[None]:
                 enter(y, basis_of(r)),
                 r["bits"],
                 planned.symmetric,
-                where,
+                counted(planned, y, batch, mask),
             )
             minimum, maximum = planned.granularity.result(planned.estimator, state)
             r = {**r, "minimum": minimum, "maximum": maximum}
             site.put_variable("calibration", "state", state)
             site.put_variable("ranges", "range", r)
-        return round_to_range(y, r, planned, where)
+        return round_to_range(y, r, planned, seen(mask))
 
     with on_sites(update, by_path.keys() | looked_up.keys(), SITES_AND_TABLES):
         yield
 
 
-def counted(planned: Planned, mask: Mask | None) -> jax.Array | None:
-    """Which of a site's values its range is of, broadcasting to them; None: all."""
-    return mask.dense() if planned.ignore_masked and mask is not None else None
+def counted(planned: Planned, y: jax.Array, batch: Batch, mask: Mask | None) -> jax.Array | None:
+    """Which values of a site's output `y` its static range is of, broadcasting to it; None: all."""
+    return None if planned.count_padding else masks.counted(y.shape, batch, mask)
+
+
+def seen(mask: Mask | None) -> jax.Array | None:
+    """Which of a row's values its dynamic range is of, broadcasting to a site's output; None: all."""
+    return None if mask is None else mask.dense()

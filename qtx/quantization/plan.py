@@ -31,7 +31,7 @@ class Planned(NamedTuple):
     symmetric: bool
     estimator: Estimator
     granularity: Granularity | Token
-    ignore_masked: bool
+    count_padding: bool
 
 
 Plan = tuple[Planned, ...]
@@ -63,7 +63,7 @@ def make_plan(quantizers: dict[str, Quantizer]) -> Plan:
                     "others tell that a tensor was not finite; begin with 0 and a count of what was seen"
                 )
     return tuple(
-        Planned(name, q.symmetric, q.estimator, q.granularity, q.ignore_masked)
+        Planned(name, q.symmetric, q.estimator, q.granularity, q.count_padding)
         for name, q in sorted(quantizers.items())
     )
 

@@ -20,8 +20,8 @@ class Quantizer:
       symmetric: zero-point fixed at 0.
       estimator: of the range, from `qtx.quantization.estimators`.
       granularity: which values share a range, from `qtx.quantization.granularity`.
-      ignore_masked: estimate from the values alone that the model will use: scores, whose masked positions are computed
-        and thrown away.
+      count_padding: estimate from all values of an activation, those of padding and of keys that a query does not see
+        too, as the paper's official code does; otherwise from those that count (`qtx.masks.counted`).
 
     Raises:
       QtxError: if bits is not in 2..16.
@@ -31,7 +31,7 @@ class Quantizer:
     symmetric: bool
     estimator: Estimator
     granularity: Granularity | Token = Tensor()
-    ignore_masked: bool = False
+    count_padding: bool = False
 
     def __post_init__(self):
         if not 2 <= self.bits <= 16:

@@ -5,8 +5,9 @@ from __future__ import annotations
 from collections.abc import Iterable, Mapping
 
 from qtx.analysis.diagnosis import IDLE, OUTLIER_RATIO, QUIET, Diagnosis, HeadRole, Measured, Outliers
+from qtx.foundation.numbers import number, percent
 from qtx.report.plots import token_label
-from qtx.report.results import METRIC_TITLES, number
+from qtx.report.results import METRIC_TITLES, measured
 
 Table = tuple[list[str], list[list[str]]]
 SHOWN_ROWS = 6
@@ -37,13 +38,6 @@ def idle_heads(diagnosis: Diagnosis) -> list[HeadRole]:
     return [role for role in diagnosis.heads if role.does_nothing]
 
 
-def value(metric: str, measured: float) -> str:
-    """A metric as a table has it; of fidelity four digits, for what is lost is small."""
-    if metric == "fidelity":
-        return f"{measured:.4f}"
-    return number(100 * measured) if metric == "accuracy" else number(measured)
-
-
 def outlier_table(diagnosis: Diagnosis, rows: int = SHOWN_ROWS) -> Table:
     """The largest tensors."""
     header = ["tensor", "largest value", "median dimension", "deviations", "in dimensions"]
@@ -62,11 +56,11 @@ def head_table(diagnosis: Diagnosis, rows: int = SHOWN_ROWS) -> Table:
     return header, [
         [
             f"layers/attention[{role.layer}], head {role.head}",
-            f"{role.parked:.0%}",
+            percent(role.parked),
             _first(role.tokens),
             _first(role.positions),
-            f"{role.value_drain:.0%} of the others'",
-            f"{role.output:.0%} of its layer's mean",
+            f"{percent(role.value_drain)} of the others'",
+            f"{percent(role.output)} of its layer's mean",
         ]
         for role in (idle_heads(diagnosis) or diagnosis.heads)[:rows]
     ]
@@ -94,7 +88,7 @@ def _of_outliers(diagnosis: Diagnosis) -> str:
         )
     worst = found[0]
     if worst.token_share > EVERYWHERE:
-        place = f"{worst.token_share:.0%} of all {'tokens' if worst.tokens else 'patches'}"
+        place = f"{percent(worst.token_share)} of all {'tokens' if worst.tokens else 'patches'}"
     else:
         places = _listed(_texts(worst) or worst.positions)
         kind = "token" if worst.tokens else "patch"
@@ -124,7 +118,7 @@ def _of_heads(diagnosis: Diagnosis) -> str:
 
 def _of_cost(diagnosis: Diagnosis) -> str:
     metric, scheme = METRIC_TITLES[diagnosis.metric], diagnosis.scheme
-    before, after = (value(diagnosis.metric, diagnosis.ladder[name].metric) for name in ("fp", scheme))
+    before, after = (measured(diagnosis.metric, diagnosis.ladder[name].metric) for name in ("fp", scheme))
     meaning = " (cosine to the original's outputs)" if diagnosis.metric == "fidelity" else ""
     return f"{scheme.upper()} takes {metric}{meaning} from {before} to {after}."
 
@@ -135,7 +129,8 @@ def _of_remedies(diagnosis: Diagnosis) -> str:
     as_is = next(iter(diagnosis.methods))
     if best == as_is:
         return f"No other way to quantize to {diagnosis.scheme.upper()} does better than {as_is}."
-    reached, saved = value(diagnosis.metric, diagnosis.methods[best].metric), _saved(diagnosis, diagnosis.methods[best])
+    found = diagnosis.methods[best]
+    reached, saved = measured(diagnosis.metric, found.metric), _saved(diagnosis, found)
     return (
         f"Of other ways to quantize to {diagnosis.scheme.upper()}, {best} does best: {METRIC_TITLES[diagnosis.metric]} "
         f"{reached}{f', which saves {saved} of what is lost' if saved else ''}."
@@ -144,7 +139,7 @@ def _of_remedies(diagnosis: Diagnosis) -> str:
 
 def _of_tensors(diagnosis: Diagnosis) -> str:
     row = diagnosis.sweep.rows[0]
-    alone, without = (value(diagnosis.metric, x) for x in (row.alone, row.without))
+    alone, without = (measured(diagnosis.metric, x) for x in (row.alone, row.without))
     return (
         f"The {row.kind} {row.name} costs most: {METRIC_TITLES[diagnosis.metric]} {alone} with it alone quantized, "
         f"{without} with all but it."
@@ -157,13 +152,13 @@ def _measured_header(diagnosis: Diagnosis) -> list[str]:
 
 
 def _cells(diagnosis: Diagnosis, found: Measured) -> list[str]:
-    return [value(diagnosis.metric, found.metric), number(found.loss)]
+    return [measured(diagnosis.metric, found.metric), number(found.loss)]
 
 
 def _saved(diagnosis: Diagnosis, found: Measured) -> str:
     full, quantized = (diagnosis.ladder[name].metric for name in ("fp", diagnosis.scheme))
     lost = full - quantized
-    return f"{(found.metric - quantized) / lost:.0%}" if abs(lost) > 1e-9 else ""
+    return percent((found.metric - quantized) / lost) if abs(lost) > 1e-9 else ""
 
 
 def _texts(one: Outliers) -> dict[str, float]:

@@ -9,6 +9,7 @@ import numpy as np
 
 from qtx import __version__
 from qtx.analysis.diagnosis import IDLE, OUTLIER_RATIO, Diagnosis
+from qtx.foundation.numbers import percent
 from qtx.report import diagnosis_plots, page, plots
 from qtx.report.diagnosis import (
     head_table,
@@ -139,7 +140,7 @@ def _heads(diagnosis: Diagnosis, said: str) -> list[str]:
     for head in diagnosis.maps:
         if (head.layer, head.head) in idle:
             name = f"layers/attention[{head.layer}], head {head.head}"
-            gate = "" if head.openness is None else f" Its gate is open by {head.openness.mean():.0%} on average."
+            gate = "" if head.openness is None else f" Its gate is open by {percent(head.openness.mean())} on average."
             items.append(
                 page.figure(
                     plots.attention_map(head, name),

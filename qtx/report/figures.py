@@ -10,6 +10,7 @@ import numpy as np
 
 from qtx.analysis.analysis import Analysis
 from qtx.analysis.sensitivity import Sweep
+from qtx.foundation.numbers import percent
 from qtx.report import page, plots
 from qtx.report.results import METRIC_TITLES, Result, by_variant, schemes
 from qtx.report.style import SERIES
@@ -217,7 +218,7 @@ def map_figures(analysed: Mapping[str, Sequence[Analysis]], kind: str) -> list[s
         shown_already = kind != "sink" and (head.layer, head.head) == (sink.layer, sink.head)
         if shown_already or not head.probs.any():  # all zero: attention is off
             continue
-        gate = "" if head.openness is None else f" Its gate is open by {head.openness.mean():.0%} on average."
+        gate = "" if head.openness is None else f" Its gate is open by {percent(head.openness.mean())} on average."
         name = f"{variant}: layer {head.layer + 1}, head {head.head + 1}"
         caption = (
             f"{MAPS[kind][1]} A row shows where one token's attention goes: a bright column is a sink. Below, the "

@@ -14,6 +14,7 @@ from qtx.analysis.analysis import load_analysis
 from qtx.analysis.sensitivity import load_sweep
 from qtx.families import FAMILIES
 from qtx.foundation.errors import lookup
+from qtx.foundation.numbers import number
 from qtx.foundation.storage import Expected, inside
 from qtx.report import figures, page
 from qtx.report.figures import ReportedRun
@@ -25,7 +26,7 @@ from qtx.report.results import (
     by_variant,
     lower_is_better,
     main_table,
-    number,
+    measured,
     options_in_words,
     read_lines,
     schemes,
@@ -155,7 +156,6 @@ def _what_was_run(lines: Sequence[Result], config: Mapping[str, Any]) -> str:
 def _in_short(lines: Sequence[Result]) -> list[str]:
     """A few sentences computed from the results."""
     groups, metric = by_variant(lines), lines[0]["metric"]
-    scale = 100.0 if metric == "accuracy" else 1.0
 
     def means(value: Callable[[Result], float]) -> dict[str, float]:
         return {variant: fmean(map(value, group)) for variant, group in groups.items()}
@@ -163,13 +163,13 @@ def _in_short(lines: Sequence[Result]) -> list[str]:
     def listed(values: Mapping[str, str]) -> str:
         return ", ".join(f"{value} with {variant}" for variant, value in values.items())
 
-    full, items = means(lambda line: scale * line["fp"]), []
+    full, items = means(lambda line: line["fp"]), []
     common = [scheme for scheme in schemes(lines) if all(scheme in line["quantized"] for line in lines)]
-    at = {scheme: means(_metric_at(scheme, scale)) for scheme in common}
+    at = {scheme: means(_metric_at(scheme)) for scheme in common}
     if at:
         worse = 1 if lower_is_better(metric) else -1
         hardest = max(at, key=lambda scheme: worse * fmean(at[scheme].values()))
-        changes = {variant: f"{number(full[variant])} → {number(at[hardest][variant])}" for variant in full}
+        changes = {v: f"{measured(metric, full[v])} → {measured(metric, at[hardest][v])}" for v in full}
         items.append(f"From floating point to {hardest.upper()}, the hardest scheme, {metric} goes {listed(changes)}.")
     norms = means(lambda line: line["max_inf_norm"])
     items.append(f"Largest activation (max infinity norm): {listed({v: number(x) for v, x in norms.items()})}.")
@@ -181,8 +181,8 @@ def _in_short(lines: Sequence[Result]) -> list[str]:
     return items
 
 
-def _metric_at(scheme: str, scale: float) -> Callable[[Result], float]:
-    return lambda line: scale * line["quantized"][scheme]
+def _metric_at(scheme: str) -> Callable[[Result], float]:
+    return lambda line: line["quantized"][scheme]
 
 
 def _table_caption(lines: Sequence[Result]) -> str:

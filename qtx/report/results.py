@@ -8,13 +8,13 @@ the metric}) and seconds.
 from __future__ import annotations
 
 import json
-import math
 import re
 from collections.abc import Iterable, Sequence
 from pathlib import Path
 from typing import Any
 
 from qtx.data import OBJECTIVES
+from qtx.foundation.numbers import fixed, mean_and_deviation, number
 from qtx.foundation.storage import Expected, parse_json, read_bytes, seal, unseal, write_whole
 
 Result = dict[str, Any]
@@ -61,34 +61,20 @@ def read_lines(path: Path) -> list[Result]:
       QtxError: for a line that is not as it was written.
     """
     results = []
-    for number, line in enumerate(read_bytes(path, EXPECTED).splitlines(), start=1):
-        where = f"line {number} of {path}"
+    for place, line in enumerate(read_bytes(path, EXPECTED).splitlines(), start=1):
+        where = f"line {place} of {path}"
         results.append(unseal(parse_json(line, where, EXPECTED, finite=False), where, EXPECTED))
     if not results or {result.pop(LINES, None) for result in results} != {len(results)}:
         raise EXPECTED.refusal(path, "lines are missing")
     return results
 
 
-def number(value: float) -> str:
-    """A measurement to about three digits: `4.49`, `21.5`, `735`, `1.3e+07`."""
-    if not math.isfinite(value):
-        return str(value)
-    size = abs(value)
-    if float(value).is_integer() and (isinstance(value, int) or size == 0):
-        return f"{value:,.0f}"
-    if size >= 1e6:
-        return f"{value:.2g}"
-    return f"{value:.{0 if size >= 100 else 1 if size >= 10 else 2 if size >= 1 else 3}f}"
-
-
-def mean_and_deviation(values: Sequence[float]) -> str:
-    """`mean ± standard deviation` over seeds (unbiased), or the one value."""
-    if len(values) == 1 or len(set(values)) == 1:
-        return number(values[0])
-    mean = sum(values) / len(values)
-    # Not statistics.stdev, which fails on the infinite perplexity of a model that quantization broke.
-    deviation = math.sqrt(sum((value - mean) ** 2 for value in values) / (len(values) - 1))
-    return f"{number(mean)} ± {deviation:{'.2g' if 1e-4 < deviation < 10 else '.0f'}}"
+def measured(metric: str, *values: float) -> str:
+    """A metric of a run, or its mean and deviation over seeds: accuracy in percent; fidelity to four decimal places,
+    for what is lost is small."""
+    if metric == "accuracy":
+        return mean_and_deviation([100 * value for value in values], lambda value: number(value, whole=100.0))
+    return mean_and_deviation(values, fixed if metric == "fidelity" else number)
 
 
 def schemes(results: Sequence[Result]) -> list[str]:
@@ -100,15 +86,14 @@ def main_table(results: Sequence[Result]) -> tuple[list[str], list[list[str]]]:
     """Header and rows, one per variant: the metric in floating point, outliers, and the metric at each scheme."""
     columns = schemes(results)
     metric = results[0]["metric"] if results else "perplexity"
-    scale = 100.0 if metric == "accuracy" else 1.0
     header = ["attention", f"FP {METRIC_TITLES[metric]}", *OUTLIER_COLUMNS.values(), *(c.upper() for c in columns)]
     rows, names = [], short_names(run["variant"] for run in results)
     for variant, runs in by_variant(results).items():
-        cells = [mean_and_deviation([scale * run["fp"] for run in runs])]
+        cells = [measured(metric, *(run["fp"] for run in runs))]
         cells += [mean_and_deviation([run[key] for run in runs]) for key in OUTLIER_COLUMNS]
         for scheme in columns:
-            values = [scale * run["quantized"][scheme] for run in runs if scheme in run["quantized"]]
-            cells.append(mean_and_deviation(values) if values else "")
+            values = [run["quantized"][scheme] for run in runs if scheme in run["quantized"]]
+            cells.append(measured(metric, *values) if values else "")
         rows.append([names[variant], *cells])
     return header, rows
 

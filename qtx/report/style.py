@@ -60,6 +60,7 @@ _SETTINGS: Any = {
     "ytick.labelcolor": TEXT,
     "axes.grid": True,
     "axes.axisbelow": True,
+    "axes.formatter.useoffset": False,  # 0.9998, and not 8e-4 beside +9.99e-1
     "grid.color": GRID,
     "grid.linewidth": 0.6,
     "lines.linewidth": 1.8,

@@ -11,6 +11,7 @@ from typing import Any
 import jax
 
 from qtx.foundation.batch import Batch
+from qtx.foundation.numbers import fixed, percent
 from qtx.foundation.totals import Total
 from qtx.training.evaluate import add_up
 from qtx.training.losses import Loss
@@ -69,7 +70,7 @@ class Work:
         number, prefix = metric_prefix(rates[f"{unit}_per_second"])
         speed = f"{number}{prefix} {unit}/s"
         if "model_flops_utilization" in rates:
-            return f"{speed}, MFU {rates['model_flops_utilization']:.0%}"
+            return f"{speed}, MFU {percent(rates['model_flops_utilization'])}"
         if not self.flops:
             return speed
         number, prefix = metric_prefix(rates["model_flops_per_second"])
@@ -150,7 +151,7 @@ class Reporter:
         }
         if skipped:
             values["skipped_steps"] = skipped
-        status = f"loss {self._loss:.4f}"
+        status = f"loss {fixed(self._loss)}"
         if self._steps:
             rate = self._steps / self._seconds
             values |= self._work.rates(rate)
@@ -169,8 +170,8 @@ class Reporter:
         batches = until(self._stop, self._evaluation())
         self.last_evaluation = add_up(lambda batch: self._eval_step(state.params, batch, state.step), batches)
         self._writer.write(step, "eval", self.last_evaluation)
-        training = "" if self._loss is None else f"loss {self._loss:.4f}, "
-        self._progress.update(step, f"{training}held-out {self.last_evaluation['loss']:.4f}")
+        training = "" if self._loss is None else f"loss {fixed(self._loss)}, "
+        self._progress.update(step, f"{training}held-out {fixed(self.last_evaluation['loss'])}")
         return self.last_evaluation
 
     def outliers(self, state: TrainState, step: int) -> None:

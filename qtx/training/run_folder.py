@@ -36,8 +36,12 @@ FREE_TRAINING_OPTIONS = (
 )
 # What a config may leave to the data, and what is known of a run only when these are loaded: compared when it is there.
 TOLD_BY_THE_DATA = (*(f"model.{name}" for name in FROM_DATA), "model.attention.length", "data.classes")
-# What the feed-forward networks of a family had before it was an option.
-ACTIVATIONS = {"bert": "gelu", "opt": "relu", "vit": "gelu"}
+# What a family's models had before they had these options.
+OF_FAMILIES = {
+    "bert": {"activation": "gelu", "head": "mlm"},
+    "opt": {"activation": "relu"},
+    "vit": {"activation": "gelu", "head": "classification"},
+}
 # Options that runs of earlier versions have no record of, and what these did, if it is more than nothing.
 LATER_OPTIONS = {
     "model.pooling": "mean",
@@ -53,8 +57,6 @@ LATER_OPTIONS = {
     "training.penalties": [],
     "qat.noise": "",
 }
-HEADS = {"bert": "mlm", "vit": "classification"}
-"""The head that a family had when its runs recorded none."""
 TOKENIZER_OPTIONS = ("tokenizer", "vocab_size")
 IDENTITY = "identity"
 CLASSES = "classes"
@@ -245,7 +247,7 @@ def differences(there: Mapping[str, Any], here: Mapping[str, Any], other_data: b
     leaves to the data differs in nothing, and starts by their contents, not by where they lie. With `other_data`, of
     the data only what says which tokenizer cuts them counts."""
     old, new = _flatten(_without_idle(there)), _flatten(_without_idle(here))
-    found, later_options = [], {**LATER_OPTIONS, "model.head": HEADS.get(str(there.get("family")))}
+    found = []
     for key in sorted(old.keys() | new.keys()):
         section, _, option = key.partition(".")
         free = section in (*FREE_SECTIONS, *BESIDE_OPTIONS)
@@ -254,7 +256,7 @@ def differences(there: Mapping[str, Any], here: Mapping[str, Any], other_data: b
         open_yet = key in TOLD_BY_THE_DATA and new.get(key) is None
         before, now = old.get(key), new.get(key)
         moved = key == "start" and before and now
-        later = key not in old and now in (None, later_options.get(key))
+        later = key not in old and now in (None, LATER_OPTIONS.get(key))
         if not (free or open_yet or moved or later or before == now):
             texts = (str(options[key]) if key in options else "absent" for options in (old, new))
             found.append("{} ({} there, {} here)".format(key, *texts))
@@ -277,19 +279,17 @@ def other_contents(there: Mapping[str, Any], here: Mapping[str, Any]) -> list[st
 def of_this_version(config: Mapping[str, Any]) -> dict[str, Any]:
     """A recorded config as this version records it: earlier ones had `start` in the section `qat`, which was without
     effect where that was empty, or had no such section; and no length that the attention is relative to, as training
-    had but one; and no activation, as a family had but one."""
+    had but one; and no activation or head, as a family had but one."""
     qat, result = dict(config.get("qat", {})), dict(config)
     if "start" in qat or "qat" not in config:
         start = qat.pop("start", "")
         result |= {"start": start, "qat": qat if start else {**qat, "scheme": ""}}
     if "model" not in config:
         return result
-    model = dict(config["model"])
+    model = {**OF_FAMILIES.get(str(config.get("family")), {}), **config["model"]}
     attention = model.get("attention", {})
     if attention.get("alpha") is not None and "length" not in attention:
         model["attention"] = {**attention, "length": _length(config)}
-    if "activation" not in model and config.get("family") in ACTIVATIONS:
-        model["activation"] = ACTIVATIONS[config["family"]]
     return {**result, "model": model}
 
 

@@ -1,4 +1,5 @@
-"""Statistics of what each dense layer multiplies, streamed over the calibration data; nothing of a batch is kept."""
+"""Statistics of what each dense layer multiplies of real tokens, streamed over the calibration data; nothing of a batch
+is kept."""
 
 from __future__ import annotations
 
@@ -12,6 +13,7 @@ import jax.numpy as jnp
 from flax import traverse_util
 
 from qtx.foundation.errors import QtxError
+from qtx.masks import counted
 
 Statistic = Callable[[jax.Array], jax.Array]
 
@@ -40,7 +42,8 @@ def of_inputs(
       module, params: the model.
       batches: what to run it on.
       paths: of the dense layers, e.g. "layers/mlp/out"; others are left out.
-      statistic: of one batch, from the input's rows `[N, D]`, float32.
+      statistic: of one batch, from the input's rows `[N, D]`, float32; rows of zeros, which stand for padding, do not
+        change it.
       combine: two statistics into one, of batches or of a layer that runs twice, e.g. `jnp.add`.
 
     Returns:
@@ -72,8 +75,9 @@ def _of_batch(
     def interceptor(next_function, args, kwargs, context):
         layer = context.module
         if isinstance(layer, nn.Dense) and context.method_name == "__call__" and "/".join(layer.path) in paths:
-            rows = args[0].reshape(-1, args[0].shape[-1]).astype(jnp.float32)
-            found = statistic(rows)
+            x, where = args[0].astype(jnp.float32), counted(args[0].shape, batch)
+            x = x if where is None else jnp.where(where, x, 0.0)
+            found = statistic(x.reshape(-1, x.shape[-1]))
             if layer.has_variable("calibration", "statistic"):
                 found = combine(layer.get_variable("calibration", "statistic"), found)
             layer.put_variable("calibration", "statistic", found)

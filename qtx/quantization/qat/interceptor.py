@@ -11,7 +11,7 @@ import jax
 
 from qtx.quantization.affine import make_grid
 from qtx.quantization.granularity import Token
-from qtx.quantization.interceptor import counted
+from qtx.quantization.interceptor import seen
 from qtx.quantization.plan import SITES_AND_TABLES, Plan, Planned, Range
 from qtx.quantization.qat.learned_step import fake_quantize_learned, fake_quantize_straight_through
 from qtx.sites import on_sites
@@ -45,7 +45,7 @@ def straight_through(plan: Plan) -> Iterator[None]:
         # how a batch is divided into microbatches.
         size = site.num_embeddings * site.features if isinstance(site, nn.Embed) else y.size / len(y)
         planned, r = by_path[path], site.get_variable("ranges", "range")
-        return round_to_learned_range(y, r, planned, size, counted(planned, mask))
+        return round_to_learned_range(y, r, planned, size, seen(mask))
 
     with on_sites(quantize, by_path, SITES_AND_TABLES):
         yield

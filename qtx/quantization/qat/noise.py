@@ -76,7 +76,7 @@ class NoisyModel:
         rngs = options.pop("rngs", {})
         rounded, as_is = ({name: values[first::2] for name, values in batch.items()} for first in (0, 1))
         weights, tables = self._rounded(variables["params"])
-        with rounding_sites(self.activations, tables):
+        with rounding_sites(self.activations, tables, rounded):
             there = exact.apply(self.module, {"params": weights}, rounded, train=True, rngs=rngs, **options)
         rngs = {name: jax.random.fold_in(key, 1) for name, key in rngs.items()}
         here = self.module.apply(variables, as_is, train=True, rngs=rngs, **options)
@@ -96,15 +96,16 @@ class NoisyModel:
 
 
 @contextlib.contextmanager
-def rounding_sites(activations: Iterable[Noise], tables: Mapping[str, Look]) -> Iterator[None]:
-    """Within the context, sites are rounded to the grids of what they hold, and look-ups to those of their tables."""
+def rounding_sites(activations: Iterable[Noise], tables: Mapping[str, Look], batch: Batch) -> Iterator[None]:
+    """Within the context, in which the model sees `batch`, sites are rounded to the grids of what they hold of that,
+    and look-ups to those of their tables."""
     by_path = {noise.planned.path: noise for noise in activations}
 
     def quantize(site, path, y, mask):
         if path in tables:
             noise, (minimum, maximum) = tables[path]
             return fake_quantize_between(y, minimum, maximum, noise.bits, noise.planned.symmetric)
-        return round_to_own_ends(y, by_path[path], counted(by_path[path].planned, mask))
+        return round_to_own_ends(y, by_path[path], counted(by_path[path].planned, y, batch, mask))
 
     with on_sites(quantize, by_path.keys() | tables.keys(), SITES_AND_TABLES):
         yield

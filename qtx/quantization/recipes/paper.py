@@ -3,9 +3,14 @@
 Quantized: every dense layer's output (the first of the MLP only after its activation), LayerNorm outputs and scales,
 embedding tables, embedding sums, scores before the mask, probabilities, context, residual sums. Not quantized: biases,
 the gate and its predictor, and BERT's and OPT's heads.
+
+`count_padding`: ranges of all values, those of padding and of keys that a query does not see too, as in the official
+code; a comparison with it alone wants them.
 """
 
 from __future__ import annotations
+
+import dataclasses
 
 from qtx.attention.gates import DenseGate
 from qtx.models import TransformerConfig
@@ -13,8 +18,11 @@ from qtx.quantization.recipe import Quantizer, Recipe, Rule
 from qtx.quantization.recipes.rules import activation_rules, weight_rules
 
 
-def _paper(config: TransformerConfig, weight: Quantizer, activation: Quantizer, *, left: str) -> Recipe:
+def _paper(
+    config: TransformerConfig, weight: Quantizer, activation: Quantizer, *, left: str, count_padding: bool
+) -> Recipe:
     """The common part; of a gated layer's context and gated_context, `left` is the one left in floating point."""
+    activation = dataclasses.replace(activation, count_padding=count_padding)
     gate, predictor, sites = config.attention.gate, [], []
     if gate is not None:
         predictor, sites = ["gate_predictor/*"], ["gate"]
@@ -30,19 +38,25 @@ def _paper(config: TransformerConfig, weight: Quantizer, activation: Quantizer, 
     )
 
 
-def paper_bert(config: TransformerConfig, weight: Quantizer, activation: Quantizer) -> Recipe:
+def paper_bert(
+    config: TransformerConfig, weight: Quantizer, activation: Quantizer, *, count_padding: bool = False
+) -> Recipe:
     """BERT: the whole head, if there is one, stays in floating point; a gated context is quantized after the gate."""
-    body = _paper(config, weight, activation, left="context")
+    body = _paper(config, weight, activation, left="context", count_padding=count_padding)
     head = Rule("head/*", None, optional=getattr(config, "head", None) == "none")
     return Recipe((head, *body.weights), (head, *body.activations))
 
 
-def paper_opt(config: TransformerConfig, weight: Quantizer, activation: Quantizer) -> Recipe:
+def paper_opt(
+    config: TransformerConfig, weight: Quantizer, activation: Quantizer, *, count_padding: bool = False
+) -> Recipe:
     """OPT: the tied head stays in floating point; the context is quantized before the gate, not after."""
-    body = _paper(config, weight, activation, left="gated_context")
+    body = _paper(config, weight, activation, left="gated_context", count_padding=count_padding)
     return Recipe(body.weights, (Rule("head/*", None), *body.activations))
 
 
-def paper_vit(config: TransformerConfig, weight: Quantizer, activation: Quantizer) -> Recipe:
+def paper_vit(
+    config: TransformerConfig, weight: Quantizer, activation: Quantizer, *, count_padding: bool = False
+) -> Recipe:
     """ViT: as in BERT, but the classifier is quantized too (only BERT's and OPT's stay in floating point)."""
-    return _paper(config, weight, activation, left="context")
+    return _paper(config, weight, activation, left="context", count_padding=count_padding)

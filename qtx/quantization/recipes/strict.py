@@ -6,7 +6,7 @@ import dataclasses
 
 from qtx.attention.gates import PerHeadGate
 from qtx.models import TransformerConfig
-from qtx.quantization.granularity import Channel, Tensor
+from qtx.quantization.granularity import Tensor
 from qtx.quantization.recipe import Quantizer, Recipe, Rule
 from qtx.quantization.recipes.rules import activation_rules, weight_rules
 
@@ -14,9 +14,7 @@ from qtx.quantization.recipes.rules import activation_rules, weight_rules
 def strict(config: TransformerConfig, weight: Quantizer, activation: Quantizer) -> Recipe:
     """Every family: all weights but biases (which integer hardware adds in 32 bits) and the head's, the gate's
     predictor included; all sites but the head's, the MLP's pre-activations, gate, context and gated context included.
-    Ranges of scores ignore the positions that the mask hides, which never reach the softmax."""
-    of_scores = Tensor() if isinstance(activation.granularity, Channel) else activation.granularity
-    scores = dataclasses.replace(activation, ignore_masked=True, granularity=of_scores)
+    """
     gate = "layers/attention/gate_predictor/*"
     predictor = dataclasses.replace(weight, granularity=Tensor())
     # A dense predictor is a layer like any other.
@@ -26,5 +24,5 @@ def strict(config: TransformerConfig, weight: Quantizer, activation: Quantizer) 
     head = Rule("head/*", None, optional=True)
     return Recipe(
         weights=(head, *gate_weights, *weight_rules(weight)),
-        activations=(head, Rule("layers/attention/scores", scores), *activation_rules(activation)),
+        activations=(head, *activation_rules(activation)),
     )
