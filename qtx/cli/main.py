@@ -278,13 +278,13 @@ def runner(name: str, command: Command, arguments: Sequence[str]) -> Callable[[]
         of_run = checkpoint is None
     base = None
     if checkpoint is not None:
-        from qtx.pipeline.importing import check_length, config_of_checkpoint, found  # imports jax
+        from qtx.pipeline.importing import check_attention_length, config_of_checkpoint, found  # imports jax
 
         chosen["source"] = found(checkpoint)
         base = config_of_checkpoint(chosen["source"], names(arguments, "data.source"))
     config, workdir = parse(arguments, of_run=of_run, base=base)
     if base is not None:
-        check_length(config)
+        check_attention_length(config)
     if of_run:
         chosen["names_data"] = names(arguments, "data.")
     if command.one_scheme:

@@ -13,8 +13,9 @@ OF_TRAINING = ("dropout", "attention_dropout", "init_std")
 
 
 def differing_options(one: TransformerConfig, other: TransformerConfig) -> list[str]:
-    """The options by which two configs are of different models: both resolved, without those that say how to compute, to
-    measure or to train, and without what one of them leaves to the data; all of `other`, if they are of two families."""
+    """The options by which two configs are of different models, once both are resolved: all of `other` if they are of two
+    families. Options that say how to compute, measure or train, and those that one of them leaves to the data, are no
+    difference."""
     one, other = one.resolved(), other.resolved()
     options = [option for option in vars(other) if option not in (*COMPUTATION, *MEASURED_BY, *OF_TRAINING)]
     if type(one) is not type(other):

@@ -186,7 +186,7 @@ def _is_left(unfinished: Path) -> bool:
     return False
 
 
-def check_length(config: ConfigDict) -> None:
+def check_attention_length(config: ConfigDict) -> None:
     """Raises QtxError if neither a checkpoint nor the config of its run, overridden, tells a length that the attention
     is relative to."""
     model = read_section(FAMILIES[config.family].config, config.model, "config.model").resolved()

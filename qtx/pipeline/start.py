@@ -45,10 +45,12 @@ HEAD = "head"
 
 
 def inheriting(config: ConfigDict, named: Container[str] = ()) -> ConfigDict:
-    """A config with `start`, its model completed by that of the start: an option of the section `model` that is neither
-    named nor other than the family's default is the start's, but the head that the objective trains. So is the attention, as one option; another one is made
-    the same function at step 0 (see `qtx.attention.conversion`), with a warm-up of a tenth of training if it has none.
-    Its data are the start's too, if no source is named; see `_inherit_data`.
+    """Completes a config with `start` by the model and the data of the start.
+
+    An option of the section `model` that is neither named nor other than the family's default is the start's, but for
+    the head, which is the one that the objective trains. The attention is inherited as one option; another attention is
+    made the same function at step 0 (see `qtx.attention.conversion`), with a warm-up of a tenth of training if it has
+    none. The data are the start's if no source is named; see `_inherit_data`.
 
     Args:
       config: of an experiment; without a start it is returned as it is.
