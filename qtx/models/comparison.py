@@ -13,9 +13,9 @@ OF_TRAINING = ("dropout", "attention_dropout", "init_std")
 
 
 def differing_options(one: TransformerConfig, other: TransformerConfig) -> list[str]:
-    """The options by which two configs are of different models, once both are resolved: all of `other` if they are of two
-    families. Options that say how to compute, measure or train, and those that one of them leaves to the data, are no
-    difference."""
+    """The options by which two configs, once both are resolved, are of different models: all of `other` if they are of
+    two families. Options that say how to compute, measure or train, and those that one of them leaves to the data, are
+    no difference."""
     one, other = one.resolved(), other.resolved()
     options = [option for option in vars(other) if option not in (*COMPUTATION, *MEASURED_BY, *OF_TRAINING)]
     if type(one) is not type(other):
