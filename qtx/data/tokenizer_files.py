@@ -161,11 +161,15 @@ def _says_all(tokenizer: TextTokenizer) -> bool:
 
 
 def _kind(backend: Tokenizer, settings: Settings) -> Kind:
-    """The class that is named, or the one that the special tokens are those of."""
-    usual = format_kind(backend)
+    """The class that is told, unless the vocabulary has none of its tokens and no others are named; or else the one
+    whose frame the named tokens are for."""
+    usual, told = format_kind(backend), settings.kind
     named = {role for role in ("bos", "eos", "cls", "sep") if settings.tokens.get(role) is not None}
-    if settings.kind is not None or not named:
-        return settings.kind or usual
+    has_any = told is None or any(backend.token_to_id(token) is not None for token in told.tokens.values())
+    if told is not None and (named or has_any or not told.tokens):
+        return told
+    if not named:
+        return usual
     framed = BERT if usual is BERT else ROBERTA
     return dataclasses.replace(framed if {"cls", "sep"} <= named else LLAMA, tokens={})
 

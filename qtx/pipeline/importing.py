@@ -29,7 +29,6 @@ from qtx.interop.stored import open_folder
 from qtx.models import FROM_DATA, TransformerConfig
 from qtx.pipeline.identity import identity_of, kept_files, load_data
 from qtx.pipeline.prepare import Prepared, prepare
-from qtx.pipeline.start import check_length
 from qtx.training.run_folder import IDENTITY, RunFolder
 
 BUILTIN = "builtin:"
@@ -183,6 +182,17 @@ def check_model(model: TransformerConfig, there: TransformerConfig) -> None:
         raise QtxError(
             f"config.model.{field} is not what the checkpoint has, {what}: leave it out; to change the model, train "
             "from its run, qtx train --config.start=..."
+        )
+
+
+def check_length(data: DataConfig, folder: Path) -> None:
+    """Raises QtxError if texts are to be longer than a checkpoint's files say that its texts are."""
+    wanted, told = getattr(data.source, "sequence_length", None), longest_text(folder)
+    if wanted is not None and told is not None and wanted > told[0]:
+        longest, file = told
+        raise QtxError(
+            f"config.data.sequence_length is {wanted}, but {folder / file} says that texts have at most {longest} "
+            f"tokens: set it to {longest} or less"
         )
 
 
