@@ -337,14 +337,50 @@ def test_half_a_checkpoint_leaves_nothing(missing, checkpoint, tmp_path, capsys)
     assert not (tmp_path / "run").exists()
 
 
-def test_a_vocabulary_that_does_not_fit_the_table(checkpoint, tmp_path, capsys):
-    copy = tmp_path / "copy"
-    shutil.copytree(checkpoint, copy)
-    with (copy / "vocab.txt").open("a") as file:
-        file.write("onemore\n")
-    message = told(["import", str(copy), f"--workdir={tmp_path}/run"], capsys)
-    assert f"config.model.vocab_size is {VOCABULARY}, but the data has {VOCABULARY + 1}" in message
-    assert not (tmp_path / "run").exists()
+def with_files(checkpoint, folder, **files):
+    """A copy of a checkpoint, with more files of JSON."""
+    shutil.copytree(checkpoint, folder)
+    for name, content in files.items():
+        (folder / f"{name}.json").write_text(json.dumps(content))
+    return folder
+
+
+def test_a_vocabulary_with_more_entries_than_the_table(checkpoint, tmp_path, capsys):
+    copy = with_files(checkpoint, tmp_path / "copy", added_tokens={"onemore": VOCABULARY})
+    (tmp_path / "rows.tsv").write_text("text\tlabel\nthe text\tx\na text\ty\n" * 8)
+    rows = [f"--config.data.{name}=('{tmp_path}/rows.tsv',)" for name in ("files", "validation_files")]
+    command = ["import", str(copy), f"--workdir={tmp_path}/run", *SHORT, "--config.data.source=text_labels", *rows]
+    assert main(command) == 0
+    assert RunFolder(tmp_path / "run").read_config()["model"]["vocab_size"] == VOCABULARY
+    (tmp_path / "rows.tsv").write_text("text\tlabel\nthe onemore text\tx\na text\ty\n")
+    other = ["evaluate", f"--workdir={tmp_path}/run", *rows]  # the run's folder is enough to tell
+    for message in (told([*command, f"--workdir={tmp_path}/new"], capsys), told(other, capsys)):
+        assert f"text 'the onemore text' has the token 'onemore', number {VOCABULARY}" in message
+    assert not (tmp_path / "new").exists()
+    other = [
+        *command[:2],
+        f"--workdir={tmp_path}/new",
+        *SHORT,
+        "--config.data.tokenizer=bpe",
+        "--config.data.vocab_size=2000",
+    ]
+    assert "leave it out" not in told(other, capsys)
+
+
+def test_texts_are_as_long_as_the_files_say_and_a_run_keeps_what_they_say(checkpoint, imported, tmp_path, capsys):
+    files = {"sentence_bert_config": {"max_seq_length": 12, "do_lower_case": True}}
+    files |= {"tokenizer_config": {"model_max_length": 20, "do_lower_case": False, "pad_token": "the"}}
+    copy, run = with_files(checkpoint, tmp_path / "copy", **files), tmp_path / "run"
+    command = ["import", str(copy), f"--workdir={run}", *SHORT[1:]]
+    long = told([*command, "--config.data.sequence_length=16"], capsys)
+    assert f"{copy}/sentence_bert_config.json says that texts have at most 12 tokens: set it to 12 or less" in long
+    assert main(command) == 0
+    there = RunFolder(run).read_config()
+    assert there["data"]["sequence_length"] == 12
+    assert {"tokenizer.json", "tokenizer_config.json", "sentence_bert_config.json"} <= {x.name for x in run.iterdir()}
+    (run / "tokenizer_config.json").unlink()  # the run is then another one
+    assert "was trained on other data" in told(["evaluate", f"--workdir={run}"], capsys)
+    assert not (imported / "tokenizer_config.json").exists()
 
 
 @pytest.mark.slow

@@ -72,15 +72,22 @@ def load_tokenizer(path: str | Path) -> TextTokenizer:
     if max(backend.get_vocab().values(), default=0) >= len(content):
         raise EXPECTED.refusal(path, "it has ids beyond its number of entries")
     try:
-        if text is not None and backend.post_processor is None and not settings.found and settings.kind is None:
+        alone = text is not None and not settings.found and settings.kind is None
+        if alone and backend.post_processor is None:
             return TextTokenizer.trained(backend, text)
-        return _completed(backend, text, settings)
+        return _completed(backend, text, settings, alone)
     except QtxError as error:
         raise QtxError(f"{path}: {error}") from None
 
 
 def _vocabulary(path: Path, content: bytes, settings: Settings) -> tuple[Tokenizer, bytes, str | None]:
     """The tokenizer of a file, all that was read, and the text of a `tokenizer.json`."""
+    if path.name != TOKENIZER and settings.class_name and settings.kind is None:
+        # BertJapaneseTokenizer has a vocab.txt too, and cuts words otherwise.
+        raise QtxError(
+            f"{path} is the vocabulary of a {settings.class_name}, of which qtx reads tokenizer.json alone: save that "
+            "there with transformers"
+        )
     if path.suffix == ".txt":
         return _word_pieces(content, path, settings), content, None
     if path.name == "vocab.json":
@@ -95,7 +102,7 @@ def _word_pieces(content: bytes, path: Path, settings: Settings) -> Tokenizer:
     lines = _lines(content)
     tokens = lines[:-1] if lines[-1] == "" else lines
     named = settings.tokens.get("unk")
-    unknown = (settings.kind or BERT).tokens.get("unk", "[UNK]") if named is None else named.content
+    unknown = "[UNK]" if named is None else named.content
     if len(set(tokens)) < len(tokens) or unknown not in tokens:
         raise QtxError(f"{path} is not a BERT vocabulary: expected one distinct token a line, {unknown} among them")
     # As BertTokenizer; the vocabulary is asked where no file says anything.
@@ -120,10 +127,10 @@ def _lines(content: bytes) -> list[str]:
     return content.decode("utf-8").replace("\r\n", "\n").replace("\r", "\n").split("\n")
 
 
-def _completed(backend: Tokenizer, text: str | None, settings: Settings) -> TextTokenizer:
-    """A tokenizer with all that is said beside it."""
+def _completed(backend: Tokenizer, text: str | None, settings: Settings, alone: bool) -> TextTokenizer:
+    """A tokenizer with all that is said beside it; `alone`: nothing is, and its file is taken as it is."""
     kind = _kind(backend, settings)
-    changed = [_told_options(backend, kind, settings), _told_tokens(backend, kind, settings), text is None]
+    changed = [] if alone else [_told_options(backend, kind, settings), _told_tokens(backend, kind, settings)]
     roles = roles_of(backend, kind, settings.tokens)
     backend.encode_special_tokens = bool(settings.flag("split_special_tokens"))
     if backend.post_processor is None:
@@ -161,11 +168,15 @@ def _says_all(tokenizer: TextTokenizer) -> bool:
 
 
 def _kind(backend: Tokenizer, settings: Settings) -> Kind:
-    """The class that is named, or the one that the special tokens are those of."""
-    usual = format_kind(backend)
+    """The class that is told, unless the vocabulary has none of its tokens and no others are named; or else the one
+    whose frame the named tokens are for."""
+    usual, told = format_kind(backend), settings.kind
     named = {role for role in ("bos", "eos", "cls", "sep") if settings.tokens.get(role) is not None}
-    if settings.kind is not None or not named:
-        return settings.kind or usual
+    has_any = told is None or any(backend.token_to_id(token) is not None for token in told.tokens.values())
+    if told is not None and (named or has_any or not told.tokens):
+        return told
+    if not named:
+        return usual
     framed = BERT if usual is BERT else ROBERTA
     return dataclasses.replace(framed if {"cls", "sep"} <= named else LLAMA, tokens={})
 

@@ -31,8 +31,9 @@ class Settings:
 
     Attributes:
       folder: where the files are.
-      found: whether any file says anything of a tokenizer.
-      kind: the class that is named, or that models of this type have; None: nothing tells.
+      found: whether there is any of them but `config.json`, which says of which type the model is.
+      class_name: the class that is named, without `Fast`; "": none is.
+      kind: that class, or the one that models of this type have; None: nothing tells, or it is none of `CLASSES`.
       options: of `tokenizer_config.json`, completed by `special_tokens_map.json`.
       tokens: the special tokens that are named, by their roles; None: that there is none.
       listed: tokens that are to be in the vocabulary besides, in the order of their ids.
@@ -43,6 +44,7 @@ class Settings:
 
     folder: Path
     found: bool
+    class_name: str
     kind: Kind | None
     options: Mapping[str, Any]
     tokens: Mapping[str, AddedToken | None]
@@ -79,10 +81,12 @@ def read_settings(folder: Path) -> Settings:
     known = {token.content for token in (*tokens.values(), *extra) if token is not None}
     listed = _listed(options, source) if added is None else _added(added, known, folder / ADDED_TOKENS)
     model = model or {}
-    kind = _kind(options, model)
+    name = str(options.get("tokenizer_class") or model.get("tokenizer_class") or "").removesuffix("Fast")
+    kind = CLASSES.get(name) if name else MODEL_TYPES.get(str(model.get("model_type")))
     return Settings(
         folder=folder,
-        found=any(part is not None for part in (own, named_there, added, sentence)) or kind is not None,
+        found=any(part is not None for part in (own, named_there, added, sentence)),
+        class_name=name,
         kind=kind,
         options=options,
         tokens=tokens,
@@ -103,9 +107,10 @@ def longest_text(folder: Path) -> tuple[int, str] | None:
     file, sentence = _sentence_config(folder)
     options = _read(folder / TOKENIZER_CONFIG) or {}
     said = (((sentence or {}).get("max_seq_length"), file.name), (options.get("model_max_length"), TOKENIZER_CONFIG))
-    return next(
-        ((int(number), name) for number, name in said if isinstance(number, int | float) and 0 < number < LONGEST), None
-    )
+    for number, name in said:
+        if isinstance(number, int | float) and 1 <= number < LONGEST:
+            return int(number), name
+    return None
 
 
 def _read(path: Path) -> dict[str, Any] | None:
@@ -115,11 +120,6 @@ def _read(path: Path) -> dict[str, Any] | None:
 def _sentence_config(folder: Path) -> tuple[Path, dict[str, Any] | None]:
     path = next((folder / name for name in SENTENCE_CONFIGS if (folder / name).is_file()), folder / SENTENCE_CONFIGS[0])
     return path, _read(path)
-
-
-def _kind(options: Mapping[str, Any], model: Mapping[str, Any]) -> Kind | None:
-    name = str(options.get("tokenizer_class") or model.get("tokenizer_class") or "").removesuffix("Fast")
-    return CLASSES.get(name) if name else MODEL_TYPES.get(str(model.get("model_type")))
 
 
 def _rows(model: Mapping[str, Any]) -> int | None:

@@ -30,7 +30,6 @@ from qtx.models import TransformerConfig, differing_options
 from qtx.pipeline.classes import learns_classes
 from qtx.pipeline.identity import identity_of, kept_files, load_data
 from qtx.pipeline.prepare import Prepared, prepare
-from qtx.pipeline.start import check_length
 from qtx.training.run_folder import IDENTITY, RunFolder
 
 BUILTIN = "builtin:"
@@ -221,3 +220,14 @@ def check_model(model: TransformerConfig, there: TransformerConfig) -> None:
 def classes_of(experiment: Experiment, folder: Path) -> tuple[str, ...] | None:
     """The classes by which the data of a checkpoint's experiment are numbered; None: they are without labels."""
     return class_names(open_folder(folder), experiment.model.num_classes) if learns_classes(experiment) else None
+
+
+def check_length(data: DataConfig, folder: Path) -> None:
+    """Raises QtxError if texts are to be longer than a checkpoint's files say that its texts are."""
+    wanted, told = getattr(data.source, "sequence_length", None), longest_text(folder)
+    if wanted is not None and told is not None and wanted > told[0]:
+        longest, file = told
+        raise QtxError(
+            f"config.data.sequence_length is {wanted}, but {folder / file} says that texts have at most {longest} "
+            f"tokens: set it to {longest} or less"
+        )

@@ -15,9 +15,8 @@ from ml_collections import ConfigDict
 
 from qtx.attention import AttentionConfig, attention_text
 from qtx.attention.conversion import converted_attention, without_warmup
-from qtx.data import OBJECTIVES, Data, DataConfig
+from qtx.data import OBJECTIVES, Data
 from qtx.data.config import SOURCE
-from qtx.data.tokenizer_settings import longest_text
 from qtx.experiment import Experiment, default, read, recorded
 from qtx.families import FAMILIES, build
 from qtx.families.conversion import converted_params
@@ -205,20 +204,6 @@ def check_start(experiment: Experiment, workdir: Path, identity: Mapping[str, st
     if tokenizer != identity.get("tokenizer"):
         raise QtxError(
             f"config.start={start} has another tokenizer than the data of this run: leave config.data.tokenizer out"
-        )
-    *_, (first, _) = starts(experiment, workdir)
-    if first is not None and (imported := RunFolder(first).imported).is_dir():
-        check_length(experiment.data, imported)
-
-
-def check_length(data: DataConfig, folder: Path) -> None:
-    """Raises QtxError if texts are to be longer than a checkpoint's files say that its texts are."""
-    wanted, told = getattr(data.source, "sequence_length", None), longest_text(folder)
-    if wanted is not None and told is not None and wanted > told[0]:
-        longest, file = told
-        raise QtxError(
-            f"config.data.sequence_length is {wanted}, but {folder / file} says that texts have at most {longest} "
-            f"tokens: set it to {longest} or less"
         )
 
 

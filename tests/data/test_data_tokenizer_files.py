@@ -327,10 +327,11 @@ def test_a_tokenizer_may_have_more_entries_than_the_word_table(tmp_path):
 
 
 def test_the_tokens_of_packed_documents(tmp_path):
-    tokenizer = load_tokenizer(byte_pairs(tmp_path, config_json={"model_type": "gpt2"}))
+    generic = {"tokenizer_class": "PreTrainedTokenizerFast"}
+    tokenizer = load_tokenizer(byte_pairs(tmp_path, tokenizer_config_json=generic))
     with pytest.raises(QtxError, match="no token to begin a block of text"):
         _ = tokenizer.start
-    files(tmp_path, tokenizer_config_json={"bos_token": "<s>", "eos_token": "</s>"})
+    files(tmp_path, tokenizer_config_json={**generic, "bos_token": "<s>", "eos_token": "</s>"})
     tokenizer = load_tokenizer(tmp_path)
     assert (tokenizer.start, tokenizer.end, tokenizer.template.before) == (0, 2, ())
 
@@ -343,6 +344,7 @@ BROKEN = {
         '{"added_tokens_decoder": {"x": "y"}}': "no object of ids and tokens",
         '{"extra_special_tokens": 7}': "no list of special tokens",
         "[]": "not a JSON object",
+        '{"tokenizer_class": "BertJapaneseTokenizer"}': "vocabulary of a BertJapaneseTokenizer, of which qtx reads",
         '{"cls_token": null, "tokenizer_class": "BertTokenizer"}': "no cls_token to put around a text",
     },
     "added_tokens_json": {'{"x": "y"}': "no object of tokens and ids"},
