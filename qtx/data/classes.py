@@ -10,6 +10,7 @@ from functools import cached_property
 from qtx.foundation.errors import QtxError
 
 WHOLE = re.compile(r"(-?[0-9]{1,18})(\.0+)?")
+NUMBERED = re.compile(r"(?:LABEL_)?(-?[0-9]{1,18})")
 SHOWN = 10
 """Classes that a message names: there may be thousands."""
 
@@ -26,9 +27,11 @@ def plain(label: str) -> str:
 
 
 def in_order(labels: Iterable[str]) -> tuple[str, ...]:
-    """The classes of labels that nobody has put in an order: sorted, as numbers if all of them are whole numbers."""
+    """The classes of labels that nobody has put in an order: sorted, as numbers if all of them are whole numbers or
+    `LABEL_3`."""
     found = sorted({plain(label) for label in labels})
-    return tuple(sorted(found, key=int) if all(map(WHOLE.fullmatch, found)) else found)
+    numbers = {label: int(match[1]) for label in found if (match := NUMBERED.fullmatch(label))}
+    return tuple(sorted(found, key=numbers.__getitem__) if len(numbers) == len(found) else found)
 
 
 def default_names(number: int) -> tuple[str, ...]:
@@ -47,7 +50,7 @@ def check_classes(classes: Sequence[str] | None, fewest: int = 2) -> None:
         return
     texts = all(isinstance(name, str) for name in classes)
     if not texts or len(set(map(plain, classes))) < max(fewest, len(classes)):
-        raise QtxError(f"classes is {classes!r}: expected {fewest} labels or more, each once, ('neg', 'pos')")
+        raise QtxError(f"classes is {classes!r}: expected {fewest} labels or more, each once, texts: ('neg', 'pos')")
 
 
 class Numbering:

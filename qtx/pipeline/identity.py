@@ -38,13 +38,15 @@ def load_data(experiment: Experiment, run: RunFolder | None = None, classes: Seq
       QtxError: as `load`; if the run's tokenizer cannot be read, or the data are of another kind than the run's.
     """
     config, objective = experiment.data, experiment.objective
-    if run is not None:
-        config = _cut_as(config, run)
-        if learns_classes(experiment):
-            classes = known_classes(starts(config_of(str(run.root)), run.root), objective)
+    config = config if run is None else _cut_as(config, run)
     if not learns_classes(experiment):
         return load(config, objective)
-    return load_numbered(config, objective, classes, new_head=experiment.model.num_classes is None)
+    number, begun = experiment.model.num_classes, run is not None or classes is not None
+    if run is not None:
+        classes = known_classes(starts(config_of(str(run.root)), run.root), objective)
+    if not begun and number is not None:
+        classes = tuple(map(str, range(number)))  # what numbers mean, where labels are numbers
+    return load_numbered(config, objective, classes, new_head=not begun or number is None)
 
 
 def _cut_as(config: DataConfig, run: RunFolder) -> DataConfig:

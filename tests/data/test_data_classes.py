@@ -12,6 +12,7 @@ ORDERS = {
     "below zero": (["1", "-1", "0"], ("-1", "0", "1")),
     "numbers as pandas writes them beside a gap": (["10.0", "2.0", "2"], ("2", "10")),
     "a number among words": (["10", "2", "b"], ("10", "2", "b")),
+    "transformers' names": (["LABEL_10", "LABEL_2"], ("LABEL_2", "LABEL_10")),
     "fractions are words": (["1.5", "0.5"], ("0.5", "1.5")),
     "white space": ([" pos", "neg", "pos "], ("neg", "pos")),
     "longer than any number": (["9" * 5000, "1"], ("1", "9" * 5000)),

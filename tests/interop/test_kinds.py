@@ -170,12 +170,14 @@ def test_timms_format_is_refused_for_an_attention_that_timm_does_not_compute(tmp
     jax.tree.map(np.testing.assert_array_equal, load(tmp_path / "out"), (config, params))
 
 
-def test_timms_config_gets_no_names_of_classes(tmp_path):
+def test_timms_config_gets_the_names_of_classes_that_were_learned(tmp_path):
     kind = KINDS["timm's ViT"]
     kind.write(tmp_path / "original")
     names = [f"class {i}" for i in range(kind.config["num_classes"])]
-    save(tmp_path / "out", *load(tmp_path / "original"), tmp_path / "original", classes=names)
-    assert json.loads((tmp_path / "out" / "config.json").read_text()) == kind.config
+    for learned, expected in ((False, kind.config), (True, {**kind.config, "label_names": names})):
+        model = load(tmp_path / "original")
+        save(tmp_path / "out", *model, tmp_path / "original", classes=names, learned=learned)
+        assert json.loads((tmp_path / "out" / "config.json").read_text()) == expected
 
 
 def test_another_models_original_is_refused_and_nothing_is_written(tmp_path):

@@ -185,6 +185,18 @@ def test_what_starts_from_a_run_has_its_classes_or_others_of_its_own(tmp_path, s
     np.testing.assert_array_equal(data.training[: len(labels), -1], [expected.index(label) for label in labels])
 
 
+def test_a_new_model_of_a_given_number_of_classes_has_numbers_as_they_are(tmp_path, start):
+    config = default("bert").unlock()
+    config.objective, config.model.head, config.model.num_classes = "sequence_classification", "classification", 4
+    for labels, expected in (((3, 1), (3, 1)), (("b", "a"), (1, 0))):
+        tokenizer = str(start.parent / "checkpoint")
+        config.data = section(options(texts(tmp_path / "a.jsonl", *labels), tokenizer=tokenizer))
+        np.testing.assert_array_equal(load_data(read(config)).training[:2, -1], expected)
+    config.data = section(options(texts(tmp_path / "a.jsonl", 1, 2, 3, 4), tokenizer=tokenizer))
+    with pytest.raises(UnknownLabel, match="line 4: label '4' is none of the classes 0, 1, 2, 3: "):
+        load_data(read(config))
+
+
 def test_a_run_of_an_earlier_version_has_the_classes_of_its_own_data_sorted_as_text(tmp_path, start):
     """It recorded none, and had no other order; here twelve whole numbers."""
     file = texts(tmp_path / "a.jsonl", *range(12))
@@ -275,6 +287,7 @@ def test_the_built_in_digits_are_numbers(tmp_path):
     config.model.num_classes = 10
     assert load_data(read(config), classes=tuple("abcdefghij")).classes == tuple("abcdefghij")
     assert load_data(read(config), classes=tuple(f"LABEL_{i}" for i in range(10))).classes == tuple("0123456789")
+    assert load_data(read(config)).classes == tuple("0123456789")
     with pytest.raises(UnknownLabel, match="has the classes 0, 1, 2, 3, .*, but the model has a, b, c: choose data"):
         load_data(read(config), classes=tuple("abc"))
 

@@ -230,6 +230,16 @@ def test_an_export_names_classes_that_have_no_names(tmp_path, named, learned):
         assert values["label2id"] == {"red": 0, "blue": 1}
 
 
+@pytest.mark.parametrize(
+    ("classes", "expected"), [(("red",), ["red", "LABEL_1"]), (("0", "1"), ["LABEL_0", "LABEL_1"])]
+)
+def test_an_export_has_a_name_for_every_class_and_takes_no_number_for_one(tmp_path, classes, expected):
+    save(tmp_path / "out", *load(checkpoint(tmp_path / "in", head="classification", num_classes=2)), classes=classes)
+    values = json.loads((tmp_path / "out/config.json").read_text())
+    assert values["id2label"] == dict(zip("01", expected, strict=True))
+    assert values["label2id"] == {name: number for number, name in enumerate(expected)}
+
+
 @pytest.mark.slow
 def test_from_a_checkpoint_to_a_classifier_and_its_pupil(tmp_path, encoder, capsys):
     """Labels are learned from an encoder; then the classifier is the teacher of one that starts from it."""
