@@ -203,11 +203,8 @@ def test_a_vit_is_measured_by_itself_on_photographs_and_takes_its_pixels_to_othe
     assert (alone.objective, alone.data.source) == ("distill", Photographs(**pixels))
     # Also what is at the default of the one source, and not of the other.
     base = config_of_checkpoint(checkpoint, names_source=True)
-    others = read(
-        parse(
-            ["--config.data.source=image_corpus", "--config.data.corpus=x", "--config.data.std=(1.,1.,1.)"], base=base
-        )[0]
-    )
+    named = ["--config.data.source=image_corpus", "--config.data.corpus=x", "--config.data.std=(1.,1.,1.)"]
+    others = read(parse(named, base=base)[0])
     assert others.data.source == ImageCorpus(corpus="x", **{**pixels, "std": (1.0, 1.0, 1.0)})
     assert others.objective == ("classification" if KINDS[name].fields["head"] == "classification" else "distill")
 
@@ -251,7 +248,7 @@ def test_a_vit_of_timm_with_a_gate_leaves_as_transformers(tmp_path, capsys):
         "head.bias": (classes,),
     }
     Kind({**TIMM, "num_classes": classes, "model_args": arguments}, shapes, {}).write(tmp_path / "timm")
-    data = ["--config.data.source=digits"]
+    data = ["--config.data.source=digits", "--config.data.mean=(.5,)", "--config.data.std=(.5,)"]
     assert main(["import", str(tmp_path / "timm"), f"--workdir={tmp_path}/imported", *data]) == 0
     names = ["training.steps", "training.warmup_steps", "training.eval_every", "training.checkpoint_every"]
     short = [f"--config.{name}={value}" for name, value in zip(names, (2, 1, 2, 2), strict=True)]

@@ -138,7 +138,9 @@ class ImageOptions:
         for name, usual in zip(("mean", "std"), default, strict=True):
             values = usual if getattr(self, name) is None else getattr(self, name)
             if len(values) != channels:
-                raise QtxError(f"{name} has {len(values)} numbers for images of {channels} channel(s)")
+                raise QtxError(
+                    f"{name} has {len(values)} numbers for images of {channels} channel(s): set data.{name} to as many"
+                )
             given.append(np.array(values, np.float32))
         return given[0], given[1]
 

@@ -52,17 +52,9 @@ def pixel_options(stored: Stored, image_size: int, channels: int) -> dict[str, A
     else:
         options = _of_processor(stored.folder / PREPROCESSOR, image_size)
     for name in ("mean", "std"):
-        options[name] = _per_channel(options[name], channels, f"{stored.folder}: the {name} of the pixels")
+        numbers = options[name]  # one, or the same for all, is that of any number of channels
+        options[name] = tuple(numbers[:1] * channels if len(set(numbers)) == 1 else numbers)
     return {"image_size": image_size, "channels": channels, **options}
-
-
-def _per_channel(values: list[float], channels: int, what: str) -> tuple[float, ...]:
-    """A number for each channel; one number, or the same for all, is that of any number of channels."""
-    if len(set(values)) == 1:
-        values = values[:1] * channels
-    if len(values) != channels:
-        raise QtxError(f"{what} is {str(values)[:100]}: expected one for each of the model's {channels} channel(s)")
-    return tuple(values)
 
 
 def _of_timm(given: Any, source: str) -> dict[str, Any]:

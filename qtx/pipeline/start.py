@@ -51,8 +51,9 @@ HEAD = "head"
 
 def inheriting(config: ConfigDict, named: Container[str] = ()) -> ConfigDict:
     """A config with `start`, its model completed by that of the start: an option of the section `model` that is neither
-    named nor other than the family's default is the start's, but the head that the objective trains. So is the attention, as one option; another one is made
-    the same function at step 0 (see `qtx.attention.conversion`), with a warm-up of a tenth of training if it has none.
+    named nor other than the family's default is the start's, but the head, which is that which the objective trains, if
+    it does. So is the attention, as one option; another one is made the same function at step 0 (see
+    `qtx.attention.conversion`), with a warm-up of a tenth of training if it has none.
 
     Args:
       config: of an experiment; without a start it is returned as it is.
@@ -72,8 +73,8 @@ def inheriting(config: ConfigDict, named: Container[str] = ()) -> ConfigDict:
     start, usual = section(there.model), default(config.family).model
     if config.objective in OBJECTIVES and not OBJECTIVES[config.objective].taught:
         start = {name: value for name, value in start.items() if name != "num_classes"}  # the data tell
-    trained = FAMILIES[config.family].heads.get(config.objective)
-    start |= {} if trained is None else {HEAD: trained}
+    if trained := FAMILIES[config.family].heads.get(config.objective):
+        start = {**start, HEAD: trained}
     for name, value in start.items():
         key = f"model.{name}"
         options = [key, *(f"{key}.{option}" for option in value)] if name == "attention" else [key]
