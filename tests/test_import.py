@@ -233,6 +233,7 @@ def test_a_vit_without_a_head_is_measured_healed_and_exported_without_data_of_it
         assert main(["export", "--format=huggingface", f"--workdir={folder}"]) == 0
         tensors = load_file(folder / "export" / "huggingface" / "model.safetensors")
         assert tensors.keys() == KINDS["ViTModel"].shapes.keys()
+        assert not (folder / "export" / "huggingface" / "preprocessor_config.json").exists()
     same = load_file(run / "export" / "huggingface" / "model.safetensors")
     assert all(np.array_equal(same[name], x) for name, x in load_file(tmp_path / "vit" / "model.safetensors").items())
 
@@ -263,6 +264,9 @@ def test_a_vit_of_timm_with_a_gate_leaves_as_transformers(tmp_path, capsys):
     values, model = json.loads((out / "config.json").read_text()), interop.load(out)[0]
     assert model.attention.gate is not None and model.num_classes == classes
     assert values["model_type"] == "vit" and list(values["id2label"].values()) == [str(i) for i in range(10)]
+    # The digits' brightest value is 16.
+    processor = json.loads((out / "preprocessor_config.json").read_text())
+    assert (processor["size"], processor["image_mean"]) == ({"shortest_edge": side}, [pytest.approx(0.5 * 16 / 255)])
 
 
 @pytest.mark.parametrize(

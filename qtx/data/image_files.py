@@ -134,7 +134,7 @@ def _telling_of_image(content: bytes, what: str) -> Iterator[None]:
         yield
     except UnidentifiedImageError as error:
         kind = kind_of(content) or f"of no known kind, it begins {content[:8].hex(' ')}"
-        raise QtxError(f"cannot decode {what}: the file is {kind}: {EXPECTED}, whole") from error
+        raise QtxError(f"cannot decode {what}: the file is {kind}: {EXPECTED}") from error
     except Exception as error:
         raise QtxError(f"cannot decode {what}, {kind_of(content)}: {error or type(error).__name__}") from error
 

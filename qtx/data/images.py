@@ -144,6 +144,19 @@ class ImageOptions:
             given.append(np.array(values, np.float32))
         return given[0], given[1]
 
+    def _pixels(self, sizes: tuple[int, int], normalization: Statistics) -> dict[str, Any]:
+        """Of `Data`: no option is left open."""
+        mean, std = (tuple((self.brightest / 255 * values.astype(float)).tolist()) for values in normalization)
+        return {
+            "image_size": sizes[0],
+            "channels": sizes[1],
+            "crop_ratio": 1.0 if self.crop_ratio is None else self.crop_ratio,
+            "crop_mode": self.crop_mode or "center",
+            "interpolation": self.interpolation,
+            "mean": self.mean if self.mean is not None and self.brightest == 255 else mean,
+            "std": self.std if self.std is not None and self.brightest == 255 else std,
+        }
+
     def make_augment(self, size: int, mean: np.ndarray) -> Augment | None:
         """What training images go through, or None for nothing.
 
@@ -241,6 +254,7 @@ class ImageOptions:
             mix=self.mix,
             image_size=size,
             channels=channels,
+            pixels=self._pixels(sizes, normalization),
             classes=None if taught else tuple(classes),
             **more,
         )

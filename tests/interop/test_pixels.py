@@ -13,7 +13,7 @@ from qtx.data.images import IMAGENET, ImageOptions
 from qtx.data.resizing import cut_to_size
 from qtx.data.sources.photographs import Photographs
 from qtx.foundation.errors import QtxError
-from qtx.interop.pixels import pixel_options
+from qtx.interop.pixels import pixel_options, processor_of
 from qtx.interop.stored import open_folder
 from tests.interop.kinds import KINDS, TIMM
 
@@ -85,6 +85,14 @@ def test_a_processors_options_are_those_of_a_source(tmp_path, name):
     found = pixel_options(vit(tmp_path, processor), 224, 3)
     assert found == approximately({"image_size": 224, "channels": 3, **expected})
     ImageOptions(**found)
+
+
+@pytest.mark.parametrize("name", PROCESSORS)
+def test_a_processor_that_is_written_says_the_same(tmp_path, name):
+    options = pixel_options(vit(tmp_path / "theirs", PROCESSORS[name][0]), 224, 3)
+    data = Photographs(**options).load("distill")
+    assert data.pixels == options
+    assert pixel_options(vit(tmp_path / "ours", processor_of(data.pixels)), 224, 3) == approximately(options)
 
 
 @pytest.mark.parametrize("name", REFUSED)
