@@ -19,7 +19,7 @@ from qtx.cli.main import main
 from qtx.data.images import IMAGENET
 from qtx.data.sources import ImageCorpus
 from qtx.data.sources.photographs import Photographs
-from qtx.experiment import from_record, read
+from qtx.experiment import from_record, read, record
 from qtx.families import build
 from qtx.foundation.errors import QtxError
 from qtx.interop.contents import digest_of_folder
@@ -207,6 +207,22 @@ def test_a_vit_is_measured_by_itself_on_photographs_and_takes_its_pixels_to_othe
     others = read(parse(named, base=base)[0])
     assert others.data.source == ImageCorpus(corpus="x", **{**pixels, "std": (1.0, 1.0, 1.0)})
     assert others.objective == ("classification" if KINDS[name].fields["head"] == "classification" else "distill")
+
+
+def test_a_backbone_gets_a_classifier_and_keeps_its_pixels(tmp_path):
+    KINDS["ViTModel"].write(tmp_path / "vit")
+    (tmp_path / "vit" / "preprocessor_config.json").write_text(json.dumps(SAYS))
+    RunFolder(tmp_path / "run").claim(record(read(config_of_checkpoint(found(str(tmp_path / "vit"))))))
+    (tmp_path / "vit.py").write_text(
+        "from qtx.experiment import default\n\n\ndef get_config():\n    return default('vit')\n"
+    )
+    start = [f"--config={tmp_path}/vit.py", f"--config.start={tmp_path}/run"]
+    named = ["--config.data.source=image_corpus", "--config.data.corpus=x", "--config.data.std=(1.,1.,1.)"]
+    tuned = read(parse([*start, *named])[0])
+    assert (tuned.objective, tuned.model.head, tuned.model.num_classes) == ("classification", "classification", None)
+    assert tuned.model.width == WIDTH
+    pixels = {**PIXELS, "mean": (0.1, 0.2, 0.3), "std": (1.0, 1.0, 1.0)}
+    assert tuned.data.source == ImageCorpus(corpus="x", **pixels)
 
 
 @pytest.mark.slow

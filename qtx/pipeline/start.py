@@ -16,10 +16,11 @@ from ml_collections import ConfigDict
 from qtx.attention import AttentionConfig, attention_text
 from qtx.attention.conversion import converted_attention, without_warmup
 from qtx.data import OBJECTIVES, Data
+from qtx.data.config import PIXELS, SOURCE
 from qtx.experiment import Experiment, default, read, recorded
 from qtx.families import FAMILIES, build
 from qtx.families.conversion import converted_params
-from qtx.foundation.config import section
+from qtx.foundation.config import flattened, section
 from qtx.foundation.errors import QtxError
 from qtx.interop.contents import digest_of_folder
 from qtx.models import TransformerConfig
@@ -53,7 +54,8 @@ def inheriting(config: ConfigDict, named: Container[str] = ()) -> ConfigDict:
     """A config with `start`, its model completed by that of the start: an option of the section `model` that is neither
     named nor other than the family's default is the start's, but the head, which is that which the objective trains, if
     it does. So is the attention, as one option; another one is made the same function at step 0 (see
-    `qtx.attention.conversion`), with a warm-up of a tenth of training if it has none.
+    `qtx.attention.conversion`), with a warm-up of a tenth of training if it has none. How the start saw
+    images is inherited too, whatever images there are now.
 
     Args:
       config: of an experiment; without a start it is returned as it is.
@@ -80,8 +82,22 @@ def inheriting(config: ConfigDict, named: Container[str] = ()) -> ConfigDict:
         options = [key, *(f"{key}.{option}" for option in value)] if name == "attention" else [key]
         if not any(option in named for option in options) and config.model[name] == usual[name]:
             config.model[name] = value
+    _inherit_pixels(config, there, named)
     config.model.attention = section(_attention(read(config), there))
     return config
+
+
+def _inherit_pixels(config: ConfigDict, there: Experiment, named: Container[str]) -> None:
+    """Makes images of whatever source what the start saw of images, as far as neither the user nor the config says."""
+    kept, known = flattened(there.data), config.data.source in SOURCE.registry
+    for option in PIXELS:
+        if (
+            known
+            and option in SOURCE.options(config.data.source)
+            and config.data[option] is None
+            and f"data.{option}" not in named
+        ):
+            config.data[option] = kept[option]
 
 
 def converted(experiment: Experiment) -> Experiment:
