@@ -19,7 +19,7 @@ from qtx.cli.main import main
 from qtx.data.images import IMAGENET
 from qtx.data.sources import ImageCorpus
 from qtx.data.sources.photographs import Photographs
-from qtx.experiment import from_record, read
+from qtx.experiment import from_record, read, record
 from qtx.families import build
 from qtx.foundation.errors import QtxError
 from qtx.interop.contents import digest_of_folder
@@ -203,13 +203,26 @@ def test_a_vit_is_measured_by_itself_on_photographs_and_takes_its_pixels_to_othe
     assert (alone.objective, alone.data.source) == ("distill", Photographs(**pixels))
     # Also what is at the default of the one source, and not of the other.
     base = config_of_checkpoint(checkpoint, names_source=True)
-    others = read(
-        parse(
-            ["--config.data.source=image_corpus", "--config.data.corpus=x", "--config.data.std=(1.,1.,1.)"], base=base
-        )[0]
-    )
+    named = ["--config.data.source=image_corpus", "--config.data.corpus=x", "--config.data.std=(1.,1.,1.)"]
+    others = read(parse(named, base=base)[0])
     assert others.data.source == ImageCorpus(corpus="x", **{**pixels, "std": (1.0, 1.0, 1.0)})
     assert others.objective == ("classification" if KINDS[name].fields["head"] == "classification" else "distill")
+
+
+def test_a_backbone_gets_a_classifier_and_keeps_its_pixels(tmp_path):
+    KINDS["ViTModel"].write(tmp_path / "vit")
+    (tmp_path / "vit" / "preprocessor_config.json").write_text(json.dumps(SAYS))
+    RunFolder(tmp_path / "run").claim(record(read(config_of_checkpoint(found(str(tmp_path / "vit"))))))
+    (tmp_path / "vit.py").write_text(
+        "from qtx.experiment import default\n\n\ndef get_config():\n    return default('vit')\n"
+    )
+    start = [f"--config={tmp_path}/vit.py", f"--config.start={tmp_path}/run"]
+    named = ["--config.data.source=image_corpus", "--config.data.corpus=x", "--config.data.std=(1.,1.,1.)"]
+    tuned = read(parse([*start, *named])[0])
+    assert (tuned.objective, tuned.model.head, tuned.model.num_classes) == ("classification", "classification", None)
+    assert tuned.model.width == WIDTH
+    pixels = {**PIXELS, "mean": (0.1, 0.2, 0.3), "std": (1.0, 1.0, 1.0)}
+    assert tuned.data.source == ImageCorpus(corpus="x", **pixels)
 
 
 @pytest.mark.slow
@@ -236,6 +249,7 @@ def test_a_vit_without_a_head_is_measured_healed_and_exported_without_data_of_it
         assert main(["export", "--format=huggingface", f"--workdir={folder}"]) == 0
         tensors = load_file(folder / "export" / "huggingface" / "model.safetensors")
         assert tensors.keys() == KINDS["ViTModel"].shapes.keys()
+        assert not (folder / "export" / "huggingface" / "preprocessor_config.json").exists()
     same = load_file(run / "export" / "huggingface" / "model.safetensors")
     assert all(np.array_equal(same[name], x) for name, x in load_file(tmp_path / "vit" / "model.safetensors").items())
 
@@ -251,7 +265,7 @@ def test_a_vit_of_timm_with_a_gate_leaves_as_transformers(tmp_path, capsys):
         "head.bias": (classes,),
     }
     Kind({**TIMM, "num_classes": classes, "model_args": arguments}, shapes, {}).write(tmp_path / "timm")
-    data = ["--config.data.source=digits"]
+    data = ["--config.data.source=digits", "--config.data.mean=(.5,)", "--config.data.std=(.5,)"]
     assert main(["import", str(tmp_path / "timm"), f"--workdir={tmp_path}/imported", *data]) == 0
     names = ["training.steps", "training.warmup_steps", "training.eval_every", "training.checkpoint_every"]
     short = [f"--config.{name}={value}" for name, value in zip(names, (2, 1, 2, 2), strict=True)]
@@ -266,6 +280,9 @@ def test_a_vit_of_timm_with_a_gate_leaves_as_transformers(tmp_path, capsys):
     values, model = json.loads((out / "config.json").read_text()), interop.load(out)[0]
     assert model.attention.gate is not None and model.num_classes == classes
     assert values["model_type"] == "vit" and list(values["id2label"].values()) == [str(i) for i in range(10)]
+    # The digits' brightest value is 16.
+    processor = json.loads((out / "preprocessor_config.json").read_text())
+    assert (processor["size"], processor["image_mean"]) == ({"shortest_edge": side}, [pytest.approx(0.5 * 16 / 255)])
 
 
 @pytest.mark.parametrize(

@@ -16,9 +16,11 @@ from qtx.foundation.config import Choice
 from qtx.foundation.errors import QtxError, lookup
 
 SOURCE = Choice(SOURCES, kind="data source")
+PIXELS = ("image_size", "channels", "crop_ratio", "crop_mode", "interpolation", "mean", "std")
+"""What makes an example of an image."""
 EXAMPLE_OPTIONS = (
     *("sequence_length", "tokenizer", "vocab_size", "mask_probability", "document_attention"),
-    *("image_size", "channels", "crop_ratio", "crop_mode", "interpolation", "mean", "std"),
+    *PIXELS,
 )
 """What makes an example of a record: a model is trained for it, whatever data it sees later."""
 

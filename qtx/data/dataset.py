@@ -37,6 +37,7 @@ class Data:
       sequence_length: T, tokens per example.
       image_size: height and width in pixels.
       channels: image channels.
+      pixels: the options of an image source by which an image of 8 bits becomes an example.
       classes: the names of the labels, in the order of their numbers.
       tokenizer: the text's tokenizer, which a run keeps.
       digests: of what the splits `training` and `held_out` hold: another one when any of it changes.
@@ -55,6 +56,7 @@ class Data:
     sequence_length: int | None = None
     image_size: int | None = None
     channels: int | None = None
+    pixels: Mapping[str, Any] | None = field(default=None, repr=False)
     classes: tuple[str, ...] | None = field(default=None, repr=False)
     tokenizer: TextTokenizer | None = field(default=None, repr=False)
     digests: Mapping[str, str] = field(default_factory=dict, repr=False)

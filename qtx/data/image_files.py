@@ -194,6 +194,6 @@ def _telling_of_image(content: bytes, what: str) -> Iterator[None]:
         yield
     except UnidentifiedImageError as error:
         kind = file_kind(content) or f"of no known kind, it begins {content[:8].hex(' ')}"
-        raise QtxError(f"cannot decode {what}: the file is {kind}: {EXPECTED}, whole") from error
+        raise QtxError(f"cannot decode {what}: the file is {kind}: {EXPECTED}") from error
     except Exception as error:
         raise QtxError(f"cannot decode {what}, {file_kind(content)}: {error or type(error).__name__}") from error

@@ -139,9 +139,24 @@ class ImageOptions:
         for name, usual in zip(("mean", "std"), default, strict=True):
             values = usual if getattr(self, name) is None else getattr(self, name)
             if len(values) != channels:
-                raise QtxError(f"{name} has {len(values)} numbers for images of {channels} channel(s)")
+                raise QtxError(
+                    f"{name} has {len(values)} numbers for images of {channels} channel(s): set data.{name} to as many"
+                )
             given.append(np.array(values, np.float32))
         return given[0], given[1]
+
+    def _pixels(self, sizes: tuple[int, int], normalization: Statistics) -> dict[str, Any]:
+        """Of `Data`: no option is left open."""
+        mean, std = (tuple((self.brightest / 255 * values.astype(float)).tolist()) for values in normalization)
+        return {
+            "image_size": sizes[0],
+            "channels": sizes[1],
+            "crop_ratio": 1.0 if self.crop_ratio is None else self.crop_ratio,
+            "crop_mode": self.crop_mode or "center",
+            "interpolation": self.interpolation,
+            "mean": self.mean if self.mean is not None and self.brightest == 255 else mean,
+            "std": self.std if self.std is not None and self.brightest == 255 else std,
+        }
 
     def make_augment(self, size: int, mean: np.ndarray) -> Augment | None:
         """What training images go through, or None for nothing.
@@ -240,6 +255,7 @@ class ImageOptions:
             mix=self.mix,
             image_size=size,
             channels=channels,
+            pixels=self._pixels(sizes, normalization),
             classes=None if taught else tuple(classes),
             **more,
         )

@@ -8,7 +8,7 @@ from pathlib import Path
 from typing import Any
 
 from qtx.data.images import IMAGENET
-from qtx.data.resizing import INTERPOLATIONS
+from qtx.data.resizing import INTERPOLATIONS, SQUASH
 from qtx.foundation.errors import QtxError
 from qtx.foundation.storage import Expected, read_json
 from qtx.interop.stored import CONFIG, Stored
@@ -52,17 +52,29 @@ def pixel_options(stored: Stored, image_size: int, channels: int) -> dict[str, A
     else:
         options = _of_processor(stored.folder / PREPROCESSOR, image_size)
     for name in ("mean", "std"):
-        options[name] = _per_channel(options[name], channels, f"{stored.folder}: the {name} of the pixels")
+        numbers = options[name]  # one, or the same for all, is that of any number of channels
+        options[name] = tuple(numbers[:1] * channels if len(set(numbers)) == 1 else numbers)
     return {"image_size": image_size, "channels": channels, **options}
 
 
-def _per_channel(values: list[float], channels: int, what: str) -> tuple[float, ...]:
-    """A number for each channel; one number, or the same for all, is that of any number of channels."""
-    if len(set(values)) == 1:
-        values = values[:1] * channels
-    if len(values) != channels:
-        raise QtxError(f"{what} is {str(values)[:100]}: expected one for each of the model's {channels} channel(s)")
-    return tuple(values)
+def processor_of(pixels: Mapping[str, Any]) -> dict[str, Any]:
+    """The file of a ViTImageProcessor that makes the pixels of `Data.pixels`: what `pixel_options` reads, but for a
+    crop_mode of `center`, whose odd pixel lies on the other side in transformers."""
+    size = pixels["image_size"]
+    resized, squash = math.floor(size / pixels["crop_ratio"]), pixels["crop_mode"] == SQUASH
+    return {
+        "image_processor_type": "ViTImageProcessor",
+        "do_resize": True,
+        "size": {"height": resized, "width": resized} if squash else {"shortest_edge": resized},
+        "resample": int(INTERPOLATIONS[pixels["interpolation"]]),
+        "do_center_crop": not squash or resized != size,
+        "crop_size": {"height": size, "width": size},
+        "do_rescale": True,
+        "rescale_factor": 1 / 255,
+        "do_normalize": True,
+        "image_mean": list(pixels["mean"]),
+        "image_std": list(pixels["std"]),
+    }
 
 
 def _of_timm(given: Any, source: str) -> dict[str, Any]:

@@ -154,7 +154,8 @@ def open_run(experiment: Experiment, workdir: Path, source: Found | None, names_
         raise QtxError(
             f"the model takes images of {model.image_size} x {model.image_size} x {model.channels}, and the data has "
             f"{data.image_size} x {data.image_size} x {data.channels}: name images of yours, --config.data.source="
-            f"image_folder --config.data.path=FOLDER --config.data.image_size={model.image_size}"
+            f"image_folder --config.data.path=FOLDER --config.data.image_size={model.image_size} "
+            f"--config.data.channels={model.channels}"
         )
     if source is not None:
         return restore_run(import_run(experiment, workdir, source, data), workdir, "0")

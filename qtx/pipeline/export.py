@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import dataclasses
+import json
 from pathlib import Path
 from shlex import quote
 
@@ -10,6 +11,7 @@ from qtx.data import OBJECTIVES
 from qtx.experiment import record
 from qtx.interop import save as save_huggingface
 from qtx.interop.original import has_place_for
+from qtx.interop.pixels import PREPROCESSOR, pixel_options, processor_of
 from qtx.interop.stored import open_folder
 from qtx.pipeline.classes import known_classes
 from qtx.pipeline.identity import kept_files
@@ -57,9 +59,18 @@ def export_huggingface(run: TrainedRun, folder: Path, scheme: str | None = None)
 
 
 def _with_it(run: TrainedRun, original: Path | None) -> dict[str, bytes]:
-    """The tokenizer of a run's texts, for a checkpoint that has no original's."""
+    """What goes with a checkpoint besides what its original has: the tokenizer of a run's texts, or the options of an
+    image processor that makes the run's pixels, unless the original says the same."""
     data = run.prepared.data
-    return {} if original is not None or data.tokenizer is None else data.tokenizer.for_export()
+    files = {} if original is not None or data.tokenizer is None else data.tokenizer.for_export()
+    if data.pixels is None or not run.own_data:
+        return files
+    stored = None if original is None else open_folder(original)
+    if stored is not None and stored.checkpoint is stored.family.timm:
+        return files  # which says it in config.json
+    if stored is None or pixel_options(stored, data.pixels["image_size"], data.pixels["channels"]) != data.pixels:
+        files[PREPROCESSOR] = json.dumps(processor_of(data.pixels), indent=2).encode() + b"\n"
+    return files
 
 
 FORMATS = {"int8": export_int8, "huggingface": export_huggingface}

@@ -16,11 +16,12 @@ from ml_collections import ConfigDict
 from qtx.attention import AttentionConfig, attention_text
 from qtx.attention.conversion import converted_attention, without_warmup
 from qtx.data import OBJECTIVES, Data
-from qtx.data.config import SOURCE
+from qtx.data import OBJECTIVES, Data
+from qtx.data.config import PIXELS, SOURCE
 from qtx.experiment import Experiment, default, read, recorded
 from qtx.families import FAMILIES, build
 from qtx.families.conversion import converted_params
-from qtx.foundation.config import read_section, section
+from qtx.foundation.config import flattened, read_section, section
 from qtx.foundation.errors import QtxError
 from qtx.interop.contents import digest_of_folder
 from qtx.models import TransformerConfig, differing_options
@@ -49,7 +50,8 @@ def inheriting(config: ConfigDict, named: Container[str] = ()) -> ConfigDict:
     An option of the section `model` that is neither named nor other than the family's default is the start's, but for
     the head, which is the one that the objective trains. The attention is inherited as one option; another attention is
     made the same function at step 0 (see `qtx.attention.conversion`), with a warm-up of a tenth of training if it has
-    none. The data are the start's if no source is named; see `_inherit_data`.
+    none. The data are the start's if no source is named (see `_inherit_data`); how the start saw images is inherited
+    whatever images there are now.
 
     Args:
       config: of an experiment; without a start it is returned as it is.
@@ -70,13 +72,14 @@ def inheriting(config: ConfigDict, named: Container[str] = ()) -> ConfigDict:
     start, usual = section(there.model), default(config.family).model
     if config.objective in OBJECTIVES and not OBJECTIVES[config.objective].taught:
         start = {name: value for name, value in start.items() if name != "num_classes"}  # the data tell
-    trained = FAMILIES[config.family].heads.get(config.objective)
-    start |= {} if trained is None else {HEAD: trained}
+    if trained := FAMILIES[config.family].heads.get(config.objective):
+        start = {**start, HEAD: trained}
     for name, value in start.items():
         key = f"model.{name}"
         options = [key, *(f"{key}.{option}" for option in value)] if name == "attention" else [key]
         if not any(option in named for option in options) and config.model[name] == usual[name]:
             config.model[name] = value
+    _inherit_pixels(config, there, named)
     experiment, wanted = read(config), read_section(AttentionConfig, config.model.attention, "config.model.attention")
     config.model.attention = section(_attention(experiment, wanted, there))
     return config
@@ -97,6 +100,19 @@ def _inherit_data(config: ConfigDict, there: Experiment, named: Container[str]) 
         own = option in TOKENIZER_OPTIONS or (option in OF_OBJECTIVE and not same_objective)
         if not own and f"data.{option}" not in named and (config.data[option] == usual[option] or option not in taken):
             config.data[option] = value
+
+
+def _inherit_pixels(config: ConfigDict, there: Experiment, named: Container[str]) -> None:
+    """Makes images of whatever source what the start saw of images, as far as neither the user nor the config says."""
+    kept, known = flattened(there.data), config.data.source in SOURCE.registry
+    for option in PIXELS:
+        if (
+            known
+            and option in SOURCE.options(config.data.source)
+            and config.data[option] is None
+            and f"data.{option}" not in named
+        ):
+            config.data[option] = kept[option]
 
 
 def converted(experiment: Experiment) -> Experiment:

@@ -98,6 +98,24 @@ def test_pixels_and_labels_are_those_of_the_dataset(tmp_path):
         assert batch["labels"][i] == written[i]["label"]
 
 
+def test_images_of_sixteen_bits_become_eight_and_those_of_floats_are_refused(tmp_path):
+    image = np.arange(16, dtype=np.uint16).reshape(4, 4) * 4096
+    label = tfds.features.ClassLabel(num_classes=2)
+    for name, dtype, channels in (("scans", np.uint16, 1), ("icons", np.uint8, 4)):
+        features = {"image": tfds.features.Image(shape=(4, 4, channels), dtype=dtype), "label": label}
+        pixels = image if channels == 1 else np.arange(64, dtype=np.uint8).reshape(4, 4, 4)
+        splits = {s: [dict(image=tfds_samples.png_file(pixels), label=1)] for s in ("train", "test")}
+        tfds_samples.write_tfds(tmp_path, f"{name}/1.0.0", features, splits)
+    scans = load(image_config(tmp_path, "tfds:scans"), "classification")
+    np.testing.assert_array_equal(scans.training[0][0][..., 0], np.round(image / 257))
+    icons = load(image_config(tmp_path, "tfds:icons"), "classification")
+    assert (icons.channels, icons.training[0][0].shape) == (3, (4, 4, 3))
+    described = tmp_path / "scans/1.0.0/features.json"
+    described.write_text(described.read_text().replace("uint16", "float32"))
+    with pytest.raises(QtxError, match="the images of tfds:scans are of float32: expected uint8 or uint16"):
+        load(image_config(tmp_path, "tfds:scans"), "classification")
+
+
 def test_one_image_in_evaluation_is_resized_and_its_middle_cut_out(tmp_path):
     image = np.full((20, 40, 3), 100, np.uint8)
     image[:, 13:27] = 200

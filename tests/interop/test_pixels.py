@@ -11,8 +11,9 @@ from PIL import Image
 
 from qtx.data.images import IMAGENET, ImageOptions
 from qtx.data.resizing import cut_to_size
+from qtx.data.sources.photographs import Photographs
 from qtx.foundation.errors import QtxError
-from qtx.interop.pixels import pixel_options
+from qtx.interop.pixels import pixel_options, processor_of
 from qtx.interop.stored import open_folder
 from tests.interop.kinds import KINDS, TIMM
 
@@ -61,7 +62,6 @@ REFUSED = {
     "another filter": ({"resample": 7}, "resample is '7'; qtx supports 0, 1, 2, 3, 4, 5"),
     "no square": ({"size": {"height": 224, "width": 192}}, "size is .*qtx supports a square, or shortest_edge"),
     "padding": (CROPPED | {"size": {"shortest_edge": 200}}, "crop_size 224 is more than size 200"),
-    "four means": ({"image_mean": [0.1, 0.2, 0.3, 0.4]}, "the mean of the pixels is .*each of the model's 3 channel"),
     "words": ({"image_std": ["a"]}, "image_std is .*expected a number per channel"),
     "no factor": ({"rescale_factor": 0}, "rescale_factor is 0"),
     "no resizing": (CROPPED | {"do_resize": False}, "do_center_crop without do_resize"),
@@ -87,6 +87,14 @@ def test_a_processors_options_are_those_of_a_source(tmp_path, name):
     ImageOptions(**found)
 
 
+@pytest.mark.parametrize("name", PROCESSORS)
+def test_a_processor_that_is_written_says_the_same(tmp_path, name):
+    options = pixel_options(vit(tmp_path / "theirs", PROCESSORS[name][0]), 224, 3)
+    data = Photographs(**options).load("distill")
+    assert data.pixels == options
+    assert pixel_options(vit(tmp_path / "ours", processor_of(data.pixels)), 224, 3) == approximately(options)
+
+
 @pytest.mark.parametrize("name", REFUSED)
 def test_what_no_option_means_is_told(tmp_path, name):
     change, message = REFUSED[name]
@@ -97,6 +105,8 @@ def test_what_no_option_means_is_told(tmp_path, name):
 def test_grey_models_take_one_number(tmp_path):
     found = pixel_options(vit(tmp_path, SAVED | {"image_mean": list(HALF), "image_std": 0.25}), 28, 1)
     assert (found["channels"], found["mean"], found["std"]) == (1, (0.5,), (0.25,))
+    with pytest.raises(QtxError, match="mean has 3 numbers for images of 1 channel.*set data.mean"):
+        Photographs(**pixel_options(open_folder(tmp_path), 28, 1) | {"mean": (0.1, 0.2, 0.3)}).load("distill")
 
 
 @pytest.mark.parametrize("resized", range(225, 300, 7))
