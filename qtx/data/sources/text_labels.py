@@ -82,7 +82,7 @@ class TextLabels(LabelledTextOptions):
             held_out = self._read(self._held_out_files, kind, held_out=True)
         else:
             training, held_out = split_labelled(training, self._fraction, "set data.validation_files to held-out texts")
-        columns = label_columns(self.label_column, kind or CLASS)
+        columns = label_columns(self.label_column, kind)
         named = len(columns) > 1 and not columns[0].isdecimal()
         classes = columns if self.classes is None and named else self.classes
         return self.make_labelled_data(name, training, held_out, objective, classes)
