@@ -61,13 +61,14 @@ from qtx.experiment import default
 def get_config(variant="softmax"):
     config = default("bert", variant)
     config.objective, config.model.head = {objective!r}, {head!r}
-    config.model.update(dict(num_layers=1, width=16, num_heads=2, mlp_width=16))
+    config.model.update(dict(num_layers=1, width=32, num_heads=2, mlp_width=32, init_std=0.2, dropout=0.0))
+    config.model.attention_dropout = 0.0
     config.data.source = "text_labels"
     config.data.files = ({file!r},)
     config.data.vocab_size = 30
     config.data.sequence_length = 16
     config.data.held_out_fraction = 0.3
-    config.training.update(dict(steps=40, batch_size=8, warmup_steps=1, checkpoint_every=20, learning_rate=3e-3))
+    config.training.update(dict(steps=300, batch_size=32, warmup_steps=10, learning_rate=3e-3))
     config.training.best_metric = {metric!r}
     config.quantization.calibration_batches = 2
     config.quantization.schemes = ("w8a8", "w2a2")
@@ -88,7 +89,7 @@ WORDS = ("warm", "cold", "wet", "dry", "far", "near")
 def test_from_texts_to_a_quantized_head_and_what_heals_it(tmp_path, objective, head, metric, capsys):
     """The labels are how many of the words are warm, or whether the text is warm, and wet."""
     rows = []
-    for _ in range(120):
+    for _ in range(400):
         words = RNG.choice(WORDS, 6).tolist()
         of_head = {"regression": words.count("warm") / 2, "multi_label": [w for w in ("warm", "wet") if w in words]}
         rows.append(json.dumps({"text": " ".join(words), "label": of_head[head]}))
@@ -112,7 +113,7 @@ def test_from_texts_to_a_quantized_head_and_what_heals_it(tmp_path, objective, h
     assert config.head == head
     # The trained model is a teacher in turn.
     pupil = [f"--config.start={tmp_path}/run", "--config.objective=distill", "--config.training.best_metric=fidelity"]
-    steps = ["--config.training.steps=4", "--config.training.checkpoint_every=2", f"--workdir={tmp_path}/pupil"]
+    steps = ["--config.training.steps=4", "--config.training.warmup_steps=1", f"--workdir={tmp_path}/pupil"]
     assert main(["train", f"--config={tmp_path}/config.py", *pupil, *steps]) == 0
     assert main(["evaluate", f"--workdir={tmp_path}/pupil"]) == 0
     (measured,) = json.loads((tmp_path / "pupil/results.json").read_text())["measurements"]
