@@ -84,6 +84,7 @@ CASES = {
         {"f1": 1.0, **{f"f1/{i}": 1.0 for i in range(C)}},
     ),
     "fidelity of a score": Case("distill", bert("regression", 1), SCORES, {LOGITS: SCORES}, FIDELITY),
+    "fidelity of numbers": Case("distill", bert("regression", 2), NUMBERS, {LOGITS: NUMBERS}, FIDELITY),
     "fidelity of one class": Case("distill", VitConfig(num_classes=1), SCORES, {LOGITS: SCORES}, FIDELITY),
     "fidelity of labels": Case("distill", bert("multi_label", C), 8 * LABELS - 9, {LOGITS: 8 * LABELS - 9}, FIDELITY),
     "fidelity of classes": Case(
@@ -148,6 +149,13 @@ def test_joined_batches_have_the_moments_of_all_rows():
     x, t = (z[:-8, 0].astype(np.float64) for z in (noisy, score))
     assert found["fidelity"] == pytest.approx(np.corrcoef(x, t)[0, 1], rel=1e-5)
     assert found["loss"] == pytest.approx(np.square(x - t).mean() / t.var(), rel=1e-4)
+
+
+def test_a_small_number_beside_a_large_one_is_seen():
+    right = NUMBERS * [100, 1]
+    case = Case("distill", bert("regression", 2), right, {LOGITS: right.astype(np.float32)}, {})
+    found = measured(case, np.stack([right[:, 0], np.roll(right[:, 1], 1)], axis=1))
+    assert found["fidelity"] < 0.7 and found["loss"] > 0.7
 
 
 def test_the_judge_and_the_neighbours_see_it_too(monkeypatch):

@@ -20,8 +20,8 @@ LARGEST = 3.4e38
 """Of float32."""
 
 
-def label_columns(label_column: str, kind: str) -> tuple[str, ...]:
-    """The columns that labels are in: of a class one, whatever its name."""
+def label_columns(label_column: str, kind: str | None) -> tuple[str, ...]:
+    """The columns that labels of a kind are in: of a class one, whatever its name."""
     return (label_column,) if kind == CLASS else tuple(name.strip() for name in label_column.split(SEPARATOR))
 
 

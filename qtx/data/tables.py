@@ -58,7 +58,7 @@ def labelled_texts(
     format = text_kind(path)
     if format not in readers:
         raise QtxError(f"{path} is no table: expected {', '.join(readers)}, plain or with .gz, .xz or .zst")
-    columns = label_columns(label_column, CLASS if kind is None else kind)
+    columns = label_columns(label_column, kind)
     for number, text, values in readers[format](path, (text_column, *columns)):
         where = f"{path}, line {number}"
         label = whole(label_text(values, columns, kind, where), mended)

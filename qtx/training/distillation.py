@@ -116,11 +116,11 @@ def score_divergence(logits: jax.Array, batch: Mapping[str, jax.Array], whole: M
     return (jnp.square(logits - target) / scale).mean(axis=-1)
 
 
-SOFTMAX = "softmax"
+SOFTMAX, SCORE = "softmax", "regression"
 DIVERGENCES: dict[str, Callable[[jax.Array, Mapping[str, jax.Array], Mapping[str, jax.Array]], jax.Array]] = {
     SOFTMAX: softmax_divergence,
     "multi_label": label_divergence,
-    "regression": score_divergence,
+    SCORE: score_divergence,
 }
 """What logits mean to how far they are from the teacher's: (logits, batch, the whole batch that it is a part of) to a
 number of each example, `[B]`."""

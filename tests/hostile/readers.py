@@ -37,6 +37,7 @@ from qtx.foundation.storage import Expected, read_sealed_json, sealed_json, veri
 from qtx.interop import load as load_huggingface
 from qtx.interop import save as save_huggingface
 from qtx.interop.sentence import read_modules
+from qtx.models.pooling import POOLINGS
 from qtx.pipeline.measurements import add, read_measurements
 from qtx.quantization import QuantizationConfig, calibrate
 from qtx.quantization.files import load_ranges, read_ranges, save_ranges
@@ -204,7 +205,7 @@ def make_modules(name: str) -> Callable[[Path], Path]:
 
 
 def are_modules(found: Any) -> bool:
-    return found.pooling in ("mean", "cls") and isinstance(found.normalize, bool)
+    return set(found.pooling.split("+")) <= POOLINGS.keys() and isinstance(found.normalize, bool)
 
 
 WORDS = {token: i for i, token in enumerate(("[PAD]", "[UNK]", "[CLS]", "[SEP]", "[MASK]", "a", "b", "##a", "##b"))}

@@ -18,6 +18,7 @@ from qtx.training.distillation import (
     HIDDEN,
     LOGITS,
     MATCHED,
+    SCORE,
     SOFTMAX,
     cosine_similarity,
     counted_rows,
@@ -65,7 +66,7 @@ class EmbeddingSums(NamedTuple):
     def metrics(self) -> dict[str, float]:
         """Those of `CosineSums`, and `centred_fidelity`: embeddings may all be nearly the same vector, to which one
         that says nothing has a cosine near 1; what they differ by has none to it."""
-        return {**self.cosines.metrics(), "centred_fidelity": self.moments.cosine}
+        return {**self.cosines.metrics(), "centred_fidelity": self.moments.compared()[0]}
 
 
 class LogitSums(NamedTuple):
@@ -85,7 +86,15 @@ class LogitSums(NamedTuple):
 
     def metrics(self) -> dict[str, float]:
         """As `fidelity` the cosine of the centred logits, as `loss` the error as a share of the teacher's variation."""
-        fidelity, loss = self.moments.cosine, self.moments.relative_error
+        fidelity, loss = self.moments.compared()
+        return {"loss": loss, "fidelity": fidelity, "predictions": float(self.weight)}
+
+
+class ScoreSums(LogitSums):
+    """The same of numbers, which may be of different sizes: one by one, as a mean over them."""
+
+    def metrics(self) -> dict[str, float]:
+        fidelity, loss = self.moments.compared(one_by_one=True)
         return {"loss": loss, "fidelity": fidelity, "predictions": float(self.weight)}
 
 
@@ -153,7 +162,7 @@ class LogitDistillation(Loss):
             x, t = (logits - logits.mean(axis=-1, keepdims=True) for logits in (x, t))
         rows = jnp.broadcast_to(counted_rows(batch, t) * weights[:, None], (len(t), math.prod(t.shape[1:-1])))
         x, t = (logits.reshape(-1, logits.shape[-1]) for logits in (x, t))
-        return LogitSums(weights.sum(), moments(x, t, rows.reshape(-1)))
+        return (ScoreSums if self.kind == SCORE else LogitSums)(weights.sum(), moments(x, t, rows.reshape(-1)))
 
 
 def distillation(config: Any) -> Loss:
@@ -165,4 +174,4 @@ def distillation(config: Any) -> Loss:
         return LogitDistillation(head)
     # Softmax over one class is 1, whatever its logit: a head of one output is a score.
     of_one = head != "mlm" and getattr(config, "num_classes", None) == 1
-    return LogitDistillation("regression" if of_one else SOFTMAX)
+    return LogitDistillation(SCORE if of_one else SOFTMAX)

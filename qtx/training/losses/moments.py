@@ -20,8 +20,8 @@ class Moments(NamedTuple):
     Attributes:
       weight: the sum of the rows' weights.
       means, target_means: over the rows, `[D]`.
-      variation, target_variation, common: sums over rows and numbers of (x - mean)^2, (t - mean)^2 and their product.
-      error: sum of (x - t)^2.
+      variation, target_variation, common: sums over the rows of (x - mean)^2, (t - mean)^2 and their product, `[D]`.
+      error: sums of (x - t)^2, `[D]`.
     """
 
     weight: Any
@@ -35,33 +35,37 @@ class Moments(NamedTuple):
     def plus(self, more: Self) -> Self:
         """With those of other rows, on the host, in float64."""
         weight = self.weight + more.weight
-        share = self.weight * more.weight / weight if weight else 0.0
-        moved, target_moved = more.means - self.means, more.target_means - self.target_means
         part = more.weight / weight if weight else 0.0
+        moved, target_moved = more.means - self.means, more.target_means - self.target_means
         return type(self)(
             weight,
             self.means + part * moved,
             self.target_means + part * target_moved,
-            self.variation + more.variation + share * np.square(moved).sum(),
-            self.target_variation + more.target_variation + share * np.square(target_moved).sum(),
-            self.common + more.common + share * (moved * target_moved).sum(),
+            self.variation + more.variation + self.weight * part * moved * moved,
+            self.target_variation + more.target_variation + self.weight * part * target_moved * target_moved,
+            self.common + more.common + self.weight * part * moved * target_moved,
             self.error + more.error,
         )
 
-    @property
-    def cosine(self) -> float:
-        """Of the centred outputs to the centred ones of the teacher, at most 1; 0 of outputs that are all the same, NaN
-        of a teacher whose outputs are."""
-        product = float(self.variation) * float(self.target_variation)
-        if not float(self.target_variation):
-            return math.nan
-        return float(self.common) / math.sqrt(product) if product else 0.0
+    def compared(self, one_by_one: bool = False) -> tuple[float, float]:
+        """The cosine of the centred outputs to the teacher's centred ones, and the squared error as a share of the
+        teacher's variation, of which 1 is no better than its means (1 - R^2).
 
-    @property
-    def relative_error(self) -> float:
-        """The squared error as a share of the teacher's variation: 1 is no better than its means (1 - R^2)."""
-        variation = float(self.target_variation)
-        return float(self.error) / variation if variation else math.nan
+        Args:
+          one_by_one: of each of the D numbers, which may be of different sizes, as a mean over those of which the
+            teacher's vary; otherwise of all of them together.
+
+        Returns:
+          both NaN of a teacher whose outputs are all the same; a cosine of 0 of outputs that are.
+        """
+        sums = np.stack([self.variation, self.target_variation, self.common, self.error])
+        sums = sums if one_by_one else sums.sum(axis=1, keepdims=True)
+        variation, target_variation, common, error = sums[:, sums[1] > 0]
+        if not target_variation.size:
+            return math.nan, math.nan
+        product = variation * target_variation
+        cosines = np.where(product > 0, common / np.sqrt(np.where(product > 0, product, 1.0)), 0.0)
+        return float(cosines.mean()), float((error / target_variation).mean())
 
 
 def moments(outputs: jax.Array, targets: jax.Array, weights: jax.Array) -> Moments:
@@ -75,7 +79,7 @@ def moments(outputs: jax.Array, targets: jax.Array, weights: jax.Array) -> Momen
         return (weights * x).sum(axis=0) / jnp.where(total > 0, total, 1.0)
 
     def summed(x: jax.Array) -> jax.Array:
-        return (weights * x).sum(axis=-1).sum()  # row by row: float32 has no place for the digits of a long sum
+        return (weights * x).sum(axis=0)
 
     means, target_means = mean(outputs), mean(targets)
     x, t = outputs - means, targets - target_means

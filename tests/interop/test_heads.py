@@ -1,0 +1,91 @@
+"""What the outputs of a head of whole texts mean: as config.json says, or as transformers guesses, there and back."""
+
+from __future__ import annotations
+
+import json
+from functools import cache
+
+import flax.linen as nn
+import jax
+import numpy as np
+import pytest
+
+from qtx.families import build
+from qtx.foundation.errors import QtxError
+from qtx.interop import load, save
+from qtx.models import BertConfig
+from qtx.pipeline.importing import objective_of
+
+PROBLEM, SINGLE, MULTI = "problem_type", "single_label_classification", "multi_label_classification"
+SHAPE = dict(num_layers=1, width=8, num_heads=2, mlp_width=8, vocab_size=9, max_length=4)
+
+
+@cache
+def model(outputs):
+    config = BertConfig(**SHAPE, head="classification", num_classes=outputs)
+    return config, nn.unbox(jax.jit(build(config).init)(jax.random.key(0), config.example())["params"])
+
+
+def folder_of(root, outputs, **values):
+    """A checkpoint as others write it, with these further keys in its config.json."""
+    save(root, *model(outputs))
+    written = json.loads((root / "config.json").read_text())
+    written.pop(PROBLEM, None)
+    (root / "config.json").write_text(json.dumps({**written, **values}))
+    return root
+
+
+# Outputs, problem type and what it is.
+HEADS = [
+    (1, None, "regression"),
+    (1, "regression", "regression"),
+    (1, SINGLE, "regression"),  # softmax over one class is 1, whatever the logit
+    (1, MULTI, "multi_label"),
+    (3, None, "classification"),
+    (3, SINGLE, "classification"),
+    (3, "regression", "regression"),
+    (3, MULTI, "multi_label"),
+]
+
+
+@pytest.mark.parametrize(("outputs", "problem", "head"), HEADS)
+@pytest.mark.parametrize("architectures", [["BertForSequenceClassification"], None])
+def test_a_head_is_what_config_json_says_and_is_given_back(tmp_path, outputs, problem, head, architectures):
+    original = folder_of(tmp_path / "original", outputs, problem_type=problem, architectures=architectures)
+    config, params = load(original)
+    assert (config.head, config.num_classes, objective_of(config)) == (head, outputs, "distill")
+    save(tmp_path / "as_it_was", config, params, original=original)
+    kept = json.loads((tmp_path / "as_it_was/config.json").read_text())
+    assert (kept[PROBLEM], kept["architectures"]) == (problem, architectures)
+    # Without the original too, whatever transformers would take the number of outputs for.
+    save(tmp_path / "anew", config, params)
+    anew = json.loads((tmp_path / "anew/config.json").read_text())
+    assert anew["architectures"] == ["BertForSequenceClassification"] and len(anew["id2label"]) == outputs
+    assert load(tmp_path / "anew")[0] == config
+    jax.tree.map(np.testing.assert_array_equal, load(tmp_path / "anew")[1], params)
+
+
+def test_a_problem_type_that_there_is_not(tmp_path):
+    with pytest.raises(QtxError, match=r"problem_type in .*config.json: 'ranking'.*expected|unknown problem_type"):
+        load(folder_of(tmp_path, 3, problem_type="ranking"))
+
+
+@pytest.mark.parametrize(("head", "loss"), [("regression", "mse"), ("multi_label", "bce")])
+def test_transformers_reads_the_head_as_what_it_is(tmp_path, head, loss):
+    transformers, torch = pytest.importorskip("transformers"), pytest.importorskip("torch")
+    _, params = model(3)
+    save(tmp_path, BertConfig(**SHAPE, head=head, num_classes=3), params)
+    theirs = transformers.AutoModelForSequenceClassification.from_pretrained(tmp_path).eval()
+    tokens, labels = torch.tensor([[1, 2, 3], [4, 5, 6]]), torch.tensor([[1.0, 0.0, 1.0], [0.0, 0.0, 1.0]])
+    found = theirs(input_ids=tokens, labels=labels)
+    logits = found.logits.detach().numpy()
+    z, y = logits.astype(np.float64), labels.numpy()
+    expected = {"mse": np.square(z - y).mean(), "bce": (np.log1p(np.exp(z)) - y * z).mean()}[loss]
+    assert float(found.loss) == pytest.approx(expected, rel=1e-5)
+    # The very loss that qtx trains on.
+    from qtx.training.losses import Training, loss_of
+
+    objective = {"mse": "sequence_regression", "bce": MULTI}[loss]
+    batch = {"labels": labels.numpy(), "weights": np.ones(2, np.float32)}
+    sums = loss_of(objective, None).training_sums(logits, batch, Training({}, batch))
+    assert float(sums.loss / sums.weight) == pytest.approx(expected, rel=1e-5)
