@@ -146,7 +146,7 @@ def test_evaluate(trained, tmp_path, capsys):
 
 @pytest.mark.slow
 def test_a_checkpoint_within_a_warmup_has_the_attention_that_it_had_there(tmp_path, capsys):
-    warming, at_the_step = "clipped_softmax,alpha=4,gamma_warmup_steps=4", "clipped_softmax,alpha=2.0"
+    warming, at_the_step = "clipped_softmax,alpha=4,gamma_warmup_steps=4", "clipped_softmax,alpha=2.0,length=8"
     run = [f"--workdir={tmp_path}/run", "--config.training.checkpoint_every=2", "--config.training.eval_every=2"]
     output(["train", f"--config={NANO}:{warming}", *run], capsys)
     log = [json.loads(line) for line in (tmp_path / "run/metrics.jsonl").read_text().splitlines()]

@@ -11,7 +11,8 @@ import pytest
 from qtx.attention import VARIANTS
 from qtx.cli.flags import load_run_config
 from qtx.cli.main import main
-from qtx.experiment import default, read, record
+from qtx.experiment import default, from_record, read, record
+from qtx.families import FAMILIES
 from qtx.pipeline.measurements import find_result
 from qtx.training import RunFolder
 from qtx.training.run_folder import differences
@@ -81,6 +82,29 @@ def test_a_run_that_could_not_warm_up_is_one_without_a_warmup(variant):
     assert differences(earlier, now) == []
     warmed = {**now, "model": {**now["model"], "attention": {**options, "empty_warmup_steps": 5}}}
     assert differences(earlier, warmed) == ["model.attention.empty_warmup_steps (absent there, 5 here)"]
+
+
+@pytest.mark.parametrize("family", FAMILIES)
+def test_a_run_from_before_the_length_of_its_attention_was_recorded(family):
+    """Is one of its config's: of the text, or of the image's patches and the class token; and of its activation."""
+    config = default(family, "clipped_softmax")
+    if family == "vit":
+        config.model.update({"image_size": 8, "patch_size": 2, "channels": 1, "num_classes": 3})
+    else:
+        config.data.sequence_length = 48
+    now = record(read(config))
+    length = 17 if family == "vit" else 48
+    assert now["model"]["attention"]["length"] == length
+    attention = {name: x for name, x in now["model"]["attention"].items() if name != "length"}
+    model = {name: x for name, x in now["model"].items() if name != "activation"} | {"attention": attention}
+    earlier = {**now, "model": model}
+    assert differences(earlier, now) == []
+    config.model.attention.length = 9
+    assert differences(earlier, record(read(config))) == [f"model.attention.length ({length} there, 9 here)"]
+    read_again = from_record(earlier, "an earlier run's")
+    if family != "vit":
+        read_again.data.sequence_length = 16
+    assert read(read_again).model.attention.normalizer.length == length
 
 
 def test_its_export_is_of_an_older_format_and_says_how_to_mend_it(copy, capsys):

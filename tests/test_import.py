@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import dataclasses
 import json
 import os
 import shutil
@@ -13,6 +14,7 @@ import pytest
 from safetensors.numpy import load_file
 
 from qtx import interop
+from qtx.attention import attention_variant
 from qtx.builtin import builtin_checkpoint
 from qtx.cli.flags import parse, run_of
 from qtx.cli.main import main
@@ -24,7 +26,11 @@ from qtx.families import build
 from qtx.foundation.errors import QtxError
 from qtx.interop.contents import digest_of_folder
 from qtx.models import BertConfig, OptConfig
+<<<<<<< HEAD
 from qtx.pipeline.importing import config_of_checkpoint, found
+=======
+from qtx.pipeline.importing import Found, config_of_checkpoint, stored_model
+>>>>>>> configs
 from qtx.pipeline.start import check_unchanged
 from qtx.training import RunFolder, load_params, read_metrics
 from qtx.training.run_folder import IDENTITY
@@ -118,6 +124,28 @@ def test_an_import_asks_for_no_other_model_and_no_other_data(checkpoint, importe
     assert not (tmp_path / "new").exists()
     other = told([*command, f"--workdir={imported}", "--config.data.min_length=8"], capsys)
     assert "data.min_length (None there, 8 here)" in other
+
+
+def test_an_import_names_the_length_that_the_attention_is_relative_to(checkpoint, tmp_path, capsys):
+    """Or is asked for it: of a checkpoint whose own note lacks it, and of one from elsewhere, whose file has none."""
+    clipped = dataclasses.replace(ENCODER, attention=attention_variant("clipped_softmax,alpha=2,length=9"))
+    folder = folder_of(clipped, tmp_path / "noted")
+    assert config_of_checkpoint(Found(folder, "a test")).model.attention.length == 9
+    values = json.loads((folder / "config.json").read_text())
+    del values["qtx_attention"]["length"]
+    (folder / "config.json").write_text(json.dumps(values))
+    asked = "name it, e.g. --config.model.attention.length=128"
+    command = ["import", str(folder), f"--workdir={tmp_path}/run", *SHORT]
+    assert asked in told(command, capsys)
+    other = ["import", str(checkpoint), f"--workdir={tmp_path}/run", *SHORT]
+    assert asked in told([*other, "--config.model.attention=clipped_softmax,alpha=2"], capsys)
+    named = stored_model(checkpoint, attention_variant("clipped_softmax,alpha=2,length=9"))
+    assert named == stored_model(folder, named.attention) == clipped
+    capsys.readouterr()
+    assert main([*command, "--config.model.attention.length=9"]) == 0
+    summary = capsys.readouterr().out
+    assert f"\nimported: from {folder}\n" in summary and "\ntraining: " not in summary
+    assert read(from_record(RunFolder(tmp_path / "run").read_config(), "here")).model == clipped
 
 
 def test_a_teacher_that_has_changed_is_refused(checkpoint, imported, tmp_path):

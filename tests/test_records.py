@@ -62,8 +62,9 @@ def test_every_option_has_its_value(path, variant):
         applying.discard("data.vocab_size")
     if data.get("validation_files") or data.get("validation_corpora"):
         applying.discard("data.held_out_fraction")
-    told_by_data = {f"model.{name}" for name in ("vocab_size", "image_size", "channels", "num_classes")}
-    attention = {"clipped_softmax": {"gamma", "zeta", "alpha", "gamma_warmup_steps"}}.get(variant, set())
+    told = ("vocab_size", "image_size", "channels", "num_classes", "attention.length")
+    told_by_data = {f"model.{name}" for name in told}
+    attention = {"clipped_softmax": {"gamma", "zeta", "alpha", "gamma_warmup_steps", "length"}}.get(variant, set())
     attention |= {"gate_pi", "gate_scale", "gate_hidden"} if variant == "gated_mlp" else set()
     for key, value in flat(record(experiment)).items():
         applies = key in applying if key.startswith("data.") else True

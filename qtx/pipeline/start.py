@@ -219,7 +219,8 @@ def check_start(experiment: Experiment, workdir: Path, identity: Mapping[str, st
     tokenizer = RunFolder(Path(start)).identity().get("tokenizer")
     if tokenizer != identity.get("tokenizer"):
         raise QtxError(
-            f"config.start={start} has another tokenizer than the data of this run: leave config.data.tokenizer out"
+            f"config.start={start} has another tokenizer than the data of this run: choose another --workdir, or leave "
+            "config.data.tokenizer out, if it is set"
         )
 
 

@@ -219,6 +219,30 @@ def test_clipping_gives_exact_zeros_and_ones_at_finite_scores():
     assert np.all(np.asarray(Softmax()({}, scores, rows_of(3))) % 1 != 0)
 
 
+@pytest.mark.parametrize("normalizer", CASES)
+@pytest.mark.parametrize("causal", [False, True])
+def test_padding_and_what_follows_change_nothing(normalizer, causal):
+    parameters, scores = sample(normalizer, 7, 1.0)
+    for length in (1, 4):
+        alone = normalizer(parameters, scores[:, :, :length, :length], Rows(Mask(length, causal)))
+        padded = normalizer(parameters, scores, Rows(Mask(T, causal, keys=jnp.arange(T)[None] < length)))
+        np.testing.assert_allclose(padded[:, :, :length, :length], alone, atol=1e-6)
+        assert not np.any(padded[:, :, :length, length:])
+        if causal:
+            followed = normalizer(parameters, scores, Rows(Mask(T, causal)))
+            np.testing.assert_allclose(followed[:, :, :length, :length], alone, atol=1e-6)
+
+
+def test_alpha_needs_a_length_that_it_is_relative_to():
+    scores = np.zeros((1, 1, 4, 4), np.float32)
+    with pytest.raises(QtxError, match="name it, e.g. clipped_softmax,alpha=2,length=128"):
+        ClippedSoftmax(alpha=2.0)({}, scores, rows_of(4))
+    told = ClippedSoftmax(alpha=2.0).trained_at(8)
+    assert told == ClippedSoftmax(alpha=2.0, length=8) == told.trained_at(4) == told.at(3)
+    for other in (ClippedSoftmax(gamma=-0.1), ClippedSoftmax(alpha_visible=1.0), Softmax()):
+        assert other.trained_at(8) == other and other.length is None
+
+
 def test_softmax1_attends_to_nothing_at_low_scores_and_does_not_overflow_at_high_ones():
     low, high = (Softmax1()({}, np.full((1, 1, 1, 4), x, np.float32), rows_of(4)) for x in (-80.0, 200.0))
     assert np.all(np.asarray(low) < 1e-30)

@@ -152,6 +152,25 @@ def test_options_are_honoured(tmp_path, in_torch, case):
 
 
 @needs_torch
+@pytest.mark.parametrize("family", ["bert", "opt"])
+def test_a_text_is_the_same_alone_and_padded(tmp_path, in_torch, family):
+    """By alpha gamma is that of training, -2 / 6 here, whatever the length at hand."""
+    config = dataclasses.replace(CONFIGS[family], attention=attention_variant("clipped_softmax,alpha=2,length=6"))
+    saved(tmp_path / "model", config)
+    assert f"gamma = {-2 / 6}" in (tmp_path / "model" / "modeling_qtx.py").read_text()
+    assert json.loads((tmp_path / "model" / "config.json").read_text())["qtx_attention"]["length"] == 6
+    model, tokens = in_torch(tmp_path / "model", AUTO[family]), torch.arange(4, 13)[None]
+    with torch.no_grad():
+        alone = model(input_ids=tokens[:, :4])[0]
+        padded = model(input_ids=tokens, attention_mask=(torch.arange(9) < 4).long()[None])[0][:, :4]
+    np.testing.assert_allclose(padded, alone, rtol=0, atol=1e-5 * np.abs(alone).max())
+    if family == "opt":
+        with torch.no_grad():
+            followed = model(input_ids=tokens)[0][:, :4]
+        np.testing.assert_allclose(followed, alone, rtol=0, atol=1e-5 * np.abs(alone).max())
+
+
+@needs_torch
 @pytest.mark.parametrize("family", ["opt", "vit"])
 def test_the_documented_lines_compute_what_the_documented_variants_do(tmp_path, in_torch, monkeypatch, family):
     temperature, diagonal = (documented("adding-a-variant.md")[name] for name in ("Temperature", "DiagonalGate"))

@@ -83,7 +83,12 @@ CASES = {
         "unknown architecture .*BertForTokenClassification.* expected one of BertForMaskedLM",
     ),
     "architectures no list": ("BertModel", values(architectures="BertModel"), "expected a list of one name"),
-    "another dropout of the classifier": ("BertModel", values(classifier_dropout=0.5), "classifier_dropout is 0.5"),
+    "an unknown activation": ("BertModel", values(hidden_act="gelu_10"), "unknown activation 'gelu_10'"),
+    "relative positions": (
+        "BertModel",
+        values(position_embedding_type="relative_key"),
+        "position_embedding_type is 'relative_key'; qtx's bert supports only 'absolute'",
+    ),
     "pruned heads": ("BertModel", values(pruned_heads={"0": [1]}), "has pruned_heads, which qtx does not support"),
     "quantized": ("BertModel", values(quantization_config={"bits": 4}), "has quantization_config"),
     "no classifier": (

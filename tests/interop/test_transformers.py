@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import functools
 import json
 import os
 
@@ -12,6 +13,7 @@ from safetensors.numpy import load_file, save_file
 
 from qtx.families import build
 from qtx.interop import load, save
+from qtx.models.activations import ACTIVATIONS
 
 try:
     import torch
@@ -25,8 +27,8 @@ SHAPE = {"num_hidden_layers": 3, "num_attention_heads": 4, "hidden_size": 32, "i
 TEXT = {"vocab_size": 53, "max_position_embeddings": 20}
 
 
-def vit():
-    config = transformers.ViTConfig(**SHAPE, intermediate_size=48, image_size=12, patch_size=4, num_labels=7)
+def vit(**options):
+    config = transformers.ViTConfig(**SHAPE, intermediate_size=48, image_size=12, patch_size=4, num_labels=7, **options)
     images = np.random.default_rng(0).normal(size=(2, 12, 12, 3)).astype(np.float32)
     theirs = {"pixel_values": torch.from_numpy(images.transpose(0, 3, 1, 2).copy())}
     return transformers.ViTForImageClassification(config), theirs, {"images": images}
@@ -60,6 +62,13 @@ KINDS = {
     "OPT": opt,
     "OPT-350m": lambda: opt(do_layer_norm_before=False, word_embed_proj_dim=20),
     "OPT with projections": lambda: opt(word_embed_proj_dim=20),
+    "OPT with GELU": lambda: opt(activation_function="gelu"),
+    "ViT with quick GELU": lambda: vit(hidden_act="quick_gelu"),
+    **{
+        f"BERT with {name}": functools.partial(bert, "BertForMaskedLM", hidden_act=name)
+        for name in ACTIVATIONS
+        if name != "gelu"
+    },
 }
 
 

@@ -115,6 +115,16 @@ def test_damaged_files_are_refused(damage, tmp_path):
         load(result.module, tmp_path)
 
 
+def test_an_option_that_an_earlier_version_did_not_write_is_the_models(tmp_path):
+    result, batch = quantized("bert", "clipped_softmax")
+    model = convert(result)
+    save(model, tmp_path)
+    values = json.loads((tmp_path / "integer.json").read_text())
+    del values["checksum"], values["config"]["activation"], values["config"]["attention"]["length"]
+    (tmp_path / "integer.json").write_bytes(sealed_json(values))
+    np.testing.assert_array_equal(apply(load(result.module, tmp_path), batch), apply(model, batch))
+
+
 def test_files_of_another_model_are_refused(tmp_path):
     result, _ = quantized("bert")
     save(convert(result), tmp_path)

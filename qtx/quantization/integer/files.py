@@ -118,8 +118,12 @@ def _read_description(folder: Path) -> dict[str, Any]:
 
 def _check_config(module: nn.Module, values: dict[str, Any], folder: Path) -> None:
     given, stored = {"config": _kind(module), **_config(module)}, {"config": values["model"], **values["config"]}
-    for name in sorted(given.keys() | stored.keys()):
-        if given.get(name) != stored.get(name):
+    # An option that an earlier version did not write is what the folder's own config.json says.
+    stored = given | stored
+    if isinstance(stored.get("attention"), dict):
+        stored["attention"] = given.get("attention", {}) | stored["attention"]
+    for name in sorted(stored):
+        if given.get(name) != stored[name]:
             raise QtxError(
                 f"{folder} holds another model: its {name} is {stored.get(name)!r}, and the model's {given.get(name)!r}"
             )

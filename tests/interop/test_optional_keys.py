@@ -1,0 +1,166 @@
+"""A key of config.json that is left out, null, or at its default is the same model, and is given back as it was."""
+
+from __future__ import annotations
+
+import dataclasses
+import json
+
+import jax
+import numpy as np
+import pytest
+
+from qtx.families import FAMILIES
+from qtx.foundation.config import read_section, section
+from qtx.foundation.errors import QtxError
+from qtx.interop import load, save
+from qtx.pipeline.importing import check_model, stored_model
+from tests.interop.kinds import KINDS, MLP, WIDTH
+from tests.interop.test_kinds import assert_same_bits, load_file
+
+OF_KIND = {
+    "bert": ("BertForMaskedLM", "BertForSequenceClassification"),
+    "opt": ("OPTForCausalLM", "OPTForCausalLM, post-LN"),
+    "vit": ("ViTForImageClassification",),
+    "timm": ("timm's ViT",),
+}
+CHECKPOINTS = {
+    "timm" if checkpoint is family.timm else name: checkpoint
+    for name, family in FAMILIES.items()
+    for checkpoint in (family.checkpoint, family.timm)
+    if checkpoint is not None
+}
+# What transformers, or timm, takes null for.
+NULLS = {
+    "bert": ("classifier_dropout", "position_embedding_type", "problem_type", "pad_token_id"),
+    "opt": ("word_embed_proj_dim",),
+    "vit": (),
+    "timm": ("fc_norm", "init_values"),
+}
+SAID = {"word_embed_proj_dim": WIDTH}
+"""What null means, where that is no value of its own."""
+OF_TRAINING = {
+    "bert": {
+        "classifier_dropout": (0.25, 0.0, 1.0),
+        "hidden_dropout_prob": (0, 1.0),
+        "attention_probs_dropout_prob": (0.3, 1.0),
+        "initializer_range": (0.0, 1),
+        "use_cache": (False,),
+        "gradient_checkpointing": (True, None),
+    },
+    "opt": {
+        "layerdrop": (0.5,),
+        "dropout": (1.0,),
+        "attention_dropout": (0.1,),
+        "init_std": (0.0,),
+        "use_cache": (True,),
+    },
+    "vit": {
+        "hidden_dropout_prob": (1.0,),
+        "initializer_range": (0.0,),
+        "encoder_stride": (7,),
+        "pooler_act": ("relu",),
+    },
+    "timm": {"drop_rate": (0.4,), "drop_path_rate": (0.0, None), "weight_init": ("jax",), "fix_init": (True,)},
+}
+
+
+def optional_keys(kind):
+    """Every key that may be left out, and what that means."""
+    checkpoint = CHECKPOINTS[kind]
+    return {**checkpoint.defaults, **checkpoint.supported}
+
+
+CASES = [
+    (kind, name, key, values)
+    for kind, names in OF_KIND.items()
+    for name in names
+    for key, values in {
+        **{
+            key: (SAID.get(key, value), *([None] if key in NULLS[kind] else []))
+            for key, value in optional_keys(kind).items()
+        },
+        **dict.fromkeys(NULLS[kind], (None,)),
+        **OF_TRAINING[kind],
+    }.items()
+]
+
+
+def test_the_table_has_every_kind():
+    assert OF_KIND.keys() == CHECKPOINTS.keys()
+
+
+def imported_and_exported(folder, again):
+    """Reads a checkpoint as `qtx import` does, and writes it anew; returns its config and its parameters."""
+    config, params = load(folder)
+    shown = read_section(type(config), section(config), "config.model").resolved()
+    check_model(shown, stored_model(folder, shown.attention))
+    save(again, shown, params, original=folder)
+    return shown, params
+
+
+@pytest.mark.parametrize("kind, name, key, values", CASES, ids=[f"{name}-{key}" for _, name, key, _ in CASES])
+def test_it_is_the_same_model_and_is_given_back(tmp_path, kind, name, key, values):
+    arguments = kind == "timm"
+    whole = KINDS[name].config
+    # The post-LN kind says these two otherwise.
+    told = whole["model_args"] if arguments else whole
+    if key in ("do_layer_norm_before", "word_embed_proj_dim") and key in told:
+        return
+    left_out = {k: v for k, v in told.items() if k != key}
+    expected = None
+    for number, value in enumerate((None, *values)):
+        changed = left_out if number == 0 else {**left_out, key: value}
+        config = {**whole, "model_args": changed} if arguments else changed
+        original, again = tmp_path / f"original{number}", tmp_path / f"again{number}"
+        tensors = dataclasses.replace(KINDS[name], config=config).write(original)
+        model, params = imported_and_exported(original, again)
+        assert json.loads((again / "config.json").read_text()) == config
+        assert_same_bits(load_file(again / "model.safetensors"), tensors)
+        twice = imported_and_exported(again, tmp_path / f"twice{number}")
+        assert twice[0] == model
+        jax.tree.map(np.testing.assert_array_equal, twice[1], params)
+        model = dataclasses.replace(model, dropout=0.0, attention_dropout=0.0, init_std=1.0)
+        expected = model if expected is None else expected
+        assert model == expected, f"{key} {value!r}"
+
+
+def test_widths_that_are_equal_are_no_projection(tmp_path):
+    """Every published pre-LN OPT says so."""
+    kind = KINDS["OPTForCausalLM"]
+    dataclasses.replace(kind, config=kind.config | {"word_embed_proj_dim": WIDTH}).write(tmp_path / "opt")
+    config = load(tmp_path / "opt")[0]
+    assert config.embedding_width is None and not config.projected
+    wider = dataclasses.replace(config, embedding_width=WIDTH + 1)
+    with pytest.raises(
+        QtxError, match="config.model.embedding_width is not what the checkpoint has, None: leave it out"
+    ):
+        check_model(wider, stored_model(tmp_path / "opt", config.attention))
+    with pytest.raises(QtxError, match=f"config.model.mlp_width is not what the checkpoint has, {MLP}"):
+        check_model(dataclasses.replace(config, mlp_width=1), stored_model(tmp_path / "opt", config.attention))
+
+
+# A tied weight of each kind, and its other name.
+TIED = {
+    "OPTForCausalLM": {"model.decoder.embed_tokens.weight": "lm_head.weight"},
+    "BertForMaskedLM": {
+        "bert.embeddings.word_embeddings.weight": "cls.predictions.decoder.weight",
+        "cls.predictions.bias": "cls.predictions.decoder.bias",
+    },
+    "OPTForCausalLM, as published": {"decoder.embed_tokens.weight": "lm_head.weight"},
+}
+
+
+@pytest.mark.parametrize("name", TIED)
+def test_a_tied_weight_is_read_under_either_name_and_given_back_under_the_same(tmp_path, name):
+    kind = KINDS[name]
+    whole = dataclasses.replace(kind, copies={})
+    tensors = whole.write(tmp_path / "one")
+    expected = load(tmp_path / "one")
+    renamed = {TIED[name].get(key, key): shape for key, shape in kind.shapes.items()}
+    assert renamed.keys() != kind.shapes.keys()
+    other = dataclasses.replace(whole, shapes=renamed).write(tmp_path / "other")
+    found = load(tmp_path / "other")
+    jax.tree.map(np.testing.assert_array_equal, found, expected)
+    save(tmp_path / "again", found[0], jax.tree.map(lambda x: x + 1, found[1]), original=tmp_path / "other")
+    assert_same_bits(load_file(tmp_path / "again/model.safetensors"), {key: x + 1 for key, x in other.items()})
+    assert sorted(x.tobytes() for x in other.values()) == sorted(x.tobytes() for x in tensors.values())
