@@ -14,13 +14,14 @@ from pathlib import Path
 
 import numpy as np
 
-from qtx.data.listing import BROKEN_LINK, at_home, entries, expand, kind_of
+from qtx.data.listing import BROKEN_LINK, entries, expand, kind_of
 from qtx.data.notes import COPIES, WITHHELD, left_out
 from qtx.data.prepared.fingerprints import content_hash
 from qtx.data.reading import TABLE, TEXT_SUFFIXES, check_separator, decoded, documents, text_kind
 from qtx.data.splitting import held_out_count
 from qtx.data.tfds_datasets import PREFIX, TRAINING_SPLIT, find_dataset
 from qtx.foundation.errors import QtxError
+from qtx.foundation.paths import at_home
 
 WIKI40B_MARKUP = re.compile(r"\n?_START_(?:ARTICLE|SECTION|PARAGRAPH)_\n")
 

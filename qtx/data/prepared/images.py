@@ -10,10 +10,11 @@ from pathlib import Path
 from typing import Any
 
 from qtx.data.image_files import TRAINING_SPLIT, Survey, begin_image, check_splits, image_files
-from qtx.data.listing import at_home, entries, printable
+from qtx.data.listing import entries, printable
 from qtx.data.prepared.fingerprints import content_hash
 from qtx.data.prepared.writing import DatasetPlan, Example, Producer, State
 from qtx.foundation.errors import QtxError
+from qtx.foundation.paths import at_home
 
 NAME = "qtx_images"
 FORMAT = 1
