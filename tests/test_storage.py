@@ -5,7 +5,7 @@ from __future__ import annotations
 import os
 import threading
 
-from qtx.foundation.storage import whole, write_whole
+from qtx.foundation.storage import Expected, parse_json, whole, write_whole
 
 
 def test_two_threads_write_the_same_file_at_once(tmp_path, monkeypatch):

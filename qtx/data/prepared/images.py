@@ -51,7 +51,7 @@ def image_plan(path: str, data_dir: str) -> DatasetPlan:
             "train": Producer(lambda state: _images(place, TRAINING_SPLIT, state, found()[2])),
             "validation": Producer(lambda state: _images(place, found()[1], state, "")),
         },
-        description=f"{path}: images in their own encoding",
+        description=f"{printable(path)}: images in their own encoding",
         data_dir=data_dir,
     )
 
