@@ -5,7 +5,7 @@ from __future__ import annotations
 import os
 import threading
 
-from qtx.foundation.storage import whole, write_whole
+from qtx.foundation.storage import Expected, parse_json, whole, write_whole
 
 
 def test_two_threads_write_the_same_file_at_once(tmp_path, monkeypatch):
@@ -31,3 +31,7 @@ def test_two_threads_write_the_same_file_at_once(tmp_path, monkeypatch):
         thread.join()
     assert errors == []
     assert file.read_bytes() in (b"one", b"other") and list(tmp_path.iterdir()) == [file]
+
+
+def test_a_byte_order_mark_before_json_is_no_text():
+    assert parse_json(b'\xef\xbb\xbf{"a": 1}', "it", Expected("an object", "write one")) == {"a": 1}

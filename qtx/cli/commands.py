@@ -26,6 +26,7 @@ from qtx.foundation.distributed import initialize, is_main
 from qtx.foundation.errors import QtxError, lookup
 from qtx.foundation.hardware import CHIPS
 from qtx.foundation.numbers import fixed, number
+from qtx.foundation.paths import at_home
 from qtx.pipeline.analyze import COSTLIEST, diagnose, open_run
 from qtx.pipeline.backend import training_backend
 from qtx.pipeline.compare import begun_run, check_runs, duration, rebuild, run_comparison, runs
@@ -163,7 +164,7 @@ def quantize(
     began = time.monotonic()
     run = open_and_tell(experiment, workdir, console, checkpoint, names_data)
     with console.status("quantizing and measuring"):
-        schemes = with_ranges(run, Path(ranges)) if ranges else quantize_run(run)
+        schemes = with_ranges(run, at_home(ranges)) if ranges else quantize_run(run)
         keep_quantization(run)
         result = measure(run, schemes, attention_text(experiment.model.attention), began, ranges or CALIBRATED)
         files = keep_ranges(run, schemes)

@@ -1,4 +1,4 @@
-"""What the environment says of JAX: set right where qtx needs something else, and told where JAX cannot start."""
+"""What the environment says to libraries: set right where qtx needs something else, told where JAX cannot start."""
 
 from __future__ import annotations
 
@@ -18,7 +18,8 @@ WRITTEN_FOR = {
 
 
 def settle(environment: MutableMapping[str, str] = os.environ) -> None:
-    """Sets what qtx is written for, and says so on stderr; before JAX is imported, which reads it then."""
+    """Sets what qtx is written for, and says so on stderr; before the libraries are imported, which read it then."""
+    environment["MPLBACKEND"] = "agg"  # plots are files, whatever windows there may be
     for name, value in WRITTEN_FOR.items():
         given = environment.get(name, value)
         if given != value:

@@ -19,6 +19,7 @@ from absl import flags
 from ml_collections import ConfigDict, config_flags
 
 from qtx.foundation.errors import QtxError, lookup, one_line, unknown
+from qtx.foundation.paths import at_home
 from qtx.foundation.run_file import run_file
 
 SHIPPED_CONFIGS = Path(__file__).parents[1] / "configs"
@@ -62,7 +63,7 @@ def parse(
     elif config_path is not None:
         config = load_config_file(config_path)
     elif of_run and workdir:
-        config = load_run_config(Path(workdir), named)
+        config = load_run_config(at_home(workdir), named)
     else:
         config = ConfigDict()
         for argument in rest:
@@ -83,7 +84,7 @@ def parse(
         raise QtxError(one_line(error)) from None
     if extra:
         raise QtxError(f"unexpected argument {extra[0]!r}: flags are written --name=value")
-    folder = Path(workdir) if workdir else None
+    folder = at_home(workdir) if workdir else None
     if not (config_path or of_run or base):
         return None, folder
     chosen: ConfigDict = values["config"].value
@@ -104,7 +105,7 @@ def run_of(start: str, workdir: Path | None) -> str:
     from qtx.training import RunFolder
 
     if not start.startswith(BUILTIN):
-        return start
+        return str(at_home(start))
     checkpoint = found(start)
     beside = Path("runs", "any") if workdir is None else workdir
     folder = Path(os.path.normpath(beside / ".." / checkpoint.folder.name))
@@ -188,7 +189,7 @@ def config_file(name: str) -> Path:
     Raises:
       QtxError: if there is neither, naming the nearest.
     """
-    file = Path(name)
+    file = at_home(name)
     if file.is_file():
         return file
     shipped = {config.stem: config for config in SHIPPED_CONFIGS.glob("*.py")}

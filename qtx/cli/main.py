@@ -20,6 +20,7 @@ from qtx.cli.cpu_memory import keep_freed_memory
 from qtx.cli.environment import settle, why_jax_fails
 from qtx.foundation.errors import Preempted, QtxError, lookup
 from qtx.foundation.output import show, show_all_characters
+from qtx.foundation.paths import at_home
 
 USAGE_ERROR = 2
 INTERRUPTED = 130  # 128 + SIGINT, as shells have it
@@ -324,7 +325,7 @@ def with_folder(checkpoint: str, arguments: list[str]) -> tuple[str | None, list
     from qtx.pipeline.analyze import folder_for, is_run
 
     workdir, rest = take_flag(arguments, "workdir")
-    if not is_run(Path(checkpoint)):
+    if not is_run(at_home(checkpoint)):
         return checkpoint, [*rest, f"--workdir={workdir or folder_for(checkpoint)}"]
     if workdir is not None:
         raise QtxError(f"{checkpoint} is a run's folder, where its diagnosis goes: leave --workdir out")

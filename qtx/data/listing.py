@@ -9,6 +9,7 @@ from glob import has_magic
 from pathlib import Path, PurePosixPath
 
 from qtx.foundation.errors import QtxError
+from qtx.foundation.paths import at_home
 
 BROKEN_LINK = "broken link"
 COPIES = "__MACOSX"
@@ -30,18 +31,6 @@ def kind_of(name: str) -> str:
 def printable(name: str) -> str:
     """A file's name as text: bytes that are no UTF-8 as `\\xe9`."""
     return name.encode("utf-8", "surrogateescape").decode("utf-8", "backslashreplace")
-
-
-def at_home(path: str) -> Path:
-    """A path whose `~` is expanded.
-
-    Raises:
-      QtxError: where nobody knows what it stands for.
-    """
-    try:
-        return Path(path).expanduser()
-    except RuntimeError:
-        raise QtxError(f"what ~ stands for in {path} is not known: set HOME, or give the whole path") from None
 
 
 def entries(folder: Path, named: int = 0, depth: int | None = None) -> Iterator[tuple[str, Path]]:

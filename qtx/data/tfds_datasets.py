@@ -11,8 +11,8 @@ from pathlib import Path
 from shlex import quote
 from typing import Any
 
-from qtx.data.listing import at_home
 from qtx.foundation.errors import QtxError
+from qtx.foundation.paths import at_home
 from qtx.foundation.storage import Expected, inside, read_json
 
 FILE_FORMAT = "array_record"

@@ -43,7 +43,7 @@ def carried_files(folder: Path) -> list[Path]:
     paths = [folder / name for name in NAMES]
     if (folder / MODULES).is_file():
         modules = [path for _, path in module_list(folder) if path != folder and path.is_dir()]
-        paths += [path for module in modules for path in sorted(module.iterdir())]
+        paths += [path for module in modules for path in sorted(module.iterdir()) if not path.name.startswith(".")]
     return [path for path in paths if path.is_file()]
 
 

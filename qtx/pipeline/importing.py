@@ -20,6 +20,7 @@ from qtx.experiment import Experiment, default, record
 from qtx.families import FAMILIES, build, family_of
 from qtx.foundation.config import read_section, section
 from qtx.foundation.errors import QtxError
+from qtx.foundation.paths import at_home
 from qtx.interop import load
 from qtx.interop.class_names import class_names
 from qtx.interop.contents import digest_of_folder, files_of
@@ -61,7 +62,7 @@ def found(checkpoint: str) -> Found:
     """
     if checkpoint.startswith(BUILTIN):
         return Found(builtin_checkpoint(checkpoint.removeprefix(BUILTIN)), checkpoint)
-    folder = Path(checkpoint)
+    folder = at_home(checkpoint)
     if folder.is_dir():
         return Found(folder, checkpoint)
     name, _, revision = checkpoint.partition("@")

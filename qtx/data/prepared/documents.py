@@ -14,13 +14,14 @@ from pathlib import Path
 
 import numpy as np
 
-from qtx.data.listing import BROKEN_LINK, at_home, entries, expand, kind_of
+from qtx.data.listing import BROKEN_LINK, entries, expand, kind_of, printable
 from qtx.data.notes import COPIES, WITHHELD, left_out
 from qtx.data.prepared.fingerprints import content_hash
 from qtx.data.reading import TABLE, TEXT_SUFFIXES, check_separator, decoded, documents, text_kind
 from qtx.data.splitting import held_out_count
 from qtx.data.tfds_datasets import PREFIX, TRAINING_SPLIT, find_dataset
 from qtx.foundation.errors import QtxError
+from qtx.foundation.paths import at_home
 
 WIKI40B_MARKUP = re.compile(r"\n?_START_(?:ARTICLE|SECTION|PARAGRAPH)_\n")
 
@@ -169,7 +170,7 @@ def own_text(corpus: str, separator: str | None, data_dir: str) -> Documents:
         yield from found
 
     named = [(text_kind(file), Path(file)) for file in files]
-    return Documents(corpus, content_hash(named, data_dir) + f" {separator}", read, left_out=told)
+    return Documents(printable(corpus), content_hash(named, data_dir) + f" {separator}", read, left_out=told)
 
 
 def tfds_text(name: str, split: str, data_dir: str) -> Documents:

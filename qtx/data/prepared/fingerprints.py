@@ -7,8 +7,8 @@ import re
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 
-from qtx.data.listing import at_home
 from qtx.foundation.errors import QtxError
+from qtx.foundation.paths import at_home
 from qtx.foundation.storage import write_whole
 
 FOLDER = "qtx_fingerprints"

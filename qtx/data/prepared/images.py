@@ -10,10 +10,11 @@ from pathlib import Path
 from typing import Any
 
 from qtx.data.image_files import TRAINING_SPLIT, Survey, begin_image, check_splits, image_files
-from qtx.data.listing import at_home, entries, printable
+from qtx.data.listing import entries, printable
 from qtx.data.prepared.fingerprints import content_hash
 from qtx.data.prepared.writing import DatasetPlan, Example, Producer, State
 from qtx.foundation.errors import QtxError
+from qtx.foundation.paths import at_home
 
 NAME = "qtx_images"
 FORMAT = 2
@@ -50,7 +51,7 @@ def image_plan(path: str, data_dir: str, known: bool = False) -> DatasetPlan:
             "train": Producer(lambda state: _images(place, TRAINING_SPLIT, state, found()[2])),
             "validation": Producer(lambda state: _images(place, found()[1], state, "")),
         },
-        description=f"{path}: images in their own encoding",
+        description=f"{printable(path)}: images in their own encoding",
         data_dir=data_dir,
     )
 

@@ -22,10 +22,10 @@ from typing import Any
 from rich.console import Console
 from rich.progress import BarColumn, Progress, TextColumn, TimeRemainingColumn
 
-from qtx.data.listing import at_home
 from qtx.data.prepared.fingerprints import keep
 from qtx.data.tfds_datasets import FILE_FORMAT
 from qtx.foundation.errors import QtxError
+from qtx.foundation.paths import at_home
 from qtx.foundation.storage import Expected, read_sealed_json, sealed_json
 
 VERSION = "1.0.0"

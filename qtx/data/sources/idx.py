@@ -13,6 +13,7 @@ import numpy as np
 from qtx.data.dataset import Data
 from qtx.data.images import ImageOptions, LabelledImages
 from qtx.foundation.errors import QtxError
+from qtx.foundation.paths import at_home
 
 SPLITS = ("train", "t10k")
 DENSEST = 1032
@@ -48,7 +49,7 @@ class Idx(ImageOptions):
         return LabelledImages(images[..., None], labels.astype(np.int32))
 
     def _file(self, name: str) -> Path:
-        candidates = [Path(self.path) / name, Path(self.path) / f"{name}.gz"]
+        candidates = [at_home(self.path) / name, at_home(self.path) / f"{name}.gz"]
         found = next((path for path in candidates if path.is_file()), None)
         if found is None:
             raise QtxError(f"no file {candidates[0]} or {candidates[1].name}: set data.path to the folder that has it")

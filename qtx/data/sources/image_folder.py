@@ -10,9 +10,9 @@ from qtx.data.classes import Numbering, check_classes, in_order
 from qtx.data.dataset import Data
 from qtx.data.image_files import TRAINING_SPLIT, Survey, check_splits, image_files, read_pixels
 from qtx.data.images import ImageOptions, LabelledImages
-from qtx.data.listing import at_home
 from qtx.data.notes import described
 from qtx.foundation.errors import QtxError
+from qtx.foundation.paths import at_home
 
 
 @dataclass(frozen=True)

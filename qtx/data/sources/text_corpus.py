@@ -8,7 +8,6 @@ from dataclasses import dataclass, replace
 from typing import Any, Self
 
 from qtx.data.dataset import Data
-from qtx.data.listing import at_home
 from qtx.data.notes import described
 from qtx.data.objectives import text_objective
 from qtx.data.prepared.documents import Part, beside_training, corpus_parts, validation_parts, without_held_out
@@ -25,6 +24,7 @@ from qtx.data.tokenization import TextTokenizer
 from qtx.data.tokenizer_files import load_tokenizer
 from qtx.data.vocabularies import VOCABULARIES
 from qtx.foundation.errors import QtxError
+from qtx.foundation.paths import at_home
 from qtx.foundation.storage import Expected, digest, verify, with_checksum
 
 DEFAULT_HELD_OUT_FRACTION = 0.05
@@ -43,7 +43,7 @@ class TextCorpus(TextOptions):
         document of more than 4 million characters is cut at a line's end.
       weights: how often training draws a block from each corpus, in proportion; None: in proportion to their sizes.
       validation_corpora: held-out corpora; None is TFDS's own `validation` (else `test`) split where a corpus has one,
-        and a share of the documents otherwise.
+        and a share of the documents otherwise; what is so held out of one corpus is left out of the training of all.
       held_out_fraction: that share, None is 0.05; not taken with `validation_corpora`.
       document_separator: regular expression (multi-line mode) at whose matches in .txt and .md a new document begins.
       data_dir: the folder of TFDS datasets, those to read and those prepared.

@@ -19,7 +19,7 @@ def parse_json(content: bytes | str, source: Path | str, expected: Expected, fin
     """The object that a JSON text holds.
 
     Args:
-      content: UTF-8.
+      content: UTF-8, with or without a byte-order mark.
       source: what to call it in messages.
       expected: what it should be.
       finite: refuse the numbers that JSON does not have, NaN and Infinity, and those too large to be finite.
@@ -35,7 +35,7 @@ def parse_json(content: bytes | str, source: Path | str, expected: Expected, fin
         return value
 
     try:
-        text = content if isinstance(content, str) else content.decode("utf-8")
+        text = content if isinstance(content, str) else content.decode("utf-8-sig")
         values = json.loads(text, parse_float=number, parse_constant=number, object_pairs_hook=_distinct)
         if "\\ud" in text.lower():
             json.dumps(values, ensure_ascii=False).encode()  # halves of surrogate pairs are no text
