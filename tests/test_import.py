@@ -26,11 +26,7 @@ from qtx.families import build
 from qtx.foundation.errors import QtxError
 from qtx.interop.contents import digest_of_folder
 from qtx.models import BertConfig, OptConfig
-<<<<<<< HEAD
-from qtx.pipeline.importing import config_of_checkpoint, found
-=======
-from qtx.pipeline.importing import Found, config_of_checkpoint, stored_model
->>>>>>> configs
+from qtx.pipeline.importing import Found, config_of_checkpoint, found, stored_model
 from qtx.pipeline.start import check_unchanged
 from qtx.training import RunFolder, load_params, read_metrics
 from qtx.training.run_folder import IDENTITY

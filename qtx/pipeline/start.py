@@ -16,7 +16,6 @@ from ml_collections import ConfigDict
 from qtx.attention import AttentionConfig, attention_text
 from qtx.attention.conversion import converted_attention, without_warmup
 from qtx.data import OBJECTIVES, Data
-from qtx.data import OBJECTIVES, Data
 from qtx.data.config import PIXELS, SOURCE
 from qtx.experiment import Experiment, default, read, recorded
 from qtx.families import FAMILIES, build
