@@ -95,7 +95,10 @@ class Numbering:
 def in_words(classes: Sequence[str]) -> str:
     """The first classes by their names, and how many more there are."""
     more = len(classes) - SHOWN
-    return ", ".join(name[:50] for name in classes[:SHOWN]) + (f" and {more:,} more" if more > 0 else "")
+    names = [name[:50] for name in classes[:SHOWN]]
+    return ", ".join(repr(name) if "," in name else name for name in names) + (
+        f" and {more:,} more" if more > 0 else ""
+    )
 
 
 def lacking(classes: Sequence[str], there: Iterable[int]) -> str:

@@ -49,17 +49,20 @@ def known_classes(chain: Iterable[tuple[Path | None, Experiment]], objective: st
 
 
 def _of_earlier_version(run: RunFolder, config: DataConfig, objective: str) -> tuple[str, ...] | None:
-    """The classes of a run that has no record of them: those of its own data, which were all sorted as text then."""
+    """The classes of a run that has no record of them: those of its own data, which were sorted as text then, unless
+    they had an order of their own."""
     source: Any = config.source
-    if not hasattr(source, "classes"):
-        return load(_cut(config, run), objective).classes
-    if source.classes is not None or str(getattr(source, "corpus", "")).startswith(PREFIX):
-        return source.classes or load(config, objective).classes
-    return tuple(sorted(load(_cut(config, run), objective).classes or ()))
-
-
-def _cut(config: DataConfig, run: RunFolder) -> DataConfig:
-    return config.with_tokenizer(run.tokenizer) if hasattr(config.source, "tokenizer") else config
+    if getattr(source, "classes", None) is not None:
+        return source.classes
+    cut = config.with_tokenizer(run.tokenizer) if hasattr(source, "tokenizer") else config
+    try:
+        own = load(cut, objective).classes or ()
+    except QtxError as error:
+        raise QtxError(
+            f"{run.root}, of an earlier version, has no record of its classes but in its data: {error}"
+        ) from None
+    ordered = not hasattr(source, "classes") or str(getattr(source, "corpus", "")).startswith(PREFIX)
+    return own if ordered else tuple(sorted(own))
 
 
 def load_numbered(config: DataConfig, objective: str, known: Sequence[str] | None, new_head: bool = False) -> Data:

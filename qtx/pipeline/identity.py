@@ -44,7 +44,7 @@ def load_data(experiment: Experiment, run: RunFolder | None = None, classes: Seq
     number, begun = experiment.model.num_classes, run is not None or classes is not None
     if run is not None:
         classes = known_classes(starts(config_of(str(run.root)), run.root), objective)
-    if not begun and number is not None:
+    if not begun and number is not None and getattr(config.source, "classes", None) is None:
         classes = tuple(map(str, range(number)))  # what numbers mean, where labels are numbers
     return load_numbered(config, objective, classes, new_head=not begun or number is None)
 
