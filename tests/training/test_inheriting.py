@@ -59,7 +59,7 @@ def test_what_the_starts_source_does_not_take_was_said_of_another(tmp_path):
     """A classifier's texts have their own lengths."""
     start = run_of(tmp_path, source="text_labels", files=("a.tsv",))
     assert started(start, min_length=16).data.source.files == ("a.tsv",)
-    with pytest.raises(QtxError, match="min_length is set, but data source 'text_labels' does not take it"):
+    with pytest.raises(QtxError, match="min_length is set, but source 'text_labels' does not take it"):
         started(start, named=["data.min_length"], min_length=16)
 
 
