@@ -70,6 +70,19 @@ def test_outliers_are_found_where_they_were_planted(gated_opt):
     assert all(by_token[int(token)] == count for token, count in analysis.outlier_tokens.items())
 
 
+@pytest.mark.slow
+def test_axes_of_histograms_do_not_reach_for_what_padding_holds(make_model):
+    module, params = make_model("opt")
+    words = params["embeddings"]["words"]["embedding"].at[0].set(50.0)
+    params = {**params, "embeddings": {**params["embeddings"], "words": {"embedding": words}}}
+    batch = make_batch("opt")
+    batch["tokens"] = np.maximum(batch["tokens"], 1)
+    large = {**batch, "tokens": np.where(batch["mask"], batch["tokens"], 0)}
+    expected, found = (analyse(module, params, [b]).histogram_range for b in (batch, large))
+    for name, ends in expected.items():
+        np.testing.assert_allclose(found[name], ends, rtol=1e-4, err_msg=name)
+
+
 def test_head_statistics_are_means_over_real_tokens(gated_opt):
     batches, values, analysis = gated_opt
     mask = real(batches)

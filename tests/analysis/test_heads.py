@@ -78,7 +78,7 @@ def test_grouped_values_and_gates_count_for_every_head_that_shares_them():
     shapes = {"probs": (4, 5, 5), "value": (5, 2 * 3), "gated_value": (5, 2 * 3), "context": (5, 4 * 3), "gate": (5, 2)}
     values = {f"layers/attention/{name}": rng.normal(size=(1, 1, *shape)) for name, shape in shapes.items()}
     found = jax.tree.map(lambda x: np.asarray(x)[0, 0], heads.by_head(values))
-    value, context, gate = (values[f"layers/attention/{name}"][0, 0] for name in ("value", "context", "gate"))
+    value, context, gate = (values[f"layers/attention/{name}"][0, 0] for name in ("gated_value", "context", "gate"))
     for head in range(4):
         group = head // 2
         np.testing.assert_allclose(found["value"][:, head], value[:, 3 * group : 3 * group + 3], rtol=1e-6)
@@ -94,3 +94,25 @@ def test_head_statistics_weigh_a_padding_sample_with_nothing():
         assert values.shape[:2] == (2, 2), name
         assert weights[0] > 0 and weights[1] == 0, name
         assert np.isfinite(values).all(), name
+
+
+def test_a_value_that_its_gate_closes_is_drained():
+    """All of a head's attention goes to token 0, whose value is as long as the others', and whose gate is closed."""
+    values = {
+        "probs": np.eye(1, 3, dtype=np.float32)[[0, 0, 0]][None, None, None],
+        "value": np.ones((1, 1, 3, 2), np.float32),
+        "gate": np.float32([0, 1, 0.5]).reshape(1, 1, 3, 1),
+        "context": np.zeros((1, 1, 3, 2), np.float32),
+    }
+    values["gated_value"] = values["value"] * values["gate"]
+    mask = np.ones((1, 3), bool)
+
+    def drain(**values):
+        found = heads.by_head({f"layers/attention/{name}": x for name, x in values.items()})
+        return heads.head_statistics(found["probs"][0], found["value"][0], mask, visible_keys(mask, False))
+
+    assert float(drain(**values)["value_drain"][0][0, 0]) == 0
+    values["gated_value"] = values["value"] * np.float32([0.3, 1, 0.5]).reshape(1, 1, 3, 1)
+    assert float(drain(**values)["value_drain"][0][0, 0]) == pytest.approx(0.3 / 0.75)
+    del values["gated_value"], values["gate"]
+    assert float(drain(**values)["value_drain"][0][0, 0]) == 1

@@ -8,12 +8,13 @@ import json
 import jax
 import numpy as np
 import pytest
+import scipy.stats
 from safetensors.numpy import load_file
 
 import qtx.analysis.metrics as metrics
 from qtx import interop
 from qtx.analysis import attention_health, official_metrics, outlier_metrics
-from qtx.analysis.capture import measured_sites
+from qtx.analysis.capture import FloatingPoint, measured_sites, values_at
 from qtx.attention import AttentionConfig
 from qtx.attention.normalizers import ClippedSoftmax
 from qtx.families import FAMILIES, build
@@ -54,6 +55,28 @@ def test_batches_and_padding_samples_do_not_change_the_metrics(make_model, famil
             np.testing.assert_allclose(got[kind][site], expected[kind][site], rtol=1e-5, err_msg=site)
     np.testing.assert_allclose(got["avg_kurtosis"], expected["avg_kurtosis"], rtol=1e-5)
     assert expected["max_inf_norm"] == expected["inf_norms"][measured_sites(module).infinity_norm].max()
+
+
+@pytest.mark.parametrize("family", ["bert", "opt"])
+def test_what_padding_holds_is_not_measured(make_model, family):
+    """Of a padding token as large as an outlier, against the tensors themselves."""
+    module, params = make_model(family)
+    words = params["embeddings"]["words"]["embedding"].at[0].set(50.0)
+    params = {**params, "embeddings": {**params["embeddings"], "words": {"embedding": words}}}
+    batch = make_batch(family)
+    batch["tokens"] = np.where(batch["mask"], np.maximum(batch["tokens"], 1), 0)
+    site = measured_sites(module).infinity_norm
+    values = jax.device_get(jax.jit(lambda p: values_at(FloatingPoint(module, p), batch, [site]))(params))[site]
+    samples = list(zip(values.swapaxes(0, 1), batch["mask"], strict=True))
+    texts = [[x[layer][mask] for x, mask in samples] for layer in range(len(values))]
+    for count_padding in (False, True):
+        found = outlier_metrics(module, params, [batch], count_padding=count_padding)
+        layers = [list(layer) for layer in values] if count_padding else texts
+        norms = [np.mean([np.abs(x).max() for x in layer]) for layer in layers]
+        np.testing.assert_allclose(found["inf_norms"][site], norms, rtol=1e-5)
+        if site in found["kurtoses"]:
+            kurtoses = [np.mean([scipy.stats.kurtosis(x.ravel(), fisher=False) for x in layer]) for layer in layers]
+            np.testing.assert_allclose(found["kurtoses"][site], kurtoses, rtol=2e-2)
 
 
 def test_no_batches_is_an_error(make_model):

@@ -30,6 +30,30 @@ def test_grid_invariants(a, b, bits, symmetric, seed):
     assert np.all(np.abs(np.asarray(rounded) - x)[inside] <= allowed)
 
 
+def of_any_size(sign):
+    """0, or of a size from far below the smallest step to far beyond all activations."""
+    sizes = st.builds(lambda digits, power: sign * digits * 10.0**power, st.floats(1, 10), st.integers(-14, 30))
+    return sizes | st.just(0.0)
+
+
+@settings(max_examples=100, deadline=None)
+@given(low=of_any_size(-1), high=of_any_size(1), bits=st.integers(2, 16), symmetric=st.booleans())
+def test_a_range_of_any_size_is_covered_from_its_first_integer_on(low, high, bits, symmetric):
+    """Both ends to half a step, and 0 exactly, by the finest step that does it."""
+    low, high = float(np.float32(low)), float(np.float32(high))
+    grid = make_grid(low, high, bits, symmetric)
+    scale, first, last = float(grid.scale), *map(float, grid.ends)
+    signed = symmetric and low < 0
+    step = max(-low, high) / (2 ** (bits - 1) - 1) if signed else (high - low) / (2**bits - 1)
+    assert scale == pytest.approx(max(step, 1e-8), rel=1e-5, abs=1e-8 / (2 ** (bits - 1) - 1))
+    assert fake_quantize(jnp.zeros(1), grid)[0] == 0 and first <= 0 <= last
+    assert first <= low + 0.5001 * scale and last >= high - 0.5001 * scale
+    if not symmetric:
+        assert first == pytest.approx(low, abs=0.5001 * scale)
+    for end in (low, high):
+        assert float(fake_quantize(jnp.float32([end]), grid)[0]) == pytest.approx(end, abs=0.51 * scale, rel=1e-6)
+
+
 def test_asymmetric_covers_the_range_widened_to_zero():
     grid = make_grid(1.0, 3.0, 8, symmetric=False)
     assert (float(grid.zero_point), float(grid.scale)) == (0.0, pytest.approx(3 / 255))

@@ -223,6 +223,20 @@ def test_damaged_ranges_are_refused(whole, tmp_path, name):
         load(file, method="gptq")
 
 
+def test_ranges_of_an_earlier_version_are_read(whole, tmp_path):
+    """Their words had another option, and their ranges counted padding: they are what they were."""
+    file = tmp_path / "w4a8.safetensors"
+    file.write_bytes(whole.read_bytes())
+
+    def earlier(_, values):
+        for plan in values["plan"].values():
+            plan.update({path: words.replace("count_padding", "ignore_masked") for path, words in plan.items()})
+
+    edited(earlier)(file)
+    assert any("ignore_masked=False" in words for words in read_ranges(file).plan["activations"].values())
+    load(file, method="gptq")
+
+
 def test_ranges_of_another_scheme_or_way_of_estimating_are_refused(whole):
     with pytest.raises(QtxError, match="bits is 4, expected 3"):
         load(whole, method="gptq", scheme="w3a8")
