@@ -217,6 +217,7 @@ def test_command_line(name, tmp_path, capsys):
     assert not list(tmp_path.iterdir())
 
 
+@pytest.mark.representative("*-train", "misspelt key-compare", "unknown source-compare", "negative seed-compare")
 @pytest.mark.parametrize("command", ["train", "compare"])
 @pytest.mark.parametrize("name", OVERRIDES)
 def test_override(command, name, tmp_path, capsys):

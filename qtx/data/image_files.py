@@ -70,9 +70,15 @@ class Survey:
         return None
 
     def told(self) -> str:
-        """What was left out, in words; empty if nothing was."""
-        bare = sorted({name for split, name in self.folders if name not in self.classes.get(split, ())})
-        lacking = f"no image in {', '.join(bare[:10])}" if bare else ""
+        """What was left out, in words; empty if nothing was. A class that has images in another split is named with its
+        own."""
+        known = set[str]().union(*self.classes.values())
+        bare = {
+            f"{split}/{name}" if name in known else name
+            for split, name in self.folders
+            if name not in self.classes.get(split, ())
+        }
+        lacking = f"no image in {', '.join(sorted(bare)[:10])}" if bare else ""
         return described(left_out(self.kinds), lacking)
 
 

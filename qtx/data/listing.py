@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import sys
 from collections.abc import Iterable, Iterator, Sequence
 from fnmatch import fnmatchcase
 from glob import has_magic
@@ -12,14 +13,16 @@ from qtx.foundation.errors import QtxError
 from qtx.foundation.paths import at_home
 
 BROKEN_LINK = "broken link"
-COPIES = "__MACOSX"
+ALL = sys.maxsize
+"""Folders above a file: as many as there are."""
+MACOS = "__MACOSX"
 """The folder in which macOS keeps, in archives, what other systems have no place for."""
 
 
 def hidden(name: str) -> bool:
     """Whether systems and tools keep a file to themselves: a part of its name, below a folder or in an archive, begins
     with a dot or is `__MACOSX`."""
-    return any((part.startswith(".") and part != "..") or part == COPIES for part in PurePosixPath(name).parts)
+    return any((part.startswith(".") and part != "..") or part == MACOS for part in PurePosixPath(name).parts)
 
 
 def kind_of(name: str) -> str:
@@ -73,7 +76,7 @@ def entries(folder: Path, named: int = 0, depth: int | None = None) -> Iterator[
                 if new(target, parts):
                     yield "/".join(own), path / entry.name
             elif depth is None or len(own) < depth:
-                circle = any(f"{real}/".startswith(f"{target}/") for real in reals)
+                circle = any(Path(real).is_relative_to(target) for real in reals)
                 if not circle and new(target, own):
                     yield from below(path / entry.name, (*reals, target), own)
 
@@ -108,7 +111,8 @@ def _named(pattern: str) -> list[Path]:
         return [base]
     if not any(map(has_magic, wanted)):
         raise QtxError(f"there is no file {pattern!r} (in {Path.cwd()}): expected a path or glob of files")
-    listed = entries(base, depth=None if "**" in wanted else len(wanted)) if base.is_dir() else ()
+    depth = None if "**" in wanted else len(wanted)
+    listed = entries(base, named=ALL, depth=depth) if base.is_dir() else ()
     matches = [path for name, path in listed if not name.endswith("/") and _matches(name.split("/"), wanted)]
     if not matches:
         raise QtxError(f"no file matches {pattern!r}: nothing in {base.resolve()} is called {'/'.join(wanted)!r}")

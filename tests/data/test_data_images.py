@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import gzip
+import shutil
 import zipfile
 import zlib
 
@@ -235,6 +236,8 @@ def left_out(root):
     (root / "train" / "red" / "gone.png").symlink_to("nowhere")
     (root / "train" / "lost").symlink_to("nowhere")
     (root / "train" / "empty").mkdir()
+    shutil.rmtree(root / "val" / "red")
+    (root / "val" / "red").mkdir()
 
 
 @pytest.mark.parametrize("source", ["image_folder", "image_corpus"])
@@ -248,10 +251,10 @@ def test_what_is_left_out_is_counted_and_told(form, source, image_folder, tmp_pa
         data = load_images(source, corpus=path, image_size=8, data_dir=str(tmp_path / "tfds"))
         again = load_images(source, corpus=path, image_size=8, data_dir=str(tmp_path / "tfds"))
         assert again.description == data.description
-    assert (len(data.training), len(data.held_out), data.classes) == (12, 6, ("blue", "red"))
+    assert (len(data.training), len(data.held_out), data.classes) == (12, 3, ("blue", "red"))
     link = "link in the archive" if form == "tar.xz" else "broken link"
-    told = f"8 files left out: 3 .gif, 2 .txt, 2 {link}, 1 .png not in <split>/<class>/; no image in empty, green, lost"
-    assert told in data.description
+    told = f"8 files left out: 3 .gif, 2 .txt, 2 {link}, 1 .png not in <split>/<class>/; no image in empty, green, "
+    assert told + "lost, val/red" in data.description
 
 
 def test_an_archive_of_a_mac(image_folder):

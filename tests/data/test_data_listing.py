@@ -41,7 +41,14 @@ def test_links_are_followed_once(tmp_path):
     """A linked folder, a link to a file, a circle, one that leads nowhere, and two folders that link to each other."""
     write(tmp_path, "elsewhere/1.txt", "root/a/2.txt", "root/b/3.txt")
     root = tmp_path / "root"
-    links = {"linked": "../elsewhere", "again": "../elsewhere", "4.txt": "a/2.txt", "a/up": "..", "gone": "nowhere"}
+    links = {
+        "linked": "../elsewhere",
+        "again": "../elsewhere",
+        "4.txt": "a/2.txt",
+        "a/up": "..",
+        "gone": "nowhere",
+        "top": "/",
+    }
     for name, target in {**links, "a/to_b": "../b", "b/to_a": "../a"}.items():
         (root / name).symlink_to(target)
     assert names(root) == ["4.txt", "a/to_b/3.txt", "again/1.txt", "gone"]
@@ -95,6 +102,8 @@ def test_globs_leave_out_hidden_files_and_take_each_file_once(tmp_path):
     )
     assert expand([f"{root}*/*.txt", f"{root}a/.1.txt", f"{root}a/1.txt"]) == [f"{root}a/.1.txt", f"{root}a/1.txt"]
     assert expand([f"{root}a/**/3.txt"]) == [f"{root}a/b/c/3.txt"]
+    (tmp_path / "0").symlink_to(tmp_path / "a")
+    assert expand([f"{root}a*/1.txt"]) == [f"{root}a/1.txt"] and expand([f"{root}?/1.txt"]) == [f"{root}0/1.txt"]
 
 
 @pytest.mark.parametrize(
