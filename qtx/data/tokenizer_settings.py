@@ -106,7 +106,8 @@ def longest_text(folder: Path) -> tuple[int, str] | None:
     """
     file, sentence = _sentence_config(folder)
     options = _read(folder / TOKENIZER_CONFIG) or {}
-    said = (((sentence or {}).get("max_seq_length"), file.name), (options.get("model_max_length"), TOKENIZER_CONFIG))
+    of_tokenizer = options.get("model_max_length", options.get("max_len"))  # as versions before 3 call it
+    said = (((sentence or {}).get("max_seq_length"), file.name), (of_tokenizer, TOKENIZER_CONFIG))
     for number, name in said:
         if isinstance(number, int | float) and 1 <= number < LONGEST:
             return int(number), name

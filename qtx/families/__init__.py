@@ -74,7 +74,7 @@ def build(config: TransformerConfig, data: Any = None) -> nn.Module:
                 )
             # A word table may have more rows than the tokenizer (OPT pads it), and data may lack classes; anything else
             # must be equal.
-            elif of_model < of_data or (name not in ("vocab_size", "num_classes") and of_model != of_data):
+            elif name not in ("vocab_size", "num_classes") and of_model != of_data:
                 raise QtxError(
                     f"config.model.{name} is {of_model}, but the data has {of_data}: leave it out to take the data's"
                 )

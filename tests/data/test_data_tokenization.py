@@ -70,6 +70,17 @@ def test_saved_tokenizer_is_the_same(trained, texts, tmp_path):
         np.testing.assert_array_equal(loaded.encode(texts[:1])[0], tokenizer.encode(texts[:1])[0])
 
 
+def test_exported_it_is_the_same_beside_any_model(trained, texts, tmp_path):
+    _, tokenizer = trained
+    for name, content in tokenizer.for_export().items():
+        (tmp_path / name).write_bytes(content)
+    (tmp_path / "config.json").write_text('{"model_type": "roberta"}')
+    loaded = load_tokenizer(tmp_path)
+    assert loaded.template == tokenizer.template and loaded.roles == tokenizer.roles
+    for text in (texts[0], "see [SEP] and </s> here"):
+        np.testing.assert_array_equal(loaded.encode([text])[0], tokenizer.encode([text])[0])
+
+
 def test_special_tokens_in_a_text_are_text(trained):
     _, tokenizer = trained
     for special in (*BERT_SPECIALS, *OPT_SPECIALS):

@@ -243,6 +243,7 @@ def test_what_sentence_transformers_makes_of_a_text(tmp_path):
         tmp_path, sentence_bert_config_json={"max_seq_length": None}, tokenizer_config_json={"model_max_length": 10**30}
     )
     assert longest_text(tmp_path) is None
+    assert longest_text(files(tmp_path, tokenizer_config_json={"max_len": 64})) == (64, "tokenizer_config.json")
 
 
 PAIRS = {
