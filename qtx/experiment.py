@@ -16,6 +16,8 @@ from ml_collections import ConfigDict
 
 from qtx.attention import attention_variant
 from qtx.data import OBJECTIVES, SOURCES, DataConfig
+from qtx.data.images import ImageOptions
+from qtx.data.text import TokenizedOptions
 from qtx.families import FAMILIES
 from qtx.foundation.config import flattened, read_section, section
 from qtx.foundation.errors import QtxError, lookup, one_line, unknown
@@ -155,6 +157,13 @@ def read(config: ConfigDict) -> Experiment:
         )
     for name, cls in SECTIONS.items():
         values[name] = read_section(cls, values[name], f"config.{name}")
+    objective, reads = OBJECTIVES[values["objective"]], values["model"].reads
+    others = ImageOptions if reads == "tokens" else TokenizedOptions
+    if objective.taught and isinstance(values["data"].source, others):  # which this objective is served by too
+        raise QtxError(
+            f"config.data.source is {values['data'].name!r}, but the {values['family']} family reads {reads}: choose "
+            f"a source of these, e.g. {objective.built_in_sources[reads]!r}"
+        )
     experiment = resolved(Experiment(**values))
     if experiment.qat.scheme and not experiment.start:
         raise QtxError(

@@ -242,3 +242,16 @@ def test_label_smoothing_beside_a_teacher_is_refused():
     config.training.label_smoothing = 0.1
     with pytest.raises(QtxError, match="label_smoothing is 0.1, but objective 'distill' learns from a teacher"):
         read(config)
+
+
+@pytest.mark.parametrize(
+    ("family", "source", "fitting"), [("bert", "digits", "stdlib"), ("vit", "stdlib", "photographs")]
+)
+def test_what_a_teacher_shows_is_what_the_family_reads(family, source, fitting):
+    """Texts and images both serve that objective."""
+    config = default(family)
+    config.objective, config.data.source = "distill", source
+    with pytest.raises(QtxError, match=f"config.data.source is '{source}', but the {family}.*e.g. '{fitting}'"):
+        read(config)
+    config.data.source = fitting
+    assert read(config).data.name == fitting

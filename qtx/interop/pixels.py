@@ -34,6 +34,8 @@ PILLOW: dict[Any, str] = {int(code): name for name, code in INTERPOLATIONS.items
 # What timm takes where `pretrained_cfg` says nothing (its class PretrainedCfg).
 TIMM = {"crop_pct": 0.875, "crop_mode": "center", "interpolation": "bicubic", **IMAGENET}
 TIMMS_MODES = ("center", "squash")
+LARGEST = 65_535
+"""Of a side in pixels, and of a mean."""
 
 
 def pixel_options(stored: Stored, image_size: int, channels: int) -> dict[str, Any]:
@@ -48,7 +50,7 @@ def pixel_options(stored: Stored, image_size: int, channels: int) -> dict[str, A
       QtxError: naming what it says that no option of an image source means.
     """
     if stored.checkpoint is stored.family.timm:
-        options = _of_timm(stored.values.get("pretrained_cfg", stored.values), str(stored.folder / CONFIG))
+        options = _of_timm(stored.values.get("pretrained_cfg", stored.values) or {}, str(stored.folder / CONFIG))
     else:
         options = _of_processor(stored.folder / PREPROCESSOR, image_size)
     for name in ("mean", "std"):
@@ -138,7 +140,7 @@ def _side(source: str, name: str, size: Any) -> int:
         sides = [size.get("height"), size.get("width")]
     else:
         sides = size if isinstance(size, list) else [size, size]
-    if len(sides) != 2 or sides[0] != sides[1] or not isinstance(sides[0], int) or sides[0] < 1:
+    if len(sides) != 2 or sides[0] != sides[1] or not isinstance(sides[0], int) or not 1 <= sides[0] <= LARGEST:
         raise QtxError(f"{source}: {name} is {str(size)[:100]}; qtx supports a square, or shortest_edge")
     return sides[0]
 
@@ -152,7 +154,7 @@ def _ratio(cut: int, resized: int, size: int) -> float:
 def _numbers(source: str, name: str, value: Any) -> list[float]:
     """One number, or several."""
     numbers = list(value) if isinstance(value, list | tuple) else [value]
-    if not numbers or not all(isinstance(number, int | float) for number in numbers):
+    if not numbers or not all(isinstance(number, int | float) and abs(number) <= LARGEST for number in numbers):
         raise QtxError(f"{source}: {name} is {str(value)[:100]}: expected a number per channel")
     return list(map(float, numbers))
 

@@ -26,6 +26,7 @@ from qtx.analysis import load_analysis, save_analysis
 from qtx.analysis.sensitivity import Sensitivity, Sweep, load_sweep, save_sweep
 from qtx.data import TextTokenizer, load_tokenizer
 from qtx.data.image_files import Survey, image_files, open_image
+from qtx.data.images import ImageOptions
 from qtx.data.prepared.writing import EXPECTED as PREPARATION
 from qtx.data.reading import documents
 from qtx.data.sources.idx import read_idx
@@ -36,7 +37,9 @@ from qtx.experiment import default, read, record
 from qtx.foundation.storage import Expected, read_sealed_json, sealed_json, verify, with_checksum, write_whole
 from qtx.interop import load as load_huggingface
 from qtx.interop import save as save_huggingface
+from qtx.interop.pixels import PREPROCESSOR, pixel_options, processor_of
 from qtx.interop.sentence import read_modules
+from qtx.interop.stored import open_folder
 from qtx.models.pooling import POOLINGS
 from qtx.pipeline.measurements import add, read_measurements
 from qtx.quantization import QuantizationConfig, calibrate
@@ -51,7 +54,7 @@ from qtx.training import RunFolder, read_metrics
 from qtx.training.bad_steps import keep_batch, read_batch
 from tests.data.samples import idx_bytes, png, prose
 from tests.data.tfds_samples import write_tfds
-from tests.interop.kinds import KINDS, shard
+from tests.interop.kinds import IMAGE, KINDS, shard
 from tests.quantization.test_calibration import make
 from tests.report.test_report import make_analysis
 
@@ -246,6 +249,21 @@ def make_settings(name: str) -> Callable[[Path], Path]:
     return make
 
 
+def make_processor(folder: Path) -> Path:
+    make_kind("ViTForImageClassification", "config.json")(folder)
+    pixels = {"image_size": IMAGE, "crop_ratio": 0.875, "crop_mode": "floor", "interpolation": "bicubic"}
+    values = processor_of({**pixels, "mean": (0.1, 0.2, 0.3), "std": (0.5, 0.25, 1.0)})
+    (folder / PREPROCESSOR).write_text(json.dumps(values))
+    return folder / PREPROCESSOR
+
+
+opened = functools.cache(open_folder)
+
+
+def pixels_of(folder: Path) -> ImageOptions:
+    return ImageOptions(**pixel_options(opened(folder), IMAGE, 3))
+
+
 def make_tokenizer(folder: Path) -> Path:
     bert_backend(WORDS).save(str(folder / "tokenizer.json"))
     return folder / "tokenizer.json"
@@ -398,6 +416,7 @@ READERS: dict[str, Reader] = {
         lambda f: load_huggingface(f.parent),
         is_model,
     ),
+    "image processor": Reader(make_processor, lambda f: pixels_of(f.parent), lambda found: found.image_size == IMAGE),
     "timm's config": Reader(make_kind("timm's ViT", "config.json"), lambda f: load_huggingface(f.parent), is_model),
     "modules of sentences": Reader(make_modules("modules.json"), lambda f: read_modules(f.parent), are_modules),
     "pooling of sentences": Reader(
