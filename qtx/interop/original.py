@@ -16,7 +16,7 @@ from qtx.models import TransformerConfig
 
 # What a checkpoint does not tell: how to compute, not what.
 COMPUTATION = ("dtype", "remat", "attention_backend")
-# Neither is how the embeddings that it is measured by are made of its hidden states.
+# Nor how the embeddings are made that a model without a head is measured by.
 MEASURED_BY = ("pooling", "normalize")
 # What training may have taken another value for: the model computes the same.
 OF_TRAINING = ("dropout", "attention_dropout", "init_std")

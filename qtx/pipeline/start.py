@@ -29,7 +29,7 @@ from qtx.quantization.qat.model import QatModel, make_qat_model
 from qtx.quantization.qat.noise import NoisyModel, make_noisy_model
 from qtx.training.distillation import Teacher
 from qtx.training.loading import NEWEST, digest_of, find_checkpoint, load_params
-from qtx.training.run_folder import RunFolder
+from qtx.training.run_folder import FREE_MODEL_OPTIONS, RunFolder
 from qtx.training.sharding import make_mesh, shard_global_batch
 
 # Options of a model that may differ between a run and one that starts from it: they say nothing of what a parameter
@@ -44,6 +44,7 @@ FREE_OPTIONS = (
     "attention_backend",
     "head",
     "num_classes",
+    *FREE_MODEL_OPTIONS,
 )
 WARMUP_SHARE = 0.1
 HEAD = "head"

@@ -34,13 +34,13 @@ FREE_TRAINING_OPTIONS = (
     "best_metric",
     "max_bad_steps",
 )
+# By what a model without a head is measured: nothing that it computes.
+FREE_MODEL_OPTIONS = ("pooling", "normalize")
 # What a config may leave to the data, and what is known of a run only when these are loaded: compared when it is there.
 TOLD_BY_THE_DATA = tuple(f"model.{name}" for name in FROM_DATA)
 # Options that runs of earlier versions have no record of, and what these did, if it is more than nothing.
 LATER_OPTIONS = {
     "model.head": "mlm",
-    "model.pooling": "mean",
-    "model.normalize": False,
     "model.attention_backend": "auto",
     "model.attention.gate_input": "normed",
     "model.attention.gate_place": "context",
@@ -244,6 +244,7 @@ def differences(there: Mapping[str, Any], here: Mapping[str, Any], other_data: b
         section, _, option = key.partition(".")
         free = section in (*FREE_SECTIONS, *BESIDE_OPTIONS)
         free = free or (section == "training" and option in FREE_TRAINING_OPTIONS)
+        free = free or (section == "model" and option in FREE_MODEL_OPTIONS)
         free = free or (other_data and section == "data" and option not in TOKENIZER_OPTIONS)
         open_yet = key in TOLD_BY_THE_DATA and new.get(key) is None
         before, now = old.get(key), new.get(key)
