@@ -31,7 +31,7 @@ from qtx.models import TransformerConfig, differing_options
 from qtx.pipeline.classes import learns_classes
 from qtx.pipeline.identity import identity_of, kept_files, load_data
 from qtx.pipeline.prepare import Prepared, prepare
-from qtx.training.run_folder import IDENTITY, RunFolder
+from qtx.training.run_folder import FREE_MODEL_OPTIONS, IDENTITY, RunFolder
 
 BUILTIN = "builtin:"
 HUB_NAME = re.compile(r"[\w.-]+/[\w.-]+")
@@ -137,7 +137,10 @@ def import_run(experiment: Experiment, workdir: Path, checkpoint: Found, data: D
         there = run.identity()
         if there.get("imported") != identity["imported"]:
             raise QtxError(f"{workdir} holds another run: choose another --workdir, or delete this one")
-        run.check(run.read_config(), record(experiment))
+        kept, now = run.read_config(), record(experiment)
+        run.check(kept, now)
+        measured_by = {name: now["model"][name] for name in FREE_MODEL_OPTIONS if name in now["model"]}
+        run.write_config({**kept, "model": {**kept["model"], **measured_by}})
         return prepare(experiment, data, run)
     unfinished = [file for file in workdir.glob(f"{UNFINISHED}*") if _is_left(file)] if workdir.is_dir() else []
     if workdir.exists() and any(file not in unfinished for file in workdir.iterdir()):

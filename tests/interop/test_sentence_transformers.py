@@ -11,6 +11,7 @@ import pytest
 from qtx.families import build
 from qtx.interop import load, save
 from qtx.interop.sentence import Modules, read_modules
+from qtx.models.pooling import POOLINGS, pooled
 
 try:
     import torch
@@ -34,10 +35,8 @@ def embedded(folder, texts):
     tokens, mask = batch["input_ids"].astype(np.int32), batch["attention_mask"].astype(bool)
     with jax.default_matmul_precision("highest"):
         hidden = np.asarray(build(config).apply({"params": params}, {"tokens": tokens, "mask": mask}))
-    vectors = hidden[:, 0]
-    if modules.pooling == "mean":
-        vectors = (hidden * mask[..., None]).sum(1) / mask.sum(1, keepdims=True)
-    return vectors / np.linalg.norm(vectors, axis=1, keepdims=True) if modules.normalize else vectors
+    assert (config.pooling, config.normalize) == modules[:2]
+    return np.asarray(pooled(hidden, mask, config.pooling, config.normalize))
 
 
 def made(folder, modules):
@@ -65,7 +64,7 @@ def check(folder, texts, modules, again):
     np.testing.assert_array_equal(SentenceTransformer(str(again), device="cpu").encode(texts), expected)
 
 
-@pytest.mark.parametrize("modules", [Modules("mean", True), Modules("cls", False)])
+@pytest.mark.parametrize("modules", [Modules(name, name == "mean") for name in POOLINGS])
 def test_vectors_equal_those_of_the_library(tmp_path, modules):
     check(made(tmp_path, modules), TEXTS, modules, tmp_path / "again")
 
