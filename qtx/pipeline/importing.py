@@ -27,11 +27,11 @@ from qtx.interop.contents import digest_of_folder, files_of
 from qtx.interop.hub import fetch
 from qtx.interop.pixels import pixel_options
 from qtx.interop.stored import ATTENTION_KEY, open_folder
-from qtx.models import TransformerConfig, differing_options
+from qtx.models import MEASURED_BY, TransformerConfig, differing_options
 from qtx.pipeline.classes import learns_classes
 from qtx.pipeline.identity import identity_of, kept_files, load_data
 from qtx.pipeline.prepare import Prepared, prepare
-from qtx.training.run_folder import FREE_MODEL_OPTIONS, IDENTITY, RunFolder
+from qtx.training.run_folder import IDENTITY, RunFolder
 
 BUILTIN = "builtin:"
 HUB_NAME = re.compile(r"[\w.-]+/[\w.-]+")
@@ -139,7 +139,7 @@ def import_run(experiment: Experiment, workdir: Path, checkpoint: Found, data: D
             raise QtxError(f"{workdir} holds another run: choose another --workdir, or delete this one")
         kept, now = run.read_config(), record(experiment)
         run.check(kept, now)
-        measured_by = {name: now["model"][name] for name in FREE_MODEL_OPTIONS if name in now["model"]}
+        measured_by = {name: now["model"][name] for name in MEASURED_BY if name in now["model"]}
         run.write_config({**kept, "model": {**kept["model"], **measured_by}})
         return prepare(experiment, data, run)
     unfinished = [file for file in workdir.glob(f"{UNFINISHED}*") if _is_left(file)] if workdir.is_dir() else []

@@ -64,7 +64,7 @@ KINDS = {
     "OPT-350m": lambda: opt(do_layer_norm_before=False, word_embed_proj_dim=20),
     "OPT with projections": lambda: opt(word_embed_proj_dim=20),
     "OPT with GELU": lambda: opt(activation_function="gelu"),
-    "ViT with quick GELU": lambda: vit(hidden_act="quick_gelu"),
+    "ViT with quick GELU": lambda: vit("ViTForImageClassification", hidden_act="quick_gelu"),
     **{
         f"BERT with {name}": functools.partial(bert, "BertForMaskedLM", hidden_act=name)
         for name in ACTIVATIONS
