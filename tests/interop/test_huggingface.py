@@ -192,7 +192,7 @@ BROKEN = {
         weights(lambda t: t.update({"lm_head.weight": np.zeros((11, 8), np.float32)})),
         "lm_head.weight differs from model.decoder.embed_tokens.weight",
     ),
-    "activation": ("bert", values(hidden_act="gelu_new"), "hidden_act is 'gelu_new'.*supports only 'gelu'"),
+    "activation": ("bert", values(hidden_act="mish"), "unknown activation 'mish'"),
     "post-LN OPT": ("opt", values(do_layer_norm_before=False), "has unexpected model.decoder.final_layer_norm.bias"),
     "projected OPT": ("opt", values(word_embed_proj_dim=4), "lacks model.decoder.project_in.weight"),
     "missing size": ("bert", without("hidden_size"), "has no 'hidden_size'"),

@@ -161,12 +161,12 @@ def test_a_text_is_the_same_alone_and_padded(tmp_path, in_torch, family):
     assert json.loads((tmp_path / "model" / "config.json").read_text())["qtx_attention"]["length"] == 6
     model, tokens = in_torch(tmp_path / "model", AUTO[family]), torch.arange(4, 13)[None]
     with torch.no_grad():
-        alone = model(input_ids=tokens[:, :4])[0]
-        padded = model(input_ids=tokens, attention_mask=(torch.arange(9) < 4).long()[None])[0][:, :4]
+        alone = model(input_ids=tokens[:, :4])[0].numpy()
+        padded = model(input_ids=tokens, attention_mask=(torch.arange(9) < 4).long()[None])[0][:, :4].numpy()
     np.testing.assert_allclose(padded, alone, rtol=0, atol=1e-5 * np.abs(alone).max())
     if family == "opt":
         with torch.no_grad():
-            followed = model(input_ids=tokens)[0][:, :4]
+            followed = model(input_ids=tokens)[0][:, :4].numpy()
         np.testing.assert_allclose(followed, alone, rtol=0, atol=1e-5 * np.abs(alone).max())
 
 
