@@ -102,7 +102,7 @@ def test_the_papers_code_counts_padding_and_keys_that_are_not_seen(model):
         "embeddings/sum": sites["embeddings"]["sum"]["__call__"][0],
         "layers/attention/scores": sites["layers"]["attention"]["scores"]["__call__"][0],
     }.items():
-        np.testing.assert_allclose(ranges[path]["maximum"].max(), x.max(), rtol=1e-3)
+        np.testing.assert_allclose(ranges[path]["maximum"].max(), x.max(), rtol=3e-2)
 
 
 @pytest.mark.representative("opt")
