@@ -19,6 +19,7 @@ from qtx.data.label_values import NUMBERS
 from qtx.data.sources import TextLabels
 from qtx.experiment import Experiment, default, record
 from qtx.families import FAMILIES, build, family_of
+from qtx.families.bert import PROBLEM_TYPE
 from qtx.foundation.config import section
 from qtx.foundation.errors import QtxError
 from qtx.interop import load
@@ -27,6 +28,7 @@ from qtx.interop.hub import fetch
 from qtx.interop.original import differing_fields
 from qtx.interop.stored import open_folder
 from qtx.models import FROM_DATA, TransformerConfig
+from qtx.models.bert import OF_TEXTS
 from qtx.pipeline.identity import identity_of, kept_files, load_data
 from qtx.pipeline.prepare import Prepared, prepare
 from qtx.training.run_folder import FREE_MODEL_OPTIONS, IDENTITY, RunFolder
@@ -180,10 +182,10 @@ def check_model(model: TransformerConfig, there: TransformerConfig) -> None:
     for field in differing_fields(model, there) - set(FROM_DATA):
         held = getattr(there, field)
         what = attention_text(held) if field == "attention" else repr(held)
-        raise QtxError(
-            f"config.model.{field} is not what the checkpoint has, {what}: leave it out; to change the model, train "
-            "from its run, qtx train --config.start=..."
-        )
+        remedy = "leave it out; to change the model, train from its run, qtx train --config.start=..."
+        if field == "head" and {held, getattr(model, field, None)} <= set(OF_TEXTS):
+            remedy = f"leave it out, or say what the outputs mean by {PROBLEM_TYPE!r} in the checkpoint's config.json"
+        raise QtxError(f"config.model.{field} is not what the checkpoint has, {what}: {remedy}")
 
 
 def with_classes(experiment: Experiment, folder: Path) -> Experiment:
