@@ -18,6 +18,7 @@ from qtx.data.config import SOURCE
 from qtx.data.tokenizer_settings import longest_text
 from qtx.experiment import Experiment, default, record
 from qtx.families import FAMILIES, build, family_of
+from qtx.families.bert import PROBLEM_TYPE
 from qtx.foundation.config import read_section, section
 from qtx.foundation.errors import QtxError
 from qtx.foundation.paths import at_home
@@ -28,6 +29,7 @@ from qtx.interop.hub import fetch
 from qtx.interop.pixels import pixel_options
 from qtx.interop.stored import ATTENTION_KEY, open_folder
 from qtx.models import MEASURED_BY, TransformerConfig, differing_options
+from qtx.models.bert import OF_TEXTS
 from qtx.pipeline.classes import learns_classes
 from qtx.pipeline.identity import identity_of, kept_files, load_data
 from qtx.pipeline.prepare import Prepared, prepare
@@ -215,10 +217,10 @@ def check_model(model: TransformerConfig, there: TransformerConfig) -> None:
     for option in differing_options(model, there):
         held = getattr(there, option)
         what = attention_text(held) if option == "attention" else repr(held)
-        raise QtxError(
-            f"config.model.{option} is not what the checkpoint has, {what}: leave it out; to change the model, train "
-            "from its run, qtx train --config.start=..."
-        )
+        remedy = "leave it out; to change the model, train from its run, qtx train --config.start=..."
+        if option == "head" and {held, getattr(model, option, None)} <= set(OF_TEXTS):
+            remedy = f"leave it out, or say what the outputs mean by {PROBLEM_TYPE!r} in the checkpoint's config.json"
+        raise QtxError(f"config.model.{option} is not what the checkpoint has, {what}: {remedy}")
 
 
 def classes_of(experiment: Experiment, folder: Path) -> tuple[str, ...] | None:

@@ -14,7 +14,7 @@ from qtx.families import build
 from qtx.foundation.errors import QtxError
 from qtx.interop import load, save
 from qtx.models import BertConfig
-from qtx.pipeline.importing import objective_of
+from qtx.pipeline.importing import check_model, objective_of
 
 PROBLEM, SINGLE, MULTI = "problem_type", "single_label_classification", "multi_label_classification"
 SHAPE = dict(num_layers=1, width=8, num_heads=2, mlp_width=8, vocab_size=9, max_length=4)
@@ -68,6 +68,13 @@ def test_a_head_is_what_config_json_says_and_is_given_back(tmp_path, outputs, pr
 def test_a_problem_type_that_there_is_not(tmp_path):
     with pytest.raises(QtxError, match=r"problem_type in .*config.json: 'ranking'.*expected|unknown problem_type"):
         load(folder_of(tmp_path, 3, problem_type="ranking"))
+
+
+def test_who_knows_the_meaning_of_the_outputs_is_told_where_to_say_it():
+    there = BertConfig(**SHAPE, head="classification", num_classes=3)
+    for head, remedy in (("multi_label", "problem_type"), ("none", "to change the model, train from its run")):
+        with pytest.raises(QtxError, match=f"config.model.head is not what .*'classification': .*{remedy}"):
+            check_model(BertConfig(**SHAPE, head=head, num_classes=3), there)
 
 
 @pytest.mark.parametrize(("head", "loss"), [("regression", "mse"), ("multi_label", "bce")])
