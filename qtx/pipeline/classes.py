@@ -9,6 +9,7 @@ from typing import Any
 
 from qtx.data import OBJECTIVES, Data, DataConfig, load
 from qtx.data.classes import Numbering, UnknownLabel, are_unnamed, in_words, plain
+from qtx.data.label_values import NUMBERS
 from qtx.data.tfds_datasets import PREFIX
 from qtx.experiment import Experiment
 from qtx.families import FAMILIES
@@ -19,8 +20,10 @@ from qtx.training.run_folder import CLASSES, RunFolder
 
 
 def learns_classes(experiment: Experiment) -> bool:
-    """Whether an experiment is on examples with the number of their class."""
-    return "num_classes" in experiment.model.from_data and not OBJECTIVES[experiment.objective].taught
+    """Whether an experiment is on examples of classes, or of labels with names: not on numbers alone."""
+    objective = OBJECTIVES[experiment.objective]
+    numbers = getattr(objective, "label_kind", None) == NUMBERS
+    return "num_classes" in experiment.model.from_data and not objective.taught and not numbers
 
 
 def known_classes(chain: Iterable[tuple[Path | None, Experiment]], objective: str) -> tuple[str, ...] | None:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import dataclasses
 
+from qtx.data.classes import UnknownLabel
 from qtx.data.label_values import NAMES
 from qtx.data.objectives.numbers import NumbersOfTexts, counted
 from qtx.foundation.errors import QtxError
@@ -32,7 +33,7 @@ class MultiLabelClassification(NumbersOfTexts):
         for split, of_split in rows.items():
             unknown = next((x for row in of_split for x in row if x not in names), None)
             if unknown is not None:
-                raise QtxError(
+                raise UnknownLabel(
                     f"label {str(unknown)[:50]!r} of the {split} texts is none of {', '.join(names[:10])}: expected "
                     "those of the training texts, or of data.classes"
                 )
