@@ -14,6 +14,7 @@ from qtx.foundation.config import section
 from qtx.interop import save
 from qtx.models import BertConfig
 from qtx.pipeline.importing import Found, config_of_checkpoint, import_run
+from qtx.pipeline.measurements import as_result
 from qtx.pipeline.start import config_of, inheriting
 from qtx.training import RunFolder
 from qtx.training.losses.distillation import EmbeddingDistillation
@@ -32,6 +33,21 @@ def checkpoint(tmp_path):
     (folder / "1_Pooling").mkdir()
     (folder / "1_Pooling/config.json").write_text(json.dumps({"pooling_mode": "lasttoken"}))
     return Found(folder, "a test")
+
+
+def test_the_centred_fidelity_of_each_scheme_is_in_the_result():
+    head = {"variant": "softmax", "seed": 0, "parameters": 1, "metric": "fidelity"}
+    measured = [
+        {"scheme": scheme, "method": "static", "checkpoint": 0, "values": {"fidelity": x, "loss": 0.1, **more}}
+        for scheme, x, more in (
+            ("fp", 1.0, {"centred_fidelity": 1.0, "seconds": 1}),
+            ("w8a8", 0.997, {"centred_fidelity": 0.06}),
+        )
+    ]
+    found = as_result(head, measured)
+    assert (found["quantized"], found["quantized_centred_fidelity"]) == ({"w8a8": 0.997}, {"w8a8": 0.06})
+    del measured[1]["values"]["centred_fidelity"]  # of an earlier version
+    assert "quantized_centred_fidelity" not in as_result(head, measured)
 
 
 def test_a_run_is_measured_by_what_the_modules_say(tmp_path, checkpoint):

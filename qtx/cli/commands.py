@@ -34,6 +34,7 @@ from qtx.pipeline.export import FORMATS
 from qtx.pipeline.identity import origin
 from qtx.pipeline.importing import Found, import_run
 from qtx.pipeline.measure import CALIBRATED, measure, metrics_of
+from qtx.pipeline.measurements import QUANTIZED_CENTRED
 from qtx.pipeline.prepare import prepare as prepare_experiment
 from qtx.pipeline.quantize import keep_quantization, keep_ranges, one_scheme, origin_of_ranges, with_ranges
 from qtx.pipeline.quantize import quantize as quantize_run
@@ -169,6 +170,9 @@ def quantize(
         result = measure(run, schemes, attention_text(experiment.model.attention), began, ranges or CALIBRATED)
         files = keep_ranges(run, schemes)
     print_table(f"{run.title}: held-out data, floating point and quantized", *main_table([result]), console)
+    centred = [f"{scheme.upper()} {value:.4f}" for scheme, value in result.get(QUANTIZED_CENTRED, {}).items()]
+    if centred:
+        say(console, f"fidelity of what the embeddings differ by: {', '.join(centred)}")
     say(console, f"results: {workdir / 'results.json'}")
     say(console, f"ranges: {', '.join(map(str, files))}")
 

@@ -27,6 +27,8 @@ EXPECTED = Expected("the results of a run of this version of qtx", "move it away
 
 FLOATING_POINT = "fp"
 HEAD = ("variant", "seed", "parameters", "metric")
+CENTRED, QUANTIZED_CENTRED = "centred_fidelity", "quantized_centred_fidelity"
+"""Of embeddings: in a measurement, and in a result of all quantized ones by their scheme."""
 # Of the section `quantization`: what no measurement depends on, or what it says itself.
 NOT_OPTIONS = ("schemes", "method", "sensitivity_batches")
 
@@ -87,6 +89,7 @@ def as_result(head: Mapping[str, Any], measurements: Iterable[Measurement]) -> R
     seconds = values.pop("seconds")
     fp, loss = values.pop(metric), values.pop("loss")
     methods = {measurement["method"] for measurement in by_scheme.values()}
+    centred = {scheme: measurement["values"].get(CENTRED) for scheme, measurement in by_scheme.items()}
     return {
         **{name: head[name] for name in HEAD},
         "checkpoint": of_fp["checkpoint"],
@@ -95,6 +98,7 @@ def as_result(head: Mapping[str, Any], measurements: Iterable[Measurement]) -> R
         **values,
         "method": ", ".join(sorted(methods)) or None,
         "quantized": {scheme: measurement["values"][metric] for scheme, measurement in by_scheme.items()},
+        **({QUANTIZED_CENTRED: centred} if centred and None not in centred.values() else {}),
         "seconds": seconds,
     }
 
