@@ -36,6 +36,10 @@ def test_every_config_shrinks_and_keeps_what_it_is_about(path):
         assert small.name == f"{full.name}_smoke"
         attention, shrunk = flattened(full.model.attention), flattened(small.model.attention)
         assert bool(attention.pop("gamma_warmup_steps")) == bool(shrunk.pop("gamma_warmup_steps"))
+        # What alpha is relative to, each of its own data.
+        lengths = {"small": shrunk.pop("length"), "full": attention.pop("length")}
+        for experiment, length in zip((small, full), lengths.values(), strict=True):
+            assert length in (None, getattr(experiment.data.source, "sequence_length", None))
         assert shrunk == attention
     for section, names in KEPT.items():
         for name in names:
