@@ -50,7 +50,8 @@ def check_classes(classes: Sequence[str] | None, fewest: int = 2) -> None:
         return
     texts = all(isinstance(name, str) for name in classes)
     if not texts or len(set(map(plain, classes))) < max(fewest, len(classes)):
-        raise QtxError(f"classes is {classes!r}: expected {fewest} labels or more, each once, texts: ('neg', 'pos')")
+        many = "labels" if fewest < 2 else "two labels or more"
+        raise QtxError(f"classes is {classes!r}: expected {many}, each once, texts: ('neg', 'pos')")
 
 
 class Numbering:

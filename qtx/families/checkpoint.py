@@ -88,7 +88,7 @@ class Checkpoint:
         Raises:
           QtxError: naming a key that is missing, or one whose value qtx does not support.
         """
-        values = {key: value for key, value in self.options(values, source).items() if value is not None}
+        values = self.options({key: value for key, value in values.items() if value is not None}, source)
         for key, value in self.supported.items():
             if values.get(key, value) != value:
                 raise QtxError(f"{source}: {key} is {values[key]!r}; qtx's {self.model_type} supports only {value!r}")

@@ -59,7 +59,7 @@ def test_which_class_a_label_is_of(classes, label, expected):
 
 def test_a_label_of_no_class_is_told_with_its_line(tmp_path):
     (tmp_path / "a.tsv").write_text("text\tlabel\na\tpos\n\nb\tmixed\n")
-    rows = labelled_texts(tmp_path / "a.tsv", "text", "label", Numbering(("neg", "pos")))
+    rows = labelled_texts(tmp_path / "a.tsv", "text", "label", numbering=Numbering(("neg", "pos")))
     assert next(rows) == ("a", "pos")
     with pytest.raises(UnknownLabel, match=r"a\.tsv, line 4: label 'mixed' is none of the classes neg, pos: "):
         next(rows)

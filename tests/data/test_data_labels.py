@@ -60,7 +60,7 @@ def test_halves_of_surrogate_pairs_in_texts_and_labels(tmp_path):
     (tmp_path / "a.jsonl").write_text('{"text": "cut \\ud83d", "label": "a"}\n{"text": "y", "label": "b\\udc80"}\n')
     rows = [LabelledText("cut \ufffd", "a"), LabelledText("y", "b\ufffd")]
     mended = Counter[str]()
-    assert list(labelled_texts(tmp_path / "a.jsonl", "text", "label", mended)) == rows and mended["halves"] == 2
+    assert list(labelled_texts(tmp_path / "a.jsonl", "text", "label", mended=mended)) == rows and mended["halves"] == 2
     options = dict(files=(str(tmp_path / "a.jsonl"),), held_out_fraction=0.5, sequence_length=12)
     (tmp_path / "vocab.txt").write_text("[PAD]\n[UNK]\n[CLS]\n[SEP]\n[MASK]\nb")
     data = load(DataConfig(TextLabels(tokenizer=str(tmp_path / "vocab.txt"), **options)), "distill")

@@ -21,6 +21,7 @@ ALLOWED = {
     "qtx/experiment.py": {"run_file"},  # a config file, named by another
     "qtx/foundation/variants.py": {"literal_eval"},  # options of a variant that the user writes: literals alone
     "qtx/data/sources/stdlib.py": {"literal_eval"},  # Python's own sources
+    "qtx/data/sources/photographs.py": {"importlib"},  # where scikit-learn's own files are
     "qtx/data/workers.py": {"cloudpickle"},  # what a process of qtx tells one that it has begun; no file holds it
     "qtx/cli/cpu_memory.py": {"ctypes"},  # the C library's way of keeping memory
     "experiments/judge.py": {"torch"},  # runs exported models, whose weights transformers reads from safetensors

@@ -176,7 +176,7 @@ def test_higher_fidelity_is_better(tmp_path):
     values = {"metric": "fidelity", "fp": 1.0, "quantized": {"w8a8": 0.9, "w6a6": 0.5}}
     write_lines([make_result("softmax", 0, **values)], tmp_path / "results.jsonl")
     text = Page(write_report(tmp_path).read_text(encoding="utf-8")).text
-    assert "From floating point to W6A6, the hardest scheme, fidelity goes 1.00 → 0.500 with softmax" in text
+    assert "From floating point to W6A6, the hardest scheme, fidelity goes 1.0000 → 0.5000 with softmax" in text
     assert "fidelity: higher is better" in text
 
 
