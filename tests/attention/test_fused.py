@@ -146,6 +146,7 @@ def test_bfloat16_is_summed_in_float32():
     np.testing.assert_array_equal(np.asarray(out, np.float32), 1.0)
 
 
+@pytest.mark.representative("softmax-spans", "learned-one head, small")
 @pytest.mark.parametrize("blocks", ["one head, small", "all keys", "spans"])
 @pytest.mark.parametrize("name", ["softmax", "sink", "clipped_softmax", "learned"])
 def test_dropout_is_the_same_in_both_passes(name, blocks):

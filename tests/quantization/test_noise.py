@@ -54,6 +54,7 @@ def every_other(batch, first):
     return {name: values[first::2] for name, values in batch.items()}
 
 
+@pytest.mark.representative("bert")
 @pytest.mark.parametrize("family", FAMILIES)
 def test_even_examples_are_quantized_and_odd_ones_are_not(family):
     module, params, batch, recipe = make(family)
@@ -77,6 +78,7 @@ def test_even_examples_are_quantized_and_odd_ones_are_not(family):
     np.testing.assert_array_equal(jax.jit(lambda p: model.apply({"params": p}, batch))(params), as_is)
 
 
+@pytest.mark.representative("opt")
 @pytest.mark.parametrize("family", ["bert", "opt"])
 def test_a_loss_from_factors_sees_each_half_with_its_own_table(family):
     module, params, batch, recipe = make(family)

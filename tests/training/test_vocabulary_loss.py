@@ -41,6 +41,7 @@ def in_parts(patch, rows):
     patch.setattr(vocabulary_loss, "ROWS_OF_A_CACHE", rows)
 
 
+@pytest.mark.representative("rows1-*-0", "rows4-*-0", "rows5-*-0")
 @pytest.mark.parametrize("seed", [0, 1])
 @pytest.mark.parametrize(
     "rows, at_once, smoothing, with_bias, shards",
@@ -131,6 +132,7 @@ def test_the_products_precision_is_that_of_the_model(parts, monkeypatch):
     assert all(x is not None and set(x) == {jax.lax.Precision.HIGHEST} for x in found)
 
 
+@pytest.mark.representative("opt")
 @pytest.mark.parametrize("family", ["bert", "opt"])
 def test_a_training_step_and_an_evaluation_hold_no_logits(family, monkeypatch):
     """In parts of an eighth; and what they say is what the logits say."""
