@@ -16,6 +16,7 @@ class MultiLabelClassification(NumbersOfTexts):
 
     loss = "binary_cross_entropy"
     metric = "f1"
+    also_measured = ()
     label_kind = NAMES
     in_block = "int32"
 
