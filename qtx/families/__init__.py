@@ -82,13 +82,14 @@ def build(config: TransformerConfig, data: Any = None) -> nn.Module:
             # must be equal.
             elif name not in ("vocab_size", "num_classes") and of_model != of_data:
                 raise QtxError(
-                    f"config.model.{name} is {of_model}, but the data has {of_data}: leave it out to take the data's"
+                    f"config.model.{name} is {of_model}, but the data has {of_data}: set config.data.{name} to "
+                    f"{of_model}, or leave config.model.{name} out of a new model"
                 )
         longest = getattr(config, "max_length", None)
         if longest is not None and data.sequence_length > longest:
             raise QtxError(
                 f"config.data.sequence_length {data.sequence_length} exceeds config.model.max_length {longest}: "
-                "raise max_length or shorten the sequences"
+                f"set it to {longest} or less, or give a new model more positions"
             )
         if data.sequence_length is not None:
             config = config.trained_at(data.sequence_length)
