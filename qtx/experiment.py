@@ -187,8 +187,22 @@ def read(config: ConfigDict) -> Experiment:
             f"config.training.distill_layers is {training.distill_layers!r}, but objective {experiment.objective!r} "
             "has no teacher: leave it out, or set config.objective to 'distill'"
         )
+    check_best_metric(experiment)
     check_warmup(experiment)
     return experiment
+
+
+def check_best_metric(experiment: Experiment) -> None:
+    """Raises QtxError if checkpoints were to be compared by what their evaluation does not measure."""
+    objective, best = OBJECTIVES[experiment.objective], experiment.training.best_metric
+    measured = ["loss", objective.metric, *objective.also_measured]
+    if getattr(experiment.model, "head", None) != "none":
+        measured = [name for name in measured if name != "centred_fidelity"]
+    if best not in measured:
+        raise QtxError(
+            f"config.training.best_metric is {best!r}, which objective {experiment.objective!r} does not measure: "
+            f"expected one of {', '.join(measured)}"
+        )
 
 
 def check_warmup(experiment: Experiment) -> None:

@@ -16,6 +16,7 @@ from qtx.attention import VARIANTS, AttentionConfig, attention_text, attention_v
 from qtx.attention.gates import LinearGate
 from qtx.attention.normalizers import NORMALIZERS, ClippedSoftmax, Softmax
 from qtx.cli.flags import load_config_file, parse
+from qtx.data import OBJECTIVES
 from qtx.experiment import CompareConfig, Experiment, default, from_record, read, record
 from qtx.families import FAMILIES
 from qtx.foundation.config import read_section, section
@@ -255,3 +256,26 @@ def test_what_a_teacher_shows_is_what_the_family_reads(family, source, fitting):
         read(config)
     config.data.source = fitting
     assert read(config).data.name == fitting
+
+
+MEASURED = {
+    ("sequence_regression", "regression", "rank_correlation"): None,
+    ("sequence_regression", "regression", "accuracy"): "expected one of loss, correlation, rank_correlation$",
+    ("multi_label_classification", "multi_label", "accuracy"): "expected one of loss, f1$",
+    ("distill", "none", "centred_fidelity"): None,
+    ("distill", "classification", "centred_fidelity"): "expected one of loss, fidelity$",
+}
+
+
+@pytest.mark.parametrize("objective, head, best", MEASURED)
+def test_what_is_best_is_measured(objective, head, best):
+    """What is not was told by a KeyError at the first evaluation, or an hour after the start."""
+    config = default("bert")
+    config.objective, config.model.head, config.training.best_metric = objective, head, best
+    config.data.source = OBJECTIVES[objective].built_in_sources["tokens"]
+    told = MEASURED[objective, head, best]
+    if told is None:
+        assert read(config).training.best_metric == best
+        return
+    with pytest.raises(QtxError, match=told):
+        read(config)

@@ -44,6 +44,24 @@ class Concatenated:
 
 
 @dataclass(frozen=True)
+class Stirred:
+    """Records that lie in the order of their classes, in one that says nothing of these and is always the same, so that
+    any number of the first is a fair sample."""
+
+    records: Records = field(repr=False)
+
+    @cached_property
+    def _order(self) -> np.ndarray:
+        return np.random.default_rng(0).permutation(len(self.records))
+
+    def __len__(self) -> int:
+        return len(self.records)
+
+    def __getitem__(self, index: int) -> Any:
+        return self.records[int(self._order[index])]
+
+
+@dataclass(frozen=True)
 class Mixture(Concatenated):
     """Parts that training draws from by weight, whatever their sizes: each is shuffled, and repeats, on its own.
 

@@ -52,6 +52,7 @@ def build(config: TransformerConfig, data: Any = None) -> nn.Module:
       QtxError: if model and data disagree, naming both.
     """
     if data is not None:
+        all_of_each = getattr(config, "head", None) in ("regression", "multi_label")
         for name in config.from_data:
             of_data, of_model = getattr(data, name), getattr(config, name)
             if of_data is None and name == "num_classes" and of_model is not None:
@@ -72,17 +73,23 @@ def build(config: TransformerConfig, data: Any = None) -> nn.Module:
                     f"config.model.num_classes is {of_model}, but the data has {of_data} classes: choose data with the "
                     "model's labels, or train a head for these"
                 )
+            elif name == "num_classes" and of_model > of_data and all_of_each:
+                raise QtxError(
+                    f"config.model.num_classes is {of_model}, but the data have {of_data} labels of each text: give as "
+                    "many as the model has outputs, in their order"
+                )
             # A word table may have more rows than the tokenizer (OPT pads it), and data may lack classes; anything else
             # must be equal.
             elif name not in ("vocab_size", "num_classes") and of_model != of_data:
                 raise QtxError(
-                    f"config.model.{name} is {of_model}, but the data has {of_data}: leave it out to take the data's"
+                    f"config.model.{name} is {of_model}, but the data has {of_data}: set config.data.{name} to "
+                    f"{of_model}, or leave config.model.{name} out of a new model"
                 )
         longest = getattr(config, "max_length", None)
         if longest is not None and data.sequence_length > longest:
             raise QtxError(
                 f"config.data.sequence_length {data.sequence_length} exceeds config.model.max_length {longest}: "
-                "raise max_length or shorten the sequences"
+                f"set it to {longest} or less, or give a new model more positions"
             )
         if data.sequence_length is not None:
             config = config.trained_at(data.sequence_length)

@@ -30,6 +30,8 @@ VIT = {
 }
 # Of these a size that is one number is the shorter side's.
 OF_SHORTER_SIDE = ("Bit", "CLIP")
+CONVNEXT_WHOLE = 384
+"""Pixels from which a ConvNextImageProcessor cuts nothing off: below, it resizes to more and cuts."""
 PILLOW: dict[Any, str] = {int(code): name for name, code in INTERPOLATIONS.items()}
 # What timm takes where `pretrained_cfg` says nothing (its class PretrainedCfg).
 TIMM = {"crop_pct": 0.875, "crop_mode": "center", "interpolation": "bicubic", **IMAGENET}
@@ -104,6 +106,9 @@ def _of_processor(file: Path, image_size: int) -> dict[str, Any]:
         raise QtxError(f"{source}: do_center_crop without do_resize, which qtx does not support: resize the images")
     squash, resized = _resized(values, source)
     cut = _side(source, "crop_size", values.get("crop_size", image_size)) if values["do_center_crop"] else resized
+    if given.get("crop_pct") is not None:
+        squash = cut >= CONVNEXT_WHOLE
+        resized = cut if squash else int(cut / _number(source, "crop_pct", given["crop_pct"], most=1.0))
     if cut > resized:
         raise QtxError(f"{source}: crop_size {cut} is more than size {resized}; qtx supports no padding")
     return {

@@ -9,7 +9,7 @@ from typing import Any
 
 from qtx.data import OBJECTIVES, Data, DataConfig, load
 from qtx.data.classes import Numbering, UnknownLabel, are_unnamed, in_words, plain
-from qtx.data.label_values import NUMBERS
+from qtx.data.label_values import NUMBERS, SEPARATOR
 from qtx.data.tfds_datasets import PREFIX
 from qtx.experiment import Experiment
 from qtx.families import FAMILIES
@@ -113,6 +113,23 @@ def _agreed(given: Sequence[str], known: Sequence[str]) -> tuple[str, ...]:
                 f"{in_words(known)}, numbered from 0: leave data.classes out, or give the data's labels in their order"
             )
     return (*given, *known[len(given) :])
+
+
+def check_places(names: Sequence[str], known: Sequence[str]) -> None:
+    """Raises QtxError if numbers of texts have the name of one of a model's outputs, and the place of another.
+
+    Args:
+      names: of the numbers.
+      known: of the model's outputs; other names than these say nothing, and then the place does.
+    """
+    places = {plain(name): place for place, name in enumerate(known)}
+    for place, name in enumerate(names):
+        if places.get(plain(name), place) != place:
+            raise QtxError(
+                f"the labels are {in_words(names)}, but the model's outputs are {in_words(known)}, and number "
+                f"{place + 1} is not {name}: give the labels in this order, e.g. "
+                f"data.label_column={SEPARATOR.join(known)}"
+            )
 
 
 def _of_source(config: DataConfig, objective: str, known: Sequence[str]) -> Data:

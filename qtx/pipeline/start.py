@@ -96,7 +96,7 @@ def _inherit_data(config: ConfigDict, there: Experiment, named: Container[str]) 
     same_objective, taken = config.objective == there.objective, ("source", *SOURCE.options(there.data.name))
     for option, value in section(there.data).items():
         # Which tokenizer cuts them, the start's own file says.
-        own = option in TOKENIZER_OPTIONS or (option in OF_OBJECTIVE and not same_objective)
+        own = option in TOKENIZER_OPTIONS or (option in OF_OBJECTIVE and option in taken and not same_objective)
         if not own and f"data.{option}" not in named and (config.data[option] == usual[option] or option not in taken):
             config.data[option] = value
 

@@ -279,4 +279,24 @@ def test_tiny_imagenet(shared_data):
         "image_folder", path=str(shared_data / "tiny-imagenet-20" / "tiny-imagenet-20.tar.xz"), image_size=16
     )
     assert (len(data.training), len(data.held_out), data.num_classes) == (10_000, 1_000, 20)
-    assert (np.bincount(data.held_out.labels) == 50).all()
+    assert (np.bincount(pixels_and_labels(data.held_out)[1]) == 50).all()
+
+
+@pytest.mark.parametrize("source", ["image_folder", "image_corpus"])
+def test_the_first_held_out_images_are_of_all_classes(tmp_path, source):
+    """Analysis and `eval_batches` look at a part of the held-out data, and folders are listed class by class."""
+    for split, number in (("train", 1), ("val", 12)):
+        for red, name in ((0, "a"), (120, "b"), (240, "c")):
+            (tmp_path / split / name).mkdir(parents=True)
+            for i in range(number):
+                (tmp_path / split / name / f"{i}.png").write_bytes(png((red, 5 * i, 0)))
+    where = (
+        {"path": str(tmp_path)}
+        if source == "image_folder"
+        else {"corpus": str(tmp_path), "data_dir": str(tmp_path / "t")}
+    )
+    data, again = (load_images(source, image_size=8, **where) for _ in range(2))
+    labels = [batch["labels"].tolist() for batch in data.evaluation(12)]
+    assert all(set(of_batch) == {0, 1, 2} for of_batch in labels)
+    assert sorted(sum(labels, [])) == [0] * 12 + [1] * 12 + [2] * 12
+    assert [batch["labels"].tolist() for batch in again.evaluation(12)] == labels

@@ -79,6 +79,14 @@ READ = {
         [[0, 1, 0], [0, 0, 0]],
     ),
     "one label": (LABELS, [["a"], []], {}, ("a",), [[1], [0]]),
+    "numbers of labels that have no names": (
+        LABELS,
+        [["2", "0.0"], ["LABEL_1 "]],
+        {"classes": ("LABEL_0", "LABEL_1", "LABEL_2")},
+        ("LABEL_0", "LABEL_1", "LABEL_2"),
+        [[1, 0, 1], [0, 1, 0]],
+    ),
+    "numbers for names, in their order": (LABELS, [["10"], ["9", "10"]], {}, ("9", "10"), [[0, 1], [1, 1]]),
 }
 
 
@@ -103,7 +111,12 @@ REFUSED = {
         "line 3: no label: expected one",
     ),
     "fewer numbers": (REGRESSION, [[1, 2], [3]], {}, "have a label of 1 numbers, .*: expected 2"),
-    "other names": (LABELS, [["a"], ["b"]], {"classes": ("a", "c")}, "label 'b' of the training texts is none of a, c"),
+    "other names": (
+        LABELS,
+        [["a"], ["b"]],
+        {"classes": ("a", "c")},
+        "the training texts: label 'b' is none of .* a, c",
+    ),
     "two": (LABELS, [[0, 2]], {}, "line 1: label is '2': expected 1 for a text that has the label, or 0"),
     "both": (LABELS, [["a"], [0, 1]], {}, "some texts have names of labels, and others a 0 or 1 for each"),
     "a mixture": (LABELS, [["a", 1]], {}, "line 1: label is .*: expected names of labels, or a 0 or 1 for each label"),

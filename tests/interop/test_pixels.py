@@ -57,6 +57,11 @@ PROCESSORS = {
         SAVED | CROPPED | {"size": 256, "image_processor_type": "BitImageProcessor"},
         OF_SAVED | {"crop_ratio": 0.875, "crop_mode": "floor"},
     ),
+    "of ConvNext": (
+        SAVED | {"size": {"shortest_edge": 224}, "crop_pct": 0.875},
+        OF_SAVED | {"crop_ratio": 0.875, "crop_mode": "floor"},
+    ),
+    "of ConvNext, large": (SAVED | {"size": {"shortest_edge": 384}, "crop_pct": 0.875}, OF_SAVED),
 }
 REFUSED = {
     "another filter": ({"resample": 7}, "resample is '7'; qtx supports 0, 1, 2, 3, 4, 5"),

@@ -172,7 +172,7 @@ def test_build_takes_what_is_left_open_from_the_data():
     "config, data, says",
     [
         (BertConfig(vocab_size=10), text(), "vocab_size is 10, but the data has 23"),
-        (OptConfig(max_length=4), text(), "sequence_length 8 exceeds config.model.max_length 4"),
+        (OptConfig(max_length=4), text(), "sequence_length 8 exceeds .*max_length 4: set it to 4 or less"),
         (VitConfig(), text(), "the data has no"),
         (
             VitConfig(num_classes=2),
@@ -180,6 +180,11 @@ def test_build_takes_what_is_left_open_from_the_data():
                 "Images", [("image_size", int, 32), ("channels", int, 3), ("num_classes", int, 10)]
             )(),
             "num_classes is 2, but the data has 10",
+        ),
+        (
+            VitConfig(image_size=16, channels=3),
+            dataclasses.make_dataclass("Images", [("image_size", int, 32)])(),
+            "image_size is 16, but the data has 32: set config.data.image_size to 16",
         ),
     ],
 )

@@ -321,3 +321,38 @@ def test_a_model_s_own_answers_are_all_right(tmp_path, capsys):
     assert f"next: qtx quantize --workdir='{run}'" in capsys.readouterr().out
     assert main(["evaluate", f"--workdir={run}"]) == 0
     assert "| accuracy 100 % |" in capsys.readouterr().out
+
+
+MOODS = ("valence", "arousal", "dominance")
+# The columns of the labels, and what is told of them; None: they are the model's outputs, by name or by place alone.
+COLUMNS = {
+    "as the model has them": ("valence,arousal,dominance", None),
+    "of names of their own": ("x,y,z", None),
+    "in another order": ("dominance,valence,arousal", "number 1 is not dominance: give .*=valence,arousal,dominance"),
+    "too few": ("valence,arousal", "num_classes is 3, but the data have 2 labels of each text"),
+    "one for all": ("valence", "num_classes is 3, but the data have 1 labels of each text"),
+}
+
+
+@pytest.mark.parametrize("columns, told", COLUMNS.values(), ids=COLUMNS)
+def test_numbers_are_those_of_the_outputs_of_their_names(tmp_path, columns, told):
+    """Of an import, and of a run that it made."""
+    folder = named(checkpoint(tmp_path / "a", head="regression", num_classes=3), by_number(*MOODS))
+    file = tmp_path / "a.jsonl"
+    rows = [dict.fromkeys((*MOODS, *"xyz"), float(i)) | {"text": prose(i, 6)} for i in range(4)]
+    file.write_text("".join(json.dumps(row) + "\n" for row in rows))
+
+    def tried(label_column: str, workdir: str):
+        return imported(
+            folder, tmp_path / workdir, options(str(file), label_column=label_column), "sequence_regression"
+        )
+
+    run = tried(",".join(MOODS), "b")
+    again = options(str(file), label_column=columns)
+    if told is None:
+        assert tried(columns, "c").is_dir() and len(measured_on(run, again).classes) == 3
+        return
+    with pytest.raises(QtxError, match=told):
+        tried(columns, "c")
+    with pytest.raises(QtxError, match=told):
+        build(read(load_run_config(run, ())).model, measured_on(run, again))

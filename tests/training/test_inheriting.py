@@ -6,6 +6,7 @@ import pytest
 
 from qtx.cli.flags import parse
 from qtx.experiment import default, read, record
+from qtx.families import FAMILIES
 from qtx.foundation.errors import QtxError
 from qtx.pipeline.start import inheriting
 from qtx.training import RunFolder
@@ -18,6 +19,7 @@ def run_of(folder, family="bert", variant="softmax", objective="distill", **data
     """A run's record, its data of an option each."""
     config = default(family, variant)
     config.objective = objective
+    config.model.head = FAMILIES[family].heads.get(objective, config.model.head)
     config.data.update(data)
     RunFolder(folder).claim({**record(read(config)), IDENTITY: {}})
     return str(folder)
@@ -55,9 +57,10 @@ def test_a_source_that_is_named_stays(tmp_path):
     assert started(start, named=["data.files"], files=("b.txt",)).data.source.files == ("b.txt",)
 
 
-def test_what_the_starts_source_does_not_take_was_said_of_another(tmp_path):
-    """A classifier's texts have their own lengths."""
-    start = run_of(tmp_path, source="text_labels", files=("a.tsv",))
+@pytest.mark.parametrize("objective", ["distill", "sequence_classification"])
+def test_what_the_starts_source_does_not_take_was_said_of_another(tmp_path, objective):
+    """A classifier's texts have their own lengths, whatever it was measured by."""
+    start = run_of(tmp_path, objective=objective, source="text_labels", files=("a.tsv",))
     assert started(start, min_length=16).data.source.files == ("a.tsv",)
     with pytest.raises(QtxError, match="min_length is set, but source 'text_labels' does not take it"):
         started(start, named=["data.min_length"], min_length=16)

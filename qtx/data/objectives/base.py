@@ -24,6 +24,7 @@ class Objective(abc.ABC):
       loss: what it is trained on and measured by, a name in `qtx.training.losses.LOSSES`.
       metric: the key of an evaluation's results (see `qtx.training.evaluate`) that a user reads first.
       lower_is_better: of that metric.
+      also_measured: further keys, besides `loss`, by which the best checkpoint may be chosen.
       built_in_sources: the data source that serves it without any file, by what a model reads (its config's `reads`).
       taught: whether the targets are the outputs of the run that training starts from.
       labelled: whether a text has a label, which only some sources give.
@@ -33,6 +34,7 @@ class Objective(abc.ABC):
     loss: ClassVar[str] = "cross_entropy"
     metric: ClassVar[str]
     lower_is_better: ClassVar[bool]
+    also_measured: ClassVar[tuple[str, ...]] = ()
     built_in_sources: ClassVar[Mapping[str, str]]
     taught: ClassVar[bool] = False
     labelled: ClassVar[bool] = False
@@ -51,6 +53,7 @@ class TextObjective(Objective):
 
     metric = "perplexity"
     lower_is_better = True
+    also_measured: ClassVar[tuple[str, ...]] = ("accuracy",)
     built_in_sources = MappingProxyType({"tokens": "stdlib"})
 
     tokenizer: ClassVar[str]

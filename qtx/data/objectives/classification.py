@@ -11,5 +11,6 @@ class Classification(Objective):
     """The class of a whole image; an image source makes the examples: images `[H, W, C]`, labels and weights `[]`."""
 
     metric = "accuracy"
+    also_measured = ("perplexity",)
     lower_is_better = False
     built_in_sources = MappingProxyType({"images": "digits"})

@@ -18,6 +18,7 @@ class Distillation(TextObjective):
 
     loss = "distillation"
     metric = "fidelity"
+    also_measured = ("centred_fidelity",)
     lower_is_better = False
     taught = True
     pads = True

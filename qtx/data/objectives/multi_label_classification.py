@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import dataclasses
 
-from qtx.data.classes import UnknownLabel
+from qtx.data.classes import Numbering, in_order
 from qtx.data.label_values import NAMES
 from qtx.data.objectives.numbers import NumbersOfTexts, counted
 from qtx.foundation.errors import QtxError
@@ -16,6 +16,7 @@ class MultiLabelClassification(NumbersOfTexts):
 
     loss = "binary_cross_entropy"
     metric = "f1"
+    also_measured = ()
     label_kind = NAMES
     in_block = "int32"
 
@@ -27,14 +28,12 @@ class MultiLabelClassification(NumbersOfTexts):
         if kinds == {int}:
             return (counted(rows) if names is None else names), rows
         training = next(iter(rows.values()))
-        names = sorted({x for row in training for x in row}) if names is None else names
+        names = in_order(x for row in training for x in row) if names is None else names
         if not names:
             raise QtxError("no training text has a label: expected names of labels, as many as a text has")
-        for split, of_split in rows.items():
-            unknown = next((x for row in of_split for x in row if x not in names), None)
-            if unknown is not None:
-                raise UnknownLabel(
-                    f"label {str(unknown)[:50]!r} of the {split} texts is none of {', '.join(names[:10])}: expected "
-                    "those of the training texts, or of data.classes"
-                )
-        return names, {split: [[int(n in row) for n in names] for row in x] for split, x in rows.items()}
+        numbering, places = Numbering(names), range(len(names))
+        numbers = {
+            split: [{numbering.number(x, f"the {split} texts") for x in row} for row in of_split]
+            for split, of_split in rows.items()
+        }
+        return names, {split: [[int(i in row) for i in places] for row in found] for split, found in numbers.items()}

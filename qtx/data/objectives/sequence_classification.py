@@ -20,6 +20,7 @@ class SequenceClassification(TextObjective):
 
     loss = "class_cross_entropy"
     metric = "accuracy"
+    also_measured = ("perplexity", "f1")
     lower_is_better = False
     built_in_sources = MappingProxyType({"tokens": "stdlib_labels"})
     labelled = True

@@ -14,6 +14,7 @@ class SequenceRegression(NumbersOfTexts):
 
     loss = "squared_error"
     metric = "correlation"
+    also_measured = ("rank_correlation",)
     label_kind = NUMBERS
     in_block = "float32"
 

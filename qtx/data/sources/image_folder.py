@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 import numpy as np
 
@@ -11,6 +11,7 @@ from qtx.data.dataset import Data
 from qtx.data.image_files import TRAINING_SPLIT, Survey, check_splits, image_files, read_pixels
 from qtx.data.images import ImageOptions, LabelledImages
 from qtx.data.notes import described
+from qtx.data.records import Stirred
 from qtx.foundation.errors import QtxError
 from qtx.foundation.paths import at_home
 
@@ -48,7 +49,8 @@ class ImageFolder(ImageOptions):
         numbering = Numbering(in_order(names) if self.classes is None else self.classes)
         training, other = (self._stack(splits.pop(split), numbering, split) for split in (TRAINING_SPLIT, held_out))
         name = f"image_folder {self.path} ({described(f'held out: {held_out}', survey.told())})"
-        return self.make_data_in_memory(name, numbering.classes, training, other, objective, cut=False)
+        data = self.make_data_in_memory(name, numbering.classes, training, other, objective, cut=False)
+        return replace(data, held_out=Stirred(other))
 
     def _decode(self, content: bytes, name: str) -> np.ndarray:
         pixels = read_pixels(content, f"image {name} of {self.path}", self.channels or 3)
