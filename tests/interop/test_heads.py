@@ -88,7 +88,7 @@ def test_transformers_reads_the_head_as_what_it_is(tmp_path, head, loss):
     logits = found.logits.detach().numpy()
     z, y = logits.astype(np.float64), labels.numpy()
     expected = {"mse": np.square(z - y).mean(), "bce": (np.log1p(np.exp(z)) - y * z).mean()}[loss]
-    assert float(found.loss) == pytest.approx(expected, rel=1e-5)
+    assert float(found.loss.detach()) == pytest.approx(expected, rel=1e-5)
     # The very loss that qtx trains on.
     from qtx.training.losses import Training, loss_of
 

@@ -61,7 +61,8 @@ def test_int8_suffers_from_a_planted_outlier(tmp_path, capfd):
     ]
     for line in lines[:2]:
         assert line["int8_to_own_fp"] == line["int8_to_first_fp"] and line["fp_to_first_fp"] == 1
-    assert min(line["int8_to_own_fp"] for line in lines[:2]) > 0.999
+    # How its kernels round depends on the processor: .9977 to above .999 were seen.
+    assert min(line["int8_to_own_fp"] for line in lines[:2]) > 0.99
     # A step of its grid, 800 / 255, is more than what the other dimensions hold.
     assert max(line["int8_to_own_fp"] for line in lines[2:]) < 0.9
 
