@@ -115,7 +115,7 @@ OVERRIDES = {
     "unknown source": ("data.source=bigram_backcpy", "unknown data source 'bigram_backcpy': did you mean"),
     "source of another kind": (
         "data={'source': 'digits'}",
-        "data source 'digits' serves objective classification or distill, not 'clm': expected one of stdlib, text_files, text_c",
+        "data source 'digits' serves objective classification or distill, not 'clm': expected one of stdlib, text",
     ),
     "option of another source": (
         "data.tokenizer=bpe",
