@@ -170,7 +170,7 @@ def quantize(
         result = measure(run, schemes, attention_text(experiment.model.attention), began, ranges or CALIBRATED)
         files = keep_ranges(run, schemes)
     print_table(f"{run.title}: held-out data, floating point and quantized", *main_table([result]), console)
-    centred = [f"{scheme.upper()} {value:.4f}" for scheme, value in result.get(QUANTIZED_CENTRED, {}).items()]
+    centred = [f"{scheme.upper()} {fixed(value)}" for scheme, value in result.get(QUANTIZED_CENTRED, {}).items()]
     if centred:
         say(console, f"fidelity of what the embeddings differ by: {', '.join(centred)}")
     say(console, f"results: {workdir / 'results.json'}")

@@ -44,9 +44,9 @@ class Concatenated:
 
 
 @dataclass(frozen=True)
-class Stirred:
-    """Records that lie in the order of their classes, in one that says nothing of these and is always the same, so that
-    any number of the first is a fair sample."""
+class Shuffled:
+    """Shuffles records, always in the same way: those of a folder lie class by class, so that the first of them would
+    be no fair sample."""
 
     records: Records = field(repr=False)
 

@@ -105,7 +105,8 @@ class Stored:
 def _with_pooling(config: TransformerConfig, folder: Path) -> TransformerConfig:
     """The config of a model without a head, whose embedding is what the folder's modules say, as far as they are
     sentence-transformers'."""
-    if getattr(config, "head", None) != "none" or not hasattr(config, "pooling") or not (folder / MODULES).is_file():
+    # Of an option: what pools the hidden states of a ViT is a fact of its family.
+    if getattr(config, "head", None) != "none" or "pooling" not in vars(config) or not (folder / MODULES).is_file():
         return config
     try:
         modules = read_modules(folder)

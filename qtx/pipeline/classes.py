@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import dataclasses
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable, Iterator, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -19,11 +19,14 @@ from qtx.interop.stored import open_folder
 from qtx.training.run_folder import CLASSES, RunFolder
 
 
+def has_labels(experiment: Experiment) -> bool:
+    """Whether an experiment is on examples with labels, for which the model's outputs stand: classes, or numbers."""
+    return "num_classes" in experiment.model.from_data and not OBJECTIVES[experiment.objective].taught
+
+
 def learns_classes(experiment: Experiment) -> bool:
     """Whether an experiment is on examples of classes, or of labels with names: not on numbers alone."""
-    objective = OBJECTIVES[experiment.objective]
-    numbers = getattr(objective, "label_kind", None) == NUMBERS
-    return "num_classes" in experiment.model.from_data and not objective.taught and not numbers
+    return has_labels(experiment) and OBJECTIVES[experiment.objective].label_kind != NUMBERS
 
 
 def known_classes(chain: Iterable[tuple[Path | None, Experiment]], objective: str) -> tuple[str, ...] | None:
@@ -105,13 +108,11 @@ def _agreed(given: Sequence[str], known: Sequence[str]) -> tuple[str, ...]:
             f"data.classes names {len(given)} classes, but the model has {len(known)}, {in_words(known)}: give the "
             "data's labels in the order of these"
         )
-    own = {plain(name): number for number, name in enumerate(known)}
-    for number, name in enumerate(given):
-        if own.get(plain(name), number) != number:
-            raise QtxError(
-                f"data.classes has {name!r} in place {number}, but it is the model's class {own[plain(name)]} of "
-                f"{in_words(known)}, numbered from 0: leave data.classes out, or give the data's labels in their order"
-            )
+    for number, name, own in _misplaced(given, known):
+        raise QtxError(
+            f"data.classes has {name!r} in place {number}, but it is the model's class {own} of {in_words(known)}, "
+            "numbered from 0: leave data.classes out, or give the data's labels in their order"
+        )
     return (*given, *known[len(given) :])
 
 
@@ -122,14 +123,18 @@ def check_places(names: Sequence[str], known: Sequence[str]) -> None:
       names: of the numbers.
       known: of the model's outputs; other names than these say nothing, and then the place does.
     """
+    for place, name, _ in _misplaced(names, known):
+        raise QtxError(
+            f"the labels are {in_words(names)}, but the model's outputs are {in_words(known)}, and number {place + 1} "
+            f"is not {name}: give the labels in this order, e.g. data.label_column={SEPARATOR.join(known)}"
+        )
+
+
+def _misplaced(names: Sequence[str], known: Sequence[str]) -> Iterator[tuple[int, str, int]]:
+    """Finds the names that the model has in another place: (place, name, the model's place) of each."""
     places = {plain(name): place for place, name in enumerate(known)}
-    for place, name in enumerate(names):
-        if places.get(plain(name), place) != place:
-            raise QtxError(
-                f"the labels are {in_words(names)}, but the model's outputs are {in_words(known)}, and number "
-                f"{place + 1} is not {name}: give the labels in this order, e.g. "
-                f"data.label_column={SEPARATOR.join(known)}"
-            )
+    found = ((place, name, places.get(plain(name), place)) for place, name in enumerate(names))
+    return (one for one in found if one[0] != one[2])
 
 
 def _of_source(config: DataConfig, objective: str, known: Sequence[str]) -> Data:

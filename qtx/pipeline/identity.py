@@ -7,12 +7,12 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
-from qtx.data import OBJECTIVES, Data, DataConfig, load
+from qtx.data import Data, DataConfig, load
 from qtx.experiment import Experiment
 from qtx.foundation.errors import QtxError
 from qtx.foundation.storage import sealed_json
 from qtx.models import TransformerConfig
-from qtx.pipeline.classes import check_places, known_classes, learns_classes, load_numbered
+from qtx.pipeline.classes import check_places, has_labels, known_classes, learns_classes, load_numbered
 from qtx.pipeline.start import config_of, starts
 from qtx.training.run_folder import CLASSES, RECIPE, RunFolder
 
@@ -40,7 +40,7 @@ def load_data(experiment: Experiment, run: RunFolder | None = None, classes: Seq
     config, objective = experiment.data, experiment.objective
     config = config if run is None else _cut_as(config, run)
     number, begun = getattr(experiment.model, "num_classes", None), run is not None or classes is not None
-    if run is not None and "num_classes" in experiment.model.from_data and not OBJECTIVES[objective].taught:
+    if run is not None and has_labels(experiment):
         classes = known_classes(starts(config_of(str(run.root)), run.root), objective)
     if not learns_classes(experiment):
         data = load(config, objective)

@@ -30,6 +30,7 @@ from qtx.interop.pixels import pixel_options
 from qtx.interop.stored import ATTENTION_KEY, open_folder
 from qtx.models import MEASURED_BY, TransformerConfig, differing_options
 from qtx.models.bert import OF_TEXTS
+from qtx.pipeline.classes import has_labels
 from qtx.pipeline.identity import identity_of, kept_files, load_data
 from qtx.pipeline.prepare import Prepared, prepare
 from qtx.training.run_folder import IDENTITY, RunFolder
@@ -224,9 +225,7 @@ def check_model(model: TransformerConfig, there: TransformerConfig) -> None:
 
 def classes_of(experiment: Experiment, folder: Path) -> tuple[str, ...] | None:
     """The classes by which the data of a checkpoint's experiment are numbered; None: they are without labels."""
-    if "num_classes" not in experiment.model.from_data or OBJECTIVES[experiment.objective].taught:
-        return None
-    return class_names(open_folder(folder), experiment.model.num_classes)
+    return class_names(open_folder(folder), experiment.model.num_classes) if has_labels(experiment) else None
 
 
 def check_length(data: DataConfig, folder: Path) -> None:

@@ -103,14 +103,11 @@ def _inherit_data(config: ConfigDict, there: Experiment, named: Container[str]) 
 
 def _inherit_pixels(config: ConfigDict, there: Experiment, named: Container[str]) -> None:
     """Makes images of whatever source what the start saw of images, as far as neither the user nor the config says."""
-    kept, known = flattened(there.data), config.data.source in SOURCE.registry
+    if config.data.source not in SOURCE.registry:
+        return  # which is told where the config is read
+    kept, taken = flattened(there.data), SOURCE.options(config.data.source)
     for option in PIXELS:
-        if (
-            known
-            and option in SOURCE.options(config.data.source)
-            and config.data[option] is None
-            and f"data.{option}" not in named
-        ):
+        if option in taken and config.data[option] is None and f"data.{option}" not in named:
             config.data[option] = kept[option]
 
 

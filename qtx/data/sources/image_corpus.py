@@ -16,7 +16,7 @@ from qtx.data.notes import described
 from qtx.data.prepared.images import image_plan
 from qtx.data.prepared.summary import told
 from qtx.data.prepared.writing import Written, write
-from qtx.data.records import Stirred
+from qtx.data.records import Shuffled
 from qtx.data.resizing import cut_to_size as cut_to_size  # here it was, and is looked for
 from qtx.data.tfds_datasets import DEFAULT_DATA_DIR, PREFIX, TRAINING_SPLIT, Dataset, find_dataset, open_dataset
 from qtx.foundation.errors import QtxError
@@ -96,7 +96,7 @@ class ImageCorpus(ImageOptions):
             ),
             numbering.classes,
             training,
-            held_out if self.corpus.startswith(PREFIX) else Stirred(held_out),
+            held_out if self.corpus.startswith(PREFIX) else Shuffled(held_out),
             (size, channels),
             (mean, std),
             objective,

@@ -11,7 +11,7 @@ from qtx.data.dataset import Data
 from qtx.data.image_files import TRAINING_SPLIT, Survey, check_splits, image_files, read_pixels
 from qtx.data.images import ImageOptions, LabelledImages
 from qtx.data.notes import described
-from qtx.data.records import Stirred
+from qtx.data.records import Shuffled
 from qtx.foundation.errors import QtxError
 from qtx.foundation.paths import at_home
 
@@ -50,7 +50,7 @@ class ImageFolder(ImageOptions):
         training, other = (self._stack(splits.pop(split), numbering, split) for split in (TRAINING_SPLIT, held_out))
         name = f"image_folder {self.path} ({described(f'held out: {held_out}', survey.told())})"
         data = self.make_data_in_memory(name, numbering.classes, training, other, objective, cut=False)
-        return replace(data, held_out=Stirred(other))
+        return replace(data, held_out=Shuffled(other))
 
     def _decode(self, content: bytes, name: str) -> np.ndarray:
         pixels = read_pixels(content, f"image {name} of {self.path}", self.channels or 3)
