@@ -11,7 +11,7 @@ from qtx.families import build
 from qtx.foundation.errors import QtxError
 from qtx.interop import load, save
 from qtx.interop.sentence import Modules, read_modules
-from qtx.models import BertConfig
+from qtx.models import BertConfig, VitConfig
 from qtx.pipeline.embeddings import told_of_embeddings
 
 LEGACY = "sentence_transformers.models."
@@ -128,6 +128,14 @@ def test_somebody_s_modules_are_told_and_not_guessed(tmp_path):
     write(tmp_path, {"pooling_mode": "cls"}, spelling="mine.")
     assert "not by the modules of the checkpoint" in told_of_embeddings(BertConfig(head="none"), tmp_path)["embedding"]
     assert not told_of_embeddings(BertConfig(), tmp_path)
+
+
+def test_a_vision_transformer_beside_modules_is_pooled_as_its_family_is(tmp_path):
+    small = dict(num_layers=1, width=8, num_heads=2, mlp_width=16, layer_norm_epsilon=1e-12)
+    config = VitConfig(**small, image_size=4, patch_size=2, channels=3, head="none")
+    save(tmp_path, config, build(config).init(jax.random.key(0), config.example())["params"])
+    write(tmp_path, {"pooling_mode_mean_tokens": True})
+    assert load(tmp_path)[0].pooling == "cls"
 
 
 def test_a_folder_without_the_list_gets_one_line(tmp_path):
