@@ -70,7 +70,7 @@ def test_what_was_planted_in_a_checkpoint_is_named(family, place, tmp_path, caps
     heads = [line for line in told if line.startswith("| layers/attention[")]
     assert heads[0].startswith(f"| layers/attention[0], head {HEAD} |")
     found = json.loads((tmp_path / "run" / "diagnosis.json").read_text())
-    assert (found["metric"], found["model"][:3].lower()) == ({"opt": "perplexity", "vit": "accuracy"}[family], family)
+    assert (found["metric"], found["model"][:3].lower()) == ({"opt": "perplexity", "vit": "fidelity"}[family], family)
     assert (tmp_path / "run" / "report.html").is_file()
 
 

@@ -48,6 +48,8 @@ def test_every_config_shrinks_and_keeps_what_it_is_about(path):
             assert options[0] == options[1], name
     assert (small.objective, bool(small.start)) == (full.objective, full.objective == "distill")
     assert small.data.name in NEEDS_NO_FILES
+    if small.model.reads == "images":
+        assert small.data.source.image_size is None, "the digits have 8 x 8 pixels, whatever the config is for"
     assert getattr(small.model, "projected", False) == getattr(full.model, "projected", False)
     assert small.start or small.model.num_layers * small.model.width <= 64
     assert small.training.steps <= 20

@@ -9,6 +9,7 @@ the options of all of them.
 from __future__ import annotations
 
 import dataclasses
+import functools
 import types
 import typing
 from collections.abc import Mapping
@@ -136,6 +137,12 @@ def choices(cls: type) -> dict[str, Choice]:
     return {field.name: field.metadata[CHOICE] for field in dataclasses.fields(cls) if CHOICE in field.metadata}
 
 
+@functools.cache
+def type_hints(cls: type) -> dict[str, Any]:
+    """The annotations of a class, evaluated once: they are text (PEP 563)."""
+    return typing.get_type_hints(cls)
+
+
 def field_types(cls: type) -> dict[str, tuple[type, bool]]:
     """Name to (type, may be None) of every field of a dataclass, e.g. `float | None` to `(float, True)`; a choice is a
     name, and options that may be None.
@@ -144,7 +151,7 @@ def field_types(cls: type) -> dict[str, tuple[type, bool]]:
       QtxError: if an option of a choice has the name of a field, or of another choice's option.
     """
     result: dict[str, tuple[type, bool]] = {}
-    hints, chosen = typing.get_type_hints(cls), choices(cls)
+    hints, chosen = type_hints(cls), choices(cls)
     for name in (field.name for field in dataclasses.fields(cls)):
         if name in chosen:
             result[name] = (str, False)

@@ -30,6 +30,8 @@ VOCABULARY = 512
 LAYERS, HEADS, HEAD_WIDTH = 2, 2, 16
 NEEDS_NO_FILES = ("stdlib", "stdlib_labels", "digits", "photographs", "bigram_backcopy")
 TEACHER = "builtin:minilm-2l"
+OF_THE_IMAGES = ("image_size", "channels", "mean", "std")
+"""Options that a model from random parameters takes over from the built-in images."""
 NOT_OF_THE_RUN = ("accumulation_steps", "max_bad_steps")
 
 
@@ -99,6 +101,8 @@ def _small_data(data: DataConfig, objective: str, reads: str) -> DataConfig:
         options |= {"tokenizer": options["tokenizer"] if trained else None, "vocab_size": VOCABULARY}
     if "min_length" in options:
         options["min_length"] = None
+    if not OBJECTIVES[objective].taught:
+        options |= {option: None for option in OF_THE_IMAGES if option in options}
     if options.get("random_crop"):
         options["random_crop"] = 1
     return DataConfig(SOURCE.make("source", source, options))

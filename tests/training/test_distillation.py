@@ -139,16 +139,18 @@ def test_fidelity_is_the_cosine_of_embeddings_or_of_centred_predictions(name):
 @pytest.mark.slow
 @pytest.mark.parametrize("name", CONFIGS)
 def test_the_teacher_itself_has_no_loss_and_no_gradient(name):
-    module, theirs, _, batch = two_models(CONFIGS[name])
+    module, theirs, ours, batch = two_models(CONFIGS[name])
     teacher = Teacher(module, theirs)
 
     def loss(params):
         return distillation_sums(module, *captured(module, params, batch), teacher.targets(batch)).loss
 
-    value, gradient = jax.value_and_grad(loss)(theirs)
+    def steepest(params):
+        return max(float(jnp.abs(x).max()) for x in jax.tree.leaves(jax.grad(loss)(params)))
+
     # The divergence of float32 probabilities from themselves is not exactly 0.
-    assert abs(float(value)) < 1e-6
-    assert max(float(jnp.abs(x).max()) for x in jax.tree.leaves(gradient)) < 1e-5
+    assert abs(float(loss(theirs))) < 1e-6
+    assert steepest(theirs) < 1e-4 * steepest(ours)
     outputs = teacher.outputs(batch)
     same = measured(module, theirs, outputs)
     assert same["loss"] < 1e-10 and same["fidelity"] == pytest.approx(1, abs=1e-6)

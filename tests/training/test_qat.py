@@ -211,7 +211,8 @@ def test_several_devices_train_as_one(start, data, unbroken, tmp_path, mesh):
     config = make_config(start=str(start))
     config.mesh.update(dict(zip(("data", "fsdp", "tensor"), mesh, strict=True)))
     result = train(read(config), tmp_path, data)
-    assert result.metrics["loss"] == pytest.approx(unbroken[1].metrics["loss"], abs=0.01)
+    # Sums in another order push values that lie between two steps of a quantizer to the other one.
+    assert result.metrics["loss"] == pytest.approx(unbroken[1].metrics["loss"], abs=0.02)
 
 
 def test_noise_makes_a_model_that_loses_less_to_quantization(start, data, tmp_path, measured):
