@@ -45,6 +45,7 @@ def test_what_fell_is_told(committed):
     assert not fell and len(others) == len(BENCHMARKS)
 
 
+@pytest.mark.representative("all nothing", "two_pass *", "*nowhere")
 @pytest.mark.parametrize(
     "command",
     [

@@ -61,6 +61,7 @@ def test_default_reads_back(family):
     assert experiment.quantization.recipe == f"paper_{family}"
 
 
+@pytest.mark.representative("*-clipped_softmax", "*-softmax", "*-bert")
 @pytest.mark.parametrize("family", FAMILIES)
 @pytest.mark.parametrize(
     "variant", [*VARIANTS, "clipped_softmax,alpha=None,gamma=-0.1,zeta=1.1", "gated_mlp,gate_hidden=4"]
@@ -111,6 +112,7 @@ def test_missing_section():
         read(config)
 
 
+@pytest.mark.representative("heal_bert", "opt_books", "vit_s16", "demo")
 @pytest.mark.parametrize("path", CONFIGS, ids=lambda path: path.stem)
 def test_config_files(path):
     for variant in VARIANTS:

@@ -32,6 +32,7 @@ def test_the_official_options_of_clipped_softmax(softmax, gamma, zeta):
     assert (attention.normalizer.gamma, attention.normalizer.zeta) == (gamma, zeta)
 
 
+@pytest.mark.representative("opt_vanilla_1l", "bert_gate_linear_1l")
 @pytest.mark.parametrize("model", MODELS)
 def test_floating_point_model_agrees(reference, model):
     row, _ = next(check_model(reference / model))
@@ -225,6 +226,7 @@ def small_copy(reference, tmp_path):
     return folder
 
 
+@pytest.mark.representative("range missing", "quantized logits")
 @pytest.mark.parametrize("damage", DAMAGES)
 def test_a_wrong_answer_fails_its_row_alone(small_copy, capsys, damage):
     change, wrong = DAMAGES[damage]

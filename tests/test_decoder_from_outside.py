@@ -223,6 +223,7 @@ def reference(variant, config, params, tokens):
     return norm(x, p["final_norm"]["scale"]) @ table
 
 
+@pytest.mark.representative("sink-*", "gated_headwise*")
 @pytest.mark.parametrize("variant, tied", [("softmax", True), *((variant, False) for variant in VARIANTS[1:])])
 def test_it_computes_what_a_plain_program_does(variant, tied):
     module, params, batch = make(variant, tied=tied)
@@ -314,7 +315,7 @@ def quantized(variant, scheme="w8a8", method="static", granularity="channel", **
 INTEGERS = [("softmax", {"tied": True}), *((variant, {}) for variant in VARIANTS)]
 
 
-@pytest.mark.representative("softmax-options0")
+@pytest.mark.slow
 @pytest.mark.parametrize("variant, options", INTEGERS)
 def test_integers_compute_what_fake_quantization_simulates(monkeypatch, variant, options):
     monkeypatch.setattr(products, "faster_in_bfloat16", lambda: False)

@@ -266,6 +266,7 @@ def test_workdir_of_another_config(command, trained, capsys):
     assert snapshot(trained) == before
 
 
+@pytest.mark.representative("compare")
 @pytest.mark.parametrize("command", ["compare", "train"])
 def test_too_few_data_to_calibrate_are_told_before_training(command, trained, tmp_path, capsys):
     """A comparison would fail after hours; quantization-aware training calibrates at its start."""

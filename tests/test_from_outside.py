@@ -237,6 +237,7 @@ class Counting:
         return Data(f"strides of {self.stride}", records, records, lambda record, rng: causal_example(record), **sizes)
 
 
+@pytest.mark.slow
 def test_a_data_source_with_an_option_of_its_own_is_configured(monkeypatch, tmp_path, capsys):
     monkeypatch.setitem(SOURCES, "counting", Counting)
     run, stride = tmp_path / "run", "--config.data.stride=2"

@@ -91,6 +91,7 @@ def test_work(mixed):
     assert one.collectives == {}
 
 
+@pytest.mark.slow
 def test_work_that_several_devices_do_counts_for_each():
     """Five heads are not split over two devices."""
     five = planned((1, 1, 2), model_num_heads=5, model_width=20)

@@ -49,6 +49,7 @@ def flat(values: dict, prefix: str = "") -> dict:
     return found
 
 
+@pytest.mark.representative("*-clipped_softmax", "demo-*", "vit_s16-*")
 @pytest.mark.parametrize("variant", ["softmax", "clipped_softmax", "gated_mlp"])
 @pytest.mark.parametrize("path", CONFIGS, ids=lambda path: path.stem)
 def test_every_option_has_its_value(path, variant):
@@ -96,6 +97,7 @@ def run(trained, tmp_path) -> Path:
     return tmp_path / "run"
 
 
+@pytest.mark.representative("data.num_triggers=3")
 @pytest.mark.parametrize(
     "override", ["model.vocab_size=16", "model.embedding_width=8", "data.num_triggers=3", "data.chain_seed=0"]
 )
@@ -139,6 +141,7 @@ def test_results_accumulate(run):
     assert options == [2, 2, 1]
 
 
+@pytest.mark.slow
 def test_an_evaluation_keeps_the_histograms_of_the_quantized_model(run):
     from qtx.analysis import load_analysis
 
@@ -173,6 +176,7 @@ def careful(tmp_path) -> tuple[Path, str, Path]:
     return tmp_path / "run", flag, tmp_path / "ran"
 
 
+@pytest.mark.slow
 def test_a_folder_runs_no_code(careful, capsys):
     """What the recipe said is recorded as data; its file runs only where the command line names it."""
     run, flag, ran = careful
@@ -218,6 +222,7 @@ def test_code_that_a_folder_names_does_not_run(run, tmp_path, capsys):
     assert main(["evaluate", f"--workdir={run}", "--config.quantization.recipe=paper_opt"]) == 0
 
 
+@pytest.mark.representative("{", "content4")
 @pytest.mark.parametrize(
     "content",
     [

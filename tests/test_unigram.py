@@ -15,6 +15,7 @@ def test_labels_of_weight_zero_do_not_count():
     assert counts([batch, batch], 4).tolist() == [0, 2, 2, 0]
 
 
+@pytest.mark.slow
 def test_loss_lies_between_uniform_and_nothing_and_is_that_of_the_frequencies():
     data = load(DataConfig(BigramBackcopy(sequence_length=8, vocab_size=16)), "clm")
     loss = unigram_loss(data)

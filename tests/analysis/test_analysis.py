@@ -134,6 +134,7 @@ def test_maps_show_the_first_example_of_the_chosen_heads(gated_opt):
         assert shown.tokens == [str(token) for token in batches[0]["tokens"][0, :length]]
 
 
+@pytest.mark.slow
 def test_images_have_patches_and_no_tokens(make_model):
     module, params = make_model("vit", "none")
     analysis = analyse(module, params, [make_batch("vit")])

@@ -32,7 +32,7 @@ def packed(padding: bool) -> dict[str, np.ndarray]:
     return batch | ({"mask": np.arange(12)[None] < np.array([[12], [10]])} if padding else {})
 
 
-@pytest.mark.representative("bert-True")
+@pytest.mark.slow
 @pytest.mark.parametrize("padding", [False, True])
 @pytest.mark.parametrize("config", [BertConfig(**SHAPE), OptConfig(**SHAPE)], ids=["bert", "opt"])
 def test_softmax_within_documents_has_no_zeros_and_no_dead_rows(config, padding):

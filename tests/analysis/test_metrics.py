@@ -24,6 +24,7 @@ from tests.analysis.conftest import make_batch
 REFERENCE_MODELS = ("bert_clipped_1l", "bert_gate_linear_1l", "opt_gate_all_heads_1l", "opt_vanilla_1l")
 
 
+@pytest.mark.representative("bert_gate_linear_1l", "opt_vanilla_1l")
 @pytest.mark.parametrize("name", REFERENCE_MODELS)
 def test_official_metrics_of_the_reference_models(reference, name):
     expected = json.loads((reference / name / "expected.json").read_text())
@@ -41,6 +42,7 @@ def test_official_metrics_of_the_reference_models(reference, name):
     jax.tree.map(lambda a, b: np.testing.assert_allclose(a, b, rtol=1e-5), got, expected["metrics"])
 
 
+@pytest.mark.representative("bert")
 @pytest.mark.parametrize("family", FAMILIES)
 def test_batches_and_padding_samples_do_not_change_the_metrics(make_model, family):
     module, params = make_model(family)
@@ -57,6 +59,7 @@ def test_batches_and_padding_samples_do_not_change_the_metrics(make_model, famil
     assert expected["max_inf_norm"] == expected["inf_norms"][measured_sites(module).infinity_norm].max()
 
 
+@pytest.mark.representative("bert")
 @pytest.mark.parametrize("family", ["bert", "opt"])
 def test_what_padding_holds_is_not_measured(make_model, family):
     """Of a padding token as large as an outlier, against the tensors themselves."""
@@ -84,6 +87,7 @@ def test_no_batches_is_an_error(make_model):
         outlier_metrics(*make_model("opt"), [])
 
 
+@pytest.mark.representative("none")
 @pytest.mark.parametrize("variant", ("clipped_softmax", "none"))
 def test_health_agrees_with_the_metrics_and_knows_attention_that_is_off(make_model, variant):
     module, params = make_model("opt", variant)

@@ -107,6 +107,7 @@ def assert_close(found, expected, tolerance=1e-5):
         assert error < tolerance, f"{jax.tree_util.keystr(path)}: {error:.2g}"
 
 
+@pytest.mark.representative("softmax, *", "*, causal, spans", "*, padding, one head, small", "dead, *", "warming, *", "no empty key yet, *")
 @pytest.mark.parametrize("name, mask, blocks", named(CASES))
 def test_equals_the_naive_way_in_float64(name, mask, blocks):
     normalizer, rows = NORMALIZERS[name], Rows(MASKS[mask], jnp.int32(0 if name == "no empty key yet" else 5))
@@ -146,7 +147,7 @@ def test_bfloat16_is_summed_in_float32():
     np.testing.assert_array_equal(np.asarray(out, np.float32), 1.0)
 
 
-@pytest.mark.representative("softmax-spans", "learned-one head, small")
+@pytest.mark.representative("softmax-spans")
 @pytest.mark.parametrize("blocks", ["one head, small", "all keys", "spans"])
 @pytest.mark.parametrize("name", ["softmax", "sink", "clipped_softmax", "learned"])
 def test_dropout_is_the_same_in_both_passes(name, blocks):
@@ -185,6 +186,7 @@ def test_dropout_leaves_its_share_and_the_mean():
     assert 0.02 < float(out[..., 0].std()) < 0.031
 
 
+@pytest.mark.slow
 def test_draws_depend_on_no_blocks():
     """So that they are those of any number of devices."""
     normalizer = NORMALIZERS["clipped_softmax"]
@@ -213,6 +215,7 @@ def test_a_block_on_the_edge_of_being_clipped_is_not_dead():
     np.testing.assert_allclose(found, expected, rtol=1e-5)
 
 
+@pytest.mark.representative("softmax")
 @pytest.mark.parametrize("name", ["softmax", "sink", "clipped_softmax"])
 def test_memory_is_linear_in_the_length(name):
     """Of forward and backward, as the compiler plans it; four times the length is at most four times the memory."""
@@ -242,6 +245,7 @@ def layer(backend, normalizer=None, gate="linear", **options):
     return MultiHeadAttention(H, config, init_std=0.5, dtype=jnp.dtype("float32"), backend=backend, **options)
 
 
+@pytest.mark.representative("headwise", "linear")
 @pytest.mark.parametrize("gate", ["none", "linear", "mlp", "headwise", "elementwise"])
 def test_a_layer_is_the_same_by_any_backend(gate):
     x = jax.random.normal(jax.random.key(0), (B, T, H * D))

@@ -249,6 +249,7 @@ def test_softmax1_attends_to_nothing_at_low_scores_and_does_not_overflow_at_high
     np.testing.assert_allclose(high, 0.25)
 
 
+@pytest.mark.representative("8")
 @pytest.mark.parametrize("length", [8, 32, 128])
 def test_alpha_sets_gamma_by_the_length_of_training_and_alpha_visible_by_the_keys_in_sight(length):
     scores = np.random.default_rng(0).normal(size=(1, 1, length, length)).astype(np.float32)

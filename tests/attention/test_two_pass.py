@@ -19,6 +19,7 @@ def exact(scores):
     return largest + np.log(total), np.exp(scores - largest) / total
 
 
+@pytest.mark.slow
 @settings(max_examples=50, deadline=None)
 @given(SCORES, st.sampled_from([1, 4, 16]))
 def test_no_maximum_is_needed(scores, block):

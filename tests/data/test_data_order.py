@@ -108,6 +108,7 @@ def joined(parts):
     return {name: np.concatenate([part[name] for part in parts]) for name in parts[0]}
 
 
+@pytest.mark.representative("plain-4", "corpora and pairs-2")
 @pytest.mark.parametrize("processes", [2, 4])
 def test_a_state_saved_by_many_processes_resumes_on_any_number(data, processes):
     whole = take(data.train(BATCH, 3), 9)
@@ -237,6 +238,7 @@ def test_what_is_wrong_with_a_record_is_told_by_the_process_that_meets_it():
     iterator.close()
 
 
+@pytest.mark.slow
 def test_a_process_that_dies_is_told_of_and_none_outlives_a_killed_training(tmp_path):
     program = tmp_path / "reading.py"
     program.write_text(READING)

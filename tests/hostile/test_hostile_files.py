@@ -145,7 +145,7 @@ def run(whole: Whole, examples: int) -> None:
 
 
 def test_damaged_files(whole):
-    run(whole, 40)
+    run(whole, 20)
 
 
 @pytest.mark.slow

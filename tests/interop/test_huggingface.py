@@ -67,6 +67,7 @@ def test_a_parameter_without_a_name_is_refused_and_not_lost(tmp_path):
     assert not (tmp_path / "other").exists()
 
 
+@pytest.mark.representative("*-softmax", "*-gated_mlp", "*-clipped_softmax", "opt-sink")
 @pytest.mark.parametrize("variant", VARIANTS)
 @pytest.mark.parametrize("family", FAMILIES)
 def test_load_gives_back_what_save_wrote(tmp_path, family, variant):

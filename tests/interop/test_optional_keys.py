@@ -98,6 +98,7 @@ def imported_and_exported(folder, again):
     return shown, params
 
 
+@pytest.mark.representative("BertForSequenceClassification-*", "OPTForCausalLM-*", "timm's*")
 @pytest.mark.parametrize("kind, name, key, values", CASES, ids=[f"{name}-{key}" for _, name, key, _ in CASES])
 def test_it_is_the_same_model_and_is_given_back(tmp_path, kind, name, key, values):
     arguments = kind == "timm"

@@ -81,6 +81,7 @@ def test_it_is_its_formula(name):
     np.testing.assert_allclose(found, [FORMULAS[name](value) for value in x], rtol=0, atol=2e-6)
 
 
+@pytest.mark.representative("vit")
 @pytest.mark.parametrize("family", CONFIGS)
 def test_a_family_has_the_one_that_it_is_given(family):
     module, params = made(family, OTHERS[family])
@@ -102,6 +103,7 @@ def test_the_masked_language_head_has_it_and_the_pooler_keeps_its_own():
     np.testing.assert_allclose(values["head/pooled"], np.tanh(values["head/pooler"]), atol=1e-6)
 
 
+@pytest.mark.representative("opt")
 @pytest.mark.parametrize("family", CONFIGS)
 def test_integers_are_those_of_the_quantized_model(family):
     batch = batch_of(family)

@@ -149,6 +149,7 @@ MANY_VALUES = {
 }
 
 
+@pytest.mark.representative("heavy tails*", "relu-4*")
 @pytest.mark.parametrize("bits, symmetric", [(4, True), (8, False)])
 @pytest.mark.parametrize("kind", MANY_VALUES)
 def test_a_histogram_leads_to_the_range_of_least_exact_error(kind, bits, symmetric):

@@ -150,7 +150,7 @@ def dots(jaxpr, inside=False):
                 yield from dots(getattr(value, "jaxpr", value), within)
 
 
-@pytest.mark.representative("bert-bfloat16", "bert-int8")
+@pytest.mark.representative("bert-bfloat16")
 @pytest.mark.parametrize("kind", ["int8", "bfloat16"])
 @pytest.mark.parametrize("family", sorted(FAMILIES))
 def test_every_product_of_a_block_is_of_integers(monkeypatch, family, kind):
@@ -192,6 +192,7 @@ def test_what_stays_in_floating_point_is_named():
     assert model.in_floating_point == ("head/product", *gate)
 
 
+@pytest.mark.slow
 def test_bits_of_zero_leave_a_tensor_in_floating_point_in_that_layer_alone():
     result, batch = quantized("bert", GATED[0], **GATED[1])
     activations = {path: dict(r) for path, r in result.activation_ranges.items()}
@@ -301,7 +302,7 @@ def test_groups_of_dimensions_are_right_or_refused(family, num_layers):
         assert (model is None) == (sites in pairs), sites
 
 
-@pytest.mark.representative("1")
+@pytest.mark.slow
 @pytest.mark.parametrize("num_layers", [1, 2])
 def test_groups_that_enter_a_post_norm_block_are_refused(num_layers):
     result, batch = per_tensor("bert", num_layers)
@@ -365,6 +366,7 @@ class Strange(nn.Module):
         return nn.Conv(8, (3,), name="convolution")(Site(name="last")(x))
 
 
+@pytest.mark.slow
 def test_a_layer_that_runs_twice_and_a_convolution_stay_in_floating_point():
     module = Strange(BertConfig(**SMALL, **OF_FAMILY["bert"]))
     batch = {"tokens": np.random.default_rng(0).integers(0, 11, (4, 6)).astype(np.int32)}

@@ -120,7 +120,7 @@ def matrix(r, index, size):
     return np.eye(size)
 
 
-@pytest.mark.representative("*-opt")
+@pytest.mark.representative("hadamard-opt", "gptq-opt")
 @pytest.mark.parametrize("method, family", CASES)
 def test_what_meets_is_in_bases_that_match(method, family):
     """x W = (x M) (M^-1 W) for the integers x M of a site and M^-1 W of each kernel that multiplies it; a basis that is
@@ -145,7 +145,7 @@ def test_what_meets_is_in_bases_that_match(method, family):
     assert checked >= 10
 
 
-@pytest.mark.representative("*-opt")
+@pytest.mark.representative("static-opt", "hadamard-opt")
 @pytest.mark.parametrize("method, family", CASES)
 def test_outliers_cost_16_bits_their_rounding_alone(method, family):
     """The error is that of independent, uniform roundings on the tensors' own ranges: step^2 / 12 each, as a share of
@@ -327,6 +327,7 @@ def test_gptq_rounds_in_the_basis_of_the_range(granularity, basis):
     assert np.linalg.norm(x @ (kernel - rounded)) < np.linalg.norm(x @ (kernel - nearest))
 
 
+@pytest.mark.slow
 def test_gptq_beats_nearest_rounding_in_a_model():
     module, params, batches = make("opt", "gated_linear")
     recipe = QuantizationConfig(recipe="paper_opt", weight_estimator="minmax").make_recipe("w3a16", module.config)

@@ -78,7 +78,7 @@ def test_even_examples_are_quantized_and_odd_ones_are_not(family):
     np.testing.assert_array_equal(jax.jit(lambda p: model.apply({"params": p}, batch))(params), as_is)
 
 
-@pytest.mark.representative("opt")
+@pytest.mark.slow
 @pytest.mark.parametrize("family", ["bert", "opt"])
 def test_a_loss_from_factors_sees_each_half_with_its_own_table(family):
     module, params, batch, recipe = make(family)
@@ -89,6 +89,7 @@ def test_a_loss_from_factors_sees_each_half_with_its_own_table(family):
     np.testing.assert_array_equal(found, expected)
 
 
+@pytest.mark.slow
 def test_what_is_captured_is_in_the_order_of_the_batch():
     module, params, batch, recipe = make("bert")
     model = make_noisy_model(module, recipe, batch)
@@ -106,6 +107,7 @@ def test_what_is_captured_is_in_the_order_of_the_batch():
         assert np.corrcoef(noisy[site][:, ::2].ravel(), values[:, ::2].ravel())[0, 1] > 0.7, site
 
 
+@pytest.mark.slow
 def test_on_several_devices_it_is_the_same():
     module, params, batch, recipe = make("bert")
     batch = {"tokens": np.concatenate([batch["tokens"], batch["tokens"][:2]])}
@@ -143,6 +145,7 @@ def test_an_outlier_is_drawn_in_by_what_its_range_costs(symmetric):
     assert jax.grad(error)(outlier) == pytest.approx(len(x) * s / (6 * steps), rel=0.03)
 
 
+@pytest.mark.representative("granularity0")
 @pytest.mark.parametrize("granularity", [Tensor(), Channel(), Token()])
 def test_only_the_ends_of_a_range_feel_the_error_of_others(granularity):
     """With gradients straight through, an error that a value does not make itself reaches it as the end of a range."""

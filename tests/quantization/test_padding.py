@@ -134,7 +134,7 @@ def test_signals_and_their_noise_are_of_real_tokens(model):
         np.testing.assert_allclose(padded[key], decibels, atol=0.3, err_msg=str(key))
 
 
-@pytest.mark.representative("bert")
+@pytest.mark.slow
 def test_noise_is_that_of_real_tokens(model):
     module, params = model
     without_dropout = dataclasses.replace(module.config, dropout=0.0, attention_dropout=0.0)

@@ -142,6 +142,7 @@ def test_no_outliers_are_told_in_words(tmp_path):
     assert "there are no outliers" in text and "Which hidden dimensions" not in text
 
 
+@pytest.mark.slow
 def test_a_real_models_outliers_are_told_where_they_are(patient, tmp_path):
     """One in every sequence and layer, at [CLS], in one dimension."""
 

@@ -40,6 +40,7 @@ def test_what_is_asked_for_is_taken_unless_something_looks(experiment, tmp_path,
     assert model.attention_backend == "blockwise" and with_backend(model, "naive") == model
 
 
+@pytest.mark.slow
 def test_a_run_keeps_what_it_took(experiment, tmp_path, monkeypatch):
     """Whatever auto would take now: a continued run is bit for bit the one that was never interrupted."""
     shorter = dataclasses.replace(experiment, training=dataclasses.replace(experiment.training, steps=4))

@@ -161,7 +161,7 @@ def newest(folder, program):
     return step, state, position, warnings
 
 
-@pytest.mark.representative("flipped")
+@pytest.mark.slow
 @pytest.mark.parametrize("damage", [Path.unlink, truncate, flip], ids=["deleted", "truncated", "flipped"])
 def test_whatever_file_is_damaged_the_state_is_one_that_was_saved(tmp_path, program, two_checkpoints, damage):
     """Whichever file of the newest: it is whole nevertheless, or told, set aside, and the one before it used."""
@@ -241,6 +241,7 @@ def test_nothing_to_load(tmp_path, module, data, create, message):
         load_params(module, data, tmp_path)
 
 
+@pytest.mark.representative("newest-*", "1-no*")
 @pytest.mark.parametrize(
     ("which", "step"),
     [("newest", 3), ("best", 2), ("2", 2), ("1", r"no checkpoint '1': expected newest, best or one of \[2, 3\]")],

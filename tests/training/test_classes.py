@@ -334,6 +334,7 @@ COLUMNS = {
 }
 
 
+@pytest.mark.representative("in another order", "too few")
 @pytest.mark.parametrize("columns, told", COLUMNS.values(), ids=COLUMNS)
 def test_numbers_are_those_of_the_outputs_of_their_names(tmp_path, columns, told):
     """Of an import, and of a run that it made."""

@@ -160,7 +160,7 @@ def test_devices_share_the_work(mesh):
     assert shared * 8 == pytest.approx(alone, rel=0.1)
 
 
-@pytest.mark.representative("bert-data", "opt-mixed")
+@pytest.mark.representative("opt-mixed")
 @pytest.mark.parametrize("mesh", ["data", "fsdp", "mixed"])
 @pytest.mark.parametrize("name", ["bert", "opt"])
 def test_devices_share_a_vocabulary_in_parts(name, mesh, monkeypatch):
@@ -213,7 +213,7 @@ def dots(jaxpr: Any) -> list[Any]:
     return found
 
 
-@pytest.mark.representative("bert", "vit")
+@pytest.mark.representative("bert")
 @pytest.mark.parametrize("name", CONFIGS)
 def test_bfloat16_computes_and_float32_is_kept(name):
     config = dataclasses.replace(CONFIGS[name], dtype="bfloat16")
@@ -231,7 +231,7 @@ def test_bfloat16_computes_and_float32_is_kept(name):
     assert inputs.count(["bfloat16", "bfloat16"]) == len(inputs) - 2 - classifier
 
 
-@pytest.mark.representative("gated_linear-opt")
+@pytest.mark.slow
 @pytest.mark.parametrize("family", ["opt", "bert"])
 @pytest.mark.parametrize("attention", MECHANISMS)
 def test_one_example_per_device_is_the_same_example_everywhere(family, attention):

@@ -106,7 +106,7 @@ def cosine(a, b):
     return float(np.sum(a * b) / np.sqrt(np.sum(a * a) * np.sum(b * b)))
 
 
-@pytest.mark.representative("encoder", "scorer")
+@pytest.mark.representative("encoder")
 @pytest.mark.parametrize("name", CONFIGS)
 def test_fidelity_is_the_cosine_of_embeddings_or_of_centred_predictions(name):
     module, theirs, ours, batch = two_models(CONFIGS[name])

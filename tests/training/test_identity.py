@@ -109,7 +109,7 @@ def head_line(file: Path) -> None:
     file.write_text("completely unrelated vocabulary appears here zigzag\n" * 3 + file.read_text())
 
 
-@pytest.mark.representative("train.txt*-evaluate")
+@pytest.mark.slow
 @pytest.mark.parametrize("command", COMMANDS)
 @pytest.mark.parametrize(
     ("file", "changed"), [("train.txt", "training data (SHA-256"), ("held_out.txt", "held-out data (SHA-256")]
@@ -173,6 +173,7 @@ def test_a_changed_tokenizer_is_refused(copy, capsys):
     assert "tokenizer.json is missing" in told(["evaluate", f"--workdir={copy}/run"], capsys)
 
 
+@pytest.mark.representative("quantize", "train")
 @pytest.mark.parametrize("command", [["train"], *COMMANDS.values()], ids=lambda command: command[0])
 def test_no_command_trains_the_tokenizer_anew(command, copy, monkeypatch):
     """Another version of its library, or of Python's text, would make another one."""

@@ -138,6 +138,7 @@ def equal(one, other) -> bool:
     return jax.tree.all(jax.tree.map(np.array_equal, one, other))
 
 
+@pytest.mark.slow
 def test_a_new_head_on_the_very_encoder(encoder):
     params, module = started(fine_tuning(encoder))
     assert (module.config.head, module.config.num_classes) == ("classification", 2)

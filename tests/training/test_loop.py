@@ -85,7 +85,7 @@ def test_logged_evaluation_is_that_of_the_saved_parameters(unbroken, module, dat
     assert metrics["perplexity"] == pytest.approx(math.exp(metrics["loss"]), rel=1e-12)
 
 
-@pytest.mark.representative("stops1", "stops5")
+@pytest.mark.representative("stops1")
 @pytest.mark.parametrize("stops", [(0,), (1,), (4,), (6,), (11,), (2, 5, 7, 10)])
 def test_interruptions_leave_no_trace(run, unbroken, data, tmp_path, stops):
     """Stopped before update `stop + 1` (checkpoints are at 3, 6, 9 and 12), once or again and again."""
@@ -215,6 +215,7 @@ class TerminatedData(InterruptedData):
         return iterator
 
 
+@pytest.mark.representative("3")
 @pytest.mark.parametrize("stop", [1, 3, 7])
 def test_sigterm_saves_and_leaves_no_trace(run, unbroken, data, tmp_path, stop):
     handler = signal.getsignal(signal.SIGTERM)
@@ -280,6 +281,7 @@ def test_a_limit_of_bad_steps_may_be_lowered(run, data, training, tmp_path, lowe
     assert run(tmp_path, training=strict).step == 12
 
 
+@pytest.mark.slow
 def test_the_best_checkpoint_stays(run, unbroken, data, training, tmp_path):
     """The held-out accuracy is best at some evaluation, whatever `checkpoint_every`."""
     rare = dataclasses.replace(

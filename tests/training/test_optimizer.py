@@ -162,6 +162,7 @@ def unstacked(params: dict) -> dict:
     return {"embeddings": params["embeddings"], **layers}
 
 
+@pytest.mark.representative("lamb", "adafactor", "sgd")
 @pytest.mark.parametrize("name", OPTIMIZERS)
 def test_each_stacked_layer_is_a_tensor_of_its_own(name):
     decay = 0.0 if name in ("adafactor", "sgd") else 0.1  # where optax's own decay is another

@@ -210,6 +210,7 @@ def test_rematerialization_changes_nothing(name):
     check_equal(run(name, ONE_DEVICE), run("opt", ONE_DEVICE))
 
 
+@pytest.mark.slow
 def test_a_step_against_a_hinge_lowers_real_outliers_and_little_else(patient):
     """The penalty is [CLS]'s alone; a step that takes a tenth of it away by its slope does so."""
     penalties, batch = make_penalties(("hinge,tau=10,weight=1",)), patient.held_out
@@ -328,6 +329,7 @@ def without_rates(workdir):
     return [{name: value for name, value in line.items() if not name.endswith("_per_second")} for line in lines]
 
 
+@pytest.mark.slow
 def test_a_run_logs_its_penalties_beside_its_loss(unbroken):
     train = read_metrics(unbroken.workdir, "train")
     assert [line["step"] for line in train] == [5, 10, 12]

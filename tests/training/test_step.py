@@ -64,6 +64,7 @@ def test_a_batch_without_predictions_changes_nothing_but_decay(without_dropout, 
     assert all(np.isfinite(leaf).all() for leaf in jax.tree.leaves(state.params))
 
 
+@pytest.mark.slow
 def test_dropout_is_a_function_of_seed_and_step(module, training, batch):
     """The learning rate of update 0 is 0: the same parameters meet another dropout mask in update 1."""
     first, _ = run(module, training, batch)

@@ -41,7 +41,7 @@ def in_parts(patch, rows):
     patch.setattr(vocabulary_loss, "ROWS_OF_A_CACHE", rows)
 
 
-@pytest.mark.representative("rows1-*-0", "rows4-*-0", "rows5-*-0")
+@pytest.mark.representative("rows4-*")
 @pytest.mark.parametrize("seed", [0, 1])
 @pytest.mark.parametrize(
     "rows, at_once, smoothing, with_bias, shards",
@@ -101,6 +101,7 @@ def model(family, **options):
     return module, nn.unbox(module.init(jax.random.key(0), batch)["params"]), batch
 
 
+@pytest.mark.representative("opt")
 @pytest.mark.parametrize("family", ["bert", "opt"])
 def test_a_model_gives_factors_unless_its_logits_are_looked_at(family):
     module, params, batch = model(family)
@@ -132,7 +133,7 @@ def test_the_products_precision_is_that_of_the_model(parts, monkeypatch):
     assert all(x is not None and set(x) == {jax.lax.Precision.HIGHEST} for x in found)
 
 
-@pytest.mark.representative("opt")
+@pytest.mark.slow
 @pytest.mark.parametrize("family", ["bert", "opt"])
 def test_a_training_step_and_an_evaluation_hold_no_logits(family, monkeypatch):
     """In parts of an eighth; and what they say is what the logits say."""
