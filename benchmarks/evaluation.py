@@ -21,6 +21,7 @@ import numpy as np
 
 from benchmarks.timing import count, interleaved, output_file
 from qtx.analysis.capture import FloatingPoint
+from qtx.anatomy import read
 from qtx.families import build
 from qtx.masks import without_full_masks
 from qtx.models import BertConfig
@@ -67,7 +68,7 @@ def measure(repeats: int, calibrations: list[str]) -> dict[str, float]:
     }
     for name in calibrations:
         recipe = QuantizationConfig(**CALIBRATIONS[name]).make_recipe("w8a8", CONFIG)
-        weight_plan, bits = planned_weights(params, recipe)
+        weight_plan, bits = planned_weights(read(module, batch), params, recipe)
         plan, state = initial_state(module, params, recipe, batch, weight_ranges(weight_plan, params, bits, {}), {})
         arguments = module, plan, tables_of(weight_plan), params, state, without_full_masks(batch)
         functions[f"calibration, {name}"] = lambda arguments=arguments: calibration_step(*arguments)

@@ -14,6 +14,8 @@ import jax
 import jax.numpy as jnp
 from jax.ad_checkpoint import checkpoint_name
 
+from qtx.parts import Part
+
 # By this name the outputs of dense layers are known to policies of rematerialization.
 DENSE_OUTPUT = "dense_output"
 
@@ -97,6 +99,24 @@ def _rows_backward(precision, dtype, saved, gradient):
 _rows_product.defvjp(_rows_forward, _rows_backward)
 
 
+class Dense(nn.Dense):
+    """A dense layer that declares what it computes (`qtx.parts.Part`)."""
+
+    part: Part = Part.OTHER
+
+
+class LayerNorm(nn.LayerNorm):
+    """A LayerNorm that declares what it computes."""
+
+    part: Part = Part.NORM
+
+
+class RMSNorm(nn.RMSNorm):
+    """An RMSNorm that declares what it computes."""
+
+    part: Part = Part.NORM
+
+
 def dense(
     features: int,
     axes: tuple[str | None, str | None],
@@ -105,16 +125,18 @@ def dense(
     name: str | None = None,
     use_bias: bool = True,
     bias: float = 0.0,
+    part: Part = Part.OTHER,
 ) -> nn.Dense:
-    """A dense layer `[..., D] -> [..., features]` with a normal(`init_std`) kernel of logical `axes` and a bias of
-    `bias` everywhere."""
-    return nn.Dense(
+    """Makes a dense layer `[..., D] -> [..., features]` with a normal(`init_std`) kernel of logical `axes` and a bias of
+    `bias` everywhere, which computes a `part`."""
+    return Dense(
         features,
         use_bias,
         dtype,
         kernel_init=nn.with_logical_partitioning(nn.initializers.normal(init_std), axes),
         bias_init=nn.initializers.constant(bias),
         dot_general=dense_product,
+        part=part,
         name=name,
     )
 
@@ -206,11 +228,11 @@ def embedding(rows: int, features: int, axis: str, init_std: float, dtype, name:
     return Embed(rows, features, dtype=dtype, embedding_init=init, name=name)
 
 
-def layer_norm(epsilon: float, dtype, name: str | None = None) -> nn.LayerNorm:
-    """LayerNorm over the last axis; the two-pass variance, since E[x^2] - E[x]^2 loses digits to outliers."""
-    return nn.LayerNorm(epsilon=epsilon, dtype=dtype, use_fast_variance=False, name=name)
+def layer_norm(epsilon: float, dtype, name: str | None = None, part: Part = Part.NORM) -> nn.LayerNorm:
+    """Makes a LayerNorm over the last axis, with the two-pass variance: E[x^2] - E[x]^2 loses digits to outliers."""
+    return LayerNorm(epsilon=epsilon, dtype=dtype, use_fast_variance=False, part=part, name=name)
 
 
-def rms_norm(epsilon: float, dtype, name: str | None = None) -> nn.RMSNorm:
-    """RMSNorm (Zhang and Sennrich 2019) over the last axis."""
-    return nn.RMSNorm(epsilon=epsilon, dtype=dtype, name=name)
+def rms_norm(epsilon: float, dtype, name: str | None = None, part: Part = Part.NORM) -> nn.RMSNorm:
+    """Makes an RMSNorm (Zhang and Sennrich 2019) over the last axis."""
+    return RMSNorm(epsilon=epsilon, dtype=dtype, part=part, name=name)

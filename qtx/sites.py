@@ -20,6 +20,7 @@ from flax import traverse_util
 
 from qtx.foundation.errors import QtxError
 from qtx.masks import Mask
+from qtx.parts import Part
 
 
 class Site(nn.Module):
@@ -27,7 +28,12 @@ class Site(nn.Module):
 
     `mask` says which of its values will be used at all (scores and probabilities: those of visible keys); calibration
     leaves out the others.
+
+    Attributes:
+      part: what the tensor is to a transformer.
     """
+
+    part: Part = Part.OTHER
 
     def __call__(self, x: jax.Array, mask: Mask | None = None) -> jax.Array:
         return x
@@ -36,8 +42,8 @@ class Site(nn.Module):
 SITE_MODULES = (nn.Dense, nn.LayerNorm, nn.RMSNorm, Site)
 """The kinds of modules whose outputs are sites."""
 
-STACK = "layers/"
-"""Prefix of the paths, of sites and of parameters, whose arrays have a leading layer axis."""
+SITES_AND_TABLES = (*SITE_MODULES, nn.Embed)
+"""Modules whose outputs are quantized: the look-ups of embedding tables too."""
 
 _watching: contextvars.ContextVar[tuple[Callable[[str], bool], ...]] = contextvars.ContextVar("watching", default=())
 
@@ -142,12 +148,16 @@ def capture(apply: Callable[..., Any], sites: Collection[str], *args: Any, **kwa
         named = method == "__call__" and isinstance(module, SITE_MODULES)
         return named and any(fnmatch.fnmatchcase(path, site) for site in sites)
 
-    y, variables = apply(
-        *args,
-        **kwargs,
-        capture_intermediates=is_captured,
-        mutable=["intermediates"],
-    )
+    of_layer: dict[str, int] = {}  # axes of a site's output, within the layer
+
+    def measure(next_function, args, kwargs, context):
+        y = next_function(*args, **kwargs)
+        if is_captured(context.module, context.method_name):
+            of_layer["/".join(context.module.path)] = y.ndim
+        return y
+
+    with nn.intercept_methods(measure):
+        y, variables = apply(*args, **kwargs, capture_intermediates=is_captured, mutable=["intermediates"])
     flat = traverse_util.flatten_dict(variables.get("intermediates", {}), sep="/")
     values = {path.removesuffix("/__call__"): value for path, value in flat.items()}
     for path, (first, *others) in values.items():
@@ -157,4 +167,4 @@ def capture(apply: Callable[..., Any], sites: Collection[str], *args: Any, **kwa
                 "give each time a Site of its own in the model"
             )
         values[path] = first
-    return y, {site: value if site.startswith(STACK) else value[None] for site, value in values.items()}
+    return y, {site: value if value.ndim > of_layer[site] else value[None] for site, value in values.items()}

@@ -25,11 +25,13 @@ from qtx.cli.main import main
 from qtx.families import FAMILIES, Family, MeasuredSites
 from qtx.foundation.errors import QtxError
 from qtx.layers import dense, embedding
+from qtx.layers import rms_norm as make_rms_norm
 from qtx.masks import Mask
 from qtx.models import TransformerConfig
 from qtx.models.block import stacked
 from qtx.models.flops import step_flops
 from qtx.models.opt import TiedHead
+from qtx.parts import Part
 from qtx.quantization import QuantizationConfig, calibrate
 from qtx.quantization.granularity import Group
 from qtx.quantization.integer import convert, products
@@ -76,14 +78,17 @@ class SwiGlu(nn.Module):
     @nn.compact
     def __call__(self, x):
         c, dtype = self.config, jnp.dtype(self.config.dtype)
-        gate = dense(c.mlp_width, ("embed", "mlp"), c.init_std, dtype, "gate", use_bias=False)(x)
-        hidden = nn.silu(gate) * dense(c.mlp_width, ("embed", "mlp"), c.init_std, dtype, "in", use_bias=False)(x)
-        hidden = Site(name="hidden")(hidden)
-        return dense(c.width, ("mlp", "embed"), c.init_std, dtype, "out", use_bias=False)(hidden)
+
+        def project(name):
+            axes = ("embed", "mlp")
+            return dense(c.mlp_width, axes, c.init_std, dtype, name, use_bias=False, part=Part.PREACTIVATION)(x)
+
+        hidden = Site(Part.HIDDEN, name="hidden")(nn.silu(project("gate")) * project("in"))
+        return dense(c.width, ("mlp", "embed"), c.init_std, dtype, "out", use_bias=False, part=Part.BRANCH)(hidden)
 
 
-def rms_norm(config: DecoderConfig, name: str) -> nn.RMSNorm:
-    return nn.RMSNorm(epsilon=config.layer_norm_epsilon, dtype=jnp.dtype(config.dtype), name=name)
+def rms_norm(config: DecoderConfig, name: str, part: Part = Part.NORM) -> nn.RMSNorm:
+    return make_rms_norm(config.layer_norm_epsilon, jnp.dtype(config.dtype), name, part)
 
 
 class DecoderBlock(nn.Module):
@@ -95,15 +100,15 @@ class DecoderBlock(nn.Module):
         c = self.config
 
         def rotate(query, key):
-            query, key = rms_norm(c, "query_norm")(query), rms_norm(c, "key_norm")(key)
+            query, key = rms_norm(c, "query_norm", Part.QUERY)(query), rms_norm(c, "key_norm", Part.KEY)(key)
             return rotary(query, c.rotary_base), rotary(key, c.rotary_base)
 
         attention = MultiHeadAttention(
             c.num_heads, c.attention, c.attention_dropout, c.init_std, jnp.dtype(c.dtype), self.deterministic,
             c.num_kv_heads, c.head_dim, use_bias=False, rotate=rotate, name="attention",
         )  # fmt: skip
-        x = Site(name="attention_residual")(x + attention(rms_norm(c, "attention_norm")(x), rows, x))
-        x = Site(name="mlp_residual")(x + SwiGlu(c, name="mlp")(rms_norm(c, "mlp_norm")(x)))
+        x = Site(Part.RESIDUAL, name="attention_residual")(x + attention(rms_norm(c, "attention_norm")(x), rows, x))
+        x = Site(Part.RESIDUAL, name="mlp_residual")(x + SwiGlu(c, name="mlp")(rms_norm(c, "mlp_norm")(x)))
         return x, None
 
 
@@ -113,7 +118,8 @@ class Head(nn.Module):
     @nn.compact
     def __call__(self, x):
         c = self.config
-        return dense(c.vocab_size, ("embed", "vocab"), c.init_std, jnp.float32, "logits", use_bias=False)(x)
+        axes = ("embed", "vocab")
+        return dense(c.vocab_size, axes, c.init_std, jnp.float32, "logits", use_bias=False, part=Part.HEAD)(x)
 
 
 class Decoder(nn.Module):
@@ -374,11 +380,3 @@ def test_its_operations_are_counted():
 def test_heads_that_cannot_be_are_refused(variant, options, says):
     with pytest.raises(QtxError, match=says):
         make(variant, **options)
-
-
-def test_smoothquant_refuses_a_block_that_it_does_not_know():
-    module, params, batch = make("softmax")
-    of_layers = {**params["layers"], "pre_mlp_norm": params["layers"]["mlp_norm"]}
-    of_layers.pop("mlp_norm")
-    with pytest.raises(QtxError, match="for blocks with layers/mlp_norm/scale, which this model lacks"):
-        METHODS["smoothquant"]().find_bases(module, {**params, "layers": of_layers}, [batch])

@@ -177,7 +177,7 @@ def _initial(model: FloatingPoint, batch: dict[str, Any]) -> dict[str, Any]:
     names = [*_ATTENTION_METRICS, "first_mass", "context_norm"]
     names += ["openness"] if "layers/attention/gate" in values else []
     return {
-        "norms": initial_norms(model.module),
+        "norms": initial_norms(model.module, batch),
         "outliers": _outliers(model, values[measured_sites(model.module).infinity_norm].shape).init(),
         "heads": {
             **{name: per_head.init() for name in names},

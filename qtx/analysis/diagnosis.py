@@ -13,7 +13,6 @@ from qtx.analysis.head_map import SHOWN_TOKENS, HeadMap
 from qtx.analysis.observation import Observation
 from qtx.analysis.sensitivity import Sweep
 from qtx.foundation.storage import sealed_json, write_whole
-from qtx.sites import STACK
 
 FILE = "diagnosis.json"
 OUTLIER_RATIO = 6.0
@@ -163,7 +162,7 @@ def find_outliers(observation: Observation, text: TokenText) -> tuple[Outliers, 
             found.append(
                 Outliers(
                     path=path,
-                    layer=layer if path.startswith(STACK) else None,
+                    layer=layer if path in observation.stacked else None,
                     norm=float(peak.max(axis=1).mean()),
                     sigmas=float(seen["sigmas"][layer].mean()),
                     typical=typical,

@@ -14,6 +14,7 @@ from qtx.analysis.capture import FloatingPoint, Model, measured_sites, values_at
 from qtx.analysis.heads import HEAD_SITES, by_head, head_statistics, visible_keys
 from qtx.analysis.statistics import MeanState, infinity_norm, kurtosis, per_layer, weighted_mean
 from qtx.foundation.batch import Batch
+from qtx.anatomy import read
 from qtx.foundation.errors import QtxError
 from qtx.masks import counted, sample_mask, token_mask
 
@@ -44,10 +45,11 @@ def outlier_metrics(
       QtxError: if there are no batches.
     """
     model = FloatingPoint(module, params)
-    state, empty = initial_norms(module), True
+    state = None
     for batch in batches:
-        state, empty = _update(model, state, dict(batch), count_padding), False
-    if empty:
+        state = initial_norms(module, batch) if state is None else state
+        state = _update(model, state, dict(batch), count_padding)
+    if state is None:
         raise QtxError("no batches to measure outliers on: the evaluation data is empty")
     return summary(module, state)
 
@@ -106,13 +108,12 @@ def health(model: Model, batch: Batch, step: Any = None) -> dict[str, float]:
     return found
 
 
-def initial_norms(module: nn.Module) -> NormState:
-    """No samples seen yet; see `update_norms`."""
-    sites = measured_sites(module)
+def initial_norms(module: nn.Module, batch: Batch) -> NormState:
+    """No samples seen yet; see `update_norms`. The batch gives shapes only."""
+    sites, anatomy = measured_sites(module), read(module, batch)
 
     def states(names):
-        sizes = {site: module.config.num_layers if site.startswith("layers/") else 1 for site in names}
-        return {site: per_layer(_mean, size).init() for site, size in sizes.items()}
+        return {site: per_layer(_mean, *(anatomy.leading(site) or (1,))).init() for site in names}
 
     return {"inf_norms": states(sites.tensors), "kurtoses": states(sites.kurtosis)}
 
@@ -167,7 +168,7 @@ def _health(model: Model, batch: dict[str, Any], step: Any) -> dict[str, jax.Arr
         # In float32: there are more visible keys in a large batch than int32 counts.
         weights = weights.astype(jnp.float32)
         means[name] = jnp.sum(measured * weights[..., None]) / jnp.maximum(jnp.sum(weights) * measured.shape[-1], 1)
-    norms = update_norms(initial_norms(model.module), values, batch)
+    norms = update_norms(initial_norms(model.module, batch), values, batch)
     per_layer_norm = norms["inf_norms"][sites.infinity_norm].mean.high
     return means | {
         "max_inf_norm": jnp.max(per_layer_norm),

@@ -38,6 +38,7 @@ class Observation:
       example: which of the first batch is shown: of texts the one that begins with most different tokens.
       shown: of that example and every head: `probs` `[L, H, T, T]`, the lengths of values and outputs `value` and
         `context` `[L, T, H]`, and with a gate `openness` `[L, T, H]`.
+      stacked: which sites have a value for each layer.
     """
 
     tokens: np.ndarray | None
@@ -46,6 +47,7 @@ class Observation:
     heads: dict[str, np.ndarray]
     example: int
     shown: dict[str, np.ndarray]
+    stacked: frozenset[str]
 
 
 def observe_model(model: FloatingPoint, batches: Sequence[Batch]) -> Observation:
@@ -78,6 +80,7 @@ def observe_model(model: FloatingPoint, batches: Sequence[Batch]) -> Observation
         heads={name: joined([part["heads"][name] for part in seen], 1) for name in seen[0]["heads"]},
         example=example,
         shown=seen[0]["shown"],
+        stacked=frozenset(path for path, shape in shapes.items() if shape.leading),
     )
 
 

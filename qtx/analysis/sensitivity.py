@@ -266,11 +266,11 @@ def _weight_powers(quantized: Quantized, params: Any) -> dict[str, Any]:
     flat, rounded, result = flatten(params), flatten(quantized.params), {}
     for planned in quantized.weight_plan:
         path = planned.path
-        of_grid = rounded[path]
+        of_grid, r = rounded[path], quantized.weight_ranges[path]
         if is_table(path):  # quantized at its look-ups
-            rounding = over_layers(path, functools.partial(round_to_range, planned=planned, weight=True))
-            of_grid = rounding(flat[path], quantized.weight_ranges[path])
-        result[path] = over_layers(path, _powers)(flat[path], of_grid)
+            rounding = over_layers(r["bits"], functools.partial(round_to_range, planned=planned, weight=True))
+            of_grid = rounding(flat[path], r)
+        result[path] = over_layers(r["bits"], _powers)(flat[path], of_grid)
     return result
 
 

@@ -19,6 +19,7 @@ from qtx.axes import constrain
 from qtx.foundation.errors import QtxError
 from qtx.layers import Dropout, Product, dense
 from qtx.masks import Mask
+from qtx.parts import Part
 from qtx.sites import Site, watched
 
 INNER = ("scores", "probs", "score_product", "context_product")
@@ -110,23 +111,26 @@ class MultiHeadAttention(nn.Module):
         def merged(y):
             return y.reshape(batch, length, -1)
 
-        def project(name, heads):
-            y = dense(heads * head_dim, ("embed", "heads"), self.init_std, self.dtype, name, self.use_bias)(x)
+        def project(part, name, heads):
+            features, axes = heads * head_dim, ("embed", "heads")
+            y = dense(features, axes, self.init_std, self.dtype, name, self.use_bias, part=part)(x)
             return constrain(split(y), "batch", None, "heads")
 
         def of_query_heads(y):
             return y if kv_heads == self.num_heads else jnp.repeat(y, self.num_heads // kv_heads, axis=2)
 
-        def gated(gate, y, name):
+        def gated(gate, y, part, name):
             read, y = x if gate.input == "normed" or residual is None else residual, split(y)
-            return Site(name=name)(merged(y * self._openness(gate, read, *y.shape[2:])))
+            return Site(part, name=name)(merged(y * self._openness(gate, read, *y.shape[2:])))
 
-        query, key, value = project("query", self.num_heads), project("key", kv_heads), project("value", kv_heads)
+        query = project(Part.QUERY, "query", self.num_heads)
+        key, value = project(Part.KEY, "key", kv_heads), project(Part.VALUE, "value", kv_heads)
         if self.rotate is not None:
             query, key = self.rotate(query, key)
-            query, key = (split(Site(name=f"rotated_{n}")(merged(y))) for n, y in (("query", query), ("key", key)))
+            query = split(Site(Part.QUERY, name="rotated_query")(merged(query)))
+            key = split(Site(Part.KEY, name="rotated_key")(merged(key)))
         if gate is not None and gate.place == "values":
-            value = split(gated(gate, value, "gated_value"))
+            value = split(gated(gate, value, Part.VALUE, "gated_value"))
         key, value = of_query_heads(key), of_query_heads(value)
         normalize = Held(normalizer.parameters(self.num_heads), self.init_std, name=NORMALIZER)
         dropout = 0.0 if self.deterministic else self.dropout
@@ -138,16 +142,17 @@ class MultiHeadAttention(nn.Module):
             dropout_key = self.make_rng("dropout") if dropout else None
             query = query * head_dim**-0.5
             context = normalize(functools.partial(backend, case), query, key, value, rows, dropout_key)
-        context = Site(name="context")(merged(context))
+        context = Site(Part.CONTEXT, name="context")(merged(context))
         if gate is not None and gate.place == "context":
-            context = gated(gate, context, "gated_context")
-        return dense(width, ("heads", "embed"), self.init_std, self.dtype, "out", self.use_bias)(context)
+            context = gated(gate, context, Part.CONTEXT, "gated_context")
+        axes = ("heads", "embed")
+        return dense(width, axes, self.init_std, self.dtype, "out", self.use_bias, part=Part.BRANCH)(context)
 
     def _naive(self, normalize: Held, query: jax.Array, key: jax.Array, value: jax.Array, rows: Rows) -> jax.Array:
         """The context `[B, T, H, D]`, with scores and probabilities in memory, for all to look at."""
         scores = Product("bthd,bshd->bhts", jnp.float32, query.shape[-1] ** -0.5, name="score_product")(query, key)
-        scores = Site(name="scores")(scores, rows.mask)
-        probs = Site(name="probs")(normalize(self.config.normalizer, scores, rows), rows.mask)
+        scores = Site(Part.SCORES, name="scores")(scores, rows.mask)
+        probs = Site(Part.PROBS, name="probs")(normalize(self.config.normalizer, scores, rows), rows.mask)
         probs = Dropout(self.dropout, deterministic=self.deterministic)(probs).astype(self.dtype)
         return Product("bhts,bshd->bthd", self.dtype, name="context_product")(probs, value)
 
@@ -164,6 +169,7 @@ class MultiHeadAttention(nn.Module):
                 "gate_predictor",
                 use_bias=gate.initial_bias is not None,
                 bias=gate.initial_bias or 0.0,
+                part=Part.GATE,
             )
             logits = layer(x)
         else:
@@ -186,5 +192,5 @@ class MultiHeadAttention(nn.Module):
                     f"{(*of_heads, head_dim)}, one for each of its dimensions: it may not leave its input out"
                 )
             logits = logits.reshape(*x.shape[:2], -1)
-        openness = Site(name="gate")(jax.nn.sigmoid(logits.astype(jnp.float32)))
+        openness = Site(Part.GATE, name="gate")(jax.nn.sigmoid(logits.astype(jnp.float32)))
         return (gate.scale * openness).astype(self.dtype).reshape(heads)

@@ -17,6 +17,7 @@ from qtx.models.activations import ACTIVATIONS
 from qtx.models.block import TransformerConfig, layers
 from qtx.models.pooling import check_pooling
 from qtx.models.vocabulary import LOGITS, VocabularyProduct
+from qtx.parts import Part
 from qtx.sites import Site
 
 OF_TEXTS = ("classification", "regression", "multi_label")
@@ -77,8 +78,8 @@ class BertEmbeddings(nn.Module):
         self.words = embedding(c.vocab_size, c.width, "vocab", c.init_std, dtype)
         self.positions = embedding(c.max_length, c.width, "positions", c.init_std, dtype)
         self.token_types = embedding(c.type_vocab_size, c.width, "positions", c.init_std, dtype)
-        self.token_type_sum = Site()
-        self.sum = Site()
+        self.token_type_sum = Site(Part.EMBEDDED)
+        self.sum = Site(Part.EMBEDDED)
         self.norm = layer_norm(c.layer_norm_epsilon, dtype)
         self.drop = Dropout(c.dropout, deterministic=self.deterministic)
 
@@ -96,10 +97,10 @@ class MlmHead(nn.Module):
     @nn.compact
     def __call__(self, x: jax.Array, table: jax.Array) -> jax.Array:
         c, dtype = self.config, jnp.dtype(self.config.dtype)
-        x = ACTIVATIONS[c.activation](dense(c.width, ("embed", None), c.init_std, dtype, "transform")(x))
-        x = layer_norm(c.layer_norm_epsilon, dtype, "norm")(x)
+        transform = dense(c.width, ("embed", None), c.init_std, dtype, "transform", part=Part.HEAD)
+        x = layer_norm(c.layer_norm_epsilon, dtype, "norm", Part.HEAD)(ACTIVATIONS[c.activation](transform(x)))
         bias = self.param("bias", nn.initializers.zeros_init(), (table.shape[0],))
-        return Site(name=LOGITS)(VocabularyProduct(name="product")(x, table, bias))
+        return Site(Part.HEAD, name=LOGITS)(VocabularyProduct(name="product")(x, table, bias))
 
 
 class ClassificationHead(nn.Module):
@@ -112,9 +113,10 @@ class ClassificationHead(nn.Module):
     def __call__(self, x: jax.Array) -> jax.Array:
         c, dtype = self.config, jnp.dtype(self.config.dtype)
         assert c.num_classes is not None, "num_classes is filled in by qtx.families.build"
-        pooled = jnp.tanh(dense(c.width, ("embed", None), c.init_std, dtype, "pooler")(x[:, 0]))
-        pooled = Dropout(c.dropout, deterministic=self.deterministic)(Site(name="pooled")(pooled))
-        return dense(c.num_classes, ("embed", None), c.init_std, dtype, "logits")(pooled).astype(jnp.float32)
+        axes, drop = ("embed", None), Dropout(c.dropout, deterministic=self.deterministic)
+        pooled = jnp.tanh(dense(c.width, axes, c.init_std, dtype, "pooler", part=Part.HEAD)(x[:, 0]))
+        pooled = drop(Site(Part.HEAD, name="pooled")(pooled))
+        return dense(c.num_classes, axes, c.init_std, dtype, "logits", part=Part.HEAD)(pooled).astype(jnp.float32)
 
 
 class Bert(nn.Module):

@@ -20,6 +20,7 @@ from qtx.masks import Mask
 from qtx.models.activations import ACTIVATIONS
 from qtx.models.block import TransformerConfig, layers
 from qtx.models.vocabulary import LOGITS, VocabularyProduct
+from qtx.parts import Part
 from qtx.sites import Site
 
 POSITION_OFFSET = 2
@@ -78,9 +79,9 @@ class OptEmbeddings(nn.Module):
         assert c.vocab_size is not None, "vocab_size is filled in by qtx.families.build"
         self.words = embedding(c.vocab_size, c.embedding_width or c.width, "vocab", c.init_std, dtype)
         if c.projected:
-            self.project_in = dense(c.width, (None, "embed"), c.init_std, dtype, use_bias=False)
+            self.project_in = dense(c.width, (None, "embed"), c.init_std, dtype, use_bias=False, part=Part.EMBEDDED)
         self.positions = embedding(c.max_length + POSITION_OFFSET, c.width, "positions", c.init_std, dtype)
-        self.sum = Site()
+        self.sum = Site(Part.RESIDUAL)
 
     def __call__(self, tokens: jax.Array, mask: jax.Array) -> jax.Array:
         # Padding takes the row before the first position, as in the published model.
@@ -96,7 +97,7 @@ class TiedHead(nn.Module):
 
     @nn.compact
     def __call__(self, x: jax.Array, table: jax.Array) -> jax.Array:
-        return Site(name=LOGITS)(VocabularyProduct(name="product")(x, table))
+        return Site(Part.HEAD, name=LOGITS)(VocabularyProduct(name="product")(x, table))
 
 
 class Opt(nn.Module):
@@ -128,5 +129,6 @@ class Opt(nn.Module):
         if c.pre_norm:
             x = layer_norm(c.layer_norm_epsilon, dtype, "final_norm")(x)
         if c.projected:
-            x = dense(embeddings.words.features, ("embed", None), c.init_std, dtype, "project_out", use_bias=False)(x)
+            features, axes = embeddings.words.features, ("embed", None)
+            x = dense(features, axes, c.init_std, dtype, "project_out", use_bias=False, part=Part.HEAD)(x)
         return TiedHead(name="head")(x, embeddings.words.embedding)

@@ -17,6 +17,7 @@ from qtx.layers import Dropout, dense, layer_norm
 from qtx.masks import Mask
 from qtx.models.activations import ACTIVATIONS
 from qtx.models.block import TransformerConfig, layers
+from qtx.parts import Part
 from qtx.sites import Site
 
 HEADS = dict.fromkeys(("classification", "none"))
@@ -99,14 +100,15 @@ class VitEmbeddings(nn.Module):
     @nn.compact
     def __call__(self, images: jax.Array) -> jax.Array:
         c, dtype = self.config, jnp.dtype(self.config.dtype)
-        x = dense(c.width, (None, "embed"), c.init_std, dtype, "patches")(patches(images.astype(dtype), c.patch_size))
+        project = dense(c.width, (None, "embed"), c.init_std, dtype, "patches", part=Part.EMBEDDED)
+        x = project(patches(images.astype(dtype), c.patch_size))
         if c.patch_norm:
-            x = layer_norm(c.layer_norm_epsilon, dtype, "patch_norm")(x)
+            x = layer_norm(c.layer_norm_epsilon, dtype, "patch_norm", Part.EMBEDDED)(x)
         initial = nn.initializers.normal(c.init_std)
         class_token = self.param("class_token", initial, (c.width,))
         positions = self.param("positions", initial, (x.shape[1] + 1, c.width))
         class_tokens = jnp.broadcast_to(class_token.astype(dtype), (x.shape[0], 1, c.width))
-        x = Site(name="sum")(jnp.concatenate([class_tokens, x], axis=1) + positions.astype(dtype))
+        x = Site(Part.RESIDUAL, name="sum")(jnp.concatenate([class_tokens, x], axis=1) + positions.astype(dtype))
         return Dropout(c.dropout, deterministic=self.deterministic)(x)
 
 
@@ -119,7 +121,7 @@ class ClassifierHead(nn.Module):
     def __call__(self, x: jax.Array) -> jax.Array:
         c = self.config
         assert c.num_classes is not None, "num_classes is filled in by qtx.families.build"
-        return dense(c.num_classes, ("embed", None), c.init_std, jnp.float32, "logits")(x)
+        return dense(c.num_classes, ("embed", None), c.init_std, jnp.float32, "logits", part=Part.HEAD)(x)
 
 
 class Vit(nn.Module):

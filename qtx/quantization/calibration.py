@@ -14,6 +14,7 @@ import jax.numpy as jnp
 from flax import traverse_util
 from jax.sharding import NamedSharding, PartitionSpec
 
+from qtx.anatomy import Anatomy, read
 from qtx.foundation.errors import QtxError
 from qtx.masks import without_full_masks
 from qtx.quantization import exact
@@ -24,7 +25,6 @@ from qtx.quantization.methods import Method, Static
 from qtx.quantization.plan import TABLE, Plan, Ranges, is_table, make_plan, settled, sites_beside, spread, weights_of
 from qtx.quantization.recipe import Recipe, resolve
 from qtx.quantization.weights import weight_ranges
-from qtx.sites import STACK
 
 STATIC = Static()
 
@@ -100,7 +100,7 @@ def calibrate(
     used = FirstBatches(batches, num_batches)
     in_float32 = exact.float32(module)
     recipe, bases = method.adapt(recipe), method.find_bases(in_float32, params, used)
-    weight_plan, bits = planned_weights(params, recipe)
+    weight_plan, bits = planned_weights(read(module, next(iter(used))), params, recipe)
     estimated = weight_ranges(weight_plan, params, bits, {path: bases[path] for path in bits if path in bases})
     check_finite(estimated, "weight")
     quantized_params = method.round_weights(in_float32, params, settled(weight_plan), estimated, used)
@@ -150,12 +150,10 @@ def check_finite(ranges: Ranges, kind: str) -> None:
             )
 
 
-def planned_weights(params: Any, recipe: Recipe) -> tuple[Plan, dict[str, jax.Array]]:
+def planned_weights(anatomy: Anatomy, params: Any, recipe: Recipe) -> tuple[Plan, dict[str, jax.Array]]:
     """The plan of the weights, and the bits of each, a scalar or `[L]`."""
-    flat = weights_of(params)
-    weights = resolve(recipe.weights, flat, "weight")
-    leading = {path: flat[path].shape[:1] if path.startswith(STACK) else () for path in weights}
-    return make_plan(weights), {path: spread(weights[path].bits, leading[path]) for path in weights}
+    weights = resolve(recipe.weights, weights_of(params), "weight")
+    return make_plan(weights), {path: spread(q.bits, anatomy.leading(path)) for path, q in weights.items()}
 
 
 def site_ranges(plan: Plan, state: Any) -> Ranges:

@@ -17,6 +17,7 @@ import jax.numpy as jnp
 import numpy as np
 from flax import traverse_util
 
+from qtx.anatomy import read
 from qtx.foundation.errors import QtxError
 from qtx.foundation.storage import Expected, digest, read_sealed_safetensors, sealed_safetensors, write_whole
 from qtx.foundation.variants import make_variant
@@ -116,7 +117,7 @@ def load_ranges(module: nn.Module, params: Any, recipe: Recipe, batch: dict[str,
         )
     method = Static() if saved.method == LEARNED else make_variant(METHODS, "method", saved.method)
     recipe = method.adapt(recipe)
-    weight_plan, bits = planned_weights(params, recipe)
+    weight_plan, bits = planned_weights(read(module, batch), params, recipe)
     estimated = jax.eval_shape(lambda p, b: weight_ranges(weight_plan, p, b, {}), params, bits)
     plan, state = initial_state(module, params, recipe, batch, estimated, {})
     _check_plan(saved, _in_words(weight_plan, plan))

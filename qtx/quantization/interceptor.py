@@ -16,9 +16,9 @@ from qtx.foundation.batch import Batch
 from qtx.masks import Mask
 from qtx.quantization.basis import basis_of, enter
 from qtx.quantization.granularity import Token
-from qtx.quantization.plan import SITES_AND_TABLES, Plan, Planned
+from qtx.quantization.plan import Plan, Planned
 from qtx.quantization.rounding import round_to_range
-from qtx.sites import on_sites
+from qtx.sites import SITES_AND_TABLES, on_sites
 
 
 @contextlib.contextmanager

@@ -14,13 +14,14 @@ import jax.numpy as jnp
 import numpy as np
 from flax import traverse_util
 
+from qtx.anatomy.flow import TABLE
 from qtx.attention.parameters import NORMALIZER
 from qtx.foundation.batch import Batch
 from qtx.foundation.errors import QtxError
 from qtx.quantization.estimators import Estimator, MinMax
 from qtx.quantization.granularity import Granularity, Token
 from qtx.quantization.recipe import Quantizer, Recipe, resolve
-from qtx.sites import SITE_MODULES, STACK, SiteShape, site_shapes
+from qtx.sites import SITES_AND_TABLES, SiteShape, site_shapes
 
 
 class Planned(NamedTuple):
@@ -35,10 +36,6 @@ class Planned(NamedTuple):
 
 
 Plan = tuple[Planned, ...]
-
-SITES_AND_TABLES = (*SITE_MODULES, nn.Embed)
-"""Modules whose outputs are quantized: of an embedding table the look-ups."""
-TABLE = "/embedding"
 
 Range = dict[str, jax.Array]
 """{"bits", "minimum", "maximum"}: bits a scalar, the ends `()` or `[D]` over the tensor's last axis, all with a leading
@@ -118,9 +115,9 @@ def is_table(path: str) -> bool:
     return path.endswith(TABLE)
 
 
-def over_layers(path: str, function: Any) -> Any:
-    """`function`, mapped over the leading layer axis if `path` is stacked."""
-    return jax.vmap(function) if path.startswith(STACK) else function
+def over_layers(bits: jax.Array, function: Any) -> Any:
+    """Maps a function over the layers of a tensor whose `bits` have a leading layer axis."""
+    return jax.vmap(function) if bits.ndim else function
 
 
 def spread(value: float, leading: tuple[int, ...]) -> jax.Array:

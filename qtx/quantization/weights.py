@@ -39,7 +39,7 @@ def weight_ranges(plan: Plan, params: Any, bits: dict[str, jax.Array], bases: Ba
             return granularity.result(estimator, granularity.update(estimator, state, weight, b, planned.symmetric))
 
         path, basis = planned.path, dict(bases.get(planned.path, {}))
-        minimum, maximum = over_layers(path, estimate)(flat[path], bits[path], basis)
+        minimum, maximum = over_layers(bits[path], estimate)(flat[path], bits[path], basis)
         result[path] = {"bits": bits[path], "minimum": minimum, "maximum": maximum, **basis}
     return result
 
@@ -58,7 +58,7 @@ def map_weights(plan: Plan, params: Any, ranges: Ranges, rounding: Callable[...,
     flat = dict(flatten(params))
     for planned in plan:
         if not is_table(planned.path):
-            rounded = over_layers(planned.path, functools.partial(rounding, planned=planned))
+            rounded = over_layers(ranges[planned.path]["bits"], functools.partial(rounding, planned=planned))
             flat[planned.path] = rounded(flat[planned.path], ranges[planned.path])
     return traverse_util.unflatten_dict(flat, sep="/")
 
@@ -70,7 +70,7 @@ def to_integers(planned: Planned, weight: jax.Array, r: Range) -> jax.Array:
     def of_layer(weight, r):
         return grid_of_range(r, planned).quantize(enter(weight, basis_of(r), weight=True))
 
-    return over_layers(planned.path, of_layer)(weight, r)
+    return over_layers(r["bits"], of_layer)(weight, r)
 
 
 @functools.partial(jax.jit, static_argnames=("planned",))
@@ -80,4 +80,4 @@ def from_integers(planned: Planned, integers: jax.Array, r: Range) -> jax.Array:
     def of_layer(q, r):
         return leave(grid_of_range(r, planned).dequantize(q.astype(jnp.float32)), basis_of(r), weight=True)
 
-    return over_layers(planned.path, of_layer)(integers, r)
+    return over_layers(r["bits"], of_layer)(integers, r)

@@ -5,15 +5,14 @@ from __future__ import annotations
 import dataclasses
 from collections import defaultdict
 
-import jax
-
 from qtx.families import FAMILIES, family_of
 from qtx.quantization.estimators import MinMax
 from qtx.quantization.methods import METHODS
 from qtx.quantization.plan import flatten, quantizers_of, sites_beside, weights_of
 from qtx.quantization.recipe import Quantizer
 from qtx.quantization.recipes import RECIPES
-from qtx.training.optimizer import decay_mask, is_stacked
+from qtx.anatomy import read
+from qtx.training.optimizer import decay_mask
 from tests.anatomy.models import make
 
 PAPER = {"Bert": "paper_bert", "Opt": "paper_opt", "Vit": "paper_vit"}
@@ -24,11 +23,10 @@ def facts(name: str) -> dict:
     module, params, batch = make(name)
     masks = {flag: flatten(decay_mask(params, flag)) for flag in (False, True)}
     sites = sites_beside(module, params, batch, weights_of(params))
-    leaves = jax.tree_util.tree_leaves_with_path(params)
     found = {
         "decay": sorted(path for path, decays in masks[False].items() if decays),
         "decay with scales": sorted(path for path, decays in masks[True].items() if decays),
-        "stacked parameters": sorted("/".join(key.key for key in path) for path, _ in leaves if is_stacked(path)),
+        "stacked parameters": sorted(path for path, one in read(module, batch).parameters.items() if one.stack),
         "sites": {path: [*shape.leading, shape.features] for path, shape in sorted(sites.items())},
         "bases": {
             method: {path: {kind: list(x.shape) for kind, x in basis.items()} for path, basis in sorted(bases.items())}

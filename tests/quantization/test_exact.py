@@ -8,6 +8,7 @@ import numpy as np
 import pytest
 
 from qtx.analysis.capture import FloatingPoint
+from qtx.anatomy import read
 from qtx.families import FAMILIES, build
 from qtx.quantization import QuantizationConfig, calibrate, make_grid
 from qtx.quantization.calibration import calibration_step, initial_state, planned_weights, tables_of
@@ -43,7 +44,7 @@ def programs(family):
     module, params, batches = in_bfloat16(family)
     recipe, batch = recipe_of(module, family), batches[0]
     result = calibrate(module, params, recipe, batches, 1)
-    plan, bits = planned_weights(params, recipe)
+    plan, bits = planned_weights(read(module, batch), params, recipe)
     qat = make_qat_model(module, recipe, batch)
     start = qat.start(params, result)
     activations, state = initial_state(module, params, recipe, batch, weight_ranges(plan, params, bits, {}), {})

@@ -15,7 +15,7 @@ from qtx.layers import dense, dense_product
 from qtx.models import BertConfig
 from qtx.quantization import QuantizationConfig, Recipe, Rule, calibrate
 from qtx.quantization.integer import convert, products
-from qtx.quantization.integer.operands import operands
+from qtx.anatomy import read
 from qtx.sites import Site, site_shapes
 from tests.mechanisms import MECHANISMS
 
@@ -350,7 +350,7 @@ def test_the_tables_that_more_than_look_ups_read_are_found_in_the_program(name, 
         module = build(FAMILIES[name].config(**SMALL, **OF_FAMILY[name]))
         batch = module.config.example()
     params = nn.unbox(jax.eval_shape(module.init, jax.random.key(0), batch)["params"])
-    assert operands(module, params, batch).tied == tied
+    assert read(module, batch).operands.tied == tied
 
 
 class Strange(nn.Module):

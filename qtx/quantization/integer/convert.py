@@ -7,13 +7,13 @@ from typing import Any
 
 import flax.linen as nn
 
+from qtx.anatomy import read
 from qtx.quantization import exact
 from qtx.quantization.basis import basis_of
 from qtx.quantization.calibration import Quantized
 from qtx.quantization.integer.grids import read_grids
 from qtx.quantization.integer.kernels import dense_variables, integers_of
 from qtx.quantization.integer.model import IntegerModel, Tensors
-from qtx.quantization.integer.operands import operands
 from qtx.quantization.plan import flatten, is_table
 
 
@@ -28,7 +28,7 @@ def convert(quantized: Quantized) -> IntegerModel:
       QtxError: for more bits, or a granularity that integers cannot do.
     """
     module = for_inference(quantized.module)
-    grids, found = read_grids(quantized), operands(module, quantized.params, module.config.example())
+    grids, found = read_grids(quantized), read(module, module.config.example()).operands
     params, integers = flatten(quantized.params), Tensors()
     floating = set(found.elsewhere)
     for path, sources in sorted(found.of.items()):

@@ -6,23 +6,24 @@ import dataclasses
 
 import jax.numpy as jnp
 
+from qtx.anatomy import Origin
 from qtx.foundation.errors import QtxError
 from qtx.quantization.basis import basis_of
 from qtx.quantization.calibration import Quantized
 from qtx.quantization.integer.grid import Fields, int8_grid
-from qtx.quantization.integer.operands import Origin
 from qtx.quantization.plan import TABLE, Plan, Ranges, is_table
-from qtx.sites import STACK
 
 MOST_BITS = 8
 
 
 @dataclasses.dataclass(frozen=True)
 class Grids:
-    """The grids of sites (and of look-ups, by the path of their module) and of weights, by path."""
+    """The grids of sites (and of look-ups, by the path of their module) and of weights, by path; and which sites have
+    a grid for each layer."""
 
     sites: dict[str, Fields]
     weights: dict[str, Fields]
+    stacked: frozenset[str]
 
     def of(self, source: Origin | None) -> Fields | None:
         """The grid that a product's operand lies on; None: in some layer it is in floating point.
@@ -49,7 +50,7 @@ class Grids:
 
     def _one_scale(self, site: str) -> Fields | None:
         fields = self.sites.get(site)
-        if fields is not None and fields["scale"].ndim > site.startswith(STACK):
+        if fields is not None and fields["scale"].ndim > (site in self.stacked):
             raise QtxError(
                 f"the activation {site!r} has a range per channel: an integer product can only sum over channels of "
                 "one scale, so expected one range per tensor: set config.quantization.activation_granularity=tensor"
@@ -74,7 +75,8 @@ def read_grids(quantized: Quantized) -> Grids:
     weights = _grids("weight", quantized.weight_plan, quantized.weight_ranges)
     sites = _grids("activation", quantized.activation_plan, quantized.activation_ranges)
     tables = {path.removesuffix(TABLE): grid for path, grid in weights.items() if is_table(path)}
-    return Grids(sites | tables, weights)
+    stacked = frozenset(path for path, r in quantized.activation_ranges.items() if r["bits"].ndim)
+    return Grids(sites | tables, weights, stacked)
 
 
 def _grids(kind: str, plan: Plan, ranges: Ranges) -> dict[str, Fields]:

@@ -21,8 +21,7 @@ from qtx.quantization.affine import Grid
 from qtx.quantization.basis import basis_of, enter
 from qtx.quantization.integer import products
 from qtx.quantization.integer.grid import Fields, grid_of, on_grid
-from qtx.quantization.plan import SITES_AND_TABLES
-from qtx.sites import watching
+from qtx.sites import SITES_AND_TABLES, watching
 
 COLLECTION = "integer"
 

@@ -20,7 +20,6 @@ from qtx.quantization.methods.smoothquant import SmoothQuant
 from qtx.quantization.plan import Plan, Planned, Ranges, flatten
 from qtx.quantization.rounding import round_in_basis
 from qtx.quantization.weights import quantize_weights
-from qtx.sites import STACK
 
 BASES: dict[str, type[Method]] = {"none": Static, "smoothquant": SmoothQuant, "hadamard": Hadamard}
 BLOCK = 128
@@ -65,11 +64,15 @@ class Gptq(Method):
     def round_weights(self, module, params, plan: Plan, ranges: Ranges, batches) -> Any:
         paths = tuple(p.path.removesuffix(KERNEL) for p in plan if p.path.endswith(KERNEL))
         hessians = of_inputs(module, params, batches, paths, gram, jnp.add)
+        if not hessians:
+            raise QtxError(
+                "gptq finds no dense layer whose kernel is quantized: choose another method, or a recipe with kernels"
+            )
         flat, rounded = flatten(params), dict(flatten(quantize_weights(plan, params, ranges)))
         for planned in plan:
             hessian = hessians.get(planned.path.removesuffix(KERNEL))
             if hessian is not None and planned.path.endswith(KERNEL):
-                path, stacked = planned.path, planned.path.startswith(STACK)
+                path, stacked = planned.path, ranges[planned.path]["bits"].ndim > 0
                 kernel = _round_kernel(planned, stacked, flat[path], hessian, ranges[path], self.damping)
                 if not jnp.isfinite(kernel).all():
                     raise QtxError(f"the Hessian of {path!r} is singular at damping {self.damping}: raise it")

@@ -7,43 +7,14 @@ import dataclasses
 import jax.numpy as jnp
 import numpy as np
 
+from qtx.anatomy import Role, read
 from qtx.foundation.errors import QtxError
+from qtx.parts import Part
 from qtx.quantization.methods.base import Method
-from qtx.quantization.plan import flatten
-from qtx.sites import SiteShape, site_shapes
 
-SITES = (
-    "embeddings/project_in",
-    "embeddings/token_type_sum",
-    "embeddings/patches",
-    "embeddings/patch_norm",
-    "embeddings/sum",
-    "embeddings/norm",
-    "layers/attention_norm",
-    "layers/attention/out",
-    "layers/attention_residual",
-    "layers/mlp_norm",
-    "layers/mlp/out",
-    "layers/mlp_residual",
-    "final_norm",
-    "layers/attention/context",
-    "layers/attention/gated_context",
-    "layers/mlp/hidden",
-)
-KERNELS = (
-    "layers/attention/query/kernel",
-    "layers/attention/key/kernel",
-    "layers/attention/value/kernel",
-    "layers/attention/out/kernel",
-    "layers/mlp/in/kernel",
-    "layers/mlp/gate/kernel",
-    "layers/mlp/out/kernel",
-    # What follows the last LayerNorm: OPT-350m's projection, BERT's transform, ViT's classifier. A tied head has no
-    # kernel.
-    "project_out/kernel",
-    "head/transform/kernel",
-    "head/logits/kernel",
-)
+SITES = (Part.EMBEDDED, Part.RESIDUAL, Part.NORM, Part.BRANCH, Part.CONTEXT, Part.HIDDEN)
+# Those that follow the last norm too: OPT-350m's projection, BERT's transform, ViT's classifier. A tied head has none.
+KERNELS = (Part.QUERY, Part.KEY, Part.VALUE, Part.PREACTIVATION, Part.BRANCH, Part.HEAD)
 
 
 @dataclasses.dataclass(frozen=True)
@@ -78,12 +49,17 @@ class Hadamard(Method):
             raise QtxError(f"seed is {self.seed}: expected 0 or more")
 
     def find_bases(self, module, params, batches):
-        shapes = site_shapes(module, params, next(iter(batches)))
-        places = {path: shapes[path] for path in SITES if path in shapes}
-        flat = flatten(params)
-        places |= {path: SiteShape(flat[path].shape[:-2], flat[path].shape[-2]) for path in KERNELS if path in flat}
-        sizes = {size for _, size in places.values()}
-        rotations = {size: jnp.asarray(rotation(size, self.seed)) for size in sizes}
+        anatomy = read(module, next(iter(batches)))
+        places = {site.path: (site.leading, site.features) for site in anatomy.sites_of(SITES)}
+        for path, kernel in anatomy.parameters.items():
+            if kernel.role is Role.KERNEL and kernel.part in KERNELS:
+                places[path] = anatomy.leading(path), kernel.shape[0]
+        if not places:
+            raise QtxError(
+                "hadamard finds nothing to rotate: no module of this model declares what it computes, see qtx.parts; "
+                "choose another method, such as gptq"
+            )
+        rotations = {size: jnp.asarray(rotation(size, self.seed)) for _, size in places.values()}
         return {
             path: {"rotation": jnp.broadcast_to(rotations[size], (*leading, size, size))}
             for path, (leading, size) in places.items()

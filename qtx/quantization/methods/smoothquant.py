@@ -7,15 +7,13 @@ import dataclasses
 import jax
 import jax.numpy as jnp
 
+from qtx.anatomy import Anatomy, Origin, read
 from qtx.foundation.errors import QtxError
+from qtx.parts import Part
 from qtx.quantization.methods.base import Method
 from qtx.quantization.methods.inputs import absmax, of_inputs
 from qtx.quantization.plan import flatten
 
-ATTENTION_INPUT = ("layers/attention/query", "layers/attention/key", "layers/attention/value")
-MLP_INPUT = ("layers/mlp/in", "layers/mlp/gate")
-"""The first of the MLP, and of a gated one (SwiGLU) its gate."""
-NORMS = ("layers/attention_norm/scale", "layers/mlp_norm/scale")
 SMALLEST = 1e-5
 
 
@@ -25,8 +23,8 @@ class SmoothQuant(Method):
 
         s_j = max|x_j|^alpha / max|w_j|^(1 - alpha)
 
-    for every LayerNorm output x `[N, D]` that dense layers multiply: query, key and value, whose kernels side by side
-    are W, and the first of the MLP. max|x_j| is over the calibration data, in floating point. A channel whose
+    for every norm's output x `[N, D]` in a stack that dense layers of the stack multiply: query, key and value, whose
+    kernels side by side are W, and the first of the MLP. max|x_j| is over the calibration data, in floating point. A channel whose
     activation or weight is all zeros keeps s_j = 1.
 
     The integers hold x / s and s W, by the mechanism of `qtx.quantization.basis`. So does the LayerNorm's scale g, as
@@ -48,38 +46,43 @@ class SmoothQuant(Method):
             raise QtxError(f"alpha is {self.alpha}: expected 0 to 1, e.g. 0.5")
 
     def find_bases(self, module, params, batches):
-        flat = flatten(params)
-        missing = {*NORMS, *(f"{layer}/kernel" for layer in (*ATTENTION_INPUT, MLP_INPUT[0]))} - flat.keys()
-        if missing:
+        anatomy, flat = read(module, next(iter(batches))), flatten(params)
+        fed = layers_fed_by_norms(anatomy)
+        if not fed:
             raise QtxError(
-                f"smoothquant is for blocks with {', '.join(sorted(missing))}, which this model lacks: choose another "
+                "smoothquant finds no norm in a stack of layers whose output dense layers multiply: choose another "
                 "method, such as gptq"
             )
         # All that multiply one tensor have the same input: the first one's stands for it.
-        inputs = of_inputs(module, params, batches, (ATTENTION_INPUT[0], MLP_INPUT[0]), absmax, jnp.maximum)
-        mlp_input = tuple(layer for layer in MLP_INPUT if f"{layer}/kernel" in flat)
-
-        def smooth(layers: tuple[str, ...]) -> jax.Array:
+        inputs = of_inputs(module, params, batches, tuple(layers[0] for layers in fed.values()), absmax, jnp.maximum)
+        bases = {}
+        for origin, layers in fed.items():
             of_weights = [jnp.abs(flat[f"{layer}/kernel"]).max(axis=-1) for layer in layers]
-            return factors(inputs[layers[0]], jnp.stack(of_weights).max(axis=0), self.alpha)
+            s = factors(inputs[layers[0]], jnp.stack(of_weights).max(axis=0), self.alpha)
+            places = {f"{layer}/kernel": s for layer in layers}
+            if origin.later is None:
+                places[origin.site] = s
+            else:
+                # Each layer reads the norm of the layer before; the first one, what enters the stack.
+                places[origin.site] = s[0]
+                places[origin.later] = jnp.concatenate([s[1:], jnp.ones_like(s[:1])])
+            scales = {f"{norm}/scale": s for norm, s in places.items() if f"{norm}/scale" in flat}
+            bases |= {path: {"smooth": s} for path, s in (places | scales).items()}
+        return bases
 
-        attention, mlp = smooth(ATTENTION_INPUT), smooth(mlp_input)
-        smooths = {f"{layer}/kernel": attention for layer in ATTENTION_INPUT}
-        smooths |= {f"{layer}/kernel": mlp for layer in mlp_input}
-        if "final_norm/scale" in flat:
-            norms = {"layers/attention_norm": attention, "layers/mlp_norm": mlp}
-        else:
-            # Post-LN: each layer's attention reads the last LayerNorm of the layer before, the first's the embeddings'
-            # or, where they have none (OPT-350m), their sum.
-            first = "embeddings/norm" if "embeddings/norm/scale" in flat else "embeddings/sum"
-            norms = {
-                first: attention[0],
-                "layers/mlp_norm": jnp.concatenate([attention[1:], jnp.ones_like(attention[:1])]),
-                "layers/attention_norm": mlp,
-            }
-        for norm, s in norms.items():
-            smooths |= {path: s for path in (norm, f"{norm}/scale") if path != "embeddings/sum/scale"}
-        return {path: {"smooth": s} for path, s in smooths.items()}
+
+def layers_fed_by_norms(anatomy: Anatomy) -> dict[Origin, tuple[str, ...]]:
+    """Finds the dense layers of stacks that multiply the output of a norm of their stack, grouped by it. What predicts a
+    gate is left out."""
+    found: dict[Origin, tuple[str, ...]] = {}
+    for layer, (origin, *_) in sorted(anatomy.operands.of.items()):
+        kernel = anatomy.kernel_of(layer)
+        if kernel is None or kernel.stack is None or kernel.part is Part.GATE or origin is None or origin.last:
+            continue
+        norm = anatomy.sites.get(origin.later or origin.site)
+        if norm is not None and norm.part is Part.NORM and norm.stack == kernel.stack:
+            found[origin] = (*found.get(origin, ()), layer)
+    return found
 
 
 def factors(activation: jax.Array, weight: jax.Array, alpha: float) -> jax.Array:

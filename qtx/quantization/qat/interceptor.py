@@ -12,9 +12,9 @@ import jax
 from qtx.quantization.affine import make_grid
 from qtx.quantization.granularity import Token
 from qtx.quantization.interceptor import seen
-from qtx.quantization.plan import SITES_AND_TABLES, Plan, Planned, Range
+from qtx.quantization.plan import Plan, Planned, Range
 from qtx.quantization.qat.learned_step import fake_quantize_learned, fake_quantize_straight_through
-from qtx.sites import on_sites
+from qtx.sites import SITES_AND_TABLES, on_sites
 
 
 def round_to_learned_range(

@@ -21,6 +21,7 @@ import jax
 import jax.numpy as jnp
 from flax import traverse_util
 
+from qtx.anatomy import read
 from qtx.foundation.errors import QtxError
 from qtx.quantization import exact
 from qtx.quantization.calibration import Quantized, range_collection, tables_of
@@ -30,7 +31,7 @@ from qtx.quantization.qat.interceptor import round_to_learned_range, straight_th
 from qtx.quantization.qat.learned_step import ends, learnable
 from qtx.quantization.recipe import Quantizer, Recipe, resolve
 from qtx.quantization.weights import map_weights, quantize_weights
-from qtx.sites import STACK, site_shapes
+from qtx.sites import site_shapes
 
 
 class Learned(NamedTuple):
@@ -166,10 +167,8 @@ def make_qat_model(module: nn.Module, recipe: Recipe, batch: dict[str, Any], lea
       QtxError: if the recipe does not fit the model, or ranges of groups are to be learned.
     """
     params = nn.unbox(jax.eval_shape(module.init, jax.random.key(0), batch)["params"])
-    shapes = weights_of(params)
-    weight_shapes = {
-        path: (shape.shape[:1] if path.startswith(STACK) else (), shape.shape[-1]) for path, shape in shapes.items()
-    }
+    anatomy = read(module, batch)
+    weight_shapes = {path: (anatomy.leading(path), x.shape[-1]) for path, x in weights_of(params).items()}
     shapes_of_sites = site_shapes(module, params, batch)
     weights = resolve(recipe.weights, weight_shapes, "weight")
     activations = resolve(recipe.activations, shapes_of_sites, "activation")

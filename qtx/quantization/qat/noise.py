@@ -28,6 +28,7 @@ import jax
 import jax.numpy as jnp
 from flax import traverse_util
 
+from qtx.anatomy import read
 from qtx.foundation.batch import Batch
 from qtx.models.vocabulary import Factors
 from qtx.quantization import exact
@@ -35,17 +36,18 @@ from qtx.quantization.calibration import tables_of
 from qtx.quantization.estimators import MinMax
 from qtx.quantization.granularity import Token
 from qtx.quantization.interceptor import counted
-from qtx.quantization.plan import SITES_AND_TABLES, Planned, flatten, is_table, make_plan, over_layers, quantizers_of
+from qtx.quantization.plan import Planned, flatten, is_table, make_plan, quantizers_of
 from qtx.quantization.qat.learned_step import fake_quantize_between
 from qtx.quantization.recipe import Quantizer, Recipe
-from qtx.sites import STACK, on_sites
+from qtx.sites import SITES_AND_TABLES, on_sites
 
 
 class Noise(NamedTuple):
-    """What is static of a tensor's quantization, and to how many bits."""
+    """What is static of a tensor's quantization, to how many bits, and whether it has a leading layer axis."""
 
     planned: Planned
     bits: int
+    stacked: bool = False
 
 
 Ends = tuple[jax.Array, jax.Array]
@@ -59,11 +61,13 @@ class NoisyModel:
     Attributes:
       module: the model; its parameters are these.
       weights, activations: what is quantized.
+      stacks: paths of the model's scans over layers.
     """
 
     module: nn.Module
     weights: tuple[Noise, ...]
     activations: tuple[Noise, ...]
+    stacks: tuple[str, ...]
 
     def init(self, *args: Any, **options: Any) -> Any:
         """The module's."""
@@ -80,7 +84,9 @@ class NoisyModel:
             there = exact.apply(self.module, {"params": weights}, rounded, train=True, rngs=rngs, **options)
         rngs = {name: jax.random.fold_in(key, 1) for name, key in rngs.items()}
         here = self.module.apply(variables, as_is, train=True, rngs=rngs, **options)
-        return jax.tree_util.tree_map_with_path(_interleaved, there, here, is_leaf=lambda x: isinstance(x, Factors))
+        return jax.tree_util.tree_map_with_path(
+            functools.partial(_interleaved, self.stacks), there, here, is_leaf=lambda x: isinstance(x, Factors)
+        )
 
     def _rounded(self, params: Any) -> tuple[Any, dict[str, Look]]:
         """The rounded weights, and how the look-ups of tables are rounded, by path."""
@@ -91,7 +97,8 @@ class NoisyModel:
                 (look_up,) = tables_of((noise.planned,))
                 tables[look_up.path] = noise, own_ends(flat[path], noise)
             else:
-                flat[path] = over_layers(path, functools.partial(round_to_own_ends, noise=noise))(flat[path])
+                rounding = functools.partial(round_to_own_ends, noise=noise)
+                flat[path] = (jax.vmap(rounding) if noise.stacked else rounding)(flat[path])
         return traverse_util.unflatten_dict(flat, sep="/"), tables
 
 
@@ -161,17 +168,21 @@ def make_noisy_model(module: nn.Module, recipe: Recipe, batch: Batch) -> NoisyMo
       QtxError: if the recipe does not fit the model.
     """
     params = nn.unbox(jax.eval_shape(module.init, jax.random.key(0), batch)["params"])
-    return NoisyModel(module, *map(_noise, quantizers_of(module, params, recipe, batch)))
+    anatomy = read(module, batch)
+
+    def noise(quantizers: dict[str, Quantizer]) -> tuple[Noise, ...]:
+        plan = make_plan(quantizers)
+        return tuple(Noise(p, quantizers[p.path].bits, anatomy.stack_of(p.path) is not None) for p in plan)
+
+    weights, activations = map(noise, quantizers_of(module, params, recipe, batch))
+    return NoisyModel(module, weights, activations, tuple(stack.path for stack in anatomy.stacks))
 
 
-def _noise(quantizers: dict[str, Quantizer]) -> tuple[Noise, ...]:
-    return tuple(Noise(planned, quantizers[planned.path].bits) for planned in make_plan(quantizers))
-
-
-def _interleaved(path: tuple[Any, ...], even: Any, odd: Any) -> jax.Array:
+def _interleaved(stacks: tuple[str, ...], path: tuple[Any, ...], even: Any, odd: Any) -> jax.Array:
     """The outputs, or what was captured, of the examples 0, 2, 4 ... and 1, 3, 5 ... as those of the whole batch."""
     if isinstance(even, Factors):  # each half has a table of its own
-        return _interleaved(path, even.logits(), odd.logits())
-    axis = int(STACK.removesuffix("/") in [getattr(key, "key", None) for key in path])
+        return _interleaved(stacks, path, even.logits(), odd.logits())
+    keys = "/".join(str(getattr(key, "key", "")) for key in path)
+    axis = int(any(f"/{stack}/" in keys for stack in stacks))  # the keys begin with the collection's name
     both = jnp.stack([even.astype(odd.dtype), odd], axis=axis + 1)
     return both.reshape(*even.shape[:axis], -1, *even.shape[axis + 1 :])

@@ -15,10 +15,11 @@ import jax.extend
 from jax.ad_checkpoint import checkpoint_name
 
 from qtx.layers import Product
-from qtx.quantization.plan import SITES_AND_TABLES, TABLE, is_table
-from qtx.sites import watching
+from qtx.sites import SITES_AND_TABLES, watching
 
 PRODUCTS = (nn.Dense, Product)
+TABLE = "/embedding"
+"""The end of an embedding table's path, the name that `nn.Embed` gives it."""
 PRODUCT_PRIMITIVES = ("dot_general", "conv_general_dilated", "ragged_dot", "ragged_dot_general")
 MOVES = {
     "reshape", "transpose", "squeeze", "expand_dims", "broadcast_in_dim", "slice", "dynamic_slice", "rev", "copy",
@@ -98,7 +99,7 @@ def operands(module: nn.Module, params: Any, batch: Mapping[str, Any]) -> Operan
     program = jax.make_jaxpr(run)(params, dict(batch)).jaxpr
     trace = _Trace({}, set(), set())
     paths = ["/".join(key.key for key in path) for path, _ in jax.tree_util.tree_leaves_with_path(params)]
-    tables = [_Table(path) if is_table(path) else None for path in paths]
+    tables = [_Table(path) if path.endswith(TABLE) else None for path in paths]
     trace.follow(program, tables + [None] * (len(program.invars) - len(tables)))
     multiplied = {path for path, count in modules.items() if count}
     found = {path: tuple(trace.found.get((path, i)) for i in range(modules[path])) for path in multiplied}

@@ -1,0 +1,114 @@
+"""The description of a model: its stacks of layers, its parameters, its sites, and what its products multiply."""
+
+from __future__ import annotations
+
+import enum
+import functools
+from collections.abc import Collection, Mapping
+from dataclasses import dataclass, field
+from typing import Any, NamedTuple
+
+import flax.linen as nn
+
+from qtx.anatomy.flow import Operands, operands
+from qtx.parts import Part
+
+
+class Stack(NamedTuple):
+    """A scan over layers: everything below its path has a leading axis of its depth."""
+
+    path: str
+    depth: int
+
+    def holds(self, path: str) -> bool:
+        """Says whether a parameter or a site lies below the stack."""
+        return path.startswith(f"{self.path}/")
+
+
+class Role(enum.Enum):
+    """What a parameter is for, told by the module that has it."""
+
+    KERNEL = "multiplies activations"
+    TABLE = "is looked up"
+    BIAS = "is added"
+    SCALE = "scales a norm"
+    NORMALIZER = "belongs to the normalizer of attention"
+    OTHER = "none of these"
+
+
+class Parameter(NamedTuple):
+    """One parameter.
+
+    Attributes:
+      path: e.g. `"layers/mlp/out/kernel"`.
+      shape: of one layer.
+      stack: which it lies in; None: in none.
+      axes: logical names of the dimensions of one layer (`qtx.axes`), None where it has none.
+      role: what it is for.
+      part: what its module computes.
+    """
+
+    path: str
+    shape: tuple[int, ...]
+    stack: Stack | None
+    axes: tuple[str | None, ...]
+    role: Role
+    part: Part
+
+
+class SiteInfo(NamedTuple):
+    """One site.
+
+    Attributes:
+      path: e.g. `"layers/mlp/out"`.
+      part: what it holds.
+      features: the size of its last axis.
+      stack: which it lies in; None: in none.
+    """
+
+    path: str
+    part: Part
+    features: int
+    stack: Stack | None
+
+    @property
+    def leading(self) -> tuple[int, ...]:
+        """The leading axes of the site's variables: the depth of its stack, or none."""
+        return () if self.stack is None else (self.stack.depth,)
+
+
+@dataclass(frozen=True, eq=False)
+class Anatomy:
+    """What a model is made of; see `qtx.anatomy.read`.
+
+    Attributes:
+      stacks: its scans over layers.
+      parameters, sites: by path.
+    """
+
+    stacks: tuple[Stack, ...]
+    parameters: Mapping[str, Parameter]
+    sites: Mapping[str, SiteInfo]
+    _traced: tuple[nn.Module, Any, Any] = field(repr=False)
+
+    def stack_of(self, path: str) -> Stack | None:
+        """Returns the stack that a path lies in, of a parameter, of a site, or of anything below one."""
+        return next((stack for stack in self.stacks if stack.holds(path)), None)
+
+    def leading(self, path: str) -> tuple[int, ...]:
+        """Returns the leading axes of a parameter, or of a site's variables: the depth of its stack, or none."""
+        stack = self.stack_of(path)
+        return () if stack is None else (stack.depth,)
+
+    @functools.cached_property
+    def operands(self) -> Operands:
+        """What each matrix product multiplies."""
+        return operands(*self._traced)
+
+    def sites_of(self, parts: Collection[Part]) -> list[SiteInfo]:
+        """Returns the sites that hold one of some parts."""
+        return [site for site in self.sites.values() if site.part in parts]
+
+    def kernel_of(self, layer: str) -> Parameter | None:
+        """Returns the kernel of a dense layer; None: it has none."""
+        return self.parameters.get(f"{layer}/kernel")

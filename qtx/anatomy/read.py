@@ -1,0 +1,110 @@
+"""Reading a model's anatomy off its traces."""
+
+from __future__ import annotations
+
+import functools
+from collections.abc import Mapping
+from typing import Any
+
+import flax.linen as nn
+import jax
+import numpy as np
+from flax import traverse_util
+
+from qtx.anatomy.description import Anatomy, Parameter, Role, SiteInfo, Stack
+from qtx.attention.multi_head import Held
+from qtx.attention.parameters import NORMALIZER
+from qtx.parts import Part
+from qtx.sites import SITES_AND_TABLES, site_shapes
+
+ROLES = {"kernel": Role.KERNEL, "embedding": Role.TABLE, "bias": Role.BIAS, "scale": Role.SCALE}
+"""By the names that Flax gives the parameters of its modules."""
+
+Shapes = tuple[tuple[str, tuple[int, ...], str], ...]
+
+
+def read(module: nn.Module, batch: Mapping[str, Any]) -> Anatomy:
+    """Returns what a model is made of. It is traced without computing, and read once for all batches of one shape.
+
+    Args:
+      module: any Flax module that takes a batch; its stacks of layers, wherever they are and whatever their names, are
+        those of `nn.scan`.
+      batch: gives shapes only.
+    """
+    shapes = sorted((name, np.shape(x)[1:], str(np.result_type(x.dtype))) for name, x in batch.items())
+    return _read(module, tuple(shapes))
+
+
+@functools.lru_cache(maxsize=64)
+def _read(module: nn.Module, shapes: Shapes) -> Anatomy:
+    batch = {name: jax.ShapeDtypeStruct((1, *shape), np.dtype(dtype)) for name, shape, dtype in shapes}
+    boxed = jax.eval_shape(module.init, jax.random.key(0), batch)["params"]
+    params = nn.unbox(boxed)
+    whole = traverse_util.flatten_dict(params, sep="/")
+    owners, roots = _trace(module, params, batch, whole)
+    stacks = tuple(sorted({Stack(root, whole[path].shape[0]) for path, root in roots.items()}))
+    axes = {
+        "/".join(key.key for key in path): tuple(spec)
+        for path, spec in jax.tree_util.tree_leaves_with_path(
+            nn.get_partition_spec(boxed), is_leaf=lambda x: isinstance(x, jax.sharding.PartitionSpec)
+        )
+    }
+
+    def parameter(path: str, shape: tuple[int, ...]) -> Parameter:
+        stack = next((stack for stack in stacks if stack.holds(path)), None)
+        owner, _, name = path.rpartition("/")
+        skipped = 0 if stack is None else 1
+        names = (*axes[path], *(None,) * len(shape))[skipped : len(shape)]
+        return Parameter(path, shape[skipped:], stack, names, _role(owners.get(owner), name), _part(owners.get(owner)))
+
+    def site(path: str, features: int) -> SiteInfo:
+        stack = next((stack for stack in stacks if stack.holds(path)), None)
+        return SiteInfo(path, _part(owners[path]), features, stack)
+
+    return Anatomy(
+        stacks,
+        {path: parameter(path, x.shape) for path, x in whole.items()},
+        {path: site(path, found.features) for path, found in site_shapes(module, params, batch, SITES_AND_TABLES).items()},
+        (module, params, batch),
+    )
+
+
+def _trace(
+    module: nn.Module, params: Any, batch: Any, whole: Mapping[str, Any]
+) -> tuple[dict[str, nn.Module], dict[str, str]]:
+    """Finds the modules of a model by path, and the path of the scan that each stacked parameter is in: the outermost
+    module within which the parameter has an axis less than without."""
+    owners: dict[str, nn.Module] = {}
+    roots: dict[str, str] = {}
+
+    def interceptor(next_function, args, kwargs, context):
+        layer, path = context.module, "/".join(context.module.path)
+        if context.method_name == "__call__":
+            owners[path] = layer
+            prefix = f"{path}/" if path else ""
+            for name, x in traverse_util.flatten_dict(layer.variables.get("params", {}), sep="/").items():
+                if x.ndim < whole[prefix + name].ndim:
+                    roots.setdefault(prefix + name, path)
+        return next_function(*args, **kwargs)
+
+    def run(params, batch):
+        with nn.intercept_methods(interceptor):
+            return module.apply({"params": params}, batch)
+
+    jax.eval_shape(run, params, batch)
+    return owners, roots
+
+
+def _role(owner: nn.Module | None, name: str) -> Role:
+    if isinstance(owner, Held):
+        if owner.name == NORMALIZER:
+            return Role.NORMALIZER
+        return Role.KERNEL if name.endswith("kernel") else Role.BIAS  # see `qtx.attention.parameters.Parameter`
+    return ROLES.get(name, Role.OTHER)
+
+
+def _part(owner: nn.Module | None) -> Part:
+    declared = getattr(owner, "part", None)
+    if isinstance(declared, Part):
+        return declared
+    return Part.NORM if isinstance(owner, nn.LayerNorm | nn.RMSNorm) else Part.OTHER
