@@ -28,11 +28,13 @@ class Stack(NamedTuple):
 class Role(enum.Enum):
     """What a parameter is for, told by the module that has it."""
 
-    KERNEL = "multiplies activations"
+    KERNEL = "multiplies activations, as a matrix"
+    GATE = "multiplies what a gate reads, head by head"
     TABLE = "is looked up"
     BIAS = "is added"
     SCALE = "scales a norm"
     NORMALIZER = "belongs to the normalizer of attention"
+    RANGE = "is learned of a quantizer's range"
     OTHER = "none of these"
 
 

@@ -99,7 +99,7 @@ def _role(owner: nn.Module | None, name: str) -> Role:
     if isinstance(owner, Held):
         if owner.name == NORMALIZER:
             return Role.NORMALIZER
-        return Role.KERNEL if name.endswith("kernel") else Role.BIAS  # see `qtx.attention.parameters.Parameter`
+        return Role.GATE if name.endswith("kernel") else Role.BIAS  # see `qtx.attention.parameters.Parameter`
     return ROLES.get(name, Role.OTHER)
 
 

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import dataclasses
-import functools
 import math
 from typing import Self
 
@@ -11,7 +10,7 @@ import optax
 
 from qtx.foundation.errors import QtxError, lookup
 from qtx.training.distillation import LAYERS
-from qtx.training.optimizer import OPTIMIZERS, clip_weights, decay_mask
+from qtx.training.optimizer import OPTIMIZERS, Parameters, clip_weights, decay_mask
 from qtx.training.penalties import complete_text, make_penalties
 from qtx.training.schedules import SCHEDULES, learning_rate_schedule
 
@@ -142,8 +141,9 @@ class TrainingConfig:
             steps=self.steps,
         )
 
-    def make_optimizer(self) -> optax.GradientTransformation:
-        """Clipping by the global norm, then `optimizer` on the schedule, then the limit of the weights."""
+    def make_optimizer(self, parameters: Parameters) -> optax.GradientTransformation:
+        """Clipping by the global norm, then `optimizer` on the schedule, then the limit of the weights; for parameters
+        that are known by path."""
         steps = [] if self.clip_norm is None else [optax.clip_by_global_norm(self.clip_norm)]
         optimizer = OPTIMIZERS[self.optimizer](
             self.make_schedule(),
@@ -151,10 +151,10 @@ class TrainingConfig:
             beta2=self.beta2,
             epsilon=self.epsilon,
             weight_decay=self.weight_decay,
-            mask=functools.partial(decay_mask, decay_norm_scale=self.decay_norm_scale),
+            mask=decay_mask(parameters, self.decay_norm_scale),
+            parameters=parameters,
         )
         steps.append(optimizer)
         if self.clip_weights is not None:
-            mask = functools.partial(decay_mask, decay_norm_scale=False)
-            steps.append(clip_weights(self.clip_weights, mask))
+            steps.append(clip_weights(self.clip_weights, decay_mask(parameters, decay_norm_scale=False), parameters))
         return optax.chain(*steps) if len(steps) > 1 else optimizer

@@ -2,14 +2,18 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from typing import Any, Protocol
 
 import jax
 import jax.numpy as jnp
 import optax
 
-from qtx.attention.parameters import NORMALIZER
+from qtx.anatomy import Parameter, Role
+from qtx.parts import Part
+
+Parameters = Mapping[str, Parameter]
+"""What is known of each parameter that is trained, by path."""
 
 # Parameters -> a tree like them, True where weights decay.
 DecayMask = Callable[[Any], Any]
@@ -27,24 +31,39 @@ class Optimizer(Protocol):
         epsilon: float,
         weight_decay: float,
         mask: DecayMask,
+        parameters: Parameters,
     ) -> optax.GradientTransformation: ...
 
 
 def adamw(
-    learning_rate: optax.Schedule, *, beta1: float, beta2: float, epsilon: float, weight_decay: float, mask: DecayMask
+    learning_rate: optax.Schedule,
+    *,
+    beta1: float,
+    beta2: float,
+    epsilon: float,
+    weight_decay: float,
+    mask: DecayMask,
+    **_: Any,
 ) -> optax.GradientTransformation:
     """AdamW (Loshchilov & Hutter 2019), the paper's."""
     return optax.adamw(learning_rate, beta1, beta2, epsilon, weight_decay=weight_decay, mask=mask)
 
 
 def lamb(
-    learning_rate: optax.Schedule, *, beta1: float, beta2: float, epsilon: float, weight_decay: float, mask: DecayMask
+    learning_rate: optax.Schedule,
+    *,
+    beta1: float,
+    beta2: float,
+    epsilon: float,
+    weight_decay: float,
+    mask: DecayMask,
+    parameters: Parameters,
 ) -> optax.GradientTransformation:
     """LAMB (You et al. 2020), for BERT in batches of tens of thousands."""
     return optax.chain(
         optax.scale_by_adam(beta1, beta2, epsilon),
         optax.add_decayed_weights(weight_decay, mask),
-        layer_by_layer(optax.scale_by_trust_ratio()),
+        layer_by_layer(optax.scale_by_trust_ratio(), parameters),
         optax.scale_by_learning_rate(learning_rate),
     )
 
@@ -57,13 +76,13 @@ def lion(
 
 
 def adafactor(
-    learning_rate: optax.Schedule, *, weight_decay: float, mask: DecayMask, **_: Any
+    learning_rate: optax.Schedule, *, weight_decay: float, mask: DecayMask, parameters: Parameters, **_: Any
 ) -> optax.GradientTransformation:
     """Adafactor (Shazeer & Stern 2018) without a first moment: its second moments are rows and columns, so that its
     state takes almost no memory. Weights decay as AdamW's do."""
     return optax.chain(
-        scale_by_factored_rms_of_layers(),
-        layer_by_layer(optax.clip_by_block_rms(1.0)),
+        scale_by_factored_rms_of_layers(parameters),
+        layer_by_layer(optax.clip_by_block_rms(1.0), parameters),
         optax.add_decayed_weights(weight_decay, mask),
         optax.scale_by_learning_rate(learning_rate),
     )
@@ -80,7 +99,57 @@ def sgd(
     )
 
 
-def layer_by_layer(transformation: optax.GradientTransformation) -> optax.GradientTransformation:
+MUON_RMS = 0.2
+"""The root mean square of Muon's updates at a learning rate of 1, about that of AdamW's (Liu et al. 2025, eq. 4)."""
+
+
+def muon(
+    learning_rate: optax.Schedule,
+    *,
+    beta1: float,
+    beta2: float,
+    epsilon: float,
+    weight_decay: float,
+    mask: DecayMask,
+    parameters: Parameters,
+) -> optax.GradientTransformation:
+    """Muon (Jordan et al. 2024) for the kernels of the layers, each layer's a matrix of its own; AdamW for embedding
+    tables, heads, biases, norms and all else. Both take AdamW's learning rate (`MUON_RMS`), and `beta1`."""
+
+    def dimensions(params):
+        def of(path, _):
+            skipped = 1 if is_stacked(path, parameters) else 0
+            return optax.contrib.MuonDimensionNumbers(skipped, skipped + 1)
+
+        return jax.tree_util.tree_map_with_path(of, params)
+
+    def labels(params):
+        def of(path, _):
+            parameter = parameters[path_of(path)]
+            matrix = parameter.role is Role.KERNEL and len(parameter.shape) == 2
+            return "muon" if matrix and parameter.part not in (Part.HEAD, Part.EMBEDDED) else "adamw"
+
+        return jax.tree_util.tree_map_with_path(of, params)
+
+    def of_one_size(updates, _):
+        def of(path, update):
+            return update * MUON_RMS * max(parameters[path_of(path)].shape) ** 0.5
+
+        return jax.tree_util.tree_map_with_path(of, updates)
+
+    orthogonal = optax.chain(
+        optax.contrib.scale_by_muon(beta=beta1, weight_dimension_numbers=dimensions), optax.stateless(of_one_size)
+    )
+    return optax.chain(
+        optax.partition({"muon": orthogonal, "adamw": optax.scale_by_adam(beta1, beta2, epsilon)}, labels),
+        optax.add_decayed_weights(weight_decay, mask),
+        optax.scale_by_learning_rate(learning_rate),
+    )
+
+
+def layer_by_layer(
+    transformation: optax.GradientTransformation, parameters: Parameters
+) -> optax.GradientTransformation:
     """A stateless transformation of single tensors, for which each layer of a stacked parameter `[L, ...]` is one: its
     norm or root mean square is that of a layer, as if the layers were not stacked."""
 
@@ -89,33 +158,26 @@ def layer_by_layer(transformation: optax.GradientTransformation) -> optax.Gradie
             def of_tensor(update, param):
                 return transformation.update(update, transformation.init(param), param)[0]
 
-            return (jax.vmap(of_tensor) if is_stacked(path) else of_tensor)(update, param)
+            return (jax.vmap(of_tensor) if is_stacked(path, parameters) else of_tensor)(update, param)
 
         return jax.tree_util.tree_map_with_path(of_leaf, updates, params), state
 
     return optax.GradientTransformation(lambda params: optax.EmptyState(), update)
 
 
-def scale_by_factored_rms_of_layers() -> optax.GradientTransformation:
+def scale_by_factored_rms_of_layers(parameters: Parameters) -> optax.GradientTransformation:
     """`optax.scale_by_factored_rms`, which factors a tensor's two longest axes if both have 128 entries or more (and
     more than there are layers): never the axis of the layers."""
 
-    def of(params):
-        leaves = jax.tree_util.tree_leaves_with_path(params)
-        depth = max((leaf.shape[0] for path, leaf in leaves if is_stacked(path)), default=0)
-        return optax.scale_by_factored_rms(min_dim_size_to_factor=max(128, depth + 1))
-
-    return optax.GradientTransformation(
-        lambda params: of(params).init(params),
-        lambda updates, state, params: of(params).update(updates, state, params),
-    )
+    depth = max((parameter.stack.depth for parameter in parameters.values() if parameter.stack), default=0)
+    return optax.scale_by_factored_rms(min_dim_size_to_factor=max(128, depth + 1))
 
 
 SHRINK = 0.05
 """The share by which `clip_weights` lowers a tensor's largest weights at an update, at most."""
 
 
-def clip_weights(limit: float, mask: DecayMask) -> optax.GradientTransformation:
+def clip_weights(limit: float, mask: DecayMask, parameters: Parameters) -> optax.GradientTransformation:
     """Keeps the weights of each tensor, in a layer, within `limit` times its root mean square, where `mask` is True.
 
     After an update w becomes clip(w, -c, c) with c = max(limit rms(w), 0.95 max |w|): what is larger shrinks from
@@ -133,13 +195,17 @@ def clip_weights(limit: float, mask: DecayMask) -> optax.GradientTransformation:
 
         return jax.tree.map(of_tensor, updates, params)
 
-    return optax.masked(layer_by_layer(optax.stateless(clip)), mask)
+    return optax.masked(layer_by_layer(optax.stateless(clip), parameters), mask)
 
 
-def is_stacked(path: Sequence[Any]) -> bool:
-    """Whether the parameter at a path of a tree has a leading layer axis: it is of the scanned `layers`, or of their
-    quantizers."""
-    return any(key.key == "layers" for key in path[:-1])
+def path_of(keys: Sequence[Any]) -> str:
+    """Returns the path that the keys of a parameter's place in a tree spell."""
+    return "/".join(key.key for key in keys)
+
+
+def is_stacked(keys: Sequence[Any], parameters: Parameters) -> bool:
+    """Says whether the parameter at a place of a tree has a leading layer axis."""
+    return parameters[path_of(keys)].stack is not None
 
 
 # A new one is a function and a line here.
@@ -149,24 +215,23 @@ OPTIMIZERS: dict[str, Optimizer] = {
     "lion": lion,
     "adafactor": adafactor,
     "sgd": sgd,
+    "muon": muon,
 }
 
 
-DECAYED = ("kernel", "embedding")
+DECAYED = (Role.KERNEL, Role.GATE, Role.TABLE)
 
 
-def decay_mask(params: Any, decay_norm_scale: bool) -> Any:
-    """True for every parameter that decays, as a tree like `params`.
+def decay_mask(parameters: Parameters, decay_norm_scale: bool) -> DecayMask:
+    """Makes the mask that is True for every parameter that decays.
 
-    Kernels and embedding tables always do, LayerNorm scales (`scale`) by choice (the paper's appendix C); nothing else:
-    biases, ViT's class token and position embeddings (as in timm, with which the paper trains it), what normalizers
-    learn, whatever its name (the logits of sinks), and the learned `ranges` of quantization-aware training.
+    Kernels, those of gates too, and embedding tables always do, the scales of norms by choice (the paper's appendix C);
+    nothing else: biases, ViT's class token and position embeddings (as in timm, with which the paper trains it), what
+    normalizers learn (the logits of sinks), and the learned ranges of quantization-aware training.
     """
+    roles = (*DECAYED, Role.SCALE) if decay_norm_scale else DECAYED
 
-    def decays(path, _):
-        name = path[-1].key
-        if path[0].key == "ranges" or NORMALIZER in [key.key for key in path]:
-            return False
-        return decay_norm_scale if name == "scale" else name.endswith(DECAYED)
+    def mask(params: Any) -> Any:
+        return jax.tree_util.tree_map_with_path(lambda keys, _: parameters[path_of(keys)].role in roles, params)
 
-    return jax.tree_util.tree_map_with_path(decays, params)
+    return mask

@@ -7,11 +7,13 @@ import functools
 from collections.abc import Callable, Mapping
 from typing import Any
 
+import flax.linen as nn
 import jax
 import jax.numpy as jnp
 import numpy as np
 from jax.sharding import Mesh
 
+from qtx.anatomy import read
 from qtx.foundation.batch import Batch
 from qtx.training.config import TrainingConfig
 from qtx.training.losses import Loss
@@ -70,10 +72,11 @@ def make_program(
 # A comparison runs each variant's program once per seed, and compiling may take longer than training a small model.
 @functools.lru_cache(maxsize=16)
 def _make_program(module: Trainable, training: TrainingConfig, mesh: Mesh, shapes: Shapes, loss: Loss) -> Program:
-    optimizer = training.make_optimizer()
     penalties = make_penalties(training.penalties)
     # Parameter shapes do not depend on the number of examples: one is enough to trace the initialization.
     example = {name: np.zeros((1, *shape), dtype) for name, shape, dtype in shapes}
+    described = read(module, example).parameters if isinstance(module, nn.Module) else module.described(example)
+    optimizer = training.make_optimizer(described)
 
     def init(seed):
         return init_state(module, optimizer, seed, example, loss, penalties)

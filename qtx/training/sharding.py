@@ -95,11 +95,17 @@ def optimizer_shardings(mesh: Mesh, optimizer: optax.GradientTransformation, par
     parameter (Adafactor's rows and columns), everywhere."""
     everywhere = replicated(mesh)
 
+    def is_masked(leaf):
+        """Says whether a parameter has no place in this part of the state, but in that of another optimizer."""
+        return isinstance(leaf, optax.MaskedNode)
+
     def of(leaf, sharding, param):
-        return sharding if leaf.shape == param.shape else everywhere
+        return leaf if is_masked(leaf) else sharding if leaf.shape == param.shape else everywhere
 
     state = jax.eval_shape(optimizer.init, params)
-    return optax.tree_map_params(optimizer, of, state, shardings, params, transform_non_params=lambda _: everywhere)
+    return optax.tree_map_params(
+        optimizer, of, state, shardings, params, transform_non_params=lambda _: everywhere, is_leaf=is_masked
+    )
 
 
 def replicated(mesh: Mesh) -> NamedSharding:

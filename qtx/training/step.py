@@ -30,7 +30,8 @@ CROSS_ENTROPY = CrossEntropy()
 
 
 class Trainable(Protocol):
-    """What can be trained: a Flax module, or what has these two methods of one and is hashable."""
+    """What can be trained: a Flax module, or what has these two methods of one, is hashable, and has a method
+    `described`, which returns its parameters by path (`qtx.anatomy.Parameter`) for a batch."""
 
     def init(self, *args: Any, **kwargs: Any) -> Any:
         """Variables, as `flax.linen.Module.init`."""

@@ -21,7 +21,7 @@ PAPER = {"Bert": "paper_bert", "Opt": "paper_opt", "Vit": "paper_vit"}
 def facts(name: str) -> dict:
     """Every fact about the model of a name, as JSON holds it."""
     module, params, batch = make(name)
-    masks = {flag: flatten(decay_mask(params, flag)) for flag in (False, True)}
+    masks = {flag: flatten(decay_mask(read(module, batch).parameters, flag)(params)) for flag in (False, True)}
     sites = sites_beside(module, params, batch, weights_of(params))
     found = {
         "decay": sorted(path for path, decays in masks[False].items() if decays),

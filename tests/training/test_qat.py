@@ -155,7 +155,7 @@ def test_ranges_learn_and_do_not_decay(unbroken, data, start):
     activations = [name for name in before if name.startswith("activations/")]
     assert all(np.any(after[name] != before[name]) for name in activations)
     assert all(after[name].shape == (1,) for name in activations if "layers/" in name)
-    mask = decay_mask(result.params, True)
+    mask = decay_mask(prepared.qat.described(next(iter(data.evaluation(1)))), True)(result.params)
     assert not any(jax.tree.leaves(mask["ranges"])) and mask["model"]["layers"]["mlp"]["out"]["kernel"]
 
 
@@ -177,7 +177,7 @@ def test_ranges_can_be_left_as_calibrated(learn):
     model = make_qat_model(Dense(), recipe, batch, learn)
     params = model.module.init(jax.random.key(1), batch)["params"]
     given = model.start(params, calibrate(model.module, params, recipe, [batch], 1))
-    optimizer = TrainingConfig(steps=1, warmup_steps=0, weight_decay=0.1).make_optimizer()
+    optimizer = TrainingConfig(steps=1, warmup_steps=0, weight_decay=0.1).make_optimizer(model.described(batch))
 
     @jax.jit
     def gradient(params, batch):

@@ -21,8 +21,9 @@ import jax
 import jax.numpy as jnp
 from flax import traverse_util
 
-from qtx.anatomy import read
+from qtx.anatomy import Parameter, Role, read
 from qtx.foundation.errors import QtxError
+from qtx.parts import Part
 from qtx.quantization import exact
 from qtx.quantization.calibration import Quantized, range_collection, tables_of
 from qtx.quantization.granularity import Group, Token
@@ -69,6 +70,18 @@ class QatModel:
         }
         params = self.module.init(rngs, batch, **options)["params"]
         return {"params": {"model": params, "ranges": traverse_util.unflatten_dict(empty, sep="/")}}
+
+    def described(self, batch: Any) -> dict[str, Parameter]:
+        """Returns what is known of each parameter, by path: those of the model, and the ranges."""
+        anatomy = read(self.module, batch)
+        ranges = {
+            f"ranges/{kind}/{planned.path}/{name}": anatomy.stack_of(planned.path)
+            for kind, table in self._kinds
+            for planned, *_ in table
+            for name in _names(planned)
+        }
+        found = {path: Parameter(path, (), stack, (), Role.RANGE, Part.OTHER) for path, stack in ranges.items()}
+        return found | {f"model/{path}": one for path, one in anatomy.parameters.items()}
 
     def apply(self, variables: Any, batch: Any, *, step: Any = None, **options: Any) -> Any:
         """As the module's, computed on quantized values, in float32, as `Quantized` is: what is trained is what will be

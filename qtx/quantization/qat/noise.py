@@ -28,7 +28,7 @@ import jax
 import jax.numpy as jnp
 from flax import traverse_util
 
-from qtx.anatomy import read
+from qtx.anatomy import Parameter, read
 from qtx.foundation.batch import Batch
 from qtx.models.vocabulary import Factors
 from qtx.quantization import exact
@@ -72,6 +72,10 @@ class NoisyModel:
     def init(self, *args: Any, **options: Any) -> Any:
         """The module's."""
         return self.module.init(*args, **options)
+
+    def described(self, batch: Batch) -> Mapping[str, Parameter]:
+        """Returns what is known of each parameter, by path."""
+        return read(self.module, batch).parameters
 
     def apply(self, variables: Any, batch: Batch, *, train: bool = False, **options: Any) -> Any:
         """The module's. If `train`, the examples 0, 2, 4 ... of a batch of an even number are computed quantized."""
