@@ -13,8 +13,8 @@ import numpy as np
 from qtx.analysis.capture import FloatingPoint, Model, measured_sites, values_at
 from qtx.analysis.heads import HEAD_SITES, by_head, head_statistics, visible_keys
 from qtx.analysis.statistics import MeanState, infinity_norm, kurtosis, per_layer, weighted_mean
-from qtx.foundation.batch import Batch
 from qtx.anatomy import read
+from qtx.foundation.batch import Batch
 from qtx.foundation.errors import QtxError
 from qtx.masks import counted, sample_mask, token_mask
 

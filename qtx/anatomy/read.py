@@ -64,7 +64,10 @@ def _read(module: nn.Module, shapes: Shapes) -> Anatomy:
     return Anatomy(
         stacks,
         {path: parameter(path, x.shape) for path, x in whole.items()},
-        {path: site(path, found.features) for path, found in site_shapes(module, params, batch, SITES_AND_TABLES).items()},
+        {
+            path: site(path, found.features)
+            for path, found in site_shapes(module, params, batch, SITES_AND_TABLES).items()
+        },
         (module, params, batch),
     )
 

@@ -94,7 +94,9 @@ def of_array(x):
         "size": np.sqrt((x**2).mean(axis=(0, 1)))[None],
     }
     tokens = np.arange(x.shape[0] * x.shape[1]).reshape(x.shape[:2])
-    return Observation(tokens, np.ones(x.shape[:2], bool), {"layers/mlp/out": site}, {}, 0, {}, frozenset({"layers/mlp/out"}))
+    return Observation(
+        tokens, np.ones(x.shape[:2], bool), {"layers/mlp/out": site}, {}, 0, {}, frozenset({"layers/mlp/out"})
+    )
 
 
 def noise(width=32):

@@ -5,13 +5,13 @@ from __future__ import annotations
 import dataclasses
 from collections import defaultdict
 
+from qtx.anatomy import read
 from qtx.families import FAMILIES, family_of
 from qtx.quantization.estimators import MinMax
 from qtx.quantization.methods import METHODS
 from qtx.quantization.plan import flatten, quantizers_of, sites_beside, weights_of
 from qtx.quantization.recipe import Quantizer
 from qtx.quantization.recipes import RECIPES
-from qtx.anatomy import read
 from qtx.training.optimizer import decay_mask
 from tests.anatomy.models import make
 

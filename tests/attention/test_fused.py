@@ -107,7 +107,9 @@ def assert_close(found, expected, tolerance=1e-5):
         assert error < tolerance, f"{jax.tree_util.keystr(path)}: {error:.2g}"
 
 
-@pytest.mark.representative("softmax, *", "*, causal, spans", "*, padding, one head, small", "dead, *", "warming, *", "no empty key yet, *")
+@pytest.mark.representative(
+    "softmax, *", "*, causal, spans", "*, padding, one head, small", "dead, *", "warming, *", "no empty key yet, *"
+)
 @pytest.mark.parametrize("name, mask, blocks", named(CASES))
 def test_equals_the_naive_way_in_float64(name, mask, blocks):
     normalizer, rows = NORMALIZERS[name], Rows(MASKS[mask], jnp.int32(0 if name == "no empty key yet" else 5))

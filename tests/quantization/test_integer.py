@@ -9,13 +9,13 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 
+from qtx.anatomy import read
 from qtx.families import FAMILIES, build
 from qtx.foundation.errors import QtxError
 from qtx.layers import dense, dense_product
 from qtx.models import BertConfig
 from qtx.quantization import QuantizationConfig, Recipe, Rule, calibrate
 from qtx.quantization.integer import convert, products
-from qtx.anatomy import read
 from qtx.sites import Site, site_shapes
 from tests.mechanisms import MECHANISMS
 
