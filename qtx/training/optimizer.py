@@ -1,4 +1,4 @@
-"""Optimizers by name, from optax, all with the same hyper-parameters, of which each takes what it has."""
+"""Optimizers of optax by name, all called with the same hyper-parameters, of which each takes those that it has."""
 
 from __future__ import annotations
 
@@ -16,7 +16,7 @@ DecayMask = Callable[[Any], Any]
 
 
 class Optimizer(Protocol):
-    """Hyper-parameters -> optimizer; see `qtx.training.TrainingConfig` for what they mean."""
+    """A function of hyper-parameters, explained at `qtx.training.TrainingConfig`, that returns an optimizer."""
 
     def __call__(
         self,
@@ -33,14 +33,14 @@ class Optimizer(Protocol):
 def adamw(
     learning_rate: optax.Schedule, *, beta1: float, beta2: float, epsilon: float, weight_decay: float, mask: DecayMask
 ) -> optax.GradientTransformation:
-    """AdamW (Loshchilov & Hutter 2019), the paper's."""
+    """Returns AdamW (Loshchilov & Hutter 2019), the paper's optimizer."""
     return optax.adamw(learning_rate, beta1, beta2, epsilon, weight_decay=weight_decay, mask=mask)
 
 
 def lamb(
     learning_rate: optax.Schedule, *, beta1: float, beta2: float, epsilon: float, weight_decay: float, mask: DecayMask
 ) -> optax.GradientTransformation:
-    """LAMB (You et al. 2020), for BERT in batches of tens of thousands."""
+    """Returns LAMB (You et al. 2020), for BERT in batches of tens of thousands."""
     return optax.chain(
         optax.scale_by_adam(beta1, beta2, epsilon),
         optax.add_decayed_weights(weight_decay, mask),
@@ -52,15 +52,15 @@ def lamb(
 def lion(
     learning_rate: optax.Schedule, *, beta1: float, beta2: float, weight_decay: float, mask: DecayMask, **_: Any
 ) -> optax.GradientTransformation:
-    """Lion (Chen et al. 2023): one moment; wants a third to a tenth of AdamW's learning rate."""
+    """Returns Lion (Chen et al. 2023), which has one moment and wants a third to a tenth of AdamW's learning rate."""
     return optax.lion(learning_rate, beta1, beta2, weight_decay=weight_decay, mask=mask)
 
 
 def adafactor(
     learning_rate: optax.Schedule, *, weight_decay: float, mask: DecayMask, **_: Any
 ) -> optax.GradientTransformation:
-    """Adafactor (Shazeer & Stern 2018) without a first moment: its second moments are rows and columns, so that its
-    state takes almost no memory. Weights decay as AdamW's do."""
+    """Returns Adafactor (Shazeer & Stern 2018) without a first moment. Second moments are kept as rows and columns, so
+    that the state takes almost no memory. Weights decay as AdamW's do."""
     return optax.chain(
         scale_by_factored_rms_of_layers(),
         layer_by_layer(optax.clip_by_block_rms(1.0)),
@@ -72,7 +72,7 @@ def adafactor(
 def sgd(
     learning_rate: optax.Schedule, *, beta1: float, weight_decay: float, mask: DecayMask, **_: Any
 ) -> optax.GradientTransformation:
-    """Stochastic gradient descent with momentum `beta1`, and decoupled weight decay."""
+    """Returns stochastic gradient descent with momentum `beta1` and decoupled weight decay."""
     return optax.chain(
         optax.trace(beta1),
         optax.add_decayed_weights(weight_decay, mask),
@@ -81,8 +81,8 @@ def sgd(
 
 
 def layer_by_layer(transformation: optax.GradientTransformation) -> optax.GradientTransformation:
-    """A stateless transformation of single tensors, for which each layer of a stacked parameter `[L, ...]` is one: its
-    norm or root mean square is that of a layer, as if the layers were not stacked."""
+    """Applies a stateless transformation of tensors to each layer of a stacked parameter `[L, ...]` by itself: the norm
+    or root mean square is that of a layer, as if the layers were not stacked."""
 
     def update(updates, state, params):
         def of_leaf(path, update, param):
@@ -97,8 +97,8 @@ def layer_by_layer(transformation: optax.GradientTransformation) -> optax.Gradie
 
 
 def scale_by_factored_rms_of_layers() -> optax.GradientTransformation:
-    """`optax.scale_by_factored_rms`, which factors a tensor's two longest axes if both have 128 entries or more (and
-    more than there are layers): never the axis of the layers."""
+    """Returns `optax.scale_by_factored_rms`, made never to factor the axis of the layers: it factors a tensor's two
+    longest axes if both have 128 entries or more, and more than there are layers."""
 
     def of(params):
         leaves = jax.tree_util.tree_leaves_with_path(params)
@@ -112,14 +112,14 @@ def scale_by_factored_rms_of_layers() -> optax.GradientTransformation:
 
 
 SHRINK = 0.05
-"""The share by which `clip_weights` lowers a tensor's largest weights at an update, at most."""
+"""The largest share by which `clip_weights` lowers a tensor's largest weights at one update."""
 
 
 def clip_weights(limit: float, mask: DecayMask) -> optax.GradientTransformation:
-    """Keeps the weights of each tensor, in a layer, within `limit` times its root mean square, where `mask` is True.
+    """Keeps the weights of each layer's tensor within `limit` times its root mean square, where `mask` is True.
 
-    After an update w becomes clip(w, -c, c) with c = max(limit rms(w), 0.95 max |w|): what is larger shrinks from
-    update to update, slowly enough that the loss can make good for it. A penalty could not do that: Adam moves every
+    After an update w becomes clip(w, -c, c) with c = max(limit rms(w), 0.95 max |w|): larger weights shrink from update
+    to update, slowly enough that training can make up for it. A penalty could not do that: Adam moves every
     weight by about the learning rate, and the feed-forward kernels that make outliers hold weights of 100 root mean
     squares and more, which cost an 8-bit grid from minimum to maximum most of its points.
     """
@@ -137,12 +137,12 @@ def clip_weights(limit: float, mask: DecayMask) -> optax.GradientTransformation:
 
 
 def is_stacked(path: Sequence[Any]) -> bool:
-    """Whether the parameter at a path of a tree has a leading layer axis: it is of the scanned `layers`, or of their
-    quantizers."""
+    """Says whether the parameter at a path of a tree has a leading layer axis: whether it belongs to the scanned
+    `layers`, or to their quantizers."""
     return any(key.key == "layers" for key in path[:-1])
 
 
-# A new one is a function and a line here.
+# A new optimizer is a function and a line here.
 OPTIMIZERS: dict[str, Optimizer] = {
     "adamw": adamw,
     "lamb": lamb,
@@ -156,11 +156,11 @@ DECAYED = ("kernel", "embedding")
 
 
 def decay_mask(params: Any, decay_norm_scale: bool) -> Any:
-    """True for every parameter that decays, as a tree like `params`.
+    """Returns a tree like `params`, True for every parameter that decays.
 
-    Kernels and embedding tables always do, LayerNorm scales (`scale`) by choice (the paper's appendix C); nothing else:
-    biases, ViT's class token and position embeddings (as in timm, with which the paper trains it), what normalizers
-    learn, whatever its name (the logits of sinks), and the learned `ranges` of quantization-aware training.
+    Kernels and embedding tables always decay, LayerNorm scales (`scale`) by choice (the paper's appendix C). Nothing
+    else does: neither biases, ViT's class token and position embeddings (as in timm, with which the paper trains it),
+    normalizers' parameters, whatever their names (sink logits), nor the `ranges` of quantization-aware training.
     """
 
     def decays(path, _):

@@ -14,7 +14,7 @@ from qtx.quantization.plan import flatten
 
 ATTENTION_INPUT = ("layers/attention/query", "layers/attention/key", "layers/attention/value")
 MLP_INPUT = ("layers/mlp/in", "layers/mlp/gate")
-"""The first of the MLP, and of a gated one (SwiGLU) its gate."""
+"""The MLP's first dense layer and, in a gated MLP (SwiGLU), its gate."""
 NORMS = ("layers/attention_norm/scale", "layers/mlp_norm/scale")
 SMALLEST = 1e-5
 
@@ -25,20 +25,20 @@ class SmoothQuant(Method):
 
         s_j = max|x_j|^alpha / max|w_j|^(1 - alpha)
 
-    for every LayerNorm output x `[N, D]` that dense layers multiply: query, key and value, whose kernels side by side
-    are W, and the first of the MLP. max|x_j| is over the calibration data, in floating point. A channel whose
+    for every LayerNorm output x `[N, D]` that dense layers multiply, their kernels side by side as W: query, key and
+    value, or the first layers of the MLP. max|x_j| is over the calibration data, in floating point. A channel whose
     activation or weight is all zeros keeps s_j = 1.
 
-    The integers hold x / s and s W, by the mechanism of `qtx.quantization.basis`. So does the LayerNorm's scale g, as
-    g / s: in integers the smoothing is a part of it and costs nothing. Where the LayerNorm also feeds the residual sum
-    (a post-LN block's, BERT) or a gate's predictor, they read the unsmoothed value: a factor s per channel when they
-    rescale. The last LayerNorm, which feeds the head, is left as it is.
+    The integers hold x / s and s W, by the mechanism of `qtx.quantization.basis`. They hold the LayerNorm's scale g as
+    g / s: in integers the smoothing is a part of that scale and costs nothing. Where the LayerNorm also feeds the
+    residual sum (a post-LN block's, BERT) or a gate's predictor, these read the unsmoothed value: a factor s per
+    channel when they rescale. The last LayerNorm, which feeds the head, is left as it is.
 
     Attributes:
       alpha: how much of the difficulty moves into the weights, 0 to 1.
 
     Raises:
-      QtxError: if it is not in [0, 1].
+      QtxError: if alpha is not in [0, 1].
     """
 
     alpha: float = 0.5
@@ -55,7 +55,7 @@ class SmoothQuant(Method):
                 f"smoothquant is for blocks with {', '.join(sorted(missing))}, which this model lacks: choose another "
                 "method, such as gptq"
             )
-        # All that multiply one tensor have the same input: the first one's stands for it.
+        # Layers that multiply the same tensor have the same input: the first layer's stands for all.
         inputs = of_inputs(module, params, batches, (ATTENTION_INPUT[0], MLP_INPUT[0]), absmax, jnp.maximum)
         mlp_input = tuple(layer for layer in MLP_INPUT if f"{layer}/kernel" in flat)
 
@@ -69,8 +69,8 @@ class SmoothQuant(Method):
         if "final_norm/scale" in flat:
             norms = {"layers/attention_norm": attention, "layers/mlp_norm": mlp}
         else:
-            # Post-LN: each layer's attention reads the last LayerNorm of the layer before, the first's the embeddings'
-            # or, where they have none (OPT-350m), their sum.
+            # Post-LN: each layer's attention reads the last LayerNorm of the layer before; the first layer's reads that
+            # of the embeddings or, if there is none (OPT-350m), the embeddings' sum.
             first = "embeddings/norm" if "embeddings/norm/scale" in flat else "embeddings/sum"
             norms = {
                 first: attention[0],
@@ -83,6 +83,6 @@ class SmoothQuant(Method):
 
 
 def factors(activation: jax.Array, weight: jax.Array, alpha: float) -> jax.Array:
-    """s, of the absolute maxima of activation channels and of the weight rows that they meet (same shapes)."""
+    """Computes s of the absolute maxima of activation channels and of the weight rows that they meet, same shapes."""
     s = jnp.maximum(activation, SMALLEST) ** alpha / jnp.maximum(weight, SMALLEST) ** (1 - alpha)
     return jnp.where((activation > 0) & (weight > 0), jnp.maximum(s, SMALLEST), 1.0)

@@ -13,14 +13,14 @@ EMBEDDING_WIDE = ("embeddings/*", *NORMS, "layers/*_residual", "layers/mlp/out",
 
 
 def weight_rules(weight: Quantizer) -> tuple[Rule, ...]:
-    """Everything but biases; vectors, which have no channels, per tensor."""
+    """Returns rules for all weights but biases; vectors, which have no channels, are quantized per tensor."""
     per_tensor = dataclasses.replace(weight, granularity=Tensor())
     class_token = Rule("embeddings/class_token", per_tensor, optional=True)
     return (Rule("*bias", None, optional=True), Rule("*/scale", per_tensor), class_token, Rule("*", weight))
 
 
 def activation_rules(activation: Quantizer) -> tuple[Rule, ...]:
-    """Everything; ranges by dimension only where dimensions have a meaning of their own."""
+    """Returns rules for all activations; ranges are by dimension only where a dimension has a meaning of its own."""
     if not isinstance(activation.granularity, Channel):
         return (Rule("*", activation),)
     per_tensor = dataclasses.replace(activation, granularity=Tensor())
