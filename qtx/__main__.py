@@ -1,4 +1,4 @@
-"""`python -m qtx`: the same as `qtx`."""
+"""`python -m qtx` runs the same program as the command `qtx`."""
 
 import sys
 

@@ -1,7 +1,7 @@
-"""The one table from logical axes, what a dimension means, to the axes of the device mesh.
+"""This module holds the one table from logical axes, which say what a dimension means, to the axes of the device mesh.
 
 Models name the axes of their parameters (`qtx.layers`) and of a few activations (`constrain`); this table alone decides
-how those are split. The rest is XLA's: with Auto axes, `jax.jit` propagates the shardings of state, batch and
+how these are split. XLA does the rest: with Auto axes, `jax.jit` propagates the shardings of state, batch and
 constrained activations through the program and inserts the collectives.
 """
 
@@ -18,8 +18,8 @@ from qtx.foundation.errors import lookup
 MESH_AXES = ("data", "fsdp", "tensor")
 
 # A dimension that its mesh axes do not divide is replicated instead (say, a vocabulary of 30522 on 4 tensor devices):
-# the numbers are the same, only memory is not saved. So is a dimension whose mesh axes an earlier dimension of the same
-# array already uses.
+# the results are the same, only memory is not saved. A dimension is replicated, too, if an earlier dimension of the
+# same array already uses its mesh axes.
 LOGICAL_AXES: dict[str, tuple[str, ...]] = {
     "batch": ("data", "fsdp"),
     "embed": ("fsdp",),
@@ -32,12 +32,12 @@ LOGICAL_AXES: dict[str, tuple[str, ...]] = {
 
 
 def partition(sizes: Mapping[str, int], logical: Sequence[str | None], shape: tuple[int, ...]) -> PartitionSpec:
-    """The mesh axes of an array.
+    """Returns the mesh axes that the dimensions of an array are split over.
 
     Args:
-      sizes: of every mesh axis, e.g. `mesh.shape`.
-      logical: names of the array's first dimensions; None, or no name: replicated.
-      shape: of the array.
+      sizes: the size of every mesh axis, e.g. `mesh.shape`.
+      logical: the logical names of the array's first dimensions; a dimension with None, or no name, is replicated.
+      shape: the array's shape.
     """
     taken: set[str] = set()
     axes: list[str | tuple[str, ...] | None] = []
@@ -50,14 +50,14 @@ def partition(sizes: Mapping[str, int], logical: Sequence[str | None], shape: tu
 
 
 def constrain(x: jax.Array, *logical: str | None) -> jax.Array:
-    """The same array, split over the mesh that it lies on; without a mesh, as it is.
+    """Returns the array split over the mesh that it lies on; without a mesh, returns it unchanged.
 
-    XLA cannot know that activations are best split by examples: where both are split over "fsdp", it would rather keep
-    the parameters in place and give every device all examples.
+    XLA cannot know that activations are best split by examples: if parameters and activations are both split over
+    "fsdp", XLA would rather keep the parameters in place and give every device all examples.
 
     Args:
-      x: within `jax.jit`, a value that depends on arrays of a mesh.
-      logical: names of its first dimensions.
+      x: a value within `jax.jit` that depends on arrays of a mesh.
+      logical: the logical names of the array's first dimensions.
     """
     mesh = jax.typeof(x).sharding.mesh
     if set(mesh.axis_names) != set(MESH_AXES):

@@ -1,4 +1,4 @@
-"""What one experiment is: the config section of every part of qtx, and reading them back, checked.
+"""This module defines an experiment, with one config section for every part of qtx, and reads and checks the sections.
 
 A config file returns `default(family, variant)` with its own values on top; `read` turns the result (after the command
 line's overrides) into an `Experiment` of frozen, validated options, which is all that the rest of qtx sees.
@@ -32,7 +32,7 @@ from qtx.training.run_folder import BESIDE_OPTIONS, RunFolder, of_this_version
 
 @dataclasses.dataclass(frozen=True)
 class CompareConfig:
-    """What `qtx compare` trains: every variant with every seed.
+    """A `CompareConfig` says what `qtx compare` trains: every variant with every seed.
 
     Attributes:
       variants: attention variants as `attention_variant` reads them, e.g. `"clipped_softmax,alpha=4"`.
@@ -55,15 +55,15 @@ class CompareConfig:
 
 @dataclasses.dataclass(frozen=True)
 class Experiment:
-    """One experiment, validated.
+    """The validated options of one experiment.
 
     Attributes:
       family, objective: names in `FAMILIES` and `OBJECTIVES`.
-      name: for people.
-      seed: of everything random.
+      name: the experiment's name, for people.
+      seed: the seed of everything random.
       start: the folder of the run whose newest parameters training starts from; empty: from random ones.
-      model: of the config class of `family`.
-      data, training, mesh, quantization, qat, compare: the sections.
+      model: the model's config, of the config class of `family`.
+      data, training, mesh, quantization, qat, compare: the sections for these parts of qtx.
     """
 
     family: str
@@ -91,7 +91,7 @@ SECTIONS = {
 
 
 def default(family: str, variant: str = "softmax") -> ConfigDict:
-    """The default experiment of a model family, as a locked `ConfigDict` for a config file to change.
+    """Returns the default experiment of a model family, as a locked `ConfigDict` for a config file to change.
 
     Args:
       family: a name in `qtx.families.FAMILIES`, e.g. bert, opt or vit.
@@ -114,17 +114,17 @@ def default(family: str, variant: str = "softmax") -> ConfigDict:
 
 
 def get_config_beside(file: str, name: str) -> Callable[[str], ConfigDict]:
-    """The `get_config` of another config file in the same folder, for a config that changes a few of its values.
+    """Returns another config file's `get_config`, from the same folder, for a config that changes a few of its values.
 
     Args:
-      file: the config file's own `__file__`.
-      name: of the other, e.g. `"opt_125m.py"`.
+      file: the changing config file's own `__file__`.
+      name: the other file's name, e.g. `"opt_125m.py"`.
     """
     return run_file(Path(file).with_name(name))["get_config"]
 
 
 def read(config: ConfigDict) -> Experiment:
-    """The experiment that a config describes.
+    """Returns the experiment that a config describes, after checking the config.
 
     Raises:
       QtxError: naming the first key that is missing, unknown, of the wrong type, or refused by its part of qtx.
@@ -159,7 +159,7 @@ def read(config: ConfigDict) -> Experiment:
         values[name] = read_section(cls, values[name], f"config.{name}")
     objective, reads = OBJECTIVES[values["objective"]], values["model"].reads
     others = ImageOptions if reads == "tokens" else TokenizedOptions
-    if objective.taught and isinstance(values["data"].source, others):  # which this objective is served by too
+    if objective.taught and isinstance(values["data"].source, others):  # a taught objective accepts both kinds
         raise QtxError(
             f"config.data.source is {values['data'].name!r}, but the {values['family']} family reads {reads}: choose "
             f"a source of these, e.g. {objective.built_in_sources[reads]!r}"
@@ -193,7 +193,7 @@ def read(config: ConfigDict) -> Experiment:
 
 
 def check_best_metric(experiment: Experiment) -> None:
-    """Raises QtxError if checkpoints were to be compared by what their evaluation does not measure."""
+    """Raises QtxError if checkpoints would be compared by a metric that their evaluation does not measure."""
     objective, best = OBJECTIVES[experiment.objective], experiment.training.best_metric
     measured = ["loss", objective.metric, *objective.also_measured]
     if getattr(experiment.model, "head", None) != "none":
@@ -206,7 +206,8 @@ def check_best_metric(experiment: Experiment) -> None:
 
 
 def check_warmup(experiment: Experiment) -> None:
-    """Raises QtxError if attention would still be annealing when training ends: then it is measured as it never was."""
+    """Raises QtxError if attention would still be annealing when training ends: it would be measured as it never was in
+    training. Quantization-aware training is exempt."""
     normalizer, steps = experiment.model.attention.normalizer, experiment.training.steps
     warmup = normalizer.warmup_steps
     if warmup > steps and not experiment.qat.scheme:
@@ -217,8 +218,8 @@ def check_warmup(experiment: Experiment) -> None:
 
 
 def resolved(experiment: Experiment) -> Experiment:
-    """The same experiment, every option at its value but those that only the data tell: a default that changes later,
-    or that is named, makes no other experiment of it."""
+    """Returns the experiment with every option at its value, except those that only the data tell. So an experiment
+    stays the same when a default changes later, or is given explicitly."""
     model, data = experiment.model.resolved(), experiment.data.resolved(experiment.objective)
     length = getattr(data.source, "sequence_length", None)
     if length is not None:
@@ -227,13 +228,13 @@ def resolved(experiment: Experiment) -> Experiment:
 
 
 def record(experiment: Experiment) -> dict[str, Any]:
-    """Every option, resolved, in JSON types: what a run's folder keeps as `config.json`."""
+    """Returns every option of a resolved experiment in JSON types, which a run's folder keeps in its `config.json`."""
     return json.loads(json.dumps(flattened(experiment)))
 
 
 def from_record(values: dict[str, Any], where: str) -> ConfigDict:
-    """The config that `record` recorded, as `default` gives it; `where` names the record in messages. What a run's
-    folder records beside the options is left out."""
+    """Returns the config that `record` recorded, in the form of `default`, without what a run's folder records beside
+    the options; `where` names the record in messages."""
     try:
         config = default(values["family"])
         quantization = quantization_of_this_version(values.get("quantization", {}))
@@ -251,7 +252,7 @@ def from_record(values: dict[str, Any], where: str) -> ConfigDict:
 
 
 def recorded(workdir: Path) -> ConfigDict:
-    """The config that a run recorded in its folder; nothing that the folder names is run.
+    """Returns the config that a run recorded in its folder, without running anything that the folder names.
 
     Raises:
       QtxError: if the folder holds no run, or its record cannot be read.

@@ -1,7 +1,7 @@
 """Building blocks that every model shares: products, and dense, embedding and norm layers with logical axes.
 
-Logical axes name what a parameter's dimension means (`"embed"`, `"heads"`, `"mlp"`, `"vocab"`); `qtx.axes`
-maps them to mesh axes. Biases and norms are small and carry none: they are replicated.
+Logical axes name what a parameter's dimension means (`"embed"`, `"heads"`, `"mlp"`, `"vocab"`); `qtx.axes` maps them to
+mesh axes. Biases and norms are small and have no logical axes: they are replicated.
 """
 
 from __future__ import annotations
@@ -16,18 +16,18 @@ from jax.ad_checkpoint import checkpoint_name
 
 from qtx.parts import Part
 
-# By this name the outputs of dense layers are known to policies of rematerialization.
+# Rematerialization policies know the outputs of dense layers by this name.
 DENSE_OUTPUT = "dense_output"
 
 
 class Product(nn.Module):
-    """The product of two activations, `equation` as of `jnp.einsum`, times `scale`; a module, so that it can be run on
-    integers.
+    """A `Product` multiplies two activations by `equation`, as `jnp.einsum` does, and by `scale`; it is a module, so
+    that it can be run on integers.
 
     Attributes:
-      equation: e.g. `"bthd,bshd->bhts"`.
-      dtype: of the result.
-      scale: a factor.
+      equation: the subscripts of the product, e.g. `"bthd,bshd->bhts"`.
+      dtype: the result's dtype.
+      scale: a constant factor.
     """
 
     equation: str
@@ -40,9 +40,9 @@ class Product(nn.Module):
 
 
 def dense_product(lhs, rhs, dimension_numbers=None, precision=None, preferred_element_type=None):
-    """`[..., D]` times `[D, F]`, the `dot_general` of every dense layer and of the heads; their `dimension_numbers` are
-    these. Where the result is wider than the operands (float32 logits), tangents and gradients are computed in the
-    operands' dtype."""
+    """Multiplies `[..., D]` by `[D, F]`, as the `dot_general` of every dense layer and of the heads, whose
+    `dimension_numbers` always mean this product. If the result is wider than the operands (float32 logits), tangents
+    and gradients are computed in the operands' dtype."""
     product = _flat_product if jax.default_backend() == "cpu" else _product
     return checkpoint_name(product(lhs, rhs, precision, preferred_element_type), DENSE_OUTPUT)
 
@@ -64,8 +64,8 @@ def _product_jvp(precision, dtype, primals, tangents):
 
 
 def _flat_product(lhs: jax.Array, rhs: jax.Array, precision, dtype) -> jax.Array:
-    """One `[N, D] x [D, F]` product, of which XLA's CPU backend runs the backward pass up to 2.7 times faster than that
-    of the batched one. It has no forward-mode derivative."""
+    """Multiplies as one `[N, D] x [D, F]` product, whose backward pass XLA's CPU backend runs up to 2.7 times faster
+    than that of the batched product. It has no forward-mode derivative."""
     return _rows_product(lhs.reshape(-1, lhs.shape[-1]), rhs, precision, dtype).reshape(*lhs.shape[:-1], rhs.shape[-1])
 
 
@@ -80,7 +80,7 @@ def _rows_forward(rows, kernel, precision, dtype):
 
 def _rows_backward(precision, dtype, saved, gradient):
     rows, kernel = saved
-    # Of float32 logits too, the gradient meets its operands in their dtype.
+    # The gradient of float32 logits, too, is multiplied in the operands' dtype.
     gradient = gradient.astype(rows.dtype)
 
     def contract(a, b, axis):
@@ -127,8 +127,8 @@ def dense(
     bias: float = 0.0,
     part: Part = Part.OTHER,
 ) -> nn.Dense:
-    """Makes a dense layer `[..., D] -> [..., features]` with a normal(`init_std`) kernel of logical `axes` and a bias of
-    `bias` everywhere, which computes a `part`."""
+    """Makes a dense layer `[..., D] -> [..., features]` that computes a `part`, with a kernel of logical
+    `axes`, at first normal(`init_std`), and a bias, at first `bias` everywhere."""
     return Dense(
         features,
         use_bias,
@@ -142,10 +142,10 @@ def dense(
 
 
 def kept_by_dropout(key: jax.Array, rate: float, shape: tuple[int, ...]) -> tuple[jax.Array, float]:
-    """What dropout leaves of an array, True, and the share that is left, 1 - rate to 2^-32.
+    """Returns which elements of an array dropout keeps (True), and the share that is kept, 1 - rate to 2^-32.
 
     An element's draw is its number in the array, mixed with two words that are drawn from the key. Threefry, which has
-    to withstand more than dropout asks, takes ten times as long for as many on a CPU (docs/performance.md).
+    to withstand more than dropout asks, takes ten times as long for as many draws on a CPU (docs/performance.md).
     """
     number, stride = jnp.zeros((), jnp.uint32), 1
     for axis in reversed(range(len(shape))):
@@ -155,7 +155,7 @@ def kept_by_dropout(key: jax.Array, rate: float, shape: tuple[int, ...]) -> tupl
 
 
 def kept_of_numbers(key: jax.Array, rate: float, number: jax.Array) -> tuple[jax.Array, float]:
-    """The same of elements whose numbers, uint32, are given: part of an array draws what the whole of it does."""
+    """Draws as `kept_by_dropout` for elements of given numbers, uint32: part of an array draws as the whole does."""
     first, second = jax.random.bits(key, (2,), jnp.uint32)
     draws = _mixed(_mixed(number ^ first) ^ second)
     threshold = min(max(round((1 - rate) * 2**32), 1), 2**32 - 1)
@@ -163,18 +163,18 @@ def kept_of_numbers(key: jax.Array, rate: float, number: jax.Array) -> tuple[jax
 
 
 def _mixed(x: jax.Array) -> jax.Array:
-    """A permutation of uint32 in which each bit of the result depends on all bits (Wellons 2018, "lowbias32")."""
+    """Permutes the uint32 such that each bit of the result depends on all bits of `x` (Wellons 2018, "lowbias32")."""
     for shift, factor in ((16, 0x7FEB352D), (15, 0x846CA68B)):
         x = (x ^ (x >> shift)) * jnp.uint32(factor)
     return x ^ (x >> 16)
 
 
 class Dropout(nn.Module):
-    """Dropout (Srivastava et al. 2014), as `flax.linen.Dropout`, by draws of `kept_by_dropout`.
+    """Dropout (Srivastava et al. 2014), like `flax.linen.Dropout` but with the draws of `kept_by_dropout`.
 
     Attributes:
-      rate: the share that becomes 0; the rest is scaled up.
-      deterministic: whether nothing does.
+      rate: the share of elements that become 0; the others are scaled up.
+      deterministic: whether dropout is off.
     """
 
     rate: float
@@ -189,15 +189,15 @@ class Dropout(nn.Module):
 
 
 FEW_ROWS = 1024
-"""The most rows of a table whose gradient is a product: more cost more operations than their additions."""
+"""The most rows of a table whose gradient is a product: with more rows, a product costs more than additions do."""
 
 
 class Embed(nn.Embed):
-    """A look-up table whose gradient an accelerator can add up.
+    """An embedding table whose gradient is fast on accelerators.
 
-    It adds examples to a row one after the other: of a table with few rows, such as that of token types, in one of
-    which all of a batch meets, and in bfloat16, which has no addition in one instruction there, that takes longer than
-    all the rest of a training step. So the gradient of few rows is a product, and that of many is added in float32.
+    Accelerators add the gradients of a row one after the other: with few rows, as for token types, where all of a batch
+    meets in one, and in bfloat16, which they cannot add in one instruction, that takes longer than all the rest of a
+    training step. So the gradient of few rows is a product, and that of many is added in float32.
     """
 
     def __call__(self, inputs: jax.Array) -> jax.Array:
@@ -223,7 +223,7 @@ def _few_rows_jvp(rows, dtype, primals, tangents):
 
 
 def embedding(rows: int, features: int, axis: str, init_std: float, dtype, name: str | None = None) -> nn.Embed:
-    """A look-up table `[rows, features]`, normal(`init_std`)."""
+    """Makes an embedding table `[rows, features]`, initially normal(`init_std`)."""
     init = nn.with_logical_partitioning(nn.initializers.normal(init_std), (axis, "embed"))
     return Embed(rows, features, dtype=dtype, embedding_init=init, name=name)
 

@@ -1,4 +1,4 @@
-"""Which keys each query of a batch may attend to, the one mask of the models and of all that counts what they see; and
+"""Masks say which keys each query of a batch may attend to, in the models and wherever visible keys are counted, and
 which tokens and samples of a batch are real, and so which values of its tensors count."""
 
 from __future__ import annotations
@@ -17,15 +17,15 @@ import jax.numpy as jnp
 )
 @dataclasses.dataclass(frozen=True)
 class Mask:
-    """What T queries see of T keys, as the rules that say so: no `[B, 1, T, T]` is made unless `dense` is called. A row
-    may see nothing at all: that of a causal query whose keys up to its own are padding.
+    """A `Mask` says which of T keys each of T queries sees, as rules: no `[B, 1, T, T]` array is made unless `dense` is
+    called. A query may see nothing at all, e.g. a causal one if all keys up to its own are padding.
 
     Attributes:
       length: T.
-      causal: a query sees only itself and what is before it.
+      causal: whether a query sees only itself and what is before it.
       window: a query sees only keys fewer than so many positions away; None: at any distance.
-      keys: `[B, T]`, False at padding, which no query sees; None: there is none.
-      segments: `[B, T]`, a query sees only keys of its own number; None: one segment.
+      keys: `[B, T]`, False at padding, which no query sees; None: there is no padding.
+      segments: `[B, T]`, segment numbers; a query sees only keys of its own segment; None: there is one segment.
     """
 
     length: int
@@ -36,21 +36,21 @@ class Mask:
 
     @classmethod
     def of_batch(cls, batch: Mapping[str, Any], length: int, causal: bool) -> Mask:
-        """The mask of a batch, by its `mask` and `segments`, if it has them."""
+        """Makes the mask of a batch from its `mask` and `segments`, if it has them."""
         keys = batch["mask"].astype(bool) if "mask" in batch else None
         return cls(length, causal, keys=keys, segments=batch.get("segments"))
 
     def dense(self) -> jax.Array | None:
-        """True where a key is visible: bool, broadcasting to `[B, 1, T, T]` (query, key); None: every key is."""
+        """Returns where a key is visible: bool, broadcasting to `[B, 1, T, T]` (query, key); None: everywhere."""
         return self.block(0, self.length, 0, self.length)
 
     def block(self, first_query: Any, queries: int, first_key: Any, keys: int, ragged: bool = False) -> Any:
-        """`dense` of some queries and keys in a row, `[B, 1, queries, keys]`.
+        """Returns what `dense` says of consecutive queries and consecutive keys, `[B, 1, queries, keys]`.
 
         Args:
-          first_query, first_key: where they begin, perhaps traced.
-          queries, keys: how many.
-          ragged: whether they may reach beyond T, where no key is visible.
+          first_query, first_key: the positions where they begin, perhaps traced.
+          queries, keys: the numbers of queries and keys.
+          ragged: whether positions may reach beyond T, where no key is visible.
         """
         if not (ragged or self.causal) and all(rule is None for rule in (self.window, self.keys, self.segments)):
             return None
@@ -71,11 +71,11 @@ class Mask:
         return functools.reduce(jnp.logical_and, parts)
 
     def _at(self, x: jax.Array, positions: jax.Array) -> jax.Array:
-        """Some positions of `[B, T]`, in a row; of all of them it is as it is."""
+        """Returns `x` `[B, T]` at consecutive positions; at all of them, `x` as it is."""
         return x if len(positions) == self.length else jnp.asarray(x)[:, positions]
 
     def visible(self) -> jax.Array:
-        """How many keys each query sees, float32 `[B, 1, T, 1]`, or `[1, 1, T, 1]` for every example's."""
+        """Counts the keys that each query sees: float32 `[B, 1, T, 1]`, or `[1, 1, T, 1]` if all examples are alike."""
         dense = self.dense()
         if dense is None:
             return jnp.full((1, 1, self.length, 1), self.length, jnp.float32)
@@ -85,9 +85,9 @@ class Mask:
 
 
 def token_mask(batch: Mapping[str, Any], length: int) -> jax.Array:
-    """`[B, length]`: True at the real tokens (or patches) of the real samples.
+    """Returns `[B, length]`, True at the real tokens (or patches) of the real samples.
 
-    A sample is padding of the last batch when all its `weights` are 0.
+    A sample only pads the last batch when all its `weights` are 0.
     """
     first = batch["tokens"] if "tokens" in batch else batch["images"]
     mask = batch["mask"].astype(bool) if "mask" in batch else jnp.ones((first.shape[0], length), bool)
@@ -95,15 +95,15 @@ def token_mask(batch: Mapping[str, Any], length: int) -> jax.Array:
 
 
 def sample_mask(batch: Mapping[str, Any]) -> jax.Array:
-    """`[B]`: False for a sample that pads the last batch (all its `weights` are 0)."""
+    """Returns `[B]`, False for a sample that only pads the last batch (all its `weights` are 0)."""
     if "weights" not in batch:
         return jnp.ones(len(batch["tokens"] if "tokens" in batch else batch["images"]), bool)
     return jnp.any(batch["weights"].reshape(len(batch["weights"]), -1) > 0, axis=1)
 
 
 def without_full_masks(batch: Mapping[str, Any]) -> dict[str, Any]:
-    """A batch without its `mask` if that has no padding, and without its `weights` if these leave no sample and no
-    position out: what a model makes of it is the same, and statistics of it pay for no mask."""
+    """Returns a batch without its `mask` if that has no padding, and without its `weights` if these leave out no sample
+    and no position: the model computes the same, and statistics of the batch do not pay for a mask."""
     whole = {
         "mask": lambda mask: mask.all(),
         "weights": lambda weights: (weights > 0).all() if "positions" in batch else sample_mask(batch).all(),
@@ -112,20 +112,20 @@ def without_full_masks(batch: Mapping[str, Any]) -> dict[str, Any]:
 
 
 def counted(shape: tuple[int, ...], batch: Mapping[str, Any], mask: Mask | None = None) -> jax.Array | None:
-    """Which values of a tensor that a model makes of a batch count, by the tensor's shape: those of real tokens, and of
-    real queries those of the keys that they see.
+    """Says which values count in a tensor that a model computes from a batch: those of real tokens and, in the row of a
+    real query, those of the keys that it sees. The tensor's shape tells what a row belongs to.
 
-    | shape | what a row is of |
+    | shape | a row belongs to |
     | --- | --- |
     | `[B, H, T, T]` | a query and a key |
     | `[B, T, ...]` | a token |
-    | `[B, P, ...]`, of a batch with `positions` `[B, P]` | the token at a position; one of weight 0 only fills up |
+    | `[B, P, ...]`, if the batch has `positions` `[B, P]` | the token at a position; those of weight 0 only fill up |
     | `[B, ...]` otherwise | a sample: pooled outputs, the patches of an image |
 
     Args:
-      shape: of the tensor; one without the batch's axis, such as a table's, counts as a whole.
-      batch: its `mask`, `weights` and `positions`, those that it has.
-      mask: what the queries see, of scores and probabilities.
+      shape: the tensor's shape; a tensor without the batch's axis, such as a table, counts as a whole.
+      batch: the batch, of which `mask`, `weights` and `positions` are read if it has them.
+      mask: the keys that queries see, for scores and probabilities.
 
     Returns:
       bool, broadcasting to the tensor; None: all values count.
@@ -146,7 +146,7 @@ def counted(shape: tuple[int, ...], batch: Mapping[str, Any], mask: Mask | None 
 
 
 def _real_rows(shape: tuple[int, ...], batch: Mapping[str, Any], length: int) -> jax.Array:
-    """`[B, T]`, `[B, P]` or `[B]`; see `counted`."""
+    """Returns which rows are real, `[B, T]`, `[B, P]` or `[B]`; see `counted`."""
     if "tokens" in batch and len(shape) > 2:
         if shape[1] == length:
             return token_mask(batch, length)

@@ -6,7 +6,7 @@ import enum
 
 
 class Part(enum.Enum):
-    """What a site holds, or a dense layer computes. Declared where it is made, so that nothing is told by its name."""
+    """A `Part` says what a site holds, or a dense layer computes: declared where it is made, not told by its name."""
 
     EMBEDDED = "what is embedded, as wide as the residual stream, before the stream begins"
     RESIDUAL = "a sum of the residual stream"

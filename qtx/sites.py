@@ -1,8 +1,8 @@
-"""Sites: the tensors of a model that have a name, and acting on them while the model runs.
+"""Sites are the named tensors of a model; this module reads and changes them while the model runs.
 
 A site is the output of a named module: of a dense layer, a norm, or, where an operation's result is no module's output
-(scores, probabilities, residual sums), of a `Site`. So a model knows nothing of who looks at its tensors, or rounds
-them: an interceptor does (`on_sites`), or Flax's own `capture_intermediates` (`capture`).
+(scores, probabilities, residual sums), of a `Site`. So a model need not know who looks at its tensors or rounds them:
+that is left to an interceptor (`on_sites`), or to Flax's own `capture_intermediates` (`capture`).
 """
 
 from __future__ import annotations
@@ -24,10 +24,10 @@ from qtx.parts import Part
 
 
 class Site(nn.Module):
-    """Returns its input: it names a tensor that no other module outputs, so that it can be observed or quantized.
+    """A `Site` returns its input: it names a tensor that no other module outputs, to be observed or quantized.
 
-    `mask` says which of its values will be used at all (scores and probabilities: those of visible keys); calibration
-    leaves out the others.
+    `mask` says which of the tensor's values will be used at all (of scores and probabilities: those of visible keys);
+    calibration leaves out the others.
 
     Attributes:
       part: what the tensor is to a transformer.
@@ -43,14 +43,14 @@ SITE_MODULES = (nn.Dense, nn.LayerNorm, nn.RMSNorm, Site)
 """The kinds of modules whose outputs are sites."""
 
 SITES_AND_TABLES = (*SITE_MODULES, nn.Embed)
-"""Modules whose outputs are quantized: the look-ups of embedding tables too."""
+"""The kinds of modules whose outputs are quantized: sites, and the look-ups of embedding tables."""
 
 _watching: contextvars.ContextVar[tuple[Callable[[str], bool], ...]] = contextvars.ContextVar("watching", default=())
 
 
 @contextlib.contextmanager
 def watching(reads: Callable[[str], bool]) -> Iterator[None]:
-    """Within the context, `watched` knows that something reads, or changes, the sites whose paths `reads` says."""
+    """Tells `watched`, within the context, that something reads or changes the sites whose paths `reads` accepts."""
     token = _watching.set((*_watching.get(), reads))
     try:
         yield
@@ -59,15 +59,15 @@ def watching(reads: Callable[[str], bool]) -> Iterator[None]:
 
 
 def watched(module: nn.Module, *names: str) -> bool:
-    """Whether anything reads, or changes, one of the sites below a module: if nothing does, what computes the module's
-    output without ever forming them may stand in.
+    """Says whether anything reads or changes one of the sites below a module. If nothing does, the module's output may
+    be computed in a way that never forms them.
 
-    Calibration, quantizers, statistics and integers say so by `watching`, with the sites that they are about; of a
-    captured model all are read, since Flax does not tell what its filter takes.
+    Calibration, quantizers, statistics and integer execution announce the sites that they read by `watching`. In a
+    captured model (see `capture`) all sites count as read, since Flax does not tell which of them its filter takes.
 
     Args:
-      module: one that runs now, e.g. an attention layer.
-      names: of the sites, e.g. `"scores"`, `"probs"`.
+      module: a module that is running, e.g. an attention layer.
+      names: the names of the sites below the module, e.g. `"scores"`, `"probs"`.
     """
     if module.is_mutable_collection("intermediates"):
         return True
@@ -81,12 +81,12 @@ def on_sites(
     paths: Collection[str] | None = None,
     kinds: tuple[type, ...] = SITE_MODULES,
 ) -> Iterator[None]:
-    """Within the context, the output y of every site becomes `function(module, "path/of/module", y, mask)`.
+    """Replaces, within the context, the output y of every site by `function(module, "path/of/module", y, mask)`.
 
     Args:
-      function: see above; the mask says which values of a `Site` count, None: all.
-      paths: of the sites that it is called for; None: all.
-      kinds: of the modules that it is called for.
+      function: see above; `mask` says which values of a `Site` count, None: all.
+      paths: the paths of the sites that the function is called for; None: all.
+      kinds: the kinds of modules that the function is called for.
     """
 
     def interceptor(next_function, args, kwargs, context):
@@ -104,7 +104,7 @@ def on_sites(
 
 
 class SiteShape(NamedTuple):
-    """Leading axes that a site's variables carry (the layer axis, or none), and the size of its last axis."""
+    """The leading axes of a site's variables (the layer axis, or none), and the size of the site's last axis."""
 
     leading: tuple[int, ...]
     features: int
@@ -113,7 +113,7 @@ class SiteShape(NamedTuple):
 def site_shapes(
     module: nn.Module, params: Any, batch: Mapping[str, Any], kinds: tuple[type, ...] = SITE_MODULES
 ) -> dict[str, SiteShape]:
-    """Every site of a model, a module of one of the `kinds`, by its path, found by tracing it once."""
+    """Finds every site of a model that is the output of one of the `kinds` of modules, by tracing the model once."""
 
     def mark(site, path, y, mask):
         site.put_variable("ranges", "mark", jnp.zeros(y.shape[-1:]))
@@ -129,15 +129,15 @@ def site_shapes(
 
 
 def capture(apply: Callable[..., Any], sites: Collection[str], *args: Any, **kwargs: Any) -> tuple[Any, dict[str, Any]]:
-    """What `apply(*args, **kwargs)` of a module returns, and what its sites held, each with a leading layer axis:
-    `[L, ...]`, or `[1, ...]` outside the layers. To be called under `jax.jit`.
+    """Returns what `apply(*args, **kwargs)` of a module returns, and what its sites held, each with a leading layer
+    axis: `[L, ...]`, or `[1, ...]` outside the layers. It has to be called under `jax.jit`.
 
     A site that the model does not have (such as `layers/attention/gate` without a gate) is left out.
 
     Args:
-      apply: `module.apply`, or what takes its options.
+      apply: `module.apply`, or a function that takes the same options.
       sites: paths, or patterns of paths, e.g. `"layers/mlp/out"`, `"layers/mlp*"`.
-      args, kwargs: of `apply`.
+      args, kwargs: the arguments of `apply`.
 
     Raises:
       QtxError: if one of the sites runs twice: its values are not one tensor.

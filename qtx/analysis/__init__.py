@@ -1,6 +1,6 @@
-"""What a trained model looks like inside: outliers, attention sinks, exact zeros; and the page that shows it.
+"""This package looks inside a trained model: outliers, attention sinks, exact zeros.
 
-The page itself is `qtx.report.report`, apart from the rest because drawing needs matplotlib.
+The page that shows them is `qtx.report.report`, apart from the rest because drawing needs matplotlib.
 """
 
 from qtx.analysis.analysis import Analysis, analyse, load_analysis, save_analysis

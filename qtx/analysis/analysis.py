@@ -1,4 +1,4 @@
-"""Everything the report draws about one trained model, computed in one streaming pass and kept as one `.npz` file."""
+"""This module computes batch by batch, and keeps as one `.npz` file, all that a report draws about a trained model."""
 
 from __future__ import annotations
 
@@ -23,8 +23,8 @@ from qtx.foundation.storage import Expected, read_npz, sealed_npz, shaped, write
 from qtx.foundation.totals import Count, exact
 from qtx.masks import sample_mask, token_mask
 
-BINS = 1024  # in the bulk several for every step of an 8-bit grid, so that its steps are seen apart
-QUARTILES_APART = 1.349  # standard deviations, of a normal distribution
+BINS = 1024  # several for every step of an 8-bit grid in the bulk, so that its steps are seen apart
+QUARTILES_APART = 1.349  # in standard deviations of a normal distribution
 TOP_TOKENS = 12
 
 EXPECTED = Expected("an analysis of this version of qtx", "run qtx evaluate again, or delete it")
@@ -34,7 +34,7 @@ _ATTENTION_METRICS = ("sink_mass", "value_drain", "zero_share", "dead_row_share"
 
 @dataclasses.dataclass(frozen=True)
 class Analysis:
-    """What one trained model looks like inside. L layers, H heads, T positions, D hidden dimensions.
+    """The inside of one trained model in numbers. L layers, H heads, T positions, D hidden dimensions.
 
     Attributes:
       metrics: the numbers of a results line: max_inf_norm, avg_kurtosis, max_kurtosis, outliers (6-sigma values found
@@ -42,16 +42,16 @@ class Analysis:
         over layers and heads).
       site: where outliers are counted: the family's site of the paper's infinity norm.
       inf_norms, kurtoses: per measured site, `[L]`.
-      outliers_by_dimension: `[L, D]`; outliers_by_position: `[L, T]`, counts of 6-sigma values in `site`.
+      outliers_by_dimension, outliers_by_position: counts of 6-sigma values in `site`, `[L, D]` and `[L, T]`.
       outlier_tokens: the tokens with the most outliers and their counts, all layers together; empty for images.
       heads: per statistic `[L, H]`: sink_mass, first_mass, value_drain, zero_share, dead_row_share, context_norm
         (largest value of the head's output) and, with a gate, openness.
-      column_mass: `[L, T]`, the attention each position receives, averaged over heads.
+      column_mass: the attention that each position receives, averaged over heads, `[L, T]`.
       histogram_range: the ends of the histograms' axes `[L, 2]`, by `"<site> full"` (all values) and `"<site> bulk"`
         (the median plus and minus 4 deviations of the bulk, whatever the outliers).
-      histograms: by the same names, int counts `[L, 1024]` in floating point; what lies beyond an end is counted in the
+      histograms: by the same names, int counts `[L, 1024]` in floating point; values beyond an end are counted in the
         outermost bin.
-      quantized_histograms: the same of the quantized model; empty if there was none.
+      quantized_histograms: the histograms of the quantized model; empty without one.
       maps: "sink" and "outlier" to the map of one head, see `qtx.analysis.head_map`.
     """
 
@@ -81,10 +81,10 @@ def analyse(
     """Analyses a trained model on held-out data. Memory does not grow with the number of batches.
 
     Args:
-      module: of a registered family.
-      params: its unboxed parameters.
+      module: a model of a registered family.
+      params: the model's unboxed parameters.
       batches: batches of one static shape, such as `data.evaluation(batch_size)`; iterated more than once.
-      token_text: token identity to text, for labels; None: tokens are shown by their identities.
+      token_text: token id to text, for labels; None: tokens are shown by their ids.
       quantized: the same model quantized, for the histograms "after".
 
     Raises:
@@ -143,7 +143,7 @@ def analyse(
 
 
 def histogram_sites(model: Model) -> tuple[str, ...]:
-    """The sites whose values are counted: the feed-forward output, and where the paper takes the infinity norm."""
+    """Returns the sites whose values are counted: the feed-forward output, and that of the paper's infinity norm."""
     return tuple(dict.fromkeys((measured_sites(model.module).infinity_norm, "layers/mlp/out")))
 
 
@@ -153,7 +153,7 @@ def _captured(model: Model, batch: dict[str, Any]) -> dict[str, jax.Array]:
 
 @jax.jit
 def _histogram_ranges(model: FloatingPoint, batch: dict[str, Any]) -> dict[str, jax.Array]:
-    """Fixed ends for all batches, from the first: `[L, 2]`."""
+    """Computes the ends of the histograms, `[L, 2]`, from the first batch; all batches are counted between these."""
     ranges = {}
     for site, x in values_at(model, batch, histogram_sites(model)).items():
         real = jnp.where(token_mask(batch, x.shape[2])[..., None], x.astype(jnp.float32), jnp.nan).reshape(len(x), -1)

@@ -1,4 +1,4 @@
-"""Which tensors of a module the paper measures, and capturing them in one forward pass."""
+"""This module knows which tensors of a model the paper measures, and captures them in one forward pass."""
 
 from __future__ import annotations
 
@@ -17,37 +17,37 @@ from qtx.quantization import Quantized, exact
 
 
 def measured_sites(module: nn.Module) -> MeasuredSites:
-    """What the paper measures of a module's family."""
+    """Returns the sites that the paper measures in the family of a module."""
     return family_of(module.config).measured(module.config)
 
 
 @functools.partial(jax.tree_util.register_dataclass, data_fields=["params"], meta_fields=["module"])
 @dataclasses.dataclass(frozen=True)
 class FloatingPoint:
-    """A module with its unboxed parameters: what `qtx.quantization.Quantized` is compared with, and so in float32 like
-    it, that the difference is what the integers cost, and not bfloat16."""
+    """A module with its unboxed parameters, to compare `qtx.quantization.Quantized` with: in float32 like the quantized
+    model, so that the difference is what the integers cost, and not bfloat16."""
 
     module: nn.Module
     params: Any
 
     def apply(self, batch: Batch, **kwargs: Any) -> Any:
-        """What the model makes of a batch."""
+        """Returns the model's output for a batch."""
         return exact.apply(self.module, {"params": self.params}, batch, **kwargs)
 
 
 Model = FloatingPoint | Quantized
-"""What can be analysed. Both are pytrees whose module is static: pass them to compiled functions as arguments."""
+"""A model to be analysed. Both kinds are pytrees with a static module: pass them to compiled functions as arguments."""
 
 
 def values_at(model: Model, batch: Batch, paths: Collection[str], step: Any = None) -> dict[str, jax.Array]:
-    """Runs the model and returns what its sites held, each with a leading layer axis. To be called under `jax.jit`.
+    """Runs the model and returns the values of its sites, each with a leading layer axis. To be called under `jax.jit`.
 
     A site that the model does not have (such as `layers/attention/gate` without a gate) is left out.
 
     Args:
-      model: in floating point or quantized; sites of a quantized model hold rounded values.
-      batch: see the module.
-      paths: of the sites, e.g. `"layers/mlp/out"`.
+      model: a model in floating point or quantized; sites of a quantized model hold rounded values.
+      batch: the module's input.
+      paths: the sites' paths, e.g. `"layers/mlp/out"`.
       step: training step, for normalizers that anneal; None: fully trained.
     """
     return sites.capture(model.apply, paths, dict(batch), train=False, step=step)[1]

@@ -1,4 +1,4 @@
-"""A diagnosis: what stands between one model and its integers, as findings that a page and a few lines can show."""
+"""A diagnosis says what stands between one model and its integers, in findings that a page or a few lines can show."""
 
 from __future__ import annotations
 
@@ -16,17 +16,17 @@ from qtx.foundation.storage import sealed_json, write_whole
 
 FILE = "diagnosis.json"
 OUTLIER_RATIO = 6.0
-"""A dimension is an outlier when its largest magnitude is more than so many times the root mean square of the median
-dimension: a measure that a few large dimensions do not move, even of a narrow model or at every token."""
+"""A dimension is an outlier when its largest magnitude is more than this many times the root mean square of the median
+dimension. A few large dimensions do not move this measure, even in a narrow model or at every token."""
 NAMED = 8
-"""Dimensions, tokens and positions that a finding names at most."""
+"""The most dimensions, tokens and positions that a finding names."""
 IDLE = 0.3
-"""Share of its attention from which on a head that gives it to an empty value is said to do nothing."""
+"""A head does nothing if at least this share of its attention goes to an emptied value (see `HeadRole.parked`)."""
 QUIET = 0.2
-"""What a head says to a token, as a share of what its layer's heads say on average, up to which it does nothing."""
+"""A head does nothing if the length of its output is at most this share of the mean of its layer's heads."""
 
 TokenText = Callable[[int], str]
-"""A token's identity to its text."""
+"""A function from token id to text."""
 
 
 @dataclasses.dataclass(frozen=True)
@@ -34,14 +34,14 @@ class Outliers:
     """The largest values of one tensor.
 
     Attributes:
-      path: of the site.
-      layer: from 0; None outside the layers.
+      path: the site's path.
+      layer: the layer, from 0; None outside the layers.
       norm: the infinity norm, averaged over examples as in the paper.
       sigmas: the largest distance from an example's mean in its standard deviations, averaged over examples.
-      typical: the root mean square of the median dimension, of those that are not always 0.
-      token_share: of the tokens, those with a value of more than `OUTLIER_RATIO` times that.
-      dimensions, tokens, positions: where such values are, with the largest magnitude; the largest first. None: the
-        tensor has no outliers. Images have no tokens.
+      typical: the root mean square of the median dimension, among the dimensions that are not always 0.
+      token_share: the share of tokens with a value of more than `OUTLIER_RATIO` times `typical`.
+      dimensions, tokens, positions: the places of such values, with the largest magnitude; the largest first. Empty:
+        the tensor has no outliers. Images have no tokens.
     """
 
     path: str
@@ -56,24 +56,24 @@ class Outliers:
 
     @property
     def name(self) -> str:
-        """`layers/mlp/out[2]`."""
+        """Returns the tensor's name, e.g. `layers/mlp/out[2]`."""
         return self.path if self.layer is None else f"{self.path}[{self.layer}]"
 
     @property
     def carried(self) -> bool:
-        """Whether it is a sum, which has the outliers of its terms."""
+        """Says whether the tensor is a sum, which has the outliers of its terms."""
         return self.path.endswith(("_residual", "_sum", "/sum"))
 
 
 @dataclasses.dataclass(frozen=True)
 class HeadRole:
-    """What an attention head does, averaged over examples.
+    """The role of one attention head, averaged over examples.
 
     Attributes:
-      layer, head: which, from 0.
-      sink_mass: the attention that its favourite token gets from all.
-      value_drain: the length of that token's value over the others' mean; 1 = not emptied.
-      output: the length of what it says to a token, over the mean of its layer's heads.
+      layer, head: which head, from 0.
+      sink_mass: the attention that the head's favourite token gets, averaged over all tokens that attend.
+      value_drain: the length of the favourite token's value over the mean of the others'; 1 = not emptied.
+      output: the length of the head's output for a token, over the mean of its layer's heads.
       tokens, positions: the favourites, and in how many examples; the most frequent first.
     """
 
@@ -87,18 +87,18 @@ class HeadRole:
 
     @property
     def parked(self) -> float:
-        """The share of its attention that adds nothing, for it goes to a token whose value is emptied."""
+        """Returns the share of the head's attention that adds nothing: it goes to a token whose value is emptied."""
         return self.sink_mass * max(1 - self.value_drain, 0.0)
 
     @property
     def does_nothing(self) -> bool:
-        """Whether it parks most of its attention, or adds next to nothing."""
+        """Says whether the head parks much of its attention (`IDLE`), or adds next to nothing (`QUIET`)."""
         return self.parked >= IDLE or self.output <= QUIET
 
 
 @dataclasses.dataclass(frozen=True)
 class Measured:
-    """A model's metric and loss on held-out data; of fidelity the loss is the relative squared error of the outputs."""
+    """A model's metric and loss on held-out data; for fidelity, the loss is the outputs' relative squared error."""
 
     metric: float
     loss: float
@@ -106,22 +106,22 @@ class Measured:
 
 @dataclasses.dataclass(frozen=True)
 class Diagnosis:
-    """What was found of one model.
+    """The findings about one model.
 
     Attributes:
-      name, model, data: in words.
-      examples, length: how many were measured on, and their tokens (or patches).
-      metric, lower_is_better: what quantization costs.
-      scheme: of `methods` and `sweep`, e.g. `"w8a8"`.
-      outliers: of every tensor and layer, the largest norms first.
-      heads: every one, those that park most first.
-      ladder: `"fp"` and every scheme, as they were measured.
-      methods: other ways to quantize to `scheme`, by the options that choose them.
-      left_out: ways that do not fit the model, and why.
+      name, model, data: what was diagnosed, in words.
+      examples, length: how many examples were measured on, and how many tokens (or patches) each has.
+      metric, lower_is_better: the metric of what quantization costs, and whether lower is better.
+      scheme: the scheme of `methods` and `sweep`, e.g. `"w8a8"`.
+      outliers: the largest values of every tensor and layer, the largest norms first.
+      heads: the roles of all heads, those that park most first.
+      ladder: the measurements of `"fp"` and of every scheme.
+      methods: the measurements of the ways to quantize to `scheme`, by name, the config's own first.
+      left_out: ways to quantize that do not fit the model, and why.
       sweep: the tensors that cost most under `scheme`; with `thorough`, all.
-      thorough: whether all tensors were measured on all examples.
+      thorough: whether all tensors were measured, and not only the costliest.
       reach: for figures: name of a tensor to the largest magnitude of each dimension `[D]`.
-      maps: for figures: the attention of heads that do nothing.
+      maps: for figures: the attention of the heads that park most.
     """
 
     name: str
@@ -144,14 +144,14 @@ class Diagnosis:
 
 
 def save_diagnosis(diagnosis: Diagnosis, workdir: Path) -> Path:
-    """Writes diagnosis.json, whole or not at all: everything but what only figures show."""
+    """Writes diagnosis.json, whole or not at all: all findings but those for figures alone."""
     findings = dataclasses.asdict(dataclasses.replace(diagnosis, reach={}, maps=()))
     write_whole({workdir / FILE: sealed_json({k: v for k, v in findings.items() if k not in ("reach", "maps")})})
     return workdir / FILE
 
 
 def find_outliers(observation: Observation, text: TokenText) -> tuple[Outliers, ...]:
-    """The largest values of every tensor and layer, the largest norms first."""
+    """Finds the largest values of every tensor and layer, the largest norms first."""
     found = []
     for path, seen in observation.sites.items():
         for layer, (peak, reach, size) in enumerate(zip(seen["peak"], seen["reach"], seen["size"], strict=True)):
@@ -176,7 +176,7 @@ def find_outliers(observation: Observation, text: TokenText) -> tuple[Outliers, 
 
 
 def find_heads(observation: Observation, text: TokenText) -> tuple[HeadRole, ...]:
-    """What every head does, those that park most first."""
+    """Finds the role of every head, those that park most first."""
     heads, tokens = observation.heads, observation.tokens
     output = heads["output"].mean(axis=1)
     relative = output / np.maximum(output.mean(axis=1, keepdims=True), 1e-12)
@@ -198,7 +198,7 @@ def find_heads(observation: Observation, text: TokenText) -> tuple[HeadRole, ...
 
 
 def find_map(observation: Observation, role: HeadRole, text: TokenText) -> HeadMap:
-    """The attention of a head on the example that is shown: of a text its first tokens."""
+    """Returns the attention of a head on the example that is shown; of a text only the first tokens."""
     shown, layer, head = observation.shown, role.layer, role.head
     length = int(observation.real[observation.example].sum())
     labels = [_place(observation, place) for place in range(length)]
@@ -217,18 +217,18 @@ def find_map(observation: Observation, role: HeadRole, text: TokenText) -> HeadM
 
 
 def _place(observation: Observation, position: int) -> str:
-    """A position in words: images begin with the class token, and so their patches count from 1."""
+    """Names a position: images begin with the class token, so that their patches count from 1."""
     return "class" if observation.tokens is None and position == 0 else str(position)
 
 
 def _by_token(values: np.ndarray, tokens: np.ndarray) -> np.ndarray:
-    """The largest of the values `[S, T]` at each token identity, `[V]`."""
+    """Computes the largest of the values `[S, T]` at each token id, `[V]`."""
     largest = np.zeros(tokens.max() + 1, values.dtype)
     np.maximum.at(largest, tokens, values)
     return largest
 
 
 def _largest(values: np.ndarray) -> dict[int, float]:
-    """Index to value of the largest positive ones, the largest first."""
+    """Finds the largest positive values, at most `NAMED` of them: index to value, the largest first."""
     order = np.argsort(-values, kind="stable")[:NAMED]
     return {int(index): float(values[index]) for index in order if values[index] > 0}

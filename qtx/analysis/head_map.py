@@ -1,4 +1,4 @@
-"""What one attention head does on one example: where it looks, what it carries, what it says."""
+"""A head map shows what one attention head does on one example: where it looks, what it carries, what it adds."""
 
 from __future__ import annotations
 
@@ -19,15 +19,15 @@ SHOWN_TOKENS = 24
 
 @dataclasses.dataclass(frozen=True)
 class HeadMap:
-    """One head on one example of T positions.
+    """One attention head on one example of T positions.
 
     Attributes:
-      layer, head: which, from 0.
-      probs: `[T, T]` (query, key).
+      layer, head: which head, from 0.
+      probs: the attention probabilities `[T, T]` (query, key).
       value_norm: `[T]`, length of each token's value vector, |V|.
       context_norm: `[T]`, length of what the head adds for each query, |P V|; after the gate where there is one.
-      openness: `[T]` of the gate, or None.
-      tokens: the T labels.
+      openness: the gate's openness `[T]`, or None without a gate.
+      tokens: the labels of the T positions.
     """
 
     layer: int
@@ -42,7 +42,7 @@ class HeadMap:
 def head_map(
     model: FloatingPoint, batch: dict[str, Any], layer: int, head: int, token_text: Callable[[int], str]
 ) -> HeadMap:
-    """The map of one head on the first example of a batch: its first 24 real tokens, or all patches of an image."""
+    """Computes the map of one head on the first example of a batch: on its first 24 real tokens, or all patches."""
     values = jax.device_get(_first_example(model, batch, jnp.array(layer), jnp.array(head)))
     length = len(values["probs"])
     if "tokens" in batch:

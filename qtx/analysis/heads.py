@@ -21,15 +21,15 @@ HEAD_SITES = tuple(
 
 
 def by_head(values: Mapping[str, jax.Array]) -> dict[str, jax.Array]:
-    """Captured `HEAD_SITES`, those that the model has, by the H heads of the scores; grouped keys and values, or gates
-    on these, count for every head that shares them.
+    """Splits the captured `HEAD_SITES`, as far as the model has them, into the H heads of the scores; grouped keys and
+    values, or gates on these, count for every head that shares them.
 
     Args:
       values: site to `[L, B, ...]`.
 
     Returns:
-      `probs` `[L, B, H, T, T]`; `value` and `context` `[L, B, T, H, D]`, the one that a gate is on after the gate; and
-      with a gate `openness`, `[L, B, T, H]`, the mean over the dimensions if it has one for each.
+      `probs` `[L, B, H, T, T]`; `value` and `context` `[L, B, T, H, D]`, after the gate for the one that has a gate;
+      and with a gate `openness`, `[L, B, T, H]`, its mean over the dimensions if each has its own.
     """
     probs, value, gated_value, context, gated_context, gate = map(values.get, HEAD_SITES)
     assert probs is not None and value is not None and context is not None, "every attention has them"
@@ -48,10 +48,10 @@ def by_head(values: Mapping[str, jax.Array]) -> dict[str, jax.Array]:
 
 
 def visible_keys(batch: Mapping[str, Any], mask: jax.Array, causal: bool) -> jax.Array:
-    """Which keys each query may attend to, by the models' own mask.
+    """Says which keys each query may attend to, by the models' own mask.
 
     Args:
-      batch: its `segments` and `mask`; see `qtx.masks.Mask`.
+      batch: the batch, for its `segments` and `mask`; see `qtx.masks.Mask`.
       mask: `[B, T]`, True at real tokens.
       causal: whether a query sees only itself and what is before it.
 
@@ -64,40 +64,40 @@ def visible_keys(batch: Mapping[str, Any], mask: jax.Array, causal: bool) -> jax
 
 
 def zero_share(probs: jax.Array, visible: jax.Array) -> jax.Array:
-    """Share of the visible probabilities that are exactly 0: `[B, H, T, T]` to `[B, H]`."""
+    """Computes the share of the visible probabilities that are exactly 0: `[B, H, T, T]` to `[B, H]`."""
     zeros = jnp.sum((probs == 0) & visible, axis=(2, 3))
     return zeros / jnp.maximum(jnp.sum(visible, axis=(2, 3)), 1)
 
 
 def dead_row_share(probs: jax.Array, visible: jax.Array) -> jax.Array:
-    """Share of the queries whose visible probabilities are all exactly 0: `[B, H, T, T]` to `[B, H]`."""
+    """Computes the share of the queries whose visible probabilities are all exactly 0: `[B, H, T, T]` to `[B, H]`."""
     queries = jnp.any(visible, axis=3)
     dead = queries & ~jnp.any((probs != 0) & visible, axis=3)
     return jnp.sum(dead, axis=2) / jnp.maximum(jnp.sum(queries, axis=2), 1)
 
 
 def column_mass(probs: jax.Array, visible: jax.Array) -> jax.Array:
-    """Mean probability that each key receives from the real queries: `[B, H, T, T]` to `[B, H, T]`.
+    """Computes the mean probability that each key receives from the real queries: `[B, H, T, T]` to `[B, H, T]`.
 
     The mean is over all real queries, also those that cannot see the key (causal attention), so that the masses of a
-    head add up to 1 (less for clipped softmax) and a late key seen by one query is no sink. So too with several
-    documents in a block, of whose queries each sees its own document: the masses are those of the block.
+    head add up to 1 (less for clipped softmax) and a late key seen by one query is no sink. If a block holds several
+    documents, each of its queries sees its own document, and the masses are still those of the block.
     """
     queries = jnp.maximum(jnp.sum(jnp.any(visible, axis=3), axis=2), 1)
     return jnp.sum(jnp.where(visible, probs.astype(jnp.float32), 0), axis=2) / queries[..., None]
 
 
 def value_norms(value: jax.Array) -> jax.Array:
-    """Euclidean norm of each head's value vectors: `[B, T, H, D]` to `[B, H, T]`."""
+    """Computes the Euclidean norm of each head's value vectors: `[B, T, H, D]` to `[B, H, T]`."""
     return jnp.linalg.norm(value.astype(jnp.float32), axis=-1).transpose(0, 2, 1)
 
 
 def value_drain(norms: jax.Array, mass: jax.Array, mask: jax.Array) -> jax.Array:
-    """Norm of the sink's value vector over the mean norm of the other real tokens' (1 = not drained).
+    """Computes the norm of the sink's value vector over the mean norm of the other real tokens' (1 = not drained).
 
     Args:
-      norms: `[B, H, T]` of `value_norms`.
-      mass: `[B, H, T]` of `column_mass`; the sink is the key with the largest.
+      norms: the result of `value_norms`, `[B, H, T]`.
+      mass: the result of `column_mass`, `[B, H, T]`; the sink is the key with the largest.
       mask: `[B, T]`, True at real tokens.
 
     Returns:
@@ -112,17 +112,17 @@ def value_drain(norms: jax.Array, mass: jax.Array, mask: jax.Array) -> jax.Array
 def head_statistics(
     probs: jax.Array, value: jax.Array, mask: jax.Array, visible: jax.Array
 ) -> dict[str, tuple[jax.Array, jax.Array]]:
-    """Every statistic of this file for one layer, as (values, weights) to be averaged over samples.
+    """Computes every statistic of this file for one layer, as (values, weights) to be averaged over samples.
 
     Args:
       probs: attention probabilities `[B, H, T, T]`.
       value: value vectors that each head reads `[B, T, H, D]`.
       mask: `[B, T]`, True at real tokens; a sample without any has weight 0.
-      visible: of `visible_keys`.
+      visible: the result of `visible_keys`.
 
     Returns:
       `sink_mass`, `first_mass`, `value_drain`, `zero_share`, `dead_row_share`: values `[B, H]`, weights `[B]`;
-      `column_mass`: `[B, H, T]`, `[B]`. Shares are weighted by what they are a share of.
+        `column_mass`: `[B, H, T]`, `[B]`. A share is weighted by the number of keys or queries behind it.
     """
     mass = column_mass(probs, visible)
     norms = value_norms(value)

@@ -20,20 +20,20 @@ from qtx.masks import counted, sample_mask, token_mask
 
 _mean = weighted_mean()
 
-# "inf_norms" and "kurtoses" to site to a running mean over the samples, `[L]`.
+# A running mean over the samples, `[L]`, of "inf_norms" and of "kurtoses", by site.
 NormState = dict[str, dict[str, MeanState]]
 
 
 def outlier_metrics(
     module: nn.Module, params: Any, batches: Iterable[Batch], *, count_padding: bool = False
 ) -> dict[str, Any]:
-    """Infinity norms and kurtoses of the tensors that the paper measures, averaged over all samples of all batches.
+    """Computes the infinity norms and kurtoses of the tensors that the paper measures, averaged over all samples.
 
     Memory does not grow with the number of batches.
 
     Args:
-      module: of a registered family.
-      params: its unboxed parameters.
+      module: a model of a registered family.
+      params: the model's unboxed parameters.
       batches: batches of one static shape; samples whose `weights` are all 0 are left out.
       count_padding: whether padded positions count, as in the paper's official code.
 
@@ -55,7 +55,7 @@ def outlier_metrics(
 
 
 def official_metrics(module: nn.Module, metrics: Mapping[str, Any]) -> dict[str, Any]:
-    """`outlier_metrics` under the names of the paper's official code, one number a tensor, for comparison with it."""
+    """Names `outlier_metrics` as the paper's official code does, one number a tensor, for comparison with that code."""
     sites = measured_sites(module)
 
     def named(per_site):
@@ -77,11 +77,11 @@ def official_metrics(module: nn.Module, metrics: Mapping[str, Any]) -> dict[str,
 
 
 def attention_health(module: nn.Module, params: Any, batch: Batch, step: Any = None) -> dict[str, float]:
-    """A few numbers that show during training what attention does to a model; compiled once per module and shape.
+    """Computes numbers that show during training what attention does to a model; compiled once per module and shape.
 
     Args:
-      module: of a registered family.
-      params: its unboxed parameters.
+      module: a model of a registered family.
+      params: the model's unboxed parameters.
       batch: one batch.
       step: training step, for normalizers that anneal; None: fully trained.
 
@@ -97,7 +97,7 @@ def attention_health(module: nn.Module, params: Any, batch: Batch, step: Any = N
 
 
 def health(model: Model, batch: Batch, step: Any = None) -> dict[str, float]:
-    """`attention_health` of a model that may be quantized."""
+    """Computes `attention_health` for a model that may be quantized."""
     measured = jax.device_get(_health(model, dict(batch), step))
     found = {}
     for name, value in measured.items():
@@ -109,7 +109,7 @@ def health(model: Model, batch: Batch, step: Any = None) -> dict[str, float]:
 
 
 def initial_norms(module: nn.Module, batch: Batch) -> NormState:
-    """No samples seen yet; see `update_norms`. The batch gives shapes only."""
+    """Returns the state before any sample is seen; see `update_norms`. The batch gives shapes only."""
     sites, anatomy = measured_sites(module), read(module, batch)
 
     def states(names):
@@ -121,7 +121,7 @@ def initial_norms(module: nn.Module, batch: Batch) -> NormState:
 def update_norms(
     state: NormState, values: Mapping[str, jax.Array], batch: Batch, count_padding: bool = False
 ) -> NormState:
-    """Takes in a batch and its captured `values` `[L, B, T, D]` by site."""
+    """Updates the running means with a batch and its captured `values` `[L, B, T, D]` by site."""
     measures, samples = {"inf_norms": infinity_norm, "kurtoses": kurtosis}, sample_mask(batch)
 
     def measured(kind: str, x: jax.Array) -> jax.Array:
@@ -138,7 +138,7 @@ def update_norms(
 
 
 def summary(module: nn.Module, state: NormState) -> dict[str, Any]:
-    """What `outlier_metrics` returns, of all batches taken in."""
+    """Returns what `outlier_metrics` does, over all batches that the state has seen."""
     means = {kind: {site: np.asarray(_mean.result(s)) for site, s in table.items()} for kind, table in state.items()}
     kurtoses = np.concatenate(list(means["kurtoses"].values()))
     return {
@@ -165,7 +165,7 @@ def _health(model: Model, batch: dict[str, Any], step: Any) -> dict[str, jax.Arr
     means = {}
     for name in ("dead_row_share", "zero_share", "sink_mass"):
         measured, weights = table[name]  # [L, B, H], [L, B]
-        # In float32: there are more visible keys in a large batch than int32 counts.
+        # In float32: a large batch has more visible keys than int32 can count.
         weights = weights.astype(jnp.float32)
         means[name] = jnp.sum(measured * weights[..., None]) / jnp.maximum(jnp.sum(weights) * measured.shape[-1], 1)
     norms = update_norms(initial_norms(model.module, batch), values, batch)

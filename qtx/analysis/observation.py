@@ -1,5 +1,5 @@
-"""One pass over held-out data of everything that a diagnosis tells of a model in floating point: where its largest
-values are, and where its heads look."""
+"""An observation is what one pass over held-out data tells a diagnosis of a model in floating point: where the model's
+largest values are, and where its heads look."""
 
 from __future__ import annotations
 
@@ -18,25 +18,25 @@ from qtx.foundation.batch import Batch
 from qtx.masks import sample_mask, token_mask
 from qtx.sites import capture, site_shapes
 
-# Whose last axis is not a token's features.
+# Sites whose last axis is not a token's features.
 NO_FEATURES = ("layers/attention/scores", "layers/attention/probs", "layers/attention/gate")
 HEAD = "head/"
 
 
 @dataclasses.dataclass(frozen=True)
 class Observation:
-    """What a model did on S examples of T tokens. L layers (1 outside the layers), H heads, D features.
+    """A model's values and attention on S examples of T tokens. L layers (1 outside the layers), H heads, D features.
 
     Attributes:
-      tokens: identities `[S, T]`; None: images.
+      tokens: ids `[S, T]`; None: images.
       real: `[S, T]`, False at padding.
       sites: path to the observations of a tensor `[S, T, D]`: `peak` `[L, S, T]`, the largest magnitude of each token;
         `sigmas` `[L, S]`, the largest distance from the example's mean in standard deviations, as the paper has it;
         `reach` `[L, D]`, the largest magnitude of each feature, and `size` `[L, D]`, its root mean square.
       heads: `sink_mass`, `value_drain` `[L, S, H]` (see `head_statistics`), `sink` `[L, S, H]`, the position of the
-        favourite token, and `output` `[L, S, H]`, the mean length of what the head says to a token.
-      example: which of the first batch is shown: of texts the one that begins with most different tokens.
-      shown: of that example and every head: `probs` `[L, H, T, T]`, the lengths of values and outputs `value` and
+        favourite token, and `output` `[L, S, H]`, the mean length of the head's output for a token.
+      example: which example of the first batch is shown: the text that begins with most different tokens.
+      shown: for that example and every head: `probs` `[L, H, T, T]`, the lengths of values and outputs `value` and
         `context` `[L, T, H]`, and with a gate `openness` `[L, T, H]`.
       stacked: which sites have a value for each layer.
     """
@@ -51,7 +51,7 @@ class Observation:
 
 
 def observe_model(model: FloatingPoint, batches: Sequence[Batch]) -> Observation:
-    """Runs a model over batches of one static shape; examples that pad the last batch are left out."""
+    """Observes a model on batches of one static shape; examples that pad the last batch are left out."""
     shapes = site_shapes(model.module, model.params, batches[0])
     paths = tuple(path for path in shapes if path not in NO_FEATURES and not path.startswith(HEAD))
     example = _most_varied(batches[0])
@@ -85,7 +85,7 @@ def observe_model(model: FloatingPoint, batches: Sequence[Batch]) -> Observation
 
 
 def _most_varied(batch: Batch) -> int:
-    """The example that begins with most different tokens; the first one, if there are several, or images."""
+    """Finds the example that begins with most different tokens; the first, if there are several, or for images."""
     if "tokens" not in batch:
         return 0
     return int(np.argmax([len(set(tokens[:SHOWN_TOKENS])) for tokens in np.asarray(batch["tokens"]).tolist()]))
@@ -94,7 +94,7 @@ def _most_varied(batch: Batch) -> int:
 def _of_tokens(
     real: np.ndarray, features: int, high: np.ndarray, low: np.ndarray, sum: np.ndarray, squares: np.ndarray
 ) -> dict[str, np.ndarray]:
-    """Of the extremes and sums of each token's features, `[L, S, T]`; see `Observation.sites`."""
+    """Computes `peak` and `sigmas` of `Observation.sites` from extremes and sums over features, `[L, S, T]`."""
     count = features * real.sum(axis=-1)
     mean = np.where(real, sum, 0).sum(axis=-1, dtype=np.float64) / count
     square = np.where(real, squares, 0).sum(axis=-1, dtype=np.float64) - count * mean**2
@@ -107,7 +107,7 @@ def _of_tokens(
 
 
 def _observe_site(x: jax.Array, mask: jax.Array) -> dict[str, jax.Array]:
-    """Of one layer's tensor `[B, T, D]`. Rows first: XLA's CPU compiler is fast along the last axis."""
+    """Observes one layer's tensor `[B, T, D]`, rows first: XLA's CPU compiler is fast along the last axis."""
     x = x.astype(jnp.float32)
     real = jnp.where(mask[..., None], x, 0)
     return {
@@ -121,7 +121,7 @@ def _observe_site(x: jax.Array, mask: jax.Array) -> dict[str, jax.Array]:
 
 
 def _observe_heads(heads: dict[str, jax.Array], mask: jax.Array, visible: jax.Array) -> dict[str, jax.Array]:
-    """`[L, B, H]` each."""
+    """Observes all heads in one batch, `[L, B, H]` each; see `Observation.heads`."""
     table = jax.vmap(lambda p, v: head_statistics(p, v, mask, visible))(heads["probs"], heads["value"])
     said = jnp.where(mask[..., None], jnp.linalg.norm(heads["context"].astype(jnp.float32), axis=-1), 0)
     return {
@@ -146,7 +146,7 @@ def _observe(model: FloatingPoint, paths: tuple[str, ...], batch: dict[str, Any]
         "sites": {
             path: jax.vmap(_observe_site, (0, None))(values[path], mask)
             for path in paths
-            if values[path].shape[2] == mask.shape[-1]  # not the patches of an image, which the class token joins later
+            if values[path].shape[2] == mask.shape[-1]  # not patches that the class token has yet to join
         },
         "heads": _observe_heads(heads, mask, visible),
         "shown": shown | lengths,

@@ -1,6 +1,6 @@
-"""Which tensor costs the most: every site and weight quantized alone, and all others but it.
+"""A sensitivity sweep finds the tensor that costs most: it quantizes each site and weight alone, and all others but it.
 
-Which quantizers are on is data (bits 0 are off), so a sweep over hundreds of tensors compiles the model once.
+The choice of active quantizers is data (bits 0 are off), so a sweep over hundreds of tensors compiles the model once.
 """
 
 from __future__ import annotations
@@ -34,13 +34,13 @@ HEADER = ["tensor", "kind", "bits", "SQNR, dB", "quantized alone", "all but it"]
 
 @dataclasses.dataclass(frozen=True)
 class Sensitivity:
-    """What quantizing one tensor does.
+    """The effect of quantizing one tensor.
 
     Attributes:
       kind: "weight" or "activation".
-      path: of the parameter or site.
-      layer: its layer, from 0; None outside the layers.
-      bits: of the scheme.
+      path: the path of the parameter or site.
+      layer: the tensor's layer, from 0; None outside the layers.
+      bits: the tensor's bits in the scheme.
       sqnr: signal-to-quantization-noise ratio in dB, 10 log10(sum x^2 / sum (x - Q(x))^2), of the tensor in the
         floating-point model; 6 dB are one bit.
       alone: the metric with this tensor quantized alone.
@@ -57,18 +57,18 @@ class Sensitivity:
 
     @property
     def name(self) -> str:
-        """`layers/mlp/out[2]`."""
+        """Returns the tensor's name, e.g. `layers/mlp/out[2]`."""
         return self.path if self.layer is None else f"{self.path}[{self.layer}]"
 
 
 @dataclasses.dataclass(frozen=True)
 class Sweep:
-    """A model's sensitivities, those that hurt most first.
+    """A model's sensitivities, the costliest tensors first.
 
     Attributes:
       scheme, metric: what was swept and measured, e.g. "w8a8" and "perplexity".
       fp, quantized: the metric with nothing and with everything quantized.
-      rows: one per tensor and layer.
+      rows: one sensitivity per tensor and layer.
     """
 
     scheme: str
@@ -79,11 +79,11 @@ class Sweep:
 
 
 Target = tuple[str, str, int | None]
-"""(kind, path, layer)."""
+"""A quantized tensor: (kind, path, layer)."""
 
 
 def targets(quantized: Quantized) -> list[Target]:
-    """Every quantized tensor of a model, layer by layer."""
+    """Lists every quantized tensor of a model, layer by layer."""
     found: list[Target] = []
     for kind in KINDS:
         for path, r in quantized.ranges(kind).items():
@@ -93,11 +93,11 @@ def targets(quantized: Quantized) -> list[Target]:
 
 
 def switched(quantized: Quantized, params: Any, chosen: Callable[[str, str], np.ndarray | bool]) -> Quantized:
-    """The model with only the chosen tensors quantized.
+    """Returns the model with only the chosen tensors quantized.
 
     Args:
-      quantized: with every quantizer on.
-      params: of the floating-point model.
+      quantized: the model with every quantizer on.
+      params: the parameters of the floating-point model.
       chosen: (kind, path) -> which layers stay on, `[L]` or a scalar.
     """
     ranges = {
@@ -115,7 +115,7 @@ def switched(quantized: Quantized, params: Any, chosen: Callable[[str, str], np.
 
 @jax.jit
 def _select(rounded: Any, params: Any, on: dict[str, jax.Array]) -> Any:
-    """Each weight from `rounded` where it is on, else from `params`; what is not quantized is the same in both."""
+    """Takes each weight from `rounded` if its quantizer is on, else from `params`; all else is the same in both."""
     flat, result = flatten(rounded), dict(flatten(params))
     for path, chosen in on.items():
         shape = chosen.shape + (1,) * (flat[path].ndim - chosen.ndim)
@@ -124,13 +124,13 @@ def _select(rounded: Any, params: Any, on: dict[str, jax.Array]) -> Any:
 
 
 def with_one(quantized: Quantized, params: Any, target: Target | None, alone: bool) -> Quantized:
-    """The model with one tensor quantized `alone`, or with all but it; with None of them, or all.
+    """Returns the model with one tensor quantized `alone`, or with all but this one quantized.
 
     Args:
-      quantized: with every quantizer on.
-      params: of the floating-point model.
-      target: without a layer, of a path that has layers, it means all of them.
-      alone: see above.
+      quantized: the model with every quantizer on.
+      params: the parameters of the floating-point model.
+      target: the tensor; without a layer, all layers of the path; None: quantizes nothing if `alone`, else everything.
+      alone: whether to quantize the target alone, or all but the target.
     """
 
     def chosen(kind, path):
@@ -153,11 +153,11 @@ def sweep(
     lower_is_better: bool,
     track: Callable[[Sequence[Target]], Iterable[Target]] = iter,
 ) -> Sweep:
-    """Measures every tensor of a model.
+    """Measures what quantizing each tensor of a model costs.
 
     Args:
       quantized: the calibrated model.
-      params: of the floating-point model.
+      params: the parameters of the floating-point model.
       batches: what the signal-to-noise ratios are taken over.
       measure: a model's metric; compiled once, for all settings have the same structure.
       scheme, metric, lower_is_better: what is swept and measured.
@@ -176,7 +176,7 @@ def sensitivities(
     chosen: Iterable[Target],
     lower_is_better: bool,
 ) -> tuple[Sensitivity, ...]:
-    """Those of the chosen tensors, that hurt most first; arguments as of `sweep`."""
+    """Measures the chosen tensors, the costliest first; arguments as of `sweep`."""
     ratios = signal_to_noise(quantized, params, batches)
     rows = []
     for target in chosen:
@@ -200,11 +200,11 @@ def sensitivities(
 def costliest(
     quantized: Quantized, params: Any, measure: Callable[[Quantized], float], lower_is_better: bool, count: int
 ) -> list[Target]:
-    """The tensors that cost most when quantized alone, that hurt most first; arguments as of `sweep`.
+    """Finds the tensors that cost most when quantized alone, the costliest first; arguments as of `sweep`.
 
-    A path is measured in all its layers at once first. One layer of it costs no more than that, so that paths which
-    cost less than the `count` tensors found so far are not looked into: of a model of 6 layers it takes a third of the
-    measurements, of deeper ones fewer.
+    A path is first measured in all its layers at once. One of these layers costs no more than that, so that paths which
+    cost less than the `count` tensors found so far are not looked into: this takes a third of the measurements for a
+    model of 6 layers, fewer for deeper ones.
     """
     every = targets(quantized)
 
@@ -223,8 +223,8 @@ def costliest(
 
 
 def signal_to_noise(quantized: Quantized, params: Any, batches: Sequence[Batch]) -> dict[tuple[str, str], np.ndarray]:
-    """(kind, path) to the ratio in dB, a scalar or `[L]`, of every quantized tensor of the floating-point model; a
-    tensor that rounding does not change has infinity."""
+    """Computes the ratio in dB, a scalar or `[L]`, of every quantized tensor of the floating-point model, by (kind,
+    path); a tensor that rounding does not change has infinity."""
     totals = None
     for batch in batches:
         powers = _activation_powers(quantized, params, batch)
@@ -237,7 +237,7 @@ def signal_to_noise(quantized: Quantized, params: Any, batches: Sequence[Batch])
 
 
 def _powers(x: jax.Array, rounded: jax.Array, where: jax.Array | None = None) -> jax.Array:
-    """Sums of squares `[2]` of a tensor and of its rounding error."""
+    """Computes the sums of squares `[2]` of a tensor and of its rounding error."""
 
     def power(values):
         values = jnp.square(values.astype(jnp.float32))
@@ -267,7 +267,7 @@ def _weight_powers(quantized: Quantized, params: Any) -> dict[str, Any]:
     for planned in quantized.weight_plan:
         path = planned.path
         of_grid, r = rounded[path], quantized.weight_ranges[path]
-        if is_table(path):  # quantized at its look-ups
+        if is_table(path):  # tables are rounded as they are looked up
             rounding = over_layers(r["bits"], functools.partial(round_to_range, planned=planned, weight=True))
             of_grid = rounding(flat[path], r)
         result[path] = over_layers(r["bits"], _powers)(flat[path], of_grid)
@@ -281,7 +281,7 @@ def save_sweep(sweep: Sweep, workdir: Path) -> Path:
 
 
 def load_sweep(workdir: Path) -> Sweep | None:
-    """A run's sweep, if there is one.
+    """Reads a run's sweep, if there is one.
 
     Raises:
       QtxError: if the file is damaged, or not one of this version.
@@ -297,10 +297,10 @@ def load_sweep(workdir: Path) -> Sweep | None:
 
 
 def table_rows(sweep: Sweep, count: int) -> list[list[str]]:
-    """The first `count` rows as cells under `HEADER`, after one for the model with everything quantized."""
+    """Formats the first `count` rows as cells under `HEADER`, after a row for the model with everything quantized."""
 
     def precise(value: float) -> str:
-        """To five digits: single tensors move a metric by little."""
+        """Formats a metric to five digits: single tensors change it by little."""
         scale = 100.0 if sweep.metric == "accuracy" else 1.0
         return told_apart(scale * value, 5, "g", whole=scale)
 

@@ -30,17 +30,17 @@ class Accumulator(NamedTuple):
 
 
 def infinity_norm(x: jax.Array, where: jax.Array | None = None) -> jax.Array:
-    """Largest magnitude of each sample, `[S, ...]` to `[S]`, of the values that count: `where`, broadcasting to `x`,
-    None: all."""
+    """Computes the largest magnitude of each sample, `[S, ...]` to `[S]`, over the values that count: `where`,
+    broadcasting to `x`; None: all."""
     x, counts = _samples(x, where)
     return jnp.max(jnp.abs(x), axis=1, where=counts, initial=0.0)
 
 
 def kurtosis(x: jax.Array, where: jax.Array | None = None) -> jax.Array:
-    """Kurtosis of each sample, `mean((x - mu)^4) / (s^4 + 1e-6)` with the unbiased deviation s: `[S, ...]` to `[S]`, of
-    the values that count, as in `infinity_norm`.
+    """Computes the kurtosis of each sample, `mean((x - mu)^4) / (s^4 + 1e-6)` with the unbiased deviation s: `[S, ...]`
+    to `[S]`, over the values that count, as in `infinity_norm`.
 
-    It is 3 for normally distributed values (not the excess kurtosis) and grows with the weight of the tails.
+    The kurtosis is 3 for normally distributed values (not the excess kurtosis) and grows with the weight of the tails.
     """
     x, counts = _samples(x, where)
     number = jnp.maximum(counts.sum(axis=1), 1)
@@ -51,7 +51,7 @@ def kurtosis(x: jax.Array, where: jax.Array | None = None) -> jax.Array:
 
 
 def is_outlier(x: jax.Array, mask: jax.Array | None = None, sigmas: float = OUTLIER_SIGMAS) -> jax.Array:
-    """Which values lie more than `sigmas` standard deviations from their sample's mean.
+    """Tells which values lie more than `sigmas` standard deviations from their sample's mean.
 
     Args:
       x: activations `[S, T, D]`.
@@ -72,14 +72,14 @@ def is_outlier(x: jax.Array, mask: jax.Array | None = None, sigmas: float = OUTL
 
 
 class MeanState(NamedTuple):
-    """The mean so far and the weight that it is of, each with the digits that float32 has no place for."""
+    """The mean so far and its total weight, each with the digits that float32 has no place for."""
 
     mean: Total
     weight: Total
 
 
 def weighted_mean(*shape: int) -> Accumulator:
-    """Mean over all samples seen, kept as a running mean, with the digits that a pass over 10^12 samples takes.
+    """Makes the accumulator of a running mean over all samples seen, with the digits that 10^12 samples take.
 
     `update(state, values, weights)` takes values `[S, *shape]` and weights `[S]` or `[S, *shape]`; a weight of 0 leaves
     a sample out (the padding of a last batch). `result(state)` is `[*shape]`, 0 where nothing had weight.
@@ -112,12 +112,12 @@ class OutlierCounts(NamedTuple):
 
 
 def outlier_counts(length: int, width: int, vocabulary: int = 0, sigmas: float = OUTLIER_SIGMAS) -> Accumulator:
-    """Counts the 6-sigma outliers by hidden dimension, token position and token identity.
+    """Makes the accumulator that counts outliers by hidden dimension, token position and token id.
 
     `update(state, x, mask, tokens)` takes activations `[S, length, width]`, a mask `[S, length]` (False = padding) and
-    token identities `[S, length]` below `vocabulary` (ignored when `vocabulary` is 0). Each sample is compared with
-    its own mean and deviation, so the counts do not depend on the batch size. `result(state)` is an `OutlierCounts`
-    of counts `[width]`, `[length]`, `[vocabulary]`, `[length]`.
+    token ids `[S, length]` below `vocabulary` (ignored when `vocabulary` is 0). Each sample is compared with its own
+    mean and deviation, so the counts do not depend on the batch size. `result(state)` is an `OutlierCounts` of counts
+    `[width]`, `[length]`, `[vocabulary]`, `[length]`.
     """
 
     def init() -> OutlierCounts:
@@ -138,7 +138,7 @@ def outlier_counts(length: int, width: int, vocabulary: int = 0, sigmas: float =
 
 
 def histogram(low: float | jax.Array, high: float | jax.Array, bins: int) -> Accumulator:
-    """Counts values in `bins` equal bins of [low, high]; values beyond fall in the first or the last bin.
+    """Makes the accumulator that counts values in `bins` equal bins of [low, high]; the outermost also count the rest.
 
     `update(state, x, mask)` takes `[S, T, ...]`, of up to 4 billion values, and a mask `[S, T]`; `result(state)` is a
     count `[bins]`.
@@ -155,7 +155,7 @@ def histogram(low: float | jax.Array, high: float | jax.Array, bins: int) -> Acc
 
 
 def per_layer(accumulator: Accumulator, num_layers: int) -> Accumulator:
-    """The accumulator for `num_layers` tensors at once, stacked on a leading axis: `x` is `[L, S, ...]`.
+    """Makes an accumulator for `num_layers` tensors at once, stacked on a leading axis: `x` is `[L, S, ...]`.
 
     Further arguments of `update` (masks, weights) are shared by the layers.
     """
@@ -170,6 +170,6 @@ def per_layer(accumulator: Accumulator, num_layers: int) -> Accumulator:
 
 
 def _samples(x: jax.Array, where: jax.Array | None) -> tuple[jax.Array, jax.Array]:
-    """The values of each sample, float32 `[S, N]`, and which of them count, `[S, N]`."""
+    """Returns the values of each sample, float32 `[S, N]`, and which of them count, `[S, N]`."""
     counts = jnp.broadcast_to(True if where is None else where, x.shape)
     return x.reshape(x.shape[0], -1).astype(jnp.float32), counts.reshape(x.shape[0], -1)

@@ -26,7 +26,7 @@ class Stack(NamedTuple):
 
 
 class Role(enum.Enum):
-    """What a parameter is for, told by the module that has it."""
+    """A `Role` says what a parameter is for; the module that has the parameter tells."""
 
     KERNEL = "multiplies activations, as a matrix"
     GATE = "multiplies what a gate reads, head by head"
@@ -39,7 +39,7 @@ class Role(enum.Enum):
 
 
 class Parameter(NamedTuple):
-    """One parameter.
+    """One parameter of a model.
 
     Attributes:
       path: e.g. `"layers/mlp/out/kernel"`.
@@ -59,7 +59,7 @@ class Parameter(NamedTuple):
 
 
 class SiteInfo(NamedTuple):
-    """One site.
+    """One site of a model.
 
     Attributes:
       path: e.g. `"layers/mlp/out"`.
@@ -75,13 +75,13 @@ class SiteInfo(NamedTuple):
 
     @property
     def leading(self) -> tuple[int, ...]:
-        """The leading axes of the site's variables: the depth of its stack, or none."""
+        """Returns the leading axes of the site's variables: the depth of its stack, or none."""
         return () if self.stack is None else (self.stack.depth,)
 
 
 @dataclass(frozen=True, eq=False)
 class Anatomy:
-    """What a model is made of; see `qtx.anatomy.read`.
+    """An `Anatomy` says what a model is made of; see `qtx.anatomy.read`.
 
     Attributes:
       stacks: its scans over layers.
@@ -104,7 +104,7 @@ class Anatomy:
 
     @functools.cached_property
     def operands(self) -> Operands:
-        """What each matrix product multiplies."""
+        """Returns what each matrix product multiplies."""
         return operands(*self._traced)
 
     def sites_of(self, parts: Collection[Part]) -> list[SiteInfo]:

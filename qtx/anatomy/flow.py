@@ -1,7 +1,7 @@
-"""Which site's output each matrix product of a model multiplies, read off the program that JAX traces of it.
+"""This module finds the sites whose outputs a model's matrix products multiply, in the program that JAX traces of it.
 
-Sites and operands are given names in the trace (`jax.ad_checkpoint.checkpoint_name`, an identity). What lies between an
-operand and a site, if it only moves values about, leaves them on the site's grid.
+Sites and operands are given names in the trace (`jax.ad_checkpoint.checkpoint_name`, an identity). Operations between a
+site and an operand that only move values about leave the values on the site's grid.
 """
 
 from __future__ import annotations
@@ -25,17 +25,17 @@ MOVES = {
     "reshape", "transpose", "squeeze", "expand_dims", "broadcast_in_dim", "slice", "dynamic_slice", "rev", "copy",
     "sharding_constraint", "optimization_barrier", "name", "stop_gradient",
 }  # fmt: skip
-"""Primitives whose result holds values of their first operand, and no others."""
+"""Primitives whose result holds only values of their first operand."""
 
 
 class Origin(NamedTuple):
-    """Where a tensor is from.
+    """The origin of a tensor: the site whose values it holds.
 
     Attributes:
-      site: whose output it is.
-      later: within the scanned layers, if it comes from the layer before: the site there; `site` is then that before
-        the first layer.
-      last: whether it is the last layer's.
+      site: path of the site.
+      later: for a tensor that each scanned layer gets from the layer before: path of the site in that layer; `site` is
+        then the one before the first layer.
+      last: whether the tensor is the last layer's.
     """
 
     site: str | None
@@ -44,11 +44,11 @@ class Origin(NamedTuple):
 
 
 class Operands(NamedTuple):
-    """What a trace shows.
+    """The matrix products of a traced model, and where their operands come from.
 
     Attributes:
-      of: path of each `Dense` and `Product` to the source of each of its operands, None if unknown.
-      elsewhere: paths of the modules that multiply without either.
+      of: the source of each operand of each `Dense` and `Product`, by the module's path; None if unknown.
+      elsewhere: paths of the modules that multiply without a `Dense` or a `Product`.
       tied: paths of the embedding tables that are also used otherwise than by look-ups, as by a tied head.
     """
 
@@ -58,7 +58,7 @@ class Operands(NamedTuple):
 
 
 class _Carried(NamedTuple):
-    """Within a scan's body, what it carries in."""
+    """A value that a scan carries into its body, by its number."""
 
     number: int
 
@@ -69,16 +69,16 @@ class _Table(NamedTuple):
     path: str
 
     def looked_up_in(self, stack: str) -> bool:
-        """Whether a name stack is that of the `Embed` that has it."""
+        """Says whether a name stack is that of the `Embed` that has the table."""
         return f"/{self.path.removesuffix(TABLE)}/" in f"/{_without_methods(stack)}/"
 
 
 def operands(module: nn.Module, params: Any, batch: Mapping[str, Any]) -> Operands:
-    """Finds them.
+    """Traces a model, and finds the sources of its matrix products' operands.
 
     Args:
-      module, params: the model; of the parameters the shapes alone.
-      batch: any; for shapes alone.
+      module, params: the model; only the shapes of the parameters matter.
+      batch: any batch; only its shapes matter.
     """
     modules: dict[str, int] = {}  # path to number of operands
 
@@ -108,8 +108,8 @@ def operands(module: nn.Module, params: Any, batch: Mapping[str, Any]) -> Operan
 
 
 def _module_at(stack: str, modules: Mapping[str, Any]) -> str:
-    """The innermost module of a name stack, which begins with the model's name or within the scanned layers, and names
-    methods of modules ("module.method") too."""
+    """Finds the innermost module of a name stack, which begins with the model's name or within the scanned layers, and
+    names methods of modules ("module.method") too."""
     stack = _without_methods(stack)
     inside = [path for path in modules if path and f"/{path}/" in f"/{stack}/"]
     return max(inside, key=len, default="")
@@ -125,7 +125,7 @@ class _Trace(NamedTuple):
     tied: set[str]
 
     def follow(self, program: Any, entering: list[Any], stack: str = "") -> list[Any]:
-        """The sources of a program's results, from those of its inputs."""
+        """Finds the sources of a program's results, from those of its inputs."""
         known: dict[Any, Any] = dict(zip(program.invars, entering, strict=True))
 
         def source(variable: Any) -> Any:
@@ -156,7 +156,7 @@ class _Trace(NamedTuple):
                 if not called:
                     self.tied.update(s.path for s in sources if isinstance(s, _Table) and not s.looked_up_in(here))
                 for inner in called[:1]:
-                    # What a loop calls to know when it ends has other results than the loop.
+                    # The condition that ends a loop is called too, but has other results than the loop.
                     if len(inner.invars) == len(sources) and len(inner.outvars) == len(results):
                         results = self.follow(inner, sources, here)
             known.update(zip(equation.outvars, results, strict=True))
@@ -164,7 +164,7 @@ class _Trace(NamedTuple):
 
     def _scan(self, equation: Any, sources: list[Any], stack: str) -> list[Any]:
         body = equation.params["jaxpr"].jaxpr
-        # Counted, since how the equation's parameters give these numbers depends on JAX's version.
+        # These are counted, since how the equation's parameters give these numbers depends on JAX's version.
         carried = _unstacked(equation.outvars, body.outvars)
         consts = _unstacked(equation.invars, body.invars) - carried
         first = sources[consts : consts + carried]
@@ -184,7 +184,7 @@ class _Trace(NamedTuple):
 
 
 def _unstacked(outside: list[Any], inside: list[Any]) -> int:
-    """How many of a scan's inputs or results are the same within its body: the others have one more axis outside."""
+    """Counts a scan's inputs or results that are the same within its body: the others have one more axis outside."""
     return sum(x.aval.shape == y.aval.shape for x, y in zip(outside, inside, strict=True))
 
 
@@ -193,7 +193,7 @@ def _same_type(equation: Any) -> bool:
 
 
 def _program(value: Any) -> Any:
-    """A parameter of an equation that is a program."""
+    """Returns the program that a parameter of an equation is; None if it is none."""
     if isinstance(value, jax.extend.core.ClosedJaxpr):
         return value.jaxpr
     return value if isinstance(value, jax.extend.core.Jaxpr) else None

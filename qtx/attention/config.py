@@ -1,4 +1,4 @@
-"""What an attention variant is, and the named variants."""
+"""This module defines what an attention variant is, and the named variants."""
 
 from __future__ import annotations
 
@@ -31,21 +31,21 @@ from qtx.foundation.variants import join_variant, split_variant
 
 @dataclasses.dataclass(frozen=True)
 class AttentionConfig:
-    """A normalizer and a gate.
+    """An attention variant: a normalizer and, perhaps, a gate.
 
     In a config both are named, and their options stand beside the names: `normalizer`, `gamma`, `alpha`, ..., `gate`,
     `gate_pi`, ...
 
     Attributes:
-      normalizer: scores to probabilities.
-      gate: what the output is multiplied by; None: nothing.
+      normalizer: turns scores into probabilities.
+      gate: multiplies the context or the values; None: there is no gate.
     """
 
     normalizer: Normalizer = dataclasses.field(default=Softmax(), metadata=Choice(NORMALIZERS).metadata)
     gate: Gate | None = dataclasses.field(default=None, metadata=Choice(GATES, "gate_", none="none").metadata)
 
     def trained_at(self, length: int) -> Self:
-        """The same in a model that is trained at so many tokens (see `Normalizer.trained_at`)."""
+        """Returns the variant in a model that is trained at `length` tokens (see `Normalizer.trained_at`)."""
         return dataclasses.replace(self, normalizer=self.normalizer.trained_at(length))
 
 
@@ -67,10 +67,10 @@ VARIANTS = {
 
 
 def attention_variant(text: str) -> AttentionConfig:
-    """The attention that a variant's text names: a name in `VARIANTS`, then options after commas.
+    """Returns the attention that a variant's text names: a name in `VARIANTS`, then options after commas.
 
     `"softmax"` and `"clipped_softmax,alpha=4,gamma_warmup_steps=200"` are variants. An option that the text gives
-    takes the place of the registered variant's choice; `None` unsets one: `"clipped_softmax,alpha=None,gamma=-0.03"`.
+    replaces the registered variant's; `None` unsets an option: `"clipped_softmax,alpha=None,gamma=-0.03"`.
 
     Raises:
       QtxError: for an unknown variant or option, or options that do not fit the variant.
@@ -88,8 +88,7 @@ def attention_variant(text: str) -> AttentionConfig:
 
 
 def attention_text(attention: AttentionConfig) -> str:
-    """The text that names an attention, by the registered variant that is nearest to it: the inverse of
-    `attention_variant`."""
+    """Returns an attention's text, by the registered variant nearest to it: the inverse of `attention_variant`."""
     given = flattened(attention, defaults=False)
 
     def options(name: str) -> dict[str, object]:

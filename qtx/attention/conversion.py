@@ -1,6 +1,6 @@
-"""Another attention for a trained softmax model, with which it is the same model when fine-tuning begins.
+"""This module gives a trained softmax model another attention that leaves it the same model when fine-tuning begins.
 
-A normalizer starts as the softmax and grows into what it is during its warm-up; a gate starts at an openness of pi
+A normalizer starts as the softmax and grows into itself during its warm-up; a gate starts at an openness of pi
 everywhere and multiplies by 1 / pi (Bondarenko et al. 2023, appendix B.6, at pi = 0.5).
 """
 
@@ -24,19 +24,19 @@ PLAIN = AttentionConfig()
 
 
 def converted_attention(wanted: AttentionConfig, original: AttentionConfig, warmup_steps: int) -> AttentionConfig:
-    """The attention that a model trained with `original` goes on with as `wanted`: at step 0, with the parameters of
-    `qtx.families.conversion`, both are the same function.
+    """Returns the attention with which a model that was trained with `original` goes on as one with `wanted`: at step
+    0, with the parameters of `qtx.families.conversion`, both models are the same function.
 
-    A warm-up of 0 steps becomes one of `warmup_steps`, and a gate's scale of 1 becomes 1 / pi. The original's own
-    attention has no warm-up any more.
+    A warm-up of 0 steps becomes one of `warmup_steps`, and a gate's scale of 1 becomes 1 / pi. If `wanted` is the
+    original's own attention, it has no warm-up any more.
 
     Args:
-      wanted: what to fine-tune with.
-      original: what the model was trained with: the plain softmax, or what is wanted.
-      warmup_steps: at least 1.
+      wanted: the attention to fine-tune with.
+      original: the attention that the model was trained with: the plain softmax, or `wanted`.
+      warmup_steps: the steps of a new warm-up, at least 1.
 
     Raises:
-      QtxError: if no parameters make it the same function.
+      QtxError: if no parameters make both models the same function.
     """
     trained = without_warmup(original)
     if trained.normalizer.length is not None:
@@ -60,13 +60,12 @@ def converted_attention(wanted: AttentionConfig, original: AttentionConfig, warm
 
 
 def without_warmup(attention: AttentionConfig) -> AttentionConfig:
-    """What an attention is after its warm-up."""
+    """Returns an attention as it is after its warm-up."""
     return AttentionConfig(attention.normalizer.with_warmup(0), attention.gate)
 
 
 def starts_as_softmax(normalizer: Normalizer) -> bool:
-    """Whether, with what its parameters start at, it is the softmax at step 0: found by computing both, under a mask
-    and without."""
+    """Says whether a normalizer as initialized is the softmax at step 0, by computing both, with a mask and without."""
     rng, heads, keys = np.random.default_rng(0), 2, 8
     normalizer = normalizer.trained_at(keys)
     scores = jnp.asarray(rng.normal(scale=3, size=(1, heads, keys, keys)), jnp.float32)
@@ -79,7 +78,7 @@ def starts_as_softmax(normalizer: Normalizer) -> bool:
 
 
 def _begun(parameters: Parameters, rng: np.random.Generator) -> dict[str, jax.Array]:
-    """Values that parameters may start at."""
+    """Draws values that parameters may start at."""
     return {
         name: jnp.asarray(rng.normal(size=p.shape) if p.start is None else jnp.full(p.shape, p.start), jnp.float32)
         for name, p in parameters.items()
@@ -87,10 +86,10 @@ def _begun(parameters: Parameters, rng: np.random.Generator) -> dict[str, jax.Ar
 
 
 def _multiplying_by_one(gate: Gate) -> Gate:
-    """The gate at the scale that its initial openness asks for.
+    """Returns the gate with the scale that its initial openness asks for.
 
     Raises:
-      QtxError: if with that it changes what it is put on: found, of a gate that sees each head apart, by computing it.
+      QtxError: if the gate still changes what it is put on; a gate that sees each head apart is computed to find out.
     """
     scale = 1 / gate.initial_openness
     if gate.scale == 1.0:
@@ -98,7 +97,7 @@ def _multiplying_by_one(gate: Gate) -> Gate:
     if isinstance(gate, PerHeadGate):
         rng, heads, width = np.random.default_rng(0), 2, 4
         parameters = _begun(gate.parameters(heads, width), rng)
-        # As `qtx.families.conversion` starts it.
+        # `qtx.families.conversion` starts the kernel at 0.
         parameters |= {name: jnp.zeros_like(x) for name, x in parameters.items() if name == "kernel"}
         x = jnp.asarray(rng.normal(size=(1, 8, heads, width)), jnp.float32)
         factors = scale * jax.nn.sigmoid(gate(parameters, x))

@@ -23,18 +23,18 @@ from qtx.parts import Part
 from qtx.sites import Site, watched
 
 INNER = ("scores", "probs", "score_product", "context_product")
-"""What only the naive way runs."""
+"""The modules that run only when attention is computed the naive way."""
 
 
 class Held(nn.Module):
-    """Holds the parameters of a normalizer or a gate, float32, and calls it with them."""
+    """A `Held` module holds the parameters of a normalizer or a gate, float32, and calls it with them."""
 
     parameters: Parameters
     init_std: float
 
     @nn.compact
     def __call__(self, function: Callable[..., jax.Array], *inputs: Any) -> jax.Array:
-        """function({name: array}, *inputs)."""
+        """Returns function({name: array}, *inputs)."""
 
         def init(start, axes):
             initial = nn.initializers.normal(self.init_std) if start is None else nn.initializers.constant(start)
@@ -50,29 +50,29 @@ class MultiHeadAttention(nn.Module):
     """Self-attention in which a head can do nothing.
 
     Sites: query `[B, T, H*D]`; key and value `[B, T, K*D]`; scores (scaled, before the mask) and probs `[B, H, T, T]`;
-    context `[B, T, H*D]`; out `[B, T, width]`. With a gate, gate, its openness, `[B, T, H]`, or `[B, T, H*D]` if it has
-    one for each dimension; gated_context `[B, T, H*D]`, or, if it is on the values, gated_value `[B, T, K*D]` and K for
-    H in the gate; and, if it is a dense layer, gate_predictor, of the gate's shape. With a rotation, rotated_query and
-    rotated_key, as query and key.
+    context `[B, T, H*D]`; out `[B, T, width]`. A gate adds gate, its openness, `[B, T, H]`, or `[B, T, H*D]` if each
+    dimension has one, and gated_context `[B, T, H*D]`; on the values it adds gated_value `[B, T, K*D]` instead, and
+    gate has K for H. A gate that is a dense layer also adds gate_predictor, of the shape of gate. A rotation adds
+    rotated_query and rotated_key, of the shapes of query and key.
 
     Attributes:
-      num_heads: H.
+      num_heads: H, the number of query heads.
       config: the normalizer and the gate.
-      dropout: rate on the probabilities, applied after clipping (the paper's section 4.1).
-      init_std: standard deviation of the initial kernels.
-      dtype: of the computation; scores, probabilities and a gate's sigmoid are float32 under bfloat16 too.
-      deterministic: no dropout.
-      num_kv_heads: K, heads of keys and values, each of which H / K query heads in a row share (grouped-query
-        attention, Ainslie et al. 2023); None: H.
+      dropout: the rate on the probabilities, applied after clipping (the paper's section 4.1).
+      init_std: the standard deviation of the initial kernels.
+      dtype: the dtype of the computation; scores, probabilities and a gate's sigmoid are float32 under bfloat16 too.
+      deterministic: whether dropout is off.
+      num_kv_heads: K, the number of key and value heads, each of which H / K consecutive query heads share
+        (grouped-query attention, Ainslie et al. 2023); None: H.
       head_dim: D; None: width / H.
       use_bias: whether the four projections have biases.
-      rotate: what becomes of queries `[B, T, H, D]` and keys `[B, T, K, D]` before their product, such as rotary
-        positions (Su et al. 2021): both -> both. Modules that it makes are the attention's.
-      backend: a name in `qtx.attention.fused.BACKEND_NAMES`. Where anything looks at scores or probabilities, or
-        changes them, they are made, whatever it says.
+      rotate: a function of the queries `[B, T, H, D]` and keys `[B, T, K, D]` before their product, such as rotary
+        positions (Su et al. 2021), that returns both. Modules that it makes belong to the attention.
+      backend: a name in `qtx.attention.fused.BACKEND_NAMES`. If anything reads or changes scores or probabilities,
+        these are computed whatever the name.
 
     Raises:
-      QtxError: if K does not divide H, or H the width that a gate reads by heads, or a gate has other logits.
+      QtxError: if K does not divide H, or H the width that a gate reads by heads, or a gate's logits do not fit.
     """
 
     num_heads: int
@@ -89,13 +89,12 @@ class MultiHeadAttention(nn.Module):
 
     @nn.compact
     def __call__(self, x: jax.Array, rows: Rows | None = None, residual: jax.Array | None = None) -> jax.Array:
-        """Args:
-          x: `[B, T, width]`.
-          rows: which keys each query sees, and the training step; None: all, fully trained.
-          residual: `[B, T, width]`, what `x` is the LayerNorm of, for gates that read it; None: `x`.
+        """Returns self-attention `[B, T, width]` over `x`.
 
-        Returns:
-          `[B, T, width]`.
+        Args:
+          x: the input `[B, T, width]`.
+          rows: which keys each query sees, and the training step; None: all keys, fully trained.
+          residual: `[B, T, width]`, the input of the LayerNorm that made `x`, for gates that read it; None: `x`.
         """
         batch, length, width = x.shape
         head_dim = width // self.num_heads if self.head_dim is None else self.head_dim
@@ -149,7 +148,7 @@ class MultiHeadAttention(nn.Module):
         return dense(width, axes, self.init_std, self.dtype, "out", self.use_bias, part=Part.BRANCH)(context)
 
     def _naive(self, normalize: Held, query: jax.Array, key: jax.Array, value: jax.Array, rows: Rows) -> jax.Array:
-        """The context `[B, T, H, D]`, with scores and probabilities in memory, for all to look at."""
+        """Computes the context `[B, T, H, D]` with scores and probabilities in memory, where all can look at them."""
         scores = Product("bthd,bshd->bhts", jnp.float32, query.shape[-1] ** -0.5, name="score_product")(query, key)
         scores = Site(Part.SCORES, name="scores")(scores, rows.mask)
         probs = Site(Part.PROBS, name="probs")(normalize(self.config.normalizer, scores, rows), rows.mask)
@@ -157,7 +156,7 @@ class MultiHeadAttention(nn.Module):
         return Product("bhts,bshd->bthd", self.dtype, name="context_product")(probs, value)
 
     def _openness(self, gate: Gate, x: jax.Array, num_heads: int, head_dim: int) -> jax.Array:
-        """The gate's factor on so many heads, `[B, T, num_heads, 1 or head_dim]`."""
+        """Computes the gate's factor on `num_heads` heads, `[B, T, num_heads, 1 or head_dim]`."""
         heads = (*x.shape[:2], num_heads, -1)
         if isinstance(gate, DenseGate):
             features = num_heads * gate.logits_per_head(head_dim)

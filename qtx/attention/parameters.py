@@ -1,4 +1,4 @@
-"""Parameters of a normalizer or a gate: what they are, apart from the framework that holds them."""
+"""Parameters of a normalizer or a gate, described apart from the framework that holds them."""
 
 from __future__ import annotations
 
@@ -8,13 +8,13 @@ from qtx.foundation.errors import QtxError
 
 
 class Parameter(NamedTuple):
-    """One array. A gate's that has a name which ends in "kernel" multiplies activations: it decays, as kernels do; no
-    other does.
+    """One array that a normalizer or a gate learns. If it is a gate's and its name ends in "kernel", it multiplies
+    activations and decays, as kernels do; no other parameter decays.
 
     Attributes:
-      shape: of one layer's.
-      start: its initial value; None: normal, with the model's `init_std`.
-      axes: logical names of its first dimensions (`qtx.axes`).
+      shape: the shape of one layer's array.
+      start: the initial value; None: normal, with the model's `init_std`.
+      axes: the logical names of the first dimensions (`qtx.axes`).
     """
 
     shape: tuple[int, ...]
@@ -25,14 +25,14 @@ class Parameter(NamedTuple):
 Parameters = dict[str, Parameter]
 
 NORMALIZER = "normalizer"
-"""Name of the modules that hold the parameters of normalizers, which stay in floating point, wherever they are."""
+"""The name of the modules that hold normalizers' parameters, which stay in floating point wherever they are."""
 
 KNOWN_BY_NAME = {"embedding": "look-up tables", "scale": "the scales of norms"}
-"""Endings by which training and quantization know parameters of another kind."""
+"""Endings of names by which training and quantization know parameters of other kinds."""
 
 
 def check_parameters(parameters: Parameters, of_gate: bool) -> None:
-    """Raises QtxError for a parameter with more axes than dimensions, or, of a gate, with a name by which it would be
+    """Raises QtxError for a parameter with more axes than dimensions, or for a gate's with a name by which it would be
     taken for something else."""
     for name, parameter in parameters.items():
         if len(parameter.axes) > len(parameter.shape):

@@ -1,4 +1,4 @@
-"""What the commands do: each prints its config's summary, works, and prints its result."""
+"""The functions of the commands: most print their config's summary first, then work, then print their result."""
 
 from __future__ import annotations
 
@@ -51,7 +51,7 @@ from qtx.training.losses.binary_cross_entropy import OF_LABEL
 
 
 def plan(experiment: Experiment, devices: str | None = None, chip: str | None = None) -> None:
-    """`qtx plan`; `devices` is how many, `chip` the name of one in `qtx.foundation.hardware.CHIPS`."""
+    """Runs `qtx plan` for `devices`, their number as text, and `chip`, a name in `qtx.foundation.hardware.CHIPS`."""
     console = Console()
     if chip is not None:
         lookup(CHIPS, "chip", chip)
@@ -71,7 +71,7 @@ def plan(experiment: Experiment, devices: str | None = None, chip: str | None = 
 
 
 def prepare(experiment: Experiment) -> None:
-    """`qtx prepare`."""
+    """Runs `qtx prepare`."""
     console = Console()
     for written in prepare_data(experiment.data, experiment.objective):
         for line in describe(written):
@@ -79,7 +79,7 @@ def prepare(experiment: Experiment) -> None:
 
 
 def import_(experiment: Experiment, workdir: Path, source: Found) -> None:
-    """`qtx import`."""
+    """Runs `qtx import`."""
     console = Console()
     with console.status("importing"):
         prepared = import_run(experiment, workdir, source)
@@ -90,14 +90,14 @@ def import_(experiment: Experiment, workdir: Path, source: Found) -> None:
 def analyze(
     experiment: Experiment, workdir: Path, source: Found | None = None, names_data: bool = False, thorough: bool = False
 ) -> None:
-    """`qtx analyze`; `source` is the checkpoint, None: the run in the folder."""
+    """Runs `qtx analyze` on the checkpoint `source`, or on the run in the folder if that is None."""
     console = Console()
     began = time.monotonic()
     with console.status("reading model and data") as status:
         run = open_run(experiment, workdir, source, names_data)
         found = diagnose(run, thorough=thorough, tell=lambda step: status.update(escape(step)))
         file = save_diagnosis(found, workdir)
-    # Draws with matplotlib, which takes a second to import.
+    # These draw with matplotlib, which takes a second to import.
     from qtx.report.diagnosis import head_table, ladder_table, method_table, outlier_table, sentences
     from qtx.report.diagnosis_page import write_page
 
@@ -119,7 +119,7 @@ def analyze(
 
 
 def train(experiment: Experiment, workdir: Path, distributed: bool = False, profile: bool = False) -> None:
-    """`qtx train`; `distributed` makes it one of many processes, of which one prints; `profile` traces a few steps."""
+    """Runs `qtx train`; `distributed`: as one of many processes, of which one prints; `profile`: traces a few steps."""
     if distributed:
         initialize()
     console = Console(quiet=not is_main())
@@ -134,7 +134,7 @@ def train(experiment: Experiment, workdir: Path, distributed: bool = False, prof
 
 
 def evaluate(experiment: Experiment, workdir: Path, checkpoint: str = NEWEST, names_data: bool = False) -> None:
-    """`qtx evaluate`; the folder of an exported model is run in integers."""
+    """Runs `qtx evaluate`: on the folder of an exported model in integers, otherwise in floating point."""
     console = Console()
     if (workdir / DESCRIPTION).is_file():
         evaluate_integers(experiment, workdir, console, names_data)
@@ -160,7 +160,7 @@ def quantize(
     checkpoint: str = NEWEST,
     names_data: bool = False,
 ) -> None:
-    """`qtx quantize`; `ranges` is a file to take the ranges of one scheme from."""
+    """Runs `qtx quantize`; `ranges` is a file with the ranges of one scheme, to use instead of calibrating."""
     console = Console()
     began = time.monotonic()
     run = open_and_tell(experiment, workdir, console, checkpoint, names_data)
@@ -184,7 +184,7 @@ def sensitivity(
     names_data: bool = False,
     names_scheme: bool = False,
 ) -> None:
-    """`qtx sensitivity`."""
+    """Runs `qtx sensitivity`."""
     console = Console()
     run = open_and_tell(experiment, workdir, console, checkpoint, names_data)
     shown_on = Console(stderr=True)
@@ -193,7 +193,7 @@ def sensitivity(
         return track(targets, "measuring tensors", console=shown_on, disable=not shown_on.is_terminal)
 
     found = find_sensitivity(run, one_scheme(experiment, names_scheme), progress)
-    # Draws with matplotlib, which takes a second to import.
+    # These draw with matplotlib, which takes a second to import.
     from qtx.report.sensitivity_figure import SHOWN_TENSORS, save_sensitivity_plot
 
     files = save_sweep(found, workdir), save_sensitivity_plot(found, workdir)
@@ -212,7 +212,7 @@ def export(
     names_data: bool = False,
     names_scheme: bool = False,
 ) -> None:
-    """`qtx export`."""
+    """Runs `qtx export`."""
     console = Console()
     writer = lookup(FORMATS, "format", format)
     run = open_and_tell(experiment, workdir, console, checkpoint, names_data)
@@ -243,7 +243,7 @@ def evaluate_integers(experiment: Experiment, folder: Path, console: Console, na
 
 
 def compare(experiment: Experiment, workdir: Path) -> None:
-    """`qtx compare`."""
+    """Runs `qtx compare`."""
     console = Console()
     planned = runs(experiment, workdir)
     check_runs(planned)
@@ -257,13 +257,13 @@ def compare(experiment: Experiment, workdir: Path) -> None:
 
 
 def report(workdir: Path) -> None:
-    """`qtx report`."""
+    """Runs `qtx report`."""
     console = Console()
     finish_comparison(rebuild(workdir), workdir, console)
 
 
 def finish_comparison(results: list[Result], workdir: Path, console: Console) -> None:
-    """Prints a comparison's table and where the rest is."""
+    """Prints a comparison's main table, and where its files `table.md` and `report.html` are."""
     print_table("mean ± standard deviation over seeds, held-out data", *main_table(results), console)
     say(console, f"table: {workdir / 'table.md'}")
     say(console, f"report: {workdir / 'report.html'}")
@@ -272,26 +272,26 @@ def finish_comparison(results: list[Result], workdir: Path, console: Console) ->
 def open_and_tell(
     experiment: Experiment, workdir: Path, console: Console, checkpoint: str, names_data: bool
 ) -> TrainedRun:
-    """The run in a folder, restored when its summary is printed."""
+    """Prepares the run in a folder, prints its summary, and returns it with a checkpoint restored."""
     prepared, own_data = prepare_run(experiment, workdir, names_data)
     print_summary(prepared, workdir, console)
     return restore_run(prepared, workdir, checkpoint, own_data)
 
 
 def shown(metric: str, value: float) -> str:
-    """A metric as people read it: `perplexity 4.49`, `accuracy 88.1 %`."""
+    """Formats a metric for people: `perplexity 4.49`, `accuracy 88.1 %`."""
     return f"{metric} {measured(metric, value)}{' %' if metric == 'accuracy' else ''}"
 
 
 def beside(values: Mapping[str, Any], metric: str) -> list[list[str]]:
-    """Rows of what is measured beside the metric: other ones, and F1 label by label."""
+    """Returns table rows for what is measured beside the metric: other metrics, and F1 label by label."""
     titles = {name: title for name, title in BESIDE_TITLES.items() if name in values and name != metric}
     titles |= {name: f"F1 of {name.removeprefix(OF_LABEL)}" for name in values if name.startswith(OF_LABEL)}
     return [[title, number(values[name])] for name, title in titles.items()]
 
 
 def print_table(title: str, header: list[str], rows: list[list[str]], console: Console) -> None:
-    """A table whose columns after the first are numbers; Markdown in a pipe."""
+    """Prints a table whose columns after the first are numbers; as Markdown if the output is a pipe."""
     if not console.is_terminal:
         say(console, f"\n{title}\n\n{markdown(header, rows)}")
         return

@@ -1,7 +1,7 @@
 """Keeping compiled programs, so that the same command starts faster the next time.
 
-It is JAX's persistent compilation cache, in the user's cache folder. What the user's environment says of it goes first:
-`JAX_ENABLE_COMPILATION_CACHE=false` turns it off, `JAX_COMPILATION_CACHE_DIR=FOLDER` puts it elsewhere.
+JAX's persistent compilation cache keeps them in the user's cache folder. The user's environment has precedence:
+`JAX_ENABLE_COMPILATION_CACHE=false` turns the cache off, `JAX_COMPILATION_CACHE_DIR=FOLDER` puts it elsewhere.
 """
 
 from __future__ import annotations
@@ -17,13 +17,13 @@ import jax
 from qtx.foundation.hardware import cpu_cores, cpu_instructions
 
 OPTIONS = {
-    "jax_compilation_cache_max_size": 2**30,  # bytes; what was not used for longest goes first
+    "jax_compilation_cache_max_size": 2**30,  # bytes; the programs that were not used for longest go first
     "jax_persistent_cache_min_compile_time_secs": 0.1,
 }
 
 
 def keep_compiled_programs() -> None:
-    """Has JAX keep them in `folder()`, unless another is chosen already, or nothing can be written there."""
+    """Makes JAX keep compiled programs in `folder()`, unless the user decided otherwise or it cannot be written."""
     set_already = jax.config.values
     if set_already["jax_compilation_cache_dir"] is not None or not set_already["jax_enable_compilation_cache"]:
         return
@@ -34,10 +34,10 @@ def keep_compiled_programs() -> None:
         return
     if not os.access(own, os.W_OK):
         return
-    for program in own.glob("*-cache"):  # one whose writing was cut off, which JAX would fail at ever after
+    for program in own.glob("*-cache"):  # without `-atime` its writing was cut off, and JAX would fail at it forever
         if not program.with_name(f"{program.name.removesuffix('cache')}atime").exists():
             program.unlink(missing_ok=True)
-    # A full disk costs time here and nothing else; what it costs elsewhere is told there.
+    # Here a full disk only costs time; where it costs more, an error tells so.
     warnings.filterwarnings("ignore", message="Error writing persistent compilation cache")
     jax.config.update("jax_compilation_cache_dir", str(own))
     for name, value in OPTIONS.items():
@@ -46,11 +46,11 @@ def keep_compiled_programs() -> None:
 
 
 def folder() -> Path:
-    """`~/.cache/qtx/compiled/PROCESSOR-CORES`, or below `$XDG_CACHE_HOME`: loops are compiled for a number of cores."""
+    """Returns `~/.cache/qtx/compiled/PROCESSOR-CORES`, or below `$XDG_CACHE_HOME`; code depends on the core count."""
     caches = Path(os.environ.get("XDG_CACHE_HOME") or "~/.cache").expanduser()
     return caches / "qtx" / "compiled" / f"{_processor()}-{cpu_cores()}"
 
 
 def _processor() -> str:
-    """A name of this processor's instructions: code for another's, from a home that machines share, may not run."""
+    """Returns a digest of this processor's instructions: machines may share a home, but not run each other's code."""
     return hashlib.sha256(f"{platform.machine()} {cpu_instructions()}".encode()).hexdigest()[:8]

@@ -1,7 +1,7 @@
 """Keeping freed memory, for training on a CPU.
 
-XLA's CPU backend allocates the intermediate values of a step anew at every step, hundreds of megabytes that the C
-library gives back to the kernel and gets again: touching the pages took a quarter of a small BERT's step
+XLA's CPU backend allocates the intermediate values anew at every step: hundreds of megabytes that the C library gives
+back to the kernel and gets again. Touching the pages took a quarter of a small BERT's step
 (`benchmarks/training_step.py`).
 """
 
@@ -13,16 +13,16 @@ import sys
 # Parameters of glibc's mallopt (malloc.h), with values.
 GLIBC_OPTIONS = {
     -8: 1,  # M_ARENA_MAX: one heap, which can grow to any size
-    -4: 0,  # M_MMAP_MAX: nothing outside of it
-    -1: -1,  # M_TRIM_THRESHOLD: it never shrinks
+    -4: 0,  # M_MMAP_MAX: no allocation outside of the heap
+    -1: -1,  # M_TRIM_THRESHOLD: the heap never shrinks
 }
 
 
 def keep_freed_memory() -> None:
     """Tells glibc to keep what this process frees; does nothing where there is no glibc.
 
-    To be called before large allocations. The process holds its peak to its end, and perhaps more, as freed memory
-    fragments; a training step needs its peak again at every step.
+    Call it before large allocations. The process then keeps its peak memory to its end, and perhaps more, since freed
+    memory fragments; but training needs the peak again at every step anyway.
     """
     if not sys.platform.startswith("linux"):
         return

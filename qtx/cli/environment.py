@@ -1,4 +1,4 @@
-"""What the environment says to libraries: set right where qtx needs something else, told where JAX cannot start."""
+"""Environment variables of libraries: set to what qtx needs, and named in the message where JAX cannot start."""
 
 from __future__ import annotations
 
@@ -14,11 +14,11 @@ WRITTEN_FOR = {
     "JAX_NUMPY_RANK_PROMOTION": "allow",
     **{f"JAX_TRANSFER_GUARD{transfers}": "allow" for transfers in GUARDS},
 }
-"""Settings under which JAX refuses what qtx and its libraries do, with the values under which it does not."""
+"""JAX's settings that can make it refuse what qtx and its libraries do, with the values under which it does not."""
 
 
 def settle(environment: MutableMapping[str, str] = os.environ) -> None:
-    """Sets what qtx is written for, and says so on stderr; before the libraries are imported, which read it then."""
+    """Sets the variables as qtx needs them, and reports changed ones of JAX; call it before importing the libraries."""
     environment["MPLBACKEND"] = "agg"  # plots are files, whatever windows there may be
     for name, value in WRITTEN_FOR.items():
         given = environment.get(name, value)
@@ -28,12 +28,12 @@ def settle(environment: MutableMapping[str, str] = os.environ) -> None:
 
 
 def why_jax_fails() -> str | None:
-    """Why JAX cannot start in this environment, in a line; None if it can. To be asked when something has failed."""
+    """Says in one line why JAX cannot start in this environment; None if it can. Call it after something has failed."""
     try:
         import jax
 
         jax.devices()
-    except Exception as error:  # what its plugins raise, of whatever kind
+    except Exception as error:  # JAX's plugins raise errors of any kind
         given = [f"{name}={value}" for name, value in sorted(os.environ.items()) if name.startswith("JAX_")]
         reason = one_line(error).partition(" (set JAX_PLATFORMS")[0] or "no such devices are there"
         return f"JAX cannot start ({reason}): unset what is wrong of {', '.join(given) or 'the environment'}"

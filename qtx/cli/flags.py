@@ -1,7 +1,7 @@
 """The command line's flags: the config file that `--config` names, with its overrides, and `--workdir`.
 
-absl and `ml_collections.config_flags` do the parsing, on a registry of flags of their own for every call, so that a
-process can parse any number of command lines. Every mistake becomes a one-line `QtxError`.
+absl and `ml_collections.config_flags` do the parsing. Each call has a registry of flags of its own, so that a process
+can parse any number of command lines. Every mistake becomes a one-line `QtxError`.
 """
 
 from __future__ import annotations
@@ -23,7 +23,7 @@ from qtx.foundation.paths import at_home
 from qtx.foundation.run_file import run_file
 
 SHIPPED_CONFIGS = Path(__file__).parents[1] / "configs"
-"""The clone's `configs/` by a link, which a wheel has as a folder."""
+"""The folder of the configs that come with qtx: in a clone a link to `configs/`, in a wheel a real folder."""
 PLACEHOLDERS = {
     "config": "FILE",
     "workdir": "FOLDER",
@@ -42,15 +42,15 @@ OVERRIDE = re.compile(r"--?(?:no)?config\.([^=]+)")
 def parse(
     arguments: Sequence[str], of_run: bool = False, base: ConfigDict | None = None
 ) -> tuple[ConfigDict | None, Path | None]:
-    """The config, overridden, and the working folder that a command's arguments name.
+    """Returns the config, overridden, and the working folder that a command's arguments name.
 
     Args:
       arguments: what follows the command, e.g. `["--config=configs/demo.py", "--workdir=runs/x", "--config.seed=1"]`.
-      of_run: without `--config`, take the config that the run in the working folder recorded.
-      base: the config, of a command that takes none.
+      of_run: whether to take, without `--config`, the config that the run in the working folder recorded.
+      base: the config to take without `--config`, for a command that makes its own; None: no such config.
 
     Returns:
-      the locked config (None without `--config` and `of_run`) and the folder (None without `--workdir`).
+      the locked config (None without `--config`, `of_run` and `base`) and the folder (None without `--workdir`).
 
     Raises:
       QtxError: for an unknown flag or key, a value of the wrong type, or a config file that cannot be used.
@@ -75,7 +75,7 @@ def parse(
     rest = unset(config, with_attention(config, rest))
     values = flags.FlagValues()
     values.set_gnu_getopt(True)
-    # Only for the suggestion: a misspelt --workdir is then told apart from other unknown flags.
+    # --workdir was taken above; defined here, it is suggested for a misspelt one.
     flags.DEFINE_string("workdir", None, "", flag_values=values)
     try:
         config_flags.DEFINE_config_dict("config", config, flag_values=values, sys_argv=["qtx", *rest])
@@ -97,8 +97,8 @@ def parse(
 
 
 def run_of(start: str, workdir: Path | None) -> str:
-    """The folder of the run that `config.start` names: of a built-in checkpoint, `builtin:NAME`, the run NAME beside
-    `workdir` (in `runs` without one), which is made if it is not there."""
+    """Returns the folder of the run that `config.start` names. A built-in checkpoint, `builtin:NAME`, means the run
+    NAME beside `workdir` (in `runs` without one), which is imported if it is not there."""
     from qtx.experiment import read
     from qtx.interop.contents import digest_of_folder
     from qtx.pipeline.importing import BUILTIN, config_of_checkpoint, found, import_run
@@ -117,7 +117,7 @@ def run_of(start: str, workdir: Path | None) -> str:
 
 
 def take_flag(arguments: Sequence[str], name: str) -> tuple[str | None, list[str]]:
-    """The value of `--name=value` or `--name value`, the last one counting, and the other arguments."""
+    """Returns the value of the last `--name=value` or `--name value` (None without one), and the other arguments."""
     value, rest, left = None, [], list(arguments)
     while left:
         argument = left.pop(0)
@@ -132,13 +132,13 @@ def take_flag(arguments: Sequence[str], name: str) -> tuple[str | None, list[str
 
 
 def take_switch(arguments: Sequence[str], name: str) -> tuple[bool, list[str]]:
-    """Whether `--name` is among the arguments, and the others."""
+    """Says whether `--name` is among the arguments, and returns the other arguments."""
     given = (f"--{name}", f"-{name}")
     return any(argument in given for argument in arguments), [other for other in arguments if other not in given]
 
 
 def unset(config: ConfigDict, arguments: Sequence[str]) -> list[str]:
-    """Sets every option that an argument gives as `None` to that, and returns the other arguments."""
+    """Sets every option for which an argument says `None` to None, and returns the other arguments."""
     rest = []
     for argument in arguments:
         match = OVERRIDE.match(argument)
@@ -167,7 +167,7 @@ def with_attention(config: ConfigDict, arguments: Sequence[str]) -> list[str]:
 
 
 def names(arguments: Sequence[str], key: str) -> bool:
-    """Whether a command's arguments override `key`, or what is below it if it ends with a dot, e.g. `"data."`."""
+    """Says whether a command's arguments override `key`, or any key below it if it ends with a dot, e.g. `"data."`."""
     overridden = (OVERRIDE.match(argument) for argument in arguments)
     return any(match and (match[1].startswith(key) if key.endswith(".") else match[1] == key) for match in overridden)
 
@@ -184,10 +184,10 @@ def check_key(config: ConfigDict, path: str) -> None:
 
 
 def config_file(name: str) -> Path:
-    """The file of that path or, where there is none, the config of that name that comes with qtx, e.g. `"demo"`.
+    """Returns the file with this path or, if there is none, the config that comes with qtx by that name, e.g. `"demo"`.
 
     Raises:
-      QtxError: if there is neither, naming the nearest.
+      QtxError: if there is neither; the message names the nearest.
     """
     file = at_home(name)
     if file.is_file():
@@ -202,8 +202,8 @@ def config_file(name: str) -> Path:
 
 
 def load_config_file(path: str) -> ConfigDict:
-    """The config that a file's `get_config()` returns, or `get_config("text")` for `"file.py:text"`; with `:smoke`
-    after either, that experiment as a smoke test. The file may be the name of a config that comes with qtx, `"demo"`.
+    """Returns what a file's `get_config()` returns, or `get_config("text")` for `"file.py:text"`; with `:smoke` after
+    either, that experiment as a smoke test. The file may be the name of a config that comes with qtx, e.g. `"demo"`.
 
     Raises:
       QtxError: if the file is missing or has an error in its own lines (told with the line).
@@ -239,12 +239,12 @@ def load_config_file(path: str) -> ConfigDict:
 
 
 def load_run_config(workdir: Path, overridden: Container[str] = ()) -> ConfigDict:
-    """The config that an earlier run recorded in its folder, for measuring it on whatever data.
+    """Returns the config that an earlier run recorded in its folder, for measuring that run on any data.
 
     Args:
-      workdir: the folder.
-      overridden: dotted keys that the command line gives. If the data's source is among them, what the run's own source
-        was told is left out, but for what makes an example of a record.
+      workdir: the run's folder.
+      overridden: dotted keys that the command line gives. If `data.source` is among them, the options of the run's own
+        source are reset, but for those that make an example of a record (`EXAMPLE_OPTIONS`).
 
     Raises:
       QtxError: if the folder holds no run, or its record cannot be read.

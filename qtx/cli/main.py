@@ -28,25 +28,25 @@ INTERRUPTED = 130  # 128 + SIGINT, as shells have it
 
 @dataclasses.dataclass(frozen=True)
 class Command:
-    """One command: what its help says, and the function of `qtx.cli.commands` that runs it."""
+    """One command: what its help says, and what it takes. The function of its name in `qtx.cli.commands` runs it."""
 
     summary: str
     description: str
     example: str
-    config: str  # "required", "optional" (the run's own record otherwise) or "none"
+    config: str  # --config is "required", "optional" (default: what the run recorded) or "none"
     resume: str  # what the user does after an interruption
-    flags: tuple[str, ...] = ()  # of `FLAGS`
-    choice: str | None = None  # a flag whose value the command itself gets
-    workdir: bool = True  # whether it works in a folder
-    one_scheme: bool = False  # whether it takes one scheme of several
-    checkpoint: bool = False  # whether its first argument is a checkpoint, of which it makes a run
-    own_folder: bool = False  # whether that may be a run's own folder, and has a folder without --workdir
+    flags: tuple[str, ...] = ()  # names in `FLAGS`
+    choice: str | None = None  # the one of `flags` that must be given
+    workdir: bool = True  # whether the command works in a folder, --workdir
+    one_scheme: bool = False  # whether the command uses one scheme of the config's
+    checkpoint: bool = False  # whether the first argument is a checkpoint to make a run of
+    own_folder: bool = False  # whether that argument may also be a run's folder, and --workdir has a default
 
 
 @dataclasses.dataclass(frozen=True)
 class Flag:
-    """A flag that some commands have; with `override`, short for overriding one value of the config; a `switch` has no
-    value."""
+    """A flag of some commands. With `override`, the flag is short for overriding one value of the config; a `switch`
+    takes no value."""
 
     usage: str
     help: str
@@ -198,8 +198,8 @@ COMMANDS = {
 def main(arguments: Sequence[str] | None = None) -> int:
     """Runs one command line (default: the process's, without the program's name) and returns the exit code.
 
-    A mistake of the user's, in the environment too, is told in one line on stderr, with exit code 2. Anything else that
-    fails is a bug or the machine's trouble and keeps its traceback.
+    A user's mistake, a file that cannot be written or a bad environment is told in one line on stderr, with exit code
+    2. Anything else that fails is a bug or the machine's trouble and keeps its traceback.
     """
     if arguments is None:
         own_process()
@@ -250,12 +250,12 @@ def own_process() -> None:
     show_all_characters()
     settle()
     keep_freed_memory()
-    gc.disable()  # until a command runs: what is imported stays
-    atexit.register(gc.freeze)  # what is left at the end goes with the process
+    gc.disable()  # until a command runs: imported objects are never garbage
+    atexit.register(gc.freeze)  # at the end all memory goes with the process, without a search for garbage
 
 
 def runner(name: str, command: Command, arguments: Sequence[str]) -> Callable[[], None]:
-    """The command, ready to run: its flags parsed, its config read and checked."""
+    """Parses a command's flags, reads and checks its config, and returns the command, ready to run."""
     from qtx.cli.flags import names, parse, take_flag, take_switch
 
     arguments = list(arguments)
@@ -304,10 +304,10 @@ def runner(name: str, command: Command, arguments: Sequence[str]) -> Callable[[]
 
 
 def take_argument(arguments: Sequence[str], name: str, command: Command) -> tuple[str, list[str]]:
-    """The argument that is no flag, and the others.
+    """Returns the first argument that is no flag, and the other arguments.
 
     Raises:
-      QtxError: if there is none.
+      QtxError: if all are flags.
     """
     given = next((argument for argument in arguments if not argument.startswith("-")), None)
     if given is None:
@@ -316,7 +316,7 @@ def take_argument(arguments: Sequence[str], name: str, command: Command) -> tupl
 
 
 def with_folder(checkpoint: str, arguments: list[str]) -> tuple[str | None, list[str]]:
-    """The checkpoint, None if it is a run's own folder, and the other arguments with `--workdir`.
+    """Returns the checkpoint, or None if it is a run's own folder, and the other arguments with `--workdir`.
 
     Raises:
       QtxError: if `--workdir` is given beside a run's own folder.
@@ -339,10 +339,10 @@ def _run(name: str, config, workdir: Path | None, chosen: dict[str, Any]) -> Non
 
     keep_compiled_programs()
     if not gc.isenabled():
-        # A hundred thousand objects of libraries, which would be searched for garbage again and again.
+        # Otherwise a hundred thousand objects of libraries would be searched for garbage again and again.
         gc.freeze()
         gc.enable()
-    # What storage libraries log of an error, each in its own way and with a traceback, the command tells in one line.
+    # Storage libraries log an error each in its own way, with a traceback; the command tells the same in one line.
     for library in ("absl", "asyncio"):
         logging.getLogger(library).setLevel(logging.CRITICAL)
     function = getattr(commands, f"{name}_" if keyword.iskeyword(name) else name)
@@ -352,7 +352,7 @@ def _run(name: str, config, workdir: Path | None, chosen: dict[str, Any]) -> Non
 
 
 def program_help() -> str:
-    """What `qtx --help` prints."""
+    """Returns the text that `qtx --help` prints."""
     width = max(map(len, COMMANDS))
     lines = [f"  {name:<{width}}  {command.summary}" for name, command in COMMANDS.items()]
     return "\n".join(
@@ -371,7 +371,7 @@ def program_help() -> str:
 
 
 def command_help(name: str) -> str:
-    """What `qtx COMMAND --help` prints."""
+    """Returns the text that `qtx COMMAND --help` prints."""
     command = lookup(COMMANDS, "command", name)
     config_flags = {
         "required": "  --config=FILE[:VARIANT]  the experiment, e.g. configs/demo.py; most take an attention variant\n",

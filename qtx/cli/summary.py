@@ -1,4 +1,4 @@
-"""The summary of its config that every command starts with: model, parameters, data, devices, training plan."""
+"""The summary of a config that most commands print first: model, parameters, data, devices, training plan."""
 
 from __future__ import annotations
 
@@ -26,11 +26,11 @@ def print_summary(
 
     Args:
       prepared: the experiment.
-      workdir: its folder.
-      console: where to.
-      backend: what its training's attention is computed by, if it trains; what does not train says where the model
-        comes from.
-      compare: whether it is the variants and seeds of the experiment's comparison that are run.
+      workdir: the experiment's folder.
+      console: where to print.
+      backend: the attention backend of the training. Empty: the command does not train, and the summary says where the
+        model comes from, unless `compare`.
+      compare: whether the variants and seeds of the experiment's comparison are run.
     """
     lines = summary(prepared, workdir, backend, compare)
     if not console.is_terminal:
@@ -44,7 +44,7 @@ def print_summary(
 
 
 def summary(prepared: Prepared, workdir: Path, backend: str, compare: bool) -> dict[str, str]:
-    """Name to text of every line; see `print_summary`."""
+    """Returns the lines of the summary, name to text; see `print_summary`."""
     experiment, model, training = prepared.experiment, prepared.experiment.model, prepared.experiment.training
     devices = jax.devices()
     kind, platform = devices[0].device_kind, devices[0].platform
@@ -74,8 +74,8 @@ def summary(prepared: Prepared, workdir: Path, backend: str, compare: bool) -> d
 
 
 def past(workdir: Path) -> dict[str, str]:
-    """Where the model of the run in a folder comes from: what it was imported from, or trained on and started from;
-    nothing of other folders."""
+    """Returns the line on where the model of the run in a folder comes from: what it was imported from, or what it was
+    trained on and started from; no line if it was neither."""
     run = RunFolder(workdir)
     if run.imported.is_dir() and not run.checkpoints.is_dir():
         return {"imported": f"from {run.identity().get('source', run.imported)}"}

@@ -1,4 +1,4 @@
-"""Classes: the names of labels in the order of their numbers, and which class a label is of."""
+"""Classes: their names in the order of their numbers, and the class of a label."""
 
 from __future__ import annotations
 
@@ -12,40 +12,39 @@ from qtx.foundation.errors import QtxError
 WHOLE = re.compile(r"(-?[0-9]{1,18})(\.0+)?")
 NUMBERED = re.compile(r"(?:LABEL_)?(-?[0-9]{1,18})")
 SHOWN = 10
-"""Classes that a message names: there may be thousands."""
+"""Number of classes that a message names: there may be thousands."""
 
 
 class UnknownLabel(QtxError):
-    """A label is of none of the classes."""
+    """A label belongs to none of the classes."""
 
 
 def plain(label: str) -> str:
-    """A label without the white space around it; a whole number without a fraction of zeros, as 1.0 is 1."""
+    """Strips a label of the white space around it, and a whole number of a fraction of zeros, as 1.0 is 1."""
     label = label.strip()
     number = WHOLE.fullmatch(label)
     return number[1] if number else label
 
 
 def in_order(labels: Iterable[str]) -> tuple[str, ...]:
-    """The classes of labels that nobody has put in an order: sorted, as numbers if all of them are whole numbers or
-    `LABEL_3`."""
+    """Sorts the classes of labels that come in no order: as numbers if all are whole numbers or like `LABEL_3`."""
     found = sorted({plain(label) for label in labels})
     numbers = {label: int(match[1]) for label in found if (match := NUMBERED.fullmatch(label))}
     return tuple(sorted(found, key=numbers.__getitem__) if len(numbers) == len(found) else found)
 
 
 def default_names(number: int) -> tuple[str, ...]:
-    """What transformers calls so many classes that nobody has named."""
+    """Returns the names that transformers gives to `number` classes without names."""
     return tuple(f"LABEL_{i}" for i in range(number))
 
 
 def are_unnamed(classes: Sequence[str]) -> bool:
-    """Whether the names of classes say no more than their numbers."""
+    """Says whether the names of classes are only their numbers, `3` or `LABEL_3`."""
     return all(name in (f"LABEL_{i}", str(i)) for i, name in enumerate(classes))
 
 
 def check_classes(classes: Sequence[str] | None, fewest: int = 2) -> None:
-    """Raises QtxError unless an option `classes` is None or names so many classes or more, each once."""
+    """Raises QtxError unless an option `classes` is None or names `fewest` classes or more, each once."""
     if classes is None:
         return
     texts = all(isinstance(name, str) for name in classes)
@@ -55,10 +54,10 @@ def check_classes(classes: Sequence[str] | None, fewest: int = 2) -> None:
 
 
 class Numbering:
-    """Which class a label is of: that of its name; of classes without names, the one of its number, `3` or `LABEL_3`.
+    """A `Numbering` finds a label's class by name or, for classes without names, by number, `3` or `LABEL_3`.
 
     Attributes:
-      classes: the names in the order of their numbers.
+      classes: the classes' names in the order of their numbers.
     """
 
     def __init__(self, classes: Sequence[str]):
@@ -66,7 +65,7 @@ class Numbering:
 
     @cached_property
     def numbers(self) -> dict[str, int]:
-        """Label to class; a name of several classes is none of theirs."""
+        """Maps each label to its class, without names that several classes share."""
         names = [plain(name) for name in self.classes]
         times = Counter(names)
         numbers = {name: i for i, name in enumerate(names) if times[name] == 1}
@@ -75,14 +74,14 @@ class Numbering:
         return numbers
 
     def number(self, label: str, where: str) -> int:
-        """The class of a label.
+        """Returns the number of a label's class.
 
         Args:
-          label: as the data has it.
-          where: it is from, for the message.
+          label: the label as the data has it.
+          where: the place of the label, for the message.
 
         Raises:
-          UnknownLabel: if it is of none.
+          UnknownLabel: if the label belongs to none of the classes.
         """
         number = self.numbers.get(plain(label))
         if number is None:
@@ -94,7 +93,7 @@ class Numbering:
 
 
 def in_words(classes: Sequence[str]) -> str:
-    """The first classes by their names, and how many more there are."""
+    """Lists the first classes by their names, and says how many more there are."""
     more = len(classes) - SHOWN
     names = [name[:50] for name in classes[:SHOWN]]
     return ", ".join(repr(name) if "," in name else name for name in names) + (
@@ -103,6 +102,6 @@ def in_words(classes: Sequence[str]) -> str:
 
 
 def lacking(classes: Sequence[str], there: Iterable[int]) -> str:
-    """How many classes have no example, for a description of data that have those of some; nothing if all have."""
+    """Says how many classes are not among the numbers `there`, those with an example; empty if all are."""
     number = len(classes) - len(set(there))
     return f" ({number:,} without an example)" if number else ""

@@ -1,4 +1,4 @@
-"""Which data an experiment has, and `load`."""
+"""`DataConfig` says which data an experiment has, and `load` reads them."""
 
 from __future__ import annotations
 
@@ -17,31 +17,31 @@ from qtx.foundation.errors import QtxError, lookup
 
 SOURCE = Choice(SOURCES, kind="data source")
 PIXELS = ("image_size", "channels", "crop_ratio", "crop_mode", "interpolation", "mean", "std")
-"""What makes an example of an image."""
+"""Options that decide how an image becomes an example."""
 EXAMPLE_OPTIONS = (
     *("sequence_length", "tokenizer", "vocab_size", "mask_probability", "document_attention"),
     *PIXELS,
 )
-"""What makes an example of a record: a model is trained for it, whatever data it sees later."""
+"""Options that decide how a record becomes an example: a model is trained for these, whatever data it sees later."""
 
 
 @dataclasses.dataclass(frozen=True)
 class DataConfig:
-    """A data source.
+    """A data source with its options.
 
-    In a config it is named, and its options, documented with each source, stand beside the name: `source`, `files`,
-    `sequence_length`, ...; one left at None takes the source's default.
+    A config names the source and has its options, which each source documents, beside the name: `source`, `files`,
+    `sequence_length`, ...; an option left at None takes the source's default.
     """
 
     source: Source = dataclasses.field(default=Stdlib(), metadata=SOURCE.metadata)
 
     @property
     def name(self) -> str:
-        """The name of the source."""
+        """Returns the name of the source."""
         return SOURCE.name_of(self.source)
 
     def resolved(self, objective: str) -> DataConfig:
-        """The same data, options left at None at what the source takes them for.
+        """Fills in the options that a source of text takes from the objective or a default; others stay as they are.
 
         Raises:
           QtxError: when the source does not serve the objective.
@@ -50,12 +50,12 @@ class DataConfig:
         return DataConfig(source.resolved(objective)) if isinstance(source, TokenizedOptions) else self
 
     def with_tokenizer(self, file: Path) -> DataConfig:
-        """The same data, cut by the tokenizer that is kept in a file instead of one trained on them."""
+        """Returns the same data with the tokenizer that a file keeps instead of one trained on the data."""
         source: Any = self.source
         return DataConfig(dataclasses.replace(source, tokenizer=str(file), vocab_size=None))
 
     def with_classes(self, classes: Sequence[str]) -> DataConfig:
-        """The same data, its labels numbered in the order of these classes."""
+        """Returns the same data with labels numbered in the order of these classes."""
         source: Any = self.source
         return DataConfig(dataclasses.replace(source, classes=tuple(classes)))
 
@@ -64,7 +64,7 @@ def load(config: DataConfig, objective: str) -> Data:
     """Makes a data set ready for an objective: read into memory, or prepared on disk if it is not yet.
 
     Args:
-      config: which data.
+      config: the data source with its options.
       objective: a name in `OBJECTIVES`.
 
     Raises:
@@ -74,7 +74,7 @@ def load(config: DataConfig, objective: str) -> Data:
 
 
 def prepare_data(config: DataConfig, objective: str) -> list[Written]:
-    """Makes the datasets on disk that `load` reads, unless they are there.
+    """Makes the datasets on disk that `load` reads, unless they exist.
 
     Raises:
       QtxError: as `load`, and for a source that keeps nothing on disk.

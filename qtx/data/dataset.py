@@ -19,7 +19,7 @@ if TYPE_CHECKING:
 
 
 EVALUATION_SEED = 0
-"""Evaluation draws its masks from this seed, whatever the experiment's: two models answer the same questions."""
+"""The seed of evaluation's masks, whatever the experiment's, so that all models answer the same questions."""
 
 
 @dataclass(frozen=True)
@@ -33,17 +33,17 @@ class Data:
       example: (record, generator) to one example, a dict of arrays without a batch axis.
       augment: (record, generator) to an augmented example, for training alone; None for no augmentation.
       mix: ([example, example], generator) to two mixed examples, for training alone; None for no mixing.
-      vocab_size: token ids are below it.
+      vocab_size: V, the number that all token ids are below.
       sequence_length: T, tokens per example.
       image_size: height and width in pixels.
       channels: image channels.
       pixels: the options of an image source by which an image of 8 bits becomes an example.
       classes: the names of the labels, in the order of their numbers.
       tokenizer: the text's tokenizer, which a run keeps.
-      digests: of what the splits `training` and `held_out` hold: another one when any of it changes.
-      reading_threads: that make batches ahead of training. One is best for records in memory, whose transforms hold the
-        interpreter's lock; more hide the disk and decode images side by side.
-      reading_processes: that make training's batches, beside this one; 0: this one makes them. They change no batch.
+      digests: hashes of what the splits `training` and `held_out` hold, which change when any of it changes.
+      reading_threads: threads that make batches ahead of training. One is best for records in memory, whose transforms
+        hold the interpreter's lock; more hide the disk and decode images side by side.
+      reading_processes: other processes that make training's batches, which stay the same; 0: this one makes them.
     """
 
     description: str
@@ -65,23 +65,23 @@ class Data:
 
     @property
     def num_classes(self) -> int | None:
-        """Labels are below it."""
+        """Returns the number of classes, which all labels are below; None without classes."""
         return None if self.classes is None else len(self.classes)
 
     def train(
         self, batch_size: int, seed: int, process_index: int = 0, process_count: int = 1
     ) -> grain.DatasetIterator[Batch] | WorkerBatches:
-        """Endless shuffled batches, reshuffled every epoch; `get_state` and `set_state` resume it exactly.
+        """Returns endless shuffled batches, reshuffled every epoch; `get_state` and `set_state` resume them exactly.
 
-        Batch `b` of the run is records `b * batch_size` and following of one endless order that depends on the seed
-        alone; process `i` of `n` gets its `i`-th part of `batch_size / n` rows, so any number of processes sees
-        the same global batches.
+        Batch `b` of the run has the records from `b * batch_size` on of one endless order that depends on the seed
+        alone; process `i` of `n` gets the `i`-th part of each batch, `batch_size / n` rows, so any number of processes
+        sees the same global batches.
 
         Args:
-          batch_size: rows over all processes.
+          batch_size: rows of a batch over all processes.
           seed: decides the order, the masks and the augmentation.
-          process_index: this process.
-          process_count: all processes.
+          process_index: the index of this process.
+          process_count: the number of processes.
 
         Raises:
           QtxError: when `batch_size` is not a positive multiple of `process_count` (of twice that with `mix`), or
@@ -93,19 +93,19 @@ class Data:
         return iter(self._threaded(batches))
 
     def calibration(self, batch_size: int, seed: int) -> Iterable[Batch]:
-        """Endless shuffled batches of training data without augmentation; each `iter` starts again, the same."""
+        """Returns endless shuffled batches of training data, not augmented; every `iter` yields the same batches."""
         return self._threaded(self._endless(self.example, None, batch_size, seed))
 
     def evaluation(self, batch_size: int, process_index: int = 0, process_count: int = 1) -> Iterable[Batch]:
-        """All held-out data in order, once, the same every time.
+        """Returns batches of all held-out data in order, once, the same every time.
 
         The last batch is filled up with rows whose `weights` are all 0. Process `i` of `n` reads and gets the `i`-th
         part of `batch_size / n` rows of every batch.
 
         Args:
-          batch_size: rows over all processes.
-          process_index: this process.
-          process_count: all processes.
+          batch_size: rows of a batch over all processes.
+          process_index: the index of this process.
+          process_count: the number of processes.
 
         Raises:
           QtxError: when `batch_size` is not a positive multiple of `process_count`.

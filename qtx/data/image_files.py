@@ -1,4 +1,4 @@
-"""Image folders and archives in the layout `<split>/<class>/<file>`: what is in them, and its reading."""
+"""Image folders and archives in the layout `<split>/<class>/<file>`: how they are listed and read."""
 
 from __future__ import annotations
 
@@ -23,9 +23,9 @@ from qtx.data.notes import described, left_out
 from qtx.foundation.errors import QtxError
 
 MOST_PIXELS = 89_000_000
-"""Of an image: a file of a few bytes can say to have any number. Pillow warns from here on."""
+"""Most pixels of an image: a file of a few bytes can claim any number. Pillow warns from here on."""
 DENSEST = 8256
-"""Pixels that one byte of a file can be: PNG's of one bit each, compressed 1032 : 1."""
+"""Most pixels that one byte of a file can hold: those of a PNG of one bit each, compressed 1032 : 1."""
 SUFFIXES = {".jpg", ".jpeg", ".png", ".webp", ".bmp"}
 TRAINING_SPLIT = "train"
 HELD_OUT_SPLITS = ("val", "valid", "validation", "test")
@@ -35,11 +35,11 @@ LINK = "link in the archive"
 
 @dataclass
 class Survey:
-    """What `image_files` came by: the classes that have images, and what it left out.
+    """A `Survey` collects what `image_files` finds: the classes that have images, and what is left out.
 
     Attributes:
-      classes: split name to the names of its classes with an image.
-      folders: (split, class) of all folders of classes.
+      classes: split name to the names of the classes that have an image in the split.
+      folders: (split, class) of every folder of a class.
       kinds: how many files of each kind were left out.
     """
 
@@ -48,11 +48,11 @@ class Survey:
     kinds: Counter[str] = field(default_factory=Counter)
 
     def place(self, name: str, link: str | None = None) -> tuple[str, str, str] | None:
-        """Notes a file or a folder, and gives an image's split, class and file name, None for what is no image.
+        """Notes a file or a folder; returns split, class and file name of an image, None for anything else.
 
         Args:
-          name: its path below the folder or in the archive; a folder's ends with `/`.
-          link: what it is called if it is a link that cannot be followed.
+          name: its path below the folder or in the archive; that of a folder ends with `/`.
+          link: what a link that cannot be followed is counted as; None: it is no such link.
         """
         *above, last = PurePosixPath(name).parts or ("",)
         inside = [*above, last] if link or name.endswith("/") else above
@@ -70,8 +70,8 @@ class Survey:
         return None
 
     def told(self) -> str:
-        """What was left out, in words; empty if nothing was. A class that has images in another split is named with its
-        own."""
+        """Says in words what was left out; empty if nothing was. A class without images in a split is named with the
+        split if another split has images of the class."""
         known = set[str]().union(*self.classes.values())
         bare = {
             f"{split}/{name}" if name in known else name
@@ -83,16 +83,16 @@ class Survey:
 
 
 def check_splits(path: str, survey: Survey, known: bool = False) -> tuple[list[str], str]:
-    """The classes in alphabetical order and the name of the held-out split.
+    """Returns the classes in alphabetical order and the name of the held-out split.
 
     Args:
-      path: of the images, for errors.
-      survey: of all of them.
-      known: whether it is known which classes there are, so that one may be held out alone.
+      path: the images' folder or archive, for errors.
+      survey: the survey of all images.
+      known: whether the classes are given, so that a held-out class may have no training image.
 
     Raises:
-      QtxError: without a training or a held-out split, or when a held-out class has no training image and nobody knows
-        of it.
+      QtxError: without a training or a held-out split, or if a held-out class has no training image and the classes are
+        not `known`.
     """
     classes = survey.classes
     held_out = next((split for split in HELD_OUT_SPLITS if split in classes), None)
@@ -113,12 +113,12 @@ def check_splits(path: str, survey: Survey, known: bool = False) -> tuple[list[s
 
 
 def image_files(path: Path, survey: Survey) -> Iterator[tuple[str, str, str, Callable[[], bytes]]]:
-    """(split, class, file name, content's reader) of every image of a folder, sorted, or of an archive, in its order.
+    """Yields (split, class, file name, reader) of every image: sorted in a folder, in its own order in an archive.
 
-    The content can be read until the next image is asked for; what is left out is noted in `survey`.
+    The reader gives the content until the next image is asked for; what is left out is noted in `survey`.
 
     Raises:
-      QtxError: when `path` is neither, or the archive is broken.
+      QtxError: if `path` is no folder or archive, or the archive is broken.
     """
     if path.is_dir():
         for name, file in entries(path, named=2):
@@ -131,7 +131,7 @@ def image_files(path: Path, survey: Survey) -> Iterator[tuple[str, str, str, Cal
         with _telling(path), zipfile.ZipFile(path) as archive:
             size = path.stat().st_size
             for info in archive.infolist():
-                if info.compress_size > size:  # as much would be taken to read it
+                if info.compress_size > size:  # reading it would take as much memory
                     raise QtxError(f"cannot read {path} as an archive: {info.filename} says to be larger than it")
                 link = LINK if stat.S_ISLNK(info.external_attr >> 16) else None
                 if not hidden(info.filename) and (place := survey.place(info.filename, link)):
@@ -153,29 +153,29 @@ def _read(path: Path, read: Callable[[], bytes]) -> bytes:
 
 @contextlib.contextmanager
 def _telling(path: Path) -> Iterator[None]:
-    """Tells in one line what the libraries raise for a damaged archive, of whatever kind."""
+    """Turns whatever the libraries raise for a damaged archive into a QtxError of one line."""
     try:
         yield
     except QtxError:
         raise
-    except Exception as error:  # what these libraries raise for a damaged file is what their parts raise
+    except Exception as error:  # for a damaged file these libraries raise whatever their parts raise
         raise QtxError(f"cannot read {path} as an archive: {error or type(error).__name__}") from error
 
 
 def read_pixels(content: bytes, what: str, channels: int) -> np.ndarray:
-    """The pixels of an image file, uint8 `[H, W, C]`; see `open_image` and `eight_bits`."""
+    """Returns the pixels of an image file, uint8 `[H, W, C]`; see `open_image` and `eight_bits`."""
     return eight_bits(open_image(content, what), what, channels)
 
 
 def open_image(content: bytes, what: str) -> Image.Image:
-    """A JPEG, PNG, WebP (of several images the first) or BMP, decoded.
+    """Decodes a JPEG, PNG, WebP (the first image of several) or BMP.
 
     Args:
-      content: the file.
-      what: to call it in messages.
+      content: the bytes of the file.
+      what: the image's name in messages.
 
     Raises:
-      QtxError: if it is damaged, of another kind, or of more than `MOST_PIXELS`.
+      QtxError: if the file is damaged, of another kind, or claims more than `MOST_PIXELS` or than its bytes can hold.
     """
     image = begin_image(content, what)
     with _telling_of_image(content, what):
@@ -184,7 +184,7 @@ def open_image(content: bytes, what: str) -> Image.Image:
 
 
 def begin_image(content: bytes, what: str) -> Image.Image:
-    """As `open_image`, but only the head is read; the pixels are decoded when they are asked for."""
+    """Opens an image as `open_image` does, but reads only the head; the pixels are decoded when they are asked for."""
     with _telling_of_image(content, what):
         image = Image.open(io.BytesIO(content), formats=DECODED)
     most = min(MOST_PIXELS, DENSEST * len(content))
@@ -195,7 +195,7 @@ def begin_image(content: bytes, what: str) -> Image.Image:
 
 @contextlib.contextmanager
 def _telling_of_image(content: bytes, what: str) -> Iterator[None]:
-    """Tells in one line what Pillow's decoders raise for a file that they cannot read: what their parts raise."""
+    """Turns whatever Pillow's decoders, or their parts, raise for a broken file into a QtxError of one line."""
     try:
         yield
     except UnidentifiedImageError as error:

@@ -1,4 +1,4 @@
-"""What kind of file holds an image, told by its first bytes, and the 8 bits of images of every mode."""
+"""Image files: their kinds, told by the first bytes, and images of every mode as 8 bits."""
 
 from __future__ import annotations
 
@@ -8,7 +8,7 @@ from PIL import Image
 from qtx.foundation.errors import QtxError
 
 DECODED = ("JPEG", "PNG", "WEBP", "BMP")
-"""Pillow's names of the formats that are decoded: of others some run programs, and some hold no single image."""
+"""Pillow's names of the formats that are decoded: some of the others run programs, and some hold no single image."""
 EXPECTED = "expected JPEG, PNG, WebP or BMP"
 SIGNATURES = {
     b"\xff\xd8\xff": "a JPEG",
@@ -31,11 +31,11 @@ SIGNATURES = {
 PAGES = {"<!doctype html": "an HTML page", "<html": "an HTML page", "<svg": "an SVG", "<?xml": "XML"}
 TRANSPARENT = ("LA", "PA", "RGBA", "RGBa", "La")
 PLAIN = ("1", "L", "P", "RGB", "RGBX", "CMYK", "YCbCr")
-"""Pillow's modes whose values 8 bits hold, without transparency."""
+"""Pillow's modes without transparency whose values fit into 8 bits."""
 
 
 def file_kind(content: bytes) -> str | None:
-    """What a file is by its first bytes, e.g. `"a GIF"`; None if that is not known."""
+    """Says what a file is by its first bytes, e.g. `"a GIF"`; None if the kind is not known."""
     if not content:
         return "empty"
     if content[:4] == b"RIFF" and content[8:12] == b"WEBP":
@@ -50,17 +50,17 @@ def file_kind(content: bytes) -> str | None:
 
 
 def eight_bits(image: Image.Image, what: str, channels: int) -> np.ndarray:
-    """The pixels of a decoded image, uint8 `[H, W, C]`: grey (ITU-R 601 luma) for one channel, RGB for three.
+    """Returns the pixels of a decoded image, uint8 `[H, W, C]`: grey (ITU-R 601 luma) for one channel, RGB for three.
 
-    Grey of 16 bits is v / 257, rounded. Transparency is left out, as torchvision and transformers do.
+    A grey value v of 16 bits becomes v / 257, rounded. Transparency is left out, as torchvision and transformers do.
 
     Args:
-      image: of any of Pillow's modes.
-      what: to call it in messages.
+      image: the image, in any of Pillow's modes.
+      what: the image's name in messages.
       channels: C, 1 or 3.
 
     Raises:
-      QtxError: for a mode whose values 8 bits do not hold, and a picture that is in the transparency alone.
+      QtxError: for a mode whose values do not fit into 8 bits, or a picture that is in the transparency alone.
     """
     if image.mode == "I" or image.mode.startswith("I;16"):
         values = np.asarray(image)

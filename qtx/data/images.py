@@ -1,4 +1,4 @@
-"""What every image source shares: its options, the augmentation, and pixels to `Data`."""
+"""The common part of image sources: their options, the augmentation, and the making of `Data` from pixels."""
 
 from __future__ import annotations
 
@@ -40,33 +40,33 @@ class LabelledImages:
 
 @dataclass(frozen=True)
 class ImageOptions:
-    """Options of every image source: what a model reads of an image, and the augmentation, in the order of its use,
-    which applies to training alone.
+    """Options of every image source: how an image becomes a model's input, and the augmentation, which applies to
+    training alone, in the order in which it is applied.
 
     Attributes:
-      image_size: S, height and width in pixels that images are brought to; None: they have one size already.
+      image_size: S, height and width in pixels that images are brought to; None: all have one size already.
       channels: 1 for grey, 3 for colour; None: as the source has them.
-      crop_ratio: S by the side that an image is resized to, before the middle is cut out; None is 1.
-      crop_mode: of `CROP_MODES`; None: as `"center"`, but an image of S x S stays as it is.
+      crop_ratio: S divided by the side that an image is resized to before the middle is cut out; None is 1.
+      crop_mode: a name in `CROP_MODES`; None: `"center"`, but an image of S x S stays as it is.
       interpolation: nearest, bilinear, bicubic, lanczos, box or hamming.
-      mean: per channel, of values from 0 to 1; None: the source's.
-      std: likewise.
-      random_resized_crop: a rectangle of 8 to 100 % of the image, resized, bilinear or bicubic by lot.
+      mean: mean per channel, of values from 0 to 1; None: the source's.
+      std: standard deviation per channel, of values from 0 to 1; None: the source's.
+      random_resized_crop: crop a rectangle of 8 to 100 % of the image and resize it, bilinear or bicubic at random.
       random_crop: pixels of zero padding on every side, from which a crop of the original size is drawn; 0 for none.
-      flip: mirror every other image, left to right.
+      flip: mirror an image, left to right, with probability 0.5.
       randaugment_layers: RandAugment operations drawn per image, each then applied with probability 0.5; 0 for none.
-      randaugment_magnitude: their mean magnitude, 0 to 10.
+      randaugment_magnitude: mean magnitude of these operations, 0 to 10.
       randaugment_std: the magnitudes' standard deviation.
       color_jitter: largest relative change of brightness, contrast and saturation; 0 for none.
       mixup: alpha of Mixup's Beta distribution; 0 for none.
-      cutmix: alpha of CutMix's; with both, a pair of images gets either with probability 0.5.
+      cutmix: alpha of CutMix's Beta distribution; 0 for none. With Mixup too, a pair gets either with probability 0.5.
 
     Raises:
       QtxError: for an option out of its range, or both kinds of crop.
     """
 
     brightest: ClassVar[int] = 255
-    """The pixel value that is 1."""
+    """The pixel value that becomes 1."""
 
     image_size: int | None = None
     channels: int | None = None
@@ -119,21 +119,21 @@ class ImageOptions:
 
     @property
     def mix(self) -> Mixing | None:
-        """What pairs of training examples go through, or None: `Data.mix`."""
+        """Returns what mixes pairs of training examples (`Data.mix`), or None."""
         mixing = Mixing(self.mixup, self.cutmix)
         return mixing if self.mixup or self.cutmix else None
 
     def to_size(self, size: int) -> Callable[[np.ndarray], np.ndarray]:
-        """What brings an image to `size`, as the options say; see `cut_to_size`."""
+        """Returns the function that brings an image to `size` as the options say; see `cut_to_size`."""
         ratio = 1.0 if self.crop_ratio is None else self.crop_ratio
         mode, interpolation = self.crop_mode, self.interpolation
         return lambda image: cut_to_size(image, size, ratio, mode, interpolation)
 
     def normalization(self, channels: int, default: Statistics) -> Statistics:
-        """Mean and standard deviation, float32 `[C]` each, of values from 0 to 1: the options', else the default.
+        """Returns mean and standard deviation, float32 `[C]`, of values from 0 to 1: the options', else the default.
 
         Raises:
-          QtxError: for another number of them than of channels.
+          QtxError: if mean or standard deviation has not one number per channel.
         """
         given = []
         for name, usual in zip(("mean", "std"), default, strict=True):
@@ -146,7 +146,7 @@ class ImageOptions:
         return given[0], given[1]
 
     def _pixels(self, sizes: tuple[int, int], normalization: Statistics) -> dict[str, Any]:
-        """Of `Data`: no option is left open."""
+        """Returns `Data.pixels`, with no option left open."""
         mean, std = (tuple((self.brightest / 255 * values.astype(float)).tolist()) for values in normalization)
         return {
             "image_size": sizes[0],
@@ -159,7 +159,7 @@ class ImageOptions:
         }
 
     def make_augment(self, size: int, mean: np.ndarray) -> Augment | None:
-        """What training images go through, or None for nothing.
+        """Returns the augmentation of training images, or None if the options ask for none.
 
         Args:
           size: S, height and width of the result. With `random_resized_crop` images may have any size, otherwise they
@@ -167,7 +167,7 @@ class ImageOptions:
           mean: `[C]`, in pixel values, the colour that RandAugment's warps fill with.
 
         Returns:
-          image uint8 `[H, W, C]`, generator -> image uint8 `[S, S, C]`.
+          a function: (image uint8 `[H, W, C]`, generator) -> image uint8 `[S, S, C]`.
         """
         fill = tuple(int(value) for value in np.round(mean))
         steps: list[Augment] = []
@@ -201,21 +201,21 @@ class ImageOptions:
         cut: bool = True,
         **more: Any,
     ) -> Data:
-        """The data of images in records, each (image uint8 `[H, W, C]`, label); without labels for an objective that
+        """Makes `Data` of records, each (image uint8 `[H, W, C]`, label); leaves the labels out for an objective that
         needs none.
 
         Args:
           description: one line for people.
           classes: the names of the labels.
-          training, held_out: the records; images of one channel become those of three.
+          training, held_out: the records; an image of one channel is repeated to three if C is 3.
           sizes: S and C of an example, `[S, S, C]`.
-          normalization: of `normalization`.
+          normalization: mean and standard deviation, as `normalization` returns them.
           objective: a name in `OBJECTIVES`.
           cut: whether the images have yet to be brought to S; otherwise they have that size.
-          more: of `Data`.
+          more: further fields of `Data`.
 
         Raises:
-          QtxError: if labels are to be mixed where there are none.
+          QtxError: if the options mix labels and the objective has none.
         """
         (size, channels), (mean, std) = sizes, normalization
         taught = OBJECTIVES[objective].taught
@@ -269,12 +269,12 @@ class ImageOptions:
         objective: str,
         cut: bool = True,
     ) -> Data:
-        """The data of images in memory, normalized by the training images' mean and standard deviation per channel
-        unless the options say by what; arguments as of `make_data`.
+        """Makes `Data` of images in memory, normalized by the training images' mean and standard deviation per channel
+        unless the options give others; the arguments are those of `make_data`.
 
         Raises:
-          QtxError: for images that are not square or differ in size between the splits and are not brought to one, or a
-            label out of range.
+          QtxError: without `image_size`, if images are not square or differ in size between the splits; for a label out
+            of range; without `std`, for a channel that has one value throughout.
         """
         _, height, width, found = training.images.shape
         if self.image_size is None and (height != width or held_out.images.shape[1:] != (height, width, found)):
@@ -313,9 +313,9 @@ class ImageOptions:
 
 
 def channel_statistics(images: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
-    """Mean and standard deviation per channel, float32 [C] each, of uint8 images [N, H, W, C].
+    """Computes mean and standard deviation per channel, float32 [C] each, of uint8 images [N, H, W, C].
 
-    Exact and in little memory: from each channel's histogram of its 256 values.
+    The result is exact and takes little memory: it comes from each channel's histogram of its 256 values.
     """
     values = np.arange(256)
     counts = np.stack([np.bincount(images[..., c].ravel(), minlength=256) for c in range(images.shape[-1])])

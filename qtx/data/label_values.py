@@ -1,5 +1,5 @@
-"""What the label of a text may be: a class, numbers, or names that a text may have several of; as text, for a label is
-kept, compared and hashed as one."""
+"""Labels of texts: a class, numbers, or names of which a text may have several. Every label is turned into text, which
+is what is kept, compared and hashed."""
 
 from __future__ import annotations
 
@@ -11,31 +11,31 @@ from typing import Any
 from qtx.foundation.errors import QtxError
 
 CLASS, NUMBERS, NAMES = "class", "numbers", "names"
-"""Kinds of labels: of `NUMBERS` and `NAMES` the text is a JSON list, of names also of a 0 or 1 for each name."""
+"""Kinds of labels. A label of `NUMBERS` or `NAMES` is a JSON list, for `NAMES` of names, or of a 0 or 1 for each."""
 SEPARATOR = ","
-"""Between labels in a cell of a table, and between the names of columns that hold a label each."""
+"""Separates labels in a cell of a table, and names of columns that hold a label each."""
 
 
 LARGEST = 3.4e38
-"""Of float32."""
+"""Bound on numbers: about the largest float32."""
 
 
 def label_columns(label_column: str, kind: str | None) -> tuple[str, ...]:
-    """The columns that labels of a kind are in: of a class one, whatever its name."""
+    """Returns the columns that labels of a kind are in; a class is in one column, whatever the column's name."""
     return (label_column,) if kind == CLASS else tuple(name.strip() for name in label_column.split(SEPARATOR))
 
 
 def label_text(values: Sequence[Any], columns: Sequence[str], kind: str | None, where: str) -> str:
-    """The label of a text.
+    """Turns a label into text.
 
     Args:
-      values: what the columns hold: text, or of JSON anything.
-      columns: their names.
-      kind: of the label; None: nobody will ask what it means.
+      values: what the columns hold: text, or any value of JSON.
+      columns: the columns' names.
+      kind: the label's kind; None: the label is not used, and not checked.
       where: file and line, for messages.
 
     Raises:
-      QtxError: if it is none of the kind.
+      QtxError: if the label is not of the kind.
     """
     if kind is None:
         return "\t".join(x if isinstance(x, str) else json.dumps(x, ensure_ascii=False) for x in values)

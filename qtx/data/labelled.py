@@ -1,4 +1,4 @@
-"""What every source of labelled text shares: its options, and texts with labels to `Data`."""
+"""The common part of sources of labelled text: their options, and the making of `Data` from texts with labels."""
 
 from __future__ import annotations
 
@@ -23,12 +23,12 @@ from qtx.foundation.batch import Batch
 from qtx.foundation.errors import QtxError
 
 ENCODED_AT_ONCE = 4096
-"""Texts: what the tokenizer says of each takes many times the memory of its ids."""
+"""Number of texts: the tokenizer's output for each takes many times the memory of its ids."""
 
 
 @dataclass(frozen=True)
 class LabelledTextOptions(TokenizedOptions):
-    """Options of every source of labelled text; the objective `distill` takes its texts alone."""
+    """Options of every source of labelled text; the objective `distill` takes only the texts."""
 
     @staticmethod
     def serves(objective):
@@ -48,13 +48,13 @@ class LabelledTextOptions(TokenizedOptions):
 
         Args:
           name: the source's name, for the description.
-          training: a tokenizer is trained on these alone.
-          held_out: the texts for evaluation, which are put in an order that says nothing of their labels, so that any
-            number of them is a fair sample.
+          training: the training texts; a tokenizer is trained on these alone.
+          held_out: the texts for evaluation, which are put in the order of their hashes, so that any number of the
+            first ones is a fair sample, whatever their labels.
           objective: the name of a `TextObjective`.
           classes: the labels in the order of their numbers, or the names of a text's numbers; None: those of the
-            training texts, `in_order`.
-          mended: what reading them mended, to be told; see `qtx.data.notes`.
+            training texts (`in_order`).
+          mended: counts of what was mended when the texts were read, for the description; see `qtx.data.notes`.
 
         Raises:
           QtxError: for fewer than two classes, or a label that is none of them.
@@ -108,8 +108,8 @@ class LabelledTextOptions(TokenizedOptions):
     def _blocks(
         self, rows: Sequence[LabelledText], block_length: int, tokenizer: TextTokenizer, what: str
     ) -> np.ndarray:
-        """A block int32 `[block_length]` of each text: its ids within the template, then `PADDING`; what is beyond
-        `sequence_length` is left to the label."""
+        """Returns int32 `[N, block_length]`, a block for each text: its ids within the template, then `PADDING`; the
+        caller puts the label behind `sequence_length`."""
         blocks = np.full((len(rows), block_length), PADDING, np.int32)
         for first in range(0, len(rows), ENCODED_AT_ONCE):
             texts = [row.text for row in rows[first : first + ENCODED_AT_ONCE]]
@@ -122,7 +122,7 @@ class LabelledTextOptions(TokenizedOptions):
 def split_labelled(
     rows: Sequence[LabelledText], fraction: float, remedy: str
 ) -> tuple[list[LabelledText], list[LabelledText]]:
-    """Training and held-out texts, split by `held_out_names` of the texts: copies stay on one side.
+    """Splits texts into training and held-out ones by `held_out_names` of the texts: copies stay on one side.
 
     Raises:
       QtxError: with `remedy` when there is only one text, which cannot be split.

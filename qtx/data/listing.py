@@ -1,4 +1,4 @@
-"""What is in a folder: the one way to list it, for texts and images; and which files a path or a glob names."""
+"""The one way to list a folder, for texts and images, and to find the files that a path or a glob names."""
 
 from __future__ import annotations
 
@@ -14,37 +14,37 @@ from qtx.foundation.paths import at_home
 
 BROKEN_LINK = "broken link"
 ALL = sys.maxsize
-"""Folders above a file: as many as there are."""
+"""All folders above a file, as a value of `named`."""
 MACOS = "__MACOSX"
-"""The folder in which macOS keeps, in archives, what other systems have no place for."""
+"""The folder of an archive in which macOS keeps what other systems have no place for."""
 
 
 def hidden(name: str) -> bool:
-    """Whether systems and tools keep a file to themselves: a part of its name, below a folder or in an archive, begins
-    with a dot or is `__MACOSX`."""
+    """Says whether a file belongs to a system or a tool alone: a part of its name, below a folder or in an archive,
+    begins with a dot (and is not `..`) or is `__MACOSX`."""
     return any((part.startswith(".") and part != "..") or part == MACOS for part in PurePosixPath(name).parts)
 
 
 def kind_of(name: str) -> str:
-    """What a file is counted as when it is left out: its suffix in lower case, or its name where it has none."""
+    """Returns the kind that a left-out file is counted as: its suffix in lower case, or, without one, its name."""
     path = PurePosixPath(name)
     return path.suffix.lower() or path.name
 
 
 def printable(name: str) -> str:
-    """A file's name as text: bytes that are no UTF-8 as `\\xe9`."""
+    """Returns a file's name as text, with bytes that are not UTF-8 written as `\\xe9`."""
     return name.encode("utf-8", "surrogateescape").decode("utf-8", "backslashreplace")
 
 
 def entries(folder: Path, named: int = 0, depth: int | None = None) -> Iterator[tuple[str, Path]]:
-    """The files below a folder, but for hidden ones, sorted by the parts of their names; links that lead nowhere; and
-    empty folders, with a name that ends with `/`.
+    """Lists the files below a folder but for hidden ones, sorted by the parts of their names; also links that lead
+    nowhere, and empty folders, whose names end with `/`.
 
-    Links are followed. A folder or file is listed once, by its first name, and a circle of links is not gone round.
+    Links are followed, but not round a circle. A folder or file is listed once, by its first name.
 
     Args:
       folder: where to begin.
-      named: how many folders above a file tell what it is: under other names of these it is listed again.
+      named: how many folders above a file tell what the file is; it is listed again where these have other names.
       depth: how many parts a name has at most; None: any number.
 
     Yields:
@@ -84,9 +84,9 @@ def entries(folder: Path, named: int = 0, depth: int | None = None) -> Iterator[
 
 
 def expand(patterns: Iterable[str]) -> list[str]:
-    """The files that paths and globs (`**` too) name, sorted, each once.
+    """Lists the files that paths and globs (`**` too) name, sorted, each once.
 
-    What is there is taken as it is, with brackets and asterisks in its name; a glob leaves hidden files out.
+    A path that exists is taken literally, with brackets and asterisks in its name; a glob leaves hidden files out.
 
     Raises:
       QtxError: for a path or glob that names no file, or a link that leads nowhere.

@@ -18,7 +18,7 @@ MASK_SHARE, RANDOM_SHARE = 0.8, 0.1
 
 
 def num_predictions(mask_probability: float, sequence_length: int) -> int:
-    """Predictions per block, P = ceil(mask_probability * T), e.g. 20 for 0.15 and T = 128 as in BERT."""
+    """Returns the predictions per block, P = ceil(mask_probability * T), e.g. 20 for 0.15 and T = 128 as in BERT."""
     if not 0.0 < mask_probability < 1.0:
         raise QtxError(f"mask_probability is {mask_probability}: expected a number between 0 and 1, e.g. 0.15")
     # Rounded first, so that a product such as 0.07 * 100 = 7.000000000000001 is 7, not 8.
@@ -27,7 +27,7 @@ def num_predictions(mask_probability: float, sequence_length: int) -> int:
 
 @dataclass(frozen=True)
 class Masking:
-    """What `mask_tokens` needs to know about a vocabulary.
+    """`Masking` says what `mask_tokens` needs to know about a vocabulary.
 
     Attributes:
       predictions: P, the predicted positions per block.
@@ -41,7 +41,7 @@ class Masking:
 
     @cached_property
     def ordinary_ids(self) -> np.ndarray:
-        """The ids that are not special, int32."""
+        """Returns the ids that are not special, int32."""
         return np.flatnonzero(~self.is_special).astype(np.int32)
 
 
@@ -51,7 +51,7 @@ def mask_tokens(tokens: np.ndarray, masking: Masking, rng: np.random.Generator) 
     Args:
       tokens: int32 [T], one block.
       masking: the vocabulary's facts and P.
-      rng: consumed in a fixed order.
+      rng: the generator, drawn from in a fixed order.
 
     Returns:
       `tokens` int32 [T] corrupted; `positions` int32 [P], ascending; `labels` int32 [P], the original tokens there;

@@ -1,4 +1,4 @@
-"""What reading data left out, mended or found to be a copy: counted, and told in the data's description."""
+"""Notes for a data set's description: counts of what reading left out, mended or found to be a copy."""
 
 from __future__ import annotations
 
@@ -11,29 +11,29 @@ WORDS = {
     COPIES: "held-out texts that are in training too",
     HALVES: "halves of surrogate pairs that became U+FFFD",
 }
-"""What is counted, by its name in counts."""
+"""The words for each count, by the count's name."""
 SHOWN = 6
-"""Kinds of files that are told."""
+"""Number of kinds of files that are told."""
 
 
 def noted(counts: Mapping[str, int]) -> str:
-    """Counts of `WORDS` in words; empty if all are zero."""
+    """Puts the counts of `WORDS` into words; empty if all are zero."""
     return "; ".join(f"{words}: {counts[name]:,}" for name, words in WORDS.items() if counts.get(name))
 
 
 def left_out(kinds: Mapping[str, int]) -> str:
-    """Left-out files of some kinds in words, "3 files left out: 2 .webp, 1 .csv"; empty for none."""
+    """Says how many files of which kinds were left out, "3 files left out: 2 .webp, 1 .csv"; empty for none."""
     total, ordered = sum(kinds.values()), sorted(kinds.items(), key=lambda item: (-item[1], item[0]))
     told = ", ".join(f"{count:,} {kind}" for kind, count in ordered[:SHOWN]) + ", ..." * (len(kinds) > SHOWN)
     return f"{total:,} file{'s' * (total > 1)} left out: {told}" if total else ""
 
 
 def described(*parts: str) -> str:
-    """A description of several parts, those that are empty left out."""
+    """Joins the parts of a description, but for empty ones."""
     return "; ".join(filter(None, parts))
 
 
 def copies(training: Iterable[str], held_out: Iterable[str]) -> Counter[str]:
-    """How many held-out texts are among the training texts."""
+    """Counts the held-out texts that are among the training texts."""
     known = set(training)
     return Counter({COPIES: sum(text in known for text in held_out)})

@@ -1,4 +1,4 @@
-"""Documents of token ids into blocks of one length."""
+"""Packing: documents of token ids become blocks of one length."""
 
 from __future__ import annotations
 
@@ -15,7 +15,7 @@ def pack(documents: Iterable[np.ndarray], start: int, end: int, block_length: in
     Every token of the stream is in exactly one block, but for a last piece shorter than a block, which is left out.
 
     Args:
-      documents: int32 [n_i] token ids without special tokens; empty ones are skipped.
+      documents: token ids of each document, int32 [n_i], without special tokens; empty documents are skipped.
       start: id of the token before every block, e.g. [CLS]: a position without information where heads can rest.
       end: id of the token after every document, e.g. [SEP].
       block_length: tokens per block, `start` included.
@@ -35,14 +35,14 @@ def pack(documents: Iterable[np.ndarray], start: int, end: int, block_length: in
 
 
 def join(documents: Iterable[np.ndarray], end: int) -> np.ndarray:
-    """One stream int32 [n] of documents, each followed by `end`; empty ones are skipped."""
+    """Joins documents to one stream int32 [n], each followed by `end`; empty documents are skipped."""
     boundary = np.array([end], np.int32)
     parts = [part for document in documents if len(document) for part in (document, boundary)]
     return np.concatenate(parts) if parts else np.zeros(0, np.int32)
 
 
 def cut_blocks(stream: np.ndarray, start: int, block_length: int) -> tuple[np.ndarray, np.ndarray]:
-    """As many blocks int32 [N, block_length] as a stream fills, each begun by `start`, and the rest of the stream."""
+    """Cuts as many blocks int32 [N, block_length] as a stream fills, each begun by `start`; returns the rest, too."""
     content = block_length - 1
     count = len(stream) // content
     blocks = np.full((count, block_length), start, np.int32)
@@ -51,7 +51,7 @@ def cut_blocks(stream: np.ndarray, start: int, block_length: int) -> tuple[np.nd
 
 
 def too_short(what: str, tokens: int, block_length: int) -> str:
-    """What to tell of a text that does not fill a block."""
+    """Words the error for a text that does not fill a block."""
     return (
         f"the {what} text has {tokens} tokens, fewer than one block of {block_length - 1}: give more text or lower "
         "data.sequence_length"
@@ -59,7 +59,7 @@ def too_short(what: str, tokens: int, block_length: int) -> str:
 
 
 def document_segments(block: np.ndarray, end: int, ends_document: bool) -> np.ndarray:
-    """Which document of a block each token belongs to, from 0, int32 [T].
+    """Returns the number of the document in a block that each token belongs to, from 0, int32 [T].
 
     Args:
       block: int32 [T]; the start token at position 0 belongs to the first document.

@@ -21,40 +21,40 @@ from qtx.foundation.errors import QtxError
 TEXT_SUFFIXES = (".txt", ".md", ".jsonl")
 TABLE = ".tsv"
 CHUNK = 1 << 20
-"""Bytes read at once."""
+"""Number of bytes read at once."""
 ZSTD_CHUNK = 1 << 12
-"""Bytes of a .zst: each can become 32,768."""
+"""Number of bytes of a .zst read at once: each can become 32,768."""
 LONGEST = 4_000_000
-"""Characters of a document: a corpus that is one file of sentences is not to be one document in memory."""
+"""Most characters of a document: a corpus in a single file must not become one document in memory."""
 NOWHERE = r"(?!)"
 """The regular expression that matches nothing."""
 LOOKAHEAD = 4096
-"""Characters that a match of a document separator, with what it looks ahead to, has to fit in."""
+"""Most characters of a match of a document separator, with what the separator looks ahead to."""
 OTHER_ENCODINGS = {
     codecs.BOM_UTF32_LE: "UTF-32",
     codecs.BOM_UTF32_BE: "UTF-32",
     codecs.BOM_UTF16_LE: "UTF-16",
     codecs.BOM_UTF16_BE: "UTF-16",
 }
-"""By the byte-order marks that texts in them begin with, the longer ones first."""
+"""Encodings by the byte-order mark that a text in them begins with, the longer marks first."""
 BYTE_ORDER_MARK = "\ufeff"
 HALF = re.compile("[\ud800-\udfff]")
-"""Of a pair of surrogates: what JSON may have and text may not, e.g. of an emoji that a limit of characters cut."""
+"""Half of a surrogate pair, which JSON may have and text may not, e.g. of an emoji that a limit of characters cut."""
 
 
 def text_kind(path: str | Path) -> str:
-    """The suffix that says what a file holds, in lower case, e.g. `.jsonl` of `A.JSONL.zst`."""
+    """Returns the suffix that says what a file holds, in lower case, e.g. `.jsonl` for `A.JSONL.zst`."""
     path = Path(path)
     return (Path(path.stem).suffix if path.suffix.lower() in DECOMPRESS else path.suffix).lower()
 
 
 def read_text(path: str | Path) -> str:
-    """The whole text of a file; see `text_chunks`."""
+    """Returns the whole text of a file; see `text_chunks`."""
     return "".join(text_chunks(path))
 
 
 def text_chunks(path: str | Path) -> Iterator[str]:
-    """A UTF-8 file's text piece by piece, decompressed by its suffix `.gz`, `.xz` or `.zst`, without a byte-order mark.
+    """Yields a UTF-8 file's text in pieces, decompressed by the suffix `.gz`, `.xz` or `.zst`, without byte-order mark.
 
     Raises:
       QtxError: for a file that cannot be read or decompressed, or is not UTF-8 (naming the encoding or the byte).
@@ -126,14 +126,14 @@ DECOMPRESS: dict[str, Callable[[BinaryIO], Iterator[bytes]]] = {
     ".xz": lambda file: _plain(lzma.LZMAFile(file)),  # type: ignore[arg-type]
     ".zst": _zstd,
 }
-"""What unpacks a file with such a suffix."""
+"""Decompressors by the file's suffix."""
 
 
 def documents(path: str | Path, separator: str | None, mended: Counter[str] | None = None) -> Iterator[str]:
-    """The documents of a text file, those of white space alone left out.
+    """Yields the documents of a text file, but for those of white space alone.
 
-    A `.jsonl` file is read line by line, each an object whose `text` is a document; of another file, every match of
-    `separator` begins a document (see `cut`), and without one the file is a document. See `whole` for `mended`.
+    Each line of a `.jsonl` file is an object whose `text` is a document. In another file every match of `separator`
+    begins a document; without `separator` the file is one document (but see `cut`). `mended` is explained in `whole`.
 
     Raises:
       QtxError: for a file that cannot be read, is a table, or has a line that is no such object.
@@ -153,9 +153,9 @@ def check_separator(separator: str | None) -> None:
 
 
 def cut(chunks: Iterable[str], separator: str | None) -> Iterator[str]:
-    """Cuts a text before every match of a regular expression (multi-line mode); newlines at the pieces' ends go.
+    """Cuts a text before every match of a regular expression (multi-line mode), and strips newlines off these pieces.
 
-    A piece that would be longer than `LONGEST` is cut at the end of a line.
+    A piece that would be longer than `LONGEST` is cut at the end of a line, or within a line as long as that.
     """
     pattern = re.compile(NOWHERE if separator is None else separator, re.MULTILINE)
     tidy: Callable[[str], str] = str if separator is None else lambda piece: piece.strip("\n")
@@ -173,7 +173,7 @@ def cut(chunks: Iterable[str], separator: str | None) -> Iterator[str]:
 
     for chunk in chunks:
         text += chunk
-        # A match in the last characters may look otherwise when the text goes on: left for the next round.
+        # A match in the last characters may change when the text goes on, so it is left for the next round.
         yield from pieces(len(text) - LOOKAHEAD)
         while len(text) > LONGEST + LOOKAHEAD:
             end = text.rfind("\n", 0, LONGEST) + 1 or LONGEST
@@ -184,7 +184,7 @@ def cut(chunks: Iterable[str], separator: str | None) -> Iterator[str]:
 
 
 def whole(text: str, mended: Counter[str] | None = None) -> str:
-    """A string of JSON as text: each half of a surrogate pair becomes U+FFFD, and is counted in `mended`."""
+    """Turns a string of JSON into text: each half of a surrogate pair becomes U+FFFD, and is counted in `mended`."""
     text, count = HALF.subn("\ufffd", text)
     if mended is not None and count:
         mended[HALVES] += count
@@ -192,10 +192,10 @@ def whole(text: str, mended: Counter[str] | None = None) -> str:
 
 
 def decoded(content: bytes, what: str, mended: Counter[str] | None = None) -> str:
-    """A dataset's bytes as text; see `whole`.
+    """Decodes a dataset's bytes to text; see `whole`.
 
     Raises:
-      QtxError: with `what`, if they are not UTF-8.
+      QtxError: with `what`, if the bytes are not UTF-8.
     """
     try:
         return whole(content.decode("utf-8", "surrogatepass"), mended)
@@ -213,7 +213,7 @@ def _texts_of_objects(path: str | Path, mended: Counter[str] | None) -> Iterator
 
 
 def json_lines(path: str | Path) -> Iterator[tuple[int, Any]]:
-    """The number, from 1, and the value of each line of a `.jsonl` file, but for empty ones.
+    """Yields the number, from 1, and the value of each line of a `.jsonl` file, but for empty lines.
 
     Raises:
       QtxError: for a file that cannot be read, or a line that is not JSON.
@@ -231,7 +231,7 @@ def json_lines(path: str | Path) -> Iterator[tuple[int, Any]]:
 
 
 def lines(path: str | Path) -> Iterator[str]:
-    """The lines of a file as they end in a line feed, without it; see `text_chunks`."""
+    """Yields the lines of a file, cut at line feeds alone and without them; see `text_chunks`."""
     rest: list[str] = []
     for chunk in text_chunks(path):
         first, *others = chunk.split(

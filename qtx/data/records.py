@@ -18,7 +18,7 @@ if TYPE_CHECKING:
 
 
 class Records(Protocol):
-    """Random access to what a source holds; a numpy array is one."""
+    """`Records` give random access to what a source holds, as a numpy array does."""
 
     def __len__(self) -> int: ...
 
@@ -45,8 +45,8 @@ class Concatenated:
 
 @dataclass(frozen=True)
 class Shuffled:
-    """Shuffles records, always in the same way: those of a folder lie class by class, so that the first of them would
-    be no fair sample."""
+    """`Shuffled` puts records into a random order, always the same: a folder's records lie class by class, so that the
+    first of them would be no fair sample."""
 
     records: Records = field(repr=False)
 
@@ -85,12 +85,12 @@ def check_weights(weights: Sequence[float], parts: int) -> None:
 
 
 def endless(records: Records, seed: int) -> grain.MapDataset:
-    """Records without end, every part of them once per epoch in an order of its own; `seed` alone decides it."""
+    """Repeats records without end, every part of them once per epoch in a new order, which `seed` alone decides."""
     import grain
 
     if not isinstance(records, Mixture):
         return grain.MapDataset.source(records).seed(seed).shuffle().repeat()
-    # Each part has its own seed, lest two of one size be in one order.
+    # Each part has its own seed, so that two parts of the same size differ in their order.
     seeds = np.random.SeedSequence(seed).generate_state(len(records.parts))
     parts = [
         grain.MapDataset.source(part).seed(int(own)).shuffle().repeat()

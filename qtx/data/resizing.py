@@ -1,4 +1,4 @@
-"""How an image of any size becomes one of a model's size; the one way to do it, of every image source."""
+"""The one way in which every image source brings an image of any size to a model's size."""
 
 from __future__ import annotations
 
@@ -21,14 +21,14 @@ INTERPOLATIONS = {
 }
 SQUASH = "squash"
 CROP_MODES = dict.fromkeys(("center", "floor", SQUASH))
-"""How an image is resized to `size / crop_ratio` pixels, and the middle cut out. `center`: its shorter side, as
-torchvision and timm do; `floor`: the same, and of an odd number of pixels beside the middle fewer are on the left and
-on top, as transformers has it; `squash`: both sides, whatever their ratio."""
+"""Ways to resize an image to `size / crop_ratio` pixels before the middle is cut out. `center` resizes the shorter
+side, as torchvision and timm do; `floor` too, but rounds the left and upper margins down, as transformers does;
+`squash` resizes both sides, whatever their ratio."""
 
 
 def resized_to(width: int, height: int, size: int, crop_ratio: float, squash: bool = False) -> tuple[int, int]:
-    """Width and height before the middle is cut out: the shorter side is `size / crop_ratio`, both rounded down, as
-    timm (`transforms_imagenet_eval`), torchvision (`Resize`) and transformers do; with `squash` so are both sides."""
+    """Returns width and height before the middle is cut out: the shorter side is `size / crop_ratio`, with `squash`
+    both are, all rounded down as in timm (`transforms_imagenet_eval`), torchvision (`Resize`) and transformers."""
     shorter = math.floor(size / crop_ratio)
     longer = shorter if squash else int(shorter * max(width, height) / min(width, height))
     return (shorter, longer) if width <= height else (longer, shorter)
@@ -41,17 +41,17 @@ def cut_to_size(
     crop_mode: str | None = None,
     interpolation: str = "bicubic",
 ) -> np.ndarray:
-    """The middle of an image: uint8 `[H, W, C]` to `[size, size, C]`.
+    """Resizes an image and cuts out its middle: uint8 `[H, W, C]` to `[size, size, C]`.
 
     Args:
-      image: it.
-      size: S.
-      crop_ratio: S by the side that the image is resized to.
-      crop_mode: of `CROP_MODES`; None: as `center`, but an image of S x S stays as it is.
-      interpolation: of `INTERPOLATIONS`.
+      image: the image.
+      size: S, height and width of the result.
+      crop_ratio: S divided by the side that the image is resized to.
+      crop_mode: a name in `CROP_MODES`; None: `center`, but an image of S x S stays as it is.
+      interpolation: a name in `INTERPOLATIONS`.
 
     Raises:
-      QtxError: for one so long and narrow that it would have more than `MOST_PIXELS` when it is resized.
+      QtxError: for an image so long and narrow that it would have more than `MOST_PIXELS` when resized.
     """
     height, width, _ = image.shape
     if crop_mode is None and (height, width) == (size, size):

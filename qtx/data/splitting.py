@@ -1,4 +1,4 @@
-"""The held-out split: by a stable hash of a record's name, so that it depends on nothing but the names."""
+"""The held-out split, chosen by a stable hash of each record's name, so that it depends on nothing but the names."""
 
 from __future__ import annotations
 
@@ -13,7 +13,7 @@ Record = TypeVar("Record")
 
 
 def held_out_names(names: Sequence[str], fraction: float) -> set[str]:
-    """The names to hold out: a share `fraction` of the distinct ones, rounded up, those with the smallest SHA-256.
+    """Returns the names to hold out: a share `fraction` of the distinct ones, rounded up, by the smallest SHA-256.
 
     Args:
       names: in any order; equal names stay together.
@@ -29,17 +29,17 @@ def held_out_names(names: Sequence[str], fraction: float) -> set[str]:
 def split_by_name(
     records: Sequence[Record], names: Sequence[str], fraction: float, what: str, remedy: str
 ) -> tuple[list[Record], list[Record]]:
-    """Training and held-out records, split by `held_out_names` of their names.
+    """Splits records into training and held-out ones by `held_out_names` of their names.
 
     Args:
-      records: of any kind.
-      names: of each of them.
+      records: records of any kind.
+      names: the name of each record.
       fraction: see `held_out_names`.
-      what: one of them is, for the message, e.g. `"document"`.
-      remedy: what to do if there is only one, which cannot be split.
+      what: what to call a record in the message, e.g. `"document"`.
+      remedy: what to do if there is only one name, which cannot be split.
 
     Raises:
-      QtxError: if there is only one.
+      QtxError: if there is only one distinct name.
     """
     if len(set(names)) < 2:
         raise QtxError(f"the held-out split is empty: there is only one {what} to split; {remedy}")
@@ -49,7 +49,7 @@ def split_by_name(
 
 
 def held_out_count(count: int, fraction: float) -> int:
-    """How many of `count` records a share `fraction` of them is, rounded up; arguments and errors as above."""
+    """Returns a share `fraction` of `count` records, rounded up; arguments and errors are those of `held_out_names`."""
     if not 0.0 < fraction <= 0.5:
         raise QtxError(f"held_out_fraction is {fraction}: expected a number above 0 and at most 0.5, e.g. 0.1")
     return math.ceil(round(fraction * count, 9))

@@ -16,7 +16,7 @@ from qtx.foundation.errors import QtxError
 
 
 class LabelledText(NamedTuple):
-    """A text and its label: the name of its class, or what `qtx.data.label_values` makes of others."""
+    """A text and its label: the name of its class, or the text that `qtx.data.label_values` makes of other labels."""
 
     text: str
     label: str
@@ -39,20 +39,20 @@ def labelled_texts(
     numbering: Numbering | None = None,
     mended: Counter[str] | None = None,
 ) -> Iterator[LabelledText]:
-    """The texts of a file and their labels; classes are `plain`.
+    """Yields the texts of a file with their labels; names of classes are `plain`.
 
     Args:
-      path: a `.tsv`, a row a line, with a tab between columns and no quoting: a quotation mark is a character as any
-        other; or a `.jsonl`, an object a line. Plain or with `.gz`, `.xz` or `.zst`.
+      path: a `.tsv`, a row per line, with a tab between columns and no quoting: a quotation mark is a character as any
+        other; or a `.jsonl`, an object per line. Plain or with `.gz`, `.xz` or `.zst`.
       text_column, label_column: keys of the objects; of a table the names in its first line, or numbers from 0 if it
         has no such line. Labels that are no classes may be in several columns, with commas between their names.
-      kind: of the labels, of `qtx.data.label_values`; None: nobody will ask what they mean.
-      numbering: of the classes that every label is one of; None: of any.
+      kind: the labels' kind, of `qtx.data.label_values`; None: the labels are not used.
+      numbering: the classes that every label must belong to; None: any label is taken.
       mended: see `qtx.data.reading.whole`.
 
     Raises:
-      QtxError: for a file that cannot be read or is of another kind, a column that is not there, a line without a
-        label or with one of another kind, or a label that is of none of the classes.
+      QtxError: for a file that cannot be read or is of another kind, a column that is not there, a line without a label
+        or with one of another kind, or a label that is of none of the classes.
     """
     readers = {TABLE: _rows, ".jsonl": _objects}
     format = text_kind(path)
@@ -70,16 +70,16 @@ def labelled_texts(
 def dataset_texts(
     name: str, held_out: bool, text_column: str, label_column: str, data_dir: str, mended: Counter[str] | None = None
 ) -> Iterator[LabelledText]:
-    """The texts of a TFDS dataset's training split, or of its held-out one, and the names of their labels.
+    """Yields the texts of a TFDS dataset's training split, or of its held-out one, with the names of their labels.
 
     Args:
       name, data_dir: see `find_dataset`.
-      held_out: which split.
-      text_column, label_column: features.
+      held_out: whether to read the held-out split.
+      text_column, label_column: names of features.
       mended: see `qtx.data.reading.whole`.
 
     Raises:
-      QtxError: when the dataset, the split or a feature is not there, or a text has no label.
+      QtxError: if the dataset, the split or a feature is not there, or a text has no label.
     """
     import tensorflow_datasets as tfds
 
@@ -94,7 +94,7 @@ def dataset_texts(
     labels, records = dataset.features[label_column], dataset.records(split, dict)
     for i, example in ((i, records[i]) for i in range(len(records))):
         number = int(example[label_column])
-        if number < 0:  # what TFDS calls a label that is not known
+        if number < 0:  # TFDS's number for an unknown label
             raise QtxError(f"TFDS dataset {name}: a text of split {split} has no label: choose a split that has labels")
         text = decoded(example[text_column], f"{dataset.folder}, record {i}", mended)
         yield LabelledText(text, plain(labels.int2str(number)))
@@ -102,7 +102,7 @@ def dataset_texts(
 
 def _rows(path: str | Path, columns: Sequence[str]) -> Iterator[tuple[int, str, list[Any]]]:
     rows: Iterator[tuple[int, list[str]]]
-    ended = (line.removesuffix("\r") for line in lines(path))  # as the editors of some systems end them
+    ended = (line.removesuffix("\r") for line in lines(path))  # some editors end lines with a carriage return, too
     rows = ((number, line.split("\t")) for number, line in enumerate(ended, 1) if line)
     begin = next(rows, None)
     if begin is None:

@@ -1,4 +1,4 @@
-"""What stands around a text, or around two, when a model reads them: [CLS] text [SEP], or <s> text </s>."""
+"""Templates: the special tokens around a text, or around two, when a model reads them, as in [CLS] text [SEP]."""
 
 from __future__ import annotations
 
@@ -15,12 +15,12 @@ from qtx.foundation.errors import QtxError
 
 
 class Part(NamedTuple):
-    """One of a template's parts.
+    """A part of a template: a special token or a text.
 
     Attributes:
       token: the id of a special token; None: a text.
-      text: which one, 0 or 1; None: a special token.
-      type: its token type, of models that have token types.
+      text: which text, 0 or 1; None: a special token.
+      type: the token type, for models that have token types.
     """
 
     token: int | None
@@ -41,21 +41,21 @@ class Template:
 
     @classmethod
     def of(cls, processor: PostProcessor) -> Template:
-        """What a post-processor of the `tokenizers` library puts around texts.
+        """Makes the template of what a post-processor of the `tokenizers` library puts around texts.
 
         Raises:
-          QtxError: if it leaves the text out, or repeats it.
+          QtxError: if the post-processor leaves the text out, or repeats it.
         """
-        # Whatever its kind, it is asked: a post-processor has its own ids, so any tokenizer of one word serves.
+        # Applied, a post-processor of any kind shows its ids, which are its own: any tokenizer of one word serves.
         one_word = _one_word()
         one_word.post_processor = processor
         return cls(_parts(one_word.encode("x")), _parts(one_word.encode("x", "x")))
 
     def processor(self, name: Callable[[int], str | None]) -> PostProcessor:
-        """The post-processor of the `tokenizers` library that puts the same around texts.
+        """Returns the post-processor of the `tokenizers` library that puts the same tokens around texts.
 
         Args:
-          name: id to token.
+          name: maps an id to its token.
         """
 
         def piece(part: Part) -> dict[str, object]:
@@ -66,19 +66,19 @@ class Template:
         ids = {str(name(part.token)): part.token for part in (*self.single, *self.pair) if part.token is not None}
         special = {token: {"id": token, "ids": [i], "tokens": [token]} for token, i in ids.items()}
         said = {"single": [*map(piece, self.single)], "pair": [*map(piece, self.pair)], "special_tokens": special}
-        # From JSON: the constructor reads a text in which a colon means something, and a token's name may have one.
+        # Made from JSON: the constructor parses text in which a colon has a meaning, and a token's name may have one.
         whole = json.loads(_one_word().to_str()) | {"post_processor": {"type": "TemplateProcessing", **said}}
         return Tokenizer.from_str(json.dumps(whole)).post_processor
 
     @property
     def before(self) -> tuple[int, ...]:
-        """The ids before a single text."""
+        """Returns the ids before a single text."""
         at = self._text_at
         return tuple(part.token for part in self.single[:at] if part.token is not None)
 
     @property
     def after(self) -> tuple[int, ...]:
-        """The ids after a single text."""
+        """Returns the ids after a single text."""
         at = self._text_at
         return tuple(part.token for part in self.single[at + 1 :] if part.token is not None)
 
@@ -89,11 +89,11 @@ class Template:
     def around(
         self, texts: Sequence[np.ndarray], length: int, from_left: bool = False
     ) -> tuple[np.ndarray, np.ndarray]:
-        """One text, or two, between the special tokens; what is too long is cut, of two always the longer.
+        """Puts one text, or two, between the special tokens; cuts what is too long, of two texts the longer first.
 
         Args:
           texts: int32 [n] each, ids without special tokens.
-          length: at most so many tokens come out.
+          length: most tokens that come out.
           from_left: whether a text loses its beginning, not its end.
 
         Returns:
@@ -116,7 +116,7 @@ class Template:
 
 
 def _lengths(lengths: list[int], room: int) -> list[int]:
-    """What of one text or two is kept, the longer cut first, as the `tokenizers` library does it (`longest_first`)."""
+    """Returns the kept length of each text, the longer one cut first (`longest_first` of the `tokenizers` library)."""
     if sum(lengths) <= room:
         return lengths
     if len(lengths) == 1:

@@ -1,4 +1,4 @@
-"""What text sources share: their options, and documents to `Data` (split, tokenize, pack)."""
+"""The common part of text sources: their options, and the making of `Data` from documents (split, tokenize, pack)."""
 
 from __future__ import annotations
 
@@ -58,7 +58,7 @@ class TokenizedOptions:
             )
 
     def resolved(self, objective: str) -> Self:
-        """The same options, those left at None at what they mean for an objective."""
+        """Returns the same options, with those left at None set to what they mean for an objective."""
         changes: dict[str, Any] = {"tokenizer": self.tokenizer or text_objective(objective).tokenizer}
         if self.vocab_size is None and changes["tokenizer"] in VOCABULARIES:
             changes["vocab_size"] = DEFAULT_VOCAB_SIZE
@@ -78,10 +78,10 @@ class TextOptions(TokenizedOptions):
 
     Attributes:
       mask_probability: share of a block's tokens to predict, None is 0.15; taken only by objectives that mask.
-      min_length: a block is cut to a random number of tokens, from this to `sequence_length`, ended and padded, so that
-        texts of all lengths are seen; None: all have `sequence_length`. Taken only by objectives that pad.
-      document_attention: whether a token attends only within its own document; otherwise within its whole block, whose
-        documents only the token between them sets apart.
+      min_length: each block is cut to a random number of tokens, from this to `sequence_length`, ended and padded, so
+        that texts of all lengths are seen; None: all have `sequence_length`. Taken only by objectives that pad.
+      document_attention: whether a token attends only within its own document; otherwise within its block, where only
+        the token between documents sets them apart.
     """
 
     mask_probability: float | None = None
@@ -122,7 +122,7 @@ class TextOptions(TokenizedOptions):
           training: the training documents; a tokenizer is trained on these alone.
           held_out: the documents for evaluation.
           objective: the name of a `TextObjective`.
-          mended: what reading them mended, to be told; see `qtx.data.notes`.
+          mended: counts of what was mended when the texts were read, for the description; see `qtx.data.notes`.
 
         Raises:
           QtxError: for options that do not fit the objective, the text or the tokenizer.
@@ -173,7 +173,7 @@ class TextOptions(TokenizedOptions):
             )
 
     def make_example(self, tokenizer: TextTokenizer, objective: str) -> MakeExample:
-        """What makes an example of a block int32 [L].
+        """Returns the function that makes an example of a block int32 [L].
 
         Raises:
           QtxError: for an objective that masks with a tokenizer that has no mask token.
@@ -201,7 +201,7 @@ class TextOptions(TokenizedOptions):
 
 
 def of_random_length(example: MakeExample, shortest: int, tokenizer: TextTokenizer) -> MakeExample:
-    """The same examples, cut to a random length from `shortest` to all, ended as a text is and padded."""
+    """Makes a function whose examples are cut to a random length from `shortest` on, ended as a text, and padded."""
     after = np.array(tokenizer.template.after, np.int32)
 
     def shortened(block: np.ndarray, rng: np.random.Generator) -> Batch:
@@ -216,18 +216,18 @@ def of_random_length(example: MakeExample, shortest: int, tokenizer: TextTokeniz
 
 
 def texts_digest(texts: Sequence[str]) -> str:
-    """SHA-256 of texts in their order, wherever they are from and however they are cut."""
+    """Returns the SHA-256 of texts in their order, wherever they are from and however they are cut."""
     whole = hashlib.sha256()
     for text in texts:
         content = text.encode()
-        # The length first: two texts are not the one that they make together.
+        # The length comes first, so that two texts differ from the one that they make together.
         whole.update(f"{len(content)} ".encode())
         whole.update(content)
     return whole.hexdigest()
 
 
 def split_documents(documents: Sequence[Document], fraction: float, remedy: str) -> tuple[list[str], list[str]]:
-    """Training and held-out texts, split by `held_out_names`.
+    """Splits documents into training and held-out texts by `held_out_names`.
 
     Raises:
       QtxError: with `remedy` when there is only one document, which cannot be split.

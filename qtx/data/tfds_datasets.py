@@ -23,7 +23,7 @@ HELD_OUT_SPLITS = ("validation", "test")
 FEATURES = "tensorflow_datasets.core.features."
 """Module of TFDS's own features."""
 TEMPLATE = re.compile(r"([\w./-]|\{(DATASET|SPLIT|FILEFORMAT|SHARD_INDEX|NUM_SHARDS|SHARD_X_OF_Y)\})*")
-"""How TFDS names shards: text with fields, which it formats as Python does, to any width."""
+"""Shard names that are accepted: text and fields without a format, which Python would follow to any width."""
 EXPECTED = Expected("a dataset of TFDS's", "delete the folder to make it again")
 VERSION = re.compile(r"\d+\.\d+\.\d+")
 
@@ -33,8 +33,8 @@ class Dataset:
     """A prepared dataset in a folder.
 
     Attributes:
-      name: as TFDS has it, e.g. `"wiki40b/en/1.3.0"`.
-      folder: that holds `dataset_info.json` and the shards.
+      name: TFDS's full name, e.g. `"wiki40b/en/1.3.0"`.
+      folder: the folder of `dataset_info.json` and the shards.
     """
 
     name: str
@@ -43,29 +43,29 @@ class Dataset:
 
     @property
     def features(self) -> Mapping[str, Any]:
-        """Feature name to TFDS feature."""
+        """Returns the TFDS features by name."""
         return dict(sorted(self._builder.info.features.items()))
 
     @property
     def held_out_split(self) -> str | None:
-        """`"validation"`, else `"test"`, else None: TFDS's own held-out data."""
+        """Returns the name of TFDS's own held-out split: `"validation"`, else `"test"`, else None."""
         return next((split for split in HELD_OUT_SPLITS if split in self._builder.info.splits), None)
 
     def fingerprint(self, split: str) -> str:
-        """Changes with the dataset, its version, or the shards of a split."""
+        """Returns a hash that changes with the dataset, its version, or the shards of a split."""
         info = self._split(split)
         facts = (self.name, split, info.num_bytes, *info.shard_lengths, *map(repr, self.features.items()))
         return hashlib.sha256(repr(facts).encode()).hexdigest()
 
     def size(self, split: str) -> int:
-        """How many records a split has."""
+        """Returns the number of records of a split."""
         return self._split(split).num_examples
 
     def records(self, split: str, read: Callable[[dict[str, Any]], Any]) -> DatasetRecords:
-        """Random access to a split on disk.
+        """Returns the records of a split on disk, read at random access.
 
         Args:
-          split: its name.
+          split: the split's name.
           read: makes a record of TFDS's example, whose images are left encoded.
 
         Raises:
@@ -78,7 +78,7 @@ class Dataset:
             raise EXPECTED.refusal(self.folder, f"its files are named by {template!r}")
         for file in map(Path, self._split(split).filepaths):
             inside(self.folder, os.path.relpath(file, self.folder), EXPECTED)
-            if not os.path.isfile(file):  # nor is one whose name is too long for the file system
+            if not os.path.isfile(file):  # isfile is also false for a name that is too long
                 raise QtxError(f"dataset {self.folder} is damaged: no {file}; delete the folder to make it again")
         images = (name for name, feature in self.features.items() if isinstance(feature, tfds.features.Image))
         source = self._builder.as_data_source(split, decoders={name: tfds.decode.SkipDecoding() for name in images})
@@ -111,15 +111,15 @@ class DatasetRecords:
 
 
 def find_dataset(name: str, data_dir: str) -> Dataset:
-    """A dataset of TFDS's by its name.
+    """Finds a dataset of TFDS's by its name.
 
     Args:
       name: TFDS's name, with config and version if need be: `"cifar10"`, `"wiki40b/en"`, `"lm1b:1.1.0"`. Without a
-        version the newest one that is there.
-      data_dir: the folder that TFDS prepared it in.
+        version, the newest version that is there is found.
+      data_dir: the folder in which TFDS prepared the dataset.
 
     Raises:
-      QtxError: when it is not there, or not as array_record.
+      QtxError: if the dataset is not there, or not stored as array_record.
     """
     base, _, version = name.partition(":")
     root = at_home(data_dir)
@@ -137,10 +137,10 @@ def find_dataset(name: str, data_dir: str) -> Dataset:
 
 
 def open_dataset(folder: Path) -> Dataset:
-    """The dataset in a folder.
+    """Opens the dataset in a folder.
 
     Raises:
-      QtxError: when its description cannot be read, or it is not stored as array_record.
+      QtxError: if the dataset's description cannot be read, or the dataset is not stored as array_record.
     """
     import tensorflow_datasets as tfds
 

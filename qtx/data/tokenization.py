@@ -24,21 +24,21 @@ OPT_SPECIALS = ("<s>", "<pad>", "</s>", "<unk>")
 
 @dataclass(frozen=True)
 class TextTokenizer:
-    """A tokenizer, what it puts around texts, and its special tokens.
+    """A tokenizer, the template that it puts around texts, and its special tokens.
 
     Attributes:
       backend: the `tokenizers.Tokenizer`.
-      template: what stands around a text, and around two.
-      roles: the special tokens, of its vocabulary, by what they are for: `"bos"`, `"eos"`, `"unk"`, `"sep"`, `"pad"`,
-        `"cls"`, `"mask"`, as far as there are such.
+      template: the special tokens around one text, and around two.
+      roles: the vocabulary's special tokens by role: `"bos"`, `"eos"`, `"unk"`, `"sep"`, `"pad"`, `"cls"`, `"mask"`, as
+        far as there are such.
       files: name to text of the files that say all this, which `load_tokenizer` and the Hugging Face libraries read;
-        `tokenizer.json` alone where that says it.
-      rows: of the word table of the model that it belongs to; None: there is no such model yet.
+        `tokenizer.json` alone if it says everything.
+      rows: rows of the embedding table of the tokenizer's model; None: there is no such model yet.
       from_left: whether a text that is too long loses its beginning.
       lower: whether a text is made lower case before anything reads it.
 
     Raises:
-      QtxError: if what stands around every text has no row in the word table.
+      QtxError: if a special token around every text has no row in the embedding table.
     """
 
     backend: Tokenizer
@@ -54,16 +54,16 @@ class TextTokenizer:
 
     @classmethod
     def trained(cls, backend: Tokenizer, text: str | None = None) -> TextTokenizer:
-        """One that was trained here: framed as BERT's texts, or as OPT's, by what kind of model it is.
+        """Wraps a tokenizer that was trained here: its kind of model decides between BERT's template and OPT's.
 
-        Its special tokens mark structure alone: the same characters in a text (an HTML tag <s>) are ordinary text.
+        The special tokens mark structure alone: the same characters in a text (an HTML tag <s>) are ordinary text.
 
         Args:
           backend: the tokenizer.
-          text: of its `tokenizer.json`, if it was read from one.
+          text: the text of its `tokenizer.json`, if the tokenizer was read from one.
 
         Raises:
-          QtxError: if the vocabulary lacks the tokens of that frame.
+          QtxError: if the vocabulary lacks the tokens of the template.
         """
         backend.encode_special_tokens = True
         kind = format_kind(backend)
@@ -73,7 +73,7 @@ class TextTokenizer:
 
     @cached_property
     def vocab_size(self) -> int:
-        """V: every id is below it."""
+        """Returns V, the number that every id is below."""
         return self._entries if self.rows is None else min(self._entries, self.rows)
 
     @cached_property
@@ -82,7 +82,7 @@ class TextTokenizer:
 
     @cached_property
     def is_special(self) -> np.ndarray:
-        """Bool [V], True for special tokens, the unknown token included."""
+        """Returns bool [V], True for special tokens, the unknown token included."""
         special = {i for i, token in self.backend.get_added_tokens_decoder().items() if token.special}
         found = np.zeros(self._entries, bool)
         found[[*special, *self._ids.values()]] = True
@@ -94,16 +94,16 @@ class TextTokenizer:
 
     @property
     def start(self) -> int:
-        """Id that begins a block of packed documents: what the template begins with, or else a token of that role.
+        """Returns the id that begins a packed block: the template's first, or else that of bos, cls, eos or sep.
 
         Raises:
-          QtxError: if there is none.
+          QtxError: if there is no such token.
         """
         return self.template.before[0] if self.template.before else self._id_of("bos", "cls", "eos", "sep")
 
     @property
     def end(self) -> int:
-        """Id that ends a document there: what the template ends with, or else a token of that role; errors as above."""
+        """Returns the id that ends a packed document: the template's last, or eos, sep, bos, cls; raises as `start`."""
         return self.template.after[-1] if self.template.after else self._id_of("eos", "sep", "bos", "cls")
 
     def _id_of(self, *roles: str) -> int:
@@ -117,33 +117,33 @@ class TextTokenizer:
 
     @property
     def pad(self) -> int:
-        """Id that fills up a short example; 0 without one in the table, as nothing looks at it."""
+        """Returns the id that pads a short example; 0 if the embedding table has none, as the padding is masked."""
         pad = self._ids.get("pad", 0)
         return pad if pad < self.vocab_size else 0
 
     @property
     def mask(self) -> int | None:
-        """Id of `[MASK]` or `<mask>`, None without one."""
+        """Returns the id of `[MASK]` or `<mask>`, or None."""
         mask = self._ids.get("mask", self.vocab_size)
         return mask if mask < self.vocab_size else None
 
     @property
     def digest(self) -> str:
-        """SHA-256 of the files."""
+        """Returns the SHA-256 of the files."""
         whole = hashlib.sha256(self.files[TOKENIZER].encode())
         for name in sorted(self.files.keys() - {TOKENIZER}):
             whole.update(f"{name}\n{self.files[name]}".encode())
         return whole.hexdigest()
 
     def encode(self, texts: Sequence[str], what: str = "text") -> list[np.ndarray]:
-        """Token ids of each text, int32 [n_i], without what the template puts around it; parallel over texts.
+        """Returns the token ids of each text, int32 [n_i], without the template; encodes texts in parallel.
 
         Args:
-          texts: which.
-          what: to call them in the error, e.g. `"text_files, a training text"`.
+          texts: the texts.
+          what: what to call the texts in the error, e.g. `"text_files, a training text"`.
 
         Raises:
-          QtxError: if a text has a token that the model's word table has no row for.
+          QtxError: if a text has a token that the model's embedding table has no row for.
         """
         read = [text.lower() for text in texts] if self.lower else list(texts)
         encodings = self.backend.encode_batch_fast(read, add_special_tokens=False)
@@ -163,15 +163,15 @@ class TextTokenizer:
             )
 
     def decode(self, ids: Sequence[int]) -> str:
-        """The text of ids, special tokens left out."""
+        """Returns the text of ids, without special tokens."""
         return self.backend.decode([int(i) for i in ids], skip_special_tokens=True)
 
     def tokens(self, ids: Sequence[int]) -> list[str]:
-        """The vocabulary's entry of each id."""
+        """Returns the vocabulary's entry of each id."""
         return [str(self.backend.id_to_token(int(i))) for i in ids]
 
     def for_export(self) -> dict[str, bytes]:
-        """The files of a checkpoint by name, which say all of the tokenizer to transformers too."""
+        """Returns the files of a checkpoint by name, from which transformers, too, reads the whole tokenizer."""
         backend = Tokenizer.from_str(self.files[TOKENIZER])
         backend.post_processor = self.template.processor(self.backend.id_to_token)
         said = {TOKENIZER: backend.to_str(pretty=True), **settings_of(self)}
@@ -179,7 +179,7 @@ class TextTokenizer:
 
 
 def settings_of(tokenizer: TextTokenizer) -> dict[str, str]:
-    """Name to text of the files that say of a tokenizer what its `tokenizer.json` may not, with their usual keys."""
+    """Returns a tokenizer's settings files, name to text: what `tokenizer.json` may not say, under the usual keys."""
     values: dict[str, Any] = {"tokenizer_class": "PreTrainedTokenizerFast"}
     values |= {f"{role}_token": token for role, token in tokenizer.roles.items()}
     if tokenizer.backend.encode_special_tokens:
@@ -201,13 +201,13 @@ def bert_backend(
     strip_accents: bool | None = None,
     chinese: bool = True,
 ) -> Tokenizer:
-    """BERT's WordPiece over a vocabulary, of which no entry is special yet.
+    """Makes BERT's WordPiece over a vocabulary, of which no entry is special yet.
 
     Args:
       vocabulary: token to id.
-      unknown: the token for words that it cannot make.
+      unknown: the token for words that the vocabulary cannot make up.
       lowercase: whether a text is made lower case; None: unless the vocabulary has an entry with upper case.
-      strip_accents: whether letters lose their accents; None: where they are made lower case.
+      strip_accents: whether letters lose their accents; None: if they are made lower case.
       chinese: whether each Chinese character is a word.
     """
     if lowercase is None:
@@ -223,8 +223,8 @@ def bert_backend(
 
 
 def byte_level_backend(model: models.BPE, add_prefix_space: bool = False) -> Tokenizer:
-    """GPT-2's byte-level BPE, as RoBERTa and OPT use it: no byte is unknown, and no space is put before a text, unless
-    told so."""
+    """Makes GPT-2's byte-level BPE, as RoBERTa and OPT use it: no byte is unknown, and a space is put before a text
+    only with `add_prefix_space`."""
     backend = Tokenizer(model)
     backend.pre_tokenizer = pre_tokenizers.ByteLevel(add_prefix_space=add_prefix_space)
     backend.decoder = decoders.ByteLevel()

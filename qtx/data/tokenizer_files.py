@@ -1,4 +1,4 @@
-"""Loading a tokenizer: of the vocabulary's files, and of all that is said of it beside them."""
+"""Loading a tokenizer from the files of its vocabulary and the settings beside them."""
 
 from __future__ import annotations
 
@@ -29,24 +29,24 @@ from qtx.foundation.storage import Expected, parse_json, read_bytes
 EXPECTED = Expected("a tokenizer", "give tokenizer.json, vocab.txt, or vocab.json with merges.txt beside it")
 KNOWN = (TOKENIZER, "vocab.txt", "vocab.json")
 PROBES = ("A word, 7 \u00e9 \u4e2d\u6587\n", "")
-"""Texts that every tokenizer can encode: one that cannot is refused when it is loaded, not amid the data."""
+"""Texts that every tokenizer can encode: a tokenizer that cannot is refused when it is loaded, not amid the data."""
 
 
 def load_tokenizer(path: str | Path) -> TextTokenizer:
     """Loads a tokenizer from a file or a folder, as transformers' `AutoTokenizer` does.
 
-    What stands around a text is what `tokenizer.json` says; or else its class in transformers with the special tokens
-    that `tokenizer_config.json` and `special_tokens_map.json` beside it name. A `tokenizer.json` that says nothing of
-    it, with nothing beside it, is one that was trained here. The word table is that of the model in `config.json`.
+    The special tokens around a text are those of `tokenizer.json`, or else those of its class in transformers, by the
+    names in `tokenizer_config.json` and `special_tokens_map.json` beside it. A `tokenizer.json` without a template or
+    settings beside it was trained here. The embedding table is that of the model in `config.json`.
 
     Args:
       path: `tokenizer.json`; `vocab.txt` (BERT WordPiece, line number = id); `vocab.json` with `merges.txt` beside it
         (GPT-2's byte-level BPE); or a folder holding one of these, tried in this order.
 
-    What the file says of the length of texts is left out: documents are cut and packed elsewhere.
+    The file's own truncation and padding of texts are switched off: documents are cut and packed elsewhere.
 
     Raises:
-      QtxError: when there is no such file, it or one beside it cannot be read, or it cannot encode.
+      QtxError: if there is no such file, this or one beside it cannot be read, or the tokenizer cannot encode.
     """
     path = Path(path)
     if path.is_dir():
@@ -68,7 +68,7 @@ def load_tokenizer(path: str | Path) -> TextTokenizer:
         if not isinstance(error, Exception) and type(error).__name__ != "PanicException":
             raise
         raise EXPECTED.refusal(path, error) from None
-    # Every entry takes a byte of the file or more; what is kept by id must not grow with what an id says.
+    # Every entry takes at least a byte of the file; a large id must not make the arrays indexed by id any larger.
     if max(backend.get_vocab().values(), default=0) >= len(content):
         raise EXPECTED.refusal(path, "it has ids beyond its number of entries")
     try:
@@ -81,7 +81,7 @@ def load_tokenizer(path: str | Path) -> TextTokenizer:
 
 
 def _vocabulary(path: Path, content: bytes, settings: Settings) -> tuple[Tokenizer, bytes, str | None]:
-    """The tokenizer of a file, all that was read, and the text of a `tokenizer.json`."""
+    """Returns the tokenizer of a file, all bytes that were read, and the text of a `tokenizer.json`."""
     if path.name != TOKENIZER and settings.class_name and settings.kind is None:
         # BertJapaneseTokenizer has a vocab.txt too, and cuts words otherwise.
         raise QtxError(
@@ -105,7 +105,7 @@ def _word_pieces(content: bytes, path: Path, settings: Settings) -> Tokenizer:
     unknown = "[UNK]" if named is None else named.content
     if len(set(tokens)) < len(tokens) or unknown not in tokens:
         raise QtxError(f"{path} is not a BERT vocabulary: expected one distinct token a line, {unknown} among them")
-    # As BertTokenizer; the vocabulary is asked where no file says anything.
+    # As BertTokenizer does; the vocabulary decides if there are no settings.
     lowercase = settings.flag("do_lower_case")
     return bert_backend(
         {token: i for i, token in enumerate(tokens)},
@@ -128,7 +128,7 @@ def _lines(content: bytes) -> list[str]:
 
 
 def _completed(backend: Tokenizer, text: str | None, settings: Settings, alone: bool) -> TextTokenizer:
-    """A tokenizer with all that is said beside it; `alone`: nothing is, and its file is taken as it is."""
+    """Completes a tokenizer by the settings beside it; `alone`: there are none, and its file is taken as it is."""
     kind = _kind(backend, settings)
     changed = [] if alone else [_told_options(backend, kind, settings), _told_tokens(backend, kind, settings)]
     roles = roles_of(backend, kind, settings.tokens)
@@ -149,8 +149,8 @@ def _completed(backend: Tokenizer, text: str | None, settings: Settings, alone: 
 
 
 def _completed_settings(backend: Tokenizer, settings: Settings) -> Settings:
-    """Settings with what `tokenizer.json` itself says of cutting and padding, which is taken out of the tokenizer: it
-    would cut documents, or pad them to any length."""
+    """Adds the truncation side and the padding token of `tokenizer.json` to the settings, and turns truncation and
+    padding off in the tokenizer: they would cut documents, or pad them to any length."""
     options, tokens = dict(settings.options), dict(settings.tokens)
     if backend.truncation is not None:
         options.setdefault("truncation_side", backend.truncation["direction"])
@@ -162,14 +162,14 @@ def _completed_settings(backend: Tokenizer, settings: Settings) -> Settings:
 
 
 def _says_all(tokenizer: TextTokenizer) -> bool:
-    """Whether `tokenizer.json` alone would be read as the same tokenizer."""
+    """Says whether `tokenizer.json` alone would be read as the same tokenizer."""
     other = tokenizer.lower or tokenizer.from_left or tokenizer.backend.encode_special_tokens
     return not other and tokenizer.roles == roles_of(tokenizer.backend, format_kind(tokenizer.backend), {})
 
 
 def _kind(backend: Tokenizer, settings: Settings) -> Kind:
-    """The class that is told, unless the vocabulary has none of its tokens and no others are named; or else the one
-    whose frame the named tokens are for."""
+    """Returns the class that the settings tell, unless the vocabulary has none of its tokens and no others are named;
+    or else the class whose template has the named tokens."""
     usual, told = format_kind(backend), settings.kind
     named = {role for role in ("bos", "eos", "cls", "sep") if settings.tokens.get(role) is not None}
     has_any = told is None or any(backend.token_to_id(token) is not None for token in told.tokens.values())
@@ -182,8 +182,8 @@ def _kind(backend: Tokenizer, settings: Settings) -> Kind:
 
 
 def _told_options(backend: Tokenizer, kind: Kind, settings: Settings) -> bool:
-    """Makes what `tokenizer.json` says of case and spaces what the settings of its class say, where these do; whether
-    anything changed. So does transformers."""
+    """Applies the settings' options of case and spaces, which depend on the tokenizer's class, as transformers does;
+    returns whether they changed anything."""
     before, after = backend.normalizer, backend.pre_tokenizer
     if kind in (BERT, MPNET) and isinstance(before, normalizers.BertNormalizer):
         told = {
@@ -205,8 +205,8 @@ def _told_options(backend: Tokenizer, kind: Kind, settings: Settings) -> bool:
 
 
 def _told_tokens(backend: Tokenizer, kind: Kind, settings: Settings) -> bool:
-    """Adds the tokens that are to be matched in a text as a whole, in the order of transformers, which decides the ids
-    of those that the vocabulary lacks; whether there were any."""
+    """Adds the tokens that are matched in a text as a whole, in the order of transformers, which decides the ids of
+    those that the vocabulary lacks; returns whether there were any."""
     there = {token.content: token for token in backend.get_added_tokens_decoder().values()}
     usual = [
         AddedToken(token, special=True)

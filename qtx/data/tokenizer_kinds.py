@@ -18,11 +18,11 @@ class Kind:
     """A tokenizer class of transformers.
 
     Attributes:
-      tokens: the special tokens by their roles, where a folder names no others.
-      between: roles of what stands between two texts, of a class that puts `cls` before and `sep` after; "": it puts
-        `bos` before a text, if told so, and `eos` after it, if told so.
+      tokens: the special tokens by their roles, unless a folder names others.
+      between: roles between two texts, for a class that puts `cls` before and `sep` after; "": the class puts `bos`
+        before each text and `eos` after it, each if told so.
       second_type: the token type of the second text.
-      begins: whether `bos` is put before a text where nothing tells.
+      begins: whether `bos` is put before a text if no settings tell.
     """
 
     tokens: Mapping[str, str]
@@ -31,7 +31,7 @@ class Kind:
     begins: bool = False
 
     def layouts(self, bos: bool, eos: bool) -> tuple[str, str]:
-        """The roles around one text, A, and around two, A and B, each with its token type unless that is 0."""
+        """Returns the roles around one text, A, and around two, A and B, each with its token type unless that is 0."""
         if self.between:
             return "cls A sep", f"cls A {self.between} B:{self.second_type} sep:{self.second_type}"
         one, other = (
@@ -56,7 +56,7 @@ CLASSES: dict[str, Kind] = {
     "LlamaTokenizer": LLAMA,
     **dict.fromkeys(("PreTrainedTokenizer", "TokenizersBackend"), ANY),
 }
-"""By their names without `Fast`."""
+"""Tokenizer classes by their names without `Fast`."""
 MODEL_TYPES: dict[str, Kind] = {
     **dict.fromkeys(("bert", "distilbert", "electra", "mobilebert", "convbert", "squeezebert"), BERT),
     **dict.fromkeys(("roberta", "xlm-roberta", "bart", "longformer"), ROBERTA),
@@ -66,23 +66,23 @@ MODEL_TYPES: dict[str, Kind] = {
 
 
 def format_kind(backend: Tokenizer) -> Kind:
-    """The class that a tokenizer is taken for where nothing tells: WordPiece is BERT's, anything else OPT's."""
+    """Returns the class of a tokenizer if no settings tell it: BERT's for WordPiece, OPT's for anything else."""
     return BERT if isinstance(backend.model, models.WordPiece) else OPT
 
 
 def roles_of(backend: Tokenizer, kind: Kind, named: Mapping[str, AddedToken | None]) -> dict[str, str]:
-    """The special tokens of a tokenizer by their roles: those that are named, or else those of its class that its
-    vocabulary has."""
+    """Returns the special tokens of a tokenizer by their roles: those that are named, or else those of its class that
+    its vocabulary has."""
     usual = {role: token for role, token in kind.tokens.items() if backend.token_to_id(token) is not None}
     told = usual | {role: None if token is None else token.content for role, token in named.items()}
     return {role: token for role in ROLES if (token := told.get(role)) is not None}
 
 
 def template_of(backend: Tokenizer, roles: Mapping[str, str], layouts: tuple[str, str]) -> Template:
-    """The template of layouts of roles; see `Kind.layouts`.
+    """Makes the template of layouts of roles; see `Kind.layouts`.
 
     Raises:
-      QtxError: if a role in it has no token in the vocabulary.
+      QtxError: if a role has no token in the vocabulary.
     """
 
     def part(word: str) -> Part:

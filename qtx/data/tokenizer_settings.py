@@ -1,4 +1,4 @@
-"""What the files beside a tokenizer say of it, as transformers and sentence-transformers write and read them."""
+"""Settings of a tokenizer in the files beside it, as transformers and sentence-transformers write and read them."""
 
 from __future__ import annotations
 
@@ -19,27 +19,27 @@ SENTENCE_CONFIGS = tuple(
     f"sentence_{model}_config.json"
     for model in ("bert", "roberta", "distilbert", "camembert", "albert", "xlm-roberta", "xlnet")
 )
-"""Of sentence-transformers, whose older versions named the file by the model."""
+"""Settings files of sentence-transformers, whose older versions named the file by the model."""
 FLAGS = ("lstrip", "rstrip", "single_word", "normalized", "special")
 LONGEST = 10**9
-"""A `model_max_length` above says that there is none: transformers writes 10^30."""
+"""A `model_max_length` from here on says that there is no limit: transformers writes 10^30."""
 
 
 @dataclass(frozen=True)
 class Settings:
-    """What is said of a tokenizer beside it.
+    """The settings of a tokenizer, as the files beside it give them.
 
     Attributes:
       folder: where the files are.
-      found: whether there is any of them but `config.json`, which says of which type the model is.
-      class_name: the class that is named, without `Fast`; "": none is.
-      kind: that class, or the one that models of this type have; None: nothing tells, or it is none of `CLASSES`.
-      options: of `tokenizer_config.json`, completed by `special_tokens_map.json`.
-      tokens: the special tokens that are named, by their roles; None: that there is none.
-      listed: tokens that are to be in the vocabulary besides, in the order of their ids.
+      found: whether there is any of these files but the model's `config.json`.
+      class_name: the tokenizer class that is named, without `Fast`; "": none is.
+      kind: that class, or else the one of the model's type; None: nothing tells, or the class is none of `CLASSES`.
+      options: options of `tokenizer_config.json`, completed by `special_tokens_map.json`.
+      tokens: the special tokens that are named, by their roles; None for a role that is to have no token.
+      listed: further tokens that are to be in the vocabulary, in the order of their ids.
       extra: special tokens without a role.
       lower: whether sentence-transformers makes a text lower case before anything reads it.
-      rows: of the word table of the model there; None: there is no model.
+      rows: rows of the embedding table of the folder's model; None: there is no model.
     """
 
     folder: Path
@@ -54,24 +54,24 @@ class Settings:
     rows: int | None
 
     def flag(self, name: str) -> bool | None:
-        """A yes or no of `options`; None: it says neither.
+        """Returns an option that is true or false; None if `options` lacks it.
 
         Raises:
-          QtxError: if it is anything else.
+          QtxError: if the option is neither true nor false.
         """
         return _flag(self.options, name, self.folder / TOKENIZER_CONFIG)
 
 
 def read_settings(folder: Path) -> Settings:
-    """Reads what a folder says of its tokenizer; any of the files may be missing.
+    """Reads the settings of a folder's tokenizer; any of the files may be missing.
 
     Raises:
-      QtxError: if one is broken.
+      QtxError: if a file is broken.
     """
     model, own = _read(folder / MODEL_CONFIG), _read(folder / TOKENIZER_CONFIG)
     options = own or {}
     named_there, added = None, None
-    if "added_tokens_decoder" not in options:  # as transformers, which takes that for the newer and whole one
+    if "added_tokens_decoder" not in options:  # as transformers, for which that key marks a newer, whole file
         named_there, added = _read(folder / SPECIAL_TOKENS), _read(folder / ADDED_TOKENS)
         options = {**options, **(named_there or {})}
     sentence_file, sentence = _sentence_config(folder)
@@ -98,15 +98,15 @@ def read_settings(folder: Path) -> Settings:
 
 
 def longest_text(folder: Path) -> tuple[int, str] | None:
-    """How many tokens a text may have at most by what a folder says of its tokenizer, and the file that says so: that
-    of sentence-transformers, or else `tokenizer_config.json`; None: neither does.
+    """Returns the most tokens of a text by the settings of a folder's tokenizer, and the name of the file that says so:
+    that of sentence-transformers, or else `tokenizer_config.json`; None if neither does.
 
     Raises:
-      QtxError: if one is broken.
+      QtxError: if a file is broken.
     """
     file, sentence = _sentence_config(folder)
     options = _read(folder / TOKENIZER_CONFIG) or {}
-    of_tokenizer = options.get("model_max_length", options.get("max_len"))  # as versions before 3 call it
+    of_tokenizer = options.get("model_max_length", options.get("max_len"))  # its name in versions before 3
     said = (((sentence or {}).get("max_seq_length"), file.name), (of_tokenizer, TOKENIZER_CONFIG))
     for number, name in said:
         if isinstance(number, int | float) and 1 <= number < LONGEST:
@@ -124,7 +124,7 @@ def _sentence_config(folder: Path) -> tuple[Path, dict[str, Any] | None]:
 
 
 def _rows(model: Mapping[str, Any]) -> int | None:
-    # A checkpoint's config.json has it at its top, a run's in its section `model`.
+    # A checkpoint's config.json has the number at its top, a run's in its section `model`.
     section = model.get("model")
     rows = (section if isinstance(section, dict) else model).get("vocab_size")
     return rows if isinstance(rows, int) and rows > 0 else None
@@ -138,7 +138,7 @@ def _flag(values: Mapping[str, Any], name: str, source: Path) -> bool | None:
 
 
 def _token(value: Any, source: Path, special: bool | None = True) -> AddedToken | None:
-    """A token that is written as a text, or as an object with its `content`."""
+    """Reads a token that is written as a text, or as an object with its `content`."""
     if value is None:
         return None
     if isinstance(value, str):
@@ -152,7 +152,7 @@ def _token(value: Any, source: Path, special: bool | None = True) -> AddedToken 
 
 
 def _extra(options: Mapping[str, Any], source: Path) -> tuple[AddedToken, ...]:
-    of_model = [  # a class of somebody's own may have roles of its own
+    of_model = [  # a custom class may have roles of its own
         value
         for name, value in options.items()
         if name.endswith("_token") and name.removesuffix("_token") not in ROLES and isinstance(value, str)

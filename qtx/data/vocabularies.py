@@ -15,7 +15,7 @@ MAX_ALPHABET = 1000
 MIN_FREQUENCY = 2
 """Pairs seen less often are not merged."""
 PRIVATE = 0xF0000
-"""First code point of a private-use plane: no text means anything by these."""
+"""First code point of a private-use plane: no text gives these code points a meaning."""
 
 
 def train_wordpiece(texts: Sequence[str], vocab_size: int) -> TextTokenizer:
@@ -69,7 +69,7 @@ def train_wordpiece(texts: Sequence[str], vocab_size: int) -> TextTokenizer:
 
 
 def _bert_words(texts: Sequence[str]) -> Counter[str]:
-    """Words as BERT cuts them, with their counts; each distinct space-separated word is cut only once."""
+    """Counts words as BERT cuts them; each distinct space-separated word is cut only once."""
     normalizer, cutter = normalizers.BertNormalizer(lowercase=True), pre_tokenizers.BertPreTokenizer()
     words: Counter[str] = Counter()
     spaced = Counter(word for text in texts for word in text.split())
@@ -80,7 +80,7 @@ def _bert_words(texts: Sequence[str]) -> Counter[str]:
 
 
 def train_bpe(texts: Sequence[str], vocab_size: int) -> TextTokenizer:
-    """Trains OPT's byte-level BPE; the special tokens have OPT's ids 0 to 3. Arguments and errors as above."""
+    """Trains OPT's byte-level BPE, special tokens at OPT's ids 0 to 3; arguments and errors as of `train_wordpiece`."""
     alphabet = pre_tokenizers.ByteLevel.alphabet()
     _check_room("bpe", vocab_size, len(OPT_SPECIALS), len(alphabet))
     backend = byte_level_backend(models.BPE())

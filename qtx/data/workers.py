@@ -1,4 +1,4 @@
-"""Batches made in processes of their own, for training on accelerators, which take them faster than one process can.
+"""Batches made in other processes, for training on accelerators, which take them faster than one process makes them.
 
 A batch is a function of its number, so any process can make any of them, and their order is that of one process.
 """
@@ -24,21 +24,21 @@ if TYPE_CHECKING:
     import grain
 
 AHEAD = 2
-"""Batches that a process makes ahead of training."""
+"""Number of batches that a process makes ahead of training."""
 MOST_PROCESSES = 16
 
 _batches: grain.MapDataset
 
 
 class WorkerBatches:
-    """An endless iterator over `batches`, which `processes` others make, with the state of Grain's own.
+    """An endless iterator over `batches`, made in other processes; its state is that of Grain's own iterator.
 
     Args:
       batches: a random-access dataset; it is pickled, closures and all.
-      processes: 1 or more.
+      processes: number of processes, 1 or more.
 
     Raises:
-      QtxError: when a process has died; what is wrong with a batch, as it is told there.
+      QtxError: if a process has died; errors in making a batch are raised as in the process.
     """
 
     def __init__(self, batches: grain.MapDataset[Batch], processes: int):
@@ -64,31 +64,31 @@ class WorkerBatches:
             ) from error
 
     def get_state(self) -> dict[str, Any]:
-        """The number of the next batch."""
+        """Returns the number of the next batch."""
         return {"next_index": self._next}
 
     def set_state(self, state: dict[str, Any]) -> None:
-        """Goes to a batch."""
+        """Goes to the batch of a state."""
         for future in self._made:
             future.cancel()
         self._made.clear()
         self._next = state["next_index"]
 
     def close(self) -> None:
-        """Ends the processes, when they have made what they are at."""
+        """Ends the processes when they have made their current batches."""
         self._pool.shutdown(wait=False, cancel_futures=True)
 
 
 def spare_processes() -> int:
-    """How many processes can make batches beside an accelerator that trains: one less than there are cores."""
+    """Returns the number of processes to make batches beside an accelerator: one less than the cores, from 1 to 16."""
     return min(MOST_PROCESSES, max(1, cpu_cores() - 1))
 
 
 def _begin(pickled: bytes) -> None:
     global _batches
     _batches = cloudpickle.loads(pickled)
-    # Who stops the training, by Ctrl-C or a signal to all, leaves it the time to save its state, for which it may need
-    # a batch; and who kills it outright gives these processes no word.
+    # Stopped by Ctrl-C or a signal to all processes, training has the time to save its state, for which it may need a
+    # batch; a training that is killed outright does not end these processes, so a thread watches it.
     for stop in (signal.SIGINT, signal.SIGTERM):
         signal.signal(stop, signal.SIG_IGN)
     threading.Thread(target=_end_with_parent, daemon=True).start()

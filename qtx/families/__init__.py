@@ -16,14 +16,14 @@ from qtx.foundation.errors import QtxError
 from qtx.models import TransformerConfig
 
 FAMILIES: dict[str, Family] = {"bert": BERT, "opt": OPT, "vit": VIT}
-"""By the name that experiments know them by. One from elsewhere is registered by `FAMILIES["name"] = Family(...)`."""
+"""Families by the name that experiments use. One from elsewhere is registered by `FAMILIES["name"] = Family(...)`."""
 
 
 def family_of(config: TransformerConfig) -> Family:
-    """The family that a config is of.
+    """Returns the family that a config belongs to.
 
     Raises:
-      QtxError: if it is of none, or of several.
+      QtxError: if the config belongs to none, or to several.
     """
     found = [name for name, family in FAMILIES.items() if type(config) is family.config]
     if len(found) > 1:
@@ -41,12 +41,12 @@ def family_of(config: TransformerConfig) -> Family:
 
 
 def build(config: TransformerConfig, data: Any = None) -> nn.Module:
-    """The module of a config, with what the config leaves open taken from the data.
+    """Makes the module of a config, with what the config leaves open taken from the data.
 
     Args:
-      config: of any registered family.
+      config: the config of a model of any registered family.
       data: has `vocab_size` and `sequence_length`, or `image_size`, `channels` and `num_classes`; None if `config`
-        says all.
+        leaves nothing open.
 
     Raises:
       QtxError: if model and data disagree, naming both.
@@ -56,7 +56,7 @@ def build(config: TransformerConfig, data: Any = None) -> nn.Module:
         for name in config.from_data:
             of_data, of_model = getattr(data, name), getattr(config, name)
             if of_data is None and name == "num_classes" and of_model is not None:
-                continue  # what is learned may need no labels
+                continue  # the objective may need no labels
             if of_data is None:
                 raise QtxError(
                     f"the data has no {name}, which a {type(config).__name__} needs: choose a source for this family"
@@ -78,8 +78,8 @@ def build(config: TransformerConfig, data: Any = None) -> nn.Module:
                     f"config.model.num_classes is {of_model}, but the data have {of_data} labels of each text: give as "
                     "many as the model has outputs, in their order"
                 )
-            # A word table may have more rows than the tokenizer (OPT pads it), and data may lack classes; anything else
-            # must be equal.
+            # The embedding table may have more rows than the tokenizer (OPT pads it), and data may lack classes;
+            # anything else must be equal.
             elif name not in ("vocab_size", "num_classes") and of_model != of_data:
                 raise QtxError(
                     f"config.model.{name} is {of_model}, but the data has {of_data}: set config.data.{name} to "

@@ -1,8 +1,8 @@
-"""Names of what a normalizer and a gate learn, in checkpoints.
+"""The names that the parameters of normalizers and gates have in checkpoints.
 
-The paper's gates have the names of its official code, where a gate predictor is called `alpha`. All others have the
-attention layer's prefix: of a normalizer the parameter's own name (`...self_attn.sinks`, as gpt-oss has it), of a gate
-`gate_predictor`.
+The paper's gates have the names of its official code, where a gate predictor is called `alpha`. A normalizer's
+parameter has its own name (`...self_attn.sinks`, as in gpt-oss), any other gate `gate_predictor`. All names follow the
+attention layer's prefix.
 """
 
 from __future__ import annotations
@@ -37,7 +37,7 @@ OFFICIAL: dict[type[Gate], list[Weight]] = {
 
 
 def attention_weights(attention: AttentionConfig, prefix: str) -> list[Weight]:
-    """The table's rows for an attention; `prefix` is the attention layer's, with `{layer}`."""
+    """Returns the table's rows for an attention; `prefix` is the attention layer's, with `{layer}`."""
     rows = [Weight(name, f"{PARAMETERS}/{name}") for name in attention.normalizer.parameters(1)]
     gate = attention.gate
     if gate is not None and type(gate) in OFFICIAL:
@@ -51,11 +51,11 @@ def attention_weights(attention: AttentionConfig, prefix: str) -> list[Weight]:
 
 
 def with_gate(attention: AttentionConfig, tensors: Mapping[str, Any], prefix: str) -> AttentionConfig:
-    """The attention with the official gate that a checkpoint's first layer shows by the names and shapes of its
+    """Returns the attention with the official gate that a checkpoint's first layer shows by the names and shapes of its
     weights, if it shows one.
 
     Raises:
-      QtxError: if another is asked for.
+      QtxError: if another gate is asked for.
     """
     shown, options = _shown(tensors, prefix)
     asked, gates = attention.gate, choices(AttentionConfig)["gate"]
@@ -73,7 +73,7 @@ def with_gate(attention: AttentionConfig, tensors: Mapping[str, Any], prefix: st
 
 
 def _shown(tensors: Mapping[str, Any], prefix: str) -> tuple[type[Gate] | None, dict[str, Any]]:
-    """The class of the official gate, and what its weights' shapes say of its options."""
+    """Returns the class of the official gate that tensors show, and the options that their shapes tell."""
     for gate, rows in OFFICIAL.items():
         names = [f"{prefix}.{name}" for row in rows for _, name in row.names({"head": 1})]
         names = [name.format(layer=0) for name in names]

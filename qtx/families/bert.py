@@ -1,4 +1,4 @@
-"""BERT: BertModel, BertForMaskedLM and BertForSequenceClassification."""
+"""The family BERT: BertModel, BertForMaskedLM and BertForSequenceClassification."""
 
 from __future__ import annotations
 
@@ -49,15 +49,15 @@ PROBLEM_TYPES = {
 
 
 def shown_by_weights(tensors: Mapping[str, Any]) -> dict[str, Any]:
-    """The head, which a config.json need not tell, and its number of classes, which it leaves out when it is 2."""
+    """Tells the head and its number of classes from the weights: a config.json may lack the head, and a number of 2."""
     if "classifier.bias" in tensors:
         return {"head": "classification", "num_classes": first_length(tensors["classifier.bias"])}
     return {"head": "mlm" if "cls.predictions.bias" in tensors else "none", "num_classes": None}
 
 
 def told_by_values(values: Mapping[str, Any], fields: Mapping[str, Any], source: str) -> dict[str, Any]:
-    """What the outputs of a head of whole texts mean: what config.json says; without a word of it, one output is a
-    number and several are classes, as transformers has it. Softmax over one class says nothing: that is a number too.
+    """Tells what the outputs of a head of whole texts mean: what config.json says. If it says nothing, one output is a
+    number and several are classes, as in transformers. One class is a number too, as softmax over it says nothing.
 
     Raises:
       QtxError: for a problem type that transformers does not have.
@@ -71,7 +71,7 @@ def told_by_values(values: Mapping[str, Any], fields: Mapping[str, Any], source:
 
 
 def extra(config: BertConfig) -> dict[str, Any]:
-    """The names of the outputs; and what they mean, where transformers would not guess it."""
+    """Returns the names of the outputs, and what they mean where transformers would not guess it."""
     if config.head not in OF_TEXTS:
         return {}
     guessed = "regression" if config.num_classes == 1 else "classification"

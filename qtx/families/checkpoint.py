@@ -1,4 +1,4 @@
-"""What the import and export of a model family need to know, as a table."""
+"""This module describes in a table what the import and export of a model family need to know."""
 
 from __future__ import annotations
 
@@ -14,7 +14,7 @@ from qtx.models import OF_TRAINING
 
 # BERT's first published checkpoints have TensorFlow's names.
 RENAMED = {".LayerNorm.gamma": ".LayerNorm.weight", ".LayerNorm.beta": ".LayerNorm.bias"}
-# Keys of any kind's config.json that say that the weights are not those of the model as it is.
+# Keys of a config.json of any kind that say that the weights are not those of the plain model.
 UNSUPPORTED = ("quantization_config", "pruned_heads")
 
 
@@ -23,27 +23,27 @@ class Checkpoint:
     """One kind of Hugging Face checkpoint.
 
     Attributes:
-      model_type: its name in config.json, e.g. `"bert"`.
+      model_type: the kind's name in config.json, e.g. `"bert"`.
       architectures: the classes in `transformers`, e.g. `"BertForMaskedLM"`, with the config fields that each means; a
-        model is written as the first whose fields it has. Of a field with a tuple of values it has one of them, and is
-        read with the first.
-      fields: their config.json key to our config's field. A value that matters in training alone, and that our config
-        does not take, is left to the original.
+        model is written as the first whose fields it has. If a field has a tuple of values, a model has one of them,
+        and is read with the first.
+      fields: config.json's keys to our config's fields. A value that matters in training alone, and that our config
+        does not take, is not read, and stays in the original.
       defaults: values that `transformers` takes for keys that config.json leaves out, or has null for.
-      supported: keys whose value must be this one; a key left out, or null, means this one too.
-      attention_prefix: of the attention layer's weights, with `{layer}`; a gate's weights follow it.
-      weights: the table for a config, gates aside.
-      prefix: of the weights below the heads, e.g. `"bert."`.
-      modules: what is at the beginning of these names if a checkpoint leaves the prefix out, e.g. `"encoder."`.
+      supported: keys with the one value that is supported; a key left out, or null, means this value too.
+      attention_prefix: the prefix of the attention layer's weights, with `{layer}`, also of normalizers' and gates'.
+      weights: the table for a config, without the rows of normalizers and gates.
+      prefix: the prefix of the weights below the heads, e.g. `"bert."`.
+      modules: the beginnings of these names if a checkpoint leaves the prefix out, e.g. `"encoder."`.
       bare: architectures that are written without the prefix.
-      tied: weights that may be stored a second time, or under that name alone: the copy's name to the original's.
+      tied: weights that may be stored a second time, or only as the copy: the copy's name to the original's.
       unused: beginnings of names that published checkpoints have and, if no row has them, qtx does not compute with.
-      shown_by_weights: config fields that the weights tell, by tensor name.
-      told_by_values: config fields that take more than a key of config.json to tell: its values, the fields so far, and
-        what to call it in errors, to them.
-      extra: more of config.json than `fields` and `supported`, for a config.
-      options: config.json's values, and what to call it in errors, to those under the keys of `fields` and `supported`,
-        for libraries that nest them.
+      shown_by_weights: tells config fields from the tensors, by name.
+      told_by_values: tells config fields that take more than one key of config.json, from all its values, the fields so
+        far, and its name in errors.
+      extra: makes, for a config, the part of config.json beside `fields` and `supported`.
+      options: brings config.json's values, given its name in errors, under the keys of `fields` and `supported`, for
+        libraries that nest them.
     """
 
     model_type: str
@@ -64,7 +64,7 @@ class Checkpoint:
     options: Callable[[Mapping[str, Any], str], Mapping[str, Any]] = lambda values, source: values
 
     def architecture(self, config: Any) -> str:
-        """The class in `transformers` that a config is written as."""
+        """Returns the class in `transformers` that a config is written as."""
         fits = (
             name
             for name, fields in self.architectures.items()
@@ -73,7 +73,7 @@ class Checkpoint:
         return next(fits)
 
     def full_names(self, names: Iterable[str]) -> dict[str, str]:
-        """A file's names to those of the table: today's, with the prefix."""
+        """Maps a file's names to those of the table: today's names, with the prefix."""
         result = {}
         for name in names:
             full = self.prefix + name if name.startswith(self.modules) else name
@@ -83,7 +83,7 @@ class Checkpoint:
         return result
 
     def read_config(self, values: Mapping[str, Any], tensors: Mapping[str, Any], source: str) -> dict[str, Any]:
-        """The fields of our config that a config.json and the weights' names and shapes give.
+        """Returns the fields of our config that a config.json and the weights' names and shapes give.
 
         Raises:
           QtxError: naming a key that is missing, or one whose value qtx does not support.
@@ -112,7 +112,7 @@ class Checkpoint:
         return result | shown | self.told_by_values(values, shown, source)
 
     def write_config(self, config: Any) -> dict[str, Any]:
-        """The config.json of our config."""
+        """Returns the config.json of our config."""
         values = {key: getattr(config, field) for key, field in self.fields.items()}
         return {
             "model_type": self.model_type,
@@ -128,13 +128,13 @@ def _values(value: Any) -> tuple[Any, ...]:
 
 
 def _is_taken(field: str, value: Any) -> bool:
-    """Whether our config takes a value of a field of `OF_TRAINING`."""
+    """Says whether our config takes a value of a field of `OF_TRAINING`."""
     number = isinstance(value, int | float) and not isinstance(value, bool)
     return number and (0 < value < math.inf if field == "init_std" else 0 <= value < 1)
 
 
 def labels(num_classes: int | None, names: Sequence[str] = ()) -> dict[str, dict]:
-    """The names of the classes, those of transformers where they have none; it reads their number off them."""
+    """Returns config.json's class names, by default transformers' own; transformers reads their number from them."""
     names = (*names, *default_names(num_classes or 0)[len(names) :])
     return {
         "id2label": {str(i): name for i, name in enumerate(names)},
@@ -143,5 +143,5 @@ def labels(num_classes: int | None, names: Sequence[str] = ()) -> dict[str, dict
 
 
 def first_length(tensor: Any) -> int:
-    """The length of a tensor's first axis; 1 of a scalar, which is refused later, by its name."""
+    """Returns the length of a tensor's first axis; 1 for a scalar, which is refused later, by its name."""
     return tensor.shape[0] if tensor.shape else 1

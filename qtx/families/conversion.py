@@ -1,4 +1,4 @@
-"""The parameters of a trained softmax model as those of the same model with another attention."""
+"""This module makes the parameters of a trained softmax model those of the same model with another attention."""
 
 from __future__ import annotations
 
@@ -16,19 +16,19 @@ LAST_KERNEL = f"{GATE}/kernel"
 
 
 def converted_params(module: nn.Module, params_of_original: Any, seed: int) -> dict[str, Any]:
-    """The parameters that a model starts from, made of those of another one.
+    """Makes the parameters that a model starts from out of those of another model.
 
-    What both have is copied. What is new is as when training begins, but for the last kernel of a gate, which is 0, so
-    that the gate is open by pi everywhere: with the attention of `qtx.attention.conversion.converted_attention` both
-    models are the same function.
+    Parameters of both models are copied. New ones are as when training begins, but for the last kernel of a gate, which
+    is 0, so that the gate is open by pi everywhere: with the attention of
+    `qtx.attention.conversion.converted_attention` both models are the same function.
 
     Args:
-      module: of the new model, with its `config`.
-      params_of_original: the tree of the original, boxed or not.
-      seed: of what is new and random, such as the hidden layer of an MLP gate.
+      module: the new model, with its `config`.
+      params_of_original: the original model's parameter tree, boxed or not.
+      seed: the seed of what is new and random, such as the hidden layer of an MLP gate.
 
     Returns:
-      the tree of the new model, float32.
+      the new model's parameter tree, float32.
 
     Raises:
       QtxError: naming parameters that the original has in another shape, or that the new model does not have.
@@ -50,7 +50,7 @@ def converted_params(module: nn.Module, params_of_original: Any, seed: int) -> d
                 f"{path} has shape {given[path].shape} in the model to start from, and {expected[path].shape} in the "
                 "new one: give both the same sizes"
             )
-    # Compiled for the new ones alone: the values of the others, and the model's, are never computed.
+    # Compiled for the new parameters alone: the values of the others, and the model's output, are never computed.
     new = jax.jit(lambda key: {path: x for path, x in fresh(key).items() if path not in given})(jax.random.key(seed))
     if LAST_KERNEL in new:
         new[LAST_KERNEL] = jnp.zeros_like(new[LAST_KERNEL])

@@ -1,4 +1,4 @@
-"""What is known of a model family besides how it computes; one instance per family."""
+"""A `Family` says what is known of a model family besides how it computes; there is one instance per family."""
 
 from __future__ import annotations
 
@@ -14,12 +14,12 @@ from qtx.models import TransformerConfig
 
 @dataclasses.dataclass(frozen=True)
 class MeasuredSites:
-    """What the outlier metrics of a family are taken over.
+    """`MeasuredSites` says which sites the outlier metrics of a family are taken over.
 
     Attributes:
-      infinity_norm: the site whose largest infinity norm over the layers is the paper's "max infinity norm"; one of the
-        next two.
-      kurtosis: site to the official code's name of its tensor; the average over all of them is the paper's "average
+      infinity_norm: the site whose largest infinity norm over the layers is the paper's "max infinity norm"; one of
+        those in `kurtosis` and `norms_only`.
+      kurtosis: site to the official code's name of its tensor; the average over all of these is the paper's "average
         kurtosis".
       norms_only: as `kurtosis`, for further tensors of which the official code reports the infinity norm alone.
       maxima: the official code's summary name to the sites that the maximum of the infinity norms is over.
@@ -32,7 +32,7 @@ class MeasuredSites:
 
     @property
     def tensors(self) -> dict[str, str]:
-        """Every measured site to its official name."""
+        """Returns every measured site with its official name."""
         return {**self.kurtosis, **self.norms_only}
 
 
@@ -41,18 +41,17 @@ class Family:
     """One model family.
 
     Attributes:
-      title: e.g. `"BERT"`.
-      module: the Linen module of a config; it keeps it as `config`.
-      config: the class of its configs, no other family's.
-      objectives: what it is trained on, as far as its attention mask fits; the first is the default.
-      heads: of a family with an option `head`, objective to the head that it trains; one left out trains any.
+      title: the family's name in texts, e.g. `"BERT"`.
+      module: makes the Linen module of a config; the module keeps the config as `config`.
+      config: the class of the family's configs, no other family's.
+      objectives: what the family is trained on, as far as its attention mask fits; the first is the default.
+      heads: for a family with an option `head`, objective to the head that it trains; one left out trains any.
       measured: what the outlier metrics of a config's module are taken over.
-      recipe: the default one, a name in `qtx.quantization.recipes.RECIPES`.
-      checkpoint: how Hugging Face stores it; None: not at all.
-      timm: how timm stores it; None: not at all.
-      vocab_size: of the published models, for plans that nothing else tells the size.
-      small: options of a config that a smoke test shrinks beside the sizes that it gives every family's (second
-        argument).
+      recipe: the default quantization recipe, a name in `qtx.quantization.recipes.RECIPES`.
+      checkpoint: how Hugging Face stores the family; None: not at all.
+      timm: how timm stores the family; None: not at all.
+      vocab_size: the vocabulary of the published models, for plans that nothing else tells the size.
+      small: from a config and the sizes that a smoke test gives every family, further options that the test shrinks.
     """
 
     title: str

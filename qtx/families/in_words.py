@@ -7,13 +7,13 @@ from qtx.models import TransformerConfig
 
 
 def family_title(config: TransformerConfig) -> str:
-    """E.g. `OPT (pre-LN, causal)`."""
+    """Describes a model's family, e.g. `OPT (pre-LN, causal)`."""
     sees = "images" if config.reads == "images" else "causal" if config.causal else "bidirectional"
     return f"{family_of(config).title} ({'pre' if config.pre_norm else 'post'}-{config.norm}, {sees})"
 
 
 def model_in_words(config: TransformerConfig) -> str:
-    """E.g. `OPT (pre-LN, causal), 12 layers, width 768, 12 heads, feed-forward 3072`."""
+    """Describes a model, e.g. `OPT (pre-LN, causal), 12 layers, width 768, 12 heads, feed-forward 3072`."""
     return (
         f"{family_title(config)}, {count(config.num_layers, 'layer')}, width {config.width}, "
         f"{count(config.num_heads, 'head')}, feed-forward {config.mlp_width}"
@@ -21,12 +21,12 @@ def model_in_words(config: TransformerConfig) -> str:
 
 
 def embedding_in_words(config: TransformerConfig) -> str:
-    """How a text's embedding is made of a model's hidden states, e.g. `mean, normalized`; empty if it is not."""
+    """Describes how hidden states become a text's embedding, e.g. `mean, normalized`; empty if the model makes none."""
     if getattr(config, "head", None) != "none" or not hasattr(config, "pooling"):
         return ""
     return f"{config.pooling}{', normalized' if getattr(config, 'normalize', False) else ''}"
 
 
 def count(number: int, thing: str) -> str:
-    """`1 layer`, `12 layers`."""
+    """Writes a number of things: `1 layer`, `12 layers`."""
     return f"{number} {thing}{'s' * (number != 1)}"

@@ -1,4 +1,4 @@
-"""OPT: OPTForCausalLM, the pre-LN kind, and OPT-350m's post-LN one with projected embeddings."""
+"""The family OPT: OPTForCausalLM, the pre-LN kind, and OPT-350m's post-LN kind with projected embeddings."""
 
 from __future__ import annotations
 
@@ -16,7 +16,7 @@ PROJECTIONS = [
 
 
 def weights(config: OptConfig) -> list[Weight]:
-    """The table; with the projections and without the final LayerNorm where the config says so."""
+    """Returns the table of weights, with the projections and without the final LayerNorm where the config says so."""
     return [
         Weight("model.decoder.embed_tokens.weight", "embeddings/words/embedding"),
         Weight("model.decoder.embed_positions.weight", "embeddings/positions/embedding"),
@@ -99,7 +99,7 @@ POST_NORM = MeasuredSites(
     norms_only={"layers/mlp_residual": f"{LAYER}.final_layer_norm.input"},
     maxima={"max_ffn_inf_norm": ("layers/mlp/out",), "max_layer_inf_norm": ("layers/mlp_norm",)},
 )
-"""OPT-350m's kind: a layer's output is its last LayerNorm's, and there is no final one."""
+"""The sites of OPT-350m's kind: a layer's output is that of its last LayerNorm, and there is no final LayerNorm."""
 
 OPT = Family(
     title="OPT",

@@ -1,4 +1,4 @@
-"""timm's ViT: its VisionTransformer with a class token, as in the first ViTs and the DeiTs without distillation."""
+"""The family ViT as timm has it: a VisionTransformer with a class token, as in the first ViTs and undistilled DeiTs."""
 
 from __future__ import annotations
 
@@ -24,7 +24,7 @@ SIZES = {
     "gigantic": (1664, 48, 16, 64 / 13),
 }
 LARGEST = 1e9
-"""Of what is multiplied, so that the product is finite."""
+"""The bound of `embed_dim` and `mlp_ratio`, so that their product is finite."""
 OF_TRAINING = (
     *("drop_rate", "pos_drop_rate", "patch_drop_rate", "proj_drop_rate", "attn_drop_rate", "drop_path_rate"),
     *("weight_init", "fix_init"),
@@ -60,7 +60,7 @@ FIELDS = {
 
 
 def options(values: Mapping[str, Any], source: str) -> dict[str, Any]:
-    """The arguments of VisionTransformer that a config.json means: those of the architecture, then `model_args`.
+    """Returns the arguments of VisionTransformer that a config.json means: the architecture's, then `model_args`.
 
     Raises:
       QtxError: naming an architecture or an argument that qtx does not support.
@@ -96,7 +96,7 @@ def options(values: Mapping[str, Any], source: str) -> dict[str, Any]:
 
 
 def weights(config: VitConfig) -> list[Weight]:
-    """The table; queries, keys and values are the thirds of one tensor."""
+    """Returns the table of weights; queries, keys and values are the thirds of one tensor."""
     attention = [
         Weight(f"{LAYER}.attn.qkv.{theirs}", f"layers/attention/{third}/{ours}", layout, (i, 3))
         for theirs, ours, layout in (("weight", "kernel", KERNEL), ("bias", "bias", SAME))

@@ -1,4 +1,4 @@
-"""ViT: ViTForImageClassification and ViTModel."""
+"""The family ViT: ViTForImageClassification and ViTModel."""
 
 from __future__ import annotations
 
@@ -19,7 +19,7 @@ PATCH_NORM = "vit.embeddings.patch_embeddings.norm"
 
 
 def weights(config: VitConfig) -> list[Weight]:
-    """The table; with rows for the LayerNorm after the patches if the config has one."""
+    """Returns the table of weights, with rows for the LayerNorm after the patches if the config has one."""
     return [
         Weight("vit.embeddings.cls_token", "embeddings/class_token", VECTOR),
         Weight("vit.embeddings.position_embeddings", "embeddings/positions", FIRST),
@@ -40,8 +40,8 @@ def weights(config: VitConfig) -> list[Weight]:
 
 
 def shown_by_weights(tensors: Mapping[str, Any]) -> dict[str, Any]:
-    """The head, which a config.json need not tell, its number of classes, which it leaves out when it is 2, and whether
-    patches are normalised."""
+    """Tells the head, its number of classes and whether patches are normalised from the weights: a config.json may lack
+    the head, and a number of 2."""
     shown: dict[str, Any] = {"head": "none", "num_classes": None}
     if "classifier.bias" in tensors:
         shown = {"head": "classification", "num_classes": first_length(tensors["classifier.bias"])}
@@ -84,7 +84,7 @@ CHECKPOINT = Checkpoint(
     extra=lambda config: labels(config.num_classes) if config.head == "classification" else {},
 )
 
-# The authors published no ViT code; the paper measures it as OPT, by the layer outputs. The names are qtx's own.
+# The authors published no ViT code; the paper measures ViT as OPT, by the layer outputs. The names are qtx's own.
 MEASURED = MeasuredSites(
     infinity_norm="layers/mlp_residual",
     kurtosis={site: site if site == "final_norm" else f"{site}.{{layer}}" for site in PRE_NORM.kurtosis},

@@ -17,15 +17,15 @@ from qtx.foundation.storage import StoredTensor
 
 # Names that a message lists before it only counts the rest.
 LISTED = 4
-# What float32 holds without loss.
+# Types that float32 holds without loss.
 FLOATS = ("float32", "float16", "bfloat16")
-# Names that are made before it is clear that they are there.
+# The most names that are made before it is clear that a checkpoint has them.
 MOST_NAMES = 10_000
 
 
 @dataclasses.dataclass(frozen=True)
 class Layout:
-    """How one tensor changes between a checkpoint and qtx; `exported(imported(x))` is `x`."""
+    """A `Layout` says how one tensor changes between a checkpoint and qtx; `exported(imported(x))` is `x`."""
 
     imported: Callable[[np.ndarray], np.ndarray]
     exported: Callable[[np.ndarray], np.ndarray]
@@ -41,7 +41,7 @@ VECTOR = Layout(lambda x: x[0, 0], lambda x: x[None, None])
 
 
 def convolution(size: int) -> Layout:
-    """A convolution `[width, C, P, P]` <-> the matrix `[P * P * C, width]` on flattened patches of side P."""
+    """Returns the layout convolution `[width, C, P, P]` <-> matrix `[P * P * C, width]` on flat patches of side P."""
     return Layout(
         lambda x: x.transpose(2, 3, 1, 0).reshape(-1, x.shape[0]),
         lambda x: x.reshape(size, size, -1, x.shape[1]).transpose(3, 2, 0, 1),
@@ -50,13 +50,13 @@ def convolution(size: int) -> Layout:
 
 @dataclasses.dataclass(frozen=True)
 class Weight:
-    """One row of a table.
+    """One row of the table that says which weight of a checkpoint is which parameter.
 
     Attributes:
       name: the checkpoint's name; `{layer}` and `{head}` stand for an index, and the tensors of all indices are stacked
         on leading axes in that order.
-      path: where the stacked parameter is in qtx's tree, e.g. `"layers/attention/query/kernel"`.
-      layout: of the single tensor.
+      path: the path of the stacked parameter in qtx's tree, e.g. `"layers/attention/query/kernel"`.
+      layout: the layout of the single tensor.
       part: `(i, n)`: the tensor is the i-th of n equal parts, along the first axis, of what the checkpoint has under
         this name; the rows of all n follow each other.
     """
@@ -68,34 +68,34 @@ class Weight:
 
     @property
     def indices(self) -> list[str]:
-        """The names of the stacked axes."""
+        """Returns the names of the stacked axes."""
         return [field for _, field, _, _ in string.Formatter().parse(self.name) if field]
 
     def imported(self, stored: StoredTensor) -> np.ndarray:
-        """The single tensor of what the checkpoint has, of its type."""
+        """Makes the single tensor from what the checkpoint has, of the same type."""
         index, number = self.part
         whole = np.asarray(stored)
         return self.layout.imported(whole if number == 1 else np.split(whole, number)[index])
 
     def stored_shape(self, shape: tuple[int, ...]) -> tuple[int, ...]:
-        """The shape that the checkpoint's tensors have, given that of the stacked parameter."""
+        """Returns the shape of the checkpoint's tensors, given that of the stacked parameter."""
         blank = np.broadcast_to(np.float32(0), shape[len(self.indices) :])
         part = self.layout.exported(blank).shape
         return part if self.part[1] == 1 else (part[0] * self.part[1], *part[1:])
 
     def names(self, sizes: Mapping[str, int]) -> Iterator[tuple[tuple[int, ...], str]]:
-        """Every index of the stacked axes with the checkpoint's name there."""
+        """Yields every index of the stacked axes with the checkpoint's name there."""
         for index in itertools.product(*(range(sizes[axis]) for axis in self.indices)):
             yield index, self.name.format(**dict(zip(self.indices, index, strict=True)))
 
 
 def dense_weights(name: str, path: str) -> list[Weight]:
-    """A linear layer: weight `[out, in]` and bias."""
+    """Returns the rows of a linear layer: weight `[out, in]` and bias."""
     return [Weight(f"{name}.weight", f"{path}/kernel", KERNEL), Weight(f"{name}.bias", f"{path}/bias")]
 
 
 def layer_norm_weights(name: str, path: str) -> list[Weight]:
-    """A LayerNorm: weight and bias."""
+    """Returns the rows of a LayerNorm: weight and bias."""
     return [Weight(f"{name}.weight", f"{path}/scale"), Weight(f"{name}.bias", f"{path}/bias")]
 
 
@@ -106,13 +106,13 @@ def import_weights(
     sizes: Mapping[str, int],
     source: str,
 ) -> dict[str, Any]:
-    """The float32 parameter tree made of a checkpoint's tensors, of which one at a time is read.
+    """Makes the float32 parameter tree from a checkpoint's tensors, of which one at a time is read.
 
     Args:
       table: the correspondence; its paths are those of `shapes`.
-      tensors: by name; each must be in the table.
+      tensors: the checkpoint's tensors by name; each must be in the table.
       shapes: the tree of parameter shapes (leaves with a `shape`) that the model has.
-      sizes: lengths of the stacked axes, `{"layer": L, "head": H}`.
+      sizes: the lengths of the stacked axes, `{"layer": L, "head": H}`.
       source: what to call the checkpoint in messages.
 
     Raises:
@@ -143,7 +143,7 @@ def import_weights(
 def _imported(
     weight: Weight, tensors: Mapping[str, StoredTensor], shape: tuple[int, ...], sizes: Mapping[str, int], source: str
 ) -> np.ndarray:
-    """The stacked parameter of a row; its memory is what is read into, or copied to tensor by tensor."""
+    """Returns a row's stacked parameter: a single tensor as it was read, if possible, or several copied one by one."""
     if not weight.indices:
         parameter = np.ascontiguousarray(weight.imported(tensors[weight.name]), np.float32).reshape(shape)
         return _finite(parameter, weight.name, source)
@@ -174,7 +174,7 @@ def _refuse_unnamed(table: Sequence[Weight], paths: Iterable[str]) -> None:
 
 
 def export_weights(table: Sequence[Weight], parameters: Any, sizes: Mapping[str, int]) -> dict[str, np.ndarray]:
-    """The checkpoint's tensors by name: the inverse of `import_weights`."""
+    """Returns the checkpoint's tensors by name: the inverse of `import_weights`."""
     flat = traverse_util.flatten_dict(parameters, sep="/")
     _refuse_unnamed(table, flat)
     parts: dict[str, list[np.ndarray]] = {}

@@ -1,1 +1,1 @@
-"""What everything stands on: errors, options, exact sums, files, devices. It knows nothing of models."""
+"""The foundation of all other packages: errors, options, exact sums, files, devices. It knows nothing of models."""

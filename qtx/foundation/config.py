@@ -1,9 +1,9 @@
-"""Frozen dataclasses to `ml_collections.ConfigDict` sections and back, with errors that name the key.
+"""This module turns frozen dataclasses into `ml_collections.ConfigDict` sections and back; its errors name the key.
 
 Every group of options is a frozen dataclass declared beside the code that uses it and validated in its `__post_init__`.
-A config file shows it to the user as a `ConfigDict` section; `read_section` turns the (possibly overridden) section
-back. A field that holds one of a registry's variants, a `Choice`, is flattened there: the variant's name, and beside it
-the options of all of them.
+A config file shows the group to the user as a `ConfigDict` section; `read_section` turns the (possibly overridden)
+section back. A field that holds one of a registry's variants, a `Choice`, is flattened in the section: into the
+variant's name and, beside it, the options of all variants.
 """
 
 from __future__ import annotations
@@ -25,13 +25,13 @@ CHOICE = "qtx.choice"
 
 @dataclasses.dataclass(frozen=True)
 class Choice:
-    """That a field holds an instance of one of a registry's dataclasses, whose fields are its options.
+    """A `Choice` marks a field that holds an instance of one of a registry's dataclasses, whose fields are its options.
 
     Attributes:
-      registry: name to class.
-      prefix: of the options in the flat section.
-      none: the name of None, if the field may be that.
-      kind: what messages call the variants where one is unknown; None: the field's name.
+      registry: the classes by name.
+      prefix: the prefix of the options' names in the flat section.
+      none: the name that stands for None, if the field may be None.
+      kind: what messages about an unknown variant call variants; None: the field's name.
     """
 
     registry: Mapping[str, type]
@@ -41,31 +41,31 @@ class Choice:
 
     @property
     def metadata(self) -> dict[str, Any]:
-        """Of the dataclass field."""
+        """Returns the metadata for the dataclass field."""
         return {CHOICE: self}
 
     def options(self, name: str) -> dict[str, type]:
-        """The options of a variant, as they appear in the flat section, and their types."""
+        """Returns the options of a variant, by their names in the flat section, with their types."""
         if name == self.none:
             return {}
         return {self.prefix + option: kind for option, (kind, _) in field_types(self.registry[name]).items()}
 
     def names(self) -> list[str]:
-        """Of all variants."""
+        """Returns the names of all variants."""
         return [*self.registry, *([] if self.none is None else [self.none])]
 
     def name_of(self, variant: Any) -> str:
-        """The name of an instance."""
+        """Returns the name of a variant's instance."""
         if variant is None and self.none is not None:
             return self.none
         return registered_name(self.registry, type(variant))
 
     def all_options(self) -> dict[str, type]:
-        """Of all variants.
+        """Returns the options of all variants, with their types.
 
         Raises:
-          QtxError: if two of them have an option of the same name and another type, or None is no way to say that an
-            option is not given.
+          QtxError: if two variants have an option of the same name and different types, or an option may be None but
+            has another default: None has to mean that the option is not given.
         """
         result: dict[str, type] = {}
         for name, cls in self.registry.items():
@@ -85,7 +85,7 @@ class Choice:
         return result
 
     def given(self, variant: Any, defaults: bool) -> dict[str, Any]:
-        """The options of an instance, None for those that are not its own or, without `defaults`, at their default."""
+        """Returns an instance's options; None: an option of another variant or, without `defaults`, at its default."""
         result = dict.fromkeys(self.all_options())
         for field in () if variant is None else dataclasses.fields(variant):
             value = getattr(variant, field.name)
@@ -94,10 +94,10 @@ class Choice:
         return result
 
     def make(self, field: str, name: str, given: Mapping[str, Any]) -> Any:
-        """The instance of a variant with the options that are not None.
+        """Makes the instance of a variant from the options that are not None.
 
         Raises:
-          QtxError: for an unknown variant, an option that it does not take, or a bad value.
+          QtxError: for an unknown variant, an option that the variant lacks or needs, or a bad value.
         """
         lookup(dict.fromkeys(self.names()), self.kind or field, name)
         own = self.options(name)
@@ -121,10 +121,10 @@ def _required(field: dataclasses.Field) -> bool:
 
 
 def registered_name(registry: Mapping[str, Any], cls: type) -> str:
-    """The name under which a registry has a class.
+    """Returns the name under which a registry has a class.
 
     Raises:
-      QtxError: if it has it under none.
+      QtxError: if the registry does not have the class.
     """
     for name, registered in registry.items():
         if registered is cls:
@@ -133,22 +133,22 @@ def registered_name(registry: Mapping[str, Any], cls: type) -> str:
 
 
 def choices(cls: type) -> dict[str, Choice]:
-    """The fields of a dataclass that hold a variant."""
+    """Returns the choices of a dataclass, by the fields that hold a variant."""
     return {field.name: field.metadata[CHOICE] for field in dataclasses.fields(cls) if CHOICE in field.metadata}
 
 
 @functools.cache
 def type_hints(cls: type) -> dict[str, Any]:
-    """The annotations of a class, evaluated once: they are text (PEP 563)."""
+    """Evaluates the annotations of a class, which are text (PEP 563), once."""
     return typing.get_type_hints(cls)
 
 
 def field_types(cls: type) -> dict[str, tuple[type, bool]]:
-    """Name to (type, may be None) of every field of a dataclass, e.g. `float | None` to `(float, True)`; a choice is a
-    name, and options that may be None.
+    """Returns name to (type, may be None) of every field of a dataclass, e.g. `float | None` becomes `(float, True)`. A
+    choice becomes a name, and options that may be None.
 
     Raises:
-      QtxError: if an option of a choice has the name of a field, or of another choice's option.
+      QtxError: if an option of a choice has the name of a field, or of another choice's option, or a type is no class.
     """
     result: dict[str, tuple[type, bool]] = {}
     hints, chosen = type_hints(cls), choices(cls)
@@ -172,11 +172,11 @@ def field_types(cls: type) -> dict[str, tuple[type, bool]]:
 
 
 def flattened(options: Any, defaults: bool = True) -> dict[str, Any]:
-    """A dataclass instance as nested dictionaries, choices flattened: what a record of it holds.
+    """Returns a dataclass instance as nested dictionaries, choices flattened: the content of a record.
 
     Args:
-      options: it.
-      defaults: give the options of a choice that are at their defaults too, and not as None.
+      options: the instance.
+      defaults: whether options of a choice that are at their defaults are given as such, and not as None.
     """
     result: dict[str, Any] = {}
     chosen = choices(type(options))
@@ -191,8 +191,8 @@ def flattened(options: Any, defaults: bool = True) -> dict[str, Any]:
 
 
 def section(options: Any) -> ConfigDict:
-    """The `ConfigDict` that shows a dataclass instance; a field that is None stays overridable with its type, and so
-    are the options of a choice that are at their defaults, which another variant may not have."""
+    """Returns the `ConfigDict` that shows a dataclass instance. A field that is None stays overridable with its type.
+    So does a choice's option at its default: it is shown as None, since another variant may not have it."""
     shown, result = flattened(options, defaults=False), ConfigDict()
     for name, (kind, optional) in field_types(type(options)).items():
         value = shown[name]
@@ -208,7 +208,7 @@ def section(options: Any) -> ConfigDict:
 
 
 def read_section(cls: type[Options], given: ConfigDict | dict, where: str) -> Options:
-    """`cls(**given)`, checking names and types.
+    """Makes `cls(**given)`, after checking names and types.
 
     Args:
       cls: a frozen dataclass.

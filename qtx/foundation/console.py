@@ -1,4 +1,4 @@
-"""Plain lines for people."""
+"""Plain lines of text for people."""
 
 from __future__ import annotations
 
@@ -8,12 +8,12 @@ from qtx.foundation.output import drop_output
 
 
 class Console(rich.console.Console):
-    """Rich's console; when the reader of its output is gone, the command goes on without it."""
+    """Rich's console, except that the command goes on without output when the reader of its output is gone."""
 
     def on_broken_pipe(self) -> None:
         drop_output()
 
 
 def say(console: rich.console.Console, text: str) -> None:
-    """A plain line."""
+    """Prints a line of plain text."""
     console.print(text, highlight=False, markup=False, soft_wrap=True)

@@ -14,11 +14,11 @@ ADDRESS, COUNT, INDEX = "JAX_COORDINATOR_ADDRESS", "JAX_NUM_PROCESSES", "JAX_PRO
 def initialize() -> None:
     """Joins this process to the others; call it before JAX looks for devices.
 
-    Slurm, Open MPI and Cloud TPUs tell JAX the coordinator's address, the number of processes and which this is;
+    Slurm, Open MPI and Cloud TPUs tell JAX the coordinator's address, the number of processes and this one's index;
     elsewhere three environment variables do, of which JAX itself reads only the address.
 
     Raises:
-      QtxError: if nothing tells, or the other processes cannot be reached.
+      QtxError: if none of these tells, a variable is no number, or the other processes cannot be reached.
     """
     numbers = {name: os.environ[name] for name in (COUNT, INDEX) if name in os.environ}
     for name, text in numbers.items():
@@ -38,5 +38,5 @@ def initialize() -> None:
 
 
 def is_main() -> bool:
-    """Whether this process is the one that writes and prints."""
+    """Says whether this process is the one that writes and prints."""
     return jax.process_index() == 0

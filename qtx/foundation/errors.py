@@ -1,4 +1,4 @@
-"""What ends a command early: a user's mistake, told in one line with how to mend it; or a request to stop."""
+"""Exceptions that end a command early: a user's mistake, told in one line with how to mend it, or a request to stop."""
 
 from __future__ import annotations
 
@@ -8,7 +8,7 @@ from collections.abc import Iterable, Mapping
 from typing import TypeVar
 
 Entry = TypeVar("Entry")
-# What ml_collections says of a key that is not there: 'a' or Key "a" does not exist ... Did you mean "b" ...
+# ml_collections' message about a missing key: 'a', or: Key "a" does not exist ... Did you mean "b" ...
 UNKNOWN_KEY = re.compile(r"""^(?:'(\w+)'|Key "(\w+)" does not exist.*?)(?:\s*Did you mean "(\w+)".*)?$""", re.DOTALL)
 
 
@@ -21,7 +21,7 @@ class Preempted(Exception):
 
 
 def unknown(kind: str, name: object, known: Iterable[str]) -> QtxError:
-    """An error for `name` not being one of the `known` names of a `kind`, with the nearest one."""
+    """Makes the error that `name` is not one of the `known` names of a `kind`; it suggests the nearest one."""
     names = sorted(known)
     given = str(name)[:100]  # a file can say anything
     nearest = difflib.get_close_matches(given, names, n=1)
@@ -30,16 +30,16 @@ def unknown(kind: str, name: object, known: Iterable[str]) -> QtxError:
 
 
 def lookup(registry: Mapping[str, Entry], kind: str, name: str) -> Entry:
-    """`registry[name]`, or the error that names the nearest entry."""
+    """Returns `registry[name]`, or raises the error that names the nearest entry."""
     if name not in registry:
         raise unknown(kind, name, registry)
     return registry[name]
 
 
 def one_line(error: Exception) -> str:
-    """An error's message as one line, in the user's words where ml_collections tells of its insides."""
+    """Returns an error's message as one line, in the user's words if it is ml_collections' about an unknown key."""
     text: object = error
-    while isinstance(text, Exception) and text.args:  # it wraps a KeyError in an AttributeError
+    while isinstance(text, Exception) and text.args:  # ml_collections wraps a KeyError in an AttributeError
         text = text.args[0]
     if match := UNKNOWN_KEY.match(str(text)):
         name, locked_name, near = match.groups()

@@ -1,5 +1,5 @@
-"""What there is to compute on: a process's cores; and what accelerators can do, memory and peak rates of named chips,
-for plans and for model FLOPs utilization."""
+"""The hardware to compute on: the cores of a process, and the memory and peak rates of named accelerators, for plans
+and for model FLOPs utilization."""
 
 from __future__ import annotations
 
@@ -14,15 +14,15 @@ TERA = 1e12
 
 @dataclasses.dataclass(frozen=True)
 class Chip:
-    """One device as JAX counts them (on TPU v2 and v3 that is one of a chip's two cores).
+    """One device as JAX counts devices (on TPU v2 and v3, one of a chip's two cores).
 
     Attributes:
-      memory: bytes; what a program can have is a few percent less.
+      memory: the memory in bytes; a program can use a few percent less.
       peak_bfloat16: FLOP/s of dense matrix products with bfloat16 inputs.
       peak_float32: FLOP/s of dense matrix products with float32 inputs at JAX's default precision: TF32 on NVIDIA GPUs
         since Ampere, bfloat16 passes on TPUs.
       bandwidth: bytes/s between the chip and its memory.
-      kinds: what JAX's `device_kind` contains on such a chip.
+      kinds: texts, one of which is in JAX's `device_kind` of such a chip.
     """
 
     memory: float
@@ -32,7 +32,7 @@ class Chip:
     kinds: tuple[str, ...]
 
     def peak_flops(self, dtype: str) -> float:
-        """FLOP/s of matrix products of a computation in `dtype`: "bfloat16" or "float32"."""
+        """Returns the peak FLOP/s of matrix products of a computation in `dtype`: "bfloat16" or "float32"."""
         return {"bfloat16": self.peak_bfloat16, "float32": self.peak_float32}[dtype]
 
 
@@ -40,7 +40,7 @@ def _chip(gibibytes: float, bfloat16: float, float32: float, gigabytes_per_secon
     return Chip(gibibytes * GIB, bfloat16 * TERA, float32 * TERA, gigabytes_per_second * 1e9, kinds)
 
 
-# From the vendors' data sheets. NVIDIA's give most rates with 2:4 sparsity: halved here. TPU rates are those of
+# From the vendors' data sheets. NVIDIA's give most rates with 2:4 sparsity, and are halved here. TPU rates are those of
 # https://cloud.google.com/tpu/docs/system-architecture-tpu-vm, per chip or, for v3, per core.
 CHIPS = {
     "v100-16": _chip(16, 15.7, 15.7, 900, "V100-SXM2-16GB", "V100-PCIE-16GB"),  # no bfloat16 units
@@ -67,19 +67,19 @@ CHIPS = {
 
 
 def chip_of(device_kind: str) -> Chip | None:
-    """The chip behind `jax.Device.device_kind`, e.g. "NVIDIA H100 80GB HBM3"; None for CPUs and unknown chips."""
+    """Finds the chip behind `jax.Device.device_kind`, e.g. "NVIDIA H100 80GB HBM3"; None for CPUs and unknown chips."""
     matches = [(len(kind), chip) for chip in CHIPS.values() for kind in chip.kinds if kind in device_kind]
     # The longest match: "TPU v5 lite" (v5e) contains "TPU v5" (v5p), and "NVIDIA L40S" is no "NVIDIA L4".
     return max(matches, key=lambda match: match[0])[1] if matches else None
 
 
 def cpu_cores() -> int:
-    """How many cores this process may use."""
+    """Counts the cores that this process may use."""
     return len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
 
 
 def cpu_instructions() -> str:
-    """What the processor says it can do: "flags: fpu vme ... avx512_bf16 ...", or its name where Linux does not say."""
+    """Returns what the processor can do, "flags: fpu vme ... avx512_bf16 ...", or its name where Linux does not say."""
     cpuinfo = Path("/proc/cpuinfo")
     lines = cpuinfo.read_text().splitlines() if cpuinfo.is_file() else []
     return next((line for line in lines if line.startswith(("flags", "Features"))), platform.processor())

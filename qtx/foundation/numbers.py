@@ -1,5 +1,5 @@
-"""Numbers as people read them, in tables, pages and sentences: what is not 0 is never written as 0, and what is neither
-1 nor 100 % never as these."""
+"""Numbers as text for people, in tables, pages and sentences: a number other than 0 is never written as 0, and one
+other than 1 or 100 % never as these."""
 
 from __future__ import annotations
 
@@ -7,26 +7,26 @@ import math
 from collections.abc import Callable, Sequence
 
 ROUNDING = 2.0**-22
-"""Nearer to 1 than so is what float32 computes of a 1."""
+"""The relative distance from `whole` within which a number is taken for it: float32 is no more exact."""
 
 
 def fixed(value: float, places: int = 4, whole: float = 1.0) -> str:
-    """A number to so many decimal places, `0.9980`; to two digits where these would all be 0, `2.1e-05`, and to more
-    where they would say `whole`, `0.99996`."""
+    """Writes a number to so many decimal places, `0.9980`; to two digits if those would all be 0, `2.1e-05`, and to
+    more places if the text would wrongly say `whole`, `0.99996`."""
     if value and not float(f"{value:.{places}f}"):
         return f"{value:.2g}"
     return told_apart(value, places, "f", whole)
 
 
 def told_apart(value: float, digits: int, kind: str, whole: float = 1.0) -> str:
-    """A number by the format `.{digits}{kind}`, with more digits where these would say `whole` of what is not."""
+    """Writes a number in the format `.{digits}{kind}`, with more digits if the text would wrongly say `whole`."""
     while abs(value - whole) > ROUNDING * whole and float(f"{value:.{digits}{kind}}") == whole:
         digits += 1
     return f"{value:.{digits}{kind}}"
 
 
 def number(value: float, whole: float = 1.0) -> str:
-    """A measurement to about three digits: `4.49`, `21.5`, `735`, `1.3e+07`, `0.0021`; `whole` as in `fixed`."""
+    """Writes a measurement to about three digits: `4.49`, `21.5`, `735`, `1.3e+07`, `0.0021`; `whole` as in `fixed`."""
     if not math.isfinite(value):
         return str(value)
     size = abs(value)
@@ -40,12 +40,12 @@ def number(value: float, whole: float = 1.0) -> str:
 
 
 def percent(share: float) -> str:
-    """A share as `37%`, and as `0.3%` or `99.7%` near the ends."""
+    """Writes a share as `37%`, and as `0.3%` or `99.7%` near the ends."""
     return f"{fixed(100 * share, 0, 100.0)}%"
 
 
 def mean_and_deviation(values: Sequence[float], text: Callable[[float], str] = number) -> str:
-    """`mean ± standard deviation` over seeds (unbiased; two digits), or the one value; the mean by `text`."""
+    """Writes `mean ± standard deviation` over seeds (unbiased; two digits), or the one value; the mean by `text`."""
     if len(values) == 1 or len(set(values)) == 1:
         return text(values[0])
     mean = sum(values) / len(values)

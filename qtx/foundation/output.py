@@ -1,4 +1,4 @@
-"""What stdout does where it cannot show a character, and where nobody reads it any more."""
+"""This module lets a command go on when stdout cannot show a character, or when nobody reads stdout any more."""
 
 from __future__ import annotations
 
@@ -8,18 +8,18 @@ from io import TextIOWrapper
 
 
 def show_all_characters() -> None:
-    """Has stdout write `?` for a character that its encoding does not have, instead of failing."""
+    """Makes stdout write `?` for a character that its encoding does not have, instead of failing."""
     if isinstance(sys.stdout, TextIOWrapper):
         sys.stdout.reconfigure(errors="replace")
 
 
 def drop_output() -> None:
-    """Sends what is still written to stdout nowhere: its reader is gone, as in `| head`."""
+    """Discards whatever is still written to stdout: its reader is gone, as in `| head`."""
     os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
 
 
 def show(text: str) -> None:
-    """Prints a text."""
+    """Prints a text, or discards it if nobody reads stdout any more."""
     try:
         print(text, flush=True)
     except BrokenPipeError:

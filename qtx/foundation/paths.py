@@ -1,4 +1,4 @@
-"""Paths as people write them."""
+"""Paths as people write them, with `~`."""
 
 from __future__ import annotations
 
@@ -8,10 +8,10 @@ from qtx.foundation.errors import QtxError
 
 
 def at_home(path: str) -> Path:
-    """A path whose `~` is expanded, which shells leave as it is behind `=` and in quotes.
+    """Expands the `~` of a path, which shells leave as it is behind `=` and in quotes.
 
     Raises:
-      QtxError: where nobody knows what it stands for.
+      QtxError: if the home directory that `~` stands for is not known.
     """
     try:
         return Path(path).expanduser()

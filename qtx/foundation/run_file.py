@@ -1,4 +1,4 @@
-"""Running a Python file of the user's: a config, a recipe."""
+"""This module runs a Python file of the user's: a config, a recipe."""
 
 from __future__ import annotations
 
@@ -9,12 +9,12 @@ from typing import Any
 
 
 def run_file(file: str | Path) -> dict[str, Any]:
-    """What a Python file defines, by name. Unlike `runpy.run_path`'s, its module can be found while it runs and after:
-    `dataclasses` looks there for what annotations mean where they are text.
+    """Runs a Python file and returns what it defines, by name. Unlike with `runpy.run_path`, the file's module can be
+    found while it runs and after: `dataclasses` looks there for the meaning of annotations that are text.
 
     Raises:
       OSError, SyntaxError: if the file cannot be read, or is not Python.
-      Exception: whatever it raises.
+      Exception: whatever the file raises.
     """
     code = compile(Path(file).read_bytes(), str(file), "exec")
     module = types.ModuleType(f"file {file}")

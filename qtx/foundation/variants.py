@@ -1,6 +1,6 @@
-"""Variants as text: a registered name, and options after commas: `gptq,damping=0.02`.
+"""Variants as text: a registered name, then options after commas, as in `gptq,damping=0.02`.
 
-The one notation for whatever a config names: attention, methods, range estimators, penalties.
+Configs name attention, methods, range estimators and penalties in this one notation.
 """
 
 from __future__ import annotations
@@ -17,13 +17,13 @@ V = TypeVar("V")
 
 
 def split_variant(text: str, kind: str) -> tuple[str, dict[str, Any]]:
-    """The name and the options of a variant's text.
+    """Splits a variant's text into its name and its options.
 
-    A value is read as Python's literals are; what is none is a string: `search=golden`.
+    A value is read as a Python literal; a value that is no literal is a string: `search=golden`.
 
     Args:
-      text: e.g. `"clipped_softmax,alpha=4"`.
-      kind: what it is, for messages, e.g. `"attention variant"`.
+      text: the variant's text, e.g. `"clipped_softmax,alpha=4"`.
+      kind: what messages call the variant, e.g. `"attention variant"`.
 
     Raises:
       QtxError: for an option without a value, or given twice.
@@ -44,12 +44,12 @@ def split_variant(text: str, kind: str) -> tuple[str, dict[str, Any]]:
 
 
 def join_variant(name: str, options: Mapping[str, Any]) -> str:
-    """The text of a name and options: the inverse of `split_variant`."""
+    """Returns the text of a name and options: the inverse of `split_variant`."""
     return ",".join((name, *(f"{option}={value}" for option, value in options.items())))
 
 
 def make_variant(registry: Mapping[str, Callable[..., V]], kind: str, text: str) -> V:
-    """The instance that a text names, of a registry of frozen dataclasses.
+    """Makes the instance that a text names, from a registry of frozen dataclasses.
 
     Raises:
       QtxError: for an unknown name (naming the nearest), an unknown option, or a bad value.
@@ -59,7 +59,7 @@ def make_variant(registry: Mapping[str, Callable[..., V]], kind: str, text: str)
 
 
 def variant_text(registry: Mapping[str, Any], variant: Any) -> str:
-    """The text that names an instance, the inverse of `make_variant`: only options that are not at their defaults."""
+    """Returns the text that names an instance, without options at their defaults: the inverse of `make_variant`."""
     values = ((field, getattr(variant, field.name)) for field in dataclasses.fields(variant))
     options = {field.name: value for field, value in values if value != field.default}
     return join_variant(registered_name(registry, type(variant)), options)

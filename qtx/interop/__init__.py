@@ -1,4 +1,4 @@
-"""Models from and to other libraries' formats."""
+"""Import and export of models in other libraries' formats."""
 
 from qtx.interop.huggingface import load, save
 

@@ -8,7 +8,7 @@ from qtx.data.tokenizer_settings import SENTENCE_CONFIGS
 from qtx.foundation.storage import Expected, inside, parse_json, read_bytes
 
 MODULES = "modules.json"
-"""The list of a sentence-transformers model's modules, each with the folder of its options."""
+"""File with the list of a sentence-transformers model's modules, each with the folder of its options."""
 EXPECTED = Expected("the modules of a sentence-transformers model", "save the model there with its save(folder)")
 NAMES = (
     *("tokenizer.json", "tokenizer_config.json", "special_tokens_map.json", "added_tokens.json"),
@@ -19,12 +19,12 @@ NAMES = (
 
 
 def module_list(folder: Path) -> list[tuple[str, Path]]:
-    """The type and the folder of each module that a folder's modules.json names, in order.
+    """Returns the type and the folder of each module that a folder's modules.json names, in order.
 
     Raises:
       QtxError: if the file is broken or leads out of the folder.
     """
-    # The file is a list, and what is read as JSON from elsewhere is an object.
+    # The file is a list, but `parse_json` reads only an object.
     text = b'{"modules": %b}' % read_bytes(folder / MODULES, EXPECTED)
     modules = parse_json(text, folder / MODULES, EXPECTED)["modules"]
     try:
@@ -35,7 +35,7 @@ def module_list(folder: Path) -> list[tuple[str, Path]]:
 
 
 def carried_files(folder: Path) -> list[Path]:
-    """What a folder has of tokenizers, image processors and sentence-transformers modules.
+    """Lists a folder's files of tokenizers, image processors and sentence-transformers modules.
 
     Raises:
       QtxError: if modules.json is broken.
@@ -48,10 +48,10 @@ def carried_files(folder: Path) -> list[Path]:
 
 
 def carried(folder: Path) -> dict[str, bytes]:
-    """The same, names to contents.
+    """Returns the contents of a folder's `carried_files` by their paths in the folder.
 
     Raises:
-      QtxError: if one cannot be read, or modules.json is broken.
+      QtxError: if a file cannot be read, or modules.json is broken.
     """
     expected = Expected("a file of the checkpoint", "give its folder")
     return {str(path.relative_to(folder)): read_bytes(path, expected) for path in carried_files(folder)}

@@ -10,16 +10,16 @@ from qtx.data.classes import default_names, plain
 from qtx.interop.stored import Stored
 
 OF_TIMM = ("label_names", "labels")
-"""Keys of timm's config.json, each before the next, and last `label_names` of its `pretrained_cfg`."""
+"""Keys of timm's config.json in order of precedence; `label_names` of its `pretrained_cfg` comes last."""
 
 
 def class_names(stored: Stored, number: int) -> tuple[str, ...]:
-    """The names of a classifier's classes in the order of their numbers: `LABEL_i` where they have none, as
-    `transformers` calls them, or the names are of another number of classes; several of one name each with its number.
+    """Returns the names of a classifier's classes by number: `LABEL_i`, as in `transformers`, if there are no names or
+    those of another number of classes; classes of the same name get their numbers as well.
 
     Args:
       stored: the checkpoint.
-      number: of the classes, by its weights.
+      number: the number of classes, by the checkpoint's weights.
     """
     timm, default = stored.checkpoint is stored.family.timm, default_names(number)
     given = _of_timm(stored.values) if timm else _of_transformers(stored.values)
@@ -35,7 +35,7 @@ def class_names(stored: Stored, number: int) -> tuple[str, ...]:
 
 
 def _of_transformers(values: Mapping[str, Any]) -> Mapping[Any, Any]:
-    """`id2label`, unless `num_labels` says another number of classes, which `transformers` then follows."""
+    """Returns `id2label`, unless `num_labels` says another number of classes, which `transformers` then follows."""
     names, number = values.get("id2label"), values.get("num_labels")
     return names if isinstance(names, Mapping) and number in (None, len(names)) else {}
 

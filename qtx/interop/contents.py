@@ -1,4 +1,4 @@
-"""What a checkpoint's folder holds, and by which it is known again."""
+"""The files of a checkpoint's folder, and the digest by which a checkpoint is recognised."""
 
 from __future__ import annotations
 
@@ -11,14 +11,14 @@ from qtx.interop.weight_files import INDEX
 
 
 def files_of(folder: Path) -> list[Path]:
-    """What is kept of a checkpoint's folder: config, weights, and what goes with them (`qtx.interop.carried`)."""
+    """Lists the files that are kept of a checkpoint's folder: config, weights, and those of `qtx.interop.carried`."""
     weights = [folder / name for name in open_folder(folder).files]
     index = [folder / INDEX] if (folder / INDEX).is_file() else []
     return sorted([folder / CONFIG, *weights, *index, *carried_files(folder)])
 
 
 def digest_of_folder(folder: Path) -> str:
-    """SHA-256 of the files of a checkpoint, wherever it lies."""
+    """Returns the SHA-256 of the files of a checkpoint, wherever its folder lies."""
     whole = hashlib.sha256()
     for file in files_of(folder):
         with file.open("rb") as content:

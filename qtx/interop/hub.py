@@ -17,7 +17,7 @@ from qtx.foundation.errors import QtxError
 from qtx.interop.carried import NAMES
 from qtx.interop.stored import CONFIG
 
-# No pickles, and none of the other formats that a repository may have beside safetensors.
+# Neither pickles nor the other formats that a repository may have beside safetensors are fetched.
 PATTERNS = [CONFIG, "*.safetensors", "*.safetensors.index.json", *NAMES, "1_Pooling/*", "2_Normalize/*"]
 REASONS = {
     GatedRepoError: "its owner grants access: accept the terms on its page, then give a token by `hf auth login`",
@@ -31,7 +31,7 @@ REASONS = {
 
 
 def fetch(model: str, revision: str | None = None) -> tuple[Path, str]:
-    """A model of the Hub, in the client's cache; the environment's HF_ENDPOINT, HF_TOKEN and HF_HOME hold.
+    """Fetches a model of the Hub into the client's cache; the environment's HF_ENDPOINT, HF_TOKEN and HF_HOME apply.
 
     Args:
       model: `"organization/name"`.
@@ -41,12 +41,12 @@ def fetch(model: str, revision: str | None = None) -> tuple[Path, str]:
       the folder, which is not to be changed, and the commit that it holds.
 
     Raises:
-      QtxError: if there is none, it is not accessible, or it has no safetensors.
+      QtxError: if there is no such model, it is not accessible, or it has no safetensors.
     """
     named = model if revision is None else f"{model} at {revision}"
     try:
         folder = Path(snapshot_download(model, revision=revision, allow_patterns=PATTERNS))
-    except Exception as error:  # what the client raises, its HTTP library, and a full disk
+    except Exception as error:  # from the client, its HTTP library, or a full disk
         reason = next((text for kind, text in REASONS.items() if isinstance(error, kind)), None)
         reason = reason or f"{type(error).__name__}: {' '.join(str(error).split())[:300]}; try again"
         raise QtxError(f"cannot fetch {named} from {constants.ENDPOINT}: {reason}") from error
@@ -55,4 +55,4 @@ def fetch(model: str, revision: str | None = None) -> tuple[Path, str]:
             f"{named} has no weights in safetensors: qtx reads these alone, as reading a pickle runs the code in it; "
             "ask its owner for them, or convert it by transformers' save_pretrained(folder) on a machine that may"
         )
-    return folder, folder.name  # the cache has a snapshot under its commit
+    return folder, folder.name  # the cache names a snapshot by its commit

@@ -1,4 +1,4 @@
-"""Hugging Face checkpoint folders to qtx models and back."""
+"""Loading and saving qtx models as Hugging Face checkpoint folders."""
 
 from __future__ import annotations
 
@@ -29,14 +29,14 @@ from qtx.models import COMPUTATION, MEASURED_BY, TransformerConfig
 
 
 def load(folder: str | Path, attention: AttentionConfig | None = None) -> tuple[TransformerConfig, dict[str, Any]]:
-    """A checkpoint of a registered family's kind, such as a BertForMaskedLM, as a qtx model.
+    """Loads a checkpoint of a registered family, such as a BertForMaskedLM, as a qtx model.
 
     The paper's gates are recognised by the names and shapes of their weights (those of its official code); any other
-    attention of a checkpoint from elsewhere has to be told by `attention`.
+    attention of a checkpoint from elsewhere has to be given by `attention`.
 
     Args:
-      folder: has config.json and model.safetensors, or shards with their index.
-      attention: the variant, whose gate may be left at None; None: as `save` noted it, or softmax.
+      folder: the folder with config.json and model.safetensors, or shards with their index.
+      attention: the attention variant, whose gate may be left at None; None: as `save` noted it, or softmax.
 
     Returns:
       The model's config (`qtx.families.build` makes the module of it) and the parameter tree, float32 numpy arrays.
@@ -64,20 +64,20 @@ def save(
     learned: bool = False,
     files: Mapping[str, bytes] | None = None,
 ) -> None:
-    """Writes a checkpoint folder, whole or not at all, which `transformers` loads; if its own class does not compute
-    the model, with a file of code that does (`qtx.interop.modeling`).
+    """Writes a checkpoint folder that `transformers` loads, whole or not at all; if none of its classes computes the
+    model, with a file of code that does (`qtx.interop.modeling`).
 
     Args:
-      folder: is made if it does not exist.
-      config: of the model; what the data fills in (e.g. vocab_size) is filled in.
+      folder: the folder, made if it does not exist.
+      config: the model's config; what the data fills in (e.g. vocab_size) is filled in.
       params: the parameter tree, boxed or not.
       original: the checkpoint folder that the model was made of. Names, types and copies of its tensors, those that qtx
         does not compute with, the further keys of its config.json, and the files of its tokenizer and modules are taken
-        from there; None: as `transformers` has them.
-      classes: the names of a classifier's classes, for an `id2label` that has none of its own; of the first, if they
-        are fewer.
-      learned: whether the model has learned these classes, so that the original's names are of others.
-      files: that go with the model besides, by name.
+        from there; None: all is as `transformers` has it.
+      classes: the names of a classifier's classes, used if `id2label` has no names of its own; if they are fewer, they
+        name the first classes.
+      learned: whether the model was trained on these classes, so that the original's names do not apply.
+      files: further files of the model, by name.
 
     Raises:
       QtxError: if the family has no such checkpoints, the architecture or PyTorch cannot express the config, or
@@ -105,7 +105,7 @@ def save(
 
 
 def _from_nothing(config: TransformerConfig, params: Any) -> tuple[dict[str, Any], dict[str, bytes]]:
-    """config.json's values and the other files' contents."""
+    """Returns config.json's values and the other files' contents for a model without an original."""
     checkpoint = _checkpoint(family_of(config))
     architecture = checkpoint.architecture(config)
     # What transformers has no option for, such as another LayerNorm epsilon in OPT, would be lost silently.
@@ -128,7 +128,7 @@ def _checkpoint(family: Family) -> Checkpoint:
     return family.checkpoint
 
 
-# Tracing takes longer than reading a small checkpoint; those of one experiment are of one config.
+# Tracing takes longer than reading a small checkpoint; the checkpoints of one experiment share a config.
 @functools.lru_cache(maxsize=8)
 def _shapes(config: Any) -> Any:
     variables = jax.eval_shape(build(config).init, jax.random.key(0), config.example())

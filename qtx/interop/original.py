@@ -1,4 +1,4 @@
-"""Writing a model as the checkpoint that it was made of has it, down to the bits of what did not change."""
+"""Writing a model in the form of the checkpoint that it was made of; what did not change stays the same to the bit."""
 
 from __future__ import annotations
 
@@ -16,16 +16,16 @@ from qtx.models import OF_TRAINING, TransformerConfig, differing_options
 
 
 def has_place_for(original: Stored, attention: AttentionConfig) -> bool:
-    """Whether who loads checkpoints in the original's format can compute an attention: timm has no code of ours."""
+    """Says whether users of the original's format can compute an attention: timm runs no code of qtx."""
     return original.checkpoint is not original.family.timm or attention == AttentionConfig()
 
 
 def as_in(original: Stored, config: TransformerConfig, params: Any) -> tuple[dict[str, Any], dict[str, bytes]]:
-    """config.json's values and the contents of the files of weights: with the original's names, types and copies, and
-    what qtx does not compute with.
+    """Returns config.json's values and the contents of the files of weights: with the original's names, types and
+    copies, and what qtx does not compute with.
 
     Raises:
-      QtxError: if the original is another model's: all but the attention has to be equal.
+      QtxError: if the original is another model: all but the attention has to be equal.
     """
     checkpoint, there = original.checkpoint, original.config(None)
     for option in differing_options(config, there):
@@ -49,7 +49,7 @@ def as_in(original: Stored, config: TransformerConfig, params: Any) -> tuple[dic
     names = original.names
     ours = export_weights(table_of(checkpoint, config), params, sizes_of(config))
     theirs = {name for weight in table_of(checkpoint, there) for _, name in weight.names(sizes_of(there))}
-    gone = theirs - ours.keys()  # of an attention that the model has no longer
+    gone = theirs - ours.keys()  # weights of an attention that the model no longer has
     files: dict[str, dict[str, np.ndarray]] = {
         file: {
             name: np.asarray(ours.get(checkpoint.tied.get(names[name], names[name]), tensor), tensor.dtype)
@@ -58,7 +58,7 @@ def as_in(original: Stored, config: TransformerConfig, params: Any) -> tuple[dic
         }
         for file, tensors in original.files.items()
     }
-    # What another attention has learned. A checkpoint that leaves the prefix out has it nowhere.
+    # Weights of a new attention; a checkpoint that leaves the prefix out leaves it out of these names, too.
     bare = not any(name.startswith(checkpoint.prefix) for name in names)
     prefix = checkpoint.prefix if bare else ""
     more = {name.removeprefix(prefix): x for name, x in ours.items() if name not in names.values()}

@@ -1,4 +1,4 @@
-"""What a vision checkpoint says of its pixels: how an image is brought to the model's size, and normalized."""
+"""This module reads how a vision checkpoint wants its images brought to the model's size, and normalized."""
 
 from __future__ import annotations
 
@@ -15,7 +15,7 @@ from qtx.interop.stored import CONFIG, Stored
 
 PREPROCESSOR = "preprocessor_config.json"
 EXPECTED = Expected("the options of an image processor", f"mend {PREPROCESSOR}, or take it away")
-# What a ViTImageProcessor does where its file says nothing, or is not there.
+# The options of a ViTImageProcessor whose file leaves them out, or is not there.
 VIT = {
     "do_resize": True,
     "size": {"height": 224, "width": 224},
@@ -28,42 +28,42 @@ VIT = {
     "image_mean": 0.5,
     "image_std": 0.5,
 }
-# Of these a size that is one number is the shorter side's.
+# Image processors that take a size of one number as that of the shorter side.
 OF_SHORTER_SIDE = ("Bit", "CLIP")
 CONVNEXT_WHOLE = 384
-"""Pixels from which a ConvNextImageProcessor cuts nothing off: below, it resizes to more and cuts."""
+"""Pixels from which on a ConvNextImageProcessor cuts nothing off: below, it resizes to more and cuts."""
 PILLOW: dict[Any, str] = {int(code): name for name, code in INTERPOLATIONS.items()}
-# What timm takes where `pretrained_cfg` says nothing (its class PretrainedCfg).
+# timm's defaults for what `pretrained_cfg` leaves out (its class PretrainedCfg).
 TIMM = {"crop_pct": 0.875, "crop_mode": "center", "interpolation": "bicubic", **IMAGENET}
 TIMMS_MODES = ("center", "squash")
 LARGEST = 65_535
-"""Of a side in pixels, and of a mean."""
+"""Largest side in pixels, and largest mean or standard deviation."""
 
 
 def pixel_options(stored: Stored, image_size: int, channels: int) -> dict[str, Any]:
-    """The options of an image source that give a checkpoint's model the pixels that it was made for.
+    """Returns the options of an image source that give a checkpoint's model the pixels that it was made for.
 
     Args:
       stored: the checkpoint's folder.
-      image_size: of the model; a processor's own size tells only how much of an image is cut off.
-      channels: of the model.
+      image_size: the model's image size; a processor's own size tells only how much of an image is cut off.
+      channels: the model's channels.
 
     Raises:
-      QtxError: naming what it says that no option of an image source means.
+      QtxError: naming what the checkpoint asks for and no option of an image source can express.
     """
     if stored.checkpoint is stored.family.timm:
         options = _of_timm(stored.values.get("pretrained_cfg", stored.values) or {}, str(stored.folder / CONFIG))
     else:
         options = _of_processor(stored.folder / PREPROCESSOR, image_size)
     for name in ("mean", "std"):
-        numbers = options[name]  # one, or the same for all, is that of any number of channels
+        numbers = options[name]  # one number, or the same for all, is that of any number of channels
         options[name] = tuple(numbers[:1] * channels if len(set(numbers)) == 1 else numbers)
     return {"image_size": image_size, "channels": channels, **options}
 
 
 def processor_of(pixels: Mapping[str, Any]) -> dict[str, Any]:
-    """The file of a ViTImageProcessor that makes the pixels of `Data.pixels`: what `pixel_options` reads, but for a
-    crop_mode of `center`, whose odd pixel lies on the other side in transformers."""
+    """Returns the file of a ViTImageProcessor that makes the pixels of `Data.pixels`: what `pixel_options` reads, but
+    for a crop_mode of `center`, whose odd pixel lies on the other side in transformers."""
     size = pixels["image_size"]
     resized, squash = math.floor(size / pixels["crop_ratio"]), pixels["crop_mode"] == SQUASH
     return {
@@ -82,7 +82,7 @@ def processor_of(pixels: Mapping[str, Any]) -> dict[str, Any]:
 
 
 def _of_timm(given: Any, source: str) -> dict[str, Any]:
-    """The options of timm's `pretrained_cfg`, as its `create_transform` evaluates."""
+    """Returns the options of timm's `pretrained_cfg`, as its `create_transform` evaluates."""
     if not isinstance(given, dict):
         raise QtxError(f"{source}: pretrained_cfg is {str(given)[:100]}, expected options by name")
     values = TIMM | {key: given[key] for key in TIMM if given.get(key) is not None}
@@ -98,7 +98,7 @@ def _of_timm(given: Any, source: str) -> dict[str, Any]:
 
 
 def _of_processor(file: Path, image_size: int) -> dict[str, Any]:
-    """The options of transformers' file of an image processor; without one, those of a ViTImageProcessor."""
+    """Returns the options of transformers' image processor file; without a file, a ViTImageProcessor's."""
     given, source = read_json(file, EXPECTED) if file.is_file() else {}, str(file)
     values: dict[str, Any] = VIT | {key: value for key, value in given.items() if value is not None}
     _check(source, "resample", values["resample"], PILLOW)
@@ -120,7 +120,7 @@ def _of_processor(file: Path, image_size: int) -> dict[str, Any]:
 
 
 def _normalization(values: Mapping[str, Any], source: str) -> dict[str, Any]:
-    """`mean` and `std` of pixels from 0 to 1: (x * factor - offset - image_mean) / image_std of those to 255."""
+    """Returns `mean` and `std`: (x - mean) / std = (255 x * factor - offset - image_mean) / image_std, 0 <= x <= 1."""
     one, offset = 255.0, 0.0
     if values["do_rescale"]:
         one *= _number(source, "rescale_factor", values["rescale_factor"])
@@ -132,7 +132,7 @@ def _normalization(values: Mapping[str, Any], source: str) -> dict[str, Any]:
 
 
 def _resized(values: Mapping[str, Any], source: str) -> tuple[bool, int]:
-    """Whether both sides are resized, whatever their ratio; and to how many pixels: else the shorter one is."""
+    """Says whether both sides are resized, whatever their ratio, or the shorter one; and to how many pixels."""
     size, kind = values["size"], str(values.get("image_processor_type", values.get("feature_extractor_type", "")))
     if isinstance(size, dict) and "shortest_edge" in size and size.get("longest_edge") is None:
         return False, _side(source, "size", size["shortest_edge"])
@@ -140,7 +140,7 @@ def _resized(values: Mapping[str, Any], source: str) -> tuple[bool, int]:
 
 
 def _side(source: str, name: str, size: Any) -> int:
-    """The side of a square, which is one number, or the same twice."""
+    """Returns the side of a square, which is given as one number, or as the same number twice."""
     if isinstance(size, dict):
         sides = [size.get("height"), size.get("width")]
     else:
@@ -151,13 +151,13 @@ def _side(source: str, name: str, size: Any) -> int:
 
 
 def _ratio(cut: int, resized: int, size: int) -> float:
-    """`cut / resized`, so that `size` pixels divided by it and rounded down are those of exact arithmetic."""
+    """Returns `cut / resized`, so that `size` pixels divided by it and rounded down are those of exact arithmetic."""
     ratio = cut / resized
     return ratio if math.floor(size / ratio) == size * resized // cut else math.nextafter(ratio, 0.0)
 
 
 def _numbers(source: str, name: str, value: Any) -> list[float]:
-    """One number, or several."""
+    """Returns one number, or several, as a list."""
     numbers = list(value) if isinstance(value, list | tuple) else [value]
     if not numbers or not all(isinstance(number, int | float) and abs(number) <= LARGEST for number in numbers):
         raise QtxError(f"{source}: {name} is {str(value)[:100]}: expected a number per channel")

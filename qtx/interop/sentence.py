@@ -1,4 +1,4 @@
-"""What a sentence-transformers folder says is done with a model's last hidden states."""
+"""This module reads what a sentence-transformers folder does with a model's last hidden states."""
 
 from __future__ import annotations
 
@@ -12,9 +12,9 @@ from qtx.models.pooling import POOLINGS, SEPARATOR
 
 EXPECTED = Expected("the options of a Pooling module", "save the model there with sentence-transformers")
 TRANSFORMER, POOLING, NORMALIZE = "Transformer", "Pooling", "Normalize"
-# What is not there when a model is used.
+# Modules that act only in training.
 OF_TRAINING = ("Dropout",)
-# The flags of the versions before 6, to today's names; of those left out the mean alone is on.
+# Flags of the versions before 6 to today's names; of the flags left out, the mean's alone is on.
 FLAGS = {
     "pooling_mode_cls_token": "cls",
     "pooling_mode_mean_tokens": "mean",
@@ -26,11 +26,11 @@ FLAGS = {
 
 
 class Modules(NamedTuple):
-    """How hidden states `[B, T, width]` become one vector `[B, width]`.
+    """`Modules` says how hidden states `[B, T, width]` become one vector `[B, width]`.
 
     Attributes:
       pooling: a name in `qtx.models.pooling.POOLINGS`, or several with `+` between.
-      normalize: whether it is divided by its L2 norm.
+      normalize: whether the vector is divided by its L2 norm.
       left_out: the kinds of modules that follow and change the vector further, which qtx does not compute.
     """
 
@@ -40,17 +40,17 @@ class Modules(NamedTuple):
 
 
 def read_modules(folder: str | Path) -> Modules:
-    """The pooling and the normalization of a sentence-transformers folder, up to the first module that qtx does not
-    compute.
+    """Reads the pooling and the normalization of a sentence-transformers folder, up to the first module that qtx does
+    not compute.
 
     Raises:
-      QtxError: if a file is missing or broken, it does not begin with a Transformer and its Pooling, or that is one
-        that sentence-transformers does not have.
+      QtxError: if a file is missing or broken, the modules do not begin with a Transformer and its Pooling, or the
+        pooling is one that sentence-transformers does not have.
     """
     folder = Path(folder)
     modules = module_list(folder)
     kinds = [kind.rpartition(".")[2] for kind, _ in modules]
-    # Anybody's class may be called so.
+    # A class of another library may have such a name, too.
     own = all(kind.startswith("sentence_transformers.") for kind, _ in modules[:2])
     if kinds[:2] != [TRANSFORMER, POOLING] or not own:
         raise QtxError(

@@ -1,4 +1,4 @@
-"""A checkpoint folder that was opened: of which kind it is, and what its tensors are called."""
+"""An opened checkpoint folder: its kind, and the names of its tensors."""
 
 from __future__ import annotations
 
@@ -26,7 +26,7 @@ REFUSED = {
     "deit": "transformers' DeiT has a distillation token, which qtx's ViT has not; the DeiTs that were trained without "
     "one are of model_type 'vit', or timm's",
 }
-# Where we note the attention variant in config.json; transformers keeps unknown keys and ignores them.
+# The key of the attention variant in config.json; transformers keeps unknown keys and ignores them.
 ATTENTION_KEY = "qtx_attention"
 
 
@@ -36,9 +36,9 @@ class Stored:
 
     Attributes:
       folder: where it is.
-      values: of its config.json.
-      family, checkpoint: what it is of.
-      files: the names of its files of weights, each to its tensors by their names there.
+      values: the values of its config.json.
+      family, checkpoint: the model's family, and its kind of checkpoint.
+      files: the names of the folder's files of weights, each to the file's tensors by their names there.
     """
 
     folder: Path
@@ -49,12 +49,12 @@ class Stored:
 
     @property
     def source(self) -> str:
-        """What to call the weights in messages."""
+        """Returns what to call the weights in messages."""
         return str(self.folder / (WEIGHTS if WEIGHTS in self.files else INDEX))
 
     @property
     def names(self) -> dict[str, str]:
-        """The tensors' names to those of the table: of a tied weight whose original is absent, a copy is it."""
+        """Maps the tensors' names to those of the table; a tied weight's copy takes the name of an absent original."""
         names = self.checkpoint.full_names(name for tensors in self.files.values() for name in tensors)
         for copy, original in self.checkpoint.tied.items():
             if original not in names.values():
@@ -63,12 +63,12 @@ class Stored:
 
     @property
     def tensors(self) -> StoredTensors:
-        """By the names of the table."""
+        """Returns the tensors by the names of the table."""
         names = self.names
         return {names[name]: tensor for tensors in self.files.values() for name, tensor in tensors.items()}
 
     def config(self, attention: AttentionConfig | None) -> TransformerConfig:
-        """The model's config; arguments and errors as of `load`."""
+        """Reads the model's config; arguments and errors are those of `qtx.interop.load`."""
         tensors, values = self.tensors, self.values
         fields = self.checkpoint.read_config(values, tensors, str(self.folder / CONFIG))
         try:
@@ -87,7 +87,7 @@ class Stored:
         return config
 
     def used(self, table: list[Weight]) -> StoredTensors:
-        """The tensors without the copies of tied ones and those that qtx does not compute with.
+        """Returns the tensors without the copies of tied ones and those that qtx does not compute with.
 
         Raises:
           QtxError: if a copy differs from its original.
@@ -103,15 +103,15 @@ class Stored:
 
 
 def _with_pooling(config: TransformerConfig, folder: Path) -> TransformerConfig:
-    """The config of a model without a head, whose embedding is what the folder's modules say, as far as they are
-    sentence-transformers'."""
-    # Of an option: what pools the hidden states of a ViT is a fact of its family.
+    """Returns a config whose embedding follows the folder's sentence-transformers modules, if the model has no head and
+    the modules can be read."""
+    # Only where pooling is an option: what pools the hidden states of a ViT is a fact of its family.
     if getattr(config, "head", None) != "none" or "pooling" not in vars(config) or not (folder / MODULES).is_file():
         return config
     try:
         modules = read_modules(folder)
     except QtxError:
-        return config  # what it is measured by is told with the model
+        return config  # the model keeps its own pooling, and import tells which that is
     return dataclasses.replace(config, pooling=modules.pooling, normalize=modules.normalize)  # type: ignore[call-arg]
 
 
@@ -132,7 +132,7 @@ def open_folder(folder: Path) -> Stored:
 
 
 def _kind(values: dict[str, Any], source: Path) -> tuple[Family, Checkpoint]:
-    """What a config.json is of."""
+    """Returns the family and the kind of checkpoint of a config.json."""
     kinds = {family.checkpoint.model_type: family for family in FAMILIES.values() if family.checkpoint is not None}
     if "model_type" not in values:
         for family in FAMILIES.values():
@@ -148,12 +148,12 @@ def _kind(values: dict[str, Any], source: Path) -> tuple[Family, Checkpoint]:
 
 
 def table_of(checkpoint: Checkpoint, config: TransformerConfig) -> list[Weight]:
-    """The rows of all weights of a config."""
+    """Returns the rows of all weights of a config."""
     return [*checkpoint.weights(config), *attention_weights(config.attention, checkpoint.attention_prefix)]
 
 
 def sizes_of(config: TransformerConfig) -> dict[str, int]:
-    """The lengths of a table's stacked axes."""
+    """Returns the lengths of a table's stacked axes."""
     return {"layer": config.num_layers, "head": config.num_heads}
 
 

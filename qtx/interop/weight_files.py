@@ -1,4 +1,4 @@
-"""The files of a checkpoint's weights: one of safetensors, or shards and the index that says what is in which."""
+"""The files of a checkpoint's weights: one of safetensors, or shards and the index that tells each tensor's shard."""
 
 from __future__ import annotations
 
@@ -21,7 +21,7 @@ StoredTensors = dict[str, StoredTensor]
 
 
 def open_weights(folder: Path) -> dict[str, StoredTensors]:
-    """The names of a folder's files of weights, each to its tensors by their names; no tensor is read.
+    """Opens a folder's files of weights: the name of each to its tensors by their names; no tensor is read.
 
     Raises:
       QtxError: if a file is missing or broken, or there are none that qtx reads.
@@ -52,7 +52,7 @@ def _shards(folder: Path) -> dict[str, StoredTensors]:
 
 
 def index_of(files: Mapping[str, Mapping[str, np.ndarray]]) -> bytes:
-    """The index of shards."""
+    """Returns the index of shards, as the bytes of its file."""
     size = sum(x.nbytes for tensors in files.values() for x in tensors.values())
     places = {name: file for file, tensors in files.items() for name in tensors}
     values = {"metadata": {"total_size": size}, "weight_map": dict(sorted(places.items()))}

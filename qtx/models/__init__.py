@@ -14,7 +14,7 @@ from qtx.models.vit import Vit, VitConfig
 
 
 def count_parameters(params: Any) -> int:
-    """Number of scalars in a parameter tree."""
+    """Counts the scalars in a parameter tree."""
     return sum(leaf.size for leaf in jax.tree.leaves(params))
 
 

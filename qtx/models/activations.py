@@ -1,6 +1,6 @@
 """Activations of feed-forward networks, by the names that `transformers` has for them.
 
-Several names mean one function: it is a model's own name that its checkpoint says again.
+Several names mean one function: a model keeps the name that its checkpoint has, to be written with it again.
 """
 
 from __future__ import annotations
@@ -11,13 +11,13 @@ from collections.abc import Callable
 import jax
 
 exact_gelu = functools.partial(jax.nn.gelu, approximate=False)
-"""x Phi(x), Phi the normal distribution (Hendrycks and Gimpel 2016, arXiv 1606.08415)."""
+"""GELU: x Phi(x), Phi the normal distribution function (Hendrycks and Gimpel 2016, arXiv 1606.08415)."""
 tanh_gelu = functools.partial(jax.nn.gelu, approximate=True)
-"""Its approximation x / 2 (1 + tanh(sqrt(2 / pi) (x + 0.044715 x^3))), of the same paper."""
+"""The approximation x / 2 (1 + tanh(sqrt(2 / pi) (x + 0.044715 x^3))) of GELU, of the same paper."""
 
 
 def quick_gelu(x: jax.Array) -> jax.Array:
-    """x sigmoid(1.702 x), the same paper's other approximation."""
+    """Computes x sigmoid(1.702 x), the other approximation of GELU by Hendrycks and Gimpel."""
     return x * jax.nn.sigmoid(1.702 * x)
 
 

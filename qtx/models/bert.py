@@ -21,26 +21,26 @@ from qtx.parts import Part
 from qtx.sites import Site
 
 OF_TEXTS = ("classification", "regression", "multi_label")
-"""Heads of whole texts: the same parameters, whose outputs mean something else."""
+"""The heads of whole texts: they have the same parameters, but their outputs mean different things."""
 HEADS = dict.fromkeys(("mlm", *OF_TEXTS, "none"))
 
 
 @dataclasses.dataclass(frozen=True)
 class BertConfig(TransformerConfig):
-    """BERT-base by default.
+    """The options of BERT, by default BERT-base.
 
     Attributes:
-      activation: of the feed-forward networks and the masked-language head, a name in `ACTIVATIONS`; the pooler's is
-        tanh, whatever it is.
-      vocab_size: rows of the word table; None: from the data's tokenizer.
-      max_length: rows of the position table.
-      type_vocab_size: token types.
-      head: `"mlm"`, the masked-language head with a tied decoder; of whole texts `"classification"`, one class of
-        several, `"regression"`, a number or several, and `"multi_label"`, classes that a text may have several of; or
-        `"none"`, the encoder alone.
-      num_classes: outputs of a head of whole texts; None: from the data.
-      pooling, normalize: how the hidden states become the embedding of a text, of a model without a head; see
-        `qtx.models.pooling`. The model computes the same: it is what it is measured by.
+      activation: the activation of the feed-forward networks and the masked-language head, a name in `ACTIVATIONS`; the
+        pooler's is always tanh.
+      vocab_size: the rows of the embedding table; None: from the data's tokenizer.
+      max_length: the rows of the position embeddings.
+      type_vocab_size: the number of token types.
+      head: `"mlm"`, the masked-language head with a tied decoder; a head of whole texts: `"classification"`, one class
+        of several, `"regression"`, a number or several, or `"multi_label"`, classes of which a text may have several;
+        or `"none"`, the encoder alone.
+      num_classes: the outputs of a head of whole texts; None: from the data.
+      pooling, normalize: how hidden states become the embedding of a text, in a model without a head; see
+        `qtx.models.pooling`. They change how the model is measured, not what it computes.
     """
 
     pre_norm: ClassVar[bool] = False
@@ -67,7 +67,7 @@ class BertConfig(TransformerConfig):
 
 
 class BertEmbeddings(nn.Module):
-    """Sites: token_type_sum (words + token types), sum (with positions), norm; all `[B, T, width]`."""
+    """The embeddings. Sites: token_type_sum (words + token types), sum (with positions), norm; all `[B, T, width]`."""
 
     config: BertConfig
     deterministic: bool
@@ -90,7 +90,7 @@ class BertEmbeddings(nn.Module):
 
 
 class MlmHead(nn.Module):
-    """Dense layer, activation, LayerNorm; then the word table as decoder and a bias; float32 logits `[..., vocab]`."""
+    """The masked-language head: dense, activation, LayerNorm, tied decoder and bias; float32 logits `[..., vocab]`."""
 
     config: BertConfig
 
@@ -120,24 +120,24 @@ class ClassificationHead(nn.Module):
 
 
 class Bert(nn.Module):
-    """BertModel, BertForMaskedLM or BertForSequenceClassification, by the config's head."""
+    """BERT: BertModel, BertForMaskedLM or BertForSequenceClassification, by the config's head."""
 
     config: BertConfig
 
     @nn.compact
     def __call__(self, batch: dict[str, jax.Array], *, train: bool = False, step: jax.Array | None = None) -> jax.Array:
-        """The head's logits.
+        """Computes the head's logits.
 
         Args:
-          batch: `tokens` `[B, T]`; optionally `mask` `[B, T]` (False = padding), `token_types` `[B, T]`,
-            `segments` `[B, T]` (a token sees only those of its own number), and `positions` `[B, P]`: the
-            positions to predict, so that the vocabulary-sized head runs only there.
-          train: dropout on (needs the "dropout" rng).
-          step: training step, for normalizers that anneal.
+          batch: `tokens` `[B, T]`; optionally `mask` `[B, T]` (False = padding), `token_types` `[B, T]`, `segments`
+            `[B, T]` (a token sees only those of its own number), and `positions` `[B, P]`: the positions to predict, so
+            that the vocabulary-sized head runs only there.
+          train: whether dropout is on (needs the "dropout" rng).
+          step: the training step, for normalizers that anneal.
 
         Returns:
-          of the masked-language head `[B, P, vocab]` with `positions`, otherwise `[B, T, vocab]`; of the heads of whole
-          texts `[B, num_classes]`; without a head the last hidden states `[B, T, width]`; float32.
+          float32 `[B, P, vocab]` from the masked-language head with `positions`, otherwise `[B, T, vocab]`;
+          `[B, num_classes]` from a head of whole texts; the last hidden states `[B, T, width]` without a head.
         """
         c, tokens = self.config, batch["tokens"]
         embeddings = BertEmbeddings(c, not train, name="embeddings")

@@ -22,7 +22,7 @@ from qtx.models.remat import NONE, REMAT_POLICIES, rematerialized
 from qtx.parts import Part
 from qtx.sites import Site
 
-# Up to so many, a training step's layers are compiled one by one: 4 layers of width 256 are 7 % faster on a CPU so.
+# Up to this many layers, a training step compiles each apart: 4 layers of width 256 are 7 % faster on a CPU that way.
 # More would take too long to compile.
 UNROLLED_LAYERS = 6
 
@@ -33,27 +33,27 @@ NORMS = {"LN": layer_norm, "RMSNorm": rms_norm}
 
 @dataclasses.dataclass(frozen=True)
 class TransformerConfig:
-    """Options that every family has, and the facts about a family that more than its module reads: they are no options,
-    unless a family makes one of them a field.
+    """The options that every family has, and facts about a family that more than its module reads. These facts are no
+    options, unless a family makes one of them a field.
 
     Attributes:
       pre_norm: whether the norms are on the residual branches; otherwise they follow the residual sums.
-      norm: of the blocks, a name in `NORMS`.
-      activation: of the feed-forward networks, a name in `ACTIVATIONS`.
+      norm: the norm of the blocks, a name in `NORMS`.
+      activation: the activation of the feed-forward networks, a name in `ACTIVATIONS`.
       causal: whether a query sees only itself and what is before it.
       reads: what a batch holds, `"tokens"` `[B, T]` or `"images"` `[B, H, W, C]`.
       num_layers, width, num_heads, mlp_width: the shape; width is divided among the heads.
-      dropout: rate on both residual branches, and on the embeddings of BERT and ViT.
-      attention_dropout: rate on the attention probabilities.
-      init_std: standard deviation of initial kernels and embeddings. Narrow models need more than the usual 0.02 for
-        attention to start off the uniform distribution (about 1 / sqrt(width)).
-      layer_norm_epsilon: the family's own by default.
-      dtype: "float32" or "bfloat16", of the computation; parameters are float32.
+      dropout: the rate on both residual branches, and on the embeddings of BERT and ViT.
+      attention_dropout: the rate on the attention probabilities.
+      init_std: the standard deviation of initial kernels and embeddings. Narrow models need more than the usual 0.02
+        for attention to start off the uniform distribution (about 1 / sqrt(width)).
+      layer_norm_epsilon: the epsilon of the norms, by default the family's own.
+      dtype: the dtype of the computation, "float32" or "bfloat16"; parameters are float32.
       remat: a name in `REMAT_POLICIES`: which of a block's activations the backward pass computes again, to save
         memory.
-      attention: the variant.
-      attention_backend: how attention is computed, a name in `qtx.attention.fused.BACKEND_NAMES`: `"naive"`, with its
-        T x T scores and probabilities in memory; by one that never has them; or `"auto"`, by what is fastest there.
+      attention: the attention variant.
+      attention_backend: how attention is computed, a name in `qtx.attention.fused.BACKEND_NAMES`: `"naive"`, with all
+        T x T scores and probabilities in memory; a backend that never has them; or `"auto"`, what is fastest there.
 
     Raises:
       QtxError: if the shape is impossible or a rate is not in [0, 1).
@@ -82,7 +82,7 @@ class TransformerConfig:
         for name in ("num_layers", "width", "num_heads", "mlp_width"):
             if getattr(self, name) < 1:
                 raise QtxError(f"{name} is {getattr(self, name)}: expected at least 1")
-        # Of families with heads of a size of their own, an option `head_dim`, the width is not divided.
+        # In families with an option `head_dim`, heads have a size of their own: the width is not divided.
         if getattr(self, "head_dim", None) is None and self.width % self.num_heads:
             nearest = round(self.width / self.num_heads) or 1
             raise QtxError(
@@ -101,19 +101,19 @@ class TransformerConfig:
 
     @property
     def from_data(self) -> tuple[str, ...]:
-        """The options of `FROM_DATA` that this config has a use for."""
+        """Lists the options of `FROM_DATA` that this config has a use for."""
         return tuple(field.name for field in dataclasses.fields(self) if field.name in FROM_DATA)
 
     def resolved(self) -> Self:
-        """The same config, options left at None at their defaults; None are what only the data tell."""
+        """Returns the config with options at their defaults where they are None; only what the data tell stays None."""
         return self
 
     def trained_at(self, length: int) -> Self:
-        """The same config of a model that is trained at so many tokens (see `Normalizer.trained_at`)."""
+        """Returns the config of a model that is trained at `length` tokens (see `Normalizer.trained_at`)."""
         return dataclasses.replace(self, attention=self.attention.trained_at(length))
 
     def example(self) -> dict[str, Any]:
-        """The smallest batch that the module takes, to learn shapes with; what the data tell is filled in."""
+        """Makes the smallest batch that the module takes, to learn shapes with; what the data tell must be known."""
         return {"tokens": np.zeros((1, 2), np.int32)}
 
 
@@ -138,7 +138,7 @@ class Block(nn.Module):
 
     @nn.compact
     def __call__(self, x: jax.Array, rows: Rows) -> tuple[jax.Array, None]:
-        """x `[B, T, width]`, and what its queries see -> (`[B, T, width]`, None)."""
+        """Returns (`[B, T, width]`, None) for x `[B, T, width]` and what its queries see."""
         c, dtype = self.config, jnp.dtype(self.config.dtype)
         # Left to itself, XLA's partitioner (jaxlib 0.10.2) exchanges examples within a gated model's block, if the
         # devices of a data x fsdp x tensor mesh have one example each.
@@ -170,24 +170,24 @@ class Block(nn.Module):
 
 
 def layers(config: TransformerConfig, *, deterministic: bool) -> nn.Module:
-    """`num_layers` blocks, stacked (see `stacked`). Call it with (x, rows); it returns (x, None)."""
+    """Makes `num_layers` blocks, stacked (see `stacked`). Call them with (x, rows); they return (x, None)."""
     return stacked(Block, config, deterministic)(config, deterministic)
 
 
 def stacked(block: type[nn.Module], config: TransformerConfig, deterministic: bool) -> Callable[..., nn.Module]:
-    """`num_layers` blocks of a class under one `nn.scan` named `layers`: their parameters, captured intermediates,
-    calibrated ranges and integers have a leading layer axis `[L, ...]`.
+    """Stacks `num_layers` blocks of a class under one `nn.scan` named `layers`: their parameters, captured
+    intermediates, calibrated ranges and integers have a leading layer axis `[L, ...]`.
 
     Args:
-      block: called with (x, what all layers are told), it returns (x, None).
-      config: of the model; says how many, and what is rematerialized.
+      block: the class; called with (x, what all layers are told), a block returns (x, None).
+      config: the model's config, which says how many blocks there are, and what is rematerialized.
       deterministic: whether this is no training step.
 
     Returns:
-      what makes the module, from the attributes of a block.
+      a function that makes the module from the attributes of a block.
     """
-    # In training, where the scan would copy every saved activation into one stacked buffer. Not with rematerialization:
-    # without a loop XLA would find both computations equal, and keep the activations after all.
+    # Unrolled in training, where a scan would copy every saved activation into one stacked buffer; not if these are
+    # rematerialized: without a loop XLA would find both computations equal, and keep the activations after all.
     unrolled = not deterministic and config.remat == NONE and config.num_layers <= UNROLLED_LAYERS
     scanned = nn.scan(
         rematerialized(block, config.remat),

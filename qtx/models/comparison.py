@@ -1,21 +1,21 @@
-"""In what two configs are of different models."""
+"""This module tells by which options two configs describe different models."""
 
 from __future__ import annotations
 
 from qtx.models.block import FROM_DATA, TransformerConfig
 
-# How to compute, not what.
+# Options that say how to compute, not what.
 COMPUTATION = ("dtype", "remat", "attention_backend")
-# How the embeddings that a model is measured by are made of its hidden states.
+# Options that say how a model's hidden states become the embeddings that it is measured by.
 MEASURED_BY = ("pooling", "normalize")
-# What training may have taken another value for: the model computes the same.
+# Options that matter in training alone: with another value, the model computes the same.
 OF_TRAINING = ("dropout", "attention_dropout", "init_std")
 
 
 def differing_options(one: TransformerConfig, other: TransformerConfig) -> list[str]:
-    """The options by which two configs, once both are resolved, are of different models: all of `other` if they are of
-    two families. Options that say how to compute, measure or train, and those that one of them leaves to the data, are
-    no difference."""
+    """Returns the options by which two configs, once resolved, describe different models: all of `other` if the
+    families differ. Options that say how to compute, measure or train are no difference, nor are options that one
+    config leaves to the data."""
     one, other = one.resolved(), other.resolved()
     options = [option for option in vars(other) if option not in (*COMPUTATION, *MEASURED_BY, *OF_TRAINING)]
     if type(one) is not type(other):

@@ -16,7 +16,7 @@ from qtx.attention.fused import NAIVE
 
 
 def step_flops(module: nn.Module, batch: Mapping[str, Any]) -> int:
-    """Model FLOPs of one training step: three times those of the forward pass's matrix products.
+    """Counts the model FLOPs of one training step: three times those of the forward pass's matrix products.
 
     As in PaLM (Chowdhery et al. 2022, appendix B), a multiplication and an addition are two operations, attention
     counts its whole T x T products, also where a causal mask hides half of them, and recomputation, elementwise work,
@@ -24,7 +24,7 @@ def step_flops(module: nn.Module, batch: Mapping[str, Any]) -> int:
     (masked language modelling), at all tokens, or at the class token.
 
     Args:
-      module: of any family, with the sizes that the data decide filled in.
+      module: a model of any family, with the sizes that the data decide filled in.
       batch: arrays, or anything with their `.shape` and `.dtype`.
     """
     # NumPy's integers have 64 bits, JAX's 32: JAX warns where it is asked for the former by name.
@@ -34,7 +34,7 @@ def step_flops(module: nn.Module, batch: Mapping[str, Any]) -> int:
 
 @functools.lru_cache(maxsize=16)
 def _forward_flops(module: Any, shapes: tuple[tuple[str, tuple[int, ...], str], ...]) -> int:
-    # Whose products a trace shows all of.
+    # A trace of the naive way shows all products.
     module = module.clone(config=dataclasses.replace(module.config, attention_backend=NAIVE))
     batch = {name: jax.ShapeDtypeStruct(shape, dtype) for name, shape, dtype in shapes}
     params = jax.eval_shape(module.init, jax.random.key(0), batch)["params"]
@@ -42,7 +42,7 @@ def _forward_flops(module: Any, shapes: tuple[tuple[str, tuple[int, ...], str], 
 
 
 def product_flops(program: Any) -> int:
-    """Of the matrix products in a traced program, as often as its loops run them."""
+    """Counts the FLOPs of the matrix products in a traced program, as often as its loops run them."""
     total = 0
     for equation in getattr(program, "jaxpr", program).eqns:
         runs = equation.params["length"] if equation.primitive.name == "scan" else 1
@@ -55,7 +55,7 @@ def product_flops(program: Any) -> int:
 
 
 def _programs_in(params: Mapping[str, Any]) -> Iterator[Any]:
-    """The programs that an equation calls: those of one that is differentiated by hand are the same twice."""
+    """Yields the programs that an equation calls; one that is differentiated by hand lists the same program twice."""
     if "call_jaxpr" in params:
         yield params["call_jaxpr"]
         return

@@ -1,7 +1,7 @@
 """OPT (Zhang et al. 2022): decoder, ReLU, learned positions offset by 2, tied head.
 
-All published sizes are pre-LN with embeddings as wide as the model, but OPT-350m: post-LN, no final LayerNorm, and
-narrower embeddings with a projection into the model and one out of it.
+All published sizes are pre-LN with embeddings as wide as the model, except OPT-350m: it is post-LN, has no final
+LayerNorm, and has narrower embeddings with a projection into the model and one out of it.
 """
 
 from __future__ import annotations
@@ -28,15 +28,15 @@ POSITION_OFFSET = 2
 
 @dataclasses.dataclass(frozen=True)
 class OptConfig(TransformerConfig):
-    """OPT-125m by default, with the paper's 512 positions.
+    """The options of OPT: by default OPT-125m, with the paper's 512 positions.
 
     Attributes:
-      activation: of the feed-forward networks, a name in `ACTIVATIONS`.
-      vocab_size: rows of the word table; None: from the data's tokenizer.
-      max_length: longest sequence; the position table has two rows more.
+      activation: the activation of the feed-forward networks, a name in `ACTIVATIONS`.
+      vocab_size: the rows of the embedding table; None: from the data's tokenizer.
+      max_length: the longest sequence; the position embeddings have two rows more.
       pre_norm: LayerNorms on the residual branches and a final one; otherwise they follow the residual sums (OPT-350m).
-      embedding_width: of the word table. If it is not the model's width, words are projected to that, and the output
-        back (OPT-350m: 512); None: the model's width.
+      embedding_width: the width of the embedding table. If it is not the model's width, embeddings are projected to
+        that, and the output back (OPT-350m: 512); None: the model's width.
 
     Raises:
       QtxError: if embedding_width is below 1.
@@ -59,17 +59,17 @@ class OptConfig(TransformerConfig):
             raise QtxError(f"embedding_width is {self.embedding_width}: expected at least 1, or None for width")
 
     def resolved(self) -> Self:
-        # None, whatever the width: a record in which both are numbers could not be widened by one of them.
+        # None instead of the width: were both recorded as numbers, changing only the width would add projections.
         return dataclasses.replace(super().resolved(), embedding_width=self.embedding_width if self.projected else None)
 
     @property
     def projected(self) -> bool:
-        """Whether there are projections between the word table and the model."""
+        """Says whether there are projections between the embedding table and the model."""
         return self.embedding_width not in (None, self.width)
 
 
 class OptEmbeddings(nn.Module):
-    """Sites: project_in (if embeddings are narrower), sum (words + positions); all `[B, T, width]`."""
+    """The embeddings. Sites: project_in (if they are narrower), sum (words + positions); all `[B, T, width]`."""
 
     config: OptConfig
     deterministic: bool
@@ -93,7 +93,7 @@ class OptEmbeddings(nn.Module):
 
 
 class TiedHead(nn.Module):
-    """The word table as decoder; float32 logits `[..., vocab]` at site logits."""
+    """The head, whose decoder is the embedding table; float32 logits `[..., vocab]` at site logits."""
 
     @nn.compact
     def __call__(self, x: jax.Array, table: jax.Array) -> jax.Array:
@@ -101,19 +101,19 @@ class TiedHead(nn.Module):
 
 
 class Opt(nn.Module):
-    """OPTForCausalLM."""
+    """OPT with its language-modelling head: OPTForCausalLM."""
 
     config: OptConfig
 
     @nn.compact
     def __call__(self, batch: dict[str, jax.Array], *, train: bool = False, step: jax.Array | None = None) -> jax.Array:
-        """Next-token logits.
+        """Computes next-token logits.
 
         Args:
           batch: `tokens` `[B, T]`; optionally `mask` `[B, T]` (False = padding) and `segments` `[B, T]` (a token sees
             only those of its own number).
-          train: dropout on (needs the "dropout" rng).
-          step: training step, for normalizers that anneal.
+          train: whether dropout is on (needs the "dropout" rng).
+          step: the training step, for normalizers that anneal.
 
         Returns:
           `[B, T, vocab]` float32.

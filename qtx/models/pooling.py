@@ -1,4 +1,4 @@
-"""How the hidden states of a text become one vector, as sentence-transformers' module Pooling names it."""
+"""Poolings make one vector of the hidden states of a text, under the names in sentence-transformers' module Pooling."""
 
 from __future__ import annotations
 
@@ -21,17 +21,17 @@ def _count(real: jax.Array) -> jax.Array:
 
 
 def mean(hidden: jax.Array, real: jax.Array) -> jax.Array:
-    """Over the real tokens."""
+    """Averages the states of the real tokens."""
     return _total(hidden, real) / _count(real)
 
 
 def mean_sqrt_len_tokens(hidden: jax.Array, real: jax.Array) -> jax.Array:
-    """The sum over the real tokens, divided by the root of their number."""
+    """Sums the states of the real tokens and divides by the root of the tokens' number."""
     return _total(hidden, real) / jnp.sqrt(_count(real))
 
 
 def weightedmean(hidden: jax.Array, real: jax.Array) -> jax.Array:
-    """Over the real tokens, each as often as its position from 1 says (Muennighoff 2022)."""
+    """Averages the states of the real tokens, weighted by position, counted from 1 (Muennighoff 2022)."""
     weights = jnp.where(real, jnp.arange(1, real.shape[1] + 1), 0).astype(jnp.float32)
     return (weights[..., None] * jnp.where(real[..., None], hidden, 0.0)).sum(axis=1) / jnp.maximum(
         weights.sum(axis=1, keepdims=True), 1.0
@@ -39,18 +39,18 @@ def weightedmean(hidden: jax.Array, real: jax.Array) -> jax.Array:
 
 
 def largest(hidden: jax.Array, real: jax.Array) -> jax.Array:
-    """Each feature's largest value over the real tokens."""
+    """Returns each feature's largest value over the real tokens."""
     found = jnp.where(real[..., None], hidden, -jnp.inf).max(axis=1)
     return jnp.where(real.any(axis=1, keepdims=True), found, 0.0)
 
 
 def first(hidden: jax.Array, real: jax.Array) -> jax.Array:
-    """The first position: the token at the beginning, or an image's class token."""
+    """Returns the state of the first position: the token at the beginning, or an image's class token."""
     return hidden[:, 0]
 
 
 def last(hidden: jax.Array, real: jax.Array) -> jax.Array:
-    """The last real token."""
+    """Returns the state of the last real token."""
     place = real.shape[1] - 1 - jnp.argmax(real[:, ::-1], axis=1)
     return jnp.take_along_axis(hidden, place[:, None, None], axis=1)[:, 0]
 
@@ -63,22 +63,22 @@ POOLINGS: dict[str, Callable[[jax.Array, jax.Array], jax.Array]] = {
     "weightedmean": weightedmean,
     "lasttoken": last,
 }
-"""Hidden states `[B, T, D]`, float32, and which tokens are real, `[B, T]`, to vectors `[B, D]`."""
+"""Poolings by name: hidden states `[B, T, D]`, float32, and which tokens are real, `[B, T]`, to vectors `[B, D]`."""
 
 
 def check_pooling(name: str) -> None:
-    """Raises QtxError unless it is a name in `POOLINGS`, or several with `+` between."""
+    """Raises QtxError unless `name` is a name in `POOLINGS`, or several with `+` between."""
     for part in name.split(SEPARATOR):
         lookup(POOLINGS, "pooling", part)
 
 
 def pooled(hidden: jax.Array, real: jax.Array, pooling: str, normalize: bool) -> jax.Array:
-    """The embedding `[B, D]` of hidden states `[B, T, D]`, float32; of several poolings with `+` between `[B, n D]`.
+    """Returns the embedding `[B, D]` of hidden states `[B, T, D]`, float32; `[B, n D]` by n poolings with `+` between.
 
     Args:
       hidden, real: the states, and which tokens are real, `[B, T]`.
       pooling: a name in `POOLINGS`, or several.
-      normalize: whether it is divided by its L2 norm.
+      normalize: whether the embedding is divided by its L2 norm.
     """
     hidden = hidden.astype(jnp.float32)
     vectors = jnp.concatenate([POOLINGS[name](hidden, real) for name in pooling.split(SEPARATOR)], axis=-1)

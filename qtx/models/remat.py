@@ -18,14 +18,14 @@ REMAT_POLICIES: dict[str, Callable[..., bool] | None] = {
     NONE: jax.checkpoint_policies.everything_saveable,
     # The least memory, for about a third more time: one more forward pass.
     "full": None,
-    # The outputs of dense layers are kept, the T x T scores and probabilities are not: most of the memory, for little
-    # time.
+    # The outputs of dense layers are kept, the T x T scores and probabilities are not: saves most of the memory, for
+    # little time.
     "dots": jax.checkpoint_policies.save_only_these_names(DENSE_OUTPUT),
 }
 
 
 def rematerialized(block: type[nn.Module], policy: str) -> type[nn.Module]:
-    """The block class under a named policy.
+    """Returns the block class under a named policy.
 
     Raises:
       QtxError: if there is no such policy.

@@ -25,16 +25,16 @@ HEADS = dict.fromkeys(("classification", "none"))
 
 @dataclasses.dataclass(frozen=True)
 class VitConfig(TransformerConfig):
-    """ViT-S/16 by default, as timm has it: its LayerNorm epsilon too, where Hugging Face's ViT has 1e-12.
+    """The options of ViT: by default ViT-S/16 with timm's LayerNorm epsilon, where Hugging Face's ViT has 1e-12.
 
     Attributes:
-      activation: of the feed-forward networks, a name in `ACTIVATIONS`.
-      patch_size: side of a square patch in pixels.
-      patch_norm: LayerNorm after the patch embedding. The paper's ViT cures have it and its vanilla baseline does not;
-        it alone cures most outliers, so compare variants with the same setting.
+      activation: the activation of the feed-forward networks, a name in `ACTIVATIONS`.
+      patch_size: the side of a square patch in pixels.
+      patch_norm: whether a LayerNorm follows the patch embedding. The paper's ViT cures have it and its vanilla
+        baseline does not; it alone cures most outliers, so compare variants with the same setting.
       head: `"classification"`, or `"none"`, the encoder alone.
-      image_size, channels: None: from the data.
-      num_classes: of `"classification"`; None: from the data.
+      image_size, channels: the side in pixels and the channels of an image; None: from the data.
+      num_classes: the classes of the head `"classification"`; None: from the data.
 
     Raises:
       QtxError: if the image is not a whole number of patches.
@@ -44,7 +44,7 @@ class VitConfig(TransformerConfig):
     causal: ClassVar[bool] = False
     reads: ClassVar[str] = "images"
     pooling: ClassVar[str] = "cls"
-    """What an image's embedding is made of, without a head: the class token."""
+    """The hidden state that is an image's embedding, without a head: the class token's."""
 
     activation: str = "gelu"  # type: ignore[misc]
     width: int = 384
@@ -79,20 +79,21 @@ class VitConfig(TransformerConfig):
         return super().resolved().trained_at((self.image_size // self.patch_size) ** 2 + 1)
 
     def example(self) -> dict[str, Any]:
-        # A view of one number, as a config may say any size.
+        # A view of one number, since a config may ask for any size.
         shape: Any = (1, self.image_size, self.image_size, self.channels)
         return {"images": np.broadcast_to(np.float32(0), shape)}
 
 
 def patches(images: jax.Array, size: int) -> jax.Array:
-    """Images `[B, H, W, C]` as flattened patches `[B, (H / size) * (W / size), size * size * C]`, row by row."""
+    """Cuts images `[B, H, W, C]` into flattened patches `[B, (H / size) * (W / size), size * size * C]`, row by row."""
     batch, height, width, channels = images.shape
     grid = images.reshape(batch, height // size, size, width // size, size, channels)
     return grid.transpose(0, 1, 3, 2, 4, 5).reshape(batch, -1, size * size * channels)
 
 
 class VitEmbeddings(nn.Module):
-    """Sites: patches `[B, N, width]`, patch_norm (if on), sum (class token, patches, positions) `[B, N + 1, width]`."""
+    """The embeddings. Sites: patches `[B, N, width]`, patch_norm (if on), sum (class token, patches, positions)
+    `[B, N + 1, width]`."""
 
     config: VitConfig
     deterministic: bool
@@ -125,14 +126,14 @@ class ClassifierHead(nn.Module):
 
 
 class Vit(nn.Module):
-    """ViTForImageClassification or ViTModel, by the config's head."""
+    """ViT: ViTForImageClassification or ViTModel, by the config's head."""
 
     config: VitConfig
 
     @nn.compact
     def __call__(self, batch: dict[str, jax.Array], *, train: bool = False, step: jax.Array | None = None) -> jax.Array:
-        """Class logits `[B, num_classes]` of `batch["images"]` `[B, H, W, C]`, without a head the last hidden states
-        `[B, N + 1, width]`; float32; the rest as in BERT."""
+        """Computes class logits `[B, num_classes]` of `batch["images"]` `[B, H, W, C]`, without a head the last hidden
+        states `[B, N + 1, width]`; float32; the other arguments are as in BERT."""
         c = self.config
         x = VitEmbeddings(c, not train, name="embeddings")(batch["images"])
         x, _ = layers(c, deterministic=not train)(x, Rows(Mask(x.shape[1], c.causal), step))

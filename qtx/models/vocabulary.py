@@ -1,5 +1,5 @@
-"""The product with the vocabulary, and its factors instead of it: of a long batch the logits are the largest array, and
-the loss can be had without ever holding them all (`qtx.training.vocabulary_loss`)."""
+"""The product with the vocabulary, or its factors instead: the logits of a long batch are the largest array, and the
+loss can be computed without ever holding them all (`qtx.training.vocabulary_loss`)."""
 
 from __future__ import annotations
 
@@ -20,13 +20,13 @@ LOGITS = "logits"
 @jax.tree_util.register_dataclass
 @dataclasses.dataclass(frozen=True)
 class Factors:
-    """hidden . table^T + bias, not multiplied.
+    """The factors of logits that are not multiplied yet: hidden . table^T + bias.
 
     Attributes:
-      hidden: `[..., D]`.
-      table: `[vocab, D]`, float32.
+      hidden: the hidden states `[..., D]`.
+      table: the embedding table `[vocab, D]`, float32.
       bias: `[vocab]`, or None.
-      precision: of the product, as `jax.default_matmul_precision` was where the model would have multiplied.
+      precision: the product's, as `jax.default_matmul_precision` was where the model would have multiplied.
     """
 
     hidden: jax.Array
@@ -35,7 +35,7 @@ class Factors:
     precision: str | None = dataclasses.field(default=None, metadata={"static": True})
 
     def logits(self) -> jax.Array:
-        """Float32 `[..., vocab]`."""
+        """Computes the logits, float32 `[..., vocab]`."""
         table = self.table.T.astype(self.hidden.dtype)
         with multiplied_at(self.precision):
             logits = dense_product(self.hidden, table, preferred_element_type=jnp.float32)
@@ -43,18 +43,18 @@ class Factors:
 
 
 def precision() -> str | None:
-    """The default of matrix products here."""
+    """Returns the current default precision of matrix products."""
     return jax.config.values["jax_default_matmul_precision"]
 
 
 def multiplied_at(precision: str | None) -> contextlib.AbstractContextManager[None]:
-    """Within the context it is the default of matrix products."""
+    """Makes `precision` the default of matrix products within the context; None leaves the default as it is."""
     return contextlib.nullcontext() if precision is None else jax.default_matmul_precision(precision)
 
 
 class VocabularyProduct(nn.Module):
-    """Float32 logits `[..., vocab]`, of a head whose site `logits` they are, and the model's output: one that changes
-    them multiplies by the table itself (`qtx.layers.dense_product`)."""
+    """The product that makes a head's site `logits`, float32 `[..., vocab]`, which are the model's output. A head that
+    changes them multiplies by the table itself (`qtx.layers.dense_product`)."""
 
     def __call__(self, hidden: jax.Array, table: jax.Array, bias: jax.Array | None = None) -> jax.Array:
         return Factors(hidden, table, bias).logits()
@@ -62,8 +62,8 @@ class VocabularyProduct(nn.Module):
 
 @contextlib.contextmanager
 def factored() -> Iterator[None]:
-    """Within the context, a model returns `Factors` for its logits, unless something looks at the site `logits` beside
-    its `VocabularyProduct`, or changes it."""
+    """Makes a model, within the context, return `Factors` for its logits, unless something reads or changes the site
+    `logits` beside its `VocabularyProduct`."""
 
     def interceptor(next_function, args, kwargs, context):
         head = context.module.parent

@@ -1,1 +1,1 @@
-"""From an experiment to its results: prepare, train, quantize, measure, compare."""
+"""This package takes an experiment to its results: it prepares, trains, quantizes, measures and compares."""

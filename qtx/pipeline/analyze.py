@@ -1,6 +1,6 @@
-"""One model's diagnosis: its outliers, its idle heads, what quantization costs, where, and what would save it.
+"""This module diagnoses one model: its outliers, its idle heads, what quantization costs, where, and what costs less.
 
-Everything is measured on the same few held-out examples, in batches of one shape, and compiled as rarely as can be:
+Everything is measured on the same few held-out examples, in batches of one shape, and compiled as rarely as possible:
 which tensors are quantized, to how many bits and in which ranges is data.
 """
 
@@ -39,7 +39,7 @@ CALIBRATION_BATCHES = 2
 COSTLIEST = 5
 SHOWN_HEADS = 4
 
-# What the methods' table compares with the config as it is: the options that choose it.
+# Other ways to quantize, which the methods' table compares with the config's own, and the options that choose each.
 ALTERNATIVES: dict[str, dict[str, Any]] = {
     "weights by MSE": {"weight_estimator": "mse"},
     "percentile": {"activation_estimator": "running_minmax,percentile=99.99"},
@@ -52,13 +52,13 @@ ALTERNATIVES: dict[str, dict[str, Any]] = {
 def diagnose(
     run: TrainedRun, examples: int = EXAMPLES, thorough: bool = False, tell: Callable[[str], Any] = lambda step: None
 ) -> Diagnosis:
-    """Diagnoses a run's model in floating point, and its model quantized after training.
+    """Diagnoses a run's model in floating point and quantized after training.
 
     Args:
-      run: of `restore_run`, e.g. one that was imported. Of quantization-aware training the ranges are calibrated anew.
-      examples: held-out ones to measure on; fewer if there are no more.
-      thorough: measure every tensor on all of them, and not only those that cost most on the first few.
-      tell: hears what is being done, for people who wait.
+      run: the run, from `restore_run`, e.g. an imported one; ranges learned in training are calibrated anew.
+      examples: how many held-out examples to measure on, or all if there are fewer.
+      thorough: whether to measure every tensor, and not only those that cost most on the first batch.
+      tell: is called with the name of each step as the step begins, to show progress.
 
     Raises:
       QtxError: if there are too few training data to calibrate on, or the recipe does not fit the model.
@@ -134,14 +134,14 @@ def diagnose(
 
 
 def open_run(experiment: Experiment, workdir: Path, source: Found | None, names_data: bool = False) -> TrainedRun:
-    """What is diagnosed: a checkpoint, imported into `workdir`, or the run that is there, at its newest parameters.
+    """Returns the run to diagnose: a checkpoint, imported into `workdir`, or the run there at its newest parameters.
 
-    Images need no labels that are the model's: with others it is measured by its own outputs in floating point.
+    Images may have labels that the model does not know: its own outputs in floating point then measure the model.
 
     Args:
-      experiment: of `config_of_checkpoint`, or the run's own.
+      experiment: the experiment, from `config_of_checkpoint` or the run's own.
       workdir: the run's folder.
-      source: the checkpoint; None: the run that is there.
+      source: the checkpoint to import; None: the run in `workdir`.
       names_data: whether the user has named the data.
 
     Raises:
@@ -164,18 +164,18 @@ def open_run(experiment: Experiment, workdir: Path, source: Found | None, names_
 
 
 def is_run(folder: Path) -> bool:
-    """Whether a folder is a run's own, and no checkpoint of Hugging Face's, which has a config.json too."""
+    """Says whether a folder is a run's, and not a Hugging Face checkpoint, which has a config.json too."""
     run = RunFolder(folder)
     return run.imported.is_dir() or run.checkpoints.is_dir()
 
 
 def folder_for(checkpoint: str) -> Path:
-    """Where the run of a checkpoint goes if nobody says where."""
+    """Returns the folder for the run of a checkpoint if the user names none."""
     return Path("runs") / Path(checkpoint.removeprefix(BUILTIN)).resolve().name
 
 
 def _with_any_labels(experiment: Experiment, workdir: Path, source: Found | None) -> Data:
-    """The data of `open_run`; of images that have labels other than the model's, without their classes."""
+    """Loads the data for `open_run`; images with labels that the model does not know come without classes."""
     classes = None if source is None else classes_of(experiment, source.folder)
     try:
         return load_data(experiment, origin(experiment, workdir), classes)
@@ -193,7 +193,7 @@ def _has_foreign_labels(prepared: Prepared) -> bool:
 
 
 def _sampled(prepared: Prepared, examples: int) -> Prepared:
-    """The same on a few examples: small batches, of which each device gets its part."""
+    """Returns the prepared experiment on a few examples only, in small batches that divide evenly among devices."""
     parts = batch_shards(prepared.mesh)
     size = -(-BATCH // parts) * parts
     training = dataclasses.replace(

@@ -1,7 +1,7 @@
-"""Which attention backend a run trains with: chosen once, recorded, and kept when the run goes on.
+"""A run's attention backend is chosen once, recorded, and kept when training resumes.
 
-Backends draw dropout differently, so that a run that took another one midway, on a machine of another kind or with a
-later version, would not be the run that it was.
+Backends draw dropout differently: a run that changed its backend midway, on another kind of machine or with a later
+version, would no longer be the run that it was.
 """
 
 from __future__ import annotations
@@ -28,16 +28,16 @@ BACKEND = "attention_backend"
 
 
 def training_backend(experiment: Experiment, data: Data, workdir: Path) -> str:
-    """The backend that a run's training steps take: what it took when it began, or else what the config says, `auto`
-    being found out by tracing a step; names with commas where layers take several.
+    """Returns the attention backend of a run's training steps: the recorded one if the run has begun, else the one that
+    a traced step takes under the config. Several names are separated by commas, where layers take different backends.
 
     Raises:
-      QtxError: if it began with one that this version does not have.
+      QtxError: if the run began with a backend that this version does not have.
     """
     folder = RunFolder(workdir)
     if not folder.checkpoints.is_dir():
         return _traced(experiment, data)
-    taken = folder.taken().get(BACKEND, NAIVE)  # earlier versions had no other
+    taken = folder.taken().get(BACKEND, NAIVE)  # earlier versions had no other backend
     for name in taken.split(SEPARATOR):
         if name not in BACKEND_NAMES:
             raise QtxError(
@@ -48,8 +48,8 @@ def training_backend(experiment: Experiment, data: Data, workdir: Path) -> str:
 
 
 def with_backend(model: TransformerConfig, taken: str) -> TransformerConfig:
-    """A model's config with what was taken in place of auto; beside `naive`, which is taken wherever something looks at
-    scores or probabilities, it is the other."""
+    """Returns a model's config with `auto` replaced by the backend that was taken. `naive`, which is taken wherever
+    something looks at scores or probabilities, does not count beside another; with several others, `auto` stays."""
     names = set(taken.split(SEPARATOR))
     others = sorted(names - {NAIVE}) or [NAIVE]
     if model.attention_backend != AUTO or len(others) > 1:
@@ -60,7 +60,7 @@ def with_backend(model: TransformerConfig, taken: str) -> TransformerConfig:
 def _traced(experiment: Experiment, data: Data) -> str:
     module: Any = build(experiment.model, data)
     trained: Any = qat_model(experiment, module, data) or noisy_model(experiment, module, data) or module
-    example = next(iter(data.evaluation(2)))  # one half of which noise quantizes
+    example = next(iter(data.evaluation(2)))  # two, for noise quantizes half of a batch
     forward = training_forward(trained, experiment.training, loss_of(experiment.objective, module.config))
 
     def step(params: Any) -> Any:

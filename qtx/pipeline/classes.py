@@ -1,4 +1,4 @@
-"""Classes that a model knows: by which labels of whatever data are numbered, and never by their place."""
+"""This module numbers the labels of any data by the classes that a model knows: by name, never by place."""
 
 from __future__ import annotations
 
@@ -20,24 +20,24 @@ from qtx.training.run_folder import CLASSES, RunFolder
 
 
 def has_labels(experiment: Experiment) -> bool:
-    """Whether an experiment is on examples with labels, for which the model's outputs stand: classes, or numbers."""
+    """Says whether an experiment's examples have labels that the model's outputs stand for: classes, or numbers."""
     return "num_classes" in experiment.model.from_data and not OBJECTIVES[experiment.objective].taught
 
 
 def learns_classes(experiment: Experiment) -> bool:
-    """Whether an experiment is on examples of classes, or of labels with names: not on numbers alone."""
+    """Says whether an experiment has labels, and these are classes or have names, not numbers alone."""
     return has_labels(experiment) and OBJECTIVES[experiment.objective].label_kind != NUMBERS
 
 
 def known_classes(chain: Iterable[tuple[Path | None, Experiment]], objective: str) -> tuple[str, ...] | None:
-    """The classes that a run was trained with, in the order of their numbers, or whose head it has taken over.
+    """Returns the classes that a run's head has learned, in this run or an earlier one, in the order of their numbers.
 
     Args:
-      chain: the run and those that it started from; see `qtx.pipeline.start.starts`.
-      objective: by which the head is to be used.
+      chain: the run and the runs that it started from; see `qtx.pipeline.start.starts`.
+      objective: the objective that the head is to serve.
 
     Returns:
-      their names; None if it has no head of that kind.
+      the classes' names; None if the run has no such head, or its head has learned no classes.
     """
     for folder, there in chain:
         head = FAMILIES[there.family].heads.get(objective)
@@ -55,8 +55,8 @@ def known_classes(chain: Iterable[tuple[Path | None, Experiment]], objective: st
 
 
 def _of_earlier_version(run: RunFolder, config: DataConfig, objective: str) -> tuple[str, ...] | None:
-    """The classes of a run that has no record of them: those of its own data, which were sorted as text then, unless
-    they had an order of their own."""
+    """Returns the classes of a run that recorded none: the classes of its own data, sorted as text as earlier versions
+    did unless the source gives them an order."""
     source: Any = config.source
     if getattr(source, "classes", None) is not None:
         return source.classes
@@ -72,14 +72,14 @@ def _of_earlier_version(run: RunFolder, config: DataConfig, objective: str) -> t
 
 
 def load_numbered(config: DataConfig, objective: str, known: Sequence[str] | None, new_head: bool = False) -> Data:
-    """Data whose labels are numbered as a model's classes are.
+    """Loads data whose labels are numbered as a model's classes are.
 
     Args:
-      config: which data; its option `classes`, if it has one, gives the data's own names for the model's classes.
+      config: the data; the option `classes`, if the source has it, gives the data's own names for the model's classes.
       objective: see `qtx.data.load`.
-      known: the model's classes, in the order of their numbers; None: it has yet to learn some.
-      new_head: whether the model may also learn other classes, with a head of its own: those that `classes` gives in
-        another number, or those of data none of whose labels the model knows.
+      known: the model's classes, in the order of their numbers; None: the model has yet to learn some.
+      new_head: whether the model may also learn other classes, with a new head: `classes`, if their number is not the
+        model's, or the data's, if the model knows none of their labels.
 
     Raises:
       UnknownLabel: if the model does not know a label.
@@ -102,7 +102,7 @@ def load_numbered(config: DataConfig, objective: str, known: Sequence[str] | Non
 
 
 def _agreed(given: Sequence[str], known: Sequence[str]) -> tuple[str, ...]:
-    """The data's names for the model's classes, which the first of them may have."""
+    """Returns the data's names for the model's classes: the `given` ones, and for the rest the model's own."""
     if len(given) > len(known):
         raise QtxError(
             f"data.classes names {len(given)} classes, but the model has {len(known)}, {in_words(known)}: give the "
@@ -117,11 +117,11 @@ def _agreed(given: Sequence[str], known: Sequence[str]) -> tuple[str, ...]:
 
 
 def check_places(names: Sequence[str], known: Sequence[str]) -> None:
-    """Raises QtxError if numbers of texts have the name of one of a model's outputs, and the place of another.
+    """Raises QtxError if a numeric label is named as one of a model's outputs, but stands in the place of another.
 
     Args:
-      names: of the numbers.
-      known: of the model's outputs; other names than these say nothing, and then the place does.
+      names: the names of the numeric labels.
+      known: the names of the model's outputs; a label with none of these names counts by its place.
     """
     for place, name, _ in _misplaced(names, known):
         raise QtxError(
@@ -131,14 +131,14 @@ def check_places(names: Sequence[str], known: Sequence[str]) -> None:
 
 
 def _misplaced(names: Sequence[str], known: Sequence[str]) -> Iterator[tuple[int, str, int]]:
-    """Finds the names that the model has in another place: (place, name, the model's place) of each."""
+    """Finds each name that the model has in another place: (place, name, the model's place)."""
     places = {plain(name): place for place, name in enumerate(known)}
     found = ((place, name, places.get(plain(name), place)) for place, name in enumerate(names))
     return (one for one in found if one[0] != one[2])
 
 
 def _of_source(config: DataConfig, objective: str, known: Sequence[str]) -> Data:
-    """Data of a source that has classes of its own: numbers, or the model's."""
+    """Loads data of a source with classes of its own, which must be numbers, or the model's."""
     data = load(config, objective)
     own = data.classes or ()
     by_number = are_unnamed(own) and len(own) <= len(known)
@@ -152,5 +152,5 @@ def _of_source(config: DataConfig, objective: str, known: Sequence[str]) -> Data
 
 
 def same_classes(one: Sequence[str], other: Sequence[str]) -> bool:
-    """Whether classes are the same by name, or as many without names."""
+    """Says whether two lists of classes have the same names, or have no names and the same length."""
     return tuple(one) == tuple(other) or (len(one) == len(other) and are_unnamed(one) and are_unnamed(other))

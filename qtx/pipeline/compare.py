@@ -1,4 +1,4 @@
-"""Attention variants side by side: every variant with every seed trained, measured and quantized, in one folder.
+"""A comparison trains, measures and quantizes every attention variant with every seed, in one folder.
 
     results.jsonl             a line per finished run
     table.md                  mean and standard deviation over seeds
@@ -42,9 +42,9 @@ class Run:
     """One run of a comparison.
 
     Attributes:
-      variant: its name in tables.
-      experiment: what it trains.
-      workdir: its folder.
+      variant: the variant's name in tables.
+      experiment: what the run trains.
+      workdir: the run's folder.
     """
 
     variant: str
@@ -53,16 +53,16 @@ class Run:
 
     @property
     def title(self) -> str:
-        """Its variant and seed, for people."""
+        """Returns the run's variant and seed, for people."""
         return f"{self.variant}, seed {self.experiment.seed}"
 
 
 def runs(experiment: Experiment, workdir: Path) -> list[Run]:
-    """The runs of a comparison, all variants of the first seed first.
+    """Plans the runs of a comparison, all variants of the first seed first.
 
     Raises:
-      QtxError: if the experiment itself chooses an attention, which every run would replace, or is one of
-        quantization-aware training; a variant anneals beyond the end of training, or cannot start from `config.start`.
+      QtxError: if the experiment itself chooses an attention, which every run would replace, or quantization-aware
+        training; or if a variant anneals beyond the end of training, or cannot start from `config.start`.
     """
     if experiment.qat.scheme:
         raise QtxError(
@@ -97,30 +97,29 @@ def runs(experiment: Experiment, workdir: Path) -> list[Run]:
 
 
 def begun_run(planned: Sequence[Run]) -> RunFolder | None:
-    """The folder with the tokenizer that all runs have: of one that has begun, or that they start from; None: there is
-    none yet."""
+    """Returns the folder whose tokenizer all runs share: of a run that has begun, or of the runs' start; else None."""
     found = (origin(run.experiment, run.workdir) for run in planned)
     return next((folder for folder in found if folder is not None), None)
 
 
 def check_runs(planned: Sequence[Run], identity: Mapping[str, str] | None = None) -> None:
-    """Raises QtxError if the folder of a run holds that of another config, or of data of another `identity`."""
+    """Raises QtxError if a planned run's folder holds a run of another config, or on data of another `identity`."""
     known = {} if identity is None else {IDENTITY: dict(identity)}
     for run in planned:
         RunFolder(run.workdir).claim({**record(run.experiment), **known}, write=False)
 
 
 def run_comparison(experiment: Experiment, workdir: Path, console: Console, data: Data | None = None) -> list[Result]:
-    """Brings every run to its end and writes results.jsonl, table.md and report.html.
+    """Finishes every run and writes results.jsonl, table.md and report.html.
 
     Args:
       experiment: what to compare.
       workdir: the comparison's folder.
-      console: gets a line per run: which of how many, and the time left.
-      data: the experiment's, which all runs share, if it is loaded already.
+      console: where a line per run is printed: its number among all, and the time left.
+      data: the experiment's data, which all runs share, if loaded already.
 
     Raises:
-      QtxError: see `runs` and `check_runs`, nothing has been trained then; or a run diverged.
+      QtxError: as `runs` and `check_runs`, before anything is trained; or if a run diverges.
     """
     planned = runs(experiment, workdir)
     check_runs(planned)
@@ -151,7 +150,7 @@ def run_comparison(experiment: Experiment, workdir: Path, console: Console, data
 def bring_to_end(prepared: Prepared, run: Run, console: Console) -> Result:
     """Trains, quantizes and measures one run."""
     began = time.monotonic()
-    prepared.calibration()  # tells now, and not after hours of training, if there are too few data
+    prepared.calibration()  # raises now, and not after hours of training, if there are too few data
     trained = train_run(prepared, run.workdir)
     with console.status(escape(f"{run.title}: quantizing and measuring")):
         quantized = quantize(trained)
@@ -160,11 +159,11 @@ def bring_to_end(prepared: Prepared, run: Run, console: Console) -> Result:
 
 
 def finished_result(run: Run) -> Result | None:
-    """The result of a run that is finished under the same options, else None."""
+    """Returns the result of a run that is finished under the same options, else None."""
     folder, quantization = RunFolder(run.workdir), run.experiment.quantization
     rules = quantization.recorded_rules(quantization.schemes, run.experiment.model)
     if rules and not rules.items() <= (read_entries(folder.recipe) if folder.recipe.exists() else {}).items():
-        return None  # the recipe's file says something else now
+        return None  # the recipe has changed since the run recorded it
     training = run.experiment.training
     result = find_result(folder, training.steps, training.eval_batches, record(run.experiment)["quantization"])
     return None if result is None else {**result, "variant": run.variant}
@@ -191,7 +190,7 @@ def rebuild(workdir: Path) -> list[Result]:
 
 
 def duration(seconds: float) -> str:
-    """Seconds as people say them: `40 s`, `12 min`, `3.5 h`."""
+    """Formats seconds as people say them: `40 s`, `12 min`, `3.5 h`."""
     if seconds < 90:
         return f"{seconds:.0f} s"
     return f"{seconds / 60:.0f} min" if seconds < 5400 else f"{seconds / 3600:.1f} h"

@@ -1,4 +1,4 @@
-"""What is told of the embeddings that a model without a head is measured by."""
+"""This module describes the embeddings that a model without a head is measured by."""
 
 from __future__ import annotations
 
@@ -12,12 +12,12 @@ from qtx.models import TransformerConfig
 
 
 def told_of_embeddings(config: TransformerConfig, original: Path) -> dict[str, str]:
-    """The line `embedding` of a summary, e.g. `mean, normalized`, and what the original's modules make further of it;
-    none of a model with a head.
+    """Returns the line `embedding` of a summary, e.g. `mean, normalized`, with the original's further modules, which
+    qtx does not compute; nothing for a model with a head.
 
     Args:
-      config: of the model.
-      original: the folder that it was imported from, if it was.
+      config: the model's config.
+      original: the folder of the checkpoint that the model was imported from; need not exist.
     """
     text = embedding_in_words(config)
     if not text:

@@ -1,4 +1,4 @@
-"""Taking a trained run away: in integers, or as a Hugging Face checkpoint."""
+"""This module exports a trained run: as an integer model, or as a Hugging Face checkpoint."""
 
 from __future__ import annotations
 
@@ -24,7 +24,7 @@ from qtx.training.run_folder import IDENTITY
 
 
 def export_int8(run: TrainedRun, folder: Path, scheme: str) -> list[str]:
-    """Writes an integer model and the config that evaluates it; returns what to tell of it."""
+    """Writes an integer model and the config to evaluate it with; returns lines to tell the user."""
     prepared, model = run.prepared, convert(under(run, scheme))
     save(model, folder)
     files = kept_files(prepared.experiment, prepared.module.config, prepared.data)
@@ -41,8 +41,8 @@ def export_int8(run: TrainedRun, folder: Path, scheme: str) -> list[str]:
 
 
 def export_huggingface(run: TrainedRun, folder: Path, scheme: str | None = None) -> list[str]:
-    """Writes a Hugging Face checkpoint, in floating point whatever the scheme, in the format of the one that the run's
-    model was imported from, if it was and its attention has a place there; returns what to tell of it."""
+    """Writes a Hugging Face checkpoint, in floating point whatever the scheme; returns lines to tell the user. An
+    imported model keeps its original's format, unless that has no place for the model's attention."""
     prepared, config = run.prepared, run.prepared.experiment.model
     original, told = original_of(prepared.experiment, run.workdir), []
     if original is not None and has_place_for(open_folder(original), config.attention):
@@ -51,7 +51,7 @@ def export_huggingface(run: TrainedRun, folder: Path, scheme: str | None = None)
         told = [f"{original} is timm's, which computes the plain softmax alone: this is a checkpoint of transformers"]
         original = None
     names = prepared.data.classes
-    if original is None and names is None and "num_classes" in config.from_data:  # of no file that is written over
+    if original is None and names is None and "num_classes" in config.from_data:  # no original names the classes
         names = known_classes(starts(prepared.experiment, run.workdir), prepared.experiment.objective)
     learned = bool(prepared.experiment.start) and not OBJECTIVES[prepared.experiment.objective].taught
     save_huggingface(folder, config, run.floating_point, original, names, learned, _with_it(run, original))
@@ -59,15 +59,15 @@ def export_huggingface(run: TrainedRun, folder: Path, scheme: str | None = None)
 
 
 def _with_it(run: TrainedRun, original: Path | None) -> dict[str, bytes]:
-    """What goes with a checkpoint besides what its original has: the tokenizer of a run's texts, or the options of an
-    image processor that makes the run's pixels, unless the original says the same."""
+    """Returns the files beside a checkpoint that its original lacks: the tokenizer of a run's texts, or the options of
+    an image processor that makes the run's pixels, unless the original's make the same."""
     data = run.prepared.data
     files = {} if original is not None or data.tokenizer is None else data.tokenizer.for_export()
     if data.pixels is None or not run.own_data:
         return files
     stored = None if original is None else open_folder(original)
     if stored is not None and stored.checkpoint is stored.family.timm:
-        return files  # which says it in config.json
+        return files  # timm has these options in config.json
     if stored is None or pixel_options(stored, data.pixels["image_size"], data.pixels["channels"]) != data.pixels:
         files[PREPROCESSOR] = json.dumps(processor_of(data.pixels), indent=2).encode() + b"\n"
     return files

@@ -1,4 +1,4 @@
-"""When clipping leaves attention with nothing: the warning and its remedies.
+"""This module warns when clipping leaves attention with nothing, and names remedies.
 
 A freshly initialized narrow model attends almost uniformly, so a gamma below about -1 / T clips every probability of a
 row to 0. No gradient reaches the scores of such a dead row; if nearly all rows are dead, attention never learns.
@@ -14,7 +14,8 @@ DEAD_ROW_LIMIT = 0.5
 
 
 def attention_warning(dead_row_share: float, config: TransformerConfig) -> str | None:
-    """What to tell the user about a share of dead attention rows (0 to 1), or None if it is low or meant to be so."""
+    """Returns a warning about a share of dead attention rows (0 to 1); None if the share is low, or attention is
+    off."""
     attention = config.attention
     if dead_row_share <= DEAD_ROW_LIMIT or isinstance(attention.normalizer, NoAttention):
         return None

@@ -1,5 +1,5 @@
-"""What a run was made from: its tokenizer, its classes and its data, told from their content, so that no others pass
-for them."""
+"""A run's identity says by contents what the run was made from: its tokenizer, its classes and its data, so that no
+others pass for them."""
 
 from __future__ import annotations
 
@@ -18,20 +18,20 @@ from qtx.training.run_folder import CLASSES, RECIPE, RunFolder
 
 
 def origin(experiment: Experiment, workdir: Path) -> RunFolder | None:
-    """The run whose tokenizer an experiment in `workdir` has: that in the folder, or the one that training starts
-    from; None: it has yet to make one."""
+    """Returns the run whose tokenizer an experiment in `workdir` uses: the run in the folder, or the one that training
+    starts from; None: the experiment has yet to make a tokenizer."""
     folders = [RunFolder(workdir), *([RunFolder(Path(experiment.start))] if experiment.start else [])]
     return next((folder for folder in folders if folder.config.exists()), None)
 
 
 def load_data(experiment: Experiment, run: RunFolder | None = None, classes: Sequence[str] | None = None) -> Data:
-    """The data of an experiment, cut by a run's own tokenizer and numbered by its classes if there is a run: its
-    tokenizer is never trained anew.
+    """Loads the data of an experiment. If there is a run, its tokenizer, which is never trained anew, cuts the texts,
+    and its classes number the labels.
 
     Args:
-      experiment: on which data; not necessarily those that the run was trained on.
+      experiment: the experiment, not necessarily on the data that the run was trained on.
       run: see `origin`.
-      classes: those of the model, if there is no run that knows them; None: it has yet to learn some.
+      classes: the model's classes, if no run knows them; None: the model has yet to learn some.
 
     Raises:
       UnknownLabel: if the model does not know a label.
@@ -44,16 +44,16 @@ def load_data(experiment: Experiment, run: RunFolder | None = None, classes: Seq
         classes = known_classes(starts(config_of(str(run.root)), run.root), objective)
     if not learns_classes(experiment):
         data = load(config, objective)
-        if number is not None:  # the outputs are the model's, and not to be learned
+        if number is not None:  # the model's outputs are fixed, and not to be learned
             check_places(data.classes or (), classes or ())
         return data
     if not begun and number is not None and getattr(config.source, "classes", None) is None:
-        classes = tuple(map(str, range(number)))  # what numbers mean, where labels are numbers
+        classes = tuple(map(str, range(number)))  # a label that is a number is its class's number
     return load_numbered(config, objective, classes, new_head=not begun or number is None)
 
 
 def _cut_as(config: DataConfig, run: RunFolder) -> DataConfig:
-    """The same data, cut by a run's own tokenizer."""
+    """Returns the data's config with the tokenizer of a run, so that texts are cut as the run's were."""
     cut, takes_tokenizer = "tokenizer" in run.identity(), hasattr(config.source, "tokenizer")
     if takes_tokenizer != cut:
         kinds = {True: "text, cut by a tokenizer", False: "data without a tokenizer"}
@@ -68,19 +68,19 @@ def _cut_as(config: DataConfig, run: RunFolder) -> DataConfig:
 
 
 def identity_of(data: Data) -> dict[str, Any]:
-    """The SHA-256 of each part: `tokenizer`, of its files; `training` and `held_out`, of what the splits hold; and the
-    names of the classes, if they have labels."""
+    """Returns the SHA-256 of each part: `tokenizer`, of the tokenizer's files; `training` and `held_out`, of the
+    contents of the splits; and the names of the classes, if the data have labels."""
     tokenizer = data.tokenizer and {"tokenizer": data.tokenizer.digest}
     return {**(tokenizer or {}), **data.digests, **({CLASSES: list(data.classes)} if data.classes else {})}
 
 
 def kept_files(experiment: Experiment, model: TransformerConfig, data: Data) -> dict[str, str]:
-    """Name to text of what a run keeps from its start: the tokenizer, and the rules of a recipe of the user's own.
+    """Returns the files that a run keeps from its start, name to text: its tokenizer, and the rules of a user's recipe.
 
     Args:
-      experiment: the run's.
-      model: its config, sizes filled in.
-      data: the run's.
+      experiment: the run's experiment.
+      model: the model's config, sizes filled in.
+      data: the run's data.
     """
     schemes = (*experiment.quantization.schemes, *([experiment.qat.scheme] if experiment.qat.scheme else []))
     rules = experiment.quantization.recorded_rules(schemes, model)

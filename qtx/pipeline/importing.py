@@ -1,4 +1,4 @@
-"""A run made of a checkpoint that somebody has: at step 0, with the checkpoint's files and its own tokenizer."""
+"""This module makes a run of an existing checkpoint: at step 0, with the checkpoint's files and its own tokenizer."""
 
 from __future__ import annotations
 
@@ -39,7 +39,7 @@ BUILTIN = "builtin:"
 HUB_NAME = re.compile(r"[\w.-]+/[\w.-]+")
 SEQUENCE_LENGTH = 128
 UNFINISHED = ".imported."
-"""What a checkpoint's copy is called until it is whole, before the number of the process."""
+"""The prefix of a checkpoint's copy until it is whole; the number of the copying process follows."""
 
 
 @dataclasses.dataclass(frozen=True)
@@ -47,8 +47,8 @@ class Found:
     """A checkpoint that a name leads to.
 
     Attributes:
-      folder: where it lies.
-      source: where it is from, for the record.
+      folder: the checkpoint's folder.
+      source: the checkpoint's origin, for the record.
     """
 
     folder: Path
@@ -56,11 +56,11 @@ class Found:
 
 
 def found(checkpoint: str) -> Found:
-    """The checkpoint of a folder; a built-in one, `builtin:NAME`; or one of the Hugging Face Hub, `ORGANIZATION/NAME`
-    or `ORGANIZATION/NAME@REVISION`, which is fetched.
+    """Finds a checkpoint by its name: a folder; a built-in one, `builtin:NAME`; or one of the Hugging Face Hub,
+    `ORGANIZATION/NAME` or `ORGANIZATION/NAME@REVISION`, which is fetched.
 
     Raises:
-      QtxError: if there is none.
+      QtxError: if there is no such checkpoint.
     """
     if checkpoint.startswith(BUILTIN):
         return Found(builtin_checkpoint(checkpoint.removeprefix(BUILTIN)), checkpoint)
@@ -78,16 +78,16 @@ def found(checkpoint: str) -> Found:
 
 
 def config_of_checkpoint(checkpoint: Found, names_source: bool = False) -> ConfigDict:
-    """The config of the run that a checkpoint makes: its model, and built-in data cut by its own tokenizer, or with the
-    pixels that its processor makes, for the objective of its head; a model without a head, and one whose head needs
-    labels, is measured by what it was (objective `distill`).
+    """Returns the config of the run that a checkpoint makes: its model, and built-in data for the objective of its
+    head, cut by its own tokenizer, or with the pixels that its image processor makes. A model without a head, or whose
+    head needs labels, is measured by its original outputs (objective `distill`).
 
     Args:
-      checkpoint: of `found`.
-      names_source: whether the user names a source of data, which has labels if it is of images.
+      checkpoint: the checkpoint, from `found`.
+      names_source: whether the user names a source of data; images of such a source have labels.
 
     Raises:
-      QtxError: if it is no checkpoint that qtx reads, or has no tokenizer.
+      QtxError: if qtx cannot read the checkpoint, or it has no tokenizer.
     """
     folder = checkpoint.folder
     stored = open_folder(folder)
@@ -109,24 +109,24 @@ def config_of_checkpoint(checkpoint: Found, names_source: bool = False) -> Confi
         longest = min(getattr(model, "max_length", SEQUENCE_LENGTH), SEQUENCE_LENGTH if told is None else told[0])
         options = {"tokenizer": str(folder), "sequence_length": min(SEQUENCE_LENGTH, longest)}
     config.data = section(DataConfig(SOURCE.make("source", source, options)))
-    config.data.update(options)  # those at the source's defaults too, which are not those of every source
+    config.data.update(options)  # also those at this source's defaults: another source may have others
     return config.lock()
 
 
 def objective_of(model: TransformerConfig) -> str:
-    """What a model was trained for, as far as text that is just text has it; otherwise to stay what it is."""
+    """Returns the objective that a model was trained for, if plain text serves it; else `distill`, to stay as it is."""
     head = getattr(model, "head", None)
     return family_of(model).objectives[0] if head in (None, "mlm") else "distill"
 
 
 def import_run(experiment: Experiment, workdir: Path, checkpoint: Found, data: Data | None = None) -> Prepared:
-    """Makes the run of a checkpoint in `workdir`; one that is there already stays.
+    """Makes the run of a checkpoint in `workdir`; a run of the same checkpoint that is there already stays.
 
     Args:
-      experiment: of `config_of_checkpoint`, on data of the user's choice.
+      experiment: the experiment, from `config_of_checkpoint`, on data of the user's choice.
       workdir: the run's folder.
-      checkpoint: of `found`.
-      data: the experiment's, if they are loaded already.
+      checkpoint: the checkpoint, from `found`.
+      data: the experiment's data, if loaded already.
 
     Raises:
       QtxError: if the model and the data do not fit, or `workdir` holds another run.
@@ -160,14 +160,14 @@ def import_run(experiment: Experiment, workdir: Path, checkpoint: Found, data: D
             target = copied / file.relative_to(folder)
             target.parent.mkdir(exist_ok=True)
             shutil.copyfile(file, target)
-        load(copied, experiment.model.attention)  # whole, before anything says that there is a run
+        load(copied, experiment.model.attention)  # checks the copy before anything says that there is a run
         os.replace(copied, run.imported)
         files = kept_files(experiment, module.config, data)
         run.claim({**record(experiment), IDENTITY: {**identity_of(data), **identity}}, files)
         claimed = {**files, run.config.name: ""}
         return prepare(experiment, data, run)
     except QtxError:
-        for name in claimed:  # what is refused leaves nothing
+        for name in claimed:  # a refused import leaves no file
             (workdir / name).unlink()
         raise
     except OSError as error:
@@ -181,7 +181,7 @@ def import_run(experiment: Experiment, workdir: Path, checkpoint: Found, data: D
 
 
 def _is_left(unfinished: Path) -> bool:
-    """Whether who was copying a checkpoint there is no more: the import was killed."""
+    """Says whether the process that was writing an unfinished copy of a checkpoint is gone: the import was killed."""
     try:
         os.kill(int(unfinished.name.removeprefix(UNFINISHED)), 0)
     except ProcessLookupError:
@@ -192,8 +192,7 @@ def _is_left(unfinished: Path) -> bool:
 
 
 def check_attention_length(config: ConfigDict) -> None:
-    """Raises QtxError if neither a checkpoint nor the config of its run, overridden, tells a length that the attention
-    is relative to."""
+    """Raises QtxError if the attention needs a training length that neither the checkpoint nor the config tells."""
     model = read_section(FAMILIES[config.family].config, config.model, "config.model").resolved()
     if model.trained_at(1) != model:
         raise QtxError(
@@ -203,8 +202,8 @@ def check_attention_length(config: ConfigDict) -> None:
 
 
 def stored_model(folder: Path, named: AttentionConfig) -> TransformerConfig:
-    """The model of a checkpoint. What that does not note of the attention the user has named: a length, or the
-    normalizer of a checkpoint from elsewhere, whose file says nothing of it; its gate the weights show."""
+    """Returns the config of a checkpoint's model. The attention that the user has named supplies what the checkpoint
+    does not note: a length, or, in a checkpoint that qtx did not write, the normalizer; the weights show the gate."""
     stored = open_folder(folder)
     if ATTENTION_KEY not in stored.values:
         return stored.config(AttentionConfig(named.normalizer))
@@ -224,12 +223,12 @@ def check_model(model: TransformerConfig, there: TransformerConfig) -> None:
 
 
 def classes_of(experiment: Experiment, folder: Path) -> tuple[str, ...] | None:
-    """The classes by which the data of a checkpoint's experiment are numbered; None: they are without labels."""
+    """Returns the classes that number the labels of a checkpoint's experiment; None: the data have no labels."""
     return class_names(open_folder(folder), experiment.model.num_classes) if has_labels(experiment) else None
 
 
 def check_length(data: DataConfig, folder: Path) -> None:
-    """Raises QtxError if texts are to be longer than a checkpoint's files say that its texts are."""
+    """Raises QtxError if the config asks for longer texts than a checkpoint's files allow."""
     wanted, told = getattr(data.source, "sequence_length", None), longest_text(folder)
     if wanted is not None and told is not None and wanted > told[0]:
         longest, file = told

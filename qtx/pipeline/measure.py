@@ -1,7 +1,7 @@
-"""What a trained run is worth: its metric and its outliers, in floating point and as quantized.
+"""This module measures a trained run: its metric and its outliers, in floating point and quantized.
 
 The measuring functions are compiled once per model and shape, not once per run: runs of a comparison that differ in
-their seed share them.
+their seed alone share them.
 """
 
 from __future__ import annotations
@@ -39,26 +39,25 @@ from qtx.training.losses.binary_cross_entropy import OF_LABEL
 from qtx.training.sharding import batch_shards
 from qtx.training.step import output_sums
 
-# Where the ranges of a quantized model are from.
+# A measurement's `ranges`, unless these are learned or from a file.
 CALIBRATED = "calibrated"
 
 
 def measure(
     run: TrainedRun, schemes: Mapping[str, Quantized], variant: str, began: float, ranges: str = CALIBRATED
 ) -> Result:
-    """Loss, metric and outliers of a run on the held-out data, in floating point and as quantized.
+    """Measures loss, metric and outliers of a run on the held-out data, in floating point and quantized.
 
-    Adds to `results.json` (see `qtx.pipeline.measurements`), and writes `analysis.npz`, what the report draws of the
-    run, if it is measured on its own data.
+    Adds the measurements to `results.json` (see `qtx.pipeline.measurements`), and, if the run is measured on its own
+    data, writes `analysis.npz`, which the report draws.
 
     Args:
-      run: which.
-      schemes: of `quantize`, the first of which is drawn in the report; empty to measure in floating point, and under
-        the scheme that the run was trained under, if it was.
-      variant: name of its attention in tables.
-      began: when the work on the run began, by `time.monotonic()`; what it took is reported.
-      ranges: where those of `schemes` are from: calibrated, or a file; those of a scheme that the run was trained under
-        are learned.
+      run: the run.
+      schemes: the quantized models, from `quantize`, or none. The scheme that the run was trained under, if any, is
+        added as the first; the report draws the first.
+      variant: the name of the run's attention in tables.
+      began: when the work on the run began, by `time.monotonic()`; the time since then is reported.
+      ranges: where the ranges of `schemes` are from: calibrated, or a file; those of training are recorded as learned.
     """
     prepared, trained = run.prepared, run.trained_schemes
     schemes = trained | dict(schemes)
@@ -97,7 +96,7 @@ def measure(
 
 
 def _with_earlier_histograms(analysis: Analysis, workdir: Path) -> Analysis:
-    """An analysis in floating point alone, with the quantized histograms that an earlier one of the same values had."""
+    """Adds the quantized histograms of an earlier analysis of the same values to one in floating point alone."""
     file = workdir / "analysis.npz"
     if analysis.quantized_histograms or not file.is_file():
         return analysis
@@ -109,13 +108,13 @@ def _with_earlier_histograms(analysis: Analysis, workdir: Path) -> Analysis:
 
 
 def token_text(data: Data) -> Callable[[int], str] | None:
-    """Token identity to text, for labels; None for data without a tokenizer."""
+    """Returns a function from token id to text, for labels; None for data without a tokenizer."""
     tokenizer = data.tokenizer
     return None if tokenizer is None else lambda token: tokenizer.tokens([token])[0]
 
 
 def metrics_of(prepared: Prepared, model: FloatingPoint | Quantized | IntegerModel) -> dict[str, float]:
-    """Loss and metrics of a model on the held-out data; see `add_up`. Those of one label have its name."""
+    """Computes loss and metrics of a model on the held-out data (see `add_up`), those of single labels by name."""
     found = add_up(sums_of(prepared, model), prepared.evaluation())
     names = prepared.data.classes or ()
     named = {f"{OF_LABEL}{number}": f"{OF_LABEL}{name}" for number, name in enumerate(names)}
@@ -123,11 +122,11 @@ def metrics_of(prepared: Prepared, model: FloatingPoint | Quantized | IntegerMod
 
 
 def sums_of(prepared: Prepared, model: FloatingPoint | Quantized | IntegerModel) -> Callable[[Batch], Any]:
-    """What a model's output says of a batch of an experiment, for `add_up`."""
+    """Returns a function from a batch to the sums of a model's loss (see `model_sums`), for `add_up`."""
     return functools.partial(model_sums, prepared.loss, batch_shards(prepared.mesh), model)
 
 
 @functools.partial(jax.jit, static_argnums=(0, 1))
 def model_sums(loss: Loss, shards: int, model: FloatingPoint | Quantized | IntegerModel, batch: Batch) -> Any:
-    """The sums of a loss (see `Loss.sums`) of a model's output of a batch, which devices split into `shards`."""
+    """Computes the sums of a loss (see `Loss.sums`) of a model's output for a batch, split into `shards` by devices."""
     return output_sums(loss, model.apply, batch, shards)

@@ -1,4 +1,4 @@
-"""What was measured of one run: its results.json, to which every command adds.
+"""The measurements of one run are kept in its results.json, to which every command adds.
 
     {"variant": "softmax", "seed": 0, "parameters": 52096, "metric": "perplexity", "measurements": [
       {"checkpoint": 600, "data": {...}, "held_out_batches": {"used": 36, "of": 36}, "scheme": "fp",
@@ -7,9 +7,8 @@
        "method": "static", "ranges": "calibrated", "options": {...}, "values": {"loss": 3.49, ...}}]}
 
 A measurement says all that it depends on: the checkpoint (updates done); the data, with the SHA-256 of both splits,
-whether they are the run's `own`, and how many of the held-out batches were used; of a quantized model also the method,
-the rest of the options that calibration takes, and where the ranges are from. Measured again under the same of these,
-it takes the place of what was there.
+whether they are the run's `own`, and how many of the held-out batches were used; for a quantized model also the method,
+the other options of calibration, and where the ranges are from. A new measurement replaces one that agrees in all this.
 """
 
 from __future__ import annotations
@@ -28,15 +27,15 @@ EXPECTED = Expected("the results of a run of this version of qtx", "move it away
 FLOATING_POINT = "fp"
 HEAD = ("variant", "seed", "parameters", "metric")
 CENTRED, QUANTIZED_CENTRED = "centred_fidelity", "quantized_centred_fidelity"
-"""Of embeddings: in a measurement, and in a result of all quantized ones by their scheme."""
-# Of the section `quantization`: what no measurement depends on, or what it says itself.
+"""Keys of the centred fidelity of embeddings: in a measurement, and, by scheme, in a result of all quantized models."""
+# Options of the section `quantization` that no measurement depends on, or that it has entries of its own for.
 NOT_OPTIONS = ("schemes", "method", "sensitivity_batches")
 
 Measurement = dict[str, Any]
 
 
 def calibration_options(quantization: Mapping[str, Any]) -> dict[str, Any]:
-    """What a measurement records of a config's section `quantization`, as in config.json."""
+    """Returns the options of a config's section `quantization`, as in config.json, that a measurement records."""
     return {name: value for name, value in quantization.items() if name not in NOT_OPTIONS}
 
 
@@ -44,9 +43,9 @@ def add(folder: RunFolder, head: Mapping[str, Any], new: Iterable[Measurement]) 
     """Adds measurements to a run's results.json.
 
     Args:
-      folder: the run's.
-      head: what every result of the run says (`HEAD`).
-      new: take the place of those under the same conditions.
+      folder: the run's folder.
+      head: what all results of the run have in common (`HEAD`).
+      new: the measurements, which replace those under the same conditions.
     """
     kept = {_conditions(measurement): measurement for measurement in read_measurements(folder)["measurements"]}
     for measurement in new:
@@ -55,10 +54,10 @@ def add(folder: RunFolder, head: Mapping[str, Any], new: Iterable[Measurement]) 
 
 
 def read_measurements(folder: RunFolder) -> dict[str, Any]:
-    """A run's results.json; without measurements if there is none.
+    """Reads a run's results.json; returns no measurements if there is none.
 
     Raises:
-      QtxError: if it is none of this version of qtx, or not as it was written.
+      QtxError: if the file is not of this version of qtx, or not as it was written.
     """
     if not folder.results.exists():
         return {"measurements": []}
@@ -81,8 +80,8 @@ def _conditions(measurement: Measurement) -> str:
 
 
 def as_result(head: Mapping[str, Any], measurements: Iterable[Measurement]) -> Result:
-    """The line of a comparison's results (see `qtx.report.results`) that measurements of one checkpoint make: that in
-    floating point, and quantized ones by their scheme."""
+    """Makes the line of a comparison's results (see `qtx.report.results`) from the measurements of one checkpoint: the
+    one in floating point, and the quantized ones by scheme."""
     by_scheme = {measurement["scheme"]: measurement for measurement in measurements}
     of_fp, metric = by_scheme.pop(FLOATING_POINT), head["metric"]
     values = dict(of_fp["values"])
@@ -106,7 +105,7 @@ def as_result(head: Mapping[str, Any], measurements: Iterable[Measurement]) -> R
 def find_result(
     folder: RunFolder, checkpoint: int, eval_batches: int | None, quantization: Mapping[str, Any]
 ) -> Result | None:
-    """The line of a comparison's results that a run has: of a checkpoint, on its own data (so many held-out batches, or
+    """Finds a run's line of a comparison's results: at a checkpoint, on its own data (so many held-out batches, or
     all), under the schemes and options of a config's section `quantization`; None if a part is missing."""
     found = read_measurements(folder)
     wanted = {FLOATING_POINT: None, **dict.fromkeys(quantization["schemes"])}
@@ -123,7 +122,7 @@ def find_result(
 
 
 def _is_under(measurement: Measurement, quantization: Mapping[str, Any]) -> bool:
-    """Whether a quantized measurement is by a config's own method and options."""
+    """Says whether a quantized measurement was calibrated by a config's own method and options."""
     return (
         measurement["method"] == quantization["method"]
         and measurement["ranges"] == "calibrated"

@@ -1,4 +1,4 @@
-"""From an experiment's options to what a command works with: loaded data, the model, the devices, all checked."""
+"""This module prepares what a command works with from an experiment's options: data, model and devices, all checked."""
 
 from __future__ import annotations
 
@@ -33,14 +33,14 @@ class Prepared:
     """An experiment that is ready to run.
 
     Attributes:
-      experiment: its options, with what the config left open taken from the data.
-      data: loaded.
-      identity: what the data and the tokenizer are; see `qtx.pipeline.identity`.
+      experiment: the experiment's options, with what the config left open taken from the data.
+      data: the loaded data.
+      identity: the contents of the data and the tokenizer; see `qtx.pipeline.identity`.
       module: the model.
-      parameters: how many scalars it trains.
+      parameters: how many scalars the model's parameters have.
       mesh: the devices.
-      qat: what quantization-aware training trains; None: the run trains `module` itself.
-      teacher: what the run learns from and is measured by; None: it has labels.
+      qat: the model that quantization-aware training trains; None: the run trains `module` itself.
+      teacher: the model that the run learns from and is measured by; None: the data have the targets.
     """
 
     experiment: Experiment
@@ -54,26 +54,26 @@ class Prepared:
 
     @property
     def loss(self) -> Loss:
-        """What it is trained on and measured by."""
+        """Returns the loss that the run is trained on and measured by."""
         return loss_of(self.experiment.objective, self.experiment.model)
 
     @property
     def batch_size(self) -> int:
-        """Examples per forward pass, over all devices."""
+        """Returns the number of examples in a forward pass, over all devices."""
         return self.experiment.training.batch_size // self.experiment.training.accumulation_steps
 
     @property
     def held_out_batches(self) -> tuple[int, int]:
-        """How many held-out batches are measured on, and how many there are."""
+        """Returns how many held-out batches are measured on, and how many there are."""
         total = -(-len(self.data.held_out) // self.batch_size)
         return min(self.experiment.training.eval_batches or total, total), total
 
     def evaluation(self) -> Batches:
-        """The held-out batches: the first `training.eval_batches`, or all."""
+        """Returns the held-out batches: the first `training.eval_batches`, or all."""
         return Batches(self.mesh, self.data.evaluation(self.batch_size), self.held_out_batches[0], self.teacher)
 
     def calibration(self) -> Batches:
-        """Endless batches of training data.
+        """Returns endless batches of training data.
 
         Raises:
           QtxError: if calibration would see an example twice.
@@ -84,8 +84,8 @@ class Prepared:
 
 @dataclasses.dataclass(frozen=True)
 class Batches:
-    """Batches on the devices of a mesh, the same at every iteration; the first `count`, or all; with the outputs of a
-    teacher beside them, if there is one."""
+    """Batches on the devices of a mesh, the same at every iteration: the first `count`, or all; with the outputs of
+    a teacher beside them, if there is a teacher."""
 
     mesh: jax.sharding.Mesh
     on_host: Iterable[dict[str, np.ndarray]]
@@ -102,13 +102,12 @@ def prepare(experiment: Experiment, data: Data | None = None, run: RunFolder | N
 
     Args:
       experiment: what to prepare.
-      data: that of an experiment with the same data section, to load it once for many runs.
-      run: the run whose tokenizer the data are cut by, and by whose classes they are numbered; see
+      data: the data, if an experiment with the same data section has loaded them already.
+      run: the run whose tokenizer cuts the texts, and whose classes number the labels; see
         `qtx.pipeline.identity.origin`.
 
     Raises:
-      QtxError: for what the options alone do not show: missing files, a model and data that disagree, too few
-        devices.
+      QtxError: for what the options alone do not show: missing files, a model and data that disagree, too few devices.
     """
     mesh = make_mesh(experiment.mesh)
     check_batch(mesh, experiment.training.batch_size, experiment.training.accumulation_steps)
@@ -125,7 +124,7 @@ def prepare(experiment: Experiment, data: Data | None = None, run: RunFolder | N
 
 
 def check_recipe(experiment: Experiment, module: nn.Module, params: Any, batch: dict[str, Any]) -> None:
-    """Raises the recipe's QtxError if it does not fit the model: now, and not after hours of training."""
+    """Raises QtxError if the recipe does not fit the model: now, and not after hours of training."""
     for scheme in experiment.quantization.schemes[:1]:  # the rules of all schemes have the same patterns
         recipe = experiment.quantization.make_recipe(scheme, module.config)
         try:

@@ -1,4 +1,4 @@
-"""A trained run under the schemes of its config."""
+"""This module quantizes a trained run to the schemes of its config."""
 
 from __future__ import annotations
 
@@ -17,13 +17,13 @@ from qtx.training import RunFolder
 
 
 def quantize(run: TrainedRun) -> dict[str, Quantized]:
-    """The model under every scheme of the config: under the one that the run was trained under with its learned ranges,
-    under the others with ranges calibrated on training data."""
+    """Returns the model under every scheme of the config: with its learned ranges under the scheme that the run was
+    trained under, with ranges calibrated on training data under the others."""
     return {scheme: under(run, scheme) for scheme in run.prepared.experiment.quantization.schemes}
 
 
 def under(run: TrainedRun, scheme: str) -> Quantized:
-    """The model under one scheme; see `quantize`."""
+    """Returns the model under one scheme; see `quantize`."""
     trained, prepared = run.trained_schemes, run.prepared
     if scheme in trained:
         return trained[scheme]
@@ -39,17 +39,17 @@ def under(run: TrainedRun, scheme: str) -> Quantized:
 
 
 def method_of(prepared: Prepared, scheme: str) -> str:
-    """How `quantize` quantizes to a scheme: the config's method, as it names it, or `LEARNED` under the scheme that the
-    run was trained under."""
+    """Names the method by which `quantize` quantizes to a scheme: the config's own, as written there, or `LEARNED` for
+    the scheme that the run was trained under."""
     trained = prepared.qat is not None and scheme == prepared.experiment.qat.scheme
     return LEARNED if trained else prepared.experiment.quantization.method
 
 
 def with_ranges(run: TrainedRun, file: Path) -> dict[str, Quantized]:
-    """The model under the scheme and by the method of a file of ranges, which must be the config's (see `load_ranges`).
+    """Returns the model with the ranges of a file, by scheme; their scheme and method must be the config's.
 
     Raises:
-      QtxError: if they are not, or the ranges are of another model, checkpoint, recipe or scheme.
+      QtxError: if the config has others, or the ranges are of another model, checkpoint or recipe (see `load_ranges`).
     """
     prepared, saved = run.prepared, read_ranges(file)
     config = prepared.experiment.quantization
@@ -71,13 +71,13 @@ def with_ranges(run: TrainedRun, file: Path) -> dict[str, Quantized]:
 
 
 def one_scheme(experiment: Experiment, named: bool) -> str:
-    """The scheme of a command that takes one: the config's first; of a run of quantization-aware training the one that
-    it was trained under, unless the user has `named` schemes."""
+    """Returns the scheme of a command that takes one: the config's first, or, after quantization-aware training, the
+    scheme that the run was trained under, unless the user has `named` schemes."""
     return experiment.qat.scheme if experiment.qat.scheme and not named else experiment.quantization.schemes[0]
 
 
 def origin_of_ranges(prepared: Prepared, scheme: str) -> str:
-    """Where the ranges of `under` are from, in words."""
+    """Says in words where the ranges of `under` are from."""
     method = method_of(prepared, scheme)
     if method == LEARNED:
         return "ranges learned in training"
@@ -86,8 +86,8 @@ def origin_of_ranges(prepared: Prepared, scheme: str) -> str:
 
 
 def keep_quantization(run: TrainedRun) -> None:
-    """Records the quantization of the run's experiment in its folder, with the rules of a recipe of the user's own:
-    what is done to the run next is done under it."""
+    """Records the quantization of the run's experiment in its folder, with the rules of a user's own recipe: later
+    commands on the run take it from there."""
     folder, prepared = RunFolder(run.workdir), run.prepared
     quantization = prepared.experiment.quantization
     rules = quantization.recorded_rules(quantization.schemes, prepared.module.config)

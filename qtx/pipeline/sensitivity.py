@@ -1,4 +1,4 @@
-"""What each tensor of a trained run costs."""
+"""This module measures what quantizing each tensor of a trained run costs."""
 
 from __future__ import annotations
 
@@ -17,7 +17,7 @@ from qtx.training.evaluate import add_up
 def find_sensitivity(
     run: TrainedRun, scheme: str, track: Callable[[Sequence[Target]], Iterable[Target]] = iter
 ) -> Sweep:
-    """What each tensor costs under a scheme, on the config's `sensitivity_batches` held-out batches."""
+    """Measures what each tensor costs under a scheme, on the config's `sensitivity_batches` held-out batches."""
     prepared = run.prepared
     config, objective = prepared.experiment.quantization, OBJECTIVES[prepared.experiment.objective]
     quantized = under(run, scheme)

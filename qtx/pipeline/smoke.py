@@ -1,8 +1,7 @@
-"""Any experiment at the size of a smoke test: what `--config=FILE:smoke` runs.
+"""A smoke test is any experiment at a small size: what `--config=FILE:smoke` runs.
 
-The same code paths in under a minute on a laptop: the model's family, attention and precision, the objective, the
-augmentation, optimizer, schedule and quantization stay; sizes and steps shrink; data that would have to be fetched
-become the built-in ones.
+It takes the same code paths in under a minute on a laptop: the model's family, attention and precision, the objective,
+the augmentation, optimizer, schedule and quantization stay; sizes and steps shrink; built-in data replace fetched data.
 """
 
 from __future__ import annotations
@@ -31,15 +30,15 @@ LAYERS, HEADS, HEAD_WIDTH = 2, 2, 16
 NEEDS_NO_FILES = ("stdlib", "stdlib_labels", "digits", "photographs", "bigram_backcopy")
 TEACHER = "builtin:minilm-2l"
 OF_THE_IMAGES = ("image_size", "channels", "mean", "std")
-"""Options that a model from random parameters takes over from the built-in images."""
+"""Data options that a model with random parameters takes over from the built-in images."""
 NOT_OF_THE_RUN = ("accumulation_steps", "max_bad_steps")
 
 
 def smoke(config: ConfigDict) -> ConfigDict:
-    """The experiment, small, under the name `<name>_smoke`.
+    """Returns the experiment at a small size, named `<name>_smoke`.
 
-    What starts from another run, which has the full size, starts from random parameters, without quantization-aware
-    training; what learns from it, from the built-in model, whose sizes it has.
+    A run that starts from another, which has the full size, starts from random parameters here, without
+    quantization-aware training; a run that learns from its start learns from the built-in model and has its sizes.
 
     Raises:
       QtxError: as `qtx.experiment.read`, for a config that is wrong at its full size.
@@ -47,7 +46,7 @@ def smoke(config: ConfigDict) -> ConfigDict:
     full = read(config)
     steps = min(STEPS, full.training.steps)
     taught = OBJECTIVES[full.objective].taught
-    # As it was asked for: of a length that is the experiment's own, the smoke test has its own.
+    # The attention as the user asked for it: a length that comes from the full experiment is not the smoke test's.
     asked = read_section(AttentionConfig, config.model.attention, "config.model.attention")
     attention = _small_attention(asked, steps / full.training.steps)
     small = dataclasses.replace(
@@ -109,7 +108,7 @@ def _small_data(data: DataConfig, objective: str, reads: str) -> DataConfig:
 
 
 def _short_training(training: TrainingConfig, steps: int) -> TrainingConfig:
-    """Warm-ups keep their share of the run; what happens at intervals happens twice."""
+    """Shortens training to `steps`: warm-ups keep their share, and what happens at intervals happens twice."""
     changes: dict[str, Any] = {}
     for name in (field.name for field in dataclasses.fields(training)):
         if name.endswith("_every"):

@@ -1,5 +1,5 @@
-"""What a run starts from: the parameters of another run, or those that were imported into its folder; with
-quantization-aware training, calibrated. And what it learns from, if that is the run that it started from."""
+"""This module finds the parameters that a run starts from, another run's or those imported into its own folder, with
+calibrated ranges for quantization-aware training, and the teacher of a run that learns from its start."""
 
 from __future__ import annotations
 
@@ -34,26 +34,25 @@ from qtx.training.loading import NEWEST, digest_of, find_checkpoint, load_params
 from qtx.training.run_folder import TOKENIZER_OPTIONS, RunFolder
 from qtx.training.sharding import make_mesh, shard_global_batch
 
-# Options in which a run and one that starts from it may be of different models: another attention is converted, and
-# another head is a new one.
+# Options of the model in which a run may differ from its start: another attention is converted, another head is new.
 FREE_OPTIONS = ("attention", "head", "num_classes")
 OF_OBJECTIVE = ("mask_probability", "min_length")
-"""Options of data that not every objective takes."""
+"""Data options that not every objective takes."""
 WARMUP_SHARE = 0.1
 HEAD = "head"
 
 
 def inheriting(config: ConfigDict, named: Container[str] = ()) -> ConfigDict:
-    """Completes a config with `start` by the model and the data of the start.
+    """Completes a config that has a start by the model and the data of the start.
 
-    An option of the section `model` that is neither named nor other than the family's default is the start's, but for
-    the head, which is the one that the objective trains. The attention is inherited as one option; another attention is
-    made the same function at step 0 (see `qtx.attention.conversion`), with a warm-up of a tenth of training if it has
-    none. The data are the start's if no source is named (see `_inherit_data`); how the start saw images is inherited
+    An option of the section `model` that is neither named nor other than the family's default becomes the start's; a
+    head becomes the one that the objective trains. The attention is inherited as one option; another attention is made
+    the same function at step 0 (see `qtx.attention.conversion`), with a warm-up of a tenth of training if it has none.
+    The data become the start's if no source is named (see `_inherit_data`); how the start saw images is inherited
     whatever images there are now.
 
     Args:
-      config: of an experiment; without a start it is returned as it is.
+      config: an experiment's config; without a start it is returned as it is.
       named: dotted keys that the user gave, e.g. `"model.attention.gate"`.
 
     Raises:
@@ -70,7 +69,7 @@ def inheriting(config: ConfigDict, named: Container[str] = ()) -> ConfigDict:
     _inherit_data(config, there, named)
     start, usual = section(there.model), default(config.family).model
     if config.objective in OBJECTIVES and not OBJECTIVES[config.objective].taught:
-        start = {name: value for name, value in start.items() if name != "num_classes"}  # the data tell
+        start = {name: value for name, value in start.items() if name != "num_classes"}  # told by the data
     if trained := FAMILIES[config.family].heads.get(config.objective):
         start = {**start, HEAD: trained}
     for name, value in start.items():
@@ -85,9 +84,9 @@ def inheriting(config: ConfigDict, named: Container[str] = ()) -> ConfigDict:
 
 
 def _inherit_data(config: ConfigDict, there: Experiment, named: Container[str]) -> None:
-    """Makes the data of a config those of its start, unless it names a source (another than the family's default) or
-    those do not serve its objective. An option that is named, or other than the default, stays, unless a config file
-    gave it to the default source and the start's does not take it."""
+    """Makes a config's data those of its start, unless a source is named or not the family's default, or the start's
+    data do not serve the objective. A named option stays, and so does one that is not at its default, if the start's
+    source takes it."""
     usual, source = default(config.family).data, there.data.source
     if "data.source" in named or config.data.source != usual.source:
         return
@@ -95,16 +94,16 @@ def _inherit_data(config: ConfigDict, there: Experiment, named: Container[str]) 
         return
     same_objective, taken = config.objective == there.objective, ("source", *SOURCE.options(there.data.name))
     for option, value in section(there.data).items():
-        # Which tokenizer cuts them, the start's own file says.
+        # The tokenizer is not inherited as an option: the start's own file is used.
         own = option in TOKENIZER_OPTIONS or (option in OF_OBJECTIVE and option in taken and not same_objective)
         if not own and f"data.{option}" not in named and (config.data[option] == usual[option] or option not in taken):
             config.data[option] = value
 
 
 def _inherit_pixels(config: ConfigDict, there: Experiment, named: Container[str]) -> None:
-    """Makes images of whatever source what the start saw of images, as far as neither the user nor the config says."""
+    """Takes over the start's pixel options for images of any source, where neither the user nor the config sets any."""
     if config.data.source not in SOURCE.registry:
-        return  # which is told where the config is read
+        return  # reading the config refuses an unknown source
     kept, taken = flattened(there.data), SOURCE.options(config.data.source)
     for option in PIXELS:
         if option in taken and config.data[option] is None and f"data.{option}" not in named:
@@ -112,13 +111,13 @@ def _inherit_pixels(config: ConfigDict, there: Experiment, named: Container[str]
 
 
 def converted(experiment: Experiment) -> Experiment:
-    """An experiment with a start, its attention the same function at step 0; see `inheriting`."""
+    """Returns an experiment with its attention made the same function as its start's at step 0; see `inheriting`."""
     attention = _attention(experiment, experiment.model.attention, config_of(experiment.start))
     return dataclasses.replace(experiment, model=dataclasses.replace(experiment.model, attention=attention))
 
 
 def _attention(experiment: Experiment, wanted: AttentionConfig, there: Experiment) -> AttentionConfig:
-    """The attention of an experiment that starts from the run of `there`: the same function at step 0."""
+    """Returns the wanted attention, made the same function at step 0 as the attention of the start, `there`."""
     warmup_steps = max(1, round(WARMUP_SHARE * experiment.training.steps))
     try:
         return converted_attention(wanted, there.model.attention, warmup_steps)
@@ -127,10 +126,10 @@ def _attention(experiment: Experiment, wanted: AttentionConfig, there: Experimen
 
 
 def config_of(start: str) -> Experiment:
-    """The experiment of a run's folder that `config.start` names.
+    """Reads the experiment of the run in the folder that `config.start` names.
 
     Raises:
-      QtxError: if it is none.
+      QtxError: if there is no run.
     """
     try:
         return read(recorded(Path(start)))
@@ -139,8 +138,9 @@ def config_of(start: str) -> Experiment:
 
 
 def attention_at(experiment: Experiment, workdir: Path, step: int) -> AttentionConfig:
-    """The attention of the run in `workdir` at a checkpoint: without a warm-up if it has not come to its end. An
-    imported model has grown elsewhere, and with quantizers everything is computed as it is after the warm-up."""
+    """Returns the attention of the run in `workdir` at a checkpoint: within a warm-up, what it has grown to by then.
+    The final one holds for an imported model, trained elsewhere, and with quantizers, which compute as after the
+    warm-up."""
     attention = experiment.model.attention
     if experiment.qat.scheme or RunFolder(workdir).imported.is_dir():
         return attention
@@ -148,7 +148,7 @@ def attention_at(experiment: Experiment, workdir: Path, step: int) -> AttentionC
 
 
 def qat_model(experiment: Experiment, module: nn.Module, data: Data) -> QatModel | None:
-    """What `config.qat` says to train instead of `module`; None: nothing else.
+    """Returns the model with quantizers that `config.qat` trains instead of `module`; None: `module` itself is trained.
 
     Raises:
       QtxError: if the recipe does not fit the model or the training.
@@ -160,7 +160,7 @@ def qat_model(experiment: Experiment, module: nn.Module, data: Data) -> QatModel
 
 
 def noisy_model(experiment: Experiment, module: nn.Module, data: Data) -> NoisyModel | None:
-    """What `config.qat.noise` says to train instead of `module`; None: nothing else.
+    """Returns the model that `config.qat.noise` trains instead of `module`; None: no quantization noise.
 
     Raises:
       QtxError: if the recipe does not fit the model.
@@ -174,14 +174,14 @@ def noisy_model(experiment: Experiment, module: nn.Module, data: Data) -> NoisyM
 
 
 def check_start(experiment: Experiment, workdir: Path, identity: Mapping[str, str]) -> None:
-    """Raises QtxError unless a run in `workdir`, of an identity (see `identity_of`), can start from `config.start`."""
+    """Raises QtxError unless a run in `workdir` can start from `config.start`; see `identity_of` for the `identity`."""
     start = experiment.start
     if not start:
         return
     if Path(start).resolve() == workdir.resolve():
         raise QtxError(f"config.start={start} is the run's own folder: choose another --workdir")
     if RunFolder(workdir).checkpoints.is_dir():
-        return  # it has started
+        return  # the run has started already
     there = config_of(start)
     if there.qat.scheme:
         raise QtxError(
@@ -201,7 +201,7 @@ def check_start(experiment: Experiment, workdir: Path, identity: Mapping[str, st
         )
     wanted = experiment.model.attention
     attention = _attention(experiment, wanted, there)
-    # With quantizers everything is computed as it is after its warm-up.
+    # Quantizers see attention as it is after its warm-up.
     if attention != (without_warmup(wanted) if experiment.qat.scheme else wanted):
         raise QtxError(
             f"config.model.attention is {attention_text(experiment.model.attention)!r}, with which the model of "
@@ -221,7 +221,7 @@ def check_start(experiment: Experiment, workdir: Path, identity: Mapping[str, st
 
 
 def model_differences(there: TransformerConfig, here: TransformerConfig) -> list[str]:
-    """The options, with both values, by which the parameters of two models of a family do not mean the same."""
+    """Lists the options, with both values, by which the parameters of two models of a family mean different things."""
     return [
         f"model.{name} ({getattr(there, name)} there, {getattr(here, name)} here)"
         for name in differing_options(here, there)
@@ -232,7 +232,7 @@ def model_differences(there: TransformerConfig, here: TransformerConfig) -> list
 def initial_params(
     experiment: Experiment, module: nn.Module, qat: QatModel | None, data: Data, workdir: Path
 ) -> Callable[[], Any] | None:
-    """What gives the parameters that a run in `workdir` starts from, on the mesh; None: random ones."""
+    """Returns a function for the parameters that a run in `workdir` starts from, on the mesh; None: random ones."""
     folder = experiment.start or (str(workdir) if RunFolder(workdir).imported.is_dir() else "")
     if not folder:
         return None
@@ -245,8 +245,8 @@ def initial_params(
 
 
 def start_params(experiment: Experiment, module: nn.Module, data: Data, folder: str) -> Any:
-    """The newest parameters of the run in a folder, as those of `module`; a head of another kind or shape, or for other
-    classes, is new."""
+    """Loads the parameters of the run in a folder for `module`: of the start the newest, of the run's own folder the
+    imported ones. A head of another kind or shape, or for other classes, is new."""
     there = config_of(folder)
     original = build(there.model)
     checkpoint = NEWEST if folder == experiment.start else "0"
@@ -261,8 +261,7 @@ def start_params(experiment: Experiment, module: nn.Module, data: Data, folder: 
 
 
 def _has_classes_of_start(experiment: Experiment, data: Data) -> bool:
-    """Whether the outputs of the start's head mean what an experiment's labels do: the same classes, which the config
-    may give other names."""
+    """Says whether the outputs of the start's head mean the classes of an experiment, which its config may rename."""
     if not learns_classes(experiment) or getattr(experiment.data.source, "classes", None) is not None:
         return True
     known = known_classes(starts(config_of(experiment.start), Path(experiment.start)), experiment.objective)
@@ -270,7 +269,7 @@ def _has_classes_of_start(experiment: Experiment, data: Data) -> bool:
 
 
 def check_calibration(data: Data, batch_size: int, batches: int) -> None:
-    """Raises QtxError if so many batches are more than the training data has: its records repeat without end, and the
+    """Raises QtxError if the training data have fewer batches than asked for: their records repeat without end, and the
     same ones twice would pass for more data."""
     there = len(data.training) // batch_size
     if batches > there:
@@ -282,7 +281,7 @@ def check_calibration(data: Data, batch_size: int, batches: int) -> None:
 
 
 def _calibrated(experiment: Experiment, model: QatModel, data: Data, params: Any) -> Any:
-    """Parameters with ranges calibrated on training data."""
+    """Returns the parameters of a `QatModel`, with ranges calibrated on training data."""
     quantization, training = experiment.quantization, experiment.training
     rows = training.batch_size // training.accumulation_steps
     check_calibration(data, rows, quantization.calibration_batches)
@@ -293,10 +292,10 @@ def _calibrated(experiment: Experiment, model: QatModel, data: Data, params: Any
 
 
 def starts(experiment: Experiment, workdir: Path | None) -> Iterator[tuple[Path | None, Experiment]]:
-    """A run and those that it started from, one after the other: their folders and experiments, its own first.
+    """Yields the folder and the experiment of a run, then those of the run that it started from, and so on.
 
     Raises:
-      QtxError: if one of them is no run, or they lead back to one of them.
+      QtxError: if a start is no run's folder, or the starts lead back to one of them.
     """
     yield workdir, experiment
     seen: set[Path] = set()
@@ -310,8 +309,8 @@ def starts(experiment: Experiment, workdir: Path | None) -> Iterator[tuple[Path 
 
 
 def start_identity(start: str) -> dict[str, str]:
-    """What a run's identity says of the run that it starts from: the SHA-256 `start` of the newest parameters there;
-    nothing if there is no such run any more, which one that has begun does not need."""
+    """Returns what a run's identity says of its start: `start`, the SHA-256 of the newest parameters there. It is empty
+    if there is no such run any more, which a run that has begun does not need."""
     folder = RunFolder(Path(start))
     if not start or not folder.config.exists():
         return {}
@@ -320,8 +319,8 @@ def start_identity(start: str) -> dict[str, str]:
 
 
 def check_unchanged(run: Path | None, start: Path) -> None:
-    """Raises QtxError if the parameters at the start of a run are no longer those that it started from. A run that has
-    yet to begin has no folder, or is told by its start's."""
+    """Raises QtxError if the parameters at the start of a run are no longer those that the run started from. A run that
+    has yet to begin has no folder, or its start's, and is not checked."""
     if run in (None, start):
         return
     began = RunFolder(run).identity().get("start") if RunFolder(run).config.exists() else None
@@ -337,17 +336,17 @@ def check_unchanged(run: Path | None, start: Path) -> None:
 
 
 def teacher_of(experiment: Experiment, data: Data, workdir: Path | None) -> Teacher | None:
-    """What the objective of an experiment learns from, and is measured by; None: it has labels.
+    """Returns the teacher that an experiment learns from and is measured by; None: the objective needs no teacher.
 
-    It is the original: of runs that each learned from the one that they started from, the first of these.
+    The teacher is the original: the first in a chain of runs that each learned from the run that they started from.
 
     Args:
-      experiment: which.
+      experiment: the experiment.
       data: gives shapes only.
       workdir: the run's folder, if it has one: an imported run is its own original.
 
     Raises:
-      QtxError: if there is nothing to learn from.
+      QtxError: if there is nothing to learn from, or its head is not the experiment's.
     """
     if not OBJECTIVES[experiment.objective].taught:
         return None
@@ -355,7 +354,7 @@ def teacher_of(experiment: Experiment, data: Data, workdir: Path | None) -> Teac
     for one in starts(experiment, workdir):
         chain.append(one)
         if not OBJECTIVES[one[1].objective].taught:
-            break  # it learned from no other
+            break  # this run learned from no other
     folder, there = chain[-1]
     if there is experiment and (workdir is None or not RunFolder(workdir).imported.is_dir()):
         raise QtxError(
@@ -379,11 +378,11 @@ def teacher_of(experiment: Experiment, data: Data, workdir: Path | None) -> Teac
 
 
 def original_of(experiment: Experiment, workdir: Path) -> Path | None:
-    """The checkpoint that a run's model was imported from, its own or that of the run at the beginning of its starts,
-    if its head is still the same; None: there is none.
+    """Returns the checkpoint that a run's model was imported from, into its own folder or into that of the first of its
+    starts; None: there is none, or the head has changed since.
 
     Raises:
-      QtxError: if it is no longer what the run started from.
+      QtxError: if the checkpoint is no longer what the run started from.
     """
     *before, (folder, there) = starts(experiment, workdir)
     assert folder is not None

@@ -1,4 +1,4 @@
-"""Training an experiment: its config's model, data, mesh and options, with attention's health watched."""
+"""This module trains an experiment: its config's model, data, mesh and options, with attention's health watched."""
 
 from __future__ import annotations
 
@@ -34,15 +34,15 @@ def train(
     profile: bool = False,
     teacher: Teacher | None = None,
 ) -> TrainResult:
-    """Trains an experiment's model in `workdir`, or goes on with it; see `fit`. With `config.qat.scheme`, the
-    parameters are those of a `qtx.quantization.qat.model.QatModel`, and the evaluations are of the quantized model.
+    """Trains an experiment's model in `workdir`, or resumes; see `fit`. With `config.qat.scheme`, the parameters are
+    those of a `qtx.quantization.qat.model.QatModel`, and the evaluations are of the quantized model.
 
     Args:
-      experiment: what `qtx.experiment.read` returns.
+      experiment: the experiment, from `qtx.experiment.read`.
       workdir: the run's folder.
-      data: the experiment's data, if it is loaded already.
-      profile: trace a few steps to the folder's `profile/`.
-      teacher: what the experiment learns from, if that is read already.
+      data: the experiment's data, if loaded already.
+      profile: whether to trace a few steps to the folder's `profile/`.
+      teacher: the model that the experiment learns from, if loaded already.
 
     Raises:
       Preempted: on SIGTERM, when the state is saved.
@@ -71,7 +71,7 @@ def train(
         peak_flops=None if chip is None else chip.peak_flops(experiment.model.dtype),
         profile=profile,
     )
-    if jax.default_backend() != "cpu":  # where training itself has use for all cores
+    if jax.default_backend() != "cpu":  # on a CPU, training itself uses all cores
         data = dataclasses.replace(data, reading_processes=spare_processes())
     return fit(
         qat or noisy_model(experiment, module, data) or module,

@@ -1,4 +1,4 @@
-"""A run with its parameters: what everything after training works on."""
+"""A `TrainedRun` is a run with its parameters: everything after training works on it."""
 
 from __future__ import annotations
 
@@ -24,12 +24,12 @@ class TrainedRun:
     """A run at one of its checkpoints.
 
     Attributes:
-      prepared: its experiment, on the data that it is measured on.
-      params: those that were trained: of `prepared.qat` if there is one.
-      workdir: its folder.
-      checkpoint: updates done.
-      own_data: whether the data are those that it was trained on.
-      warming: the attention that it had there, in words, if the checkpoint is within its warm-up.
+      prepared: the run's experiment, on the data that the run is measured on.
+      params: the trained parameters: of `prepared.qat` if there is one, else of the model.
+      workdir: the run's folder.
+      checkpoint: the number of updates done.
+      own_data: whether the data are those that the run was trained on.
+      warming: the attention at the checkpoint, in words, if the checkpoint is within the attention's warm-up.
     """
 
     prepared: Prepared
@@ -41,7 +41,7 @@ class TrainedRun:
 
     @property
     def title(self) -> str:
-        """For tables: which run, which checkpoint, and what is unusual about the data."""
+        """Returns a title for tables: the run, the checkpoint, and what is unusual about attention and data."""
         used, total = self.prepared.held_out_batches
         title = f"{self.workdir}, checkpoint {self.checkpoint}"
         title += f", within the warm-up: {self.warming}" if self.warming else ""
@@ -50,17 +50,17 @@ class TrainedRun:
 
     @property
     def floating_point(self) -> Any:
-        """The model's own parameters."""
+        """Returns the model's own parameters, without those of quantizers."""
         return self.params if self.prepared.qat is None else self.params["model"]
 
     @functools.cached_property
     def trained_schemes(self) -> dict[str, Quantized]:
-        """The scheme that it was trained under, with its learned ranges; none without quantization-aware training."""
+        """Returns the model with learned ranges, by the scheme that the run was trained under; empty if under none."""
         qat = self.prepared.qat
         return {} if qat is None else {self.prepared.experiment.qat.scheme: qat.quantized(self.params)}
 
     def with_quantization(self, **options: Any) -> TrainedRun:
-        """The same run under other options of `config.quantization`, e.g. `weight_estimator="mse"`.
+        """Returns the run under other options of `config.quantization`, e.g. `weight_estimator="mse"`.
 
         Raises:
           QtxError: if an option is refused.
@@ -71,10 +71,10 @@ class TrainedRun:
 
 
 def load_run(workdir: str | Path, checkpoint: str = NEWEST) -> TrainedRun:
-    """The run in a folder, as it was recorded, at a checkpoint: newest, best, or a step.
+    """Loads the run in a folder, as it was recorded, at a checkpoint: newest, best, or a step.
 
     Raises:
-      QtxError: if there is no such run or checkpoint, it is damaged, or its data or its start are not what they were.
+      QtxError: if there is no such run or checkpoint, it is damaged, or the run's data or start have changed.
     """
     folder = Path(workdir)
     prepared, own_data = prepare_run(read(recorded(folder)), folder, names_data=False)
@@ -82,17 +82,17 @@ def load_run(workdir: str | Path, checkpoint: str = NEWEST) -> TrainedRun:
 
 
 def train_run(prepared: Prepared, workdir: Path, profile: bool = False) -> TrainedRun:
-    """Trains, resumes, or takes the finished run in `workdir`."""
+    """Trains or resumes the run in `workdir`, or takes it if it is finished."""
     result = train(prepared.experiment, workdir, prepared.data, profile, prepared.teacher)
     return TrainedRun(prepared, result.params, workdir, result.step)
 
 
 def prepare_run(experiment: Experiment, workdir: Path, names_data: bool) -> tuple[Prepared, bool]:
-    """The experiment of the run in a folder, ready, and whether its data are those that the run was trained on.
+    """Prepares the experiment of the run in a folder, and says whether its data are those that the run was trained on.
 
     Args:
-      experiment: the run's, on its own or on other data.
-      workdir: its folder.
+      experiment: the run's experiment, on the run's own or on other data.
+      workdir: the run's folder.
       names_data: whether the user has named the data, and knows that they may be others.
 
     Raises:
@@ -105,7 +105,7 @@ def prepare_run(experiment: Experiment, workdir: Path, names_data: bool) -> tupl
 
 
 def restore_run(prepared: Prepared, workdir: Path, checkpoint: str = NEWEST, own_data: bool = True) -> TrainedRun:
-    """The run of `prepare_run` at a checkpoint: newest, best, or a step.
+    """Loads the run of `prepare_run` at a checkpoint: newest, best, or a step.
 
     Raises:
       QtxError: if there is no such checkpoint, or it is damaged (see `load_params`).
@@ -117,8 +117,8 @@ def restore_run(prepared: Prepared, workdir: Path, checkpoint: str = NEWEST, own
 
 
 def at_step(prepared: Prepared, workdir: Path, step: int) -> tuple[Prepared, str]:
-    """A run of `prepare_run` with the attention that it had at a checkpoint: within its warm-up another one than it
-    grows into, to which alone the parameters there belong, and then also its text."""
+    """Returns a run of `prepare_run` with the attention that the run had at a checkpoint, to which the parameters there
+    belong, and, if that is within the warm-up, the attention in words."""
     model = prepared.experiment.model
     attention = attention_at(prepared.experiment, workdir, step)
     if attention == model.attention:
@@ -135,7 +135,7 @@ def check_run(experiment: Experiment, workdir: Path) -> None:
 
 
 def uses_own_data(prepared: Prepared, workdir: Path, named: bool) -> bool:
-    """Whether the data are those that the run in `workdir` was trained on.
+    """Says whether the data are those that the run in `workdir` was trained on.
 
     Args:
       prepared: the experiment, which `check_run` has passed.
@@ -143,11 +143,11 @@ def uses_own_data(prepared: Prepared, workdir: Path, named: bool) -> bool:
       named: whether the user has named the data, and knows that they may be others.
 
     Raises:
-      QtxError: if they are not, and nobody said so; or are cut by another tokenizer.
+      QtxError: if the data are others and nobody said so, or another tokenizer cuts them.
     """
     there = RunFolder(workdir).read_config()
     other = other_contents(there, {IDENTITY: prepared.identity})
-    # What names other data on the command line, a config file included, says so too.
+    # Other data on the command line, or in its config file, count as named too.
     named = named or record(prepared.experiment)["data"] != there["data"]
     if other and (not named or prepared.identity.get("tokenizer") != there[IDENTITY].get("tokenizer")):
         raise QtxError(

@@ -1,4 +1,4 @@
-"""What a training step will need on devices that this machine does not have: `qtx plan`."""
+"""`qtx plan`: what a training step will need on devices that this machine does not have."""
 
 from qtx.planning.plan import StepPlan, devices_of, plan_step, virtual_devices
 

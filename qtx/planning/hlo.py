@@ -1,7 +1,7 @@
 """Counting in a compiled program's text: what one device exchanges with others, and the FLOPs of its matrix products.
 
-What is in a loop counts as often as the loop runs, which matters for models whose layers are scanned. A loop whose
-number of iterations XLA does not know counts once.
+An instruction in a loop counts as often as the loop runs, which matters for models whose layers are scanned. A loop
+whose number of iterations XLA does not know counts once.
 """
 
 from __future__ import annotations
@@ -28,8 +28,8 @@ class Traffic(NamedTuple):
     """Collectives of one kind in one run of a program.
 
     Attributes:
-      runs: how many run.
-      bytes: size of their results on one device.
+      runs: how often they run.
+      bytes: size of all their results on one device.
     """
 
     runs: int
@@ -37,7 +37,7 @@ class Traffic(NamedTuple):
 
 
 class Instruction(NamedTuple):
-    """One line: its result's name and type, what it does, and the rest of the line."""
+    """One line of a program: its result's name and type, what it does, and the rest of the line."""
 
     name: str
     type: str
@@ -46,7 +46,7 @@ class Instruction(NamedTuple):
 
 
 def count_collectives(text: str) -> dict[str, Traffic]:
-    """By kind, those that occur in an SPMD program for the CPU, from its `jax.stages.Compiled.as_text`."""
+    """Counts the collectives in an SPMD program for the CPU, by kind, from its `jax.stages.Compiled.as_text`."""
     computations, entry = _parse(text)
     found: dict[str, Traffic] = {}
     for name, runs in _runs(computations, entry).items():
@@ -58,7 +58,7 @@ def count_collectives(text: str) -> dict[str, Traffic]:
 
 
 def count_product_flops(text: str) -> int:
-    """FLOPs of the matrix products that one device computes, two for each multiplication, likewise."""
+    """Counts the FLOPs of the matrix products that one device computes, two a multiplication, from the same text."""
     computations, entry = _parse(text)
     flops = 0
     for name, runs in _runs(computations, entry).items():
@@ -77,7 +77,7 @@ def _dot_flops(dot: Instruction, types: dict[str, str]) -> int:
 
 
 def _parse(text: str) -> tuple[dict[str, list[Instruction]], str]:
-    """Computation name -> its instructions, and the name of the entry computation."""
+    """Returns the instructions of each computation by its name, and the name of the entry computation."""
     computations: dict[str, list[Instruction]] = {}
     entry = current = ""
     for line in text.splitlines():
@@ -91,9 +91,9 @@ def _parse(text: str) -> tuple[dict[str, list[Instruction]], str]:
 
 
 def _runs(computations: dict[str, list[Instruction]], entry: str) -> dict[str, int]:
-    """How often each computation runs."""
+    """Counts how often each computation runs."""
     runs: dict[str, int] = collections.Counter({entry: 1})
-    # The text defines a computation before it is called, so the callers of one have all been seen before it.
+    # The text defines a computation before its callers do: in reverse, all callers of a computation come before it.
     for name in reversed(computations):
         for instruction in computations[name]:
             trips = TRIPS.search(instruction.rest) if instruction.opcode == "while" else None
@@ -106,7 +106,7 @@ def _runs(computations: dict[str, list[Instruction]], entry: str) -> dict[str, i
 
 
 def _size(type_text: str) -> int:
-    """Bytes of the arrays in a type; `pred`, which has no number of bits, takes a byte."""
+    """Computes the bytes of the arrays in a type; `pred`, which has no number of bits, takes a byte."""
     bits = [int(bits or 8) for bits, _ in ARRAY.findall(type_text)]
     return sum(max(b // 8, 1) * math.prod(shape) for b, shape in zip(bits, _shapes(type_text), strict=True))
 

@@ -33,21 +33,21 @@ class StepPlan:
     """One training step on a mesh. Sizes are bytes on one device.
 
     Attributes:
-      experiment: what was planned.
-      mesh: size of each of its axes.
+      experiment: the experiment that was planned.
+      mesh: size of each of the mesh's axes.
       assumed: sizes that the config does not tell, as texts.
-      count: parameters of the model, over all devices.
+      count: number of the model's parameters, over all devices.
       parameters: float32 master weights.
       optimizer: the optimizer's state.
       gradients: as large as the parameters.
-      batch: of one update.
+      batch: the batch of one update.
       temporary: all else that the compiled step holds at its worst moment: activations, and the gradients.
-      model_flops: that the model needs per step, over all devices; see `qtx.models.flops`.
-      step_flops: of the matrix products in the step as traced, over all devices: with what rematerialization computes
-        again.
-      device_flops: of those that one device computes, as compiled: more than its share of `step_flops` if several
-        devices do the same work.
-      collectives: of one device, by kind, those that occur.
+      model_flops: FLOPs that the model needs per step, over all devices; see `qtx.models.flops`.
+      step_flops: FLOPs of the matrix products in the step as traced, over all devices, with what rematerialization
+        computes again.
+      device_flops: FLOPs of the matrix products that one device computes, as compiled: more than its share of
+        `step_flops` if several devices do the same work.
+      collectives: one device's collectives, by the kinds that occur.
     """
 
     experiment: Experiment
@@ -66,22 +66,22 @@ class StepPlan:
 
     @property
     def devices(self) -> int:
-        """Of the mesh."""
+        """Returns the number of devices of the mesh."""
         return math.prod(self.mesh.values())
 
     @property
     def activations(self) -> int:
-        """Temporary memory beside the gradients."""
+        """Returns the size of the temporary memory beside the gradients."""
         return max(self.temporary - self.gradients, 0)
 
     @property
     def total(self) -> int:
-        """What a device must hold."""
+        """Returns the size of all that a device must hold."""
         return self.parameters + self.optimizer + self.batch + max(self.temporary, self.gradients)
 
 
 def virtual_devices(count: int) -> list[jax.Device]:
-    """CPU devices to compile for; they need no memory of their own until something runs on them.
+    """Returns CPU devices to compile for; they need no memory of their own until something runs on them.
 
     Raises:
       QtxError: if JAX has already started with fewer.
@@ -100,12 +100,12 @@ def virtual_devices(count: int) -> list[jax.Device]:
 
 
 def devices_of(experiment: Experiment) -> int:
-    """How many devices the mesh of a config names; an axis of -1 counts 1."""
+    """Returns how many devices the mesh of a config names; an axis of -1 counts as 1."""
     return math.prod(abs(size) for size in dataclasses.astuple(experiment.mesh))
 
 
 def plan_step(experiment: Experiment, devices: list[jax.Device]) -> StepPlan:
-    """Compiles the training step of an experiment for a mesh of these devices; needs neither data nor memory for them.
+    """Compiles an experiment's training step for a mesh of `devices`; needs neither the data nor memory for the step.
 
     Raises:
       QtxError: if model, batch and mesh do not fit together.
@@ -113,7 +113,7 @@ def plan_step(experiment: Experiment, devices: list[jax.Device]) -> StepPlan:
     mesh, training = make_mesh(experiment.mesh, devices), experiment.training
     check_batch(mesh, training.batch_size, training.accumulation_steps)
     data, assumed = stand_in(experiment)
-    # What auto takes depends on the device, and those here are not those that the plan is for.
+    # The choice of the backend "auto" depends on the device, and these devices are not those that the plan is for.
     model = with_backend(experiment.model, NAIVE)
     module: Any = build(model, data)
     trained = qat_model(experiment, module, data) or noisy_model(experiment, module, data) or module
@@ -151,5 +151,5 @@ def plan_step(experiment: Experiment, devices: list[jax.Device]) -> StepPlan:
 
 
 def bytes_per_device(tree: Any) -> int:
-    """Of arrays or `jax.ShapeDtypeStruct`s with shardings: the largest part that one device holds."""
+    """Computes the most bytes that one device holds of arrays or `jax.ShapeDtypeStruct`s with shardings."""
     return sum(math.prod(leaf.sharding.shard_shape(leaf.shape)) * leaf.dtype.itemsize for leaf in jax.tree.leaves(tree))

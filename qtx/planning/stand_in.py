@@ -1,4 +1,4 @@
-"""Data of the right shapes without the data: what a plan is made for."""
+"""Stand-in data: blank records of the right shapes, which a plan is made for."""
 
 from __future__ import annotations
 
@@ -15,19 +15,19 @@ from qtx.experiment import Experiment
 from qtx.families import family_of
 from qtx.foundation.errors import QtxError
 
-# What is assumed where neither config nor files tell, of images and of texts with labels.
+# Assumed sizes of images, and of texts with labels, where neither config nor files tell any.
 IMAGENET = {"image_size": 224, "channels": 3, "num_classes": 1000}
 FEWEST_CLASSES = 2
 
 
 def stand_in(experiment: Experiment) -> tuple[Data, list[str]]:
-    """A `Data` with one blank record, and what was assumed, as texts like `"vocab_size 30522"`.
+    """Returns a `Data` with one blank record, and what was assumed, as texts like `"vocab_size 30522"`.
 
     Sizes come from the model's options, then the data's, then the tokenizer's file, and are assumed otherwise. No text
     or image is read.
 
     Raises:
-      QtxError: for a size that nothing tells.
+      QtxError: if nothing tells a size, and none can be assumed.
     """
     source, objective = experiment.data.source, OBJECTIVES[experiment.objective]
     if experiment.model.reads == "images":
@@ -61,12 +61,12 @@ def _text(experiment: Experiment, source: Any, objective: TextObjective) -> tupl
 
 
 def numbered(classes: int) -> tuple[str, ...]:
-    """Classes of which only the number is known."""
+    """Names classes of which only the number is known."""
     return tuple(str(number) for number in range(classes))
 
 
 def _vocab_size(source: Any) -> int | None:
-    """Entries of the tokenizer that a text source will train or load; None if its file is not here."""
+    """Returns the number of entries of the tokenizer that a source will train or load; None if its file is not here."""
     tokenizer = getattr(source, "tokenizer", None)
     if tokenizer is None or tokenizer in VOCABULARIES:
         return source.vocab_size or DEFAULT_VOCAB_SIZE

@@ -21,13 +21,13 @@ NOTES = (
 
 
 def memory_rows(plan: StepPlan) -> list[list[str]]:
-    """What a device holds, in GiB."""
+    """Lists what a device holds, in GiB."""
     names = ("parameters", "optimizer", "gradients", "activations", "batch", "total")
     return [[name, f"{getattr(plan, name) / GIB:.3f}"] for name in names]
 
 
 def work_rows(plan: StepPlan) -> list[list[str]]:
-    """Floating-point operations of a step: the model's, and those that are computed, some of them again."""
+    """Lists the floating-point operations of a step: the model's, and those that are computed, some of them again."""
     return [
         ["model, all devices", f"{plan.model_flops:.3e}"],
         ["model, per device", f"{plan.model_flops / plan.devices:.3e}"],
@@ -37,17 +37,17 @@ def work_rows(plan: StepPlan) -> list[list[str]]:
 
 
 def collective_rows(plan: StepPlan) -> list[list[str]]:
-    """What a device exchanges in a step, by kind: how often, and GiB."""
+    """Lists what a device exchanges in a step, by kind: how often, and how many GiB."""
     return [[kind, str(traffic.runs), f"{traffic.bytes / GIB:.3f}"] for kind, traffic in plan.collectives.items()]
 
 
 def fits(plan: StepPlan, chip: Chip) -> bool:
-    """Whether a device of this kind holds the plan."""
+    """Says whether a device of this kind has the memory for the plan."""
     return plan.total <= USABLE * chip.memory
 
 
 def verdict(plan: StepPlan, name: str) -> list[str]:
-    """Whether a plan fits the named chip, with the shortest time that a step could take there, and the remedies."""
+    """Says whether a plan fits the named chip, with the shortest time that a step could take and, if not, remedies."""
     chip, dtype = lookup(CHIPS, "chip", name), plan.experiment.model.dtype
     answer = "fits" if fits(plan, chip) else "does not fit"
     seconds = plan.model_flops / plan.devices / chip.peak_flops(dtype)
@@ -59,13 +59,13 @@ def verdict(plan: StepPlan, name: str) -> list[str]:
 
 
 def fitting_chips(plan: StepPlan) -> str:
-    """The verdict on a plan without a chip in mind."""
+    """Names the chips that a plan fits."""
     names = [name for name, chip in CHIPS.items() if fits(plan, chip)]
     return f"fits: {', '.join(names) or 'no known chip'}; --chip=NAME says more of one"
 
 
 def remedies(plan: StepPlan) -> list[str]:
-    """What lowers the memory of a plan, the most effective first."""
+    """Lists what lowers the memory of a plan, the most effective first."""
     model, training = plan.experiment.model, plan.experiment.training
     state = f"raise config.mesh.fsdp (now {plan.mesh['fsdp']}) or config.mesh.tensor (now {plan.mesh['tensor']})"
     activations = []
@@ -86,7 +86,7 @@ def remedies(plan: StepPlan) -> list[str]:
 
 
 def describe(plan: StepPlan) -> list[str]:
-    """What was planned, one text a line."""
+    """Describes what was planned, one text a line."""
     model, training = plan.experiment.model, plan.experiment.training
     mesh = " x ".join(f"{axis} {size}" for axis, size in plan.mesh.items())
     lines = [

@@ -8,7 +8,7 @@ import jax
 import jax.numpy as jnp
 
 SMALLEST_SCALE = 1e-8
-"""Below it a scale is clamped, so that an all-zero tensor quantizes to zeros."""
+"""The least scale of a grid: smaller ones are clamped to it, so that an all-zero tensor quantizes to zeros."""
 
 
 @jax.tree_util.register_dataclass
@@ -22,30 +22,30 @@ class Grid:
     high: jax.Array
 
     def quantize(self, x: jax.Array) -> jax.Array:
-        """Integers, as float32, nearest to `x`, ties to even."""
+        """Rounds `x` to the nearest integers of the grid, ties to even, as float32."""
         return jnp.clip(jnp.round(x.astype(jnp.float32) / self.scale) + self.zero_point, self.low, self.high)
 
     def dequantize(self, q: jax.Array) -> jax.Array:
-        """The real values of integers."""
+        """Returns the real values of integers."""
         return self.scale * (q - self.zero_point)
 
     @property
     def ends(self) -> tuple[jax.Array, jax.Array]:
-        """The smallest and the largest representable value."""
+        """Returns the smallest and the largest representable value."""
         return self.dequantize(self.low), self.dequantize(self.high)
 
 
 def make_grid(minimum: jax.Array, maximum: jax.Array, bits: jax.Array | int, symmetric: bool) -> Grid:
-    """The grid that covers [minimum, maximum] and represents 0 exactly.
+    """Returns the grid that covers [minimum, maximum] and represents 0 exactly.
 
-    Asymmetric: 2^bits - 1 steps over the range widened to include 0; zero-point rounded and clamped to the grid.
-    Symmetric: zero-point 0 and scale = absmax / (2^(bits-1) - 1) on [-2^(bits-1), 2^(bits-1) - 1]; a range without
-    negative values uses the unsigned grid [0, 2^bits - 1], as the paper's code does.
+    An asymmetric grid has 2^bits - 1 steps over the range, widened to include 0; its zero-point is rounded and clamped
+    to the grid. A symmetric grid has zero-point 0 and scale = absmax / (2^(bits-1) - 1), on [-2^(bits-1),
+    2^(bits-1) - 1]; a range without negative values uses the unsigned [0, 2^bits - 1], as the paper's code does.
 
     Args:
-      minimum, maximum: real ends of the range, same shape.
+      minimum, maximum: real ends of the range, of the same shape.
       bits: 2 to 16; may be a traced array.
-      symmetric: zero-point fixed at 0.
+      symmetric: whether the zero-point is fixed at 0.
     """
     minimum = jnp.minimum(jnp.asarray(minimum, jnp.float32), 0.0)
     maximum = jnp.maximum(jnp.asarray(maximum, jnp.float32), SMALLEST_SCALE)
@@ -63,5 +63,5 @@ def make_grid(minimum: jax.Array, maximum: jax.Array, bits: jax.Array | int, sym
 
 
 def fake_quantize(x: jax.Array, grid: Grid) -> jax.Array:
-    """`x` rounded to the grid, in `x`'s dtype: quantize, then dequantize."""
+    """Rounds `x` to the grid, in `x`'s dtype: quantizes, then dequantizes."""
     return grid.dequantize(grid.quantize(x)).astype(x.dtype)

@@ -31,13 +31,13 @@ STATIC = Static()
 
 @dataclasses.dataclass(frozen=True)
 class Quantized:
-    """A model with fixed ranges.
+    """A quantized model: its weights are rounded, and its ranges fixed.
 
     Attributes:
       module: the model, unchanged.
-      params: with quantized weights (embedding tables as they were).
-      weight_plan, activation_plan: what is quantized, and how.
-      weight_ranges, activation_ranges: see `Ranges`.
+      params: the model's parameters, with quantized weights (embedding tables as they were).
+      weight_plan, activation_plan: which tensors are quantized, and how.
+      weight_ranges, activation_ranges: the tensors' ranges, see `Ranges`.
     """
 
     module: nn.Module
@@ -48,19 +48,19 @@ class Quantized:
     activation_ranges: Ranges
 
     def apply(self, batch: dict[str, jax.Array], **kwargs: Any) -> Any:
-        """What `module.apply` returns for `batch`, computed on quantized values, in float32 (see
-        `qtx.quantization.exact`). Traceable; compile it with `jit`."""
+        """Returns what `module.apply` does for `batch`, computed on quantized values, in float32 (see
+        `qtx.quantization.exact`). The call is traceable: compile it with `jit`."""
         plan = self.activation_plan + tables_of(self.weight_plan)
         with fake_quantized(plan):
             return exact.apply(self.module, {"params": self.params, "ranges": self.range_collection}, batch, **kwargs)
 
     @property
     def range_collection(self) -> Any:
-        """The `ranges` variable collection that the module's sites read."""
+        """Returns the `ranges` variable collection that the module's sites read."""
         return range_collection(self.activation_ranges, self.weight_ranges)
 
     def ranges(self, kind: str) -> Ranges:
-        """The ranges of a kind, "weight" or "activation"."""
+        """Returns the ranges of a kind, "weight" or "activation"."""
         return {"weight": self.weight_ranges, "activation": self.activation_ranges}[kind]
 
 
@@ -82,15 +82,15 @@ def calibrate(
 ) -> Quantized:
     """Quantizes `module` after training.
 
-    Weight ranges come from the weights; activation ranges from `num_batches` batches of training data, every quantizer
-    active while the later ones calibrate. Batches are streamed. One compilation serves all bit-widths.
+    Weight ranges come from the weights, activation ranges from `num_batches` batches of training data. Every quantizer
+    is active while the later ones calibrate. Batches are streamed. One compilation serves all bit-widths.
 
     Args:
       module, params: a model and its parameters.
       recipe: what to quantize, and how.
       batches: at least `num_batches` batches; for methods other than static ones, the same at every iteration.
-      num_batches: how many to use (the paper: 16).
-      method: from `qtx.quantization.methods`.
+      num_batches: how many batches to use (the paper: 16).
+      method: the quantization method, from `qtx.quantization.methods`; by default the paper's.
 
     Raises:
       QtxError: if the recipe does not fit the model, there are too few batches, or a range is not finite.
@@ -120,7 +120,7 @@ def calibrate(
 
 @dataclasses.dataclass(frozen=True)
 class FirstBatches:
-    """The first `count` of `batches`, at every iteration; a QtxError if there are fewer."""
+    """The first `count` of `batches`, at every iteration. Iterating raises a QtxError if there are fewer."""
 
     batches: Iterable[dict[str, jax.Array]]
     count: int
@@ -137,7 +137,7 @@ class FirstBatches:
 
 
 def check_finite(ranges: Ranges, kind: str) -> None:
-    """Raises QtxError naming the first range with a NaN or infinite end, or with its ends the wrong way round."""
+    """Raises a QtxError that names the first range with a NaN or infinite value, or a minimum above its maximum."""
     for path, r in ranges.items():
         if not all(jnp.isfinite(value).all() for value in r.values()):
             raise QtxError(
@@ -151,18 +151,18 @@ def check_finite(ranges: Ranges, kind: str) -> None:
 
 
 def planned_weights(anatomy: Anatomy, params: Any, recipe: Recipe) -> tuple[Plan, dict[str, jax.Array]]:
-    """The plan of the weights, and the bits of each, a scalar or `[L]`."""
+    """Returns the plan of the weights that a recipe quantizes, and the bits of each, a scalar or `[L]`."""
     weights = resolve(recipe.weights, weights_of(params), "weight")
     return make_plan(weights), {path: spread(q.bits, anatomy.leading(path)) for path, q in weights.items()}
 
 
 def site_ranges(plan: Plan, state: Any) -> Ranges:
-    """The activation ranges in the `ranges` collection of a calibration's state."""
+    """Returns the activation ranges, from the `ranges` collection of a calibration's state."""
     return {planned.path: _at(state["ranges"], planned.path)["range"] for planned in plan}
 
 
 def initial_state(module, params, recipe, batch, weight_ranges: Ranges, bases: Bases) -> tuple[Plan, Any]:
-    """The plan of the activations, and the variable collections before the first batch."""
+    """Returns the plan of the activations, and the variable collections before the first batch."""
     shapes = sites_beside(module, params, batch, weight_ranges)
     quantizers = resolve(recipe.activations, shapes, "activation")
     plan, ranges, states = make_plan(quantizers), {}, {}
@@ -182,7 +182,7 @@ def initial_state(module, params, recipe, batch, weight_ranges: Ranges, bases: B
 
 
 def _beside(params: Any, state: Any) -> Any:
-    """The state on the devices of the parameters, as a step returns it: or the second step would be compiled anew."""
+    """Puts the state on the parameters' devices, where a step returns it; else the second step would compile anew."""
     sharding = getattr(jax.tree.leaves(params)[0], "sharding", None)
     if not isinstance(sharding, NamedSharding):
         return state
@@ -191,20 +191,20 @@ def _beside(params: Any, state: Any) -> Any:
 
 @functools.partial(jax.jit, static_argnames=("module", "plan", "tables"))
 def calibration_step(module: nn.Module, plan: Plan, tables: Plan, params: Any, state: Any, batch: Any) -> Any:
-    """The `ranges` and `calibration` collections after one more batch, of their `state` before it."""
+    """Returns the `ranges` and `calibration` collections after one more batch; `state` holds both before it."""
     with calibrating(plan, tables, batch):
         return exact.apply(module, {"params": params, **state}, batch, mutable=["ranges", "calibration"])[1]
 
 
 def tables_of(weight_plan: Plan) -> Plan:
-    """The look-ups that stand for the embedding tables of a weight plan."""
+    """Returns the plan of the look-ups that stand for the embedding tables of a weight plan."""
     return tuple(
         planned._replace(path=planned.path.removesuffix(TABLE)) for planned in weight_plan if is_table(planned.path)
     )
 
 
 def range_collection(activation_ranges: Ranges, weight_ranges: Ranges) -> Any:
-    """The `ranges` variable collection: every activation's range, and each embedding table's at its look-up."""
+    """Returns the `ranges` collection: every activation's range, and each embedding table's at its look-up."""
     tables = {path.removesuffix(TABLE): r for path, r in weight_ranges.items() if is_table(path)}
     return traverse_util.unflatten_dict(
         {f"{path}/range": r for path, r in {**activation_ranges, **tables}.items()}, sep="/"

@@ -22,21 +22,21 @@ Granularities = dict[str, Callable[..., Granularity | Token]]
 
 @dataclasses.dataclass(frozen=True)
 class QuantizationConfig:
-    """Post-training quantization; by default as the paper does it: symmetric weights, asymmetric static activations,
-    per tensor.
+    """The options of post-training quantization, by default the paper's: symmetric weights, asymmetric static
+    activations, per tensor.
 
     Attributes:
-      recipe: what is quantized: a name in `RECIPES`, "file.py:function" for one of your own, or "recipe.json", the
-        rules of one that a run has recorded.
+      recipe: what is quantized: a name in `RECIPES`, "file.py:function" for one of your own, or "recipe.json"
+        for the rules that a run has recorded.
       schemes: bit-widths to report, each as w<weight bits>a<activation bits>, e.g. "w8a8".
-      method: of `METHODS`, with its options after commas, e.g. "gptq,damping=0.02"; so are the next four.
-      weight_estimator: of `ESTIMATORS`, or "auto": min-max at 8 bits and more, MSE below (the paper's BERT and ViT).
+      method: a name in `METHODS`, with options after commas, e.g. "gptq,damping=0.02"; the next four take options too.
+      weight_estimator: a name in `ESTIMATORS`, or "auto": min-max from 8 bits on, MSE below (the paper's BERT and ViT).
       weight_granularity: "tensor", or "channel": a range per output channel of every matrix.
-      activation_estimator: of `ESTIMATORS`, e.g. "running_minmax,percentile=99.99" (the paper's OPT).
+      activation_estimator: a name in `ESTIMATORS`, e.g. "running_minmax,percentile=99.99" (the paper's OPT).
       activation_granularity: "tensor", "group" (PEG: groups of dimensions, at the sites as wide as the embedding), or
         "token" (dynamic: nothing is calibrated).
-      calibration_batches: batches of training data that set the activation ranges.
-      sensitivity_batches: held-out batches that `qtx sensitivity` measures every site on.
+      calibration_batches: how many batches of training data set the activation ranges.
+      sensitivity_batches: how many held-out batches `qtx sensitivity` measures every site on.
 
     Raises:
       QtxError: for an unknown name, a malformed scheme, or options that do not go together.
@@ -64,7 +64,7 @@ class QuantizationConfig:
             self.quantizers(scheme)
 
     def quantizers(self, scheme: str) -> tuple[Quantizer, Quantizer]:
-        """The weight and the activation quantizer of a scheme such as "w8a8"."""
+        """Makes the weight and the activation quantizer of a scheme such as "w8a8"."""
         match = re.fullmatch(r"w(\d+)a(\d+)", scheme)
         if match is None:
             raise QtxError(f"scheme {scheme!r}: expected w<weight bits>a<activation bits>, e.g. 'w8a8'")
@@ -87,17 +87,18 @@ class QuantizationConfig:
         return weight, activation
 
     def make_method(self) -> Method:
-        """The method."""
+        """Makes the method that the config names."""
         return make_variant(METHODS, "method", self.method)
 
     def make_recipe(self, scheme: str, model: TransformerConfig) -> Recipe:
-        """The recipe for a model under a scheme."""
+        """Makes the recipe for a model under a scheme."""
         return find_recipe(self.recipe)(model, *self.quantizers(scheme))
 
     def recorded_rules(self, schemes: Iterable[str], model: TransformerConfig) -> dict[str, Any]:
-        """Scheme to the rules of a recipe that is in no registry, for a run to keep (see `recipes.recorded`).
+        """Returns the rules of a recipe that is in no registry, by scheme, for a run to keep (see `recipes.recorded`).
 
-        Empty for a registered recipe; without what cannot be recorded, rules with estimators of the user's own.
+        A registered recipe gives none. A scheme whose rules have parts in no registry, such as the user's own
+        estimators, cannot be recorded and is left out.
         """
         if self.recipe in RECIPES:
             return {}

@@ -1,4 +1,4 @@
-"""How earlier versions recorded the section `quantization`, recipes and ranges, translated where a record is read."""
+"""This module translates the section `quantization`, recipes and ranges as earlier versions recorded them."""
 
 from __future__ import annotations
 
@@ -11,18 +11,18 @@ from qtx.quantization.estimators import ESTIMATORS, RunningMinMax
 from qtx.quantization.granularity import GRANULARITIES, Group
 
 LEFT_OUT = "ignore_masked"
-"""An option of a quantizer, to leave keys out that a query does not see: they are now, and so is padding."""
+"""A former option of quantizers, to leave out keys that a query does not see: the default now, and for padding too."""
 
 
 def words_of_this_version(words: str) -> str:
-    """How a tensor is quantized, in a file of ranges, as this version says it; ranges that counted padding are read."""
+    """Translates a file's words on how a tensor is quantized to this version's; accepts ranges that counted padding."""
     return re.sub(rf"\b{LEFT_OUT}=\w+", "count_padding=False", words)
 
 
 def of_this_version(section: Mapping[str, Any]) -> dict[str, Any]:
-    """A recorded section `quantization`, or what a measurement records of it, as this version records it.
+    """Translates a recorded section `quantization`, or what a measurement records of it, to this version's.
 
-    Earlier ones had options of an estimator and of a granularity beside their names: `percentile` and `momentum` of
+    Earlier versions had options of an estimator and of a granularity beside their names: `percentile` and `momentum` of
     running_minmax, `groups` of group; and "mse_golden" for "mse,search=golden".
     """
     options = dict(section)

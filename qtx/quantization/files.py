@@ -1,8 +1,8 @@
 """A calibrated model as a file of ranges: with the model's own parameters, all that reproduces it bit for bit.
 
-It holds, as safetensors, `weights|activations/<path>/bits|minimum|maximum|smooth|rotation`, every range with its basis;
+The file holds, as safetensors, `weights|activations/<path>/bits|minimum|maximum|smooth|rotation`, ranges with bases;
 `integers/<path>`, the integers of the weights that are not rounded to nearest; and, as text, the method and the scheme,
-how each tensor is quantized, and the fingerprint of the floating-point parameters that all of it belongs to.
+how each tensor is quantized, and the fingerprint of the floating-point parameters that the file belongs to.
 """
 
 from __future__ import annotations
@@ -34,19 +34,19 @@ EXPECTED = Expected("a file of ranges that `qtx quantize` of this version wrote"
 FOLDERS = {"weights": "weight", "activations": "activation"}
 INTEGERS = (np.int8, np.uint8, np.int16, np.uint16)
 LEARNED = "qat"
-"""The method of a scheme that a run was trained under: ranges learned, weights rounded to nearest."""
+"""The method recorded for a run that was trained under the scheme: ranges learned, weights rounded to nearest."""
 
 
 class SavedRanges(NamedTuple):
-    """What a file of ranges holds.
+    """The contents of a file of ranges.
 
     Attributes:
-      file: it.
-      method: of `METHODS`, with its options, e.g. "gptq,damping=0.02"; or `LEARNED`.
+      file: the path of the file.
+      method: a name in `METHODS`, with its options, e.g. "gptq,damping=0.02"; or `LEARNED`.
       scheme: e.g. "w8a8".
-      plan: by kind and path, in words, how each tensor is quantized.
+      plan: how each tensor is quantized, in words, by kind and path.
       parameters: fingerprint of the floating-point parameters.
-      arrays: the rest, by name.
+      arrays: the ranges and the integers, by name.
     """
 
     file: Path
@@ -61,10 +61,10 @@ def save_ranges(quantized: Quantized, params: Any, file: Path, method: str, sche
     """Writes a file of ranges, whole or not at all.
 
     Args:
-      quantized: the model.
-      params: its parameters in floating point.
-      file: where to.
-      method, scheme: by which it was quantized.
+      quantized: the quantized model.
+      params: the model's parameters in floating point.
+      file: where to write.
+      method, scheme: how the model was quantized.
 
     Raises:
       QtxError: if a weight is neither rounded to nearest nor on the grid of its range.
@@ -82,10 +82,10 @@ def save_ranges(quantized: Quantized, params: Any, file: Path, method: str, sche
 
 
 def read_ranges(file: Path) -> SavedRanges:
-    """What `save_ranges` wrote.
+    """Reads a file that `save_ranges` wrote.
 
     Raises:
-      QtxError: if the file is missing, damaged, or another's.
+      QtxError: if the file is missing, damaged, or of another kind.
     """
     arrays, values = read_sealed_safetensors(file, EXPECTED)
     texts, plan = [values.get(name) for name in ("method", "scheme", "parameters")], values.get("plan")
@@ -98,12 +98,12 @@ def read_ranges(file: Path) -> SavedRanges:
 
 
 def load_ranges(module: nn.Module, params: Any, recipe: Recipe, batch: dict[str, Any], saved: SavedRanges) -> Quantized:
-    """The model that was saved, bit for bit.
+    """Returns the model that was saved, bit for bit.
 
     Args:
       module, params: a model and its parameters in floating point.
-      recipe: that it is to be quantized by, before the method has its say.
-      batch: any; for shapes alone.
+      recipe: the recipe of the model, before the method adapts it.
+      batch: any batch; only its shapes matter.
       saved: from `read_ranges`.
 
     Raises:
@@ -127,7 +127,7 @@ def load_ranges(module: nn.Module, params: Any, recipe: Recipe, batch: dict[str,
         "weights": {path: {**r, "bits": bits[path]} for path, r in estimated.items()},
         "activations": site_ranges(plan, state),
     }
-    # What a basis multiplies: a kernel's rows, and the last axis of a vector or an activation.
+    # A basis multiplies a kernel's rows, and the last axis of a vector or an activation.
     features = {
         "weights": {path: flat[path].shape[b.ndim] for path, b in bits.items()},
         "activations": {path: site.features for path, site in site_shapes(module, params, batch).items()},
@@ -156,7 +156,7 @@ def load_ranges(module: nn.Module, params: Any, recipe: Recipe, batch: dict[str,
 
 
 def _integers(quantized: Quantized, params: Any) -> dict[str, np.ndarray]:
-    """Path to the integers of each weight that is not simply rounded to nearest."""
+    """Returns, by path, the integers of each weight that is not simply rounded to nearest."""
     ranges, found = quantized.weight_ranges, {}
     nearest, rounded = (flatten(x) for x in (quantize_weights(quantized.weight_plan, params, ranges), quantized.params))
     for planned in quantized.weight_plan:
@@ -173,7 +173,7 @@ def _integers(quantized: Quantized, params: Any) -> dict[str, np.ndarray]:
 
 
 def _in_words(weight_plan: Plan, activation_plan: Plan) -> dict[str, dict[str, str]]:
-    """What is static of each tensor's quantization, by kind and path."""
+    """Says how each tensor is quantized, in words, by kind and path."""
     plans = zip(FOLDERS, (weight_plan, activation_plan), strict=True)
     return {folder: {p.path: _words(p) for p in plan} for folder, plan in plans}
 
@@ -188,7 +188,7 @@ def _fingerprint(params: Any) -> str:
 
 
 def _check_plan(saved: SavedRanges, expected: Mapping[str, Mapping[str, str]]) -> None:
-    """Refuses ranges of tensors that are quantized otherwise, naming the first."""
+    """Refuses a file whose tensors are quantized otherwise than expected, naming the first."""
     for folder, plan in expected.items():
         there = saved.plan[folder]
         for path, words in plan.items():
@@ -213,7 +213,7 @@ def _range(arrays: dict[str, np.ndarray], prefix: str, like: Mapping[str, Any], 
             f"{file}: {prefix}/bits is {np.ravel(r['bits'])[0]:g}, expected {np.ravel(like['bits'])[0]:g}: choose its "
             "--scheme, or calibrate anew"
         )
-    for axes, name in enumerate(BASIS_KEYS, start=1):  # a vector, a matrix
+    for axes, name in enumerate(BASIS_KEYS, start=1):  # "smooth" is a vector, "rotation" a matrix
         if f"{prefix}/{name}" in arrays:
             shape = (*r["bits"].shape, *[features] * axes)
             r[name] = jnp.asarray(_taken(arrays, f"{prefix}/{name}", shape, floats, file))
@@ -223,7 +223,7 @@ def _range(arrays: dict[str, np.ndarray], prefix: str, like: Mapping[str, Any], 
 def _taken(
     arrays: dict[str, np.ndarray], name: str, shape: tuple[int, ...], dtypes: tuple[Any, ...], file: Path
 ) -> np.ndarray:
-    """Takes one array out of `arrays`."""
+    """Takes one array out of `arrays`; refuses another shape or dtype."""
     if name not in arrays:
         raise QtxError(f"{file} has no {name}: it holds the ranges of another model or recipe; calibrate this one")
     x = arrays.pop(name)

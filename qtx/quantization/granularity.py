@@ -18,8 +18,8 @@ from qtx.quantization.estimators import Estimator
 
 
 def observe(estimator: Estimator, state: Any, x: jax.Array, bits: Any, symmetric: bool, where: Any = None) -> Any:
-    """`estimator.update`, but NaN from the first value on that is not finite: a percentile or a search would pass over
-    it, and a range that is finite would hide it."""
+    """Updates an estimator's state, to NaN from the first value on that is not finite: a percentile or a search would
+    pass over such a value, and a finite range would hide it."""
     finite = jnp.isfinite(x).all(where=None if where is None else jnp.broadcast_to(where, x.shape))
     finite &= jnp.stack([jnp.isfinite(leaf).all() for leaf in jax.tree.leaves(state)]).all()
     new = estimator.update(state, x, bits, symmetric, where)
@@ -28,12 +28,12 @@ def observe(estimator: Estimator, state: Any, x: jax.Array, bits: Any, symmetric
 
 @dataclasses.dataclass(frozen=True)
 class Granularity(abc.ABC):
-    """Which values of a tensor share one static range; a frozen dataclass of its options.
+    """A `Granularity` says which values of a tensor share one static range; a frozen dataclass of its options.
 
-    A state is what the estimator's is, with a leading `[D]` where every index of the last axis has one.
+    A state is the estimator's state, with a leading `[D]` where every index of the last axis has a state of its own.
 
     Attributes:
-      of_weights, of_activations: whether a config may choose it for these.
+      of_weights, of_activations: whether a config may choose the granularity for weights, for activations.
     """
 
     of_weights: ClassVar[bool] = True
@@ -41,25 +41,25 @@ class Granularity(abc.ABC):
 
     @abc.abstractmethod
     def init(self, estimator: Estimator, features: int) -> Any:
-        """The state before the first tensor.
+        """Returns the state before the first tensor.
 
         Args:
-          estimator: of the ranges.
+          estimator: estimates the ranges.
           features: D, the size of the last axis.
 
         Raises:
-          QtxError: if that axis cannot be divided so.
+          QtxError: if the granularity cannot divide the last axis.
         """
 
     @abc.abstractmethod
     def update(
         self, estimator: Estimator, state: Any, x: jax.Array, bits: Any, symmetric: bool, where: Any = None
     ) -> Any:
-        """The state after one more tensor `x` `[..., D]`; the rest as in `Estimator.update`."""
+        """Returns the state after one more tensor `x` `[..., D]`; other arguments as in `Estimator.update`."""
 
     @abc.abstractmethod
     def result(self, estimator: Estimator, state: Any) -> tuple[jax.Array, jax.Array]:
-        """(minimum, maximum), float32, each `()` or `[D]`."""
+        """Returns (minimum, maximum), float32, each `()` or `[D]`."""
 
 
 @dataclasses.dataclass(frozen=True)
@@ -113,10 +113,10 @@ class Group(Channel):
     a coarse grid and leave the fine ones to the rest.
 
     Attributes:
-      num_groups: K; divides the last axis.
+      num_groups: K, the number of groups; divides the last axis.
 
     Raises:
-      QtxError: if it does not.
+      QtxError: if num_groups does not divide the last axis, or is below 1.
     """
 
     of_weights = False
@@ -147,14 +147,14 @@ class Group(Channel):
 
 @dataclasses.dataclass(frozen=True)
 class Token:
-    """Dynamic: every row of the last axis is quantized to its own extremes, found as it is computed; nothing is
-    calibrated. For activations only (ZeroQuant, Yao et al. 2022, section 4.1)."""
+    """Dynamic ranges: every row of the last axis is quantized to its own extremes, found while the model runs; nothing
+    is calibrated. For activations only (ZeroQuant, Yao et al. 2022, section 4.1)."""
 
     of_weights: ClassVar[bool] = False
     of_activations: ClassVar[bool] = True
 
     def ends(self, x: jax.Array, where: Any = None) -> tuple[jax.Array, jax.Array]:
-        """The ranges `[..., 1]` of the rows of `x` `[..., D]`; a row without any position of `where` gets [0, 0]."""
+        """Returns the ranges `[..., 1]` of the rows of `x` `[..., D]`; a row without values that count gets [0, 0]."""
         minimum = jnp.min(x, axis=-1, keepdims=True, where=where, initial=0.0)
         return minimum, jnp.max(x, axis=-1, keepdims=True, where=where, initial=0.0)
 

@@ -1,4 +1,4 @@
-"""One interceptor that observes, calibrates or fake-quantizes every site of a model that knows nothing of quantization.
+"""Interceptors that calibrate or fake-quantize every site of a model that knows nothing of quantization.
 
 Ranges live in the variable collection `ranges`, estimator states in `calibration`; both are shaped like the module
 tree, with a leading layer axis under the scanned `layers`.
@@ -23,7 +23,7 @@ from qtx.sites import SITES_AND_TABLES, on_sites
 
 @contextlib.contextmanager
 def fake_quantized(plan: Plan) -> Iterator[None]:
-    """Within the context, sites and look-ups in `plan` are rounded to the grids of the `ranges` collection."""
+    """Rounds the sites and look-ups in `plan`, within the context, to the grids of the `ranges` collection."""
     by_path = {planned.path: planned for planned in plan}
 
     def quantize(site, path, y, mask):
@@ -36,9 +36,9 @@ def fake_quantized(plan: Plan) -> Iterator[None]:
 
 @contextlib.contextmanager
 def calibrating(plan: Plan, tables: Plan, batch: Batch) -> Iterator[None]:
-    """Within the context, in which the model sees `batch`, each site in `plan` updates its range with what it holds of
-    that, then is rounded to it: later sites calibrate on inputs that are already quantized, as in the paper's code.
-    Look-ups in `tables` are only rounded."""
+    """Calibrates the sites in `plan` on `batch`, which the model sees within the context: each site's range is updated
+    with the site's values that count, then the site is rounded to this range. So later sites calibrate on inputs that
+    are already quantized, as in the paper's code. Look-ups in `tables` are only rounded."""
     by_path = {planned.path: planned for planned in plan}
     looked_up = {planned.path: planned for planned in tables}
 
@@ -66,10 +66,10 @@ def calibrating(plan: Plan, tables: Plan, batch: Batch) -> Iterator[None]:
 
 
 def counted(planned: Planned, y: jax.Array, batch: Batch, mask: Mask | None) -> jax.Array | None:
-    """Which values of a site's output `y` its static range is of, broadcasting to it; None: all."""
+    """Says which values of a site's output `y` count for its static range, broadcasting to `y`; None: all."""
     return None if planned.count_padding else masks.counted(y.shape, batch, mask)
 
 
 def seen(mask: Mask | None) -> jax.Array | None:
-    """Which of a row's values its dynamic range is of, broadcasting to a site's output; None: all."""
+    """Says which values of a row count for its dynamic range, broadcasting to a site's output; None: all."""
     return None if mask is None else mask.dense()

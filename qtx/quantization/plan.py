@@ -1,6 +1,6 @@
-"""Plans: what is static of a model's quantization, and the paths and layers of the parameters that it is about.
+"""Plans: the static part of a model's quantization, and the paths and layers of the parameters concerned.
 
-Parameters and sites under `layers/` carry a leading layer axis, and each layer has its own range.
+Parameters and sites of a stack of layers carry a leading layer axis, and each layer has its own range.
 """
 
 from __future__ import annotations
@@ -25,8 +25,8 @@ from qtx.sites import SITES_AND_TABLES, SiteShape, site_shapes
 
 
 class Planned(NamedTuple):
-    """What is static of one tensor's quantization; see `Quantizer`. Bits are data, so that every bit-width shares one
-    compilation."""
+    """The static part of one tensor's quantization; see `Quantizer`. Bits are data instead, so that every bit-width
+    shares one compilation."""
 
     path: str
     symmetric: bool
@@ -38,16 +38,16 @@ class Planned(NamedTuple):
 Plan = tuple[Planned, ...]
 
 Range = dict[str, jax.Array]
-"""{"bits", "minimum", "maximum"}: bits a scalar, the ends `()` or `[D]` over the tensor's last axis, all with a leading
-`[L]` under `layers/`. Bits 0 leave the tensor in floating point. Dynamic tensors have no ends. A range may also have a
-basis (`qtx.quantization.basis`), in which it and the integers are."""
+"""{"bits", "minimum", "maximum"}: bits are a scalar, the ends `()` or `[D]` over the tensor's last axis, all with a
+leading `[L]` in a stack of layers. 0 bits leave the tensor in floating point. Dynamic tensors have no ends. A range may
+also have a basis (`qtx.quantization.basis`): then its ends and the integers are in this basis."""
 
 Ranges = dict[str, Range]
-"""By path."""
+"""Ranges by the path of their tensor."""
 
 
 def make_plan(quantizers: dict[str, Quantizer]) -> Plan:
-    """The static part of resolved quantizers.
+    """Returns the static part of resolved quantizers.
 
     Raises:
       QtxError: for an estimator whose state is not finite before the first tensor.
@@ -68,7 +68,7 @@ def make_plan(quantizers: dict[str, Quantizer]) -> Plan:
 def quantizers_of(
     module: nn.Module, params: Any, recipe: Recipe, batch: Batch
 ) -> tuple[dict[str, Quantizer], dict[str, Quantizer]]:
-    """Of a model's weights and of its sites, by path, what a recipe quantizes; `params` and `batch` give shapes only.
+    """Returns a recipe's quantizers of a model's weights and of its sites; `params` and `batch` give shapes only.
 
     Raises:
       QtxError: if the recipe does not fit the model.
@@ -78,10 +78,10 @@ def quantizers_of(
 
 
 def sites_beside(module: nn.Module, params: Any, batch: Batch, weights: Iterable[str]) -> dict[str, SiteShape]:
-    """The sites of a model whose `weights` of these paths are quantized.
+    """Returns the sites of a model by path, without look-ups; `weights` are the paths of the quantized weights.
 
     Raises:
-      QtxError: if a weight is named as an embedding table is, and is none.
+      QtxError: if a weight is named as an embedding table is, but no `nn.Embed` looks it up.
     """
     shapes = site_shapes(module, params, batch, SITES_AND_TABLES)
     for path in filter(is_table, sorted(weights)):
@@ -95,23 +95,23 @@ def sites_beside(module: nn.Module, params: Any, batch: Batch, weights: Iterable
 
 
 def settled(plan: Plan) -> Plan:
-    """The plan of tensors whose ranges are found, without the estimators, which have no more say: models that differ in
-    nothing else share one compiled program."""
+    """Returns a plan for ranges that are already found, with one estimator for all: estimators have no more say, and
+    models that differ in nothing else share one compiled program."""
     return tuple(planned._replace(estimator=MinMax()) for planned in plan)
 
 
 def flatten(params: Any) -> dict[str, jax.Array]:
-    """A parameter tree as {"layers/mlp/out/kernel": array}."""
+    """Returns a parameter tree as {"layers/mlp/out/kernel": array}."""
     return traverse_util.flatten_dict(params, sep="/")
 
 
 def weights_of(params: Any) -> dict[str, jax.Array]:
-    """What a recipe's weight rules are about: all parameters but those of normalizers, which no product multiplies."""
+    """Returns the parameters that weight rules match: all but those of normalizers, which no product multiplies."""
     return {path: x for path, x in flatten(params).items() if NORMALIZER not in path.split("/")}
 
 
 def is_table(path: str) -> bool:
-    """Whether a parameter path is an embedding table's."""
+    """Says whether a parameter path is an embedding table's."""
     return path.endswith(TABLE)
 
 
@@ -121,5 +121,5 @@ def over_layers(bits: jax.Array, function: Any) -> Any:
 
 
 def spread(value: float, leading: tuple[int, ...]) -> jax.Array:
-    """`value` as a float32 array of the leading (layer) shape."""
+    """Returns `value` as a float32 array of the leading (layer) shape."""
     return jnp.full(leading, value, jnp.float32)

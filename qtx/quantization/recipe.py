@@ -1,4 +1,4 @@
-"""Recipes: which weights and activations are quantized, and how: rules from paths to quantizers, first match wins."""
+"""Recipes say which weights and activations are quantized, and how: rules for paths, of which the first match wins."""
 
 from __future__ import annotations
 
@@ -13,15 +13,15 @@ from qtx.quantization.granularity import Granularity, Tensor, Token
 
 @dataclasses.dataclass(frozen=True)
 class Quantizer:
-    """How one tensor is quantized.
+    """A `Quantizer` says how one tensor is quantized.
 
     Attributes:
       bits: 2 to 16.
-      symmetric: zero-point fixed at 0.
-      estimator: of the range, from `qtx.quantization.estimators`.
+      symmetric: whether the zero-point is fixed at 0.
+      estimator: estimates the range, from `qtx.quantization.estimators`.
       granularity: which values share a range, from `qtx.quantization.granularity`.
-      count_padding: estimate from all values of an activation, those of padding and of keys that a query does not see
-        too, as the paper's official code does; otherwise from those that count (`qtx.masks.counted`).
+      count_padding: whether all values of an activation make its range, also those of padding and of keys that a query
+        does not see, as in the paper's official code; otherwise, only those that count (`qtx.masks.counted`) do.
 
     Raises:
       QtxError: if bits is not in 2..16.
@@ -40,11 +40,12 @@ class Quantizer:
 
 @dataclasses.dataclass(frozen=True)
 class Rule:
-    """Paths that match `pattern` (shell-style: `*` matches anything, `/` too) get `quantizer`; None: left as is.
+    """A rule gives all paths that match a pattern one quantizer, or leaves their tensors as they are.
 
     Attributes:
-      pattern, quantizer: see above.
-      optional: whether a model may have no such path. Otherwise that is an error, as of a misspelt pattern.
+      pattern: shell-style: `*` matches anything, `/` too.
+      quantizer: for these paths' tensors; None: they are left as they are.
+      optional: whether a model may have no such path. Otherwise this is an error, as with a misspelt pattern.
     """
 
     pattern: str
@@ -56,8 +57,8 @@ class Rule:
 class Recipe:
     """Rules for parameter paths (`layers/mlp/out/kernel`) and for activation sites (`layers/mlp/out`).
 
-    An embedding table is quantized at its look-ups, so a head tied to the table keeps the unquantized one, as in the
-    paper's code.
+    An embedding table is quantized at its look-ups, so a head tied to the table multiplies by the unquantized table, as
+    in the paper's code.
     """
 
     weights: tuple[Rule, ...]
@@ -65,10 +66,10 @@ class Recipe:
 
 
 def resolve(rules: Iterable[Rule], names: Iterable[str], kind: str) -> dict[str, Quantizer]:
-    """Name to quantizer for every name that a rule quantizes.
+    """Returns the quantizer of every name that a rule quantizes.
 
     Raises:
-      QtxError: for a name that no rule matches, or a rule, not optional, that matches no name.
+      QtxError: for a name that no rule matches, or a rule that matches no name and is not optional.
     """
     rules, result, used = tuple(rules), {}, set()
     names = sorted(names)

@@ -1,4 +1,4 @@
-"""A tensor rounded to the grid of its range: an activation, or a weight of one layer."""
+"""Rounding a tensor to the grid of its range: an activation, or a weight of one layer."""
 
 from __future__ import annotations
 
@@ -14,13 +14,13 @@ from qtx.quantization.plan import Planned, Range
 def round_to_range(
     x: jax.Array, r: Range, planned: Planned, where: jax.Array | None = None, *, weight: bool = False
 ) -> jax.Array:
-    """`x` on the grid of its range, in its dtype: it enters the range's basis, is rounded there, and leaves.
+    """Rounds `x` to the grid of its range, in its dtype: `x` enters the range's basis, is rounded there, and leaves.
 
     Args:
       x: an activation `[..., D]`, or a weight `[D, F]` or `[D]`.
-      r: its range, of one layer.
-      planned: what is static of it.
-      where: the values that count, for dynamic ranges, broadcasting to `x`; None: all.
+      r: the range of `x`, of one layer.
+      planned: the static part of the quantization of `x`.
+      where: the values that count for a dynamic range, broadcasting to `x`; None: all.
       weight: whether `x` is a weight, which enters a basis on its first axis.
     """
     basis = basis_of(r)
@@ -28,7 +28,7 @@ def round_to_range(
 
 
 def round_in_basis(x: jax.Array, r: Range, planned: Planned, where: jax.Array | None = None) -> jax.Array:
-    """As `round_to_range`, of an `x` that is in the range's basis and stays there; as it is where bits are 0."""
+    """Rounds an `x` that is in the range's basis already, and stays there; 0 bits leave `x` as it is."""
     if isinstance(planned.granularity, Token):
         minimum, maximum = planned.granularity.ends(x, where)
         r = {**r, "minimum": minimum, "maximum": maximum}
@@ -37,5 +37,5 @@ def round_in_basis(x: jax.Array, r: Range, planned: Planned, where: jax.Array | 
 
 
 def grid_of_range(r: Range, planned: Planned) -> Grid:
-    """The grid of a range with both ends; where bits are 0 one of 2 bits, for arithmetic's sake."""
+    """Returns the grid of a range with both ends; 0 bits get a grid of 2 bits, for arithmetic's sake."""
     return make_grid(r["minimum"], r["maximum"], jnp.maximum(r["bits"], 2), planned.symmetric)

@@ -19,13 +19,13 @@ from qtx.quantization.rounding import grid_of_range, round_to_range
 
 @functools.partial(jax.jit, static_argnames=("plan",))
 def weight_ranges(plan: Plan, params: Any, bits: dict[str, jax.Array], bases: Bases) -> Ranges:
-    """The range of every weight in `plan`.
+    """Returns the range of every weight in `plan`.
 
     Args:
       plan: which weights, and how.
       params: the parameter tree.
-      bits: path to bits, a scalar or `[L]`.
-      bases: path to the basis that the weight is quantized in, for those that are not in their own.
+      bits: the bits of each weight by path, a scalar or `[L]`.
+      bases: by path, the bases of the weights that are not quantized in their own.
     """
     flat, result = flatten(params), {}
     for planned in plan:
@@ -46,7 +46,7 @@ def weight_ranges(plan: Plan, params: Any, bits: dict[str, jax.Array], bases: Ba
 
 @functools.partial(jax.jit, static_argnames=("plan",))
 def quantize_weights(plan: Plan, params: Any, ranges: Ranges) -> Any:
-    """`params` with every weight in `plan` rounded to the nearest values of its grid.
+    """Returns `params` with every weight in `plan` rounded to the nearest values of its grid.
 
     Embedding tables are left alone: their look-ups are quantized instead (see `Recipe`).
     """
@@ -54,7 +54,7 @@ def quantize_weights(plan: Plan, params: Any, ranges: Ranges) -> Any:
 
 
 def map_weights(plan: Plan, params: Any, ranges: Ranges, rounding: Callable[..., jax.Array]) -> Any:
-    """`params` with `rounding(weight, r, planned)`, of one layer, in place of every weight in `plan` but tables."""
+    """Returns `params` with `rounding(weight, r, planned)`, layer by layer, for every weight in `plan` but tables."""
     flat = dict(flatten(params))
     for planned in plan:
         if not is_table(planned.path):
@@ -65,7 +65,7 @@ def map_weights(plan: Plan, params: Any, ranges: Ranges, rounding: Callable[...,
 
 @functools.partial(jax.jit, static_argnames=("planned",))
 def to_integers(planned: Planned, weight: jax.Array, r: Range) -> jax.Array:
-    """The integers of a weight, all layers, in the basis of its range `r`; as float32."""
+    """Returns the integers of a weight, of all layers, in the basis of its range `r`, as float32."""
 
     def of_layer(weight, r):
         return grid_of_range(r, planned).quantize(enter(weight, basis_of(r), weight=True))
@@ -75,7 +75,7 @@ def to_integers(planned: Planned, weight: jax.Array, r: Range) -> jax.Array:
 
 @functools.partial(jax.jit, static_argnames=("planned",))
 def from_integers(planned: Planned, integers: jax.Array, r: Range) -> jax.Array:
-    """The inverse of `to_integers` for what is on the grid, float32."""
+    """Returns the weight of integers, float32: the inverse of `to_integers` for weights on the grid."""
 
     def of_layer(q, r):
         return leave(grid_of_range(r, planned).dequantize(q.astype(jnp.float32)), basis_of(r), weight=True)

@@ -1,1 +1,1 @@
-"""What people are shown: tables, plots, and the HTML page of a comparison."""
+"""This package makes what people are shown: tables, plots, and the HTML pages of comparisons and diagnoses."""

@@ -1,4 +1,4 @@
-"""A diagnosis in words: a few sentences that a newcomer can read, and the tables behind them, for terminal and page."""
+"""This module puts a diagnosis into words, for terminal and page: sentences for newcomers, and their tables."""
 
 from __future__ import annotations
 
@@ -12,13 +12,13 @@ from qtx.report.results import METRIC_TITLES, measured
 Table = tuple[list[str], list[list[str]]]
 SHOWN_ROWS = 6
 NAMED = 2
-"""Dimensions, tokens and positions that a cell or a sentence names at most."""
+"""The most dimensions, tokens and positions that a cell or a sentence names."""
 EVERYWHERE = 0.5
-"""Share of the tokens from which on outliers are not said to be at some of them."""
+"""Outliers at more than this share of the tokens are not said to be at particular tokens."""
 
 
 def sentences(diagnosis: Diagnosis) -> dict[str, str]:
-    """What was found, by what it is about: `outliers`, `heads`, `cost`, `remedies`, `tensors`."""
+    """Returns the findings in sentences, by what each is about: `outliers`, `heads`, `cost`, `remedies`, `tensors`."""
     return {
         "outliers": _of_outliers(diagnosis),
         "heads": _of_heads(diagnosis),
@@ -29,17 +29,17 @@ def sentences(diagnosis: Diagnosis) -> dict[str, str]:
 
 
 def sources(diagnosis: Diagnosis) -> list[Outliers]:
-    """The tensors that make outliers, and do not only carry what others made; the largest first."""
+    """Returns the tensors that make outliers, and do not only carry what others made; the largest first."""
     return [one for one in diagnosis.outliers if one.dimensions and not one.carried]
 
 
 def idle_heads(diagnosis: Diagnosis) -> list[HeadRole]:
-    """Those that do nothing."""
+    """Returns the heads that do nothing."""
     return [role for role in diagnosis.heads if role.does_nothing]
 
 
 def outlier_table(diagnosis: Diagnosis, rows: int = SHOWN_ROWS) -> Table:
-    """The largest tensors."""
+    """Tabulates the tensors with the largest outliers."""
     header = ["tensor", "largest value", "median dimension", "deviations", "in dimensions"]
     header += ["at tokens", "at positions"] if any(one.tokens for one in diagnosis.outliers) else ["at patches"]
     return header, [
@@ -51,7 +51,7 @@ def outlier_table(diagnosis: Diagnosis, rows: int = SHOWN_ROWS) -> Table:
 
 
 def head_table(diagnosis: Diagnosis, rows: int = SHOWN_ROWS) -> Table:
-    """The heads that park most."""
+    """Tabulates the heads that do nothing, or, if there are none, those that park most."""
     header = ["head", "attention parked", "at token", "at position", "length of its value", "head's output"]
     return header, [
         [
@@ -67,13 +67,13 @@ def head_table(diagnosis: Diagnosis, rows: int = SHOWN_ROWS) -> Table:
 
 
 def ladder_table(diagnosis: Diagnosis) -> Table:
-    """What fewer bits cost."""
+    """Tabulates what fewer bits cost."""
     rows = {"floating point" if name == "fp" else name.upper(): found for name, found in diagnosis.ladder.items()}
     return ["bits", *_measured_header(diagnosis)], [[name, *_cells(diagnosis, found)] for name, found in rows.items()]
 
 
 def method_table(diagnosis: Diagnosis) -> Table:
-    """What other ways to quantize would save."""
+    """Tabulates what other ways to quantize would save."""
     header = [f"{diagnosis.scheme.upper()} by", *_measured_header(diagnosis), "saved of what is lost"]
     rows = [[name, *_cells(diagnosis, found), _saved(diagnosis, found)] for name, found in diagnosis.methods.items()]
     return header, rows + [[name, "does not fit this model", "", ""] for name in diagnosis.left_out]
@@ -170,7 +170,7 @@ def _named(places: Mapping[str, float]) -> str:
 
 
 def _listed(places: Mapping[str, float]) -> str:
-    """Those that are at least half as large as the first, e.g. `99 and 223`."""
+    """Names the places whose values are at least half as large as the first, e.g. `99 and 223`."""
     largest = next(iter(places.values()))
     names = [place for place, size in places.items() if size >= largest / 2][:NAMED]
     return " and ".join(filter(None, (", ".join(names[:-1]), names[-1])))

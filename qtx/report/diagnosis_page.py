@@ -1,5 +1,5 @@
-"""The page of one model's diagnosis: what is wrong, where, what it costs and what would save it, in sentences; then the
-figures and tables behind each."""
+"""This module makes the page of one model's diagnosis: sentences on what is wrong, where, what it costs and what would
+help, then the figures and tables behind each."""
 
 from __future__ import annotations
 
@@ -27,7 +27,7 @@ FILE = "report.html"
 SHOWN_TENSORS = 3
 TABLE_ROWS = 12
 
-# Site to what a newcomer calls it, in the order of the computation.
+# Site to a name for newcomers, in the order of the computation.
 GROWTH = {
     "layers/attention/out": "attention output",
     "layers/attention_residual": "sum after attention",
@@ -52,7 +52,7 @@ def write_page(diagnosis: Diagnosis, workdir: Path) -> Path:
 
 
 def diagnosis_page(diagnosis: Diagnosis) -> str:
-    """The page as HTML, without any reference to the outside."""
+    """Returns the page as HTML, without any reference to the outside."""
     said = sentences(diagnosis)
     title = f"Diagnosis of {diagnosis.name}"
     body = [

@@ -12,15 +12,15 @@ from matplotlib.ticker import FuncFormatter, LogLocator, NullFormatter
 from qtx.report.style import MUTED, SERIES, drawing, legend
 
 FLOOR = 0.3
-"""Where the vertical axis of `dimensions` begins, as a share of the median dimension."""
+"""The lower end of the vertical axis of `dimensions`, as a share of the median dimension's root mean square."""
 
 
 def dimensions(tensors: Mapping[str, tuple[np.ndarray, float, Sequence[int]]], ratio: float) -> Figure:
-    """The largest magnitude of every dimension of tensors, one strip each, on a logarithmic scale.
+    """Draws the largest magnitude of every dimension of tensors, one strip per tensor, on a logarithmic scale.
 
     Args:
       tensors: name to magnitudes `[D]`, the root mean square of the median dimension, and the dimensions to be named.
-      ratio: how many times that an outlier exceeds, drawn as a dashed line.
+      ratio: an outlier exceeds this many times that root mean square; drawn as a dashed line.
     """
     with drawing(0.5 + 1.25 * len(tensors)) as figure:
         strips = list(figure.subplots(len(tensors), sharex=True, squeeze=False)[:, 0])
@@ -42,12 +42,12 @@ def dimensions(tensors: Mapping[str, tuple[np.ndarray, float, Sequence[int]]], r
 
 
 def remedies(reached: Mapping[str, float], full: float, label: str) -> Figure:
-    """What each way to quantize reaches, from where the first of them is.
+    """Draws what each way to quantize reaches, from what the first one reaches.
 
     Args:
-      reached: name to metric, the one that the others are to improve on first.
+      reached: name to metric; the first is the one that the others are to improve on.
       full: the metric in floating point.
-      label: of the metric.
+      label: title of the metric.
     """
     names, values = list(reached)[::-1], list(reached.values())[::-1]
     as_is, places = values[-1], range(len(values))

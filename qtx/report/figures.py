@@ -21,14 +21,14 @@ TOKENS_NAMED = 5
 
 @dataclasses.dataclass(frozen=True)
 class ReportedRun:
-    """What the report reads of one run.
+    """The records of one run that the report reads.
 
     Attributes:
-      result: its line of results.jsonl.
-      config: its resolved config; empty if the run's folder has none.
-      history: the lines of its metrics.jsonl.
-      analysis: of its trained model, or None.
-      sweep: its sensitivities, or None.
+      result: the run's line of results.jsonl.
+      config: the run's resolved config; empty if the run's folder has none.
+      history: the lines of the run's metrics.jsonl.
+      analysis: the analysis of the trained model, or None.
+      sweep: the sensitivities of the trained model, or None.
     """
 
     result: Result
@@ -40,7 +40,7 @@ class ReportedRun:
 
 @dataclasses.dataclass(frozen=True)
 class Curve:
-    """A measurement over training: its split and key in metrics.jsonl, the axis, and what it says."""
+    """A measurement over training: its split and key in metrics.jsonl, and its figure's label, title and caption."""
 
     split: str
     key: str
@@ -84,7 +84,7 @@ SINKS = Curve(
 
 
 def curve_figures(runs: Sequence[ReportedRun], curves: Sequence[Curve]) -> list[str]:
-    """One figure per curve that any run has."""
+    """Draws one figure per curve that any run has."""
     items = []
     for curve in curves:
         variants: dict[str, list[plots.Points]] = {}
@@ -100,7 +100,7 @@ def curve_figures(runs: Sequence[ReportedRun], curves: Sequence[Curve]) -> list[
 
 
 def ladder_figure(lines: Sequence[Result]) -> str:
-    """The metric in floating point and at every scheme."""
+    """Draws the metric in floating point and at every scheme."""
     metric = METRIC_TITLES[lines[0]["metric"]]
     scale = 100.0 if lines[0]["metric"] == "accuracy" else 1.0
     ladder: dict[str, dict[str, list[float]]] = {}
@@ -119,7 +119,7 @@ def ladder_figure(lines: Sequence[Result]) -> str:
 
 
 def outlier_figures(analysed: Mapping[str, Sequence[Analysis]]) -> list[str]:
-    """Where the outliers are: layers, hidden dimensions, positions, tokens."""
+    """Draws where the outliers are: layers, hidden dimensions, positions, tokens."""
     site = next(iter(analysed.values()))[0].site
     tensor = SITE_TITLES.get(site, site)
 
@@ -160,7 +160,7 @@ def outlier_figures(analysed: Mapping[str, Sequence[Analysis]]) -> list[str]:
 
 
 def histogram_figures(analysed: Mapping[str, Sequence[Analysis]], scheme: str) -> list[str]:
-    """The tensor with the outliers in floating point and under a scheme."""
+    """Draws the values of the tensor with the outliers, in floating point and under a scheme."""
     site = next(iter(analysed.values()))[0].site
     tensor = SITE_TITLES.get(site, site)
 
@@ -193,7 +193,7 @@ def histogram_figures(analysed: Mapping[str, Sequence[Analysis]], scheme: str) -
 
 
 def sink_figure(analysed: Mapping[str, Sequence[Analysis]]) -> str:
-    """Every head: how much it attends to its favourite token, and how empty that token's value is."""
+    """Draws every head: how much it attends to its favourite token, and how empty that token's value is."""
     return page.figure(
         plots.sinks({variant: [a.heads for a in group] for variant, group in analysed.items()}),
         "sinks",
@@ -203,7 +203,7 @@ def sink_figure(analysed: Mapping[str, Sequence[Analysis]]) -> str:
     )
 
 
-# Key of `Analysis.maps` to the heading of its figures, and which head it is.
+# Key of `Analysis.maps` to the heading of the figures, and a sentence that says which head they show.
 MAPS = {
     "sink": ("The strongest sinks", "Of all heads, the one that gives most of its attention to one token."),
     "outlier": ("The loudest heads", "The head of largest output in the layer of largest feed-forward output."),
@@ -211,7 +211,7 @@ MAPS = {
 
 
 def map_figures(analysed: Mapping[str, Sequence[Analysis]], kind: str) -> list[str]:
-    """The attention of one head per variant on one example, unless it is the variant's head shown as "sink"."""
+    """Draws the attention of one head per variant on one example, unless the figures of "sink" show it already."""
     items = []
     for index, (variant, (a, *_)) in enumerate(analysed.items()):
         head, sink = a.maps[kind], a.maps["sink"]

@@ -54,7 +54,7 @@ dl{grid-template-columns:1fr}dt{margin-top:.3rem}}
 
 
 def page(title: str, body: Sequence[str]) -> str:
-    """The whole document; `body` are pieces of HTML made with the other functions."""
+    """Returns the whole document; `body` are pieces of HTML made with the other functions."""
     return (
         '<!doctype html>\n<html lang="en">\n<head>\n<meta charset="utf-8">\n'
         '<meta name="viewport" content="width=device-width, initial-scale=1">\n'
@@ -65,22 +65,22 @@ def page(title: str, body: Sequence[str]) -> str:
 
 
 def paragraph(text: str, kind: str = "") -> str:
-    """A paragraph of plain text; `kind` is a class of the style sheet, such as "lead" or "note"."""
+    """Returns a paragraph of plain text; `kind` is a class of the style sheet, such as "lead" or "note"."""
     return f'<p class="{kind}">{escape(text)}</p>' if kind else f"<p>{escape(text)}</p>"
 
 
 def heading(text: str, level: int = 2) -> str:
-    """A heading of text, escaped."""
+    """Returns a heading of text, escaped."""
     return f"<h{level}>{escape(text)}</h{level}>"
 
 
 def bullets(items: Sequence[str]) -> str:
-    """A list of texts, escaped."""
+    """Returns a list of texts, escaped."""
     return f"<ul>{''.join(f'<li>{escape(item)}</li>' for item in items)}</ul>"
 
 
 def table(header: Sequence[str], rows: Sequence[Sequence[str]], caption: str) -> str:
-    """A table whose first column names the row; it scrolls sideways on a narrow screen."""
+    """Returns a table whose first column names the row; the table scrolls sideways on a narrow screen."""
     head = "".join(f'<th scope="col">{escape(cell)}</th>' for cell in header)
     body = "".join(
         f'<tr><th scope="row">{escape(first)}</th>{"".join(f"<td>{escape(cell)}</td>" for cell in rest)}</tr>'
@@ -94,28 +94,28 @@ def table(header: Sequence[str], rows: Sequence[Sequence[str]], caption: str) ->
 
 
 def figure(drawn: Figure, name: str, title: str, caption: str) -> str:
-    """A drawn figure with its title and one sentence that says how to read it; `name` is unique in the page."""
+    """Returns a drawn figure with its title and one sentence that says how to read it; `name` is unique in the page."""
     label = escape(f"{title}. {caption}", quote=True)
     drawing = svg(drawn, name).replace("<svg ", f'<svg role="img" aria-label="{label}" ', 1)
     return f"<figure>{drawing}<figcaption><b>{escape(title)}.</b> {escape(caption)}</figcaption></figure>"
 
 
 def figures(items: Sequence[str]) -> str:
-    """Figures side by side where there is room."""
+    """Arranges figures side by side where there is room."""
     return f'<div class="figures">{"".join(items)}</div>'
 
 
 def card(content: str) -> str:
-    """Something that is not a figure, beside figures."""
+    """Returns a card for something other than a figure, to stand beside figures."""
     return f"<figure>{content}</figure>"
 
 
 def footer(text: str) -> str:
-    """A page's last line of text, escaped."""
+    """Returns a page's last line of text, escaped."""
     return f"<footer>{escape(text)}</footer>"
 
 
 def definitions(summary: str, values: Sequence[tuple[str, str]]) -> str:
-    """A folded list of names and values."""
+    """Returns a folded list of names and values."""
     rows = "".join(f"<dt>{escape(name)}</dt><dd>{escape(value)}</dd>" for name, value in values)
     return f"<details><summary>{escape(summary)}</summary><dl>{rows}</dl></details>"

@@ -4,8 +4,8 @@ from __future__ import annotations
 
 TABLE_2_HEADER = ("attention", "FP", "max inf. norm", "avg. kurtosis", "W8A8")
 
-# Model and metric, and the rows of the paper's Table 2. Rows marked "matched" (tables 6 and 7) are the vanilla model
-# with the other change that the cures of that model were trained with, which is the baseline to compare them with.
+# By family: model and metric, and the rows of the paper's Table 2. Rows marked "matched" (tables 6 and 7) are softmax
+# models trained with the same other change as the clipped and gated ones: the baseline to compare those with.
 TABLE_2 = {
     "bert": (
         "BERT-base, perplexity",

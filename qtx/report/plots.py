@@ -19,11 +19,11 @@ LOG_RATIO = 20  # positive values that span more than this are drawn on a logari
 
 
 def over_training(curves: Mapping[str, Sequence[Points]], label: str) -> Figure:
-    """A measurement over training: the mean over seeds, in a band from the smallest to the largest.
+    """Draws a measurement over training: the mean over seeds, in a band from the smallest to the largest.
 
     Args:
       curves: variant to one list of (step, value) per seed.
-      label: of the vertical axis.
+      label: title of the vertical axis.
     """
     with drawing(3.2) as figure:
         axes = figure.subplots()
@@ -38,11 +38,11 @@ def over_training(curves: Mapping[str, Sequence[Points]], label: str) -> Figure:
 
 
 def over_layers(values: Mapping[str, Sequence[np.ndarray]], label: str, first: int = 1) -> Figure:
-    """A measurement `[L]` by layer: the mean over seeds, in a band from the smallest to the largest.
+    """Draws a measurement `[L]` by layer: the mean over seeds, in a band from the smallest to the largest.
 
     Args:
       values: variant to one array per seed.
-      label: of the vertical axis.
+      label: title of the vertical axis.
       first: number of the first layer.
     """
     with drawing(3.2) as figure:
@@ -58,11 +58,11 @@ def over_layers(values: Mapping[str, Sequence[np.ndarray]], label: str, first: i
 
 
 def bit_ladder(results: Mapping[str, Mapping[str, Sequence[float]]], label: str) -> Figure:
-    """The metric in floating point and at each scheme: mean over seeds with their standard deviation.
+    """Draws the metric in floating point and at each scheme: mean over seeds with their standard deviation.
 
     Args:
       results: variant to scheme (the first: floating point) to one value per seed.
-      label: of the vertical axis.
+      label: title of the vertical axis.
     """
     schemes = list(dict.fromkeys(scheme for row in results.values() for scheme in row))
     with drawing(3.4) as figure:
@@ -85,11 +85,11 @@ def bit_ladder(results: Mapping[str, Mapping[str, Sequence[float]]], label: str)
 
 
 def outlier_strips(counts: Mapping[str, np.ndarray], label: str) -> Figure:
-    """Numbers of outliers along an axis (hidden dimension, token position), one strip per variant, on one scale.
+    """Draws numbers of outliers along an axis (hidden dimension, token position), one strip per variant, on one scale.
 
     Args:
       counts: variant to counts `[N]`.
-      label: of the horizontal axis.
+      label: title of the horizontal axis.
     """
     with drawing(0.55 + 0.72 * len(counts)) as figure:
         strips = _strips(figure, len(counts), sharey=True)
@@ -117,17 +117,17 @@ def outlier_strips(counts: Mapping[str, np.ndarray], label: str) -> Figure:
 
 
 def value_range(counts: Mapping[str, Counts], label: str) -> Figure:
-    """All values of one tensor before (filled) and after quantization (line), one strip per variant, on one scale.
+    """Draws all values of one tensor before (filled) and after quantization (line), one strip per variant on one scale.
 
     Args:
-      counts: by variant; outer bins hold what lies beyond.
-      label: of the horizontal axis.
+      counts: variant to counts; the outer bins hold values beyond the ends.
+      label: title of the horizontal axis.
     """
     with drawing(0.75 + 0.85 * len(counts)) as figure:
         strips = _strips(figure, len(counts))
         for index, (axes, (variant, (edges, before, after))) in enumerate(zip(strips, counts.items(), strict=True)):
             color = SERIES[index % len(SERIES)]
-            # Few wide bins: narrower than a few steps of the grid, they would beat with it.
+            # Few wide bins: bins as narrow as a few steps of the grid would show a beat pattern.
             width = len(before) // SHOWN_BINS
             axes.stairs(_summed(before, width), edges[::width], fill=True, color=color, alpha=0.35)
             if after is not None:
@@ -142,11 +142,11 @@ def value_range(counts: Mapping[str, Counts], label: str) -> Figure:
 
 
 def grid_steps(counts: Mapping[str, Counts], label: str) -> Figure:
-    """The bulk of one tensor before quantization (filled), and the steps that it falls on after it (needles).
+    """Draws the bulk of one tensor before quantization (filled), and the steps that it falls on afterwards (needles).
 
     Args:
-      counts: by variant; outer bins, which hold what lies beyond, are left out.
-      label: of the horizontal axis.
+      counts: variant to counts; the outer bins, which hold values beyond the ends, are left out.
+      label: title of the horizontal axis.
     """
     with drawing(0.75 + 0.85 * len(counts)) as figure:
         strips = _strips(figure, len(counts))
@@ -171,7 +171,7 @@ def grid_steps(counts: Mapping[str, Counts], label: str) -> Figure:
 
 
 def sinks(heads: Mapping[str, Sequence[Mapping[str, np.ndarray]]]) -> Figure:
-    """Every head of every seed that attends at all: attention on its favourite token against how drained its value is.
+    """Draws every head of every seed that attends at all: attention on its favourite token against that value's drain.
 
     Args:
       heads: variant to `qtx.analysis.Analysis.heads` per seed.
@@ -195,12 +195,12 @@ def sinks(heads: Mapping[str, Sequence[Mapping[str, np.ndarray]]]) -> Figure:
 
 
 def attention_map(head: Any, title: str, color: str = SERIES[0]) -> Figure:
-    """One head: its P, with |V| of every key below and |P V| of every query at the right.
+    """Draws one head: its probabilities P, with |V| of every key below and |P V| of every query at the right.
 
     Args:
       head: a `qtx.analysis.head_map.HeadMap`.
-      title: above the map.
-      color: of the bars.
+      title: title above the map.
+      color: colour of the bars.
     """
     length = len(head.tokens)
     with drawing(5.0) as figure:
@@ -236,7 +236,7 @@ def attention_map(head: Any, title: str, color: str = SERIES[0]) -> Figure:
 
 
 def token_label(token: str) -> str:
-    """A token's text as a tick label: byte-level and whitespace signs made readable, long ones cut."""
+    """Makes a tick label of a token's text: byte-level and whitespace signs become readable, long texts are cut."""
     for sign, shown in (("Ġ", " "), ("Ċ", "\\n"), ("▁", " "), ("\n", "\\n"), ("\t", "\\t")):
         token = token.replace(sign, shown)
     token = token.strip(" ") or "␣"
@@ -254,7 +254,7 @@ def _without_scale(axes: Axes) -> None:
 
 
 def _banded(axes: Axes, x: Sequence[float] | np.ndarray, table: np.ndarray, label: str, index: int) -> None:
-    """The mean of `table` `[seeds, N]`, in a band from its smallest to its largest."""
+    """Draws the mean of `table` `[seeds, N]`, in a band from its smallest to its largest."""
     style = series_style(index)
     axes.plot(x, table.mean(axis=0), label=label, markevery=max(len(x) // 8, 1), **style)
     axes.fill_between(x, table.min(axis=0), table.max(axis=0), color=style["color"], alpha=0.18, linewidth=0)

@@ -1,4 +1,4 @@
-"""The report of a comparison: what was run, what came out, and figures that say how to read them, as one HTML page."""
+"""The report of a comparison is one HTML page: what was run, what came out, and figures that say how to read them."""
 
 from __future__ import annotations
 
@@ -54,7 +54,7 @@ def write_report(folder: Path) -> Path:
 
 
 def read_runs(folder: Path, lines: Iterable[Result]) -> list[ReportedRun]:
-    """The runs behind the lines of a comparison's results; a part that a run lacks is left out."""
+    """Reads the runs behind the lines of a comparison's results; a part that a run lacks is left out."""
     runs = []
     for line in lines:
         run = RunFolder(inside(folder / "runs", f"{line['variant']}-seed{line['seed']}", EXPECTED))
@@ -72,7 +72,7 @@ def read_runs(folder: Path, lines: Iterable[Result]) -> list[ReportedRun]:
 
 
 def report(runs: Sequence[ReportedRun]) -> str:
-    """The page of a comparison as HTML, without any reference to the outside."""
+    """Returns the page of a comparison as HTML, without any reference to the outside."""
     names = short_names(run.result["variant"] for run in runs)
     options = options_in_words(names)
     runs = [dataclasses.replace(run, result={**run.result, "variant": names[run.result["variant"]]}) for run in runs]
@@ -108,7 +108,7 @@ def report(runs: Sequence[ReportedRun]) -> str:
 
 
 def _inside(runs: Sequence[ReportedRun]) -> list[str]:
-    """The sections drawn from the analyses of the trained models, as far as there are any."""
+    """Returns the sections drawn from the analyses of the trained models; empty if there are none."""
     analysed: dict[str, list] = {}
     for run in runs:
         if run.analysis is not None:
@@ -154,7 +154,7 @@ def _what_was_run(lines: Sequence[Result], config: Mapping[str, Any]) -> str:
 
 
 def _in_short(lines: Sequence[Result]) -> list[str]:
-    """A few sentences computed from the results."""
+    """Returns a few sentences computed from the results."""
     groups, metric = by_variant(lines), lines[0]["metric"]
 
     def means(value: Callable[[Result], float]) -> dict[str, float]:

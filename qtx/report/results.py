@@ -20,9 +20,9 @@ from qtx.foundation.storage import Expected, parse_json, read_bytes, seal, unsea
 Result = dict[str, Any]
 EXPECTED = Expected("the results of a comparison of this version of qtx", "run the same qtx compare again")
 LINES = "lines"
-"""Key of how many lines a file of results has."""
+"""The key of the number of lines in a file of results."""
 
-# Result key to column title; the paper's Table 2 first, then what attention does.
+# Result key to column title: the paper's Table 2, then what attention does.
 OUTLIER_COLUMNS = {"max_inf_norm": "max inf. norm", "avg_kurtosis": "avg. kurtosis"}
 ATTENTION_COLUMNS = {
     "parameters": "parameters",
@@ -39,17 +39,17 @@ METRIC_TITLES = {
     "correlation": "correlation",
     "fidelity": "fidelity",
 }
-# What is measured beside the metric, where it is.
+# Titles of what some objectives measure beside their metric.
 BESIDE_TITLES = {"f1": "F1", "rank_correlation": "rank correlation", "centred_fidelity": "fidelity, centred"}
 
 
 def lower_is_better(metric: str) -> bool:
-    """Of a metric of a registered objective."""
+    """Says whether a lower value of a registered objective's metric is better."""
     return any(objective.lower_is_better for objective in OBJECTIVES.values() if objective.metric == metric)
 
 
 def write_lines(results: Iterable[Result], path: Path) -> None:
-    """Writes results as JSON lines, each with its checksum and how many there are; all or none."""
+    """Writes results as JSON lines, each with its checksum and the number of lines; all or none."""
     lines = list(results)
     write_whole({path: "".join(json.dumps(seal({**line, LINES: len(lines)})) + "\n" for line in lines).encode()})
 
@@ -58,7 +58,7 @@ def read_lines(path: Path) -> list[Result]:
     """Reads what `write_lines` wrote.
 
     Raises:
-      QtxError: for a line that is not as it was written.
+      QtxError: if a line is missing, or is not as it was written.
     """
     results = []
     for place, line in enumerate(read_bytes(path, EXPECTED).splitlines(), start=1):
@@ -70,20 +70,20 @@ def read_lines(path: Path) -> list[Result]:
 
 
 def measured(metric: str, *values: float) -> str:
-    """A metric of a run, or its mean and deviation over seeds: accuracy in percent; fidelity to four decimal places,
-    for what is lost is small."""
+    """Formats a metric of a run, or its mean and deviation over seeds: accuracy in percent; fidelity to four decimal
+    places, for what is lost is small."""
     if metric == "accuracy":
         return mean_and_deviation([100 * value for value in values], lambda value: number(value, whole=100.0))
     return mean_and_deviation(values, fixed if metric == "fidelity" else number)
 
 
 def schemes(results: Sequence[Result]) -> list[str]:
-    """The schemes that any result has, in the order of their first appearance."""
+    """Lists the schemes that any result has, in the order of their first appearance."""
     return list(dict.fromkeys(scheme for result in results for scheme in result["quantized"]))
 
 
 def main_table(results: Sequence[Result]) -> tuple[list[str], list[list[str]]]:
-    """Header and rows, one per variant: the metric in floating point, outliers, and the metric at each scheme."""
+    """Returns header and rows, one per variant: the metric in floating point, outliers, the metric at each scheme."""
     columns = schemes(results)
     metric = results[0]["metric"] if results else "perplexity"
     header = ["attention", f"FP {METRIC_TITLES[metric]}", *OUTLIER_COLUMNS.values(), *(c.upper() for c in columns)]
@@ -99,7 +99,7 @@ def main_table(results: Sequence[Result]) -> tuple[list[str], list[list[str]]]:
 
 
 def attention_table(results: Sequence[Result]) -> tuple[list[str], list[list[str]]]:
-    """Header and rows, one per variant: size, loss, outlier counts, and how much its heads do nothing."""
+    """Returns header and rows, one per variant: size, loss, outlier counts, and how much the heads do nothing."""
     header = ["attention", "seeds", *ATTENTION_COLUMNS.values()]
     names = short_names(run["variant"] for run in results)
     rows = [
@@ -110,7 +110,7 @@ def attention_table(results: Sequence[Result]) -> tuple[list[str], list[list[str
 
 
 def by_variant(results: Sequence[Result]) -> dict[str, list[Result]]:
-    """Variant to its runs, in the order of first appearance."""
+    """Groups runs by variant, in the order of first appearance."""
     groups: dict[str, list[Result]] = {}
     for result in results:
         groups.setdefault(result["variant"], []).append(result)
@@ -118,10 +118,10 @@ def by_variant(results: Sequence[Result]) -> dict[str, list[Result]]:
 
 
 def short_names(variants: Iterable[str]) -> dict[str, str]:
-    """Each variant's name for tables and figures: without its options where that still tells it from the others.
+    """Shortens each variant's name for tables and figures: drops the options where the rest is still unique.
 
     `{"clipped_softmax,alpha=2": "clipped_softmax"}`; two variants of one kind keep their options,
-    and so does the only one.
+    and so does the only variant.
     """
     variants = list(dict.fromkeys(variants))
     if len(variants) == 1:
@@ -131,7 +131,7 @@ def short_names(variants: Iterable[str]) -> dict[str, str]:
 
 
 def options_in_words(variants: Iterable[str]) -> str:
-    """What `short_names` leaves out: `clipped_softmax has alpha=2, gamma_warmup_steps=300.`, or nothing."""
+    """Says what `short_names` leaves out: `clipped_softmax has alpha=2, gamma_warmup_steps=300.`, or nothing."""
     left_out = [
         f"{short} has {', '.join(variant.split(',')[1:])}"
         for variant, short in short_names(variants).items()
@@ -141,6 +141,6 @@ def options_in_words(variants: Iterable[str]) -> str:
 
 
 def markdown(header: Sequence[str], rows: Sequence[Sequence[str]]) -> str:
-    """A Markdown table; numbers are aligned right."""
+    """Formats a Markdown table; numbers are aligned right."""
     lines = [header, ["---", *["---:"] * (len(header) - 1)], *rows]
     return "".join(f"| {' | '.join(line)} |\n" for line in lines)

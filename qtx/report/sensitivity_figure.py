@@ -17,7 +17,7 @@ SHOWN_TENSORS = 12
 
 
 def sensitivity_plot(sweep: Sweep) -> Figure:
-    """The tensors that cost most: the metric with each quantized alone (from floating point), and with all but it."""
+    """Draws the tensors that cost most: the metric with each quantized alone (from floating point), or all but it."""
     rows = sweep.rows[:SHOWN_TENSORS][::-1]
     scale = 100.0 if sweep.metric == "accuracy" else 1.0
     places = range(len(rows))
@@ -49,7 +49,7 @@ def save_sensitivity_plot(sweep: Sweep, workdir: Path) -> Path:
 
 
 def sensitivity_section(sweeps: Mapping[str, Sweep]) -> list[str]:
-    """The report's section: a plot and a table per variant that was swept; nothing without any."""
+    """Returns the report's section: a plot and a table per variant that was swept; empty if none was."""
     if not sweeps:
         return []
     figures = [

@@ -1,4 +1,4 @@
-"""How figures look, and how they become SVG that lives inside a page: its fonts, its colours, light or dark."""
+"""This module styles figures, and makes SVG of them that takes its fonts and colours, light or dark, from a page."""
 
 from __future__ import annotations
 
@@ -71,7 +71,7 @@ _SETTINGS: Any = {
 
 
 def series_style(index: int) -> dict:
-    """Line style of the series at a position; it repeats after six."""
+    """Returns the line style of the series at a position; styles repeat after six."""
     return {
         "color": SERIES[index % len(SERIES)],
         "marker": MARKERS[index % len(MARKERS)],
@@ -81,23 +81,23 @@ def series_style(index: int) -> dict:
 
 @contextmanager
 def drawing(height: float, width: float = WIDTH) -> Iterator[Figure]:
-    """A new figure of `width` x `height` inches, to be drawn on within the context."""
+    """Yields a new figure of `width` x `height` inches, to be drawn on within the context."""
     with matplotlib.rc_context(_SETTINGS):
         yield Figure(figsize=(width, height), layout="constrained")
 
 
 def legend(figure: Figure, axes: Axes) -> None:
-    """A legend above the axes, where it hides nothing."""
+    """Adds a legend above the axes, where it hides nothing."""
     handles, labels = axes.get_legend_handles_labels()
     figure.legend(handles, labels, loc="outside upper left", ncols=2 if max(map(len, labels), default=0) < 24 else 1)
 
 
 def svg(figure: Figure, name: str) -> str:
-    """The figure as an `<svg>` element that takes its fonts and colours from the page (see `css_colors`).
+    """Returns the figure as an `<svg>` element that takes its fonts and colours from the page (see `css_colors`).
 
     Args:
-      figure: of this module's `drawing`.
-      name: unlike that of any other figure in the page, so that the ids of clip paths and markers do not meet.
+      figure: a figure of this module's `drawing`.
+      name: unlike that of any other figure in the page, so that the ids of clip paths and markers do not collide.
     """
     buffer = io.StringIO()
     with matplotlib.rc_context({**_SETTINGS, "svg.hashsalt": name}), warnings.catch_warnings():
@@ -113,7 +113,7 @@ def svg(figure: Figure, name: str) -> str:
 
 
 def css_colors() -> str:
-    """The style sheet with the figures' colours, for light and dark pages."""
+    """Returns the style sheet with the figures' colours, for light and dark pages."""
     light = "".join(f"{_variable(color)}:{color};" for color in DARK)
     dark = "".join(f"{_variable(color)}:{other};" for color, other in DARK.items())
     return f":root{{{light}}}@media (prefers-color-scheme:dark){{:root{{{dark}}}}}"

@@ -14,12 +14,12 @@ FULL = (errno.ENOSPC, errno.EDQUOT)
 
 
 class AppendedFile:
-    """A file to whose end whole pieces are written, at once and without a buffer: each is there or not, and who writes
-    knows which.
+    """A file to which whole pieces are appended, at once and without a buffer: either a piece is there entirely, or
+    `append` raises and nothing of it is there.
 
     Args:
-      path: created if absent.
-      warn: told when the disk is full, and that room is waited for.
+      path: the file; created if absent.
+      warn: called with a message when the disk is full and the file waits for room.
     """
 
     def __init__(self, path: Path, warn: Callable[[str], None]):
@@ -30,7 +30,7 @@ class AppendedFile:
         """Writes a piece.
 
         Raises:
-          OSError: if it cannot be written, or the disk has been full for `PATIENCE`; nothing of it is there then.
+          OSError: if the piece cannot be written, or the disk stays full for `PATIENCE`; the file is then as before.
         """
         end = os.fstat(self._descriptor).st_size
 
@@ -46,7 +46,7 @@ class AppendedFile:
         self._patiently(write)
 
     def sync(self) -> None:
-        """Puts all that was written on disk; raises OSError as `append`."""
+        """Flushes all appended pieces to disk; raises OSError as `append` does."""
         self._patiently(lambda: os.fsync(self._descriptor))
 
     def close(self) -> None:

@@ -1,4 +1,4 @@
-"""Updates that are not finite: what the user is told of them, and the batch to look into."""
+"""Updates whose loss or gradient is not finite: the user's messages, and a file with the batch to look into."""
 
 from __future__ import annotations
 
@@ -25,16 +25,16 @@ def keep_batch(folder: Path, step: int, batch: Mapping[str, np.ndarray]) -> Path
 
 
 def read_batch(path: str | Path) -> dict[str, np.ndarray]:
-    """A batch that `keep_batch` wrote.
+    """Returns a batch that `keep_batch` wrote.
 
     Raises:
-      QtxError: if the file is missing, damaged, or another's.
+      QtxError: if the file is missing, damaged, or not written by qtx.
     """
     return read_npz(Path(path), Expected("a batch that a run kept", "train again to keep it anew"))[0]
 
 
 def ended(bad: BadSteps, batch: Path) -> QtxError:
-    """What the user is told when too many bad steps came in a row."""
+    """Returns the error that ends a run after too many bad steps in a row; `batch` is the file of the last batch."""
     state = f"checkpoint {bad.last - 1}" if bad.last > 1 else "the initial one"
     rows = "" if bad.in_a_row == 1 else f", the last of {bad.in_a_row} in a row"
     return QtxError(
@@ -46,5 +46,5 @@ def ended(bad: BadSteps, batch: Path) -> QtxError:
 
 
 def skipped(bad: BadSteps) -> str:
-    """What the user is told of a bad step that does not end the run."""
+    """Returns the warning about a bad step that does not end the run."""
     return f"loss or gradient is not finite at step {bad.last}: update skipped ({bad.total} in this run)"

@@ -1,10 +1,10 @@
 """Checkpoints of a run: the training state and the position in the data. The only module that knows Orbax.
 
 A checkpoint is written beside the others under a temporary name and renamed when complete: a run killed while saving
-has its previous checkpoint, and the incomplete one is removed when the run goes on. With its arrays a checkpoint keeps
-their fingerprint, by which one that was damaged afterwards is recognized.
+has its previous checkpoint, and the incomplete one is removed when the run goes on. A checkpoint keeps a fingerprint of
+its arrays, by which later damage is recognized.
 
-Orbax is imported where it is used: that takes a while, which help and errors of configs need not wait for.
+Orbax is imported where it is used: importing takes a while, and help and config errors need not wait for it.
 """
 
 from __future__ import annotations
@@ -35,20 +35,20 @@ EXPECTED = Expected("the progress of a run", "see what is told of its checkpoint
 
 
 class DamagedCheckpoint(QtxError):
-    """A checkpoint that is not as it was written: its checksum is another, or a file is missing or of no sense."""
+    """A checkpoint is not as it was written: its checksum differs, or a file is missing or makes no sense."""
 
 
 class UnreadableCheckpoint(QtxError):
-    """A checkpoint that cannot be read now, for a reason outside of it."""
+    """A checkpoint cannot be read now, for a reason outside of the checkpoint."""
 
 
 class Checkpoints:
     """The checkpoints in a folder; use it in `with`, which waits for the last save.
 
     Args:
-      folder: created if absent.
-      keep: how many of the newest stay; None: all (for reading).
-      keep_best: how many of those with the best score stay besides.
+      folder: the checkpoints' folder; created if absent.
+      keep: how many of the newest checkpoints stay; None: all (for reading).
+      keep_best: how many of the checkpoints with the best scores stay besides.
     """
 
     def __init__(self, folder: Path, keep: int | None = None, keep_best: int = 0):
@@ -57,7 +57,7 @@ class Checkpoints:
 
         self.folder = Path(folder).absolute()
         self._scores: dict[int, float] = {}
-        # Handlers are named because a manager that has not saved yet cannot tell what a checkpoint's items are.
+        # Handlers are named because a manager that has not saved yet does not know the items of a checkpoint.
         self._manager = ocp.CheckpointManager(
             self.folder,
             options=ocp.CheckpointManagerOptions(
@@ -71,20 +71,20 @@ class Checkpoints:
                 self._remember(step, self._progress(step)["score"])
 
     def steps(self) -> list[int]:
-        """Updates done at each complete checkpoint, ascending."""
+        """Returns the number of updates done at each complete checkpoint, ascending."""
         return sorted(self._manager.all_steps())
 
     def latest_step(self) -> int | None:
-        """Updates done at the newest complete checkpoint."""
+        """Returns the number of updates done at the newest complete checkpoint; None: there is none."""
         return self._manager.latest_step()
 
     def best_step(self) -> int | None:
-        """Updates done at the checkpoint with the best score; None: none has a score."""
+        """Returns the number of updates done at the checkpoint with the best score; None: no checkpoint has a score."""
         scored = self._scores.keys() & set(self.steps())
         return max(scored, key=lambda step: (self._scores[step], step), default=None)
 
     def is_best(self, score: float) -> bool:
-        """Whether no checkpoint has a score as good."""
+        """Says whether a score is better than the score of every checkpoint; NaN never is."""
         return not math.isnan(score) and all(score > other for other in self._scores.values())
 
     def _remember(self, step: int, score: float | None) -> None:
@@ -100,16 +100,16 @@ class Checkpoints:
         score: float | None = None,
         pending: Sequence[str] = (),
     ) -> None:
-        """Copies the state, and writes it in the background; in place of a checkpoint of that step, if there is one.
+        """Copies the state, and writes it in the background, in place of any earlier checkpoint of that step.
 
         Args:
           step: updates done.
-          state: arrays, on any mesh.
-          position: in the data, of JSON types and the same on every process: another number of processes may go on
-            from it.
-          config: what makes this run, of JSON types.
-          score: higher is better; None: not measured at this step.
-          pending: names of what was still to be done at this step.
+          state: a tree of arrays, on any mesh.
+          position: the position in the data, of JSON types and the same on every process: another number of processes
+            may go on from it.
+          config: the config that defines the run, of JSON types.
+          score: the score at this step, higher is better; None: not measured.
+          pending: names of the measurements still to be made at this step.
 
         Raises:
           QtxError: if this save, or the one before it, cannot be written.
@@ -131,10 +131,10 @@ class Checkpoints:
         self._writing(lambda: self._manager.save(step, args=items))
 
     def wait(self) -> None:
-        """Returns when all saves are on disk.
+        """Waits until all saves are on disk.
 
         Raises:
-          QtxError: if one cannot be written.
+          QtxError: if a save cannot be written.
         """
         self._writing(self._manager.wait_until_finished)
 
@@ -149,15 +149,15 @@ class Checkpoints:
             ) from error
 
     def restore_newest(self, state: Any, config: Mapping[str, Any], warn: Callable[[str], None]) -> Restored | None:
-        """The newest checkpoint that is whole; None if there are no checkpoints.
+        """Restores the newest checkpoint that is whole; returns None if there are no checkpoints.
 
-        Damaged ones are told to `warn` and moved to the folder `damaged_checkpoints` beside this one: those alone, and
-        when another is found whole. Several processes agree: what one of them finds damaged none takes.
+        Damaged checkpoints before it are told to `warn` and, only once a whole one is found, moved to the folder
+        `damaged_checkpoints` beside this one. Processes agree: what one of them finds damaged is used by none.
 
         Raises:
-          UnreadableCheckpoint: if the newest that is not damaged cannot be read, by one of the processes; nothing is
-            moved.
-          QtxError: if all are damaged, or the newest whole one is of another model or config.
+          UnreadableCheckpoint: if one of the processes cannot read the newest checkpoint that is not damaged; nothing
+            is moved then.
+          QtxError: if all checkpoints are damaged, or the newest whole one is of another model or config.
         """
         damaged: list[str] = []
         for step in reversed(self.steps()):
@@ -199,15 +199,16 @@ class Checkpoints:
             self._manager.reload()
 
     def restore(self, step: int, state: Any, config: Mapping[str, Any] | None = None) -> Restored:
-        """What was saved, the state placed as `state` says.
+        """Returns a saved checkpoint, its state placed as `state` says.
 
         Args:
           step: a step that was saved.
           state: a tree of `jax.ShapeDtypeStruct` with shardings, which may be those of another mesh than the saved one.
-          config: what makes this run; None: not compared.
+          config: the config that defines the run; None: not compared.
 
         Raises:
           DamagedCheckpoint: if it cannot be read, or its arrays are not those that were saved.
+          UnreadableCheckpoint: if it cannot be read for a reason outside of it.
           QtxError: if the checkpoint is of another model or config.
         """
         progress = self._progress(step)
@@ -219,19 +220,18 @@ class Checkpoints:
         return Restored(step, restored, progress["position"], tuple(progress["pending"]))
 
     def digest(self, step: int) -> str:
-        """SHA-256 of the fingerprint of what was saved; errors as `restore_params`."""
+        """Returns the SHA-256 of a checkpoint's fingerprint; raises errors as `restore_params` does."""
         return hashlib.sha256(json.dumps(self._progress(step)["fingerprint"], sort_keys=True).encode()).hexdigest()
 
     def restore_params(self, step: int, params: Any, config: Mapping[str, Any] | None = None) -> Any:
-        """The saved parameters alone, placed as `params`, a tree of `jax.ShapeDtypeStruct` with shardings, says.
+        """Returns the parameters alone of a saved checkpoint.
 
         Args:
-          step, params: see above.
-          config: of the run, whose tokenizer and data the checkpoint must have; None: not compared.
+          step, params: as `step` and `state` of `restore`, but for the parameters alone.
+          config: the run's config, whose tokenizer, data and start the checkpoint must have; None: not compared.
 
         Raises:
-          DamagedCheckpoint: if it cannot be read, or its arrays are not those that were saved.
-          QtxError: if the checkpoint is of another model, or of other data.
+          DamagedCheckpoint, UnreadableCheckpoint, QtxError: for the reasons of `restore`.
         """
         progress = self._progress(step)
         restored = self._restore(step, {"params": params}, progress["fingerprint"], partial_restore=True)["params"]
@@ -270,9 +270,9 @@ class Checkpoints:
         return restored
 
     def _reading(self, step: int, read: Callable[[], Any]) -> Any:
-        """What `read` returns. A damaged file makes Orbax raise what its parts raise: KeyError, TypeError, ValueError,
-        json's errors ...; so does a machine in trouble. What fails twice, while every file can be read and memory is
-        not short, is damaged."""
+        """Returns what `read` returns. A damaged file makes Orbax raise what its parts raise: KeyError, TypeError,
+        ValueError, json's errors ...; so does a machine in trouble. A checkpoint counts as damaged if reading fails
+        twice although every file can be read and memory is not short."""
         path = self._path(step)
         for last in (False, True):
             try:
@@ -305,7 +305,7 @@ class Checkpoints:
                 )
 
     def close(self) -> None:
-        """Waits for what is being saved, and closes."""
+        """Waits for the last save, and closes the folder."""
         try:
             self.wait()
         finally:
@@ -315,13 +315,13 @@ class Checkpoints:
         return self
 
     def __exit__(self, kind: type[BaseException] | None, *_: object) -> None:
-        # Of two errors, the first is the one to tell.
+        # The first of two errors is the one to tell.
         with contextlib.suppress(QtxError) if kind else contextlib.nullcontext():
             self.close()
 
 
 class Restored(NamedTuple):
-    """A checkpoint that was read: updates done, the state, the position in the data, and what was still to be done."""
+    """A checkpoint that was read: updates done, state, position in the data, and measurements still to be made."""
 
     step: int
     state: Any
@@ -329,15 +329,15 @@ class Restored(NamedTuple):
     pending: tuple[str, ...]
 
 
-# What a missing file, or part of a path, is told by: the checkpoint itself is not as it was written then.
+# Errors of a missing file or folder: then the checkpoint is damaged, and the machine is not to blame.
 MISSING = (errno.ENOENT, errno.ENOTDIR)
 OS_ERROR = re.compile(r"OS error (\d+): ([^\]]+)")
 
 
 def machine_trouble(error: BaseException | None) -> str | None:
-    """Why something could not be read, if the machine is the reason and not the file: memory, a passing input or output
-    error, permissions, too many open files; None otherwise. Storage libraries hide an error of the system in the cause
-    or in the text of theirs."""
+    """Says why reading failed if the machine is the reason and not the file: memory, a passing input or output error,
+    permissions, too many open files; None otherwise. Storage libraries hide a system error in the cause or in the text
+    of an error of their own."""
     while error is not None:
         told = OS_ERROR.search(str(error))
         if isinstance(error, MemoryError) or "RESOURCE_EXHAUSTED" in str(error):
@@ -351,7 +351,7 @@ def machine_trouble(error: BaseException | None) -> str | None:
 
 
 def unreadable_file(folder: Path) -> str | None:
-    """Why a file in a folder cannot be read, or that the folder is gone; None if all can."""
+    """Says why a file in a folder cannot be read, or that the folder is gone; None if all files can be read."""
     if not folder.is_dir():
         return "it is gone"
     try:
@@ -367,7 +367,7 @@ def unreadable_file(folder: Path) -> str | None:
 
 @dataclasses.dataclass
 class _Best:
-    """Orbax's preservation policy that keeps the steps with the `number` highest of `scores`, the newer of equals."""
+    """A preservation policy of Orbax that keeps the steps with the `number` highest `scores`, the newer of equals."""
 
     scores: Mapping[int, float]
     number: int
@@ -380,7 +380,7 @@ class _Best:
 
 
 def _shapes(tree: Any, item: str) -> dict[str, tuple[int, ...]]:
-    """Path -> shape of every array below `item`, e.g. `"head/bias"`."""
+    """Returns the shape of every array below `item` by its path, e.g. `"head/bias"`."""
     item_tree = tree[item] if isinstance(tree, dict) else getattr(tree, item)
     leaves = jax.tree_util.tree_leaves_with_path(item_tree)
     return {jax.tree_util.keystr(path, simple=True, separator="/"): tuple(leaf.shape) for path, leaf in leaves}

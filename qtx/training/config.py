@@ -1,4 +1,4 @@
-"""Options of a training run."""
+"""The options of a training run."""
 
 from __future__ import annotations
 
@@ -14,7 +14,7 @@ from qtx.training.optimizer import OPTIMIZERS, Parameters, clip_weights, decay_m
 from qtx.training.penalties import complete_text, make_penalties
 from qtx.training.schedules import SCHEDULES, learning_rate_schedule
 
-# Metric of the held-out data -> its sign in a checkpoint's score, of which more is better.
+# Metric of the held-out data -> its sign in a checkpoint's score, where higher is better.
 BEST_METRICS = {"loss": -1, "perplexity": -1} | dict.fromkeys(
     ("accuracy", "f1", "correlation", "rank_correlation", "fidelity", "centred_fidelity"), 1
 )
@@ -22,37 +22,37 @@ BEST_METRICS = {"loss": -1, "perplexity": -1} | dict.fromkeys(
 
 @dataclasses.dataclass(frozen=True)
 class TrainingConfig:
-    """How a model is trained, whatever the model.
+    """`TrainingConfig` says how a model is trained, whatever the model.
 
     Attributes:
-      steps: optimizer updates.
+      steps: number of optimizer updates.
       batch_size: examples per update, over all devices.
-      accumulation_steps: parts in which a batch is computed one after the other; the update is that of the whole batch.
+      accumulation_steps: microbatches per batch, computed one after the other; the update is that of the whole batch.
       optimizer: a name in `OPTIMIZERS`.
       learning_rate: the peak, reached after the warm-up.
       schedule: a name in `SCHEDULES`: what follows the warm-up.
       warmup_steps: updates over which the learning rate grows linearly from `initial_learning_rate`.
       initial_learning_rate, final_learning_rate: values (not fractions of the peak) at both ends of the run.
-      beta1, beta2, epsilon: the optimizer's, as far as it has them: decay of the first and of the second moment, and
-        what is added to the second's root.
+      beta1, beta2, epsilon: decay of the first and of the second moment, and what is added to the square root of the
+        second, as far as the optimizer has them.
       weight_decay: decoupled; applied to kernels and embeddings, never to biases.
-      decay_norm_scale: decay LayerNorm scales too. The paper's OPT cures do and its OPT baseline does not: compare like
-        with like.
+      decay_norm_scale: whether LayerNorm scales decay too. The paper's OPT cures do so and its OPT baseline does not:
+        compare like with like.
       clip_norm: largest global norm of a gradient; None: no clipping.
-      clip_weights: largest magnitude of a kernel's or an embedding's weight, in root mean squares of its tensor, in a
-        layer; what is larger shrinks by 5 % an update (see `qtx.training.optimizer.clip_weights`); None: no limit.
-      distill_layers: which layers' outputs are held to the teacher's, of an objective that has one: "all", or "last".
+      clip_weights: largest magnitude of a kernel's or an embedding's weight, in root mean squares of its layer's
+        tensor; larger weights shrink by up to 5 % an update (`qtx.training.optimizer.clip_weights`); None: no limit.
+      distill_layers: layers whose outputs are compared with a teacher's, if the objective has one: "all" or "last".
       label_smoothing: share of the target that is spread over all classes, during training only.
-      penalties: on activations, in the loss during training only: names in `PENALTIES` with options, e.g.
+      penalties: penalties on activations, in the loss during training only: names in `PENALTIES` with options, e.g.
         `"hinge,sites=layers/mlp/out,tau=10,weight=.1"`.
       max_bad_steps: an update whose loss or gradient is not finite is skipped; this many in a row end the run.
-      eval_batches: how many held-out batches an evaluation takes, the first ones; None: all. `qtx evaluate`, `quantize`
-        and `compare` measure on as many.
-      log_every, eval_every, outliers_every, checkpoint_every: in steps; the last step always does all four. Every
-        `outliers_every` steps infinity norms and kurtoses per layer are logged, and the attention's health.
-      keep_checkpoints: how many of the newest are kept.
-      keep_best: how many of the best are kept besides; a checkpoint is saved at every evaluation that beats them.
-      best_metric: what "best" means, of the held-out data: loss, perplexity, accuracy or fidelity.
+      eval_batches: the number of held-out batches that an evaluation takes, the first ones; None: all. `qtx evaluate`,
+        `quantize` and `compare` measure on as many.
+      log_every, eval_every, outliers_every, checkpoint_every: intervals in steps; the last step always does all four.
+        Every `outliers_every` steps infinity norms and kurtoses per layer are logged, and the attention's health.
+      keep_checkpoints: how many of the newest checkpoints are kept.
+      keep_best: how many of the best are kept besides; one is saved at every evaluation that is the best so far.
+      best_metric: the metric of the held-out data that decides which checkpoints are best, a name in `BEST_METRICS`.
 
     Raises:
       QtxError: for a value out of its range.
@@ -126,12 +126,12 @@ class TrainingConfig:
             )
 
     def resolved(self) -> Self:
-        """The same options, with those of the penalties all at their values."""
+        """Returns these options with every option of every penalty written out."""
         penalties = tuple(map(complete_text, make_penalties(self.penalties).values()))
         return dataclasses.replace(self, penalties=penalties)
 
     def make_schedule(self) -> optax.Schedule:
-        """Number of updates done so far -> learning rate of the next one."""
+        """Returns the schedule: number of updates done so far -> learning rate of the next update."""
         return learning_rate_schedule(
             self.schedule,
             initial=self.initial_learning_rate,
@@ -142,8 +142,11 @@ class TrainingConfig:
         )
 
     def make_optimizer(self, parameters: Parameters) -> optax.GradientTransformation:
-        """Clipping by the global norm, then `optimizer` on the schedule, then the limit of the weights; for parameters
-        that are known by path."""
+        """Returns the optimizer: clipping by the global norm, `optimizer` on the schedule, then the weights' limit.
+
+        Args:
+          parameters: what is known of each parameter that is trained, by path.
+        """
         steps = [] if self.clip_norm is None else [optax.clip_by_global_norm(self.clip_norm)]
         optimizer = OPTIMIZERS[self.optimizer](
             self.make_schedule(),

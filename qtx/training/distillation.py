@@ -1,6 +1,6 @@
-"""Learning from a teacher: its outputs beside each batch, and how far others are from them.
+"""Learning from a teacher: adding its outputs to each batch, and measuring how far a model's outputs are from them.
 
-Distillation (Hinton et al. 2015), here to change how a model computes and not what: the teacher is the model before.
+Distillation (Hinton et al. 2015) here changes how a model computes, not what: the teacher is the model as it was.
 """
 
 from __future__ import annotations
@@ -19,10 +19,10 @@ from qtx.masks import token_mask
 from qtx.sites import capture
 
 LAYERS = ("all", "last")
-# Whose outputs are compared: of a post-LN block its output; of a pre-LN block what its feed-forward network reads,
-# where no outlier of the residual stream outweighs all other features; and what the head reads.
+# The sites that are compared: the output of a post-LN block; the input of a pre-LN block's feed-forward network, where
+# no outlier of the residual stream outweighs all other features; and the input of the head.
 MATCHED = ("layers/mlp_norm", "final_norm")
-# What a teacher adds to a batch.
+# The names of the arrays that a teacher adds to a batch.
 OF_LAYERS, HIDDEN, LOGITS = "teacher_layers", "teacher_hidden", "teacher_logits"
 
 
@@ -31,9 +31,9 @@ class Teacher:
     """A frozen model whose outputs are the targets.
 
     Attributes:
-      module: with or without a head.
-      params: its parameters, on the devices.
-      layers: which of its layers' outputs are given, of `LAYERS`.
+      module: the model, with or without a head.
+      params: the model's parameters, on the devices.
+      layers: the layers whose outputs are given, a name in `LAYERS`.
     """
 
     module: nn.Module
@@ -41,18 +41,18 @@ class Teacher:
     layers: str = "all"
 
     def outputs(self, batch: Batch) -> Batch:
-        """A batch with the teacher's final outputs, to measure by: `teacher_hidden` `[B, T, width]` of a model without
-        a head, else `teacher_logits`."""
+        """Returns a batch with the teacher's final outputs added, to measure by: `teacher_logits` or, if it has no
+        head, `teacher_hidden` `[B, T, width]`."""
         return with_targets(self.module, "none", self.params, dict(batch))
 
     def targets(self, batch: Batch) -> Batch:
-        """The same with `teacher_layers` `[B, K, T, width]`, to train by."""
+        """Returns the batch of `outputs` with `teacher_layers` `[B, K, T, width]` added, to train by."""
         return with_targets(self.module, self.layers, self.params, dict(batch))
 
 
 @functools.partial(jax.jit, static_argnums=(0, 1))
 def with_targets(module: nn.Module, layers: str, params: Any, batch: Batch) -> Batch:
-    """A batch with the outputs of a module beside it: the final ones, and those of `layers`, of `LAYERS` or "none"."""
+    """Returns a batch with a module's final outputs added, and its outputs of `layers`, in `LAYERS` or "none"."""
     config: Any = module.config
     final, captured = capture(module.apply, MATCHED if layers != "none" else (), {"params": params}, batch)
     found = {HIDDEN if getattr(config, "head", None) == "none" else LOGITS: final}
@@ -63,13 +63,13 @@ def with_targets(module: nn.Module, layers: str, params: Any, batch: Batch) -> B
 
 
 def of_layers(captured: Mapping[str, jax.Array]) -> jax.Array:
-    """The captured outputs of `MATCHED`, `[K, B, T, width]`, in the order of the layers."""
+    """Returns the captured outputs of `MATCHED`, `[K, B, T, width]`, in the order of the layers."""
     return jnp.concatenate([captured[site] for site in MATCHED if site in captured])
 
 
 def layer_error(captured: Mapping[str, jax.Array], batch: Mapping[str, jax.Array]) -> jax.Array:
-    """The relative squared error of the outputs of the layers of each example of a batch of `Teacher.targets`, `[B]`:
-    |h - t|^2 / |t|^2 over real tokens and features, as a mean over the layers."""
+    """Returns the relative squared error of the layers' outputs for each example of a batch of `Teacher.targets`,
+    `[B]`: |h - t|^2 / |t|^2 over real tokens and features, as a mean over the layers."""
     targets = jnp.moveaxis(batch[OF_LAYERS], 1, 0).astype(jnp.float32)
     given = of_layers(captured)[-len(targets) :].astype(jnp.float32)
     real = token_mask(batch, targets.shape[2])[..., None]
@@ -77,26 +77,26 @@ def layer_error(captured: Mapping[str, jax.Array], batch: Mapping[str, jax.Array
 
 
 def relative_error(x: jax.Array, target: jax.Array, real: jax.Array) -> jax.Array:
-    """|x - t|^2 / |t|^2 of each example, `[B]`, where `real`; all `[B, ...]`."""
+    """Returns |x - t|^2 / |t|^2 of each example over its `real` entries, `[B]`; x, t and `real` are `[B, ...]`."""
     axes = tuple(range(1, x.ndim))
     squares = jnp.where(real, jnp.square(target), 0.0).sum(axes)
     return jnp.where(real, jnp.square(x - target), 0.0).sum(axes) / jnp.maximum(squares, 1e-12)
 
 
 def cosine_similarity(x: jax.Array, y: jax.Array) -> jax.Array:
-    """Over the last axis."""
+    """Returns the cosine of the angle between x and y along the last axis."""
     return (x * y).sum(-1) / jnp.maximum(jnp.linalg.norm(x, axis=-1) * jnp.linalg.norm(y, axis=-1), 1e-12)
 
 
 def softmax_divergence(logits: jax.Array, batch: Mapping[str, jax.Array], whole: Mapping[str, jax.Array]) -> jax.Array:
-    """KL(teacher || model) of the probabilities of the classes, as a mean over an example's predictions, in nats."""
+    """Returns KL(teacher || model) of the class probabilities, as a mean over each example's predictions, in nats."""
     target = batch[LOGITS]
     log_p, log_q = (jax.nn.log_softmax(x.astype(jnp.float32)) for x in (target, logits))
     return _mean((jnp.exp(log_p) * (log_p - log_q)).sum(-1), counted_rows(batch, target))
 
 
 def label_divergence(logits: jax.Array, batch: Mapping[str, jax.Array], whole: Mapping[str, jax.Array]) -> jax.Array:
-    """KL(teacher || model) of each label's being there or not, as a sum over the labels, in nats."""
+    """Returns KL(teacher || model) of each label's presence, yes or no, as a sum over the labels, in nats."""
     target, logits = batch[LOGITS].astype(jnp.float32), logits.astype(jnp.float32)
     p = jax.nn.sigmoid(target)
     there, not_there = (jax.nn.log_sigmoid(s * target) - jax.nn.log_sigmoid(s * logits) for s in (1, -1))
@@ -104,8 +104,8 @@ def label_divergence(logits: jax.Array, batch: Mapping[str, jax.Array], whole: M
 
 
 def score_divergence(logits: jax.Array, batch: Mapping[str, jax.Array], whole: Mapping[str, jax.Array]) -> jax.Array:
-    """The squared error of the scores as a share of what the teacher's vary by in the whole batch, as a mean over the
-    outputs; of an output that does not vary there, as a share of its square."""
+    """Returns the squared error of the scores as a share of the variance of the teacher's in the whole batch, as a mean
+    over the outputs; for an output that does not vary there, as a share of its mean square."""
     target, logits = batch[LOGITS].astype(jnp.float32), logits.astype(jnp.float32)
     scores, weights = whole[LOGITS].astype(jnp.float32), whole["weights"].astype(jnp.float32)[:, None]
     total = jnp.maximum(weights.sum(), 1e-12)
@@ -122,19 +122,19 @@ DIVERGENCES: dict[str, Callable[[jax.Array, Mapping[str, jax.Array], Mapping[str
     "multi_label": label_divergence,
     SCORE: score_divergence,
 }
-"""What logits mean to how far they are from the teacher's: (logits, batch, the whole batch that it is a part of) to a
-number of each example, `[B]`."""
+"""Kind of logits -> a function: (logits, batch, the whole batch that this is a part of) -> how far the logits are from
+the teacher's, a number for each example, `[B]`."""
 
 
 def counted_rows(batch: Mapping[str, jax.Array], output: jax.Array) -> jax.Array:
-    """Which predictions of an output count, `[B, T]` of `[B, T, D]`, `[B, 1]` of `[B, C]`."""
+    """Says which predictions of an output count: `[B, T]` for an output `[B, T, D]`, `[B, 1]` for `[B, C]`."""
     if output.ndim == 2:
         return jnp.ones((len(output), 1), bool)
     return token_mask(batch, output.shape[1])
 
 
 def _mean(values: jax.Array, counted: jax.Array) -> jax.Array:
-    """Over all axes but the first, where `counted`."""
+    """Returns the mean over all axes but the first, of the values that are `counted`."""
     axes = tuple(range(1, values.ndim))
     counted = jnp.broadcast_to(counted, values.shape) if axes else counted[:, 0]
     return jnp.where(counted, values, 0.0).sum(axes) / jnp.maximum(counted.sum(axes), 1)

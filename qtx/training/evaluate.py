@@ -14,7 +14,7 @@ from qtx.training.objectives import cross_entropy_sums
 
 
 def evaluate(apply_fn: Callable[[Batch], jax.Array], batches: Iterable[Batch]) -> dict[str, float]:
-    """Metrics of a model over batches with `labels` and `weights`.
+    """Returns the metrics of a model over batches with `labels` and `weights`.
 
     Args:
       apply_fn: batch -> logits `labels.shape + (classes,)`; compiled here, once per batch shape.
@@ -22,7 +22,7 @@ def evaluate(apply_fn: Callable[[Batch], jax.Array], batches: Iterable[Batch]) -
 
     Returns:
       loss (mean cross entropy, nats), perplexity exp(loss), accuracy (fraction), predictions (sum of the weights).
-      Which of them a user reads first, `qtx.data.OBJECTIVES[objective].metric` says.
+      `qtx.data.OBJECTIVES[objective].metric` says which of these a user reads first.
     """
 
     @jax.jit
@@ -33,8 +33,8 @@ def evaluate(apply_fn: Callable[[Batch], jax.Array], batches: Iterable[Batch]) -
 
 
 def add_up(sums_fn: Callable[[Batch], Any], batches: Iterable[Batch]) -> dict[str, float]:
-    """The metrics of a compiled function batch -> sums (see `qtx.training.losses.Loss`) over all batches, at least one;
-    adds in float64, so that no batch's share is rounded away."""
+    """Returns the metrics over all batches, at least one, from a compiled function batch -> sums (see
+    `qtx.training.losses.Loss`). The sums are added in float64, so that no batch's share is rounded away."""
     found = (jax.tree.map(_exact, jax.device_get(sums_fn(batch))) for batch in batches)
     return functools.reduce(_joined, found).metrics()
 

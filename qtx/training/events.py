@@ -1,5 +1,5 @@
-"""TensorBoard's event files, as bytes: tensorboardX's own writer hands them to a thread, which dies of a full disk
-without a word and leaves who writes waiting for ever."""
+"""TensorBoard's event files, as bytes. tensorboardX's own writer hands them to a thread, which a full disk ends without
+a word, so that the program waits for that thread for ever."""
 
 from __future__ import annotations
 
@@ -16,23 +16,23 @@ VERSION = "brain.Event:2"
 
 
 def file_name() -> str:
-    """A name that TensorBoard takes for an event file's, another one in every process."""
+    """Returns a name by which TensorBoard recognizes an event file, different in every process."""
     return f"events.out.tfevents.{int(time.time())}.{socket.gethostname()}.{os.getpid()}"
 
 
 def beginning(purge_step: int) -> bytes:
-    """What a file begins with. Of earlier files, TensorBoard leaves out what is of `purge_step` or later."""
+    """Returns the first bytes of a file; TensorBoard then leaves out events of earlier files from `purge_step` on."""
     purge = Event(wall_time=time.time(), step=purge_step, session_log=SessionLog(status=SessionLog.START))
     return tf_record(Event(wall_time=time.time(), file_version=VERSION)) + tf_record(purge)
 
 
 def scalar_event(tag: str, value: float, step: int) -> bytes:
-    """A number at a step."""
+    """Returns the bytes of an event: the value of the curve `tag` at a step."""
     return tf_record(Event(wall_time=time.time(), step=step, summary=scalar(tag, value)))
 
 
 def tf_record(event: Event) -> bytes:
-    """An event as a TFRecord: length, its checksum, the content, its checksum."""
+    """Returns an event as a TFRecord: the length and its checksum, then the content and its checksum."""
     content = event.SerializeToString()
     length = struct.pack("<Q", len(content))
     checksums = (struct.pack("<I", masked_crc32c(part)) for part in (length, content))

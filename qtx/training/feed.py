@@ -1,4 +1,4 @@
-"""The batches of a run: where it is in the data, and what it is measured on."""
+"""The batches of a run: those to train on, with the position in the data, and the held-out ones."""
 
 from __future__ import annotations
 
@@ -13,7 +13,7 @@ from qtx.training.config import TrainingConfig
 from qtx.training.distillation import Teacher
 from qtx.training.sharding import batch_shards, shard_process_batch
 
-# Examples that a monitor sees: it looks at every attention map, so a whole batch could exceed the memory.
+# The number of examples that a monitor sees: it looks at every attention map, for which a batch may be too large.
 MONITOR_EXAMPLES = 16
 
 
@@ -22,16 +22,16 @@ class Feed:
 
     Args:
       data: see `qtx.training.fit`.
-      training: the sizes of batches.
-      seed: of the order.
+      training: the options, which say how large batches are.
+      seed: the seed of the order of the data.
       mesh: the devices.
       part: (index, count), this process's part of every batch; see `qtx.training.sharding.process_part`.
-      teacher: puts its outputs beside every batch; None: there is none.
+      teacher: adds its outputs to every batch; None: no teacher.
 
     Attributes:
       start: the position before the first update.
       example: this process's part of the first batch, on the host.
-      positions: update (from 1) -> the position before its batch; cleared by whoever has no more need of it.
+      positions: update (from 1) -> the position before its batch; to be cleared by the caller once not needed.
     """
 
     def __init__(
@@ -51,14 +51,14 @@ class Feed:
         self.positions: dict[int, Any] = {}
 
     def close(self) -> None:
-        """Ends what reads ahead, if the iterator has a way to."""
+        """Closes the training iterator, which may read ahead, if it has a `close`."""
         close = getattr(self._iterator, "close", None)
         if close is not None:
             close()
 
     @property
     def position(self) -> Any:
-        """Of the next training batch."""
+        """Returns the position of the next training batch."""
         return self._iterator.get_state()
 
     def go_to(self, position: Any) -> None:
@@ -66,23 +66,23 @@ class Feed:
         self._iterator.set_state(position)
 
     def batch(self, step: int) -> Batch:
-        """The next training batch, which is that of update `step`."""
+        """Returns the next training batch, which is that of update `step`."""
         self.positions[step] = self.position
         batch = shard_process_batch(self._mesh, next(self._iterator))
         return batch if self._teacher is None else self._teacher.targets(batch)
 
     def batch_again(self, step: int) -> Batch:
-        """This process's part of the batch of an update in `positions`, on the host; the one after it is the next."""
+        """Returns this process's part of the batch of an update in `positions`, on the host; moves on to the next."""
         self.go_to(self.positions[step])
         return next(self._iterator)
 
     def held_out(self) -> Iterator[Batch]:
-        """The batches of an evaluation, as large as one microbatch, since that fits in memory."""
+        """Returns the batches of an evaluation, as large as one microbatch, since that fits in memory."""
         microbatch = self._training.batch_size // self._training.accumulation_steps
         return itertools.islice(self._held_out(microbatch), self._training.eval_batches)
 
     def few_held_out(self) -> Batch:
-        """The `MONITOR_EXAMPLES` first held-out examples, or as many more as make equal parts."""
+        """Returns the first held-out examples: `MONITOR_EXAMPLES`, rounded up to a multiple of a batch's parts."""
         shards = batch_shards(self._mesh)
         return next(self._held_out(-(-MONITOR_EXAMPLES // shards) * shards))
 

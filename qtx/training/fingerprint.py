@@ -10,11 +10,11 @@ import numpy as np
 
 
 def fingerprint(tree: Any) -> dict[str, int]:
-    """Path -> 32-bit checksum of every array: the sum of its words, each times an odd number from its position.
+    """Returns a 32-bit checksum of every array by its path: the sum of its words, each times an odd number.
 
-    Sums modulo 2**32 do not depend on their order, so devices add up their parts. Any one changed word changes the
-    checksum, since odd factors are invertible; so do two exchanged ones, unless their difference times twice their
-    distance vanishes modulo 2**32.
+    The odd numbers come from the positions. Sums modulo 2**32 do not depend on their order, so devices add up their
+    parts. Any changed word changes the checksum, since odd factors are invertible; so do two exchanged words, unless
+    their difference times twice their distance vanishes modulo 2**32.
     """
     leaves = jax.tree_util.tree_leaves_with_path(tree)
     sums = jax.device_get(_checksums([leaf for _, leaf in leaves]))

@@ -1,4 +1,4 @@
-"""The parameters of one of a run's checkpoints; an imported run's checkpoint 0 is what was imported."""
+"""Loading the parameters of one of a run's checkpoints; checkpoint 0 of an imported run is the imported model."""
 
 from __future__ import annotations
 
@@ -21,14 +21,14 @@ NEWEST, BEST = "newest", "best"
 
 
 def find_checkpoint(workdir: str | Path, checkpoint: str = NEWEST) -> int:
-    """Updates done at one of a run's checkpoints; arguments and errors as `load_params`."""
+    """Returns the number of updates done at one of a run's checkpoints; arguments and errors as of `load_params`."""
     run = RunFolder(Path(workdir))
     with _checkpoints_of(run) as checkpoints:
         return _find_step(checkpoints, run, checkpoint)
 
 
 def digest_of(workdir: str | Path, step: int) -> str:
-    """What a run's checkpoint of so many updates holds, in short; errors as `load_params`."""
+    """Returns a digest of the content of a run's checkpoint after `step` updates; errors as of `load_params`."""
     with _checkpoints_of(RunFolder(Path(workdir))) as checkpoints:
         assert checkpoints is not None, "what was imported has no checkpoint"
         return checkpoints.digest(step)
@@ -41,17 +41,17 @@ def load_params(
     mesh_config: MeshConfig = ALL_DEVICES,
     checkpoint: str = NEWEST,
 ) -> Any:
-    """The parameters of one of a run's checkpoints, on the mesh.
+    """Returns the parameters of one of a run's checkpoints, on the mesh.
 
     Args:
       module: the run's model.
-      data: has `evaluation(batch_size)`; gives the shapes only.
+      data: has `evaluation(batch_size)`, from which only shapes are taken.
       workdir: the run's folder.
       mesh_config: the devices, not necessarily those of the training.
       checkpoint: `"newest"`, `"best"` on the held-out data by `training.best_metric`, or its step, e.g. `"500"`.
 
     Raises:
-      QtxError: if the folder has no such checkpoint, it is damaged, or one of another model.
+      QtxError: if the folder has no such checkpoint, or the checkpoint is damaged or of another model.
     """
     run = RunFolder(Path(workdir))
     boxed = abstract_params(module, next(iter(data.evaluation(1))))
@@ -71,7 +71,7 @@ def load_params(
 
 
 def _checkpoints_of(run: RunFolder) -> contextlib.AbstractContextManager[Checkpoints | None]:
-    """Opens a run's checkpoints; None: it has that alone which was imported."""
+    """Opens a run's checkpoints; gives None if the run has only what was imported."""
     if run.checkpoints.is_dir():
         return Checkpoints(run.checkpoints)
     if run.imported.is_dir():

@@ -35,12 +35,12 @@ LOSS_AND_SPEED = Watch()
 
 @dataclasses.dataclass(frozen=True)
 class TrainResult:
-    """A finished run.
+    """The result of a finished run.
 
     Attributes:
       step: updates done.
       params: the trained parameters, on the mesh.
-      metrics: of the last evaluation (see `qtx.training.evaluate`).
+      metrics: the metrics of the last evaluation (see `qtx.training.evaluate`).
       workdir: the run's folder.
     """
 
@@ -65,7 +65,7 @@ def fit(
     teacher: Teacher | None = None,
     watch: Watch = LOSS_AND_SPEED,
 ) -> TrainResult:
-    """Trains a model, or goes on where an interrupted run of the same config was; at once if that run is finished.
+    """Trains a model, or goes on where an interrupted run of the same config was; returns at once if it is finished.
 
     The result does not depend on interruptions: state, data position and dropout keys are those of an unbroken run, and
     so are the logged losses. (On GPUs this holds as far as XLA's kernels are deterministic:
@@ -77,21 +77,21 @@ def fit(
         the batches, with `get_state()` and `set_state()` of a position that is the same on every process, and perhaps
         `close()`; and `evaluation(batch_size, process_index, process_count)`, this process's part of the held-out
         batches.
-      training: the options.
+      training: the training options.
       workdir: the run's folder; created if absent.
-      config: what makes this run, of JSON types; kept in the folder and in each checkpoint, and compared when the run
-        goes on.
-      files: name to text of what the folder keeps from the start; see `RunFolder.claim`.
-      mesh_config: the devices; a run may go on on others.
-      seed: of the initial parameters, the order of the data, and dropout.
-      initial: gives the parameters to start from, which are evaluated before the first update; called only if the run
-        starts. None: random ones.
-      loss: what it learns and is measured by.
-      teacher: whose outputs that compares with, instead of labels; None: nobody's.
+      config: the config that defines the run, of JSON types; kept in the folder and in each checkpoint, and compared
+        when the run goes on.
+      files: the files that the folder keeps from the start, name to text; see `RunFolder.claim`.
+      mesh_config: the devices; a run may go on with others.
+      seed: the seed of the initial parameters, the order of the data, and dropout.
+      initial: returns the parameters to start from, which are evaluated before the first update; called only if the run
+        starts. None: random parameters.
+      loss: the loss that the model is trained on and measured by.
+      teacher: the model whose outputs the loss compares with, instead of labels; None: no teacher.
       watch: what is watched besides loss and speed.
 
     Raises:
-      Preempted: on SIGTERM, when the state is saved.
+      Preempted: on SIGTERM, once the state is saved.
       QtxError: if mesh, batch and folder do not fit, another process trains in the folder, it cannot be written, its
         checkpoints are damaged or of another run, or `training.max_bad_steps` updates in a row are not finite.
     """
@@ -144,7 +144,7 @@ def fit(
 
 
 def _begun(program: Program, feed: Feed, initial: Callable[[], Any] | None, key: np.uint32) -> Restored:
-    """What a run starts from; given parameters are evaluated, and of random ones the outliers measured."""
+    """Returns what a run starts from: given parameters, to be evaluated, or random ones, to be checked for outliers."""
     if initial is None:
         return Restored(0, program.init(key), feed.start, (OUTLIERS,))
     shardings = jax.tree.map(lambda x: x.sharding, program.abstract_state.params)
@@ -152,13 +152,13 @@ def _begun(program: Program, feed: Feed, initial: Callable[[], Any] | None, key:
 
 
 def _tolerated(restored: Restored, training: TrainingConfig) -> Restored:
-    """With no more bad steps in a row than are tolerated now, though more may have been: the next one ends the run."""
+    """Returns a checkpoint with its bad steps in a row lowered, if need be, so that only another one ends the run."""
     bad = restored.state.bad
     in_a_row = jax.numpy.minimum(bad.in_a_row, training.max_bad_steps - 1)
     return restored._replace(state=dataclasses.replace(restored.state, bad=dataclasses.replace(bad, in_a_row=in_a_row)))
 
 
 def _last_evaluation(folder: RunFolder) -> dict[str, float]:
-    """Of a finished run, from its log."""
+    """Returns the metrics of a finished run's last evaluation, from its log."""
     last = read_metrics(folder.root, "eval")[-1]
     return {name: value for name, value in last.items() if name not in ("step", "split")}

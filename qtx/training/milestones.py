@@ -1,4 +1,4 @@
-"""What comes between updates: logging, measuring, saving, and an end before the last update."""
+"""The milestones between updates: logging, measuring, saving, and stopping before the last update."""
 
 from __future__ import annotations
 
@@ -18,17 +18,17 @@ from qtx.training.run_folder import RunFolder
 from qtx.training.step import TrainState
 from qtx.training.writers import MetricWriter
 
-# What is measured.
+# The names of the measurements.
 OUTLIERS, EVALUATION = "outliers", "evaluation"
 
 
 class Due(NamedTuple):
-    """What is to be done after an update.
+    """The things to do after an update.
 
     Attributes:
-      log: write a line of training metrics.
+      log: whether to write a line of training metrics.
       measurements: `OUTLIERS`, `EVALUATION`, both or neither.
-      checkpoint: save one.
+      checkpoint: whether to save a checkpoint.
     """
 
     log: bool
@@ -37,7 +37,7 @@ class Due(NamedTuple):
 
     @classmethod
     def after(cls, step: int, training: TrainingConfig) -> Due:
-        """Each thing is due at its interval, and everything after the last update."""
+        """Returns what is due after update `step`: each thing at its interval, and everything after the last update."""
 
         def due(every: int) -> bool:
             return step == training.steps or step % every == 0
@@ -49,14 +49,14 @@ class Due(NamedTuple):
 
 @dataclasses.dataclass(frozen=True)
 class Milestones:
-    """Does what is due.
+    """`Milestones` does what is due after an update.
 
     Attributes:
-      training: the options.
-      config: what makes the run, kept in each checkpoint.
+      training: the training options.
+      config: the config that defines the run, kept in each checkpoint.
       folder, feed, checkpoints, writer, reporter: the run's.
-      warn: told of skipped updates.
-      preempted: whether the run is to stop now; see `qtx.training.preemption`.
+      warn: called with a message for skipped updates.
+      preempted: says whether the run is to stop now; see `qtx.training.preemption`.
     """
 
     training: TrainingConfig
@@ -70,7 +70,7 @@ class Milestones:
     preempted: Callable[[], bool]
 
     def reached(self, step: int, state: TrainState, numbers: Mapping[str, jax.Array], due: Due) -> None:
-        """After update `step`, whose `numbers` the training step gave.
+        """Does what is due after update `step`, whose `numbers` the training step returned.
 
         Raises:
           Preempted: if the run is to stop.
@@ -84,8 +84,8 @@ class Milestones:
         self.reporter.resume()
 
     def measure(self, step: int, state: TrainState, pending: Sequence[str], checkpoint: bool) -> None:
-        """Measures what is `pending` at a step, and saves a checkpoint if it is due, one of the best, or the last
-        before a stop, which leaves to the next run what it has no time for.
+        """Makes the `pending` measurements at a step, and saves a checkpoint if one is due, is the best so far, or is
+        the last before a stop, which leaves the measurements that it has no time for to the next run.
 
         Raises:
           Preempted: if the run is to stop.
@@ -100,7 +100,7 @@ class Milestones:
             raise Preempted(f"stopped by SIGTERM after step {step:,} of {self.training.steps:,}, {saved}")
 
     def _measured(self, step: int, state: TrainState, pending: Sequence[str]) -> tuple[float | None, list[str]]:
-        """The score of the evaluation, if it was pending, and what is left since the run is to stop."""
+        """Returns the score of the evaluation, if it was pending, and the measurements left if the run is to stop."""
         score, left = None, list(pending)
         try:
             for name in pending:
@@ -115,8 +115,8 @@ class Milestones:
         return score, left
 
     def _bad_steps(self, state: TrainState) -> Any:
-        """The state's `BadSteps` as Python numbers. If the last is one too many, ends the run, with the state before it
-        saved and its batch kept."""
+        """Returns the state's `BadSteps` as Python numbers. Too many in a row end the run: the batch of the last is
+        kept, the state before it is saved, and the error is raised."""
         bad: Any = jax.tree.map(int, jax.device_get(state.bad))
         if bad.in_a_row >= self.training.max_bad_steps:
             position = self.feed.positions[bad.last]

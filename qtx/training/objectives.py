@@ -1,4 +1,4 @@
-"""Weighted cross entropy, as sums from which exact means are built; and the sums of losses that only add up.
+"""Weighted cross entropy as sums, from which exact means are built, and the sums of losses that count nothing else.
 
 Sums, unlike means, add up: over microbatches, devices and evaluation batches with padding, the result is that of one
 big batch.
@@ -21,7 +21,7 @@ class Sums(NamedTuple):
     Attributes:
       loss: weighted cross entropies, in nats.
       weight: weights; the number of predictions where weights are 0 and 1.
-      correct: weights of the predictions whose most probable class is the label (a tie of k classes counts 1 / k).
+      correct: weights of the predictions whose most probable class is the label; for ties see `cross_entropy_sums`.
     """
 
     loss: jax.Array
@@ -29,16 +29,16 @@ class Sums(NamedTuple):
     correct: jax.Array
 
     def metrics(self) -> dict[str, float]:
-        """Those of the function `metrics`, and predictions (the sum of the weights)."""
+        """Returns the metrics of the function `metrics`, and predictions (the sum of the weights)."""
         loss, weight, correct = map(float, (self.loss, self.weight, self.correct))
         return {**metrics(loss, weight, correct), "predictions": weight}
 
 
 class ClassSums(NamedTuple):
-    """`Sums`, and what F1 is made of.
+    """`Sums`, and the counts by class that F1 is computed from.
 
     Attributes:
-      loss, weight, correct: as of `Sums`.
+      loss, weight, correct: as in `Sums`.
       by_class: weights `[3, C]` of the right predictions of a class, of all its predictions, and of its labels.
     """
 
@@ -48,12 +48,12 @@ class ClassSums(NamedTuple):
     by_class: jax.Array
 
     def metrics(self) -> dict[str, float]:
-        """Those of `Sums`, and f1."""
+        """Returns the metrics of `Sums`, and f1."""
         return {**Sums(self.loss, self.weight, self.correct).metrics(), "f1": f1_score(np.asarray(self.by_class))}
 
 
 class LossSums(NamedTuple):
-    """Sums over the examples of a batch, of a loss that counts nothing else; float32 scalars.
+    """Sums over the examples of a batch, for a loss that counts nothing else; float32 scalars.
 
     Attributes:
       loss: weighted losses.
@@ -64,7 +64,7 @@ class LossSums(NamedTuple):
     weight: jax.Array
 
     def metrics(self) -> dict[str, float]:
-        """The mean loss, NaN for no examples, and predictions (the sum of the weights)."""
+        """Returns the mean loss, NaN for no examples, and predictions (the sum of the weights)."""
         loss, weight = float(self.loss), float(self.weight)
         return {"loss": loss / weight if weight else math.nan, "predictions": weight}
 
@@ -77,18 +77,18 @@ class Mean(NamedTuple):
 
     @classmethod
     def zero(cls) -> Mean:
-        """Of no terms."""
+        """Returns the mean of no terms."""
         zero = jnp.zeros((), jnp.float32)
         return cls(zero, zero)
 
 
 def cross_entropy_sums(logits: jax.Array, labels: jax.Array, weights: jax.Array, share_ties: bool = True) -> Sums:
-    """Sums for logits `[..., classes]`, labels `[...]` int32 and weights `[...]`; labels of weight 0 do not matter.
+    """Returns the sums for logits and labels; labels of weight 0 do not matter.
 
     Args:
-      logits, labels, weights: see above.
-      share_ties: count a label that is one of k best classes as 1 / k, so that a model that says nothing has the
-        accuracy of guessing; False: as 1, which saves a pass over the logits.
+      logits, labels, weights: `[..., classes]`, `[...]` int32, and `[...]`.
+      share_ties: whether a label that is one of k best classes counts 1 / k, so that a model that says nothing has the
+        accuracy of guessing; otherwise it counts 1, which saves a pass over the logits.
     """
     counted = weights > 0
     labels = jnp.where(counted, labels, 0)
@@ -108,7 +108,7 @@ def cross_entropy_sums(logits: jax.Array, labels: jax.Array, weights: jax.Array,
 
 
 def class_sums(logits: jax.Array, labels: jax.Array, weights: jax.Array) -> ClassSums:
-    """Of logits `[B, C]`, labels `[B]` int32 and weights `[B]`; the first of tied classes is what is predicted."""
+    """Returns the sums for logits `[B, C]`, labels `[B]` int32, weights `[B]`; `by_class` takes the first of ties."""
     sums = cross_entropy_sums(logits, labels, weights)
     labelled, predicted = (jax.nn.one_hot(classes, logits.shape[-1]) for classes in (labels, logits.argmax(-1)))
     counted = jnp.stack([labelled * predicted, predicted, labelled])
@@ -116,21 +116,21 @@ def class_sums(logits: jax.Array, labels: jax.Array, weights: jax.Array) -> Clas
 
 
 def training_sums(logits: jax.Array, batch: Mapping[str, jax.Array], label_smoothing: float = 0.0) -> Sums:
-    """Sums against the targets that a model is trained on, which may be mixed and smoothed.
+    """Returns the sums for the targets that a model is trained on, which may be mixed and smoothed.
 
     An example's target is (1 - e) ((1 - s) onehot(labels) + s onehot(mixed_labels)) + e / classes, with the label
     smoothing e (Szegedy et al. 2016) and the share s of Mixup and CutMix, mixed first and smoothed then (as timm does).
-    Cross entropy is linear in the target, so no target is ever built. Without mixing and smoothing it is
-    `cross_entropy_sums`, and as cheap.
+    Cross entropy is linear in the target, so no target is ever built. Without mixing and smoothing, the result is that
+    of `cross_entropy_sums`, and as cheap.
 
     Args:
       logits: `[..., classes]`.
-      batch: `labels` `[...]` int32 and `weights` `[...]`; of mixed examples also `mixed_labels` `[...]` int32 and
+      batch: `labels` `[...]` int32 and `weights` `[...]`; with mixed examples also `mixed_labels` `[...]` int32 and
         `mixed_share` `[...]`, in [0, 1].
       label_smoothing: e, in [0, 1).
 
     Returns:
-      sums; `correct` counts each of two mixed labels by its share, knows nothing of smoothing, and does not share ties.
+      the sums; `correct` counts each of two mixed labels by its share, ignores smoothing, and does not share ties.
     """
     labels, weights = batch["labels"], batch["weights"].astype(jnp.float32)
     if "mixed_labels" in batch:
@@ -149,8 +149,8 @@ def training_sums(logits: jax.Array, batch: Mapping[str, jax.Array], label_smoot
 
 
 def f1_score(by_class: np.ndarray) -> float:
-    """F1, the harmonic mean of precision and recall, from sums `[3, C]` of `class_sums`: of two classes that of the
-    second, the positive one; of several the mean over those that are predicted or there (macro). 0 without any."""
+    """Returns F1, the harmonic mean of precision and recall, from sums `[3, C]` of `class_sums`: of two classes the F1
+    of the second, the positive one; of more the mean over classes that are predicted or present (macro). 0 for none."""
     right, predicted, labelled = by_class
     there = predicted + labelled > 0
     scores = np.where(there, 2 * right / np.where(there, predicted + labelled, 1.0), 0.0)
@@ -158,7 +158,7 @@ def f1_score(by_class: np.ndarray) -> float:
 
 
 def metrics(loss_sum: float, weight_sum: float, correct_sum: float) -> dict[str, float]:
-    """Mean loss (nats), perplexity exp(loss) and accuracy (fraction) from sums; all NaN for no predictions."""
+    """Returns mean loss (nats), perplexity exp(loss) and accuracy (fraction) from sums; all NaN for no predictions."""
     if weight_sum == 0:
         return {"loss": math.nan, "perplexity": math.nan, "accuracy": math.nan}
     loss = loss_sum / weight_sum

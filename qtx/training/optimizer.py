@@ -1,4 +1,4 @@
-"""Optimizers by name, from optax, all with the same hyper-parameters, of which each takes what it has."""
+"""Optimizers of optax by name, all called with the same hyper-parameters, of which each takes those that it has."""
 
 from __future__ import annotations
 
@@ -20,7 +20,7 @@ DecayMask = Callable[[Any], Any]
 
 
 class Optimizer(Protocol):
-    """Hyper-parameters -> optimizer; see `qtx.training.TrainingConfig` for what they mean."""
+    """A function of hyper-parameters, explained at `qtx.training.TrainingConfig`, that returns an optimizer."""
 
     def __call__(
         self,
@@ -45,7 +45,7 @@ def adamw(
     mask: DecayMask,
     **_: Any,
 ) -> optax.GradientTransformation:
-    """AdamW (Loshchilov & Hutter 2019), the paper's."""
+    """Returns AdamW (Loshchilov & Hutter 2019), the paper's optimizer."""
     return optax.adamw(learning_rate, beta1, beta2, epsilon, weight_decay=weight_decay, mask=mask)
 
 
@@ -59,7 +59,7 @@ def lamb(
     mask: DecayMask,
     parameters: Parameters,
 ) -> optax.GradientTransformation:
-    """LAMB (You et al. 2020), for BERT in batches of tens of thousands."""
+    """Returns LAMB (You et al. 2020), for BERT in batches of tens of thousands."""
     return optax.chain(
         optax.scale_by_adam(beta1, beta2, epsilon),
         optax.add_decayed_weights(weight_decay, mask),
@@ -71,15 +71,15 @@ def lamb(
 def lion(
     learning_rate: optax.Schedule, *, beta1: float, beta2: float, weight_decay: float, mask: DecayMask, **_: Any
 ) -> optax.GradientTransformation:
-    """Lion (Chen et al. 2023): one moment; wants a third to a tenth of AdamW's learning rate."""
+    """Returns Lion (Chen et al. 2023), which has one moment and wants a third to a tenth of AdamW's learning rate."""
     return optax.lion(learning_rate, beta1, beta2, weight_decay=weight_decay, mask=mask)
 
 
 def adafactor(
     learning_rate: optax.Schedule, *, weight_decay: float, mask: DecayMask, parameters: Parameters, **_: Any
 ) -> optax.GradientTransformation:
-    """Adafactor (Shazeer & Stern 2018) without a first moment: its second moments are rows and columns, so that its
-    state takes almost no memory. Weights decay as AdamW's do."""
+    """Returns Adafactor (Shazeer & Stern 2018) without a first moment. Second moments are kept as rows and columns, so
+    that the state takes almost no memory. Weights decay as AdamW's do."""
     return optax.chain(
         scale_by_factored_rms_of_layers(parameters),
         layer_by_layer(optax.clip_by_block_rms(1.0), parameters),
@@ -91,7 +91,7 @@ def adafactor(
 def sgd(
     learning_rate: optax.Schedule, *, beta1: float, weight_decay: float, mask: DecayMask, **_: Any
 ) -> optax.GradientTransformation:
-    """Stochastic gradient descent with momentum `beta1`, and decoupled weight decay."""
+    """Returns stochastic gradient descent with momentum `beta1` and decoupled weight decay."""
     return optax.chain(
         optax.trace(beta1),
         optax.add_decayed_weights(weight_decay, mask),
@@ -113,8 +113,8 @@ def muon(
     mask: DecayMask,
     parameters: Parameters,
 ) -> optax.GradientTransformation:
-    """Muon (Jordan et al. 2024) for the kernels of the layers, each layer's a matrix of its own; AdamW for embedding
-    tables, heads, biases, norms and all else. Both take AdamW's learning rate (`MUON_RMS`), and `beta1`."""
+    """Returns Muon (Jordan et al. 2024) for the kernels of the layers, each layer's a matrix of its own, and AdamW for
+    embedding tables, heads, biases, norms and all else. Both take AdamW's learning rate (`MUON_RMS`) and `beta1`."""
 
     def dimensions(params):
         def of(path, _):
@@ -150,8 +150,8 @@ def muon(
 def layer_by_layer(
     transformation: optax.GradientTransformation, parameters: Parameters
 ) -> optax.GradientTransformation:
-    """A stateless transformation of single tensors, for which each layer of a stacked parameter `[L, ...]` is one: its
-    norm or root mean square is that of a layer, as if the layers were not stacked."""
+    """Applies a stateless transformation of tensors to each layer of a stacked parameter `[L, ...]` by itself: the norm
+    or root mean square is that of a layer, as if the layers were not stacked."""
 
     def update(updates, state, params):
         def of_leaf(path, update, param):
@@ -166,22 +166,22 @@ def layer_by_layer(
 
 
 def scale_by_factored_rms_of_layers(parameters: Parameters) -> optax.GradientTransformation:
-    """`optax.scale_by_factored_rms`, which factors a tensor's two longest axes if both have 128 entries or more (and
-    more than there are layers): never the axis of the layers."""
+    """Returns `optax.scale_by_factored_rms`, made never to factor the axis of the layers: it factors a tensor's two
+    longest axes if both have 128 entries or more, and more than there are layers."""
 
     depth = max((parameter.stack.depth for parameter in parameters.values() if parameter.stack), default=0)
     return optax.scale_by_factored_rms(min_dim_size_to_factor=max(128, depth + 1))
 
 
 SHRINK = 0.05
-"""The share by which `clip_weights` lowers a tensor's largest weights at an update, at most."""
+"""The largest share by which `clip_weights` lowers a tensor's largest weights at one update."""
 
 
 def clip_weights(limit: float, mask: DecayMask, parameters: Parameters) -> optax.GradientTransformation:
-    """Keeps the weights of each tensor, in a layer, within `limit` times its root mean square, where `mask` is True.
+    """Keeps the weights of each layer's tensor within `limit` times its root mean square, where `mask` is True.
 
-    After an update w becomes clip(w, -c, c) with c = max(limit rms(w), 0.95 max |w|): what is larger shrinks from
-    update to update, slowly enough that the loss can make good for it. A penalty could not do that: Adam moves every
+    After an update w becomes clip(w, -c, c) with c = max(limit rms(w), 0.95 max |w|): larger weights shrink from update
+    to update, slowly enough that training can make up for it. A penalty could not do that: Adam moves every
     weight by about the learning rate, and the feed-forward kernels that make outliers hold weights of 100 root mean
     squares and more, which cost an 8-bit grid from minimum to maximum most of its points.
     """
@@ -208,7 +208,7 @@ def is_stacked(keys: Sequence[Any], parameters: Parameters) -> bool:
     return parameters[path_of(keys)].stack is not None
 
 
-# A new one is a function and a line here.
+# A new optimizer is a function and a line here.
 OPTIMIZERS: dict[str, Optimizer] = {
     "adamw": adamw,
     "lamb": lamb,

@@ -1,4 +1,4 @@
-"""Penalties on what a model's sites hold while it trains: capturing them, their sums, and the check that they exist."""
+"""Penalties on the tensors at a model's sites while it trains: their sums, and the check that the sites exist."""
 
 from __future__ import annotations
 
@@ -25,17 +25,17 @@ def penalty_sums(
     whole: Mapping[str, jax.Array],
     step: jax.Array,
 ) -> tuple[jax.Array, dict[str, Mean]]:
-    """The penalties' part of a microbatch's loss, a scalar, and the sums of each of them, before its weight.
+    """Returns the penalties' part of a microbatch's loss, a scalar, and the sums of each penalty, before its weight.
 
-    As the loss, each is divided by what the whole batch has of real tokens, so that the parts of an accumulated batch
-    add up to the penalty of that batch.
+    A penalty is divided by the number of real tokens in the whole batch, as the loss is by the weights, so that the
+    parts of an accumulated batch add up to the penalty of that batch.
 
     Args:
-      penalties: by name.
-      captured: path to `[L, B, T, D]`, of at least the penalties' sites.
+      penalties: the penalties by name.
+      captured: the tensors of at least the penalties' sites, path -> `[L, B, T, D]`.
       batch: the microbatch.
-      whole: the batch that it is of.
-      step: updates done, for what anneals.
+      whole: the batch that the microbatch is a part of.
+      step: updates done, for annealed options.
     """
     loss, sums = jnp.zeros((), jnp.float32), {}
     for name, penalty in penalties.items():
@@ -52,14 +52,14 @@ def penalty_sums(
 
 
 def check_sites(penalties: Mapping[str, Penalty], module: Any, params: Any, batch: Mapping[str, Any]) -> None:
-    """Raises QtxError for a penalty whose sites the model does not have, naming the nearest, or which have no value per
-    token; the model is traced without computing.
+    """Raises QtxError unless the model has the sites of every penalty (naming the nearest otherwise), with a value per
+    token, and every penalty gives one number per token. The model is traced without computing.
 
     Args:
-      penalties: by name.
-      module: what is trained.
-      params: its parameters, or their shapes.
-      batch: gives the shapes only.
+      penalties: the penalties by name.
+      module: the model that is trained.
+      params: the model's parameters, or their shapes.
+      batch: a batch, of which only the shapes matter.
     """
     if not penalties:
         return
@@ -84,11 +84,11 @@ def check_sites(penalties: Mapping[str, Penalty], module: Any, params: Any, batc
 
 
 def _sites(penalty: Penalty, paths: Mapping[str, Any]) -> list[str]:
-    """Those of the paths that are a penalty's, each once."""
+    """Returns the paths that are a penalty's sites, each once."""
     return sorted({path for pattern in penalty.patterns for path in fnmatch.filter(paths, pattern)})
 
 
 def _per_token(site: str, shape: tuple[int, ...], batch: Mapping[str, Any]) -> bool:
-    """Whether a site `[L, B, ...]` is `[L, B, T, D]`; every patch of an image is a token."""
+    """Says whether the tensor `[L, B, ...]` at a site is `[L, B, T, D]`; every patch of an image is a token."""
     predictions = site.startswith(HEAD) and "positions" in batch
     return len(shape) == 4 and not predictions and ("tokens" not in batch or shape[2] == batch["tokens"].shape[1])

@@ -13,11 +13,11 @@ from jax.experimental import multihost_utils
 
 @contextlib.contextmanager
 def preemption() -> Iterator[Callable[[], bool]]:
-    """Yields a function to be asked after every step, and after every batch of an evaluation, by every process as
-    often: is the run to stop now? Once it is, it stays so.
+    """Yields a function that says whether the run is to stop now; once True, it stays so. Every process has to ask
+    equally often: after every step, and before every batch of an evaluation.
 
-    Several processes of `jax.distributed` agree on the moment; its runtime takes the signal, on any of them. One
-    process takes it itself, if it is in its main thread, and gives it back afterwards.
+    Several processes of `jax.distributed` agree on the moment; JAX's runtime takes the signal, on any of them. A single
+    process takes the signal itself, in its main thread only, and restores the former handler afterwards.
     """
     if jax.process_count() > 1:
         yield _Agreement()
@@ -34,7 +34,7 @@ def preemption() -> Iterator[Callable[[], bool]]:
 
 
 class _Agreement:
-    """Whether all processes have come to the question, counted from the start, at which they agreed to stop."""
+    """A function that says whether all processes have reached the question, by its number, at which they stop."""
 
     def __init__(self) -> None:
         self._asked, self._reached = 0, False

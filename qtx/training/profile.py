@@ -7,13 +7,13 @@ from typing import Any
 
 import jax
 
-# Steps of this process left out first: they compile, and fill the pipeline.
+# The first steps of this process are left out: they compile, and fill the pipeline.
 WARM_UP_STEPS = 5
 PROFILED_STEPS = 5
 
 
 class Profile:
-    """Traces `PROFILED_STEPS` steps into a folder; use it in `with`, which ends the trace if the run ends before.
+    """A `Profile` traces `PROFILED_STEPS` steps into a folder; use it in `with`, which ends a trace cut short.
 
     Args:
       folder: gets `plugins/profile/<time>/`, with `perfetto_trace.json.gz` for https://ui.perfetto.dev.
@@ -27,14 +27,14 @@ class Profile:
         self._tracing = False
 
     def before(self, step: int, state: Any) -> None:
-        """Called before update `step` (from 1)."""
+        """Starts the trace if update `step` (from 1), which comes next, is the first to trace."""
         if self._enabled and step == self._first:
             jax.block_until_ready(state)
             jax.profiler.start_trace(self._folder, create_perfetto_trace=True)
             self._tracing = True
 
     def after(self, step: int, state: Any) -> None:
-        """Called after update `step`."""
+        """Ends the trace if update `step`, which is done, is the last to trace."""
         if self._tracing and step == self._first + PROFILED_STEPS - 1:
             jax.block_until_ready(state)
             self._stop()

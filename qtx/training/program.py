@@ -17,6 +17,7 @@ from qtx.anatomy import read
 from qtx.foundation.batch import Batch
 from qtx.training.config import TrainingConfig
 from qtx.training.losses import Loss
+from qtx.training.optimizer import Parameters
 from qtx.training.penalized import check_sites
 from qtx.training.penalties import make_penalties
 from qtx.training.sharding import batch_sharding, optimizer_shardings, param_shardings, replicated
@@ -30,18 +31,18 @@ from qtx.training.step import (
     start_state,
 )
 
-# Name -> (shape, dtype) of one example of a batch, sorted: what a program depends on of the data.
+# (name, shape, dtype) of every array of one example, sorted: all of the data that a program depends on.
 Shapes = tuple[tuple[str, tuple[int, ...], str], ...]
 
 
 @dataclasses.dataclass(frozen=True)
 class Program:
-    """What a run calls; everything lies on the mesh.
+    """The compiled functions that a run calls; everything lies on the mesh.
 
     Attributes:
       abstract_state: shapes, dtypes and shardings of the state.
       init: seed -> the state before the first update, every device computing its own part.
-      start: parameters -> the state before the first update, from these; they are copied.
+      start: parameters, which are copied -> the state of these before the first update.
       train_step: (state, batch, seed) -> (new state, numbers of this update); the old state is consumed.
       eval_step: (params, batch, step) -> `Loss.sums` of the batch.
     """
@@ -60,10 +61,10 @@ def make_program(
     batch: Mapping[str, np.ndarray],
     loss: Loss = CROSS_ENTROPY,
 ) -> Program:
-    """The program for batches like `batch` (any number of examples); compiled when first called, and once.
+    """Returns the program for batches like `batch` (any number of examples); it is compiled once, when first called.
 
     Raises:
-      QtxError: if the module does not have what `training.penalties` is about.
+      QtxError: if the module does not have the sites of `training.penalties`, or a penalty does not fit its sites.
     """
     shapes = sorted((name, np.shape(value)[1:], np.asarray(value).dtype.name) for name, value in batch.items())
     return _make_program(module, training, mesh, tuple(shapes), loss)
@@ -75,14 +76,13 @@ def _make_program(module: Trainable, training: TrainingConfig, mesh: Mesh, shape
     penalties = make_penalties(training.penalties)
     # Parameter shapes do not depend on the number of examples: one is enough to trace the initialization.
     example = {name: np.zeros((1, *shape), dtype) for name, shape, dtype in shapes}
-    described = read(module, example).parameters if isinstance(module, nn.Module) else module.described(example)
-    optimizer = training.make_optimizer(described)
+    optimizer = training.make_optimizer(described(module, example))
 
     def init(seed):
         return init_state(module, optimizer, seed, example, loss, penalties)
 
     def start(given):
-        # The training step consumes its state: without a copy that would be the caller's arrays.
+        # The training step consumes its state: without a copy it would consume the caller's arrays.
         return start_state(optimizer, jax.tree.map(jnp.copy, given), loss, penalties)
 
     abstract = jax.eval_shape(init, np.uint32(0))
@@ -112,11 +112,17 @@ def _make_program(module: Trainable, training: TrainingConfig, mesh: Mesh, shape
     )
 
 
+def described(module: Trainable, batch: Mapping[str, Any]) -> Parameters:
+    """Returns what is known of each parameter that is trained, by path. The batch gives shapes only."""
+    trained: Any = module
+    return read(trained, batch).parameters if isinstance(module, nn.Module) else trained.described(batch)
+
+
 def abstract_params(module: Trainable, batch: Mapping[str, Any]) -> Any:
-    """Shapes of a model's parameters, boxed with their logical axes."""
+    """Returns the shapes of a model's parameters, boxed with their logical axes."""
     return jax.eval_shape(lambda batch: module.init(jax.random.key(0), batch)["params"], dict(batch))
 
 
 def placed(abstract: Any, shardings: Any) -> Any:
-    """`jax.ShapeDtypeStruct`s with shardings: where to restore a checkpoint to."""
+    """Returns `jax.ShapeDtypeStruct`s with shardings, which say where a checkpoint is restored to."""
     return jax.tree.map(lambda a, s: jax.ShapeDtypeStruct(a.shape, a.dtype, sharding=s), abstract, shardings)

@@ -8,12 +8,12 @@ from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, T
 
 
 class ProgressLine:
-    """Bar, step, loss, rate and time left, in less than 80 columns; use it in `with`.
+    """A line with bar, step, loss, rate and time left, in less than 80 columns; use it in `with`.
 
     Args:
-      steps: updates in all.
-      enabled: with several processes, one shows it and tells warnings.
-      console: where to; standard error by default.
+      steps: the number of updates in all.
+      enabled: whether this process shows the line and warnings; of several processes, one does.
+      console: where to print; standard error by default.
     """
 
     def __init__(self, steps: int, enabled: bool = True, console: Console | None = None):
@@ -30,15 +30,15 @@ class ProgressLine:
         self._task = self._bar.add_task("training", total=steps, status="compiling")
 
     def update(self, step: int, status: str | None = None) -> None:
-        """Moves to `step`; `status` (loss and rate, or what is going on) stays until the next one."""
+        """Moves the bar to `step`; `status` (loss and rate, or what is going on) stays until the next status."""
         if status is None:
             self._bar.update(self._task, completed=step)
         else:
             self._bar.update(self._task, completed=step, status=status)
 
     def warn(self, text: str) -> None:
-        """One line of its own, on a terminal or not."""
-        # What is told may have brackets, e.g. a token [CLS], that are no markup.
+        """Prints a warning on a line of its own, on a terminal or not."""
+        # A warning may have brackets that are no markup, e.g. a token [CLS].
         self._console.print(f"[yellow]warning:[/yellow] {escape(text)}", highlight=False, soft_wrap=True)
 
     def __enter__(self) -> ProgressLine:

@@ -1,4 +1,4 @@
-"""What a training run measures and tells while it runs: loss, speed, evaluations, and a monitor's numbers."""
+"""Reporting during a training run: loss, speed, evaluations, and a monitor's numbers."""
 
 from __future__ import annotations
 
@@ -24,15 +24,15 @@ Monitor = Callable[[Any, Batch, int], tuple[Mapping[str, float], str | None]]
 
 
 NOT_OF_TRAINING = ("perplexity", "predictions")
-"""Metrics that are not logged of training, where dropout, smoothing and a model that changes make them say little."""
+"""Metrics that are not logged for training batches: dropout, smoothing and a changing model make them say little."""
 
 
 class Stopped(Exception):
-    """The run is to stop, and what was being measured has been given up."""
+    """The run is to stop, and the measurement that was going on has been given up."""
 
 
 def until(stop: Callable[[], bool], batches: Iterable[Batch]) -> Iterator[Batch]:
-    """The batches; raises `Stopped` instead of the next one as soon as `stop` says so."""
+    """Yields the batches; raises `Stopped` instead of the next batch as soon as `stop` says so."""
     for batch in batches:
         if stop():
             raise Stopped
@@ -41,11 +41,11 @@ def until(stop: Callable[[], bool], batches: Iterable[Batch]) -> Iterator[Batch]
 
 @dataclasses.dataclass(frozen=True)
 class Work:
-    """What one update processes, over all devices.
+    """The work of one update, over all devices.
 
     Attributes:
       examples: rows of the batch.
-      tokens: tokens of the batch; None: there are none.
+      tokens: tokens of the batch; None: the data have no tokens.
       flops: model FLOPs; None: unknown.
       peak_flops: FLOP/s that the devices can do at best, together; None: unknown.
     """
@@ -56,7 +56,7 @@ class Work:
     peak_flops: float | None = None
 
     def rates(self, steps_per_second: float) -> dict[str, float]:
-        """What is logged of a speed: examples, tokens and model FLOPs per second, and the model FLOPs utilization."""
+        """Returns the rates to log: examples, tokens and model FLOPs per second, and the model FLOPs utilization."""
         counts = {"examples": self.examples, "tokens": self.tokens, "model_flops": self.flops}
         found = {f"{name}_per_second": steps_per_second * n for name, n in counts.items() if n is not None}
         if self.flops and self.peak_flops:
@@ -64,7 +64,7 @@ class Work:
         return found
 
     def shown(self, steps_per_second: float) -> str:
-        """The same, for the progress line: `12.3k tokens/s, MFU 41%`."""
+        """Returns the rates as text for the progress line: `12.3k tokens/s, MFU 41%`."""
         rates = self.rates(steps_per_second)
         unit = "tokens" if self.tokens else "examples"
         number, prefix = metric_prefix(rates[f"{unit}_per_second"])
@@ -78,24 +78,24 @@ class Work:
 
 
 def metric_prefix(value: float) -> tuple[str, str]:
-    """At most three digits and a prefix: `("12.3", "k")`, `("456", "")`, `("7.8", "G")`."""
+    """Returns at most three digits and a metric prefix: `("12.3", "k")`, `("456", "")`, `("7.8", "G")`."""
     value = float(f"{value:.3g}")
     power = min(int(math.log10(value)) // 3, 4) if value >= 1 else 0
     return f"{value / 1000**power:g}", ("", "k", "M", "G", "T")[power]
 
 
 class Reporter:
-    """Turns the state into log lines and the progress line; it alone waits for the devices, where a number is due.
+    """A `Reporter` logs numbers of the state and shows progress; it waits for the devices only when a number is due.
 
     Args:
-      writer, progress: where to.
-      work: what an update processes; logged per second.
-      loss: whose sums the state's window holds.
+      writer, progress: the log, and the progress line.
+      work: the work of an update; logged per second.
+      loss: the loss whose sums the state's window holds.
       eval_step: compiled (params, batch, step) -> `Loss.sums`.
-      evaluation: gives the held-out batches, on the mesh.
-      monitor: see `Monitor`; None: none.
-      monitor_batch: the examples that it sees.
-      stop: whether the run is to stop now; asked before every batch of an evaluation.
+      evaluation: returns the held-out batches, on the mesh.
+      monitor: see `Monitor`; None: no monitor.
+      monitor_batch: the examples that the monitor sees.
+      stop: says whether the run is to stop now; called before every batch of an evaluation, and before the monitor.
     """
 
     def __init__(
@@ -119,7 +119,7 @@ class Reporter:
         self._resumed: float | None = None
 
     def pause(self, state: TrainState) -> None:
-        """Stops the clock: what follows is not training."""
+        """Waits for the last update, and stops the clock: what follows is not training."""
         jax.block_until_ready(state.step)
         if self._resumed is not None:
             self._seconds += time.perf_counter() - self._resumed
@@ -130,7 +130,7 @@ class Reporter:
         self._resumed = time.perf_counter()
 
     def step_done(self, state: TrainState, step: int) -> None:
-        """Called after every update; the first only compiles, as far as the clock goes."""
+        """Counts an update for the speed, to be called after each; the first one, which compiles, starts the clock."""
         if self._resumed is None:
             self.pause(state)
             self.resume()
@@ -139,7 +139,7 @@ class Reporter:
         self._progress.update(step)
 
     def train(self, state: TrainState, step: int, numbers: Mapping[str, jax.Array], skipped: int) -> None:
-        """Logs means since the last line, `numbers` of the last step, and how many were skipped in the run."""
+        """Logs the means since the last line, the `numbers` of the last update, and how many the run has skipped."""
         sums = jax.tree.map(lambda high, low: float(Total(high, low).exact()), state.window, state.lost)
         penalties = sums.pop("penalties", {})
         means = self._of_loss.window(**sums).metrics()
@@ -164,7 +164,7 @@ class Reporter:
         """Logs and returns the metrics of the held-out data.
 
         Raises:
-          Stopped: if the run is to stop before all are known; nothing is logged then.
+          Stopped: if the run is to stop before all batches are measured; nothing is logged then.
         """
         self._progress.update(step, "evaluating")
         batches = until(self._stop, self._evaluation())
@@ -175,10 +175,10 @@ class Reporter:
         return self.last_evaluation
 
     def outliers(self, state: TrainState, step: int) -> None:
-        """Logs the monitor's numbers, and tells its warning.
+        """Logs the monitor's numbers, and prints its warning.
 
         Raises:
-          Stopped: if the run is to stop before; nothing is logged then.
+          Stopped: if the run is to stop now; nothing is logged then.
         """
         if self._monitor is None:
             return

@@ -21,7 +21,7 @@ EXPECTED = Expected("the config of a run", "restore it, or delete the run's fold
 TOKENIZER = "tokenizer.json"
 RECIPE = "recipe.json"
 
-# What may change between a run's start and its continuation: nothing that a parameter's value depends on.
+# Options that may change between a run's start and its continuation: no parameter's value depends on them.
 FREE_SECTIONS = ("name", "mesh", "quantization", "compare")
 FREE_TRAINING_OPTIONS = (
     "log_every",
@@ -34,15 +34,15 @@ FREE_TRAINING_OPTIONS = (
     "best_metric",
     "max_bad_steps",
 )
-# What a config may leave to the data, and what is known of a run only when these are loaded: compared when it is there.
+# Options that a config may leave to the data, so that they are known once the data are loaded: compared if known.
 TOLD_BY_THE_DATA = (*(f"model.{name}" for name in FROM_DATA), "model.attention.length", "data.classes")
-# What a family's models had before they had these options.
+# The values that a family's models had before these were options.
 OF_FAMILIES = {
     "bert": {"activation": "gelu", "head": "mlm"},
     "opt": {"activation": "relu"},
     "vit": {"activation": "gelu", "head": "classification"},
 }
-# Options that runs of earlier versions have no record of, and what these did, if it is more than nothing.
+# Options that earlier versions did not record -> the values that their runs had, where not None.
 LATER_OPTIONS = {
     "model.pooling": "mean",
     "model.normalize": False,
@@ -60,79 +60,79 @@ LATER_OPTIONS = {
 TOKENIZER_OPTIONS = ("tokenizer", "vocab_size")
 IDENTITY = "identity"
 CLASSES = "classes"
-"""Of a run's identity: the names of its classes in the order of their numbers, a list."""
+"""Key of a run's identity: the names of its classes in the order of their numbers, a list."""
 TAKEN = "taken"
-"""Of a run's record: what was taken where the config leaves it to qtx; see `qtx.pipeline.backend`."""
+"""Key of a run's record: the choices that the config left to qtx; see `qtx.pipeline.backend`."""
 BESIDE_OPTIONS = (IDENTITY, TAKEN)
-# Of a run's identity: the entry, and what it is called in messages.
+# Entry of a run's identity -> its name in messages.
 CONTENTS = {"tokenizer": "tokenizer", "training": "training data", "held_out": "held-out data", "start": "start"}
-# Compared where both have it: what only measures a run does not read its start, and earlier versions recorded none.
+# Entries compared if both runs have them: measuring a run does not read its start, and earlier versions recorded none.
 WHERE_RECORDED = ("start",)
 NOTHING: Mapping[str, str] = MappingProxyType({})
 
 
 @dataclasses.dataclass(frozen=True)
 class RunFolder:
-    """Paths of a run's files."""
+    """The folder of a run, with the paths of its files."""
 
     root: Path
 
     @property
     def config(self) -> Path:
-        """The resolved config, JSON."""
+        """Returns the file of the resolved config, JSON."""
         return self.root / "config.json"
 
     @property
     def tokenizer(self) -> Path:
-        """The tokenizer that the run was trained with, as the `tokenizers` library writes it."""
+        """Returns the file of the tokenizer that the run was trained with, as the `tokenizers` library writes it."""
         return self.root / TOKENIZER
 
     @property
     def imported(self) -> Path:
-        """Of a run that was imported: the files of the checkpoint, as they were; its parameters at step 0."""
+        """Returns the folder of an imported checkpoint, its files as they were: the run's parameters at step 0."""
         return self.root / "imported"
 
     @property
     def recipe(self) -> Path:
-        """The rules of a recipe that is in no registry; see `qtx.quantization.recipes.recorded`."""
+        """Returns the file of a recipe's rules, if it is in no registry; see `qtx.quantization.recipes.recorded`."""
         return self.root / RECIPE
 
     @property
     def results(self) -> Path:
-        """What was measured of the run, JSON; see `qtx.report.results`."""
+        """Returns the file of the run's measurements, JSON; see `qtx.report.results`."""
         return self.root / "results.json"
 
     @property
     def metrics(self) -> Path:
-        """JSON lines; see `qtx.training.writers`."""
+        """Returns the file of the logged metrics, JSON lines; see `qtx.training.writers`."""
         return self.root / "metrics.jsonl"
 
     @property
     def tensorboard(self) -> Path:
-        """Event files of TensorBoard."""
+        """Returns the folder of TensorBoard's event files."""
         return self.root / "tensorboard"
 
     @property
     def checkpoints(self) -> Path:
-        """Checkpoints, each in a folder named by its step."""
+        """Returns the folder of the checkpoints, each in a folder named by its step."""
         return self.root / "checkpoints"
 
     @property
     def bad_steps(self) -> Path:
-        """Batches whose loss or gradient was not finite; see `qtx.training.bad_steps`."""
+        """Returns the folder of batches whose loss or gradient was not finite; see `qtx.training.bad_steps`."""
         return self.root / "bad_steps"
 
     @property
     def profile(self) -> Path:
-        """Profiler traces; see `qtx.training.profile`."""
+        """Returns the folder of profiler traces; see `qtx.training.profile`."""
         return self.root / "profile"
 
     @contextlib.contextmanager
     def lock(self) -> Iterator[None]:
-        """Creates the folder, and keeps other processes from training in it; the lock goes with the process.
+        """Creates the folder, and keeps other processes from training in it; the lock ends with the process.
 
         Raises:
-          QtxError: if another process has it, or the folder cannot be written.
+          QtxError: if another process has the lock, or the folder cannot be written.
         """
         lock = FileLock(self.root / ".lock")
         try:
@@ -155,7 +155,7 @@ class RunFolder:
         Args:
           config: nested options of JSON types, as in `config.json`, with the run's `identity` (see
             `qtx.pipeline.identity`) when its data are loaded.
-          files: name to text of what the run keeps beside it; written when the run starts, and never again.
+          files: name to text of the files that the run keeps besides; written when the run starts, and never again.
           write: whether this process writes (with several processes, one does).
 
         Raises:
@@ -167,14 +167,14 @@ class RunFolder:
         if begun:
             self.check(self.read_config(), wanted)
         if write:
-            # The config last: a folder that has one has all.
+            # The config comes last: a folder that has a config has all files.
             for name, text in {} if begun else files.items():
                 self.write(name, text)
             self.write_config(wanted)
 
     def check(self, there: Mapping[str, Any], here: Mapping[str, Any], other_data: bool = False) -> None:
-        """Raises QtxError unless two configs are of one run; with `other_data`, on whatever data that its tokenizer
-        cuts."""
+        """Raises QtxError unless two configs are of the same run; with `other_data`, the data may be others as long as
+        the tokenizer is the same."""
         differing = differences(there, here, other_data)
         if differing:
             raise QtxError(
@@ -209,10 +209,10 @@ class RunFolder:
         return QtxError(f"cannot write the run's folder {self.root}: {error.strerror}")
 
     def identity(self) -> dict[str, Any]:
-        """What the run was made from; see `qtx.pipeline.identity`.
+        """Returns the record of what the run was made from; see `qtx.pipeline.identity`.
 
         Raises:
-          QtxError: if it is not recorded.
+          QtxError: if there is no such record.
         """
         try:
             return dict(self.read_config()[IDENTITY])
@@ -223,29 +223,29 @@ class RunFolder:
             ) from None
 
     def taken(self) -> dict[str, str]:
-        """What was taken where the config leaves it to qtx; empty of runs of earlier versions."""
+        """Returns the choices that the config left to qtx; empty for runs of earlier versions."""
         return dict(self.read_config().get(TAKEN, {}))
 
     def read_config(self) -> dict[str, Any]:
-        """The folder's config, `start` as seen from the current directory.
+        """Returns the folder's config, with the path `start` as seen from the current directory.
 
         Raises:
-          QtxError: if there is none, or it is not as it was written.
+          QtxError: if there is no config, or it is not as it was written.
         """
         if not self.config.exists():
             raise QtxError(f"{self.root} is not a run's folder: it has no config.json")
         found = read_sealed_json(self.config, EXPECTED)
         if start := found.get("start"):
             beside = Path(os.path.normpath(self.root / start))
-            # Earlier versions recorded it relative to where they were called.
+            # Earlier versions recorded `start` relative to the directory where they were called.
             found["start"] = start if Path(start).is_dir() and not beside.is_dir() else str(beside)
         return found
 
 
 def differences(there: Mapping[str, Any], here: Mapping[str, Any], other_data: bool = False) -> list[str]:
-    """The options, by dotted key, in which two configs describe different runs, with both values; what `here` still
-    leaves to the data differs in nothing, and starts by their contents, not by where they lie. With `other_data`, of
-    the data only what says which tokenizer cuts them counts."""
+    """Returns the options in which two configs describe different runs, as dotted keys with both values. Options that
+    `here` still leaves to the data do not count, nor where a start lies, whose content `other_contents` compares. With
+    `other_data`, of the section `data` only the tokenizer's options count."""
     old, new = _flatten(_without_idle(there)), _flatten(_without_idle(here))
     found = []
     for key in sorted(old.keys() | new.keys()):
@@ -265,8 +265,8 @@ def differences(there: Mapping[str, Any], here: Mapping[str, Any], other_data: b
 
 
 def other_contents(there: Mapping[str, Any], here: Mapping[str, Any]) -> list[str]:
-    """The parts of two runs' identities (see `qtx.pipeline.identity`) that differ, with the beginnings of both digests;
-    none where `here` has no identity yet."""
+    """Returns the parts in which two runs' identities (see `qtx.pipeline.identity`) differ, with the first digits of
+    both digests; nothing if `here` has no identity yet."""
     old, new = there.get(IDENTITY, {}), here.get(IDENTITY)
     return [
         f"{words} (SHA-256 {str(old.get(part, 'not recorded'))[:12]} there, {str(new.get(part, 'none'))[:12]} here)"
@@ -278,9 +278,9 @@ def other_contents(there: Mapping[str, Any], here: Mapping[str, Any]) -> list[st
 
 
 def of_this_version(config: Mapping[str, Any]) -> dict[str, Any]:
-    """A recorded config as this version records it: earlier ones had `start` in the section `qat`, which was without
-    effect where that was empty, or had no such section; and no length that the attention is relative to, as training
-    had but one; and no activation or head, as a family had but one."""
+    """Returns a recorded config as this version records it. Earlier versions had no section `qat`, or one with `start`,
+    which had no effect if `start` was empty. Attention had no `length`, since training had only one, and models had no
+    activation or head, since a family had only one."""
     qat, result = dict(config.get("qat", {})), dict(config)
     if "start" in qat or "qat" not in config:
         start = qat.pop("start", "")
@@ -295,7 +295,7 @@ def of_this_version(config: Mapping[str, Any]) -> dict[str, Any]:
 
 
 def _length(config: Mapping[str, Any]) -> int | None:
-    """The tokens of an example of a recorded config: of a text, or an image's patches and the class token."""
+    """Returns the tokens per example of a recorded config: those of a text, or an image's patches and class token."""
     model = config["model"]
     if model.get("image_size") is not None:
         return (model["image_size"] // model["patch_size"]) ** 2 + 1
@@ -303,8 +303,8 @@ def _length(config: Mapping[str, Any]) -> int | None:
 
 
 def _without_idle(config: Mapping[str, Any]) -> dict[str, Any]:
-    """A config as this version records it, without an empty `start`, and without the section `qat` if that has neither
-    scheme nor noise: they then say nothing."""
+    """Returns a config as this version records it, but without an empty `start`, and without the section `qat` if it
+    has neither scheme nor noise, since they then say nothing."""
     config = of_this_version(config)
     qat = config["qat"]
     idle = {"start": not config["start"], "qat": not (qat.get("scheme") or qat.get("noise"))}

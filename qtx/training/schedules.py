@@ -8,21 +8,21 @@ import optax
 
 
 def linear(peak: float, final: float, steps: int) -> optax.Schedule:
-    """From `peak` to `final` in a straight line."""
+    """Returns the schedule that goes from `peak` to `final` in a straight line."""
     return optax.linear_schedule(peak, final, steps)
 
 
 def cosine(peak: float, final: float, steps: int) -> optax.Schedule:
-    """From `peak` to `final` along half a cosine wave."""
+    """Returns the schedule that goes from `peak` to `final` along half a cosine wave."""
     return optax.cosine_decay_schedule(peak, steps, alpha=final / peak)
 
 
 def constant(peak: float, final: float, steps: int) -> optax.Schedule:
-    """`peak` throughout; there is no final value to reach."""
+    """Returns the schedule that stays at `peak`; there is no final value to reach."""
     return optax.constant_schedule(peak)
 
 
-# Name -> (peak, final, steps) -> schedule of the part after the warm-up. A new one is a function and a line here.
+# Name -> (peak, final, steps) -> schedule after the warm-up. A new schedule is a function and a line here.
 SCHEDULES: dict[str, Callable[[float, float, int], optax.Schedule]] = {
     "linear": linear,
     "cosine": cosine,
@@ -33,7 +33,7 @@ SCHEDULES: dict[str, Callable[[float, float, int], optax.Schedule]] = {
 def learning_rate_schedule(
     name: str, *, initial: float, peak: float, final: float, warmup_steps: int, steps: int
 ) -> optax.Schedule:
-    """Number of updates done so far -> learning rate of the next one.
+    """Returns the schedule: number of updates done so far -> learning rate of the next update.
 
     As in the paper's recipes, update 0 uses `initial` and update `warmup_steps` the `peak`; `SCHEDULES[name]` goes on
     from there to `final` at `steps`.

@@ -1,4 +1,4 @@
-"""Where arrays live: the device mesh, and the shardings of parameters, optimizer state and batches on it."""
+"""The placement of arrays: the device mesh, and the shardings of parameters, optimizer state and batches on it."""
 
 from __future__ import annotations
 
@@ -18,7 +18,7 @@ from qtx.foundation.errors import QtxError
 
 @dataclasses.dataclass(frozen=True)
 class MeshConfig:
-    """How the devices are arranged; at most one axis may be -1: all devices that the others leave.
+    """The arrangement of the devices in a mesh; at most one axis may be -1: all devices that the other axes leave.
 
     Attributes:
       data: copies of the model, each with its part of the batch.
@@ -43,10 +43,10 @@ ALL_DEVICES = MeshConfig()
 
 
 def make_mesh(config: MeshConfig, devices: list[jax.Device] | None = None) -> Mesh:
-    """The mesh, over the first devices that it needs.
+    """Returns the mesh, over the first devices that it needs.
 
     Raises:
-      QtxError: if there are not enough devices, or they do not divide up.
+      QtxError: if there are not enough devices, they do not divide up, or several processes would not use all.
     """
     devices = jax.devices() if devices is None else devices
     sizes = list(dataclasses.astuple(config))
@@ -65,7 +65,7 @@ def make_mesh(config: MeshConfig, devices: list[jax.Device] | None = None) -> Me
 
 
 def batch_shards(mesh: Mesh) -> int:
-    """Into how many parts a batch is split."""
+    """Returns the number of parts into which devices split a batch."""
     return math.prod(mesh.shape[axis] for axis in LOGICAL_AXES["batch"])
 
 
@@ -81,7 +81,7 @@ def check_batch(mesh: Mesh, batch_size: int, accumulation_steps: int) -> None:
 
 
 def param_shardings(mesh: Mesh, boxed: Any) -> Any:
-    """A `NamedSharding` per parameter, from the (abstract) parameters boxed with their logical axes by `init`."""
+    """Returns a `NamedSharding` per parameter, from (abstract) parameters boxed with their logical axes by `init`."""
 
     def of(spec, leaf):
         return NamedSharding(mesh, partition(mesh.shape, spec, leaf.shape))
@@ -91,8 +91,8 @@ def param_shardings(mesh: Mesh, boxed: Any) -> Any:
 
 
 def optimizer_shardings(mesh: Mesh, optimizer: optax.GradientTransformation, params: Any, shardings: Any) -> Any:
-    """Shardings of `optimizer.init(params)`: moments lie with their parameter; counters, and what is smaller than its
-    parameter (Adafactor's rows and columns), everywhere."""
+    """Returns the shardings of `optimizer.init(params)`: moments lie with their parameter; counters, and arrays smaller
+    than their parameter (Adafactor's rows and columns), are on every device."""
     everywhere = replicated(mesh)
 
     def is_masked(leaf):
@@ -109,19 +109,19 @@ def optimizer_shardings(mesh: Mesh, optimizer: optax.GradientTransformation, par
 
 
 def replicated(mesh: Mesh) -> NamedSharding:
-    """Every device holds the whole array."""
+    """Returns the sharding with which every device holds the whole array."""
     return NamedSharding(mesh, PartitionSpec())
 
 
 def batch_sharding(mesh: Mesh) -> NamedSharding:
-    """The first axis, examples, is split."""
+    """Returns the sharding that splits the first axis, the examples."""
     return NamedSharding(mesh, PartitionSpec(LOGICAL_AXES["batch"]))
 
 
 def process_part(mesh: Mesh) -> tuple[int, int]:
-    """(index, count): into how many parts the processes split a batch, and which is this one's.
+    """Returns (index, count): which part of a batch this process holds, and into how many parts processes split it.
 
-    Processes that share out tensors among them, and not examples, have the same part.
+    Processes that split tensors among them, and not examples, hold the same part.
     """
     shards = batch_shards(mesh)
     held: dict[int, set[int]] = {}
@@ -138,13 +138,13 @@ def process_part(mesh: Mesh) -> tuple[int, int]:
 
 
 def shard_process_batch(mesh: Mesh, batch: dict[str, np.ndarray]) -> dict[str, jax.Array]:
-    """The global batch of which every process holds its own part; see `process_part`."""
+    """Returns the global batch of which every process gives its own part; see `process_part`."""
     sharding = batch_sharding(mesh)
     return {name: jax.make_array_from_process_local_data(sharding, value) for name, value in batch.items()}
 
 
 def shard_global_batch(mesh: Mesh, batch: dict[str, np.ndarray]) -> dict[str, jax.Array]:
-    """The global batch of which every process holds the whole."""
+    """Returns the global batch of which every process gives the whole."""
     sharding = batch_sharding(mesh)
 
     def shard(value):

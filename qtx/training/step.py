@@ -30,15 +30,15 @@ CROSS_ENTROPY = CrossEntropy()
 
 
 class Trainable(Protocol):
-    """What can be trained: a Flax module, or what has these two methods of one, is hashable, and has a method
-    `described`, which returns its parameters by path (`qtx.anatomy.Parameter`) for a batch."""
+    """A `Trainable` is a Flax module, or a hashable object with these two methods of one and a method `described`, which
+    returns the parameters for a batch, by path (`qtx.anatomy.Parameter`)."""
 
     def init(self, *args: Any, **kwargs: Any) -> Any:
-        """Variables, as `flax.linen.Module.init`."""
+        """Returns the variables, as `flax.linen.Module.init` does."""
         ...
 
     def apply(self, *args: Any, **kwargs: Any) -> Any:
-        """Outputs, as `flax.linen.Module.apply`."""
+        """Returns the outputs, as `flax.linen.Module.apply` does."""
         ...
 
     def __hash__(self) -> int: ...
@@ -50,8 +50,8 @@ class BadSteps:
 
     Attributes:
       last: the last such update (from 1); 0: none.
-      in_a_row: how many came one after the other, up to now.
-      total: how many there were in the run.
+      in_a_row: how many such updates came one after the other, up to now.
+      total: how many updates were skipped in the run.
     """
 
     last: jax.Array
@@ -60,23 +60,23 @@ class BadSteps:
 
     @classmethod
     def none(cls) -> BadSteps:
-        """No step has been bad yet."""
+        """Returns the counts before any bad step."""
         zero = jnp.zeros((), jnp.int32)
         return cls(zero, zero, zero)
 
 
 @flax.struct.dataclass
 class TrainState:
-    """Everything that an update changes.
+    """The state of training, which is everything that an update changes.
 
     Attributes:
       step: updates done, int32; skipped ones count.
-      params: float32, without boxes.
-      opt_state: optax's.
-      window: what `Loss.training_sums` gave since the last log line, by its names, without skipped updates, and of a
-        run with penalties their means as `penalties`. Part of the state, so that a resumed run logs the same means.
-      lost: the digits of the same sums that float32 has no place for (see `qtx.foundation.totals.Total`).
-      bad: what was skipped.
+      params: the parameters, float32, without boxes.
+      opt_state: the state of the optax optimizer.
+      window: sums of `Loss.training_sums` since the last log line, by name, without skipped updates; with penalties
+        also their means, as `penalties`. Part of the state, so that a resumed run logs the same means.
+      lost: the digits of the window's sums that float32 has no place for (see `qtx.foundation.totals.Total`).
+      bad: the skipped updates.
     """
 
     step: Any
@@ -95,38 +95,38 @@ def init_state(
     loss: Loss,
     penalties: Collection[str],
 ) -> TrainState:
-    """The state before the first update, with a loss and the named penalties; `batch` gives the shapes only."""
+    """Returns the state before the first update, for a loss and the named penalties; `batch` gives the shapes only."""
     return start_state(optimizer, nn.unbox(module.init(_init_key(seed), batch)["params"]), loss, penalties)
 
 
 def start_state(
     optimizer: optax.GradientTransformation, params: Any, loss: Loss, penalties: Collection[str]
 ) -> TrainState:
-    """The state before the first update of given parameters, with a loss and the named penalties."""
+    """Returns the state of given parameters before the first update, for a loss and the named penalties."""
     step, zero = jnp.zeros((), jnp.int32), begun_window(loss, penalties)
     return TrainState(step, params, optimizer.init(params), zero, zero, BadSteps.none())
 
 
 def begun_window(loss: Loss, penalties: Collection[str]) -> dict[str, Any]:
-    """The sums of no predictions. Without penalties nothing is there of them, nor in the checkpoints."""
+    """Returns the sums of no predictions. They have no `penalties` if there are none, so that checkpoints have none."""
     sums: dict[str, Any] = {name: jnp.zeros((), jnp.float32) for name in loss.window._fields}
     return sums | ({"penalties": {name: Mean.zero() for name in penalties}} if penalties else {})
 
 
 def _init_key(seed: Any) -> jax.Array:
-    """Key of the initial parameters of a run."""
+    """Returns the key of a run's initial parameters."""
     return jax.random.split(jax.random.key(seed))[0]
 
 
 def _dropout_key(seed: Any, step: jax.Array) -> jax.Array:
-    """Key of an update's dropout: a function of the step alone, so that a resumed run draws the same masks."""
+    """Returns the key of an update's dropout: only seed and step matter, so that a resumed run draws the same masks."""
     return jax.random.fold_in(jax.random.split(jax.random.key(seed))[1], step)
 
 
 def training_forward(
     module: Trainable, config: TrainingConfig, loss: Loss
 ) -> Callable[..., tuple[Any, dict[str, Any]]]:
-    """`module.apply` with what its sites held, those that a training step's penalties, or its loss, ask for."""
+    """Returns `module.apply`, extended to return also the tensors at the sites that penalties or the loss look at."""
     penalized = {pattern for penalty in make_penalties(config.penalties).values() for pattern in penalty.patterns}
     sites = penalized | set(loss.sites)
 
@@ -144,14 +144,14 @@ def make_train_step(
     mesh: Mesh,
     loss: Loss = CROSS_ENTROPY,
 ) -> Callable[[TrainState, Batch, Any], tuple[TrainState, dict[str, jax.Array]]]:
-    """(state, batch, seed) -> (state after one update, its learning_rate and grad_norm), to be compiled over `mesh`.
+    """Returns the step, to be compiled over `mesh`: (state, batch, seed) -> (new state, learning_rate and grad_norm).
 
     The loss is sum(weights * loss of an example or prediction) / sum(weights) over the whole batch: each microbatch
-    divides by the weights of all, so that accumulation gives the big batch's gradient and not a mean of means. To it
-    come the penalties of `config.penalties`, likewise.
+    divides by the weights of all, so that accumulation gives the big batch's gradient and not a mean of means. The
+    penalties of `config.penalties` are added likewise.
 
-    An update that is not finite is skipped. `config.max_bad_steps` of them in a row freeze the state as it was before
-    the last of them, with `bad` alone telling so: whatever is called until that is noticed changes nothing.
+    An update whose loss or gradient is not finite is skipped. After `config.max_bad_steps` such updates in a row the
+    state stays as it was before the last one, and only `bad` tells so: until that is noticed, calls change nothing.
     """
 
     penalties = make_penalties(config.penalties)
@@ -223,25 +223,25 @@ def make_train_step(
 
 
 def _where(condition: jax.Array, chosen: Any, other: Any) -> Any:
-    """`jnp.where` over trees."""
+    """Applies `jnp.where` to every leaf of two trees."""
     return jax.tree.map(lambda a, b: jnp.where(condition, a, b), chosen, other)
 
 
 def _microbatches(x: jax.Array, parts: int, mesh: Mesh) -> jax.Array:
-    """`[B, ...]` -> `[parts, B / parts, ...]`, every device's examples staying on it."""
+    """Splits `[B, ...]` into microbatches `[parts, B / parts, ...]`; every device keeps its own examples."""
     x = jnp.moveaxis(x.reshape(x.shape[0] // parts, parts, *x.shape[1:]), 1, 0)
     sharding = NamedSharding(mesh, PartitionSpec(None, LOGICAL_AXES["batch"]))
     return jax.lax.with_sharding_constraint(x, sharding)
 
 
 def output_sums(loss: Loss, apply: Callable[[Batch], Any], batch: Batch, shards: int) -> Any:
-    """What a model's output says of it: `Loss.sums`.
+    """Returns the `Loss.sums` of a model's output.
 
     Args:
-      loss: what it is measured by.
-      apply: batch -> its output.
-      batch: what it is given, and compared with.
-      shards: into how many parts devices split the batch.
+      loss: the loss that the model is measured by.
+      apply: batch -> the model's output.
+      batch: the batch that the model is given, and that its output is compared with.
+      shards: the number of parts into which devices split the batch.
     """
     with factored() if loss.factored else contextlib.nullcontext():
         output = apply(batch)
@@ -249,7 +249,7 @@ def output_sums(loss: Loss, apply: Callable[[Batch], Any], batch: Batch, shards:
 
 
 def make_eval_step(module: Trainable, mesh: Mesh, loss: Loss = CROSS_ENTROPY) -> Callable[[Any, Batch, jax.Array], Any]:
-    """(params, batch, step) -> `Loss.sums` of the batch, without dropout, to be compiled over `mesh`."""
+    """Returns a function to be compiled over `mesh`: (params, batch, step) -> `Loss.sums`, computed without dropout."""
 
     def eval_step(params, batch, step):
         apply = functools.partial(module.apply, {"params": params}, train=False, step=step)

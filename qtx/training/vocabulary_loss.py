@@ -1,11 +1,11 @@
-"""Cross entropy from the factors of logits, a part of the predictions at a time: the logits are never all there.
+"""Cross entropy from the factors of logits, a part of the predictions at a time: the logits are never all in memory.
 
-The gradient of a sum of losses needs nothing but the logits of each prediction, so that it is computed with the loss,
-while they are there, and the backward pass only scales it: three products with the table, as of logits that are stored,
-and not the four of computing them again. (Liger kernel, Hsu et al. 2024, arXiv 2410.10989, section 3.2.)
+The gradient of a sum of losses needs only the logits of each prediction. So it is computed along with the loss, while
+the logits are in memory, and the backward pass only scales it: three products with the table, as with stored logits,
+instead of four with recomputed logits. (Liger kernel, Hsu et al. 2024, arXiv 2410.10989, section 3.2.)
 
 Each of the devices that share a batch goes through its own predictions: parts of the whole batch would have to be
-handed round, or computed by all.
+handed round, or computed by all devices.
 
 With p = softmax(z), target t = (1 - e) onehot(y) + e / V and weight w: loss = -w sum_v t log p, d loss / dz = w (p - t)
 """
@@ -24,9 +24,9 @@ from qtx.models.vocabulary import Factors, multiplied_at
 from qtx.training.objectives import Sums
 
 ROWS_OF_A_CACHE = 256
-"""Predictions at a time on a CPU: their logits stay in its caches, and more are slower (docs/performance.md)."""
+"""Predictions per part on a CPU: their logits stay in its caches, and larger parts are slower (docs/performance.md)."""
 MOST_BYTES = 2**26
-"""Of the logits at a time elsewhere: enough to fill a chip, and little beside the rest."""
+"""Bytes of logits per part on other devices: enough to keep a chip busy, and little beside the rest of its memory."""
 
 
 class _Options(NamedTuple):
@@ -43,11 +43,11 @@ def vocabulary_sums(
     share_ties: bool = False,
     shards: int = 1,
 ) -> Sums:
-    """`qtx.training.objectives.training_sums` of `factors.logits()`, for labels and weights `[...]`; with `share_ties`
-    and no smoothing `cross_entropy_sums`. Differentiable in the factors, by its loss alone.
+    """Returns `qtx.training.objectives.training_sums` of `factors.logits()`, for labels and weights `[...]`; with
+    `share_ties` and no smoothing `cross_entropy_sums`. Only `loss` can be differentiated, by the factors.
 
     Args:
-      shards: into how many parts devices split the first axis (`qtx.training.sharding.batch_shards`); divides it.
+      shards: the parts into which devices split the first axis (`qtx.training.sharding.batch_shards`); divides it.
     """
     hidden = factors.hidden
     by_shard = dataclasses.replace(factors, hidden=hidden.reshape(shards, -1, hidden.shape[-1]))
@@ -74,11 +74,11 @@ _sums.defvjp(_forward, _backward)
 
 
 def _of_shards(options: _Options, factors: Factors, labels: jax.Array, weights: jax.Array):
-    """((loss, correct), gradients of the loss in the factors, or None) of hidden `[shards, N, D]`."""
+    """Returns ((loss, correct), gradients of the loss by the factors, or None) for hidden states `[shards, N, D]`."""
     hidden, table, bias = factors.hidden, factors.table, factors.bias
     own = functools.partial(_by_parts, options, table.astype(hidden.dtype), bias)
     with multiplied_at(factors.precision):
-        if len(hidden) == 1:  # products of one matrix are faster than of a batch of one
+        if len(hidden) == 1:  # products of a matrix are faster than products of a batch of one matrix
             results = own(hidden[0], labels[0], weights[0])
             sums, of_hidden, of_rest = jax.tree.map(lambda x: x[None], results)
         else:
@@ -90,7 +90,7 @@ def _of_shards(options: _Options, factors: Factors, labels: jax.Array, weights: 
 
 
 def _by_parts(options: _Options, table: jax.Array, bias: jax.Array | None, hidden: jax.Array, labels, weights):
-    """((loss, correct), gradient of hidden, gradients of the table, `[D, V]`, and of the bias) of hidden `[N, D]`."""
+    """Returns what `_of_part` does, but for all predictions, hidden `[N, D]`, computed in parts of limited size."""
     count, width = hidden.shape
     on_cpu = jax.default_backend() == "cpu"
     most = ROWS_OF_A_CACHE if on_cpu else max(ROWS_OF_A_CACHE, MOST_BYTES // (4 * table.shape[0]))
@@ -116,8 +116,8 @@ def _by_parts(options: _Options, table: jax.Array, bias: jax.Array | None, hidde
 
 
 def _of_part(options: _Options, table: jax.Array, bias: jax.Array | None, hidden: jax.Array, labels, weights):
-    """((loss, correct), gradient of hidden, gradients of the table, `[D, V]`, and of the bias, float32) of some of the
-    predictions."""
+    """Returns ((loss, correct), gradient by hidden, (gradients by the table `[D, V]` and by the bias, float32)) for a
+    part of the predictions."""
     counted = weights != 0  # NaN counts: a damaged batch has to show
     labels, weights = jnp.where(counted, labels, 0), weights.astype(jnp.float32)
     logits = jnp.dot(hidden, table.T, preferred_element_type=jnp.float32)
@@ -141,6 +141,6 @@ def _of_part(options: _Options, table: jax.Array, bias: jax.Array | None, hidden
     of_bias = None if bias is None else of_logits.sum(axis=0)
     of_logits = of_logits.astype(hidden.dtype)
     of_hidden = jnp.dot(of_logits, table, preferred_element_type=jnp.float32).astype(hidden.dtype)
-    # XLA's CPU backend takes 1.5 times as long where the side of the logits is the transposed one.
+    # XLA's CPU backend takes 1.5 times as long if the factor with the logits is the transposed one.
     across_table = jax.lax.dot_general(hidden, of_logits, (((0,), (0,)), ((), ())), preferred_element_type=jnp.float32)
     return sums, of_hidden, (across_table, of_bias)

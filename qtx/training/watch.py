@@ -1,4 +1,4 @@
-"""What is watched of a training run."""
+"""The choice of what is watched in a training run."""
 
 from __future__ import annotations
 
@@ -14,14 +14,14 @@ from qtx.training.reporter import Monitor, Work
 
 @dataclasses.dataclass(frozen=True)
 class Watch:
-    """What is watched of a run besides loss and examples per second; the result does not depend on it.
+    """The choice of what is watched in a run besides loss and examples per second; it does not change the run's result.
 
     Attributes:
-      monitor: called before the first update and every `training.outliers_every`; its numbers are logged as split
-        "monitor".
-      flops: model FLOPs of an update of a batch (arrays, or their shapes), over all devices.
+      monitor: called every `training.outliers_every` updates, and first with the initial parameters if they are random;
+        its numbers are logged as split "monitor".
+      flops: batch (arrays, or their shapes) -> model FLOPs of its update, over all devices; None: unknown.
       peak_flops: FLOP/s that one device can do at best; None: unknown.
-      profile: trace a few steps to the folder's `profile/`.
+      profile: whether to trace a few steps to the folder's `profile/`.
     """
 
     monitor: Monitor | None = None
@@ -30,7 +30,7 @@ class Watch:
     profile: bool = False
 
     def work(self, batch_size: int, example: Batch, devices: int) -> Work:
-        """What an update of `batch_size` examples like those of `example` processes, over all devices."""
+        """Returns the work of an update of `batch_size` examples like those of `example`, over all devices."""
         batch = {n: jax.ShapeDtypeStruct((batch_size, *x.shape[1:]), x.dtype) for n, x in example.items()}
         return Work(
             examples=batch_size,

@@ -1,7 +1,7 @@
 """A run's metrics: JSON lines and TensorBoard events.
 
-A line is `{"step": 100, "split": "train", "loss": 5.1, ...}`; a number that is not finite is null. A resumed run takes
-back what was logged after its checkpoint, so that the log has neither gap nor duplicate.
+A line is `{"step": 100, "split": "train", "loss": 5.1, ...}`; a number that is not finite is null. A resumed run drops
+the lines that were logged after its checkpoint, so that the log has neither gap nor duplicate.
 """
 
 from __future__ import annotations
@@ -24,13 +24,13 @@ EXPECTED = Expected("a line of metrics", "mend it, or delete the line")
 
 
 class MetricWriter:
-    """Appends to a run's metrics; close it, or use it in `with`.
+    """A `MetricWriter` appends to a run's metrics; close it, or use it in `with`.
 
     Args:
-      folder: the run's.
-      step: of the checkpoint that the run continues from; lines beyond it are dropped. None: the run starts; all are.
-      enabled: with several processes, one writes.
-      warn: told when the disk is full, for which there is some patience.
+      folder: the run's folder.
+      step: the checkpoint from which the run goes on: later lines are dropped; None: the run starts, all are dropped.
+      enabled: whether this process writes; of several processes, one does.
+      warn: called with a message when the disk is full; writing then waits for a while.
 
     Raises:
       QtxError: also by `write` and `sync`, if the disk stays full or the files cannot be written.
@@ -58,13 +58,13 @@ class MetricWriter:
         if note is not None:
             line["warning"] = note
         with self._telling():
-            # A line at once: a killed run leaves at most its last line incomplete.
+            # A line is written at once: a killed run leaves at most its last line incomplete.
             self._lines.append(f"{json.dumps(line)}\n".encode())
             events = (scalar_event(f"{split}/{name}", value, step) for name, value in values.items())
             self._events.append(b"".join(events))
 
     def sync(self) -> None:
-        """Puts all that was written on disk; called before a checkpoint, whose step the log must have reached."""
+        """Flushes the JSON lines to disk; called before a checkpoint, whose step the log must have reached."""
         if not self._enabled:
             return
         with self._telling():
@@ -94,7 +94,7 @@ class MetricWriter:
 
 
 def read_metrics(workdir: str | Path, split: str | None = None) -> list[dict[str, Any]]:
-    """The lines of a run's metrics.jsonl in order, of one split or all; not the incomplete last line of a killed run.
+    """Returns the lines of a run's metrics.jsonl in order, of one split or all, without a killed run's incomplete one.
 
     Raises:
       QtxError: if the folder has no metrics, or they are damaged.

@@ -1,4 +1,4 @@
-"""The facts of every model are those that were frozen when they were still read off the paths of parameters and sites."""
+"""The facts of every model are those that were frozen when paths of parameters and sites still told them."""
 
 from __future__ import annotations
 

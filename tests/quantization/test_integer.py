@@ -349,7 +349,6 @@ def test_the_tables_that_more_than_look_ups_read_are_found_in_the_program(name, 
     else:
         module = build(FAMILIES[name].config(**SMALL, **OF_FAMILY[name]))
         batch = module.config.example()
-    params = nn.unbox(jax.eval_shape(module.init, jax.random.key(0), batch)["params"])
     assert read(module, batch).operands.tied == tied
 
 

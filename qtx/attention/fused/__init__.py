@@ -1,4 +1,4 @@
-"""Fused attention: the product of probabilities and values without the probabilities. A new way to compute it is a file
+"""Fused attention: the product of probabilities and values without storing the probabilities. A new backend is a file
 here and a line in `BACKENDS`."""
 
 from __future__ import annotations
@@ -13,7 +13,7 @@ from qtx.attention.fused.blockwise import Blockwise
 from qtx.foundation.errors import QtxError
 
 BACKENDS: dict[str, Backend] = {"blockwise": Blockwise()}
-"""By the name that configs know them by; where several pay, the first is taken."""
+"""Backends by the name that configs use; the first of several that pay is taken."""
 
 AUTO, NAIVE = "auto", "naive"
 BACKEND_NAMES = (AUTO, NAIVE, *BACKENDS)
@@ -21,15 +21,15 @@ SEPARATOR = ", "
 
 
 def chosen(name: str, case: Case, watched: bool) -> Backend | None:
-    """What computes a layer; None: the naive way, with scores and probabilities in memory.
+    """Returns the backend that computes a layer; None: the naive way, with scores and probabilities in memory.
 
     Args:
-      name: of `BACKEND_NAMES`; auto: the first that can compute the case and pays.
+      name: a name in `BACKEND_NAMES`; auto: the first backend that can compute the case and pays.
       case: the layer.
-      watched: whether anything looks at scores or probabilities, or changes them, so that there must be some.
+      watched: whether anything reads or changes scores or probabilities, so that they must exist.
 
     Raises:
-      QtxError: if the named one cannot compute the case.
+      QtxError: if the named backend cannot compute the case.
     """
     taken = NAIVE if watched else name
     if taken == AUTO:
@@ -44,7 +44,7 @@ def chosen(name: str, case: Case, watched: bool) -> Backend | None:
 
 
 def taken_by(function: Callable[..., Any], *args: Any) -> str:
-    """What the attention layers of a function take, found by tracing it: a name, or several with commas."""
+    """Names the backends that the attention layers of a function take, joined by commas, by tracing the function."""
     with recording() as names:
         jax.eval_shape(function, *args)
     return SEPARATOR.join(sorted(set(names)))

@@ -1,4 +1,4 @@
-"""What computes attention without its scores and probabilities in memory, and the choice of one."""
+"""The interface of backends, which compute attention without its scores and probabilities in memory."""
 
 from __future__ import annotations
 
@@ -19,13 +19,13 @@ class Case(NamedTuple):
     """One attention layer, as it is about to run.
 
     Attributes:
-      normalizer: scores to probabilities.
+      normalizer: turns scores into probabilities.
       mask: which keys are seen.
-      shape: of the queries, (B, T, H, D).
-      dtype: of the products.
-      dropout: rate on the probabilities.
+      shape: the shape of the queries, (B, T, H, D).
+      dtype: the dtype of the products.
+      dropout: the rate on the probabilities.
       platform: JAX's name of the devices' kind, e.g. `"cpu"`.
-      devices: how many the arrays are split over.
+      devices: how many devices the arrays are split over.
     """
 
     normalizer: Normalizer
@@ -38,7 +38,7 @@ class Case(NamedTuple):
 
 
 def case_of(normalizer: Normalizer, mask: Mask, query: jax.Array, dropout: float) -> Case:
-    """The case of queries `[B, T, H, D]`, on the devices that this process has."""
+    """Returns the case of queries `[B, T, H, D]`, on the devices that this process has."""
     mesh = jax.typeof(query).sharding.mesh
     platform = jax.default_backend()
     return Case(normalizer, mask, query.shape, query.dtype, dropout, platform, max(mesh.size, 1))
@@ -49,11 +49,11 @@ class Backend(abc.ABC):
 
     @abc.abstractmethod
     def refusal(self, case: Case) -> str | None:
-        """What of a case it cannot compute, in words; None: it can compute it."""
+        """Says in words what of a case the backend cannot compute; None: it can compute the case."""
 
     @abc.abstractmethod
     def pays(self, case: Case) -> bool:
-        """Whether, as measured, it is faster than the naive way in a case that it can compute."""
+        """Says whether, as measured, the backend is faster than the naive way in a case that it can compute."""
 
     @abc.abstractmethod
     def __call__(
@@ -66,14 +66,14 @@ class Backend(abc.ABC):
         rows: Rows,
         dropout_key: jax.Array | None,
     ) -> jax.Array:
-        """The context `[B, T, H, D]`: `normalizer(parameters, scores, rows)`, with dropout, times the values.
+        """Computes the context `[B, T, H, D]`: `normalizer(parameters, scores, rows)`, with dropout, times the values.
 
         Args:
-          case: what is computed.
-          parameters: of the normalizer, float32.
+          case: the layer.
+          parameters: the normalizer's parameters, float32.
           query, key, value: `[B, T, H, D]`, the query scaled.
           rows: which keys each query sees, and the training step.
-          dropout_key: draws the dropout; None: there is none.
+          dropout_key: the key that draws the dropout; None: there is no dropout.
         """
 
 
@@ -82,8 +82,8 @@ _taken: contextvars.ContextVar[list[str] | None] = contextvars.ContextVar("taken
 
 @contextlib.contextmanager
 def recording() -> Iterator[list[str]]:
-    """Within the context, the names of the backends that attention layers take are added to the list, as they are
-    traced."""
+    """Yields a list to which, within the context, the names of the backends that attention layers take are added, as
+    the layers are traced."""
     names: list[str] = []
     token = _taken.set(names)
     try:
@@ -93,7 +93,7 @@ def recording() -> Iterator[list[str]]:
 
 
 def record(name: str) -> None:
-    """Tells `recording` what a layer takes."""
+    """Tells `recording` which backend a layer takes."""
     names = _taken.get()
     if names is not None:
         names.append(name)

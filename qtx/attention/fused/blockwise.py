@@ -1,5 +1,5 @@
-"""Attention by blocks, in memory linear in T: what a softmax-like normalizer makes of scores, times the values, without
-ever storing the `[T, T]` scores or probabilities, forward and backward.
+"""This module computes attention by blocks, in memory linear in T: the probabilities of a softmax-like normalizer times
+the values, forward and backward, without ever storing the `[T, T]` scores or probabilities.
 
 With P = softmax(S), S = Q K^T over the visible keys (and an empty one), and C = finish(P), elementwise,
 
@@ -8,10 +8,10 @@ With P = softmax(S), S = Q K^T over the visible keys (and an empty one), and C =
     backward  dC = dO V^T,  dP = finish'(P) dC,  D_i = dO_i . W_i        one sweep
               dS = P (dP - D),  dV = C^T dO,  dQ = dS K,  dK = dS^T Q
 
-where D is sum_j P_ij dP_ij, as the gradient of a softmax has it, taken through the sum: FlashAttention's dO . O (Dao et
-al. 2022, arXiv 2205.14135) is the case finish'(P) P = C. Where nothing is finished, the sweeps forward are one, with a
-running maximum, and W is O. Where one block has all keys, they are one too, and D is summed as it stands, without W.
-A causal mask may be cut into spans of queries, each of which has no keys beyond its last query.
+where D_i is sum_j P_ij dP_ij, as in the gradient of a softmax, with dO taken out of the sum: FlashAttention's dO . O
+(Dao et al. 2022, arXiv 2205.14135) is the case finish'(P) P = C. If nothing is finished, one forward sweep with a
+running maximum is enough, and W is O. If one block has all keys, one forward sweep is enough, too, and D is summed
+directly, without W. A causal mask may be cut into spans of queries, each of which has no keys beyond its last query.
 """
 
 from __future__ import annotations
@@ -32,20 +32,20 @@ from qtx.attention.normalizers import Rows, SoftmaxLike
 MOST_POSITIONS = 2**30
 
 VALUES = 512 * 512
-"""Of a block, in float32: half of a core's cache."""
+"""The number of scores in a block of whole rows: in float32, half of a core's cache."""
 MOST_KEYS = 8192
-"""Of one block: so that it has 32 queries."""
+"""The most keys of a block of whole rows, which then has 32 queries."""
 FEW_KEYS = 1024
-"""Up to which whole rows are faster than blocks of keys where nothing is finished, too."""
+"""The number of keys below which whole rows are faster than blocks of keys even where nothing is finished."""
 SPAN = 256
 """The fewest queries of a span of a causal mask."""
 MOST_SPANS = 4
-"""With these, 5/8 of the scores are computed; eight would be 0 to 5 % faster, and take twice as long to compile."""
+"""With 4 spans, 5/8 of the scores are computed; 8 would be 0 to 5 % faster, and take twice as long to compile."""
 
 
 class Inputs(NamedTuple):
-    """What has a gradient: query, key, value `[B, H, T, D]`, the query scaled; the normalizer's parameters; and the
-    logit of the empty key, `[B, H, T, 1]` float32, or None."""
+    """The inputs that have a gradient: query, key, value `[B, H, T, D]`, the query scaled; the normalizer's parameters;
+    and the logit of the empty key, `[B, H, T, 1]` float32, or None."""
 
     query: jax.Array
     key: jax.Array
@@ -55,7 +55,7 @@ class Inputs(NamedTuple):
 
 
 class Blockwise(Backend):
-    """For softmax-like normalizers, on any device."""
+    """The backend for softmax-like normalizers, on any device."""
 
     def refusal(self, case):
         if case.shape[1] > MOST_POSITIONS:
@@ -75,7 +75,7 @@ class Blockwise(Backend):
         if case.platform == "cpu" and case.devices == 1:
             length, mask = rows.mask.length, rows.mask
             blocks = Blocks(512, 512, 1, 1, skips=True)
-            # Two products fewer than by blocks of keys, for what is finished; of a window these leave out more.
+            # If a normalizer finishes, whole rows save two products; in a window, blocks of keys leave out more.
             if (kernel.finishes or length < FEW_KEYS) and length <= MOST_KEYS and mask.window is None:
                 spans = max(1, min(length // SPAN, MOST_SPANS))
                 blocks = Blocks(VALUES // length, length, 1, 1, spans=spans)
@@ -92,15 +92,15 @@ def attend(
     rows: Rows,
     dropout_key: jax.Array | None = None,
 ) -> jax.Array:
-    """Attention `[B, T, H, D]` of query, key and value `[B, T, H, D]`, the query scaled, as their product with what
-    `normalizer(parameters, scores, rows)` returns; computed in float32, the products in the operands' dtype.
+    """Computes attention `[B, T, H, D]` of query, key and value `[B, T, H, D]`, the query scaled: what
+    `normalizer(parameters, scores, rows)` returns, times the values; in float32, the products in the operands' dtype.
 
     Args:
       kernel: the normalizer, and how to compute.
-      parameters: of the normalizer.
+      parameters: the normalizer's parameters.
       query, key, value: see above.
       rows: which keys are seen.
-      dropout_key: if there is dropout.
+      dropout_key: the key that draws the dropout, if there is any.
     """
     query, key, value = (jnp.swapaxes(x, 1, 2) for x in (query, key, value))
     empty = kernel.normalizer.empty(parameters, rows)
@@ -134,7 +134,7 @@ _attend.defvjp(_attend_forward, _attend_backward)
 
 
 def _over_heads(kernel: Kernel, function: Callable[..., Any], inputs: Inputs, context: Context, along: Any = ()) -> Any:
-    """function(inputs, context, *along) for all heads of all examples: at once, or one by one."""
+    """Returns function(inputs, context, *along) for all heads of all examples: at once, or for a few at a time."""
     batch, heads = inputs.query.shape[:2]
     blocks = kernel.blocks
     size = blocks.examples or batch, blocks.heads or heads
@@ -181,13 +181,13 @@ def _over_heads(kernel: Kernel, function: Callable[..., Any], inputs: Inputs, co
 
 
 def _head_axes(normalizer: SoftmaxLike, inputs: Inputs) -> dict[str, int | None]:
-    """The dimension of each parameter that is the heads'; None: it has none."""
+    """Returns the dimension of each parameter that is the heads'; None: the parameter has none."""
     wanted = normalizer.parameters(inputs.query.shape[1])
     return {name: p.axes.index("heads") if "heads" in p.axes else None for name, p in wanted.items()}
 
 
 def _spans(kernel: Kernel, inputs: Inputs, context: Context) -> Iterator[tuple[Tiles, Inputs]]:
-    """Runs of queries, with the keys that they may see."""
+    """Yields runs of queries, with the keys that they may see."""
     length, rows = inputs.query.shape[2], context.rows
     spans = Cut.of(length, math.ceil(length / (kernel.blocks.spans if rows.mask.causal else 1)))
     for first in range(0, length, spans.size):
@@ -208,13 +208,13 @@ def _spans(kernel: Kernel, inputs: Inputs, context: Context) -> Iterator[tuple[T
 
 
 def _forward(kernel: Kernel, differentiated: bool, inputs: Inputs, context: Context):
-    """O `[B, H, T, D]`, L `[B, H, T, 1]`, infinite in a row that sees nothing, and W; None: it is O, or not asked."""
+    """Computes O `[B, H, T, D]`, L `[B, H, T, 1]`, infinite where nothing is seen, and W; None: W is O, or unused."""
     found = [_forward_span(tiles, differentiated, own) for tiles, own in _spans(kernel, inputs, context)]
     return jax.tree.map(lambda *x: jnp.concatenate(x, axis=2), *found)
 
 
 def _forward_span(tiles: Tiles, differentiated: bool, inputs: Inputs):
-    """The same of one."""
+    """Computes what `_forward` returns, for one span."""
     kernel, queries, keys = tiles.kernel, tiles.queries, tiles.keys
     query, key, value = queries.padded(inputs.query), keys.padded(inputs.key), keys.padded(inputs.value)
     empty = None if inputs.empty is None else queries.padded(inputs.empty)
@@ -285,7 +285,7 @@ def _forward_span(tiles: Tiles, differentiated: bool, inputs: Inputs):
         return out.astype(query.dtype), lse, through
 
     def joined(x):
-        """`[n, B, H, queries, ...]` -> `[B, H, T, ...]`."""
+        """Joins blocks of queries, `[n, B, H, queries, ...]` -> `[B, H, T, ...]`."""
         x = jnp.moveaxis(x, 0, 2)
         return x.reshape(*x.shape[:2], -1, *x.shape[4:])[:, :, : queries.length]
 
@@ -297,7 +297,7 @@ def _forward_span(tiles: Tiles, differentiated: bool, inputs: Inputs):
 def _backward(
     kernel: Kernel, inputs: Inputs, context: Context, lse: jax.Array, through: jax.Array, gradient: jax.Array
 ):
-    """The gradients of the inputs, float32."""
+    """Computes the gradients of the inputs, float32."""
     found = []
     for tiles, own in _spans(kernel, inputs, context):
         along = (x[:, :, tiles.first : tiles.first + tiles.queries.length] for x in (lse, through, gradient))
@@ -316,7 +316,7 @@ def _backward(
 
 
 def _backward_span(tiles: Tiles, inputs: Inputs, lse: jax.Array, through: jax.Array, gradient: jax.Array) -> Inputs:
-    """The same of one; those of its keys and values are of these alone."""
+    """Computes the gradients of one span; those of keys and values cover only the span's keys."""
     kernel, queries, keys = tiles.kernel, tiles.queries, tiles.keys
     wide = sum_dtype(inputs.query)
     sums_rows = kernel.finishes and tiles.whole_rows
@@ -326,8 +326,8 @@ def _backward_span(tiles: Tiles, inputs: Inputs, lse: jax.Array, through: jax.Ar
     query, key, value = queries.padded(inputs.query), keys.padded(inputs.key), keys.padded(inputs.value)
     of_out, of_rows, lse_padded = (queries.padded(x) for x in (gradient, of_rows, lse))
     parameters = inputs.parameters
-    # XLA's CPU backend takes nearly twice as long where the probabilities' side of a product is the transposed one; the
-    # barrier keeps it from making that of it again.
+    # XLA's CPU backend takes nearly twice as long if the probabilities are the transposed operand of a product; the
+    # barrier keeps it from rewriting the product so.
     across_query, across_out = jax.lax.optimization_barrier((jnp.swapaxes(query, 2, 3), jnp.swapaxes(of_out, 2, 3)))
 
     def product(equation, x, y):
@@ -359,7 +359,7 @@ def _backward_span(tiles: Tiles, inputs: Inputs, lse: jax.Array, through: jax.Ar
                 of_block_value += product("bhdt,bhts->bhds", queries.block(across_out, i, 3), finished)
                 summed = of_block_rows
                 if sums_rows:
-                    # As a product: XLA's CPU backend makes one slow kernel of a sum and what is around it.
+                    # A product, since XLA's CPU backend makes one slow kernel of a sum and what is around it.
                     ones = jnp.ones((keys.size, 1), wide)
                     summed = jnp.einsum("bhts,sn->bhtn", probs * of_probs, ones, precision=jax.lax.Precision.HIGHEST)
                 return probs * (of_probs - summed), summed, of_block_value, of_parameters

@@ -1,4 +1,4 @@
-"""Gates: an openness in (0, 1) per head and token, or per head, dimension and token, predicted from what the attention
+"""Gates predict an openness in (0, 1), per head and token, or per head, dimension and token, from what the attention
 reads. A new one is a file here and a line in `GATES`; it is a `PerHeadGate` or a `DenseGate`."""
 
 from qtx.attention.gates.all_heads_linear import AllHeadsLinearGate

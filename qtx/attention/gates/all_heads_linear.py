@@ -9,10 +9,10 @@ from qtx.attention.gates.base import DenseGate, bias_of
 
 @dataclasses.dataclass(frozen=True)
 class AllHeadsLinearGate(DenseGate):
-    """G(x) = W x + b with W `[H * D, H]`: every head sees the whole input; H (H D + 1) parameters (Table 4).
+    """Linear gate G(x) = W x + b, W `[H * D, H]`: every head sees the whole input; H (H D + 1) parameters (Table 4).
 
     Attributes:
-      pi: initial openness; the bias starts at `bias_of(pi)`.
+      pi: the initial openness; the bias starts at `bias_of(pi)`.
     """
 
     pi: float = 0.5

@@ -1,4 +1,4 @@
-"""What every gate shares: the initial openness, the output scale, what it reads and what it is put on."""
+"""The base classes of gates: the initial openness, the output scale, what a gate reads and what it is put on."""
 
 from __future__ import annotations
 
@@ -21,12 +21,12 @@ class Gate:
     """Gated attention (Bondarenko et al. 2023, eq. 5): scale * sigmoid(G(x)) * attention(x).
 
     Attributes:
-      scale: factor on the gated output. Fine-tuning a trained model starts from the original network with pi = 0.5 and
-        scale = 2 (the paper's appendix B.6).
-      input: x, "normed", what the queries are made of too (the paper; in a pre-LN model the LayerNorm's output), or
-        "residual", the block's input before any LayerNorm.
-      place: what is gated, "context", the probabilities times the values (the paper), or "values", each token's value
-        before the others read it.
+      scale: the factor on the gated output. Fine-tuning a trained model starts from the original network with pi = 0.5
+        and scale = 2 (the paper's appendix B.6).
+      input: what x is: "normed", what the queries are made of too (the paper; in a pre-LN model the LayerNorm's
+        output), or "residual", the block's input before any LayerNorm.
+      place: what is gated: "context", the probabilities times the values (the paper), or "values", each token's value
+        before other tokens read it.
 
     Raises:
       QtxError: if scale is not positive, or input or place is unknown.
@@ -44,12 +44,12 @@ class Gate:
 
     @property
     def initial_openness(self) -> float:
-        """Of every head and token where the `kernel` of its last layer is 0: pi, or a half if that has no bias."""
+        """Returns the openness everywhere while the last layer's `kernel` is 0: pi, or a half without a bias."""
         return 0.5
 
 
 def bias_of(pi: float) -> float:
-    """b with sigmoid(b) = pi, an initial openness.
+    """Returns the bias b with sigmoid(b) = pi, an initial openness.
 
     Raises:
       QtxError: if pi is not in (0, 1).
@@ -61,10 +61,10 @@ def bias_of(pi: float) -> float:
 
 @dataclasses.dataclass(frozen=True)
 class PerHeadGate(Gate, abc.ABC):
-    """A gate that sees each head's own slice of the input, by a function of its own.
+    """A gate whose function for each head sees the head's own slice of the input.
 
     Attributes:
-      pi: initial openness; the output bias starts at `bias_of(pi)`.
+      pi: the initial openness; the output bias starts at `bias_of(pi)`.
     """
 
     pi: float = 0.5
@@ -79,38 +79,38 @@ class PerHeadGate(Gate, abc.ABC):
 
     @abc.abstractmethod
     def parameters(self, num_heads: int, head_dim: int) -> Parameters:
-        """What it learns, by name, of one layer; `kernel` and `bias` are those of its last layer."""
+        """Describes the parameters of one layer's gate, by name; `kernel` and `bias` are those of its last layer."""
 
     @abc.abstractmethod
     def __call__(self, parameters: Mapping[str, jax.Array], x: jax.Array) -> jax.Array:
-        """Gate logits `[B, T, H, 1]`, one for a head, or `[B, T, H, D]`, one for each of its dimensions, from the input
-        split into heads, `x` `[B, T, H, D]`."""
+        """Computes gate logits `[B, T, H, 1]`, one for a head, or `[B, T, H, D]`, one for each of its dimensions, from
+        the input split into heads, `x` `[B, T, H, D]`."""
 
     def pytorch(self, own: str) -> str:
-        """The same in PyTorch (`qtx.interop.modeling`): the lines that make `logits` `[B, T, HEADS, 1 or HEAD_DIM]` of
-        `x` `[B, T, HEADS, HEAD_DIM]`. A class says its own: a base class's are not taken for it.
+        """Writes in PyTorch (`qtx.interop.modeling`) the lines that make `logits` `[B, T, HEADS, 1 or HEAD_DIM]` of `x`
+        `[B, T, HEADS, HEAD_DIM]`. Each class writes its own lines: a base class's do not count.
 
         Args:
-          own: what its parameters come after: an official gate's `f"{own}.alpha"`, a module for each head
-            (`qtx.families.attention_weights`); another's `f"{own}.gate_predictor"`, a dictionary by their names.
+          own: the prefix of the gate's parameters: an official gate's are `f"{own}.alpha"`, a module for each head
+            (`qtx.families.attention_weights`); another's are `f"{own}.gate_predictor"`, a dictionary by their names.
         """
         raise NotImplementedError
 
 
 def module_per_head(own: str) -> str:
-    """The lines of the paper's gates: each head's own module on its slice of the input."""
+    """Writes the PyTorch lines of the paper's gates: each head's own module on its slice of the input."""
     return f"logits = torch.stack([alpha(x[..., head, :]) for head, alpha in enumerate({own}.alpha)], -2)"
 
 
 class DenseGate(Gate, abc.ABC):
     """A gate that sees the whole input, by one dense layer, which is split over devices, rounded by GPTQ and run on
-    integers as all others are."""
+    integers as all other dense layers are."""
 
     @property
     def initial_bias(self) -> float | None:
-        """Of the layer; None: it has no bias, so that the gate starts about half open."""
+        """Returns the initial bias of the layer; None: it has no bias, so that the gate starts about half open."""
         return None
 
     @abc.abstractmethod
     def logits_per_head(self, head_dim: int) -> int:
-        """How many logits a head of `head_dim` dimensions has: 1, or one for each."""
+        """Returns how many logits a head of `head_dim` dimensions has: 1, or one for each dimension."""

@@ -9,8 +9,7 @@ from qtx.attention.gates.base import DenseGate
 
 @dataclasses.dataclass(frozen=True)
 class ElementwiseGate(DenseGate):
-    """context * sigmoid(W x), W `[H * D, H * D]`, element by element (Qiu et al. 2025, arXiv 2505.06708, whose best
-    variant it is)."""
+    """Element-wise gate context * sigmoid(W x), W `[H * D, H * D]`: the best of Qiu et al. 2025 (arXiv 2505.06708)."""
 
     def logits_per_head(self, head_dim):
         return head_dim

@@ -9,8 +9,8 @@ from qtx.attention.gates.base import DenseGate
 
 @dataclasses.dataclass(frozen=True)
 class HeadwiseGate(DenseGate):
-    """context * sigmoid(W x), W `[H * D, H]` (Qiu et al. 2025, arXiv 2505.06708, "Gated attention for large language
-    models", head-wise)."""
+    """Head-wise gate, context * sigmoid(W x), W `[H * D, H]` (Qiu et al. 2025, arXiv 2505.06708, "Gated attention for
+    large language models")."""
 
     def logits_per_head(self, head_dim):
         return 1

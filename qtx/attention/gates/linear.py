@@ -12,7 +12,7 @@ from qtx.attention.parameters import Parameter
 
 @dataclasses.dataclass(frozen=True)
 class LinearGate(PerHeadGate):
-    """G_h(x) = w_h . x_h + b_h on the head's own slice of the input: H (D + 1) parameters (the paper's Table 4)."""
+    """Linear gate, G_h(x) = w_h . x_h + b_h on the head's own slice x_h: H (D + 1) parameters (the paper's Table 4)."""
 
     def parameters(self, num_heads, head_dim):
         return {"kernel": Parameter((num_heads, head_dim)), "bias": Parameter((num_heads,), bias_of(self.pi))}

@@ -14,10 +14,10 @@ from qtx.foundation.errors import QtxError
 
 @dataclasses.dataclass(frozen=True)
 class MlpGate(PerHeadGate):
-    """G_h(x) = v_h . relu(W_h x_h + c_h) + b_h: H (n (D + 2) + 1) parameters for n hidden units (the paper's Table 4).
+    """MLP gate, G_h(x) = v_h . relu(W_h x_h + c_h) + b_h: H (n (D + 2) + 1) parameters (the paper's Table 4).
 
     Attributes:
-      hidden: hidden units n per head. The paper's Table 5 has 4 and 64; its official code uses D / 4 (16 in BERT-base).
+      hidden: n hidden units per head; 4 and 64 in the paper's Table 5, D / 4 in its official code (16 in BERT-base).
 
     Raises:
       QtxError: if hidden < 1.

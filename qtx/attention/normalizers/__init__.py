@@ -1,4 +1,4 @@
-"""Normalizers: attention scores to probabilities. A new one is a file here and a line in `NORMALIZERS`."""
+"""Normalizers turn attention scores into probabilities. A new one is a file here and a line in `NORMALIZERS`."""
 
 from qtx.attention.normalizers.base import Normalizer, Rows, Softmax, SoftmaxLike, softmax
 from qtx.attention.normalizers.clipped_softmax import ClippedSoftmax

@@ -1,4 +1,4 @@
-"""What every normalizer has, and the softmax-like ones share."""
+"""The base class of all normalizers, and that of the softmax-like ones."""
 
 from __future__ import annotations
 
@@ -16,12 +16,12 @@ from qtx.masks import Mask
 
 
 class Rows(NamedTuple):
-    """What a normalizer is told of the rows of scores.
+    """`Rows` tells a normalizer about the rows of scores.
 
     Attributes:
-      mask: which keys they see.
-      step: training step, a traced scalar, for what anneals; None: fully trained.
-      seen: of a block of the rows alone, how many keys each of them sees; None: the mask tells.
+      mask: which keys the rows see.
+      step: the training step, a traced scalar, for normalizers that anneal; None: fully trained.
+      seen: how many keys each row sees, if the rows are only a block of those of `mask`; None: the mask tells.
     """
 
     mask: Mask
@@ -29,27 +29,27 @@ class Rows(NamedTuple):
     seen: jax.Array | None = None
 
     def visible(self) -> jax.Array:
-        """How many keys each row sees, float32, broadcasting to `[B, H, rows, 1]`."""
+        """Returns how many keys each row sees, float32, broadcasting to `[B, H, rows, 1]`."""
         return self.mask.visible() if self.seen is None else self.seen
 
 
 def clipped(x: jax.Array) -> jax.Array:
-    """clip(x, 0, 1), with slope 1 from end to end; `jnp.clip` halves it there, by divisions that every value pays."""
+    """Clips x to [0, 1] with slope 1 up to the ends; `jnp.clip` halves it there, by divisions that all values pay."""
     return jnp.where(x < 0, 0.0, jnp.where(x > 1, 1.0, x))
 
 
 class Normalizer(abc.ABC):
-    """Attention scores to probabilities; a frozen dataclass of its options.
+    """A normalizer turns attention scores into probabilities; it is a frozen dataclass of its options.
 
     A probability is in [0, 1], a masked key's exactly 0, and a row without a visible key is all 0. Rows may sum to less
     than 1.
 
     Attributes:
-      length: T tokens that the model is trained at, if its options are relative to that: a number once training begins,
-        whatever is computed later. None: they are not, or it has yet to be told (`trained_at`).
-      warmup: the name of its option that says over how many training steps it grows, from a softmax at step 0, into
-        what it is; None: it has none. By it a trained softmax model can become one with this normalizer (see
-        `qtx.attention.conversion`). One with a warm-up also says what it is midway, by `grown_to`.
+      length: the T tokens that the model is trained at, if the options are relative to T: fixed once training begins,
+        whatever is computed later. None: they are not, or T is not known yet (`trained_at`).
+      warmup: the name of the option that says over how many training steps the normalizer grows from a softmax at step
+        0 into itself; None: it has no warm-up. A warm-up lets a trained softmax model become one with this normalizer
+        (see `qtx.attention.conversion`), and `grown_to` says what the normalizer is midway.
 
     Raises:
       QtxError: if the warm-up is of fewer than 0 steps.
@@ -64,27 +64,27 @@ class Normalizer(abc.ABC):
 
     @property
     def warmup_steps(self) -> int:
-        """Of its warm-up; 0: it is what it is from the first step on."""
+        """Returns the steps of the warm-up; 0: the normalizer is itself from the first step on."""
         return 0 if self.warmup is None else getattr(self, self.warmup)
 
     def with_warmup(self, steps: int) -> Self:
-        """The same with another warm-up, if it has one."""
+        """Returns the normalizer with another number of warm-up steps, if it has a warm-up."""
         options: Any = self
         return self if self.warmup is None else dataclasses.replace(options, **{self.warmup: steps})
 
     def trained_at(self, length: int) -> Self:
-        """The same in a model that is trained at so many tokens: with that length, if it has yet to be told one."""
+        """Returns the normalizer in a model that is trained at `length` tokens: with this length, if it needs one."""
         return self
 
     def at(self, step: int) -> Self:
-        """What it is at a training step, without a warm-up: itself when the warm-up is over."""
+        """Returns what the normalizer is at a training step, without a warm-up: itself when the warm-up is over."""
         return self if step >= self.warmup_steps else self.with_warmup(0).grown_to(step / self.warmup_steps)
 
     def grown_to(self, share: float) -> Self:
-        """What it is when a share of its warm-up is over, by its other options.
+        """Returns what the normalizer is when a share of its warm-up is over, by its other options.
 
         Raises:
-          QtxError: if it does not say so, as one with a warm-up may.
+          QtxError: if the class does not say so.
         """
         raise QtxError(
             f"{type(self).__name__} does not say what it is within its warm-up: choose a checkpoint after "
@@ -92,53 +92,53 @@ class Normalizer(abc.ABC):
         )
 
     def grown(self, rows: Rows) -> Any:
-        """The share of the warm-up that is over: a scalar, linear in the step from 0 to 1."""
+        """Returns the share of the warm-up that is over: a scalar, linear in the step from 0 to 1."""
         if not self.warmup_steps or rows.step is None:
             return 1.0
         return jnp.minimum(rows.step / self.warmup_steps, 1.0)
 
     def parameters(self, num_heads: int) -> Parameters:
-        """What it learns, by name, of one layer; they stay in floating point, and neither decay nor are quantized."""
+        """Describes the parameters of one layer, by name: in floating point, never decayed and never quantized."""
         return {}
 
     @abc.abstractmethod
     def __call__(self, parameters: Mapping[str, jax.Array], scores: jax.Array, rows: Rows) -> jax.Array:
-        """Probabilities `[B, H, T, T]`, float32, of scores `[B, H, T, T]`.
+        """Computes probabilities `[B, H, T, T]`, float32, from scores `[B, H, T, T]`.
 
         Args:
-          parameters: as `parameters` says, float32.
-          scores: scaled; those of masked keys may be anything.
+          parameters: the arrays that `parameters` describes, float32.
+          scores: scaled scores; those of masked keys may be anything.
           rows: what each row sees.
         """
 
     def pytorch(self, own: str) -> str:
-        """The same in PyTorch, fully trained, for a checkpoint that `transformers` loads (`qtx.interop.modeling`): the
-        lines of a method `normalize(self, scores, visible)`.
+        """Writes the fully trained normalizer in PyTorch, for a checkpoint that `transformers` loads
+        (`qtx.interop.modeling`): the lines of a method `normalize(self, scores, visible)`.
 
-        `scores` are `[B, HEADS, T, S]`, scaled, float32, and anything where a query does not see a key; `visible` is
-        True where it does, and broadcasts to them. The lines may call `softmax(scores, visible)`, which is 0 where a
-        key is not seen, as what they return must be. A class says its own: a base class's are not taken for it.
+        `scores` `[B, HEADS, T, S]` are scaled, float32, and anything where a query does not see a key; `visible`
+        broadcasts to them, and is True where a query does. The lines may call `softmax(scores, visible)`, which is 0
+        where a key is not seen, as the result must be. Each class writes its own lines: a base class's do not count.
 
         Args:
-          own: what the names of its parameters come after: `f"{own}.sinks"`.
+          own: the prefix of the names of the normalizer's parameters: `f"{own}.sinks"`.
         """
         raise NotImplementedError
 
 
 class SoftmaxLike(Normalizer):
-    """finish(exp(x_i) / (exp(empty) + sum_j exp(x_j))): a softmax over the visible keys and perhaps one more, which has
-    no value, and then an elementwise function.
+    """A softmax over the visible keys and perhaps one more, which has no value, and then an elementwise function:
+    finish(exp(x_i) / (exp(empty) + sum_j exp(x_j))).
 
-    By these two hooks alone one kernel can compute them all: a first pass for the logarithm of the sum of exponentials,
-    a second for the sum of finish(p) v.
+    One kernel can compute all such normalizers by the hooks `empty` and `finish` alone: a first pass for the logarithm
+    of the sum of exponentials, a second for the sum of finish(p) v.
     """
 
     def empty(self, parameters: Mapping[str, jax.Array], rows: Rows) -> jax.Array | None:
-        """The logit of an extra, empty key, `()` or `[H, 1, 1]`, perhaps -inf; None: there is none."""
+        """Returns the logit of an extra, empty key, `()` or `[H, 1, 1]`, perhaps -inf; None: there is no such key."""
         return None
 
     def finish(self, parameters: Mapping[str, jax.Array], probs: jax.Array, rows: Rows) -> jax.Array:
-        """What becomes of the softmax `[B, H, T, T]`; 0 at masked keys, and must leave them so."""
+        """Returns the probabilities made of the softmax `[B, H, T, T]`, which is 0 at masked keys and must stay so."""
         return probs
 
     def __call__(self, parameters, scores, rows):
@@ -154,11 +154,11 @@ class Softmax(SoftmaxLike):
 
 
 def softmax(scores: jax.Array, visible: jax.Array | None = None, empty: jax.Array | None = None) -> jax.Array:
-    """softmax(scores) over the visible keys, in float32.
+    """Computes softmax(scores) over the visible keys, in float32.
 
     Args:
       scores: `[..., T, S]`.
-      visible: broadcasts to `scores`, True where the key is visible; None: all are.
+      visible: broadcasts to `scores`, True where the key is visible; None: all keys are.
       empty: the logit of one more key in every row, broadcasting to `[..., T, 1]`, whose probability is not returned.
 
     Returns:

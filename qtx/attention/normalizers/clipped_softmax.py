@@ -15,13 +15,14 @@ WAYS = ("gamma", "alpha", "alpha_visible")
 
 @dataclasses.dataclass(frozen=True)
 class ClippedSoftmax(SoftmaxLike):
-    """clip((zeta - gamma) softmax(x) + gamma, 0, 1): exact zeros and ones at finite scores, so a head can do nothing.
+    """Clipped softmax, clip((zeta - gamma) softmax(x) + gamma, 0, 1): exact zeros and ones at finite scores, so that a
+    head can do nothing.
 
     Attributes:
-      gamma: lower stretch, <= 0. Give one of `gamma`, `alpha` and `alpha_visible`.
-      zeta: upper stretch, >= 1.
+      gamma: the lower stretch, <= 0. Give one of `gamma`, `alpha` and `alpha_visible`.
+      zeta: the upper stretch, >= 1.
       alpha: gamma = -alpha / length, which lets one value fit models of every sequence length (the paper's section 4.1;
-        2 to 4 work at every one).
+        2 to 4 work at every length).
       alpha_visible: gamma_i = -alpha_visible / t_i for the t_i keys that row i sees. The first rows of a causal model
         see few keys, which -alpha / T hardly clips, and the rows of padded or packed examples fewer than T. From 1 on a
         row that attends uniformly is clipped to 0, at every length. (Nearest relative: elastic softmax, arXiv
@@ -29,12 +30,12 @@ class ClippedSoftmax(SoftmaxLike):
       gamma_warmup_steps: gamma grows linearly from 0 over this many training steps. A freshly initialized narrow model
         attends almost uniformly (p = 1/T), and any gamma below about -1/T then clips every probability to 0, where no
         gradient flows; the warm-up lets attention form first.
-      length: of `alpha`, T tokens that the model is trained at. It stays what it was when training began: on a shorter
-        text, or one that is padded, gamma is the same. None: the experiment's, of its data or of the image's patches.
+      length: the T tokens that the model is trained at, for `alpha`. It stays as training began: on a shorter or padded
+        text, gamma is the same. None: the experiment's, from its data or the image's patches.
 
     Raises:
-      QtxError: if gamma > 0, zeta < 1, alpha or alpha_visible < 0, length < 1 or without alpha, or not one of the three
-        is given.
+      QtxError: if gamma > 0, zeta < 1, alpha or alpha_visible < 0, length < 1 or without alpha, or not just one of the
+        three is given.
     """
 
     warmup = "gamma_warmup_steps"

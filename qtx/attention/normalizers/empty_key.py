@@ -1,4 +1,4 @@
-"""What the normalizers with an empty key share: how much it weighs."""
+"""The base class of normalizers with an empty key, which says how much the key weighs."""
 
 from __future__ import annotations
 
@@ -14,14 +14,14 @@ from qtx.foundation.errors import QtxError
 
 @dataclasses.dataclass(frozen=True)
 class WithEmptyKey(SoftmaxLike):
-    """exp(x_i) / (w exp(s) + sum_j exp(x_j)): w empty keys of score s.
+    """A softmax with w empty keys of score s: exp(x_i) / (w exp(s) + sum_j exp(x_j)).
 
     Attributes:
       empty_warmup_steps: the weight grows linearly from 0 over this many training steps.
       empty_weight: w.
 
     Raises:
-      QtxError: if w is negative or not finite.
+      QtxError: if w is not in [0, 1e6).
     """
 
     warmup = "empty_warmup_steps"
@@ -38,11 +38,11 @@ class WithEmptyKey(SoftmaxLike):
         return dataclasses.replace(self, empty_weight=self.empty_weight * share)
 
     def log_weight(self, rows: Rows) -> Any:
-        """log(w), of a row's step; -inf: there is no empty key yet."""
+        """Returns log(w) at the training step of `rows`; -inf: there is no empty key yet."""
         return jnp.log(self.empty_weight * self.grown(rows))
 
     def with_empty_key(self, score: str) -> str:
-        """In PyTorch, with an empty key of a score `[B, H, T, 1]`, whose probability is left out."""
+        """Writes in PyTorch the softmax with an empty key of a score `[B, H, T, 1]`, whose probability is left out."""
         if self.empty_weight != 1:
             score += f" + {math.log(self.empty_weight)}" if self.empty_weight else " - torch.inf"
         return f"""

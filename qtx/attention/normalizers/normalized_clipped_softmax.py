@@ -12,12 +12,13 @@ from qtx.foundation.errors import QtxError
 
 @dataclasses.dataclass(frozen=True)
 class NormalizedClippedSoftmax(SoftmaxLike):
-    """clip((t eta - beta) / (t - 1) p + (beta - eta) / (t - 1), 0, 1), p the softmax of a row with t visible keys
-    (Liao & Monz 2024, arXiv 2402.12102, "Is it a free lunch for removing outliers during pretraining?").
+    """Normalized clipped softmax, clip((t eta - beta) / (t - 1) p + (beta - eta) / (t - 1), 0, 1), p the softmax of a
+    row with t visible keys (Liao & Monz 2024, arXiv 2402.12102, "Is it a free lunch for removing outliers during
+    pretraining?").
 
-    Before the clip a row's sum is beta and its largest possible value eta, at any t: where clipped softmax stretches by
-    the same gamma, whatever the length, here its part, (beta - eta) / (t - 1), falls with it. A row of one key, of
-    which the formula says nothing, has the probability beta.
+    Before the clip a row's sum is beta and its largest possible value eta, at any t. Clipped softmax stretches by the
+    same gamma whatever the length; here (beta - eta) / (t - 1) takes its part, and shrinks with the length. The formula
+    says nothing of a row of one key, whose probability is beta.
 
     Attributes:
       beta: the sum of a row before the clip.

@@ -10,15 +10,15 @@ from qtx.attention.parameters import Parameter
 
 @dataclasses.dataclass(frozen=True)
 class Sink(WithEmptyKey):
-    """exp(x_i) / (w exp(s_h) + sum_j exp(x_j)), s_h learned per head, w = 1 (gpt-oss, OpenAI 2025): each head has a
-    place of its own to park attention on, and need not make one of a token. At s_h = 0, where it starts, it is
-    `Softmax1`.
+    """Softmax with a learned empty key, exp(x_i) / (w exp(s_h) + sum_j exp(x_j)), s_h learned per head, w = 1 (gpt-oss,
+    OpenAI 2025): each head has a place of its own to park attention on, and need not make a token such a place. With
+    s_h at 0, where training starts, it is `Softmax1`.
 
     Parameters: `sinks` `[H]`.
 
     Attributes:
-      empty_warmup_steps: w grows linearly from 0 over this many training steps. (At 0 s_h gets no gradient yet; nor
-        would it, ever, if a softmax were made of it by an s_h of minus infinity.)
+      empty_warmup_steps: w grows linearly from 0 over this many training steps. (At w = 0 s_h gets no gradient yet.
+        With s_h = -inf in place of w = 0, s_h would never get one.)
       empty_weight: w.
     """
 

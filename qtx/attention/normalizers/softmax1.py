@@ -9,8 +9,8 @@ from qtx.attention.normalizers.empty_key import WithEmptyKey
 
 @dataclasses.dataclass(frozen=True)
 class Softmax1(WithEmptyKey):
-    """exp(x_i) / (w + sum_j exp(x_j)) with w = 1 (Miller 2023, "Attention is off by one"): a head whose scores are all
-    far below 0 attends to nothing.
+    """Softmax with w empty keys of score 0, exp(x_i) / (w + sum_j exp(x_j)), w = 1 (Miller 2023, "Attention is off by
+    one"): a head whose scores are all far below 0 attends to nothing.
 
     Attributes:
       empty_warmup_steps: w grows linearly from 0 over this many training steps.

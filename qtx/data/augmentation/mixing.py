@@ -14,14 +14,14 @@ Example = dict[str, np.ndarray]
 
 @dataclass(frozen=True)
 class Mixing:
-    """Every pair of examples is mixed, by either way with probability 0.5 if both are on; as timm's `pair` mode does.
+    """Mixup or CutMix of pairs of examples, each with probability 0.5 if both are on, as in timm's `pair` mode.
 
-    The mixed label weighs 1 - lambda, lambda ~ Beta(alpha, alpha). Both examples of a pair are mixed with the same
-    lambda and rectangle, each with the other as it was.
+    The other example's label weighs 1 - lambda, lambda ~ Beta(alpha, alpha). Both examples of a pair are mixed with the
+    same lambda and rectangle, each with the other as it was before mixing.
 
     Attributes:
-      mixup: alpha; 0: no Mixup.
-      cutmix: alpha; 0: no CutMix.
+      mixup: alpha of Mixup; 0: no Mixup.
+      cutmix: alpha of CutMix; 0: no CutMix.
 
     Raises:
       QtxError: for a negative alpha.
@@ -36,15 +36,15 @@ class Mixing:
                 raise QtxError(f"{name} is {getattr(self, name)}: expected 0 (none) or a positive number, e.g. 0.2")
 
     def __call__(self, examples: list[Example], rng: np.random.Generator) -> list[Example]:
-        """The pair, mixed; a single example (of an odd batch) gets the keys of a mixed one, but share 0.
+        """Mixes a pair of examples; a single example (of an odd batch) gets the keys of a mixed one, but share 0.
 
         Args:
-          examples: one or two, with `images` float32 `[H, W, C]` and `labels` int32 [].
-          rng: decides.
+          examples: one or two examples, with `images` float32 `[H, W, C]` and `labels` int32 [].
+          rng: decides between Mixup and CutMix, and draws lambda and the rectangle.
 
         Returns:
-          the examples, each with `mixed_labels` int32 [], the other's label, and `mixed_share` float32 [], its weight
-          in the target: exactly the share of its pixels.
+          the examples, each with `mixed_labels` int32 [], the other's label, and `mixed_share` float32 [], that label's
+          weight in the target: exactly the share of the other's pixels.
         """
         first, other = examples[0], examples[-1]
         if len(examples) == 1:
@@ -52,7 +52,7 @@ class Mixing:
         with_cutmix = self.cutmix > 0 and (self.mixup == 0 or rng.random() < 0.5)
         alpha = self.cutmix if with_cutmix else self.mixup
         share = 1 - rng.beta(alpha, alpha)
-        # Of every pixel, the part that comes from the other image: `[H, W, 1]`.
+        # The part of every pixel that comes from the other image, `[H, W, 1]`.
         of_other = np.zeros((*first["images"].shape[:2], 1), np.float32)
         if with_cutmix:
             of_other[_rectangle(of_other.shape, share, rng)] = 1
@@ -74,8 +74,8 @@ def _mixed(example: Example, images: np.ndarray, other: Example, share: float) -
 
 
 def _rectangle(shape: tuple[int, ...], share: float, rng: np.random.Generator) -> tuple[slice, slice]:
-    """Rows and columns of a rectangle of the image's shape and about `share` of its area, around a uniform centre; what
-    lies beyond the border is lost."""
+    """Draws rows and columns of a rectangle of the image's shape and about `share` of its area, around a uniform
+    centre; the part beyond the border is cut off."""
     side = math.sqrt(share)
     bounds = []
     for length in shape[:2]:

@@ -32,11 +32,11 @@ def _solarize_add(image: Image.Image, m: float) -> Image.Image:
 
 
 def _affine(matrix: Callable[[Image.Image, float], tuple[float, ...]]) -> Callable[..., Image.Image]:
-    """Output pixel (x, y) is input pixel (a x + b y + c, d x + e y + f) for a matrix (a, b, c, d, e, f)."""
+    """Makes a warp: output pixel (x, y) is input pixel (a x + b y + c, d x + e y + f), matrix (a, b, c, d, e, f)."""
     return lambda image, m, **fill: image.transform(image.size, Image.Transform.AFFINE, matrix(image, m), **fill)
 
 
-# By name: (image, m) -> image with the magnitude's share m in [0, 1].
+# Operations by name: (image, m) -> image, where m in [0, 1] is the magnitude divided by 10.
 PIXEL_OPERATIONS: dict[str, Callable[[Image.Image, float], Image.Image]] = {
     "auto_contrast": lambda image, m: ImageOps.autocontrast(image),
     "equalize": lambda image, m: ImageOps.equalize(image),
@@ -50,7 +50,7 @@ PIXEL_OPERATIONS: dict[str, Callable[[Image.Image, float], Image.Image]] = {
     "brightness": _enhance(ImageEnhance.Brightness),
     "sharpness": _enhance(ImageEnhance.Sharpness),
 }
-# By name: (image, m, resample=, fillcolor=) -> image, with a random sign on m: -1 to 1.
+# Warps by name: (image, m, resample=, fillcolor=) -> image, where m has a random sign and is in [-1, 1].
 WARPS: dict[str, Callable[..., Image.Image]] = {
     "rotate": lambda image, m, **fill: image.rotate(30 * m, **fill),
     "shear_x": _affine(lambda image, m: (1, 0.3 * m, 0, 0, 1, 0)),
@@ -63,12 +63,12 @@ OPERATIONS = (*PIXEL_OPERATIONS, *WARPS)
 
 @dataclass(frozen=True)
 class RandAugment:
-    """Operations drawn for each image, with replacement, each then applied with probability 0.5.
+    """`RandAugment` draws operations for each image, with replacement, and applies each with probability 0.5.
 
     Attributes:
       layers: operations drawn per image.
       magnitude: mean of the magnitudes, 0 to 10.
-      std: their standard deviation; a draw outside of 0 to 10 is clipped.
+      std: standard deviation of the magnitudes; a draw outside of 0 to 10 is clipped.
 
     Raises:
       QtxError: for an option out of its range.
@@ -87,7 +87,7 @@ class RandAugment:
             raise QtxError(f"randaugment_std is {self.std}: expected 0 or more, e.g. 0.5")
 
     def __call__(self, image: np.ndarray, rng: np.random.Generator, fill: tuple[int, ...]) -> np.ndarray:
-        """Augments a uint8 image `[H, W, C]`; `fill` (one value per channel) goes where a warp leaves no pixel."""
+        """Augments a uint8 image `[H, W, C]`; `fill` (one value per channel) colours what a warp leaves empty."""
         result = to_pillow(image)
         for name in rng.choice(OPERATIONS, self.layers):
             if rng.random() < PROBABILITY:

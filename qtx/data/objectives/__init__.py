@@ -26,15 +26,15 @@ OBJECTIVES: dict[str, Objective] = {
 
 
 def text_objectives() -> dict[str, TextObjective]:
-    """Those on text."""
+    """Returns the objectives on text by name."""
     return {name: objective for name, objective in OBJECTIVES.items() if isinstance(objective, TextObjective)}
 
 
 def text_objective(name: str) -> TextObjective:
-    """The one on text of that name.
+    """Returns the objective on text of that name.
 
     Raises:
-      QtxError: when there is none.
+      QtxError: if there is no such objective.
     """
     return lookup(text_objectives(), "text objective", name)
 

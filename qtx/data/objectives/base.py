@@ -1,4 +1,4 @@
-"""What every training objective says of itself, and those on text."""
+"""The base classes `Objective`, of every training objective, and `TextObjective`, of those on text."""
 
 from __future__ import annotations
 
@@ -14,21 +14,21 @@ from qtx.data.tokenization import TextTokenizer
 from qtx.foundation.batch import Batch
 
 MakeExample = Callable[[np.ndarray, np.random.Generator], Batch]
-"""(block of ids int32 [L], generator) to one example, a dict of arrays without a batch axis."""
+"""A function of (block of ids int32 [L], generator) that makes one example, a dict of arrays without a batch axis."""
 
 
 class Objective(abc.ABC):
-    """What a model learns to predict.
+    """An `Objective` says what a model learns to predict.
 
     Attributes:
-      loss: what it is trained on and measured by, a name in `qtx.training.losses.LOSSES`.
+      loss: what the model is trained on and measured by, a name in `qtx.training.losses.LOSSES`.
       metric: the key of an evaluation's results (see `qtx.training.evaluate`) that a user reads first.
-      lower_is_better: of that metric.
+      lower_is_better: whether lower values of the metric are better.
       also_measured: further keys, besides `loss`, by which the best checkpoint may be chosen.
-      built_in_sources: the data source that serves it without any file, by what a model reads (its config's `reads`).
+      built_in_sources: source that serves the objective without a file, by what a model reads (its config's `reads`).
       taught: whether the targets are the outputs of the run that training starts from.
       labelled: whether a text has a label, which only some sources give.
-      label_kind: what that is, of `qtx.data.label_values`.
+      label_kind: the kind of a text's label, of `qtx.data.label_values`.
     """
 
     loss: ClassVar[str] = "cross_entropy"
@@ -42,12 +42,12 @@ class Objective(abc.ABC):
 
 
 class TextObjective(Objective):
-    """One that is made of a block of text, whatever source that is from.
+    """An objective on blocks of text, whatever source the text is from.
 
     Attributes:
-      tokenizer: the kind of tokenizer to train where none is named, a name in `VOCABULARIES`.
-      mask_probability: default of the option of that name; None: it masks nothing, and does not take the option.
-      pads: whether an example may be shorter than the sequence length; it then takes the option `min_length`.
+      tokenizer: the kind of tokenizer to train if none is named, a name in `VOCABULARIES`.
+      mask_probability: default of that option; None: the objective masks nothing, and does not take the option.
+      pads: whether an example may be shorter than the sequence length; the option `min_length` is then taken.
       ends_document: whether the token between two documents belongs to the first; see `document_segments`.
     """
 
@@ -63,19 +63,19 @@ class TextObjective(Objective):
 
     @property
     def masks(self) -> bool:
-        """Whether some tokens of a block are replaced by the tokenizer's mask token, and predicted."""
+        """Says whether some tokens of a block are replaced by the tokenizer's mask token, and predicted."""
         return self.mask_probability is not None
 
     def block_length(self, sequence_length: int) -> int:
-        """L, ids in the block of which an example of `sequence_length` tokens is made."""
+        """Returns L, the ids in a block from which an example of `sequence_length` tokens is made."""
         return sequence_length
 
     @abc.abstractmethod
     def example(self, tokenizer: TextTokenizer, predictions: int) -> MakeExample:
-        """What makes an example of a block: `tokens` and `mask` of the sequence length, `labels` and `weights`, and
-        `positions` where only some positions are predicted.
+        """Returns the function that makes an example of a block: `tokens` and `mask` of the sequence length, `labels`
+        and `weights`, and `positions` where only some positions are predicted.
 
         Args:
-          tokenizer: knows the special tokens; `mask` is not None for an objective that masks.
-          predictions: P, how many tokens of a block to predict, of one that masks; otherwise 0.
+          tokenizer: the tokenizer, whose `mask` is not None for an objective that masks.
+          predictions: P, how many tokens of a block to predict if the objective masks; otherwise 0.
         """

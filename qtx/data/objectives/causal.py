@@ -8,7 +8,7 @@ from qtx.data.objectives.base import TextObjective
 
 
 class CausalLanguageModelling(TextObjective):
-    """The next token at every position; the last id of a block is only a label."""
+    """Prediction of the next token at every position; the last id of a block is only a label."""
 
     tokenizer = "bpe"
     ends_document = False
@@ -21,7 +21,7 @@ class CausalLanguageModelling(TextObjective):
 
 
 def causal_example(block: np.ndarray) -> dict[str, np.ndarray]:
-    """A causal example from a block int32 [T + 1]: tokens, mask, labels, weights [T]; labels[t] follows tokens[t]."""
+    """Makes a causal example from int32 [T + 1]: tokens, mask, labels and weights [T]; labels[t] follows tokens[t]."""
     length = len(block) - 1
     return {
         "tokens": block[:-1],

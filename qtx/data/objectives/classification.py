@@ -8,7 +8,7 @@ from qtx.data.objectives.base import Objective
 
 
 class Classification(Objective):
-    """The class of a whole image; an image source makes the examples: images `[H, W, C]`, labels and weights `[]`."""
+    """Prediction of an image's class; image sources make the examples: images `[H, W, C]`, labels and weights `[]`."""
 
     metric = "accuracy"
     also_measured = ("perplexity",)

@@ -1,4 +1,4 @@
-"""Distillation (Hinton et al. 2015): the outputs of a teacher, for any text or image."""
+"""Distillation (Hinton et al. 2015): learning a teacher's outputs, for any text or image."""
 
 from __future__ import annotations
 
@@ -10,9 +10,9 @@ from qtx.data.objectives.base import TextObjective
 
 
 class Distillation(TextObjective):
-    """What a teacher makes of the whole block: tokens, mask `[T]`, and one weight for the block, `[]`.
+    """Prediction of a teacher's outputs for a whole block: tokens, mask `[T]`, and one weight for the block, `[]`.
 
-    Of images a source makes the examples: images `[H, W, C]` and one weight. The teacher is the run that training
+    Image sources make the examples of images: images `[H, W, C]` and one weight. The teacher is the run that training
     starts from; its outputs are put beside the batch on the devices.
     """
 

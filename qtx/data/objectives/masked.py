@@ -9,7 +9,7 @@ from qtx.data.objectives.base import TextObjective
 
 
 class MaskedLanguageModelling(TextObjective):
-    """The original tokens at P masked positions: tokens, mask `[T]`, positions, labels, weights `[P]`."""
+    """Prediction of the original tokens at P masked positions: tokens, mask `[T]`, positions, labels, weights `[P]`."""
 
     tokenizer = "wordpiece"
     mask_probability = 0.15

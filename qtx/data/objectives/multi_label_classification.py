@@ -1,4 +1,4 @@
-"""Multi-label classification: each of several labels is there, or is not, whatever the others are."""
+"""Multi-label classification: a text has each of several labels or not, whatever its others are."""
 
 from __future__ import annotations
 
@@ -12,7 +12,7 @@ from qtx.foundation.errors import QtxError
 
 @dataclasses.dataclass(frozen=True)
 class MultiLabelClassification(NumbersOfTexts):
-    """A 1 for each label that a text has, a 0 for each that it has not."""
+    """Prediction of a 1 for each label that a text has, and a 0 for each that it has not."""
 
     loss = "binary_cross_entropy"
     metric = "f1"

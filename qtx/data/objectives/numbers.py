@@ -1,4 +1,4 @@
-"""What objectives share whose labels are numbers, as many of each text as the model has outputs."""
+"""The common part of objectives whose labels are numbers, as many for each text as the model has outputs."""
 
 from __future__ import annotations
 
@@ -18,11 +18,11 @@ from qtx.foundation.errors import QtxError
 
 @dataclasses.dataclass(frozen=True)
 class NumbersOfTexts(TextObjective):
-    """Tokens, mask `[T]`, labels `[K]`, float32, and weights `[]`; a source of labelled text makes the blocks, each of
-    which is one text as of `SequenceClassification`, and last its numbers.
+    """Prediction of numbers for each text: tokens, mask `[T]`, labels `[K]`, float32, and weights `[]`; a source of
+    labelled text makes the blocks, each a text as for `SequenceClassification` and then its numbers.
 
     Attributes:
-      outputs: K.
+      outputs: K, numbers for each text.
     """
 
     outputs: int = 1
@@ -32,7 +32,7 @@ class NumbersOfTexts(TextObjective):
     labelled = True
     tokenizer = "wordpiece"
     in_block: ClassVar[str]
-    """The type of the numbers, of 32 bits, as which the entries of a block are read."""
+    """The numbers' type, of 32 bits: the int32 entries of a block hold the bits of these numbers."""
 
     def block_length(self, sequence_length):
         return sequence_length + self.outputs
@@ -48,20 +48,20 @@ class NumbersOfTexts(TextObjective):
         return made
 
     def with_outputs(self, number: int) -> Self:
-        """The same, of so many numbers of each text."""
+        """Returns the same objective with `number` outputs."""
         return dataclasses.replace(self, outputs=number)
 
     def numbered(
         self, labels: Mapping[str, Sequence[str]], names: Sequence[str] | None
     ) -> tuple[tuple[str, ...], dict[str, np.ndarray]]:
-        """The names of the outputs, and split to what ends its blocks, int32 `[N, K]`.
+        """Returns the names of the outputs, and by split the numbers that end the blocks, int32 `[N, K]`.
 
         Args:
-          labels: split to texts as `qtx.data.label_values.label_text` makes them; the first is the training split.
-          names: of the outputs; None: by the labels.
+          labels: by split, labels as `qtx.data.label_values.label_text` makes them; the training split comes first.
+          names: the names of the outputs; None: they follow from the labels.
 
         Raises:
-          QtxError: if the labels are not as many of each text, or as the names.
+          QtxError: if a text has not as many numbers as the outputs have names.
         """
         rows = {split: [json.loads(label) for label in of_split] for split, of_split in labels.items()}
         names, rows = self.named(rows, names)
@@ -79,9 +79,9 @@ class NumbersOfTexts(TextObjective):
     def named(
         self, rows: dict[str, list], names: Sequence[str] | None
     ) -> tuple[Sequence[str], dict[str, list[list[float]]]]:
-        """The names of the outputs, and the labels as numbers; arguments and errors as of `numbered`."""
+        """Returns the outputs' names, and the labels as numbers; arguments (parsed) and errors as of `numbered`."""
 
 
 def counted(rows: Mapping[str, list]) -> list[str]:
-    """Names for the numbers of the first text, those that transformers gives by default."""
+    """Returns the names that transformers gives by default, one for each number of the first text."""
     return [f"LABEL_{i}" for i in range(len(next(iter(rows.values()))[0]))]

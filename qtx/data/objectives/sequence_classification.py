@@ -9,11 +9,11 @@ import numpy as np
 from qtx.data.objectives.base import TextObjective
 
 PADDING = -1
-"""In a block of a text and its label, what is no text."""
+"""The entry of a block at the places that hold neither the text nor its label."""
 
 
 class SequenceClassification(TextObjective):
-    """The class of a text: tokens, mask `[T]`, labels and weights `[]`; a source of labelled text makes the blocks.
+    """Prediction of a text's class: tokens, mask `[T]`, labels, weights `[]`; sources of labelled text make the blocks.
 
     A block is one text within the tokenizer's template, then `PADDING`, and last its label.
     """
@@ -39,7 +39,7 @@ class SequenceClassification(TextObjective):
 
 
 def padded(block: np.ndarray, pad: int) -> tuple[np.ndarray, np.ndarray]:
-    """The tokens `[T]` of a block of one text, `pad` where that has `PADDING`, and which of them are the text's. What
-    is padding is told by no token: a text may itself have that which ends it, or which pads it."""
+    """Returns the tokens `[T]` of a block of one text, with `pad` for `PADDING`, and a mask of the text's tokens. No
+    token marks the padding: a text may itself contain the token that ends or pads it."""
     mask = block != PADDING
     return np.where(mask, block, np.int32(pad)), mask

@@ -1,4 +1,4 @@
-"""Regression: a number of a whole text, or several (Cer et al. 2017: how similar two sentences are)."""
+"""Regression: learning one or several numbers of a whole text (Cer et al. 2017: how similar two sentences are)."""
 
 from __future__ import annotations
 
@@ -10,7 +10,7 @@ from qtx.data.objectives.numbers import NumbersOfTexts, counted
 
 @dataclasses.dataclass(frozen=True)
 class SequenceRegression(NumbersOfTexts):
-    """The numbers of a text."""
+    """Prediction of the numbers of a text."""
 
     loss = "squared_error"
     metric = "correlation"

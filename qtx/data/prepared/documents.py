@@ -31,10 +31,10 @@ class Documents:
     """Documents in a fixed order.
 
     Attributes:
-      name: for people.
-      fingerprint: another one when a document changes; names of files do not matter, their order does.
-      read: the documents from the n-th on; what had to be mended in them is counted (see `qtx.data.reading.whole`).
-      count: how many there are, None if not known without reading them.
+      name: the corpus's name, for people.
+      fingerprint: a hash that changes with the documents and their order, but not with the names of files.
+      read: yields the documents from the n-th on; counts what had to be mended in them (see `qtx.data.reading.whole`).
+      count: number of documents, None if not known without reading them.
       left_out: which files of the corpus were left out, in words.
     """
 
@@ -51,10 +51,10 @@ class Part:
 
     Attributes:
       documents: the corpus.
-      fraction: share of its distinct documents to hold out; None takes them all.
-      held_out: whether these are the ones held out.
+      fraction: share of the corpus's distinct documents to hold out; None takes all documents.
+      held_out: whether this part has the documents that are held out.
       without: parts of other corpora, or of other splits, whose documents do not belong to this one.
-      beside: parts whose documents may belong to this one too, which is to be told.
+      beside: parts whose documents may belong to this one too; such copies are counted.
     """
 
     documents: Documents
@@ -65,17 +65,17 @@ class Part:
 
     @property
     def fingerprint(self) -> list:
-        """Of JSON types; another one when other documents belong to the part."""
+        """Returns a value of JSON types that changes when other documents belong to the part."""
         own = [self.documents.fingerprint, self.fraction, self.held_out]
         return [*own, [part.fingerprint for part in self.without]] if self.without else own
 
     def chosen(self, texts: Iterable[str], counts: Counter[str] | None = None) -> list[str]:
-        """Those of the corpus's documents that belong to this part.
+        """Returns those of the corpus's documents that belong to this part.
 
         Args:
-          texts: some of them.
-          counts: how many of them only `without` keeps away is added to its `WITHHELD`, and how many belong to `beside`
-            too to its `COPIES`.
+          texts: some documents of the corpus.
+          counts: `WITHHELD` grows by the number of texts that only `without` keeps away, `COPIES` by the number that
+            belong to `beside` too.
         """
         own = [text for text in texts if self.fraction is None or (_rank(text) <= self._highest) == self.held_out]
         kept = [text for text in own if not _among(text, self.without)]
@@ -85,18 +85,18 @@ class Part:
         return kept
 
     def stream(self) -> Iterator[str]:
-        """Its documents."""
+        """Yields the documents of this part."""
         return (chosen for text in self.documents.read(0, Counter()) for chosen in self.chosen([text]))
 
     @property
     def _highest(self) -> int:
-        """The rank up to which documents are held out."""
+        """Returns the highest rank of a held-out document."""
         return int(ranks(Part(self.documents, self.fraction, held_out=True))[-1])
 
 
 @functools.cache
 def ranks(part: Part) -> np.ndarray:
-    """The ranks of a part's distinct documents, uint64, ascending; reads the corpus once.
+    """Returns the ranks of a part's distinct documents, uint64, ascending; reads the corpus once.
 
     Raises:
       QtxError: for a fraction out of range, or a corpus of one document.
@@ -127,17 +127,17 @@ def _union(parts: tuple[Part, ...]) -> np.ndarray:
 
 
 def _rank(text: str) -> int:
-    # By its own text: the split is the same wherever the files lie, and copies stay on one side.
+    # A hash of the text alone: the split is the same wherever the files lie, and copies stay on one side.
     return int.from_bytes(hashlib.sha256(text.encode()).digest()[:8])
 
 
 def own_text(corpus: str, separator: str | None, data_dir: str) -> Documents:
-    """The documents of a folder (with all below it), glob or file.
+    """Returns the documents of a folder (with all below it), glob or file.
 
-    Of a folder, files other than .txt, .md and .jsonl (plain, .gz, .xz or .zst) are left out, and counted.
+    Files of a folder other than .txt, .md and .jsonl (plain, .gz, .xz or .zst) are left out, and counted.
 
     Raises:
-      QtxError: when there are none, or a path or glob names a file of another kind.
+      QtxError: if there is no such file, or a path or glob names a file of another kind.
     """
     check_separator(separator)
     folder, told = at_home(corpus), ""
@@ -165,7 +165,7 @@ def own_text(corpus: str, separator: str | None, data_dir: str) -> Documents:
         counted = mended.copy()
         for _ in itertools.islice(found, start):
             pass
-        mended.clear()  # what was mended in the skipped ones has been counted
+        mended.clear()  # what was mended in the skipped documents has been counted
         mended.update(counted)
         yield from found
 
@@ -174,7 +174,7 @@ def own_text(corpus: str, separator: str | None, data_dir: str) -> Documents:
 
 
 def tfds_text(name: str, split: str, data_dir: str) -> Documents:
-    """The documents of a TFDS dataset's split: its feature `text`. Of wiki40b's, the markup is taken out.
+    """Returns the documents of a TFDS dataset's split: its feature `text`, for wiki40b without the markup.
 
     Raises:
       QtxError: when the dataset or split is not there, or has no text.
@@ -192,19 +192,19 @@ def tfds_text(name: str, split: str, data_dir: str) -> Documents:
 
 
 def clean_wiki40b(text: str) -> str:
-    """An article of wiki40b as plain text: titles on lines of their own, paragraphs' breaks as line breaks."""
+    """Makes plain text of an article of wiki40b: titles on lines of their own, paragraphs' breaks as line breaks."""
     return WIKI40B_MARKUP.sub("\n", text).replace("_NEWLINE_", "\n").strip("\n")
 
 
 def corpus_parts(corpus: str, held_out_fraction: float | None, separator: str | None, data_dir: str) -> dict[str, Part]:
-    """Split name to documents of one corpus.
+    """Returns the parts of one corpus by split name.
 
     Args:
       corpus: `tfds:NAME`, or a folder, glob or file.
-      held_out_fraction: None: only `train`, with everything that is not held out by TFDS. Otherwise also `validation`:
+      held_out_fraction: None: only `train`, for TFDS the dataset's own split of that name. Otherwise also `validation`:
         TFDS's own `validation`, else its `test` split, where there is one, else this share of the documents.
       separator: see `qtx.data.reading.documents`.
-      data_dir: where TFDS datasets are.
+      data_dir: the folder of TFDS datasets.
     """
     if not corpus.startswith(PREFIX):
         whole = own_text(corpus, separator, data_dir)
@@ -223,7 +223,7 @@ def corpus_parts(corpus: str, held_out_fraction: float | None, separator: str | 
 
 
 def validation_parts(corpus: str, separator: str | None, data_dir: str) -> dict[str, Part]:
-    """The split `validation` alone: TFDS's own held-out one where there is one, else all documents of the corpus."""
+    """Returns the split `validation` alone: TFDS's own held-out split if there is one, else the whole corpus."""
     if not corpus.startswith(PREFIX):
         return {"validation": Part(own_text(corpus, separator, data_dir))}
     name = corpus.removeprefix(PREFIX)
@@ -232,10 +232,10 @@ def validation_parts(corpus: str, separator: str | None, data_dir: str) -> dict[
 
 
 def without_held_out(corpora: Sequence[Mapping[str, Part]]) -> list[dict[str, Part]]:
-    """The splits of corpora such that a document that one of them holds out is trained on in none."""
+    """Returns the splits of corpora such that no corpus trains on a document that one of them holds out."""
     held_out = [splits["validation"] for splits in corpora if "validation" in splits]
 
-    def rest(part: Part) -> Part:  # its own corpus's threshold keeps away what that holds out
+    def rest(part: Part) -> Part:  # what the corpus itself holds out is kept away by its threshold
         return replace(part, without=tuple(other for other in held_out if other.documents is not part.documents))
 
     return [{**splits, "train": rest(splits["train"])} for splits in corpora]
@@ -244,6 +244,6 @@ def without_held_out(corpora: Sequence[Mapping[str, Part]]) -> list[dict[str, Pa
 def beside_training(
     held_out: Sequence[Mapping[str, Part]], corpora: Sequence[Mapping[str, Part]]
 ) -> list[dict[str, Part]]:
-    """Held-out corpora that are named as such, which may hold what is trained on: that is told."""
+    """Returns the splits of corpora named as held out; their documents that are also trained on will be counted."""
     training = tuple(splits["train"] for splits in corpora)
     return [{split: replace(part, beside=training) for split, part in splits.items()} for splits in held_out]

@@ -1,4 +1,4 @@
-"""The hash of many files' content, computed once: what decides whether a prepared dataset is still the right one."""
+"""The hash of many files' content, computed once; it tells whether a prepared dataset is still the right one."""
 
 from __future__ import annotations
 
@@ -16,13 +16,13 @@ SHA256 = re.compile(rb"[0-9a-f]{64}")
 
 
 def content_hash(files: Sequence[tuple[str, Path]], data_dir: str) -> str:
-    """SHA-256 over the names and contents of files, in this order.
+    """Returns the SHA-256 over the names and contents of files, in this order.
 
-    It is kept in `data_dir` under the files' places, sizes and times of change, so that a large corpus is read for it
-    only once; a changed file has another time.
+    The hash is kept in `data_dir` under the files' paths, sizes and times of change, so that a large corpus is read for
+    it only once; a changed file has another time.
 
     Args:
-      files: pairs of the name that counts, and where the file lies.
+      files: pairs of the name that is hashed, and the file's path.
       data_dir: folder of all datasets.
 
     Raises:

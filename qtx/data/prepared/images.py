@@ -18,20 +18,20 @@ from qtx.foundation.paths import at_home
 
 NAME = "qtx_images"
 FORMAT = 2
-"""Raised when the same input would give other records."""
+"""Version of the records, to be raised when the same input would give other ones."""
 BATCH = 64
-"""Images read at once."""
+"""Number of images read at once."""
 
 
 def image_plan(path: str, data_dir: str, known: bool = False) -> DatasetPlan:
-    """The dataset of a folder or archive of `<split>/<class>/<file>`; `known` is for `check_splits`.
+    """Plans the dataset of a folder or archive of `<split>/<class>/<file>`; `known` is for `check_splits`.
 
     Returns:
       a plan whose records have `image` (the file as found), `label` and `file_name`; its held-out split is
       `validation`, whatever the folder calls it.
 
     Raises:
-      QtxError: when `path` is neither folder nor archive.
+      QtxError: if `path` is neither folder nor archive.
     """
     place = at_home(path)
     if place.is_dir():
@@ -57,7 +57,7 @@ def image_plan(path: str, data_dir: str, known: bool = False) -> DatasetPlan:
 
 
 def _find(path: str, place: Path, known: bool) -> tuple[list[str], str, str]:
-    """The classes, the name of the held-out split, and what was left out, in words."""
+    """Returns the classes, the name of the held-out split, and what was left out, in words."""
     survey = Survey()
     for _ in image_files(place, survey):
         pass

@@ -1,4 +1,4 @@
-"""What there is in a prepared dataset, for people."""
+"""A summary of a prepared dataset, for people."""
 
 from __future__ import annotations
 
@@ -9,14 +9,14 @@ COUNTED = ("documents", "tokens", "blocks", "images")
 
 
 def told(written: Written) -> str:
-    """What making a dataset left out, mended or found to be a copy, in words; empty for nothing."""
+    """Says in words what making a dataset left out, mended or found to be a copy; empty for nothing."""
     states = written.splits.values()
     counts = {name: max(state.get(name, 0) for state in states) for name in WORDS}
     return described(written.note, *(state.get("left_out", "") for state in states), noted(counts))
 
 
 def describe(written: Written) -> list[str]:
-    """A line about the dataset, one about each split, what is to be told, and one about its folder."""
+    """Returns a line on the dataset, one on each split, one on what `told` says, if anything, and one on the folder."""
     counts = {
         split: ", ".join(f"{state[what]:,} {what}" for what in COUNTED if what in state)
         for split, state in written.splits.items()

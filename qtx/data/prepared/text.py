@@ -21,17 +21,17 @@ from qtx.foundation.errors import QtxError
 
 NAME = "qtx_text"
 FORMAT = 1
-"""Raised when the same input would give other blocks."""
+"""Version of the blocks, to be raised when the same input would give other ones."""
 BATCH_CHARACTERS = 1 << 20
-"""Text tokenized at once; one document may be longer."""
+"""Characters of text tokenized at once; one document may be longer."""
 
 
 def text_plan(parts: Mapping[str, Part], tokenizer: TextTokenizer, block_length: int, data_dir: str) -> DatasetPlan:
-    """The dataset of one corpus.
+    """Plans the dataset of one corpus.
 
     Args:
-      parts: split name to its documents.
-      tokenizer: gives the ids and what stands between documents.
+      parts: split name to the documents of the split.
+      tokenizer: gives the ids and the token between documents.
       block_length: L, ids per block with the start token.
       data_dir: folder of all datasets.
 
@@ -67,7 +67,7 @@ def text_plan(parts: Mapping[str, Part], tokenizer: TextTokenizer, block_length:
 
 
 def _told_beside(tokenizer: TextTokenizer) -> dict[str, Any]:
-    """What of a tokenizer's blocks its own file does not say; nothing of one that was trained here."""
+    """Returns what decides a tokenizer's blocks besides its `tokenizer.json`; nothing if it was trained here."""
     if tokenizer.backend.post_processor is None:
         return {}
     split = tokenizer.backend.encode_special_tokens
@@ -111,5 +111,5 @@ def _batches(texts: Iterable[str]) -> Iterator[list[str]]:
 
 
 def block_records(dataset: Dataset, split: str) -> DatasetRecords:
-    """The blocks of a split, int32 [L] each."""
+    """Returns the blocks of a split, int32 [L] each."""
     return dataset.records(split, lambda example: example["tokens"].astype(np.int32))

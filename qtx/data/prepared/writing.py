@@ -1,4 +1,4 @@
-"""Writing a TFDS dataset shard by shard: what is interrupted goes on after the last finished shard.
+"""Writing a TFDS dataset shard by shard: an interrupted write goes on after the last finished shard.
 
 The shards grow in a folder `incomplete.<version>` beside the dataset's own, with a record of what is finished; at the
 end the description is written and the folder renamed. So a dataset is there whole or not at all, and anyone can read it
@@ -30,23 +30,23 @@ from qtx.foundation.storage import Expected, read_sealed_json, sealed_json
 
 VERSION = "1.0.0"
 SHARD_BYTES = 64 << 20
-"""A shard is finished when its records have this many bytes: what an interruption costs at most."""
+"""A shard is finished when its records have this many bytes: an interruption costs no more."""
 RECORD = "preparation.json"
 TEMPLATE = "{DATASET}-{SPLIT}.{FILEFORMAT}-{SHARD_INDEX}"
 
 EXPECTED = Expected("the record of a prepared dataset", "delete the dataset's folder to make it again")
 
 State = dict[str, Any]
-"""Where a producer is, of JSON types; its `read` counts what it has read of the input, for the progress bar."""
+"""A producer's position, of JSON types; `read` counts what was read of the input, for the progress bar."""
 Example = Mapping[str, Any]
 
 
 @dataclass(frozen=True)
 class Producer:
-    """Makes the examples of one split.
+    """A `Producer` makes the examples of one split.
 
     Attributes:
-      produce: from a state of its own (None: the beginning) to pairs of examples and the state after them.
+      produce: from a state (None: the beginning) to pairs of examples and the state after them.
       total: how much input there is to read, None if not known.
     """
 
@@ -59,13 +59,13 @@ class DatasetPlan:
     """A dataset to write.
 
     Attributes:
-      name: of its kind, e.g. `"qtx_text"`.
-      key: hash of all that it is made from: the TFDS config.
-      features: makes TFDS's; called only to write.
-      splits: split name to what makes its examples.
-      description: for `dataset_info.json`.
+      name: the kind of dataset, e.g. `"qtx_text"`.
+      key: hash of all that the dataset is made from; the name of the config in TFDS.
+      features: makes TFDS's features; called only to write.
+      splits: split name to the producer of the split's examples.
+      description: text for `dataset_info.json`.
       data_dir: the folder of all datasets; this one is in `data_dir/name/key/1.0.0`.
-      note: what is to be told of its input now, whenever it was written.
+      note: what to tell of the input as it is now, whenever the dataset was written.
     """
 
     name: str
@@ -78,7 +78,7 @@ class DatasetPlan:
 
     @property
     def folder(self) -> Path:
-        """Of the finished dataset."""
+        """Returns the folder of the finished dataset."""
         return at_home(self.data_dir) / self.name / self.key / VERSION
 
 
@@ -87,12 +87,12 @@ class Written:
     """A dataset that is on disk.
 
     Attributes:
-      description: what it was made from.
-      folder: where.
+      description: the plan's description.
+      folder: the dataset's folder.
       splits: split name to the last state of its producer.
-      bytes: of all its files.
-      seconds: that making it took in this process, None if it was there already.
-      note: the plan's.
+      bytes: size of all files.
+      seconds: time that making the dataset took in this process, None if it was there already.
+      note: the plan's note.
     """
 
     description: str
@@ -107,7 +107,7 @@ def write(plan: DatasetPlan, shard_bytes: int = SHARD_BYTES) -> Written:
     """Writes a dataset, or goes on with it, unless it is there already; waits while another process writes it.
 
     Raises:
-      QtxError: when it cannot be written, with nothing but finished shards left behind; and whatever a producer raises.
+      QtxError: if the dataset cannot be written, with only finished shards left behind; and whatever a producer raises.
     """
     folder, began = plan.folder, time.monotonic()
     if folder.is_dir():
@@ -243,7 +243,7 @@ def _one_writer(folder: Path) -> Iterator[None]:
 
 @contextmanager
 def _writing(folder: Path) -> Iterator[None]:
-    """Tells what goes wrong with the disk in one line."""
+    """Turns what goes wrong with the disk into a QtxError of one line."""
     try:
         yield
     except (OSError, RuntimeError) as error:  # RuntimeError is array_record's
@@ -256,7 +256,7 @@ def _writing(folder: Path) -> Iterator[None]:
 
 @contextmanager
 def _bar(title: str, total: int | None) -> Iterator[Callable[[int], None]]:
-    """A progress bar on stderr if that is a terminal; yields what moves it."""
+    """Shows a progress bar on stderr if that is a terminal; yields the function that moves the bar."""
     columns = (TextColumn("{task.description}"), BarColumn(), TextColumn("{task.completed:,.0f} read"))
     console = Console(stderr=True)
     with Progress(*columns, TimeRemainingColumn(), console=console, disable=not sys.stderr.isatty()) as progress:

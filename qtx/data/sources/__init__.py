@@ -20,18 +20,18 @@ from qtx.data.sources.text_labels import TextLabels
 
 
 class Source(Protocol):
-    """What a registered class offers; its dataclass fields are its options."""
+    """A registered data source; its dataclass fields are its options."""
 
     @staticmethod
     def serves(objective: Objective) -> bool:
-        """Whether its data are of the kind that an objective is made of."""
+        """Says whether the source's data are of the kind that an objective needs."""
         ...
 
     def load(self, objective: str) -> Data:
-        """The data for an objective.
+        """Returns the data for an objective.
 
         Raises:
-          QtxError: what is wrong with them, in a line.
+          QtxError: saying in a line what is wrong with the data.
         """
         ...
 
@@ -41,7 +41,7 @@ class PreparedSource(Protocol):
     """A source that keeps what it reads on disk."""
 
     def prepare(self, objective: str) -> list[Written]:
-        """Makes on disk what `load` reads, unless it is there."""
+        """Makes the datasets on disk that `load` reads, unless they exist."""
         ...
 
 

@@ -6,8 +6,8 @@ v_0 = BOS, v_1 ~ pi restricted to non-triggers, and for k >= 1
     v_{k+1} ~ P(. | v_k)   if v_k is not in S   (an order-1 Markov chain: no attention needed)
     v_{k+1} = v_{k-1}      if v_k is in S       (a copy of the token before the trigger: a head must look one back)
 
-As v_1 is no trigger, two triggers are never adjacent and the copied token is never one, nor BOS. At non-triggers the
-copying head has nothing to add, and softmax cannot say nothing: it learns to rest on BOS, an attention sink.
+As v_1 is no trigger, two triggers are never adjacent and the copied token is neither a trigger nor BOS. At non-triggers
+the copying head has nothing to add, but softmax must attend: the head learns to rest on BOS, an attention sink.
 """
 
 from __future__ import annotations
@@ -30,10 +30,10 @@ from qtx.foundation.storage import digest
 
 BOS = 0
 TRAINING_SEQUENCES = 1 << 20
-"""Generated on demand, each from its own index: a million is as good as endless."""
+"""Sequences are generated on demand, each from its own index: a million is as good as endless."""
 HELD_OUT_SEQUENCES = 1024
 CONCENTRATION = 0.1
-"""Of the Dirichlet prior of a random chain's rows: most rows have a few likely successors, as letters do."""
+"""Concentration of the Dirichlet prior of a random chain's rows: few successors are likely, as of letters."""
 
 
 @dataclass(frozen=True)
@@ -42,10 +42,10 @@ class BigramBackcopy:
 
     Attributes:
       sequence_length: T, tokens per sequence with BOS.
-      vocab_size: tokens, BOS (id 0) included.
+      vocab_size: number of tokens, BOS (id 0) included.
       num_triggers: how many tokens are triggers.
-      files: paths or globs of text whose `vocab_size - 1` most frequent characters, and which follows which, give P and
-        pi, as in the paper; None draws the rows of P from a Dirichlet distribution (concentration 0.1).
+      files: paths or globs of text whose `vocab_size - 1` most frequent characters, and the frequencies of their pairs,
+        give P and pi, as in the paper; None draws the rows of P from a Dirichlet distribution (concentration 0.1).
       chain_seed: decides a random P and the sequences; the order in training comes from the experiment's seed.
     """
 
@@ -88,7 +88,7 @@ class BigramBackcopy:
             vocab_size=self.vocab_size,
             sequence_length=self.sequence_length,
             digests={
-                # Rounded: the last digits of a probability are the processor's.
+                # Rounded: the last digits of a probability depend on the processor.
                 name: digest(
                     {"transitions": chain.transitions.round(9), "triggers": np.array(triggers)},
                     {"seed": self.chain_seed, "split": split},
@@ -98,7 +98,7 @@ class BigramBackcopy:
         )
 
     def make_chain(self) -> Chain:
-        """The Markov chain, estimated from `files` or drawn."""
+        """Makes the Markov chain: estimates it from `files`, or draws it."""
         states = self.vocab_size - 1
         if self.files is None:
             rng = np.random.default_rng(self.chain_seed)

@@ -15,13 +15,13 @@ HELD_OUT_FRACTION = 0.2
 
 @dataclass(frozen=True)
 class Digits(ImageOptions):
-    """UCI optical digits as scikit-learn ships them; a fifth is held out. Without `mean` and `std` they are normalized
-    by those of the training images."""
+    """UCI optical digits as scikit-learn ships them; a fifth is held out. Without `mean` and `std` images are
+    normalized by those of the training images."""
 
     brightest = 16
 
     def load(self, objective: str) -> Data:
-        from sklearn.datasets import load_digits  # takes a second to import: only who asks for digits pays
+        from sklearn.datasets import load_digits  # takes a second to import, which only users of digits wait for
 
         digits = load_digits()
         images = digits.images.astype(np.uint8)[..., None]

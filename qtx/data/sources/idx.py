@@ -17,7 +17,7 @@ from qtx.foundation.paths import at_home
 
 SPLITS = ("train", "t10k")
 DENSEST = 1032
-"""Bytes that one byte of a .gz can become."""
+"""Most bytes that one byte of a .gz can become."""
 
 
 @dataclass(frozen=True)
@@ -57,12 +57,12 @@ class Idx(ImageOptions):
 
 
 def read_idx(path: Path, dimensions: int) -> np.ndarray:
-    """An IDX file of unsigned bytes, uint8 with `dimensions` axes.
+    """Reads an IDX file of unsigned bytes: uint8 with `dimensions` axes.
 
     The header is two zero bytes, the type (8), the number of axes, then each axis's length as a big-endian uint32.
 
     Raises:
-      QtxError: for another magic number, a broken compression, or a length that is not what the header says.
+      QtxError: for another magic number, a broken compression, or a length other than the header says.
     """
     header, magic = 4 + 4 * dimensions, bytes([0, 0, 8, dimensions])
     zipped = path.suffix == ".gz"
@@ -76,7 +76,7 @@ def read_idx(path: Path, dimensions: int) -> np.ndarray:
                 )
             shape = tuple(int(n) for n in np.frombuffer(content, ">u4", count=dimensions, offset=4))
             size, most = math.prod(shape), path.stat().st_size * (DENSEST if zipped else 1)
-            # One byte more, to see that there is none; of a .gz, its end has the checksum.
+            # One byte more, to see that there is none; at the end of a .gz the checksum is verified.
             content = file.read(min(size, most) + 1)
     except (OSError, EOFError, zlib.error) as error:
         raise QtxError(f"cannot read {path}: {error}") from error

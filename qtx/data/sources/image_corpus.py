@@ -17,7 +17,7 @@ from qtx.data.prepared.images import image_plan
 from qtx.data.prepared.summary import told
 from qtx.data.prepared.writing import Written, write
 from qtx.data.records import Shuffled
-from qtx.data.resizing import cut_to_size as cut_to_size  # here it was, and is looked for
+from qtx.data.resizing import cut_to_size as cut_to_size  # it was defined here, and is imported from here
 from qtx.data.tfds_datasets import DEFAULT_DATA_DIR, PREFIX, TRAINING_SPLIT, Dataset, find_dataset, open_dataset
 from qtx.foundation.errors import QtxError
 from qtx.foundation.storage import digest
@@ -25,7 +25,7 @@ from qtx.foundation.storage import digest
 OF_COLOUR = (np.array(IMAGENET["mean"]), np.array(IMAGENET["std"]))
 OF_GREY = (np.array((0.5,)), np.array((0.5,)))
 CHANNELS = {1: 1, 2: 1, 3: 3, 4: 3, None: 3}
-"""Of an image, without its transparency, by those of its feature."""
+"""Channels of an image without its transparency, by the channels of its feature."""
 READING_THREADS = 8
 
 
@@ -33,18 +33,18 @@ READING_THREADS = 8
 class ImageCorpus(ImageOptions):
     """Labelled images on disk, read at random access: memory does not grow with the corpus.
 
-    Training sees the augmentation of whole images, or without `random_resized_crop` what evaluation sees: the shorter
-    side resized to `image_size / crop_ratio`, the middle square cut out (see `cut_to_size`).
+    Training augments whole images or, without `random_resized_crop`, images as evaluation sees them: the shorter side
+    resized to `image_size / crop_ratio`, the middle square cut out (see `cut_to_size`).
 
     Attributes:
       corpus: `tfds:NAME` with features `image` and `label` (e.g. `tfds:imagenet2012`, `tfds:cifar10`), or a folder or
         archive of `<split>/<class>/<file>`, which is prepared (gathered into a TFDS dataset) at its first use.
-      classes: the names of the classes in the order of their numbers; None: of a TFDS dataset its own, of a folder
-        those of `train`, sorted, as numbers if all are.
-      image_size: S, height and width in pixels; None is that of a TFDS dataset whose images have one size.
+      classes: the names of the classes in the order of their numbers; None: those of the TFDS dataset, or those of a
+        folder's `train`, sorted, as numbers if all are.
+      image_size: S, height and width in pixels; None: the size of a TFDS dataset's images, if all have the same.
       crop_ratio: share of the resized image's shorter side that evaluation sees; 0.9 is timm's for ViT-S/16.
-      mean: per channel, of values from 0 to 1; None is ImageNet's for colour, 0.5 for grey.
-      std: likewise.
+      mean: mean per channel, of values from 0 to 1; None is ImageNet's for colour, 0.5 for grey.
+      std: standard deviation per channel, of values from 0 to 1; None as for `mean`.
       data_dir: the folder of TFDS datasets, those to read and those prepared.
     """
 
@@ -100,7 +100,7 @@ class ImageCorpus(ImageOptions):
             (size, channels),
             (mean, std),
             objective,
-            # What pixels are shifted and scaled by is part of what the model sees, and may be a default.
+            # The normalization is part of what the model sees, and may be a default.
             digests={
                 name: digest({"mean": mean, "std": std}, {"dataset": dataset.fingerprint(split)})
                 for name, split in (("training", TRAINING_SPLIT), ("held_out", held_out_split))
@@ -109,7 +109,7 @@ class ImageCorpus(ImageOptions):
         )
 
     def prepare(self, objective: str) -> list[Written]:
-        """Makes what `load` reads of one's own images, unless it is there.
+        """Makes the dataset that `load` reads from your own images, unless it exists.
 
         Raises:
           QtxError: for a TFDS dataset, which is read as it is.
@@ -120,11 +120,11 @@ class ImageCorpus(ImageOptions):
 
 
 def _decoder(dataset: Dataset, channels: int, numbers: Sequence[int]) -> Callable[[dict[str, Any]], Record]:
-    """Makes a record of an example; `numbers` are the classes of the dataset's own labels."""
+    """Returns a function that makes a record of an example; `numbers` are the classes of the dataset's labels."""
 
     def decode(example: dict[str, Any]) -> Record:
         name, label = example.get("file_name", b"an image").decode(), int(example["label"])
-        if label < 0:  # what TFDS calls a label that is not known
+        if label < 0:  # TFDS's number for an unknown label
             raise QtxError(f"{name} of {dataset.folder} has no label: choose a corpus whose images have labels")
         return read_pixels(example["image"], f"{name} of {dataset.folder}", channels), np.int32(numbers[label])
 

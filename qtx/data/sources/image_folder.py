@@ -21,8 +21,8 @@ class ImageFolder(ImageOptions):
     """JPEG, PNG, WebP or BMP images in `train/<class>/` and one of `val`, `valid`, `validation`, `test` (the first that
     exists).
 
-    All images are decoded once in memory: N x size x size x 3 bytes, or of one channel. What lies above `<split>` does
-    not matter; hidden files are left out, and those of other kinds too, which is told. Links are followed in folders,
+    All images are decoded once in memory: N x size x size x 3 bytes, or 1 of grey. What lies above `<split>` does not
+    matter. Hidden files are left out, as are files of other kinds, which are counted. Links are followed in folders,
     not in archives. Without `mean` and `std` images are normalized by those of the training images.
 
     Attributes:

@@ -16,22 +16,22 @@ from qtx.data.sources.image_corpus import OF_COLOUR, OF_GREY, READING_THREADS
 from qtx.foundation.storage import digest
 
 TRAINING, HELD_OUT = ("china.jpg", 4096), ("flower.jpg", 256)
-"""The photograph of a split, and how many crops of it there are."""
+"""The photograph of a split, and the number of crops of it."""
 SMALLEST_SIDE = 0.3
 SIZE = 224
 
 
 @dataclass(frozen=True)
 class Photographs(ImageOptions):
-    """Squares of random places and scales, half of them mirrored, of a photograph of a temple for training and
-    calibration, and of one of a flower held out.
+    """Squares cut at random places and scales, half of them mirrored: from a photograph of a temple for training and
+    calibration, and from one of a flower for evaluation.
 
-    They stand for no data set: on them a model is compared with itself, before and after a change.
+    The squares stand for no data set: a model is compared with itself on them, before and after a change.
 
     Attributes:
       image_size: height and width in pixels; None is 224.
-      mean: per channel, of values from 0 to 1; None is ImageNet's for colour, 0.5 for grey.
-      std: likewise.
+      mean: mean per channel, of values from 0 to 1; None is ImageNet's for colour, 0.5 for grey.
+      std: standard deviation per channel, of values from 0 to 1; None as for `mean`.
     """
 
     @staticmethod
@@ -64,9 +64,9 @@ class Crops:
     """Squares of a photograph, uint8 `[side, side, C]` each, cut out when they are asked for; the label is 0.
 
     Attributes:
-      name: of the photograph's file.
-      count: how many squares.
-      channels: C.
+      name: name of the photograph's file.
+      count: number of squares.
+      channels: C, 1 or 3.
     """
 
     name: str
@@ -75,12 +75,12 @@ class Crops:
 
     @property
     def content(self) -> np.ndarray:
-        """The photograph's file, bytes."""
+        """Returns the bytes of the photograph's file, uint8."""
         return np.frombuffer(files("sklearn.datasets.images").joinpath(self.name).read_bytes(), np.uint8)
 
     @functools.cached_property
     def photograph(self) -> np.ndarray:
-        """All of it, uint8 `[H, W, C]`."""
+        """Returns the whole photograph, uint8 `[H, W, C]`."""
         return read_pixels(self.content.tobytes(), self.name, self.channels)
 
     def __len__(self) -> int:

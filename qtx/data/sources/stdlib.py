@@ -1,8 +1,8 @@
 """The built-in corpus: English prose that every CPython brings along, so that a first run needs no file.
 
-The language reference's help topics (`pydoc_data.topics`) and the docstrings of the standard library, 2.0 to 2.3 MB by
-version and distribution. The source files are parsed, never imported, in sorted order: the same Python gives the same
-documents.
+It consists of the language reference's help topics (`pydoc_data.topics`) and the docstrings of the standard library,
+2.0 to 2.3 MB by version and distribution. The source files are parsed, never imported, in sorted order: the same Python
+gives the same documents.
 """
 
 from __future__ import annotations
@@ -59,7 +59,7 @@ LABELS: dict[str, Callable[[Document], str]] = {
     NUMBERS: _mean_length,
     NAMES: _words_there,
 }
-"""Kind of label to that of a document."""
+"""Functions that label a document, by the kind of label."""
 
 
 @dataclass(frozen=True)
@@ -77,7 +77,7 @@ class StdlibLabels(LabelledTextOptions):
 
 @functools.cache
 def stdlib_documents() -> tuple[Document, ...]:
-    """The topics, then the modules with docstrings, each sorted by name; parses some 700 files in about 3 seconds.
+    """Returns the topics, then the modules with docstrings, sorted by name; parses some 700 files in about 3 seconds.
 
     Raises:
       QtxError: when this Python comes without the source of its library.
@@ -105,7 +105,7 @@ def _literal_dict(path: Path) -> dict[str, str]:
 
 
 def module_docstrings(source: bytes) -> str:
-    """A module's docstrings in source order, blank lines between; empty when it has none or is not Python."""
+    """Joins a module's docstrings in source order by blank lines; empty if it has none or is not Python."""
     try:
         tree = ast.parse(source)
     except (SyntaxError, ValueError):  # a template or a file that is broken on purpose
@@ -117,7 +117,7 @@ def module_docstrings(source: bytes) -> str:
 
 
 def _statements(node: ast.AST) -> Iterator[ast.AST]:
-    """A statement and those within it. `ast.walk` goes through expressions too, where nothing is defined."""
+    """Yields a statement and those within it. `ast.walk` goes through expressions too, where nothing is defined."""
     yield node
     for blocks in ("body", "handlers", "orelse", "finalbody", "cases"):
         for child in getattr(node, blocks, ()):

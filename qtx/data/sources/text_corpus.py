@@ -43,8 +43,8 @@ class TextCorpus(TextOptions):
         document of more than 4 million characters is cut at a line's end.
       weights: how often training draws a block from each corpus, in proportion; None: in proportion to their sizes.
       validation_corpora: held-out corpora; None is TFDS's own `validation` (else `test`) split where a corpus has one,
-        and a share of the documents otherwise; what is so held out of one corpus is left out of the training of all.
-      held_out_fraction: that share, None is 0.05; not taken with `validation_corpora`.
+        and a share of the documents otherwise; what is then held out of one corpus is left out of the training of all.
+      held_out_fraction: share of the documents to hold out, None is 0.05; not taken with `validation_corpora`.
       document_separator: regular expression (multi-line mode) at whose matches in .txt and .md a new document begins.
       data_dir: the folder of TFDS datasets, those to read and those prepared.
     """
@@ -100,7 +100,7 @@ class TextCorpus(TextOptions):
         )
 
     def prepare(self, objective: str) -> list[Written]:
-        """Makes what `load` reads, unless it is there: one dataset per corpus, those held out last."""
+        """Makes the datasets that `load` reads, one per corpus, held-out corpora last, unless they exist."""
         return self._prepare(objective)[1]
 
     def _prepare(self, objective: str) -> tuple[TextTokenizer, list[Written], dict[str, str]]:
@@ -111,7 +111,7 @@ class TextCorpus(TextOptions):
         held_out = [validation_parts(corpus, separator, data_dir) for corpus in self.validation_corpora or ()]
         parts, held_out = without_held_out(parts), beside_training(held_out, parts)
         tokenizer = self._tokenizer([splits["train"] for splits in parts], objective)
-        self.make_example(tokenizer, objective)  # a tokenizer that does not serve the objective, told before the work
+        self.make_example(tokenizer, objective)  # refuses an unfit tokenizer before the work begins
         length = text_objective(objective).block_length(self.sequence_length)
         plans = [text_plan(splits, tokenizer, length, data_dir) for splits in [*parts, *held_out]]
         contents = {
@@ -122,7 +122,7 @@ class TextCorpus(TextOptions):
         return tokenizer, [write(plan) for plan in plans], digests
 
     def _tokenizer(self, training: Sequence[Part], objective: str) -> TextTokenizer:
-        """Loads the tokenizer; one to train is trained once and kept in `data_dir`."""
+        """Loads the tokenizer, or trains it once and keeps it in `data_dir`."""
         options: Any = self.resolved(objective)
         name, vocab_size = options.tokenizer, options.vocab_size
         if name not in VOCABULARIES:

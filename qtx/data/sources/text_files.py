@@ -22,7 +22,7 @@ class TextFiles(TextOptions):
 
     Attributes:
       files: paths or globs (`**` too) of the training text, plain, `.gz`, `.xz` or `.zst`; each file is a document, or
-        each line's `text` of a `.jsonl` file; one of more than 4 million characters is cut at a line's end.
+        each line's `text` of a `.jsonl` file; a document of more than 4 million characters is cut at a line's end.
       validation_files: paths or globs of the held-out text; None splits the documents of `files`.
       held_out_fraction: share of the documents to hold out, None is 0.05; not taken with `validation_files`.
       document_separator: regular expression (multi-line mode) at whose matches a new document begins, the match
@@ -67,14 +67,14 @@ class TextFiles(TextOptions):
 def read_documents(
     patterns: Sequence[str], separator: str | None, mended: Counter[str] | None = None
 ) -> list[Document]:
-    """The documents of all files that `patterns` name, cut at `separator`; those of white space alone are left out.
-    What had to be mended in them is counted (see `qtx.data.reading.whole`).
+    """Reads the documents of all files that `patterns` name, cut at `separator`, but for those of white space alone.
+    `mended` counts what had to be mended in them (see `qtx.data.reading.whole`).
 
     Raises:
-      QtxError: when there are none, or a file cannot be read.
+      QtxError: if there are no documents, or a file cannot be read.
     """
     texts = [text for path in expand(patterns) for text in documents(path, separator, mended)]
     if not texts:
         raise QtxError(f"no text in {' '.join(patterns)}: expected a file that is not empty")
-    # Named by its own text: the split is the same wherever the files lie, and copies stay on one side.
+    # Each is named by its text: the split is the same wherever the files lie, and copies stay on one side.
     return [Document(text, text) for text in texts]

@@ -23,20 +23,20 @@ DEFAULT_HELD_OUT_FRACTION = 0.05
 
 @dataclass(frozen=True)
 class TextLabels(LabelledTextOptions):
-    """Texts with labels, UTF-8, a text a line.
+    """UTF-8 texts with labels, one text per line.
 
     Attributes:
       files: paths or globs (`**` too) of the training texts: `.tsv`, without quoting, or `.jsonl`, plain or with `.gz`,
         `.xz` or `.zst`; or `tfds:NAME` (e.g. `tfds:imdb_reviews/plain_text`).
-      validation_files: of the held-out texts; None holds out some of `files`, or is the `validation` (else `test`)
-        split of `files` that are all TFDS's.
+      validation_files: as `files`, of the held-out texts; None holds out some texts of `files`, or, if all `files` are
+        TFDS's, takes their `validation` (else `test`) split.
       held_out_fraction: share of the texts to hold out, None is 0.05; not taken with `validation_files`.
-      text_column: where the text is: a key of a `.jsonl` file's objects, a feature of a TFDS dataset, or of a `.tsv` a
-        name in its first line, or a number from 0 (`"3"`) if it has no such line.
-      label_column: where the label is, likewise; of an objective with several numbers or labels of a text that, or the
-        columns that have one each, with commas between their names.
-      classes: the labels in the order of their numbers; None: those of `files`, sorted, as numbers if all are, or of
-        several columns their names.
+      text_column: where the text is: a key of a `.jsonl` file's objects, a feature of a TFDS dataset, a name in the
+        first line of a `.tsv`, or a column's number from 0 (`"3"`) if the file has no such line.
+      label_column: where the label is, as for `text_column`; for an objective with several numbers or labels per text
+        also the columns that have one each, with commas between their names.
+      classes: the labels in the order of their numbers; None: those of `files`, sorted, as numbers if all are, or the
+        names of several label columns.
       data_dir: the folder of TFDS datasets.
     """
 
@@ -64,7 +64,7 @@ class TextLabels(LabelledTextOptions):
 
     @property
     def _held_out_files(self) -> tuple[str, ...] | None:
-        """None: some of `files` are held out."""
+        """Returns the files of the held-out texts; None: some texts of `files` are held out."""
         if self.held_out_fraction is None and all(file.startswith(PREFIX) for file in self.files):
             return self.validation_files or self.files
         return self.validation_files
@@ -80,7 +80,7 @@ class TextLabels(LabelledTextOptions):
         if classes is None and len(columns) > 1 and not columns[0].isdecimal():
             classes = columns
         training = self._read(self.files, kind, classes, mended)
-        if kind == CLASS and classes is None:  # also of those that are held out of these files
+        if kind == CLASS and classes is None:  # also the labels of texts held out of these files
             classes = in_order(row.label for row in training)
         if self._held_out_files is not None:
             held_out = self._read(self._held_out_files, kind, classes, mended, held_out=True)
@@ -96,7 +96,7 @@ class TextLabels(LabelledTextOptions):
         mended: Counter[str],
         held_out: bool = False,
     ) -> list[LabelledText]:
-        """The texts with labels of a kind, which are of the classes, if these are known."""
+        """Reads the texts with labels of a kind, which must be among the classes, if these are known."""
         columns, rows = (self.text_column, self.label_column), list[LabelledText]()
         numbering = Numbering(classes) if kind == CLASS and classes is not None else None
         for name in (pattern for pattern in patterns if pattern.startswith(PREFIX)):

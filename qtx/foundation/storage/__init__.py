@@ -1,6 +1,6 @@
-"""Files as hostile: whatever a file holds, reading it gives values of the right kind or one line that says what is
-wrong, in time and memory bounded by its size, and runs nothing. What qtx itself writes is whole or absent, and carries
-a checksum that is verified when it is read."""
+"""This package treats files as hostile: whatever a file holds, reading it gives values of the right kind or one line
+that says what is wrong, in time and memory bounded by its size, and runs nothing. A file that qtx itself writes is
+whole or absent, and carries a checksum that is verified when the file is read."""
 
 from qtx.foundation.storage.array_files import (
     digest,

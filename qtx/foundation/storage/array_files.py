@@ -1,4 +1,4 @@
-"""Arrays in files: our own safetensors and `.npz` with a checksum. No pickles."""
+"""Arrays in files: qtx's own safetensors and `.npz` files, with a checksum. No pickles."""
 
 from __future__ import annotations
 
@@ -20,9 +20,9 @@ from qtx.foundation.storage.stored_tensors import StoredTensor, open_safetensors
 from qtx.foundation.storage.whole import Expected, read_bytes
 
 OURS = "qtx"
-"""Where a file of ours keeps its values and the checksum of everything."""
-# What NumPy writes at the head of an array. A regular expression, as NumPy's own reader evaluates the header as Python
-# and allocates what it says before looking at how much there is.
+"""The name under which a file of qtx's keeps its values and the checksum of everything."""
+# The header that NumPy writes before an array. A regular expression reads it, since NumPy's own reader evaluates it as
+# Python, and allocates the size that it says before looking at how much there is.
 NPY = re.compile(
     rb"\x93NUMPY(?:\x01\x00..|\x02\x00....)"
     rb"\{'descr': '([<|][biuf]\d{1,2})', 'fortran_order': (False|True), 'shape': \(([\d, ]{0,200})\), \} *\n",
@@ -33,7 +33,7 @@ Arrays = dict[str, np.ndarray]
 
 
 def digest(arrays: Mapping[str, np.ndarray | StoredTensor], values: Mapping[str, Any] | None = None) -> str:
-    """SHA-256 of arrays, by name, type, shape and bytes, and of values of JSON types; their order does not matter."""
+    """Returns the SHA-256 of arrays, by name, type, shape and bytes, and of values of JSON types, in any order."""
     whole = hashlib.sha256(json.dumps(values or {}, sort_keys=True).encode())
     for name in sorted(arrays):
         x = np.asarray(arrays[name])
@@ -45,21 +45,21 @@ def digest(arrays: Mapping[str, np.ndarray | StoredTensor], values: Mapping[str,
 def sealed_safetensors(
     arrays: Mapping[str, np.ndarray], values: Mapping[str, Any] | None = None, **metadata: str
 ) -> bytes:
-    """The content of a safetensors file, with a checksum.
+    """Returns the content of a safetensors file, with a checksum.
 
     Args:
-      arrays, values: what `read_sealed_safetensors` gives back; values of JSON types.
-      metadata: what else the header is to say, for other readers.
+      arrays, values: what `read_sealed_safetensors` gives back; values are of JSON types.
+      metadata: further texts of the header, for other readers.
     """
     arrays = {name: np.asarray(x, order="C") for name, x in arrays.items()}
     return serialize(arrays, metadata={**metadata, OURS: _sealed(arrays, values or {})})
 
 
 def read_safetensors(path: Path, expected: Expected) -> dict[str, StoredTensor]:
-    """The tensors of a safetensors file from anywhere; if qtx wrote it, its checksum is verified.
+    """Returns the tensors of a safetensors file from anywhere; if qtx wrote the file, its checksum is verified.
 
     Raises:
-      QtxError: if it is not a whole safetensors file, or has a type or shape that NumPy does not.
+      QtxError: if the file is not a whole safetensors file, is damaged, or has a type or shape that NumPy lacks.
     """
     tensors, metadata = open_safetensors(path, expected)
     if OURS in metadata:
@@ -68,10 +68,10 @@ def read_safetensors(path: Path, expected: Expected) -> dict[str, StoredTensor]:
 
 
 def read_sealed_safetensors(path: Path, expected: Expected) -> tuple[Arrays, dict[str, Any]]:
-    """What `sealed_safetensors` made.
+    """Reads the arrays and the values of a file that `sealed_safetensors` made.
 
     Raises:
-      QtxError: if it is anything else.
+      QtxError: if the file is anything else.
     """
     tensors, metadata = open_safetensors(path, expected)
     arrays = {name: np.asarray(tensor) for name, tensor in tensors.items()}
@@ -79,8 +79,8 @@ def read_sealed_safetensors(path: Path, expected: Expected) -> tuple[Arrays, dic
 
 
 def sealed_npz(arrays: Mapping[str, np.ndarray], values: Mapping[str, Any] | None = None) -> bytes:
-    """The content of an `.npz` file: arrays by name, and `qtx`, the bytes of a JSON text with `values` and the
-    checksum. Nothing is compressed, so that what reading takes is known from the file's size."""
+    """Returns the content of an `.npz` file: arrays by name, and `qtx`, the bytes of a JSON text with `values` and the
+    checksum. Nothing is compressed, so that the file's size says what reading it takes."""
     ours = np.frombuffer(_sealed(arrays, values or {}).encode(), np.uint8)
     members: Any = {**arrays, OURS: ours}
     content = io.BytesIO()
@@ -89,10 +89,10 @@ def sealed_npz(arrays: Mapping[str, np.ndarray], values: Mapping[str, Any] | Non
 
 
 def read_npz(path: Path, expected: Expected) -> tuple[Arrays, dict[str, Any]]:
-    """What `sealed_npz` made.
+    """Reads the arrays and the values of a file that `sealed_npz` made.
 
     Raises:
-      QtxError: if it is anything else.
+      QtxError: if the file is anything else.
     """
     content = read_bytes(path, expected)
     try:
@@ -105,7 +105,7 @@ def read_npz(path: Path, expected: Expected) -> tuple[Arrays, dict[str, Any]]:
             arrays = {m.filename.removesuffix(".npy"): _array(archive.read(m)) for m in members}
     except QtxError:
         raise
-    except Exception as error:  # what zipfile raises for a damaged file is what its parts raise
+    except Exception as error:  # for a damaged file, zipfile raises whatever its parts raise
         raise expected.refusal(path, f"not a whole .npz file: {error}") from None
     ours = arrays.pop(OURS, None)
     return arrays, _unsealed(None if ours is None else ours.tobytes(), arrays, path, expected)
@@ -117,7 +117,7 @@ def _array(content: bytes) -> np.ndarray:
         raise ValueError("an array has a header that NumPy does not write")
     descr, fortran_order, axes = (group.decode() for group in header.groups())
     shape = tuple(int(n) for n in axes.split(",") if n.strip())
-    array = np.frombuffer(content, np.dtype(descr), offset=header.end())  # a copy would be the second
+    array = np.frombuffer(content, np.dtype(descr), offset=header.end())  # no copy: `content` is one
     return array.reshape(shape, order="F" if fortran_order == "True" else "C")
 
 

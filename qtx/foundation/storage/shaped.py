@@ -1,4 +1,4 @@
-"""Values of JSON types, and arrays, as the dataclass that they are to be."""
+"""This module turns values of JSON types, and arrays, into the dataclass that they are meant to be."""
 
 from __future__ import annotations
 
@@ -9,14 +9,14 @@ from typing import Any
 
 
 def shaped(value: Any, hint: Any) -> Any:
-    """`value` as a `hint` says: a dict as a dataclass of just these fields, a list as a tuple, the rest as it is.
+    """Returns `value` as `hint` says: a dict as a dataclass of just its fields, a list as a tuple, the rest unchanged.
 
     Args:
-      value: what was read.
+      value: the value that was read.
       hint: a dataclass, `dict[str, X]`, `list[X]`, `tuple[X, ...]`, `X | None`, or a class; float takes integers too.
 
     Raises:
-      TypeError: if it is of another type anywhere.
+      TypeError: if the value is of another type anywhere.
     """
     origin, arguments = typing.get_origin(hint), typing.get_args(hint)
     if origin is types.UnionType:

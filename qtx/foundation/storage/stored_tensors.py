@@ -1,4 +1,4 @@
-"""The tensors of a safetensors file from anywhere, each read when it is asked for."""
+"""This module opens a safetensors file from anywhere; each tensor is read when it is asked for."""
 
 from __future__ import annotations
 
@@ -25,22 +25,22 @@ TYPES = {
     "F8_E5M2": np.dtype(ml_dtypes.float8_e5m2),
     "C64": np.dtype("<c8"),
 }
-"""The format's names of types."""
+"""NumPy's types by the names that the format has for them."""
 LONGEST_HEADER = 100_000_000
-"""Bytes; the limit of the safetensors library."""
+"""The most bytes of a header: the limit of the safetensors library."""
 MOST_AXES = 64
-"""NumPy's limit."""
+"""The most axes of an array: NumPy's limit."""
 METADATA = "__metadata__"
 
 
 @dataclasses.dataclass(frozen=True)
 class StoredTensor:
-    """A tensor in a file, of which the type and the shape are known; `np.asarray(it)` reads it.
+    """A tensor in a file, of which the type and the shape are known; `np.asarray(tensor)` reads it.
 
     Attributes:
-      path: of the file.
-      dtype, shape: of the tensor.
-      begin: of its bytes in the file.
+      path: the file.
+      dtype, shape: the tensor's type and shape.
+      begin: the position of the tensor's first byte in the file.
       expected: what the file should be.
     """
 
@@ -64,12 +64,12 @@ class StoredTensor:
 
 
 def open_safetensors(path: Path, expected: Expected) -> tuple[dict[str, StoredTensor], dict[str, str]]:
-    """The tensors of a safetensors file by name, and the texts that its header has besides.
+    """Returns the tensors of a safetensors file by name, and the texts of its metadata.
 
-    Shapes, types and places are held against each other and the file's size; no tensor is read.
+    Shapes, types and places are checked against each other and the file's size; no tensor is read.
 
     Raises:
-      QtxError: if it is not a whole safetensors file, or has a type or shape that NumPy does not.
+      QtxError: if the file is not a whole safetensors file, or has a type or shape that NumPy lacks.
     """
     if not path.is_file():
         raise QtxError(f"there is no file {path}, expected {expected.what}: {expected.mend}")
@@ -98,7 +98,7 @@ def open_safetensors(path: Path, expected: Expected) -> tuple[dict[str, StoredTe
 
 
 def _span(name: str, entry: Any) -> tuple[np.dtype, tuple[int, ...], tuple[int, int]]:
-    """Type, shape and place of a tensor."""
+    """Returns the type, shape and place of a tensor."""
     if not isinstance(entry, dict) or entry.keys() != {"dtype", "shape", "data_offsets"}:
         raise ValueError(f"{name} has not just dtype, shape and data_offsets")
     kind, shape, places = entry["dtype"], entry["shape"], entry["data_offsets"]
@@ -115,7 +115,7 @@ def _span(name: str, entry: Any) -> tuple[np.dtype, tuple[int, ...], tuple[int, 
 
 
 def _check_places(places: list[tuple[int, int]], size: int) -> None:
-    """Raises ValueError unless each byte is of one tensor."""
+    """Raises ValueError unless each byte belongs to exactly one tensor."""
     end = 0
     for first, last in sorted(places):
         if first != end:

@@ -1,4 +1,4 @@
-"""Whole files: what is expected in one, its bytes, and writing some such that nobody finds a part of them."""
+"""Whole files: what a file should hold, reading its bytes, and writing files such that nobody finds a part of them."""
 
 from __future__ import annotations
 
@@ -12,11 +12,11 @@ from typing import NamedTuple
 from qtx.foundation.errors import QtxError
 
 LONGEST_NAME = 255
-"""Bytes; of the usual file systems."""
+"""The most bytes of a file's name on the usual file systems."""
 
 
 class Expected(NamedTuple):
-    """What a file should hold, and what to do if it does not: the two ends of the message.
+    """An `Expected` says what a file should hold, and what to do if it does not: the two ends of an error message.
 
     Attributes:
       what: a noun phrase, e.g. "a sweep of this version of qtx".
@@ -27,15 +27,15 @@ class Expected(NamedTuple):
     mend: str
 
     def refusal(self, source: Path | str, reason: object) -> QtxError:
-        """The error for `source` not being that."""
+        """Makes the error that `source` is not what was expected."""
         return QtxError(f"{source} is not {self.what} ({' '.join(str(reason).split())[:300]}): {self.mend}")
 
 
 def read_bytes(path: Path, expected: Expected) -> bytes:
-    """The content of a regular file: never of a device or a pipe, which may have no end.
+    """Reads the content of a regular file, but never of a device or a pipe, which may have no end.
 
     Raises:
-      QtxError: if there is none, or it cannot be read.
+      QtxError: if there is no such file, or it cannot be read.
     """
     if not path.is_file():
         raise QtxError(f"there is no file {path}, expected {expected.what}: {expected.mend}")
@@ -46,11 +46,11 @@ def read_bytes(path: Path, expected: Expected) -> bytes:
 
 
 def write_whole(contents: Mapping[Path, bytes]) -> None:
-    """Writes files that belong together: a reader finds the old ones or the new ones, each whole. First all are written
+    """Writes files that belong together: a reader finds the old ones or the new ones, each whole. All are first written
     under other names, then renamed in the order given.
 
     Raises:
-      OSError: if one cannot be written; nothing is left then, and what was there stays.
+      OSError: if a file cannot be written; no part of a new file is left then, and the old files stay.
     """
     own = f"{os.getpid()}.{threading.get_ident()}"  # two threads may write the same file at once
     temporaries = {path: path.with_name(f".{path.name}.{own}") for path in contents}
@@ -66,12 +66,12 @@ def write_whole(contents: Mapping[Path, bytes]) -> None:
 
 
 def with_checksum(path: Path, content: bytes) -> dict[Path, bytes]:
-    """For `write_whole`: a file whose format has no place for a checksum, and before it `<name>.sha256` beside it."""
+    """Returns what `write_whole` writes for a file whose format holds no checksum: `<name>.sha256`, then the file."""
     return {_beside(path): hashlib.sha256(content).hexdigest().encode(), path: content}
 
 
 def verify(path: Path, expected: Expected) -> None:
-    """Raises QtxError unless a file is as `with_checksum` had it written."""
+    """Raises QtxError unless a file is still as it was written with `with_checksum`."""
     if read_bytes(_beside(path), expected) != hashlib.sha256(read_bytes(path, expected)).hexdigest().encode():
         raise expected.refusal(path, f"its checksum is not that of {_beside(path).name}: it is damaged or was edited")
 
@@ -81,10 +81,10 @@ def _beside(path: Path) -> Path:
 
 
 def inside(folder: Path, name: str, expected: Expected) -> Path:
-    """The path that a file's content calls `name`, below `folder`.
+    """Returns the path below `folder` that a file's content calls `name`.
 
     Raises:
-      QtxError: if it is elsewhere: `../x`, `/x`; or too long for a file's name.
+      QtxError: if the path is outside of `folder` (`../x`, `/x`), or too long for a file's name.
     """
     path = folder / name
     if len(name.encode(errors="replace")) > LONGEST_NAME:

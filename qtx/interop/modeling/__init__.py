@@ -1,8 +1,8 @@
-"""`modeling_qtx.py`, which a checkpoint carries so that `transformers` computes its attention.
+"""This module writes `modeling_qtx.py`, which a checkpoint carries so that `transformers` computes its attention.
 
-A stock model has the plain softmax alone. Of any other this writes one file for that model, which needs only torch and
-transformers: the stock classes with the attention layer exchanged. Loading with `trust_remote_code=True` runs it; a
-stock class that reads the checkpoint without it refuses the `attn_implementation` that config.json asks for.
+A stock model has the plain softmax alone. For another attention, the file has the stock classes with the attention
+layer exchanged, and needs only torch and transformers. Loading with `trust_remote_code=True` runs the file; without it,
+a stock class that reads the checkpoint refuses the `attn_implementation` that config.json asks for.
 """
 
 from __future__ import annotations
@@ -20,20 +20,20 @@ from qtx.interop.modeling.stock import STOCK
 
 FILE = "modeling_qtx.py"
 KEYS = ("attn_implementation", "auto_map")
-# What a stock class answers to this ends with a list of what it knows.
+# A stock class refuses this name with a message that quotes it, and then lists the names that the class knows.
 REFUSED = "qtx (load with trust_remote_code=True)"
 
 
 def modeling(config: Any, values: Mapping[str, Any]) -> tuple[dict[str, Any], dict[str, bytes]]:
-    """A model's config.json, so that `transformers` computes the model, and the file of code that goes with it, by
-    name; there is none if the stock class does.
+    """Returns a model's config.json, such that `transformers` computes the model, and the file of code that this takes,
+    by name; no file if the stock class computes the model.
 
     Args:
-      config: of the model.
-      values: its config.json, perhaps with an earlier model's code.
+      config: the model's config.
+      values: the model's config.json, perhaps with an earlier model's code.
 
     Raises:
-      QtxError: if its normalizer, gate or family is not known in PyTorch.
+      QtxError: if the model's normalizer, gate or family is not known in PyTorch.
     """
     attention, gate = config.attention, config.attention.gate
     if attention == AttentionConfig() and not getattr(config, "patch_norm", False):
@@ -62,7 +62,7 @@ def modeling(config: Any, values: Mapping[str, Any]) -> tuple[dict[str, Any], di
 
 
 def _check_known(kind: str, entry: Any, registry: Mapping[str, type]) -> None:
-    # What a base class computes may not be what this one does.
+    # A base class's `pytorch` may not compute what this class does.
     if "pytorch" not in vars(type(entry)):
         name = registered_name(registry, type(entry))
         raise QtxError(f"{kind} {name!r} is not known in PyTorch: give {type(entry).__name__} a method `pytorch`")

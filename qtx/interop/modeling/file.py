@@ -80,13 +80,13 @@ def gate(self, x):
 
 
 def rendered(config: Any, stock: Stock, model_type: str, refused: str) -> str:
-    """The file for a model.
+    """Renders the file for a model.
 
     Args:
-      config: of the model.
-      stock: what it is made from.
-      model_type: in config.json.
-      refused: the `attn_implementation` there, which the stock classes do not know.
+      config: the model's config.
+      stock: the stock classes that the file is made from.
+      model_type: the `model_type` in config.json.
+      refused: the `attn_implementation` in config.json, which the stock classes do not know.
     """
     return FILE.format(
         attention=attention_text(config.attention),
@@ -173,7 +173,7 @@ def _exchange(config: Any, stock: Stock) -> Iterator[str]:
 
 
 def _reads_residual(config: Any) -> bool:
-    """Whether the gate reads something else than the projections do."""
+    """Says whether the gate reads something else than the projections do."""
     gate = config.attention.gate
     return gate is not None and gate.input == "residual" and config.pre_norm
 

@@ -1,7 +1,7 @@
-"""Gates in PyTorch: what they learn, and how it makes `logits`.
+"""Gates in PyTorch: the lines of code that make their parameters, and those that compute `logits`.
 
 Parameters have the names that `qtx.families.attention_weights` gives them, after `own`: an official gate's are `alpha`,
-another's `gate_predictor`, a dictionary by the parameters' names. A gate that sees every head apart says its own lines.
+another's `gate_predictor`, a dictionary by name for a per-head gate, which also gives its own lines.
 """
 
 from __future__ import annotations
@@ -11,7 +11,7 @@ from qtx.families.attention_weights import OFFICIAL
 
 
 def parameters(gate: Gate, own: str, heads: int, head_dim: int) -> str:
-    """The lines that make what a gate learns."""
+    """Returns the lines that make a gate's parameters."""
     if type(gate) is LinearGate:
         return f"{own}.alpha = nn.ModuleList(nn.Linear(HEAD_DIM, 1) for _ in range(HEADS))"
     if type(gate) is MlpGate:
@@ -27,7 +27,7 @@ def parameters(gate: Gate, own: str, heads: int, head_dim: int) -> str:
 
 
 def logits(gate: Gate, own: str) -> str:
-    """The lines that make `logits` of `x`, `[B, T, width]`."""
+    """Returns the lines that compute `logits` of `x`, `[B, T, width]`."""
     if isinstance(gate, DenseGate):
         return f"logits = {_dense(gate, own)}(x).unflatten(-1, (HEADS, -1))"
     assert isinstance(gate, PerHeadGate)

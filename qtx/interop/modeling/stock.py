@@ -1,4 +1,4 @@
-"""What a generated file takes from `transformers` (5.23), by `model_type`."""
+"""The names in stock models of `transformers` (5.23) that a generated file uses, by `model_type`."""
 
 from __future__ import annotations
 
@@ -12,14 +12,14 @@ class Stock:
 
     Attributes:
       attention: class of the attention layer.
-      made: the arguments that it is made with, where `config` and the layer's `index` are known.
-      layers: where the base model has its layers.
-      place: where a layer has its attention.
+      made: the arguments that the layer is made with, where `config` and the layer's `index` are known.
+      layers: the attribute of the base model that has its layers.
+      place: the attribute of a layer that has its attention.
       projections: the layers that make queries, keys and values.
-      out: the layer after the heads, if it is the attention's.
+      out: the output projection after the heads, if it belongs to the attention layer.
       dropout: rate of dropout on the probabilities.
-      classes: for an Auto class the stock one that is made this model's.
-      own: where the attention has the parameters of normalizer and gate, so that they have the checkpoint's names.
+      classes: Auto class to the stock class that the file's class of the same name extends.
+      own: the module that has the parameters of normalizer and gate, so that they have the checkpoint's names.
       cached: whether keys and values of earlier tokens may be given.
     """
 
@@ -76,7 +76,7 @@ STOCK = {
         projections=("q_proj", "k_proj", "v_proj"),
         out="o_proj",
         dropout="self.attention_dropout",
-        # A ViTModel on its own gets its weights renamed only if it is a stock one.
+        # transformers renames the weights of a bare ViTModel only if it is a stock one.
         classes={"AutoModelForImageClassification": "ViTForImageClassification"},
         own="self.attention",
     ),

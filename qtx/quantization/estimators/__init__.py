@@ -1,5 +1,5 @@
-"""Range estimators: streams of tensors to [minimum, maximum]. A new one is a file here, an `Estimator`, and a line in
-`ESTIMATORS`."""
+"""Range estimators: from a stream of tensors to [minimum, maximum]. A new one is an `Estimator` in a file here, and a
+line in `ESTIMATORS`."""
 
 from qtx.quantization.estimators.base import Estimator
 from qtx.quantization.estimators.lp import Lp

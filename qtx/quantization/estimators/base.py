@@ -1,4 +1,4 @@
-"""What every range estimator does."""
+"""The interface of range estimators."""
 
 from __future__ import annotations
 
@@ -12,15 +12,14 @@ EstimatorState = dict[str, jax.Array]
 
 @dataclasses.dataclass(frozen=True)
 class Estimator(abc.ABC):
-    """A stream of tensors to one range [minimum, maximum]; a frozen dataclass of its options, in optax's manner.
-
-    A state is of fixed size, so memory does not grow with what an estimator has seen.
+    """An `Estimator` makes one range [minimum, maximum] of a stream of tensors; a frozen dataclass of its options, in
+    optax's manner. Its state has a fixed size, so memory does not grow with the number of tensors seen.
     """
 
     @abc.abstractmethod
     def init(self) -> EstimatorState:
-        """The state before the first tensor, float32 arrays by name, all finite: what is not says in a state that a
-        tensor was not (see `qtx.quantization.granularity.observe`)."""
+        """Returns the state before the first tensor, float32 arrays by name, all finite: values that are not say, in a
+        later state, that a tensor was not finite (see `qtx.quantization.granularity.observe`)."""
 
     @abc.abstractmethod
     def update(
@@ -31,16 +30,16 @@ class Estimator(abc.ABC):
         symmetric: bool,
         where: jax.Array | None = None,
     ) -> EstimatorState:
-        """The state after one more tensor.
+        """Returns the state after one more tensor.
 
         Args:
-          state: of `init`, or of the tensor before.
-          x: of any shape and floating dtype.
+          state: from `init`, or from `update` with the tensor before.
+          x: the tensor, of any shape and floating dtype.
           bits: 2 to 16, of the grid that the range is for; may be a traced array.
-          symmetric: whether that grid's zero-point is fixed at 0.
+          symmetric: whether this grid's zero-point is fixed at 0.
           where: the values that count, broadcasting to `x`; None: all.
         """
 
     @abc.abstractmethod
     def result(self, state: EstimatorState) -> tuple[jax.Array, jax.Array]:
-        """(minimum, maximum), float32 scalars, of what a state has seen."""
+        """Returns the range (minimum, maximum), float32 scalars, of the tensors that a state has seen."""

@@ -1,8 +1,8 @@
-"""What quantization would cost a tensor, estimated from its histogram: one look at the values serves every grid.
+"""Quantization error of a tensor, estimated from its histogram: one look at the values serves every grid.
 
 The values of a bin are taken to be spread evenly in it. Then the sum of |x - Q(x)|^p over a bin is an integral with
-a closed form, exact however the bin lies across the cells of a grid. In steps t of the grid, k the nearest level in
-it and r = t - k,
+a closed form, exact however the bin lies across the cells of a grid. In steps t of the grid, with k the nearest
+level and r = t - k,
 
     F(t) = integral_0^t |u - Q(u)|^p du = k c + r |r|^p / (p + 1),   c = 2^-p / (p + 1),
 
@@ -20,11 +20,11 @@ BINS = 4096
 
 
 def histogram(x: jax.Array, minimum: jax.Array, maximum: jax.Array, where: jax.Array | None = None) -> jax.Array:
-    """How many values lie in each of `BINS` equal parts of [minimum, maximum]; int32.
+    """Counts the values in each of `BINS` equal parts of [minimum, maximum]; int32.
 
     Args:
       x: any shape, finite.
-      minimum, maximum: no value that counts is beyond them.
+      minimum, maximum: bounds that no value that counts exceeds.
       where: broadcasts to `x`: the values that count; None: all.
     """
     width = jnp.maximum(maximum - minimum, jnp.finfo(jnp.float32).tiny)
@@ -34,7 +34,7 @@ def histogram(x: jax.Array, minimum: jax.Array, maximum: jax.Array, where: jax.A
 
 
 def estimated_error(counts: jax.Array, minimum: jax.Array, maximum: jax.Array, grid: Grid, p: float) -> jax.Array:
-    """The sum of |x - Q(x)|^p over the values of a histogram, about; a float32 scalar."""
+    """Estimates the sum of |x - Q(x)|^p over the values of a histogram; a float32 scalar."""
     edges = minimum + (maximum - minimum) / BINS * jnp.arange(BINS + 1)
     steps = edges / grid.scale
     levels = jnp.round(jnp.clip(steps, grid.low - grid.zero_point, grid.high - grid.zero_point))

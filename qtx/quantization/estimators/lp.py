@@ -1,4 +1,4 @@
-"""Least p-norm of the quantization error: a search for how far to clip a tensor's range."""
+"""The least p-norm of the quantization error: a search for how far to clip a tensor's range."""
 
 from __future__ import annotations
 
@@ -15,29 +15,30 @@ from qtx.quantization.estimators.histogram import estimated_error, histogram
 from qtx.quantization.estimators.minmax import extremes
 
 GOLDEN = (5**0.5 - 1) / 2
-# Narrows the interval to 8e-3 of its length, as fine as the grid. Further in, float32 sums of errors differ by less
-# than their rounding: the result would depend on the order in which devices add up.
+# Ten steps narrow the interval to 8e-3 of its length, as fine as the grid. Further in, float32 sums of errors differ by
+# less than their rounding: the result would depend on the order in which devices add up.
 GOLDEN_STEPS = 10
 MANY = 2**14
-"""Values from which on a histogram costs less than the candidates' own errors."""
+"""The number of values above which a histogram costs less than exact errors of all candidates."""
 NEAR = 8
-"""Candidates whose error is exact nevertheless."""
+"""The number of candidates whose error is exact even for a tensor of more values."""
 
 
 @dataclasses.dataclass(frozen=True)
 class Lp(Estimator):
     """The range f * [low, high], 0 < f <= 1, with the least sum of |x - Q(x)|^p (Nahshan et al. 2019, LAPQ).
 
-    The reach [low, high] is set by the first tensor: symmetric, both ends are absmax + margin; asymmetric, each end is
-    its own extreme, widened by the margin. An end without values beyond 0 stays at 0.
+    The first tensor sets the reach [low, high]. On a symmetric grid, both ends are absmax + margin; on an asymmetric
+    grid, each end is its own extreme, widened by the margin. If no value is below 0, low is 0; on an asymmetric grid,
+    high is 0 if no value is above 0.
 
     Attributes:
-      p: of the norm. 2 is the mean squared error (the estimator `mse`); a larger p weighs outliers more.
-      search: "grid": f = i / candidates, i = 1..candidates, errors added up over all tensors seen, as the paper's code
-        does; of a tensor of more than 2^14 values, they are exact for the eight candidates about the best so far, and
-        of the others estimated from a histogram. "golden": golden-section search on every tensor alone,
-        f averaged over them, at the risk of a local minimum.
-      candidates: of the grid.
+      p: exponent of the norm. 2 is the mean squared error (the estimator `mse`); a larger p weighs outliers more.
+      search: "grid": f = i / candidates, i = 1..candidates, with errors added up over all tensors seen, as in the
+        paper's code; for a tensor of more than 2^14 values, only the eight candidates about the best so far get exact
+        errors, the others estimates from a histogram. "golden": golden-section search on every tensor alone, with f
+        averaged over the tensors, at the risk of a local minimum.
+      candidates: number of values of f; "golden" searches from 1 / candidates to 1.
       margin: how far beyond the extremes the search reaches.
 
     Raises:
@@ -75,12 +76,12 @@ class Lp(Estimator):
 
         def error(minimum, maximum):
             grid = make_grid(minimum, maximum, bits, symmetric)
-            # In steps of the grid: fewer operations than `fake_quantize`, which is what a search spends its time on.
+            # Errors in steps of the grid take fewer operations than `fake_quantize`; a search spends its time on them.
             steps = x * (1 / grid.scale)
             nearest = jnp.round(jnp.clip(steps, grid.low - grid.zero_point, grid.high - grid.zero_point))
             difference = jnp.abs(steps - nearest)
             powers = jnp.square(difference) if self.p == 2 else difference**self.p
-            # Rows first: one float32 sum over millions of small errors would lose digits.
+            # Rows are summed first: one float32 sum over millions of small errors would lose digits.
             powers = powers if where is None else jnp.where(where, powers, 0.0)
             return grid.scale**self.p * powers.sum(axis=-1).sum()
 
@@ -89,7 +90,7 @@ class Lp(Estimator):
             if x.size <= MANY or self.candidates <= NEAR:
                 found = state["found"] + jax.lax.map(lambda ends: error(*ends), candidates)
             else:
-                # With 0, so that values that are all equal are no bin of width 0.
+                # The span includes 0, so that bins of values that are all equal still have a width.
                 span = jnp.minimum(minimum, 0.0), jnp.maximum(maximum, 0.0)
                 counts = histogram(x, *span, where)
 
@@ -116,13 +117,13 @@ class Lp(Estimator):
         return fraction * low, fraction * high
 
     def _grid(self, low, high):
-        """Both ends of every candidate, `[candidates]` each; the step first, as the paper's code multiplies it out."""
+        """Returns both ends of every candidate, `[candidates]` each; divides first, as the paper's code does."""
         steps = jnp.arange(1, self.candidates + 1)
         return low / self.candidates * steps, high / self.candidates * steps
 
 
 def golden_section(function, low: float, high: float) -> jax.Array:
-    """The minimum of a unimodal `function` on [low, high], to 4e-3 of the interval (Kiefer 1953); a float32 scalar."""
+    """Finds where a unimodal `function` is least on [low, high], to 4e-3 of the interval (Kiefer 1953); float32."""
 
     def narrow(_, state):
         low, high, inner_low, inner_high, at_low, at_high = state

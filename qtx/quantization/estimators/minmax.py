@@ -11,7 +11,7 @@ from qtx.quantization.estimators.base import Estimator
 
 
 def extremes(x: jax.Array, where: jax.Array | None) -> tuple[jax.Array, jax.Array]:
-    """The smallest and the largest value of `x`, float32, among those where `where` is True; both 0 if none is."""
+    """Returns the least and the largest value of `x` among those where `where` is True, float32; both 0 if none is."""
     x = x.astype(jnp.float32)
     if where is None:
         return x.min(), x.max()
@@ -23,7 +23,7 @@ def extremes(x: jax.Array, where: jax.Array | None) -> tuple[jax.Array, jax.Arra
 
 @dataclasses.dataclass(frozen=True)
 class MinMax(Estimator):
-    """[min(x), max(x)] of the last tensor x; for weights, which are one tensor (Krishnamoorthi 2018)."""
+    """The range [min(x), max(x)] of the last tensor x; for weights, which are one tensor (Krishnamoorthi 2018)."""
 
     def init(self):
         return {"minimum": jnp.zeros(()), "maximum": jnp.zeros(())}

@@ -13,13 +13,13 @@ import jax.numpy as jnp
 
 LOWEST, HIGHEST, SIGN = -(2**31), 2**31 - 1, 2**31
 DIGITS = ((21, 11), (10, 11), (0, 10))
-"""Position and size of the digits of 32 bits: with fewer, a tensor that has a percentile for each channel would have to
-hold 65,536 counts for each."""
+"""Position and size in bits of the digits of a 32-bit number. With two digits instead of three, a tensor that has a
+percentile for each channel would need 65,536 counts for each."""
 
 
 def percentile_ends(x: jax.Array, percentile: float, where: jax.Array | None = None) -> tuple[jax.Array, jax.Array]:
-    """The (100 - `percentile`)-th and the `percentile`-th percentile of all of `x`, by linear interpolation between
-    order statistics.
+    """Returns the (100 - `percentile`)-th and the `percentile`-th percentile of all of `x`, by linear interpolation
+    between order statistics.
 
     Args:
       x: any shape.
@@ -38,8 +38,8 @@ def percentile_ends(x: jax.Array, percentile: float, where: jax.Array | None = N
         from_end = (1 - percentile / 100) * jnp.maximum(number - 1, 0)
         position = jnp.ceil(from_end).astype(jnp.int32)
         fraction = position - from_end
-    # The value at the position from each end, and between it and the end the next one: the same again, if more values
-    # reach it than its position needs.
+    # The value at the position from each end, and its neighbour towards that end: the same value again, if fewer values
+    # than the position says lie beyond it.
     upper, lower = _order_statistics(codes, jnp.stack([position, number - 1 - position]))
     above, under = codes > upper, counted & (codes < lower)
     higher = jnp.where(above.sum() < position, upper, jnp.min(codes, where=above, initial=HIGHEST))
@@ -53,13 +53,13 @@ def percentile_ends(x: jax.Array, percentile: float, where: jax.Array | None = N
 
 
 def _order_statistics(codes: jax.Array, positions: jax.Array) -> jax.Array:
-    """The values at two positions `[2]` (0: the largest) in descending order: the largest that so many values and one
-    reach."""
+    """Finds the values at two positions `[2]` in descending order (0: the largest): each is the largest value that more
+    values reach than its position says."""
     unsigned = jax.lax.bitcast_convert_type(codes, jnp.uint32) ^ jnp.uint32(SIGN)
     found = jnp.zeros(2, jnp.uint32)
     for shift, bits in DIGITS:
-        # One count serves both: of those that agree with what is found of the one or the other so far, the next digit,
-        # in bins of its own; the rest fall beyond the last bin.
+        # One count serves both positions: values that agree with the digits found so far for one of them are counted by
+        # their next digit, in bins of that position; the other values fall beyond the last bin.
         digit, size = (unsigned >> shift) % 2**bits, 2**bits
         if shift + bits < 32:
             before = unsigned >> (shift + bits)
@@ -74,7 +74,7 @@ def _order_statistics(codes: jax.Array, positions: jax.Array) -> jax.Array:
 
 
 def _ordered(x: jax.Array) -> jax.Array:
-    """float32 as int32 in the same order; its own inverse on the bits."""
+    """Maps float32 to int32 in the same order; on the bits, the map is its own inverse."""
     bits = jax.lax.bitcast_convert_type(x, jnp.int32)
     return jnp.where(bits < 0, bits ^ HIGHEST, bits)
 

@@ -14,10 +14,11 @@ from qtx.quantization.estimators.percentile import percentile_ends
 
 @dataclasses.dataclass(frozen=True)
 class RunningMinMax(Estimator):
-    """r_1 = m_1 and r_i = (1 - momentum) m_i + momentum r_(i-1), for m_i the ends of batch i (Krishnamoorthi 2018).
+    """The moving average r_1 = m_1, r_i = (1 - momentum) m_i + momentum r_(i-1) of each batch i's ends m_i
+    (Krishnamoorthi 2018).
 
     Attributes:
-      momentum: 0.9 in the paper.
+      momentum: weight of the range before; 0.9 in the paper.
       percentile: m_i are the (100 - percentile)-th and percentile-th percentiles (linear interpolation) instead of the
         extremes, e.g. 99.99 (the paper's OPT). None: the extremes.
 

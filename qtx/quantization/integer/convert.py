@@ -1,4 +1,4 @@
-"""From fake quantization to integers: `convert`."""
+"""Conversion of fake-quantized models to integers: `convert`."""
 
 from __future__ import annotations
 
@@ -18,14 +18,14 @@ from qtx.quantization.plan import flatten, is_table
 
 
 def convert(quantized: Quantized) -> IntegerModel:
-    """The model that `quantized` simulates.
+    """Returns the integer model that `quantized` simulates.
 
     Args:
-      quantized: calibrated, per tensor and static (weights also per output channel), 2 to 8 bits. What it leaves in
-        floating point stays there.
+      quantized: calibrated, per tensor and static (weights also per output channel), 2 to 8 bits. Tensors that it
+        leaves in floating point stay there.
 
     Raises:
-      QtxError: for more bits, or a granularity that integers cannot do.
+      QtxError: for more than 8 bits, or a granularity that integers cannot do.
     """
     module = for_inference(quantized.module)
     grids, found = read_grids(quantized), read(module, module.config.example()).operands
@@ -46,7 +46,7 @@ def convert(quantized: Quantized) -> IntegerModel:
         integers |= {f"{path}/{name}": x for name, x in node.items()}
         floating |= set() if integer else {path}
     for path, x in params.items():
-        # A tied head multiplies by the table as it was, which is kept in floating point, once.
+        # A tied head multiplies by the unquantized table, which is kept in floating point, once.
         own = is_table(path) and path not in found.tied
         if own and path in grids.weights and not basis_of(grids.weights[path]):
             integers[path.removesuffix("embedding") + "table"] = integers_of(x, grids.weights[path])
@@ -62,6 +62,6 @@ def _as_table(path: str) -> str:
 
 
 def for_inference(module: Any) -> nn.Module:
-    """The module computing in float32 between the products, and, as it does not train, without rematerialization."""
+    """Returns the module computing in float32 between products and, as it does not train, without rematerialization."""
     module = exact.float32(module)
     return module.clone(config=dataclasses.replace(module.config, remat="none"))

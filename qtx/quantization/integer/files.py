@@ -30,21 +30,21 @@ WEIGHTS = "model.safetensors"
 DESCRIPTION = "integer.json"
 EXPECTED = Expected(f"part of an integer model's folder, {WEIGHTS} and {DESCRIPTION}", "export the model anew")
 FORMAT = 3
-"""Of both files; raised when a reader of the old one could not read the new one."""
+"""The format of both files: a new number where a reader of the old format could not read the new one."""
 
 TRAINING_ONLY = {"dropout", "attention_dropout", "init_std", "dtype", "remat", "attention_backend"}
-"""Options of a model's config that do not matter to its integers."""
+"""Options of a model's config that do not matter to the model's integers."""
 
 
 def save(model: IntegerModel, folder: str | Path) -> None:
-    """Writes both files, whole or not at all, and the description, which holds the weights' SHA-256, last.
+    """Writes `model.safetensors`, then `integer.json` with the weights' SHA-256; both whole or not at all.
 
     Kernels are int8, and so are the embedding tables that the recipe quantizes, except for one that the head is tied
     to: it is stored once, in float32, since the head needs it unquantized and its look-ups are rounded from it.
 
     Args:
       model: from `convert`.
-      folder: is made if it does not exist.
+      folder: where to write; is made if it does not exist.
     """
     folder = Path(folder)
     groups = {"params": model.params, "integers": model.integers}
@@ -61,11 +61,11 @@ def save(model: IntegerModel, folder: str | Path) -> None:
 
 
 def load(module: nn.Module, folder: str | Path) -> IntegerModel:
-    """The model that `save` wrote, bit for bit.
+    """Reads the model that `save` wrote, bit for bit.
 
     Args:
       module: the model that was converted.
-      folder: with both files.
+      folder: holds both files.
 
     Raises:
       QtxError: if a file is missing, damaged or of another format, or belongs to another model.
@@ -90,7 +90,7 @@ def load(module: nn.Module, folder: str | Path) -> IntegerModel:
 
 
 def misfit(module: nn.Module, params: Tensors, integers: Tensors) -> str | None:
-    """What keeps arrays from being an integer model of `module`: the first that is missing or misshapen, or None."""
+    """Says what keeps arrays from being an integer model of `module`: the first missing or misshapen array; or None."""
     variables = nn.unbox(jax.eval_shape(module.init, jax.random.key(0), module.config.example()))
     for path, shape in ((path, leaf.shape) for path, leaf in flatten(variables["params"]).items()):
         places = {f"params/{path}": params.get(path), f"integers/{path}": integers.get(path)}
@@ -118,7 +118,7 @@ def _read_description(folder: Path) -> dict[str, Any]:
 
 def _check_config(module: nn.Module, values: dict[str, Any], folder: Path) -> None:
     given, stored = {"config": _kind(module), **_config(module)}, {"config": values["model"], **values["config"]}
-    # An option that an earlier version did not write is what the folder's own config.json says.
+    # An option that an earlier version did not write is that of the module, which the folder's config.json describes.
     stored = given | stored
     if isinstance(stored.get("attention"), dict):
         stored["attention"] = given.get("attention", {}) | stored["attention"]
@@ -130,7 +130,7 @@ def _check_config(module: nn.Module, values: dict[str, Any], folder: Path) -> No
 
 
 def _config(module: Any) -> dict[str, Any]:
-    """What of a module's config decides what it computes, as JSON would give it back."""
+    """Returns the part of a module's config that decides what the module computes, as JSON would give it back."""
     fields = flattened(module.config)
     return json.loads(json.dumps({name: value for name, value in fields.items() if name not in TRAINING_ONLY}))
 
@@ -140,7 +140,7 @@ def _kind(module: Any) -> str:
 
 
 def _bits(integers: Tensors) -> dict[str, list[int]]:
-    """The bit-widths in use, for a reader: of the kernels, and of the sites and tables."""
+    """Returns the bit-widths in use, for readers of the file: of the kernels, and of the sites and tables."""
     kernels = [x for path, x in integers.items() if path.endswith("/kernel_bits")]
     highs = {path.removesuffix("/high"): x for path, x in integers.items() if path.endswith("/grid/high")}
     sites = [jnp.log2(x - integers[f"{path}/low"] + 1) for path, x in highs.items()]

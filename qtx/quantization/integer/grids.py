@@ -26,10 +26,10 @@ class Grids:
     stacked: frozenset[str]
 
     def of(self, source: Origin | None) -> Fields | None:
-        """The grid that a product's operand lies on; None: in some layer it is in floating point.
+        """Returns the grid that a product's operand lies on; None if, in some layer, the operand is in floating point.
 
         Raises:
-          QtxError: if it has a scale per channel, over which a product of integers cannot sum.
+          QtxError: if the grid has a scale per channel, over which a product of integers cannot sum.
         """
         fields = None if source is None or source.site is None else self._one_scale(source.site)
         if source is None or fields is None or (source.later is None and not source.last):
@@ -38,7 +38,7 @@ class Grids:
             on = fields.get("on", jnp.ones(1, bool))[-1]
             return {name: value[-1] for name, value in fields.items() if name != "on"} if on else None
         assert source.later is not None
-        if len(self.sites.get(source.later, {"low": ()})["low"]) == 1:  # a single layer's output enters none
+        if len(self.sites.get(source.later, {"low": ()})["low"]) == 1:  # a single layer's output enters no layer
             return None if "on" in fields else {name: value[None] for name, value in fields.items()}
         later = self._one_scale(source.later)
         # The last layer's grid does not enter a layer, so whether it is on does not matter.
@@ -59,7 +59,7 @@ class Grids:
 
 
 def same_basis(left: Fields, right: Fields) -> bool:
-    """Whether integers on two grids are in the same basis, so that they may meet."""
+    """Says whether the integers of two grids are in the same basis, so that a product may take both."""
     bases = basis_of(left), basis_of(right)
     return bases[0].keys() == bases[1].keys() and all(
         jnp.array_equal(x, bases[1][name]) for name, x in bases[0].items()
@@ -67,10 +67,10 @@ def same_basis(left: Fields, right: Fields) -> bool:
 
 
 def read_grids(quantized: Quantized) -> Grids:
-    """All grids.
+    """Returns the grids of all quantized tensors.
 
     Raises:
-      QtxError: naming the tensor that int8 cannot hold.
+      QtxError: for a tensor that int8 cannot hold, with its name.
     """
     weights = _grids("weight", quantized.weight_plan, quantized.weight_ranges)
     sites = _grids("activation", quantized.activation_plan, quantized.activation_ranges)

@@ -1,8 +1,8 @@
-"""Runs a model's matrix products on integers, and rounds its sites to their grids.
+"""Running a model's matrix products on integers, and rounding its sites to their grids.
 
 All that a module needs is in the variable collection `integer`, shaped like the module tree, with a leading layer axis
-under the scanned `layers`: a site's node has its "grid"; that of a dense layer the grid of its "input" too, and its
-kernel (see `products.integer_dense`); that of a product the grids of "left" and "right". A product's operands lie on
+under the scanned `layers`: a site's node has its "grid"; a dense layer's node has the grid of its "input" too, and its
+kernel (see `products.integer_dense`); a product's node has the grids of "left" and "right". A product's operands lie on
 these grids, so that their integers are exact.
 """
 
@@ -28,7 +28,7 @@ COLLECTION = "integer"
 
 @contextlib.contextmanager
 def on_integers() -> Iterator[None]:
-    """Within the context, modules with variables in the collection compute on them."""
+    """Makes modules with variables in the collection `integer` compute on these variables, within the context."""
 
     def interceptor(next_function, args, kwargs, context):
         module: Any = context.module
@@ -56,6 +56,6 @@ def _node(module: nn.Module) -> Mapping[str, Any]:
 
 
 def _integers(x: jax.Array, fields: Fields) -> tuple[jax.Array, Grid]:
-    """The int8 of a tensor that lies on a grid, in the grid's basis."""
+    """Returns the int8 of a tensor that lies on a grid, in the grid's basis, and the grid."""
     grid = grid_of(fields)
     return grid.quantize(enter(x, basis_of(fields))).astype(jnp.int8), grid

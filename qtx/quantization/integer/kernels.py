@@ -13,16 +13,16 @@ from qtx.quantization.integer.grid import Fields
 from qtx.quantization.integer.grids import same_basis
 
 Tensors = dict[str, jax.Array]
-"""Path to array, e.g. `layers/mlp/out/kernel`."""
+"""Arrays by path, e.g. `layers/mlp/out/kernel`."""
 
 
 @jax.jit
 def integers_of(weight: jax.Array, grid: Fields) -> jax.Array:
-    """The int8 of a weight, in the grid's basis, rounded already or not.
+    """Returns the int8 of a weight, which is in the grid's basis, rounded already or not.
 
     Args:
       weight: `[..., D, F]`.
-      grid: fields of the leading shape `[...]`, or with a trailing `[F]`.
+      grid: has fields of the leading shape `[...]`, or with a trailing `[F]`.
     """
     fields = {name: _as_matrix(grid[name], weight.ndim) for name in ("scale", "zero_point", "low", "high")}
     return Grid(**fields).quantize(weight).astype(jnp.int8)
@@ -31,13 +31,13 @@ def integers_of(weight: jax.Array, grid: Fields) -> jax.Array:
 def dense_variables(
     kernel: jax.Array, bias: jax.Array | None, grid: Fields | None, entering: Fields | None
 ) -> Tensors | None:
-    """The variables of a dense layer, as `products.integer_dense` takes them; None: it stays in floating point.
+    """Returns a dense layer's variables, as `products.integer_dense` takes them; None: it stays in floating point.
 
     Args:
       kernel: rounded to its grid, `[D, F]`, or with a leading layer axis.
-      bias: if it has one.
-      grid: of the kernel; None: it is in floating point.
-      entering: of the layer's input; None: it is in floating point.
+      bias: of the layer, if it has one.
+      grid: of the kernel; None: the kernel is in floating point.
+      entering: grid of the layer's input; None: the input is in floating point.
     """
     integer = grid is not None and entering is not None and same_basis(entering, grid)
     if grid is None or "on" in grid or (basis_of(grid) and not integer):
@@ -61,13 +61,13 @@ def dense_variables(
 
 @jax.jit
 def _offset(kernel: jax.Array, z_x: jax.Array, z_w: jax.Array) -> jax.Array:
-    """The zero-points' terms without x, int32 `[..., F]`, of a kernel `[..., D, F]` (see `products`)."""
+    """Computes the zero-points' terms without x, int32 `[..., F]`, of a kernel `[..., D, F]` (see `products`)."""
     z_x = z_x[..., None].astype(jnp.int32)
     z_w = _as_matrix(z_w, kernel.ndim)[..., 0, :].astype(jnp.int32)
     return z_x * (kernel.shape[-2] * z_w - kernel.sum(-2, dtype=jnp.int32))
 
 
 def _as_matrix(value: jax.Array, ndim: int) -> jax.Array:
-    """`[...]` as `[..., 1, 1]` and `[..., F]` as `[..., 1, F]`, of `ndim` axes."""
+    """Reshapes `[...]` to `[..., 1, 1]`, and `[..., F]` to `[..., 1, F]`, of `ndim` axes."""
     leading = ndim - 2
     return value[..., None, :] if value.ndim > leading else value[..., None, None]

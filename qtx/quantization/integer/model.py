@@ -25,12 +25,13 @@ class IntegerModel:
 
     Attributes:
       module: the model, computing in float32.
-      in_floating_point: paths of the matrix products that do not run on integers: those that the recipe gives an
-        operand in floating point, or whose operand is not the output of a site.
-      params: path to what stays in floating point. A word table that the head is tied to is one: look-ups are rounded
-        to its grid, but the head multiplies by the table as it was (see `Recipe`).
-      integers: path to int8 kernels and tables, their scales and zero-points, biases, and the grids of sites and of
-        products' operands; `[L, ...]` under `layers/`. See `interceptor`.
+      in_floating_point: paths of the matrix products that do not run on integers, as an operand is in floating point,
+        is no site's output or is in another basis, or as no `Dense` or `Product` computes them; also, so marked,
+        sites whose rotation is computed in floating point.
+      params: the arrays that stay in floating point, by path. A word embedding table that the head is tied to is one:
+        look-ups are rounded to its grid, but the head multiplies by the unquantized table (see `Recipe`).
+      integers: int8 kernels and tables, their scales and zero-points, biases, and the grids of sites and of products'
+        operands, by path; `[L, ...]` under `layers/`. See `interceptor`.
     """
 
     module: nn.Module
@@ -39,12 +40,12 @@ class IntegerModel:
     integers: Tensors
 
     def apply(self, batch: dict[str, jax.Array], **kwargs: Any) -> Any:
-        """What `Quantized.apply` returns for `batch`, up to values that lie on the edge between two integers.
+        """Returns what `Quantized.apply` does for `batch`, up to values that lie on the edge between two integers.
 
-        Traceable; compile it with `jit`.
+        The call is traceable: compile it with `jit`.
 
         Raises:
-          QtxError: with train=True.
+          QtxError: if called with train=True.
         """
         if kwargs.get("train"):
             raise QtxError("an integer model does not train: call apply with train=False")
@@ -56,7 +57,7 @@ class IntegerModel:
             return exact.apply(self.module, variables, batch, **kwargs)
 
     def _table(self, path: str) -> jax.Array:
-        """An embedding table `[rows, width]` from its integers and the grid of its look-ups."""
+        """Computes an embedding table `[rows, width]` from its integers and the grid of its look-ups."""
         grid = path.removesuffix("table") + "grid"
         scale, zero_point = self.integers[f"{grid}/scale"], self.integers[f"{grid}/zero_point"]
         return scale * (self.integers[path].astype(jnp.float32) - zero_point)

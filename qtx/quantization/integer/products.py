@@ -3,11 +3,11 @@
     sum_d s_x (x_d - z_x) s_y (y_d - z_y) = s_x s_y (sum_d x_d y_d - z_x sum_d y_d - z_y sum_d x_d + D z_x z_y)
 
 (Jacob et al. 2018, "Quantization and Training of Neural Networks for Efficient Integer-Arithmetic-Only Inference",
-eq. 7). All of the bracket is exact in int32, so that the only rounding is that of the final scaling.
+eq. 7). The whole bracket is exact in int32, so that the only rounding is that of the final scaling.
 
-A processor that has instructions for bfloat16 and none for tiles of int8 multiplies bfloat16 faster than XLA's CPU
-backend multiplies int8 there (docs/performance.md). bfloat16 holds every int8, and float32 every sum of 1,024 products
-of two, so that the integers that come out are the same.
+On a processor with instructions for bfloat16 but none for tiles of int8, XLA's CPU backend multiplies bfloat16 faster
+than int8 (docs/performance.md). bfloat16 holds every int8, and float32 every sum of 1,024 products of two int8, so that
+the integers that come out are the same.
 """
 
 from __future__ import annotations
@@ -23,17 +23,17 @@ from qtx.foundation.hardware import cpu_instructions
 from qtx.quantization.affine import Grid
 
 EXACT = 2**24 // 128**2
-"""Of so many products of two int8 float32 holds every sum."""
+"""The number of products of two int8 of which float32 holds every sum."""
 
 
 def integer_dense(x: jax.Array, grid: Grid | None, node: Mapping[str, jax.Array]) -> jax.Array:
-    """x W + b, float32 `[..., F]`.
+    """Computes x W + b, float32 `[..., F]`.
 
     Args:
-      x: `[..., D]`, int8 on `grid`; or float32, without one.
+      x: `[..., D]`, int8 on `grid`; or float32, without a grid.
       grid: of x.
-      node: "kernel" `[D, F]` int8, with "kernel_scale" (scalar or `[F]`) and, unless they are all 0,
-        "kernel_zero_point" (same); perhaps "bias" `[F]`; and, with a grid, "offset" `[F]` int32: the terms of the
+      node: "kernel" `[D, F]` int8, with "kernel_scale" (scalar or `[F]`) and, unless all are 0,
+        "kernel_zero_point" (same shape); perhaps "bias" `[F]`; and, with a grid, "offset" `[F]` int32: the terms of the
         zero-points that do not depend on x. ("kernel_bits" is for readers of the file.)
     """
     kernel = node["kernel"]
@@ -48,18 +48,18 @@ def integer_dense(x: jax.Array, grid: Grid | None, node: Mapping[str, jax.Array]
 
 
 def _flat_dot(x: jax.Array, kernel: jax.Array) -> jax.Array:
-    """`[..., D]` with `[D, F]` as one `[N, D] x [D, F]` product; int32 for int8, float32 for float32."""
+    """Multiplies `[..., D]` by `[D, F]` as one `[N, D] x [D, F]` product; int32 for int8, float32 for float32."""
     rows = x.reshape(-1, x.shape[-1])
     total = multiply("nd,df->nf", rows, kernel) if kernel.dtype == jnp.int8 else rows @ kernel
     return total.reshape(*x.shape[:-1], kernel.shape[-1])
 
 
 def product(equation: str, x: jax.Array, x_grid: Grid, y: jax.Array, y_grid: Grid) -> jax.Array:
-    """The product of two activations, float32.
+    """Computes the product of two activations, float32.
 
     Args:
-      equation: as of `jnp.einsum`, with one letter an axis, e.g. `"bthd,bshd->bhts"`.
-      x, y: int8 on their grids, of one scale each.
+      equation: as in `jnp.einsum`, with one letter an axis, e.g. `"bthd,bshd->bhts"`.
+      x, y: int8 on their grids, which have one scale each.
     """
     operands, _, result = equation.partition("->")
     of_x, of_y = operands.split(",")
@@ -71,15 +71,15 @@ def product(equation: str, x: jax.Array, x_grid: Grid, y: jax.Array, y_grid: Gri
 
 
 def multiply(equation: str, x: jax.Array, y: jax.Array) -> jax.Array:
-    """The exact int32 product of two int8, `equation` as of `jnp.einsum`, one letter an axis; both have those that are
-    summed over."""
+    """Computes the exact int32 product of two int8 arrays, with an `equation` as in `jnp.einsum`, one letter an axis;
+    both arrays have all axes that are summed over."""
     if faster_in_bfloat16():
         return in_bfloat16(equation, x, y)
     return jnp.einsum(equation, x, y, preferred_element_type=jnp.int32)
 
 
 def in_bfloat16(equation: str, x: jax.Array, y: jax.Array) -> jax.Array:
-    """See `multiply`; what is summed over is cut into pieces whose sums float32 holds."""
+    """Computes `multiply` in bfloat16, in pieces of the axes summed over whose sums float32 holds."""
     operands, _, result = equation.partition("->")
     of_x, of_y = operands.split(",")
     summed = {letter: size for letter, size in zip(of_x, x.shape, strict=True) if letter not in result}
@@ -94,13 +94,13 @@ def in_bfloat16(equation: str, x: jax.Array, y: jax.Array) -> jax.Array:
 
 @functools.cache
 def faster_in_bfloat16() -> bool:
-    """Whether this is such a processor."""
+    """Says whether JAX runs on a CPU with instructions for bfloat16 and none for tiles of int8."""
     has = cpu_instructions().split()
     return jax.default_backend() == "cpu" and "avx512_bf16" in has and "amx_int8" not in has
 
 
 def _summed(x: jax.Array, letters: str, result: str) -> jax.Array:
-    """The int32 sums over the axes that a product contracts, broadcasting to its result."""
+    """Computes the int32 sums over the axes that a product contracts, broadcasting to the product's result."""
     contracted = tuple(axis for axis, letter in enumerate(letters) if letter not in result)
     left = [letter for letter in letters if letter in result]
     total = jnp.sum(x, contracted, dtype=jnp.int32)

@@ -1,4 +1,4 @@
-"""What a post-training quantization method may change, and the one that changes nothing."""
+"""The interface of post-training quantization methods, and `Static`, the method that changes nothing."""
 
 from __future__ import annotations
 
@@ -16,27 +16,27 @@ from qtx.quantization.weights import quantize_weights
 
 @dataclasses.dataclass(frozen=True)
 class Method:
-    """The base of post-training quantization methods: three steps, of which a method overrides those that it does
-    otherwise than the paper. A frozen dataclass of its options.
+    """The base of post-training quantization methods, which are frozen dataclasses of their options. It has three
+    steps; a method overrides those that it does otherwise than the paper.
 
     The calibration batches of all steps are the same, and may be iterated over any number of times.
     """
 
     def adapt(self, recipe: Recipe) -> Recipe:
-        """The recipe to follow."""
+        """Returns the recipe to follow instead of `recipe`."""
         return recipe
 
     def find_bases(self, module: nn.Module, params: Any, batches: Iterable[dict[str, Any]]) -> Bases:
-        """The bases to quantize in, before any range is estimated."""
+        """Returns the bases to quantize in; called before any range is estimated."""
         return {}
 
     def round_weights(
         self, module: nn.Module, params: Any, plan: Plan, ranges: Ranges, batches: Iterable[dict[str, Any]]
     ) -> Any:
-        """The parameters with every weight in `plan` on the grid of its range, embedding tables as they were."""
+        """Returns the parameters with every weight in `plan` on its range's grid, embedding tables as they were."""
         return quantize_weights(plan, params, ranges)
 
 
 @dataclasses.dataclass(frozen=True)
 class Static(Method):
-    """The paper's (Bondarenko et al. 2023, eq. 1): nearest rounding on static grids."""
+    """The paper's method (Bondarenko et al. 2023, eq. 1): rounding to nearest on static grids."""

@@ -30,24 +30,23 @@ KERNEL = "/kernel"
 class Gptq(Method):
     """Hessian-aware rounding of the dense layers' kernels (Frantar et al. 2022), on the grids of their ranges.
 
-    For the inputs X `[N, D]` of a layer with kernel W `[D, F]`, it looks for Q on the grid with a small
-    ||X W - X Q||^2 = tr (W - Q)^T H (W - Q), H = X^T X. Row by row: with H^-1 = U^T U, U upper triangular,
+    For the inputs X `[N, D]` of a layer with kernel W `[D, F]`, GPTQ looks for Q on the grid with a small
+    ||X W - X Q||^2 = tr (W - Q)^T H (W - Q), H = X^T X. It goes row by row: with H^-1 = U^T U, U upper triangular,
 
         q_j = round(w_j),    w_k -= U_jk (w_j - q_j) / U_jj    for the rows k > j, not rounded yet.
 
-    H is of the calibration data, summed batch by batch in one pass of the floating-point model, where the original
-    passes once per layer, with the layers before already rounded: a simplification, as the layers are one scan. All
-    H are held at once, `[L, D, D]` a kernel. A kernel whose range has a basis is rounded in it, with H of the inputs
-    in it. Everything but dense kernels is rounded to nearest, and so are rows that no input reaches (the original
-    zeroes them).
+    H is summed over the calibration data, batch by batch, in one pass of the floating-point model, as the layers are
+    one scan. This simplifies the original, which makes one pass per layer, with the layers before already rounded. All
+    H are held at once, `[L, D, D]` a kernel. A kernel whose range has a basis is rounded in it, with H of the inputs in
+    it. Everything but dense kernels is rounded to nearest, as are rows without any input (the original zeroes them).
 
     Attributes:
-      damping: added to H's diagonal, as a fraction of its mean.
-      bases: the method whose bases to quantize in, "none", "smoothquant" or "hadamard" (which is then QuaRot's
-        combination), with its default options.
+      damping: fraction of the mean of H's diagonal that is added to the diagonal.
+      bases: the method whose bases to quantize in, with its default options: "none", "smoothquant" or "hadamard" (which
+        is then QuaRot's combination).
 
     Raises:
-      QtxError: if damping is not positive, or bases unknown.
+      QtxError: if damping is not positive and finite, or bases is unknown.
     """
 
     damping: float = 0.01
@@ -82,7 +81,7 @@ class Gptq(Method):
 
 @functools.partial(jax.jit, static_argnames=("planned", "stacked"))
 def _round_kernel(planned: Planned, stacked: bool, kernel, hessian, r, damping) -> jax.Array:
-    """A kernel `[D, F]` on its grid, or `[L, D, F]` if stacked; one layer at a time, for the memory of one."""
+    """Rounds a kernel `[D, F]`, or `[L, D, F]` if stacked; one layer at a time, so that only one takes memory."""
 
     def of_layer(layer):
         kernel, hessian, r = layer
@@ -96,23 +95,23 @@ def _round_kernel(planned: Planned, stacked: bool, kernel, hessian, r, damping) 
 
 
 def gptq(kernel: jax.Array, hessian: jax.Array, damping: float | jax.Array, to_grid: Any) -> jax.Array:
-    """The rounded kernel.
+    """Returns the rounded kernel.
 
     Args:
-      kernel: `[D, F]`.
-      hessian: `[D, D]`, X^T X.
-      damping: added to its diagonal, as a fraction of its mean.
-      to_grid: rounds a row `[F]`.
+      kernel: W, `[D, F]`.
+      hessian: H = X^T X, `[D, D]`.
+      damping: fraction of the mean of H's diagonal that is added to the diagonal.
+      to_grid: rounds a row `[F]` of the kernel.
     """
     size = kernel.shape[0]
     diagonal = jnp.diagonal(hessian)
-    # A row that no input reaches has zeros in its row and column of H: with any diagonal its error goes nowhere.
+    # A row that no input reaches has zeros in its row and column of H: with any diagonal, no other row gets its error.
     added = damping * diagonal.mean() + jnp.where(diagonal > 0, 0.0, 1.0)
     hessian = hessian + jnp.diag(added)
     # H = A A^T with A upper triangular, by Cholesky from the last row on; U = A^-1, without inverting H itself.
     upper = jnp.linalg.cholesky(hessian[::-1, ::-1])[::-1, ::-1]
     upper = jax.scipy.linalg.solve_triangular(upper, jnp.eye(size, dtype=kernel.dtype), lower=False)
-    # Within a block each row corrects the next ones at once, the rows after the block by one matrix product.
+    # Each row corrects the next rows of its block at once; one matrix product corrects all rows after the block.
     block = math.gcd(size, BLOCK)
 
     def round_block(i, state):

@@ -1,4 +1,4 @@
-"""Rotations: activations and weights in a basis in which no dimension is an outlier's own."""
+"""Rotations: activations and weights in a basis in which every outlier is spread over all dimensions."""
 
 from __future__ import annotations
 
@@ -23,23 +23,23 @@ class Hadamard(Method):
     diag(signs) H / sqrt(D). Each entry of x R is a mean of all of x with random signs: an outlier dimension is spread
     over D entries, and the largest of |x R| is about ||x|| / sqrt(D) times a logarithm.
 
-    One R of each width: that of the residual stream (sums, LayerNorms, what the branches add), the context's, and that
-    of the MLP's hidden activations; and of the kernels that multiply them. Left as they are: queries, keys and values,
-    scores and probabilities (whose dimensions are heads and positions), the embedding tables, and the gates.
+    There is one R for each width: the residual stream's (sums, LayerNorms, what the branches add), the context's, and
+    that of the MLP's hidden activations; the kernels that multiply these are rotated too. Queries, keys and values,
+    scores and probabilities (whose dimensions are heads and positions), the embedding tables and the gates are not.
 
-    QuaRot rotates the network itself, which works for RMSNorm alone, as it commutes with R; so it folds first: a
-    LayerNorm's scale into the next kernels, its mean into the kernels before it. Here every site enters the basis, is
-    rounded, and leaves again (`qtx.quantization.basis`): the floating-point function is the same for any R, and nothing
-    needs folding. What it costs in integers is thus more than QuaRot: between a product in the basis and a LayerNorm, a
-    residual sum with another, a gate or an activation function stands an online transform, O(D log D) a token, where
-    QuaRot has them only before the second MLP kernel and the attention's output. This bounds what rotation can do for
-    the accuracy of these models, post-LN ones included, which QuaRot's folding cannot rotate.
+    QuaRot rotates the network itself. This works for RMSNorm alone, which commutes with R; so QuaRot first folds a
+    LayerNorm's scale into the next kernels, and its mean into the kernels before it. Here every site enters the basis,
+    is rounded, and leaves again (`qtx.quantization.basis`): the floating-point function is the same for any R, and
+    nothing needs folding. In integers this costs more than QuaRot: an online transform, O(D log D) a token, stands
+    between a product in the basis and a LayerNorm, another term of a residual sum, a gate or an activation function;
+    QuaRot has one only before the second MLP kernel and the attention's output. The method bounds what rotation
+    can do for the accuracy of these models, also of post-LN models, which QuaRot's folding cannot rotate.
 
     Attributes:
-      seed: of the random signs.
+      seed: seed of the random signs.
 
     Raises:
-      QtxError: if it is negative.
+      QtxError: if the seed is negative.
     """
 
     seed: int = 0
@@ -67,11 +67,11 @@ class Hadamard(Method):
 
 
 def rotation(size: int, seed: int) -> np.ndarray:
-    """A random orthogonal `[size, size]`, float32: diag(signs) (H_{2^k} (x) B), normalized.
+    """Makes a random orthogonal matrix `[size, size]`, float32: diag(signs) (H_{2^k} (x) B), normalized.
 
     B is the smallest Hadamard matrix of Paley's first construction (1, 12, 20, 24, 44, ...) such that size = 2^k times
-    its order; where there is none, a random orthogonal matrix of the odd part. 768 = 64 * 12; 100 = 5 * 20 is
-    4 * 25, with B random.
+    B's order. If there is none, B is a random orthogonal matrix, and its order the odd part of size. So 768 is 64 * 12,
+    and 100 is 4 * 25 with a random B, since 5 is no power of 2 in 5 * 20.
     """
     rng = np.random.default_rng(seed)
     signs = rng.choice([-1.0, 1.0], size)
@@ -92,14 +92,14 @@ def rotation(size: int, seed: int) -> np.ndarray:
 
 
 def is_paley(order: int) -> bool:
-    """Whether order - 1 is a prime that is 3 modulo 4."""
+    """Says whether order - 1 is a prime that is 3 modulo 4."""
     q = order - 1
     return q % 4 == 3 and all(q % divisor for divisor in range(2, int(q**0.5) + 1))
 
 
 def paley(order: int) -> np.ndarray:
-    """The Hadamard matrix of `order`, 1 or q + 1 for a prime q = 3 modulo 4 (Paley 1933): I + S, S skew, made of the
-    quadratic residues: S_ij = 1 if i - j is a square modulo q, else -1."""
+    """Makes the Hadamard matrix of `order`, 1 or q + 1 for a prime q = 3 modulo 4 (Paley 1933): I + S, S skew, made of
+    the quadratic residues: S_ij = 1 if i - j is a square modulo q, else -1."""
     if order == 1:
         return np.ones((1, 1))
     q = order - 1

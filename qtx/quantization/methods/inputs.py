@@ -1,5 +1,4 @@
-"""Statistics of what each dense layer multiplies of real tokens, streamed over the calibration data; nothing of a batch
-is kept."""
+"""Statistics of dense layers' inputs at real tokens, streamed over the calibration data without keeping any batch."""
 
 from __future__ import annotations
 
@@ -19,12 +18,12 @@ Statistic = Callable[[jax.Array], jax.Array]
 
 
 def absmax(x: jax.Array) -> jax.Array:
-    """`[N, D]` -> `[D]`, the largest absolute value of each dimension."""
+    """Returns the largest absolute value of each dimension, `[N, D]` -> `[D]`."""
     return jnp.abs(x).max(axis=0)
 
 
 def gram(x: jax.Array) -> jax.Array:
-    """`[N, D]` -> `[D, D]`, sum over n of x_n x_n^T."""
+    """Computes the sum over n of x_n x_n^T, `[N, D]` -> `[D, D]`."""
     return jnp.matmul(x.T, x, precision=jax.lax.Precision.HIGHEST)
 
 
@@ -36,21 +35,21 @@ def of_inputs(
     statistic: Statistic,
     combine: Callable[[Any, Any], Any],
 ) -> dict[str, jax.Array]:
-    """A statistic of the inputs of dense layers of the floating-point model.
+    """Computes a statistic of the inputs of dense layers of the floating-point model.
 
     Args:
       module, params: the model.
-      batches: what to run it on.
-      paths: of the dense layers, e.g. "layers/mlp/out"; others are left out.
-      statistic: of one batch, from the input's rows `[N, D]`, float32; rows of zeros, which stand for padding, do not
-        change it.
-      combine: two statistics into one, of batches or of a layer that runs twice, e.g. `jnp.add`.
+      batches: what to run the model on.
+      paths: paths of the dense layers, e.g. "layers/mlp/out"; other layers are left out.
+      statistic: makes one batch's statistic of the input's rows `[N, D]`, float32; rows of zeros, which stand for
+        padding, do not change it.
+      combine: makes one statistic of two, of two batches or of a layer that runs twice, e.g. `jnp.add`.
 
     Returns:
-      Path to the statistic, with a leading `[L]` under `layers/`; a path that is not a dense layer's is missing.
+      The statistics by path, with a leading `[L]` under `layers/`; a path that is not a dense layer's is missing.
 
     Raises:
-      QtxError: if one is not finite.
+      QtxError: if a statistic is not finite.
     """
     total = None
     for batch in batches:

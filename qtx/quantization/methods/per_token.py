@@ -1,4 +1,4 @@
-"""Dynamic activations: one range per token, found as it is computed."""
+"""Dynamic activations: one range per token, found while the model runs."""
 
 from __future__ import annotations
 
@@ -15,9 +15,9 @@ class PerToken(Method):
 
     Row n of an activation x `[N, D]` gets the grid of its own extremes, [min_d x_nd, max_d x_nd] widened to include 0,
     so that an outlier token costs no other token its precision. An outlier dimension, which is large in every token,
-    still sets the step of every row. In integers: the rows' scales multiply the product's rows, so a matrix product
-    stays one; each row is read once more, for its extremes. Bits and symmetry are the recipe's; its activation
-    estimators and granularities have no say.
+    still sets the step of every row. In integers, the rows' scales multiply the product's rows, so a matrix product
+    stays one product; each row is read once more, for its extremes. Bits and symmetry are the recipe's; the recipe's
+    activation estimators and granularities have no say.
     """
 
     def adapt(self, recipe):

@@ -10,6 +10,7 @@ import jax.numpy as jnp
 from qtx.anatomy import Anatomy, Origin, read
 from qtx.foundation.errors import QtxError
 from qtx.parts import Part
+from qtx.quantization.basis import Bases
 from qtx.quantization.methods.base import Method
 from qtx.quantization.methods.inputs import absmax, of_inputs
 from qtx.quantization.plan import flatten
@@ -23,20 +24,20 @@ class SmoothQuant(Method):
 
         s_j = max|x_j|^alpha / max|w_j|^(1 - alpha)
 
-    for every norm's output x `[N, D]` in a stack that dense layers of the stack multiply: query, key and value, whose
-    kernels side by side are W, and the first of the MLP. max|x_j| is over the calibration data, in floating point. A channel whose
-    activation or weight is all zeros keeps s_j = 1.
+    for every norm's output x `[N, D]` in a stack that dense layers of the stack multiply, their kernels side by side as
+    W: query, key and value, or the first layers of the MLP. max|x_j| is over the calibration data, in floating point. A
+    channel whose activation or weight is all zeros keeps s_j = 1.
 
-    The integers hold x / s and s W, by the mechanism of `qtx.quantization.basis`. So does the LayerNorm's scale g, as
-    g / s: in integers the smoothing is a part of it and costs nothing. Where the LayerNorm also feeds the residual sum
-    (a post-LN block's, BERT) or a gate's predictor, they read the unsmoothed value: a factor s per channel when they
-    rescale. The last LayerNorm, which feeds the head, is left as it is.
+    The integers hold x / s and s W, by the mechanism of `qtx.quantization.basis`. They hold the LayerNorm's scale g as
+    g / s: in integers the smoothing is a part of that scale and costs nothing. Where the LayerNorm also feeds the
+    residual sum (a post-LN block's, BERT) or a gate's predictor, these read the unsmoothed value: a factor s per
+    channel when they rescale. The last LayerNorm, which feeds the head, is left as it is.
 
     Attributes:
       alpha: how much of the difficulty moves into the weights, 0 to 1.
 
     Raises:
-      QtxError: if it is not in [0, 1].
+      QtxError: if alpha is not in [0, 1].
     """
 
     alpha: float = 0.5
@@ -53,13 +54,14 @@ class SmoothQuant(Method):
                 "smoothquant finds no norm in a stack of layers whose output dense layers multiply: choose another "
                 "method, such as gptq"
             )
-        # All that multiply one tensor have the same input: the first one's stands for it.
+        # Layers that multiply the same tensor have the same input: the first layer's stands for all.
         inputs = of_inputs(module, params, batches, tuple(layers[0] for layers in fed.values()), absmax, jnp.maximum)
-        bases = {}
+        bases: Bases = {}
         for origin, layers in fed.items():
             of_weights = [jnp.abs(flat[f"{layer}/kernel"]).max(axis=-1) for layer in layers]
             s = factors(inputs[layers[0]], jnp.stack(of_weights).max(axis=0), self.alpha)
             places = {f"{layer}/kernel": s for layer in layers}
+            assert origin.site is not None
             if origin.later is None:
                 places[origin.site] = s
             else:
@@ -72,20 +74,20 @@ class SmoothQuant(Method):
 
 
 def layers_fed_by_norms(anatomy: Anatomy) -> dict[Origin, tuple[str, ...]]:
-    """Finds the dense layers of stacks that multiply the output of a norm of their stack, grouped by it. What predicts a
-    gate is left out."""
+    """Finds the dense layers of each stack that multiply the output of a norm of the stack, grouped by the norm; the
+    predictors of gates are left out."""
     found: dict[Origin, tuple[str, ...]] = {}
     for layer, (origin, *_) in sorted(anatomy.operands.of.items()):
         kernel = anatomy.kernel_of(layer)
         if kernel is None or kernel.stack is None or kernel.part is Part.GATE or origin is None or origin.last:
             continue
-        norm = anatomy.sites.get(origin.later or origin.site)
+        norm = anatomy.sites.get(origin.later or origin.site or "")
         if norm is not None and norm.part is Part.NORM and norm.stack == kernel.stack:
             found[origin] = (*found.get(origin, ()), layer)
     return found
 
 
 def factors(activation: jax.Array, weight: jax.Array, alpha: float) -> jax.Array:
-    """s, of the absolute maxima of activation channels and of the weight rows that they meet (same shapes)."""
+    """Computes s of the absolute maxima of activation channels and of the weight rows that they meet, same shapes."""
     s = jnp.maximum(activation, SMALLEST) ** alpha / jnp.maximum(weight, SMALLEST) ** (1 - alpha)
     return jnp.where((activation > 0) & (weight > 0), jnp.maximum(s, SMALLEST), 1.0)

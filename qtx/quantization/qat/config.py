@@ -10,23 +10,23 @@ from qtx.quantization.config import QuantizationConfig
 
 @dataclasses.dataclass(frozen=True)
 class QatConfig:
-    """Training that knows of quantization.
+    """The options of training that knows of quantization.
 
-    With `scheme`: fine-tuning of a trained model, that of `config.start`, through its fake-quantizers. Ranges are
-    calibrated as `config.quantization` says (recipe, estimators, granularities; its method is that of post-training
-    quantization alone), and then trained with the weights.
+    `scheme` fine-tunes a trained model, that of `config.start`, through its fake-quantizers. Ranges are calibrated as
+    `config.quantization` says (recipe, estimators, granularities; its method is for post-training quantization alone),
+    and then trained with the weights.
 
-    With `noise`: training of an ordinary model, half of every batch of which is computed quantized, so that
-    quantization after training will cost it less; see `qtx.quantization.qat.noise`. It is that of the family's recipe
-    with a range per tensor, whatever `config.quantization` says.
+    `noise` trains an ordinary model, but computes half of every batch quantized, so that quantization after training
+    will cost the model less; see `qtx.quantization.qat.noise`. The noise is that of the family's recipe with a range
+    per tensor, whatever `config.quantization` says.
 
     Attributes:
       scheme: bit-widths, w<weight bits>a<activation bits>; empty: no fake-quantizers.
-      learn_ranges: train the ranges too, or leave them as calibrated.
-      noise: bit-widths; empty: no noise.
+      learn_ranges: whether to train the ranges too, or leave them as calibrated.
+      noise: bit-widths of the noise, as in `scheme`; empty: no noise.
 
     Raises:
-      QtxError: for a malformed scheme, or both.
+      QtxError: for malformed bit-widths, or for both scheme and noise.
     """
 
     scheme: str = ""

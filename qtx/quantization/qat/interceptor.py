@@ -1,4 +1,4 @@
-"""Rounding with gradients: what `qtx.quantization.rounding` and `interceptor` do, for training."""
+"""Rounding with gradients: what `qtx.quantization.rounding` and `qtx.quantization.interceptor` do, for training."""
 
 from __future__ import annotations
 
@@ -20,12 +20,12 @@ from qtx.sites import SITES_AND_TABLES, on_sites
 def round_to_learned_range(
     x: jax.Array, r: Range, planned: Planned, size: float | None = None, where: jax.Array | None = None
 ) -> jax.Array:
-    """As `round_to_range` without a basis, with gradients.
+    """Rounds as `round_to_range` does without a basis, with gradients.
 
     Args:
-      x, planned, where: as there.
-      r: the bits and what is learned (see `learned_step.Learnable`), of one layer.
-      size: how many values count as a tensor's, which its ranges share; None: those in `x`.
+      x, planned, where: as in `round_to_range`.
+      r: the bits and the learned part of the range (see `learned_step.Learnable`), of one layer.
+      size: how many values the tensor counts as having, which share its ranges; None: as many as `x` has.
     """
     if isinstance(planned.granularity, Token):
         minimum, maximum = planned.granularity.ends(x, where)
@@ -37,12 +37,12 @@ def round_to_learned_range(
 
 @contextlib.contextmanager
 def straight_through(plan: Plan) -> Iterator[None]:
-    """As `fake_quantized`, with gradients."""
+    """Rounds sites and look-ups as `fake_quantized` does within the context, with gradients."""
     by_path = {planned.path: planned for planned in plan}
 
     def quantize(site, path, y, mask):
-        # Of a table all its weights count; of an activation those of one example, since the gradient must not depend on
-        # how a batch is divided into microbatches.
+        # All weights of a table count, but of an activation only the values of one example: the gradient must not
+        # depend on how a batch is divided into microbatches.
         size = site.num_embeddings * site.features if isinstance(site, nn.Embed) else y.size / len(y)
         planned, r = by_path[path], site.get_variable("ranges", "range")
         return round_to_learned_range(y, r, planned, size, seen(mask))

@@ -1,14 +1,14 @@
 """Quantization-aware training: a model run through its fake-quantizers, as something that can be trained.
 
-`QatModel` has the `init` and `apply` of a Flax module, so the training loop takes it for one. Its parameters are those
-of the model, in floating point, and the ranges of its quantizers:
+`QatModel` has the `init` and `apply` of a Flax module, so the training loop can train it like one. Its parameters are
+those of the model, in floating point, and the ranges of its quantizers:
 
     model/layers/mlp/out/kernel                      [L, D, F]
     ranges/weights/layers/mlp/out/kernel/step        [L], or [L, F] per channel; and /low
     ranges/activations/layers/mlp/out/step           [L]; and /offset
 
-What is learned of a range are LSQ's step and LSQ+'s offset (`qtx.quantization.qat.learned_step`); its ends
-follow from them.
+LSQ's step and LSQ+'s offset of each range are learned (`qtx.quantization.qat.learned_step`); the range's ends follow
+from step and offset.
 """
 
 from __future__ import annotations
@@ -36,7 +36,7 @@ from qtx.sites import site_shapes
 
 
 class Learned(NamedTuple):
-    """What is static of a quantizer: its bits, its leading (layer) shape, and the shape of an end, None if dynamic."""
+    """The static part of a quantizer: its bits, its leading (layer) shape, and the shape of an end, None if dynamic."""
 
     planned: Planned
     bits: int
@@ -50,7 +50,7 @@ class QatModel:
 
     Attributes:
       module: the model.
-      weights, activations: their quantizers.
+      weights, activations: the quantizers of weights and of sites.
       learn_ranges: whether ranges get gradients.
     """
 
@@ -60,7 +60,7 @@ class QatModel:
     learn_ranges: bool
 
     def init(self, rngs: Any, batch: Any, **options: Any) -> dict[str, Any]:
-        """The model's variables with ranges of nothing, for the shapes and axes: training starts from `start`."""
+        """Returns the model's variables and, for shapes and axes, ranges of zeros: training starts from `start`."""
         empty = {
             f"{kind}/{learned.planned.path}/{name}": jnp.zeros(learned.shape)
             for kind, table in self._kinds
@@ -84,8 +84,8 @@ class QatModel:
         return found | {f"model/{path}": one for path, one in anatomy.parameters.items()}
 
     def apply(self, variables: Any, batch: Any, *, step: Any = None, **options: Any) -> Any:
-        """As the module's, computed on quantized values, in float32, as `Quantized` is: what is trained is what will be
-        measured. `step` is ignored: what anneals in pre-training is over."""
+        """Returns what the module's `apply` does, computed on quantized values, in float32, as by `Quantized`: what is
+        trained is what will be measured. `step` is ignored: whatever anneals in pre-training is over."""
         params = variables["params"]
         ranges = params["ranges"] if self.learn_ranges else jax.lax.stop_gradient(params["ranges"])
         weight_ranges, activation_ranges = self._learned(ranges)
@@ -95,10 +95,10 @@ class QatModel:
             return exact.apply(self.module, {"params": rounded, "ranges": collection}, batch, **options)
 
     def start(self, params: Any, calibrated: Quantized) -> dict[str, Any]:
-        """The parameters to train from.
+        """Returns the parameters to train from.
 
         Args:
-          params: the model's, in floating point.
+          params: the model's parameters, in floating point.
           calibrated: the model quantized after training, by the same recipe.
         """
         given = {"weights": calibrated.weight_ranges, "activations": calibrated.activation_ranges}
@@ -114,19 +114,19 @@ class QatModel:
         return {"model": params, "ranges": traverse_util.unflatten_dict(started, sep="/")}
 
     def quantized(self, params: Any) -> Quantized:
-        """The quantized model that `params` (of `apply`) say."""
+        """Returns the quantized model that `params`, those of `apply`, describe."""
         weight_ranges, activation_ranges = (_with_ends(ranges) for ranges in self._learned(params["ranges"]))
         rounded = quantize_weights(self.weight_plan, params["model"], weight_ranges)
         return Quantized(self.module, rounded, self.weight_plan, self.activation_plan, weight_ranges, activation_ranges)
 
     @property
     def weight_plan(self) -> Plan:
-        """Which weights are quantized, and how."""
+        """Says which weights are quantized, and how."""
         return tuple(learned.planned for learned in self.weights)
 
     @property
     def activation_plan(self) -> Plan:
-        """Which activations are quantized, and how."""
+        """Says which activations are quantized, and how."""
         return tuple(learned.planned for learned in self.activations)
 
     @property
@@ -134,7 +134,7 @@ class QatModel:
         return ("weights", self.weights), ("activations", self.activations)
 
     def _learned(self, tree: Any) -> tuple[Ranges, Ranges]:
-        """Of weights and of activations: path to bits and what is learned."""
+        """Returns the bits and the learned parts of ranges by path, those of weights and those of activations."""
         flat = flatten(tree)
 
         def of(kind: str, table: tuple[Learned, ...]) -> Ranges:
@@ -151,12 +151,12 @@ class QatModel:
 
 
 def _names(planned: Planned) -> tuple[str, str]:
-    """Of the parameters of a quantizer; see `qtx.quantization.qat.learned_step.Learnable`."""
+    """Names the parameters of a quantizer; see `qtx.quantization.qat.learned_step.Learnable`."""
     return "step", "low" if planned.symmetric else "offset"
 
 
 def _with_ends(learned: Ranges) -> Ranges:
-    """The ranges that steps and offsets say; the bits are one value for every layer."""
+    """Computes the ranges that steps and offsets describe; the bits are one value for every layer."""
 
     def of(bits: jax.Array, **values: jax.Array) -> dict[str, jax.Array]:
         if not values:
@@ -168,13 +168,13 @@ def _with_ends(learned: Ranges) -> Ranges:
 
 
 def make_qat_model(module: nn.Module, recipe: Recipe, batch: dict[str, Any], learn_ranges: bool = True) -> QatModel:
-    """A model to be trained under a recipe.
+    """Makes a model to be trained under a recipe.
 
     Args:
       module: the model.
       recipe: what to quantize, and how.
       batch: gives shapes only.
-      learn_ranges: train the ranges with the weights, or leave them as calibrated.
+      learn_ranges: whether to train the ranges with the weights, or leave them as calibrated.
 
     Raises:
       QtxError: if the recipe does not fit the model, or ranges of groups are to be learned.

@@ -2,17 +2,17 @@
 
 Half of the examples of every batch are computed on quantized weights and activations, the other half as the model is.
 Quant-Noise (Fan et al. 2021, arXiv 2004.07320) rounds a random part of the weights; here an example is rounded
-everywhere or nowhere, so that both models are trained, and nothing of training is left to carry: the run's model is an
-ordinary one, to be quantized by any tool.
+everywhere or nowhere, so that both the quantized and the unquantized model are trained. Training leaves nothing else
+behind: the run's model is an ordinary one, to be quantized by any tool.
 
-Nothing is calibrated and nothing is learned besides the weights. The range of a tensor x is what it holds, [min x,
-max x] of a batch, and the gradient goes on into these ends: by LSQ's equation 3, with v = x / s and n steps of size
-s = (max x - min x) / n,
+Nothing is calibrated and nothing is learned besides the weights. The range of a tensor x is that of its values in a
+batch, [min x, max x], and the gradient goes on into these ends: by LSQ's equation 3, with v = x / s and n steps of
+size s = (max x - min x) / n,
 
     d x_hat / d max x = (round(v) - v) / n,    summed over all values of x
 
-so that the largest values are drawn in by just as much as their range costs the loss. It is a penalty on outliers that
-needs neither weight nor threshold nor a list of sites.
+so that the largest values are drawn in by just as much as their range costs the loss: a penalty on outliers that needs
+neither weight nor threshold nor a list of sites.
 """
 
 from __future__ import annotations
@@ -43,7 +43,7 @@ from qtx.sites import SITES_AND_TABLES, on_sites
 
 
 class Noise(NamedTuple):
-    """What is static of a tensor's quantization, to how many bits, and whether it has a leading layer axis."""
+    """`Noise` says how a tensor is quantized, to how many bits, and whether it has a leading layer axis."""
 
     planned: Planned
     bits: int
@@ -56,11 +56,11 @@ Look = tuple[Noise, Ends]
 
 @dataclasses.dataclass(frozen=True)
 class NoisyModel:
-    """A model of whose training batches half is computed quantized; see `make_noisy_model`.
+    """A model that computes half of every training batch quantized; see `make_noisy_model`.
 
     Attributes:
-      module: the model; its parameters are these.
-      weights, activations: what is quantized.
+      module: the model; the noisy model has the same parameters.
+      weights, activations: what is quantized, and how.
       stacks: paths of the model's scans over layers.
     """
 
@@ -70,7 +70,7 @@ class NoisyModel:
     stacks: tuple[str, ...]
 
     def init(self, *args: Any, **options: Any) -> Any:
-        """The module's."""
+        """Returns what the module's `init` does."""
         return self.module.init(*args, **options)
 
     def described(self, batch: Batch) -> Mapping[str, Parameter]:
@@ -78,7 +78,7 @@ class NoisyModel:
         return read(self.module, batch).parameters
 
     def apply(self, variables: Any, batch: Batch, *, train: bool = False, **options: Any) -> Any:
-        """The module's. If `train`, the examples 0, 2, 4 ... of a batch of an even number are computed quantized."""
+        """Returns what the module's `apply` does; if `train`, examples 0, 2, 4 ... of an even number are quantized."""
         if not train:
             return self.module.apply(variables, batch, **options)
         rngs = options.pop("rngs", {})
@@ -93,7 +93,7 @@ class NoisyModel:
         )
 
     def _rounded(self, params: Any) -> tuple[Any, dict[str, Look]]:
-        """The rounded weights, and how the look-ups of tables are rounded, by path."""
+        """Returns the rounded weights, and how the look-ups of tables are rounded, by path."""
         flat, tables = dict(flatten(params)), {}
         for noise in self.weights:
             path = noise.planned.path
@@ -108,8 +108,8 @@ class NoisyModel:
 
 @contextlib.contextmanager
 def rounding_sites(activations: Iterable[Noise], tables: Mapping[str, Look], batch: Batch) -> Iterator[None]:
-    """Within the context, in which the model sees `batch`, sites are rounded to the grids of what they hold of that,
-    and look-ups to those of their tables."""
+    """Rounds sites to the grids of their own values, and look-ups to the grids of their tables, within the context. The
+    model sees `batch` there, whose padding does not count."""
     by_path = {noise.planned.path: noise for noise in activations}
 
     def quantize(site, path, y, mask):
@@ -123,8 +123,8 @@ def rounding_sites(activations: Iterable[Noise], tables: Mapping[str, Look], bat
 
 
 def picked(x: jax.Array, where: jax.Array | None = None) -> Ends:
-    """As `extremes`, by place: the gradient of `min` and `max` goes to what equals them, and nothing does where the
-    compiler computes `x` once more, in another order of roundings, for that comparison."""
+    """Returns what `extremes` does, found by place. The gradient of `min` and `max` would go to all values equal to
+    them: to none if the compiler computes `x` again for this comparison, with another order of roundings."""
     flat = x.astype(jnp.float32).ravel()
     if where is None:
         return flat[jnp.argmin(flat)], flat[jnp.argmax(flat)]
@@ -136,7 +136,7 @@ def picked(x: jax.Array, where: jax.Array | None = None) -> Ends:
 
 @dataclasses.dataclass(frozen=True)
 class Picked(MinMax):
-    """`MinMax`, whose gradient goes to the places of the ends."""
+    """The `MinMax` estimator, with a gradient that goes to the places of the ends."""
 
     def update(self, state, x, bits, symmetric, where=None):
         minimum, maximum = picked(x, where)
@@ -144,12 +144,12 @@ class Picked(MinMax):
 
 
 def round_to_own_ends(x: jax.Array, noise: Noise, where: jax.Array | None = None) -> jax.Array:
-    """`x`, of one layer, on the grid of the values that it holds `where`, with the gradient of these ends too."""
+    """Rounds one layer's `x` to the grid between the ends of its values that count, with the ends' gradient too."""
     return fake_quantize_between(x, *own_ends(x, noise, where), noise.bits, noise.planned.symmetric)
 
 
 def own_ends(x: jax.Array, noise: Noise, where: jax.Array | None = None) -> Ends:
-    """(minimum, maximum) of what shares a range in `x` `[..., D]`, of one layer: `()`, `[D]`, by token `[..., 1]`."""
+    """Returns the ends of each range in one layer's `x` `[..., D]`: each `()`, `[D]` or, by token, `[..., 1]`."""
     granularity, estimator = noise.planned.granularity, Picked()
     if isinstance(granularity, Token):
         where = jnp.ones(x.shape, bool) if where is None else jnp.broadcast_to(where, x.shape)
@@ -161,11 +161,11 @@ def own_ends(x: jax.Array, noise: Noise, where: jax.Array | None = None) -> Ends
 
 
 def make_noisy_model(module: nn.Module, recipe: Recipe, batch: Batch) -> NoisyModel:
-    """A model to be trained with the noise of a recipe.
+    """Makes a model to be trained with the noise of a recipe.
 
     Args:
       module: the model.
-      recipe: what to quantize, to how many bits, and what shares a range; its estimators have no say.
+      recipe: what to quantize, to how many bits, and which values share a range; its estimators have no say.
       batch: gives shapes only.
 
     Raises:
@@ -183,7 +183,7 @@ def make_noisy_model(module: nn.Module, recipe: Recipe, batch: Batch) -> NoisyMo
 
 
 def _interleaved(stacks: tuple[str, ...], path: tuple[Any, ...], even: Any, odd: Any) -> jax.Array:
-    """The outputs, or what was captured, of the examples 0, 2, 4 ... and 1, 3, 5 ... as those of the whole batch."""
+    """Merges outputs, or captured values, of the examples 0, 2, 4 ... and 1, 3, 5 ... into those of the whole batch."""
     if isinstance(even, Factors):  # each half has a table of its own
         return _interleaved(stacks, path, even.logits(), odd.logits())
     keys = "/".join(str(getattr(key, "key", "")) for key in path)

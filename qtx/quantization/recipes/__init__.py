@@ -1,4 +1,4 @@
-"""Named recipes, those of a user's own file, and recorded ones. A new one is a file here and a line in `RECIPES`.
+"""Recipes by name, from a user's own file, or recorded. A new recipe is a file here and a line in `RECIPES`.
 
 A recipe is a function (model config, weight quantizer, activation quantizer) -> `Recipe`.
 """
@@ -25,13 +25,13 @@ RECIPES: dict[str, Callable[..., Recipe]] = {
 
 
 def find_recipe(name: str) -> Callable[..., Recipe]:
-    """The recipe that `name` names: registered, "path/to/file.py:function", which is run, or "path/to/recipe.json",
-    which is read.
+    """Finds the recipe that `name` names: a registered one, "path/to/file.py:function", which is run, or
+    "path/to/recipe.json", which is read.
 
     A config file can hold its own recipe: `config.quantization.recipe = f"{__file__}:careful"`.
 
     Raises:
-      QtxError: for an unknown name, a file that cannot be read or run, or one without the function.
+      QtxError: for an unknown name, a file that cannot be read or run, or a file without the function.
     """
     if name.endswith(".json"):
         return recorded_recipe(Path(name))

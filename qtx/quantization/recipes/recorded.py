@@ -24,12 +24,12 @@ EXPECTED = Expected("a recorded recipe", REMEDY)
 
 
 def classes() -> dict[str, Any]:
-    """What a recorded recipe may be made of, by name."""
+    """Returns the classes that a recorded recipe may be made of, by name."""
     return {cls.__name__: cls for cls in (Recipe, Rule, Quantizer, *ESTIMATORS.values(), *GRANULARITIES.values())}
 
 
 def as_data(recipe: Recipe, weight: Quantizer, activation: Quantizer) -> dict[str, Any] | None:
-    """The entry of a recipe made of a scheme's two quantizers; None if it has parts that are in no registry."""
+    """Returns the entry of a recipe made of a scheme's two quantizers; None if one of its parts is in no registry."""
     try:
         return {"of": [_encode(weight), _encode(activation)], "recipe": _encode(recipe)}
     except LookupError:
@@ -53,11 +53,11 @@ def _decode(value: Any) -> Any:
 
 
 def recorded_recipe(file: Path) -> Callable[..., Recipe]:
-    """The recipe that a file holds, as a function like a registered one.
+    """Returns the recipe that a file holds, as a function like a registered one.
 
     Raises:
-      QtxError: if there is no such file or it cannot be read; by the function, for a scheme that it does not hold, or
-        holds for other options.
+      QtxError: if the file is missing or cannot be read. The function raises one for a scheme that the file does not
+        hold, or holds for other options.
     """
     entries = read_entries(file)
 
@@ -86,10 +86,10 @@ def _rules(recipe: Recipe) -> tuple[Any, ...]:
 
 
 def read_entries(file: Path) -> Mapping[str, Any]:
-    """Scheme to entry, as they are in a file.
+    """Reads the entries of a file, by scheme.
 
     Raises:
-      QtxError: if there is no such file, or it is not as it was written.
+      QtxError: if the file is missing, or is not as it was written.
     """
     if not file.exists():
         raise QtxError(f"{file} is not there: {REMEDY}")

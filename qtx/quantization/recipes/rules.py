@@ -8,19 +8,19 @@ from qtx.quantization.granularity import Channel, Tensor
 from qtx.quantization.recipe import Quantizer, Rule
 
 # The sites as wide as the embedding, where outliers sit in a few dimensions (Bondarenko et al. 2021).
-NORMS = ("layers/attention_norm", "layers/mlp_norm")
-EMBEDDING_WIDE = ("embeddings/*", *NORMS, "layers/*_residual", "layers/mlp/out", "layers/attention/out")
+NORMS = ("*layers/attention_norm", "*layers/mlp_norm")
+EMBEDDING_WIDE = ("*embeddings/*", *NORMS, "*layers/*_residual", "*layers/mlp/out", "*layers/attention/out")
 
 
 def weight_rules(weight: Quantizer) -> tuple[Rule, ...]:
-    """Everything but biases; vectors, which have no channels, per tensor."""
+    """Returns rules for all weights but biases; vectors, which have no channels, are quantized per tensor."""
     per_tensor = dataclasses.replace(weight, granularity=Tensor())
-    class_token = Rule("embeddings/class_token", per_tensor, optional=True)
+    class_token = Rule("*embeddings/class_token", per_tensor, optional=True)
     return (Rule("*bias", None, optional=True), Rule("*/scale", per_tensor), class_token, Rule("*", weight))
 
 
 def activation_rules(activation: Quantizer) -> tuple[Rule, ...]:
-    """Everything; ranges by dimension only where dimensions have a meaning of their own."""
+    """Returns rules for all activations; ranges are by dimension only where a dimension has a meaning of its own."""
     if not isinstance(activation.granularity, Channel):
         return (Rule("*", activation),)
     per_tensor = dataclasses.replace(activation, granularity=Tensor())

@@ -1,4 +1,4 @@
-"""Nothing in floating point but the head: what an integer accelerator would have to run."""
+"""The strict recipe: only the head stays in floating point, as an integer accelerator would have to run a model."""
 
 from __future__ import annotations
 
@@ -12,10 +12,10 @@ from qtx.quantization.recipes.rules import activation_rules, weight_rules
 
 
 def strict(config: TransformerConfig, weight: Quantizer, activation: Quantizer) -> Recipe:
-    """Every family: all weights but biases (which integer hardware adds in 32 bits) and the head's, the gate's
-    predictor included; all sites but the head's, the MLP's pre-activations, gate, context and gated context included.
-    """
-    gate = "layers/attention/gate_predictor/*"
+    """Makes the recipe of any family: all weights but biases (which integer hardware adds in 32 bits) and the head's,
+    the gate's predictor included; all sites but the head's, including the MLP's pre-activations, gate, context and
+    gated context."""
+    gate = "*layers/attention/gate_predictor/*"
     predictor = dataclasses.replace(weight, granularity=Tensor())
     # A dense predictor is a layer like any other.
     per_head = isinstance(config.attention.gate, PerHeadGate)

@@ -1,5 +1,5 @@
-"""Losses: what a model is trained on and measured by. A new one is a file here and a line in `LOSSES`, which an
-objective names (`qtx.data.objectives.Objective.loss`)."""
+"""Losses: what a model is trained on and measured by. A new loss is a file here and a line in `LOSSES`; an
+objective names its loss (`qtx.data.objectives.Objective.loss`)."""
 
 from __future__ import annotations
 
@@ -20,11 +20,11 @@ LOSSES: dict[str, Callable[[Any], Loss]] = {
     "binary_cross_entropy": lambda config: BinaryCrossEntropy(),
     "distillation": distillation,
 }
-"""A model's config to its loss, by the name that objectives use."""
+"""The name that objectives use -> a function from a model's config to its loss."""
 
 
 def loss_of(objective: str, config: Any) -> Loss:
-    """The loss of an objective, a name in `OBJECTIVES`, for a model of a config."""
+    """Returns the loss of an objective, a name in `OBJECTIVES`, for a model's config."""
     return LOSSES[OBJECTIVES[objective].loss](config)
 
 

@@ -1,4 +1,4 @@
-"""Binary cross entropy: of labels that a text may have several of."""
+"""Binary cross entropy, for labels of which a text may have several."""
 
 from __future__ import annotations
 
@@ -15,14 +15,14 @@ from qtx.training.losses.base import Loss, Training
 from qtx.training.objectives import LossSums
 
 OF_LABEL = "f1/"
-"""What the metric of one label begins with; then comes its number."""
+"""The prefix of the metric of one label, before the label's number."""
 
 
 class LabelSums(NamedTuple):
-    """`LossSums`, and what F1 is made of.
+    """`LossSums`, and the counts that F1 is computed from.
 
     Attributes:
-      loss, weight: as of `LossSums`.
+      loss, weight: as in `LossSums`.
       by_label: weights `[3, C]` of a label's right assignments, of all its assignments, and of the texts that have it.
     """
 
@@ -31,8 +31,8 @@ class LabelSums(NamedTuple):
     by_label: Any
 
     def metrics(self) -> dict[str, float]:
-        """The mean loss, F1 over all assignments together (micro), and that of each label, `f1/0` and so on, without
-        those that no text has and that are not assigned."""
+        """Returns the mean loss, F1 over all assignments together (micro), F1 of each label, `f1/0` and so on, without
+        labels that neither are assigned nor should be, and predictions (the sum of the weights)."""
         right, assigned, there = np.asarray(self.by_label, np.float64)
         weight = float(self.weight)
 
@@ -52,7 +52,7 @@ class LabelSums(NamedTuple):
 
 
 def binary_cross_entropy(logits: jax.Array, labels: jax.Array) -> jax.Array:
-    """-y log sigmoid(z) - (1 - y) log sigmoid(-z), elementwise, in nats; finite for any finite logit."""
+    """Returns -y log sigmoid(z) - (1 - y) log sigmoid(-z), elementwise, in nats; finite for any finite logit z."""
     return jax.nn.softplus(logits) - labels * logits
 
 

@@ -1,4 +1,4 @@
-"""Cross entropy: of tokens, of images, and of whole texts."""
+"""Cross entropy of tokens, of images, and of whole texts."""
 
 from __future__ import annotations
 
@@ -35,7 +35,7 @@ class CrossEntropy(Loss):
 
 @dataclasses.dataclass(frozen=True)
 class ClassCrossEntropy(CrossEntropy):
-    """The same of logits `[B, C]` of whole texts, whose classes are also counted one by one, for F1."""
+    """Cross entropy of logits `[B, C]` of whole texts, whose classes are also counted one by one, for F1."""
 
     def sums(self, output: Any, batch: Mapping[str, jax.Array], shards: int) -> ClassSums:
         return class_sums(output, batch["labels"], batch["weights"])

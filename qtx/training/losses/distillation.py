@@ -31,11 +31,11 @@ from qtx.training.objectives import LossSums
 
 
 class CosineSums(NamedTuple):
-    """Of texts that were compared by their embeddings.
+    """Sums over texts that are compared by their embeddings.
 
     Attributes:
-      loss, weight: as of `LossSums`.
-      cosine: weighted cosines.
+      loss, weight: as in `LossSums`.
+      cosine: weighted cosines of the embeddings to the teacher's.
     """
 
     loss: Any
@@ -43,55 +43,55 @@ class CosineSums(NamedTuple):
     cosine: Any
 
     def metrics(self) -> dict[str, float]:
-        """The mean loss, and as `fidelity` the mean cosine; NaN for no texts."""
+        """Returns the mean loss, the mean cosine as `fidelity`, both NaN for no texts, and predictions (the weight)."""
         means = [float(total) / float(self.weight) if self.weight else math.nan for total in (self.loss, self.cosine)]
         return {"loss": means[0], "fidelity": means[1], "predictions": float(self.weight)}
 
 
 class EmbeddingSums(NamedTuple):
-    """What embeddings are measured by.
+    """Sums that embeddings are measured by.
 
     Attributes:
-      cosines: one by one; the loss is the relative squared error of the hidden states.
-      moments: of all embeddings together.
+      cosines: sums over single texts; the loss is the relative squared error of the hidden states.
+      moments: the moments of all embeddings together.
     """
 
     cosines: CosineSums
     moments: Moments
 
     def plus(self, more: Self) -> Self:
-        """With those of another batch."""
+        """Returns the sums with those of another batch added."""
         return type(self)(jax.tree.map(np.add, self.cosines, more.cosines), self.moments.plus(more.moments))
 
     def metrics(self) -> dict[str, float]:
-        """Those of `CosineSums`, and `centred_fidelity`: embeddings may all be nearly the same vector, to which one
-        that says nothing has a cosine near 1; what they differ by has none to it."""
+        """Returns the metrics of `CosineSums`, and `centred_fidelity`. Embeddings may all be nearly the same vector: an
+        output that says nothing then has a cosine near 1 to each of them, but none to what they differ by."""
         return {**self.cosines.metrics(), "centred_fidelity": self.moments.compared()[0]}
 
 
 class LogitSums(NamedTuple):
-    """What logits are measured by.
+    """Sums that logits are measured by.
 
     Attributes:
       weight: the sum of the examples' weights.
-      moments: of all predictions of all examples together.
+      moments: the moments of all predictions of all examples together.
     """
 
     weight: Any
     moments: Moments
 
     def plus(self, more: Self) -> Self:
-        """With those of another batch."""
+        """Returns the sums with those of another batch added."""
         return type(self)(self.weight + more.weight, self.moments.plus(more.moments))
 
     def metrics(self) -> dict[str, float]:
-        """As `fidelity` the cosine of the centred logits, as `loss` the error as a share of the teacher's variation."""
+        """Returns the centred logits' cosine as `fidelity`, the error divided by the teacher's variation as `loss`."""
         fidelity, loss = self.moments.compared()
         return {"loss": loss, "fidelity": fidelity, "predictions": float(self.weight)}
 
 
 class ScoreSums(LogitSums):
-    """The same of numbers, which may be of different sizes: one by one, as a mean over them."""
+    """`LogitSums` of scores, which may be of different sizes: each is compared by itself, and the mean is taken."""
 
     def metrics(self) -> dict[str, float]:
         fidelity, loss = self.moments.compared(one_by_one=True)
@@ -100,7 +100,7 @@ class ScoreSums(LogitSums):
 
 @dataclasses.dataclass(frozen=True)
 class EmbeddingDistillation(Loss):
-    """Of a model without a head: the relative squared error of the layers' outputs, and the cosine of the embeddings.
+    """The loss of a model without a head: its layers' relative squared error; the embeddings' cosine is measured too.
 
     Attributes:
       pooling, normalize: how the hidden states become an embedding; see `qtx.models.pooling`.
@@ -116,7 +116,7 @@ class EmbeddingDistillation(Loss):
         return self._cosines(layer_error(training.captured, batch), *self._embeddings(output, batch), batch)
 
     def sums(self, output: Any, batch: Mapping[str, jax.Array], shards: int) -> EmbeddingSums:
-        """The loss is the relative squared error of the last hidden states, over real tokens, as a mean over texts."""
+        """Returns the sums; the loss is the relative squared error of a text's last hidden states, over real tokens."""
         found, target = self._embeddings(output, batch)
         hidden, of_teacher = (x.astype(jnp.float32) for x in (output, batch[HIDDEN]))
         error = relative_error(hidden, of_teacher, token_mask(batch, hidden.shape[1])[..., None])
@@ -138,10 +138,10 @@ class EmbeddingDistillation(Loss):
 
 @dataclasses.dataclass(frozen=True)
 class LogitDistillation(Loss):
-    """Of a model with a head: the same error of the layers' outputs, and what the logits' kind is held by.
+    """The loss of a model with a head: the relative squared error of its layers' outputs plus its logits' divergence.
 
     Attributes:
-      kind: what the logits mean, a name in `qtx.training.distillation.DIVERGENCES`.
+      kind: what the logits mean, a name in `qtx.training.distillation.DIVERGENCES`, which says how they are compared.
     """
 
     kind: str = SOFTMAX
@@ -155,7 +155,7 @@ class LogitDistillation(Loss):
         return LossSums((weights * loss).sum(), weights.sum())
 
     def sums(self, output: Any, batch: Mapping[str, jax.Array], shards: int) -> LogitSums:
-        """Of softmax's logits each prediction is centred too: what is added to all of them means nothing."""
+        """Returns the sums. Softmax logits are also centred per prediction: a number added to all means nothing."""
         weights = batch["weights"].astype(jnp.float32)
         x, t = (logits.astype(jnp.float32) for logits in (output, batch[LOGITS]))
         if self.kind == SOFTMAX:
@@ -166,7 +166,7 @@ class LogitDistillation(Loss):
 
 
 def distillation(config: Any) -> Loss:
-    """The loss of a model's config, by its head."""
+    """Returns the loss for a model's config, which depends on its head."""
     head = getattr(config, "head", None)
     if head == "none":
         return EmbeddingDistillation(getattr(config, "pooling", "mean"), getattr(config, "normalize", False))

@@ -1,5 +1,5 @@
-"""Moments of a model's outputs and of its teacher's, from which their centred cosine is: stable however far the outputs
-are from 0, for every batch is centred by its own means and batches are joined by the differences of these.
+"""Moments of a model's outputs and of its teacher's, from which the centred cosine is computed. This is stable even far
+from 0: every batch of outputs is centred by its own means, and batches are joined by the differences of the means.
 
 (Chan, Golub and LeVeque 1979, "Updating formulae and a pairwise algorithm for computing sample variances".)
 """
@@ -15,12 +15,12 @@ import numpy as np
 
 
 class Moments(NamedTuple):
-    """Of N rows of outputs x and of a teacher's t, each of D numbers.
+    """The weighted moments of N rows of outputs x and of a teacher's outputs t, each of D numbers.
 
     Attributes:
       weight: the sum of the rows' weights.
-      means, target_means: over the rows, `[D]`.
-      variation, target_variation, common: sums over the rows of (x - mean)^2, (t - mean)^2 and their product, `[D]`.
+      means, target_means: the means of x and of t over the rows, `[D]`.
+      variation, target_variation, common: sums of (x - mean)^2, (t - mean)^2 and (x - mean) (t - mean), `[D]`.
       error: sums of (x - t)^2, `[D]`.
     """
 
@@ -33,7 +33,7 @@ class Moments(NamedTuple):
     error: Any
 
     def plus(self, more: Self) -> Self:
-        """With those of other rows, on the host, in float64."""
+        """Returns the moments of these rows and of others together, on the host, in float64."""
         weight = self.weight + more.weight
         part = more.weight / weight if weight else 0.0
         moved, target_moved = more.means - self.means, more.target_means - self.target_means
@@ -48,15 +48,15 @@ class Moments(NamedTuple):
         )
 
     def compared(self, one_by_one: bool = False) -> tuple[float, float]:
-        """The cosine of the centred outputs to the teacher's centred ones, and the squared error as a share of the
-        teacher's variation, of which 1 is no better than its means (1 - R^2).
+        """Returns the cosine of the centred outputs to the teacher's centred ones, and the squared error as a share of
+        the teacher's variation (1 - R^2), which is 1 for a model that only gives the teacher's means.
 
         Args:
-          one_by_one: of each of the D numbers, which may be of different sizes, as a mean over those of which the
-            teacher's vary; otherwise of all of them together.
+          one_by_one: compare each of the D numbers by itself, since their sizes may differ, and take the mean over
+            those that vary in the teacher's outputs; otherwise compare all of them together.
 
         Returns:
-          both NaN of a teacher whose outputs are all the same; a cosine of 0 of outputs that are.
+          NaN for both if the teacher's outputs are all the same; a cosine of 0 if the model's are.
         """
         sums = np.stack([self.variation, self.target_variation, self.common, self.error])
         sums = sums if one_by_one else sums.sum(axis=1, keepdims=True)
@@ -69,7 +69,7 @@ class Moments(NamedTuple):
 
 
 def moments(outputs: jax.Array, targets: jax.Array, weights: jax.Array) -> Moments:
-    """Of outputs and targets `[N, D]`, float32, and the rows' weights `[N]`."""
+    """Returns the moments of outputs and targets `[N, D]`, float32, with the rows' weights `[N]`."""
     total = weights.sum()
     weights = weights[:, None]
     counted = weights > 0

@@ -1,4 +1,4 @@
-"""Squared error: of numbers that a model gives of a whole text."""
+"""Squared error of numbers that a model gives for a whole text."""
 
 from __future__ import annotations
 
@@ -16,11 +16,11 @@ from qtx.training.objectives import LossSums
 
 
 class Pairs(NamedTuple):
-    """What was given and what is right, of every text: ranks cannot be had from sums. `plus` appends, on the host.
+    """The outputs and labels of every text, since ranks cannot be had from sums. `plus` appends, on the host.
 
     Attributes:
       output, labels: `[N, K]`.
-      weights: `[N]`; of padding 0.
+      weights: `[N]`; 0 for padding.
     """
 
     output: Any
@@ -28,12 +28,12 @@ class Pairs(NamedTuple):
     weights: Any
 
     def plus(self, more: Self) -> Self:
-        """With those of another batch."""
+        """Returns the pairs with those of another batch appended."""
         return type(self)(*(np.concatenate(parts) for parts in zip(self, more, strict=True)))
 
     def metrics(self) -> dict[str, float]:
-        """The mean squared error, and as means over the outputs the correlation (Pearson) and the rank correlation
-        (Spearman); a correlation with outputs that are all one number is 0, with such labels NaN."""
+        """Returns the mean squared error, the correlation (Pearson) and the rank correlation (Spearman), as means over
+        the K outputs, and the number of predictions. Of constant outputs a correlation is 0, of constant labels NaN."""
         counted = np.asarray(self.weights) > 0
         output, labels = (np.asarray(x, np.float64)[counted] for x in (self.output, self.labels))
         count = float(counted.sum())
@@ -49,7 +49,7 @@ class Pairs(NamedTuple):
 
 
 def correlation(found: np.ndarray, right: np.ndarray) -> float:
-    """Pearson's, of two vectors `[N]`; 0 where `found` is constant, NaN where `right` is."""
+    """Returns Pearson's correlation of two vectors `[N]`; 0 if `found` is constant, NaN if `right` is."""
     x, y = found - found.mean(), right - right.mean()
     if not y.any():
         return math.nan
@@ -57,7 +57,7 @@ def correlation(found: np.ndarray, right: np.ndarray) -> float:
 
 
 def ranks(values: np.ndarray) -> np.ndarray:
-    """The ranks of `[N]` values from 0; equal ones share the mean of theirs."""
+    """Returns the ranks of `[N]` values, from 0; equal values share the mean of their ranks."""
     _, places, counts = np.unique(values, return_inverse=True, return_counts=True)
     return (np.cumsum(counts) - (counts + 1) / 2)[places]
 

@@ -1,4 +1,4 @@
-"""Penalties: regularizers of activations in the training loss. A new one is a file here and a line in `PENALTIES`."""
+"""Penalties: regularizers of activations in the loss. A new penalty is a file here and a line in `PENALTIES`."""
 
 from __future__ import annotations
 
@@ -17,8 +17,8 @@ KIND = "penalty"
 
 
 def make_penalties(texts: Sequence[str]) -> dict[str, Penalty]:
-    """The penalties that `training.penalties` names, by the names under which they are logged: that of the kind, and
-    `hinge_2` for a second one of it.
+    """Returns the penalties that `training.penalties` names, by the names under which they are logged: the kind's name,
+    or e.g. `hinge_2` for a second penalty of a kind.
 
     Raises:
       QtxError: for an unknown kind or option, or a bad value.
@@ -37,7 +37,7 @@ def make_penalties(texts: Sequence[str]) -> dict[str, Penalty]:
 
 
 def complete_text(penalty: Penalty) -> str:
-    """The text that names a penalty with every option at its value; those that are None are off."""
+    """Returns the text that names a penalty with all its options and their values, but for those that are None."""
     options = {name: value for name, value in vars(penalty).items() if value is not None}
     return join_variant(registered_name(PENALTIES, type(penalty)), options)
 

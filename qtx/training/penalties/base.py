@@ -1,4 +1,4 @@
-"""What every penalty has: the sites that it looks at, its weight, and what anneals."""
+"""The base class of penalties, with the options that all have: sites, weight, and annealing."""
 
 from __future__ import annotations
 
@@ -13,18 +13,18 @@ from qtx.foundation.errors import QtxError
 
 @dataclasses.dataclass(frozen=True)
 class Penalty(abc.ABC):
-    """A term of the training loss: weight times the mean, over the real tokens, the layers and the sites, of what a
-    token's values give.
+    """A term of the training loss: weight times the mean, over real tokens, layers and sites, of a number that is
+    computed from each token's values.
 
-    An option with a partner `<option>_start` anneals linearly from that to its own value over the first `anneal_steps`
-    updates, and stays there.
+    An option with a partner `<option>_start` anneals linearly from the partner's value to its own over the first
+    `anneal_steps` updates, and stays there.
 
     Attributes:
-      sites: paths or patterns (`layers/mlp*`) of tensors with a value per token and feature, joined by "+"; in one mean
-        every layer of every one of them counts the same.
+      sites: paths or patterns (`layers/mlp*`) of tensors with a value per token and feature, joined by "+"; every layer
+        of every site counts the same in the mean.
       weight: the factor in the loss; 0 only logs the penalty.
-      weight_start: None: `weight` from the start.
-      anneal_steps: updates.
+      weight_start: the weight before the first update; None: `weight` from the start.
+      anneal_steps: the number of updates that annealing takes.
 
     Raises:
       QtxError: for a value out of its range, or an annealing without its start or its length.
@@ -55,11 +55,11 @@ class Penalty(abc.ABC):
 
     @property
     def patterns(self) -> tuple[str, ...]:
-        """The parts of `sites`."""
+        """Returns the parts of `sites`."""
         return tuple(part.strip() for part in self.sites.split("+"))
 
     def annealed(self, option: str, step: jax.Array) -> jax.Array | float:
-        """The value of an option after `step` updates."""
+        """Returns the value of an option after `step` updates."""
         start, end = getattr(self, f"{option}_start"), getattr(self, option)
         if start is None:
             return end
@@ -67,9 +67,9 @@ class Penalty(abc.ABC):
 
     @abc.abstractmethod
     def __call__(self, x: jax.Array, step: jax.Array) -> jax.Array:
-        """Of tokens `[..., D]`, float32, what each of them is penalized by, `[...]`.
+        """Returns what each token is penalized by, `[..., D]` -> `[...]`.
 
         Args:
-          x: the values of a site.
-          step: updates done, a traced scalar, for what anneals.
+          x: the values of a site, float32.
+          step: updates done, a traced scalar, for annealed options.
         """

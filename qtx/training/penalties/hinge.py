@@ -1,4 +1,4 @@
-"""What exceeds a threshold, squared."""
+"""Hinge: the square of what exceeds a threshold."""
 
 from __future__ import annotations
 
@@ -14,13 +14,13 @@ from qtx.training.penalties.base import Penalty
 
 @dataclasses.dataclass(frozen=True)
 class Hinge(Penalty):
-    """sum_d relu(|x_d| - tau)^2: nothing for values within [-tau, tau], so that only outliers are pulled in.
+    """The penalty sum_d relu(|x_d| - tau)^2: zero for values within [-tau, tau], so that only outliers are pulled in.
 
-    A sum and not a mean over the features: the few that are outliers weigh the same in a wider model.
+    It is a sum over the features and not a mean, so that a few outliers weigh the same in a wider model.
 
     Attributes:
       tau: the threshold, in units of the site.
-      tau_start: None: `tau` from the start; see `Penalty`.
+      tau_start: the threshold before the first update, see `Penalty`; None: `tau` from the start.
     """
 
     tau: float = 10.0

@@ -13,8 +13,8 @@ from qtx.training.penalties.base import Penalty
 
 @dataclasses.dataclass(frozen=True)
 class Tweo(Penalty):
-    """mean_d (|x_d| / tau)^p: almost nothing below tau, and steep above (Liang et al. 2025, "TWEO: Transformers Without
-    Extreme Outliers", arXiv 2511.23225).
+    """The penalty mean_d (|x_d| / tau)^p: almost nothing below tau, and steep above (Liang et al. 2025, "TWEO:
+    Transformers Without Extreme Outliers", arXiv 2511.23225).
 
     It is meant for the outputs of the blocks: `layers/mlp_residual` where the LayerNorms are on the branches (pre-LN),
     `layers/mlp_norm` where they follow the residual sums (post-LN: BERT, OPT-350m).
