@@ -30,7 +30,7 @@ CROSS_ENTROPY = CrossEntropy()
 
 
 class Trainable(Protocol):
-    """A `Trainable` is a Flax module, or a hashable object with these two methods of one and a method `described`, which
+    """A `Trainable` is a Flax module, or a hashable object with these two methods of one and a method `described` that
     returns the parameters for a batch, by path (`qtx.anatomy.Parameter`)."""
 
     def init(self, *args: Any, **kwargs: Any) -> Any:

@@ -10,7 +10,6 @@ import jax.numpy as jnp
 from qtx.anatomy import Anatomy, Origin, read
 from qtx.foundation.errors import QtxError
 from qtx.parts import Part
-from qtx.quantization.basis import Bases
 from qtx.quantization.methods.base import Method
 from qtx.quantization.methods.inputs import absmax, of_inputs
 from qtx.quantization.plan import flatten
@@ -56,7 +55,7 @@ class SmoothQuant(Method):
             )
         # Layers that multiply the same tensor have the same input: the first layer's stands for all.
         inputs = of_inputs(module, params, batches, tuple(layers[0] for layers in fed.values()), absmax, jnp.maximum)
-        bases: Bases = {}
+        bases: dict[str, dict[str, jax.Array]] = {}
         for origin, layers in fed.items():
             of_weights = [jnp.abs(flat[f"{layer}/kernel"]).max(axis=-1) for layer in layers]
             s = factors(inputs[layers[0]], jnp.stack(of_weights).max(axis=0), self.alpha)
