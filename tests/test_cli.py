@@ -20,7 +20,7 @@ from qtx import __version__
 from qtx.analysis import load_analysis
 from qtx.attention import attention_variant
 from qtx.cli.flags import load_config_file
-from qtx.cli.main import COMMANDS, main
+from qtx.cli.main import COMMANDS, main, take_argument
 from qtx.cli.summary import print_summary
 from qtx.experiment import default, read
 from qtx.families.in_words import family_title
@@ -303,3 +303,21 @@ def test_fewer_held_out_batches_are_said(trained, tmp_path, capsys):
     assert "first 3 of 8 held-out batches" in text
     assert [m["held_out_batches"] for m in measurements(workdir)] == [{"used": 3, "of": 8}] * 2
     assert {m["values"]["predictions"] for m in measurements(workdir)} == {3 * 128 * 8}
+
+
+@pytest.mark.parametrize(
+    "arguments",
+    [
+        ["checkpoint", "--workdir", "folder"],
+        ["--workdir", "folder", "checkpoint"],
+        ["--workdir=folder", "checkpoint"],
+        ["--config.seed", "3", "checkpoint", "--workdir=folder"],
+    ],
+)
+def test_a_checkpoint_may_stand_anywhere_among_the_flags(arguments):
+    found, others = take_argument(arguments, "import", COMMANDS["import"])
+    assert found == "checkpoint" and sorted([found, *others]) == sorted(arguments)
+
+
+def test_a_checkpoint_may_follow_a_flag_without_a_value():
+    assert take_argument(["--config.training.decay_norm_scale", "it"], "import", COMMANDS["import"])[0] == "it"

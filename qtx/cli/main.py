@@ -304,15 +304,18 @@ def runner(name: str, command: Command, arguments: Sequence[str]) -> Callable[[]
 
 
 def take_argument(arguments: Sequence[str], name: str, command: Command) -> tuple[str, list[str]]:
-    """Returns the first argument that is no flag, and the other arguments.
+    """Returns the first argument that is neither a flag nor may be a flag's value, as in `--workdir FOLDER`, else the
+    first that is no flag; and the other arguments.
 
     Raises:
       QtxError: if all are flags.
     """
-    given = next((argument for argument in arguments if not argument.startswith("-")), None)
-    if given is None:
+    places = [i for i, argument in enumerate(arguments) if not argument.startswith("-")]
+    alone = [i for i in places if i == 0 or not arguments[i - 1].startswith("-") or "=" in arguments[i - 1]]
+    if not places:
         raise QtxError(f"{name} needs a checkpoint, e.g. {command.example}")
-    return given, [argument for argument in arguments if argument is not given]
+    place = (alone or places)[0]
+    return arguments[place], [*arguments[:place], *arguments[place + 1 :]]
 
 
 def with_folder(checkpoint: str, arguments: list[str]) -> tuple[str | None, list[str]]:
