@@ -45,7 +45,7 @@ def test_what_fell_is_told(committed):
     assert not fell and len(others) == len(BENCHMARKS)
 
 
-@pytest.mark.representative("all nothing", "two_pass *", "*nowhere")
+@pytest.mark.representative("all nothing", "*nowhere")
 @pytest.mark.parametrize(
     "command",
     [
@@ -59,7 +59,6 @@ def test_what_fell_is_told(committed):
         "evaluation --repeats=0",
         "integer_matmul --layers=-1",
         "attention --lengths 128 many",
-        "two_pass --repeats=3",
         f"attention --output={RESULTS}",
     ],
 )
