@@ -197,7 +197,5 @@ def stacked(block: type[nn.Module], config: TransformerConfig, deterministic: bo
         length=config.num_layers,
         unroll=config.num_layers if unrolled else 1,
         metadata_params={nn.PARTITION_NAME: "layers"},
-        # Layers share no variables, so that there is nothing to check in a trace of its own.
-        check_constancy_invariants=False,
     )
     return functools.partial(scanned, name="layers")
