@@ -185,10 +185,9 @@ def test_it_is_measured_by_what_it_was_and_exported_as_it_came(imported, checkpo
 
 
 @pytest.mark.slow
-@pytest.mark.parametrize("attention", ["softmax", "gated_linear", "sink"])
-def test_healing_starts_as_the_original_and_leaves_in_its_format(attention, imported, tmp_path):
+def test_healing_starts_as_the_original_and_leaves_in_its_format(imported, tmp_path):
     command = ["train", "--config=configs/heal_bert.py", f"--config.start={imported}", f"--workdir={tmp_path}/healed"]
-    command += [*SHORT, *HEAL, f"--config.model.attention={attention}"]
+    command += [*SHORT, *HEAL, "--config.model.attention=gated_linear"]
     assert main(command) == 0
     before, *_, after = read_metrics(tmp_path / "healed", "eval")
     assert before["step"] == 0 and before["fidelity"] == pytest.approx(1, abs=1e-6) and before["loss"] < 1e-9

@@ -7,6 +7,7 @@ rounding is compared closely, and what comes after it by rows.
 
 import dataclasses
 import functools
+import itertools
 
 import jax
 import numpy as np
@@ -41,8 +42,9 @@ def ranges(shape, estimator):
 
 
 @pytest.mark.slow
-@pytest.mark.parametrize("shape", SHAPES)
-@pytest.mark.parametrize("estimator", (*ESTIMATORS, "mse,search=golden"))
+@pytest.mark.parametrize(
+    ("estimator", "shape"), list(zip((*ESTIMATORS, "mse,search=golden"), itertools.cycle(SHAPES), strict=False))
+)
 def test_ranges_are_those_of_one_device(estimator, shape):
     one, many = ranges(ONE, estimator), ranges(shape, estimator)
     assert one.keys() == many.keys() and len(one) > 10

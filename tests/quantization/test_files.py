@@ -57,7 +57,7 @@ CASES = {f"{method} {family}": (family, method, {}) for method in METHODS for fa
 CASES |= {
     f"{method} {name}={value}": ("opt", method, {name: value})
     for method in METHODS
-    for name, value in GRANULARITIES + (ESTIMATED if method in ("static", "gptq") else [])
+    for name, value in GRANULARITIES + (ESTIMATED if method == "static" else [])
 }
 
 

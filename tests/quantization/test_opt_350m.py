@@ -56,7 +56,7 @@ def test_sites_and_parameters_are_those_of_the_published_kind():
 
 
 @pytest.mark.slow
-@pytest.mark.parametrize("recipe, method", [("paper_opt", "static"), *(("strict", method) for method in METHODS)])
+@pytest.mark.parametrize("recipe, method", [("paper_opt", "static"), ("strict", "smoothquant"), ("strict", "hadamard")])
 def test_recipes_and_methods_fit(recipe, method):
     result = quantized(recipe, "w8a8", method)
     assert {"embeddings/project_in/kernel", "project_out/kernel"} <= {planned.path for planned in result.weight_plan}

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import dataclasses
 import functools
+import itertools
 from typing import Any, NamedTuple
 
 import flax.linen as nn
@@ -115,6 +116,7 @@ LATIN_SQUARE = [
     (name, mesh, *KINDS_OF_STEPS[(row + column) % 3])
     for row, name in enumerate(CONFIGS)
     for column, mesh in enumerate(MESHES)
+    if (row + column) % 2 == 0
 ]
 
 
@@ -232,8 +234,7 @@ def test_bfloat16_computes_and_float32_is_kept(name):
 
 
 @pytest.mark.slow
-@pytest.mark.parametrize("family", ["opt", "bert"])
-@pytest.mark.parametrize("attention", MECHANISMS)
+@pytest.mark.parametrize(("family", "attention"), list(zip(itertools.cycle(["opt", "bert"]), MECHANISMS, strict=False)))
 def test_one_example_per_device_is_the_same_example_everywhere(family, attention):
     """Each row of the logits is that of its own tokens."""
     module = build(dataclasses.replace(CONFIGS[family], attention=MECHANISMS[attention], init_std=0.3))

@@ -66,8 +66,7 @@ def squared_error(x, target, real):
 
 
 @pytest.mark.representative("all-encoder")
-@pytest.mark.parametrize("name", CONFIGS)
-@pytest.mark.parametrize("layers", ["all", "last"])
+@pytest.mark.parametrize(("layers", "name"), [*(("all", name) for name in CONFIGS), ("last", "encoder")])
 def test_loss_is_the_relative_error_of_the_layers_and_the_divergence_of_the_predictions(name, layers):
     module, theirs, ours, batch = two_models(CONFIGS[name])
     taught = Teacher(module, theirs, layers).targets(batch)
