@@ -153,7 +153,7 @@ def capture(apply: Callable[..., Any], sites: Collection[str], *args: Any, **kwa
     def measure(next_function, args, kwargs, context):
         y = next_function(*args, **kwargs)
         if is_captured(context.module, context.method_name):
-            of_layer["/".join(context.module.path)] = y.ndim
+            of_layer["/".join(context.module.path)] = jnp.ndim(y)
         return y
 
     with nn.intercept_methods(measure):
@@ -167,4 +167,4 @@ def capture(apply: Callable[..., Any], sites: Collection[str], *args: Any, **kwa
                 "give each time a Site of its own in the model"
             )
         values[path] = first
-    return y, {site: value if value.ndim > of_layer[site] else value[None] for site, value in values.items()}
+    return y, {site: x if jnp.ndim(x) > of_layer[site] else x[None] for site, x in values.items()}

@@ -246,6 +246,7 @@ def test_quantize(trained, tmp_path, capsys):
     assert json.loads((workdir / "config.json").read_text())["quantization"]["schemes"] == ["w8a8", "w2a2"]
 
 
+@pytest.mark.slow
 def test_compare_report_and_table2(tmp_path, capsys):
     workdir = tmp_path / "comparison"
     arguments = [f"--config={NANO}", f"--workdir={workdir}", "--config.compare.variants=('softmax',)"]

@@ -39,6 +39,7 @@ def test_floating_point_model_agrees(reference, model):
     assert row.ok, row
 
 
+@pytest.mark.slow
 def test_a_quantized_model_of_one_layer_agrees(reference, capsys):
     """A newcomer's proof that the numbers are the paper's."""
     code, rows = run(capsys, reference / "bert_gate_linear_1l")

@@ -97,7 +97,7 @@ def run(trained, tmp_path) -> Path:
     return tmp_path / "run"
 
 
-@pytest.mark.representative("data.num_triggers=3")
+@pytest.mark.slow
 @pytest.mark.parametrize(
     "override", ["model.vocab_size=16", "model.embedding_width=8", "data.num_triggers=3", "data.chain_seed=0"]
 )

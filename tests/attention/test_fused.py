@@ -242,7 +242,7 @@ def layer(backend, normalizer=None, gate="linear", **options):
     return MultiHeadAttention(H, config, init_std=0.5, dtype=jnp.dtype("float32"), backend=backend, **options)
 
 
-@pytest.mark.representative("headwise", "linear")
+@pytest.mark.representative("headwise")
 @pytest.mark.parametrize("gate", ["none", "linear", "mlp", "headwise", "elementwise"])
 def test_a_layer_is_the_same_by_any_backend(gate):
     x = jax.random.normal(jax.random.key(0), (B, T, H * D))

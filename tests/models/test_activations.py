@@ -92,6 +92,7 @@ def test_a_family_has_the_one_that_it_is_given(family):
         made(family, "gelu_10")
 
 
+@pytest.mark.slow
 def test_the_masked_language_head_has_it_and_the_pooler_keeps_its_own():
     module, params = made("bert", "silu")
     values = captured(module, params, batch_of("bert"), "head/*")
@@ -103,7 +104,7 @@ def test_the_masked_language_head_has_it_and_the_pooler_keeps_its_own():
     np.testing.assert_allclose(values["head/pooled"], np.tanh(values["head/pooler"]), atol=1e-6)
 
 
-@pytest.mark.representative("opt")
+@pytest.mark.slow
 @pytest.mark.parametrize("family", CONFIGS)
 def test_integers_are_those_of_the_quantized_model(family):
     batch = batch_of(family)

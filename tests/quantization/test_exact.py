@@ -111,7 +111,7 @@ def test_calibration_runs_methods_in_float32_at_the_highest_precision(method, mo
     assert seen == [("float32", "highest")] * (method in ("smoothquant", "gptq"))
 
 
-@pytest.mark.representative("opt")
+@pytest.mark.slow
 @pytest.mark.parametrize("family", FAMILIES)
 def test_values_of_a_bfloat16_model_are_on_their_grids(family):
     module, params, batches = in_bfloat16(family)

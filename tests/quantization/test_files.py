@@ -85,6 +85,7 @@ def test_rounded_weights_in_a_basis_come_back(bases, tmp_path):
     jax.tree.map(np.testing.assert_array_equal, load(file, method=method), quantized)
 
 
+@pytest.mark.slow
 def test_gptq_rounds_otherwise_and_its_integers_are_bytes(tmp_path):
     """Else the test above would not see whether they are kept."""
     _, params, _ = model("opt")

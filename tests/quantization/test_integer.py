@@ -152,7 +152,7 @@ def dots(jaxpr, inside=False):
                 yield from dots(getattr(value, "jaxpr", value), within)
 
 
-@pytest.mark.representative("bert-bfloat16")
+@pytest.mark.slow
 @pytest.mark.parametrize("kind", ["int8", "bfloat16"])
 @pytest.mark.parametrize("family", sorted(FAMILIES))
 def test_every_product_of_a_block_is_of_integers(monkeypatch, family, kind):

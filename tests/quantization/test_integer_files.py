@@ -115,6 +115,7 @@ def test_damaged_files_are_refused(damage, tmp_path):
         load(result.module, tmp_path)
 
 
+@pytest.mark.slow
 def test_an_option_that_an_earlier_version_did_not_write_is_the_models(tmp_path):
     result, batch = quantized("bert", "clipped_softmax")
     model = convert(result)

@@ -164,7 +164,7 @@ def test_outliers_cost_16_bits_their_rounding_alone(method, family):
     assert error(method, family, "w16a16", FAR_OUTLIER) < 10 * np.sqrt(share)
 
 
-@pytest.mark.representative("*-opt")
+@pytest.mark.slow
 @pytest.mark.parametrize("method, family", [("smoothquant", "opt"), ("hadamard", "opt"), ("smoothquant", "vit")])
 def test_at_8_bits_outliers_cost_the_static_method_most(method, family):
     """A rotation of 16 dimensions takes an outlier down by 4 alone, too little for the other families."""

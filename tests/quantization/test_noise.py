@@ -54,7 +54,7 @@ def every_other(batch, first):
     return {name: values[first::2] for name, values in batch.items()}
 
 
-@pytest.mark.representative("bert")
+@pytest.mark.slow
 @pytest.mark.parametrize("family", FAMILIES)
 def test_even_examples_are_quantized_and_odd_ones_are_not(family):
     module, params, batch, recipe = make(family)

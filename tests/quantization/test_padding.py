@@ -71,7 +71,7 @@ def same(found, expected, tolerance=1e-4):
         np.testing.assert_allclose(found[name], x, atol=tolerance * np.abs(x).max() + 1e-7, err_msg=name)
 
 
-@pytest.mark.representative("bert-groups")
+@pytest.mark.slow
 @pytest.mark.parametrize("name", OPTIONS)
 def test_short_and_padded_batches_have_the_same_ranges(model, name):
     module, params = model

@@ -49,5 +49,6 @@ def test_what_8_bits_cost_it(patient, method):
     assert least < error(patient, method, "w8a8") < most
 
 
+@pytest.mark.slow
 def test_16_bits_cost_it_next_to_nothing(patient):
     assert error(patient, "static", "w16a16") < 0.02

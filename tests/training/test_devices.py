@@ -152,7 +152,7 @@ def compiled(config: Any, mesh: tuple[int, int, int]):
     return step.lower(made.abstract_state, abstract, np.uint32(0)).compile()
 
 
-@pytest.mark.representative("tensor")
+@pytest.mark.slow
 @pytest.mark.parametrize("mesh", ["fsdp", "tensor"])
 def test_devices_share_the_work(mesh):
     """No device computes what another does."""

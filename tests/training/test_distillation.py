@@ -65,7 +65,7 @@ def squared_error(x, target, real):
     return above / below
 
 
-@pytest.mark.representative("all-encoder")
+@pytest.mark.slow
 @pytest.mark.parametrize(("layers", "name"), [*(("all", name) for name in CONFIGS), ("last", "encoder")])
 def test_loss_is_the_relative_error_of_the_layers_and_the_divergence_of_the_predictions(name, layers):
     module, theirs, ours, batch = two_models(CONFIGS[name])

@@ -122,6 +122,7 @@ def test_other_data_in_the_same_files_are_refused(command, file, changed, copy, 
     assert sorted((copy / "run").rglob("*")) == before
 
 
+@pytest.mark.slow
 def test_training_refuses_them_even_when_named(copy, capsys):
     head_line(copy / "train.txt")
     train = ["train", f"--config={copy}/config.py", f"--workdir={copy}/run"]
@@ -173,7 +174,7 @@ def test_a_changed_tokenizer_is_refused(copy, capsys):
     assert "tokenizer.json is missing" in told(["evaluate", f"--workdir={copy}/run"], capsys)
 
 
-@pytest.mark.representative("quantize", "train")
+@pytest.mark.representative("train")
 @pytest.mark.parametrize("command", [["train"], *COMMANDS.values()], ids=lambda command: command[0])
 def test_no_command_trains_the_tokenizer_anew(command, copy, monkeypatch):
     """Another version of its library, or of Python's text, would make another one."""

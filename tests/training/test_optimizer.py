@@ -44,6 +44,7 @@ def mask_of(family: str, variant: str, decay_norm_scale: bool) -> dict[str, bool
     return {jax.tree_util.keystr(path, simple=True, separator="/"): value for path, value in leaves}
 
 
+@pytest.mark.representative("opt-*-True", "bert-gated_mlp-*", "vit-softmax-*")
 @pytest.mark.parametrize("decay_norm_scale", [False, True])
 @pytest.mark.parametrize("variant", VARIANTS)
 @pytest.mark.parametrize("family", FAMILIES)

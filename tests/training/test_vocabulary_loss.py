@@ -100,7 +100,7 @@ def model(family, **options):
     return module, nn.unbox(module.init(jax.random.key(0), batch)["params"]), batch
 
 
-@pytest.mark.representative("opt")
+@pytest.mark.slow
 @pytest.mark.parametrize("family", ["bert", "opt"])
 def test_a_model_gives_factors_unless_its_logits_are_looked_at(family):
     module, params, batch = model(family)
