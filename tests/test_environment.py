@@ -85,3 +85,23 @@ def test_nonsense_in_the_environment_of_a_command(tmp_path):
     )
     assert process.returncode == 2 and process.stderr.startswith("qtx: error: JAX cannot start (")
     assert "JAX_ENABLE_X64=nonsense" in process.stderr and process.stderr.count("\n") == 1
+
+
+@pytest.mark.skipif(not Path("/dev/full").exists(), reason="no device here is always full")
+@pytest.mark.parametrize("written", ["show('a')", "say(Console(), 'a')"])
+def test_output_that_cannot_be_written_is_told_in_one_line(written):
+    """As on a full disk: neither a traceback, nor a second failure when Python ends."""
+    code = f"""
+import sys
+from qtx.foundation.console import Console, say
+from qtx.foundation.errors import QtxError
+from qtx.foundation.output import show
+try:
+    {written}
+except QtxError as error:
+    sys.exit(str(error))
+"""
+    with Path("/dev/full").open("w") as full:
+        done = subprocess.run([sys.executable, "-c", code], stdout=full, stderr=subprocess.PIPE, text=True)
+    assert done.returncode == 1
+    assert done.stderr == "stdout cannot be written (No space left on device): send it elsewhere; no file is lost\n"

@@ -2,9 +2,11 @@
 
 from __future__ import annotations
 
+from typing import Any
+
 import rich.console
 
-from qtx.foundation.output import drop_output
+from qtx.foundation.output import drop_output, writing
 
 
 class Console(rich.console.Console):
@@ -12,6 +14,10 @@ class Console(rich.console.Console):
 
     def on_broken_pipe(self) -> None:
         drop_output()
+
+    def print(self, *objects: Any, **options: Any) -> None:
+        with writing():
+            super().print(*objects, **options)
 
 
 def say(console: rich.console.Console, text: str) -> None:

@@ -2,9 +2,13 @@
 
 from __future__ import annotations
 
+import contextlib
 import os
 import sys
+from collections.abc import Iterator
 from io import TextIOWrapper
+
+from qtx.foundation.errors import QtxError
 
 
 def show_all_characters() -> None:
@@ -18,9 +22,23 @@ def drop_output() -> None:
     os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
 
 
-def show(text: str) -> None:
-    """Prints a text, or discards it if nobody reads stdout any more."""
+@contextlib.contextmanager
+def writing() -> Iterator[None]:
+    """Lets what is written within the context go unread, but not unwritten.
+
+    Raises:
+      QtxError: if the output cannot be written, as on a full disk.
+    """
     try:
-        print(text, flush=True)
+        yield
     except BrokenPipeError:
         drop_output()
+    except OSError as error:
+        drop_output()
+        raise QtxError(f"stdout cannot be written ({error.strerror}): send it elsewhere; no file is lost") from None
+
+
+def show(text: str) -> None:
+    """Prints a text, or discards it if nobody reads stdout any more; raises as `writing`."""
+    with writing():
+        print(text, flush=True)
