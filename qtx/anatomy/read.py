@@ -15,7 +15,7 @@ from qtx.anatomy.description import Anatomy, Parameter, Role, SiteInfo, Stack
 from qtx.attention.multi_head import Held
 from qtx.attention.parameters import NORMALIZER
 from qtx.parts import Part
-from qtx.sites import SITES_AND_TABLES, site_shapes
+from qtx.sites import SITES_AND_TABLES, site_shapes, watching
 
 ROLES = {"kernel": Role.KERNEL, "embedding": Role.TABLE, "bias": Role.BIAS, "scale": Role.SCALE}
 """By the names that Flax gives the parameters of its modules."""
@@ -38,10 +38,11 @@ def read(module: nn.Module, batch: Mapping[str, Any]) -> Anatomy:
 @functools.lru_cache(maxsize=64)
 def _read(module: nn.Module, shapes: Shapes) -> Anatomy:
     batch = {name: jax.ShapeDtypeStruct((1, *shape), np.dtype(dtype)) for name, shape, dtype in shapes}
-    boxed = jax.eval_shape(module.init, jax.random.key(0), batch)["params"]
-    params = nn.unbox(boxed)
-    whole = traverse_util.flatten_dict(params, sep="/")
-    owners, roots = _trace(module, params, batch, whole)
+    with watching(lambda path: True):  # sites that only some ways to compute attention have are there
+        boxed = jax.eval_shape(module.init, jax.random.key(0), batch)["params"]
+        params = nn.unbox(boxed)
+        whole = traverse_util.flatten_dict(params, sep="/")
+        owners, roots = _trace(module, params, batch, whole)
     stacks = tuple(sorted({Stack(root, whole[path].shape[0]) for path, root in roots.items()}))
     axes = {
         "/".join(key.key for key in path): tuple(spec)

@@ -97,10 +97,11 @@ def calibrate(
     """
     if num_batches < 1:
         raise QtxError(f"calibration asks for {num_batches} batches: expected at least 1, e.g. 16")
+    first, batches = peeked(batches)
     used = FirstBatches(batches, num_batches)
     in_float32 = exact.float32(module)
     recipe, bases = method.adapt(recipe), method.find_bases(in_float32, params, used)
-    weight_plan, bits = planned_weights(read(module, next(iter(used))), params, recipe)
+    weight_plan, bits = planned_weights(read(module, first), params, recipe)
     estimated = weight_ranges(weight_plan, params, bits, {path: bases[path] for path in bits if path in bases})
     check_finite(estimated, "weight")
     quantized_params = method.round_weights(in_float32, params, settled(weight_plan), estimated, used)
@@ -116,6 +117,19 @@ def calibrate(
     ranges = site_ranges(plan, state)
     check_finite(ranges, "activation")
     return Quantized(module, quantized_params, weight_plan, plan, estimated, ranges)
+
+
+def peeked(batches: Iterable[dict[str, jax.Array]]) -> tuple[dict[str, jax.Array], Iterable[dict[str, jax.Array]]]:
+    """Returns the first batch, and all batches, of which an iterator gives each once.
+
+    Raises:
+      QtxError: if there is none.
+    """
+    iterator = iter(batches)
+    first = next(iterator, None)
+    if first is None:
+        raise QtxError("calibration got no batches: add data")
+    return first, itertools.chain([first], iterator) if iterator is batches else batches
 
 
 @dataclasses.dataclass(frozen=True)
