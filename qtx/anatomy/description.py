@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import enum
 import functools
-from collections.abc import Collection, Mapping
+from collections.abc import Collection, Iterable, Mapping
 from dataclasses import dataclass, field
 from typing import Any, NamedTuple
 
@@ -23,6 +23,11 @@ class Stack(NamedTuple):
     def holds(self, path: str) -> bool:
         """Says whether a parameter or a site lies below the stack."""
         return path.startswith(f"{self.path}/")
+
+
+def stack_of(stacks: Iterable[Stack], path: str) -> Stack | None:
+    """Returns the one of some stacks that a path lies in; None: in none."""
+    return next((stack for stack in stacks if stack.holds(path)), None)
 
 
 class Role(enum.Enum):
@@ -95,7 +100,7 @@ class Anatomy:
 
     def stack_of(self, path: str) -> Stack | None:
         """Returns the stack that a path lies in, of a parameter, of a site, or of anything below one."""
-        return next((stack for stack in self.stacks if stack.holds(path)), None)
+        return stack_of(self.stacks, path)
 
     def leading(self, path: str) -> tuple[int, ...]:
         """Returns the leading axes of a parameter, or of a site's variables: the depth of its stack, or none."""

@@ -11,11 +11,11 @@ import jax
 import numpy as np
 from flax import traverse_util
 
-from qtx.anatomy.description import Anatomy, Parameter, Role, SiteInfo, Stack
+from qtx.anatomy.description import Anatomy, Parameter, Role, SiteInfo, Stack, stack_of
 from qtx.attention.multi_head import Held
 from qtx.attention.parameters import NORMALIZER
 from qtx.parts import Part
-from qtx.sites import SITES_AND_TABLES, site_shapes, watching
+from qtx.sites import SITES_AND_TABLES, watching
 
 ROLES = {"kernel": Role.KERNEL, "embedding": Role.TABLE, "bias": Role.BIAS, "scale": Role.SCALE}
 """By the names that Flax gives the parameters of its modules."""
@@ -42,7 +42,7 @@ def _read(module: nn.Module, shapes: Shapes) -> Anatomy:
         boxed = jax.eval_shape(module.init, jax.random.key(0), batch)["params"]
         params = nn.unbox(boxed)
         whole = traverse_util.flatten_dict(params, sep="/")
-        owners, roots = _trace(module, params, batch, whole)
+        owners, roots, features = _trace(module, params, batch, whole)
     stacks = tuple(sorted({Stack(root, whole[path].shape[0]) for path, root in roots.items()}))
     axes = {
         "/".join(key.key for key in path): tuple(spec)
@@ -52,51 +52,49 @@ def _read(module: nn.Module, shapes: Shapes) -> Anatomy:
     }
 
     def parameter(path: str, shape: tuple[int, ...]) -> Parameter:
-        stack = next((stack for stack in stacks if stack.holds(path)), None)
+        stack = stack_of(stacks, path)
         owner, _, name = path.rpartition("/")
         skipped = 0 if stack is None else 1
         names = (*axes[path], *(None,) * len(shape))[skipped : len(shape)]
         return Parameter(path, shape[skipped:], stack, names, _role(owners.get(owner), name), _part(owners.get(owner)))
 
-    def site(path: str, features: int) -> SiteInfo:
-        stack = next((stack for stack in stacks if stack.holds(path)), None)
-        return SiteInfo(path, _part(owners[path]), features, stack)
-
     return Anatomy(
         stacks,
         {path: parameter(path, x.shape) for path, x in whole.items()},
-        {
-            path: site(path, found.features)
-            for path, found in site_shapes(module, params, batch, SITES_AND_TABLES).items()
-        },
+        {path: SiteInfo(path, _part(owners[path]), n, stack_of(stacks, path)) for path, n in features.items()},
         (module, params, batch),
     )
 
 
 def _trace(
     module: nn.Module, params: Any, batch: Any, whole: Mapping[str, Any]
-) -> tuple[dict[str, nn.Module], dict[str, str]]:
-    """Finds the modules of a model by path, and the path of the scan that each stacked parameter is in: the outermost
-    module within which the parameter has an axis less than without."""
+) -> tuple[dict[str, nn.Module], dict[str, str], dict[str, int]]:
+    """Finds the modules of a model by path; the path of the scan that each stacked parameter is in, the outermost module
+    within which the parameter has an axis less than without; and the size of the last axis of each site."""
     owners: dict[str, nn.Module] = {}
     roots: dict[str, str] = {}
+    features: dict[str, int] = {}
 
     def interceptor(next_function, args, kwargs, context):
         layer, path = context.module, "/".join(context.module.path)
-        if context.method_name == "__call__":
+        called = context.method_name == "__call__"
+        if called:
             owners[path] = layer
             prefix = f"{path}/" if path else ""
             for name, x in traverse_util.flatten_dict(layer.variables.get("params", {}), sep="/").items():
                 if x.ndim < whole[prefix + name].ndim:
                     roots.setdefault(prefix + name, path)
-        return next_function(*args, **kwargs)
+        y = next_function(*args, **kwargs)
+        if called and isinstance(layer, SITES_AND_TABLES):
+            features[path] = y.shape[-1]
+        return y
 
     def run(params, batch):
         with nn.intercept_methods(interceptor):
             return module.apply({"params": params}, batch)
 
     jax.eval_shape(run, params, batch)
-    return owners, roots
+    return owners, roots, features
 
 
 def _role(owner: nn.Module | None, name: str) -> Role:

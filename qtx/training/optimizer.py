@@ -13,7 +13,7 @@ from qtx.anatomy import Parameter, Role
 from qtx.parts import Part
 
 Parameters = Mapping[str, Parameter]
-"""What is known of each parameter that is trained, by path."""
+"""A description of each parameter that is trained, by path."""
 
 # Parameters -> a tree like them, True where weights decay.
 DecayMask = Callable[[Any], Any]
