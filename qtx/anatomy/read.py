@@ -69,8 +69,8 @@ def _read(module: nn.Module, shapes: Shapes) -> Anatomy:
 def _trace(
     module: nn.Module, params: Any, batch: Any, whole: Mapping[str, Any]
 ) -> tuple[dict[str, nn.Module], dict[str, str], dict[str, int]]:
-    """Finds the modules of a model by path; the path of the scan that each stacked parameter is in, the outermost module
-    within which the parameter has an axis less than without; and the size of the last axis of each site."""
+    """Finds the modules of a model by path; the path of the scan that each stacked parameter is in: of the outermost
+    module within which the parameter has an axis less than without; and the size of the last axis of each site."""
     owners: dict[str, nn.Module] = {}
     roots: dict[str, str] = {}
     features: dict[str, int] = {}
