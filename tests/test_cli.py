@@ -211,6 +211,7 @@ def test_sensitivity(trained, tmp_path, capsys):
     assert (workdir / "sensitivity.png").stat().st_size > 10_000
 
 
+@pytest.mark.slow
 def test_export_and_evaluate_in_integers(trained, tmp_path, capsys):
     workdir = tmp_path / "run"
     shutil.copytree(trained[0], workdir)

@@ -141,7 +141,7 @@ def test_a_file_comes_before_a_shipped_config_of_its_name(tmp_path, monkeypatch)
     assert load_config_file("demo").name == "nano"
 
 
-@pytest.mark.representative("digits_vit")
+@pytest.mark.slow
 @pytest.mark.parametrize("name", ["digits_vit", "bigram_backcopy", "demo"])
 def test_clipped_attention_of_small_configs_starts_alive(name):
     base = read(load_config_file(str(Path(__file__).parents[1] / "configs" / f"{name}.py")))

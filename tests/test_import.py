@@ -99,6 +99,7 @@ def test_imported_again_it_is_the_same_run(imported, checkpoint):
     assert (imported / "config.json").read_bytes() == before
 
 
+@pytest.mark.slow
 def test_a_refused_import_leaves_nothing_and_a_killed_one_is_no_obstacle(checkpoint, tmp_path, capsys):
     command = ["import", str(checkpoint), f"--workdir={tmp_path}/run", *SHORT]
     assert "nothere" in told([*command, "--config.training.penalties=('hinge,sites=nothere',)"], capsys)
@@ -122,6 +123,7 @@ def test_an_import_asks_for_no_other_model_and_no_other_data(checkpoint, importe
     assert "data.min_length (None there, 8 here)" in other
 
 
+@pytest.mark.slow
 def test_an_import_names_the_length_that_the_attention_is_relative_to(checkpoint, tmp_path, capsys):
     """Or is asked for it: of a checkpoint whose own note lacks it, and of one from elsewhere, whose file has none."""
     clipped = dataclasses.replace(ENCODER, attention=attention_variant("clipped_softmax,alpha=2,length=9"))

@@ -42,7 +42,7 @@ def inner(a, b):
     return sum(np.vdot(x, y) for x, y in zip(jax.tree.leaves(a), jax.tree.leaves(b), strict=True))
 
 
-@pytest.mark.representative("opt")
+@pytest.mark.slow
 @pytest.mark.parametrize("family", FAMILIES)
 def test_a_model_elsewhere_has_the_same_gradient_and_derivatives_forward(family, elsewhere):
     loss, params = loss_of(family)

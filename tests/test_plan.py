@@ -77,6 +77,7 @@ def test_activations_grow_with_the_batch_and_fall_with_accumulation(mixed):
     assert planned((1, 4, 2), training_accumulation_steps=4).activations < 0.5 * mixed.activations
 
 
+@pytest.mark.slow
 def test_work(mixed):
     """A product and its two gradients; of what is recomputed, dots keeps all but scores and context."""
     tokens = 64 * LENGTH

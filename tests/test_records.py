@@ -209,6 +209,7 @@ def test_a_folder_runs_no_code(careful, capsys):
     assert main(["quantize", f"--workdir={run}", "--scheme=w8a8"]) == 0
 
 
+@pytest.mark.slow
 def test_code_that_a_folder_names_does_not_run(run, tmp_path, capsys):
     (tmp_path / "evil.py").write_text(f"open({str(tmp_path / 'ran')!r}, 'w')\ndef recipe(*_): pass\n")
     config = json.loads((run / "config.json").read_text())

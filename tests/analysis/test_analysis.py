@@ -50,6 +50,7 @@ def real(batches):
     return np.concatenate([batch["mask"] for batch in batches])[:7]
 
 
+@pytest.mark.slow
 def test_outliers_are_found_where_they_were_planted(gated_opt):
     batches, values, analysis = gated_opt
     x, mask = values["layers/mlp_residual"], real(batches)

@@ -111,6 +111,7 @@ def test_health_is_compiled_once(make_model):
     assert health["max_inf_norm"] > 0
 
 
+@pytest.mark.slow
 def test_health_follows_the_annealing_of_gamma(make_model):
     module, params = make_model("bert")
     attention = AttentionConfig(ClippedSoftmax(alpha=4.0, gamma_warmup_steps=100, length=8))
@@ -120,6 +121,7 @@ def test_health_follows_the_annealing_of_gamma(make_model):
     assert shares[2] == attention_health(module, params, make_batch("bert"))["zero_share"]
 
 
+@pytest.mark.slow
 def test_health_counts_more_keys_than_int32_holds(make_model, monkeypatch):
     """Weights as those of a large batch: the share stays that of the small one."""
     (module, params), batch = make_model("opt"), make_batch("opt")

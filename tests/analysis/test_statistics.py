@@ -51,6 +51,7 @@ def test_bfloat16_activations_are_measured_in_float32():
     np.testing.assert_allclose(kurtosis(x), numpy_kurtosis(np.asarray(x, np.float64)), rtol=1e-4)
 
 
+@pytest.mark.slow
 @settings(deadline=None, max_examples=25)
 @given(st.integers(1, 6), seeds, st.floats(-1e4, 1e4))
 def test_weighted_mean_over_batches_is_the_mean_over_samples(batches, seed, offset):

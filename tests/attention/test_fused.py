@@ -102,7 +102,7 @@ def assert_close(found, expected, tolerance=1e-5):
         assert error < tolerance, f"{jax.tree_util.keystr(path)}: {error:.2g}"
 
 
-@pytest.mark.representative(
+@pytest.mark.representative("clipped_softmax_visible, causal, spans", "softmax, padding, *", "softmax, segments, *", "learned, *", "warming, causal window, *", "dead, window, *", "no empty key yet, causal, *", "dead, none, *", "warming, causal, padded in front, *")
     "softmax, *", "*, causal, spans", "*, padding, one head, small", "dead, *", "warming, *", "no empty key yet, *"
 )
 @pytest.mark.parametrize("name, mask, blocks", CASES, ids=[", ".join(case) for case in CASES])
@@ -144,7 +144,7 @@ def test_bfloat16_is_summed_in_float32():
     np.testing.assert_array_equal(np.asarray(out, np.float32), 1.0)
 
 
-@pytest.mark.representative("softmax-spans")
+@pytest.mark.slow
 @pytest.mark.parametrize("blocks", ["one head, small", "spans"])
 @pytest.mark.parametrize("name", ["softmax", "clipped_softmax", "learned"])
 def test_dropout_is_the_same_in_both_passes(name, blocks):
@@ -196,6 +196,7 @@ def test_draws_depend_on_no_blocks():
         np.testing.assert_allclose(out, outs[0], atol=1e-5)
 
 
+@pytest.mark.slow
 def test_a_block_on_the_edge_of_being_clipped_is_not_dead():
     """Two keys, p = 1/2 of each, gamma = -1: all is clipped to just 0, where the slope is 1."""
     normalizer, rows = attention_variant("clipped_softmax,alpha=2,length=2").normalizer, Rows(Mask(2))

@@ -75,7 +75,7 @@ PAIRS = {(attention, list(FAMILIES)[i % len(FAMILIES)]) for i, attention in enum
 PAIRS |= {("gated_mlp", "opt"), ("clipped_softmax", "bert"), ("sink", "opt"), ("all of them", "vit")}
 
 
-@pytest.mark.representative("sink-opt")
+@pytest.mark.slow
 @pytest.mark.parametrize(("attention", "family"), sorted(PAIRS))
 def test_it_is_the_same_model_and_learns_to_be_another(family, attention):
     start, batch, expected = original(family)

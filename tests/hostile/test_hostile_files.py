@@ -114,7 +114,14 @@ def whole_of(name: str, folder: Path) -> Whole:
     return Whole(reader, file, file.read_bytes(), reader.read(file))
 
 
-@pytest.fixture(scope="module", params=READERS)
+QUANTIZED = {"ranges", "integer weights", "integer description"}
+"""Files for which a model is calibrated, which takes longer than to read all the others."""
+
+
+@pytest.fixture(
+    scope="module",
+    params=[pytest.param(name, marks=pytest.mark.slow if name in QUANTIZED else ()) for name in READERS],
+)
 def whole(request, tmp_path_factory):
     made = whole_of(request.param, tmp_path_factory.mktemp("hostile"))
     tracemalloc.start()

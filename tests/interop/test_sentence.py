@@ -97,7 +97,7 @@ def test_a_broken_list_gets_one_line(tmp_path, case):
     assert "\n" not in str(error.value)
 
 
-@pytest.mark.representative("further1*", "further2*")
+@pytest.mark.representative("further2*")
 @pytest.mark.parametrize(
     ("further", "normalize", "left_out"),
     [
@@ -131,6 +131,7 @@ def test_somebody_s_modules_are_told_and_not_guessed(tmp_path):
     assert not told_of_embeddings(BertConfig(), tmp_path)
 
 
+@pytest.mark.slow
 def test_a_vision_transformer_beside_modules_is_pooled_as_its_family_is(tmp_path):
     small = dict(num_layers=1, width=8, num_heads=2, mlp_width=16, layer_norm_epsilon=1e-12)
     config = VitConfig(**small, image_size=4, patch_size=2, channels=3, head="none")

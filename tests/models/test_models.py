@@ -115,6 +115,7 @@ def test_opt_is_causal(attention):
     assert np.any(a[:, 5:] != b[:, 5:])
 
 
+@pytest.mark.slow
 def test_bert_head_at_positions_equals_the_full_head():
     module, params, batch = make("bert")
     positions = np.array([[1, 4, 4], [0, 2, 3]])
@@ -123,7 +124,7 @@ def test_bert_head_at_positions_equals_the_full_head():
     np.testing.assert_allclose(some, np.take_along_axis(full, positions[..., None], 1), atol=1e-6)
 
 
-@pytest.mark.representative("bert")
+@pytest.mark.slow
 @pytest.mark.parametrize("family", FAMILIES)
 def test_bfloat16_computes_near_float32(family):
     module, params, batch = make(family)
@@ -193,6 +194,7 @@ def test_build_refuses_data_of_another_model(config, data, says):
         build(config, data)
 
 
+@pytest.mark.slow
 def test_opt_drops_out_on_its_branches_alone():
     """As transformers' OPTDecoder, whose embeddings enter the first layer whole: without branches nothing is random."""
     config = OptConfig(num_layers=1, width=16, num_heads=2, mlp_width=32, vocab_size=20, max_length=8, dropout=0.5)

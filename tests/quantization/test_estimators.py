@@ -129,6 +129,7 @@ def test_a_state_is_finite_before_the_first_tensor(name):
         make_plan({"site": Quantizer(8, False, Running())})
 
 
+@pytest.mark.representative("minmax-*", "mse-*", "lp-*", "running_minmax-{}*")
 @pytest.mark.parametrize("name, options", MASKED, ids=str)
 def test_masked_values_do_not_count(name, options):
     """A mask gives what the visible values alone give."""

@@ -141,7 +141,7 @@ def test_a_bfloat16_model_is_measured_as_its_float32_one(family):
     np.testing.assert_array_equal(in_floating_point, wide.apply({"params": params}, batches[0]))
 
 
-@pytest.mark.representative("opt")
+@pytest.mark.slow
 @pytest.mark.parametrize("family", FAMILIES)
 def test_heads_of_bfloat16_models_add_up_in_float32(family):
     """The logits are the products of the head's bfloat16 operands, of which none was rounded on the way."""

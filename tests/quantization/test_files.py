@@ -109,6 +109,7 @@ def run_of(method, schemes, trained=False):
     return TrainedRun(prepared, qat.start(params, calibrated()) if qat else params, Path(), 0)
 
 
+@pytest.mark.slow
 def test_learned_ranges_come_back(tmp_path):
     """Of a run that was trained under a scheme: no estimator finds them again."""
     run = run_of("gptq", ("w3a8", "w4a8"), trained=True)
@@ -125,6 +126,7 @@ def test_learned_ranges_come_back(tmp_path):
         with_ranges(dataclasses.replace(run_of("gptq", ("w4a8",)), params=params["model"]), file)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(
     ("method", "schemes", "says"),
     [

@@ -126,6 +126,7 @@ def test_an_option_that_an_earlier_version_did_not_write_is_the_models(tmp_path)
     np.testing.assert_array_equal(apply(load(result.module, tmp_path), batch), apply(model, batch))
 
 
+@pytest.mark.slow
 def test_files_of_another_model_are_refused(tmp_path):
     result, _ = quantized("bert")
     save(convert(result), tmp_path)

@@ -137,6 +137,7 @@ def test_a_truncated_analysis_is_told(tmp_path):
         write_report(tmp_path)
 
 
+@pytest.mark.slow
 def test_no_outliers_are_told_in_words(tmp_path):
     text = Page(write_report(make_comparison(tmp_path, outliers=0)).read_text(encoding="utf-8")).text
     assert "there are no outliers" in text and "Which hidden dimensions" not in text

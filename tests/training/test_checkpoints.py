@@ -69,6 +69,7 @@ def test_state_and_data_position_come_back(tmp_path, program, data):
     equal(next(fresh), expected)
 
 
+@pytest.mark.slow
 def test_a_saved_state_may_be_overwritten_at_once(tmp_path, program, data):
     """The state is donated to the next update while its checkpoint is still being written."""
     batch = next(data.train(16, 0))
@@ -93,6 +94,7 @@ def test_restored_to_another_mesh(tmp_path, program, module, data, training):
     assert jax.tree.map(lambda x: x.sharding, restored) == jax.tree.map(lambda x: x.sharding, other.abstract_state)
 
 
+@pytest.mark.representative("1-2-*", "2-0-*")
 @pytest.mark.parametrize(
     ("keep", "keep_best", "scores", "left"),
     [
@@ -215,6 +217,7 @@ def test_a_checkpoint_of_another_config_is_refused(program, two_checkpoints):
         checkpoints.restore_newest(program.abstract_state, other, print)
 
 
+@pytest.mark.representative("changes0-*")
 @pytest.mark.parametrize(
     ("changes", "message"),
     [
@@ -292,6 +295,7 @@ def failing(monkeypatch, error: Exception, times: int) -> None:
     monkeypatch.setattr(ocp.CheckpointManager, "restore", restore)
 
 
+@pytest.mark.representative("stale", "memory")
 @pytest.mark.parametrize("name", TROUBLES)
 def test_what_only_cannot_be_read_is_not_set_aside(name, monkeypatch, tmp_path, program, two_checkpoints):
     error, told = TROUBLES[name]

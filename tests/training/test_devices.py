@@ -162,7 +162,7 @@ def test_devices_share_the_work(mesh):
     assert shared * 8 == pytest.approx(alone, rel=0.1)
 
 
-@pytest.mark.representative("opt-mixed")
+@pytest.mark.slow
 @pytest.mark.parametrize("mesh", ["data", "fsdp", "mixed"])
 @pytest.mark.parametrize("name", ["bert", "opt"])
 def test_devices_share_a_vocabulary_in_parts(name, mesh, monkeypatch):
@@ -215,7 +215,7 @@ def dots(jaxpr: Any) -> list[Any]:
     return found
 
 
-@pytest.mark.representative("bert")
+@pytest.mark.slow
 @pytest.mark.parametrize("name", CONFIGS)
 def test_bfloat16_computes_and_float32_is_kept(name):
     config = dataclasses.replace(CONFIGS[name], dtype="bfloat16")

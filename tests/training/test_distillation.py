@@ -155,6 +155,7 @@ def test_the_teacher_itself_has_no_loss_and_no_gradient(name):
     assert same["loss"] < 1e-10 and same["fidelity"] == pytest.approx(1, abs=1e-6)
 
 
+@pytest.mark.slow
 def test_what_padding_holds_does_not_matter():
     module, theirs, ours, batch = two_models(CONFIGS["encoder"])
     other = {**batch, "tokens": np.where(batch["mask"], batch["tokens"], 7)}

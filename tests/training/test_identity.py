@@ -154,6 +154,7 @@ def test_named_data_are_measured_and_recorded(copy, capsys):
     assert json.loads((copy / "run" / "config.json").read_text())["data"]["files"] == [f"{copy}/train*.txt"]
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("option", ["tokenizer=wordpiece", "vocab_size=280"])
 def test_another_tokenizer_is_never_accepted(option, copy, capsys):
     message = told(["evaluate", f"--workdir={copy}/run", f"--config.data.{option}"], capsys)

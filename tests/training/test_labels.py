@@ -150,6 +150,7 @@ def test_a_new_head_on_the_very_encoder(encoder):
     assert not np.array_equal(another["pooler"]["kernel"], head["pooler"]["kernel"])
 
 
+@pytest.mark.slow
 def test_a_head_for_the_same_classes_stays_and_one_for_as_many_others_is_new(classifier):
     config, there = fine_tuning(classifier), load(classifier / "imported")[1]
     params, _ = started(config)  # of labels that the classifier, whose classes have no names, does not know

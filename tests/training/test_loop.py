@@ -114,6 +114,7 @@ def test_a_run_goes_on_on_another_mesh(run, unbroken, data, tmp_path):
     assert result.metrics["loss"] == pytest.approx(unbroken.metrics["loss"], rel=1e-5)
 
 
+@pytest.mark.slow
 def test_another_seed_is_another_run(run, unbroken, tmp_path):
     assert run(tmp_path, seed=8).metrics["loss"] != unbroken.metrics["loss"]
 
@@ -245,7 +246,7 @@ class TerminatedEvaluation(InterruptedData):
 
 
 # Two batches an evaluation, after the one that the monitor sees: at steps 4, 8 and 12.
-@pytest.mark.representative("6")
+@pytest.mark.slow
 @pytest.mark.parametrize("stop", [1, 2, 3, 4, 6])
 def test_sigterm_during_an_evaluation_gives_it_up_and_leaves_no_trace(run, unbroken, data, tmp_path, stop):
     """The evaluation is left to the run that goes on; its best checkpoint, too, is that of the unbroken run."""
@@ -263,6 +264,7 @@ def test_sigterm_during_an_evaluation_gives_it_up_and_leaves_no_trace(run, unbro
     assert best[0] == best[1]
 
 
+@pytest.mark.slow
 def test_an_evaluation_takes_as_many_batches_as_asked(run, training, tmp_path):
     result = run(tmp_path, training=dataclasses.replace(training, eval_batches=1))
     assert result.metrics["predictions"] == 16 * 16  # of 20 sequences of 16 tokens
@@ -295,6 +297,7 @@ def test_the_best_checkpoint_stays(run, unbroken, data, training, tmp_path):
 
 
 # Orbax leaves the reads of a damaged checkpoint to the garbage collector, which tells of their errors.
+@pytest.mark.slow
 @pytest.mark.filterwarnings("ignore::pytest.PytestUnraisableExceptionWarning")
 def test_a_damaged_checkpoint_is_told_and_the_one_before_used(run, unbroken, data, tmp_path, capsys):
     with pytest.raises(Interruption):
@@ -327,6 +330,7 @@ class FullDisk(InterruptedData):
         return iterator
 
 
+@pytest.mark.slow
 def test_a_full_disk_for_the_log_is_told_and_costs_nothing(run, unbroken, training, data, tmp_path):
     """What the kernel refuses here is a file that is too big: a disk that is full fails in the same calls."""
     limits = resource.getrlimit(resource.RLIMIT_FSIZE)

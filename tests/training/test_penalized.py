@@ -181,7 +181,7 @@ def test_the_sums_are_those_of_every_real_token(name):
     np.testing.assert_allclose(window["loss"], loss, rtol=rtol)
 
 
-@pytest.mark.representative("bert")
+@pytest.mark.slow
 @pytest.mark.parametrize("name", [name for name in MODULES if name != "opt_bfloat16"])
 def test_the_gradient_is_that_of_the_weighted_mean(name):
     """Along itself, against differences of the naive loss."""

@@ -82,6 +82,7 @@ def test_the_window_starts_afresh_after_a_log_line(without_dropout, training, ba
     np.testing.assert_allclose(state.window["weight"], batch["weights"].sum())
 
 
+@pytest.mark.slow
 def test_a_window_of_a_million_million_predictions_still_counts(without_dropout, training, batch):
     """float32's next number after 10^12 is 65,536 away; a batch has some two hundred predictions."""
     mesh = make_mesh(MeshConfig(1))
@@ -117,6 +118,7 @@ def test_bad_steps_change_nothing(without_dropout, training, batch, limit):
         jax.tree.map(np.testing.assert_array_equal, before, (state.params, state.opt_state, state.window))
 
 
+@pytest.mark.slow
 def test_a_good_step_ends_a_row_of_bad_ones(without_dropout, training, batch):
     mesh = make_mesh(MeshConfig(1))
     program = make_program(without_dropout, dataclasses.replace(training, max_bad_steps=2), mesh, batch)

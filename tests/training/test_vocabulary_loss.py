@@ -83,6 +83,7 @@ def test_sums_and_gradients_are_those_of_the_logits(rows, at_once, smoothing, wi
         np.testing.assert_allclose(got, 3 * wanted, atol=2e-6 * max(1, 3 * np.abs(wanted).max()))
 
 
+@pytest.mark.slow
 def test_ties_are_shared_as_evaluations_share_them(monkeypatch):
     in_parts(monkeypatch, 2)
     factors = Factors(jnp.ones((5, 1)), jnp.ones((VOCAB, 1)), None)
@@ -116,6 +117,7 @@ def test_a_model_gives_factors_unless_its_logits_are_looked_at(family):
     assert module.apply({"params": params}, batch).shape == logits.shape
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("parts", [1, 4])
 def test_the_products_precision_is_that_of_the_model(parts, monkeypatch):
     """Though it multiplies later: what is compared with what is quantized does so exactly."""
