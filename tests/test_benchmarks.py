@@ -25,6 +25,7 @@ def test_each_has_results_ratios_and_a_panel(committed, name):
     assert name in PANELS
 
 
+@pytest.mark.slow
 def test_they_are_drawn(committed, tmp_path):
     file = plot(committed, tmp_path / "all.png")
     assert file.read_bytes().startswith(b"\x89PNG") and file.stat().st_size > 20_000
@@ -45,7 +46,7 @@ def test_what_fell_is_told(committed):
     assert not fell and len(others) == len(BENCHMARKS)
 
 
-@pytest.mark.representative("all nothing", "*nowhere")
+@pytest.mark.representative("all nothing")
 @pytest.mark.parametrize(
     "command",
     [

@@ -111,6 +111,7 @@ def alpha_model(request, reference, tmp_path_factory):
     return folder
 
 
+@pytest.mark.representative("4.0_1")
 def test_alpha_is_read(alpha_model):
     row, _ = next(check_model(alpha_model))
     assert row.logits_relative_error < 1e-5

@@ -48,6 +48,7 @@ def mixed():
     return planned((1, 4, 2))
 
 
+@pytest.mark.slow
 def test_state_by_hand(mixed):
     """A kernel is split by fsdp along its width and by tensor along the other axis; a vector is not split."""
     kernels = LAYERS * (4 * WIDTH * WIDTH + 2 * WIDTH * MLP) + VOCAB * WIDTH
@@ -182,6 +183,7 @@ def test_what_nothing_tells_is_assumed(family, data, assumed):
     assert stand_in(read(config))[1] == assumed
 
 
+@pytest.mark.slow
 def test_verdict_and_remedies(mixed):
     big = dataclasses.replace(mixed, temporary=int(CHIPS["l4"].memory))
     assert verdict(mixed, "l4")[0].startswith("fits l4: 0.00 of 21.6 GiB")

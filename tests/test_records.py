@@ -223,7 +223,7 @@ def test_code_that_a_folder_names_does_not_run(run, tmp_path, capsys):
     assert main(["evaluate", f"--workdir={run}", "--config.quantization.recipe=paper_opt"]) == 0
 
 
-@pytest.mark.representative("{", "content4")
+@pytest.mark.slow
 @pytest.mark.parametrize(
     "content",
     [

@@ -24,7 +24,7 @@ from tests.analysis.conftest import make_batch
 REFERENCE_MODELS = ("bert_clipped_1l", "bert_gate_linear_1l", "opt_gate_all_heads_1l", "opt_vanilla_1l")
 
 
-@pytest.mark.representative("bert_gate_linear_1l", "opt_vanilla_1l")
+@pytest.mark.representative("opt_vanilla_1l")
 @pytest.mark.parametrize("name", REFERENCE_MODELS)
 def test_official_metrics_of_the_reference_models(reference, name):
     expected = json.loads((reference / name / "expected.json").read_text())
@@ -42,7 +42,7 @@ def test_official_metrics_of_the_reference_models(reference, name):
     jax.tree.map(lambda a, b: np.testing.assert_allclose(a, b, rtol=1e-5), got, expected["metrics"])
 
 
-@pytest.mark.representative("bert")
+@pytest.mark.slow
 @pytest.mark.parametrize("family", FAMILIES)
 def test_batches_and_padding_samples_do_not_change_the_metrics(make_model, family):
     module, params = make_model(family)

@@ -35,6 +35,7 @@ def found(request, make_model):
     return request.param, model, batches, observe_model(model, batches)
 
 
+@pytest.mark.representative("opt")
 def test_the_planted_outlier_is_found_in_its_layer_dimension_and_place(found):
     family, _, _, observation = found
     sick = [one for one in find_outliers(observation, "<{}>".format) if one.dimensions and not one.carried]

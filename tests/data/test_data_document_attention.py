@@ -36,7 +36,7 @@ def test_segments(block, ends_document, expected):
 MODEL = dict(num_layers=2, width=16, num_heads=2, mlp_width=32, max_length=32, dropout=0.0, attention_dropout=0.0)
 
 
-@pytest.mark.representative("mlm-*")
+@pytest.mark.slow
 @pytest.mark.parametrize(
     ("objective", "config", "vocab_size"), [("mlm", BertConfig(**MODEL), 100), ("clm", OptConfig(**MODEL), 280)]
 )

@@ -214,7 +214,7 @@ def test_the_number_of_threads_changes_nothing(data, threads):
         assert_equal(a, b)
 
 
-@pytest.mark.representative("corpora and pairs")
+@pytest.mark.slow
 @pytest.mark.parametrize("kind", ["plain", "corpora and pairs"])
 def test_batches_of_other_processes_are_the_same_and_go_on_at_any_state(kind):
     data = DATA[kind]()

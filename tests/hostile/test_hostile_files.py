@@ -152,7 +152,7 @@ def run(whole: Whole, examples: int) -> None:
 
 
 def test_damaged_files(whole):
-    run(whole, 20)
+    run(whole, 10)
 
 
 @pytest.mark.slow

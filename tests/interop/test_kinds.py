@@ -45,6 +45,7 @@ def test_a_kind_is_told_and_written_again_bit_for_bit(tmp_path, name):
     jax.tree.map(np.testing.assert_array_equal, load(tmp_path / "again"), (config, params))
 
 
+@pytest.mark.representative("BertModel*", "BertForMaskedLM, of*", "OPTForCausalLM", "timm's ViT", "ViTModel")
 @pytest.mark.parametrize("name", KINDS)
 def test_what_training_changed_is_written_and_the_rest_is_as_it_was(tmp_path, name):
     """Names come from the original, values from the parameters: also where a copy of them is stored."""
@@ -68,6 +69,7 @@ SOFTMAX = [
 ]
 
 
+@pytest.mark.representative("BertModel", "OPTForCausalLM, post-LN", "ViTForImageClassification")
 @pytest.mark.parametrize("name", SOFTMAX)
 def test_another_attentions_weights_are_written_too(tmp_path, name):
     KINDS[name].write(tmp_path / "original")

@@ -51,7 +51,7 @@ FAMILY_SITES = {
 IN_TURN = {(attention, list(FAMILIES)[i % len(FAMILIES)]) for i, attention in enumerate(sorted(VARIANTS))}
 
 
-@pytest.mark.representative("softmax-bert", "gated_linear-opt")
+@pytest.mark.representative("gated_linear-opt")
 @pytest.mark.parametrize(
     ("attention", "family"),
     sorted(IN_TURN | {(name, family) for name in ("softmax", "gated_linear") for family in FAMILIES}),

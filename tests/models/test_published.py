@@ -32,6 +32,7 @@ OF_FAMILY = {
 }
 
 
+@pytest.mark.representative("bert_base", "opt_350m", "vit_s16")
 @pytest.mark.parametrize("path", TABLES, ids=lambda path: path.stem)
 def test_parameters_are_those_of_the_published_model(path):
     published = json.loads(path.read_text())

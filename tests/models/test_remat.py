@@ -34,7 +34,7 @@ def params():
     return jax.tree.map(lambda leaf: rng.normal(size=leaf.shape, scale=0.2).astype(np.float32), shapes)
 
 
-@pytest.mark.representative("full")
+@pytest.mark.slow
 @pytest.mark.parametrize("policy", [policy for policy in REMAT_POLICIES if policy != "none"])
 def test_same_loss_and_gradients(policy, params):
     (loss, gradients), (again, again_gradients) = (compiled(name)[0](params) for name in ("none", policy))

@@ -166,7 +166,7 @@ def test_every_recipe_is_tested():
     assert {family.recipe for family in FAMILIES.values()} | {"strict"} == RECIPES.keys()
 
 
-@pytest.mark.representative("bert-*")
+@pytest.mark.slow
 @pytest.mark.parametrize(
     "family, attention", [("bert", "gated_mlp"), ("opt", "gated_all_heads"), ("vit", "clipped_softmax")]
 )

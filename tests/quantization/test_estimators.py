@@ -87,6 +87,7 @@ def test_every_estimator_has_an_oracle():
     assert ORACLES.keys() == ESTIMATORS.keys()
 
 
+@pytest.mark.representative("mse,*")
 @pytest.mark.parametrize("name", sorted(SEARCHED))
 @settings(max_examples=8, deadline=None)
 @given(seed=st.integers(0, 2**32 - 1), bits=st.sampled_from([3, 4, 6]))

@@ -122,7 +122,7 @@ def matrix(r, index, size):
     return np.eye(size)
 
 
-@pytest.mark.representative("hadamard-opt", "gptq-opt")
+@pytest.mark.representative("gptq-opt")
 @pytest.mark.parametrize("method, family", CASES)
 def test_what_meets_is_in_bases_that_match(method, family):
     """x W = (x M) (M^-1 W) for the integers x M of a site and M^-1 W of each kernel that multiplies it; a basis that is
@@ -147,7 +147,7 @@ def test_what_meets_is_in_bases_that_match(method, family):
     assert checked >= 10
 
 
-@pytest.mark.representative("static-opt", "hadamard-opt")
+@pytest.mark.representative("hadamard-opt")
 @pytest.mark.parametrize("method, family", CASES)
 def test_outliers_cost_16_bits_their_rounding_alone(method, family):
     """The error is that of independent, uniform roundings on the tensors' own ranges: step^2 / 12 each, as a share of
@@ -307,6 +307,7 @@ def test_gptq_is_the_papers_algorithm(size, per_channel):
     assert np.linalg.norm(x @ (kernel - rounded)) < 0.6 * np.linalg.norm(x @ (kernel - nearest))
 
 
+@pytest.mark.representative("none-granularity0", "smooth-granularity1", "rotation-granularity0")
 @pytest.mark.parametrize("granularity", [Tensor(), Channel()])
 @pytest.mark.parametrize("basis", ["none", "smooth", "rotation"])
 def test_gptq_rounds_in_the_basis_of_the_range(granularity, basis):

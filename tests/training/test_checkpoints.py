@@ -244,7 +244,7 @@ def test_nothing_to_load(tmp_path, module, data, create, message):
         load_params(module, data, tmp_path)
 
 
-@pytest.mark.representative("newest-*", "1-no*")
+@pytest.mark.representative("1-no*")
 @pytest.mark.parametrize(
     ("which", "step"),
     [("newest", 3), ("best", 2), ("2", 2), ("1", r"no checkpoint '1': expected newest, best or one of \[2, 3\]")],
@@ -329,6 +329,7 @@ def test_a_position_that_is_not_what_was_saved_is_damage(tmp_path, program, two_
     assert (step, position) == (1, {"next_index": 1}) and "checksum does not fit" in warnings[0]
 
 
+@pytest.mark.slow
 def test_a_checkpoint_saved_again_takes_the_place_of_the_first(tmp_path, program):
     states = program.init(np.uint32(1)), program.init(np.uint32(2))
     for state, score, pending in zip(states, (None, 3.0), (["evaluation"], []), strict=True):

@@ -255,6 +255,12 @@ IMAGES = {
 }
 
 
+@pytest.mark.representative(
+    "lacking one-image_folder",
+    "numbers-image_corpus",
+    "an unknown one-image_folder",
+    "words without names-image_corpus",
+)
 @pytest.mark.parametrize("source", ["image_folder", "image_corpus"])
 @pytest.mark.parametrize(("names", "classes", "train", "held_out", "expected"), IMAGES.values(), ids=IMAGES)
 def test_images_are_numbered_as_texts_are(tmp_path, source, names, classes, train, held_out, expected):

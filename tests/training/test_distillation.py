@@ -105,7 +105,7 @@ def cosine(a, b):
     return float(np.sum(a * b) / np.sqrt(np.sum(a * a) * np.sum(b * b)))
 
 
-@pytest.mark.representative("encoder")
+@pytest.mark.slow
 @pytest.mark.parametrize("name", CONFIGS)
 def test_fidelity_is_the_cosine_of_embeddings_or_of_centred_predictions(name):
     module, theirs, ours, batch = two_models(CONFIGS[name])

@@ -161,6 +161,7 @@ def test_another_tokenizer_is_never_accepted(option, copy, capsys):
     assert f"holds a run of another config: data.{option.partition('=')[0]}" in message
 
 
+@pytest.mark.slow
 def test_a_changed_tokenizer_is_refused(copy, capsys):
     file = copy / "run" / "tokenizer.json"
     content = json.loads(file.read_text())
@@ -175,7 +176,7 @@ def test_a_changed_tokenizer_is_refused(copy, capsys):
     assert "tokenizer.json is missing" in told(["evaluate", f"--workdir={copy}/run"], capsys)
 
 
-@pytest.mark.representative("train")
+@pytest.mark.slow
 @pytest.mark.parametrize("command", [["train"], *COMMANDS.values()], ids=lambda command: command[0])
 def test_no_command_trains_the_tokenizer_anew(command, copy, monkeypatch):
     """Another version of its library, or of Python's text, would make another one."""
@@ -190,12 +191,14 @@ def test_no_command_trains_the_tokenizer_anew(command, copy, monkeypatch):
         assert main(["evaluate", f"--workdir={copy}/run/export/int8"]) == 0
 
 
+@pytest.mark.slow
 def test_a_run_on_files_goes_on(copy):
     shutil.rmtree(copy / "run" / "checkpoints" / "4")
     assert main(["train", f"--config={copy}/config.py", f"--workdir={copy}/run"]) == 0
     assert (copy / "run" / "checkpoints" / "4").is_dir()
 
 
+@pytest.mark.slow
 def test_the_identity_is_in_the_config_and_in_each_checkpoint(trained):
     there = json.loads((trained / "run" / "config.json").read_text())
     assert there["identity"].keys() == {"tokenizer", "training", "held_out"}
@@ -204,6 +207,7 @@ def test_the_identity_is_in_the_config_and_in_each_checkpoint(trained):
     assert [json.loads(file.read_text())["config"]["identity"] for file in progress] == [there["identity"]] * 2
 
 
+@pytest.mark.slow
 def test_a_checkpoint_of_another_run_is_refused(copy, capsys):
     """Of the same model, on other text: its words have other numbers."""
     (copy / "train.txt").write_text(prose(3))
@@ -215,6 +219,7 @@ def test_a_checkpoint_of_another_run_is_refused(copy, capsys):
     assert "4 is of another run: tokenizer (SHA-256" in message and "training data (SHA-256" in message
 
 
+@pytest.mark.slow
 def test_a_run_of_an_earlier_version_is_told_so(copy, capsys):
     run = RunFolder(copy / "run")
     run.write_config({name: value for name, value in run.read_config().items() if name != "identity"})

@@ -379,6 +379,7 @@ def test_a_profile(run, tmp_path):
         assert json.load(file)
 
 
+@pytest.mark.slow
 def test_a_monitor_warns(run, tmp_path, capsys):
     def monitor(params, batch, step):
         return {"dead_row_share": 0.9}, "attention is dead" if step == 0 else None
