@@ -31,6 +31,13 @@ def test_a_character_that_the_output_lacks_is_a_question_mark(encoding, shown, m
     assert stream.getvalue().decode(encoding) == f"{shown}\n{shown}\n{shown} ?\n"
 
 
+def test_a_name_that_the_locale_cannot_spell_is_told(capsys):
+    """As Python gives `données.txt` to a program in a locale of ASCII."""
+    name = "données.txt".encode().decode("ascii", "surrogateescape")
+    assert main(["train", f"--config={NANO}", f"--config.data.files=('{name}',)"]) == 2
+    assert capsys.readouterr().err.endswith("set PYTHONUTF8=1, or rename the file\n")
+
+
 def test_work_goes_on_when_nobody_reads_the_output():
     read, write = os.pipe()
     os.close(read)

@@ -11,6 +11,7 @@ import inspect
 import operator
 import os
 import re
+import sys
 import traceback
 from collections.abc import Container, Sequence
 from pathlib import Path
@@ -37,6 +38,8 @@ PLACEHOLDERS = {
 }
 ATTENTION = "model.attention"
 OVERRIDE = re.compile(r"--?(?:no)?config\.([^=]+)")
+UNDECODED = re.compile("[\udc80-\udcff]")
+"""Bytes of the command line that are no text in the locale's encoding, as Python keeps them."""
 
 
 def parse(
@@ -57,6 +60,10 @@ def parse(
     """
     config_path, rest = take_flag(arguments, "config")
     workdir, rest = take_flag(rest, "workdir")
+    for argument in rest:
+        if OVERRIDE.match(argument) and UNDECODED.search(argument):
+            encoding = sys.getfilesystemencoding()
+            raise QtxError(f"{argument!a} has what is no text in {encoding}: set PYTHONUTF8=1, or rename the file")
     named = {match[1] for argument in rest if (match := OVERRIDE.match(argument))}
     if base is not None and config_path is None:
         config = base
