@@ -27,7 +27,7 @@ from qtx.foundation.errors import QtxError
 from qtx.interop.contents import digest_of_folder
 from qtx.models import BertConfig, OptConfig
 from qtx.pipeline.importing import Found, config_of_checkpoint, found, stored_model
-from qtx.pipeline.start import check_unchanged
+from qtx.pipeline.lineage import check_unchanged
 from qtx.training import RunFolder, load_params, read_metrics
 from qtx.training.run_folder import IDENTITY
 from tests.interop.kinds import IMAGE, KINDS, PATCH, TIMM, WIDTH, Kind, timm_vit

@@ -14,8 +14,9 @@ from qtx.foundation.config import section
 from qtx.interop import save
 from qtx.models import BertConfig
 from qtx.pipeline.importing import Found, config_of_checkpoint, import_run
+from qtx.pipeline.inheritance import inheriting
+from qtx.pipeline.lineage import config_of
 from qtx.pipeline.measurements import as_result
-from qtx.pipeline.start import config_of, inheriting
 from qtx.training import RunFolder
 from qtx.training.losses.distillation import EmbeddingDistillation
 from tests.training.test_labels import SHAPE, VOCABULARY, data_config

@@ -31,7 +31,6 @@ from qtx.pipeline.analyze import COSTLIEST, diagnose, open_run
 from qtx.pipeline.backend import training_backend
 from qtx.pipeline.compare import begun_run, check_runs, duration, rebuild, run_comparison, runs
 from qtx.pipeline.export import FORMATS
-from qtx.pipeline.identity import origin
 from qtx.pipeline.importing import Found, import_run
 from qtx.pipeline.measure import CALIBRATED, measure, metrics_of
 from qtx.pipeline.measurements import QUANTIZED_CENTRED
@@ -124,8 +123,8 @@ def train(experiment: Experiment, workdir: Path, distributed: bool = False, prof
         initialize()
     console = Console(quiet=not is_main())
     RunFolder(workdir).claim(record(experiment), write=False)
-    prepared = prepare_experiment(experiment, run=origin(experiment, workdir))
-    print_summary(prepared, workdir, console, training_backend(prepared.experiment, prepared.data, workdir))
+    prepared = prepare_experiment(experiment, workdir=workdir)
+    print_summary(prepared, workdir, console, training_backend(prepared, workdir))
     train_run(prepared, workdir, profile)
     last = read_metrics(workdir, "eval")[-1]
     metric = OBJECTIVES[experiment.objective].metric
@@ -231,7 +230,7 @@ def evaluate_integers(experiment: Experiment, folder: Path, console: Console, na
     """Runs an exported model on the held-out data and prints its loss and metric."""
     check_run(experiment, folder)
     experiment = dataclasses.replace(experiment, qat=QatConfig())
-    prepared = prepare_experiment(experiment, run=RunFolder(folder))
+    prepared = prepare_experiment(experiment, workdir=folder)
     print_summary(prepared, folder, console)
     uses_own_data(prepared, folder, names_data)
     metric = OBJECTIVES[experiment.objective].metric
@@ -247,7 +246,7 @@ def compare(experiment: Experiment, workdir: Path) -> None:
     console = Console()
     planned = runs(experiment, workdir)
     check_runs(planned)
-    prepared = prepare_experiment(experiment, run=begun_run(planned))
+    prepared = prepare_experiment(experiment, workdir=begun_run(planned))
     check_runs(planned, prepared.identity)
     print_summary(prepared, workdir, console, compare=True)
     began = time.monotonic()

@@ -96,7 +96,7 @@ def parse(
         return None, folder
     chosen: ConfigDict = values["config"].value
     if config_path and chosen.get("start"):
-        from qtx.pipeline.start import inheriting  # imports jax
+        from qtx.pipeline.inheritance import inheriting  # imports jax
 
         chosen.start = run_of(chosen.start, folder)
         chosen = inheriting(chosen, named)

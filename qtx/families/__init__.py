@@ -41,7 +41,13 @@ def family_of(config: TransformerConfig) -> Family:
 
 
 def build(config: TransformerConfig, data: Any = None) -> nn.Module:
-    """Makes the module of a config, with what the config leaves open taken from the data.
+    """Makes the module of a config, with what the config leaves open taken from the data; see `completed`."""
+    config = completed(config, data)
+    return family_of(config).module(config)
+
+
+def completed(config: TransformerConfig, data: Any = None) -> TransformerConfig:
+    """Returns a config with what it leaves open taken from the data.
 
     Args:
       config: the config of a model of any registered family.
@@ -93,7 +99,7 @@ def build(config: TransformerConfig, data: Any = None) -> nn.Module:
             )
         if data.sequence_length is not None:
             config = config.trained_at(data.sequence_length)
-    return family_of(config).module(config.resolved())
+    return config.resolved()
 
 
-__all__ = ["FAMILIES", "Checkpoint", "Family", "MeasuredSites", "build", "family_of"]
+__all__ = ["FAMILIES", "Checkpoint", "Family", "MeasuredSites", "build", "completed", "family_of"]

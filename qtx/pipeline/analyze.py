@@ -159,7 +159,7 @@ def open_run(experiment: Experiment, workdir: Path, source: Found | None, names_
         )
     if source is not None:
         return restore_run(import_run(experiment, workdir, source, data), workdir, "0")
-    prepared = prepare(experiment, data, RunFolder(workdir))
+    prepared = prepare(experiment, data, workdir)
     return restore_run(prepared, workdir, own_data=uses_own_data(prepared, workdir, names_data))
 
 

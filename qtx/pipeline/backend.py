@@ -8,35 +8,26 @@ from __future__ import annotations
 
 import dataclasses
 from pathlib import Path
-from typing import Any
 
-import flax.linen as nn
-import jax
-
-from qtx.attention.fused import AUTO, BACKEND_NAMES, NAIVE, SEPARATOR, taken_by
-from qtx.data import Data
-from qtx.experiment import Experiment
-from qtx.families import build
+from qtx.attention.fused import AUTO, BACKEND_NAMES, NAIVE, SEPARATOR
 from qtx.foundation.errors import QtxError
 from qtx.models import TransformerConfig
-from qtx.pipeline.start import noisy_model, qat_model
-from qtx.training.losses import loss_of
+from qtx.pipeline.prepare import Prepared
 from qtx.training.run_folder import RunFolder
-from qtx.training.step import training_forward
 
 BACKEND = "attention_backend"
 
 
-def training_backend(experiment: Experiment, data: Data, workdir: Path) -> str:
+def training_backend(prepared: Prepared, workdir: Path) -> str:
     """Returns the attention backend of a run's training steps: the recorded one if the run has begun, else the one that
-    a traced step takes under the config. Several names are separated by commas, where layers take different backends.
+    a step takes under the config. Several names are separated by commas, where layers take different backends.
 
     Raises:
       QtxError: if the run began with a backend that this version does not have.
     """
     folder = RunFolder(workdir)
     if not folder.checkpoints.is_dir():
-        return _traced(experiment, data)
+        return prepared.backend
     taken = folder.taken().get(BACKEND, NAIVE)  # earlier versions had no other backend
     for name in taken.split(SEPARATOR):
         if name not in BACKEND_NAMES:
@@ -55,15 +46,3 @@ def with_backend(model: TransformerConfig, taken: str) -> TransformerConfig:
     if model.attention_backend != AUTO or len(others) > 1:
         return model
     return dataclasses.replace(model, attention_backend=others[0])
-
-
-def _traced(experiment: Experiment, data: Data) -> str:
-    module: Any = build(experiment.model, data)
-    trained: Any = qat_model(experiment, module, data) or noisy_model(experiment, module, data) or module
-    example = next(iter(data.evaluation(2)))  # two, for noise quantizes half of a batch
-    forward = training_forward(trained, experiment.training, loss_of(experiment.objective, module.config))
-
-    def step(params: Any) -> Any:
-        return forward({"params": params}, example, train=True, step=0, rngs={"dropout": jax.random.key(0)})
-
-    return taken_by(step, jax.eval_shape(lambda: nn.unbox(trained.init(jax.random.key(0), example)["params"])))

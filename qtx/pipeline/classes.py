@@ -33,7 +33,7 @@ def known_classes(chain: Iterable[tuple[Path | None, Experiment]], objective: st
     """Returns the classes that a run's head has learned, in this run or an earlier one, in the order of their numbers.
 
     Args:
-      chain: the run and the runs that it started from; see `qtx.pipeline.start.starts`.
+      chain: the run and the runs that it started from; see `qtx.pipeline.lineage.starts`.
       objective: the objective that the head is to serve.
 
     Returns:

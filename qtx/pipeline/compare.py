@@ -29,8 +29,8 @@ from qtx.pipeline.measure import measure
 from qtx.pipeline.measurements import find_result
 from qtx.pipeline.prepare import Prepared, prepare
 from qtx.pipeline.quantize import keep_quantization, quantize
-from qtx.pipeline.start import converted
 from qtx.pipeline.trained import train_run
+from qtx.pipeline.warmup import converted
 from qtx.quantization.recipes.recorded import read_entries
 from qtx.report.results import Result, attention_table, main_table, markdown, options_in_words, read_lines, write_lines
 from qtx.training import RunFolder
@@ -96,10 +96,10 @@ def runs(experiment: Experiment, workdir: Path) -> list[Run]:
     return planned
 
 
-def begun_run(planned: Sequence[Run]) -> RunFolder | None:
+def begun_run(planned: Sequence[Run]) -> Path | None:
     """Returns the folder whose tokenizer all runs share: of a run that has begun, or of the runs' start; else None."""
     found = (origin(run.experiment, run.workdir) for run in planned)
-    return next((folder for folder in found if folder is not None), None)
+    return next((folder.root for folder in found if folder is not None), None)
 
 
 def check_runs(planned: Sequence[Run], identity: Mapping[str, str] | None = None) -> None:

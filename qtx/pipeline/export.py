@@ -15,8 +15,8 @@ from qtx.interop.pixels import PREPROCESSOR, pixel_options, processor_of
 from qtx.interop.stored import open_folder
 from qtx.pipeline.classes import known_classes
 from qtx.pipeline.identity import kept_files
+from qtx.pipeline.lineage import original_of, starts
 from qtx.pipeline.quantize import origin_of_ranges, under
-from qtx.pipeline.start import original_of, starts
 from qtx.pipeline.trained import TrainedRun
 from qtx.quantization.integer import convert, save
 from qtx.training import RunFolder
@@ -27,7 +27,7 @@ def export_int8(run: TrainedRun, folder: Path, scheme: str) -> list[str]:
     """Writes an integer model and the config to evaluate it with; returns lines to tell the user."""
     prepared, model = run.prepared, convert(under(run, scheme))
     save(model, folder)
-    files = kept_files(prepared.experiment, prepared.module.config, prepared.data)
+    files = kept_files(prepared.experiment, prepared.data)
     experiment = prepared.experiment
     if prepared.teacher is not None and not experiment.start:  # an imported run is its own original
         experiment = dataclasses.replace(experiment, start=str(run.workdir))

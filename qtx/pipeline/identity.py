@@ -11,9 +11,8 @@ from qtx.data import Data, DataConfig, load
 from qtx.experiment import Experiment
 from qtx.foundation.errors import QtxError
 from qtx.foundation.storage import sealed_json
-from qtx.models import TransformerConfig
 from qtx.pipeline.classes import check_places, has_labels, known_classes, learns_classes, load_numbered
-from qtx.pipeline.start import config_of, starts
+from qtx.pipeline.lineage import config_of, starts
 from qtx.training.run_folder import CLASSES, RECIPE, RunFolder
 
 
@@ -74,15 +73,10 @@ def identity_of(data: Data) -> dict[str, Any]:
     return {**(tokenizer or {}), **data.digests, **({CLASSES: list(data.classes)} if data.classes else {})}
 
 
-def kept_files(experiment: Experiment, model: TransformerConfig, data: Data) -> dict[str, str]:
+def kept_files(experiment: Experiment, data: Data) -> dict[str, str]:
     """Returns the files that a run keeps from its start, name to text: its tokenizer, and the rules of a user's recipe.
-
-    Args:
-      experiment: the run's experiment.
-      model: the model's config, sizes filled in.
-      data: the run's data.
-    """
+    Nothing may be open in the experiment's config of the model."""
     schemes = (*experiment.quantization.schemes, *([experiment.qat.scheme] if experiment.qat.scheme else []))
-    rules = experiment.quantization.recorded_rules(schemes, model)
+    rules = experiment.quantization.recorded_rules(schemes, experiment.model)
     files = {} if data.tokenizer is None else dict(data.tokenizer.files)
     return files | ({RECIPE: sealed_json(rules).decode()} if rules else {})

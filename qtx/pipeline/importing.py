@@ -17,7 +17,7 @@ from qtx.data import OBJECTIVES, Data, DataConfig, load_tokenizer
 from qtx.data.config import SOURCE
 from qtx.data.tokenizer_settings import longest_text
 from qtx.experiment import Experiment, default, record
-from qtx.families import FAMILIES, build, family_of
+from qtx.families import FAMILIES, completed, family_of
 from qtx.families.bert import PROBLEM_TYPE
 from qtx.foundation.config import read_section, section
 from qtx.foundation.errors import QtxError
@@ -143,13 +143,12 @@ def import_run(experiment: Experiment, workdir: Path, checkpoint: Found, data: D
         run.check(kept, now)
         measured_by = {name: now["model"][name] for name in MEASURED_BY if name in now["model"]}
         run.write_config({**kept, "model": {**kept["model"], **measured_by}})
-        return prepare(experiment, data, run)
+        return prepare(experiment, data, workdir)
     unfinished = [file for file in workdir.glob(f"{UNFINISHED}*") if _is_left(file)] if workdir.is_dir() else []
     if workdir.exists() and any(file not in unfinished for file in workdir.iterdir()):
         raise QtxError(f"{workdir} is not empty, and holds no run: choose another --workdir")
     data = load_data(experiment, classes=classes_of(experiment, folder)) if data is None else data
-    module = build(experiment.model, data)
-    experiment = dataclasses.replace(experiment, model=module.config)
+    experiment = dataclasses.replace(experiment, model=completed(experiment.model, data))
     copied = run.imported.with_name(f"{UNFINISHED}{os.getpid()}")
     claimed: dict[str, str] = {}
     try:
@@ -162,10 +161,10 @@ def import_run(experiment: Experiment, workdir: Path, checkpoint: Found, data: D
             shutil.copyfile(file, target)
         load(copied, experiment.model.attention)  # checks the copy before anything says that there is a run
         os.replace(copied, run.imported)
-        files = kept_files(experiment, module.config, data)
+        files = kept_files(experiment, data)
         run.claim({**record(experiment), IDENTITY: {**identity_of(data), **identity}}, files)
         claimed = {**files, run.config.name: ""}
-        return prepare(experiment, data, run)
+        return prepare(experiment, data, workdir)
     except QtxError:
         for name in claimed:  # a refused import leaves no file
             (workdir / name).unlink()

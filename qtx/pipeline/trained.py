@@ -9,11 +9,10 @@ from typing import Any
 
 from qtx.attention import attention_text
 from qtx.experiment import Experiment, read, record, recorded
-from qtx.families import build
 from qtx.foundation.errors import QtxError
 from qtx.pipeline.prepare import Prepared, prepare
-from qtx.pipeline.start import attention_at
 from qtx.pipeline.train import train
+from qtx.pipeline.warmup import attention_at
 from qtx.quantization import Quantized
 from qtx.training import NEWEST, RunFolder, find_checkpoint, load_params
 from qtx.training.run_folder import IDENTITY, other_contents
@@ -25,7 +24,7 @@ class TrainedRun:
 
     Attributes:
       prepared: the run's experiment, on the data that the run is measured on.
-      params: the trained parameters: of `prepared.qat` if there is one, else of the model.
+      params: the trained parameters: of `prepared.trained`.
       workdir: the run's folder.
       checkpoint: the number of updates done.
       own_data: whether the data are those that the run was trained on.
@@ -83,7 +82,7 @@ def load_run(workdir: str | Path, checkpoint: str = NEWEST) -> TrainedRun:
 
 def train_run(prepared: Prepared, workdir: Path, profile: bool = False) -> TrainedRun:
     """Trains or resumes the run in `workdir`, or takes it if it is finished."""
-    result = train(prepared.experiment, workdir, prepared.data, profile, prepared.teacher)
+    result = train(prepared, workdir, profile)
     return TrainedRun(prepared, result.params, workdir, result.step)
 
 
@@ -100,7 +99,7 @@ def prepare_run(experiment: Experiment, workdir: Path, names_data: bool) -> tupl
         nobody said so.
     """
     check_run(experiment, workdir)
-    prepared = prepare(experiment, run=RunFolder(workdir))
+    prepared = prepare(experiment, workdir=workdir)
     return prepared, uses_own_data(prepared, workdir, names_data)
 
 
@@ -112,7 +111,7 @@ def restore_run(prepared: Prepared, workdir: Path, checkpoint: str = NEWEST, own
     """
     step, mesh = find_checkpoint(workdir, checkpoint), prepared.experiment.mesh
     prepared, warming = at_step(prepared, workdir, step)
-    params = load_params(prepared.qat or prepared.module, prepared.data, workdir, mesh, str(step))
+    params = load_params(prepared.trained, prepared.data, workdir, mesh, str(step))
     return TrainedRun(prepared, params, workdir, step, own_data, warming)
 
 
@@ -123,9 +122,7 @@ def at_step(prepared: Prepared, workdir: Path, step: int) -> tuple[Prepared, str
     attention = attention_at(prepared.experiment, workdir, step)
     if attention == model.attention:
         return prepared, ""
-    experiment = dataclasses.replace(prepared.experiment, model=dataclasses.replace(model, attention=attention))
-    there = dataclasses.replace(prepared, experiment=experiment, module=build(experiment.model))
-    return there, attention_text(attention)
+    return prepared.with_model(dataclasses.replace(model, attention=attention)), attention_text(attention)
 
 
 def check_run(experiment: Experiment, workdir: Path) -> None:

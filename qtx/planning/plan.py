@@ -19,7 +19,7 @@ from qtx.foundation.errors import QtxError
 from qtx.models import count_parameters
 from qtx.models.flops import product_flops, step_flops
 from qtx.pipeline.backend import with_backend
-from qtx.pipeline.start import noisy_model, qat_model
+from qtx.pipeline.trainable import make_trained
 from qtx.planning.hlo import Traffic, count_collectives, count_product_flops
 from qtx.planning.stand_in import stand_in
 from qtx.training.distillation import with_targets
@@ -116,8 +116,8 @@ def plan_step(experiment: Experiment, devices: list[jax.Device]) -> StepPlan:
     # The choice of the backend "auto" depends on the device, and these devices are not those that the plan is for.
     model = with_backend(experiment.model, NAIVE)
     module: Any = build(model, data)
-    trained = qat_model(experiment, module, data) or noisy_model(experiment, module, data) or module
     example = next(iter(data.evaluation(1)))
+    trained = make_trained(dataclasses.replace(experiment, model=module.config), module, example)
     program = make_program(trained, training, mesh, example, loss_of(experiment.objective, module.config))
     batch = {
         name: jax.ShapeDtypeStruct((training.batch_size, *value.shape[1:]), value.dtype, sharding=batch_sharding(mesh))

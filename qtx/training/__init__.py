@@ -5,11 +5,11 @@ from __future__ import annotations
 from qtx.training.config import TrainingConfig
 from qtx.training.evaluate import evaluate
 from qtx.training.loading import NEWEST, find_checkpoint, load_params
-from qtx.training.loop import TrainResult, fit
+from qtx.training.loop import Task, TrainResult, fit
 from qtx.training.optimizer import OPTIMIZERS
-from qtx.training.run_folder import RunFolder
+from qtx.training.run_folder import Claim, RunFolder
 from qtx.training.schedules import SCHEDULES
-from qtx.training.sharding import MeshConfig
+from qtx.training.sharding import MeshConfig, make_mesh
 from qtx.training.watch import Watch
 from qtx.training.writers import read_metrics
 
@@ -17,8 +17,10 @@ __all__ = [
     "NEWEST",
     "OPTIMIZERS",
     "SCHEDULES",
+    "Claim",
     "MeshConfig",
     "RunFolder",
+    "Task",
     "TrainResult",
     "TrainingConfig",
     "Watch",
@@ -26,5 +28,6 @@ __all__ = [
     "find_checkpoint",
     "fit",
     "load_params",
+    "make_mesh",
     "read_metrics",
 ]

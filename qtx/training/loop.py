@@ -4,12 +4,13 @@ from __future__ import annotations
 
 import contextlib
 import dataclasses
-from collections.abc import Callable, Mapping
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
 import jax
 import numpy as np
+from jax.sharding import Mesh
 
 from qtx.foundation.distributed import is_main
 from qtx.foundation.errors import QtxError
@@ -24,13 +25,42 @@ from qtx.training.profile import Profile
 from qtx.training.program import Program, make_program
 from qtx.training.progress import ProgressLine
 from qtx.training.reporter import Reporter
-from qtx.training.run_folder import NOTHING, RunFolder
-from qtx.training.sharding import ALL_DEVICES, MeshConfig, check_batch, make_mesh, process_part
+from qtx.training.run_folder import Claim, RunFolder
+from qtx.training.sharding import check_batch, process_part
 from qtx.training.step import CROSS_ENTROPY, Trainable
 from qtx.training.watch import Watch
 from qtx.training.writers import MetricWriter, read_metrics
 
 LOSS_AND_SPEED = Watch()
+
+
+@dataclasses.dataclass(frozen=True)
+class Task:
+    """A `Task` is what a run learns, and from what.
+
+    Attributes:
+      module: a qtx model, or another `Trainable`.
+      data: has `train(batch_size, seed, process_index, process_count)`, an endless iterator over this process's part of
+        the batches, with `get_state()` and `set_state()` of a position that is the same on every process, and perhaps
+        `close()`; and `evaluation(batch_size, process_index, process_count)`, this process's part of the held-out
+        batches.
+      seed: the seed of the initial parameters, the order of the data, and dropout.
+      initial: returns the parameters to start from, which are evaluated before the first update; called only if the run
+        starts. None: random parameters.
+      loss: the loss that the model is trained on and measured by.
+      teacher: the model whose outputs the loss compares with, instead of labels; None: no teacher.
+    """
+
+    module: Trainable
+    data: Any
+    seed: int = 0
+    initial: Callable[[], Any] | None = None
+    loss: Loss = CROSS_ENTROPY
+    teacher: Teacher | None = None
+
+    def __post_init__(self):
+        if not 0 <= self.seed < 2**32:
+            raise QtxError(f"seed is {self.seed}: expected an integer from 0 to 2**32 - 1")
 
 
 @dataclasses.dataclass(frozen=True)
@@ -50,21 +80,7 @@ class TrainResult:
     workdir: Path
 
 
-def fit(
-    module: Trainable,
-    data: Any,
-    training: TrainingConfig,
-    *,
-    workdir: str | Path,
-    config: Mapping[str, Any],
-    files: Mapping[str, str] = NOTHING,
-    mesh_config: MeshConfig = ALL_DEVICES,
-    seed: int = 0,
-    initial: Callable[[], Any] | None = None,
-    loss: Loss = CROSS_ENTROPY,
-    teacher: Teacher | None = None,
-    watch: Watch = LOSS_AND_SPEED,
-) -> TrainResult:
+def fit(task: Task, training: TrainingConfig, claim: Claim, mesh: Mesh, watch: Watch = LOSS_AND_SPEED) -> TrainResult:
     """Trains a model, or goes on where an interrupted run of the same config was; returns at once if it is finished.
 
     The result does not depend on interruptions: state, data position and dropout keys are those of an unbroken run, and
@@ -72,49 +88,36 @@ def fit(
     `XLA_FLAGS=--xla_gpu_deterministic_ops=true`.)
 
     Args:
-      module: a qtx model, or another `Trainable`.
-      data: has `train(batch_size, seed, process_index, process_count)`, an endless iterator over this process's part of
-        the batches, with `get_state()` and `set_state()` of a position that is the same on every process, and perhaps
-        `close()`; and `evaluation(batch_size, process_index, process_count)`, this process's part of the held-out
-        batches.
+      task: what is learned.
       training: the training options.
-      workdir: the run's folder; created if absent.
-      config: the config that defines the run, of JSON types; kept in the folder and in each checkpoint, and compared
-        when the run goes on.
-      files: the files that the folder keeps from the start, name to text; see `RunFolder.claim`.
-      mesh_config: the devices; a run may go on with others.
-      seed: the seed of the initial parameters, the order of the data, and dropout.
-      initial: returns the parameters to start from, which are evaluated before the first update; called only if the run
-        starts. None: random parameters.
-      loss: the loss that the model is trained on and measured by.
-      teacher: the model whose outputs the loss compares with, instead of labels; None: no teacher.
+      claim: which folder becomes or is that of the run, and of which run.
+      mesh: the devices; a run may go on with others.
       watch: what is watched besides loss and speed.
 
     Raises:
       Preempted: on SIGTERM, once the state is saved.
-      QtxError: if mesh, batch and folder do not fit, another process trains in the folder, it cannot be written, its
-        checkpoints are damaged or of another run, or `training.max_bad_steps` updates in a row are not finite.
+      QtxError: if task, mesh, batch and folder do not fit, another process trains in the folder, it cannot be written,
+        its checkpoints are damaged or of another run, or `training.max_bad_steps` updates in a row are not finite.
     """
-    if not 0 <= seed < 2**32:
-        raise QtxError(f"seed is {seed}: expected an integer from 0 to 2**32 - 1")
-    mesh = make_mesh(mesh_config)
     check_batch(mesh, training.batch_size, training.accumulation_steps)
-    folder, part, key = RunFolder(Path(workdir)), process_part(mesh), np.uint32(seed)
+    folder, loss, key = claim.folder, task.loss, np.uint32(task.seed)
     with contextlib.ExitStack() as stack:
+        preempted = stack.enter_context(preemption())
+        feed = Feed(task.data, training, task.seed, mesh, process_part(mesh), task.teacher)
+        stack.enter_context(contextlib.closing(feed))
+        # Before the folder is claimed: a task that is refused leaves no trace.
+        program = make_program(task.module, training, mesh, feed.example, loss)
         if is_main():
             stack.enter_context(folder.lock())
-        folder.claim(config, files, write=is_main())
-        preempted = stack.enter_context(preemption())
-        feed = stack.enter_context(contextlib.closing(Feed(data, training, seed, mesh, part, teacher)))
-        program = make_program(module, training, mesh, feed.example, loss)
+        folder.claim(claim.config, claim.files, write=is_main())
         progress = stack.enter_context(ProgressLine(training.steps, enabled=is_main()))
         checkpoints = stack.enter_context(
             Checkpoints(folder.checkpoints, training.keep_checkpoints, training.keep_best)
         )
 
-        restored = checkpoints.restore_newest(program.abstract_state, config, progress.warn)
+        restored = checkpoints.restore_newest(program.abstract_state, claim.config, progress.warn)
         done, state, position, pending = (
-            _tolerated(restored, training) if restored else _begun(program, feed, initial, key)
+            _tolerated(restored, training) if restored else _begun(program, feed, task.initial, key)
         )
         feed.go_to(position)
         if done == training.steps and not pending:
@@ -127,7 +130,9 @@ def fit(
         reporter = Reporter(
             writer, progress, work, loss, program.eval_step, feed.held_out, watch.monitor, seen, preempted
         )
-        milestones = Milestones(training, config, folder, feed, checkpoints, writer, reporter, progress.warn, preempted)
+        milestones = Milestones(
+            training, claim.config, folder, feed, checkpoints, writer, reporter, progress.warn, preempted
+        )
         if pending:
             milestones.measure(done, state, pending, checkpoint=True)
         profile = stack.enter_context(Profile(folder.profile, done, enabled=watch.profile and is_main()))

@@ -85,9 +85,9 @@ def _make_program(module: Trainable, training: TrainingConfig, mesh: Mesh, shape
         # The training step consumes its state: without a copy it would consume the caller's arrays.
         return start_state(optimizer, jax.tree.map(jnp.copy, given), loss, penalties)
 
-    abstract = jax.eval_shape(init, np.uint32(0))
-    check_sites(penalties, module, abstract.params, example)
     boxed = abstract_params(module, example)
+    abstract = jax.eval_shape(lambda params: start_state(optimizer, params, loss, penalties), nn.unbox(boxed))
+    check_sites(penalties, module, abstract.params, example)
     everywhere = replicated(mesh)
     params = param_shardings(mesh, boxed)
     shardings = TrainState(

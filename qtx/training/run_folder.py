@@ -242,6 +242,22 @@ class RunFolder:
         return found
 
 
+@dataclasses.dataclass(frozen=True)
+class Claim:
+    """A `Claim` says which run a folder is to be the folder of; see `RunFolder.claim`.
+
+    Attributes:
+      folder: the run's folder; created if absent.
+      config: the config that defines the run, of JSON types; kept in the folder and in each checkpoint, and compared
+        when the run goes on.
+      files: the files that the folder keeps from the start, name to text.
+    """
+
+    folder: RunFolder
+    config: Mapping[str, Any]
+    files: Mapping[str, str] = NOTHING
+
+
 def differences(there: Mapping[str, Any], here: Mapping[str, Any], other_data: bool = False) -> list[str]:
     """Returns the options in which two configs describe different runs, as dotted keys with both values. Options that
     `here` still leaves to the data do not count, nor where a start lies, whose content `other_contents` compares. With

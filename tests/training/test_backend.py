@@ -10,7 +10,7 @@ from qtx.experiment import read
 from qtx.foundation.errors import QtxError
 from qtx.foundation.storage import sealed_json
 from qtx.pipeline.backend import training_backend, with_backend
-from qtx.pipeline.identity import load_data
+from qtx.pipeline.prepare import prepare
 from qtx.pipeline.train import train
 from qtx.training.run_folder import RunFolder
 from tests.nano_config import get_config
@@ -26,7 +26,7 @@ def with_model(experiment, **options):
 
 
 def backend_of(experiment, workdir):
-    return training_backend(experiment, load_data(experiment), workdir)
+    return training_backend(prepare(experiment), workdir)
 
 
 def test_what_is_asked_for_is_taken_unless_something_looks(experiment, tmp_path, monkeypatch):
@@ -45,16 +45,16 @@ def test_a_run_keeps_what_it_took(experiment, tmp_path, monkeypatch):
     """Whatever auto would take now: a continued run is bit for bit the one that was never interrupted."""
     shorter = dataclasses.replace(experiment, training=dataclasses.replace(experiment.training, steps=4))
     monkeypatch.setattr(Blockwise, "pays", lambda self, case: True)
-    train(shorter, tmp_path / "run")
+    train(prepare(shorter), tmp_path / "run")
     folder = RunFolder(tmp_path / "run")
     assert folder.taken() == {"attention_backend": "blockwise"}
     assert folder.read_config()["model"]["attention_backend"] == "auto"
     monkeypatch.setattr(Blockwise, "pays", lambda self, case: False)
     assert backend_of(shorter, tmp_path / "run") == "blockwise"
-    train(shorter, tmp_path / "run")
+    train(prepare(shorter), tmp_path / "run")
     assert folder.taken() == {"attention_backend": "blockwise"}
     with pytest.raises(QtxError, match=r"model.attention_backend \(auto there, naive here\)"):
-        train(with_model(shorter, attention_backend="naive"), tmp_path / "run")
+        train(prepare(with_model(shorter, attention_backend="naive")), tmp_path / "run")
 
 
 def rewrite(folder, change):
@@ -65,7 +65,7 @@ def rewrite(folder, change):
 
 
 def test_runs_of_other_versions(experiment, tmp_path, monkeypatch):
-    train(experiment, tmp_path / "run")
+    train(prepare(experiment), tmp_path / "run")
     folder = RunFolder(tmp_path / "run")
     monkeypatch.setattr(Blockwise, "pays", lambda self, case: True)
 
@@ -74,7 +74,7 @@ def test_runs_of_other_versions(experiment, tmp_path, monkeypatch):
 
     rewrite(folder, earlier)
     assert backend_of(experiment, tmp_path / "run") == "naive"
-    train(experiment, tmp_path / "run")  # goes on as what it was
+    train(prepare(experiment), tmp_path / "run")  # goes on as what it was
     rewrite(folder, lambda config: config.update(taken={"attention_backend": "quantum"}))
     with pytest.raises(
         QtxError, match="begun with attention backend 'quantum', which this version of qtx does not have"

@@ -26,7 +26,7 @@ from qtx.models import VitConfig
 from qtx.pipeline.analyze import open_run
 from qtx.pipeline.identity import load_data
 from qtx.pipeline.importing import Found, classes_of, config_of_checkpoint, import_run
-from qtx.pipeline.start import inheriting
+from qtx.pipeline.inheritance import inheriting
 from qtx.training import RunFolder
 from qtx.training.run_folder import CLASSES, IDENTITY
 from tests.data.samples import png, prose

@@ -8,7 +8,7 @@ from qtx.cli.flags import parse
 from qtx.experiment import default, read, record
 from qtx.families import FAMILIES
 from qtx.foundation.errors import QtxError
-from qtx.pipeline.start import inheriting
+from qtx.pipeline.inheritance import inheriting
 from qtx.training import RunFolder
 from qtx.training.run_folder import IDENTITY
 

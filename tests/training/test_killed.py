@@ -18,18 +18,20 @@ from qtx.training import read_metrics
 
 SCRIPT = textwrap.dedent("""
     import dataclasses, hashlib, sys
+    from pathlib import Path
     import jax, numpy as np
     import qtx.data
     from qtx.attention import AttentionConfig
     from qtx.data.sources import BigramBackcopy
     from qtx.models import Opt, OptConfig
-    from qtx.training import MeshConfig, TrainingConfig, fit
+    from qtx.training import Claim, MeshConfig, RunFolder, Task, TrainingConfig, fit, make_mesh
 
     data = qtx.data.load(qtx.data.DataConfig(BigramBackcopy(sequence_length=16)), "clm")
     data = dataclasses.replace(data, held_out=[data.held_out[i] for i in range(16)])
     shape = dict(num_layers=1, width=16, num_heads=2, mlp_width=32, vocab_size=64, max_length=16)
     training = TrainingConfig(steps=80, batch_size=16, warmup_steps=5, log_every=2, eval_every=40, checkpoint_every=9)
-    result = fit(Opt(OptConfig(**shape)), data, training, workdir=sys.argv[1], config={}, mesh_config=MeshConfig(1))
+    task, claim = Task(Opt(OptConfig(**shape)), data), Claim(RunFolder(Path(sys.argv[1])), {})
+    result = fit(task, training, claim, make_mesh(MeshConfig(1)))
     bits = b"".join(np.asarray(leaf).tobytes() for leaf in jax.tree.leaves(result.params))
     print(result.metrics["loss"].hex(), hashlib.sha256(bits).hexdigest())
 """)

@@ -21,11 +21,10 @@ from qtx.foundation.config import section
 from qtx.foundation.errors import QtxError
 from qtx.interop import load, save
 from qtx.models import BertConfig
-from qtx.pipeline.identity import load_data
 from qtx.pipeline.importing import Found, config_of_checkpoint, import_run
+from qtx.pipeline.inheritance import inheriting
+from qtx.pipeline.initial import start_params
 from qtx.pipeline.prepare import prepare
-from qtx.pipeline.start import inheriting, start_params
-from qtx.training import RunFolder
 from qtx.training.distillation import LOGITS
 from qtx.training.evaluate import add_up
 from qtx.training.losses import Training, loss_of
@@ -128,10 +127,8 @@ def fine_tuning(start: Path, **changes):
 
 def started(config):
     """What an experiment starts from, and the module that it trains."""
-    experiment = read(config)
-    data = load_data(experiment, RunFolder(Path(config.start)))
-    module = build(experiment.model, data)
-    return start_params(experiment, module, data, config.start), module
+    prepared = prepare(read(config), workdir=Path(config.start))
+    return start_params(prepared, config.start), prepared.module
 
 
 def equal(one, other) -> bool:
@@ -176,7 +173,7 @@ def test_what_is_taught_needs_the_teacher_s_head(classifier):
     config.model.head = "none"
     message = "compares outputs with those of .*, whose model.head is 'classification', but config.model.head is 'none'"
     with pytest.raises(QtxError, match=message):
-        prepare(read(config), run=RunFolder(classifier))
+        prepare(read(config), workdir=classifier)
 
 
 def test_a_classifier_is_held_to_its_teacher_s_logits():

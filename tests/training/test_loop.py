@@ -22,7 +22,18 @@ import numpy as np
 import pytest
 
 from qtx.foundation.errors import Preempted, QtxError
-from qtx.training import MeshConfig, RunFolder, Watch, evaluate, fit, load_params, read_metrics
+from qtx.training import (
+    Claim,
+    MeshConfig,
+    RunFolder,
+    Task,
+    Watch,
+    evaluate,
+    fit,
+    load_params,
+    make_mesh,
+    read_metrics,
+)
 from qtx.training.bad_steps import read_batch
 from qtx.training.checkpoints import Checkpoints
 
@@ -34,10 +45,9 @@ TIMES = ("examples_per_second", "tokens_per_second")
 
 @pytest.fixture(scope="module")
 def run(module, data, training):
-    def run(workdir, data=data, config=CONFIG, **options):
-        watch = Watch(**{name: options.pop(name) for name in ("monitor", "profile") if name in options})
-        options = {"mesh_config": MeshConfig(1), "seed": 7, "watch": watch} | options
-        return fit(module, data, options.pop("training", training), workdir=workdir, config=config, **options)
+    def run(workdir, data=data, config=CONFIG, training=training, seed=7, mesh=(1,), **watched):
+        claim, devices = Claim(RunFolder(workdir), config), make_mesh(MeshConfig(*mesh))
+        return fit(Task(module, data, seed), training, claim, devices, Watch(**watched))
 
     return run
 
@@ -110,7 +120,7 @@ def test_a_finished_run_returns_at_once(run, unbroken, data):
 def test_a_run_goes_on_on_another_mesh(run, unbroken, data, tmp_path):
     with pytest.raises(Interruption):
         run(tmp_path, data=InterruptedData(data, 8))
-    result = run(tmp_path, mesh_config=MeshConfig(2, 2, 2))
+    result = run(tmp_path, mesh=(2, 2, 2))
     assert result.metrics["loss"] == pytest.approx(unbroken.metrics["loss"], rel=1e-5)
 
 

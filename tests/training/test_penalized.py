@@ -19,11 +19,12 @@ from qtx.families import FAMILIES
 from qtx.foundation.errors import QtxError
 from qtx.models import Bert, BertConfig, Opt, OptConfig, Vit, VitConfig
 from qtx.pipeline.prepare import prepare
+from qtx.pipeline.train import train
 from qtx.quantization import Quantizer, Recipe, Rule, calibrate
 from qtx.quantization.estimators import MinMax
 from qtx.quantization.qat.model import make_qat_model
 from qtx.sites import capture
-from qtx.training import MeshConfig, TrainingConfig, fit, read_metrics
+from qtx.training import Claim, MeshConfig, RunFolder, Task, TrainingConfig, fit, read_metrics
 from qtx.training.penalized import penalty_sums
 from qtx.training.penalties import PENALTIES, Penalty, make_penalties
 from qtx.training.program import make_program
@@ -305,11 +306,12 @@ def test_refused_sites(name, sites, message):
     assert "\n" not in str(refusal.value)
 
 
-def test_a_site_that_is_not_there_is_told_before_training():
+def test_a_site_that_is_not_there_is_told_before_anything_is_written(tmp_path):
     config = get_config()
     config.training.penalties = ("hinge,sites=layers/mlp/ou",)
     with pytest.raises(QtxError, match="did you mean 'layers/mlp/out'"):
-        prepare(read(config))
+        train(prepare(read(config)), tmp_path / "run")
+    assert not (tmp_path / "run").exists()
 
 
 # Whole runs.
@@ -320,7 +322,8 @@ RUN_PENALTIES = ("hinge,tau=.5,weight=1,tau_start=1,anneal_steps=8", "tweo,weigh
 def fitted(module, data, training):
     def fitted(workdir, data=data, penalties=RUN_PENALTIES):
         options, config = dataclasses.replace(training, penalties=penalties), {"penalties": penalties}
-        return fit(module, data, options, workdir=workdir, config=config, mesh_config=MeshConfig(1), seed=7)
+        claim = Claim(RunFolder(workdir), config)
+        return fit(Task(module, data, seed=7), options, claim, make_mesh(MeshConfig(1)))
 
     return fitted
 

@@ -19,7 +19,7 @@ import pytest
 
 from qtx.foundation.distributed import initialize
 from qtx.foundation.errors import QtxError
-from qtx.training import MeshConfig, fit, read_metrics
+from qtx.training import Claim, MeshConfig, RunFolder, fit, make_mesh, read_metrics
 from qtx.training.loading import load_params
 
 RUN = textwrap.dedent("""
@@ -27,7 +27,7 @@ RUN = textwrap.dedent("""
     from qtx.data import DataConfig, load
     from qtx.data.sources import BigramBackcopy
     from qtx.models import Opt, OptConfig
-    from qtx.training import MeshConfig, TrainingConfig
+    from qtx.training import MeshConfig, Task, TrainingConfig
 
     data = load(DataConfig(BigramBackcopy(sequence_length=16)), "clm")
     data = dataclasses.replace(data, held_out=[data.held_out[i] for i in range(20)])
@@ -35,23 +35,24 @@ RUN = textwrap.dedent("""
     # Epsilon is large, since AdamW turns a gradient of 1e-9 (rounding: a key bias has none) into a whole step.
     intervals = dict(log_every=3, eval_every=50, outliers_every=50, checkpoint_every=5)
     training = TrainingConfig(steps=50, batch_size=16, warmup_steps=2, learning_rate=1e-2, epsilon=1e-3, **intervals)
-    module = Opt(OptConfig(**shape))
+    task = Task(Opt(OptConfig(**shape)), data)
 """)
 PROCESS = RUN + textwrap.dedent("""
     import os, sys
+    from pathlib import Path
     from qtx.foundation.distributed import initialize
-    from qtx.training import fit
+    from qtx.training import Claim, RunFolder, fit, make_mesh
     if "JAX_NUM_PROCESSES" in os.environ:
         initialize()
-    mesh = MeshConfig(*map(int, sys.argv[2:]))
-    fit(module, data, training, workdir=sys.argv[1], config={}, mesh_config=mesh)
+    mesh = make_mesh(MeshConfig(*map(int, sys.argv[2:])))
+    fit(task, training, Claim(RunFolder(Path(sys.argv[1])), {}), mesh)
 """)
 Mesh = tuple[int, int, int]
 TWO_DEVICES = "--xla_force_host_platform_device_count=2 --xla_backend_optimization_level=0"
 
 
 def definitions() -> dict:
-    """`data`, `training` and `module` of the run."""
+    """`task` and `training` of the run."""
     names: dict = {}
     exec(RUN, names)
     return names
@@ -116,7 +117,7 @@ def kill_after_checkpoint(workdir: Path, processes: int, mesh: Mesh) -> None:
 def unbroken(tmp_path_factory):
     """(final parameters, training losses) of one process on one device that nobody kills."""
     run, workdir = definitions(), tmp_path_factory.mktemp("unbroken")
-    result = fit(run["module"], run["data"], run["training"], workdir=workdir, config={}, mesh_config=MeshConfig(1))
+    result = fit(run["task"], run["training"], Claim(RunFolder(workdir), {}), make_mesh(MeshConfig(1)))
     return jax.device_get(result.params), losses(workdir)
 
 
@@ -128,7 +129,7 @@ def check(workdir: Path, unbroken) -> None:
     run, (params, logged) = definitions(), unbroken
     assert [step for step, _ in losses(workdir)] == [*range(3, 50, 3), 50]
     np.testing.assert_allclose(losses(workdir), logged, rtol=1e-5)
-    found = load_params(run["module"], run["data"], workdir, MeshConfig(1))
+    found = load_params(run["task"].module, run["task"].data, workdir, MeshConfig(1))
     jax.tree.map(lambda a, b: np.testing.assert_allclose(a, b, rtol=0, atol=1e-5), jax.device_get(found), params)
 
 

@@ -16,10 +16,11 @@ from qtx.experiment import default, from_record, read, record
 from qtx.families import FAMILIES, build
 from qtx.foundation.errors import QtxError
 from qtx.pipeline.compare import runs
+from qtx.pipeline.initial import initial_params
 from qtx.pipeline.measure import measure
 from qtx.pipeline.prepare import prepare
 from qtx.pipeline.quantize import quantize
-from qtx.pipeline.start import check_start, initial_params
+from qtx.pipeline.start_check import check_start
 from qtx.pipeline.train import train
 from qtx.pipeline.trained import TrainedRun, restore_run
 from qtx.quantization import QuantizationConfig, Quantizer, Recipe, Rule, calibrate
@@ -64,7 +65,7 @@ def data():
 def start(data, tmp_path_factory):
     """The folder of a trained model."""
     workdir = tmp_path_factory.mktemp("start")
-    train(read(make_config()), workdir, data)
+    train(prepare(read(make_config()), data), workdir)
     return workdir
 
 
@@ -72,7 +73,7 @@ def start(data, tmp_path_factory):
 def unbroken(start, data, tmp_path_factory):
     """A run of quantization-aware training: its experiment and its result."""
     experiment = read(make_config(start=str(start)))
-    return experiment, train(experiment, tmp_path_factory.mktemp("qat"), data)
+    return experiment, train(prepare(experiment, data), tmp_path_factory.mktemp("qat"))
 
 
 def ranges_of(params):
@@ -126,8 +127,8 @@ def test_interruptions_leave_no_trace(data, unbroken, tmp_path):
     """Stopped between checkpoints; what goes on needs the starting run no more."""
     experiment, result = unbroken
     with pytest.raises(Interruption):
-        train(experiment, tmp_path, InterruptedData(data, 25))
-    again = train(experiment, tmp_path, NoCalibration(data, stop=10**9))
+        train(prepare(experiment, InterruptedData(data, 25)), tmp_path)
+    again = train(prepare(experiment, NoCalibration(data, stop=10**9)), tmp_path)
     jax.tree.map(np.testing.assert_array_equal, again.params, result.params)
     assert again.metrics == result.metrics
     lines = [
@@ -147,7 +148,7 @@ class NoCalibration(InterruptedData):
 def test_ranges_learn_and_do_not_decay(unbroken, data, start):
     experiment, result = unbroken
     prepared = prepare(experiment, data)
-    make_initial = initial_params(experiment, prepared.module, prepared.qat, data, result.workdir)
+    make_initial = initial_params(prepared, result.workdir)
     before = ranges_of(make_initial())
     after = ranges_of(result.params)
     assert before.keys() == after.keys() and any(name.startswith("weights/") for name in before)
@@ -155,7 +156,7 @@ def test_ranges_learn_and_do_not_decay(unbroken, data, start):
     activations = [name for name in before if name.startswith("activations/")]
     assert all(np.any(after[name] != before[name]) for name in activations)
     assert all(after[name].shape == (1,) for name in activations if "layers/" in name)
-    mask = decay_mask(prepared.qat.described(next(iter(data.evaluation(1)))), True)(result.params)
+    mask = decay_mask(prepared.trained.described(next(iter(data.evaluation(1)))), True)(result.params)
     assert not any(jax.tree.leaves(mask["ranges"])) and mask["model"]["layers"]["mlp"]["out"]["kernel"]
 
 
@@ -196,7 +197,7 @@ def test_given_parameters_lie_on_the_mesh_and_are_not_consumed(unbroken, data):
     experiment, result = unbroken
     prepared = prepare(experiment, data)
     batch = next(iter(data.evaluation(16)))
-    program = make_program(prepared.qat, experiment.training, make_mesh(MeshConfig(1, 2, 2)), batch)
+    program = make_program(prepared.trained, experiment.training, make_mesh(MeshConfig(1, 2, 2)), batch)
     wanted = jax.tree.map(lambda x: x.sharding, program.abstract_state.params)
     state = program.start(jax.device_put(result.params, wanted))
     assert not state.params["model"]["layers"]["mlp"]["out"]["kernel"].is_fully_replicated
@@ -210,7 +211,7 @@ def test_given_parameters_lie_on_the_mesh_and_are_not_consumed(unbroken, data):
 def test_several_devices_train_as_one(start, data, unbroken, tmp_path, mesh):
     config = make_config(start=str(start))
     config.mesh.update(dict(zip(("data", "fsdp", "tensor"), mesh, strict=True)))
-    result = train(read(config), tmp_path, data)
+    result = train(prepare(read(config), data), tmp_path)
     # Sums in another order push values that lie between two steps of a quantizer to the other one.
     assert result.metrics["loss"] == pytest.approx(unbroken[1].metrics["loss"], abs=0.02)
 
@@ -219,7 +220,7 @@ def test_noise_makes_a_model_that_loses_less_to_quantization(start, data, tmp_pa
     """Forty updates with half of each batch quantized win back some of what three-bit weights and four-bit activations
     cost, in an ordinary run: its floating-point model is as good as it was, and its checkpoint the model's alone."""
     config = make_config(start=str(start), scheme="", noise="w3a4")
-    result = train(read(config), tmp_path, data)
+    result = train(prepare(read(config), data), tmp_path)
     as_was = restore_run(prepare(read(make_config()), data), start)
     noisy = restore_run(prepare(read(config), data), tmp_path)
     assert jax.tree.map(np.shape, noisy.params) == jax.tree.map(np.shape, as_was.params)
@@ -237,7 +238,7 @@ def test_every_granularity_learns(start, data, tmp_path, measured):
     config = make_config(start=str(start))
     config.quantization.update(options)
     experiment = read(config)
-    result = train(experiment, tmp_path, data)
+    result = train(prepare(experiment, data), tmp_path)
     losses = [line["loss"] for line in read_metrics(tmp_path, "eval")]
     assert losses[-1] < losses[0]
     prepared = prepare(experiment, data)
@@ -311,15 +312,15 @@ def test_what_cannot_start(start, data, tmp_path, change, message):
     config.update_from_flattened_dict(change)
     workdir = tmp_path / "run"
     with pytest.raises(QtxError, match=message):
-        train(read(config), workdir, data)
+        train(prepare(read(config), data), workdir)
     assert not workdir.exists()
 
 
 def test_what_is_no_start(start, data, unbroken, tmp_path):
     with pytest.raises(QtxError, match="is the run's own folder"):
-        train(read(make_config(start=str(start))), start, data)
+        train(prepare(read(make_config(start=str(start))), data), start)
     with pytest.raises(QtxError, match="itself a run of quantization-aware training: start from"):
-        train(read(make_config(start=str(unbroken[1].workdir))), tmp_path, data)
+        train(prepare(read(make_config(start=str(unbroken[1].workdir))), data), tmp_path)
 
 
 def test_a_start_may_differ_in_what_its_parameters_do_not_depend_on(start, tmp_path):
