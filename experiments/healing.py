@@ -40,7 +40,7 @@ from qtx.foundation.numbers import fixed
 from qtx.masks import token_mask
 from qtx.models.pooling import pooled
 from qtx.pipeline.lineage import config_of
-from qtx.pipeline.trained import prepare_run, restore_run
+from qtx.pipeline.run import prepare_run, restore_run
 from qtx.quantization import QuantizationConfig, Quantized, calibrate
 from qtx.sites import capture
 from qtx.training.distillation import cosine_similarity, relative_error

@@ -26,7 +26,7 @@ from qtx.foundation.console import say
 from qtx.foundation.numbers import number, percent
 from qtx.masks import token_mask
 from qtx.pipeline.measure import token_text
-from qtx.pipeline.trained import prepare_run, restore_run
+from qtx.pipeline.run import prepare_run, restore_run
 from qtx.report.results import markdown
 
 ROWS = 6

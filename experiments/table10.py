@@ -35,7 +35,7 @@ from qtx.foundation.storage import Expected, parse_json, write_whole
 from qtx.pipeline.compare import Run, runs
 from qtx.pipeline.measure import metrics_of
 from qtx.pipeline.prepare import Batches, Prepared, prepare
-from qtx.pipeline.trained import train_run
+from qtx.pipeline.run import train_run
 from qtx.quantization import calibrate
 from qtx.quantization.methods import METHODS
 from qtx.report.results import markdown, short_names

@@ -19,8 +19,10 @@ from experiments import table2
 from qtx import __version__
 from qtx.analysis import load_analysis
 from qtx.attention import attention_variant
+from qtx.cli.command_line import take_argument
+from qtx.cli.command_table import COMMANDS
 from qtx.cli.flags import load_config_file
-from qtx.cli.main import COMMANDS, main, take_argument
+from qtx.cli.main import main
 from qtx.cli.summary import print_summary
 from qtx.experiment import default, read
 from qtx.families.in_words import family_title

@@ -10,8 +10,8 @@ from pathlib import Path
 import pytest
 
 from experiments import demo
+from qtx.cli.command_table import COMMANDS
 from qtx.cli.flags import check_key, load_config_file
-from qtx.cli.main import COMMANDS
 from qtx.pipeline.importing import config_of_checkpoint, found
 
 ROOT = Path(__file__).parents[1]

@@ -37,8 +37,8 @@ from qtx.pipeline.measurements import QUANTIZED_CENTRED
 from qtx.pipeline.prepare import prepare as prepare_experiment
 from qtx.pipeline.quantize import keep_quantization, keep_ranges, one_scheme, origin_of_ranges, with_ranges
 from qtx.pipeline.quantize import quantize as quantize_run
+from qtx.pipeline.run import TrainedRun, check_run, prepare_run, restore_run, train_run, uses_own_data
 from qtx.pipeline.sensitivity import find_sensitivity
-from qtx.pipeline.trained import TrainedRun, check_run, prepare_run, restore_run, train_run, uses_own_data
 from qtx.planning import devices_of, plan_step, virtual_devices
 from qtx.planning import table as plan_table
 from qtx.quantization.integer import load

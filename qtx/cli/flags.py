@@ -19,23 +19,14 @@ from pathlib import Path
 from absl import flags
 from ml_collections import ConfigDict, config_flags
 
+from qtx.cli.command_table import FLAGS
 from qtx.foundation.errors import QtxError, lookup, one_line, unknown
 from qtx.foundation.paths import at_home
 from qtx.foundation.run_file import run_file
 
 SHIPPED_CONFIGS = Path(__file__).parents[1] / "configs"
 """The folder of the configs that come with qtx: in a clone a link to `configs/`, in a wheel a real folder."""
-PLACEHOLDERS = {
-    "config": "FILE",
-    "workdir": "FOLDER",
-    "method": "METHOD",
-    "scheme": "SCHEME",
-    "ranges": "FILE",
-    "format": "FORMAT",
-    "checkpoint": "WHICH",
-    "devices": "N",
-    "chip": "NAME",
-}
+USAGE = {"config": "--config=FILE", "workdir": "--workdir=FOLDER", **{name: flag.usage for name, flag in FLAGS.items()}}
 ATTENTION = "model.attention"
 OVERRIDE = re.compile(r"--?(?:no)?config\.([^=]+)")
 UNDECODED = re.compile("[\udc80-\udcff]")
@@ -134,7 +125,7 @@ def take_flag(arguments: Sequence[str], name: str) -> tuple[str | None, list[str
             continue
         value = text if equals else (left.pop(0) if left else "")
         if not value:
-            raise QtxError(f"--{name} has no value: write --{name}={PLACEHOLDERS[name]}")
+            raise QtxError(f"--{name} has no value: write {USAGE[name]}")
     return value, rest
 
 

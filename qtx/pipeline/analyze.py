@@ -25,7 +25,7 @@ from qtx.pipeline.identity import load_data, origin
 from qtx.pipeline.importing import BUILTIN, Found, classes_of, import_run
 from qtx.pipeline.measure import sums_of, token_text
 from qtx.pipeline.prepare import Prepared, prepare
-from qtx.pipeline.trained import TrainedRun, check_run, restore_run, uses_own_data
+from qtx.pipeline.run import TrainedRun, check_run, restore_run, uses_own_data
 from qtx.quantization import QuantizationConfig, Quantized, calibrate, exact
 from qtx.quantization.plan import settled
 from qtx.training import RunFolder

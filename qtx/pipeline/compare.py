@@ -29,7 +29,7 @@ from qtx.pipeline.measure import measure
 from qtx.pipeline.measurements import find_result
 from qtx.pipeline.prepare import Prepared, prepare
 from qtx.pipeline.quantize import keep_quantization, quantize
-from qtx.pipeline.trained import train_run
+from qtx.pipeline.run import train_run
 from qtx.pipeline.warmup import converted
 from qtx.quantization.recipes.recorded import read_entries
 from qtx.report.results import Result, attention_table, main_table, markdown, options_in_words, read_lines, write_lines

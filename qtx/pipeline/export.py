@@ -17,7 +17,7 @@ from qtx.pipeline.classes import known_classes
 from qtx.pipeline.identity import kept_files
 from qtx.pipeline.lineage import original_of, starts
 from qtx.pipeline.quantize import origin_of_ranges, under
-from qtx.pipeline.trained import TrainedRun
+from qtx.pipeline.run import TrainedRun
 from qtx.quantization.integer import convert, save
 from qtx.training import RunFolder
 from qtx.training.run_folder import IDENTITY

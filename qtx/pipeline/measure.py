@@ -27,7 +27,7 @@ from qtx.pipeline.measurements import add as add_measurements
 from qtx.pipeline.measurements import as_result, calibration_options
 from qtx.pipeline.prepare import Prepared
 from qtx.pipeline.quantize import method_of
-from qtx.pipeline.trained import TrainedRun
+from qtx.pipeline.run import TrainedRun
 from qtx.quantization import Quantized
 from qtx.quantization.files import LEARNED
 from qtx.quantization.integer import IntegerModel

@@ -9,7 +9,7 @@ from qtx.experiment import Experiment, record
 from qtx.foundation.errors import QtxError
 from qtx.foundation.storage import sealed_json
 from qtx.pipeline.prepare import Prepared
-from qtx.pipeline.trained import TrainedRun
+from qtx.pipeline.run import TrainedRun
 from qtx.quantization import Quantized, calibrate
 from qtx.quantization.files import LEARNED, load_ranges, read_ranges, save_ranges
 from qtx.quantization.recipes.recorded import read_entries

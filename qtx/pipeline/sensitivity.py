@@ -9,7 +9,7 @@ from qtx.analysis.sensitivity import Sweep, Target, sweep
 from qtx.data import OBJECTIVES
 from qtx.pipeline.measure import sums_of
 from qtx.pipeline.quantize import under
-from qtx.pipeline.trained import TrainedRun
+from qtx.pipeline.run import TrainedRun
 from qtx.quantization import Quantized
 from qtx.training.evaluate import add_up
 

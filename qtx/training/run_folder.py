@@ -255,7 +255,7 @@ class Claim:
 
     folder: RunFolder
     config: Mapping[str, Any]
-    files: Mapping[str, str] = NOTHING
+    files: Mapping[str, str] = dataclasses.field(default_factory=dict)
 
 
 def differences(there: Mapping[str, Any], here: Mapping[str, Any], other_data: bool = False) -> list[str]:

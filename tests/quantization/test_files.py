@@ -17,7 +17,7 @@ from qtx.families import FAMILIES
 from qtx.foundation.errors import QtxError
 from qtx.foundation.storage import sealed_safetensors, write_whole
 from qtx.pipeline.quantize import method_of, with_ranges
-from qtx.pipeline.trained import TrainedRun
+from qtx.pipeline.run import TrainedRun
 from qtx.quantization import ESTIMATORS, QuantizationConfig, calibrate
 from qtx.quantization.files import load_ranges, read_ranges, save_ranges
 from qtx.quantization.methods import METHODS

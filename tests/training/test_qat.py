@@ -20,9 +20,9 @@ from qtx.pipeline.initial import initial_params
 from qtx.pipeline.measure import measure
 from qtx.pipeline.prepare import prepare
 from qtx.pipeline.quantize import quantize
+from qtx.pipeline.run import TrainedRun, restore_run
 from qtx.pipeline.start_check import check_start
 from qtx.pipeline.train import train
-from qtx.pipeline.trained import TrainedRun, restore_run
 from qtx.quantization import QuantizationConfig, Quantizer, Recipe, Rule, calibrate
 from qtx.quantization.estimators import MinMax
 from qtx.quantization.qat.model import make_qat_model
