@@ -59,7 +59,8 @@ def read_arguments(
 def take_flags(command: Command, arguments: Sequence[str]) -> tuple[dict[str, Any], list[str]]:
     """Returns the values of a command's own flags by name, and the other arguments; a flag that is short for a value of
     the config becomes one of these."""
-    chosen, rest = {}, list(arguments)
+    chosen: dict[str, Any] = {}
+    rest = list(arguments)
     for name in command.flags:
         flag = FLAGS[name]
         if flag.switch:

@@ -58,6 +58,7 @@ def made(monkeypatch):
     return made
 
 
+@pytest.mark.representative("noisy")
 @pytest.mark.parametrize(
     ("options", "also"),
     [

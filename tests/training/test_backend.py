@@ -30,10 +30,12 @@ def backend_of(experiment, workdir):
 
 
 def test_what_is_asked_for_is_taken_unless_something_looks(experiment, tmp_path, monkeypatch):
+    prepared = prepare(experiment)
     for backend in ("naive", "blockwise"):
-        assert backend_of(with_model(experiment, attention_backend=backend), tmp_path) == backend
+        model = dataclasses.replace(prepared.experiment.model, attention_backend=backend)
+        assert training_backend(prepared.with_model(model), tmp_path) == backend
     monkeypatch.setattr(Blockwise, "pays", lambda self, case: True)
-    assert backend_of(experiment, tmp_path) == "blockwise"
+    assert training_backend(prepared, tmp_path) == "blockwise"
     noisy = dataclasses.replace(experiment, qat=dataclasses.replace(experiment.qat, noise="w8a8"))
     assert backend_of(noisy, tmp_path) == "blockwise, naive"  # half of its examples' probabilities are rounded
     model = with_backend(experiment.model, "blockwise, naive")
