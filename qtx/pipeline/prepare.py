@@ -14,7 +14,8 @@ import jax
 import numpy as np
 
 from qtx.attention.fused import taken_by
-from qtx.data import Data
+from qtx.data import OBJECTIVES, Data
+from qtx.data.objectives import Objective
 from qtx.experiment import Experiment
 from qtx.families import build
 from qtx.foundation.errors import QtxError
@@ -25,7 +26,6 @@ from qtx.pipeline.trainable import Trained, make_trained, with_module
 from qtx.quantization.plan import quantizers_of
 from qtx.quantization.qat.model import QatModel
 from qtx.training.distillation import Teacher
-from qtx.training.losses import Loss, loss_of
 from qtx.training.sharding import check_batch, make_mesh, shard_global_batch
 from qtx.training.step import training_forward
 
@@ -60,16 +60,16 @@ class Prepared:
         return self.trained if isinstance(self.trained, QatModel) else None
 
     @property
-    def loss(self) -> Loss:
-        """Returns the loss that the run is trained on and measured by."""
-        return loss_of(self.experiment.objective, self.experiment.model)
+    def objective(self) -> Objective:
+        """Returns what the run learns, with the loss that it is trained on and measured by."""
+        return OBJECTIVES[self.experiment.objective].for_model(self.experiment.model)
 
     @functools.cached_property
     def backend(self) -> str:
         """Returns the attention backends that a training step takes under the config, separated by commas, where layers
         take different ones. The step is traced, once."""
         example = next(iter(self.data.evaluation(2)))  # two, for noise quantizes half of a batch
-        forward = training_forward(self.trained, self.experiment.training, self.loss)
+        forward = training_forward(self.trained, self.experiment.training, self.objective.loss)
 
         def step(params: Any) -> Any:
             return forward({"params": params}, example, train=True, step=0, rngs={"dropout": jax.random.key(0)})

@@ -49,7 +49,7 @@ def train(prepared: Prepared, workdir: str | Path, profile: bool = False) -> Tra
         data = dataclasses.replace(data, reading_processes=spare_processes())
     initial = initial_params(prepared, folder.root)
     return fit(
-        Task(prepared.trained, data, asked.seed, initial, prepared.loss, prepared.teacher),
+        Task(prepared.trained, data, asked.seed, initial, prepared.objective.loss, prepared.teacher),
         asked.training,
         Claim(folder, config, kept_files(asked, data)),
         prepared.mesh,

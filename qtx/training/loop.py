@@ -14,11 +14,11 @@ from jax.sharding import Mesh
 
 from qtx.foundation.distributed import is_main
 from qtx.foundation.errors import QtxError
+from qtx.losses import Loss
 from qtx.training.checkpoints import Checkpoints, Restored
 from qtx.training.config import TrainingConfig
 from qtx.training.distillation import Teacher
 from qtx.training.feed import Feed
-from qtx.training.losses import Loss
 from qtx.training.milestones import EVALUATION, OUTLIERS, Due, Milestones
 from qtx.training.preemption import preemption
 from qtx.training.profile import Profile

@@ -2,21 +2,29 @@
 
 from __future__ import annotations
 
+import dataclasses
 from types import MappingProxyType
 
 import numpy as np
 
 from qtx.data.objectives.base import TextObjective
+from qtx.losses import EmbeddingDistillation, LogitDistillation, Loss
+from qtx.losses.divergences import DIVERGENCES, SCORE, SOFTMAX
 
 
+@dataclasses.dataclass(frozen=True)
 class Distillation(TextObjective):
     """Prediction of a teacher's outputs for a whole block: tokens, mask `[T]`, and one weight for the block, `[]`.
 
     Image sources make the examples of images: images `[H, W, C]` and one weight. The teacher is the run that training
     starts from; its outputs are put beside the batch on the devices.
+
+    Attributes:
+      loss: the comparison with the teacher's outputs, which depends on the model's head.
     """
 
-    loss = "distillation"
+    loss: Loss = LogitDistillation()
+
     metric = "fidelity"
     also_measured = ("centred_fidelity",)
     lower_is_better = False
@@ -25,6 +33,16 @@ class Distillation(TextObjective):
 
     built_in_sources = MappingProxyType({"tokens": "stdlib", "images": "photographs"})
     tokenizer = "wordpiece"
+
+    def for_model(self, config):
+        head = getattr(config, "head", None)
+        if head == "none":
+            pooling, normalize = getattr(config, "pooling", "mean"), getattr(config, "normalize", False)
+            return dataclasses.replace(self, loss=EmbeddingDistillation(pooling, normalize))
+        # Softmax over one class is 1, whatever its logit: a head of one output is a score.
+        of_one = head != "mlm" and getattr(config, "num_classes", None) == 1
+        kind = head if head in DIVERGENCES else SCORE if of_one else SOFTMAX
+        return dataclasses.replace(self, loss=LogitDistillation(kind))
 
     def example(self, tokenizer, predictions):
         return lambda block, rng: {
