@@ -164,7 +164,7 @@ def make_train_step(
             sums = loss.training_sums(output, batch, given)._asdict()
             if not penalties:
                 return sums["loss"] / normalizer, sums
-            penalty, of_penalties = penalty_sums(penalties, captured, batch, whole, step)
+            penalty, of_penalties = penalty_sums(penalties, captured, batch, whole, step, module)
             return sums["loss"] / normalizer + penalty, {**sums, "penalties": of_penalties}
 
         return jax.grad(total, has_aux=True)(params)
