@@ -1,5 +1,5 @@
 """Masks say which keys each query of a batch may attend to, in the models and wherever visible keys are counted, and
-which tokens and samples of a batch are real, and so which values of its tensors count."""
+which positions and samples of a batch are real, and so which values of its tensors count."""
 
 from __future__ import annotations
 
@@ -11,94 +11,147 @@ from typing import Any
 import jax
 import jax.numpy as jnp
 
+from qtx.foundation.errors import QtxError
+
+EVERYWHERE = 2**30
+"""The window of a layer that sees keys at any distance, where windows are data and other layers see less."""
+
 
 @functools.partial(
-    jax.tree_util.register_dataclass, data_fields=["keys", "segments"], meta_fields=["length", "causal", "window"]
+    jax.tree_util.register_dataclass,
+    data_fields=["offset", "window", "padding", "segments"],
+    meta_fields=["queries", "keys", "causal"],
 )
 @dataclasses.dataclass(frozen=True)
 class Mask:
-    """A `Mask` says which of T keys each of T queries sees, as rules: no `[B, 1, T, T]` array is made unless `dense` is
+    """A `Mask` says which of S keys each of T queries sees, as rules: no `[B, 1, T, S]` array is made unless `dense` is
     called. A query may see nothing at all, e.g. a causal one if all keys up to its own are padding.
 
     Attributes:
-      length: T.
-      causal: whether a query sees only itself and what is before it.
-      window: a query sees only keys fewer than so many positions away; None: at any distance.
-      keys: `[B, T]`, False at padding, which no query sees; None: there is no padding.
-      segments: `[B, T]`, segment numbers; a query sees only keys of its own segment; None: there is one segment.
+      queries: T.
+      causal: whether a query sees only the key at its own position and those before it.
+      keys: S; None: T.
+      offset: the position of the first query among the keys, an integer or a scalar array; None: the queries are at the
+        last T positions.
+      window: a query sees only keys fewer than so many positions away: an integer, or a scalar array, which may differ
+        from layer to layer (see `qtx.models.block.stacked`); None: at any distance.
+      padding: `[B, S]`, False at padding, which no query sees; None: there is no padding.
+      segments: `[B, S]`, segment numbers; a query sees only keys of the segment of the key at its own position; None:
+        there is one segment.
     """
 
-    length: int
+    queries: int
     causal: bool = False
-    window: int | None = None
-    keys: jax.Array | None = None
+    _: dataclasses.KW_ONLY
+    keys: int | None = None
+    offset: Any = None
+    window: Any = None
+    padding: jax.Array | None = None
     segments: jax.Array | None = None
 
     @classmethod
     def of_batch(cls, batch: Mapping[str, Any], length: int, causal: bool) -> Mask:
         """Makes the mask of a batch from its `mask` and `segments`, if it has them."""
-        keys = batch["mask"].astype(bool) if "mask" in batch else None
-        return cls(length, causal, keys=keys, segments=batch.get("segments"))
+        padding = batch["mask"].astype(bool) if "mask" in batch else None
+        return cls(length, causal, padding=padding, segments=batch.get("segments"))
+
+    @property
+    def num_keys(self) -> int:
+        """Returns S."""
+        return self.queries if self.keys is None else self.keys
+
+    @property
+    def square(self) -> bool:
+        """Says whether the queries and the keys are at the same positions."""
+        return self.num_keys == self.queries and self.offset is None
 
     def dense(self) -> jax.Array | None:
-        """Returns where a key is visible: bool, broadcasting to `[B, 1, T, T]` (query, key); None: everywhere."""
-        return self.block(0, self.length, 0, self.length)
+        """Returns where a key is visible: bool, broadcasting to `[B, 1, T, S]` (query, key); None: everywhere."""
+        return self.block(0, self.queries, 0, self.num_keys)
 
     def block(self, first_query: Any, queries: int, first_key: Any, keys: int, ragged: bool = False) -> Any:
         """Returns what `dense` says of consecutive queries and consecutive keys, `[B, 1, queries, keys]`.
 
         Args:
-          first_query, first_key: the positions where they begin, perhaps traced.
-          queries, keys: the numbers of queries and keys.
-          ragged: whether positions may reach beyond T, where no key is visible.
+          first_query, first_key: the numbers of the first query and the first key, perhaps traced.
+          queries, keys: how many queries and keys there are.
+          ragged: whether numbers may reach beyond T and S, where no key is visible.
         """
-        if not (ragged or self.causal) and all(rule is None for rule in (self.window, self.keys, self.segments)):
+        if not (ragged or self.causal) and all(rule is None for rule in (self.window, self.padding, self.segments)):
             return None
+        if not self.square:
+            first_query = first_query + (self.num_keys - self.queries if self.offset is None else self.offset)
         query, key = first_query + jnp.arange(queries), first_key + jnp.arange(keys)
         parts = []
         if ragged:
-            parts.append(key < self.length)
+            parts.append(key < self.num_keys)
         ahead = key - query[:, None]
         if self.causal:
             parts.append(ahead <= 0)
         if self.window is not None:
             parts.append(jnp.abs(ahead) < self.window)
-        if self.keys is not None:
-            parts.append(self._at(self.keys, key)[:, None, None, :])
+        if self.padding is not None:
+            parts.append(self._at(self.padding, key)[:, None, None, :])
         if self.segments is not None:
             of_query, of_key = self._at(self.segments, query), self._at(self.segments, key)
             parts.append(of_query[:, None, :, None] == of_key[:, None, None, :])
         return functools.reduce(jnp.logical_and, parts)
 
     def _at(self, x: jax.Array, positions: jax.Array) -> jax.Array:
-        """Returns `x` `[B, T]` at consecutive positions; at all of them, `x` as it is."""
-        return x if len(positions) == self.length else jnp.asarray(x)[:, positions]
+        """Returns `x` `[B, S]` at consecutive positions; at all of them, `x` as it is."""
+        return x if self.square and len(positions) == self.queries else jnp.asarray(x)[:, positions]
 
     def visible(self) -> jax.Array:
         """Counts the keys that each query sees: float32 `[B, 1, T, 1]`, or `[1, 1, T, 1]` if all examples are alike."""
         dense = self.dense()
         if dense is None:
-            return jnp.full((1, 1, self.length, 1), self.length, jnp.float32)
+            return jnp.full((1, 1, self.queries, 1), self.num_keys, jnp.float32)
         count = dense.sum(axis=-1, keepdims=True, dtype=jnp.int32).astype(jnp.float32)
         count = count.reshape((1,) * (4 - count.ndim) + count.shape)
-        return jnp.broadcast_to(count, (*count.shape[:2], self.length, 1))
+        return jnp.broadcast_to(count, (*count.shape[:2], self.queries, 1))
 
 
-def token_mask(batch: Mapping[str, Any], length: int) -> jax.Array:
+def real_positions(batch: Mapping[str, Any], length: int) -> jax.Array | None:
+    """Says which positions of a batch's sequences are real tokens, by its `mask`: `[B, length]`; None: all are, or the
+    batch has no sequences of this length. The config of a model whose sequences have positions of its own, such as
+    registers, has a method `real_positions` that says it instead (`qtx.models.TransformerConfig`)."""
+    mask = batch.get("mask")
+    return None if mask is None or mask.shape[1] != length else mask.astype(bool)
+
+
+def _real_positions(model: Any, batch: Mapping[str, Any], length: int) -> jax.Array | None:
+    return getattr(getattr(model, "config", None), "real_positions", real_positions)(batch, length)
+
+
+def token_mask(batch: Mapping[str, Any], length: int, model: Any = None) -> jax.Array:
     """Returns `[B, length]`, True at the real tokens (or patches) of the real samples.
 
-    A sample only pads the last batch when all its `weights` are 0.
+    Args:
+      batch: the batch; a sample only pads the last one when all its `weights` are 0.
+      length: the number of positions in the model's sequences.
+      model: the model, whose config may say which positions count; None: the batch alone tells.
+
+    Raises:
+      QtxError: if nothing says which of so many positions are the batch's tokens.
     """
-    first = batch["tokens"] if "tokens" in batch else batch["images"]
-    mask = batch["mask"].astype(bool) if "mask" in batch else jnp.ones((first.shape[0], length), bool)
-    return mask & sample_mask(batch)[:, None]
+    real, samples = _real_positions(model, batch, length), sample_mask(batch)[:, None]
+    if real is None and "mask" in batch and batch["mask"].shape[1] != length:
+        raise QtxError(
+            f"the model has sequences of {length} positions for texts of {batch['mask'].shape[1]} tokens: give its "
+            "config a method real_positions(batch, length) that says which positions are real tokens"
+        )
+    return jnp.broadcast_to(samples if real is None else samples & real, (len(samples), length))
 
 
 def sample_mask(batch: Mapping[str, Any]) -> jax.Array:
     """Returns `[B]`, False for a sample that only pads the last batch (all its `weights` are 0)."""
     if "weights" not in batch:
-        return jnp.ones(len(batch["tokens"] if "tokens" in batch else batch["images"]), bool)
+        return jnp.ones(_size(batch), bool)
     return jnp.any(batch["weights"].reshape(len(batch["weights"]), -1) > 0, axis=1)
+
+
+def _size(batch: Mapping[str, Any]) -> int:
+    return len(next(iter(batch.values())))
 
 
 def without_full_masks(batch: Mapping[str, Any]) -> dict[str, Any]:
@@ -111,14 +164,16 @@ def without_full_masks(batch: Mapping[str, Any]) -> dict[str, Any]:
     return {name: x for name, x in batch.items() if name not in whole or not whole[name](x)}
 
 
-def counted(shape: tuple[int, ...], batch: Mapping[str, Any], mask: Mask | None = None) -> jax.Array | None:
+def counted(
+    shape: tuple[int, ...], batch: Mapping[str, Any], mask: Mask | None = None, model: Any = None
+) -> jax.Array | None:
     """Says which values count in a tensor that a model computes from a batch: those of real tokens and, in the row of a
     real query, those of the keys that it sees. The tensor's shape tells what a row belongs to.
 
     | shape | a row belongs to |
     | --- | --- |
-    | `[B, H, T, T]` | a query and a key |
-    | `[B, T, ...]` | a token |
+    | `[B, H, T, S]` with a mask, `[B, H, T, T]` | a query and a key |
+    | `[B, T, ...]` | a position of the model's sequences |
     | `[B, P, ...]`, if the batch has `positions` `[B, P]` | the token at a position; those of weight 0 only fill up |
     | `[B, ...]` otherwise | a sample: pooled outputs, the patches of an image |
 
@@ -126,31 +181,38 @@ def counted(shape: tuple[int, ...], batch: Mapping[str, Any], mask: Mask | None 
       shape: the tensor's shape; a tensor without the batch's axis, such as a table, counts as a whole.
       batch: the batch, of which `mask`, `weights` and `positions` are read if it has them.
       mask: the keys that queries see, for scores and probabilities.
+      model: the model, whose config may say which positions count; None: the batch alone tells.
 
     Returns:
       bool, broadcasting to the tensor; None: all values count.
     """
     seen = None if mask is None else mask.dense()
-    if "mask" not in batch and "weights" not in batch:
+    if shape[:1] != (_size(batch),):
         return seen
-    size, length = (batch["tokens"] if "tokens" in batch else batch["images"]).shape[:2]
-    if shape[:1] != (size,):
-        return seen
-    if shape[2:] == (length, length):
-        real = token_mask(batch, length)
-        real = real[:, None, :, None] & real[:, None, None, :]
+    samples = sample_mask(batch).reshape((-1,) + (1,) * (len(shape) - 1)) if "weights" in batch else None
+    return _all(seen, _real_rows(shape, batch, mask is not None, model), samples)
+
+
+def _real_rows(shape: tuple[int, ...], batch: Mapping[str, Any], masked: bool, model: Any) -> jax.Array | None:
+    """Returns which rows are real, and which keys if no mask says so, broadcasting to the tensor; see `counted`."""
+    length = batch["tokens"].shape[1] if "tokens" in batch else None
+    if masked or shape[2:] == (length, length):
+        real = _real_positions(model, batch, shape[2])
+        if real is None:
+            return None
+        return real[:, None, :, None] if masked else real[:, None, :, None] & real[:, None, None, :]
+    if len(shape) < 3:
+        return None
+    if length is not None and "positions" in batch and shape[1] == batch["positions"].shape[1] != length:
+        real = _real_positions(model, batch, length)
+        real = None if real is None else jnp.take_along_axis(real, batch["positions"], axis=1)
+        real = _all(real, batch["weights"] > 0 if "weights" in batch else None)
     else:
-        real = _real_rows(shape, batch, length)
-        real = real.reshape(real.shape + (1,) * (len(shape) - real.ndim))
-    return real if seen is None else real & seen
+        real = _real_positions(model, batch, shape[1])
+    return None if real is None else real.reshape(real.shape + (1,) * (len(shape) - 2))
 
 
-def _real_rows(shape: tuple[int, ...], batch: Mapping[str, Any], length: int) -> jax.Array:
-    """Returns which rows are real, `[B, T]`, `[B, P]` or `[B]`; see `counted`."""
-    if "tokens" in batch and len(shape) > 2:
-        if shape[1] == length:
-            return token_mask(batch, length)
-        if "positions" in batch and shape[1] == batch["positions"].shape[1]:
-            real = jnp.take_along_axis(token_mask(batch, length), batch["positions"], axis=1)
-            return real & (batch["weights"] > 0) if "weights" in batch else real
-    return sample_mask(batch)
+def _all(*parts: jax.Array | None) -> jax.Array | None:
+    """Returns where all parts hold; None stands for everywhere."""
+    there = [part for part in parts if part is not None]
+    return functools.reduce(jnp.logical_and, there) if there else None

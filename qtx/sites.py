@@ -42,6 +42,9 @@ class Site(nn.Module):
 SITE_MODULES = (nn.Dense, nn.LayerNorm, nn.RMSNorm, Site)
 """The kinds of modules whose outputs are sites."""
 
+MASK = "mask"
+"""The name, below a site's path, of the mask that the site is given."""
+
 SITES_AND_TABLES = (*SITE_MODULES, nn.Embed)
 """The kinds of modules whose outputs are quantized: sites, and the look-ups of embedding tables."""
 
@@ -96,11 +99,17 @@ def on_sites(
         path = "/".join(context.module.path)
         if paths is not None and path not in paths:
             return y
-        mask = args[1] if len(args) > 1 else kwargs.get("mask")
-        return function(site, path, y, mask if isinstance(site, Site) else None)
+        return function(site, path, y, _mask_given(site, args, kwargs))
 
     with watching(lambda path: paths is None or path in paths), nn.intercept_methods(interceptor):
         yield
+
+
+def _mask_given(site: Any, args: tuple[Any, ...], kwargs: Mapping[str, Any]) -> Mask | None:
+    """Returns the mask that a site is called with; None: it is called without one, or is no `Site`."""
+    if not isinstance(site, Site):
+        return None
+    return args[1] if len(args) > 1 else kwargs.get(MASK)
 
 
 class SiteShape(NamedTuple):
@@ -136,7 +145,8 @@ def capture(apply: Callable[..., Any], sites: Collection[str], *args: Any, **kwa
 
     Args:
       apply: `module.apply`, or a function that takes the same options.
-      sites: paths, or patterns of paths, e.g. `"layers/mlp/out"`, `"layers/mlp*"`.
+      sites: paths, or patterns of paths, e.g. `"layers/mlp/out"`, `"layers/mlp*"`; and `"layers/attention/probs/mask"`,
+        in full, for the `Mask` that a site was given, whose arrays have the layer axis.
       args, kwargs: the arguments of `apply`.
 
     Raises:
@@ -148,12 +158,16 @@ def capture(apply: Callable[..., Any], sites: Collection[str], *args: Any, **kwa
         named = method == "__call__" and isinstance(module, SITE_MODULES)
         return named and any(fnmatch.fnmatchcase(path, site) for site in sites)
 
-    of_layer: dict[str, int] = {}  # axes of a site's output, within the layer
+    of_layer: dict[str, Any] = {}  # the numbers of axes of what is captured, within the layer
 
     def measure(next_function, args, kwargs, context):
-        y = next_function(*args, **kwargs)
-        if is_captured(context.module, context.method_name):
-            of_layer["/".join(context.module.path)] = jnp.ndim(y)
+        y, site, path = next_function(*args, **kwargs), context.module, "/".join(context.module.path)
+        if is_captured(site, context.method_name):
+            of_layer[path] = jnp.ndim(y)
+        mask = _mask_given(site, args, kwargs) if f"{path}/{MASK}" in sites else None
+        if mask is not None:
+            of_layer[f"{path}/{MASK}"] = jax.tree.map(jnp.ndim, mask)
+            site.sow("intermediates", MASK, mask)
         return y
 
     with nn.intercept_methods(measure):
@@ -167,4 +181,8 @@ def capture(apply: Callable[..., Any], sites: Collection[str], *args: Any, **kwa
                 "give each time a Site of its own in the model"
             )
         values[path] = first
-    return y, {site: x if jnp.ndim(x) > of_layer[site] else x[None] for site, x in values.items()}
+
+    def with_layers(x, axes):
+        return x if jnp.ndim(x) > axes else jnp.asarray(x)[None]
+
+    return y, {site: jax.tree.map(with_layers, x, of_layer[site]) for site, x in values.items()}

@@ -20,13 +20,14 @@ import pytest
 from qtx.analysis import analyse, attention_health
 from qtx.analysis.capture import FloatingPoint as Analysed
 from qtx.analysis.capture import values_at
-from qtx.attention import MultiHeadAttention, Rows, attention_variant
+from qtx.analysis.heads import HEAD_SITES
+from qtx.attention import AttentionSpec, MultiHeadAttention, Rows, attention_variant
 from qtx.cli.main import main
 from qtx.families import FAMILIES, Family, MeasuredSites
 from qtx.foundation.errors import QtxError
 from qtx.layers import dense, embedding
 from qtx.layers import rms_norm as make_rms_norm
-from qtx.masks import Mask
+from qtx.masks import EVERYWHERE, Mask
 from qtx.models import TransformerConfig
 from qtx.models.block import stacked
 from qtx.models.flops import step_flops
@@ -46,7 +47,8 @@ from tests.quantization.test_integer import assert_same_answers, dots, off_the_e
 
 @dataclasses.dataclass(frozen=True)
 class DecoderConfig(TransformerConfig):
-    """The head size is no quotient of width and heads; `tied`: the head is the word table."""
+    """The head size is no quotient of width and heads; `tied`: the head is the word table; `windows`: how far each
+    layer sees, 0: everywhere, with another rotary base (Gemma 3); (): all layers see everywhere."""
 
     pre_norm: ClassVar[bool] = True
     norm: ClassVar[str] = "RMSNorm"
@@ -60,10 +62,25 @@ class DecoderConfig(TransformerConfig):
     head_dim: int = 6
     rotary_base: float = 100.0
     tied: bool = False
+    windows: tuple[int, ...] = ()
     vocab_size: int | None = None
 
+    @property
+    def attention_spec(self) -> AttentionSpec:
+        own = {"num_kv_heads": self.num_kv_heads, "head_dim": self.head_dim, "use_bias": False}
+        return dataclasses.replace(super().attention_spec, **own)
 
-def rotary(x: jax.Array, base: float) -> jax.Array:
+    @property
+    def per_layer(self):
+        if not self.windows:
+            return None
+        return {
+            "window": jnp.array([window or EVERYWHERE for window in self.windows]),
+            "base": jnp.array([self.rotary_base * (1 if window else 10) for window in self.windows]),
+        }
+
+
+def rotary(x: jax.Array, base: jax.Array | float) -> jax.Array:
     """`[B, T, H, D]`, dimensions i and i + D / 2 turned by t base^(-2 i / D) at position t."""
     half = x.shape[-1] // 2
     angles = jnp.arange(x.shape[1])[:, None, None] * base ** (-jnp.arange(half) / half)
@@ -96,18 +113,18 @@ class DecoderBlock(nn.Module):
     deterministic: bool
 
     @nn.compact
-    def __call__(self, x, rows):
-        c = self.config
+    def __call__(self, x, rows, own=None):
+        c, base = self.config, self.config.rotary_base
+        if own is not None:
+            rows, base = rows.within(own["window"]), own["base"]
 
         def rotate(query, key):
             query, key = rms_norm(c, "query_norm", Part.QUERY)(query), rms_norm(c, "key_norm", Part.KEY)(key)
-            return rotary(query, c.rotary_base), rotary(key, c.rotary_base)
+            return rotary(query, base), rotary(key, base)
 
-        attention = MultiHeadAttention(
-            c.num_heads, c.attention, c.attention_dropout, c.init_std, jnp.dtype(c.dtype), self.deterministic,
-            c.num_kv_heads, c.head_dim, use_bias=False, rotate=rotate, name="attention",
-        )  # fmt: skip
-        x = Site(Part.RESIDUAL, name="attention_residual")(x + attention(rms_norm(c, "attention_norm")(x), rows, x))
+        attention = MultiHeadAttention(c.attention_spec, self.deterministic, name="attention")
+        branch = attention(rms_norm(c, "attention_norm")(x), rows, x, rotate)
+        x = Site(Part.RESIDUAL, name="attention_residual")(x + branch)
         x = Site(Part.RESIDUAL, name="mlp_residual")(x + SwiGlu(c, name="mlp")(rms_norm(c, "mlp_norm")(x)))
         return x, None
 
@@ -130,7 +147,7 @@ class Decoder(nn.Module):
         c, tokens = self.config, batch["tokens"]
         words = embedding(c.vocab_size, c.width, "vocab", c.init_std, jnp.dtype(c.dtype), "words")
         rows = Rows(Mask.of_batch(batch, tokens.shape[1], causal=True), step)
-        x, _ = stacked(DecoderBlock, c, not train)(c, not train)(words(tokens), rows)
+        x, _ = stacked(DecoderBlock, c, not train, c.per_layer)(words(tokens), rows)
         x = rms_norm(c, "final_norm")(x)
         return TiedHead(name="head")(x, words.embedding) if c.tied else Head(c, name="head")(x)
 
@@ -199,8 +216,8 @@ def reference(variant, config, params, tokens):
     def norm(x, scale):
         return x / np.sqrt((x**2).mean(-1, keepdims=True) + 1e-6) * scale
 
-    def rotated(x):  # as complex numbers
-        turn = np.exp(1j * np.arange(length)[:, None] * 100.0 ** (-2 * np.arange(dim // 2) / dim))
+    def rotated(x, base):  # as complex numbers
+        turn = np.exp(1j * np.arange(length)[:, None] * base ** (-2 * np.arange(dim // 2) / dim))
         z = (x[:, : dim // 2] + 1j * x[:, dim // 2 :]) * turn
         return np.concatenate([z.real, z.imag], -1)
 
@@ -210,16 +227,19 @@ def reference(variant, config, params, tokens):
         a, y = w["attention"], norm(x, w["attention_norm"]["scale"])
         context, ones = np.zeros((length, heads * dim)), np.ones((length, heads * dim))
         gate = 1 / (1 + np.exp(-y @ a["gate_predictor"]["kernel"])) if "gate_predictor" in a else ones
+        window = config.windows[layer] if config.windows else 0
+        base = 1000.0 if config.windows and not window else 100.0
         for head in range(heads):
             own, shared = (slice(h * dim, h * dim + dim) for h in (head, head // (heads // kv)))
-            query = rotated(norm(y @ a["query"]["kernel"][:, own], a["query_norm"]["scale"]))
-            key = rotated(norm(y @ a["key"]["kernel"][:, shared], a["key_norm"]["scale"]))
+            query = rotated(norm(y @ a["query"]["kernel"][:, own], a["query_norm"]["scale"]), base)
+            key = rotated(norm(y @ a["key"]["kernel"][:, shared], a["key_norm"]["scale"]), base)
             value = y @ a["value"]["kernel"][:, shared]
             value = value * gate[:, shared] if variant.endswith("values") else value
             of_head = {name: x[head] for name, x in a.get("normalizer", {}).items()}
             for t in range(length):
-                scores = key[: t + 1] @ query[t] / np.sqrt(dim)
-                context[t, own] = normalized(variant, np.exp(scores), of_head) @ value[: t + 1]
+                seen = slice(max(t + 1 - window, 0) if window else 0, t + 1)
+                scores = key[seen] @ query[t] / np.sqrt(dim)
+                context[t, own] = normalized(variant, np.exp(scores), of_head) @ value[seen]
         context = context * np.repeat(gate, dim, axis=1) if variant == "gated_headwise" else context
         x = x + context @ a["out"]["kernel"]
         y = norm(x, w["mlp_norm"]["scale"])
@@ -229,10 +249,20 @@ def reference(variant, config, params, tokens):
     return norm(x, p["final_norm"]["scale"]) @ table
 
 
-@pytest.mark.representative("sink-*", "gated_headwise*")
-@pytest.mark.parametrize("variant, tied", [("softmax", True), *((variant, False) for variant in VARIANTS[1:])])
-def test_it_computes_what_a_plain_program_does(variant, tied):
-    module, params, batch = make(variant, tied=tied)
+WINDOWS = {"num_layers": 4, "windows": (0, 4, 0, 2)}
+
+
+@pytest.mark.representative("sink-*", "gated_headwise*", "*windows")
+@pytest.mark.parametrize(
+    "variant, options",
+    [
+        pytest.param("softmax", {"tied": True}, id="softmax-tied"),
+        *(pytest.param(variant, {}, id=f"{variant}-alone") for variant in VARIANTS[1:]),
+        pytest.param("softmax", WINDOWS, id="softmax-windows"),
+    ],
+)
+def test_it_computes_what_a_plain_program_does(variant, options):
+    module, params, batch = make(variant, **options)
     found = np.asarray(jax.jit(module.apply)({"params": params}, batch))
     for example, tokens, mask in zip(found, batch["tokens"], batch["mask"], strict=True):
         real = int(mask.sum())  # a token sees none of the padding behind it, but clipping counts all T keys
@@ -310,6 +340,62 @@ def test_statistics_of_heads_read_the_values_that_each_head_reads():
     assert health["sink_mass"] == pytest.approx(analysis.metrics["sink_mass"], rel=1e-5)
 
 
+def test_statistics_count_the_keys_in_each_layers_own_window():
+    """Of the captured probabilities, some of which are clipped to zero, and all of which are zero out of sight."""
+    module, params, batch = make("clipped_softmax,alpha=1", **WINDOWS)
+    probs = jax.jit(lambda m, b: values_at(m, b, ["layers/attention/probs"]))(Analysed(module, params), batch)
+    probs = np.asarray(probs["layers/attention/probs"])
+    zeros, keys, dead, queries = (np.zeros((4, 4)) for _ in range(4))
+    for layer, example, head, t in np.ndindex(probs.shape[:-1]):
+        row, window = probs[layer, example, head, t], WINDOWS["windows"][layer] or 8
+        in_sight = [j for j in range(8) if j <= t and t - j < window and batch["mask"][example, j]]
+        assert not np.delete(row, in_sight).any()
+        if batch["mask"][example, t]:
+            zeros[layer, head] += (row[in_sight] == 0).sum()
+            keys[layer, head] += len(in_sight)
+            dead[layer, head] += not row[in_sight].any()
+            queries[layer, head] += 1
+    assert zeros.any(axis=1).all() and len(set(keys[:, 0])) == 3
+    health = attention_health(module, params, batch)
+    assert health["zero_share"] == pytest.approx(zeros.sum() / keys.sum(), rel=1e-5)
+    assert health["dead_row_share"] == pytest.approx(dead.sum() / queries.sum(), rel=1e-5)
+
+
+@pytest.mark.slow
+def test_windows_are_known_to_every_way_of_looking():
+    module, params, batch = make("clipped_softmax,alpha=1", **WINDOWS)
+    analysis = analyse(module, params, [batch, batch])
+    found = jax.jit(lambda m, b: values_at(m, b, HEAD_SITES))(Analysed(module, params), batch)
+    mask, probs = found["layers/attention/probs/mask"], np.asarray(found["layers/attention/probs"])
+    windows = [window or EVERYWHERE for window in WINDOWS["windows"]]
+    np.testing.assert_array_equal(mask.window, windows)
+    assert mask.queries == 8 and mask.padding.shape == (4, *batch["mask"].shape)
+    for layer, window in enumerate(windows):
+        seen = np.tri(8, dtype=bool) & ~np.tri(8, k=-min(window, 8), dtype=bool)
+        seen = seen & batch["mask"][:, None, :] & batch["mask"][:, :, None]
+        zeros = ((probs[layer] == 0) & seen[:, None]).sum((0, 2, 3)) / seen.sum()
+        np.testing.assert_allclose(analysis.heads["zero_share"][layer], zeros, rtol=1e-5)
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("remat", ["none", "full"])
+def test_a_step_in_windows_is_the_same_by_blocks(remat):
+    """Values and gradients, of layers in a scan and one by one (in training)."""
+    results = {}
+    for backend in ("naive", "blockwise"):
+        module, params, batch = make("softmax", **WINDOWS, attention_backend=backend, remat=remat)
+
+        def loss(params, module=module, batch=batch):
+            y, trained = (module.apply({"params": params}, batch, train=train) for train in (False, True))
+            return jnp.sum(jnp.sin(y)), (y, trained)
+
+        results[backend] = jax.jit(jax.value_and_grad(loss, has_aux=True))(params)
+    (_, (y, trained)), _ = results["naive"]
+    np.testing.assert_allclose(trained, y, atol=1e-5 * np.abs(y).max())
+    for found, expected in zip(*map(jax.tree.leaves, (results["blockwise"], results["naive"])), strict=True):
+        np.testing.assert_allclose(found, expected, atol=1e-4 * max(1, np.abs(expected).max()))
+
+
 @functools.cache
 def quantized(variant, scheme="w8a8", method="static", granularity="channel", **options):
     module, params, batch = make(variant, **options)
@@ -318,7 +404,12 @@ def quantized(variant, scheme="w8a8", method="static", granularity="channel", **
     return calibrate(module, params, recipe, [batch], 1, METHODS[method]()), params, batch
 
 
-INTEGERS = [("softmax", {"tied": True}), ("clipped_softmax,alpha=1", {}), ("gated_elementwise,gate_place=values", {})]
+INTEGERS = [
+    ("softmax", {"tied": True}),
+    ("softmax", {"windows": (0, 3)}),
+    ("clipped_softmax,alpha=1", {}),
+    ("gated_elementwise,gate_place=values", {}),
+]
 
 
 @pytest.mark.slow
@@ -328,7 +419,7 @@ def test_integers_compute_what_fake_quantization_simulates(monkeypatch, variant,
     result, _, batch = quantized(variant, **options)
     result = off_the_edges(result)
     model = convert(result)
-    assert model.in_floating_point == (("head/product",) if options else ("head/logits",))
+    assert model.in_floating_point == (("head/product",) if "tied" in options else ("head/logits",))
     found = list(dots(jax.make_jaxpr(lambda b: model.apply(b))(batch).jaxpr))
     # query, key, value, out; the two products of attention; in, gate and out of the MLP; and a dense gate.
     assert found == [("int8", "int8", "int32")] * (9 + variant.startswith("gated"))

@@ -14,7 +14,7 @@ import numpy as np
 
 from qtx.analysis.capture import FloatingPoint, Model, measured_sites, values_at
 from qtx.analysis.head_map import HeadMap, head_map
-from qtx.analysis.heads import HEAD_SITES, by_head, head_statistics, visible_keys
+from qtx.analysis.heads import HEAD_SITES, by_head, layer_statistics
 from qtx.analysis.metrics import initial_norms, summary, update_norms
 from qtx.analysis.statistics import histogram, outlier_counts, per_layer, weighted_mean
 from qtx.foundation.batch import Batch
@@ -156,7 +156,8 @@ def _histogram_ranges(model: FloatingPoint, batch: dict[str, Any]) -> dict[str, 
     """Computes the ends of the histograms, `[L, 2]`, from the first batch; all batches are counted between these."""
     ranges = {}
     for site, x in values_at(model, batch, histogram_sites(model)).items():
-        real = jnp.where(token_mask(batch, x.shape[2])[..., None], x.astype(jnp.float32), jnp.nan).reshape(len(x), -1)
+        mask = token_mask(batch, x.shape[2], model.module)
+        real = jnp.where(mask[..., None], x.astype(jnp.float32), jnp.nan).reshape(len(x), -1)
         low, lower, median, upper, high = jnp.nanpercentile(real, jnp.array([0.0, 25.0, 50.0, 75.0, 100.0]), axis=1)
         bulk = 4 * jnp.maximum(upper - lower, 1e-6) / QUARTILES_APART
         ranges[f"{site} full"] = jnp.stack([jnp.minimum(1.25 * low, -1e-6), jnp.maximum(1.25 * high, 1e-6)], axis=1)
@@ -196,10 +197,9 @@ def _update(model: FloatingPoint, state: Any, ranges: dict[str, jax.Array], batc
     values = _captured(model, batch)
     sites = measured_sites(model.module)
     heads, measured = by_head(values), values[sites.infinity_norm]
-    mask = token_mask(batch, heads["probs"].shape[-1])
-    visible = visible_keys(batch, mask, model.module.config.causal)
-    table = jax.vmap(lambda p, v: head_statistics(p, v, mask, visible))(heads["probs"], heads["value"])
-    table = {name: (x.swapaxes(0, 1), weights[0]) for name, (x, weights) in table.items()}  # [B, L, H], [B]
+    mask = token_mask(batch, heads["probs"].shape[3], model.module)
+    table = layer_statistics(values, mask)
+    table = {name: (x.swapaxes(0, 1), weights.T) for name, (x, weights) in table.items()}  # [B, L, H], [B, L]
     tokens = jnp.sum(mask, axis=1)
     loudest = jnp.max(jnp.abs(jnp.where(mask[..., None, None], heads["context"], 0)), axis=(2, 4))  # [L, B, H]
     table["context_norm"] = (loudest.swapaxes(0, 1), sample_mask(batch))
@@ -209,7 +209,7 @@ def _update(model: FloatingPoint, state: Any, ranges: dict[str, jax.Array], batc
         table["openness"] = (openness.swapaxes(0, 1), tokens)
     update_mean = weighted_mean().update
     return {
-        "norms": update_norms(state["norms"], values, batch),
+        "norms": update_norms(model.module, state["norms"], values, batch),
         "outliers": _outliers(model, measured.shape).update(state["outliers"], measured, mask, batch.get("tokens")),
         "heads": {name: update_mean(before, *table[name]) for name, before in state["heads"].items()},
         "histograms": _counted(state["histograms"], values, ranges, mask),
@@ -219,7 +219,7 @@ def _update(model: FloatingPoint, state: Any, ranges: dict[str, jax.Array], batc
 @jax.jit
 def _update_histograms(model: Model, counts: dict[str, jax.Array], ranges: dict[str, jax.Array], batch: Any) -> Any:
     values = values_at(model, batch, histogram_sites(model))
-    return _counted(counts, values, ranges, token_mask(batch, next(iter(values.values())).shape[2]))
+    return _counted(counts, values, ranges, token_mask(batch, next(iter(values.values())).shape[2], model.module))
 
 
 def _counted(counts, values, ranges, mask):

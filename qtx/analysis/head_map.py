@@ -68,7 +68,7 @@ def _first_example(model: FloatingPoint, batch: dict[str, Any], layer: jax.Array
     heads = {name: x[layer, 0] for name, x in by_head(values_at(model, batch, HEAD_SITES)).items()}
     result = {
         "probs": heads["probs"][head],
-        "mask": token_mask(batch, heads["probs"].shape[-1])[0],
+        "mask": token_mask(batch, heads["probs"].shape[-2], model.module)[0],
         **{name: jnp.linalg.norm(heads[name][:, head].astype(jnp.float32), axis=-1) for name in ("value", "context")},
     }
     return result | {"openness": heads["openness"][:, head]} if "openness" in heads else result

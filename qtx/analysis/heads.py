@@ -14,13 +14,15 @@ import jax
 import jax.numpy as jnp
 
 from qtx.masks import Mask
+from qtx.sites import MASK
 
 HEAD_SITES = tuple(
-    f"layers/attention/{name}" for name in ("probs", "value", "gated_value", "context", "gated_context", "gate")
+    f"layers/attention/{name}"
+    for name in ("probs", "value", "gated_value", "context", "gated_context", "gate", f"probs/{MASK}")
 )
 
 
-def by_head(values: Mapping[str, jax.Array]) -> dict[str, jax.Array]:
+def by_head(values: Mapping[str, Any]) -> dict[str, jax.Array]:
     """Splits the captured `HEAD_SITES`, as far as the model has them, into the H heads of the scores; grouped keys and
     values, or gates on these, count for every head that shares them.
 
@@ -28,10 +30,10 @@ def by_head(values: Mapping[str, jax.Array]) -> dict[str, jax.Array]:
       values: site to `[L, B, ...]`.
 
     Returns:
-      `probs` `[L, B, H, T, T]`; `value` and `context` `[L, B, T, H, D]`, after the gate for the one that has a gate;
+      `probs` `[L, B, H, T, S]`; `value` and `context` `[L, B, T, H, D]`, after the gate for the one that has a gate;
       and with a gate `openness`, `[L, B, T, H]`, its mean over the dimensions if each has its own.
     """
-    probs, value, gated_value, context, gated_context, gate = map(values.get, HEAD_SITES)
+    probs, value, gated_value, context, gated_context, gate, _ = map(values.get, HEAD_SITES)
     assert probs is not None and value is not None and context is not None, "every attention has them"
     num_heads = probs.shape[2]
     value_heads = value.shape[-1] * num_heads // context.shape[-1]
@@ -47,37 +49,36 @@ def by_head(values: Mapping[str, jax.Array]) -> dict[str, jax.Array]:
     return found | {"openness": split(gate, num_heads if gated_value is None else value_heads).mean(axis=-1)}
 
 
-def visible_keys(batch: Mapping[str, Any], mask: jax.Array, causal: bool) -> jax.Array:
-    """Says which keys each query may attend to, by the models' own mask.
+def visible_keys(mask: Mask, real: jax.Array) -> jax.Array:
+    """Says which keys each query may attend to.
 
     Args:
-      batch: the batch, for its `segments` and `mask`; see `qtx.masks.Mask`.
-      mask: `[B, T]`, True at real tokens.
-      causal: whether a query sees only itself and what is before it.
+      mask: the mask that the attention was given.
+      real: `[B, T]`, True at real tokens.
 
     Returns:
-      Boolean `[B, 1, T, T]` (query, key); the rows of padded queries see nothing, so that statistics leave them out.
+      Boolean `[B, 1, T, S]` (query, key); the rows of padded queries see nothing, so that statistics leave them out.
     """
-    visible = mask[:, None, :, None] & mask[:, None, None, :]
-    of_model = Mask.of_batch(batch, mask.shape[1], causal).dense()
-    return visible if of_model is None else visible & of_model
+    queries, dense = real[:, None, :, None], mask.dense()
+    shape = (len(real), 1, mask.queries, mask.num_keys)
+    return jnp.broadcast_to(queries if dense is None else queries & dense, shape)
 
 
 def zero_share(probs: jax.Array, visible: jax.Array) -> jax.Array:
-    """Computes the share of the visible probabilities that are exactly 0: `[B, H, T, T]` to `[B, H]`."""
+    """Computes the share of the visible probabilities that are exactly 0: `[B, H, T, S]` to `[B, H]`."""
     zeros = jnp.sum((probs == 0) & visible, axis=(2, 3))
     return zeros / jnp.maximum(jnp.sum(visible, axis=(2, 3)), 1)
 
 
 def dead_row_share(probs: jax.Array, visible: jax.Array) -> jax.Array:
-    """Computes the share of the queries whose visible probabilities are all exactly 0: `[B, H, T, T]` to `[B, H]`."""
+    """Computes the share of the queries whose visible probabilities are all exactly 0: `[B, H, T, S]` to `[B, H]`."""
     queries = jnp.any(visible, axis=3)
     dead = queries & ~jnp.any((probs != 0) & visible, axis=3)
     return jnp.sum(dead, axis=2) / jnp.maximum(jnp.sum(queries, axis=2), 1)
 
 
 def column_mass(probs: jax.Array, visible: jax.Array) -> jax.Array:
-    """Computes the mean probability that each key receives from the real queries: `[B, H, T, T]` to `[B, H, T]`.
+    """Computes the mean probability that each key receives from the real queries: `[B, H, T, S]` to `[B, H, S]`.
 
     The mean is over all real queries, also those that cannot see the key (causal attention), so that the masses of a
     head add up to 1 (less for clipped softmax) and a late key seen by one query is no sink. If a block holds several
@@ -115,7 +116,7 @@ def head_statistics(
     """Computes every statistic of this file for one layer, as (values, weights) to be averaged over samples.
 
     Args:
-      probs: attention probabilities `[B, H, T, T]`.
+      probs: attention probabilities `[B, H, T, S]`.
       value: value vectors that each head reads `[B, T, H, D]`.
       mask: `[B, T]`, True at real tokens; a sample without any has weight 0.
       visible: the result of `visible_keys`.
@@ -137,3 +138,21 @@ def head_statistics(
         "dead_row_share": (dead_row_share(probs, visible), queries),
         "column_mass": (mass, sample),
     }
+
+
+def layer_statistics(values: Mapping[str, Any], real: jax.Array) -> dict[str, tuple[jax.Array, jax.Array]]:
+    """Computes `head_statistics` of every layer, each with the mask that its own attention was given.
+
+    Args:
+      values: the captured `HEAD_SITES`: site to `[L, B, ...]`.
+      real: `[B, T]`, True at real tokens.
+
+    Returns:
+      The statistics with a leading layer axis: values `[L, B, ...]`, weights `[L, B]`.
+    """
+
+    def of_layer(probs, value, mask):
+        return head_statistics(probs, value, real, visible_keys(mask, real))
+
+    heads = by_head(values)
+    return jax.vmap(of_layer)(heads["probs"], heads["value"], values[HEAD_SITES[-1]])

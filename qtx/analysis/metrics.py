@@ -11,7 +11,7 @@ import jax.numpy as jnp
 import numpy as np
 
 from qtx.analysis.capture import FloatingPoint, Model, measured_sites, values_at
-from qtx.analysis.heads import HEAD_SITES, by_head, head_statistics, visible_keys
+from qtx.analysis.heads import HEAD_SITES, layer_statistics
 from qtx.analysis.statistics import MeanState, infinity_norm, kurtosis, per_layer, weighted_mean
 from qtx.anatomy import read
 from qtx.foundation.batch import Batch
@@ -119,13 +119,13 @@ def initial_norms(module: nn.Module, batch: Batch) -> NormState:
 
 
 def update_norms(
-    state: NormState, values: Mapping[str, jax.Array], batch: Batch, count_padding: bool = False
+    module: nn.Module, state: NormState, values: Mapping[str, jax.Array], batch: Batch, count_padding: bool = False
 ) -> NormState:
-    """Updates the running means with a batch and its captured `values` `[L, B, T, D]` by site."""
+    """Updates the running means with a batch and its captured `values` `[L, B, T, D]` by site of a model."""
     measures, samples = {"inf_norms": infinity_norm, "kurtoses": kurtosis}, sample_mask(batch)
 
     def measured(kind: str, x: jax.Array) -> jax.Array:
-        where = None if count_padding else counted(x.shape[1:], batch)
+        where = None if count_padding else counted(x.shape[1:], batch, model=module)
         return jax.vmap(lambda of_layer: measures[kind](of_layer, where))(x)
 
     return {
@@ -151,24 +151,23 @@ def summary(module: nn.Module, state: NormState) -> dict[str, Any]:
 
 @jax.jit(static_argnames="count_padding")
 def _update(model: FloatingPoint, state: NormState, batch: dict[str, Any], count_padding: bool) -> NormState:
-    return update_norms(state, values_at(model, batch, measured_sites(model.module).tensors), batch, count_padding)
+    values = values_at(model, batch, measured_sites(model.module).tensors)
+    return update_norms(model.module, state, values, batch, count_padding)
 
 
 @jax.jit
 def _health(model: Model, batch: dict[str, Any], step: Any) -> dict[str, jax.Array]:
     sites = measured_sites(model.module)
     values = values_at(model, batch, {*sites.tensors, *HEAD_SITES}, step)
-    heads = by_head(values)
-    mask = token_mask(batch, heads["probs"].shape[-1])
-    visible = visible_keys(batch, mask, model.module.config.causal)
-    table = jax.vmap(lambda p, v: head_statistics(p, v, mask, visible))(heads["probs"], heads["value"])
+    length = values["layers/attention/probs"].shape[3]
+    table = layer_statistics(values, token_mask(batch, length, model.module))
     means = {}
     for name in ("dead_row_share", "zero_share", "sink_mass"):
         measured, weights = table[name]  # [L, B, H], [L, B]
         # In float32: a large batch has more visible keys than int32 can count.
         weights = weights.astype(jnp.float32)
         means[name] = jnp.sum(measured * weights[..., None]) / jnp.maximum(jnp.sum(weights) * measured.shape[-1], 1)
-    norms = update_norms(initial_norms(model.module, batch), values, batch)
+    norms = update_norms(model.module, initial_norms(model.module, batch), values, batch)
     per_layer_norm = norms["inf_norms"][sites.infinity_norm].mean.high
     return means | {
         "max_inf_norm": jnp.max(per_layer_norm),

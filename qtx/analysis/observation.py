@@ -13,7 +13,7 @@ import numpy as np
 
 from qtx.analysis.capture import FloatingPoint
 from qtx.analysis.head_map import SHOWN_TOKENS
-from qtx.analysis.heads import HEAD_SITES, by_head, head_statistics, visible_keys
+from qtx.analysis.heads import HEAD_SITES, by_head, layer_statistics
 from qtx.foundation.batch import Batch
 from qtx.masks import sample_mask, token_mask
 from qtx.sites import capture, site_shapes
@@ -120,10 +120,10 @@ def _observe_site(x: jax.Array, mask: jax.Array) -> dict[str, jax.Array]:
     }
 
 
-def _observe_heads(heads: dict[str, jax.Array], mask: jax.Array, visible: jax.Array) -> dict[str, jax.Array]:
+def _observe_heads(values: dict[str, Any], mask: jax.Array) -> dict[str, jax.Array]:
     """Observes all heads in one batch, `[L, B, H]` each; see `Observation.heads`."""
-    table = jax.vmap(lambda p, v: head_statistics(p, v, mask, visible))(heads["probs"], heads["value"])
-    said = jnp.where(mask[..., None], jnp.linalg.norm(heads["context"].astype(jnp.float32), axis=-1), 0)
+    table, context = layer_statistics(values, mask), by_head(values)["context"]
+    said = jnp.where(mask[..., None], jnp.linalg.norm(context.astype(jnp.float32), axis=-1), 0)
     return {
         "sink_mass": table["sink_mass"][0],
         "value_drain": table["value_drain"][0],
@@ -136,8 +136,7 @@ def _observe_heads(heads: dict[str, jax.Array], mask: jax.Array, visible: jax.Ar
 def _observe(model: FloatingPoint, paths: tuple[str, ...], batch: dict[str, Any], example: int) -> dict[str, Any]:
     values = capture(model.apply, {*paths, *HEAD_SITES}, batch)[1]
     heads = by_head(values)
-    mask = token_mask(batch, heads["probs"].shape[-1])
-    visible = visible_keys(batch, mask, model.module.config.causal)  # type: ignore[attr-defined]
+    mask = token_mask(batch, heads["probs"].shape[3], model.module)
     shown = {name: x[:, example] for name, x in heads.items()}
     lengths = {name: jnp.linalg.norm(shown[name].astype(jnp.float32), axis=-1) for name in ("value", "context")}
     return {
@@ -148,6 +147,6 @@ def _observe(model: FloatingPoint, paths: tuple[str, ...], batch: dict[str, Any]
             for path in paths
             if values[path].shape[2] == mask.shape[-1]  # not patches that the class token has yet to join
         },
-        "heads": _observe_heads(heads, mask, visible),
+        "heads": _observe_heads(values, mask),
         "shown": shown | lengths,
     }

@@ -253,7 +253,8 @@ def _activation_powers(quantized: Quantized, params: Any, batch: Batch) -> Any:
     def observe(site, path, y, mask):
         if path in planned:
             rounded = round_to_range(y, site.get_variable("ranges", "range"), planned[path], seen(mask))
-            site.put_variable("calibration", "power", _powers(y, rounded, counted(y.shape, batch, mask)))
+            where = counted(y.shape, batch, mask, quantized.module)
+            site.put_variable("calibration", "power", _powers(y, rounded, where))
         return y
 
     variables = {"params": params, "ranges": quantized.range_collection}

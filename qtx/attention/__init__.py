@@ -6,12 +6,14 @@ from qtx.attention.gates import GATES, Gate
 from qtx.attention.multi_head import MultiHeadAttention
 from qtx.attention.normalizers import NORMALIZERS, Normalizer, Rows
 from qtx.attention.parameters import Parameter
+from qtx.attention.spec import AttentionSpec
 
 __all__ = [
     "GATES",
     "NORMALIZERS",
     "VARIANTS",
     "AttentionConfig",
+    "AttentionSpec",
     "Gate",
     "MultiHeadAttention",
     "Normalizer",

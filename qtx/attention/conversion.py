@@ -70,7 +70,7 @@ def starts_as_softmax(normalizer: Normalizer) -> bool:
     normalizer = normalizer.trained_at(keys)
     scores = jnp.asarray(rng.normal(scale=3, size=(1, heads, keys, keys)), jnp.float32)
     parameters = _begun(normalizer.parameters(heads), rng)
-    masks = (Mask(keys), Mask(keys, causal=True, keys=jnp.arange(keys)[None] > 1))
+    masks = (Mask(keys), Mask(keys, causal=True, padding=jnp.arange(keys)[None] > 1))
     return all(
         np.allclose(normalizer(parameters, scores, Rows(mask, jnp.int32(0))), softmax(scores, mask.dense()), atol=1e-6)
         for mask in masks

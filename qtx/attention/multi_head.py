@@ -10,11 +10,11 @@ import flax.linen as nn
 import jax
 import jax.numpy as jnp
 
-from qtx.attention.config import AttentionConfig
-from qtx.attention.fused import AUTO, case_of, chosen
+from qtx.attention.fused import case_of, chosen
 from qtx.attention.gates import DenseGate, Gate, PerHeadGate
 from qtx.attention.normalizers import Rows
 from qtx.attention.parameters import NORMALIZER, Parameters, check_parameters
+from qtx.attention.spec import AttentionSpec
 from qtx.axes import constrain
 from qtx.foundation.errors import QtxError
 from qtx.layers import Dropout, Product, dense
@@ -56,52 +56,37 @@ class MultiHeadAttention(nn.Module):
     rotated_query and rotated_key, of the shapes of query and key.
 
     Attributes:
-      num_heads: H, the number of query heads.
-      config: the normalizer and the gate.
-      dropout: the rate on the probabilities, applied after clipping (the paper's section 4.1).
-      init_std: the standard deviation of the initial kernels.
-      dtype: the dtype of the computation; scores, probabilities and a gate's sigmoid are float32 under bfloat16 too.
+      spec: what is computed, and how; H, K and D are its.
       deterministic: whether dropout is off.
-      num_kv_heads: K, the number of key and value heads, each of which H / K consecutive query heads share
-        (grouped-query attention, Ainslie et al. 2023); None: H.
-      head_dim: D; None: width / H.
-      use_bias: whether the four projections have biases.
-      rotate: a function of the queries `[B, T, H, D]` and keys `[B, T, K, D]` before their product, such as rotary
-        positions (Su et al. 2021), that returns both. Modules that it makes belong to the attention.
-      backend: a name in `qtx.attention.fused.BACKEND_NAMES`. If anything reads or changes scores or probabilities,
-        these are computed whatever the name.
 
     Raises:
-      QtxError: if K does not divide H, or H the width that a gate reads by heads, or a gate's logits do not fit.
+      QtxError: if H does not divide the width that a gate reads by heads, or a gate's logits do not fit.
     """
 
-    num_heads: int
-    config: AttentionConfig
-    dropout: float
-    init_std: float
-    dtype: jnp.dtype
+    spec: AttentionSpec
     deterministic: bool
-    num_kv_heads: int | None = None
-    head_dim: int | None = None
-    use_bias: bool = True
-    rotate: Callable[[jax.Array, jax.Array], tuple[jax.Array, jax.Array]] | None = None
-    backend: str = AUTO
 
     @nn.compact
-    def __call__(self, x: jax.Array, rows: Rows | None = None, residual: jax.Array | None = None) -> jax.Array:
+    def __call__(
+        self,
+        x: jax.Array,
+        rows: Rows | None = None,
+        residual: jax.Array | None = None,
+        rotate: Callable[[jax.Array, jax.Array], tuple[jax.Array, jax.Array]] | None = None,
+    ) -> jax.Array:
         """Returns self-attention `[B, T, width]` over `x`.
 
         Args:
           x: the input `[B, T, width]`.
           rows: which keys each query sees, and the training step; None: all keys, fully trained.
           residual: `[B, T, width]`, the input of the LayerNorm that made `x`, for gates that read it; None: `x`.
+          rotate: a function of the queries `[B, T, H, D]` and keys `[B, T, K, D]` before their product, such as rotary
+            positions (Su et al. 2021), that returns both. Modules that it makes belong to the attention.
         """
         batch, length, width = x.shape
-        head_dim = width // self.num_heads if self.head_dim is None else self.head_dim
-        kv_heads = self.num_heads if self.num_kv_heads is None else self.num_kv_heads
-        if kv_heads < 1 or self.num_heads % kv_heads:
-            raise QtxError(f"num_kv_heads is {kv_heads}: expected a divisor of num_heads {self.num_heads}")
-        normalizer, gate = self.config.normalizer, self.config.gate
+        spec, num_heads, kv_heads = self.spec, self.spec.num_heads, self.spec.kv_heads
+        head_dim = width // num_heads if spec.head_dim is None else spec.head_dim
+        normalizer, gate = spec.variant.normalizer, spec.variant.gate
         rows = Rows(Mask(length)) if rows is None else rows
 
         def split(y):
@@ -112,29 +97,29 @@ class MultiHeadAttention(nn.Module):
 
         def project(part, name, heads):
             features, axes = heads * head_dim, ("embed", "heads")
-            y = dense(features, axes, self.init_std, self.dtype, name, self.use_bias, part=part)(x)
+            y = dense(features, axes, spec.init_std, spec.dtype, name, spec.use_bias, part=part)(x)
             return constrain(split(y), "batch", None, "heads")
 
         def of_query_heads(y):
-            return y if kv_heads == self.num_heads else jnp.repeat(y, self.num_heads // kv_heads, axis=2)
+            return y if kv_heads == num_heads else jnp.repeat(y, num_heads // kv_heads, axis=2)
 
         def gated(gate, y, part, name):
             read, y = x if gate.input == "normed" or residual is None else residual, split(y)
             return Site(part, name=name)(merged(y * self._openness(gate, read, *y.shape[2:])))
 
-        query = project(Part.QUERY, "query", self.num_heads)
+        query = project(Part.QUERY, "query", num_heads)
         key, value = project(Part.KEY, "key", kv_heads), project(Part.VALUE, "value", kv_heads)
-        if self.rotate is not None:
-            query, key = self.rotate(query, key)
+        if rotate is not None:
+            query, key = rotate(query, key)
             query = split(Site(Part.QUERY, name="rotated_query")(merged(query)))
             key = split(Site(Part.KEY, name="rotated_key")(merged(key)))
         if gate is not None and gate.place == "values":
             value = split(gated(gate, value, Part.VALUE, "gated_value"))
         key, value = of_query_heads(key), of_query_heads(value)
-        normalize = Held(normalizer.parameters(self.num_heads), self.init_std, name=NORMALIZER)
-        dropout = 0.0 if self.deterministic else self.dropout
+        normalize = Held(normalizer.parameters(num_heads), spec.init_std, name=NORMALIZER)
+        dropout = 0.0 if self.deterministic else spec.dropout
         case = case_of(normalizer, rows.mask, query, dropout)
-        backend = chosen(self.backend, case, watched(self, *INNER))
+        backend = chosen(spec.backend, case, watched(self, *INNER))
         if backend is None:
             context = self._naive(normalize, query, key, value, rows)
         else:
@@ -145,15 +130,15 @@ class MultiHeadAttention(nn.Module):
         if gate is not None and gate.place == "context":
             context = gated(gate, context, Part.CONTEXT, "gated_context")
         axes = ("heads", "embed")
-        return dense(width, axes, self.init_std, self.dtype, "out", self.use_bias, part=Part.BRANCH)(context)
+        return dense(width, axes, spec.init_std, spec.dtype, "out", spec.use_bias, part=Part.BRANCH)(context)
 
     def _naive(self, normalize: Held, query: jax.Array, key: jax.Array, value: jax.Array, rows: Rows) -> jax.Array:
         """Computes the context `[B, T, H, D]` with scores and probabilities in memory, where all can look at them."""
         scores = Product("bthd,bshd->bhts", jnp.float32, query.shape[-1] ** -0.5, name="score_product")(query, key)
         scores = Site(Part.SCORES, name="scores")(scores, rows.mask)
-        probs = Site(Part.PROBS, name="probs")(normalize(self.config.normalizer, scores, rows), rows.mask)
-        probs = Dropout(self.dropout, deterministic=self.deterministic)(probs).astype(self.dtype)
-        return Product("bhts,bshd->bthd", self.dtype, name="context_product")(probs, value)
+        probs = Site(Part.PROBS, name="probs")(normalize(self.spec.variant.normalizer, scores, rows), rows.mask)
+        probs = Dropout(self.spec.dropout, deterministic=self.deterministic)(probs).astype(self.spec.dtype)
+        return Product("bhts,bshd->bthd", self.spec.dtype, name="context_product")(probs, value)
 
     def _openness(self, gate: Gate, x: jax.Array, num_heads: int, head_dim: int) -> jax.Array:
         """Computes the gate's factor on `num_heads` heads, `[B, T, num_heads, 1 or head_dim]`."""
@@ -163,8 +148,8 @@ class MultiHeadAttention(nn.Module):
             layer = dense(
                 features,
                 ("embed", "heads"),
-                self.init_std,
-                self.dtype,
+                self.spec.init_std,
+                self.spec.dtype,
                 "gate_predictor",
                 use_bias=gate.initial_bias is not None,
                 bias=gate.initial_bias or 0.0,
@@ -180,10 +165,11 @@ class MultiHeadAttention(nn.Module):
                 )
 
             def in_dtype(parameters, x):
-                return gate({name: value.astype(self.dtype) for name, value in parameters.items()}, x)
+                return gate({name: value.astype(self.spec.dtype) for name, value in parameters.items()}, x)
 
-            predict = Held(gate.parameters(num_heads, x.shape[-1] // num_heads), self.init_std, name="gate_predictor")
-            logits = predict(in_dtype, x.reshape(heads).astype(self.dtype))
+            held = gate.parameters(num_heads, x.shape[-1] // num_heads)
+            predict = Held(held, self.spec.init_std, name="gate_predictor")
+            logits = predict(in_dtype, x.reshape(heads).astype(self.spec.dtype))
             of_heads = (*x.shape[:2], num_heads)
             if logits.shape not in ((*of_heads, 1), (*of_heads, head_dim)):
                 raise QtxError(
@@ -192,4 +178,4 @@ class MultiHeadAttention(nn.Module):
                 )
             logits = logits.reshape(*x.shape[:2], -1)
         openness = Site(Part.GATE, name="gate")(jax.nn.sigmoid(logits.astype(jnp.float32)))
-        return (gate.scale * openness).astype(self.dtype).reshape(heads)
+        return (gate.scale * openness).astype(self.spec.dtype).reshape(heads)

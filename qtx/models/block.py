@@ -3,8 +3,7 @@
 from __future__ import annotations
 
 import dataclasses
-import functools
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from typing import Any, ClassVar, Self
 
 import flax.linen as nn
@@ -12,11 +11,12 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
-from qtx.attention import AttentionConfig, MultiHeadAttention, Rows
+from qtx.attention import AttentionConfig, AttentionSpec, MultiHeadAttention, Rows
 from qtx.attention.fused import AUTO, BACKEND_NAMES
 from qtx.axes import constrain
 from qtx.foundation.errors import QtxError, lookup
 from qtx.layers import Dropout, dense, layer_norm, rms_norm
+from qtx.masks import real_positions
 from qtx.models.activations import ACTIVATIONS
 from qtx.models.remat import NONE, REMAT_POLICIES, rematerialized
 from qtx.parts import Part
@@ -112,6 +112,27 @@ class TransformerConfig:
         """Returns the config of a model that is trained at `length` tokens (see `Normalizer.trained_at`)."""
         return dataclasses.replace(self, attention=self.attention.trained_at(length))
 
+    @property
+    def attention_spec(self) -> AttentionSpec:
+        """Returns the specification of every layer's attention."""
+        return AttentionSpec(
+            self.num_heads,
+            self.attention,
+            dropout=self.attention_dropout,
+            init_std=self.init_std,
+            dtype=jnp.dtype(self.dtype),
+            backend=self.attention_backend,
+        )
+
+    def real_positions(self, batch: Mapping[str, Any], length: int) -> jax.Array | None:
+        """Says which positions of the model's sequences count as real tokens, in ranges, statistics, noise and losses:
+        `[B, length]`; None: all do, or the model has no sequences of this length.
+
+        By default the batch's `mask` says it, and every patch and class token of an image counts. A model that adds
+        positions to those of the batch, such as registers, says here which of its `length` positions are real.
+        """
+        return real_positions(batch, length)
+
     def example(self) -> dict[str, Any]:
         """Makes the smallest batch that the module takes, to learn shapes with; what the data tell must be known."""
         return {"tokens": np.zeros((1, 2), np.int32)}
@@ -137,24 +158,16 @@ class Block(nn.Module):
     deterministic: bool
 
     @nn.compact
-    def __call__(self, x: jax.Array, rows: Rows) -> tuple[jax.Array, None]:
-        """Returns (`[B, T, width]`, None) for x `[B, T, width]` and what its queries see."""
+    def __call__(self, x: jax.Array, rows: Rows, window: jax.Array | None = None) -> tuple[jax.Array, None]:
+        """Returns (`[B, T, width]`, None) for x `[B, T, width]`, what its queries see, and the layer's own window."""
         c, dtype = self.config, jnp.dtype(self.config.dtype)
+        rows = rows if window is None else rows.within(window)
         # Left to itself, XLA's partitioner (jaxlib 0.10.2) exchanges examples within a gated model's block, if the
         # devices of a data x fsdp x tensor mesh have one example each.
         x = constrain(x, "batch")
         attention_norm = NORMS[c.norm](c.layer_norm_epsilon, dtype, "attention_norm")
         mlp_norm = NORMS[c.norm](c.layer_norm_epsilon, dtype, "mlp_norm")
-        attention = MultiHeadAttention(
-            c.num_heads,
-            c.attention,
-            c.attention_dropout,
-            c.init_std,
-            dtype,
-            self.deterministic,
-            backend=c.attention_backend,
-            name="attention",
-        )
+        attention = MultiHeadAttention(c.attention_spec, self.deterministic, name="attention")
         mlp = Mlp(c, name="mlp")
 
         def drop(y):
@@ -169,33 +182,45 @@ class Block(nn.Module):
         return x, None
 
 
-def layers(config: TransformerConfig, *, deterministic: bool) -> nn.Module:
-    """Makes `num_layers` blocks, stacked (see `stacked`). Call them with (x, rows); they return (x, None)."""
-    return stacked(Block, config, deterministic)(config, deterministic)
+def layers(config: TransformerConfig, *, deterministic: bool, windows: Any = None) -> Callable[..., Any]:
+    """Makes `num_layers` blocks, stacked (see `stacked`). Call them with (x, rows); they return (x, None). `windows`
+    `[L]` are the layers' own (see `qtx.masks.Mask`); None: all have that of the rows."""
+    return stacked(Block, config, deterministic, windows)
 
 
-def stacked(block: type[nn.Module], config: TransformerConfig, deterministic: bool) -> Callable[..., nn.Module]:
+def stacked(
+    block: type[nn.Module], config: TransformerConfig, deterministic: bool, per_layer: Any = None
+) -> Callable[..., Any]:
     """Stacks `num_layers` blocks of a class under one `nn.scan` named `layers`: their parameters, captured
     intermediates, calibrated ranges and integers have a leading layer axis `[L, ...]`.
 
     Args:
-      block: the class; called with (x, what all layers are told), a block returns (x, None).
+      block: the class, with attributes `config` and `deterministic`; called with (x, what all layers are told, what the
+        layer alone is told, if there is anything), a block returns (x, None).
       config: the model's config, which says how many blocks there are, and what is rematerialized.
       deterministic: whether this is no training step.
+      per_layer: what each layer alone is told: a tree of arrays `[L, ...]`, of which it gets its own rows `[...]`, such
+        as its window, the base of its rotary positions, or whether it has a norm. None: nothing.
 
     Returns:
-      a function that makes the module from the attributes of a block.
+      a function: (x, what all layers are told) -> (x, None).
+
+    Raises:
+      QtxError: if an array of `per_layer` does not have a row for each layer.
     """
+    for shape in map(np.shape, jax.tree.leaves(per_layer)):
+        if shape[:1] != (config.num_layers,):
+            raise QtxError(f"per_layer has an array {list(shape)}: expected {config.num_layers} rows, one a layer")
     # Unrolled in training, where a scan would copy every saved activation into one stacked buffer; not if these are
     # rematerialized: without a loop XLA would find both computations equal, and keep the activations after all.
     unrolled = not deterministic and config.remat == NONE and config.num_layers <= UNROLLED_LAYERS
-    scanned = nn.scan(
+    scanned: Any = nn.scan(
         rematerialized(block, config.remat),
         variable_axes={"params": 0, "intermediates": 0, "ranges": 0, "calibration": 0, "integer": 0},
         split_rngs={"params": True, "dropout": True},
-        in_axes=nn.broadcast,
+        in_axes=nn.broadcast if per_layer is None else (nn.broadcast, 0),
         length=config.num_layers,
         unroll=config.num_layers if unrolled else 1,
         metadata_params={nn.PARTITION_NAME: "layers"},
-    )
-    return functools.partial(scanned, name="layers")
+    )(config, deterministic, name="layers")
+    return scanned if per_layer is None else lambda x, told: scanned(x, told, per_layer)

@@ -206,7 +206,7 @@ def _beside(params: Any, state: Any) -> Any:
 @functools.partial(jax.jit, static_argnames=("module", "plan", "tables"))
 def calibration_step(module: nn.Module, plan: Plan, tables: Plan, params: Any, state: Any, batch: Any) -> Any:
     """Returns the `ranges` and `calibration` collections after one more batch; `state` holds both before it."""
-    with calibrating(plan, tables, batch):
+    with calibrating(plan, tables, module, batch):
         return exact.apply(module, {"params": params, **state}, batch, mutable=["ranges", "calibration"])[1]
 
 

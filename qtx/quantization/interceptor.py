@@ -9,6 +9,7 @@ from __future__ import annotations
 import contextlib
 from collections.abc import Iterator
 
+import flax.linen as nn
 import jax
 
 from qtx import masks
@@ -35,8 +36,8 @@ def fake_quantized(plan: Plan) -> Iterator[None]:
 
 
 @contextlib.contextmanager
-def calibrating(plan: Plan, tables: Plan, batch: Batch) -> Iterator[None]:
-    """Calibrates the sites in `plan` on `batch`, which the model sees within the context: each site's range is updated
+def calibrating(plan: Plan, tables: Plan, module: nn.Module, batch: Batch) -> Iterator[None]:
+    """Calibrates the sites in `plan` on `batch`, which the module sees within the context: each site's range is updated
     with the site's values that count, then the site is rounded to this range. So later sites calibrate on inputs that
     are already quantized, as in the paper's code. Look-ups in `tables` are only rounded."""
     by_path = {planned.path: planned for planned in plan}
@@ -53,7 +54,7 @@ def calibrating(plan: Plan, tables: Plan, batch: Batch) -> Iterator[None]:
                 enter(y, basis_of(r)),
                 r["bits"],
                 planned.symmetric,
-                counted(planned, y, batch, mask),
+                counted(planned, y, module, batch, mask),
             )
             minimum, maximum = planned.granularity.result(planned.estimator, state)
             r = {**r, "minimum": minimum, "maximum": maximum}
@@ -65,9 +66,9 @@ def calibrating(plan: Plan, tables: Plan, batch: Batch) -> Iterator[None]:
         yield
 
 
-def counted(planned: Planned, y: jax.Array, batch: Batch, mask: Mask | None) -> jax.Array | None:
+def counted(planned: Planned, y: jax.Array, module: nn.Module, batch: Batch, mask: Mask | None) -> jax.Array | None:
     """Says which values of a site's output `y` count for its static range, broadcasting to `y`; None: all."""
-    return None if planned.count_padding else masks.counted(y.shape, batch, mask)
+    return None if planned.count_padding else masks.counted(y.shape, batch, mask, module)
 
 
 def seen(mask: Mask | None) -> jax.Array | None:

@@ -36,6 +36,7 @@ def penalty_sums(
     batch: Mapping[str, jax.Array],
     whole: Mapping[str, jax.Array],
     step: jax.Array,
+    module: Any,
 ) -> tuple[jax.Array, dict[str, Mean]]:
     """Returns the penalties' part of a microbatch's loss, a scalar, and the sums of each penalty, before its weight.
 
@@ -48,16 +49,17 @@ def penalty_sums(
       batch: the microbatch.
       whole: the batch that the microbatch is a part of.
       step: updates done, for annealed options.
+      module: the model that is trained, which says what tokens are real (see `qtx.masks.token_mask`).
     """
     loss, sums = jnp.zeros((), jnp.float32), {}
     for name, penalty in penalties.items():
         mean, of_whole = Mean.zero(), jnp.zeros((), jnp.float32)
         for site in _sites(penalty, captured):
             layers, _, length, _ = captured[site].shape
-            real = token_mask(batch, length)
+            real = token_mask(batch, length, module)
             values = jnp.where(real, penalty(captured[site].astype(jnp.float32), step), 0.0)
             mean = Mean(mean.total + values.sum(), mean.terms + layers * real.sum(dtype=jnp.float32))
-            of_whole += layers * token_mask(whole, length).sum(dtype=jnp.float32)
+            of_whole += layers * token_mask(whole, length, module).sum(dtype=jnp.float32)
         loss += penalty.annealed("weight", step) * mean.total / jnp.maximum(of_whole, 1.0)
         sums[name] = mean
     return loss, sums

@@ -166,7 +166,7 @@ def make_train_step(
             sums = loss(output, batch, given)._asdict()
             if not penalties:
                 return sums["loss"] / total_weight, sums
-            penalty, of_penalties = penalty_sums(penalties, captured, batch, whole, step)
+            penalty, of_penalties = penalty_sums(penalties, captured, batch, whole, step, module)
             return sums["loss"] / total_weight + penalty, {**sums, "penalties": of_penalties}
 
         return jax.grad(total, has_aux=True)(params)

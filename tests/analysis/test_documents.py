@@ -8,8 +8,10 @@ import numpy as np
 import pytest
 
 from qtx.analysis.analysis import analyse
+from qtx.analysis.heads import head_statistics, visible_keys
 from qtx.analysis.metrics import attention_health
 from qtx.families import build
+from qtx.masks import Mask
 from qtx.models import BertConfig, OptConfig
 
 SHAPE = dict(num_layers=2, width=16, num_heads=2, mlp_width=32, init_std=0.3, vocab_size=30, max_length=12)
@@ -47,9 +49,7 @@ def test_softmax_within_documents_has_no_zeros_and_no_dead_rows(config, padding)
 @pytest.mark.parametrize("config", [BertConfig(**SHAPE), OptConfig(**SHAPE)], ids=["bert", "opt"])
 def test_statistics_are_those_of_each_document_alone(config, padding):
     """In NumPy, document by document, of the probabilities that the model captured: some of them set to zero."""
-    from qtx.analysis.heads import head_statistics, visible_keys
-
-    batch, causal = packed(padding), isinstance(config, OptConfig)
+    batch, causal = packed(padding), config.causal
     rng = np.random.default_rng(1)
     real = batch.get("mask", np.ones((2, 12), bool))
     same = batch["segments"][:, :, None] == batch["segments"][:, None, :]
@@ -70,7 +70,7 @@ def test_statistics_are_those_of_each_document_alone(config, padding):
                     dead[row, head] += not any(row_of_probs)
                     queries[row, head] += 1
                 begin += length
-    visible = visible_keys(batch, real, causal)
+    visible = visible_keys(Mask.of_batch(batch, 12, causal), real)
     table = head_statistics(probs, np.ones((2, 12, 2, 8), np.float32), real, visible)
     np.testing.assert_allclose(table["zero_share"][0], zeros / keys, rtol=1e-6)
     np.testing.assert_allclose(table["zero_share"][1], keys[:, 0])

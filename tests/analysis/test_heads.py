@@ -9,10 +9,11 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from qtx.analysis import heads
+from qtx.masks import Mask
 
 
 def visible_keys(mask, causal):
-    return heads.visible_keys({}, mask, causal)
+    return heads.visible_keys(Mask(mask.shape[1], causal, padding=mask), mask)
 
 
 column_mass, zero_share, dead_row_share = map(jax.jit, (heads.column_mass, heads.zero_share, heads.dead_row_share))

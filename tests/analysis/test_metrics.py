@@ -13,7 +13,7 @@ from safetensors.numpy import load_file
 
 import qtx.analysis.metrics as metrics
 from qtx import interop
-from qtx.analysis import attention_health, official_metrics, outlier_metrics
+from qtx.analysis import attention_health, heads, official_metrics, outlier_metrics
 from qtx.analysis.capture import FloatingPoint, measured_sites, values_at
 from qtx.attention import AttentionConfig
 from qtx.attention.normalizers import ClippedSoftmax
@@ -126,13 +126,13 @@ def test_health_counts_more_keys_than_int32_holds(make_model, monkeypatch):
     """Weights as those of a large batch: the share stays that of the small one."""
     (module, params), batch = make_model("opt"), make_batch("opt")
     expected = attention_health(module, params, batch)
-    original = metrics.head_statistics
+    original = heads.head_statistics
 
     def of_many(probs, value, mask, visible):
         found = original(probs, value, mask, visible)
         return {name: (values, weights.astype(np.int32) * 10_000_000) for name, (values, weights) in found.items()}
 
-    monkeypatch.setattr(metrics, "head_statistics", of_many)
+    monkeypatch.setattr(heads, "head_statistics", of_many)
     metrics._health.clear_cache()
     found = attention_health(module, params, batch)
     metrics._health.clear_cache()

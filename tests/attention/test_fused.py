@@ -1,6 +1,7 @@
 """Fused attention against the naive way in float64, values and gradients; its memory, its dropout, and its choice."""
 
 import dataclasses
+import functools
 import itertools
 
 import jax
@@ -8,13 +9,13 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 
-from qtx.attention import VARIANTS, MultiHeadAttention, Rows, attention_variant
+from qtx.attention import VARIANTS, AttentionSpec, MultiHeadAttention, Rows, attention_variant
 from qtx.attention.fused import BACKENDS, Case, chosen, taken_by
 from qtx.attention.fused.blockwise import Blocks, Kernel, attend
 from qtx.attention.normalizers import Softmax, SoftmaxLike
 from qtx.attention.parameters import Parameter
 from qtx.foundation.errors import QtxError
-from qtx.masks import Mask
+from qtx.masks import EVERYWHERE, Mask
 from qtx.sites import on_sites
 from tests.mechanisms import MECHANISMS
 
@@ -48,8 +49,8 @@ SEGMENTS = jnp.sort(jnp.asarray(np.random.default_rng(0).integers(0, 4, (B, T)))
 MASKS = {
     "none": Mask(T),
     "causal": Mask(T, causal=True),
-    "padding": Mask(T, keys=KEYS),
-    "causal, padded in front": Mask(T, causal=True, keys=KEYS[:, ::-1]),  # rows that see nothing
+    "padding": Mask(T, padding=KEYS),
+    "causal, padded in front": Mask(T, causal=True, padding=KEYS[:, ::-1]),  # rows that see nothing
     "segments": Mask(T, causal=True, segments=SEGMENTS),
     "window": Mask(T, window=6),
     "causal window": Mask(T, causal=True, window=11),
@@ -125,6 +126,43 @@ def test_equals_the_naive_way_in_float64(name, mask, blocks):
         found = jax.jit(lambda *args: values_and_gradients(fused, *args))(*as_floats(jnp.float32, *given))
     assert all(np.isfinite(x).all() for x in jax.tree.leaves(found))
     assert_close(found, expected)
+
+
+WINDOWS = {None: EVERYWHERE, 6: 6, 2: 2}
+"""Windows as rules, and as data."""
+
+
+@pytest.mark.parametrize(
+    "name, mask, blocks",
+    [
+        ("softmax", "causal", "spans of blocks"),
+        pytest.param("softmax", "padding", "one head, small", marks=pytest.mark.slow),
+        pytest.param("learned", "segments", "wide", marks=pytest.mark.slow),
+        pytest.param("clipped_softmax_visible", "causal, padded in front", "tall, one example", marks=pytest.mark.slow),
+    ],
+)
+def test_a_window_that_is_data_equals_one_that_is_a_rule(name, mask, blocks):
+    """In one program, as layers of a scan have theirs."""
+    normalizer, given = NORMALIZERS[name], inputs(NORMALIZERS[name])
+    kernel = Kernel(normalizer, BLOCKS[blocks])
+
+    def rows(window):
+        return Rows(dataclasses.replace(MASKS[mask], window=window), jnp.int32(5))
+
+    with jax.enable_x64(True):
+        naive = [functools.partial(dense, normalizer, rows(window)) for window in WINDOWS]
+        doubles = as_floats(jnp.float64, *given)
+        expected = [jax.tree.map(np.asarray, values_and_gradients(function, *doubles)) for function in naive]
+
+    def fused(window, *given):
+        return values_and_gradients(lambda p, *args: attend(kernel, p, *args, rows(window)), *given)
+
+    of_windows = jax.jit(lambda windows, *given: jax.lax.map(lambda window: fused(window, *given), windows))
+    with jax.default_matmul_precision("highest"):
+        found = of_windows(jnp.array(list(WINDOWS.values())), *as_floats(jnp.float32, *given))
+    assert all(np.isfinite(x).all() for x in jax.tree.leaves(found))
+    for index, wanted in enumerate(expected):
+        assert_close(jax.tree.map(lambda x, i=index: x[i], found), wanted)
 
 
 def test_the_table_has_what_it_is_about():
@@ -243,11 +281,10 @@ def test_memory_is_linear_in_the_length(name):
     assert needed[16384] < bytes_needed(4096, naive) / 3
 
 
-def layer(backend, normalizer=None, gate="linear", **options):
+def layer(backend, normalizer=None, gate="linear", deterministic=True, **options):
     config = attention_variant(f"softmax,gate={gate}")
     config = config if normalizer is None else dataclasses.replace(config, normalizer=normalizer)
-    options = {"dropout": 0.0, "deterministic": True} | options
-    return MultiHeadAttention(H, config, init_std=0.5, dtype=jnp.dtype("float32"), backend=backend, **options)
+    return MultiHeadAttention(AttentionSpec(H, config, init_std=0.5, backend=backend, **options), deterministic)
 
 
 @pytest.mark.representative("headwise")
@@ -305,4 +342,9 @@ def test_what_a_backend_cannot_compute_is_refused_by_name():
     for normalizer in (VARIANTS["none"].normalizer, Own()):
         with pytest.raises(QtxError, match=f"'blockwise' does not compute {type(normalizer).__name__}.*'auto'"):
             chosen("blockwise", case(normalizer), watched=False)
+    for options in ({"keys": 1024}, {"offset": 0}):
+        elsewhere = case()._replace(mask=Mask(512, **options))
+        assert chosen("auto", elsewhere, watched=False) is None
+        with pytest.raises(QtxError, match="'blockwise' does not compute keys at other positions.*'naive'"):
+            chosen("blockwise", elsewhere, watched=False)
         assert chosen("auto", case(normalizer), watched=False) is None

@@ -8,7 +8,7 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 
-from qtx.attention import GATES, VARIANTS, AttentionConfig, MultiHeadAttention, Rows
+from qtx.attention import GATES, VARIANTS, AttentionConfig, AttentionSpec, MultiHeadAttention, Rows
 from qtx.attention.gates import AllHeadsLinearGate, DenseGate, ElementwiseGate, HeadwiseGate, LinearGate, MlpGate
 from qtx.attention.normalizers import ClippedSoftmax, Sink
 from qtx.attention.parameters import Parameter
@@ -20,9 +20,8 @@ VARIANT_NAMES = sorted(VARIANTS)
 B, T, H, D = 2, 6, 3, 4
 
 
-def make(config, **kwargs):
-    options = {"dropout": 0.0, "init_std": 0.5, "dtype": jnp.dtype("float32"), "deterministic": True} | kwargs
-    module = MultiHeadAttention(H, config, **options)
+def make(config, deterministic=True, **options):
+    module = MultiHeadAttention(AttentionSpec(H, config, init_std=0.5, **options), deterministic)
     x = jax.random.normal(jax.random.key(0), (B, T, H * D))
     return module, nn.unbox(module.init(jax.random.key(1), x)), x
 
@@ -76,7 +75,7 @@ def test_equals_the_reference(name, causal):
     variables = jax.tree.map(lambda leaf: leaf + 0.3 * jax.random.normal(jax.random.key(5), leaf.shape), variables)
     residual = jax.random.normal(jax.random.key(3), x.shape)
     keys = jnp.stack([jnp.ones(T, bool), jnp.arange(T) < T - 2])
-    mask = Mask(T, causal, keys=keys)
+    mask = Mask(T, causal, padding=keys)
     expected = reference(variables["params"], x, config, mask, residual)
     np.testing.assert_allclose(module.apply(variables, x, Rows(mask), residual), expected, atol=5e-5)
 
@@ -109,8 +108,7 @@ def test_sites(name):
     ],
 )
 def test_gate_parameter_counts_are_those_of_table_4(gate, count):
-    options = {"dropout": 0.0, "init_std": 0.5, "dtype": jnp.dtype("float32"), "deterministic": True}
-    module = MultiHeadAttention(12, AttentionConfig(gate=gate), **options)
+    module = MultiHeadAttention(AttentionSpec(12, AttentionConfig(gate=gate)), True)
     shapes = jax.eval_shape(module.init, jax.random.key(0), jnp.zeros((1, 2, 768)))["params"]["gate_predictor"]
     assert sum(np.prod(leaf.shape) for leaf in jax.tree.leaves(shapes)) == count
 
@@ -196,7 +194,7 @@ def test_a_parameter_that_would_be_taken_for_another_is_refused(parameter, says)
         def parameters(self, num_heads, features):
             return parameter
 
-    layer = MultiHeadAttention(2, AttentionConfig(gate=Strange()), 0.0, 0.02, jnp.float32, True)
+    layer = MultiHeadAttention(AttentionSpec(2, AttentionConfig(gate=Strange())), True)
     with pytest.raises(QtxError, match=says):
         layer.init(jax.random.key(0), jnp.ones((1, 3, 8)))
 
@@ -206,6 +204,6 @@ def test_a_gate_that_leaves_its_input_out_is_refused():
         def __call__(self, parameters, x):
             return parameters["bias"]
 
-    layer = MultiHeadAttention(2, AttentionConfig(gate=Constant()), 0.0, 0.02, jnp.float32, True)
+    layer = MultiHeadAttention(AttentionSpec(2, AttentionConfig(gate=Constant())), True)
     with pytest.raises(QtxError, match=r"Constant gives logits \(2,\), expected \(1, 3, 2, 1\), one for a head, or"):
         layer.init(jax.random.key(0), jnp.ones((1, 3, 8)))

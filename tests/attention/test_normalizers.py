@@ -76,8 +76,8 @@ def masks(seed):
     keys = rng.random((B, T)) < 0.7
     keys[0, 0] = False
     segments = np.sort(rng.integers(0, 3, (B, T)), axis=1)
-    padding, documents = {"keys": jnp.asarray(keys)}, {"segments": jnp.asarray(segments)}
-    kinds = [{}, {"causal": True}, {"causal": True, **padding}, documents, {"window": 2, **padding}]
+    padding, documents = {"padding": jnp.asarray(keys)}, {"segments": jnp.asarray(segments)}
+    kinds = [{}, {"causal": True}, {"causal": True, **padding}, documents, {"window": jnp.int32(2), **padding}]
     return [Mask(T, **kind) for kind in [*kinds, {"causal": True, "window": 3, **padding, **documents}]]
 
 
@@ -88,7 +88,7 @@ def visible(mask):
         seen[b, i, j] = (
             not (mask.causal and j > i)
             and not (mask.window is not None and abs(i - j) >= mask.window)
-            and (mask.keys is None or bool(mask.keys[b, j]))
+            and (mask.padding is None or bool(mask.padding[b, j]))
             and (mask.segments is None or mask.segments[b, i] == mask.segments[b, j])
         )
     return seen
@@ -225,7 +225,7 @@ def test_padding_and_what_follows_change_nothing(normalizer, causal):
     parameters, scores = sample(normalizer, 7, 1.0)
     for length in (1, 4):
         alone = normalizer(parameters, scores[:, :, :length, :length], Rows(Mask(length, causal)))
-        padded = normalizer(parameters, scores, Rows(Mask(T, causal, keys=jnp.arange(T)[None] < length)))
+        padded = normalizer(parameters, scores, Rows(Mask(T, causal, padding=jnp.arange(T)[None] < length)))
         np.testing.assert_allclose(padded[:, :, :length, :length], alone, atol=1e-6)
         assert not np.any(padded[:, :, :length, length:])
         if causal:

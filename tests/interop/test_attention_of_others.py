@@ -9,7 +9,7 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 
-from qtx.attention import VARIANTS, MultiHeadAttention, Rows
+from qtx.attention import VARIANTS, AttentionSpec, MultiHeadAttention, Rows
 from qtx.masks import Mask
 
 try:
@@ -83,8 +83,7 @@ def test_computes_what_transformers_does(make, variant):
     params = parameters_of(theirs)
     hidden = torch.full((T, T), torch.finfo(torch.float32).min).triu(1)[None, None]
     expected = theirs(x, rotary, hidden)[0].detach().numpy()
-    options = {"dropout": 0.0, "init_std": 0.1, "dtype": jnp.dtype("float32"), "deterministic": True}
-    module = MultiHeadAttention(H, VARIANTS[variant], **options)
+    module = MultiHeadAttention(AttentionSpec(H, VARIANTS[variant]), True)
     found = module.apply(
         {"params": jax.tree.map(jnp.asarray, params)}, jnp.asarray(x.numpy()), Rows(Mask(T, causal=True))
     )

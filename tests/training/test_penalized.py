@@ -226,7 +226,9 @@ def test_a_step_against_a_hinge_lowers_real_outliers_and_little_else(patient):
     def penalty_and_gradient(params):
         def penalty(params):
             _, sites = capture(patient.module.apply, ("layers/mlp/out",), {"params": params}, batch)
-            return penalty_sums(penalties, sites, batch, batch, jnp.int32(0))[0], sites["layers/mlp/out"]
+            return penalty_sums(penalties, sites, batch, batch, jnp.int32(0), patient.module)[0], sites[
+                "layers/mlp/out"
+            ]
 
         return jax.value_and_grad(penalty, has_aux=True)(params)
 

@@ -60,6 +60,8 @@ class Blockwise(Backend):
     def refusal(self, case):
         if case.shape[1] > MOST_POSITIONS:
             return f"{case.shape[1]} positions, which int32 does not count"
+        if not case.mask.square:
+            return "keys at other positions than the queries'"
         if not isinstance(case.normalizer, SoftmaxLike):
             return f"{type(case.normalizer).__name__}, which is not softmax-like"
         if type(case.normalizer).__call__ is not SoftmaxLike.__call__:
@@ -73,7 +75,7 @@ class Blockwise(Backend):
     def __call__(self, case, parameters, query, key, value, rows, dropout_key):
         kernel = Kernel(case.normalizer, Blocks(512, 512), 0.0 if dropout_key is None else case.dropout)
         if case.platform == "cpu" and case.devices == 1:
-            length, mask = rows.mask.length, rows.mask
+            length, mask = rows.mask.queries, rows.mask
             blocks = Blocks(512, 512, 1, 1, skips=True)
             # If a normalizer finishes, whole rows save two products; in a window, blocks of keys leave out more.
             if (kernel.finishes or length < FEW_KEYS) and length <= MOST_KEYS and mask.window is None:
@@ -146,7 +148,8 @@ def _over_heads(kernel: Kernel, function: Callable[..., Any], inputs: Inputs, co
         example, head = number // across * size[0], number % across * size[1]
 
         def of_examples(x):
-            return x if x.shape[0] == 1 else jax.lax.dynamic_slice_in_dim(x, example, size[0], 0)
+            alike = jnp.ndim(x) == 0 or x.shape[0] == 1
+            return x if alike else jax.lax.dynamic_slice_in_dim(x, example, size[0], 0)
 
         def of_heads(axis, x):
             return x if axis is None else jax.lax.dynamic_slice_in_dim(x, head, size[1], axis)

@@ -182,7 +182,7 @@ class Tiles(NamedTuple):
             return own + jnp.asarray(first).astype(jnp.uint32)
 
         # With more than 2^16 tokens some pairs, of keys far apart, share a number and so a draw.
-        stride = jnp.uint32(self.context.rows.mask.length)
+        stride = jnp.uint32(self.context.rows.mask.queries)
         number = places(self.position(i), 0) * stride + places(j * self.keys.size, 1)
 
         def of_head(head):

@@ -28,6 +28,10 @@ class Rows(NamedTuple):
     step: jax.Array | None = None
     seen: jax.Array | None = None
 
+    def within(self, window: Any) -> Rows:
+        """Returns the rows where these see only keys fewer than `window` positions away; see `qtx.masks.Mask`."""
+        return self._replace(mask=dataclasses.replace(self.mask, window=window))
+
     def visible(self) -> jax.Array:
         """Returns how many keys each row sees, float32, broadcasting to `[B, H, rows, 1]`."""
         return self.mask.visible() if self.seen is None else self.seen
@@ -103,7 +107,7 @@ class Normalizer(abc.ABC):
 
     @abc.abstractmethod
     def __call__(self, parameters: Mapping[str, jax.Array], scores: jax.Array, rows: Rows) -> jax.Array:
-        """Computes probabilities `[B, H, T, T]`, float32, from scores `[B, H, T, T]`.
+        """Computes probabilities `[B, H, T, S]`, float32, from scores `[B, H, T, S]`.
 
         Args:
           parameters: the arrays that `parameters` describes, float32.
@@ -138,7 +142,7 @@ class SoftmaxLike(Normalizer):
         return None
 
     def finish(self, parameters: Mapping[str, jax.Array], probs: jax.Array, rows: Rows) -> jax.Array:
-        """Returns the probabilities made of the softmax `[B, H, T, T]`, which is 0 at masked keys and must stay so."""
+        """Returns the probabilities made of the softmax `[B, H, T, S]`, which is 0 at masked keys and must stay so."""
         return probs
 
     def __call__(self, parameters, scores, rows):

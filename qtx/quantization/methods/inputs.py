@@ -74,7 +74,7 @@ def _of_batch(
     def interceptor(next_function, args, kwargs, context):
         layer = context.module
         if isinstance(layer, nn.Dense) and context.method_name == "__call__" and "/".join(layer.path) in paths:
-            x, where = args[0].astype(jnp.float32), counted(args[0].shape, batch)
+            x, where = args[0].astype(jnp.float32), counted(args[0].shape, batch, model=module)
             x = x if where is None else jnp.where(where, x, 0.0)
             found = statistic(x.reshape(-1, x.shape[-1]))
             if layer.has_variable("calibration", "statistic"):

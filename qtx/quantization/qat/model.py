@@ -59,6 +59,12 @@ class QatModel:
     activations: tuple[Learned, ...]
     learn_ranges: bool
 
+    @property
+    def config(self) -> Any:
+        """Returns the module's config."""
+        module: Any = self.module
+        return module.config
+
     def init(self, rngs: Any, batch: Any, **options: Any) -> dict[str, Any]:
         """Returns the model's variables and, for shapes and axes, ranges of zeros: training starts from `start`."""
         empty = {

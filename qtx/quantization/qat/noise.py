@@ -69,6 +69,12 @@ class NoisyModel:
     activations: tuple[Noise, ...]
     stacks: tuple[str, ...]
 
+    @property
+    def config(self) -> Any:
+        """Returns the module's config."""
+        module: Any = self.module
+        return module.config
+
     def init(self, *args: Any, **options: Any) -> Any:
         """Returns what the module's `init` does."""
         return self.module.init(*args, **options)
@@ -84,7 +90,7 @@ class NoisyModel:
         rngs = options.pop("rngs", {})
         rounded, as_is = ({name: values[first::2] for name, values in batch.items()} for first in (0, 1))
         weights, tables = self._rounded(variables["params"])
-        with rounding_sites(self.activations, tables, rounded):
+        with rounding_sites(self.activations, tables, self.module, rounded):
             there = exact.apply(self.module, {"params": weights}, rounded, train=True, rngs=rngs, **options)
         rngs = {name: jax.random.fold_in(key, 1) for name, key in rngs.items()}
         here = self.module.apply(variables, as_is, train=True, rngs=rngs, **options)
@@ -107,16 +113,18 @@ class NoisyModel:
 
 
 @contextlib.contextmanager
-def rounding_sites(activations: Iterable[Noise], tables: Mapping[str, Look], batch: Batch) -> Iterator[None]:
+def rounding_sites(
+    activations: Iterable[Noise], tables: Mapping[str, Look], module: nn.Module, batch: Batch
+) -> Iterator[None]:
     """Rounds sites to the grids of their own values, and look-ups to the grids of their tables, within the context. The
-    model sees `batch` there, whose padding does not count."""
+    module sees `batch` there, whose padding does not count."""
     by_path = {noise.planned.path: noise for noise in activations}
 
     def quantize(site, path, y, mask):
         if path in tables:
             noise, (minimum, maximum) = tables[path]
             return fake_quantize_between(y, minimum, maximum, noise.bits, noise.planned.symmetric)
-        return round_to_own_ends(y, by_path[path], counted(by_path[path].planned, y, batch, mask))
+        return round_to_own_ends(y, by_path[path], counted(by_path[path].planned, y, module, batch, mask))
 
     with on_sites(quantize, by_path.keys() | tables.keys(), SITES_AND_TABLES):
         yield
