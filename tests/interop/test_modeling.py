@@ -18,7 +18,8 @@ from qtx.attention import GATES, NORMALIZERS, VARIANTS, AttentionConfig, attenti
 from qtx.attention.gates import DenseGate, LinearGate
 from qtx.attention.normalizers import Softmax
 from qtx.attention.parameters import Parameter
-from qtx.families import build, family_of
+from qtx.families import build
+from qtx.families.kinds import kind_for
 from qtx.foundation.errors import QtxError
 from qtx.interop import load, save
 from qtx.interop.modeling import modeling
@@ -270,7 +271,8 @@ def test_a_masked_language_model_becomes_a_classifier_with_its_gates(tmp_path, i
 @pytest.mark.parametrize("family", CONFIGS)
 def test_the_file_is_python_and_config_json_names_what_it_defines(family, variant):
     config = dataclasses.replace(CONFIGS[family], attention=MECHANISMS[variant])
-    values, files = modeling(config, family_of(config).checkpoint.write_config(config))
+    checkpoint = kind_for(config)
+    values, files = modeling(checkpoint, config, checkpoint.write_config(config))
     text = files["modeling_qtx.py"].decode()
     compile(text, "modeling_qtx.py", "exec")
     assert max(map(len, text.splitlines())) <= 120
@@ -290,8 +292,9 @@ def test_a_parameter_whose_name_is_taken_is_refused(name, monkeypatch):
 
     monkeypatch.setitem(NORMALIZERS, "named", Named)
     config = dataclasses.replace(CONFIGS["opt"], attention=AttentionConfig(Named()))
+    checkpoint = kind_for(config)
     with pytest.raises(QtxError, match=f"the normalizer's parameter '{name}' has the name of something else"):
-        modeling(config, family_of(config).checkpoint.write_config(config))
+        modeling(checkpoint, config, checkpoint.write_config(config))
 
 
 def test_an_exported_folder_has_the_file_and_config_json_names_it(tmp_path):

@@ -10,6 +10,7 @@ import numpy as np
 import pytest
 
 from qtx.families import FAMILIES
+from qtx.families.checkpoint import REQUIRED
 from qtx.foundation.config import read_section, section
 from qtx.foundation.errors import QtxError
 from qtx.interop import load, save
@@ -24,10 +25,9 @@ OF_KIND = {
     "timm": ("timm's ViT",),
 }
 CHECKPOINTS = {
-    "timm" if checkpoint is family.timm else name: checkpoint
-    for name, family in FAMILIES.items()
-    for checkpoint in (family.checkpoint, family.timm)
-    if checkpoint is not None
+    checkpoint.library.name if checkpoint.options else next(iter(checkpoint.model_types)): checkpoint
+    for family in FAMILIES.values()
+    for checkpoint in family.checkpoints
 }
 # What transformers, or timm, takes null for.
 NULLS = {
@@ -67,7 +67,8 @@ OF_TRAINING = {
 def optional_keys(kind):
     """Every key that may be left out, and what that means."""
     checkpoint = CHECKPOINTS[kind]
-    return {**checkpoint.defaults, **checkpoint.supported}
+    defaults = {key: field.default for key, field in checkpoint.fields.items() if field.default is not REQUIRED}
+    return {**defaults, **checkpoint.supported}
 
 
 CASES = [

@@ -138,7 +138,11 @@ CASES = {
         values(global_pool="avg", model_args=TIMM["model_args"]),
         "global_pool is 'avg'",
     ),
-    "timm, registers": ("timm's ViT", arguments(reg_tokens=4), "reg_tokens is 4; qtx's timm supports only 0"),
+    "timm, registers": (
+        "timm's ViT",
+        arguments(reg_tokens=4),
+        "reg_tokens is 4; qtx's vit_small_patch16_224 supports only 0",
+    ),
     "timm, no biases": ("timm's ViT", arguments(qkv_bias=False), "qkv_bias is False"),
     "timm, LayerScale": ("timm's ViT", arguments(init_values=1e-5), "init_values is 1e-05"),
     "timm, LayerScale untold": ("timm's ViT", weights(blocks__0__ls1__gamma=VECTOR), "has unexpected blocks.0.ls1"),
