@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import dataclasses
+from collections.abc import Callable
+from typing import Any
 
 
 @dataclasses.dataclass(frozen=True)
@@ -20,6 +22,7 @@ class Stock:
       classes: the stock classes that the file's classes of the same name extend.
       own: the module that has the parameters of normalizer and gate, so that they have the checkpoint's names.
       cached: whether keys and values of earlier tokens may be given.
+      more: lines that add to `self.base_model` what a config has beside its attention, and no stock class.
     """
 
     attention: str
@@ -32,6 +35,7 @@ class Stock:
     classes: tuple[str, ...]
     own: str = "self"
     cached: bool = False
+    more: Callable[[Any], tuple[str, ...]] = lambda config: ()
 
     def of_auto(self, beginning: str) -> dict[str, str]:
         """Maps the Auto classes to the classes with this beginning, e.g. `AutoModelForMaskedLM: BertForMaskedLM`."""

@@ -14,6 +14,11 @@ LAYER = "vit.encoder.layer.{layer}"
 PATCHES = "vit.embeddings.patch_embeddings.projection"
 # transformers has no LayerNorm there; the name is ours.
 PATCH_NORM = "vit.embeddings.patch_embeddings.norm"
+PATCH_NORM_IN_TORCH = (
+    "patches = self.base_model.embeddings.patch_embeddings",
+    "patches.norm = nn.LayerNorm(config.hidden_size, eps=config.layer_norm_eps)",
+    "patches.register_forward_hook(lambda patches, inputs, output: patches.norm(output))",
+)
 
 
 def weights(config: VitConfig) -> list[Weight]:
@@ -82,5 +87,6 @@ CHECKPOINT = Checkpoint(
         # transformers renames the weights of a bare ViTModel only if it is a stock one.
         classes=("ForImageClassification",),
         own="self.attention",
+        more=lambda config: PATCH_NORM_IN_TORCH if config.patch_norm else (),
     ),
 )

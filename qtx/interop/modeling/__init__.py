@@ -36,10 +36,10 @@ def modeling(checkpoint: Checkpoint, config: Any, values: Mapping[str, Any]) -> 
       QtxError: if the model's normalizer, gate or kind of checkpoint is not known in PyTorch.
     """
     attention, gate = config.attention, config.attention.gate
-    if attention == AttentionConfig() and not getattr(config, "patch_norm", False):
+    stock, beginning = checkpoint.stock, str(checkpoint.beginning(values))
+    if attention == AttentionConfig() and not (stock and stock.more(config)):
         ours = values.get("attn_implementation") == REFUSED
         return {key: value for key, value in values.items() if not ours or key not in KEYS}, {}
-    stock, beginning = checkpoint.stock, str(checkpoint.beginning(values))
     architecture = f"{beginning}{checkpoint.ending(config)}"
     if stock is None:
         known = (kind for family in FAMILIES.values() for kind in family.checkpoints if kind.stock is not None)

@@ -158,10 +158,7 @@ def _exchange(config: Any, stock: Stock) -> Iterator[str]:
         yield "    layer.register_forward_pre_hook("
         yield '        lambda layer, args, kwargs: (args, kwargs | {"residual": args[0]}), with_kwargs=True'
         yield "    )"
-    if getattr(config, "patch_norm", False):
-        yield "patches = self.base_model.embeddings.patch_embeddings"
-        yield "patches.norm = nn.LayerNorm(config.hidden_size, eps=config.layer_norm_eps)"
-        yield "patches.register_forward_hook(lambda patches, inputs, output: patches.norm(output))"
+    yield from stock.more(config)
 
 
 def _reads_residual(config: Any) -> bool:
