@@ -267,6 +267,27 @@ def test_a_masked_language_model_becomes_a_classifier_with_its_gates(tmp_path, i
         assert classifier(**theirs).logits.shape == (3, 3)
 
 
+@needs_torch
+@pytest.mark.parametrize(
+    "name, auto",
+    [
+        ("RobertaForMaskedLM", "AutoModelForMaskedLM"),
+        ("XLMRobertaForSequenceClassification", "AutoModelForSequenceClassification"),
+    ],
+)
+def test_another_kind_of_a_family_has_code_of_its_own_classes(tmp_path, in_torch, name, auto):
+    KINDS[name].write(tmp_path / "original")
+    config, params = load(tmp_path / "original")
+    config = dataclasses.replace(config, attention=VARIANTS["softmax1"])
+    save(tmp_path / "model", config, params, tmp_path / "original")
+    model, tokens = in_torch(tmp_path / "model", auto), np.arange(3, 9, dtype=np.int32)[None]
+    assert type(model).__name__ == name
+    expected = np.asarray(jax.jit(build(config).apply)({"params": params}, {"tokens": tokens}))
+    with torch.no_grad():
+        found = model(input_ids=torch.from_numpy(tokens).long())[0].numpy()
+    np.testing.assert_allclose(found, expected, rtol=0, atol=1e-5 * np.abs(expected).max())
+
+
 @pytest.mark.parametrize("variant", NOT_STOCK)
 @pytest.mark.parametrize("family", CONFIGS)
 def test_the_file_is_python_and_config_json_names_what_it_defines(family, variant):
@@ -341,6 +362,6 @@ def test_a_format_that_transformers_does_not_run_is_refused(tmp_path):
     KINDS["timm's ViT"].write(tmp_path / "original")
     config, params = load(tmp_path / "original")
     config = dataclasses.replace(config, attention=VARIANTS["clipped_softmax"].trained_at(9))
-    with pytest.raises(QtxError, match="timm computes the plain softmax alone: leave the original out"):
+    with pytest.raises(QtxError, match="has no code for an attention .*: leave the original out"):
         save(tmp_path / "model", config, params, tmp_path / "original")
     assert not (tmp_path / "model").exists()

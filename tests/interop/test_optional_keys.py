@@ -20,6 +20,7 @@ from tests.interop.test_kinds import assert_same_bits, load_file
 
 OF_KIND = {
     "bert": ("BertForMaskedLM", "BertForSequenceClassification"),
+    "roberta": ("RobertaForMaskedLM",),
     "opt": ("OPTForCausalLM", "OPTForCausalLM, post-LN"),
     "vit": ("ViTForImageClassification",),
     "timm": ("timm's ViT",),
@@ -32,6 +33,7 @@ CHECKPOINTS = {
 # What transformers, or timm, takes null for.
 NULLS = {
     "bert": ("classifier_dropout", "position_embedding_type", "problem_type", "pad_token_id"),
+    "roberta": ("classifier_dropout", "position_embedding_type", "problem_type"),
     "opt": ("word_embed_proj_dim",),
     "vit": (),
     "timm": ("fc_norm", "init_values"),
@@ -47,6 +49,7 @@ OF_TRAINING = {
         "use_cache": (False,),
         "gradient_checkpointing": (True, None),
     },
+    "roberta": {"classifier_dropout": (0.25,), "hidden_dropout_prob": (1.0,), "use_cache": (False,)},
     "opt": {
         "layerdrop": (0.5,),
         "dropout": (1.0,),

@@ -122,6 +122,27 @@ CASES = {
         weights(encoder__layer__0__intermediate__dense__bias=np.zeros(MLP)),
         "intermediate.dense.bias is of float64, expected float32",
     ),
+    "RoBERTa, another padding": (
+        "XLMRobertaModel",
+        values(pad_token_id=0),
+        "pad_token_id is 0; qtx's xlm-rob",
+    ),
+    "RoBERTa, an activation that its head lacks": (
+        "RobertaForMaskedLM",
+        values(hidden_act="relu"),
+        "hidden_act is 'relu'; qtx's roberta supports only 'gelu'",
+    ),
+    "RoBERTa, a class of XLM-R": (
+        "RobertaForMaskedLM",
+        values(architectures=["XLMRobertaForMaskedLM"]),
+        "expected one of RobertaForMaskedLM, RobertaForSequenceClassification, RobertaModel",
+    ),
+    "RoBERTa, positions of another type": (
+        "RobertaForMaskedLM",
+        values(max_position_embeddings="8"),
+        "max_position_embeddings is '8', which is no max_length",
+    ),
+    "RoBERTa, no positions": ("RobertaForMaskedLM", values(max_position_embeddings=1), "is not a model's config"),
     "OPT without biases": ("OPTForCausalLM", values(enable_bias=False), "enable_bias is False"),
     "ViT without biases": ("ViTForImageClassification", values(qkv_bias=False), "qkv_bias is False"),
     "DeiT": ("ViTForImageClassification", values(model_type="deit"), "model_type is 'deit': .* distillation token"),

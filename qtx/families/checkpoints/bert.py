@@ -14,20 +14,27 @@ from qtx.models.bert import OF_TEXTS
 
 LAYER = "bert.encoder.layer.{layer}"
 
-WEIGHTS = [
-    Weight("bert.embeddings.word_embeddings.weight", "embeddings/words/embedding"),
-    Weight("bert.embeddings.position_embeddings.weight", "embeddings/positions/embedding"),
-    Weight("bert.embeddings.token_type_embeddings.weight", "embeddings/token_types/embedding"),
-    *layer_norm_weights("bert.embeddings.LayerNorm", "embeddings/norm"),
-    *dense_weights(f"{LAYER}.attention.self.query", "layers/attention/query"),
-    *dense_weights(f"{LAYER}.attention.self.key", "layers/attention/key"),
-    *dense_weights(f"{LAYER}.attention.self.value", "layers/attention/value"),
-    *dense_weights(f"{LAYER}.attention.output.dense", "layers/attention/out"),
-    *layer_norm_weights(f"{LAYER}.attention.output.LayerNorm", "layers/attention_norm"),
-    *dense_weights(f"{LAYER}.intermediate.dense", "layers/mlp/in"),
-    *dense_weights(f"{LAYER}.output.dense", "layers/mlp/out"),
-    *layer_norm_weights(f"{LAYER}.output.LayerNorm", "layers/mlp_norm"),
-]
+
+def encoder(prefix: str, first_position: int = 0) -> list[Weight]:
+    """Returns the rows of all below the heads; the table of positions may begin with rows of no position."""
+    layer = LAYER.replace("bert", prefix, 1)
+    table = f"{prefix}.embeddings.position_embeddings.weight"
+    return [
+        Weight(f"{prefix}.embeddings.word_embeddings.weight", "embeddings/words/embedding"),
+        Weight(table, "embeddings/positions/embedding", begin=first_position, axis=0),
+        Weight(f"{prefix}.embeddings.token_type_embeddings.weight", "embeddings/token_types/embedding"),
+        *layer_norm_weights(f"{prefix}.embeddings.LayerNorm", "embeddings/norm"),
+        *dense_weights(f"{layer}.attention.self.query", "layers/attention/query"),
+        *dense_weights(f"{layer}.attention.self.key", "layers/attention/key"),
+        *dense_weights(f"{layer}.attention.self.value", "layers/attention/value"),
+        *dense_weights(f"{layer}.attention.output.dense", "layers/attention/out"),
+        *layer_norm_weights(f"{layer}.attention.output.LayerNorm", "layers/attention_norm"),
+        *dense_weights(f"{layer}.intermediate.dense", "layers/mlp/in"),
+        *dense_weights(f"{layer}.output.dense", "layers/mlp/out"),
+        *layer_norm_weights(f"{layer}.output.LayerNorm", "layers/mlp_norm"),
+    ]
+
+
 OF_HEADS = {
     "mlm": [
         *dense_weights("cls.predictions.transform.dense", "head/transform"),
@@ -76,6 +83,23 @@ def extra(config: BertConfig) -> dict[str, Any]:
     return {PROBLEM_TYPE: PROBLEM_TYPES[config.head]} if config.head in {*OF_TEXTS} - {guessed} else {}
 
 
+STOCK = Stock(
+    attention="SelfAttention",
+    made="config, layer_idx=index",
+    layers="encoder.layer",
+    place="attention.self",
+    projections=("query", "key", "value"),
+    out=None,
+    dropout="self.dropout.p",
+    classes=(
+        "Model",
+        "ForPreTraining",
+        "ForMaskedLM",
+        "ForSequenceClassification",
+        "ForTokenClassification",
+        "ForQuestionAnswering",
+    ),
+)
 CHECKPOINT = Checkpoint(
     model_types={"bert": "Bert"},
     architectures={
@@ -105,7 +129,7 @@ CHECKPOINT = Checkpoint(
         "add_cross_attention": False,
     },
     attention_prefix=f"{LAYER}.attention.self",
-    weights=lambda config: [*WEIGHTS, *OF_HEADS[config.head]],
+    weights=lambda config: [*encoder("bert"), *OF_HEADS[config.head]],
     prefix="bert.",
     modules=("embeddings.", "encoder.", "pooler."),
     bare=("Model",),
@@ -117,21 +141,5 @@ CHECKPOINT = Checkpoint(
     shown_by_weights=shown_by_weights,
     told_by_values=told_by_values,
     extra=extra,
-    stock=Stock(
-        attention="SelfAttention",
-        made="config, layer_idx=index",
-        layers="encoder.layer",
-        place="attention.self",
-        projections=("query", "key", "value"),
-        out=None,
-        dropout="self.dropout.p",
-        classes=(
-            "Model",
-            "ForPreTraining",
-            "ForMaskedLM",
-            "ForSequenceClassification",
-            "ForTokenClassification",
-            "ForQuestionAnswering",
-        ),
-    ),
+    stock=STOCK,
 )
