@@ -1,4 +1,4 @@
-"""The libraries whose checkpoints qtx reads: what their folders have in common, whatever the model."""
+"""This module says what the checkpoint folders of one library have in common, whatever the model."""
 
 from __future__ import annotations
 
@@ -9,7 +9,7 @@ from typing import Any
 
 @dataclasses.dataclass(frozen=True)
 class Library:
-    """What a library writes into every config.json.
+    """A `Library` says what a library writes into every config.json.
 
     Attributes:
       name: the library's name, e.g. `"transformers"`.
