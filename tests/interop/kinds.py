@@ -269,7 +269,8 @@ KINDS: dict[str, Kind] = {
         unused_rows={"roberta.embeddings.position_embeddings.weight": 2},
     ),
     "XLMRobertaForSequenceClassification": Kind(
-        architectures(XLM_R, "XLMRobertaForSequenceClassification"),
+        architectures(XLM_R, "XLMRobertaForSequenceClassification")
+        | {"id2label": {str(i): f"LABEL_{i}" for i in range(CLASSES)}},
         roberta_encoder("roberta.")
         | linear("classifier.dense", WIDTH, WIDTH)
         | linear("classifier.out_proj", WIDTH, CLASSES),
