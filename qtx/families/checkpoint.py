@@ -195,6 +195,14 @@ def _is_taken(field: str, value: Any) -> bool:
     return number and (0 < value < math.inf if field == "init_std" else 0 <= value < 1)
 
 
+def shown_head(tensors: Mapping[str, Any], heads: Mapping[str, str]) -> dict[str, Any]:
+    """Tells the head and its number of classes by which of the heads' tensors are there: a config.json may lack the
+    head, and a number of 2."""
+    name = next((name for name in heads if name in tensors), "")
+    head = heads.get(name, "none")
+    return {"head": head, "num_classes": first_length(tensors[name]) if head == "classification" else None}
+
+
 def first_length(tensor: Any) -> int:
     """Returns the length of a tensor's first axis; 1 for a scalar, which is refused later, by its name."""
     return tensor.shape[0] if tensor.shape else 1

@@ -16,11 +16,7 @@ REFUSED = {
 
 
 def kind_of(values: Mapping[str, Any], source: str) -> tuple[Family, Checkpoint]:
-    """Returns the family and the kind of checkpoint that a config.json is of.
-
-    Args:
-      values: the file's values.
-      source: what to call the file in messages.
+    """Returns the family and the kind of checkpoint that a config.json, called `source` in messages, is of.
 
     Raises:
       QtxError: if it is of no registered kind.
@@ -49,14 +45,12 @@ def kind_for(config: TransformerConfig) -> Checkpoint:
     Raises:
       QtxError: naming what they cannot say.
     """
-    family, unsaid = family_of(config), []
-    for checkpoint in family.checkpoints:
-        if checkpoint.options is None:
-            unsaid.append(checkpoint.unsaid(config))
+    family = family_of(config)
+    unsaid = []
+    for kind in family.checkpoints:
+        if kind.options is None:
+            unsaid.append(kind.unsaid(config))
             if unsaid[-1] is None:
-                return checkpoint
-    if unsaid:
-        raise QtxError("; ".join(map(str, unsaid)))
-    raise QtxError(
-        f"{family.title} has no Hugging Face format: give its Family a Checkpoint, the table of its weights' names"
-    )
+                return kind
+    none = f"{family.title} has no Hugging Face format: give its Family a Checkpoint, the table of its weights' names"
+    raise QtxError("; ".join(map(str, unsaid)) or none)

@@ -34,15 +34,8 @@ def class_names(stored: Stored, number: int) -> tuple[str, ...]:
 def named_classes(
     library: Library, values: Mapping[str, Any], number: int, names: Sequence[str], learned: bool
 ) -> dict[str, Any]:
-    """Returns the keys of config.json that name a model's classes anew; none if its names stay.
-
-    Args:
-      library: the library that reads config.json.
-      values: the values of config.json so far.
-      number: the number of classes.
-      names: the names of the first classes, or of all.
-      learned: whether the model was trained on these classes, so that names that are there do not apply.
-    """
+    """Returns the keys of config.json, so far `values`, that name a model's classes anew, the first of which have
+    `names`; none if the names that are there stay, which is so unless the model has `learned` other classes."""
     default = default_names(number)
     key, unnamed = next(iter(library.labels(default).items()))
     replaced = library.names_all and values.get(key) in (None, unnamed) and not are_unnamed(names)

@@ -3,9 +3,10 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
+from functools import partial
 from typing import Any
 
-from qtx.families.checkpoint import Checkpoint, Field, first_length
+from qtx.families.checkpoint import Checkpoint, Field, shown_head
 from qtx.families.stock import Stock
 from qtx.families.weights import Weight, dense_weights, layer_norm_weights
 from qtx.foundation.errors import lookup
@@ -53,13 +54,6 @@ PROBLEM_TYPES = {
     "regression": "regression",
     "multi_label": "multi_label_classification",
 }
-
-
-def shown_by_weights(tensors: Mapping[str, Any]) -> dict[str, Any]:
-    """Tells the head and its number of classes from the weights: a config.json may lack the head, and a number of 2."""
-    if "classifier.bias" in tensors:
-        return {"head": "classification", "num_classes": first_length(tensors["classifier.bias"])}
-    return {"head": "mlm" if "cls.predictions.bias" in tensors else "none", "num_classes": None}
 
 
 def told_by_values(values: Mapping[str, Any], fields: Mapping[str, Any], source: str) -> dict[str, Any]:
@@ -138,7 +132,7 @@ CHECKPOINT = Checkpoint(
         "cls.predictions.decoder.bias": "cls.predictions.bias",
     },
     unused=("bert.pooler.", "cls.seq_relationship.", "bert.embeddings.position_ids"),
-    shown_by_weights=shown_by_weights,
+    shown_by_weights=partial(shown_head, heads={"classifier.bias": "classification", "cls.predictions.bias": "mlm"}),
     told_by_values=told_by_values,
     extra=extra,
     stock=STOCK,

@@ -8,9 +8,10 @@ from __future__ import annotations
 
 import dataclasses
 from collections.abc import Mapping
+from functools import partial
 from typing import Any
 
-from qtx.families.checkpoint import Field, first_length
+from qtx.families.checkpoint import Field, shown_head
 from qtx.families.checkpoints import bert
 from qtx.families.weights import Weight, dense_weights, layer_norm_weights
 from qtx.models.bert import OF_TEXTS
@@ -30,13 +31,6 @@ OF_HEADS = {
     ),
 }
 POSITIONS = Field("max_length", read=lambda rows: rows - FIRST, write=lambda length: length + FIRST)
-
-
-def shown_by_weights(tensors: Mapping[str, Any]) -> dict[str, Any]:
-    """Tells the head and its number of classes from the weights."""
-    if "classifier.out_proj.bias" in tensors:
-        return {"head": "classification", "num_classes": first_length(tensors["classifier.out_proj.bias"])}
-    return {"head": "mlm" if "lm_head.bias" in tensors else "none", "num_classes": None}
 
 
 def without(names: Mapping[str, Any], *left_out: str) -> dict[str, Any]:
@@ -59,7 +53,7 @@ CHECKPOINT = dataclasses.replace(
         "lm_head.decoder.bias": "lm_head.bias",
     },
     unused=("roberta.pooler.", "roberta.embeddings.position_ids"),
-    shown_by_weights=shown_by_weights,
+    shown_by_weights=partial(shown_head, heads={"classifier.out_proj.bias": "classification", "lm_head.bias": "mlm"}),
     stock=dataclasses.replace(
         bert.STOCK, classes=tuple(name for name in bert.STOCK.classes if name != "ForPreTraining")
     ),

@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Mapping
 from typing import Any
 
-from qtx.families.checkpoint import Checkpoint, Field, first_length
+from qtx.families.checkpoint import Checkpoint, Field, shown_head
 from qtx.families.stock import Stock
 from qtx.families.weights import FIRST, VECTOR, Weight, convolution, dense_weights, layer_norm_weights
 from qtx.models import VitConfig
@@ -43,12 +43,9 @@ def weights(config: VitConfig) -> list[Weight]:
 
 
 def shown_by_weights(tensors: Mapping[str, Any]) -> dict[str, Any]:
-    """Tells the head, its number of classes and whether patches are normalised from the weights: a config.json may lack
-    the head, and a number of 2."""
-    shown: dict[str, Any] = {"head": "none", "num_classes": None}
-    if "classifier.bias" in tensors:
-        shown = {"head": "classification", "num_classes": first_length(tensors["classifier.bias"])}
-    return {**shown, "patch_norm": f"{PATCH_NORM}.weight" in tensors}
+    """Tells the head, its number of classes and whether patches are normalised from the weights."""
+    head = shown_head(tensors, {"classifier.bias": "classification"})
+    return {**head, "patch_norm": f"{PATCH_NORM}.weight" in tensors}
 
 
 CHECKPOINT = Checkpoint(
