@@ -214,6 +214,8 @@ def export_weights(
             if name not in tensors:
                 there = None if original is None else original.get(name)
                 whole = np.zeros(wholes[weight.name], np.float32) if there is None else weight.whole(there)
+                if whole.shape != wholes[weight.name]:
+                    raise QtxError(f"{name} has another shape in the original: give the one that the model was made of")
                 tensors[name] = np.array(whole, np.float32)
             tensors[name][weight.place(part.shape)] = part
     return {name: np.ascontiguousarray(layouts[name].exported(x)) for name, x in tensors.items()}
