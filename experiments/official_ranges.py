@@ -87,7 +87,7 @@ def _sites(quantized: Quantized, family: str) -> dict[str, str]:
     config = quantized.module.config
     unwrapped = {wrapped: name for name, wrapped in WRAPPED.items()}
     result = {}
-    for weight in FAMILIES[family].checkpoint.weights(config):
+    for weight in FAMILIES[family].checkpoints[0].weights(config):
         if weight.name.endswith(".weight"):
             name = weight.name.removesuffix(".weight")
             name = unwrapped.get(name, name)

@@ -300,7 +300,7 @@ def test_a_vit_of_timm_with_a_gate_leaves_as_transformers(tmp_path, capsys):
     command = ["train", f"--config={tmp_path}/vit.py", f"--config.start={tmp_path}/imported"]
     assert main([*command, f"--workdir={tmp_path}/run", *short, "--config.model.attention=gated_linear"]) == 0
     assert main(["export", "--format=huggingface", f"--workdir={tmp_path}/run"]) == 0
-    assert "timm's, which computes the plain softmax alone: this is a checkpoint of transf" in capsys.readouterr().out
+    assert "kind that computes the plain softmax alone: this is a checkpoint of transformers" in capsys.readouterr().out
     out = tmp_path / "run" / "export" / "huggingface"
     values, model = json.loads((out / "config.json").read_text()), interop.load(out)[0]
     assert model.attention.gate is not None and model.num_classes == classes

@@ -1,134 +1,11 @@
-"""The family BERT: BertModel, BertForMaskedLM and BertForSequenceClassification."""
+"""The family BERT."""
 
 from __future__ import annotations
 
-from collections.abc import Mapping
-from typing import Any
-
-from qtx.families.checkpoint import Checkpoint, first_length, labels
+from qtx.families.checkpoints import bert, roberta
+from qtx.families.checkpoints.bert import LAYER
 from qtx.families.family import Family, MeasuredSites
-from qtx.families.weights import Weight, dense_weights, layer_norm_weights
-from qtx.foundation.errors import lookup
 from qtx.models import Bert, BertConfig
-from qtx.models.bert import OF_TEXTS
-
-LAYER = "bert.encoder.layer.{layer}"
-
-WEIGHTS = [
-    Weight("bert.embeddings.word_embeddings.weight", "embeddings/words/embedding"),
-    Weight("bert.embeddings.position_embeddings.weight", "embeddings/positions/embedding"),
-    Weight("bert.embeddings.token_type_embeddings.weight", "embeddings/token_types/embedding"),
-    *layer_norm_weights("bert.embeddings.LayerNorm", "embeddings/norm"),
-    *dense_weights(f"{LAYER}.attention.self.query", "layers/attention/query"),
-    *dense_weights(f"{LAYER}.attention.self.key", "layers/attention/key"),
-    *dense_weights(f"{LAYER}.attention.self.value", "layers/attention/value"),
-    *dense_weights(f"{LAYER}.attention.output.dense", "layers/attention/out"),
-    *layer_norm_weights(f"{LAYER}.attention.output.LayerNorm", "layers/attention_norm"),
-    *dense_weights(f"{LAYER}.intermediate.dense", "layers/mlp/in"),
-    *dense_weights(f"{LAYER}.output.dense", "layers/mlp/out"),
-    *layer_norm_weights(f"{LAYER}.output.LayerNorm", "layers/mlp_norm"),
-]
-OF_HEADS = {
-    "mlm": [
-        *dense_weights("cls.predictions.transform.dense", "head/transform"),
-        *layer_norm_weights("cls.predictions.transform.LayerNorm", "head/norm"),
-        Weight("cls.predictions.bias", "head/bias"),
-    ],
-    "none": [],
-    **dict.fromkeys(
-        OF_TEXTS, [*dense_weights("bert.pooler.dense", "head/pooler"), *dense_weights("classifier", "head/logits")]
-    ),
-}
-# A head of whole texts to its name in config.json.
-PROBLEM_TYPE = "problem_type"
-PROBLEM_TYPES = {
-    "classification": "single_label_classification",
-    "regression": "regression",
-    "multi_label": "multi_label_classification",
-}
-
-
-def shown_by_weights(tensors: Mapping[str, Any]) -> dict[str, Any]:
-    """Tells the head and its number of classes from the weights: a config.json may lack the head, and a number of 2."""
-    if "classifier.bias" in tensors:
-        return {"head": "classification", "num_classes": first_length(tensors["classifier.bias"])}
-    return {"head": "mlm" if "cls.predictions.bias" in tensors else "none", "num_classes": None}
-
-
-def told_by_values(values: Mapping[str, Any], fields: Mapping[str, Any], source: str) -> dict[str, Any]:
-    """Tells what the outputs of a head of whole texts mean: what config.json says. If it says nothing, one output is a
-    number and several are classes, as in transformers. One class is a number too, as softmax over it says nothing.
-
-    Raises:
-      QtxError: for a problem type that transformers does not have.
-    """
-    if fields["head"] not in OF_TEXTS:
-        return {}
-    heads = {problem: head for head, problem in PROBLEM_TYPES.items()}
-    named = values.get(PROBLEM_TYPE)
-    head = "classification" if named is None else lookup(heads, f"{PROBLEM_TYPE} in {source}:", str(named))
-    return {"head": "regression" if head == "classification" and fields["num_classes"] == 1 else head}
-
-
-def extra(config: BertConfig) -> dict[str, Any]:
-    """Returns the names of the outputs, and what they mean where transformers would not guess it."""
-    if config.head not in OF_TEXTS:
-        return {}
-    guessed = "regression" if config.num_classes == 1 else "classification"
-    problem = {} if config.head == guessed else {PROBLEM_TYPE: PROBLEM_TYPES[config.head]}
-    return labels(config.num_classes) | problem
-
-
-CHECKPOINT = Checkpoint(
-    model_type="bert",
-    architectures={
-        "BertForMaskedLM": {"head": "mlm"},
-        "BertForPreTraining": {"head": "mlm"},
-        "BertModel": {"head": "none"},
-        "BertForSequenceClassification": {"head": OF_TEXTS},
-    },
-    fields={
-        "vocab_size": "vocab_size",
-        "hidden_size": "width",
-        "num_hidden_layers": "num_layers",
-        "num_attention_heads": "num_heads",
-        "intermediate_size": "mlp_width",
-        "max_position_embeddings": "max_length",
-        "type_vocab_size": "type_vocab_size",
-        "hidden_dropout_prob": "dropout",
-        "attention_probs_dropout_prob": "attention_dropout",
-        "initializer_range": "init_std",
-        "layer_norm_eps": "layer_norm_epsilon",
-        "hidden_act": "activation",
-    },
-    defaults={
-        "type_vocab_size": 2,
-        "hidden_dropout_prob": 0.1,
-        "attention_probs_dropout_prob": 0.1,
-        "initializer_range": 0.02,
-        "layer_norm_eps": 1e-12,
-        "hidden_act": "gelu",
-    },
-    supported={
-        "position_embedding_type": "absolute",
-        "tie_word_embeddings": True,
-        "is_decoder": False,
-        "add_cross_attention": False,
-    },
-    attention_prefix=f"{LAYER}.attention.self",
-    weights=lambda config: [*WEIGHTS, *OF_HEADS[config.head]],
-    prefix="bert.",
-    modules=("embeddings.", "encoder.", "pooler."),
-    bare=("BertModel",),
-    tied={
-        "cls.predictions.decoder.weight": "bert.embeddings.word_embeddings.weight",
-        "cls.predictions.decoder.bias": "cls.predictions.bias",
-    },
-    unused=("bert.pooler.", "cls.seq_relationship.", "bert.embeddings.position_ids"),
-    shown_by_weights=shown_by_weights,
-    told_by_values=told_by_values,
-    extra=extra,
-)
 
 MEASURED = MeasuredSites(
     infinity_norm="layers/mlp/out",
@@ -154,6 +31,6 @@ BERT = Family(
     },
     measured=lambda config: MEASURED,
     recipe="paper_bert",
-    checkpoint=CHECKPOINT,
+    checkpoints=(bert.CHECKPOINT, roberta.CHECKPOINT),
     vocab_size=30522,
 )

@@ -1,58 +1,87 @@
-"""This module describes in a table what the import and export of a model family need to know."""
+"""This module describes in a table what the import and export of one kind of checkpoint need to know."""
 
 from __future__ import annotations
 
 import dataclasses
 import math
-from collections.abc import Callable, Iterable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Mapping
+from fnmatch import fnmatchcase
 from typing import Any
 
 from qtx.data.classes import default_names
+from qtx.families.library import TRANSFORMERS, Library
+from qtx.families.stock import Stock
 from qtx.families.weights import Weight
 from qtx.foundation.errors import QtxError, lookup
-from qtx.models import OF_TRAINING
+from qtx.models import COMPUTATION, MEASURED_BY, OF_TRAINING
 
 # BERT's first published checkpoints have TensorFlow's names.
 RENAMED = {".LayerNorm.gamma": ".LayerNorm.weight", ".LayerNorm.beta": ".LayerNorm.bias"}
 # Keys of a config.json of any kind that say that the weights are not those of the plain model.
 UNSUPPORTED = ("quantization_config", "pruned_heads")
+REQUIRED: Any = object()
+
+
+def _same(value: Any) -> Any:
+    return value
+
+
+@dataclasses.dataclass(frozen=True)
+class Field:
+    """A `Field` says which field of our config a key of config.json is.
+
+    Attributes:
+      name: the field.
+      default: what the library takes for a key that is left out, or null; `REQUIRED`: the key has to be there.
+      read, write: the field's value from the key's, and back.
+    """
+
+    name: str
+    default: Any = REQUIRED
+    read: Callable[[Any], Any] = _same
+    write: Callable[[Any], Any] = _same
 
 
 @dataclasses.dataclass(frozen=True)
 class Checkpoint:
-    """One kind of Hugging Face checkpoint.
+    """One kind of checkpoint of a model family.
 
     Attributes:
-      model_type: the kind's name in config.json, e.g. `"bert"`.
-      architectures: the classes in `transformers`, e.g. `"BertForMaskedLM"`, with the config fields that each means; a
+      model_types: the types of model that are stored so, as config.json names them (`*` stands for anything), each with
+        the beginning of its classes' names: `{"roberta": "Roberta", "xlm-roberta": "XLMRoberta"}`. A model without an
+        original is written as the first.
+      architectures: the rest of the classes' names, e.g. `"ForMaskedLM"`, with the config fields that each means; a
         model is written as the first whose fields it has. If a field has a tuple of values, a model has one of them,
         and is read with the first.
-      fields: config.json's keys to our config's fields. A value that matters in training alone, and that our config
-        does not take, is not read, and stays in the original.
-      defaults: values that `transformers` takes for keys that config.json leaves out, or has null for.
+      fields: config.json's keys, each with its field of our config. A value that matters in training alone, and that
+        our config does not take, is not read, and stays in the original.
       supported: keys with the one value that is supported; a key left out, or null, means this value too.
       attention_prefix: the prefix of the attention layer's weights, with `{layer}`, also of normalizers' and gates'.
       weights: the table for a config, without the rows of normalizers and gates.
+      library: the library whose checkpoints these are.
+      fixed: fields that no key tells, with the value that they have in this kind, where this is not our default.
       prefix: the prefix of the weights below the heads, e.g. `"bert."`.
       modules: the beginnings of these names if a checkpoint leaves the prefix out, e.g. `"encoder."`.
-      bare: architectures that are written without the prefix.
+      bare: those of `architectures` that are written without the prefix.
       tied: weights that may be stored a second time, or only as the copy: the copy's name to the original's.
       unused: beginnings of names that published checkpoints have and, if no row has them, qtx does not compute with.
       shown_by_weights: tells config fields from the tensors, by name.
       told_by_values: tells config fields that take more than one key of config.json, from all its values, the fields so
         far, and its name in errors.
-      extra: makes, for a config, the part of config.json beside `fields` and `supported`.
+      extra: makes, for a config, the part of config.json that `told_by_values` reads.
       options: brings config.json's values, given its name in errors, under the keys of `fields` and `supported`, for
-        libraries that nest them.
+        libraries that nest them; such a kind is written for models that have an original alone.
+      stock: the names that the code of another attention needs; None: models of this kind have the plain softmax alone.
     """
 
-    model_type: str
+    model_types: Mapping[str, str]
     architectures: Mapping[str, Mapping[str, Any]]
-    fields: Mapping[str, str]
-    defaults: Mapping[str, Any]
+    fields: Mapping[str, Field]
     supported: Mapping[str, Any]
     attention_prefix: str
     weights: Callable[[Any], list[Weight]]
+    library: Library = TRANSFORMERS
+    fixed: Mapping[str, Any] = dataclasses.field(default_factory=dict)
     prefix: str = ""
     modules: tuple[str, ...] = ()
     bare: tuple[str, ...] = ()
@@ -61,16 +90,35 @@ class Checkpoint:
     shown_by_weights: Callable[[Mapping[str, Any]], dict[str, Any]] = lambda tensors: {}
     told_by_values: Callable[[Mapping[str, Any], Mapping[str, Any], str], dict[str, Any]] = lambda *_: {}
     extra: Callable[[Any], dict[str, Any]] = lambda config: {}
-    options: Callable[[Mapping[str, Any], str], Mapping[str, Any]] = lambda values, source: values
+    options: Callable[[Mapping[str, Any], str], Mapping[str, Any]] | None = None
+    stock: Stock | None = None
 
-    def architecture(self, config: Any) -> str:
-        """Returns the class in `transformers` that a config is written as."""
+    def beginning(self, values: Mapping[str, Any]) -> str | None:
+        """Returns the beginning of the classes' names for the type that a config.json names; None: it has no type of
+        this kind."""
+        named = str(values.get(self.library.key))
+        return next((start for name, start in self.model_types.items() if fnmatchcase(named, name)), None)
+
+    def ending(self, config: Any) -> str | None:
+        """Returns which of `architectures` a config is written as; None: it has none."""
         fits = (
             name
             for name, fields in self.architectures.items()
             if all(getattr(config, field) in _values(value) for field, value in fields.items())
         )
-        return next(fits)
+        return next(fits, None)
+
+    def unsaid(self, config: Any) -> str | None:
+        """Returns what would be lost if a config were written and read again, in words; None: nothing."""
+        ending, beginning = self.ending(config), next(iter(self.model_types.values()))
+        if ending is None:
+            return f"its head is that of none of {', '.join(beginning + name for name in self.architectures)}"
+        read = vars(type(config)()) | self.read_config(self.write_config(config), {}, "config.json")
+        others = {*self.shown_by_weights({}), *COMPUTATION, *MEASURED_BY, "attention"}  # the weights tell the first
+        lost = [name for name in read if name not in others and getattr(config, name) != read[name]]
+        return next(
+            (f"{x} is {getattr(config, x)!r}: {beginning}{ending} supports only {read[x]!r}" for x in lost), None
+        )
 
     def full_names(self, names: Iterable[str]) -> dict[str, str]:
         """Maps a file's names to those of the table: today's names, with the prefix."""
@@ -88,37 +136,43 @@ class Checkpoint:
         Raises:
           QtxError: naming a key that is missing, or one whose value qtx does not support.
         """
-        values = self.options({key: value for key, value in values.items() if value is not None}, source)
+        named = str(values.get(self.library.key))[:100]
+        known = {f"{self.beginning(values)}{name}": fields for name, fields in self.architectures.items()}
+        values = {key: value for key, value in values.items() if value is not None}
+        values = values if self.options is None else self.options(values, source)
         for key, value in self.supported.items():
             if values.get(key, value) != value:
-                raise QtxError(f"{source}: {key} is {values[key]!r}; qtx's {self.model_type} supports only {value!r}")
+                raise QtxError(f"{source}: {key} is {values[key]!r}; qtx's {named} supports only {value!r}")
         for key in UNSUPPORTED:
             if values.get(key):
                 raise QtxError(f"{source} has {key}, which qtx does not support: convert the model to one without")
-        given = {**self.defaults, **values}
-        result: dict[str, Any] = {}
+        result = dict(self.fixed)
         for key, field in self.fields.items():
-            if key not in given:
-                raise QtxError(f"{source} has no {key!r}, which a {next(iter(self.architectures))} needs")
-            if field not in OF_TRAINING or _is_taken(field, given[key]):
-                result[field] = given[key]
-        named = values.get("architectures") or []
-        if not isinstance(named, list) or len(named) > 1:
-            raise QtxError(f"{source}: architectures is {str(named)[:100]}, expected a list of one name")
+            value = values.get(key, field.default)
+            if value is REQUIRED:
+                raise QtxError(f"{source} has no {key!r}, which a {next(iter(known))} needs")
+            value = _read(field, key, value, source)
+            if field.name not in OF_TRAINING or _is_taken(field.name, value):
+                result[field.name] = value
+        classes = values.get("architectures") or []
+        if not isinstance(classes, list) or len(classes) > 1:
+            raise QtxError(f"{source}: architectures is {str(classes)[:100]}, expected a list of one name")
         shown = self.shown_by_weights(tensors)
-        for name in named:
-            meant = lookup(self.architectures, f"architecture in {source}:", str(name))
+        for name in classes:
+            meant = lookup(known, f"architecture in {source}:", str(name))
             shown |= {field: _values(value)[0] for field, value in meant.items()}
         return result | shown | self.told_by_values(values, shown, source)
 
     def write_config(self, config: Any) -> dict[str, Any]:
-        """Returns the config.json of our config."""
-        values = {key: getattr(config, field) for key, field in self.fields.items()}
+        """Returns the config.json of our config, of a kind without `options`."""
+        model_type, beginning = next(iter(self.model_types.items()))
+        classes = default_names(config.num_classes or 0) if "num_classes" in config.from_data else None
         return {
-            "model_type": self.model_type,
-            "architectures": [self.architecture(config)],
+            self.library.key: model_type,
+            "architectures": [f"{beginning}{self.ending(config)}"],
             **self.supported,
-            **values,
+            **{key: field.write(getattr(config, field.name)) for key, field in self.fields.items()},
+            **({} if classes is None else self.library.labels(classes)),
             **self.extra(config),
         }
 
@@ -127,19 +181,26 @@ def _values(value: Any) -> tuple[Any, ...]:
     return value if isinstance(value, tuple) else (value,)
 
 
+def _read(field: Field, key: str, value: Any, source: str) -> Any:
+    """Returns the value of our config's field, given a key's."""
+    try:
+        return field.read(value)
+    except (ArithmeticError, AttributeError, LookupError, TypeError, ValueError) as error:
+        raise QtxError(f"{source}: {key} is {str(value)[:100]!r}, which is no {field.name}: {error}") from None
+
+
 def _is_taken(field: str, value: Any) -> bool:
     """Says whether our config takes a value of a field of `OF_TRAINING`."""
     number = isinstance(value, int | float) and not isinstance(value, bool)
     return number and (0 < value < math.inf if field == "init_std" else 0 <= value < 1)
 
 
-def labels(num_classes: int | None, names: Sequence[str] = ()) -> dict[str, dict]:
-    """Returns config.json's class names, by default transformers' own; transformers reads their number from them."""
-    names = (*names, *default_names(num_classes or 0)[len(names) :])
-    return {
-        "id2label": {str(i): name for i, name in enumerate(names)},
-        "label2id": {name: i for i, name in enumerate(names)},
-    }
+def shown_head(tensors: Mapping[str, Any], heads: Mapping[str, str]) -> dict[str, Any]:
+    """Tells the head and its number of classes by which of the heads' tensors are there: a config.json may lack the
+    head, and a number of 2."""
+    name = next((name for name in heads if name in tensors), "")
+    head = heads.get(name, "none")
+    return {"head": head, "num_classes": first_length(tensors[name]) if head == "classification" else None}
 
 
 def first_length(tensor: Any) -> int:

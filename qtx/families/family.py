@@ -48,8 +48,8 @@ class Family:
       heads: for a family with an option `head`, objective to the head that it trains; one left out trains any.
       measured: what the outlier metrics of a config's module are taken over.
       recipe: the default quantization recipe, a name in `qtx.quantization.recipes.RECIPES`.
-      checkpoint: how Hugging Face stores the family; None: not at all.
-      timm: how timm stores the family; None: not at all.
+      checkpoints: the kinds of checkpoint that store the family. A model without an original is written as the first
+        that can say all of its config.
       vocab_size: the vocabulary of the published models, for plans that nothing else tells the size.
       small: from a config and the sizes that a smoke test gives every family, further options that the test shrinks.
     """
@@ -61,7 +61,6 @@ class Family:
     measured: Callable[[Any], MeasuredSites]
     recipe: str = "strict"
     heads: Mapping[str, str] = dataclasses.field(default_factory=dict)
-    checkpoint: Checkpoint | None = None
-    timm: Checkpoint | None = None
+    checkpoints: tuple[Checkpoint, ...] = ()
     vocab_size: int | None = None
     small: Callable[[Any, Mapping[str, Any]], dict[str, Any]] = lambda config, sizes: {}

@@ -57,31 +57,32 @@ class Weight:
         on leading axes in that order.
       path: the path of the stacked parameter in qtx's tree, e.g. `"layers/attention/query/kernel"`.
       layout: the layout of the single tensor.
-      part: `(i, n)`: the tensor is the i-th of n equal parts, along the first axis, of what the checkpoint has under
-        this name; the rows of all n follow each other.
+      begin, axis: where the parameter begins in the tensor, and along which axis, both in qtx's layout. Rows with the
+        same name, and the same layout, are parts of one tensor, and the last of them is its end. What is in none of
+        them is kept as it is in the original; without one it is 0.
     """
 
     name: str
     path: str
     layout: Layout = SAME
-    part: tuple[int, int] = (0, 1)
+    begin: int = 0
+    axis: int = -1
 
     @property
     def indices(self) -> list[str]:
         """Returns the names of the stacked axes."""
         return [field for _, field, _, _ in string.Formatter().parse(self.name) if field]
 
-    def imported(self, stored: StoredTensor) -> np.ndarray:
-        """Makes the single tensor from what the checkpoint has, of the same type."""
-        index, number = self.part
-        whole = np.asarray(stored)
-        return self.layout.imported(whole if number == 1 else np.split(whole, number)[index])
+    def whole(self, stored: StoredTensor) -> np.ndarray:
+        """Returns a single tensor of the checkpoint, of the same type, in qtx's layout."""
+        return np.asarray(self.layout.imported(np.asarray(stored)))
 
-    def stored_shape(self, shape: tuple[int, ...]) -> tuple[int, ...]:
-        """Returns the shape of the checkpoint's tensors, given that of the stacked parameter."""
-        blank = np.broadcast_to(np.float32(0), shape[len(self.indices) :])
-        part = self.layout.exported(blank).shape
-        return part if self.part[1] == 1 else (part[0] * self.part[1], *part[1:])
+    def place(self, shape: tuple[int, ...]) -> tuple[slice, ...]:
+        """Returns where in the single tensor, in qtx's layout, a parameter of a shape is."""
+        place = [slice(size) for size in shape]
+        if place:
+            place[self.axis] = slice(self.begin, self.begin + shape[self.axis])
+        return tuple(place)
 
     def names(self, sizes: Mapping[str, int]) -> Iterator[tuple[tuple[int, ...], str]]:
         """Yields every index of the stacked axes with the checkpoint's name there."""
@@ -89,9 +90,17 @@ class Weight:
             yield index, self.name.format(**dict(zip(self.indices, index, strict=True)))
 
 
-def dense_weights(name: str, path: str) -> list[Weight]:
-    """Returns the rows of a linear layer: weight `[out, in]` and bias."""
-    return [Weight(f"{name}.weight", f"{path}/kernel", KERNEL), Weight(f"{name}.bias", f"{path}/bias")]
+def dense_weights(name: str, path: str, begin: int = 0) -> list[Weight]:
+    """Returns the rows of a linear layer, weight `[out, in]` and bias, or of its outputs from `begin` on."""
+    bias = Weight(f"{name}.bias", f"{path}/bias", begin=begin)
+    return [Weight(f"{name}.weight", f"{path}/kernel", KERNEL, begin), bias]
+
+
+def packed_weights(name: str, outputs: Mapping[str, int]) -> list[Weight]:
+    """Returns the rows of one linear layer that is several of ours; `outputs` has their paths, in the order in which
+    their outputs follow each other, and the number of these."""
+    begins = itertools.accumulate(outputs.values(), initial=0)
+    return [row for path, begin in zip(outputs, begins, strict=False) for row in dense_weights(name, path, begin)]
 
 
 def layer_norm_weights(name: str, path: str) -> list[Weight]:
@@ -126,13 +135,12 @@ def import_weights(
     wanted = dict.fromkeys(name for weight in table for _, name in weight.names(sizes))
     _refuse(source, "lacks", [name for name in wanted if name not in tensors])
     _refuse(source, "has unexpected", sorted(set(tensors).difference(wanted)))
+    wholes = _whole_shapes(table, expected)
     for weight in table:
-        single_shape = weight.stored_shape(expected[weight.path])
+        stored = weight.layout.exported(np.broadcast_to(np.float32(0), wholes[weight.name])).shape
         for _, name in weight.names(sizes):
-            if tensors[name].shape != single_shape:
-                raise QtxError(
-                    f"{source}: {name} has shape {tensors[name].shape}, but its config.json means {single_shape}"
-                )
+            if tensors[name].shape != stored:
+                raise QtxError(f"{source}: {name} has shape {tensors[name].shape}, but its config.json means {stored}")
             if tensors[name].dtype.name not in FLOATS:
                 raise QtxError(f"{source}: {name} is of {tensors[name].dtype.name}, expected {', '.join(FLOATS)}")
     return traverse_util.unflatten_dict(
@@ -144,14 +152,25 @@ def _imported(
     weight: Weight, tensors: Mapping[str, StoredTensor], shape: tuple[int, ...], sizes: Mapping[str, int], source: str
 ) -> np.ndarray:
     """Returns a row's stacked parameter: a single tensor as it was read, if possible, or several copied one by one."""
+    place = weight.place(shape[len(weight.indices) :])
     if not weight.indices:
-        parameter = np.ascontiguousarray(weight.imported(tensors[weight.name]), np.float32).reshape(shape)
+        parameter = np.ascontiguousarray(weight.whole(tensors[weight.name])[place], np.float32).reshape(shape)
         return _finite(parameter, weight.name, source)
     parameter = np.empty(shape, np.float32)
     for index, name in weight.names(sizes):
-        parameter[index] = weight.imported(tensors[name]).reshape(shape[len(index) :])
+        parameter[index] = weight.whole(tensors[name])[place]
         _finite(parameter[index], name, source)
     return parameter
+
+
+def _whole_shapes(table: Sequence[Weight], shapes: Mapping[str, tuple[int, ...]]) -> dict[str, tuple[int, ...]]:
+    """Returns the shapes of the table's single tensors, by name and in qtx's layout, given those of the parameters."""
+    wholes: dict[str, tuple[int, ...]] = {}
+    for weight in table:
+        shape = shapes[weight.path][len(weight.indices) :]
+        ends = tuple(part.stop for part in weight.place(shape))
+        wholes[weight.name] = tuple(map(max, wholes.get(weight.name, ends), ends))
+    return wholes
 
 
 def _finite(x: np.ndarray, name: str, source: str) -> np.ndarray:
@@ -173,15 +192,30 @@ def _refuse_unnamed(table: Sequence[Weight], paths: Iterable[str]) -> None:
         raise QtxError(f"{', '.join(unnamed)}: no name in a checkpoint is known for this, so that it would be lost")
 
 
-def export_weights(table: Sequence[Weight], parameters: Any, sizes: Mapping[str, int]) -> dict[str, np.ndarray]:
-    """Returns the checkpoint's tensors by name: the inverse of `import_weights`."""
-    flat = traverse_util.flatten_dict(parameters, sep="/")
+def export_weights(
+    table: Sequence[Weight],
+    parameters: Any,
+    sizes: Mapping[str, int],
+    original: Mapping[str, StoredTensor] | None = None,
+) -> dict[str, np.ndarray]:
+    """Returns the checkpoint's tensors by name: the inverse of `import_weights`. The `original` has what a tensor holds
+    beside parameters."""
+    flat = {path: np.asarray(x, np.float32) for path, x in traverse_util.flatten_dict(parameters, sep="/").items()}
     _refuse_unnamed(table, flat)
-    parts: dict[str, list[np.ndarray]] = {}
+    wholes = _whole_shapes(table, {path: x.shape for path, x in flat.items()})
+    tensors: dict[str, np.ndarray] = {}
+    layouts: dict[str, Layout] = {}
     for weight in table:
         for index, name in weight.names(sizes):
-            parts.setdefault(name, []).append(weight.layout.exported(np.asarray(flat[weight.path], np.float32)[index]))
-    return {
-        name: np.ascontiguousarray(those[0] if len(those) == 1 else np.concatenate(those))
-        for name, those in parts.items()
-    }
+            part, layouts[name] = flat[weight.path][index], weight.layout
+            if part.shape == wholes[weight.name]:
+                tensors[name] = part
+                continue
+            if name not in tensors:
+                there = None if original is None else original.get(name)
+                whole = np.zeros(wholes[weight.name], np.float32) if there is None else weight.whole(there)
+                if whole.shape != wholes[weight.name]:
+                    raise QtxError(f"{name} has another shape in the original: give the one that the model was made of")
+                tensors[name] = np.array(whole, np.float32)
+            tensors[name][weight.place(part.shape)] = part
+    return {name: np.ascontiguousarray(layouts[name].exported(x)) for name, x in tensors.items()}

@@ -3,14 +3,12 @@
 from __future__ import annotations
 
 from collections import Counter
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from typing import Any
 
-from qtx.data.classes import default_names, plain
+from qtx.data.classes import are_unnamed, default_names, plain
+from qtx.families.library import Library
 from qtx.interop.stored import Stored
-
-OF_TIMM = ("label_names", "labels")
-"""Keys of timm's config.json in order of precedence; `label_names` of its `pretrained_cfg` comes last."""
 
 
 def class_names(stored: Stored, number: int) -> tuple[str, ...]:
@@ -21,27 +19,24 @@ def class_names(stored: Stored, number: int) -> tuple[str, ...]:
       stored: the checkpoint.
       number: the number of classes, by the checkpoint's weights.
     """
-    timm, default = stored.checkpoint is stored.family.timm, default_names(number)
-    given = _of_timm(stored.values) if timm else _of_transformers(stored.values)
+    library, default = stored.checkpoint.library, default_names(number)
     try:
-        names = {int(key): str(name) for key, name in given.items()}
+        names = {int(key): str(name) for key, name in library.class_names(stored.values).items()}
     except (TypeError, ValueError):
         return default
-    if not names.keys() <= set(range(number)) or (len(names) < number and not timm):  # timm may leave some out
+    if not names.keys() <= set(range(number)) or (len(names) < number and library.names_all):
         return default
     complete = [names.get(i, default[i]) for i in range(number)]
     times = Counter(map(plain, complete))
     return tuple(name if times[plain(name)] == 1 else f"{name} ({i})" for i, name in enumerate(complete))
 
 
-def _of_transformers(values: Mapping[str, Any]) -> Mapping[Any, Any]:
-    """Returns `id2label`, unless `num_labels` says another number of classes, which `transformers` then follows."""
-    names, number = values.get("id2label"), values.get("num_labels")
-    return names if isinstance(names, Mapping) and number in (None, len(names)) else {}
-
-
-def _of_timm(values: Mapping[str, Any]) -> Mapping[Any, Any]:
-    nested = values.get("pretrained_cfg")
-    places = [values.get(key) for key in OF_TIMM] + [nested.get(OF_TIMM[0]) if isinstance(nested, dict) else None]
-    names = next((names for names in places if names), None)
-    return dict(enumerate(names)) if isinstance(names, list) else names if isinstance(names, dict) else {}
+def named_classes(
+    library: Library, values: Mapping[str, Any], number: int, names: Sequence[str], learned: bool
+) -> dict[str, Any]:
+    """Returns the keys of config.json, so far `values`, that name a model's classes anew, the first of which have
+    `names`; none if the names that are there stay, which is so unless the model has `learned` other classes."""
+    default = default_names(number)
+    key, unnamed = next(iter(library.labels(default).items()))
+    replaced = library.names_all and values.get(key) in (None, unnamed) and not are_unnamed(names)
+    return library.labels([*names, *default[len(names) :]]) if learned or replaced else {}

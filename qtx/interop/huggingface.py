@@ -12,20 +12,18 @@ import flax.linen as nn
 import jax
 
 from qtx.attention import AttentionConfig
-from qtx.data.classes import are_unnamed
-from qtx.families import Checkpoint, Family, build, family_of
-from qtx.families.checkpoint import labels
+from qtx.families import Checkpoint, build
+from qtx.families.kinds import kind_for
 from qtx.families.weights import export_weights, import_weights
 from qtx.foundation.config import flattened
-from qtx.foundation.errors import QtxError
 from qtx.foundation.storage import sealed_safetensors, write_whole
 from qtx.interop.carried import carried
-from qtx.interop.class_names import OF_TIMM
+from qtx.interop.class_names import named_classes
 from qtx.interop.modeling import modeling
 from qtx.interop.original import as_in
 from qtx.interop.stored import ATTENTION_KEY, CONFIG, EXPECTED, open_folder, sizes_of, table_of
 from qtx.interop.weight_files import WEIGHTS
-from qtx.models import COMPUTATION, MEASURED_BY, TransformerConfig
+from qtx.models import TransformerConfig
 
 
 def load(folder: str | Path, attention: AttentionConfig | None = None) -> tuple[TransformerConfig, dict[str, Any]]:
@@ -85,47 +83,30 @@ def save(
     """
     folder, config, params = Path(folder), config.resolved(), nn.unbox(params)
     if original is None:
-        values, contents = _from_nothing(config, params)
+        checkpoint = kind_for(config)
+        values, contents = _anew(checkpoint, config, params)
     else:
-        values, contents = as_in(open_folder(Path(original)), config, params)
+        stored = open_folder(Path(original))
+        checkpoint = stored.checkpoint
+        values, contents = as_in(stored, config, params)
         contents |= carried(Path(original))
-    number = getattr(config, "num_classes", None)
-    names = labels(number, classes or ())
-    unnamed = values.get("id2label") in (None, labels(number)["id2label"]) and not are_unnamed(classes or ())
-    if classes and "model_type" in values and (learned or unnamed):
-        values |= names
-    elif classes and "model_type" not in values and learned:
-        values |= {OF_TIMM[0]: list(names["id2label"].values())}
+    if classes:
+        number = getattr(config, "num_classes", None) or 0
+        values |= named_classes(checkpoint.library, values, number, classes, learned)
     if config.attention != AttentionConfig():
         values[ATTENTION_KEY] = {k: v for k, v in flattened(config.attention).items() if v is not None}
-    values, code = modeling(config, values)
+    values, code = modeling(checkpoint, config, values)
     contents |= {**code, **(files or {})}
     text = json.dumps(values, indent=2) + "\n"
     write_whole({folder / name: content for name, content in {**contents, CONFIG: text.encode()}.items()})
 
 
-def _from_nothing(config: TransformerConfig, params: Any) -> tuple[dict[str, Any], dict[str, bytes]]:
+def _anew(checkpoint: Checkpoint, config: TransformerConfig, params: Any) -> tuple[dict[str, Any], dict[str, bytes]]:
     """Returns config.json's values and the other files' contents for a model without an original."""
-    checkpoint = _checkpoint(family_of(config))
-    architecture = checkpoint.architecture(config)
-    # What transformers has no option for, such as another LayerNorm epsilon in OPT, would be lost silently.
-    given, default = vars(config), type(config)()
-    told = {*checkpoint.fields.values(), *checkpoint.shown_by_weights({}), *COMPUTATION, *MEASURED_BY, "attention"}
-    for field in given.keys() - told:
-        if given[field] != getattr(default, field):
-            raise QtxError(f"{field} is {given[field]!r}: {architecture} supports only {getattr(default, field)!r}")
     tensors = export_weights(table_of(checkpoint, config), params, sizes_of(config))
-    if architecture in checkpoint.bare:
+    if checkpoint.ending(config) in checkpoint.bare:
         tensors = {name.removeprefix(checkpoint.prefix): x for name, x in tensors.items()}
     return checkpoint.write_config(config), {WEIGHTS: sealed_safetensors(tensors, format="pt")}
-
-
-def _checkpoint(family: Family) -> Checkpoint:
-    if family.checkpoint is None:
-        raise QtxError(
-            f"{family.title} has no Hugging Face format: give its Family a Checkpoint, the table of its weights' names"
-        )
-    return family.checkpoint
 
 
 # Tracing takes longer than reading a small checkpoint; the checkpoints of one experiment share a config.

@@ -16,8 +16,8 @@ from qtx.models import OF_TRAINING, TransformerConfig, differing_options
 
 
 def has_place_for(original: Stored, attention: AttentionConfig) -> bool:
-    """Says whether users of the original's format can compute an attention: timm runs no code of qtx."""
-    return original.checkpoint is not original.family.timm or attention == AttentionConfig()
+    """Says whether users of the original's format can compute an attention: the plain softmax, or what code does."""
+    return original.checkpoint.stock is not None or attention == AttentionConfig()
 
 
 def as_in(original: Stored, config: TransformerConfig, params: Any) -> tuple[dict[str, Any], dict[str, bytes]]:
@@ -34,20 +34,15 @@ def as_in(original: Stored, config: TransformerConfig, params: Any) -> tuple[dic
                 f"{original.folder} is of another model, with {option} {getattr(there, option)!r} and not "
                 f"{getattr(config, option, None)!r}: give the folder that this one was made of"
             )
-    if not has_place_for(original, config.attention):
-        raise QtxError(
-            f"{original.folder} is timm's, and timm computes the plain softmax alone: leave the original out, to write "
-            "transformers' ViT with the code of the attention"
-        )
     changed = {
-        key: getattr(config, field)
+        key: field.write(getattr(config, field.name))
         for key, field in checkpoint.fields.items()
-        if field in OF_TRAINING and getattr(config, field) != getattr(there, field)
+        if field.name in OF_TRAINING and getattr(config, field.name) != getattr(there, field.name)
     }
     values = {key: value for key, value in (original.values | changed).items() if key != ATTENTION_KEY}
 
     names = original.names
-    ours = export_weights(table_of(checkpoint, config), params, sizes_of(config))
+    ours = export_weights(table_of(checkpoint, config), params, sizes_of(config), original.tensors)
     theirs = {name for weight in table_of(checkpoint, there) for _, name in weight.names(sizes_of(there))}
     gone = theirs - ours.keys()  # weights of an attention that the model no longer has
     files: dict[str, dict[str, np.ndarray]] = {

@@ -3,14 +3,14 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Iterable, Mapping
+from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
-from qtx.data.images import IMAGENET
 from qtx.data.resizing import INTERPOLATIONS, SQUASH
 from qtx.foundation.errors import QtxError
 from qtx.foundation.storage import Expected, read_json
+from qtx.foundation.storage.json_values import LARGEST, number, numbers, one_of
 from qtx.interop.stored import CONFIG, Stored
 
 PREPROCESSOR = "preprocessor_config.json"
@@ -33,11 +33,6 @@ OF_SHORTER_SIDE = ("Bit", "CLIP")
 CONVNEXT_WHOLE = 384
 """Pixels from which on a ConvNextImageProcessor cuts nothing off: below, it resizes to more and cuts."""
 PILLOW: dict[Any, str] = {int(code): name for name, code in INTERPOLATIONS.items()}
-# timm's defaults for what `pretrained_cfg` leaves out (its class PretrainedCfg).
-TIMM = {"crop_pct": 0.875, "crop_mode": "center", "interpolation": "bicubic", **IMAGENET}
-TIMMS_MODES = ("center", "squash")
-LARGEST = 65_535
-"""Largest side in pixels, and largest mean or standard deviation."""
 
 
 def pixel_options(stored: Stored, image_size: int, channels: int) -> dict[str, Any]:
@@ -51,13 +46,14 @@ def pixel_options(stored: Stored, image_size: int, channels: int) -> dict[str, A
     Raises:
       QtxError: naming what the checkpoint asks for and no option of an image source can express.
     """
-    if stored.checkpoint is stored.family.timm:
-        options = _of_timm(stored.values.get("pretrained_cfg", stored.values) or {}, str(stored.folder / CONFIG))
-    else:
+    told = stored.checkpoint.library.pixels
+    if told is None:
         options = _of_processor(stored.folder / PREPROCESSOR, image_size)
+    else:
+        options = told(stored.values, str(stored.folder / CONFIG))
     for name in ("mean", "std"):
-        numbers = options[name]  # one number, or the same for all, is that of any number of channels
-        options[name] = tuple(numbers[:1] * channels if len(set(numbers)) == 1 else numbers)
+        given = options[name]  # one number, or the same for all, is that of any number of channels
+        options[name] = tuple(given[:1] * channels if len(set(given)) == 1 else given)
     return {"image_size": image_size, "channels": channels, **options}
 
 
@@ -81,40 +77,23 @@ def processor_of(pixels: Mapping[str, Any]) -> dict[str, Any]:
     }
 
 
-def _of_timm(given: Any, source: str) -> dict[str, Any]:
-    """Returns the options of timm's `pretrained_cfg`, as its `create_transform` evaluates."""
-    if not isinstance(given, dict):
-        raise QtxError(f"{source}: pretrained_cfg is {str(given)[:100]}, expected options by name")
-    values = TIMM | {key: given[key] for key in TIMM if given.get(key) is not None}
-    _check(source, "crop_mode", values["crop_mode"], TIMMS_MODES)
-    _check(source, "interpolation", values["interpolation"], INTERPOLATIONS)
-    return {
-        "crop_ratio": _number(source, "crop_pct", values["crop_pct"], most=1.0),
-        "crop_mode": values["crop_mode"],
-        "interpolation": values["interpolation"],
-        "mean": _numbers(source, "mean", values["mean"]),
-        "std": _numbers(source, "std", values["std"]),
-    }
-
-
 def _of_processor(file: Path, image_size: int) -> dict[str, Any]:
     """Returns the options of transformers' image processor file; without a file, a ViTImageProcessor's."""
     given, source = read_json(file, EXPECTED) if file.is_file() else {}, str(file)
     values: dict[str, Any] = VIT | {key: value for key, value in given.items() if value is not None}
-    _check(source, "resample", values["resample"], PILLOW)
     if values["do_center_crop"] and not values["do_resize"]:
         raise QtxError(f"{source}: do_center_crop without do_resize, which qtx does not support: resize the images")
     squash, resized = _resized(values, source)
     cut = _side(source, "crop_size", values.get("crop_size", image_size)) if values["do_center_crop"] else resized
     if given.get("crop_pct") is not None:
         squash = cut >= CONVNEXT_WHOLE
-        resized = cut if squash else int(cut / _number(source, "crop_pct", given["crop_pct"], most=1.0))
+        resized = cut if squash else int(cut / number(source, "crop_pct", given["crop_pct"], most=1.0))
     if cut > resized:
         raise QtxError(f"{source}: crop_size {cut} is more than size {resized}; qtx supports no padding")
     return {
         "crop_ratio": _ratio(cut, resized, image_size),
         "crop_mode": "squash" if squash else "floor",
-        "interpolation": PILLOW[values["resample"]],
+        "interpolation": PILLOW[one_of(source, "resample", values["resample"], PILLOW)],
         **_normalization(values, source),
     }
 
@@ -123,11 +102,11 @@ def _normalization(values: Mapping[str, Any], source: str) -> dict[str, Any]:
     """Returns `mean` and `std`: (x - mean) / std = (255 x * factor - offset - image_mean) / image_std, 0 <= x <= 1."""
     one, offset = 255.0, 0.0
     if values["do_rescale"]:
-        one *= _number(source, "rescale_factor", values["rescale_factor"])
+        one *= number(source, "rescale_factor", values["rescale_factor"])
         offset = 1.0 if values["rescale_offset"] else 0.0
     mean, std = [0.0], [1.0]
     if values["do_normalize"]:
-        mean, std = (_numbers(source, name, values[name]) for name in ("image_mean", "image_std"))
+        mean, std = (numbers(source, name, values[name]) for name in ("image_mean", "image_std"))
     return {"mean": [(x + offset) / one for x in mean], "std": [x / one for x in std]}
 
 
@@ -154,22 +133,3 @@ def _ratio(cut: int, resized: int, size: int) -> float:
     """Returns `cut / resized`, so that `size` pixels divided by it and rounded down are those of exact arithmetic."""
     ratio = cut / resized
     return ratio if math.floor(size / ratio) == size * resized // cut else math.nextafter(ratio, 0.0)
-
-
-def _numbers(source: str, name: str, value: Any) -> list[float]:
-    """Returns one number, or several, as a list."""
-    numbers = list(value) if isinstance(value, list | tuple) else [value]
-    if not numbers or not all(isinstance(number, int | float) and abs(number) <= LARGEST for number in numbers):
-        raise QtxError(f"{source}: {name} is {str(value)[:100]}: expected a number per channel")
-    return list(map(float, numbers))
-
-
-def _number(source: str, name: str, value: Any, most: float = 255.0) -> float:
-    if not isinstance(value, int | float) or not 0.0 < value <= most:
-        raise QtxError(f"{source}: {name} is {str(value)[:100]}: expected a number above 0 and at most {most:g}")
-    return float(value)
-
-
-def _check(source: str, name: str, value: Any, known: Iterable[Any]) -> None:
-    if value not in list(known):
-        raise QtxError(f"{source}: {name} is {str(value)[:100]!r}; qtx supports {', '.join(map(str, known))}")

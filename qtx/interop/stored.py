@@ -9,11 +9,12 @@ from typing import Any
 import numpy as np
 
 from qtx.attention import AttentionConfig
-from qtx.families import FAMILIES, Checkpoint, Family
+from qtx.families import Checkpoint, Family
 from qtx.families.attention_weights import attention_weights, with_gate
+from qtx.families.kinds import kind_of
 from qtx.families.weights import Weight
 from qtx.foundation.config import read_section
-from qtx.foundation.errors import QtxError, lookup
+from qtx.foundation.errors import QtxError
 from qtx.foundation.storage import Expected, StoredTensor, read_json
 from qtx.interop.carried import MODULES
 from qtx.interop.sentence import read_modules
@@ -22,10 +23,6 @@ from qtx.models import TransformerConfig
 
 CONFIG = "config.json"
 EXPECTED = Expected("a model's config", f"give a checkpoint folder with {CONFIG} and {WEIGHTS}")
-REFUSED = {
-    "deit": "transformers' DeiT has a distillation token, which qtx's ViT has not; the DeiTs that were trained without "
-    "one are of model_type 'vit', or timm's",
-}
 # The key of the attention variant in config.json; transformers keeps unknown keys and ignores them.
 ATTENTION_KEY = "qtx_attention"
 
@@ -122,29 +119,13 @@ def open_folder(folder: Path) -> Stored:
       QtxError: if a file is missing or broken, or the model is of no registered kind.
     """
     values = read_json(folder / CONFIG, EXPECTED)
-    family, checkpoint = _kind(values, folder / CONFIG)
+    family, checkpoint = kind_of(values, str(folder / CONFIG))
     stored = Stored(folder, values, family, checkpoint, open_weights(folder))
     if len(stored.tensors) < len(stored.names):
         full = list(stored.names.values())
         twice = next(name for name in full if full.count(name) > 1)
         raise QtxError(f"{stored.source} has {twice} twice, under an old name and under today's: remove one of them")
     return stored
-
-
-def _kind(values: dict[str, Any], source: Path) -> tuple[Family, Checkpoint]:
-    """Returns the family and the kind of checkpoint of a config.json."""
-    kinds = {family.checkpoint.model_type: family for family in FAMILIES.values() if family.checkpoint is not None}
-    if "model_type" not in values:
-        for family in FAMILIES.values():
-            if "architecture" in values and family.timm is not None:
-                return family, family.timm
-        raise QtxError(f"{source} has no 'model_type': expected one of {', '.join(kinds)}")
-    name = str(values["model_type"])
-    if name in REFUSED:
-        raise QtxError(f"{source}: model_type is {name!r}: {REFUSED[name]}")
-    family = lookup(kinds, f"model_type in {source}:", name)
-    assert family.checkpoint is not None
-    return family, family.checkpoint
 
 
 def table_of(checkpoint: Checkpoint, config: TransformerConfig) -> list[Weight]:

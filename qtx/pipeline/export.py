@@ -47,7 +47,7 @@ def export_huggingface(run: TrainedRun, folder: Path, scheme: str | None = None)
     if original is not None and has_place_for(open_folder(original), config.attention):
         told = [f"names, types and tokenizer are those of {original}"]
     elif original is not None:
-        told = [f"{original} is timm's, which computes the plain softmax alone: this is a checkpoint of transformers"]
+        told = [f"{original} is of a kind that computes the plain softmax alone: this is a checkpoint of transformers"]
         original = None
     names = prepared.data.classes
     if original is None and names is None and "num_classes" in config.from_data:  # no original names the classes
@@ -65,8 +65,8 @@ def _with_it(run: TrainedRun, original: Path | None) -> dict[str, bytes]:
     if data.pixels is None or not run.own_data:
         return files
     stored = None if original is None else open_folder(original)
-    if stored is not None and stored.checkpoint is stored.family.timm:
-        return files  # timm has these options in config.json
+    if stored is not None and stored.checkpoint.library.pixels is not None:
+        return files  # config.json has these options
     if stored is None or pixel_options(stored, data.pixels["image_size"], data.pixels["channels"]) != data.pixels:
         files[PREPROCESSOR] = json.dumps(processor_of(data.pixels), indent=2).encode() + b"\n"
     return files

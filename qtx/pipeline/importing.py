@@ -18,7 +18,7 @@ from qtx.data.config import SOURCE
 from qtx.data.tokenizer_settings import longest_text
 from qtx.experiment import Experiment, default, record
 from qtx.families import FAMILIES, completed, family_of
-from qtx.families.bert import PROBLEM_TYPE
+from qtx.families.checkpoints.bert import PROBLEM_TYPE
 from qtx.foundation.config import read_section, section
 from qtx.foundation.errors import QtxError
 from qtx.foundation.paths import at_home

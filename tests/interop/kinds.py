@@ -43,6 +43,14 @@ def bert_encoder(prefix: str, weight: str = "weight", bias: str = "bias") -> Sha
     return shapes
 
 
+def roberta_encoder(prefix: str, types: int = 1) -> Shapes:
+    """A BERT's, whose first position has the third row; the published models have one token type."""
+    return bert_encoder(prefix) | {
+        f"{prefix}embeddings.position_embeddings.weight": (LENGTH + 2, WIDTH),
+        f"{prefix}embeddings.token_type_embeddings.weight": (types, WIDTH),
+    }
+
+
 def opt_decoder(prefix: str, pre_norm: bool = True, embedding: int = WIDTH) -> Shapes:
     shapes = {
         f"{prefix}decoder.embed_tokens.weight": (VOCABULARY, embedding),
@@ -115,6 +123,8 @@ BERT = {
     "max_position_embeddings": LENGTH,
     "transformers_version": "4.8.2",
 }
+ROBERTA = BERT | {"model_type": "roberta", "max_position_embeddings": LENGTH + 2, "pad_token_id": 1}
+XLM_R = ROBERTA | {"model_type": "xlm-roberta", "type_vocab_size": 1, "layer_norm_eps": 1e-5}
 OPT = {
     "model_type": "opt",
     "vocab_size": VOCABULARY,
@@ -164,6 +174,7 @@ class Kind:
       copies: of tied tensors: the copy's name to the original's.
       others: names to tensors that are no weights.
       unused: weights that qtx does not compute with.
+      unused_rows: names of tables to their number of first rows that qtx does not compute with.
     """
 
     config: dict[str, Any]
@@ -172,6 +183,7 @@ class Kind:
     copies: dict[str, str] = dataclasses.field(default_factory=dict)
     others: dict[str, np.ndarray] = dataclasses.field(default_factory=dict)
     unused: tuple[str, ...] = ()
+    unused_rows: dict[str, int] = dataclasses.field(default_factory=dict)
 
     def tensors(self, dtype: Any = np.float32) -> dict[str, np.ndarray]:
         """Random, no two alike."""
@@ -242,6 +254,36 @@ KINDS: dict[str, Kind] = {
         bert_encoder("bert.") | mlm_head() | alphas("bert.encoder.layer.{}.attention.self"),
         {"head": "mlm", "attention": AttentionConfig(gate=LinearGate())},
         DECODER,
+    ),
+    "RobertaForMaskedLM": Kind(
+        architectures(ROBERTA, "RobertaForMaskedLM"),
+        roberta_encoder("roberta.", types=2)
+        | linear("lm_head.dense", WIDTH, WIDTH)
+        | norm("lm_head.layer_norm")
+        | {"lm_head.bias": (VOCABULARY,)},
+        {"head": "mlm", "max_length": LENGTH},
+        {
+            "lm_head.decoder.weight": "roberta.embeddings.word_embeddings.weight",
+            "lm_head.decoder.bias": "lm_head.bias",
+        },
+        unused_rows={"roberta.embeddings.position_embeddings.weight": 2},
+    ),
+    "XLMRobertaForSequenceClassification": Kind(
+        architectures(XLM_R, "XLMRobertaForSequenceClassification")
+        | {"id2label": {str(i): f"LABEL_{i}" for i in range(CLASSES)}},
+        roberta_encoder("roberta.")
+        | linear("classifier.dense", WIDTH, WIDTH)
+        | linear("classifier.out_proj", WIDTH, CLASSES),
+        {"head": "classification", "num_classes": CLASSES, "layer_norm_epsilon": 1e-5, "type_vocab_size": 1},
+        others={"roberta.embeddings.position_ids": np.arange(LENGTH + 2)[None]},
+        unused_rows={"roberta.embeddings.position_embeddings.weight": 2},
+    ),
+    "XLMRobertaModel": Kind(
+        architectures(XLM_R, "XLMRobertaModel"),
+        roberta_encoder("") | linear("pooler.dense", WIDTH, WIDTH),
+        {"head": "none", "max_length": LENGTH},
+        unused=tuple(linear("pooler.dense", WIDTH, WIDTH)),
+        unused_rows={"embeddings.position_embeddings.weight": 2},
     ),
     "OPTForCausalLM": Kind(
         architectures(OPT, "OPTForCausalLM"),

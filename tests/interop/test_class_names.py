@@ -36,10 +36,9 @@ OF_TIMM = {
 }
 
 
-def named(values, family="vit", timm=False):
-    chosen = FAMILIES[family]
+def named(values, kind=0):
     values = json.loads(json.dumps(values))
-    return class_names(SimpleNamespace(values=values, family=chosen, checkpoint=chosen.timm if timm else "other"), 3)
+    return class_names(SimpleNamespace(values=values, checkpoint=FAMILIES["vit"].checkpoints[kind]), 3)
 
 
 @pytest.mark.parametrize(("names", "number", "expected"), OF_TRANSFORMERS.values(), ids=OF_TRANSFORMERS)
@@ -50,7 +49,7 @@ def test_of_transformers(names, number, expected):
 
 @pytest.mark.parametrize(("values", "expected"), OF_TIMM.values(), ids=OF_TIMM)
 def test_of_timm(values, expected):
-    assert named(values, timm=True) == expected
+    assert named(values, kind=1) == expected
 
 
 @pytest.mark.parametrize("case", ["in no order", "numbers", "as many as num_labels", "another number than num_labels"])

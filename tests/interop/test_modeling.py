@@ -18,7 +18,8 @@ from qtx.attention import GATES, NORMALIZERS, VARIANTS, AttentionConfig, attenti
 from qtx.attention.gates import DenseGate, LinearGate
 from qtx.attention.normalizers import Softmax
 from qtx.attention.parameters import Parameter
-from qtx.families import build, family_of
+from qtx.families import build
+from qtx.families.kinds import kind_for
 from qtx.foundation.errors import QtxError
 from qtx.interop import load, save
 from qtx.interop.modeling import modeling
@@ -266,11 +267,33 @@ def test_a_masked_language_model_becomes_a_classifier_with_its_gates(tmp_path, i
         assert classifier(**theirs).logits.shape == (3, 3)
 
 
+@needs_torch
+@pytest.mark.parametrize(
+    "name, auto",
+    [
+        ("RobertaForMaskedLM", "AutoModelForMaskedLM"),
+        ("XLMRobertaForSequenceClassification", "AutoModelForSequenceClassification"),
+    ],
+)
+def test_another_kind_of_a_family_has_code_of_its_own_classes(tmp_path, in_torch, name, auto):
+    KINDS[name].write(tmp_path / "original")
+    config, params = load(tmp_path / "original")
+    config = dataclasses.replace(config, attention=VARIANTS["softmax1"])
+    save(tmp_path / "model", config, params, tmp_path / "original")
+    model, tokens = in_torch(tmp_path / "model", auto), np.arange(3, 9, dtype=np.int32)[None]
+    assert type(model).__name__ == name
+    expected = np.asarray(jax.jit(build(config).apply)({"params": params}, {"tokens": tokens}))
+    with torch.no_grad():
+        found = model(input_ids=torch.from_numpy(tokens).long())[0].numpy()
+    np.testing.assert_allclose(found, expected, rtol=0, atol=1e-5 * np.abs(expected).max())
+
+
 @pytest.mark.parametrize("variant", NOT_STOCK)
 @pytest.mark.parametrize("family", CONFIGS)
 def test_the_file_is_python_and_config_json_names_what_it_defines(family, variant):
     config = dataclasses.replace(CONFIGS[family], attention=MECHANISMS[variant])
-    values, files = modeling(config, family_of(config).checkpoint.write_config(config))
+    checkpoint = kind_for(config)
+    values, files = modeling(checkpoint, config, checkpoint.write_config(config))
     text = files["modeling_qtx.py"].decode()
     compile(text, "modeling_qtx.py", "exec")
     assert max(map(len, text.splitlines())) <= 120
@@ -290,8 +313,9 @@ def test_a_parameter_whose_name_is_taken_is_refused(name, monkeypatch):
 
     monkeypatch.setitem(NORMALIZERS, "named", Named)
     config = dataclasses.replace(CONFIGS["opt"], attention=AttentionConfig(Named()))
+    checkpoint = kind_for(config)
     with pytest.raises(QtxError, match=f"the normalizer's parameter '{name}' has the name of something else"):
-        modeling(config, family_of(config).checkpoint.write_config(config))
+        modeling(checkpoint, config, checkpoint.write_config(config))
 
 
 def test_an_exported_folder_has_the_file_and_config_json_names_it(tmp_path):
@@ -338,6 +362,6 @@ def test_a_format_that_transformers_does_not_run_is_refused(tmp_path):
     KINDS["timm's ViT"].write(tmp_path / "original")
     config, params = load(tmp_path / "original")
     config = dataclasses.replace(config, attention=VARIANTS["clipped_softmax"].trained_at(9))
-    with pytest.raises(QtxError, match="timm computes the plain softmax alone: leave the original out"):
+    with pytest.raises(QtxError, match="has no code for an attention .*: leave the original out"):
         save(tmp_path / "model", config, params, tmp_path / "original")
     assert not (tmp_path / "model").exists()

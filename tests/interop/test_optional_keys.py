@@ -10,6 +10,7 @@ import numpy as np
 import pytest
 
 from qtx.families import FAMILIES
+from qtx.families.checkpoint import REQUIRED
 from qtx.foundation.config import read_section, section
 from qtx.foundation.errors import QtxError
 from qtx.interop import load, save
@@ -19,19 +20,20 @@ from tests.interop.test_kinds import assert_same_bits, load_file
 
 OF_KIND = {
     "bert": ("BertForMaskedLM", "BertForSequenceClassification"),
+    "roberta": ("RobertaForMaskedLM",),
     "opt": ("OPTForCausalLM", "OPTForCausalLM, post-LN"),
     "vit": ("ViTForImageClassification",),
     "timm": ("timm's ViT",),
 }
 CHECKPOINTS = {
-    "timm" if checkpoint is family.timm else name: checkpoint
-    for name, family in FAMILIES.items()
-    for checkpoint in (family.checkpoint, family.timm)
-    if checkpoint is not None
+    checkpoint.library.name if checkpoint.options else next(iter(checkpoint.model_types)): checkpoint
+    for family in FAMILIES.values()
+    for checkpoint in family.checkpoints
 }
 # What transformers, or timm, takes null for.
 NULLS = {
     "bert": ("classifier_dropout", "position_embedding_type", "problem_type", "pad_token_id"),
+    "roberta": ("classifier_dropout", "position_embedding_type", "problem_type"),
     "opt": ("word_embed_proj_dim",),
     "vit": (),
     "timm": ("fc_norm", "init_values"),
@@ -47,6 +49,7 @@ OF_TRAINING = {
         "use_cache": (False,),
         "gradient_checkpointing": (True, None),
     },
+    "roberta": {"classifier_dropout": (0.25,), "hidden_dropout_prob": (1.0,), "use_cache": (False,)},
     "opt": {
         "layerdrop": (0.5,),
         "dropout": (1.0,),
@@ -67,7 +70,8 @@ OF_TRAINING = {
 def optional_keys(kind):
     """Every key that may be left out, and what that means."""
     checkpoint = CHECKPOINTS[kind]
-    return {**checkpoint.defaults, **checkpoint.supported}
+    defaults = {key: field.default for key, field in checkpoint.fields.items() if field.default is not REQUIRED}
+    return {**defaults, **checkpoint.supported}
 
 
 CASES = [

@@ -95,7 +95,7 @@ def test_logits_equal_those_of_timm(tmp_path, name):
 
 def test_the_sizes_of_the_architectures_are_timms(tmp_path):
     """Without model_args, as the first checkpoints are; no weights are made."""
-    from qtx.families.timm import SIZES, options
+    from qtx.families.checkpoints.timm import SIZES, options
 
     patches = {"tiny": 16, "small": 16, "base": 16, "large": 16, "huge": 14, "giant": 14, "gigantic": 14}
     for size, patch in patches.items():

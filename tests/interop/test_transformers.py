@@ -47,6 +47,14 @@ def bert(architecture, **options):
     return getattr(transformers, architecture)(config), *tokens_and_mask()
 
 
+def roberta(name, head, **options):
+    """Ids that are no padding, so that transformers counts positions from the first token on."""
+    config = getattr(transformers, f"{name}Config")(
+        **SHAPE, **TEXT | {"max_position_embeddings": 22}, intermediate_size=48, **options
+    )
+    return getattr(transformers, name + head)(config), *tokens_and_mask()
+
+
 def opt(**options):
     shape = {k: v for k, v in SHAPE.items() if k != "initializer_range"}
     config = transformers.OPTConfig(**shape, **TEXT, init_std=0.2, ffn_dim=48, **options)
@@ -60,6 +68,10 @@ KINDS = {
     "BertForMaskedLM": lambda: bert("BertForMaskedLM"),
     "BertForPreTraining": lambda: bert("BertForPreTraining"),
     "BertForSequenceClassification": lambda: bert("BertForSequenceClassification", num_labels=5),
+    "RobertaForMaskedLM": lambda: roberta("Roberta", "ForMaskedLM", type_vocab_size=1, layer_norm_eps=1e-5),
+    "XLMRobertaModel": lambda: roberta("XLMRoberta", "Model"),
+    "XLMRobertaForSequenceClassification": lambda: roberta("XLMRoberta", "ForSequenceClassification", num_labels=1),
+    "CamembertForMaskedLM": lambda: roberta("Camembert", "ForMaskedLM"),
     "OPT": opt,
     "OPT-350m": lambda: opt(do_layer_norm_before=False, word_embed_proj_dim=20),
     "OPT with projections": lambda: opt(word_embed_proj_dim=20),
@@ -70,6 +82,16 @@ KINDS = {
         for name in ACTIVATIONS
         if name != "gelu"
     },
+}
+
+
+# What a model is written as without its original, if that is another class that computes the same.
+WITHOUT_ORIGINAL = {
+    "BertForPreTraining": "BertForMaskedLM",
+    "RobertaForMaskedLM": "BertForMaskedLM",
+    "XLMRobertaModel": "BertModel",
+    "XLMRobertaForSequenceClassification": "BertForSequenceClassification",
+    "CamembertForMaskedLM": "BertForMaskedLM",
 }
 
 
@@ -108,9 +130,7 @@ def test_outputs_equal_those_of_transformers(tmp_path, name):
     # As `transformers` would have it, and as the original has it.
     save(tmp_path / "ours", config, params)
     save(tmp_path / "again", config, params, original=tmp_path / "theirs")
-    kinds = {"ours": type(model), "again": type(model)}
-    if name == "BertForPreTraining":
-        kinds["ours"] = transformers.BertForMaskedLM
+    kinds = {"ours": getattr(transformers, WITHOUT_ORIGINAL.get(name, type(model).__name__)), "again": type(model)}
     for folder, kind in kinds.items():
         written, told = kind.from_pretrained(tmp_path / folder, output_loading_info=True)
         unused = {"pooler.dense.weight", "pooler.dense.bias"} if (name[-5:], folder) == ("Model", "ours") else set()

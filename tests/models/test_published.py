@@ -44,7 +44,7 @@ def test_parameters_are_those_of_the_published_model(path):
     assert config.num_layers == published["layers"]
     ours = {}
     flat = traverse_util.flatten_dict(params, sep="/")
-    for weight in family_of(config).checkpoint.weights(config):
+    for weight in family_of(config).checkpoints[0].weights(config):
         shape = flat.pop(weight.path).shape
         if weight.indices:
             assert shape[0] == published["layers"], weight.path

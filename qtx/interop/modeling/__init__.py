@@ -12,11 +12,10 @@ from typing import Any
 
 from qtx.attention import GATES, NORMALIZERS, AttentionConfig
 from qtx.attention.gates import DenseGate
-from qtx.families import family_of
+from qtx.families import FAMILIES, Checkpoint
 from qtx.foundation.config import registered_name
 from qtx.foundation.errors import QtxError
 from qtx.interop.modeling.file import rendered
-from qtx.interop.modeling.stock import STOCK
 
 FILE = "modeling_qtx.py"
 KEYS = ("attn_implementation", "auto_map")
@@ -24,40 +23,42 @@ KEYS = ("attn_implementation", "auto_map")
 REFUSED = "qtx (load with trust_remote_code=True)"
 
 
-def modeling(config: Any, values: Mapping[str, Any]) -> tuple[dict[str, Any], dict[str, bytes]]:
+def modeling(checkpoint: Checkpoint, config: Any, values: Mapping[str, Any]) -> tuple[dict[str, Any], dict[str, bytes]]:
     """Returns a model's config.json, such that `transformers` computes the model, and the file of code that this takes,
     by name; no file if the stock class computes the model.
 
     Args:
+      checkpoint: the kind of checkpoint.
       config: the model's config.
       values: the model's config.json, perhaps with an earlier model's code.
 
     Raises:
-      QtxError: if the model's normalizer, gate or family is not known in PyTorch.
+      QtxError: if the model's normalizer, gate or kind of checkpoint is not known in PyTorch.
     """
     attention, gate = config.attention, config.attention.gate
-    if attention == AttentionConfig() and not getattr(config, "patch_norm", False):
+    stock, beginning = checkpoint.stock, str(checkpoint.beginning(values))
+    if attention == AttentionConfig() and not (stock and stock.more(config)):
         ours = values.get("attn_implementation") == REFUSED
         return {key: value for key, value in values.items() if not ours or key not in KEYS}, {}
-    model_type = values.get("model_type")
-    if model_type not in STOCK:
+    architecture = f"{beginning}{checkpoint.ending(config)}"
+    if stock is None:
+        known = (kind for family in FAMILIES.values() for kind in family.checkpoints if kind.stock is not None)
         raise QtxError(
-            f"a checkpoint with the model_type {model_type!r} has no code for an attention that is no plain softmax, "
-            f"as {', '.join(STOCK)} have: save the model without its original, as transformers has it, or enter its "
-            "stock class in qtx.interop.modeling.stock.STOCK"
+            f"{checkpoint.library.name}'s {architecture} has no code for an attention that is no plain softmax, as "
+            f"{', '.join(name for kind in known for name in kind.model_types)} have: leave the original out, to write "
+            "the model as one of these, or give its Checkpoint the names of its Stock"
         )
-    checkpoint = family_of(config).checkpoint
-    architecture = None if checkpoint is None else checkpoint.architecture(config)
-    if architecture not in STOCK[model_type].classes.values():
+    classes = stock.of_auto(beginning)
+    if architecture not in classes.values():
         raise QtxError(
             f"a {architecture} has no code for an attention that is no plain softmax, as "
-            f"{', '.join(STOCK[model_type].classes.values())} have: train it with such a head, or keep the softmax"
+            f"{', '.join(classes.values())} have: train it with such a head, or keep the softmax"
         )
     _check_known("normalizer", attention.normalizer, NORMALIZERS)
     if gate is not None and not isinstance(gate, DenseGate):
         _check_known("gate", gate, GATES)
-    names = {auto: f"{FILE.removesuffix('.py')}.{name}" for auto, name in STOCK[model_type].classes.items()}
-    code = rendered(config, STOCK[model_type], model_type, REFUSED)
+    names = {auto: f"{FILE.removesuffix('.py')}.{name}" for auto, name in classes.items()}
+    code = rendered(config, stock, values["model_type"], beginning, REFUSED)
     return {**values, **dict(zip(KEYS, (REFUSED, names), strict=True))}, {FILE: code.encode()}
 
 

@@ -7,9 +7,9 @@ from collections.abc import Iterable, Iterator
 from typing import Any
 
 from qtx.attention import attention_text
+from qtx.families.stock import Stock
 from qtx.foundation.errors import QtxError
 from qtx.interop.modeling import gates
-from qtx.interop.modeling.stock import Stock
 
 FILE = '''\
 """The attention of this model, written by qtx for transformers 5.23 or later: {attention}
@@ -54,18 +54,8 @@ class Qtx:
 
 # Attributes that stock attention layers, and `Attention` above, have already.
 TAKEN = (
-    *(
-        "alpha",
-        "attention_dropout",
-        "config",
-        "dropout",
-        "gate",
-        "gate_predictor",
-        "head_dim",
-        "is_causal",
-        "layer_idx",
-    ),
-    *("normalize", "num_heads", "out_proj", "o_proj", "scaling", "training"),
+    *("alpha", "attention_dropout", "config", "dropout", "gate", "gate_predictor", "head_dim", "is_causal"),
+    *("layer_idx", "normalize", "num_heads", "out_proj", "o_proj", "scaling", "training"),
 )
 
 NORMALIZE = '''
@@ -79,26 +69,28 @@ def gate(self, x):
 '''
 
 
-def rendered(config: Any, stock: Stock, model_type: str, refused: str) -> str:
+def rendered(config: Any, stock: Stock, model_type: str, beginning: str, refused: str) -> str:
     """Renders the file for a model.
 
     Args:
       config: the model's config.
       stock: the stock classes that the file is made from.
       model_type: the `model_type` in config.json.
+      beginning: the beginning of the stock classes' names.
       refused: the `attn_implementation` in config.json, which the stock classes do not know.
     """
+    classes = stock.of_auto(beginning)
     return FILE.format(
         attention=attention_text(config.attention),
-        auto=next(iter(stock.classes)),
-        model_type=model_type,
+        auto=next(iter(classes)),
+        model_type=model_type.replace("-", "_"),
         heads=config.num_heads,
         head_dim=config.width // config.num_heads,
-        stock_attention=stock.attention,
+        stock_attention=beginning + stock.attention,
         methods=_lines(1, _methods(config, stock)),
         refused=refused,
         exchange=_lines(2, _exchange(config, stock)),
-        classes="\n\n\n".join(f"class {name}(Qtx, stock.{name}):\n    pass" for name in stock.classes.values()),
+        classes="\n\n\n".join(f"class {name}(Qtx, stock.{name}):\n    pass" for name in classes.values()),
     )
 
 
@@ -166,10 +158,7 @@ def _exchange(config: Any, stock: Stock) -> Iterator[str]:
         yield "    layer.register_forward_pre_hook("
         yield '        lambda layer, args, kwargs: (args, kwargs | {"residual": args[0]}), with_kwargs=True'
         yield "    )"
-    if getattr(config, "patch_norm", False):
-        yield "patches = self.base_model.embeddings.patch_embeddings"
-        yield "patches.norm = nn.LayerNorm(config.hidden_size, eps=config.layer_norm_eps)"
-        yield "patches.register_forward_hook(lambda patches, inputs, output: patches.norm(output))"
+    yield from stock.more(config)
 
 
 def _reads_residual(config: Any) -> bool:

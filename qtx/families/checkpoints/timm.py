@@ -1,4 +1,5 @@
-"""The family ViT as timm has it: a VisionTransformer with a class token, as in the first ViTs and undistilled DeiTs."""
+"""The checkpoints that timm has of the family ViT: a VisionTransformer with a class token, as the first ViTs and
+undistilled DeiTs are."""
 
 from __future__ import annotations
 
@@ -6,9 +7,13 @@ import re
 from collections.abc import Mapping
 from typing import Any
 
-from qtx.families.checkpoint import Checkpoint
-from qtx.families.weights import FIRST, KERNEL, SAME, VECTOR, Weight, convolution, dense_weights, layer_norm_weights
+from qtx.data.images import IMAGENET
+from qtx.data.resizing import INTERPOLATIONS
+from qtx.families.checkpoint import Checkpoint, Field
+from qtx.families.library import Library
+from qtx.families.weights import FIRST, VECTOR, Weight, convolution, dense_weights, layer_norm_weights, packed_weights
 from qtx.foundation.errors import QtxError
+from qtx.foundation.storage.json_values import number, numbers, one_of
 from qtx.models import VitConfig
 
 LAYER = "blocks.{layer}"
@@ -46,17 +51,39 @@ SUPPORTED = {
     "scale_mlp_norm": False,
     "init_values": None,
 }
-FIELDS = {
-    "embed_dim": "width",
-    "depth": "num_layers",
-    "num_heads": "num_heads",
-    "mlp_width": "mlp_width",
-    "img_size": "image_size",
-    "patch_size": "patch_size",
-    "in_chans": "channels",
-    "num_classes": "num_classes",
-    "head": "head",
-}
+LABELS = ("label_names", "labels")
+"""Keys of the classes' names in order of precedence; `label_names` of `pretrained_cfg` comes last."""
+# timm's defaults for what `pretrained_cfg` leaves out (its class PretrainedCfg).
+PRETRAINED = {"crop_pct": 0.875, "crop_mode": "center", "interpolation": "bicubic", **IMAGENET}
+CROP_MODES = ("center", "squash")
+
+
+def class_names(values: Mapping[str, Any]) -> Mapping[Any, Any]:
+    """Returns the names of the classes that a config.json names, by number."""
+    nested = values.get("pretrained_cfg")
+    places = [values.get(key) for key in LABELS] + [nested.get(LABELS[0]) if isinstance(nested, dict) else None]
+    names = next((names for names in places if names), None)
+    return dict(enumerate(names)) if isinstance(names, list) else names if isinstance(names, dict) else {}
+
+
+def pixels(values: Mapping[str, Any], source: str) -> dict[str, Any]:
+    """Returns the options of `pretrained_cfg`, or in files of earlier versions those beside the architecture, as timm's
+    `create_transform` evaluates.
+
+    Raises:
+      QtxError: naming an option that qtx does not support.
+    """
+    given = values.get("pretrained_cfg", values) or {}
+    if not isinstance(given, dict):
+        raise QtxError(f"{source}: pretrained_cfg is {str(given)[:100]}, expected options by name")
+    told = PRETRAINED | {key: given[key] for key in PRETRAINED if given.get(key) is not None}
+    return {
+        "crop_ratio": number(source, "crop_pct", told["crop_pct"], most=1.0),
+        "crop_mode": one_of(source, "crop_mode", told["crop_mode"], CROP_MODES),
+        "interpolation": one_of(source, "interpolation", told["interpolation"], INTERPOLATIONS),
+        "mean": numbers(source, "mean", told["mean"]),
+        "std": numbers(source, "std", told["std"]),
+    }
 
 
 def options(values: Mapping[str, Any], source: str) -> dict[str, Any]:
@@ -97,18 +124,14 @@ def options(values: Mapping[str, Any], source: str) -> dict[str, Any]:
 
 def weights(config: VitConfig) -> list[Weight]:
     """Returns the table of weights; queries, keys and values are the thirds of one tensor."""
-    attention = [
-        Weight(f"{LAYER}.attn.qkv.{theirs}", f"layers/attention/{third}/{ours}", layout, (i, 3))
-        for theirs, ours, layout in (("weight", "kernel", KERNEL), ("bias", "bias", SAME))
-        for i, third in enumerate(("query", "key", "value"))
-    ]
+    thirds = {f"layers/attention/{third}": config.width for third in ("query", "key", "value")}
     return [
         Weight("cls_token", "embeddings/class_token", VECTOR),
         Weight("pos_embed", "embeddings/positions", FIRST),
         Weight("patch_embed.proj.weight", "embeddings/patches/kernel", convolution(config.patch_size)),
         Weight("patch_embed.proj.bias", "embeddings/patches/bias"),
         *layer_norm_weights(f"{LAYER}.norm1", "layers/attention_norm"),
-        *attention,
+        *packed_weights(f"{LAYER}.attn.qkv", thirds),
         *dense_weights(f"{LAYER}.attn.proj", "layers/attention/out"),
         *layer_norm_weights(f"{LAYER}.norm2", "layers/mlp_norm"),
         *dense_weights(f"{LAYER}.mlp.fc1", "layers/mlp/in"),
@@ -118,14 +141,27 @@ def weights(config: VitConfig) -> list[Weight]:
     ]
 
 
-# The epsilon of timm's norms, 1e-6, is the default of `VitConfig`.
+TIMM = Library(
+    "timm", "architecture", class_names, lambda names: {LABELS[0]: list(names)}, names_all=False, pixels=pixels
+)
 CHECKPOINT = Checkpoint(
-    model_type="timm",
-    architectures={"VisionTransformer": {}},
-    fields=FIELDS,
-    defaults={},
+    model_types={"vit_*": "VisionTransformer", "deit*": "VisionTransformer"},
+    architectures={"": {}},
+    fields={
+        "embed_dim": Field("width"),
+        "depth": Field("num_layers"),
+        "num_heads": Field("num_heads"),
+        "mlp_width": Field("mlp_width"),
+        "img_size": Field("image_size"),
+        "patch_size": Field("patch_size"),
+        "in_chans": Field("channels"),
+        "num_classes": Field("num_classes"),
+        "head": Field("head"),
+    },
     supported=SUPPORTED,
     attention_prefix=f"{LAYER}.attn",
     weights=weights,
+    library=TIMM,
+    fixed={"layer_norm_epsilon": 1e-6},
     options=options,
 )
