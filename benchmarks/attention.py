@@ -28,7 +28,7 @@ import numpy as np
 from benchmarks.timing import count, interleaved, output_file
 from qtx.attention import VARIANTS
 from qtx.attention.fused import BACKENDS, case_of
-from qtx.attention.fused.blockwise import Blocks, Kernel, attend
+from qtx.attention.fused.blockwise import Blocks, FusedSpec, attend
 from qtx.attention.normalizers import Normalizer, Rows, SoftmaxLike
 from qtx.cli.cpu_memory import keep_freed_memory
 from qtx.foundation.hardware import cpu_cores
@@ -166,7 +166,7 @@ def dead_blocks(options: Any, length: int) -> dict[str, Any]:
         values = inputs(options, length, pattern)
         functions = {}
         for skips in (False, True):
-            kernel = Kernel(normalizer, Blocks(512, 512, 1, 1, skips))
+            kernel = FusedSpec(normalizer, Blocks(512, 512, 1, 1, skips))
             attention = functools.partial(attend, kernel, {}, rows=rows)
             functions[f"skips {skips}"] = functools.partial(forward_and_backward(attention), *values)
         ms = timed(functions, options.repeats)

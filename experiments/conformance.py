@@ -40,7 +40,7 @@ from qtx.foundation.variants import variant_text
 from qtx.interop import load
 from qtx.quantization import ESTIMATORS, RECIPES, QuantizationConfig, calibrate
 from qtx.quantization.estimators import RunningMinMax
-from qtx.quantization.exact import exactly
+from qtx.quantization.float32_only import exactly
 
 ANSWERS = ("expected.json", "expected.safetensors")
 FLOATING_POINT = "fp"

@@ -17,7 +17,7 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 
-from qtx.analysis import analyse, attention_health
+from qtx.analysis import attention_health, measure_outliers
 from qtx.analysis.capture import FloatingPoint as Analysed
 from qtx.analysis.capture import values_at
 from qtx.analysis.heads import HEAD_SITES
@@ -326,7 +326,7 @@ def test_a_comparison_of_it_is_reported(run, tmp_path):
 @pytest.mark.slow
 def test_statistics_of_heads_read_the_values_that_each_head_reads():
     module, params, batch = make("softmax")
-    analysis, sites = analyse(module, params, [batch]), ("layers/attention/probs", "layers/attention/value")
+    analysis, sites = measure_outliers(module, params, [batch]), ("layers/attention/probs", "layers/attention/value")
     probs, value = jax.jit(lambda m, b: values_at(m, b, sites))(Analysed(module, params), batch).values()
     drain = np.zeros((4, 2, 4))  # example, layer, head
     for example, layer, head in np.ndindex(drain.shape):
@@ -364,7 +364,7 @@ def test_statistics_count_the_keys_in_each_layers_own_window():
 @pytest.mark.slow
 def test_windows_are_known_to_every_way_of_looking():
     module, params, batch = make("clipped_softmax,alpha=1", **WINDOWS)
-    analysis = analyse(module, params, [batch, batch])
+    analysis = measure_outliers(module, params, [batch, batch])
     found = jax.jit(lambda m, b: values_at(m, b, HEAD_SITES))(Analysed(module, params), batch)
     mask, probs = found["layers/attention/probs/mask"], np.asarray(found["layers/attention/probs"])
     windows = [window or EVERYWHERE for window in WINDOWS["windows"]]

@@ -70,7 +70,7 @@ class Analysis:
     maps: dict[str, HeadMap]
 
 
-def analyse(
+def measure_outliers(
     module: nn.Module,
     params: Any,
     batches: Iterable[Batch],

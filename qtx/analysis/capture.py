@@ -13,7 +13,7 @@ import jax
 from qtx import sites
 from qtx.families import MeasuredSites, family_of
 from qtx.foundation.batch import Batch
-from qtx.quantization import Quantized, exact
+from qtx.quantization import Quantized, float32_only
 
 
 def measured_sites(module: nn.Module) -> MeasuredSites:
@@ -32,7 +32,7 @@ class FloatingPoint:
 
     def apply(self, batch: Batch, **kwargs: Any) -> Any:
         """Returns the model's output for a batch."""
-        return exact.apply(self.module, {"params": self.params}, batch, **kwargs)
+        return float32_only.apply(self.module, {"params": self.params}, batch, **kwargs)
 
 
 Model = FloatingPoint | Quantized

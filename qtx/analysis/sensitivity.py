@@ -20,7 +20,7 @@ from qtx.foundation.batch import Batch
 from qtx.foundation.numbers import number, told_apart
 from qtx.foundation.storage import Expected, read_sealed_json, sealed_json, shaped, write_whole
 from qtx.masks import counted
-from qtx.quantization import Quantized, exact
+from qtx.quantization import Quantized, float32_only
 from qtx.quantization.interceptor import seen
 from qtx.quantization.plan import flatten, is_table, over_layers
 from qtx.quantization.rounding import round_to_range
@@ -259,7 +259,7 @@ def _activation_powers(quantized: Quantized, params: Any, batch: Batch) -> Any:
 
     variables = {"params": params, "ranges": quantized.range_collection}
     with on_sites(observe, planned):
-        return exact.apply(quantized.module, variables, batch, mutable=["calibration"])[1]["calibration"]
+        return float32_only.apply(quantized.module, variables, batch, mutable=["calibration"])[1]["calibration"]
 
 
 @jax.jit

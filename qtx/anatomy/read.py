@@ -12,7 +12,7 @@ import numpy as np
 from flax import traverse_util
 
 from qtx.anatomy.description import Anatomy, Parameter, Role, SiteInfo, Stack, stack_of
-from qtx.attention.multi_head import Held
+from qtx.attention.multi_head import WithParameters
 from qtx.attention.parameters import NORMALIZER
 from qtx.parts import Part
 from qtx.sites import SITES_AND_TABLES, watching
@@ -98,7 +98,7 @@ def _trace(
 
 
 def _role(owner: nn.Module | None, name: str) -> Role:
-    if isinstance(owner, Held):
+    if isinstance(owner, WithParameters):
         if owner.name == NORMALIZER:
             return Role.NORMALIZER
         return Role.GATE if name.endswith("kernel") else Role.BIAS  # see `qtx.attention.parameters.Parameter`

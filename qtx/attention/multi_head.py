@@ -26,8 +26,8 @@ INNER = ("scores", "probs", "score_product", "context_product")
 """The modules that run only when attention is computed the naive way."""
 
 
-class Held(nn.Module):
-    """A `Held` module holds the parameters of a normalizer or a gate, float32, and calls it with them."""
+class WithParameters(nn.Module):
+    """A `WithParameters` module holds the parameters of a normalizer or a gate, float32, and calls it with them."""
 
     parameters: Parameters
     init_std: float
@@ -116,7 +116,7 @@ class MultiHeadAttention(nn.Module):
         if gate is not None and gate.place == "values":
             value = split(gated(gate, value, Part.VALUE, "gated_value"))
         key, value = of_query_heads(key), of_query_heads(value)
-        normalize = Held(normalizer.parameters(num_heads), spec.init_std, name=NORMALIZER)
+        normalize = WithParameters(normalizer.parameters(num_heads), spec.init_std, name=NORMALIZER)
         dropout = 0.0 if self.deterministic else spec.dropout
         case = case_of(normalizer, rows.mask, query, dropout)
         backend = chosen(spec.backend, case, watched(self, *INNER))
@@ -132,7 +132,9 @@ class MultiHeadAttention(nn.Module):
         axes = ("heads", "embed")
         return dense(width, axes, spec.init_std, spec.dtype, "out", spec.use_bias, part=Part.BRANCH)(context)
 
-    def _naive(self, normalize: Held, query: jax.Array, key: jax.Array, value: jax.Array, rows: Rows) -> jax.Array:
+    def _naive(
+        self, normalize: WithParameters, query: jax.Array, key: jax.Array, value: jax.Array, rows: Rows
+    ) -> jax.Array:
         """Computes the context `[B, T, H, D]` with scores and probabilities in memory, where all can look at them."""
         scores = Product("bthd,bshd->bhts", jnp.float32, query.shape[-1] ** -0.5, name="score_product")(query, key)
         scores = Site(Part.SCORES, name="scores")(scores, rows.mask)
@@ -168,7 +170,7 @@ class MultiHeadAttention(nn.Module):
                 return gate({name: value.astype(self.spec.dtype) for name, value in parameters.items()}, x)
 
             held = gate.parameters(num_heads, x.shape[-1] // num_heads)
-            predict = Held(held, self.spec.init_std, name="gate_predictor")
+            predict = WithParameters(held, self.spec.init_std, name="gate_predictor")
             logits = predict(in_dtype, x.reshape(heads).astype(self.spec.dtype))
             of_heads = (*x.shape[:2], num_heads)
             if logits.shape not in ((*of_heads, 1), (*of_heads, head_dim)):

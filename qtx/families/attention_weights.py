@@ -14,7 +14,7 @@ from qtx.attention.config import AttentionConfig
 from qtx.attention.gates import AllHeadsLinearGate, DenseGate, Gate, LinearGate, MlpGate, PerHeadGate
 from qtx.attention.parameters import NORMALIZER
 from qtx.families.checkpoint import first_length
-from qtx.families.weights import FIRST, KERNEL, Weight
+from qtx.families.weights import DENSE_LAYOUT, FIRST, Weight
 from qtx.foundation.config import choices, registered_name
 from qtx.foundation.errors import QtxError
 
@@ -27,12 +27,12 @@ OFFICIAL: dict[type[Gate], list[Weight]] = {
         Weight("alpha.{head}.bias", f"{GATE}/bias", FIRST),
     ],
     MlpGate: [
-        Weight("alpha.{head}.0.weight", f"{GATE}/hidden_kernel", KERNEL),
+        Weight("alpha.{head}.0.weight", f"{GATE}/hidden_kernel", DENSE_LAYOUT),
         Weight("alpha.{head}.0.bias", f"{GATE}/hidden_bias"),
         Weight("alpha.{head}.2.weight", f"{GATE}/kernel", FIRST),
         Weight("alpha.{head}.2.bias", f"{GATE}/bias", FIRST),
     ],
-    AllHeadsLinearGate: [Weight("alpha.weight", f"{GATE}/kernel", KERNEL), Weight("alpha.bias", f"{GATE}/bias")],
+    AllHeadsLinearGate: [Weight("alpha.weight", f"{GATE}/kernel", DENSE_LAYOUT), Weight("alpha.bias", f"{GATE}/bias")],
 }
 
 
@@ -44,7 +44,7 @@ def attention_weights(attention: AttentionConfig, prefix: str) -> list[Weight]:
         rows += OFFICIAL[type(gate)]
     elif isinstance(gate, DenseGate):
         bias = [] if gate.initial_bias is None else [Weight("gate_predictor.bias", f"{GATE}/bias")]
-        rows += [Weight("gate_predictor.weight", f"{GATE}/kernel", KERNEL), *bias]
+        rows += [Weight("gate_predictor.weight", f"{GATE}/kernel", DENSE_LAYOUT), *bias]
     elif isinstance(gate, PerHeadGate):
         rows += [Weight(f"gate_predictor.{name}", f"{GATE}/{name}") for name in gate.parameters(1, 1)]
     return [Weight(f"{prefix}.{row.name}", row.path, row.layout) for row in rows]

@@ -33,7 +33,7 @@ class Layout:
 
 SAME = Layout(lambda x: x, lambda x: x)
 # [out, in] <-> [in, out]
-KERNEL = Layout(np.transpose, np.transpose)
+DENSE_LAYOUT = Layout(np.transpose, np.transpose)
 # [1, ...] <-> [...]
 FIRST = Layout(lambda x: x[0], lambda x: x[None])
 # [1, 1, n] <-> [n]
@@ -93,7 +93,7 @@ class Weight:
 def dense_weights(name: str, path: str, begin: int = 0) -> list[Weight]:
     """Returns the rows of a linear layer, weight `[out, in]` and bias, or of its outputs from `begin` on."""
     bias = Weight(f"{name}.bias", f"{path}/bias", begin=begin)
-    return [Weight(f"{name}.weight", f"{path}/kernel", KERNEL, begin), bias]
+    return [Weight(f"{name}.weight", f"{path}/kernel", DENSE_LAYOUT, begin), bias]
 
 
 def packed_weights(name: str, outputs: Mapping[str, int]) -> list[Weight]:

@@ -26,7 +26,7 @@ from qtx.pipeline.importing import BUILTIN, Found, classes_of, import_run
 from qtx.pipeline.measure import sums_of, token_text
 from qtx.pipeline.prepare import Prepared, prepare
 from qtx.pipeline.run import TrainedRun, check_run, restore_run, uses_own_data
-from qtx.quantization import QuantizationConfig, Quantized, calibrate, exact
+from qtx.quantization import QuantizationConfig, Quantized, calibrate, float32_only
 from qtx.quantization.plan import settled
 from qtx.training import RunFolder
 from qtx.training.distillation import Teacher
@@ -68,7 +68,9 @@ def diagnose(
     config = experiment.quantization
     if _has_foreign_labels(prepared):
         by_itself = dataclasses.replace(experiment, objective="distill")
-        prepared = dataclasses.replace(prepared, experiment=by_itself, teacher=Teacher(exact.float32(module), params))
+        prepared = dataclasses.replace(
+            prepared, experiment=by_itself, teacher=Teacher(float32_only.float32(module), params)
+        )
     objective = prepared.objective
     tell("looking at activations and heads")
     batches, calibration = list(prepared.evaluation()), prepared.calibration()

@@ -17,7 +17,7 @@ from typing import Any
 import jax
 import numpy as np
 
-from qtx.analysis.analysis import Analysis, analyse, load_analysis, save_analysis
+from qtx.analysis.analysis import Analysis, load_analysis, measure_outliers, save_analysis
 from qtx.analysis.capture import FloatingPoint
 from qtx.data import Data
 from qtx.experiment import record
@@ -61,7 +61,7 @@ def measure(
     prepared, trained = run.prepared, run.trained_schemes
     schemes = trained | dict(schemes)
     metrics = metrics_of(prepared, FloatingPoint(prepared.module, run.floating_point))
-    analysis = analyse(
+    analysis = measure_outliers(
         prepared.module,
         run.floating_point,
         prepared.evaluation(),

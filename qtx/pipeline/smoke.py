@@ -26,7 +26,7 @@ STEPS = 20
 BATCH_SIZE = 8
 SEQUENCE_LENGTH = 32
 VOCABULARY = 512
-LAYERS, HEADS, HEAD_WIDTH = 2, 2, 16
+LAYERS, NUM_HEADS, HEAD_WIDTH = 2, 2, 16
 NEEDS_NO_FILES = ("stdlib", "stdlib_labels", "digits", "photographs", "bigram_backcopy")
 TEACHER = "builtin:minilm-2l"
 OF_THE_IMAGES = ("image_size", "channels", "mean", "std")
@@ -73,7 +73,7 @@ def _small_attention(attention: AttentionConfig, shorter: float) -> AttentionCon
 
 
 def _small_model(model: TransformerConfig) -> TransformerConfig:
-    heads = min(model.num_heads, HEADS)
+    heads = min(model.num_heads, NUM_HEADS)
     width = heads * min(model.width // model.num_heads, HEAD_WIDTH)
     sizes: dict[str, Any] = {
         "num_layers": min(model.num_layers, LAYERS),

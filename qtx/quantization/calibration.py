@@ -17,12 +17,22 @@ from jax.sharding import NamedSharding, PartitionSpec
 from qtx.anatomy import read
 from qtx.foundation.errors import QtxError
 from qtx.masks import without_full_masks
-from qtx.quantization import exact
+from qtx.quantization import float32_only
 from qtx.quantization.basis import Bases
 from qtx.quantization.granularity import Token
 from qtx.quantization.interceptor import calibrating, fake_quantized
 from qtx.quantization.methods import Method, Problem, Static
-from qtx.quantization.plan import TABLE, Plan, Ranges, check_finite, is_table, make_plan, settled, sites_beside, spread
+from qtx.quantization.plan import (
+    TABLE,
+    QuantizerPlan,
+    Ranges,
+    check_finite,
+    is_table,
+    make_plan,
+    settled,
+    sites_beside,
+    spread,
+)
 from qtx.quantization.recipe import Recipe, resolve
 
 STATIC = Static()
@@ -41,17 +51,19 @@ class Quantized:
 
     module: nn.Module
     params: Any
-    weight_plan: Plan
-    activation_plan: Plan
+    weight_plan: QuantizerPlan
+    activation_plan: QuantizerPlan
     weight_ranges: Ranges
     activation_ranges: Ranges
 
     def apply(self, batch: dict[str, jax.Array], **kwargs: Any) -> Any:
         """Returns what `module.apply` does for `batch`, computed on quantized values, in float32 (see
-        `qtx.quantization.exact`). The call is traceable: compile it with `jit`."""
+        `qtx.quantization.float32_only`). The call is traceable: compile it with `jit`."""
         plan = self.activation_plan + tables_of(self.weight_plan)
         with fake_quantized(plan):
-            return exact.apply(self.module, {"params": self.params, "ranges": self.range_collection}, batch, **kwargs)
+            return float32_only.apply(
+                self.module, {"params": self.params, "ranges": self.range_collection}, batch, **kwargs
+            )
 
     @property
     def range_collection(self) -> Any:
@@ -70,7 +82,7 @@ jax.tree_util.register_dataclass(
 )
 
 
-@exact.exactly
+@float32_only.exactly
 def calibrate(
     module: nn.Module,
     params: Any,
@@ -98,11 +110,11 @@ def calibrate(
         raise QtxError(f"calibration asks for {num_batches} batches: expected at least 1, e.g. 16")
     first, batches = peeked(batches)
     used = FirstBatches(batches, num_batches)
-    problem = Problem(read(module, first), exact.float32(module), params, method.adapt(recipe), used)
+    problem = Problem(read(module, first), float32_only.float32(module), params, method.adapt(recipe), used)
     problem = problem.with_bases(method.find_bases(problem))
     quantized_params = method.round_weights(problem)
 
-    plan: Plan = ()
+    plan: QuantizerPlan = ()
     state, tables = None, tables_of(settled(problem.plan))
     for batch in used:
         if state is None:
@@ -146,12 +158,12 @@ class FirstBatches:
             )
 
 
-def site_ranges(plan: Plan, state: Any) -> Ranges:
+def site_ranges(plan: QuantizerPlan, state: Any) -> Ranges:
     """Returns the activation ranges, from the `ranges` collection of a calibration's state."""
     return {planned.path: _at(state["ranges"], planned.path)["range"] for planned in plan}
 
 
-def initial_state(module, params, recipe, batch, weight_ranges: Ranges, bases: Bases) -> tuple[Plan, Any]:
+def initial_state(module, params, recipe, batch, weight_ranges: Ranges, bases: Bases) -> tuple[QuantizerPlan, Any]:
     """Returns the plan of the activations, and the variable collections before the first batch."""
     shapes = sites_beside(module, params, batch, weight_ranges)
     quantizers = resolve(recipe.activations, shapes, "activation")
@@ -180,13 +192,15 @@ def _beside(params: Any, state: Any) -> Any:
 
 
 @functools.partial(jax.jit, static_argnames=("module", "plan", "tables"))
-def calibration_step(module: nn.Module, plan: Plan, tables: Plan, params: Any, state: Any, batch: Any) -> Any:
+def calibration_step(
+    module: nn.Module, plan: QuantizerPlan, tables: QuantizerPlan, params: Any, state: Any, batch: Any
+) -> Any:
     """Returns the `ranges` and `calibration` collections after one more batch; `state` holds both before it."""
     with calibrating(plan, tables, module, batch):
-        return exact.apply(module, {"params": params, **state}, batch, mutable=["ranges", "calibration"])[1]
+        return float32_only.apply(module, {"params": params, **state}, batch, mutable=["ranges", "calibration"])[1]
 
 
-def tables_of(weight_plan: Plan) -> Plan:
+def tables_of(weight_plan: QuantizerPlan) -> QuantizerPlan:
     """Returns the plan of the look-ups that stand for the embedding tables of a weight plan."""
     return tuple(
         planned._replace(path=planned.path.removesuffix(TABLE)) for planned in weight_plan if is_table(planned.path)

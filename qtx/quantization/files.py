@@ -24,7 +24,7 @@ from qtx.quantization.basis import BASES
 from qtx.quantization.calibration import Quantized, initial_state, site_ranges
 from qtx.quantization.earlier import words_of_this_version
 from qtx.quantization.methods import Problem, Static, make_method
-from qtx.quantization.plan import Plan, Planned, Range, Ranges, check_finite, flatten, is_table
+from qtx.quantization.plan import Planned, QuantizerPlan, Range, Ranges, check_finite, flatten, is_table
 from qtx.quantization.recipe import Recipe
 from qtx.quantization.weights import from_integers, quantize_weights, to_integers, weight_ranges
 from qtx.sites import site_shapes
@@ -171,7 +171,7 @@ def _integers(quantized: Quantized, params: Any) -> dict[str, np.ndarray]:
     return found
 
 
-def _in_words(weight_plan: Plan, activation_plan: Plan) -> dict[str, dict[str, str]]:
+def _in_words(weight_plan: QuantizerPlan, activation_plan: QuantizerPlan) -> dict[str, dict[str, str]]:
     """Says how each tensor is quantized, in words, by kind and path."""
     plans = zip(FOLDERS, (weight_plan, activation_plan), strict=True)
     return {folder: {p.path: _words(p) for p in plan} for folder, plan in plans}

@@ -17,13 +17,13 @@ from qtx.foundation.batch import Batch
 from qtx.masks import Mask
 from qtx.quantization.basis import basis_of, enter
 from qtx.quantization.granularity import Token
-from qtx.quantization.plan import Plan, Planned
+from qtx.quantization.plan import Planned, QuantizerPlan
 from qtx.quantization.rounding import round_to_range
 from qtx.sites import SITES_AND_TABLES, on_sites
 
 
 @contextlib.contextmanager
-def fake_quantized(plan: Plan) -> Iterator[None]:
+def fake_quantized(plan: QuantizerPlan) -> Iterator[None]:
     """Rounds the sites and look-ups in `plan`, within the context, to the grids of the `ranges` collection."""
     by_path = {planned.path: planned for planned in plan}
 
@@ -36,7 +36,7 @@ def fake_quantized(plan: Plan) -> Iterator[None]:
 
 
 @contextlib.contextmanager
-def calibrating(plan: Plan, tables: Plan, module: nn.Module, batch: Batch) -> Iterator[None]:
+def calibrating(plan: QuantizerPlan, tables: QuantizerPlan, module: nn.Module, batch: Batch) -> Iterator[None]:
     """Calibrates the sites in `plan` on `batch`, which the module sees within the context: each site's range is updated
     with the site's values that count, then the site is rounded to this range. So later sites calibrate on inputs that
     are already quantized, as in the paper's code. Look-ups in `tables` are only rounded."""

@@ -35,7 +35,7 @@ class Planned(NamedTuple):
     count_padding: bool
 
 
-Plan = tuple[Planned, ...]
+QuantizerPlan = tuple[Planned, ...]
 
 Range = dict[str, jax.Array]
 """{"bits", "minimum", "maximum"}: bits are a scalar, the ends broadcast to the tensor by tiles (`affine.tiled`), all
@@ -46,7 +46,7 @@ Ranges = dict[str, Range]
 """Ranges by the path of their tensor."""
 
 
-def make_plan(quantizers: Mapping[str, Quantizer]) -> Plan:
+def make_plan(quantizers: Mapping[str, Quantizer]) -> QuantizerPlan:
     """Returns the static part of resolved quantizers.
 
     Raises:
@@ -125,7 +125,7 @@ def check_finite(ranges: Ranges, kind: str) -> None:
             )
 
 
-def settled(plan: Plan) -> Plan:
+def settled(plan: QuantizerPlan) -> QuantizerPlan:
     """Returns a plan for ranges that are already found, with one estimator for all: estimators have no more say, and
     models that differ in nothing else share one compiled program."""
     return tuple(planned._replace(estimator=MinMax()) for planned in plan)

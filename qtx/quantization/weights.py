@@ -11,12 +11,12 @@ import jax.numpy as jnp
 from flax import traverse_util
 
 from qtx.quantization.basis import Bases, basis_of, enter, leave
-from qtx.quantization.plan import Plan, Planned, Range, Ranges, ends_shape, flatten, is_table, over_layers
+from qtx.quantization.plan import Planned, QuantizerPlan, Range, Ranges, ends_shape, flatten, is_table, over_layers
 from qtx.quantization.rounding import grid_of_range, round_to_range
 
 
 @functools.partial(jax.jit, static_argnames=("plan",))
-def weight_ranges(plan: Plan, params: Any, bits: dict[str, jax.Array], bases: Bases) -> Ranges:
+def weight_ranges(plan: QuantizerPlan, params: Any, bits: dict[str, jax.Array], bases: Bases) -> Ranges:
     """Returns the range of every weight in `plan`.
 
     Args:
@@ -42,7 +42,7 @@ def weight_ranges(plan: Plan, params: Any, bits: dict[str, jax.Array], bases: Ba
 
 
 @functools.partial(jax.jit, static_argnames=("plan",))
-def quantize_weights(plan: Plan, params: Any, ranges: Ranges) -> Any:
+def quantize_weights(plan: QuantizerPlan, params: Any, ranges: Ranges) -> Any:
     """Returns `params` with every weight in `plan` rounded to the nearest values of its grid.
 
     Embedding tables are left alone: their look-ups are quantized instead (see `Recipe`).
@@ -50,7 +50,7 @@ def quantize_weights(plan: Plan, params: Any, ranges: Ranges) -> Any:
     return map_weights(plan, params, ranges, functools.partial(round_to_range, weight=True))
 
 
-def map_weights(plan: Plan, params: Any, ranges: Ranges, rounding: Callable[..., jax.Array]) -> Any:
+def map_weights(plan: QuantizerPlan, params: Any, ranges: Ranges, rounding: Callable[..., jax.Array]) -> Any:
     """Returns `params` with `rounding(weight, r, planned)`, layer by layer, for every weight in `plan` but tables."""
     flat = dict(flatten(params))
     for planned in plan:

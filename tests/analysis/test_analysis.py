@@ -8,7 +8,7 @@ import jax
 import numpy as np
 import pytest
 
-from qtx.analysis import FloatingPoint, analyse, load_analysis, save_analysis
+from qtx.analysis import FloatingPoint, load_analysis, measure_outliers, save_analysis
 from qtx.analysis.analysis import EXPECTED
 from qtx.analysis.capture import values_at
 from qtx.foundation.errors import QtxError
@@ -43,7 +43,7 @@ def gated_opt(make_model):
     values = {site: np.concatenate([c[site] for c in captured], axis=1)[:, :7] for site in SITES}
     shifted = jax.tree.map(lambda x: x, params)
     shifted["final_norm"] = {"scale": params["final_norm"]["scale"], "bias": params["final_norm"]["bias"] + 1}
-    return batches, values, analyse(module, params, batches, quantized=FloatingPoint(module, shifted))
+    return batches, values, measure_outliers(module, params, batches, quantized=FloatingPoint(module, shifted))
 
 
 def real(batches):
@@ -79,7 +79,7 @@ def test_axes_of_histograms_do_not_reach_for_what_padding_holds(make_model):
     batch = make_batch("opt")
     batch["tokens"] = np.maximum(batch["tokens"], 1)
     large = {**batch, "tokens": np.where(batch["mask"], batch["tokens"], 0)}
-    expected, found = (analyse(module, params, [b]).histogram_range for b in (batch, large))
+    expected, found = (measure_outliers(module, params, [b]).histogram_range for b in (batch, large))
     for name, ends in expected.items():
         np.testing.assert_allclose(found[name], ends, rtol=1e-4, err_msg=name)
 
@@ -138,7 +138,7 @@ def test_maps_show_the_first_example_of_the_chosen_heads(gated_opt):
 @pytest.mark.slow
 def test_images_have_patches_and_no_tokens(make_model):
     module, params = make_model("vit", "none")
-    analysis = analyse(module, params, [make_batch("vit")])
+    analysis = measure_outliers(module, params, [make_batch("vit")])
     assert analysis.outlier_tokens == {} and analysis.quantized_histograms == {}
     assert analysis.outliers_by_position.shape == (2, 17)
     assert analysis.maps["sink"].tokens[:3] == ["class", "1", "2"] and len(analysis.maps["sink"].tokens) == 17
@@ -201,4 +201,4 @@ def test_a_file_that_was_made_up_is_told(gated_opt, tmp_path, change):
 
 def test_no_batches_is_an_error(make_model):
     with pytest.raises(QtxError, match="no batches"):
-        analyse(*make_model("vit", "none"), [])
+        measure_outliers(*make_model("vit", "none"), [])

@@ -7,7 +7,7 @@ import jax
 import numpy as np
 import pytest
 
-from qtx.analysis.analysis import analyse
+from qtx.analysis.analysis import measure_outliers
 from qtx.analysis.heads import head_statistics, visible_keys
 from qtx.analysis.metrics import attention_health
 from qtx.families import build
@@ -42,7 +42,7 @@ def test_softmax_within_documents_has_no_zeros_and_no_dead_rows(config, padding)
     params = nn.unbox(jax.jit(module.init)(jax.random.key(0), batch)["params"])
     found = attention_health(module, params, batch)
     assert found["zero_share"] == 0 and found["dead_row_share"] == 0
-    assert analyse(module, params, [batch]).metrics["zero_share"] == 0
+    assert measure_outliers(module, params, [batch]).metrics["zero_share"] == 0
 
 
 @pytest.mark.parametrize("padding", [False, True])

@@ -10,8 +10,8 @@ import numpy as np
 import pytest
 
 from qtx.attention import VARIANTS, AttentionSpec, MultiHeadAttention, Rows, attention_variant
-from qtx.attention.fused import BACKENDS, Case, chosen, taken_by
-from qtx.attention.fused.blockwise import Blocks, Kernel, attend
+from qtx.attention.fused import BACKENDS, AttentionCase, chosen, taken_by
+from qtx.attention.fused.blockwise import Blocks, FusedSpec, attend
 from qtx.attention.normalizers import Softmax, SoftmaxLike
 from qtx.attention.parameters import Parameter
 from qtx.foundation.errors import QtxError
@@ -120,7 +120,7 @@ def test_equals_the_naive_way_in_float64(name, mask, blocks):
     with jax.enable_x64(True):
         reference = lambda *args: dense(normalizer, rows, *args)  # noqa: E731
         expected = jax.tree.map(np.asarray, values_and_gradients(reference, *as_floats(jnp.float64, *given)))
-    kernel = Kernel(normalizer, BLOCKS[blocks])
+    kernel = FusedSpec(normalizer, BLOCKS[blocks])
     fused = lambda parameters, *args: attend(kernel, parameters, *args, rows)  # noqa: E731
     with jax.default_matmul_precision("highest"):
         found = jax.jit(lambda *args: values_and_gradients(fused, *args))(*as_floats(jnp.float32, *given))
@@ -144,7 +144,7 @@ WINDOWS = {None: EVERYWHERE, 6: 6, 2: 2}
 def test_a_window_that_is_data_equals_one_that_is_a_rule(name, mask, blocks):
     """In one program, as layers of a scan have theirs."""
     normalizer, given = NORMALIZERS[name], inputs(NORMALIZERS[name])
-    kernel = Kernel(normalizer, BLOCKS[blocks])
+    kernel = FusedSpec(normalizer, BLOCKS[blocks])
 
     def rows(window):
         return Rows(dataclasses.replace(MASKS[mask], window=window), jnp.int32(5))
@@ -184,7 +184,7 @@ def test_bfloat16_is_summed_in_float32():
     """Of 2,048 equal keys, whose sum of exponentials bfloat16 would stop at 256."""
     length = 2048
     ones = jnp.ones((1, length, 1, D), jnp.bfloat16)
-    out = attend(Kernel(Softmax(), Blocks(512, 128)), {}, ones * 0, ones, ones, Rows(Mask(length)))
+    out = attend(FusedSpec(Softmax(), Blocks(512, 128)), {}, ones * 0, ones, ones, Rows(Mask(length)))
     assert out.dtype == jnp.bfloat16
     np.testing.assert_array_equal(np.asarray(out, np.float32), 1.0)
 
@@ -200,7 +200,7 @@ def test_dropout_is_the_same_in_both_passes(name, blocks):
     with jax.enable_x64(True):
         *given, gradient = as_floats(jnp.float64, *given, gradient)
         directions = as_floats(jnp.float64, *directions)
-        kernel = Kernel(normalizer, BLOCKS[blocks], dropout=0.3)
+        kernel = FusedSpec(normalizer, BLOCKS[blocks], dropout=0.3)
 
         def loss(*given):
             return (attend(kernel, *given, rows, key) * gradient).sum()
@@ -221,7 +221,7 @@ def test_dropout_leaves_its_share_and_the_mean():
     length = 512
     zeros, ones = jnp.zeros((1, length, 2, D)), jnp.ones((1, length, 2, D))
     out = attend(
-        Kernel(Softmax(), Blocks(512, 128), 0.25), {}, zeros, zeros, ones, Rows(Mask(length)), jax.random.key(0)
+        FusedSpec(Softmax(), Blocks(512, 128), 0.25), {}, zeros, zeros, ones, Rows(Mask(length)), jax.random.key(0)
     )
     # A row's sum of 512 draws, each 0 or 4/3 of 1/512: the standard deviation is .0255.
     assert abs(float(out.mean()) - 1) < 4 * 0.0255 / np.sqrt(2 * length)
@@ -234,7 +234,7 @@ def test_draws_depend_on_no_blocks():
     normalizer = NORMALIZERS["clipped_softmax"]
     given = as_floats(jnp.float32, *inputs(normalizer)[:4])
     outs = [
-        attend(Kernel(normalizer, Blocks(*size), 0.3), *given, Rows(Mask(T, causal=True)), jax.random.key(1))
+        attend(FusedSpec(normalizer, Blocks(*size), 0.3), *given, Rows(Mask(T, causal=True)), jax.random.key(1))
         for size in ((16, 8, 1, 1), (16, 8, 2, 1), (16, 8), (8, 24), (16, 99, 1, 1), (99, 99), (8, 99, 1, 1, False, 3))
     ]
     for out in outs[1:]:
@@ -252,7 +252,7 @@ def test_a_block_on_the_edge_of_being_clipped_is_not_dead():
         return jax.grad(lambda query: (attention(query) * value).sum())(query)
 
     expected = gradient(lambda query: dense(normalizer, rows, {}, query, key * value, value))
-    kernel = Kernel(normalizer, Blocks(2, 1, 1, 1, skips=True))
+    kernel = FusedSpec(normalizer, Blocks(2, 1, 1, 1, skips=True))
     assert np.abs(expected).max() > 1
     found = gradient(lambda query: attend(kernel, {}, query, key * value, value, rows))
     np.testing.assert_allclose(found, expected, rtol=1e-5)
@@ -318,7 +318,7 @@ def test_what_looks_at_scores_or_probabilities_sees_them():
 
 
 def case(normalizer=VARIANTS["softmax"].normalizer, length=512, platform="cpu", causal=False):
-    return Case(normalizer, Mask(length, causal), (1, length, 2, 64), jnp.dtype("float32"), 0.0, platform, 1)
+    return AttentionCase(normalizer, Mask(length, causal), (1, length, 2, 64), jnp.dtype("float32"), 0.0, platform, 1)
 
 
 def test_what_auto_takes():

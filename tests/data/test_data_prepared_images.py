@@ -75,7 +75,7 @@ def test_it_goes_on_after_the_last_finished_shard(image_folder, tmp_path, monkey
     monkeypatch.setattr(images, "BATCH", 2)
     broken = image_folder / "train" / "red" / "3.png"
     content = broken.read_bytes()
-    plan = images.image_plan(str(image_folder), str(tmp_path / "tfds"))
+    plan = images.image_layout(str(image_folder), str(tmp_path / "tfds"))
     broken.write_bytes(b"no image")
     with pytest.raises(QtxError, match="cannot decode image train/red/3.png"):
         write(plan, shard_bytes=1)

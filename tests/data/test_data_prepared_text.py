@@ -250,7 +250,7 @@ def test_a_document_of_a_dataset_that_it_holds_out_itself(config, tmp_path):
 
 def plan(folder: Path, vocabulary: Path, data_dir: Path):
     parts = {"train": Part(own_text(str(folder), None, str(data_dir)))}
-    return text.text_plan(parts, load_tokenizer(vocabulary), 16, str(data_dir))
+    return text.text_layout(parts, load_tokenizer(vocabulary), 16, str(data_dir))
 
 
 CHILD = """

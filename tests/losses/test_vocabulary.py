@@ -12,7 +12,7 @@ from qtx.losses import CrossEntropy, vocabulary
 from qtx.losses.cross_entropy import cross_entropy_sums, training_sums
 from qtx.losses.vocabulary import vocabulary_sums
 from qtx.models.vocabulary import Factors, factored
-from qtx.quantization import exact
+from qtx.quantization import float32_only
 from qtx.sites import on_sites
 from qtx.training import MeshConfig, TrainingConfig
 from qtx.training.program import make_program
@@ -121,7 +121,7 @@ def test_the_products_precision_is_that_of_the_model(parts, monkeypatch):
 
     def loss(params):
         loss = CrossEntropy()
-        return loss.measured(loss.output_of(exact.apply, module, {"params": params}, batch), batch, 1).loss
+        return loss.measured(loss.output_of(float32_only.apply, module, {"params": params}, batch), batch, 1).loss
 
     found = [x.params["precision"] for x in dots(jax.make_jaxpr(loss)(params).jaxpr)]
     assert len(found) > 5

@@ -8,7 +8,7 @@ import re
 import numpy as np
 import pytest
 
-from qtx.analysis import Analysis, analyse, save_analysis
+from qtx.analysis import Analysis, measure_outliers, save_analysis
 from qtx.analysis.head_map import HeadMap
 from qtx.foundation.errors import QtxError
 from qtx.foundation.storage import sealed_json
@@ -150,7 +150,7 @@ def test_a_real_models_outliers_are_told_where_they_are(patient, tmp_path):
     def piece(token):
         return patient.tokenizer.tokens([token])[0]
 
-    analysis = analyse(patient.module, patient.params, [patient.held_out], token_text=piece)
+    analysis = measure_outliers(patient.module, patient.params, [patient.held_out], token_text=piece)
     assert analysis.outliers_by_dimension[:, DIMENSION].tolist() == [SEQUENCES] * 2
     assert analysis.outliers_by_position[:, 0].tolist() == [SEQUENCES] * 2
     assert analysis.metrics["outliers"] == 2 * SEQUENCES

@@ -94,7 +94,7 @@ def test_what_quantization_takes_training_gives_back(start, unbroken):
 def measured(monkeypatch):
     """`measure` without the analysis of outliers, which takes longer than the rest and has its own tests."""
     nothing = types.SimpleNamespace(metrics={}, quantized_histograms=True)
-    monkeypatch.setattr("qtx.pipeline.measure.analyse", lambda *_, **__: nothing)
+    monkeypatch.setattr("qtx.pipeline.measure.measure_outliers", lambda *_, **__: nothing)
     monkeypatch.setattr("qtx.pipeline.measure.save_analysis", lambda *_: None)
     return lambda run, schemes: measure(run, schemes, "softmax", 0.0)
 

@@ -8,7 +8,7 @@ from typing import Any
 
 import jax
 
-from qtx.attention.fused.backend import Backend, Case, case_of, record, recording
+from qtx.attention.fused.backend import AttentionCase, Backend, case_of, record, recording
 from qtx.attention.fused.blockwise import Blockwise
 from qtx.foundation.errors import QtxError
 
@@ -20,7 +20,7 @@ BACKEND_NAMES = (AUTO, NAIVE, *BACKENDS)
 SEPARATOR = ", "
 
 
-def chosen(name: str, case: Case, watched: bool) -> Backend | None:
+def chosen(name: str, case: AttentionCase, watched: bool) -> Backend | None:
     """Returns the backend that computes a layer; None: the naive way, with scores and probabilities in memory.
 
     Args:

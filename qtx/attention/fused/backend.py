@@ -15,7 +15,7 @@ from qtx.attention.normalizers import Normalizer, Rows
 from qtx.masks import Mask
 
 
-class Case(NamedTuple):
+class AttentionCase(NamedTuple):
     """One attention layer, as it is about to run.
 
     Attributes:
@@ -37,28 +37,28 @@ class Case(NamedTuple):
     devices: int
 
 
-def case_of(normalizer: Normalizer, mask: Mask, query: jax.Array, dropout: float) -> Case:
+def case_of(normalizer: Normalizer, mask: Mask, query: jax.Array, dropout: float) -> AttentionCase:
     """Returns the case of queries `[B, T, H, D]`, on the devices that this process has."""
     mesh = jax.typeof(query).sharding.mesh
     platform = jax.default_backend()
-    return Case(normalizer, mask, query.shape, query.dtype, dropout, platform, max(mesh.size, 1))
+    return AttentionCase(normalizer, mask, query.shape, query.dtype, dropout, platform, max(mesh.size, 1))
 
 
 class Backend(abc.ABC):
     """A way to compute attention that never forms all its scores and probabilities."""
 
     @abc.abstractmethod
-    def refusal(self, case: Case) -> str | None:
+    def refusal(self, case: AttentionCase) -> str | None:
         """Says in words what of a case the backend cannot compute; None: it can compute the case."""
 
     @abc.abstractmethod
-    def pays(self, case: Case) -> bool:
+    def pays(self, case: AttentionCase) -> bool:
         """Says whether, as measured, the backend is faster than the naive way in a case that it can compute."""
 
     @abc.abstractmethod
     def __call__(
         self,
-        case: Case,
+        case: AttentionCase,
         parameters: Mapping[str, jax.Array],
         query: jax.Array,
         key: jax.Array,

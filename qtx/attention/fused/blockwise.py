@@ -26,7 +26,7 @@ import jax
 import jax.numpy as jnp
 
 from qtx.attention.fused.backend import Backend
-from qtx.attention.fused.tiles import LOWEST, Blocks, Context, Cut, Kernel, Tiles, sum_dtype
+from qtx.attention.fused.tiles import LOWEST, Blocking, Blocks, FusedSpec, NoGradient, Tiles, sum_dtype
 from qtx.attention.normalizers import Rows, SoftmaxLike
 
 MOST_POSITIONS = 2**30
@@ -73,20 +73,20 @@ class Blockwise(Backend):
         return case.platform == "cpu" and case.shape[1] >= 512
 
     def __call__(self, case, parameters, query, key, value, rows, dropout_key):
-        kernel = Kernel(case.normalizer, Blocks(512, 512), 0.0 if dropout_key is None else case.dropout)
+        spec = FusedSpec(case.normalizer, Blocks(512, 512), 0.0 if dropout_key is None else case.dropout)
         if case.platform == "cpu" and case.devices == 1:
             length, mask = rows.mask.queries, rows.mask
             blocks = Blocks(512, 512, 1, 1, skips=True)
             # If a normalizer finishes, whole rows save two products; in a window, blocks of keys leave out more.
-            if (kernel.finishes or length < FEW_KEYS) and length <= MOST_KEYS and mask.window is None:
+            if (spec.finishes or length < FEW_KEYS) and length <= MOST_KEYS and mask.window is None:
                 spans = max(1, min(length // SPAN, MOST_SPANS))
                 blocks = Blocks(VALUES // length, length, 1, 1, spans=spans)
-            kernel = dataclasses.replace(kernel, blocks=blocks)
-        return attend(kernel, parameters, query, key, value, rows, dropout_key)
+            spec = dataclasses.replace(spec, blocks=blocks)
+        return attend(spec, parameters, query, key, value, rows, dropout_key)
 
 
 def attend(
-    kernel: Kernel,
+    spec: FusedSpec,
     parameters: Mapping[str, jax.Array],
     query: jax.Array,
     key: jax.Array,
@@ -98,51 +98,53 @@ def attend(
     `normalizer(parameters, scores, rows)` returns, times the values; in float32, the products in the operands' dtype.
 
     Args:
-      kernel: the normalizer, and how to compute.
+      spec: the normalizer, and how to compute.
       parameters: the normalizer's parameters.
       query, key, value: see above.
       rows: which keys are seen.
       dropout_key: the key that draws the dropout, if there is any.
     """
     query, key, value = (jnp.swapaxes(x, 1, 2) for x in (query, key, value))
-    empty = kernel.normalizer.empty(parameters, rows)
+    empty = spec.normalizer.empty(parameters, rows)
     if empty is not None:
         empty = jnp.broadcast_to(empty.astype(sum_dtype(query)), (*query.shape[:3], 1))
-    if kernel.finishes:
+    if spec.finishes:
         rows = rows._replace(seen=rows.visible())
     inputs = Inputs(query, key, value, dict(parameters), empty)
     numbers = jnp.arange(query.shape[0] * query.shape[1]).reshape(query.shape[:2])
-    return jnp.swapaxes(_attend(kernel, inputs, Context(rows, dropout_key, numbers)), 1, 2)
+    return jnp.swapaxes(_attend(spec, inputs, NoGradient(rows, dropout_key, numbers)), 1, 2)
 
 
 @functools.partial(jax.custom_vjp, nondiff_argnums=(0,))
-def _attend(kernel: Kernel, inputs: Inputs, context: Context) -> jax.Array:
-    return _over_heads(kernel, functools.partial(_forward, kernel, False), inputs, context)[0]
+def _attend(spec: FusedSpec, inputs: Inputs, context: NoGradient) -> jax.Array:
+    return _over_heads(spec, functools.partial(_forward, spec, False), inputs, context)[0]
 
 
-def _attend_forward(kernel, inputs, context):
-    out, lse, through = _over_heads(kernel, functools.partial(_forward, kernel, True), inputs, context)
+def _attend_forward(spec, inputs, context):
+    out, lse, through = _over_heads(spec, functools.partial(_forward, spec, True), inputs, context)
     return out, (inputs, context, lse, out if through is None else through)
 
 
-def _attend_backward(kernel, saved, gradient):
+def _attend_backward(spec, saved, gradient):
     inputs, context, lse, through = saved
     along = (lse, through, gradient)
-    gradients = _over_heads(kernel, functools.partial(_backward, kernel), inputs, context, along)
+    gradients = _over_heads(spec, functools.partial(_backward, spec), inputs, context, along)
     return jax.tree.map(lambda x, like: x.astype(like.dtype), gradients, inputs), None
 
 
 _attend.defvjp(_attend_forward, _attend_backward)
 
 
-def _over_heads(kernel: Kernel, function: Callable[..., Any], inputs: Inputs, context: Context, along: Any = ()) -> Any:
+def _over_heads(
+    spec: FusedSpec, function: Callable[..., Any], inputs: Inputs, context: NoGradient, along: Any = ()
+) -> Any:
     """Returns function(inputs, context, *along) for all heads of all examples: at once, or for a few at a time."""
     batch, heads = inputs.query.shape[:2]
-    blocks = kernel.blocks
+    blocks = spec.blocks
     size = blocks.examples or batch, blocks.heads or heads
     if size == (batch, heads):
         return function(inputs, context, *along)
-    axes, across = _head_axes(kernel.normalizer, inputs), heads // size[1]
+    axes, across = _head_axes(spec.normalizer, inputs), heads // size[1]
 
     def some(number):
         example, head = number // across * size[0], number % across * size[1]
@@ -189,10 +191,10 @@ def _head_axes(normalizer: SoftmaxLike, inputs: Inputs) -> dict[str, int | None]
     return {name: p.axes.index("heads") if "heads" in p.axes else None for name, p in wanted.items()}
 
 
-def _spans(kernel: Kernel, inputs: Inputs, context: Context) -> Iterator[tuple[Tiles, Inputs]]:
+def _spans(spec: FusedSpec, inputs: Inputs, context: NoGradient) -> Iterator[tuple[Tiles, Inputs]]:
     """Yields runs of queries, with the keys that they may see."""
     length, rows = inputs.query.shape[2], context.rows
-    spans = Cut.of(length, math.ceil(length / (kernel.blocks.spans if rows.mask.causal else 1)))
+    spans = Blocking.of(length, math.ceil(length / (spec.blocks.spans if rows.mask.causal else 1)))
     for first in range(0, length, spans.size):
         last = min(first + spans.size, length)
 
@@ -207,18 +209,18 @@ def _spans(kernel: Kernel, inputs: Inputs, context: Context) -> Iterator[tuple[T
             of_queries(inputs.empty),
         )
         there = context._replace(rows=rows._replace(seen=of_queries(rows.seen)))
-        yield Tiles.of(kernel, there, first, last - first, last), own
+        yield Tiles.of(spec, there, first, last - first, last), own
 
 
-def _forward(kernel: Kernel, differentiated: bool, inputs: Inputs, context: Context):
+def _forward(spec: FusedSpec, differentiated: bool, inputs: Inputs, context: NoGradient):
     """Computes O `[B, H, T, D]`, L `[B, H, T, 1]`, infinite where nothing is seen, and W; None: W is O, or unused."""
-    found = [_forward_span(tiles, differentiated, own) for tiles, own in _spans(kernel, inputs, context)]
+    found = [_forward_span(tiles, differentiated, own) for tiles, own in _spans(spec, inputs, context)]
     return jax.tree.map(lambda *x: jnp.concatenate(x, axis=2), *found)
 
 
 def _forward_span(tiles: Tiles, differentiated: bool, inputs: Inputs):
     """Computes what `_forward` returns, for one span."""
-    kernel, queries, keys = tiles.kernel, tiles.queries, tiles.keys
+    spec, queries, keys = tiles.spec, tiles.queries, tiles.keys
     query, key, value = queries.padded(inputs.query), keys.padded(inputs.key), keys.padded(inputs.value)
     empty = None if inputs.empty is None else queries.padded(inputs.empty)
     wide = sum_dtype(query)
@@ -240,7 +242,7 @@ def _forward_span(tiles: Tiles, differentiated: bool, inputs: Inputs):
             largest, total, out = carry
             scores = tiles.scores(rows_query, keys.block(key, j), i, j)
             weights, shrunk, larger, total = weighed(scores, largest, total)
-            if not kernel.finishes:
+            if not spec.finishes:
                 kept = tiles.kept(weights, i, j)
                 weights = weights if kept is None else weights * kept
                 out = out * shrunk + product(weights, keys.block(value, j))
@@ -256,7 +258,7 @@ def _forward_span(tiles: Tiles, differentiated: bool, inputs: Inputs):
         if tiles.whole_rows:
             weights, _, largest, total = weighed(tiles.scores(rows_query, key, i, 0), largest, total)
         else:
-            carry = (largest, total, None if kernel.finishes else nothing)
+            carry = (largest, total, None if spec.finishes else nothing)
             largest, total, out = jax.lax.fori_loop(low, high, first_sweep, carry)
         alone = total == 0
         total = jnp.where(alone, 1.0, total)
@@ -264,7 +266,7 @@ def _forward_span(tiles: Tiles, differentiated: bool, inputs: Inputs):
         if weights is not None:
             finished, kept = tiles.finish(inputs.parameters, weights / total, i), tiles.kept(weights, i, 0)
             return product(finished if kept is None else finished * kept, value).astype(query.dtype), lse, None
-        if not kernel.finishes:
+        if not spec.finishes:
             return (out / total).astype(query.dtype), lse, None
 
         def second_sweep(j, carry):
@@ -298,11 +300,11 @@ def _forward_span(tiles: Tiles, differentiated: bool, inputs: Inputs):
 
 
 def _backward(
-    kernel: Kernel, inputs: Inputs, context: Context, lse: jax.Array, through: jax.Array, gradient: jax.Array
+    spec: FusedSpec, inputs: Inputs, context: NoGradient, lse: jax.Array, through: jax.Array, gradient: jax.Array
 ):
     """Computes the gradients of the inputs, float32."""
     found = []
-    for tiles, own in _spans(kernel, inputs, context):
+    for tiles, own in _spans(spec, inputs, context):
         along = (x[:, :, tiles.first : tiles.first + tiles.queries.length] for x in (lse, through, gradient))
         found.append(_backward_span(tiles, own, *along))
 
@@ -320,9 +322,9 @@ def _backward(
 
 def _backward_span(tiles: Tiles, inputs: Inputs, lse: jax.Array, through: jax.Array, gradient: jax.Array) -> Inputs:
     """Computes the gradients of one span; those of keys and values cover only the span's keys."""
-    kernel, queries, keys = tiles.kernel, tiles.queries, tiles.keys
+    spec, queries, keys = tiles.spec, tiles.queries, tiles.keys
     wide = sum_dtype(inputs.query)
-    sums_rows = kernel.finishes and tiles.whole_rows
+    sums_rows = spec.finishes and tiles.whole_rows
     of_rows = jnp.zeros_like(lse)  # D
     if not sums_rows:
         of_rows = (gradient.astype(wide) * through.astype(wide)).sum(axis=-1, keepdims=True)
@@ -352,7 +354,7 @@ def _backward_span(tiles: Tiles, inputs: Inputs, lse: jax.Array, through: jax.Ar
                 of_finished, kept = product("bhtd,bhsd->bhts", of_rows_out, block_value), tiles.kept(probs, i, j)
                 of_finished = of_finished if kept is None else of_finished * kept
                 finished, of_probs = probs, of_finished
-                if kernel.finishes:
+                if spec.finishes:
                     finished, slope = jax.jvp(finish, (probs,), (jnp.ones_like(probs),))
                     of_probs = slope * of_finished
                     if parameters:
@@ -362,7 +364,7 @@ def _backward_span(tiles: Tiles, inputs: Inputs, lse: jax.Array, through: jax.Ar
                 of_block_value += product("bhdt,bhts->bhds", queries.block(across_out, i, 3), finished)
                 summed = of_block_rows
                 if sums_rows:
-                    # A product, since XLA's CPU backend makes one slow kernel of a sum and what is around it.
+                    # A product, since XLA's CPU backend makes one slow spec of a sum and what is around it.
                     ones = jnp.ones((keys.size, 1), wide)
                     summed = jnp.einsum("bhts,sn->bhtn", probs * of_probs, ones, precision=jax.lax.Precision.HIGHEST)
                 return probs * (of_probs - summed), summed, of_block_value, of_parameters

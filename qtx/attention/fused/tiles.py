@@ -37,7 +37,7 @@ class Blocks:
     spans: int = 1
 
 
-class Context(NamedTuple):
+class NoGradient(NamedTuple):
     """The inputs without a gradient: the rows, with `seen` if the normalizer finishes; the key of the dropout, or None;
     and the number of each head among all heads of all examples, `[B, H]`, from which the head draws its own dropout."""
 
@@ -47,8 +47,8 @@ class Context(NamedTuple):
 
 
 @dataclasses.dataclass(frozen=True)
-class Kernel:
-    """A `Kernel` says what is computed, apart from arrays.
+class FusedSpec:
+    """A `FusedSpec` says what is computed, apart from arrays.
 
     Attributes:
       normalizer: the normalizer, whose hooks are called.
@@ -71,7 +71,7 @@ def sum_dtype(x: jax.Array) -> jnp.dtype:
     return jnp.promote_types(x.dtype, jnp.float32)
 
 
-class Cut(NamedTuple):
+class Blocking(NamedTuple):
     """T positions, cut into blocks of equal size, the last of which may reach beyond T."""
 
     length: int
@@ -79,7 +79,7 @@ class Cut(NamedTuple):
     number: int
 
     @classmethod
-    def of(cls, length: int, most: int) -> Cut:
+    def of(cls, length: int, most: int) -> Blocking:
         number = math.ceil(length / most)
         # A block's size is a multiple of 8, for vectors and tiles, unless it is all of T.
         size = length if number == 1 else 8 * math.ceil(length / number / 8)
@@ -98,15 +98,15 @@ class Cut(NamedTuple):
 class Tiles(NamedTuple):
     """The blocks of queries and of keys, and which of them see each other; the first query is at position `first`."""
 
-    kernel: Kernel
-    context: Context
+    spec: FusedSpec
+    context: NoGradient
     first: int
-    queries: Cut
-    keys: Cut
+    queries: Blocking
+    keys: Blocking
 
     @classmethod
-    def of(cls, kernel: Kernel, context: Context, first: int, queries: int, keys: int) -> Tiles:
-        return cls(kernel, context, first, Cut.of(queries, kernel.blocks.queries), Cut.of(keys, kernel.blocks.keys))
+    def of(cls, spec: FusedSpec, context: NoGradient, first: int, queries: int, keys: int) -> Tiles:
+        return cls(spec, context, first, Blocking.of(queries, spec.blocks.queries), Blocking.of(keys, spec.blocks.keys))
 
     @property
     def whole_rows(self) -> bool:
@@ -157,14 +157,14 @@ class Tiles(NamedTuple):
         rows = self.context.rows
         if rows.seen is not None:
             rows = rows._replace(seen=self.queries.block(self.queries.padded(rows.seen), i))
-        return self.kernel.normalizer.finish(parameters, probs, rows)
+        return self.spec.normalizer.finish(parameters, probs, rows)
 
     def unless_dead(
         self, finish: Callable[..., Any], probs: jax.Array, function: Any, otherwise: Any, *rest: Any
     ) -> Any:
         """Returns function(probs, *rest), or otherwise(probs, *rest) if every finished probability is 0 and has no
         slope, and blocks may be skipped."""
-        if not self.kernel.finishes or not self.kernel.blocks.skips:
+        if not self.spec.finishes or not self.spec.blocks.skips:
             return function(probs, *rest)
         finished, slope = jax.jvp(finish, (probs,), (jnp.ones_like(probs),))
         return jax.lax.cond(jnp.any((finished != 0) | (slope != 0)), function, otherwise, probs, *rest)
@@ -172,7 +172,7 @@ class Tiles(NamedTuple):
     def kept(self, like: jax.Array, i: Any, j: Any) -> jax.Array | None:
         """Returns what dropout multiplies probabilities by: 0, or one over the share that is kept; None: there is no
         dropout. The draws depend on the head, the query and the key, and not on the blocks."""
-        if not self.kernel.dropout:
+        if not self.spec.dropout:
             return None
         key = self.context.dropout_key
         assert key is not None, "dropout needs a key"
@@ -187,7 +187,7 @@ class Tiles(NamedTuple):
 
         def of_head(head):
             own_key = jax.random.fold_in(key, head)
-            kept, share = kept_of_numbers(own_key, self.kernel.dropout, number)
+            kept, share = kept_of_numbers(own_key, self.spec.dropout, number)
             return jnp.where(kept, jnp.asarray(1 / share, like.dtype), 0)
 
         return jax.vmap(jax.vmap(of_head))(self.context.numbers)

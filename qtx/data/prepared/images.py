@@ -12,7 +12,7 @@ from typing import Any
 from qtx.data.image_files import TRAINING_SPLIT, Survey, begin_image, check_splits, image_files
 from qtx.data.listing import entries, printable
 from qtx.data.prepared.fingerprints import content_hash
-from qtx.data.prepared.writing import DatasetPlan, Example, Producer, State
+from qtx.data.prepared.writing import DatasetLayout, Example, Producer, State
 from qtx.foundation.errors import QtxError
 from qtx.foundation.paths import at_home
 
@@ -23,7 +23,7 @@ BATCH = 64
 """Number of images read at once."""
 
 
-def image_plan(path: str, data_dir: str, known: bool = False) -> DatasetPlan:
+def image_layout(path: str, data_dir: str, known: bool = False) -> DatasetLayout:
     """Plans the dataset of a folder or archive of `<split>/<class>/<file>`; `known` is for `check_splits`.
 
     Returns:
@@ -43,7 +43,7 @@ def image_plan(path: str, data_dir: str, known: bool = False) -> DatasetPlan:
             f"no folder or archive {path}: set data.corpus to one of <split>/<class>/ images, or to tfds:NAME"
         )
     found = functools.cache(lambda: _find(path, place, known))
-    return DatasetPlan(
+    return DatasetLayout(
         name=NAME,
         key=hashlib.sha256(f"{FORMAT} {content_hash(files, data_dir)}".encode()).hexdigest()[:16],
         features=lambda: _features(found()[0]),

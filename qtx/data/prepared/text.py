@@ -14,7 +14,7 @@ import numpy as np
 from qtx.data.notes import WORDS
 from qtx.data.packing import cut_blocks, join, too_short
 from qtx.data.prepared.documents import Part
-from qtx.data.prepared.writing import DatasetPlan, Example, Producer, State
+from qtx.data.prepared.writing import DatasetLayout, Example, Producer, State
 from qtx.data.tfds_datasets import Dataset, DatasetRecords
 from qtx.data.tokenization import TextTokenizer
 from qtx.foundation.errors import QtxError
@@ -26,7 +26,7 @@ BATCH_CHARACTERS = 1 << 20
 """Characters of text tokenized at once; one document may be longer."""
 
 
-def text_plan(parts: Mapping[str, Part], tokenizer: TextTokenizer, block_length: int, data_dir: str) -> DatasetPlan:
+def text_layout(parts: Mapping[str, Part], tokenizer: TextTokenizer, block_length: int, data_dir: str) -> DatasetLayout:
     """Plans the dataset of one corpus.
 
     Args:
@@ -52,7 +52,7 @@ def text_plan(parts: Mapping[str, Part], tokenizer: TextTokenizer, block_length:
     corpus = next(iter(parts.values())).documents
     dtype = np.dtype(np.uint16 if tokenizer.vocab_size <= 1 << 16 else np.int32)
     tokens = tfds.features.Tensor(shape=(block_length,), dtype=dtype, encoding="bytes")
-    return DatasetPlan(
+    return DatasetLayout(
         name=NAME,
         key=hashlib.sha256(json.dumps(facts, sort_keys=True).encode()).hexdigest()[:16],
         features=lambda: tfds.features.FeaturesDict({"tokens": tokens}),

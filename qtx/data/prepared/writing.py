@@ -55,7 +55,7 @@ class Producer:
 
 
 @dataclass(frozen=True)
-class DatasetPlan:
+class DatasetLayout:
     """A dataset to write.
 
     Attributes:
@@ -103,7 +103,7 @@ class Written:
     note: str
 
 
-def write(plan: DatasetPlan, shard_bytes: int = SHARD_BYTES) -> Written:
+def write(plan: DatasetLayout, shard_bytes: int = SHARD_BYTES) -> Written:
     """Writes a dataset, or goes on with it, unless it is there already; waits while another process writes it.
 
     Raises:
@@ -132,7 +132,7 @@ def write(plan: DatasetPlan, shard_bytes: int = SHARD_BYTES) -> Written:
 
 
 def _write_split(
-    plan: DatasetPlan,
+    plan: DatasetLayout,
     features: Any,
     split: str,
     folder: Path,
@@ -194,7 +194,7 @@ class _Shard:
             raise OSError(f"{self.path} has {found} of {self.count} records")
 
 
-def _describe(plan: DatasetPlan, features: Any, folder: Path, splits: Mapping[str, Any]) -> None:
+def _describe(plan: DatasetLayout, features: Any, folder: Path, splits: Mapping[str, Any]) -> None:
     """Writes what TFDS needs to read the shards."""
     import tensorflow_datasets as tfds
 
@@ -220,7 +220,7 @@ def _describe(plan: DatasetPlan, features: Any, folder: Path, splits: Mapping[st
     )
 
 
-def _read(plan: DatasetPlan, seconds: float | None) -> Written:
+def _read(plan: DatasetLayout, seconds: float | None) -> Written:
     folder = plan.folder
     record = read_sealed_json(folder / RECORD, EXPECTED)
     try:

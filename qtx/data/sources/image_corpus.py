@@ -14,7 +14,7 @@ from qtx.data.image_files import read_pixels
 from qtx.data.images import IMAGENET, ImageOptions, Record
 from qtx.data.notes import described
 from qtx.data.objectives import Objective
-from qtx.data.prepared.images import image_plan
+from qtx.data.prepared.images import image_layout
 from qtx.data.prepared.summary import told
 from qtx.data.prepared.writing import Written, write
 from qtx.data.records import Shuffled
@@ -117,7 +117,7 @@ class ImageCorpus(ImageOptions):
         """
         if self.corpus.startswith(PREFIX):
             raise QtxError(f"{self.corpus} needs no preparation: training reads it as TFDS has written it")
-        return [write(image_plan(self.corpus, self.data_dir, known=self.classes is not None))]
+        return [write(image_layout(self.corpus, self.data_dir, known=self.classes is not None))]
 
 
 def _decoder(dataset: Dataset, channels: int, numbers: Sequence[int]) -> Callable[[dict[str, Any]], Record]:

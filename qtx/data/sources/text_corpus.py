@@ -13,7 +13,7 @@ from qtx.data.objectives import TextObjective
 from qtx.data.prepared.documents import Part, beside_training, corpus_parts, validation_parts, without_held_out
 from qtx.data.prepared.fingerprints import keep
 from qtx.data.prepared.summary import told
-from qtx.data.prepared.text import block_records, text_plan
+from qtx.data.prepared.text import block_records, text_layout
 from qtx.data.prepared.writing import Written, write
 from qtx.data.reading import check_separator
 from qtx.data.records import Concatenated, Mixture, Records, check_weights
@@ -113,7 +113,7 @@ class TextCorpus(TextOptions):
         tokenizer = self._tokenizer([splits["train"] for splits in parts], objective)
         self.make_example(tokenizer, objective)  # refuses an unfit tokenizer before the work begins
         length = objective.block_length(self.sequence_length)
-        plans = [text_plan(splits, tokenizer, length, data_dir) for splits in [*parts, *held_out]]
+        plans = [text_layout(splits, tokenizer, length, data_dir) for splits in [*parts, *held_out]]
         contents = {
             name: [part[split].fingerprint for part in [*parts, *held_out] if split in part]
             for name, split in (("training", "train"), ("held_out", "validation"))

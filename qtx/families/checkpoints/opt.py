@@ -4,14 +4,14 @@ from __future__ import annotations
 
 from qtx.families.checkpoint import Checkpoint, Field
 from qtx.families.stock import Stock
-from qtx.families.weights import KERNEL, Weight, dense_weights, layer_norm_weights
+from qtx.families.weights import DENSE_LAYOUT, Weight, dense_weights, layer_norm_weights
 from qtx.models import OptConfig
 
 LAYER = "model.decoder.layers.{layer}"
 
 PROJECTIONS = [
-    Weight("model.decoder.project_in.weight", "embeddings/project_in/kernel", KERNEL),
-    Weight("model.decoder.project_out.weight", "project_out/kernel", KERNEL),
+    Weight("model.decoder.project_in.weight", "embeddings/project_in/kernel", DENSE_LAYOUT),
+    Weight("model.decoder.project_out.weight", "project_out/kernel", DENSE_LAYOUT),
 ]
 
 

@@ -8,7 +8,7 @@ from typing import Any
 import flax.linen as nn
 
 from qtx.anatomy import read
-from qtx.quantization import exact
+from qtx.quantization import float32_only
 from qtx.quantization.basis import basis_of
 from qtx.quantization.calibration import Quantized
 from qtx.quantization.integer.grids import read_grids
@@ -63,5 +63,5 @@ def _as_table(path: str) -> str:
 
 def for_inference(module: Any) -> nn.Module:
     """Returns the module computing in float32 between products and, as it does not train, without rematerialization."""
-    module = exact.float32(module)
+    module = float32_only.float32(module)
     return module.clone(config=dataclasses.replace(module.config, remat="none"))

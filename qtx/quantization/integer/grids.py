@@ -11,7 +11,7 @@ from qtx.foundation.errors import QtxError
 from qtx.quantization.basis import basis_of
 from qtx.quantization.calibration import Quantized
 from qtx.quantization.integer.grid import Fields, int8_grid
-from qtx.quantization.plan import TABLE, Plan, Ranges, is_table
+from qtx.quantization.plan import TABLE, QuantizerPlan, Ranges, is_table
 
 MOST_BITS = 8
 
@@ -79,7 +79,7 @@ def read_grids(quantized: Quantized) -> Grids:
     return Grids(sites | tables, weights, stacked)
 
 
-def _grids(kind: str, plan: Plan, ranges: Ranges) -> dict[str, Fields]:
+def _grids(kind: str, plan: QuantizerPlan, ranges: Ranges) -> dict[str, Fields]:
     result = {}
     for planned in plan:
         path, r = planned.path, ranges[planned.path]

@@ -11,7 +11,7 @@ import jax.numpy as jnp
 from flax import traverse_util
 
 from qtx.foundation.errors import QtxError
-from qtx.quantization import exact
+from qtx.quantization import float32_only
 from qtx.quantization.integer.interceptor import COLLECTION, on_integers
 from qtx.quantization.integer.kernels import Tensors
 
@@ -54,7 +54,7 @@ class IntegerModel:
         integers = {path: x for path, x in self.integers.items() if path not in tables}
         with on_integers():
             variables = {"params": _nested(params), COLLECTION: _nested(integers)}
-            return exact.apply(self.module, variables, batch, **kwargs)
+            return float32_only.apply(self.module, variables, batch, **kwargs)
 
     def _table(self, path: str) -> jax.Array:
         """Computes an embedding table `[rows, width]` from its integers and the grid of its look-ups."""

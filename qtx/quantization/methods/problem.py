@@ -13,7 +13,7 @@ import jax
 from qtx.anatomy import Anatomy
 from qtx.quantization.basis import Bases
 from qtx.quantization.methods.inputs import Statistic, of_inputs
-from qtx.quantization.plan import Plan, Ranges, check_finite, make_plan, spread, weights_of
+from qtx.quantization.plan import QuantizerPlan, Ranges, check_finite, make_plan, spread, weights_of
 from qtx.quantization.recipe import Quantizer, Recipe, resolve
 from qtx.quantization.weights import weight_ranges
 
@@ -47,7 +47,7 @@ class Problem:
         return resolve(self.recipe.weights, weights_of(self.params), "weight")
 
     @functools.cached_property
-    def plan(self) -> Plan:
+    def plan(self) -> QuantizerPlan:
         """Returns the static part of the weights' quantization."""
         return make_plan(self.quantizers)
 

@@ -12,7 +12,7 @@ import jax
 from qtx.quantization.affine import make_grid, tiled
 from qtx.quantization.granularity import Token
 from qtx.quantization.interceptor import seen
-from qtx.quantization.plan import Plan, Planned, Range
+from qtx.quantization.plan import Planned, QuantizerPlan, Range
 from qtx.quantization.qat.learned_step import fake_quantize_learned, fake_quantize_straight_through
 from qtx.sites import SITES_AND_TABLES, on_sites
 
@@ -36,7 +36,7 @@ def round_to_learned_range(
 
 
 @contextlib.contextmanager
-def straight_through(plan: Plan) -> Iterator[None]:
+def straight_through(plan: QuantizerPlan) -> Iterator[None]:
     """Rounds sites and look-ups as `fake_quantized` does within the context, with gradients."""
     by_path = {planned.path: planned for planned in plan}
 

@@ -25,10 +25,10 @@ from flax import traverse_util
 from qtx.anatomy import Parameter, Role, read
 from qtx.foundation.errors import QtxError
 from qtx.parts import Part
-from qtx.quantization import exact
+from qtx.quantization import float32_only
 from qtx.quantization.calibration import Quantized, range_collection, tables_of
 from qtx.quantization.granularity import Group, Token
-from qtx.quantization.plan import Plan, Planned, Ranges, ends_shape, flatten, make_plan, spread, weights_of
+from qtx.quantization.plan import Planned, QuantizerPlan, Ranges, ends_shape, flatten, make_plan, spread, weights_of
 from qtx.quantization.qat.interceptor import round_to_learned_range, straight_through
 from qtx.quantization.qat.learned_step import ends, learnable
 from qtx.quantization.recipe import Quantizer, Recipe, Rule, resolve
@@ -99,7 +99,7 @@ class QatModel:
         rounded = map_weights(self.weight_plan, params["model"], weight_ranges, round_to_learned_range)
         collection = range_collection(activation_ranges, weight_ranges)
         with straight_through(self.activation_plan + tables_of(self.weight_plan)):
-            return exact.apply(self.module, {"params": rounded, "ranges": collection}, batch, **options)
+            return float32_only.apply(self.module, {"params": rounded, "ranges": collection}, batch, **options)
 
     def start(self, params: Any, calibrated: Quantized) -> dict[str, Any]:
         """Returns the parameters to train from.
@@ -127,12 +127,12 @@ class QatModel:
         return Quantized(self.module, rounded, self.weight_plan, self.activation_plan, weight_ranges, activation_ranges)
 
     @property
-    def weight_plan(self) -> Plan:
+    def weight_plan(self) -> QuantizerPlan:
         """Says which weights are quantized, and how."""
         return tuple(learned.planned for learned in self.weights)
 
     @property
-    def activation_plan(self) -> Plan:
+    def activation_plan(self) -> QuantizerPlan:
         """Says which activations are quantized, and how."""
         return tuple(learned.planned for learned in self.activations)
 

@@ -31,7 +31,7 @@ from flax import traverse_util
 from qtx.anatomy import Parameter, read
 from qtx.foundation.batch import Batch
 from qtx.models.vocabulary import Factors
-from qtx.quantization import exact
+from qtx.quantization import float32_only
 from qtx.quantization.affine import tiled
 from qtx.quantization.calibration import tables_of
 from qtx.quantization.estimators import MinMax
@@ -92,7 +92,7 @@ class NoisyModel:
         rounded, as_is = ({name: values[first::2] for name, values in batch.items()} for first in (0, 1))
         weights, tables = self._rounded(variables["params"])
         with rounding_sites(self.activations, tables, self.module, rounded):
-            there = exact.apply(self.module, {"params": weights}, rounded, train=True, rngs=rngs, **options)
+            there = float32_only.apply(self.module, {"params": weights}, rounded, train=True, rngs=rngs, **options)
         rngs = {name: jax.random.fold_in(key, 1) for name, key in rngs.items()}
         here = self.module.apply(variables, as_is, train=True, rngs=rngs, **options)
         return jax.tree_util.tree_map_with_path(
