@@ -77,8 +77,6 @@ class Mask:
           queries, keys: how many queries and keys there are.
           ragged: whether numbers may reach beyond T and S, where no key is visible.
         """
-        if not (ragged or self.causal) and all(rule is None for rule in (self.window, self.padding, self.segments)):
-            return None
         if not self.square:
             first_query = first_query + (self.num_keys - self.queries if self.offset is None else self.offset)
         query, key = first_query + jnp.arange(queries), first_key + jnp.arange(keys)
@@ -95,7 +93,7 @@ class Mask:
         if self.segments is not None:
             of_query, of_key = self._at(self.segments, query), self._at(self.segments, key)
             parts.append(of_query[:, None, :, None] == of_key[:, None, None, :])
-        return functools.reduce(jnp.logical_and, parts)
+        return _all(*parts)
 
     def _at(self, x: jax.Array, positions: jax.Array) -> jax.Array:
         """Returns `x` `[B, S]` at consecutive positions; at all of them, `x` as it is."""

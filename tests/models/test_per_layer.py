@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import dataclasses
+import functools
 from typing import Any
 
 import flax.linen as nn
@@ -71,7 +72,7 @@ class Told(nn.Module):
         return stacked(PerhapsNormed, self.config, self.deterministic, own)(x, 3.0)[0]
 
 
-@pytest.mark.parametrize("deterministic", [True, False])
+@pytest.mark.parametrize("deterministic", [True, pytest.param(False, marks=pytest.mark.slow)])
 def test_a_layer_may_lack_its_norm(deterministic):
     module, x = Told(deterministic=deterministic), np.random.default_rng(0).normal(size=(2, 8)).astype(np.float32)
     params = nn.unbox(module.init(jax.random.key(0), x)["params"])
@@ -112,18 +113,30 @@ class WithRegisters(nn.Module):
         return dense(8, ("embed", None), 0.3, jnp.float32, "out")(x)[:, 2:]
 
 
-def test_registers_are_no_tokens():
-    """Of ranges, of statistics of inputs, of penalties and of noise, in NumPy over the real tokens alone."""
+@functools.cache
+def with_registers():
+    """The model, its parameters, and the embeddings of the real tokens `[N, 8]`."""
     module = WithRegisters(RegisterConfig(**OPTIONS))
     params = nn.unbox(module.init(jax.random.key(0), BATCH)["params"])
-    real = np.asarray(params["tokens"]["embedding"])[BATCH["tokens"]][BATCH["mask"]]
-    activation = Quantizer(8, False, MinMax())
-    recipe = Recipe((Rule("*", None),), (Rule("sum", activation), Rule("*", None)))
-    r = calibrate(module, params, recipe, [BATCH], 1).activation_ranges["sum"]
+    return module, params, np.asarray(params["tokens"]["embedding"])[BATCH["tokens"]][BATCH["mask"]]
+
+
+RECIPE = Recipe((Rule("*", None),), (Rule("sum", Quantizer(8, False, MinMax())), Rule("*", None)))
+
+
+def test_registers_are_no_tokens():
+    """Ranges, and statistics of inputs, in NumPy over the real tokens alone."""
+    module, params, real = with_registers()
+    r = calibrate(module, params, RECIPE, [BATCH], 1).activation_ranges["sum"]
     np.testing.assert_allclose([r["minimum"], r["maximum"]], [real.min(), real.max()], rtol=1e-6)
     found = of_inputs(module, params, [BATCH], ("out",), absmax, jnp.maximum)["out"]
     np.testing.assert_allclose(found, np.abs(real).max(axis=0), rtol=1e-6)
 
+
+@pytest.mark.slow
+def test_registers_are_no_tokens_in_training():
+    """Penalties, and the ranges of noise."""
+    module, params, real = with_registers()
     penalties = make_penalties(("hinge,sites=sum,tau=0.1,weight=1",))
     _, captured = jax.jit(lambda p: capture(module.apply, ("sum",), {"params": p}, BATCH))(params)
     _, sums = penalty_sums(penalties, captured, BATCH, BATCH, jnp.int32(0), module)
@@ -131,7 +144,7 @@ def test_registers_are_no_tokens():
     (mean,) = sums.values()
     np.testing.assert_allclose([mean.total, mean.terms], [expected.sum(), len(real)], rtol=1e-5)
 
-    noisy = make_noisy_model(module, recipe, BATCH)
+    noisy = make_noisy_model(module, RECIPE, BATCH)
     both = {name: np.repeat(x[:1], 2, axis=0) for name, x in BATCH.items()}  # the first is rounded, the second is not
     rounded, as_is = noisy.apply({"params": params}, both, train=True)
     error = np.abs(np.asarray(rounded) - as_is).max()
