@@ -23,13 +23,13 @@ from benchmarks.timing import count, interleaved, output_file
 from qtx.analysis.capture import FloatingPoint
 from qtx.anatomy import read
 from qtx.families import build
+from qtx.losses import CrossEntropy
 from qtx.masks import without_full_masks
 from qtx.models import BertConfig
 from qtx.pipeline.measure import model_sums
 from qtx.quantization import QuantizationConfig, calibrate
 from qtx.quantization.calibration import calibration_step, initial_state, planned_weights, tables_of
 from qtx.quantization.weights import weight_ranges
-from qtx.training.losses import CrossEntropy
 
 CONFIG = BertConfig(num_layers=4, width=256, num_heads=4, mlp_width=1024, vocab_size=4096, max_length=128)
 BATCH, LENGTH = 32, 128

@@ -37,13 +37,13 @@ from qtx.data.tokenization import TextTokenizer
 from qtx.foundation.config import flattened
 from qtx.foundation.errors import QtxError
 from qtx.foundation.numbers import fixed
+from qtx.losses.divergences import cosine_similarity, relative_error
 from qtx.masks import token_mask
 from qtx.models.pooling import pooled
 from qtx.pipeline.start import config_of
 from qtx.pipeline.trained import prepare_run, restore_run
 from qtx.quantization import QuantizationConfig, Quantized, calibrate
 from qtx.sites import capture
-from qtx.training.distillation import cosine_similarity, relative_error
 from qtx.training.run_folder import TOKENIZER_OPTIONS
 
 LENGTHS = (32, 128, 512)

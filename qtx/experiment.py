@@ -170,19 +170,20 @@ def read(config: ConfigDict) -> Experiment:
             f"config.qat.scheme is {experiment.qat.scheme!r}, but config.start is empty: quantization-aware training "
             "starts from a trained run; give its folder, e.g. --config.start=runs/x"
         )
-    rows = experiment.training.batch_size // experiment.training.accumulation_steps
+    training = experiment.training
+    objective.loss.check_whole(training.accumulation_steps, bool(experiment.qat.noise))
+    rows = training.batch_size // training.accumulation_steps
     if experiment.qat.noise and rows % 2:
         raise QtxError(
             f"config.qat.noise is {experiment.qat.noise!r}, which half of every batch is computed with, but a batch is "
             f"of {rows} examples: make config.training.batch_size / accumulation_steps even"
         )
-    taught, training = OBJECTIVES[experiment.objective].taught, experiment.training
-    if taught and training.label_smoothing:
+    if objective.taught and training.label_smoothing:
         raise QtxError(
             f"config.training.label_smoothing is {training.label_smoothing}, but objective {experiment.objective!r} "
             "learns from a teacher's outputs, not from labels: set it to 0.0"
         )
-    if not taught and training.distill_layers != TrainingConfig().distill_layers:
+    if not objective.taught and training.distill_layers != TrainingConfig().distill_layers:
         raise QtxError(
             f"config.training.distill_layers is {training.distill_layers!r}, but objective {experiment.objective!r} "
             "has no teacher: leave it out, or set config.objective to 'distill'"

@@ -12,12 +12,12 @@ from qtx.experiment import default, read
 from qtx.families import build
 from qtx.foundation.config import section
 from qtx.interop import save
+from qtx.losses import EmbeddingDistillation
 from qtx.models import BertConfig
 from qtx.pipeline.importing import Found, config_of_checkpoint, import_run
 from qtx.pipeline.measurements import as_result
 from qtx.pipeline.start import config_of, inheriting
 from qtx.training import RunFolder
-from qtx.training.losses.distillation import EmbeddingDistillation
 from tests.training.test_labels import SHAPE, VOCABULARY, data_config
 
 MODULES = [("Transformer", ""), ("Pooling", "1_Pooling"), ("Normalize", "2_Normalize")]
@@ -55,7 +55,7 @@ def test_a_run_is_measured_by_what_the_modules_say(tmp_path, checkpoint):
     config.data = section(data_config(tmp_path, tokenizer=str(checkpoint.folder)))
     run = RunFolder(tmp_path / "run")
     prepared = import_run(read(config), run.root, checkpoint)
-    assert prepared.loss == EmbeddingDistillation("lasttoken", True)
+    assert prepared.objective.loss == EmbeddingDistillation("lasttoken", True)
     there = config_of(str(run.root)).model
     assert (there.pooling, there.normalize) == ("lasttoken", True)
     # A run that starts from it too.
@@ -72,4 +72,5 @@ def test_a_run_is_measured_by_what_the_modules_say(tmp_path, checkpoint):
     assert config_of(str(run.root)).model == there
     # Who knows better says so.
     config.model.pooling = "cls"
-    assert import_run(read(config), tmp_path / "another", checkpoint).loss == EmbeddingDistillation("cls", True)
+    another = import_run(read(config), tmp_path / "another", checkpoint)
+    assert another.objective.loss == EmbeddingDistillation("cls", True)

@@ -18,7 +18,7 @@ from qtx.analysis.diagnosis import save_diagnosis
 from qtx.analysis.sensitivity import HEADER, save_sweep, table_rows
 from qtx.attention import attention_text
 from qtx.cli.summary import print_summary
-from qtx.data import OBJECTIVES, prepare_data
+from qtx.data import prepare_data
 from qtx.data.prepared.summary import describe
 from qtx.experiment import Experiment, record
 from qtx.foundation.console import Console, say
@@ -27,6 +27,7 @@ from qtx.foundation.errors import QtxError, lookup
 from qtx.foundation.hardware import CHIPS
 from qtx.foundation.numbers import fixed, number
 from qtx.foundation.paths import at_home
+from qtx.losses.binary_cross_entropy import OF_LABEL
 from qtx.pipeline.analyze import COSTLIEST, diagnose, open_run
 from qtx.pipeline.backend import training_backend
 from qtx.pipeline.compare import begun_run, check_runs, duration, rebuild, run_comparison, runs
@@ -47,7 +48,6 @@ from qtx.quantization.integer.files import DESCRIPTION
 from qtx.quantization.qat.config import QatConfig
 from qtx.report.results import ATTENTION_COLUMNS, BESIDE_TITLES, OUTLIER_COLUMNS, Result, main_table, markdown, measured
 from qtx.training import NEWEST, RunFolder, read_metrics
-from qtx.training.losses.binary_cross_entropy import OF_LABEL
 
 
 def plan(experiment: Experiment, devices: str | None = None, chip: str | None = None) -> None:
@@ -128,7 +128,7 @@ def train(experiment: Experiment, workdir: Path, distributed: bool = False, prof
     print_summary(prepared, workdir, console, training_backend(prepared.experiment, prepared.data, workdir))
     train_run(prepared, workdir, profile)
     last = read_metrics(workdir, "eval")[-1]
-    metric = OBJECTIVES[experiment.objective].metric
+    metric = prepared.objective.metric
     say(console, f"trained {last['step']} steps: held-out loss {fixed(last['loss'])}, {shown(metric, last[metric])}")
     say(console, f"next: qtx {'evaluate' if experiment.qat.scheme else 'quantize'} --workdir={quote(str(workdir))}")
 
@@ -234,7 +234,7 @@ def evaluate_integers(experiment: Experiment, folder: Path, console: Console, na
     prepared = prepare_experiment(experiment, run=RunFolder(folder))
     print_summary(prepared, folder, console)
     uses_own_data(prepared, folder, names_data)
-    metric = OBJECTIVES[experiment.objective].metric
+    metric = prepared.objective.metric
     with console.status("measuring"):
         metrics = metrics_of(prepared, load(prepared.module, folder))
     rows = [["loss", number(metrics["loss"])], ["metric", shown(metric, metrics[metric])]]

@@ -46,8 +46,8 @@ class DataConfig:
         Raises:
           QtxError: when the source does not serve the objective.
         """
-        source = _serving(self, objective)
-        return DataConfig(source.resolved(objective)) if isinstance(source, TokenizedOptions) else self
+        source, wanted = _serving(self, objective)
+        return DataConfig(source.resolved(wanted)) if isinstance(source, TokenizedOptions) else self
 
     def with_tokenizer(self, file: Path) -> DataConfig:
         """Returns the same data with the tokenizer that a file keeps instead of one trained on the data."""
@@ -70,7 +70,8 @@ def load(config: DataConfig, objective: str) -> Data:
     Raises:
       QtxError: when the source does not serve the objective, or its input is missing, broken or too small.
     """
-    return _serving(config, objective).load(objective)
+    source, wanted = _serving(config, objective)
+    return source.load(wanted)
 
 
 def prepare_data(config: DataConfig, objective: str) -> list[Written]:
@@ -79,17 +80,17 @@ def prepare_data(config: DataConfig, objective: str) -> list[Written]:
     Raises:
       QtxError: as `load`, and for a source that keeps nothing on disk.
     """
-    source = _serving(config, objective)
+    source, wanted = _serving(config, objective)
     if not isinstance(source, PreparedSource):
         preparable = [name for name, cls in SOURCES.items() if issubclass(cls, PreparedSource)]
         raise QtxError(
             f"data source {config.name!r} needs no preparation, it is read whole at the start: qtx prepare serves "
             f"{', '.join(preparable)}"
         )
-    return source.prepare(objective)
+    return source.prepare(wanted)
 
 
-def _serving(config: DataConfig, objective: str) -> Source:
+def _serving(config: DataConfig, objective: str) -> tuple[Source, Any]:
     source, wanted = config.source, lookup(OBJECTIVES, "objective", objective)
     if not source.serves(wanted):
         served = [name for name, other in OBJECTIVES.items() if source.serves(other)]
@@ -98,4 +99,4 @@ def _serving(config: DataConfig, objective: str) -> Source:
             f"data source {config.name!r} serves objective {' or '.join(served)}, not {objective!r}: expected one of "
             f"{', '.join(serving)}"
         )
-    return source
+    return source, wanted

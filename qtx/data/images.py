@@ -11,7 +11,7 @@ import numpy as np
 from qtx.data.augmentation import Mixing, RandAugment, color_jitter, random_crop, random_flip, random_resized_crop
 from qtx.data.classes import lacking
 from qtx.data.dataset import Data
-from qtx.data.objectives import OBJECTIVES, Classification, Objective
+from qtx.data.objectives import Classification, Objective, name_of
 from qtx.data.records import Records
 from qtx.data.resizing import CROP_MODES, INTERPOLATIONS, cut_to_size
 from qtx.foundation.batch import Batch
@@ -197,7 +197,7 @@ class ImageOptions:
         held_out: Records,
         sizes: tuple[int, int],
         normalization: Statistics,
-        objective: str,
+        objective: Objective,
         cut: bool = True,
         **more: Any,
     ) -> Data:
@@ -210,7 +210,7 @@ class ImageOptions:
           training, held_out: the records; an image of one channel is repeated to three if C is 3.
           sizes: S and C of an example, `[S, S, C]`.
           normalization: mean and standard deviation, as `normalization` returns them.
-          objective: a name in `OBJECTIVES`.
+          objective: what the examples are made for.
           cut: whether the images have yet to be brought to S; otherwise they have that size.
           more: further fields of `Data`.
 
@@ -218,10 +218,10 @@ class ImageOptions:
           QtxError: if the options mix labels and the objective has none.
         """
         (size, channels), (mean, std) = sizes, normalization
-        taught = OBJECTIVES[objective].taught
+        taught = objective.taught
         if taught and self.mix is not None:
             raise QtxError(
-                f"mixup and cutmix mix labels, and objective {objective!r} has none: leave out data.mixup and "
+                f"mixup and cutmix mix labels, and objective {name_of(objective)!r} has none: leave out data.mixup and "
                 "data.cutmix"
             )
         to_size = self.to_size(size) if cut else None
@@ -266,7 +266,7 @@ class ImageOptions:
         classes: Sequence[str],
         training: LabelledImages,
         held_out: LabelledImages,
-        objective: str,
+        objective: Objective,
         cut: bool = True,
     ) -> Data:
         """Makes `Data` of images in memory, normalized by the training images' mean and standard deviation per channel

@@ -13,7 +13,7 @@ import numpy as np
 from qtx.data.classes import Numbering, in_order, in_words, lacking
 from qtx.data.dataset import Data
 from qtx.data.notes import copies, described, noted
-from qtx.data.objectives import NumbersOfTexts, TextObjective, text_objective
+from qtx.data.objectives import NumbersOfTexts, TextObjective
 from qtx.data.objectives.sequence_classification import PADDING, padded
 from qtx.data.splitting import split_by_name
 from qtx.data.tables import LabelledText
@@ -39,7 +39,7 @@ class LabelledTextOptions(TokenizedOptions):
         name: str,
         training: Sequence[LabelledText],
         held_out: Sequence[LabelledText],
-        objective: str,
+        objective: TextObjective,
         classes: Sequence[str] | None = None,
         mended: Mapping[str, int] = MappingProxyType({}),
     ) -> Data:
@@ -51,7 +51,7 @@ class LabelledTextOptions(TokenizedOptions):
           training: the training texts; a tokenizer is trained on these alone.
           held_out: the texts for evaluation, which are put in the order of their hashes, so that any number of the
             first ones is a fair sample, whatever their labels.
-          objective: the name of a `TextObjective`.
+          objective: what the examples are made for.
           classes: the labels in the order of their numbers, or the names of a text's numbers; None: those of the
             training texts (`in_order`).
           mended: counts of what was mended when the texts were read, for the description; see `qtx.data.notes`.
@@ -59,28 +59,28 @@ class LabelledTextOptions(TokenizedOptions):
         Raises:
           QtxError: for fewer than two classes, or a label that is none of them.
         """
-        chosen, length = text_objective(objective), self.sequence_length
+        length = self.sequence_length
         held_out = sorted(held_out, key=lambda row: _rank(row.text))
         tokenizer = self.make_tokenizer([row.text for row in training], objective)
         splits = {"training": training, "held-out": held_out}
         told, names, numbers = "", None, dict[str, np.ndarray]()
-        if isinstance(chosen, NumbersOfTexts):
+        if isinstance(objective, NumbersOfTexts):
             labels = {split: [row.label for row in rows] for split, rows in splits.items()}
-            names, numbers = chosen.numbered(labels, classes)
-            chosen, told = chosen.with_outputs(len(names)), f"outputs {in_words(names)}, "
+            names, numbers = objective.numbered(labels, classes)
+            objective, told = objective.with_outputs(len(names)), f"outputs {in_words(names)}, "
         blocks = {
-            split: self._blocks(rows, chosen.block_length(length), tokenizer, f"{name}: the {split} text")
+            split: self._blocks(rows, objective.block_length(length), tokenizer, f"{name}: the {split} text")
             for split, rows in splits.items()
         }
         for split, of_texts in numbers.items():
             blocks[split][:, length:] = of_texts
-        if chosen.labelled and not numbers:
+        if objective.labelled and not numbers:
             names = in_order(row.label for row in training) if classes is None else tuple(classes)
             for split, rows in splits.items():
                 blocks[split][:, -1] = _numbers(rows, names, split)
             there = {int(number) for split in blocks.values() for number in split[:, -1]}
             told = f"classes {in_words(names)}{lacking(names, there)}, "
-        example = chosen.example(tokenizer, 0)
+        example = objective.example(tokenizer, 0)
 
         def without_padding(block: np.ndarray, rng: np.random.Generator) -> Batch:
             tokens, mask = padded(block, tokenizer.pad)
@@ -94,7 +94,7 @@ class LabelledTextOptions(TokenizedOptions):
             ),
             training=blocks["training"],
             held_out=blocks["held-out"],
-            example=example if chosen.labelled else without_padding,
+            example=example if objective.labelled else without_padding,
             vocab_size=tokenizer.vocab_size,
             sequence_length=length,
             classes=names,

@@ -13,7 +13,7 @@ import numpy as np
 from qtx.data.dataset import Data
 from qtx.data.masking import num_predictions
 from qtx.data.notes import copies, described, noted
-from qtx.data.objectives import MakeExample, Objective, TextObjective, text_objective, text_objectives
+from qtx.data.objectives import MakeExample, Objective, TextObjective, name_of, names_where
 from qtx.data.packing import document_segments, pack
 from qtx.data.splitting import split_by_name
 from qtx.data.tokenization import TextTokenizer
@@ -57,14 +57,14 @@ class TokenizedOptions:
                 f"set tokenizer to one of {', '.join(VOCABULARIES)}"
             )
 
-    def resolved(self, objective: str) -> Self:
+    def resolved(self, objective: TextObjective) -> Self:
         """Returns the same options, with those left at None set to what they mean for an objective."""
-        changes: dict[str, Any] = {"tokenizer": self.tokenizer or text_objective(objective).tokenizer}
+        changes: dict[str, Any] = {"tokenizer": self.tokenizer or objective.tokenizer}
         if self.vocab_size is None and changes["tokenizer"] in VOCABULARIES:
             changes["vocab_size"] = DEFAULT_VOCAB_SIZE
         return replace(self, **changes)
 
-    def make_tokenizer(self, texts: Sequence[str], objective: str) -> TextTokenizer:
+    def make_tokenizer(self, texts: Sequence[str], objective: TextObjective) -> TextTokenizer:
         """Trains the tokenizer on `texts`, or loads it."""
         options: Any = self.resolved(objective)
         if options.tokenizer in VOCABULARIES:
@@ -101,18 +101,18 @@ class TextOptions(TokenizedOptions):
     def serves(objective: Objective) -> bool:
         return isinstance(objective, TextObjective) and not objective.labelled
 
-    def resolved(self, objective: str) -> Self:
+    def resolved(self, objective: TextObjective) -> Self:
         options = super().resolved(objective)
         if self.mask_probability is not None:
             return options
-        return replace(options, mask_probability=text_objective(objective).mask_probability)
+        return replace(options, mask_probability=objective.mask_probability)
 
     def make_data(
         self,
         name: str,
         training: Sequence[str],
         held_out: Sequence[str],
-        objective: str,
+        objective: TextObjective,
         mended: Mapping[str, int] = MappingProxyType({}),
     ) -> Data:
         """Tokenizes and packs both splits.
@@ -121,7 +121,7 @@ class TextOptions(TokenizedOptions):
           name: the source's name, for the description.
           training: the training documents; a tokenizer is trained on these alone.
           held_out: the documents for evaluation.
-          objective: the name of a `TextObjective`.
+          objective: what the examples are made for.
           mended: counts of what was mended when the texts were read, for the description; see `qtx.data.notes`.
 
         Raises:
@@ -130,7 +130,7 @@ class TextOptions(TokenizedOptions):
         self.check_objective(objective)
         tokenizer = self.make_tokenizer(training, objective)
         length = self.sequence_length
-        block_length = text_objective(objective).block_length(length)
+        block_length = objective.block_length(length)
         blocks = {
             split: pack(
                 tokenizer.encode(texts, f"{name}: the {split} text"),
@@ -157,44 +157,41 @@ class TextOptions(TokenizedOptions):
             digests={"training": texts_digest(training), "held_out": texts_digest(held_out)},
         )
 
-    def check_objective(self, objective: str) -> None:
+    def check_objective(self, objective: TextObjective) -> None:
         """Raises QtxError for an option that the objective does not take."""
-        if self.min_length is not None and not text_objective(objective).pads:
-            padding = [name for name, other in text_objectives().items() if other.pads]
+        if self.min_length is not None and not objective.pads:
             raise QtxError(
-                f"min_length is set, but examples of objective {objective} all have the full length: leave it unset, "
-                f"or choose {' or '.join(padding)}"
+                f"min_length is set, but examples of objective {name_of(objective)} all have the full length: leave it "
+                f"unset, or choose {names_where(lambda other: other.pads)}"
             )
-        if self.mask_probability is not None and not text_objective(objective).masks:
-            masking = [name for name, other in text_objectives().items() if other.masks]
+        if self.mask_probability is not None and not objective.masks:
             raise QtxError(
-                f"mask_probability is set, but objective {objective} masks nothing: leave it unset, or choose "
-                f"{' or '.join(masking)}"
+                f"mask_probability is set, but objective {name_of(objective)} masks nothing: leave it unset, or choose "
+                f"{names_where(lambda other: other.masks)}"
             )
 
-    def make_example(self, tokenizer: TextTokenizer, objective: str) -> MakeExample:
+    def make_example(self, tokenizer: TextTokenizer, objective: TextObjective) -> MakeExample:
         """Returns the function that makes an example of a block int32 [L].
 
         Raises:
           QtxError: for an objective that masks with a tokenizer that has no mask token.
         """
-        chosen, length = text_objective(objective), self.sequence_length
-        if chosen.masks and tokenizer.mask is None:
-            others = [name for name, other in text_objectives().items() if not other.masks]
+        length = self.sequence_length
+        if objective.masks and tokenizer.mask is None:
             raise QtxError(
-                f"objective {objective} needs a tokenizer with [MASK] or <mask>: use wordpiece, or objective "
-                f"{' or '.join(others)}"
+                f"objective {name_of(objective)} needs a tokenizer with [MASK] or <mask>: use wordpiece, or objective "
+                f"{names_where(lambda other: not other.masks)}"
             )
         mask_probability = self.resolved(objective).mask_probability
         predictions = 0 if mask_probability is None else num_predictions(mask_probability, length)
-        example = chosen.example(tokenizer, predictions)
+        example = objective.example(tokenizer, predictions)
         if self.min_length is not None:
             example = of_random_length(example, self.min_length, tokenizer)
         if not self.document_attention:
             return example
 
         def with_segments(block: np.ndarray, rng: np.random.Generator) -> Batch:
-            segments = document_segments(block[:length], tokenizer.end, chosen.ends_document)
+            segments = document_segments(block[:length], tokenizer.end, objective.ends_document)
             return {**example(block, rng), "segments": segments}
 
         return with_segments

@@ -1,5 +1,5 @@
 """The product with the vocabulary, or its factors instead: the logits of a long batch are the largest array, and the
-loss can be computed without ever holding them all (`qtx.training.vocabulary_loss`)."""
+loss can be computed without ever holding them all (`qtx.losses.vocabulary`)."""
 
 from __future__ import annotations
 

@@ -15,7 +15,7 @@ from qtx.analysis.capture import FloatingPoint
 from qtx.analysis.diagnosis import Diagnosis, Measured, find_heads, find_map, find_outliers
 from qtx.analysis.observation import observe_model
 from qtx.analysis.sensitivity import Sweep, costliest, sensitivities, targets, with_one
-from qtx.data import OBJECTIVES, Data, load
+from qtx.data import Data, load
 from qtx.data.classes import UnknownLabel
 from qtx.experiment import Experiment
 from qtx.families.in_words import model_in_words
@@ -65,11 +65,11 @@ def diagnose(
     """
     prepared = _sampled(run.prepared, examples)
     experiment, module, params = prepared.experiment, prepared.module, run.floating_point
-    config, objective = experiment.quantization, OBJECTIVES[experiment.objective]
+    config = experiment.quantization
     if _has_foreign_labels(prepared):
         by_itself = dataclasses.replace(experiment, objective="distill")
         prepared = dataclasses.replace(prepared, experiment=by_itself, teacher=Teacher(exact.float32(module), params))
-        objective = OBJECTIVES["distill"]
+    objective = prepared.objective
     tell("looking at activations and heads")
     batches, calibration = list(prepared.evaluation()), prepared.calibration()
     observation = observe_model(FloatingPoint(module, params), batches)

@@ -14,13 +14,12 @@ import flax.linen as nn
 import jax
 
 from qtx.attention.fused import AUTO, BACKEND_NAMES, NAIVE, SEPARATOR, taken_by
-from qtx.data import Data
+from qtx.data import OBJECTIVES, Data
 from qtx.experiment import Experiment
 from qtx.families import build
 from qtx.foundation.errors import QtxError
 from qtx.models import TransformerConfig
 from qtx.pipeline.start import noisy_model, qat_model
-from qtx.training.losses import loss_of
 from qtx.training.run_folder import RunFolder
 from qtx.training.step import training_forward
 
@@ -61,7 +60,8 @@ def _traced(experiment: Experiment, data: Data) -> str:
     module: Any = build(experiment.model, data)
     trained: Any = qat_model(experiment, module, data) or noisy_model(experiment, module, data) or module
     example = next(iter(data.evaluation(2)))  # two, for noise quantizes half of a batch
-    forward = training_forward(trained, experiment.training, loss_of(experiment.objective, module.config))
+    loss = OBJECTIVES[experiment.objective].for_model(module.config).loss
+    forward = training_forward(trained, experiment.training, loss)
 
     def step(params: Any) -> Any:
         return forward({"params": params}, example, train=True, step=0, rngs={"dropout": jax.random.key(0)})

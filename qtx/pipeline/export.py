@@ -7,7 +7,6 @@ import json
 from pathlib import Path
 from shlex import quote
 
-from qtx.data import OBJECTIVES
 from qtx.experiment import record
 from qtx.interop import save as save_huggingface
 from qtx.interop.original import has_place_for
@@ -53,7 +52,7 @@ def export_huggingface(run: TrainedRun, folder: Path, scheme: str | None = None)
     names = prepared.data.classes
     if original is None and names is None and "num_classes" in config.from_data:  # no original names the classes
         names = known_classes(starts(prepared.experiment, run.workdir), prepared.experiment.objective)
-    learned = bool(prepared.experiment.start) and not OBJECTIVES[prepared.experiment.objective].taught
+    learned = bool(prepared.experiment.start) and not prepared.objective.taught
     save_huggingface(folder, config, run.floating_point, original, names, learned, _with_it(run, original))
     return told
 

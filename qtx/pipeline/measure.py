@@ -19,10 +19,12 @@ import numpy as np
 
 from qtx.analysis.analysis import Analysis, analyse, load_analysis, save_analysis
 from qtx.analysis.capture import FloatingPoint
-from qtx.data import OBJECTIVES, Data
+from qtx.data import Data
 from qtx.experiment import record
 from qtx.foundation.batch import Batch
 from qtx.foundation.errors import QtxError
+from qtx.losses import Loss
+from qtx.losses.binary_cross_entropy import OF_LABEL
 from qtx.pipeline.measurements import add as add_measurements
 from qtx.pipeline.measurements import as_result, calibration_options
 from qtx.pipeline.prepare import Prepared
@@ -34,10 +36,7 @@ from qtx.quantization.integer import IntegerModel
 from qtx.report.results import Result
 from qtx.training import RunFolder
 from qtx.training.evaluate import add_up
-from qtx.training.losses import Loss
-from qtx.training.losses.binary_cross_entropy import OF_LABEL
 from qtx.training.sharding import batch_shards
-from qtx.training.step import output_sums
 
 # A measurement's `ranges`, unless these are learned or from a file.
 CALIBRATED = "calibrated"
@@ -74,7 +73,7 @@ def measure(
         "variant": variant,
         "seed": prepared.experiment.seed,
         "parameters": prepared.parameters,
-        "metric": OBJECTIVES[prepared.experiment.objective].metric,
+        "metric": prepared.objective.metric,
     }
     data = {"own": run.own_data, "description": prepared.data.description, **prepared.data.digests}
     used, total = prepared.held_out_batches
@@ -123,10 +122,10 @@ def metrics_of(prepared: Prepared, model: FloatingPoint | Quantized | IntegerMod
 
 def sums_of(prepared: Prepared, model: FloatingPoint | Quantized | IntegerModel) -> Callable[[Batch], Any]:
     """Returns a function from a batch to the sums of a model's loss (see `model_sums`), for `add_up`."""
-    return functools.partial(model_sums, prepared.loss, batch_shards(prepared.mesh), model)
+    return functools.partial(model_sums, prepared.objective.loss, batch_shards(prepared.mesh), model)
 
 
 @functools.partial(jax.jit, static_argnums=(0, 1))
 def model_sums(loss: Loss, shards: int, model: FloatingPoint | Quantized | IntegerModel, batch: Batch) -> Any:
-    """Computes the sums of a loss (see `Loss.sums`) of a model's output for a batch, split into `shards` by devices."""
-    return output_sums(loss, model.apply, batch, shards)
+    """Computes the sums by which a loss measures a model's output for a batch, split into `shards` by devices."""
+    return loss.measured(loss.output_of(model.apply, batch), batch, shards)

@@ -11,7 +11,8 @@ import flax.linen as nn
 import jax
 import numpy as np
 
-from qtx.data import Data
+from qtx.data import OBJECTIVES, Data
+from qtx.data.objectives import Objective
 from qtx.experiment import Experiment
 from qtx.families import build
 from qtx.foundation.errors import QtxError
@@ -21,7 +22,6 @@ from qtx.pipeline.start import check_calibration, qat_model, teacher_of
 from qtx.quantization.plan import quantizers_of
 from qtx.quantization.qat.model import QatModel
 from qtx.training.distillation import Teacher
-from qtx.training.losses import Loss, loss_of
 from qtx.training.penalized import check_sites
 from qtx.training.penalties import make_penalties
 from qtx.training.run_folder import RunFolder
@@ -53,9 +53,9 @@ class Prepared:
     teacher: Teacher | None = None
 
     @property
-    def loss(self) -> Loss:
-        """Returns the loss that the run is trained on and measured by."""
-        return loss_of(self.experiment.objective, self.experiment.model)
+    def objective(self) -> Objective:
+        """Returns what the run learns, with the loss that it is trained on and measured by."""
+        return OBJECTIVES[self.experiment.objective].for_model(self.experiment.model)
 
     @property
     def batch_size(self) -> int:

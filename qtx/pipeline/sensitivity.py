@@ -6,7 +6,6 @@ import itertools
 from collections.abc import Callable, Iterable, Sequence
 
 from qtx.analysis.sensitivity import Sweep, Target, sweep
-from qtx.data import OBJECTIVES
 from qtx.pipeline.measure import sums_of
 from qtx.pipeline.quantize import under
 from qtx.pipeline.trained import TrainedRun
@@ -19,7 +18,7 @@ def find_sensitivity(
 ) -> Sweep:
     """Measures what each tensor costs under a scheme, on the config's `sensitivity_batches` held-out batches."""
     prepared = run.prepared
-    config, objective = prepared.experiment.quantization, OBJECTIVES[prepared.experiment.objective]
+    config, objective = prepared.experiment.quantization, prepared.objective
     quantized = under(run, scheme)
     batches = list(itertools.islice(prepared.evaluation(), config.sensitivity_batches))
 

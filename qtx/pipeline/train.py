@@ -22,7 +22,6 @@ from qtx.pipeline.identity import identity_of, kept_files, load_data, origin
 from qtx.pipeline.start import check_start, initial_params, noisy_model, qat_model, start_identity, teacher_of
 from qtx.training.distillation import Teacher
 from qtx.training.loop import TrainResult, fit
-from qtx.training.losses import loss_of
 from qtx.training.run_folder import IDENTITY, TAKEN, RunFolder
 from qtx.training.watch import Watch
 
@@ -87,7 +86,7 @@ def train(
         mesh_config=experiment.mesh,
         seed=experiment.seed,
         initial=initial_params(experiment, module, qat, data, folder.root),
-        loss=loss_of(experiment.objective, module.config),
+        loss=qtx.data.OBJECTIVES[experiment.objective].for_model(module.config).loss,
         teacher=teacher or teacher_of(experiment, data, folder.root),
         watch=watch,
     )

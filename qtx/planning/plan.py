@@ -23,7 +23,6 @@ from qtx.pipeline.start import noisy_model, qat_model
 from qtx.planning.hlo import Traffic, count_collectives, count_product_flops
 from qtx.planning.stand_in import stand_in
 from qtx.training.distillation import with_targets
-from qtx.training.losses import loss_of
 from qtx.training.program import abstract_params, make_program
 from qtx.training.sharding import MESH_AXES, batch_sharding, check_batch, make_mesh
 
@@ -118,12 +117,13 @@ def plan_step(experiment: Experiment, devices: list[jax.Device]) -> StepPlan:
     module: Any = build(model, data)
     trained = qat_model(experiment, module, data) or noisy_model(experiment, module, data) or module
     example = next(iter(data.evaluation(1)))
-    program = make_program(trained, training, mesh, example, loss_of(experiment.objective, module.config))
+    objective = OBJECTIVES[experiment.objective].for_model(module.config)
+    program = make_program(trained, training, mesh, example, objective.loss)
     batch = {
         name: jax.ShapeDtypeStruct((training.batch_size, *value.shape[1:]), value.dtype, sharding=batch_sharding(mesh))
         for name, value in example.items()
     }
-    if OBJECTIVES[experiment.objective].taught:
+    if objective.taught:
         teach = functools.partial(with_targets, module, training.distill_layers)
         targets = jax.eval_shape(teach, abstract_params(module, example), batch)
         batch = {

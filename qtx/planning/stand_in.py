@@ -53,7 +53,7 @@ def _text(experiment: Experiment, source: Any, objective: TextObjective) -> tupl
         objective = objective.with_outputs(len(classes)) if isinstance(objective, NumbersOfTexts) else objective
     block = np.zeros(objective.block_length(length), np.int32)
     if isinstance(source, TextOptions):
-        example = source.make_example(blank, experiment.objective)
+        example = source.make_example(blank, objective)
     else:
         example = objective.example(blank, 0)
     sizes: Any = {"vocab_size": vocab_size, "sequence_length": length, "classes": classes}

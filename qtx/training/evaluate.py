@@ -10,7 +10,7 @@ import jax
 import numpy as np
 
 from qtx.foundation.batch import Batch
-from qtx.training.objectives import cross_entropy_sums
+from qtx.losses.cross_entropy import cross_entropy_sums
 
 
 def evaluate(apply_fn: Callable[[Batch], jax.Array], batches: Iterable[Batch]) -> dict[str, float]:
@@ -34,7 +34,7 @@ def evaluate(apply_fn: Callable[[Batch], jax.Array], batches: Iterable[Batch]) -
 
 def add_up(sums_fn: Callable[[Batch], Any], batches: Iterable[Batch]) -> dict[str, float]:
     """Returns the metrics over all batches, at least one, from a compiled function batch -> sums (see
-    `qtx.training.losses.Loss`). The sums are added in float64, so that no batch's share is rounded away."""
+    `qtx.losses.Loss`). The sums are added in float64, so that no batch's share is rounded away."""
     found = (jax.tree.map(_exact, jax.device_get(sums_fn(batch))) for batch in batches)
     return functools.reduce(_joined, found).metrics()
 

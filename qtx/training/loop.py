@@ -13,11 +13,11 @@ import numpy as np
 
 from qtx.foundation.distributed import is_main
 from qtx.foundation.errors import QtxError
+from qtx.losses import Loss
 from qtx.training.checkpoints import Checkpoints, Restored
 from qtx.training.config import TrainingConfig
 from qtx.training.distillation import Teacher
 from qtx.training.feed import Feed
-from qtx.training.losses import Loss
 from qtx.training.milestones import EVALUATION, OUTLIERS, Due, Milestones
 from qtx.training.preemption import preemption
 from qtx.training.profile import Profile

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import fnmatch
 from collections.abc import Mapping
-from typing import Any
+from typing import Any, NamedTuple
 
 import jax
 import jax.numpy as jnp
@@ -12,10 +12,22 @@ import jax.numpy as jnp
 from qtx.foundation.errors import QtxError, unknown
 from qtx.masks import token_mask
 from qtx.sites import capture
-from qtx.training.objectives import Mean
 from qtx.training.penalties import Penalty
 
 HEAD = "head/"
+
+
+class Mean(NamedTuple):
+    """A mean that adds up: the sum and the number of its terms, float32 scalars."""
+
+    total: jax.Array
+    terms: jax.Array
+
+    @classmethod
+    def zero(cls) -> Mean:
+        """Returns the mean of no terms."""
+        zero = jnp.zeros((), jnp.float32)
+        return cls(zero, zero)
 
 
 def penalty_sums(

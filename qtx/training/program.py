@@ -15,8 +15,8 @@ from jax.sharding import Mesh
 
 from qtx.anatomy import read
 from qtx.foundation.batch import Batch
+from qtx.losses import Loss
 from qtx.training.config import TrainingConfig
-from qtx.training.losses import Loss
 from qtx.training.optimizer import Parameters
 from qtx.training.penalized import check_sites
 from qtx.training.penalties import make_penalties
@@ -44,7 +44,7 @@ class Program:
       init: seed -> the state before the first update, every device computing its own part.
       start: parameters, which are copied -> the state of these before the first update.
       train_step: (state, batch, seed) -> (new state, numbers of this update); the old state is consumed.
-      eval_step: (params, batch, step) -> `Loss.sums` of the batch.
+      eval_step: (params, batch, step) -> the sums of `Loss.measured` of the batch.
     """
 
     abstract_state: TrainState

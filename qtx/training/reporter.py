@@ -13,8 +13,8 @@ import jax
 from qtx.foundation.batch import Batch
 from qtx.foundation.numbers import fixed, percent
 from qtx.foundation.totals import Total
+from qtx.losses import Loss
 from qtx.training.evaluate import add_up
-from qtx.training.losses import Loss
 from qtx.training.progress import ProgressLine
 from qtx.training.step import TrainState
 from qtx.training.writers import MetricWriter
@@ -91,7 +91,7 @@ class Reporter:
       writer, progress: the log, and the progress line.
       work: the work of an update; logged per second.
       loss: the loss whose sums the state's window holds.
-      eval_step: compiled (params, batch, step) -> `Loss.sums`.
+      eval_step: compiled (params, batch, step) -> the sums of `Loss.measured`.
       evaluation: returns the held-out batches, on the mesh.
       monitor: see `Monitor`; None: no monitor.
       monitor_batch: the examples that the monitor sees.

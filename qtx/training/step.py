@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import contextlib
 import functools
 from collections.abc import Callable, Collection
 from typing import Any, Protocol
@@ -17,12 +16,11 @@ from jax.sharding import Mesh, NamedSharding, PartitionSpec
 from qtx.axes import LOGICAL_AXES
 from qtx.foundation.batch import Batch
 from qtx.foundation.totals import Total
-from qtx.models.vocabulary import factored
+from qtx.losses import CrossEntropy, Loss, Training
+from qtx.quantization.qat.noise import NoisyModel
 from qtx.sites import capture
 from qtx.training.config import TrainingConfig
-from qtx.training.losses import CrossEntropy, Loss, Training
-from qtx.training.objectives import Mean
-from qtx.training.penalized import penalty_sums
+from qtx.training.penalized import Mean, penalty_sums
 from qtx.training.penalties import make_penalties
 from qtx.training.sharding import batch_shards
 
@@ -73,8 +71,8 @@ class TrainState:
       step: updates done, int32; skipped ones count.
       params: the parameters, float32, without boxes.
       opt_state: the state of the optax optimizer.
-      window: sums of `Loss.training_sums` since the last log line, by name, without skipped updates; with penalties
-        also their means, as `penalties`. Part of the state, so that a resumed run logs the same means.
+      window: sums of the loss since the last log line, by name, without skipped updates; with penalties also their
+        means, as `penalties`. Part of the state, so that a resumed run logs the same means.
       lost: the digits of the window's sums that float32 has no place for (see `qtx.foundation.totals.Total`).
       bad: the skipped updates.
     """
@@ -131,8 +129,9 @@ def training_forward(
     sites = penalized | set(loss.sites)
 
     def forward(*args, **kwargs):
-        with factored() if loss.factored else contextlib.nullcontext():
-            return capture(module.apply, sites, *args, **kwargs) if sites else (module.apply(*args, **kwargs), {})
+        if sites:
+            return loss.output_of(capture, module.apply, sites, *args, **kwargs)
+        return loss.output_of(module.apply, *args, **kwargs), {}
 
     return forward
 
@@ -152,30 +151,33 @@ def make_train_step(
 
     An update whose loss or gradient is not finite is skipped. After `config.max_bad_steps` such updates in a row the
     state stays as it was before the last one, and only `bad` tells so: until that is noticed, calls change nothing.
-    """
 
+    Raises:
+      QtxError: if the step would compute a batch in parts whose losses do not add up to the batch's.
+    """
+    loss.check_whole(config.accumulation_steps, isinstance(module, NoisyModel))
     penalties = make_penalties(config.penalties)
     forward = training_forward(module, config, loss)
 
-    def gradients(params, batch, key, step, normalizer, whole):
+    def gradients(params, batch, key, step, total_weight, whole):
         def total(params):
             output, captured = forward({"params": params}, batch, train=True, step=step, rngs={"dropout": key})
             given = Training(captured, whole, config.label_smoothing, batch_shards(mesh))
-            sums = loss.training_sums(output, batch, given)._asdict()
+            sums = loss(output, batch, given)._asdict()
             if not penalties:
-                return sums["loss"] / normalizer, sums
+                return sums["loss"] / total_weight, sums
             penalty, of_penalties = penalty_sums(penalties, captured, batch, whole, step)
-            return sums["loss"] / normalizer + penalty, {**sums, "penalties": of_penalties}
+            return sums["loss"] / total_weight + penalty, {**sums, "penalties": of_penalties}
 
         return jax.grad(total, has_aux=True)(params)
 
-    def accumulate(params, batch, key, step, normalizer, whole):
+    def accumulate(params, batch, key, step, total_weight, whole):
         parts = config.accumulation_steps
         split = jax.tree.map(lambda x: _microbatches(x, parts, mesh), batch)
 
         def add(total, part):
             batch, index = part
-            new = gradients(params, batch, jax.random.fold_in(key, index), step, normalizer, whole)
+            new = gradients(params, batch, jax.random.fold_in(key, index), step, total_weight, whole)
             return jax.tree.map(jnp.add, total, new), None
 
         zeros = jax.tree.map(jnp.zeros_like, params), begun_window(loss, penalties)
@@ -186,8 +188,8 @@ def make_train_step(
 
     def train_step(state: TrainState, batch: Batch, seed: Any) -> tuple[TrainState, dict[str, jax.Array]]:
         weight = batch["weights"].astype(jnp.float32).sum()
-        normalizer = jnp.where(weight > 0, weight, 1.0)
-        grads, sums = compute(state.params, batch, _dropout_key(seed, state.step), state.step, normalizer, batch)
+        total_weight = jnp.where(weight > 0, weight, 1.0)
+        grads, sums = compute(state.params, batch, _dropout_key(seed, state.step), state.step, total_weight, batch)
         updates, opt_state = optimizer.update(grads, state.opt_state, state.params)
         params = optax.apply_updates(state.params, updates)
         grad_norm = optax.tree.norm(grads)
@@ -234,25 +236,12 @@ def _microbatches(x: jax.Array, parts: int, mesh: Mesh) -> jax.Array:
     return jax.lax.with_sharding_constraint(x, sharding)
 
 
-def output_sums(loss: Loss, apply: Callable[[Batch], Any], batch: Batch, shards: int) -> Any:
-    """Returns the `Loss.sums` of a model's output.
-
-    Args:
-      loss: the loss that the model is measured by.
-      apply: batch -> the model's output.
-      batch: the batch that the model is given, and that its output is compared with.
-      shards: the number of parts into which devices split the batch.
-    """
-    with factored() if loss.factored else contextlib.nullcontext():
-        output = apply(batch)
-    return loss.sums(output, batch, shards)
-
-
 def make_eval_step(module: Trainable, mesh: Mesh, loss: Loss = CROSS_ENTROPY) -> Callable[[Any, Batch, jax.Array], Any]:
-    """Returns a function to be compiled over `mesh`: (params, batch, step) -> `Loss.sums`, computed without dropout."""
+    """Returns a function to be compiled over `mesh`: (params, batch, step) -> the sums by which `loss` measures the
+    model, computed without dropout."""
 
     def eval_step(params, batch, step):
         apply = functools.partial(module.apply, {"params": params}, train=False, step=step)
-        return output_sums(loss, apply, batch, batch_shards(mesh))
+        return loss.measured(loss.output_of(apply, batch), batch, batch_shards(mesh))
 
     return eval_step

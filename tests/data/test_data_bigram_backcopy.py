@@ -3,7 +3,7 @@ from __future__ import annotations
 import numpy as np
 import pytest
 
-from qtx.data import DataConfig, load
+from qtx.data import OBJECTIVES, DataConfig, load
 from qtx.data.sources.bigram_backcopy import BOS, BigramBackcopy, Chain
 from qtx.foundation.errors import QtxError
 
@@ -41,7 +41,7 @@ def test_the_rules_hold_everywhere(num_triggers):
 
 def test_other_tokens_follow_the_chain():
     source = BigramBackcopy(vocab_size=6, num_triggers=1, sequence_length=400)
-    data, chain = source.load("clm"), source.make_chain()
+    data, chain = source.load(OBJECTIVES["clm"]), source.make_chain()
     (trigger,) = triggers_of(data)
     tokens = sequences(data, 300)
     counts = np.zeros((6, 6))
@@ -55,7 +55,7 @@ def test_other_tokens_follow_the_chain():
 def test_triggers_are_the_most_frequent_tokens():
     source = BigramBackcopy(vocab_size=10, num_triggers=2)
     stationary = source.make_chain().stationary
-    assert set(triggers_of(source.load("clm"))) == set((np.argsort(-stationary)[:2] + 1).tolist())
+    assert set(triggers_of(source.load(OBJECTIVES["clm"]))) == set((np.argsort(-stationary)[:2] + 1).tolist())
 
 
 def test_sequences_depend_on_index_split_and_chain_seed():
@@ -75,10 +75,10 @@ def test_chain_from_text(tmp_path):
     chain = source.make_chain()
     # a is half of the text, then b; c, d and e follow a alone and are followed by it; f, the rarest, is left out.
     np.testing.assert_allclose(chain.transitions[1:, 0], 1.0)
-    assert triggers_of(source.load("clm")) == [1]
+    assert triggers_of(source.load(OBJECTIVES["clm"])) == [1]
     assert chain.transitions[0, 1] == pytest.approx(400 / 799, rel=0.01)
     with pytest.raises(QtxError, match="6 distinct characters.*at most 7"):
-        BigramBackcopy(vocab_size=8, files=(str(path),)).load("clm")
+        BigramBackcopy(vocab_size=8, files=(str(path),)).load(OBJECTIVES["clm"])
 
 
 def test_an_uneven_chain_still_has_a_stationary_distribution():

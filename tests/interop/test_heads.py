@@ -10,9 +10,11 @@ import jax
 import numpy as np
 import pytest
 
+from qtx.data import OBJECTIVES
 from qtx.families import build
 from qtx.foundation.errors import QtxError
 from qtx.interop import load, save
+from qtx.losses import Training
 from qtx.models import BertConfig
 from qtx.pipeline.importing import check_model, objective_of
 
@@ -90,9 +92,7 @@ def test_transformers_reads_the_head_as_what_it_is(tmp_path, head, loss):
     expected = {"mse": np.square(z - y).mean(), "bce": (np.log1p(np.exp(z)) - y * z).mean()}[loss]
     assert float(found.loss.detach()) == pytest.approx(expected, rel=1e-5)
     # The very loss that qtx trains on.
-    from qtx.training.losses import Training, loss_of
-
     objective = {"mse": "sequence_regression", "bce": MULTI}[loss]
     batch = {"labels": labels.numpy(), "weights": np.ones(2, np.float32)}
-    sums = loss_of(objective, None).training_sums(logits, batch, Training({}, batch))
+    sums = OBJECTIVES[objective].loss(logits, batch, Training({}, batch))
     assert float(sums.loss / sums.weight) == pytest.approx(expected, rel=1e-5)

@@ -9,6 +9,7 @@ import numpy as np
 import pytest
 from PIL import Image
 
+from qtx.data import OBJECTIVES
 from qtx.data.images import IMAGENET, ImageOptions
 from qtx.data.resizing import cut_to_size
 from qtx.data.sources.photographs import Photographs
@@ -95,7 +96,7 @@ def test_a_processors_options_are_those_of_a_source(tmp_path, name):
 @pytest.mark.parametrize("name", PROCESSORS)
 def test_a_processor_that_is_written_says_the_same(tmp_path, name):
     options = pixel_options(vit(tmp_path / "theirs", PROCESSORS[name][0]), 224, 3)
-    data = Photographs(**options).load("distill")
+    data = Photographs(**options).load(OBJECTIVES["distill"])
     assert data.pixels == options
     assert pixel_options(vit(tmp_path / "ours", processor_of(data.pixels)), 224, 3) == approximately(options)
 
@@ -111,7 +112,8 @@ def test_grey_models_take_one_number(tmp_path):
     found = pixel_options(vit(tmp_path, SAVED | {"image_mean": list(HALF), "image_std": 0.25}), 28, 1)
     assert (found["channels"], found["mean"], found["std"]) == (1, (0.5,), (0.25,))
     with pytest.raises(QtxError, match="mean has 3 numbers for images of 1 channel.*set data.mean"):
-        Photographs(**pixel_options(open_folder(tmp_path), 28, 1) | {"mean": (0.1, 0.2, 0.3)}).load("distill")
+        options = pixel_options(open_folder(tmp_path), 28, 1) | {"mean": (0.1, 0.2, 0.3)}
+        Photographs(**options).load(OBJECTIVES["distill"])
 
 
 @pytest.mark.parametrize("resized", range(225, 300, 7))

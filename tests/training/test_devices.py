@@ -15,11 +15,11 @@ import pytest
 from qtx.analysis.capture import FloatingPoint
 from qtx.attention import VARIANTS
 from qtx.families import build
+from qtx.losses import CrossEntropy
 from qtx.models import BertConfig, OptConfig, VitConfig
 from qtx.pipeline.measure import model_sums
 from qtx.planning.hlo import count_collectives, count_product_flops
 from qtx.training import MeshConfig, TrainingConfig
-from qtx.training.losses import CrossEntropy
 from qtx.training.program import Program, abstract_params, make_program
 from qtx.training.sharding import batch_sharding, batch_shards, make_mesh, param_shardings, shard_global_batch
 from qtx.training.step import TrainState
@@ -167,7 +167,7 @@ def test_devices_share_the_work(mesh):
 @pytest.mark.parametrize("name", ["bert", "opt"])
 def test_devices_share_a_vocabulary_in_parts(name, mesh, monkeypatch):
     """Each goes through its own predictions: none computes another's, or is sent them, or sums in every part."""
-    monkeypatch.setattr("qtx.training.vocabulary_loss.ROWS_OF_A_CACHE", 2)
+    monkeypatch.setattr("qtx.losses.vocabulary.ROWS_OF_A_CACHE", 2)
     # Tables of this size are no other test's, whose programs are kept.
     config = dataclasses.replace(CONFIGS[name], vocab_size=72)
     alone, shared = (compiled(config, sizes).as_text() for sizes in (ONE_DEVICE, MESHES[mesh]))
@@ -183,7 +183,7 @@ def test_devices_share_a_vocabulary_in_parts(name, mesh, monkeypatch):
 
 
 def test_devices_share_what_is_measured_after_training(monkeypatch):
-    monkeypatch.setattr("qtx.training.vocabulary_loss.ROWS_OF_A_CACHE", 2)
+    monkeypatch.setattr("qtx.losses.vocabulary.ROWS_OF_A_CACHE", 2)
     config = dataclasses.replace(CONFIGS["opt"], vocab_size=80)
     values, flops = batch(config), []
     params = jax.eval_shape(lambda: nn.unbox(build(config).init(jax.random.key(0), values)["params"]))

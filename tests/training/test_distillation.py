@@ -6,12 +6,14 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 
+from qtx.data import OBJECTIVES
 from qtx.families import build
+from qtx.losses import Training
+from qtx.losses.divergences import HIDDEN, LOGITS, MATCHED, OF_LAYERS
 from qtx.models import BertConfig, OptConfig, VitConfig
 from qtx.sites import capture
-from qtx.training.distillation import HIDDEN, LOGITS, MATCHED, OF_LAYERS, Teacher
+from qtx.training.distillation import Teacher
 from qtx.training.evaluate import add_up
-from qtx.training.losses import Training, loss_of
 
 SHAPE = dict(num_layers=2, width=8, num_heads=2, mlp_width=16, init_std=0.3, dropout=0.0, attention_dropout=0.0)
 CONFIGS = {
@@ -47,12 +49,12 @@ def captured(module, params, batch):
 
 
 def distillation_sums(module, output, sites, batch):
-    return loss_of("distill", module.config).training_sums(output, batch, Training(sites, batch))
+    return OBJECTIVES["distill"].for_model(module.config).loss(output, batch, Training(sites, batch))
 
 
 def measured(module, params, batch):
-    loss = loss_of("distill", module.config)
-    return add_up(lambda b: loss.sums(module.apply({"params": params}, b), b, 1), [batch])
+    loss = OBJECTIVES["distill"].for_model(module.config).loss
+    return add_up(lambda b: loss.measured(module.apply({"params": params}, b), b, 1), [batch])
 
 
 def squared_error(x, target, real):

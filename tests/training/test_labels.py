@@ -20,16 +20,16 @@ from qtx.families import build
 from qtx.foundation.config import section
 from qtx.foundation.errors import QtxError
 from qtx.interop import load, save
+from qtx.losses import LogitDistillation, Training
+from qtx.losses.cross_entropy import class_sums, cross_entropy_sums
+from qtx.losses.divergences import LOGITS
 from qtx.models import BertConfig
 from qtx.pipeline.identity import load_data
 from qtx.pipeline.importing import Found, config_of_checkpoint, import_run
 from qtx.pipeline.prepare import prepare
 from qtx.pipeline.start import inheriting, start_params
 from qtx.training import RunFolder
-from qtx.training.distillation import LOGITS
 from qtx.training.evaluate import add_up
-from qtx.training.losses import Training, loss_of
-from qtx.training.objectives import class_sums, cross_entropy_sums
 from tests.data.samples import WORDS, write_labels
 
 VOCABULARY = ["[PAD]", "[UNK]", "[CLS]", "[SEP]", "[MASK]", ".", *WORDS]
@@ -188,9 +188,8 @@ def test_a_classifier_is_held_to_its_teacher_s_logits():
     hidden = rng.normal(size=(1, 5, 4, 6)).astype(np.float32)
     taught = {**batch, "teacher_layers": np.moveaxis(hidden, 0, 1)}
     p, q = (np.exp(x) / np.exp(x).sum(1, keepdims=True) for x in (theirs, ours))
-    loss = loss_of("distill", BertConfig(**SHAPE, head="classification", num_classes=3))
     captured = {"layers/mlp_norm": jnp.asarray(hidden)}
-    trained = loss.training_sums(jnp.asarray(ours), taught, Training(captured, taught))
+    trained = LogitDistillation()(jnp.asarray(ours), taught, Training(captured, taught))
     np.testing.assert_allclose(trained.loss, (p * np.log(p / q)).sum(1)[:4].sum(), rtol=1e-5)
 
 

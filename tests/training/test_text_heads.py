@@ -10,9 +10,10 @@ from scipy.stats import pearsonr, spearmanr
 from sklearn.metrics import f1_score, log_loss, mean_squared_error
 
 from qtx.cli.main import main
+from qtx.data import OBJECTIVES
 from qtx.interop import load
+from qtx.losses import Training
 from qtx.training.evaluate import add_up
-from qtx.training.losses import Training, loss_of
 
 RNG = np.random.default_rng(0)
 WEIGHTS = np.ones((3, 16), np.float32)
@@ -20,10 +21,10 @@ WEIGHTS[2, 9:] = 0  # padding of the last batch
 
 
 def measured(objective, outputs, labels):
-    loss = loss_of(objective, None)
+    loss = OBJECTIVES[objective].loss
     batches = [{"labels": y, "weights": w, "z": z} for y, w, z in zip(labels, WEIGHTS, outputs, strict=True)]
-    found = add_up(lambda b: loss.sums(b["z"], b, 1), batches)
-    sums = [loss.training_sums(b["z"], b, Training({}, b)) for b in batches]
+    found = add_up(lambda b: loss.measured(b["z"], b, 1), batches)
+    sums = [loss(b["z"], b, Training({}, b)) for b in batches]
     total = float(sum(s.loss for s in sums) / sum(s.weight for s in sums))
     assert found["loss"] == pytest.approx(total, rel=1e-5) and found["predictions"] == WEIGHTS.sum()
     return found

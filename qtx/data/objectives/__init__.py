@@ -1,6 +1,8 @@
-"""Training objectives: what a model learns to predict. A new one is a file here and a line in `OBJECTIVES`."""
+"""Training objectives: what a model learns. A new one is a file here and a line in `OBJECTIVES`."""
 
 from __future__ import annotations
+
+from collections.abc import Callable
 
 from qtx.data.objectives.base import MakeExample, Objective, TextObjective
 from qtx.data.objectives.causal import CausalLanguageModelling
@@ -11,7 +13,6 @@ from qtx.data.objectives.multi_label_classification import MultiLabelClassificat
 from qtx.data.objectives.numbers import NumbersOfTexts
 from qtx.data.objectives.sequence_classification import SequenceClassification
 from qtx.data.objectives.sequence_regression import SequenceRegression
-from qtx.foundation.errors import lookup
 
 OBJECTIVES: dict[str, Objective] = {
     "mlm": MaskedLanguageModelling(),
@@ -25,18 +26,14 @@ OBJECTIVES: dict[str, Objective] = {
 """Training objectives by the name that configs use."""
 
 
-def text_objectives() -> dict[str, TextObjective]:
-    """Returns the objectives on text by name."""
-    return {name: objective for name, objective in OBJECTIVES.items() if isinstance(objective, TextObjective)}
+def name_of(objective: Objective) -> str:
+    """Returns the name that configs have for a registered objective."""
+    return next(name for name, other in OBJECTIVES.items() if other is objective)
 
 
-def text_objective(name: str) -> TextObjective:
-    """Returns the objective on text of that name.
-
-    Raises:
-      QtxError: if there is no such objective.
-    """
-    return lookup(text_objectives(), "text objective", name)
+def names_where(holds: Callable[[TextObjective], bool]) -> str:
+    """Returns the names of the objectives on text of which `holds` is true, for a message: `mlm or clm`."""
+    return " or ".join(name for name, x in OBJECTIVES.items() if isinstance(x, TextObjective) and holds(x))
 
 
 __all__ = [
@@ -52,6 +49,6 @@ __all__ = [
     "SequenceClassification",
     "SequenceRegression",
     "TextObjective",
-    "text_objective",
-    "text_objectives",
+    "name_of",
+    "names_where",
 ]

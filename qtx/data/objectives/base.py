@@ -5,23 +5,25 @@ from __future__ import annotations
 import abc
 from collections.abc import Callable, Mapping
 from types import MappingProxyType
-from typing import ClassVar
+from typing import Any, ClassVar, Self
 
 import numpy as np
 
 from qtx.data.label_values import CLASS
 from qtx.data.tokenization import TextTokenizer
 from qtx.foundation.batch import Batch
+from qtx.losses import CrossEntropy, Loss
 
 MakeExample = Callable[[np.ndarray, np.random.Generator], Batch]
 """A function of (block of ids int32 [L], generator) that makes one example, a dict of arrays without a batch axis."""
 
 
 class Objective(abc.ABC):
-    """An `Objective` says what a model learns to predict.
+    """An `Objective` says what a model learns: what an example is, which loss the model is trained on and measured by,
+    and which of the loss's metrics people read.
 
     Attributes:
-      loss: what the model is trained on and measured by, a name in `qtx.training.losses.LOSSES`.
+      loss: the loss that the model is trained on and measured by; see `for_model`.
       metric: the key of an evaluation's results (see `qtx.training.evaluate`) that a user reads first.
       lower_is_better: whether lower values of the metric are better.
       also_measured: further keys, besides `loss`, by which the best checkpoint may be chosen.
@@ -31,7 +33,7 @@ class Objective(abc.ABC):
       label_kind: the kind of a text's label, of `qtx.data.label_values`.
     """
 
-    loss: ClassVar[str] = "cross_entropy"
+    loss: Loss
     metric: ClassVar[str]
     lower_is_better: ClassVar[bool]
     also_measured: ClassVar[tuple[str, ...]] = ()
@@ -39,6 +41,10 @@ class Objective(abc.ABC):
     taught: ClassVar[bool] = False
     labelled: ClassVar[bool] = False
     label_kind: ClassVar[str] = CLASS
+
+    def for_model(self, config: Any) -> Self:
+        """Returns this objective with its loss for a model's config, where the loss depends on the model."""
+        return self
 
 
 class TextObjective(Objective):
@@ -51,6 +57,7 @@ class TextObjective(Objective):
       ends_document: whether the token between two documents belongs to the first; see `document_segments`.
     """
 
+    loss: Loss = CrossEntropy()
     metric = "perplexity"
     lower_is_better = True
     also_measured: ClassVar[tuple[str, ...]] = ("accuracy",)

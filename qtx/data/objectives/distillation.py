@@ -2,21 +2,28 @@
 
 from __future__ import annotations
 
+import dataclasses
 from types import MappingProxyType
 
 import numpy as np
 
 from qtx.data.objectives.base import TextObjective
+from qtx.losses import LogitDistillation, Loss, distillation
 
 
+@dataclasses.dataclass(frozen=True)
 class Distillation(TextObjective):
     """Prediction of a teacher's outputs for a whole block: tokens, mask `[T]`, and one weight for the block, `[]`.
 
     Image sources make the examples of images: images `[H, W, C]` and one weight. The teacher is the run that training
     starts from; its outputs are put beside the batch on the devices.
+
+    Attributes:
+      loss: the comparison with the teacher's outputs, which depends on the model's head.
     """
 
-    loss = "distillation"
+    loss: Loss = LogitDistillation()
+
     metric = "fidelity"
     also_measured = ("centred_fidelity",)
     lower_is_better = False
@@ -25,6 +32,9 @@ class Distillation(TextObjective):
 
     built_in_sources = MappingProxyType({"tokens": "stdlib", "images": "photographs"})
     tokenizer = "wordpiece"
+
+    def for_model(self, config):
+        return dataclasses.replace(self, loss=distillation(config))
 
     def example(self, tokenizer, predictions):
         return lambda block, rng: {

@@ -8,13 +8,14 @@ from qtx.data.classes import Numbering, in_order
 from qtx.data.label_values import NAMES
 from qtx.data.objectives.numbers import NumbersOfTexts, counted
 from qtx.foundation.errors import QtxError
+from qtx.losses import BinaryCrossEntropy
 
 
 @dataclasses.dataclass(frozen=True)
 class MultiLabelClassification(NumbersOfTexts):
     """Prediction of a 1 for each label that a text has, and a 0 for each that it has not."""
 
-    loss = "binary_cross_entropy"
+    loss = BinaryCrossEntropy()
     metric = "f1"
     also_measured = ()
     label_kind = NAMES

@@ -7,6 +7,7 @@ from types import MappingProxyType
 import numpy as np
 
 from qtx.data.objectives.base import TextObjective
+from qtx.losses import ClassCrossEntropy
 
 PADDING = -1
 """The entry of a block at the places that hold neither the text nor its label."""
@@ -18,7 +19,7 @@ class SequenceClassification(TextObjective):
     A block is one text within the tokenizer's template, then `PADDING`, and last its label.
     """
 
-    loss = "class_cross_entropy"
+    loss = ClassCrossEntropy()
     metric = "accuracy"
     also_measured = ("perplexity", "f1")
     lower_is_better = False

@@ -6,13 +6,14 @@ import dataclasses
 
 from qtx.data.label_values import NUMBERS
 from qtx.data.objectives.numbers import NumbersOfTexts, counted
+from qtx.losses import SquaredError
 
 
 @dataclasses.dataclass(frozen=True)
 class SequenceRegression(NumbersOfTexts):
     """Prediction of the numbers of a text."""
 
-    loss = "squared_error"
+    loss = SquaredError()
     metric = "correlation"
     also_measured = ("rank_correlation",)
     label_kind = NUMBERS

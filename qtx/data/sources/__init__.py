@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from typing import Protocol, runtime_checkable
+from typing import Any, Protocol, runtime_checkable
 
 from qtx.data.dataset import Data
 from qtx.data.objectives import Objective
@@ -27,8 +27,8 @@ class Source(Protocol):
         """Says whether the source's data are of the kind that an objective needs."""
         ...
 
-    def load(self, objective: str) -> Data:
-        """Returns the data for an objective.
+    def load(self, objective: Any) -> Data:
+        """Returns the data for an objective that the source serves.
 
         Raises:
           QtxError: saying in a line what is wrong with the data.
@@ -40,7 +40,7 @@ class Source(Protocol):
 class PreparedSource(Protocol):
     """A source that keeps what it reads on disk."""
 
-    def prepare(self, objective: str) -> list[Written]:
+    def prepare(self, objective: Any) -> list[Written]:
         """Makes the datasets on disk that `load` reads, unless they exist."""
         ...
 

@@ -69,7 +69,7 @@ class BigramBackcopy:
     def serves(objective: Objective) -> bool:
         return type(objective) is CausalLanguageModelling  # the examples are made here, and not by a subclass
 
-    def load(self, objective: str) -> Data:
+    def load(self, objective: Objective) -> Data:
         chain = self.make_chain()
         triggers = sorted(np.argsort(-chain.stationary, kind="stable")[: self.num_triggers] + 1)
         training, held_out = (

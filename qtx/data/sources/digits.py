@@ -8,6 +8,7 @@ import numpy as np
 
 from qtx.data.dataset import Data
 from qtx.data.images import ImageOptions, LabelledImages
+from qtx.data.objectives import Objective
 from qtx.data.splitting import held_out_names
 
 HELD_OUT_FRACTION = 0.2
@@ -20,7 +21,7 @@ class Digits(ImageOptions):
 
     brightest = 16
 
-    def load(self, objective: str) -> Data:
+    def load(self, objective: Objective) -> Data:
         from sklearn.datasets import load_digits  # takes a second to import, which only users of digits wait for
 
         digits = load_digits()

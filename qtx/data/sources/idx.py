@@ -12,6 +12,7 @@ import numpy as np
 
 from qtx.data.dataset import Data
 from qtx.data.images import ImageOptions, LabelledImages
+from qtx.data.objectives import Objective
 from qtx.foundation.errors import QtxError
 from qtx.foundation.paths import at_home
 
@@ -36,7 +37,7 @@ class Idx(ImageOptions):
         if not self.path:
             raise QtxError("source idx needs path: set data.path to the folder of the IDX files")
 
-    def load(self, objective: str) -> Data:
+    def load(self, objective: Objective) -> Data:
         training, held_out = (self._split(name) for name in SPLITS)
         classes = [str(i) for i in range(training.labels.max() + 1)]
         return self.make_data_in_memory(f"idx {self.path}", classes, training, held_out, objective)

@@ -13,6 +13,7 @@ from qtx.data.dataset import Data
 from qtx.data.image_files import read_pixels
 from qtx.data.images import IMAGENET, ImageOptions, Record
 from qtx.data.notes import described
+from qtx.data.objectives import Objective
 from qtx.data.prepared.images import image_plan
 from qtx.data.prepared.summary import told
 from qtx.data.prepared.writing import Written, write
@@ -59,7 +60,7 @@ class ImageCorpus(ImageOptions):
             raise QtxError("source image_corpus needs corpus: set data.corpus, e.g. 'tfds:imagenet2012' or 'images/'")
         check_classes(self.classes)
 
-    def load(self, objective: str) -> Data:
+    def load(self, objective: Objective) -> Data:
         import tensorflow_datasets as tfds
 
         note = ""
@@ -108,7 +109,7 @@ class ImageCorpus(ImageOptions):
             reading_threads=READING_THREADS,
         )
 
-    def prepare(self, objective: str) -> list[Written]:
+    def prepare(self, objective: Objective) -> list[Written]:
         """Makes the dataset that `load` reads from your own images, unless it exists.
 
         Raises:

@@ -11,6 +11,7 @@ from qtx.data.dataset import Data
 from qtx.data.image_files import TRAINING_SPLIT, Survey, check_splits, image_files, read_pixels
 from qtx.data.images import ImageOptions, LabelledImages
 from qtx.data.notes import described
+from qtx.data.objectives import Objective
 from qtx.data.records import Shuffled
 from qtx.foundation.errors import QtxError
 from qtx.foundation.paths import at_home
@@ -40,7 +41,7 @@ class ImageFolder(ImageOptions):
             raise QtxError("source image_folder needs path: set data.path to a folder or archive of images")
         check_classes(self.classes)
 
-    def load(self, objective: str) -> Data:
+    def load(self, objective: Objective) -> Data:
         splits: dict[str, dict[tuple[str, str], np.ndarray]] = {}
         survey = Survey()
         for split, class_name, name, read in image_files(at_home(self.path), survey):

@@ -38,7 +38,7 @@ class Photographs(ImageOptions):
     def serves(objective: Objective) -> bool:
         return objective.taught
 
-    def load(self, objective: str) -> Data:
+    def load(self, objective: Objective) -> Data:
         size, channels = self.image_size or SIZE, self.channels or 3
         mean, std = self.normalization(channels, OF_COLOUR if channels == 3 else OF_GREY)
         training, held_out = (Crops(name, count, channels) for name, count in (TRAINING, HELD_OUT))

@@ -19,7 +19,7 @@ from pathlib import Path
 from qtx.data.dataset import Data
 from qtx.data.label_values import CLASS, NAMES, NUMBERS
 from qtx.data.labelled import LabelledTextOptions, split_labelled
-from qtx.data.objectives import text_objective
+from qtx.data.objectives import TextObjective
 from qtx.data.tables import LabelledText
 from qtx.data.text import Document, TextOptions, split_documents
 from qtx.foundation.errors import QtxError
@@ -39,7 +39,7 @@ class Stdlib(TextOptions):
 
     held_out_fraction: float = HELD_OUT_FRACTION
 
-    def load(self, objective: str) -> Data:
+    def load(self, objective: TextObjective) -> Data:
         training, held_out = split_documents(stdlib_documents(), self.held_out_fraction, REMEDY)
         return self.make_data("stdlib", training, held_out, objective)
 
@@ -67,8 +67,8 @@ class StdlibLabels(LabelledTextOptions):
     """Python's help topics and docstrings, each labelled `topic` or `module`, or by the mean length of its words, or by
     which of a few words it has; a twentieth is held out."""
 
-    def load(self, objective: str) -> Data:
-        kind = text_objective(objective).label_kind
+    def load(self, objective: TextObjective) -> Data:
+        kind = objective.label_kind
         label, classes = LABELS[kind], LABEL_WORDS if kind == NAMES else None
         rows = [LabelledText(document.text, label(document)) for document in stdlib_documents()]
         training, held_out = split_labelled(rows, HELD_OUT_FRACTION, REMEDY)

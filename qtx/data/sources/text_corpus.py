@@ -9,7 +9,7 @@ from typing import Any, Self
 
 from qtx.data.dataset import Data
 from qtx.data.notes import described
-from qtx.data.objectives import text_objective
+from qtx.data.objectives import TextObjective
 from qtx.data.prepared.documents import Part, beside_training, corpus_parts, validation_parts, without_held_out
 from qtx.data.prepared.fingerprints import keep
 from qtx.data.prepared.summary import told
@@ -71,11 +71,11 @@ class TextCorpus(TextOptions):
     def _fraction(self) -> float:
         return DEFAULT_HELD_OUT_FRACTION if self.held_out_fraction is None else self.held_out_fraction
 
-    def resolved(self, objective: str) -> Self:
+    def resolved(self, objective: TextObjective) -> Self:
         options = super().resolved(objective)
         return options if self.validation_corpora is not None else replace(options, held_out_fraction=self._fraction)
 
-    def load(self, objective: str) -> Data:
+    def load(self, objective: TextObjective) -> Data:
         tokenizer, prepared, digests = self._prepare(objective)
         parts: dict[str, list[Records]] = {"train": [], "validation": []}
         for written in prepared:
@@ -99,11 +99,11 @@ class TextCorpus(TextOptions):
             reading_threads=READING_THREADS,
         )
 
-    def prepare(self, objective: str) -> list[Written]:
+    def prepare(self, objective: TextObjective) -> list[Written]:
         """Makes the datasets that `load` reads, one per corpus, held-out corpora last, unless they exist."""
         return self._prepare(objective)[1]
 
-    def _prepare(self, objective: str) -> tuple[TextTokenizer, list[Written], dict[str, str]]:
+    def _prepare(self, objective: TextObjective) -> tuple[TextTokenizer, list[Written], dict[str, str]]:
         self.check_objective(objective)
         fraction = self._fraction if self.validation_corpora is None else None
         separator, data_dir = self.document_separator, self.data_dir
@@ -112,7 +112,7 @@ class TextCorpus(TextOptions):
         parts, held_out = without_held_out(parts), beside_training(held_out, parts)
         tokenizer = self._tokenizer([splits["train"] for splits in parts], objective)
         self.make_example(tokenizer, objective)  # refuses an unfit tokenizer before the work begins
-        length = text_objective(objective).block_length(self.sequence_length)
+        length = objective.block_length(self.sequence_length)
         plans = [text_plan(splits, tokenizer, length, data_dir) for splits in [*parts, *held_out]]
         contents = {
             name: [part[split].fingerprint for part in [*parts, *held_out] if split in part]
@@ -121,7 +121,7 @@ class TextCorpus(TextOptions):
         digests = {name: digest({}, {"parts": content}) for name, content in contents.items()}
         return tokenizer, [write(plan) for plan in plans], digests
 
-    def _tokenizer(self, training: Sequence[Part], objective: str) -> TextTokenizer:
+    def _tokenizer(self, training: Sequence[Part], objective: TextObjective) -> TextTokenizer:
         """Loads the tokenizer, or trains it once and keeps it in `data_dir`."""
         options: Any = self.resolved(objective)
         name, vocab_size = options.tokenizer, options.vocab_size

@@ -9,6 +9,7 @@ from typing import Self
 
 from qtx.data.dataset import Data
 from qtx.data.listing import expand
+from qtx.data.objectives import TextObjective
 from qtx.data.reading import check_separator, documents
 from qtx.data.text import Document, TextOptions, split_documents
 from qtx.foundation.errors import QtxError
@@ -42,13 +43,13 @@ class TextFiles(TextOptions):
             raise QtxError("validation_files and held_out_fraction are both set: keep one, either holds out text")
         check_separator(self.document_separator)
 
-    def resolved(self, objective: str) -> Self:
+    def resolved(self, objective: TextObjective) -> Self:
         options = super().resolved(objective)
         if self.validation_files is not None or self.held_out_fraction is not None:
             return options
         return replace(options, held_out_fraction=DEFAULT_HELD_OUT_FRACTION)
 
-    def load(self, objective: str) -> Data:
+    def load(self, objective: TextObjective) -> Data:
         mended = Counter[str]()
         found = read_documents(self.files, self.document_separator, mended)
         if self.validation_files is not None:

@@ -12,7 +12,7 @@ from qtx.data.dataset import Data
 from qtx.data.label_values import CLASS, SEPARATOR, label_columns
 from qtx.data.labelled import LabelledTextOptions, split_labelled
 from qtx.data.listing import expand
-from qtx.data.objectives import text_objective
+from qtx.data.objectives import TextObjective
 from qtx.data.splitting import held_out_count
 from qtx.data.tables import LabelledText, check_columns, dataset_texts, labelled_texts
 from qtx.data.tfds_datasets import DEFAULT_DATA_DIR, PREFIX
@@ -69,13 +69,13 @@ class TextLabels(LabelledTextOptions):
             return self.validation_files or self.files
         return self.validation_files
 
-    def resolved(self, objective: str) -> Self:
+    def resolved(self, objective: TextObjective) -> Self:
         options = super().resolved(objective)
         return options if self._held_out_files is not None else replace(options, held_out_fraction=self._fraction)
 
-    def load(self, objective: str) -> Data:
-        chosen, name, mended = text_objective(objective), f"text_labels {' '.join(self.files)}", Counter[str]()
-        kind = chosen.label_kind if chosen.labelled else None
+    def load(self, objective: TextObjective) -> Data:
+        name, mended = f"text_labels {' '.join(self.files)}", Counter[str]()
+        kind = objective.label_kind if objective.labelled else None
         classes, columns = self.classes if kind else None, label_columns(self.label_column, kind or CLASS)
         if classes is None and len(columns) > 1 and not columns[0].isdecimal():
             classes = columns

@@ -11,8 +11,8 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
-from qtx.training.losses.base import Loss, Training
-from qtx.training.objectives import LossSums
+from qtx.losses.base import Loss, Training
+from qtx.losses.sums import Sums
 
 
 class Pairs(NamedTuple):
@@ -66,12 +66,10 @@ def ranks(values: np.ndarray) -> np.ndarray:
 class SquaredError(Loss):
     """The squared error of outputs `[B, K]` and `labels` `[B, K]`, as a mean over the outputs."""
 
-    window = LossSums
-
-    def training_sums(self, output: Any, batch: Mapping[str, jax.Array], training: Training) -> LossSums:
+    def __call__(self, output: jax.Array, batch: Mapping[str, jax.Array], training: Training) -> Sums:
         weights = batch["weights"].astype(jnp.float32)
         errors = jnp.square(output.astype(jnp.float32) - batch["labels"]).mean(axis=-1)
-        return LossSums(jnp.where(weights > 0, weights * errors, 0.0).sum(), weights.sum())
+        return Sums(jnp.where(weights > 0, weights * errors, 0.0).sum(), weights.sum())
 
-    def sums(self, output: Any, batch: Mapping[str, jax.Array], shards: int) -> Pairs:
+    def measured(self, output: jax.Array, batch: Mapping[str, jax.Array], shards: int) -> Pairs:
         return Pairs(output.astype(jnp.float32), batch["labels"], batch["weights"])

@@ -11,9 +11,8 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
-from qtx.masks import token_mask
-from qtx.models.pooling import pooled
-from qtx.training.distillation import (
+from qtx.losses.base import Loss, Training
+from qtx.losses.divergences import (
     DIVERGENCES,
     HIDDEN,
     LOGITS,
@@ -25,16 +24,17 @@ from qtx.training.distillation import (
     layer_error,
     relative_error,
 )
-from qtx.training.losses.base import Loss, Training
-from qtx.training.losses.moments import Moments, moments
-from qtx.training.objectives import LossSums
+from qtx.losses.moments import Moments, moments
+from qtx.losses.sums import Sums
+from qtx.masks import token_mask
+from qtx.models.pooling import pooled
 
 
 class CosineSums(NamedTuple):
     """Sums over texts that are compared by their embeddings.
 
     Attributes:
-      loss, weight: as in `LossSums`.
+      loss, weight: as in `Sums`.
       cosine: weighted cosines of the embeddings to the teacher's.
     """
 
@@ -112,10 +112,10 @@ class EmbeddingDistillation(Loss):
     window = CosineSums
     sites = MATCHED
 
-    def training_sums(self, output: Any, batch: Mapping[str, jax.Array], training: Training) -> CosineSums:
+    def __call__(self, output: jax.Array, batch: Mapping[str, jax.Array], training: Training) -> CosineSums:
         return self._cosines(layer_error(training.captured, batch), *self._embeddings(output, batch), batch)
 
-    def sums(self, output: Any, batch: Mapping[str, jax.Array], shards: int) -> EmbeddingSums:
+    def measured(self, output: jax.Array, batch: Mapping[str, jax.Array], shards: int) -> EmbeddingSums:
         """Returns the sums; the loss is the relative squared error of a text's last hidden states, over real tokens."""
         found, target = self._embeddings(output, batch)
         hidden, of_teacher = (x.astype(jnp.float32) for x in (output, batch[HIDDEN]))
@@ -141,20 +141,19 @@ class LogitDistillation(Loss):
     """The loss of a model with a head: the relative squared error of its layers' outputs plus its logits' divergence.
 
     Attributes:
-      kind: what the logits mean, a name in `qtx.training.distillation.DIVERGENCES`, which says how they are compared.
+      kind: what the logits mean, a name in `DIVERGENCES`, which says how they are compared.
     """
 
     kind: str = SOFTMAX
 
-    window = LossSums
     sites = MATCHED
 
-    def training_sums(self, output: Any, batch: Mapping[str, jax.Array], training: Training) -> LossSums:
+    def __call__(self, output: jax.Array, batch: Mapping[str, jax.Array], training: Training) -> Sums:
         loss = layer_error(training.captured, batch) + DIVERGENCES[self.kind](output, batch, training.whole)
         weights = batch["weights"].astype(jnp.float32)
-        return LossSums((weights * loss).sum(), weights.sum())
+        return Sums((weights * loss).sum(), weights.sum())
 
-    def sums(self, output: Any, batch: Mapping[str, jax.Array], shards: int) -> LogitSums:
+    def measured(self, output: jax.Array, batch: Mapping[str, jax.Array], shards: int) -> LogitSums:
         """Returns the sums. Softmax logits are also centred per prediction: a number added to all means nothing."""
         weights = batch["weights"].astype(jnp.float32)
         x, t = (logits.astype(jnp.float32) for logits in (output, batch[LOGITS]))

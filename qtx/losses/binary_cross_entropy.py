@@ -11,18 +11,18 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
-from qtx.training.losses.base import Loss, Training
-from qtx.training.objectives import LossSums
+from qtx.losses.base import Loss, Training
+from qtx.losses.sums import Sums
 
 OF_LABEL = "f1/"
 """The prefix of the metric of one label, before the label's number."""
 
 
 class LabelSums(NamedTuple):
-    """`LossSums`, and the counts that F1 is computed from.
+    """`Sums`, and the counts that F1 is computed from.
 
     Attributes:
-      loss, weight: as in `LossSums`.
+      loss, weight: as in `Sums`.
       by_label: weights `[3, C]` of a label's right assignments, of all its assignments, and of the texts that have it.
     """
 
@@ -60,15 +60,13 @@ def binary_cross_entropy(logits: jax.Array, labels: jax.Array) -> jax.Array:
 class BinaryCrossEntropy(Loss):
     """The binary cross entropy of logits `[B, C]` and `labels` `[B, C]`, 0 or 1, as a mean over the labels."""
 
-    window = LossSums
-
-    def training_sums(self, output: Any, batch: Mapping[str, jax.Array], training: Training) -> LossSums:
+    def __call__(self, output: jax.Array, batch: Mapping[str, jax.Array], training: Training) -> Sums:
         weights = batch["weights"].astype(jnp.float32)
         losses = binary_cross_entropy(output.astype(jnp.float32), batch["labels"].astype(jnp.float32)).mean(axis=-1)
-        return LossSums(jnp.where(weights > 0, weights * losses, 0.0).sum(), weights.sum())
+        return Sums(jnp.where(weights > 0, weights * losses, 0.0).sum(), weights.sum())
 
-    def sums(self, output: Any, batch: Mapping[str, jax.Array], shards: int) -> LabelSums:
+    def measured(self, output: jax.Array, batch: Mapping[str, jax.Array], shards: int) -> LabelSums:
         weights, assigned, there = batch["weights"].astype(jnp.float32), output > 0, batch["labels"] > 0
         counted = jnp.stack([assigned & there, assigned, there]).astype(jnp.float32)
         by_label = jnp.where(weights[:, None] > 0, weights[:, None] * counted, 0.0).sum(axis=1)
-        return LabelSums(*self.training_sums(output, batch, Training({}, batch)), by_label)
+        return LabelSums(*self(output, batch, Training({}, batch)), by_label)

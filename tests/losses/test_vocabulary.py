@@ -1,28 +1,23 @@
 """Cross entropy from the factors of logits: its sums and gradients are those of the logits, in parts or in one; and a
 training step and an evaluation hold none."""
 
-import functools
-
 import flax.linen as nn
 import jax
 import jax.numpy as jnp
 import numpy as np
 import pytest
 
-import qtx.training.vocabulary_loss as vocabulary_loss
 from qtx.families import FAMILIES, build
+from qtx.losses import CrossEntropy, vocabulary
+from qtx.losses.cross_entropy import cross_entropy_sums, training_sums
+from qtx.losses.vocabulary import vocabulary_sums
 from qtx.models.vocabulary import Factors, factored
 from qtx.quantization import exact
 from qtx.sites import on_sites
 from qtx.training import MeshConfig, TrainingConfig
-from qtx.training.losses import CrossEntropy
-from qtx.training.objectives import cross_entropy_sums, training_sums
 from qtx.training.program import make_program
 from qtx.training.sharding import make_mesh
-from qtx.training.step import output_sums
-from qtx.training.vocabulary_loss import vocabulary_sums
-
-from .test_devices import dots
+from tests.training.test_devices import dots
 
 WIDTH, VOCAB = 8, 21
 SMALL = dict(num_layers=1, width=16, num_heads=2, mlp_width=16, max_length=16, vocab_size=1024)
@@ -38,7 +33,7 @@ def example(rows, with_bias, seed=0):
 
 
 def in_parts(patch, rows):
-    patch.setattr(vocabulary_loss, "ROWS_OF_A_CACHE", rows)
+    patch.setattr(vocabulary, "ROWS_OF_A_CACHE", rows)
 
 
 @pytest.mark.representative("rows4-*")
@@ -125,9 +120,8 @@ def test_the_products_precision_is_that_of_the_model(parts, monkeypatch):
     in_parts(monkeypatch, batch["tokens"].size // parts)
 
     def loss(params):
-        apply = functools.partial(exact.apply, module, {"params": params})
-        sums = output_sums(CrossEntropy(), apply, batch, 1)
-        return sums.loss
+        loss = CrossEntropy()
+        return loss.measured(loss.output_of(exact.apply, module, {"params": params}, batch), batch, 1).loss
 
     found = [x.params["precision"] for x in dots(jax.make_jaxpr(loss)(params).jaxpr)]
     assert len(found) > 5
@@ -142,12 +136,13 @@ def test_a_training_step_and_an_evaluation_hold_no_logits(family, monkeypatch):
     rows, vocab = batch["tokens"].size, SMALL["vocab_size"]
     sums = {}
     for parts in (1, 8):
-        monkeypatch.setattr(vocabulary_loss, "ROWS_OF_A_CACHE", rows // parts)
+        monkeypatch.setattr(vocabulary, "ROWS_OF_A_CACHE", rows // parts)
         jax.clear_caches()
 
         @jax.jit
         def evaluated(params, batch):
-            return output_sums(CrossEntropy(), functools.partial(module.apply, {"params": params}), batch, 1)
+            loss = CrossEntropy()
+            return loss.measured(loss.output_of(module.apply, {"params": params}, batch), batch, 1)
 
         program = make_program(module, TrainingConfig(steps=200 + parts), make_mesh(MeshConfig(1)), batch)
         state = program.start(params)

@@ -20,8 +20,8 @@ from typing import NamedTuple
 import jax
 import jax.numpy as jnp
 
+from qtx.losses.sums import PredictionSums
 from qtx.models.vocabulary import Factors, multiplied_at
-from qtx.training.objectives import Sums
 
 ROWS_OF_A_CACHE = 256
 """Predictions per part on a CPU: their logits stay in its caches, and larger parts are slower (docs/performance.md)."""
@@ -42,8 +42,8 @@ def vocabulary_sums(
     label_smoothing: float = 0.0,
     share_ties: bool = False,
     shards: int = 1,
-) -> Sums:
-    """Returns `qtx.training.objectives.training_sums` of `factors.logits()`, for labels and weights `[...]`; with
+) -> PredictionSums:
+    """Returns `qtx.losses.cross_entropy.training_sums` of `factors.logits()`, for labels and weights `[...]`; with
     `share_ties` and no smoothing `cross_entropy_sums`. Only `loss` can be differentiated, by the factors.
 
     Args:
@@ -53,7 +53,7 @@ def vocabulary_sums(
     by_shard = dataclasses.replace(factors, hidden=hidden.reshape(shards, -1, hidden.shape[-1]))
     labels, of_weights = labels.reshape(shards, -1), weights.reshape(shards, -1)
     loss, correct = _sums(_Options(label_smoothing, share_ties), by_shard, labels, of_weights)
-    return Sums(loss, weights.astype(jnp.float32).sum(), jax.lax.stop_gradient(correct))
+    return PredictionSums(loss, weights.astype(jnp.float32).sum(), jax.lax.stop_gradient(correct))
 
 
 @functools.partial(jax.custom_vjp, nondiff_argnums=(0,))

@@ -1,0 +1,85 @@
+"""The base class of losses, each of which gives sums of a batch to train by, and sums of a batch to measure by."""
+
+from __future__ import annotations
+
+import abc
+import contextlib
+from collections.abc import Callable, Mapping
+from typing import Any, ClassVar, NamedTuple
+
+import jax
+
+from qtx.foundation.errors import QtxError
+from qtx.losses.sums import Sums
+from qtx.models.vocabulary import factored
+
+
+class Training(NamedTuple):
+    """The facts that a training step gives a loss besides a microbatch and the model's output.
+
+    Attributes:
+      captured: the tensors at the sites of `Loss.sites`, path -> `[L, B, ...]`.
+      whole: the batch that the microbatch is a part of.
+      label_smoothing: the training option of that name.
+      shards: the number of parts into which devices split the microbatch.
+    """
+
+    captured: Mapping[str, jax.Array]
+    whole: Mapping[str, jax.Array]
+    label_smoothing: float = 0.0
+    shards: int = 1
+
+
+class Loss(abc.ABC):
+    """A measure of how far a model's output is from what it should be; hashable, since compiled functions depend on it.
+
+    Sums are named tuples of arrays, such as `qtx.losses.sums.Sums`. Those of batches are added by their own method
+    `plus`, or else entry by entry, and their method `metrics` gives the numbers that people read.
+
+    Attributes:
+      window: the class of the sums that a call returns: float32 scalars, of which `loss` is differentiated.
+      sites: patterns of the sites that a call looks at.
+      additive: whether the sums of a batch are those of its parts, added. The loss of an example that is compared with
+        the others of its batch is not: gradient accumulation and quantization noise, which compute a batch in parts,
+        are refused for it. (Devices may share a batch: what JAX computes on several devices is what one computes.)
+      factored: whether the model's logits may be `Factors` (`qtx.models.vocabulary`); see `output_of`.
+    """
+
+    window: ClassVar[type[Any]] = Sums
+    sites: ClassVar[tuple[str, ...]] = ()
+    additive: ClassVar[bool] = True
+    factored: ClassVar[bool] = False
+
+    @abc.abstractmethod
+    def __call__(self, output: Any, batch: Mapping[str, jax.Array], training: Training) -> Any:
+        """Returns the sums of a microbatch; the gradient is that of `loss` divided by the whole batch's weights."""
+
+    def measured(self, output: Any, batch: Mapping[str, jax.Array], shards: int) -> Any:
+        """Returns the sums of a batch of held-out data, which devices split into so many `shards`; unless overridden,
+        those of training."""
+        return self(output, batch, Training({}, batch, shards=shards))
+
+    def output_of(self, apply: Callable[..., Any], *args: Any, **kwargs: Any) -> Any:
+        """Returns what `apply` does, a model's way to compute its output for this loss: with a loss that is `factored`,
+        `Factors` instead of logits, unless something looks at the site `logits`."""
+        with factored() if self.factored else contextlib.nullcontext():
+            return apply(*args, **kwargs)
+
+    def check_whole(self, accumulation_steps: int, noise: bool) -> None:
+        """Raises QtxError if training would compute batches in parts, and the loss of a batch is not that of its parts.
+
+        Args:
+          accumulation_steps: the training option of that name.
+          noise: whether half of every batch is computed with quantization noise.
+        """
+        why = f"but the loss {type(self).__name__} compares all examples of a batch with each other"
+        if not self.additive and accumulation_steps > 1:
+            raise QtxError(
+                f"training.accumulation_steps is {accumulation_steps}, {why}: set it to 1, and batch_size to what "
+                "the devices have memory for"
+            )
+        if not self.additive and noise:
+            raise QtxError(
+                f"qat.noise computes half of every batch quantized, {why}: leave it empty, or train with qat.scheme, "
+                "which quantizes whole batches"
+            )

@@ -1,0 +1,83 @@
+"""Sums over the examples or predictions of a batch, from which exact means are built.
+
+Sums, unlike means, add up: over microbatches, devices and evaluation batches with padding, the result is that of one
+big batch.
+"""
+
+from __future__ import annotations
+
+import math
+from typing import NamedTuple
+
+import jax
+import numpy as np
+
+
+class Sums(NamedTuple):
+    """Sums over the examples of a batch, float32 scalars.
+
+    Attributes:
+      loss: weighted losses.
+      weight: weights.
+    """
+
+    loss: jax.Array
+    weight: jax.Array
+
+    def metrics(self) -> dict[str, float]:
+        """Returns the mean loss, NaN for no examples, and predictions (the sum of the weights)."""
+        loss, weight = float(self.loss), float(self.weight)
+        return {"loss": loss / weight if weight else math.nan, "predictions": weight}
+
+
+class PredictionSums(NamedTuple):
+    """Sums over the predictions of a batch, float32 scalars.
+
+    Attributes:
+      loss: weighted cross entropies, in nats.
+      weight: weights; the number of predictions where weights are 0 and 1.
+      correct: weights of the predictions whose most probable class is the label; for ties see `cross_entropy_sums`.
+    """
+
+    loss: jax.Array
+    weight: jax.Array
+    correct: jax.Array
+
+    def metrics(self) -> dict[str, float]:
+        """Returns mean loss, perplexity exp(loss) and accuracy (fraction), all NaN for no predictions, and predictions
+        (the sum of the weights)."""
+        weight = float(self.weight)
+        loss, correct = (float(x) / weight if weight else math.nan for x in (self.loss, self.correct))
+        try:
+            perplexity = math.exp(loss)
+        except OverflowError:
+            perplexity = math.inf
+        return {"loss": loss, "perplexity": perplexity, "accuracy": correct, "predictions": weight}
+
+
+class ClassSums(NamedTuple):
+    """`PredictionSums`, and the counts by class that F1 is computed from.
+
+    Attributes:
+      loss, weight, correct: as in `PredictionSums`.
+      by_class: weights `[3, C]` of the right predictions of a class, of all its predictions, and of its labels.
+    """
+
+    loss: jax.Array
+    weight: jax.Array
+    correct: jax.Array
+    by_class: jax.Array
+
+    def metrics(self) -> dict[str, float]:
+        """Returns the metrics of `PredictionSums`, and f1."""
+        *of_predictions, by_class = self
+        return {**PredictionSums(*of_predictions).metrics(), "f1": f1_score(np.asarray(by_class))}
+
+
+def f1_score(by_class: np.ndarray) -> float:
+    """Returns F1, the harmonic mean of precision and recall, from sums `[3, C]` of `class_sums`: of two classes the F1
+    of the second, the positive one; of more the mean over classes that are predicted or present (macro). 0 for none."""
+    right, predicted, labelled = by_class
+    there = predicted + labelled > 0
+    scores = np.where(there, 2 * right / np.where(there, predicted + labelled, 1.0), 0.0)
+    return float(scores[1] if len(scores) == 2 else scores.sum() / max(there.sum(), 1))
