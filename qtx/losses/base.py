@@ -9,6 +9,7 @@ from typing import Any, ClassVar, NamedTuple
 
 import jax
 
+from qtx.foundation.batch import Batch
 from qtx.foundation.errors import QtxError
 from qtx.losses.sums import Sums
 from qtx.models.vocabulary import factored
@@ -25,7 +26,7 @@ class Training(NamedTuple):
     """
 
     captured: Mapping[str, jax.Array]
-    whole: Mapping[str, jax.Array]
+    whole: Batch
     label_smoothing: float = 0.0
     shards: int = 1
 
@@ -33,16 +34,16 @@ class Training(NamedTuple):
 class Loss(abc.ABC):
     """A measure of how far a model's output is from what it should be; hashable, since compiled functions depend on it.
 
-    Sums are named tuples of arrays, such as `qtx.losses.sums.Sums`. Those of batches are added by their own method
-    `plus`, or else entry by entry, and their method `metrics` gives the numbers that people read.
+    Sums are named tuples of arrays, such as `Sums`. They are added by their own method `plus`, or else entry by entry,
+    and their method `metrics` gives the numbers that people read.
 
     Attributes:
       window: the class of the sums that a call returns: float32 scalars, of which `loss` is differentiated.
       sites: patterns of the sites that a call looks at.
-      additive: whether the sums of a batch are those of its parts, added. The loss of an example that is compared with
-        the others of its batch is not: gradient accumulation and quantization noise, which compute a batch in parts,
-        are refused for it. (Devices may share a batch: what JAX computes on several devices is what one computes.)
-      factored: whether the model's logits may be `Factors` (`qtx.models.vocabulary`); see `output_of`.
+      additive: whether the sums of a batch are those of its parts, added. If examples of a batch are compared with each
+        other they are not, and what computes a batch in parts (gradient accumulation, quantization noise) is refused.
+        Devices may share a batch: JAX computes on several what it computes on one.
+      factored: whether the loss takes `Factors` (`qtx.models.vocabulary`) instead of logits; see `output_of`.
     """
 
     window: ClassVar[type[Any]] = Sums
@@ -51,17 +52,17 @@ class Loss(abc.ABC):
     factored: ClassVar[bool] = False
 
     @abc.abstractmethod
-    def __call__(self, output: Any, batch: Mapping[str, jax.Array], training: Training) -> Any:
+    def __call__(self, output: Any, batch: Batch, training: Training) -> Any:
         """Returns the sums of a microbatch; the gradient is that of `loss` divided by the whole batch's weights."""
 
-    def measured(self, output: Any, batch: Mapping[str, jax.Array], shards: int) -> Any:
+    def measured(self, output: Any, batch: Batch, shards: int) -> Any:
         """Returns the sums of a batch of held-out data, which devices split into so many `shards`; unless overridden,
         those of training."""
         return self(output, batch, Training({}, batch, shards=shards))
 
     def output_of(self, apply: Callable[..., Any], *args: Any, **kwargs: Any) -> Any:
-        """Returns what `apply` does, a model's way to compute its output for this loss: with a loss that is `factored`,
-        `Factors` instead of logits, unless something looks at the site `logits`."""
+        """Returns what `apply` computes, a model's output for this loss. A `factored` loss is given `Factors` instead of
+        logits over a vocabulary, unless something looks at the site `logits`: it takes both."""
         with factored() if self.factored else contextlib.nullcontext():
             return apply(*args, **kwargs)
 
@@ -72,14 +73,10 @@ class Loss(abc.ABC):
           accumulation_steps: the training option of that name.
           noise: whether half of every batch is computed with quantization noise.
         """
-        why = f"but the loss {type(self).__name__} compares all examples of a batch with each other"
-        if not self.additive and accumulation_steps > 1:
-            raise QtxError(
-                f"training.accumulation_steps is {accumulation_steps}, {why}: set it to 1, and batch_size to what "
-                "the devices have memory for"
-            )
-        if not self.additive and noise:
-            raise QtxError(
-                f"qat.noise computes half of every batch quantized, {why}: leave it empty, or train with qat.scheme, "
-                "which quantizes whole batches"
-            )
+        parts = (("training.accumulation_steps", "1", accumulation_steps > 1), ("qat.noise", "''", noise))
+        for option, whole, used in parts:
+            if used and not self.additive:
+                raise QtxError(
+                    f"{option} computes a batch in parts, but the loss {type(self).__name__} compares all examples of "
+                    f"a batch with each other: set {option} to {whole}"
+                )

@@ -4,15 +4,15 @@ from __future__ import annotations
 
 import dataclasses
 import math
-from collections.abc import Mapping
 from typing import Any, NamedTuple
 
 import jax
 import jax.numpy as jnp
 import numpy as np
 
+from qtx.foundation.batch import Batch
 from qtx.losses.base import Loss, Training
-from qtx.losses.sums import Sums
+from qtx.losses.sums import Sums, weighted
 
 OF_LABEL = "f1/"
 """The prefix of the metric of one label, before the label's number."""
@@ -60,12 +60,11 @@ def binary_cross_entropy(logits: jax.Array, labels: jax.Array) -> jax.Array:
 class BinaryCrossEntropy(Loss):
     """The binary cross entropy of logits `[B, C]` and `labels` `[B, C]`, 0 or 1, as a mean over the labels."""
 
-    def __call__(self, output: jax.Array, batch: Mapping[str, jax.Array], training: Training) -> Sums:
-        weights = batch["weights"].astype(jnp.float32)
+    def __call__(self, output: jax.Array, batch: Batch, training: Training) -> Sums:
         losses = binary_cross_entropy(output.astype(jnp.float32), batch["labels"].astype(jnp.float32)).mean(axis=-1)
-        return Sums(jnp.where(weights > 0, weights * losses, 0.0).sum(), weights.sum())
+        return weighted(losses, batch["weights"])
 
-    def measured(self, output: jax.Array, batch: Mapping[str, jax.Array], shards: int) -> LabelSums:
+    def measured(self, output: jax.Array, batch: Batch, shards: int) -> LabelSums:
         weights, assigned, there = batch["weights"].astype(jnp.float32), output > 0, batch["labels"] > 0
         counted = jnp.stack([assigned & there, assigned, there]).astype(jnp.float32)
         by_label = jnp.where(weights[:, None] > 0, weights[:, None] * counted, 0.0).sum(axis=1)

@@ -3,11 +3,11 @@
 from __future__ import annotations
 
 import dataclasses
-from collections.abc import Mapping
 
 import jax
 import jax.numpy as jnp
 
+from qtx.foundation.batch import Batch
 from qtx.losses.base import Loss, Training
 from qtx.losses.sums import ClassSums, PredictionSums
 from qtx.losses.vocabulary import vocabulary_sums
@@ -46,10 +46,10 @@ def class_sums(logits: jax.Array, labels: jax.Array, weights: jax.Array) -> Clas
     sums = cross_entropy_sums(logits, labels, weights)
     labelled, predicted = (jax.nn.one_hot(classes, logits.shape[-1]) for classes in (labels, logits.argmax(-1)))
     counted = jnp.stack([labelled * predicted, predicted, labelled])
-    return ClassSums(*sums, jnp.where(weights[:, None] > 0, weights[:, None] * counted, 0.0).sum(axis=1))
+    return ClassSums(sums, jnp.where(weights[:, None] > 0, weights[:, None] * counted, 0.0).sum(axis=1))
 
 
-def training_sums(logits: jax.Array, batch: Mapping[str, jax.Array], label_smoothing: float = 0.0) -> PredictionSums:
+def training_sums(logits: jax.Array, batch: Batch, label_smoothing: float = 0.0) -> PredictionSums:
     """Returns the sums for the targets that a model is trained on, which may be mixed and smoothed.
 
     An example's target is (1 - e) ((1 - s) onehot(labels) + s onehot(mixed_labels)) + e / classes, with the label
@@ -89,15 +89,13 @@ class CrossEntropy(Loss):
     window = PredictionSums
     factored = True
 
-    def __call__(
-        self, output: jax.Array | Factors, batch: Mapping[str, jax.Array], training: Training
-    ) -> PredictionSums:
+    def __call__(self, output: jax.Array | Factors, batch: Batch, training: Training) -> PredictionSums:
         smoothing = training.label_smoothing
         if isinstance(output, Factors):
             return vocabulary_sums(output, batch["labels"], batch["weights"], smoothing, shards=training.shards)
         return training_sums(output, batch, smoothing)
 
-    def measured(self, output: jax.Array | Factors, batch: Mapping[str, jax.Array], shards: int) -> PredictionSums:
+    def measured(self, output: jax.Array | Factors, batch: Batch, shards: int) -> PredictionSums:
         if isinstance(output, Factors):
             return vocabulary_sums(output, batch["labels"], batch["weights"], share_ties=True, shards=shards)
         return cross_entropy_sums(output, batch["labels"], batch["weights"])
@@ -109,8 +107,8 @@ class ClassCrossEntropy(Loss):
 
     window = PredictionSums
 
-    def __call__(self, output: jax.Array, batch: Mapping[str, jax.Array], training: Training) -> PredictionSums:
+    def __call__(self, output: jax.Array, batch: Batch, training: Training) -> PredictionSums:
         return training_sums(output, batch, training.label_smoothing)
 
-    def measured(self, output: jax.Array, batch: Mapping[str, jax.Array], shards: int) -> ClassSums:
+    def measured(self, output: jax.Array, batch: Batch, shards: int) -> ClassSums:
         return class_sums(output, batch["labels"], batch["weights"])

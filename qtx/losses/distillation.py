@@ -4,13 +4,13 @@ from __future__ import annotations
 
 import dataclasses
 import math
-from collections.abc import Mapping
 from typing import Any, NamedTuple, Self
 
 import jax
 import jax.numpy as jnp
 import numpy as np
 
+from qtx.foundation.batch import Batch
 from qtx.losses.base import Loss, Training
 from qtx.losses.divergences import (
     DIVERGENCES,
@@ -25,7 +25,7 @@ from qtx.losses.divergences import (
     relative_error,
 )
 from qtx.losses.moments import Moments, moments
-from qtx.losses.sums import Sums
+from qtx.losses.sums import Sums, weighted
 from qtx.masks import token_mask
 from qtx.models.pooling import pooled
 
@@ -112,10 +112,10 @@ class EmbeddingDistillation(Loss):
     window = CosineSums
     sites = MATCHED
 
-    def __call__(self, output: jax.Array, batch: Mapping[str, jax.Array], training: Training) -> CosineSums:
+    def __call__(self, output: jax.Array, batch: Batch, training: Training) -> CosineSums:
         return self._cosines(layer_error(training.captured, batch), *self._embeddings(output, batch), batch)
 
-    def measured(self, output: jax.Array, batch: Mapping[str, jax.Array], shards: int) -> EmbeddingSums:
+    def measured(self, output: jax.Array, batch: Batch, shards: int) -> EmbeddingSums:
         """Returns the sums; the loss is the relative squared error of a text's last hidden states, over real tokens."""
         found, target = self._embeddings(output, batch)
         hidden, of_teacher = (x.astype(jnp.float32) for x in (output, batch[HIDDEN]))
@@ -123,14 +123,12 @@ class EmbeddingDistillation(Loss):
         weights = batch["weights"].astype(jnp.float32)
         return EmbeddingSums(self._cosines(error, found, target, batch), moments(found, target, weights))
 
-    def _embeddings(self, output: jax.Array, batch: Mapping[str, jax.Array]) -> tuple[jax.Array, jax.Array]:
+    def _embeddings(self, output: jax.Array, batch: Batch) -> tuple[jax.Array, jax.Array]:
         real = token_mask(batch, output.shape[1])
         found, target = (pooled(x, real, self.pooling, self.normalize) for x in (output, batch[HIDDEN]))
         return found, target
 
-    def _cosines(
-        self, loss: jax.Array, found: jax.Array, target: jax.Array, batch: Mapping[str, jax.Array]
-    ) -> CosineSums:
+    def _cosines(self, loss: jax.Array, found: jax.Array, target: jax.Array, batch: Batch) -> CosineSums:
         weights = batch["weights"].astype(jnp.float32)
         cosines = cosine_similarity(found, target)
         return CosineSums((weights * loss).sum(), weights.sum(), (weights * cosines).sum())
@@ -148,12 +146,11 @@ class LogitDistillation(Loss):
 
     sites = MATCHED
 
-    def __call__(self, output: jax.Array, batch: Mapping[str, jax.Array], training: Training) -> Sums:
-        loss = layer_error(training.captured, batch) + DIVERGENCES[self.kind](output, batch, training.whole)
-        weights = batch["weights"].astype(jnp.float32)
-        return Sums((weights * loss).sum(), weights.sum())
+    def __call__(self, output: jax.Array, batch: Batch, training: Training) -> Sums:
+        divergence = DIVERGENCES[self.kind](output, batch, training.whole)
+        return weighted(layer_error(training.captured, batch) + divergence, batch["weights"])
 
-    def measured(self, output: jax.Array, batch: Mapping[str, jax.Array], shards: int) -> LogitSums:
+    def measured(self, output: jax.Array, batch: Batch, shards: int) -> LogitSums:
         """Returns the sums. Softmax logits are also centred per prediction: a number added to all means nothing."""
         weights = batch["weights"].astype(jnp.float32)
         x, t = (logits.astype(jnp.float32) for logits in (output, batch[LOGITS]))
@@ -162,15 +159,3 @@ class LogitDistillation(Loss):
         rows = jnp.broadcast_to(counted_rows(batch, t) * weights[:, None], (len(t), math.prod(t.shape[1:-1])))
         x, t = (logits.reshape(-1, logits.shape[-1]) for logits in (x, t))
         return (ScoreSums if self.kind == SCORE else LogitSums)(weights.sum(), moments(x, t, rows.reshape(-1)))
-
-
-def distillation(config: Any) -> Loss:
-    """Returns the loss for a model's config, which depends on its head."""
-    head = getattr(config, "head", None)
-    if head == "none":
-        return EmbeddingDistillation(getattr(config, "pooling", "mean"), getattr(config, "normalize", False))
-    if head in DIVERGENCES:
-        return LogitDistillation(head)
-    # Softmax over one class is 1, whatever its logit: a head of one output is a score.
-    of_one = head != "mlm" and getattr(config, "num_classes", None) == 1
-    return LogitDistillation(SCORE if of_one else SOFTMAX)

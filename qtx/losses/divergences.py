@@ -7,6 +7,7 @@ from collections.abc import Callable, Mapping
 import jax
 import jax.numpy as jnp
 
+from qtx.foundation.batch import Batch
 from qtx.masks import token_mask
 
 # The sites that are compared: the output of a post-LN block; the input of a pre-LN block's feed-forward network, where
@@ -21,7 +22,7 @@ def of_layers(captured: Mapping[str, jax.Array]) -> jax.Array:
     return jnp.concatenate([captured[site] for site in MATCHED if site in captured])
 
 
-def layer_error(captured: Mapping[str, jax.Array], batch: Mapping[str, jax.Array]) -> jax.Array:
+def layer_error(captured: Mapping[str, jax.Array], batch: Batch) -> jax.Array:
     """Returns the relative squared error of the layers' outputs for each example of a batch with the teacher's,
     `[B]`: |h - t|^2 / |t|^2 over real tokens and features, as a mean over the layers."""
     targets = jnp.moveaxis(batch[OF_LAYERS], 1, 0).astype(jnp.float32)
@@ -42,14 +43,14 @@ def cosine_similarity(x: jax.Array, y: jax.Array) -> jax.Array:
     return (x * y).sum(-1) / jnp.maximum(jnp.linalg.norm(x, axis=-1) * jnp.linalg.norm(y, axis=-1), 1e-12)
 
 
-def softmax_divergence(logits: jax.Array, batch: Mapping[str, jax.Array], whole: Mapping[str, jax.Array]) -> jax.Array:
+def softmax_divergence(logits: jax.Array, batch: Batch, whole: Batch) -> jax.Array:
     """Returns KL(teacher || model) of the class probabilities, as a mean over each example's predictions, in nats."""
     target = batch[LOGITS]
     log_p, log_q = (jax.nn.log_softmax(x.astype(jnp.float32)) for x in (target, logits))
     return _mean((jnp.exp(log_p) * (log_p - log_q)).sum(-1), counted_rows(batch, target))
 
 
-def label_divergence(logits: jax.Array, batch: Mapping[str, jax.Array], whole: Mapping[str, jax.Array]) -> jax.Array:
+def label_divergence(logits: jax.Array, batch: Batch, whole: Batch) -> jax.Array:
     """Returns KL(teacher || model) of each label's presence, yes or no, as a sum over the labels, in nats."""
     target, logits = batch[LOGITS].astype(jnp.float32), logits.astype(jnp.float32)
     p = jax.nn.sigmoid(target)
@@ -57,7 +58,7 @@ def label_divergence(logits: jax.Array, batch: Mapping[str, jax.Array], whole: M
     return (p * there + (1 - p) * not_there).sum(axis=-1)
 
 
-def score_divergence(logits: jax.Array, batch: Mapping[str, jax.Array], whole: Mapping[str, jax.Array]) -> jax.Array:
+def score_divergence(logits: jax.Array, batch: Batch, whole: Batch) -> jax.Array:
     """Returns the squared error of the scores as a share of the variance of the teacher's in the whole batch, as a mean
     over the outputs; for an output that does not vary there, as a share of its mean square."""
     target, logits = batch[LOGITS].astype(jnp.float32), logits.astype(jnp.float32)
@@ -71,7 +72,7 @@ def score_divergence(logits: jax.Array, batch: Mapping[str, jax.Array], whole: M
 
 
 SOFTMAX, SCORE = "softmax", "regression"
-DIVERGENCES: dict[str, Callable[[jax.Array, Mapping[str, jax.Array], Mapping[str, jax.Array]], jax.Array]] = {
+DIVERGENCES: dict[str, Callable[[jax.Array, Batch, Batch], jax.Array]] = {
     SOFTMAX: softmax_divergence,
     "multi_label": label_divergence,
     SCORE: score_divergence,
@@ -80,7 +81,7 @@ DIVERGENCES: dict[str, Callable[[jax.Array, Mapping[str, jax.Array], Mapping[str
 the teacher's, a number for each example, `[B]`."""
 
 
-def counted_rows(batch: Mapping[str, jax.Array], output: jax.Array) -> jax.Array:
+def counted_rows(batch: Batch, output: jax.Array) -> jax.Array:
     """Says which predictions of an output count: `[B, T]` for an output `[B, T, D]`, `[B, 1]` for `[B, C]`."""
     if output.ndim == 2:
         return jnp.ones((len(output), 1), bool)

@@ -4,15 +4,15 @@ from __future__ import annotations
 
 import dataclasses
 import math
-from collections.abc import Mapping
 from typing import Any, NamedTuple, Self
 
 import jax
 import jax.numpy as jnp
 import numpy as np
 
+from qtx.foundation.batch import Batch
 from qtx.losses.base import Loss, Training
-from qtx.losses.sums import Sums
+from qtx.losses.sums import Sums, weighted
 
 
 class Pairs(NamedTuple):
@@ -66,10 +66,8 @@ def ranks(values: np.ndarray) -> np.ndarray:
 class SquaredError(Loss):
     """The squared error of outputs `[B, K]` and `labels` `[B, K]`, as a mean over the outputs."""
 
-    def __call__(self, output: jax.Array, batch: Mapping[str, jax.Array], training: Training) -> Sums:
-        weights = batch["weights"].astype(jnp.float32)
-        errors = jnp.square(output.astype(jnp.float32) - batch["labels"]).mean(axis=-1)
-        return Sums(jnp.where(weights > 0, weights * errors, 0.0).sum(), weights.sum())
+    def __call__(self, output: jax.Array, batch: Batch, training: Training) -> Sums:
+        return weighted(jnp.square(output.astype(jnp.float32) - batch["labels"]).mean(axis=-1), batch["weights"])
 
-    def measured(self, output: jax.Array, batch: Mapping[str, jax.Array], shards: int) -> Pairs:
+    def measured(self, output: jax.Array, batch: Batch, shards: int) -> Pairs:
         return Pairs(output.astype(jnp.float32), batch["labels"], batch["weights"])

@@ -10,6 +10,7 @@ import math
 from typing import NamedTuple
 
 import jax
+import jax.numpy as jnp
 import numpy as np
 
 
@@ -59,19 +60,22 @@ class ClassSums(NamedTuple):
     """`PredictionSums`, and the counts by class that F1 is computed from.
 
     Attributes:
-      loss, weight, correct: as in `PredictionSums`.
+      predictions: the sums over all classes.
       by_class: weights `[3, C]` of the right predictions of a class, of all its predictions, and of its labels.
     """
 
-    loss: jax.Array
-    weight: jax.Array
-    correct: jax.Array
+    predictions: PredictionSums
     by_class: jax.Array
 
     def metrics(self) -> dict[str, float]:
         """Returns the metrics of `PredictionSums`, and f1."""
-        *of_predictions, by_class = self
-        return {**PredictionSums(*of_predictions).metrics(), "f1": f1_score(np.asarray(by_class))}
+        return {**self.predictions.metrics(), "f1": f1_score(np.asarray(self.by_class))}
+
+
+def weighted(losses: jax.Array, weights: jax.Array) -> Sums:
+    """Returns the sums for a loss and a weight of each example, both `[B]`; a loss of weight 0 does not matter."""
+    weights = weights.astype(jnp.float32)
+    return Sums(jnp.where(weights > 0, weights * losses, 0.0).sum(), weights.sum())
 
 
 def f1_score(by_class: np.ndarray) -> float:

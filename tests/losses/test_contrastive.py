@@ -1,4 +1,4 @@
-"""A contrastive objective from outside, the documented one: its loss compares all examples of a batch with each other."""
+"""A contrastive objective from outside, the documented one, whose loss compares the examples of a batch."""
 
 from __future__ import annotations
 
@@ -118,28 +118,20 @@ def test_a_registered_objective_is_learned(pairs, tmp_path):
 
 
 @pytest.mark.parametrize(
-    ("options", "message"),
-    [
-        (
-            {"training.accumulation_steps": 2},
-            "accumulation_steps is 2, but the loss InfoNce compares all examples of a batch with each other: set it to",
-        ),
-        (
-            {"qat.noise": "w8a8"},
-            "qat.noise computes half of every batch quantized, but the loss InfoNce compares .*: leave it empty, or tr",
-        ),
-    ],
+    ("option", "value", "remedy"), [("training.accumulation_steps", 2, "1"), ("qat.noise", "w8a8", "''")]
 )
-def test_batches_in_parts_are_refused(pairs, monkeypatch, options, message):
+def test_batches_in_parts_are_refused(pairs, monkeypatch, option, value, remedy):
     """By an experiment's config, and by a training step that is made without one."""
     monkeypatch.setitem(FAMILIES, "bert", dataclasses.replace(FAMILIES["bert"], objectives=("pairs",)))
     config = default("bert")
     assert read(config).objective == "pairs"
-    config.update_from_flattened_dict(options)
+    config.update_from_flattened_dict({option: value})
+    message = f"{option} computes a batch in parts, but the loss InfoNce compares .*: set {option} to {remedy}"
     with pytest.raises(QtxError, match=message):
         read(config)
-    training = dataclasses.replace(TRAINING, accumulation_steps=options.get("training.accumulation_steps", 1))
-    module = NoisyModel(Towers(), (), (), ()) if "qat.noise" in options else Towers()
+    training, module = dataclasses.replace(TRAINING, accumulation_steps=2), Towers()
+    if option == "qat.noise":
+        training, module = TRAINING, NoisyModel(module, (), (), ())
     batch = next(iter(Drawn().load(None).evaluation(8)))
     with pytest.raises(QtxError, match=message):
         make_program(module, training, make_mesh(MeshConfig(1)), batch, LOSS)

@@ -8,7 +8,8 @@ from types import MappingProxyType
 import numpy as np
 
 from qtx.data.objectives.base import TextObjective
-from qtx.losses import LogitDistillation, Loss, distillation
+from qtx.losses import EmbeddingDistillation, LogitDistillation, Loss
+from qtx.losses.divergences import DIVERGENCES, SCORE, SOFTMAX
 
 
 @dataclasses.dataclass(frozen=True)
@@ -34,7 +35,14 @@ class Distillation(TextObjective):
     tokenizer = "wordpiece"
 
     def for_model(self, config):
-        return dataclasses.replace(self, loss=distillation(config))
+        head = getattr(config, "head", None)
+        if head == "none":
+            pooling, normalize = getattr(config, "pooling", "mean"), getattr(config, "normalize", False)
+            return dataclasses.replace(self, loss=EmbeddingDistillation(pooling, normalize))
+        # Softmax over one class is 1, whatever its logit: a head of one output is a score.
+        of_one = head != "mlm" and getattr(config, "num_classes", None) == 1
+        kind = head if head in DIVERGENCES else SCORE if of_one else SOFTMAX
+        return dataclasses.replace(self, loss=LogitDistillation(kind))
 
     def example(self, tokenizer, predictions):
         return lambda block, rng: {
