@@ -61,8 +61,8 @@ class Loss(abc.ABC):
         return self(output, batch, Training({}, batch, shards=shards))
 
     def output_of(self, apply: Callable[..., Any], *args: Any, **kwargs: Any) -> Any:
-        """Returns what `apply` computes, a model's output for this loss. A `factored` loss is given `Factors` instead of
-        logits over a vocabulary, unless something looks at the site `logits`: it takes both."""
+        """Returns what `apply` computes, a model's output for this loss. A loss that is `factored` is given `Factors`
+        instead of logits over a vocabulary, unless something looks at the site `logits`: it takes both."""
         with factored() if self.factored else contextlib.nullcontext():
             return apply(*args, **kwargs)
 
