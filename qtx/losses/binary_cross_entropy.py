@@ -22,33 +22,21 @@ class LabelSums(NamedTuple):
     """`Sums`, and the counts that F1 is computed from.
 
     Attributes:
-      loss, weight: as in `Sums`.
+      texts: the sums of the losses and the weights.
       by_label: weights `[3, C]` of a label's right assignments, of all its assignments, and of the texts that have it.
     """
 
-    loss: Any
-    weight: Any
+    texts: Sums
     by_label: Any
 
     def metrics(self) -> dict[str, float]:
-        """Returns the mean loss, F1 over all assignments together (micro), F1 of each label, `f1/0` and so on, without
-        labels that neither are assigned nor should be, and predictions (the sum of the weights)."""
+        """Returns the metrics of `Sums`, F1 over all assignments together (micro), and F1 of each label, `f1/0` and so
+        on, without labels that neither are assigned nor should be."""
         right, assigned, there = np.asarray(self.by_label, np.float64)
-        weight = float(self.weight)
-
-        def f1(right: float, total: float) -> float:
-            return float(2 * right / total) if total else math.nan
-
-        return {
-            "loss": float(self.loss) / weight if weight else math.nan,
-            "f1": f1(right.sum(), (assigned + there).sum()),
-            **{
-                f"{OF_LABEL}{i}": f1(*pair)
-                for i, pair in enumerate(zip(right, assigned + there, strict=True))
-                if pair[1]
-            },
-            "predictions": weight,
-        }
+        total = assigned + there
+        of_all = float(2 * right.sum() / total.sum()) if total.any() else math.nan
+        of_labels = {f"{OF_LABEL}{i}": float(2 * right[i] / total[i]) for i in np.flatnonzero(total)}
+        return {**self.texts.metrics(), "f1": of_all, **of_labels}
 
 
 def binary_cross_entropy(logits: jax.Array, labels: jax.Array) -> jax.Array:
@@ -68,4 +56,4 @@ class BinaryCrossEntropy(Loss):
         weights, assigned, there = batch["weights"].astype(jnp.float32), output > 0, batch["labels"] > 0
         counted = jnp.stack([assigned & there, assigned, there]).astype(jnp.float32)
         by_label = jnp.where(weights[:, None] > 0, weights[:, None] * counted, 0.0).sum(axis=1)
-        return LabelSums(*self(output, batch, Training({}, batch)), by_label)
+        return LabelSums(self(output, batch, Training({}, batch)), by_label)
