@@ -25,7 +25,7 @@ from qtx.losses.divergences import (
     relative_error,
 )
 from qtx.losses.moments import Moments, moments
-from qtx.losses.sums import Sums, weighted
+from qtx.losses.sums import Sums
 from qtx.masks import token_mask
 from qtx.models.pooling import pooled
 
@@ -147,8 +147,9 @@ class LogitDistillation(Loss):
     sites = MATCHED
 
     def __call__(self, output: jax.Array, batch: Batch, training: Training) -> Sums:
-        divergence = DIVERGENCES[self.kind](output, batch, training.whole)
-        return weighted(layer_error(training.captured, batch) + divergence, batch["weights"])
+        loss = layer_error(training.captured, batch) + DIVERGENCES[self.kind](output, batch, training.whole)
+        weights = batch["weights"].astype(jnp.float32)
+        return Sums((weights * loss).sum(), weights.sum())
 
     def measured(self, output: jax.Array, batch: Batch, shards: int) -> LogitSums:
         """Returns the sums. Softmax logits are also centred per prediction: a number added to all means nothing."""
