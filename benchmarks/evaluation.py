@@ -27,8 +27,8 @@ from qtx.masks import without_full_masks
 from qtx.models import BertConfig
 from qtx.pipeline.measure import model_sums
 from qtx.quantization import QuantizationConfig, calibrate
-from qtx.quantization.calibration import calibration_step, initial_state, planned_weights, tables_of
-from qtx.quantization.weights import weight_ranges
+from qtx.quantization.calibration import calibration_step, initial_state, tables_of
+from qtx.quantization.methods import Problem
 from qtx.training.losses import CrossEntropy
 
 CONFIG = BertConfig(num_layers=4, width=256, num_heads=4, mlp_width=1024, vocab_size=4096, max_length=128)
@@ -68,9 +68,9 @@ def measure(repeats: int, calibrations: list[str]) -> dict[str, float]:
     }
     for name in calibrations:
         recipe = QuantizationConfig(**CALIBRATIONS[name]).make_recipe("w8a8", CONFIG)
-        weight_plan, bits = planned_weights(read(module, batch), params, recipe)
-        plan, state = initial_state(module, params, recipe, batch, weight_ranges(weight_plan, params, bits, {}), {})
-        arguments = module, plan, tables_of(weight_plan), params, state, without_full_masks(batch)
+        problem = Problem(read(module, batch), module, params, recipe, [batch])
+        plan, state = initial_state(module, params, recipe, batch, problem.ranges, {})
+        arguments = module, plan, tables_of(problem.plan), params, state, without_full_masks(batch)
         functions[f"calibration, {name}"] = lambda arguments=arguments: calibration_step(*arguments)
     return interleaved(functions, repeats)
 

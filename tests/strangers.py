@@ -14,8 +14,10 @@ import optax
 from qtx.quantization.estimators import RunningMinMax
 from qtx.quantization.granularity import Tensor
 from qtx.quantization.methods import Static
+from qtx.quantization.plan import settled
 from qtx.quantization.recipe import Recipe, Rule
 from qtx.quantization.recipes import RECIPES
+from qtx.quantization.weights import quantize_weights
 
 ROOT = Path(__file__).parents[1]
 
@@ -37,9 +39,9 @@ class Shrunk(Static):
 
     factor: float = 1.0
 
-    def round_weights(self, module, params, plan, ranges, batches):
-        shrunk = jax.tree.map(lambda x: self.factor * x, params)
-        return super().round_weights(module, shrunk, plan, ranges, batches)
+    def round_weights(self, problem):
+        shrunk = jax.tree.map(lambda x: self.factor * x, problem.params)
+        return quantize_weights(settled(problem.plan), shrunk, problem.ranges)
 
 
 @dataclasses.dataclass(frozen=True)

@@ -57,7 +57,7 @@ class Flag:
 FLAGS = {
     "method": Flag(
         "--method=METHOD",
-        "static, per_token, smoothquant, hadamard or gptq; options follow: gptq,damping=0.02",
+        "static, per_token, smoothquant, hadamard, gptq, or several: 'smoothquant,alpha=0.6 + gptq'",
         "quantization.method={}",
     ),
     "scheme": Flag("--scheme=SCHEME", "one scheme, e.g. w8a8, instead of the config's", "quantization.schemes=('{}',)"),

@@ -1,12 +1,13 @@
 """Variants as text: a registered name, then options after commas, as in `gptq,damping=0.02`.
 
-Configs name attention, methods, range estimators and penalties in this one notation.
+Configs name attention, methods, range estimators and penalties in this one notation; a list has `+` between them.
 """
 
 from __future__ import annotations
 
 import ast
 import dataclasses
+import re
 from collections.abc import Callable, Mapping
 from typing import Any, TypeVar
 
@@ -56,6 +57,16 @@ def make_variant(registry: Mapping[str, Callable[..., V]], kind: str, text: str)
     """
     name, values = split_variant(text, kind)
     return read_section(lookup(registry, kind, name), values, f"{kind} {text!r}")  # type: ignore[arg-type]
+
+
+def make_variants(registry: Mapping[str, Callable[..., V]], kind: str, text: str) -> tuple[V, ...]:
+    """Makes the instances that a list names, with `+` between the variants' texts: `smoothquant,alpha=.6 + gptq`.
+
+    Raises:
+      QtxError: as `make_variant` does.
+    """
+    # A plus within a number, as in 1e+9, precedes a digit.
+    return tuple(make_variant(registry, kind, one.strip()) for one in re.split(r"\+(?=\s*[^\s\d.]|\s*$)", text))
 
 
 def variant_text(registry: Mapping[str, Any], variant: Any) -> str:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import shlex
 from collections.abc import Mapping
 from pathlib import Path
 
@@ -12,6 +13,7 @@ from qtx.pipeline.prepare import Prepared
 from qtx.pipeline.trained import TrainedRun
 from qtx.quantization import Quantized, calibrate
 from qtx.quantization.files import LEARNED, load_ranges, read_ranges, save_ranges
+from qtx.quantization.methods import make_method
 from qtx.quantization.recipes.recorded import read_entries
 from qtx.training import RunFolder
 
@@ -59,8 +61,9 @@ def with_ranges(run: TrainedRun, file: Path) -> dict[str, Quantized]:
             f"--scheme={saved.scheme}, or calibrate anew, without --ranges"
         )
     method = method_of(prepared, saved.scheme)
-    if saved.method != method:
-        how = "" if LEARNED in (saved.method, method) else f"give --method={saved.method}, or "
+    learned = LEARNED in (saved.method, method)
+    if saved.method != method and (learned or make_method(saved.method) != make_method(method)):
+        how = "" if learned else f"give --method={shlex.quote(saved.method)}, or "
         raise QtxError(
             f"{file} holds ranges of method {saved.method}, and the config says {method}: {how}calibrate anew, without "
             "--ranges"

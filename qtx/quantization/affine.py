@@ -14,7 +14,8 @@ SMALLEST_SCALE = 1e-8
 @jax.tree_util.register_dataclass
 @dataclasses.dataclass(frozen=True)
 class Grid:
-    """The representable values scale * (q - zero_point) for integers low <= q <= high (all arrays, broadcastable)."""
+    """The representable values scale * (q - zero_point) for integers low <= q <= high; all are arrays that broadcast to
+    a tensor, by tiles (see `tiled`)."""
 
     scale: jax.Array
     zero_point: jax.Array
@@ -23,16 +24,27 @@ class Grid:
 
     def quantize(self, x: jax.Array) -> jax.Array:
         """Rounds `x` to the nearest integers of the grid, ties to even, as float32."""
-        return jnp.clip(jnp.round(x.astype(jnp.float32) / self.scale) + self.zero_point, self.low, self.high)
+        scale, zero_point, low, high = (tiled(v, x.shape) for v in (self.scale, self.zero_point, self.low, self.high))
+        return jnp.clip(jnp.round(x.astype(jnp.float32) / scale) + zero_point, low, high)
 
     def dequantize(self, q: jax.Array) -> jax.Array:
         """Returns the real values of integers."""
-        return self.scale * (q - self.zero_point)
+        return tiled(self.scale, q.shape) * (q - tiled(self.zero_point, q.shape))
 
     @property
     def ends(self) -> tuple[jax.Array, jax.Array]:
         """Returns the smallest and the largest representable value."""
         return self.dequantize(self.low), self.dequantize(self.high)
+
+
+def tiled(x: jax.Array, shape: tuple[int, ...]) -> jax.Array:
+    """Broadcasts an array to a tensor's shape by tiles, as a group's range to the values of the group: along an axis of
+    D, each of the array's G entries is repeated D / G times. An array of one entry an axis, or of as many as the tensor
+    has, is returned as it is: NumPy broadcasts it."""
+    for axis in range(-min(x.ndim, len(shape)), 0):
+        if 1 < x.shape[axis] < shape[axis]:
+            x = jnp.repeat(x, shape[axis] // x.shape[axis], axis)
+    return x
 
 
 def make_grid(minimum: jax.Array, maximum: jax.Array, bits: jax.Array | int, symmetric: bool) -> Grid:

@@ -14,17 +14,16 @@ import jax.numpy as jnp
 from flax import traverse_util
 from jax.sharding import NamedSharding, PartitionSpec
 
-from qtx.anatomy import Anatomy, read
+from qtx.anatomy import read
 from qtx.foundation.errors import QtxError
 from qtx.masks import without_full_masks
 from qtx.quantization import exact
 from qtx.quantization.basis import Bases
 from qtx.quantization.granularity import Token
 from qtx.quantization.interceptor import calibrating, fake_quantized
-from qtx.quantization.methods import Method, Static
-from qtx.quantization.plan import TABLE, Plan, Ranges, is_table, make_plan, settled, sites_beside, spread, weights_of
+from qtx.quantization.methods import Method, Problem, Static
+from qtx.quantization.plan import TABLE, Plan, Ranges, check_finite, is_table, make_plan, settled, sites_beside, spread
 from qtx.quantization.recipe import Recipe, resolve
-from qtx.quantization.weights import weight_ranges
 
 STATIC = Static()
 
@@ -99,24 +98,21 @@ def calibrate(
         raise QtxError(f"calibration asks for {num_batches} batches: expected at least 1, e.g. 16")
     first, batches = peeked(batches)
     used = FirstBatches(batches, num_batches)
-    in_float32 = exact.float32(module)
-    recipe, bases = method.adapt(recipe), method.find_bases(in_float32, params, used)
-    weight_plan, bits = planned_weights(read(module, first), params, recipe)
-    estimated = weight_ranges(weight_plan, params, bits, {path: bases[path] for path in bits if path in bases})
-    check_finite(estimated, "weight")
-    quantized_params = method.round_weights(in_float32, params, settled(weight_plan), estimated, used)
+    problem = Problem(read(module, first), exact.float32(module), params, method.adapt(recipe), used)
+    problem = problem.with_bases(method.find_bases(problem))
+    quantized_params = method.round_weights(problem)
 
     plan: Plan = ()
-    state, tables = None, tables_of(settled(weight_plan))
+    state, tables = None, tables_of(settled(problem.plan))
     for batch in used:
         if state is None:
-            plan, state = initial_state(module, params, recipe, batch, estimated, bases)
+            plan, state = initial_state(module, params, problem.recipe, batch, problem.ranges, problem.bases)
             state = _beside(params, state)
         state = calibration_step(module, plan, tables, quantized_params, state, without_full_masks(batch))
     assert state is not None, "FirstBatches has at least one batch"
     ranges = site_ranges(plan, state)
     check_finite(ranges, "activation")
-    return Quantized(module, quantized_params, weight_plan, plan, estimated, ranges)
+    return Quantized(module, quantized_params, problem.plan, plan, problem.ranges, ranges)
 
 
 def peeked(batches: Iterable[dict[str, jax.Array]]) -> tuple[dict[str, jax.Array], Iterable[dict[str, jax.Array]]]:
@@ -150,26 +146,6 @@ class FirstBatches:
             )
 
 
-def check_finite(ranges: Ranges, kind: str) -> None:
-    """Raises a QtxError that names the first range with a NaN or infinite value, or a minimum above its maximum."""
-    for path, r in ranges.items():
-        if not all(jnp.isfinite(value).all() for value in r.values()):
-            raise QtxError(
-                f"the calibrated {kind} range of {path!r} is not finite: check checkpoint and data for NaN or Inf"
-            )
-        if "minimum" in r and not (r["minimum"] <= r["maximum"]).all():
-            raise QtxError(
-                f"the calibrated {kind} range of {path!r} has a minimum above its maximum: an estimator's `result` is "
-                "(minimum, maximum)"
-            )
-
-
-def planned_weights(anatomy: Anatomy, params: Any, recipe: Recipe) -> tuple[Plan, dict[str, jax.Array]]:
-    """Returns the plan of the weights that a recipe quantizes, and the bits of each, a scalar or `[L]`."""
-    weights = resolve(recipe.weights, weights_of(params), "weight")
-    return make_plan(weights), {path: spread(q.bits, anatomy.leading(path)) for path, q in weights.items()}
-
-
 def site_ranges(plan: Plan, state: Any) -> Ranges:
     """Returns the activation ranges, from the `ranges` collection of a calibration's state."""
     return {planned.path: _at(state["ranges"], planned.path)["range"] for planned in plan}
@@ -185,7 +161,7 @@ def initial_state(module, params, recipe, batch, weight_ranges: Ranges, bases: B
         ranges[path] = {"bits": spread(quantizers[path].bits, leading), **bases.get(path, {})}
         if isinstance(planned.granularity, Token):
             continue
-        state = planned.granularity.init(planned.estimator, features)
+        state = planned.granularity.init(planned.estimator, (features,))
         ends = dict(zip(("minimum", "maximum"), planned.granularity.result(planned.estimator, state), strict=True))
         states[f"{path}/state"], zeros = jax.tree.map(
             lambda x, leading=leading: jnp.broadcast_to(x, (*leading, *jnp.shape(x))), (state, ends)

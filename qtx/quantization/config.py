@@ -12,7 +12,7 @@ from qtx.foundation.variants import make_variant
 from qtx.models import TransformerConfig
 from qtx.quantization.estimators import ESTIMATORS, MinMax, Mse
 from qtx.quantization.granularity import GRANULARITIES, Granularity, Token
-from qtx.quantization.methods import METHODS, Method
+from qtx.quantization.methods import Method, make_method
 from qtx.quantization.recipe import Quantizer, Recipe
 from qtx.quantization.recipes import RECIPES, find_recipe
 from qtx.quantization.recipes.recorded import as_data
@@ -29,9 +29,11 @@ class QuantizationConfig:
       recipe: what is quantized: a name in `RECIPES`, "file.py:function" for one of your own, or "recipe.json"
         for the rules that a run has recorded.
       schemes: bit-widths to report, each as w<weight bits>a<activation bits>, e.g. "w8a8".
-      method: a name in `METHODS`, with options after commas, e.g. "gptq,damping=0.02"; the next four take options too.
+      method: a name in `METHODS`, with options after commas, or several in turn: "smoothquant,alpha=0.6 + gptq". The
+        next four take options too.
       weight_estimator: a name in `ESTIMATORS`, or "auto": min-max from 8 bits on, MSE below (the paper's BERT and ViT).
-      weight_granularity: "tensor", or "channel": a range per output channel of every matrix.
+      weight_granularity: "tensor", or "channel": a range per output channel of every matrix; or "input_group": a range
+        per output channel and group of 128 inputs of every kernel (tables: per output channel).
       activation_estimator: a name in `ESTIMATORS`, e.g. "running_minmax,percentile=99.99" (the paper's OPT).
       activation_granularity: "tensor", "group" (PEG: groups of dimensions, at the sites as wide as the embedding), or
         "token" (dynamic: nothing is calibrated).
@@ -88,7 +90,7 @@ class QuantizationConfig:
 
     def make_method(self) -> Method:
         """Makes the method that the config names."""
-        return make_variant(METHODS, "method", self.method)
+        return make_method(self.method)
 
     def make_recipe(self, scheme: str, model: TransformerConfig) -> Recipe:
         """Makes the recipe for a model under a scheme."""

@@ -19,6 +19,15 @@ def words_of_this_version(words: str) -> str:
     return re.sub(rf"\b{LEFT_OUT}=\w+", "count_padding=False", words)
 
 
+def method_of_this_version(text: str) -> str:
+    """Translates the text of a method: earlier versions had an option of gptq, `bases`, for the method before it."""
+    bases = re.search(r"\s*,\s*bases\s*=\s*(\w+)", text)
+    if bases is None or not text.startswith("gptq"):
+        return text
+    gptq = text.replace(bases[0], "")
+    return gptq if bases[1] == "none" else f"{bases[1]} + {gptq}"
+
+
 def of_this_version(section: Mapping[str, Any]) -> dict[str, Any]:
     """Translates a recorded section `quantization`, or what a measurement records of it, to this version's.
 

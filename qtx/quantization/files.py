@@ -1,6 +1,6 @@
 """A calibrated model as a file of ranges: with the model's own parameters, all that reproduces it bit for bit.
 
-The file holds, as safetensors, `weights|activations/<path>/bits|minimum|maximum|smooth|rotation`, ranges with bases;
+The file holds, as safetensors, `weights|activations/<path>/bits|minimum|maximum`, ranges, and beside them their bases;
 `integers/<path>`, the integers of the weights that are not rounded to nearest; and, as text, the method and the scheme,
 how each tensor is quantized, and the fingerprint of the floating-point parameters that the file belongs to.
 """
@@ -20,12 +20,11 @@ from flax import traverse_util
 from qtx.anatomy import read
 from qtx.foundation.errors import QtxError
 from qtx.foundation.storage import Expected, digest, read_sealed_safetensors, sealed_safetensors, write_whole
-from qtx.foundation.variants import make_variant
-from qtx.quantization.basis import BASIS_KEYS
-from qtx.quantization.calibration import Quantized, check_finite, initial_state, planned_weights, site_ranges
+from qtx.quantization.basis import BASES
+from qtx.quantization.calibration import Quantized, initial_state, site_ranges
 from qtx.quantization.earlier import words_of_this_version
-from qtx.quantization.methods import METHODS, Static
-from qtx.quantization.plan import Plan, Planned, Range, Ranges, flatten, is_table
+from qtx.quantization.methods import Problem, Static, make_method
+from qtx.quantization.plan import Plan, Planned, Range, Ranges, check_finite, flatten, is_table
 from qtx.quantization.recipe import Recipe
 from qtx.quantization.weights import from_integers, quantize_weights, to_integers, weight_ranges
 from qtx.sites import site_shapes
@@ -42,7 +41,7 @@ class SavedRanges(NamedTuple):
 
     Attributes:
       file: the path of the file.
-      method: a name in `METHODS`, with its options, e.g. "gptq,damping=0.02"; or `LEARNED`.
+      method: the text of a method, e.g. "gptq,damping=0.02"; or `LEARNED`.
       scheme: e.g. "w8a8".
       plan: how each tensor is quantized, in words, by kind and path.
       parameters: fingerprint of the floating-point parameters.
@@ -115,11 +114,11 @@ def load_ranges(module: nn.Module, params: Any, recipe: Recipe, batch: dict[str,
             f"{file} holds the ranges of other parameters: choose the --checkpoint that it was made from, or calibrate "
             "anew, without --ranges"
         )
-    method = Static() if saved.method == LEARNED else make_variant(METHODS, "method", saved.method)
-    recipe = method.adapt(recipe)
-    weight_plan, bits = planned_weights(read(module, batch), params, recipe)
-    estimated = jax.eval_shape(lambda p, b: weight_ranges(weight_plan, p, b, {}), params, bits)
-    plan, state = initial_state(module, params, recipe, batch, estimated, {})
+    method = Static() if saved.method == LEARNED else make_method(saved.method)
+    problem = Problem(read(module, batch), module, params, method.adapt(recipe), [batch])
+    weight_plan, bits = problem.plan, problem.bits
+    estimated = jax.eval_shape(lambda p: weight_ranges(weight_plan, p, bits, {}), params)
+    plan, state = initial_state(module, params, problem.recipe, batch, estimated, {})
     _check_plan(saved, _in_words(weight_plan, plan))
     arrays = dict(saved.arrays)
     flat = flatten(params)
@@ -213,9 +212,9 @@ def _range(arrays: dict[str, np.ndarray], prefix: str, like: Mapping[str, Any], 
             f"{file}: {prefix}/bits is {np.ravel(r['bits'])[0]:g}, expected {np.ravel(like['bits'])[0]:g}: choose its "
             "--scheme, or calibrate anew"
         )
-    for axes, name in enumerate(BASIS_KEYS, start=1):  # "smooth" is a vector, "rotation" a matrix
+    for name, kind in BASES.items():
         if f"{prefix}/{name}" in arrays:
-            shape = (*r["bits"].shape, *[features] * axes)
+            shape = (*r["bits"].shape, *[features] * kind.rank)
             r[name] = jnp.asarray(_taken(arrays, f"{prefix}/{name}", shape, floats, file))
     return r
 

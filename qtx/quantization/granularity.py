@@ -1,7 +1,8 @@
 """Granularity: which values of a tensor share one range.
 
-A granularity turns an estimator, which knows one stream of numbers, into ranges `()` or `[D]` that broadcast along a
-tensor's last axis. A new one is a `Granularity` here and a line in `GRANULARITIES`.
+A granularity turns an estimator, which knows one stream of numbers, into ranges that broadcast to a tensor by tiles
+(`qtx.quantization.affine.tiled`): `()`, `[D]` along the last axis, or `[G, F]`, G groups of a kernel's rows. A new one
+is a `Granularity` here and a line in `GRANULARITIES`.
 """
 
 from __future__ import annotations
@@ -30,50 +31,71 @@ def observe(estimator: Estimator, state: Any, x: jax.Array, bits: Any, symmetric
 class Granularity(abc.ABC):
     """A `Granularity` says which values of a tensor share one static range; a frozen dataclass of its options.
 
-    A state is the estimator's state, with a leading `[D]` where every index of the last axis has a state of its own.
+    A state is the estimator's state, with leading axes of the shape of the ranges.
 
     Attributes:
       of_weights, of_activations: whether a config may choose the granularity for weights, for activations.
+      axes: the number of axes that the ranges have.
     """
 
     of_weights: ClassVar[bool] = True
     of_activations: ClassVar[bool] = True
+    axes: ClassVar[int]
 
     @abc.abstractmethod
-    def init(self, estimator: Estimator, features: int) -> Any:
-        """Returns the state before the first tensor.
+    def ranges(self, shape: tuple[int, ...]) -> tuple[int, ...]:
+        """Returns the shape of the ranges.
 
         Args:
-          estimator: estimates the ranges.
-          features: D, the size of the last axis.
+          shape: of the tensor; of an activation, whose other axes differ from batch to batch, `(D,)`.
 
         Raises:
-          QtxError: if the granularity cannot divide the last axis.
+          QtxError: if the granularity cannot divide the tensor.
         """
 
     @abc.abstractmethod
+    def split(self, x: jax.Array) -> jax.Array:
+        """Returns the values of `x`, those of each range together: the first axes are those of the ranges."""
+
+    def init(self, estimator: Estimator, shape: tuple[int, ...]) -> Any:
+        """Returns the state before the first tensor; `shape` as in `ranges`."""
+        ranges = self.ranges(shape)
+        return jax.tree.map(lambda x: jnp.broadcast_to(x, (*ranges, *jnp.shape(x))), estimator.init())
+
     def update(
         self, estimator: Estimator, state: Any, x: jax.Array, bits: Any, symmetric: bool, where: Any = None
     ) -> Any:
         """Returns the state after one more tensor `x` `[..., D]`; other arguments as in `Estimator.update`."""
+        if where is not None and self.axes:
+            where = self.split(jnp.broadcast_to(where, x.shape))
 
-    @abc.abstractmethod
+        def update(state, x, where):
+            return observe(estimator, state, x, bits, symmetric, where)
+
+        return self._each(update)(state, self.split(x), where)
+
     def result(self, estimator: Estimator, state: Any) -> tuple[jax.Array, jax.Array]:
-        """Returns (minimum, maximum), float32, each `()` or `[D]`."""
+        """Returns (minimum, maximum), float32, each of the shape of the ranges."""
+        return self._each(estimator.result)(state)
+
+    def _each(self, function: Any) -> Any:
+        """Maps a function over the axes of the ranges."""
+        for _ in range(self.axes):
+            function = jax.vmap(function)
+        return function
 
 
 @dataclasses.dataclass(frozen=True)
 class Tensor(Granularity):
     """One range for the whole tensor (Krishnamoorthi 2018, "per layer")."""
 
-    def init(self, estimator, features):
-        return estimator.init()
+    axes = 0
 
-    def update(self, estimator, state, x, bits, symmetric, where=None):
-        return observe(estimator, state, x, bits, symmetric, where)
+    def ranges(self, shape):
+        return ()
 
-    def result(self, estimator, state):
-        return estimator.result(state)
+    def split(self, x):
+        return x
 
 
 @dataclasses.dataclass(frozen=True)
@@ -86,24 +108,54 @@ class Channel(Granularity):
     """
 
     of_activations = False
+    axes = 1
 
-    def init(self, estimator, features):
-        return jax.tree.map(lambda x: jnp.broadcast_to(x, (features, *jnp.shape(x))), estimator.init())
+    def ranges(self, shape):
+        return shape[-1:]
 
-    def update(self, estimator, state, x, bits, symmetric, where=None):
+    def split(self, x):
         if x.ndim < 2:
             raise QtxError(f"granularity 'channel' on a vector of {x.size} values: quantize vectors per tensor")
-        by_channel = jnp.moveaxis(x, -1, 0)
-        if where is not None:
-            where = jnp.moveaxis(jnp.broadcast_to(where, x.shape), -1, 0)
+        return jnp.moveaxis(x, -1, 0)
 
-        def update(state, x, where):
-            return observe(estimator, state, x, bits, symmetric, where)
 
-        return jax.vmap(update, (0, 0, None if where is None else 0))(state, by_channel, where)
+@dataclasses.dataclass(frozen=True)
+class InputGroup(Granularity):
+    """One range for each output channel and group of neighbouring inputs: `size` rows of a kernel `[D, F]` by one
+    column. The literature calls it g128 (AWQ, Lin et al. 2023; GPTQ, Frantar et al. 2022, section 5, "group size").
 
-    def result(self, estimator, state):
-        return jax.vmap(estimator.result)(state)
+    Attributes:
+      size: the number of rows in a group; divides D.
+
+    Raises:
+      QtxError: if size is below 1 or does not divide D, or for a tensor that is no kernel.
+    """
+
+    of_activations = False
+    axes = 2
+
+    size: int = 128
+
+    def __post_init__(self):
+        if self.size < 1:
+            raise QtxError(f"size is {self.size}: expected at least 1, e.g. 128")
+
+    def ranges(self, shape):
+        if len(shape) != 2:
+            raise QtxError(
+                f"granularity 'input_group' on a tensor of shape {shape}: only a kernel [D, F] has inputs; choose "
+                "tensor or channel in its rule of the recipe"
+            )
+        if shape[0] % self.size:
+            fits = next(size for size in range(min(self.size, shape[0]), 0, -1) if shape[0] % size == 0)
+            raise QtxError(
+                f"groups of {self.size} do not divide {shape[0]} inputs: choose a divisor, such as "
+                f"input_group,size={fits}, or granularity channel"
+            )
+        return shape[0] // self.size, shape[1]
+
+    def split(self, x):
+        return jnp.swapaxes(x.reshape(*self.ranges(x.shape)[:1], self.size, -1), 1, 2)
 
 
 @dataclasses.dataclass(frozen=True)
@@ -128,10 +180,10 @@ class Group(Channel):
         if self.num_groups < 1:
             raise QtxError(f"num_groups is {self.num_groups}: expected at least 1")
 
-    def init(self, estimator, features):
-        if features % self.num_groups:
-            raise QtxError(f"num_groups {self.num_groups} does not divide a last axis of {features}: choose a divisor")
-        return super().init(estimator, features)
+    def ranges(self, shape):
+        if shape[-1] % self.num_groups:
+            raise QtxError(f"num_groups {self.num_groups} does not divide a last axis of {shape[-1]}: choose a divisor")
+        return super().ranges(shape)
 
     def result(self, estimator, state):
         minimum, maximum = super().result(estimator, state)
@@ -162,6 +214,7 @@ class Token:
 GRANULARITIES: dict[str, type[Granularity | Token]] = {
     "tensor": Tensor,
     "channel": Channel,
+    "input_group": InputGroup,
     "group": Group,
     "token": Token,
 }

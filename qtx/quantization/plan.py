@@ -5,7 +5,7 @@ Parameters and sites of a stack of layers carry a leading layer axis, and each l
 
 from __future__ import annotations
 
-from collections.abc import Iterable
+from collections.abc import Iterable, Mapping
 from typing import Any, NamedTuple
 
 import flax.linen as nn
@@ -19,7 +19,7 @@ from qtx.attention.parameters import NORMALIZER
 from qtx.foundation.batch import Batch
 from qtx.foundation.errors import QtxError
 from qtx.quantization.estimators import Estimator, MinMax
-from qtx.quantization.granularity import Granularity, Token
+from qtx.quantization.granularity import Granularity, InputGroup, Token
 from qtx.quantization.recipe import Quantizer, Recipe, resolve
 from qtx.sites import SITES_AND_TABLES, SiteShape, site_shapes
 
@@ -38,15 +38,15 @@ class Planned(NamedTuple):
 Plan = tuple[Planned, ...]
 
 Range = dict[str, jax.Array]
-"""{"bits", "minimum", "maximum"}: bits are a scalar, the ends `()` or `[D]` over the tensor's last axis, all with a
-leading `[L]` in a stack of layers. 0 bits leave the tensor in floating point. Dynamic tensors have no ends. A range may
-also have a basis (`qtx.quantization.basis`): then its ends and the integers are in this basis."""
+"""{"bits", "minimum", "maximum"}: bits are a scalar, the ends broadcast to the tensor by tiles (`affine.tiled`), all
+with a leading `[L]` in a stack of layers. 0 bits leave the tensor in floating point. Dynamic tensors have no ends. A
+range may also have a basis (`qtx.quantization.basis`): then its ends and the integers are in this basis."""
 
 Ranges = dict[str, Range]
 """Ranges by the path of their tensor."""
 
 
-def make_plan(quantizers: dict[str, Quantizer]) -> Plan:
+def make_plan(quantizers: Mapping[str, Quantizer]) -> Plan:
     """Returns the static part of resolved quantizers.
 
     Raises:
@@ -63,6 +63,23 @@ def make_plan(quantizers: dict[str, Quantizer]) -> Plan:
         Planned(name, q.symmetric, q.estimator, q.granularity, q.count_padding)
         for name, q in sorted(quantizers.items())
     )
+
+
+def ends_shape(planned: Planned, shape: tuple[int, ...]) -> tuple[int, ...]:
+    """Returns the shape of the ends of a static range, of one layer; `shape` as in `Granularity.ranges`.
+
+    Raises:
+      QtxError: if the granularity cannot divide the tensor.
+    """
+    path, granularity = planned.path, planned.granularity
+    if isinstance(granularity, Token):
+        raise QtxError(f"granularity 'token' is for activations: choose another for the weight {path!r}")
+    if isinstance(granularity, InputGroup) and is_table(path):
+        raise QtxError(f"granularity 'input_group' is for kernels: choose another for the embedding table {path!r}")
+    try:
+        return granularity.ranges(shape)
+    except QtxError as error:
+        raise QtxError(f"{path!r}: {error}") from None
 
 
 def quantizers_of(
@@ -92,6 +109,20 @@ def sites_beside(module: nn.Module, params: Any, batch: Batch, weights: Iterable
             )
     tables = {path.removesuffix(TABLE) for path in weights_of(params) if is_table(path)}
     return {path: shape for path, shape in shapes.items() if path not in tables}
+
+
+def check_finite(ranges: Ranges, kind: str) -> None:
+    """Raises a QtxError that names the first range with a NaN or infinite value, or a minimum above its maximum."""
+    for path, r in ranges.items():
+        if not all(jnp.isfinite(value).all() for value in r.values()):
+            raise QtxError(
+                f"the calibrated {kind} range of {path!r} is not finite: check checkpoint and data for NaN or Inf"
+            )
+        if "minimum" in r and not (r["minimum"] <= r["maximum"]).all():
+            raise QtxError(
+                f"the calibrated {kind} range of {path!r} has a minimum above its maximum: an estimator's `result` is "
+                "(minimum, maximum)"
+            )
 
 
 def settled(plan: Plan) -> Plan:

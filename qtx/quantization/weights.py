@@ -10,10 +10,8 @@ import jax
 import jax.numpy as jnp
 from flax import traverse_util
 
-from qtx.foundation.errors import QtxError
 from qtx.quantization.basis import Bases, basis_of, enter, leave
-from qtx.quantization.granularity import Token
-from qtx.quantization.plan import Plan, Planned, Range, Ranges, flatten, is_table, over_layers
+from qtx.quantization.plan import Plan, Planned, Range, Ranges, ends_shape, flatten, is_table, over_layers
 from qtx.quantization.rounding import grid_of_range, round_to_range
 
 
@@ -29,16 +27,15 @@ def weight_ranges(plan: Plan, params: Any, bits: dict[str, jax.Array], bases: Ba
     """
     flat, result = flatten(params), {}
     for planned in plan:
-        if isinstance(planned.granularity, Token):
-            raise QtxError(f"granularity 'token' is for activations: choose another for the weight {planned.path!r}")
+        path, basis = planned.path, dict(bases.get(planned.path, {}))
 
         def estimate(weight, b, basis, planned=planned):
             weight = enter(weight, basis, weight=True)
+            ends_shape(planned, weight.shape)  # tells the path of a weight that it refuses
             granularity, estimator = planned.granularity, planned.estimator
-            state = granularity.init(estimator, weight.shape[-1])
+            state = granularity.init(estimator, weight.shape)
             return granularity.result(estimator, granularity.update(estimator, state, weight, b, planned.symmetric))
 
-        path, basis = planned.path, dict(bases.get(planned.path, {}))
         minimum, maximum = over_layers(bits[path], estimate)(flat[path], bits[path], basis)
         result[path] = {"bits": bits[path], "minimum": minimum, "maximum": maximum, **basis}
     return result

@@ -8,9 +8,9 @@ from collections import defaultdict
 from qtx.anatomy import read
 from qtx.families import FAMILIES, family_of
 from qtx.quantization.estimators import MinMax
-from qtx.quantization.methods import METHODS
+from qtx.quantization.methods import METHODS, Problem
 from qtx.quantization.plan import flatten, quantizers_of, sites_beside, weights_of
-from qtx.quantization.recipe import Quantizer
+from qtx.quantization.recipe import Quantizer, Recipe
 from qtx.quantization.recipes import RECIPES
 from qtx.training.optimizer import decay_mask
 from tests.anatomy.models import make
@@ -23,6 +23,7 @@ def facts(name: str) -> dict:
     module, params, batch = make(name)
     masks = {flag: flatten(decay_mask(read(module, batch).parameters, flag)(params)) for flag in (False, True)}
     sites = sites_beside(module, params, batch, weights_of(params))
+    problem = Problem(read(module, batch), module, params, Recipe((), ()), [batch])
     found = {
         "decay": sorted(path for path, decays in masks[False].items() if decays),
         "decay with scales": sorted(path for path, decays in masks[True].items() if decays),
@@ -31,7 +32,7 @@ def facts(name: str) -> dict:
         "bases": {
             method: {path: {kind: list(x.shape) for kind, x in basis.items()} for path, basis in sorted(bases.items())}
             for method in ("smoothquant", "hadamard")
-            for bases in [METHODS[method]().find_bases(module, params, [batch])]
+            for bases in [METHODS[method]().find_bases(problem)]
         },
         "recipes": {recipe: _rules(recipe, module, params, batch) for recipe in _recipes(module)},
     }

@@ -19,7 +19,7 @@ from qtx.models import OptConfig
 from qtx.models.block import layers
 from qtx.quantization import Quantizer, Recipe, Rule, calibrate
 from qtx.quantization.estimators import MinMax
-from qtx.quantization.methods import METHODS
+from qtx.quantization.methods import METHODS, Problem, make_method
 from qtx.sites import Site, capture
 
 DEPTH, WIDTH = 2, 16
@@ -93,8 +93,8 @@ def test_what_is_captured_has_one_layer_axis():
 
 def test_methods_find_the_same_in_both():
     module, params, batch = make()
-    smooth = METHODS["smoothquant"]().find_bases(module, params, [batch])
-    rotated = METHODS["hadamard"]().find_bases(module, params, [batch])
+    problem = Problem(read(module, batch), module, params, Recipe((), ()), [batch])
+    smooth, rotated = (METHODS[method]().find_bases(problem) for method in ("smoothquant", "hadamard"))
     for tower in TOWERS:
         block = f"{tower}/layers"
         attention = np.asarray(smooth[f"{block}/attention_norm"]["smooth"])
@@ -117,13 +117,11 @@ class Undeclared(nn.Module):
         return Site(name="out")(nn.relu(x * self.param("factor", nn.initializers.ones, (8,))))
 
 
-@pytest.mark.parametrize("method", ["smoothquant", "hadamard", "gptq", "gptq,bases=hadamard"])
+@pytest.mark.parametrize("method", ["smoothquant", "hadamard", "gptq", "hadamard + gptq"])
 def test_a_method_that_finds_nothing_to_do_says_so(method):
-    from qtx.foundation.variants import make_variant
-
     module, batch = Undeclared(), {"tokens": np.zeros((1, 2), np.int32)}
     params = module.init(jax.random.key(0), batch)["params"]
     quantizer = Quantizer(8, True, MinMax())
     recipe = Recipe((Rule("*", quantizer),), (Rule("*", quantizer),))
     with pytest.raises(QtxError, match=f"{'hadamard' if 'hadamard' in method else method} finds no"):
-        calibrate(module, params, recipe, [batch], 1, make_variant(METHODS, "method", method))
+        calibrate(module, params, recipe, [batch], 1, make_method(method))

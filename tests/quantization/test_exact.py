@@ -11,12 +11,11 @@ from qtx.analysis.capture import FloatingPoint
 from qtx.anatomy import read
 from qtx.families import FAMILIES, build
 from qtx.quantization import QuantizationConfig, calibrate, make_grid
-from qtx.quantization.calibration import calibration_step, initial_state, planned_weights, tables_of
+from qtx.quantization.calibration import calibration_step, initial_state, tables_of
 from qtx.quantization.integer.convert import convert
-from qtx.quantization.methods import METHODS
+from qtx.quantization.methods import METHODS, Problem
 from qtx.quantization.methods.inputs import of_inputs
 from qtx.quantization.qat.model import make_qat_model
-from qtx.quantization.weights import weight_ranges
 from tests.quantization.test_calibration import apply, captures, make
 
 
@@ -44,14 +43,16 @@ def programs(family):
     module, params, batches = in_bfloat16(family)
     recipe, batch = recipe_of(module, family), batches[0]
     result = calibrate(module, params, recipe, batches, 1)
-    plan, bits = planned_weights(read(module, batch), params, recipe)
+    problem = Problem(read(module, batch), module, params, recipe, [batch])
     qat = make_qat_model(module, recipe, batch)
     start = qat.start(params, result)
-    activations, state = initial_state(module, params, recipe, batch, weight_ranges(plan, params, bits, {}), {})
+    activations, state = initial_state(module, params, recipe, batch, problem.ranges, {})
     return {
         "floating point": FloatingPoint(module, params).apply,
         "quantized": result.apply,
-        "calibration": lambda batch: calibration_step(module, activations, tables_of(plan), params, state, batch),
+        "calibration": lambda batch: calibration_step(
+            module, activations, tables_of(problem.plan), params, state, batch
+        ),
         "training": lambda batch: qat.apply({"params": start}, batch),
     }, batch
 
@@ -105,8 +106,7 @@ def test_calibration_runs_methods_in_float32_at_the_highest_precision(method, mo
         seen.append((module.config.dtype, jax.config.jax_default_matmul_precision))
         return of_inputs(module, *args)
 
-    for name in ("smoothquant", "gptq"):
-        monkeypatch.setattr(f"qtx.quantization.methods.{name}.of_inputs", spy)
+    monkeypatch.setattr("qtx.quantization.methods.problem.of_inputs", spy)
     calibrate(module, params, recipe_of(module, "opt"), batches, 1, METHODS[method]())
     assert seen == [("float32", "highest")] * (method in ("smoothquant", "gptq"))
 

@@ -49,7 +49,10 @@ def load(file, family="opt", method="static", scheme="w4a8", params=None, **opti
 
 
 # Every method on every family, and with every granularity, which decides the form of a range; estimators do not.
-GRANULARITIES = [("weight_granularity", "channel"), *(("activation_granularity", name) for name in ("group", "token"))]
+GRANULARITIES = [
+    *(("weight_granularity", name) for name in ("channel", "input_group,size=8")),
+    *(("activation_granularity", name) for name in ("group", "token")),
+]
 ESTIMATED = [
     (f"{kind}_estimator", name) for kind in ("weight", "activation") for name in (*ESTIMATORS, "mse,search=golden")
 ]
@@ -76,10 +79,10 @@ def test_saved_ranges_give_the_same_model_bit_for_bit(case, tmp_path):
 
 
 @pytest.mark.slow
-@pytest.mark.parametrize("bases", ["smoothquant", "hadamard"])
-def test_rounded_weights_in_a_basis_come_back(bases, tmp_path):
+@pytest.mark.parametrize("method", ["gptq,bases=smoothquant", "hadamard + gptq", "smoothquant + hadamard + gptq"])
+def test_rounded_weights_in_a_basis_come_back(method, tmp_path):
     _, params, _ = model("opt")
-    method, file = f"gptq,bases={bases}", tmp_path / "w4a8.safetensors"
+    file = tmp_path / "w4a8.safetensors"
     quantized = calibrated(method=method)
     save_ranges(quantized, params, file, method, "w4a8")
     jax.tree.map(np.testing.assert_array_equal, load(file, method=method), quantized)

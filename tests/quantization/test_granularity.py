@@ -1,5 +1,8 @@
 """Every granularity against a NumPy reading of its definition."""
 
+import functools
+
+import jax
 import jax.numpy as jnp
 import numpy as np
 import pytest
@@ -7,18 +10,24 @@ import pytest
 from qtx.foundation.errors import QtxError
 from qtx.quantization import ESTIMATORS
 from qtx.quantization.estimators import Mse, RunningMinMax
-from qtx.quantization.granularity import GRANULARITIES, Channel, Group, Tensor, Token
-from qtx.quantization.plan import Planned
+from qtx.quantization.granularity import GRANULARITIES, Channel, Group, InputGroup, Tensor, Token
+from qtx.quantization.plan import Planned, ends_shape
+from qtx.quantization.qat.interceptor import round_to_learned_range
 from qtx.quantization.rounding import round_to_range
 
 X = np.random.default_rng(0).standard_t(3, size=(2, 6, 8)).astype(np.float32) * np.arange(1, 9, dtype=np.float32)
 
 
+KERNEL = X.reshape(12, 8)
+
+
 def ends(granularity, estimator=None, data=(X,), where=None):
     estimator = RunningMinMax() if estimator is None else estimator
-    state = granularity.init(estimator, X.shape[-1])
+    shape = KERNEL.shape if isinstance(granularity, InputGroup) else X.shape
+    state = granularity.init(estimator, shape)
     for x in data:
-        state = granularity.update(estimator, state, jnp.asarray(x), 8, False, where)
+        where = where if where is None else where.reshape(shape)
+        state = granularity.update(estimator, state, jnp.asarray(x).reshape(shape), 8, False, where)
     return tuple(np.asarray(end) for end in granularity.result(estimator, state))
 
 
@@ -30,7 +39,17 @@ def by_group():
     return expected
 
 
+def by_input_group():
+    expected = np.empty((3, 8)), np.empty((3, 8))
+    for group, column in np.ndindex(3, 8):
+        values = [KERNEL[row, column] for row in range(4 * group, 4 * group + 4)]
+        expected[0][group, column], expected[1][group, column] = min(values), max(values)
+    return expected
+
+
+OPTIONS = {"input_group": {"size": 4}}
 EXPECTED = {
+    "input_group": by_input_group,
     "tensor": lambda: (X.min(), X.max()),
     "channel": lambda: (X.min(axis=(0, 1)), X.max(axis=(0, 1))),
     "group": by_group,
@@ -44,7 +63,7 @@ def test_every_granularity_is_tested():
 
 @pytest.mark.parametrize("name", sorted(EXPECTED))
 def test_ranges_are_as_defined(name):
-    granularity = GRANULARITIES[name]()
+    granularity = GRANULARITIES[name](**OPTIONS.get(name, {}))
     found = granularity.ends(jnp.asarray(X)) if name == "token" else ends(granularity)
     for end, expected in zip(found, EXPECTED[name](), strict=True):
         np.testing.assert_array_equal(end, expected.astype(np.float32))
@@ -58,6 +77,15 @@ def test_finer_ranges_lose_less():
             r |= dict(zip(("minimum", "maximum"), ends(granularity), strict=True))
         return np.square(X - round_to_range(jnp.asarray(X), r, planned)).sum()
 
+    def error_of_kernel(granularity):
+        low, high = ends(granularity, data=(KERNEL,))
+        r = {"bits": jnp.float32(4), "minimum": low, "maximum": high}
+        planned = Planned("out/kernel", False, RunningMinMax(), granularity, False)
+        return np.square(KERNEL - round_to_range(jnp.asarray(KERNEL), r, planned, weight=True)).sum()
+
+    assert error_of_kernel(InputGroup(3)) < error_of_kernel(InputGroup(6)) < error_of_kernel(InputGroup(12))
+    assert error_of_kernel(InputGroup(12)) == pytest.approx(error_of_kernel(Channel()))
+    assert error_of_kernel(InputGroup(1)) < 1e-6
     assert error(Channel()) < error(Group(4)) < error(Group(2)) < error(Tensor())
     assert error(Token()) < error(Tensor())
     assert error(Group(1)) == pytest.approx(error(Tensor()))
@@ -97,6 +125,16 @@ def test_bits_zero_leave_a_tensor_in_floating_point():
         (lambda: Group(0), "num_groups is 0"),
         (lambda: ends(Group(3)), "num_groups 3 does not divide a last axis of 8"),
         (lambda: Channel().update(RunningMinMax(), None, jnp.ones(8), 8, True), "vector of 8 values"),
+        (lambda: InputGroup(0), "size is 0"),
+        (
+            lambda: InputGroup(128).ranges((300, 8)),
+            "groups of 128 do not divide 300 inputs: choose a divisor, such as input_group,size=100",
+        ),
+        (lambda: InputGroup(4).ranges((8,)), r"on a tensor of shape \(8,\): only a kernel \[D, F\] has inputs"),
+        (
+            lambda: ends_shape(Planned("words/embedding", True, RunningMinMax(), InputGroup(4), False), (8, 8)),
+            "choose another for the embedding table 'words/embedding'",
+        ),
     ],
 )
 def test_bad_options_are_refused(make, says):
@@ -104,7 +142,9 @@ def test_bad_options_are_refused(make, says):
         make()
 
 
-STATIC = {name: make for name, make in GRANULARITIES.items() if make is not Token}
+STATIC = {
+    name: functools.partial(make, **OPTIONS.get(name, {})) for name, make in GRANULARITIES.items() if make is not Token
+}
 CLIPPING = {
     **ESTIMATORS,
     "percentile": lambda: RunningMinMax(percentile=90.0),
@@ -126,3 +166,35 @@ def test_what_is_not_finite_makes_a_range_that_is_not(granularity, estimator, va
     masked = np.ones_like(bad, bool)
     masked[1, 2, 3] = False
     assert np.isfinite(ends(made, CLIPPING[estimator](), (bad,), masked)).all()
+
+
+def test_a_kernel_in_groups_of_inputs_is_rounded_group_by_group():
+    low, high = ends(InputGroup(4), data=(KERNEL,))
+    r = {"bits": jnp.float32(4), "minimum": low, "maximum": high}
+    planned = Planned("out/kernel", True, RunningMinMax(), InputGroup(4), False)
+    expected = np.empty_like(KERNEL)
+    for row, column in np.ndindex(KERNEL.shape):
+        group = KERNEL[row // 4 * 4 : row // 4 * 4 + 4, column]
+        unsigned = group.min() >= 0
+        step = np.abs(group).max() / (15 if unsigned else 7)
+        q = np.clip(np.round(KERNEL[row, column] / step), *((0, 15) if unsigned else (-8, 7)))
+        expected[row, column] = q * step
+    found = round_to_range(jnp.asarray(KERNEL), r, planned, weight=True)
+    np.testing.assert_allclose(found, expected, rtol=1e-5, atol=1e-6)
+
+
+def test_a_group_learns_its_step_as_a_tensor_of_its_own_does():
+    planned = Planned("out/kernel", True, RunningMinMax(), InputGroup(4), False)
+    grouped = {"step": jnp.linspace(0.5, 2, 24).reshape(3, 8), "low": jnp.full((3, 8), -8.0)}
+    weights = jnp.asarray(np.random.default_rng(1).normal(size=KERNEL.shape), jnp.float32)
+
+    def loss(x, learned, granularity, weights):
+        r = {"bits": jnp.float32(4), **learned}
+        return jnp.sum(weights * round_to_learned_range(x, r, planned._replace(granularity=granularity)))
+
+    dx, dr = jax.grad(loss, (0, 1))(jnp.asarray(KERNEL), grouped, InputGroup(4), weights)
+    for g in range(3):
+        rows, own = slice(4 * g, 4 * g + 4), jax.tree.map(lambda x, g=g: x[g], grouped)
+        alone = jax.grad(loss, (0, 1))(jnp.asarray(KERNEL)[rows], own, Channel(), weights[rows])
+        np.testing.assert_allclose(dx[rows], alone[0], rtol=1e-6)
+        np.testing.assert_allclose(dr["step"][g], alone[1]["step"], rtol=1e-5)

@@ -28,5 +28,5 @@ def test_a_layer_that_runs_twice_has_the_statistics_of_both_runs(statistic, comb
     batches = [{"x": jnp.array([[1.0, 0.0]])}, {"x": jnp.array([[-2.0, -1.0]])}]
     params = {"layer": {"kernel": jnp.eye(2), "bias": jnp.zeros(2)}}
     # x x^T of (1, 0), (3, 0), (-2, -1) and (-6, -3), by hand.
-    found = of_inputs(Twice(), params, batches, ("layer",), statistic, combine)["layer"]
+    found = of_inputs(Twice(), params, batches, ("layer",), statistic, combine, {})["layer"]
     np.testing.assert_array_equal(found, expected)

@@ -2,6 +2,7 @@
 
 import dataclasses
 import functools
+from types import SimpleNamespace
 
 import jax
 import jax.numpy as jnp
@@ -9,17 +10,18 @@ import numpy as np
 import pytest
 from flax import traverse_util
 
+from qtx.anatomy import read
 from qtx.families import FAMILIES
 from qtx.foundation.errors import QtxError
-from qtx.foundation.variants import make_variant
 from qtx.quantization import QuantizationConfig, calibrate
 from qtx.quantization.affine import fake_quantize, make_grid
-from qtx.quantization.basis import basis_of, enter, leave
+from qtx.quantization.basis import BASES, basis_of, enter, leave
 from qtx.quantization.estimators import MinMax
-from qtx.quantization.granularity import Channel, Tensor, Token
-from qtx.quantization.methods import METHODS, Gptq, Hadamard, SmoothQuant
+from qtx.quantization.granularity import Channel, InputGroup, Tensor, Token
+from qtx.quantization.methods import METHODS, Gptq, Hadamard, Problem, SmoothQuant, make_method
 from qtx.quantization.methods.gptq import _round_kernel, gptq
 from qtx.quantization.methods.hadamard import rotation
+from qtx.quantization.methods.inputs import of_inputs
 from qtx.quantization.methods.smoothquant import factors
 from qtx.quantization.plan import Planned, flatten
 from qtx.quantization.rounding import round_to_range
@@ -58,7 +60,7 @@ def quantized(method, family, scheme, outlier=OUTLIER):
     module, params, batch = with_outlier(family, outlier)
     options = QuantizationConfig(recipe=FAMILIES[family].recipe, weight_estimator="minmax")
     recipe = options.make_recipe(scheme, module.config)
-    return calibrate(module, params, recipe, [batch], 1, make_variant(METHODS, "method", method))
+    return calibrate(module, params, recipe, [batch], 1, make_method(method))
 
 
 def error(method, family, scheme, outlier=OUTLIER):
@@ -76,7 +78,11 @@ def test_every_method_on_families_in_turn(method, family):
     result = quantized(method, family, "w8a4")
     # With every grid off, only the bases remain, and a basis changes nothing.
     weight_ranges = without_bits(result.weight_ranges)
-    unrounded = METHODS[method]().round_weights(module, params, result.weight_plan, weight_ranges, [batch])
+    problem = SimpleNamespace(
+        **{"plan": result.weight_plan, "params": params, "ranges": weight_ranges},
+        inputs=lambda *statistic: of_inputs(module, params, [batch], tuple(statistic[0]), *statistic[1:], {}),
+    )
+    unrounded = METHODS[method]().round_weights(problem)
     result = dataclasses.replace(
         result,
         params=unrounded,
@@ -181,7 +187,6 @@ def test_every_method_has_a_row():
         (SmoothQuant, {"alpha": 1.5}, "alpha is 1.5"),
         (Hadamard, {"seed": -1}, "seed is -1"),
         (Gptq, {"damping": 0.0}, "damping is 0.0"),
-        (Gptq, {"bases": "hadamar"}, "did you mean 'hadamard'"),
     ],
 )
 def test_bad_options_are_refused(method, options, says):
@@ -212,9 +217,14 @@ def test_smoothing_gives_activations_and_weights_the_same_maxima():
     np.testing.assert_allclose(of_x, jnp.abs(params["layers"]["mlp"]["in"]["kernel"]).max(axis=2) * s, rtol=1e-3)
 
 
+def problem_of(family="opt", scheme="w8a8", **options):
+    module, params, batch = with_outlier(family)
+    recipe = QuantizationConfig(recipe=FAMILIES[family].recipe, **options).make_recipe(scheme, module.config)
+    return Problem(read(module, batch), module, params, recipe, [batch])
+
+
 def bases_of(method):
-    module, params, batch = with_outlier("opt")
-    return make_variant(METHODS, "method", method).find_bases(module, params, [batch])
+    return make_method(method).find_bases(problem_of())
 
 
 def test_alpha_says_whose_maxima_become_one():
@@ -235,10 +245,15 @@ def test_the_seed_changes_signs_alone():
     assert (first == same).all() and not (first == other).all() and (abs(first) == abs(other)).all()
 
 
-def test_gptq_takes_the_bases_that_it_is_told():
-    for bases, key in (("smoothquant", "smooth"), ("hadamard", "rotation")):
-        assert all(basis.keys() == {key} for basis in bases_of(f"gptq,bases={bases}").values())
-    assert bases_of("gptq") == {}
+def test_methods_in_turn_find_the_bases_of_each():
+    smooth, rotated, both = (
+        bases_of(method) for method in ("smoothquant", "hadamard", "smoothquant + hadamard + gptq")
+    )
+    assert both.keys() == smooth.keys() | rotated.keys() and bases_of("gptq") == {}
+    jax.tree.map(
+        np.testing.assert_array_equal, both, {path: smooth.get(path, {}) | rotated.get(path, {}) for path in both}
+    )
+    assert both["layers/mlp_norm"].keys() == {"smooth", "rotation"}
 
 
 def test_much_damping_rounds_to_nearest():
@@ -269,10 +284,21 @@ def test_rotations_are_orthogonal_and_flat(size):
     assert size == 1 or not np.array_equal(r, rotation(size, 1))
 
 
-@pytest.mark.parametrize("basis", [{"smooth": jnp.array([2.0, 0.5, 7.0])}, {"rotation": jnp.asarray(rotation(3, 0))}])
-def test_a_product_is_the_same_in_a_basis(basis):
+ARRAYS = {"shift": [3.0, -1.0, 0.5], "smooth": [2.0, 0.5, 7.0], "rotation": rotation(3, 0)}
+
+
+@pytest.mark.parametrize("kinds", [("shift",), ("smooth",), ("rotation",), tuple(BASES)], ids="+".join)
+def test_a_product_is_the_same_in_a_basis(kinds):
+    """By NumPy: the integers hold ((x - z) / s) R, and z W is added."""
+    assert ARRAYS.keys() == BASES.keys()
+    basis = {kind: jnp.asarray(ARRAYS[kind]) for kind in kinds}
+    z, s, r = (
+        np.asarray(ARRAYS[kind] if kind in kinds else of_none)
+        for kind, of_none in (("shift", np.zeros(3)), ("smooth", np.ones(3)), ("rotation", np.eye(3)))
+    )
     x, w = jax.random.normal(jax.random.key(0), (5, 3)), jax.random.normal(jax.random.key(1), (3, 4))
-    np.testing.assert_allclose(enter(x, basis) @ enter(w, basis, weight=True), x @ w, rtol=1e-4, atol=1e-5)
+    np.testing.assert_allclose(enter(x, basis), (x - z) / s @ r, rtol=1e-4, atol=1e-5)
+    np.testing.assert_allclose(enter(x, basis) @ enter(w, basis, weight=True) + z @ w, x @ w, rtol=1e-4, atol=1e-5)
     for tensor, weight in ((x, False), (w, True)):
         np.testing.assert_allclose(leave(enter(tensor, basis, weight), basis, weight), tensor, rtol=1e-4, atol=1e-6)
 
@@ -285,9 +311,9 @@ def reference_gptq(kernel, hessian, damping, scale, low, high):
     """Frantar et al. 2022, algorithm 1, without blocks, in float64, with the inverse spelt out."""
     w, h = kernel.astype(np.float64), hessian.astype(np.float64)
     h = h + damping * np.diag(h).mean() * np.eye(len(h))
-    upper = np.linalg.cholesky(np.linalg.inv(h)).T
+    upper, scale = np.linalg.cholesky(np.linalg.inv(h)).T, np.broadcast_to(scale, w.shape)
     for j in range(len(w)):
-        q = np.clip(np.round(w[j] / scale), low, high) * scale
+        q = np.clip(np.round(w[j] / scale[j]), low, high) * scale[j]
         w[j + 1 :] -= np.outer(upper[j, j + 1 :], (w[j] - q) / upper[j, j])
         w[j] = q
     return w
@@ -299,12 +325,25 @@ def test_gptq_is_the_papers_algorithm(size, per_channel):
     x, kernel = correlated(rng, 600, size), rng.normal(size=(size, 6)).astype("f4")
     ends = np.abs(kernel).max(axis=0 if per_channel else None)
     grid = make_grid(-ends, ends, 3, symmetric=True)
-    rounded = np.asarray(jax.jit(lambda k, h: gptq(k, h, 0.01, lambda row: fake_quantize(row, grid)))(kernel, x.T @ x))
+    to_grid = lambda row, j: fake_quantize(row, grid)  # noqa: E731
+    rounded = np.asarray(jax.jit(lambda k, h: gptq(k, h, 0.01, to_grid))(kernel, x.T @ x))
     expected = reference_gptq(kernel, x.T @ x, 0.01, np.asarray(grid.scale), -4, 3)
     # In float32 a value next to the middle of a step may fall on its other side, and change what follows in its column.
     assert np.isclose(rounded, expected, atol=1e-4).mean() > 0.97
     nearest = np.asarray(fake_quantize(kernel, grid))
     assert np.linalg.norm(x @ (kernel - rounded)) < 0.6 * np.linalg.norm(x @ (kernel - nearest))
+
+
+def test_gptq_rounds_each_row_on_the_grid_of_its_group():
+    """The grids are those of the weights as they are before any row is rounded."""
+    rng = np.random.default_rng(0)
+    x, kernel = correlated(rng, 300, 24), rng.normal(size=(24, 5)).astype("f4")
+    ends = np.stack([np.abs(kernel[6 * g : 6 * g + 6]).max(axis=0) for g in range(4)])
+    r = {"bits": jnp.float32(3), "minimum": jnp.asarray(-ends), "maximum": jnp.asarray(ends)}
+    planned = Planned("out/kernel", True, MinMax(), InputGroup(6), False)
+    rounded = _round_kernel(planned, False, jnp.asarray(kernel), jnp.asarray(x.T @ x), r, 0.01)
+    expected = reference_gptq(kernel, x.T @ x, 0.01, np.repeat(ends / 3, 6, axis=0), -4, 3)
+    assert np.isclose(rounded, expected, atol=1e-4).mean() > 0.97
 
 
 @pytest.mark.representative("none-granularity0", "smooth-granularity1", "rotation-granularity0")
@@ -350,5 +389,5 @@ def test_bfloat16_models_and_gptq_in_a_rotation():
     module, params, batch = with_outlier("opt")
     module = type(module)(dataclasses.replace(module.config, dtype="bfloat16"))
     recipe = QuantizationConfig(recipe="paper_opt").make_recipe("w8a8", module.config)
-    result = calibrate(module, params, recipe, [batch], 1, Gptq(bases="hadamard"))
+    result = calibrate(module, params, recipe, [batch], 1, make_method("hadamard + gptq"))
     assert np.isfinite(apply(result, batch)).all()

@@ -11,15 +11,15 @@ from qtx.quantization import ESTIMATORS, QuantizationConfig
 from qtx.quantization.earlier import of_this_version
 from qtx.quantization.estimators import Lp, Mse, RunningMinMax
 from qtx.quantization.granularity import GRANULARITIES, Group, Tensor
-from qtx.quantization.methods import METHODS
+from qtx.quantization.methods import METHODS, Gptq, Hadamard, InTurn, SmoothQuant
 from tests.test_records import NANO
 
 SEARCH = {"p": 3.0, "search": "golden", "candidates": 50, "margin": 0.25}
 # Registered name to a value of every option that is not its default.
 OTHER = {
-    **{"smoothquant": {"alpha": 0.7}, "hadamard": {"seed": 3}, "gptq": {"damping": 0.02, "bases": "hadamard"}},
+    **{"smoothquant": {"alpha": 0.7}, "hadamard": {"seed": 3}, "gptq": {"damping": 0.02}},
     **{"running_minmax": {"momentum": 0.5, "percentile": 99.99}, "mse": {**SEARCH, "p": 2.0}, "lp": SEARCH},
-    "group": {"num_groups": 6},
+    **{"group": {"num_groups": 6}, "input_group": {"size": 64}},
 }
 MADE = {
     "method": lambda config: config.make_method(),
@@ -31,7 +31,7 @@ MADE = {
 NAMES = {
     "method": METHODS,
     "weight_estimator": ESTIMATORS,
-    "weight_granularity": ("tensor", "channel"),
+    "weight_granularity": ("tensor", "channel", "input_group"),
     "activation_estimator": ESTIMATORS,
     "activation_granularity": ("tensor", "group", "token"),
 }
@@ -57,9 +57,9 @@ def test_every_option_is_reached(key, name, option):
 
 
 def test_the_command_line_carries_options():
-    flags = [f"--config={NANO}", "--config.quantization.method=gptq,damping=0.5,bases=smoothquant"]
+    flags = [f"--config={NANO}", "--config.quantization.method=smoothquant,alpha=.6 + gptq,damping=1e+9"]
     config = read(parse([*flags, "--config.quantization.weight_estimator=lp,p=3"])[0]).quantization
-    assert dataclasses.asdict(config.make_method()) == {"damping": 0.5, "bases": "smoothquant"}
+    assert config.make_method() == InTurn((SmoothQuant(0.6), Gptq(1e9)))
     assert config.quantizers("w4a8")[0].estimator == Lp(p=3.0)
 
 
@@ -73,12 +73,21 @@ def test_the_command_line_carries_options():
         ({"method": "gptq,damping={[]}"}, "damping is '{[]}': expected float"),
         ({"method": "gptq,damping=much"}, "damping is 'much': expected float"),
         ({"method": "gptq,bases=hadamar"}, "did you mean 'hadamard'"),
+        ({"method": "gptq + smoothquant"}, "smoothquant has to come before gptq: write 'smoothquant + gptq'"),
+        ({"method": "hadamard+smoothquant,alpha=0"}, "smoothquant has to come before hadamard"),
+        ({"method": "smoothquant + per_token"}, "write 'per_token + smoothquant'"),
+        ({"method": "gptq + hadamard + gptq"}, "hadamard has to come before gptq"),
+        ({"method": "gptq + gptq,damping=0.1"}, "methods gptq and gptq do the same: leave one of them out"),
+        ({"method": "static + gptq"}, "method static goes alone: leave it out of the list, or the others"),
+        ({"method": "gptq + "}, "unknown method ''"),
         ({"method": "smoothquant,alpha=2"}, "alpha is 2.0: expected 0 to 1"),
         ({"weight_estimator": "mse,p=4"}, "choose lp,p=4"),
         ({"weight_estimator": "lp,p=1e999"}, "p is inf: expected a positive number"),
         ({"weight_estimator": "mse_golden"}, "unknown weight_estimator 'mse_golden'"),
         ({"weight_estimator": "auto,momentum=0.5"}, "unknown key in weight_estimator"),
         ({"activation_granularity": "tensor,num_groups=2"}, "unknown key in activation_granularity"),
+        ({"weight_granularity": "input_group,size=0"}, "size is 0: expected at least 1, e.g. 128"),
+        ({"activation_granularity": "input_group"}, "unknown activation_granularity 'input_group'"),
     ],
 )
 def test_bad_options_are_one_line(options, says):
@@ -112,3 +121,15 @@ def test_what_earlier_versions_recorded_is_read(recorded, weight, activation, gr
         granularity,
     )
     assert of_this_version(translated) == translated
+
+
+@pytest.mark.parametrize(
+    "recorded, method",
+    [
+        ("gptq,bases=none,damping=0.5", Gptq(0.5)),
+        ("gptq,damping=0.5,bases=smoothquant", InTurn((SmoothQuant(), Gptq(0.5)))),
+        ("gptq,bases=hadamard", InTurn((Hadamard(), Gptq()))),
+    ],
+)
+def test_what_gptq_was_told_of_bases_by_earlier_versions_is_read(recorded, method):
+    assert QuantizationConfig(method=recorded).make_method() == method

@@ -106,7 +106,7 @@ def test_methods_see_real_tokens(model):
     module, params = model
     paths = ("layers/attention/query", "layers/mlp/out")
     for statistic, combine in ((absmax, jnp.maximum), (gram, jnp.add)):
-        short, padded = (of_inputs(module, params, x, paths, statistic, combine) for x in (SHORT, PADDED))
+        short, padded = (of_inputs(module, params, x, paths, statistic, combine, {}) for x in (SHORT, PADDED))
         same(padded, short, 1e-5)
 
 

@@ -8,9 +8,8 @@ import jax
 import numpy as np
 import pytest
 
-from qtx.foundation.variants import make_variant
 from qtx.quantization import QuantizationConfig, calibrate
-from qtx.quantization.methods import METHODS
+from qtx.quantization.methods import METHODS, make_method
 from qtx.sites import capture
 from tests.patient import DIMENSION
 
@@ -28,8 +27,7 @@ def error(patient, method, scheme):
     recipe = QuantizationConfig(recipe="paper_bert", weight_estimator="minmax").make_recipe(
         scheme, patient.module.config
     )
-    options = make_variant(METHODS, "method", method)
-    result = calibrate(patient.module, patient.params, recipe, [patient.calibration], 1, options)
+    result = calibrate(patient.module, patient.params, recipe, [patient.calibration], 1, make_method(method))
     return difference(result, patient.params, patient.held_out)
 
 

@@ -89,6 +89,11 @@ def _grids(kind: str, plan: Plan, ranges: Ranges) -> dict[str, Fields]:
                 "ranges, one per tensor"
             )
         bits = jnp.asarray(r["bits"])
+        if jnp.ndim(r["minimum"]) > bits.ndim + 1:
+            raise QtxError(
+                f"the {kind} {path!r} has a range per group of inputs: an integer product can only sum over inputs of "
+                "one scale: set config.quantization.weight_granularity=channel"
+            )
         if bits.max() > MOST_BITS:
             raise QtxError(
                 f"the {kind} {path!r} has {bits.max():.0f} bits: integers expect 2 to {MOST_BITS}, e.g. those of the "

@@ -42,6 +42,11 @@ def dense_variables(
     integer = grid is not None and entering is not None and same_basis(entering, grid)
     if grid is None or "on" in grid or (basis_of(grid) and not integer):
         return None
+    if "shift" in basis_of(grid):
+        assert entering is not None
+        bias = (0.0 if bias is None else bias) + jnp.einsum(
+            "...d,...df->...f", entering["shift"], kernel, precision=jax.lax.Precision.HIGHEST
+        )
     if basis_of(grid):
         to_basis = functools.partial(enter, weight=True)
         kernel = (jax.vmap(to_basis) if kernel.ndim == 3 else to_basis)(kernel, basis_of(grid))

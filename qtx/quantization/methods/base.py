@@ -3,13 +3,11 @@
 from __future__ import annotations
 
 import dataclasses
-from collections.abc import Iterable
-from typing import Any
-
-import flax.linen as nn
+from typing import Any, ClassVar
 
 from qtx.quantization.basis import Bases
-from qtx.quantization.plan import Plan, Ranges
+from qtx.quantization.methods.problem import Problem
+from qtx.quantization.plan import settled
 from qtx.quantization.recipe import Recipe
 from qtx.quantization.weights import quantize_weights
 
@@ -19,22 +17,26 @@ class Method:
     """The base of post-training quantization methods, which are frozen dataclasses of their options. It has three
     steps; a method overrides those that it does otherwise than the paper.
 
-    The calibration batches of all steps are the same, and may be iterated over any number of times.
+    Attributes:
+      makes: what the method makes, of "recipe", the kinds of `qtx.quantization.basis.BASES` and "weights". In a list,
+        each method makes what comes later in this order than all that those before it make. A method that does not
+        say what it makes goes alone.
     """
+
+    makes: ClassVar[tuple[str, ...]] = ()
 
     def adapt(self, recipe: Recipe) -> Recipe:
         """Returns the recipe to follow instead of `recipe`."""
         return recipe
 
-    def find_bases(self, module: nn.Module, params: Any, batches: Iterable[dict[str, Any]]) -> Bases:
-        """Returns the bases to quantize in; called before any range is estimated."""
+    def find_bases(self, problem: Problem) -> Bases:
+        """Returns the bases to quantize in, by path, beside those that `problem` has already."""
         return {}
 
-    def round_weights(
-        self, module: nn.Module, params: Any, plan: Plan, ranges: Ranges, batches: Iterable[dict[str, Any]]
-    ) -> Any:
-        """Returns the parameters with every weight in `plan` on its range's grid, embedding tables as they were."""
-        return quantize_weights(plan, params, ranges)
+    def round_weights(self, problem: Problem) -> Any:
+        """Returns the parameters with every weight on the grid of its range in `problem`, embedding tables as they
+        were."""
+        return quantize_weights(settled(problem.plan), problem.params, problem.ranges)
 
 
 @dataclasses.dataclass(frozen=True)

@@ -11,17 +11,14 @@ import jax
 import jax.numpy as jnp
 from flax import traverse_util
 
-from qtx.foundation.errors import QtxError, lookup
-from qtx.quantization.basis import basis_of, enter, leave
-from qtx.quantization.methods.base import Method, Static
-from qtx.quantization.methods.hadamard import Hadamard
-from qtx.quantization.methods.inputs import gram, of_inputs
-from qtx.quantization.methods.smoothquant import SmoothQuant
-from qtx.quantization.plan import Plan, Planned, Ranges, flatten
+from qtx.foundation.errors import QtxError
+from qtx.quantization.basis import basis_of, enter, leave, linear
+from qtx.quantization.methods.base import Method
+from qtx.quantization.methods.inputs import gram
+from qtx.quantization.plan import Planned, flatten, settled
 from qtx.quantization.rounding import round_in_basis
 from qtx.quantization.weights import quantize_weights
 
-BASES: dict[str, type[Method]] = {"none": Static, "smoothquant": SmoothQuant, "hadamard": Hadamard}
 BLOCK = 128
 KERNEL = "/kernel"
 
@@ -38,36 +35,35 @@ class Gptq(Method):
     H is summed over the calibration data, batch by batch, in one pass of the floating-point model, as the layers are
     one scan. This simplifies the original, which makes one pass per layer, with the layers before already rounded. All
     H are held at once, `[L, D, D]` a kernel. A kernel whose range has a basis is rounded in it, with H of the inputs in
-    it. Everything but dense kernels is rounded to nearest, as are rows without any input (the original zeroes them).
+    it ("hadamard + gptq" is QuaRot's combination). The range of a group of rows is that of the weights as they are from
+    the start, as every other range is; the original offers to set it when its first row is reached, from weights that
+    have made up for earlier rows (section 5, "grouping"). Everything but dense kernels is rounded to nearest, as are
+    rows without any input (the original zeroes them).
 
     Attributes:
       damping: fraction of the mean of H's diagonal that is added to the diagonal.
-      bases: the method whose bases to quantize in, with its default options: "none", "smoothquant" or "hadamard" (which
-        is then QuaRot's combination).
 
     Raises:
-      QtxError: if damping is not positive and finite, or bases is unknown.
+      QtxError: if damping is not positive and finite.
     """
 
+    makes = ("weights",)
+
     damping: float = 0.01
-    bases: str = "none"
 
     def __post_init__(self):
         if not 0 < self.damping < math.inf:
             raise QtxError(f"damping is {self.damping}: expected a positive fraction, e.g. 0.01")
-        lookup(BASES, "bases", self.bases)
 
-    def find_bases(self, module, params, batches):
-        return BASES[self.bases]().find_bases(module, params, batches)
-
-    def round_weights(self, module, params, plan: Plan, ranges: Ranges, batches) -> Any:
-        paths = tuple(p.path.removesuffix(KERNEL) for p in plan if p.path.endswith(KERNEL))
-        hessians = of_inputs(module, params, batches, paths, gram, jnp.add)
+    def round_weights(self, problem):
+        plan, ranges = settled(problem.plan), problem.ranges
+        layers = (p.path.removesuffix(KERNEL) for p in plan if p.path.endswith(KERNEL))
+        hessians = problem.inputs(layers, gram, jnp.add)
         if not hessians:
             raise QtxError(
                 "gptq finds no dense layer whose kernel is quantized: choose another method, or a recipe with kernels"
             )
-        flat, rounded = flatten(params), dict(flatten(quantize_weights(plan, params, ranges)))
+        flat, rounded = flatten(problem.params), dict(flatten(quantize_weights(plan, problem.params, ranges)))
         for planned in plan:
             hessian = hessians.get(planned.path.removesuffix(KERNEL))
             if hessian is not None and planned.path.endswith(KERNEL):
@@ -85,10 +81,15 @@ def _round_kernel(planned: Planned, stacked: bool, kernel, hessian, r, damping) 
 
     def of_layer(layer):
         kernel, hessian, r = layer
-        basis = basis_of(r)
+        basis = linear(basis_of(r))
         in_basis = enter(enter(hessian, basis).T, basis)  # M^T H M
-        q = gptq(enter(kernel, basis, weight=True), in_basis, damping, lambda row: round_in_basis(row, r, planned))
-        return leave(q, basis, weight=True)
+
+        def to_grid(row, j):
+            ends = {name: r[name] for name in ("minimum", "maximum")}
+            of_row = {name: x[j * len(x) // len(kernel)] if x.ndim == 2 else x for name, x in ends.items()}
+            return round_in_basis(row, {**r, **of_row}, planned)
+
+        return leave(gptq(enter(kernel, basis, weight=True), in_basis, damping, to_grid), basis, weight=True)
 
     layers = kernel, hessian, r
     return jax.lax.map(of_layer, layers) if stacked else of_layer(layers)
@@ -101,7 +102,7 @@ def gptq(kernel: jax.Array, hessian: jax.Array, damping: float | jax.Array, to_g
       kernel: W, `[D, F]`.
       hessian: H = X^T X, `[D, D]`.
       damping: fraction of the mean of H's diagonal that is added to the diagonal.
-      to_grid: rounds a row `[F]` of the kernel.
+      to_grid: rounds a row `[F]` of the kernel, given its index too.
     """
     size = kernel.shape[0]
     diagonal = jnp.diagonal(hessian)
@@ -123,7 +124,7 @@ def gptq(kernel: jax.Array, hessian: jax.Array, damping: float | jax.Array, to_g
 
         def round_row(j, state):
             rows, quantized, errors = state
-            q = to_grid(rows[j])
+            q = to_grid(rows[j], start + j)
             error = (rows[j] - q) / within[j, j]
             # U's rows are zero before the diagonal, so rows that are done stay.
             return rows - jnp.outer(within[j], error), quantized.at[j].set(q), errors.at[j].set(error)

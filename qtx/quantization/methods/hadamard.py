@@ -7,7 +7,7 @@ import dataclasses
 import jax.numpy as jnp
 import numpy as np
 
-from qtx.anatomy import Role, read
+from qtx.anatomy import Role
 from qtx.foundation.errors import QtxError
 from qtx.parts import Part
 from qtx.quantization.methods.base import Method
@@ -42,14 +42,16 @@ class Hadamard(Method):
       QtxError: if the seed is negative.
     """
 
+    makes = ("rotation",)
+
     seed: int = 0
 
     def __post_init__(self):
         if self.seed < 0:
             raise QtxError(f"seed is {self.seed}: expected 0 or more")
 
-    def find_bases(self, module, params, batches):
-        anatomy = read(module, next(iter(batches)))
+    def find_bases(self, problem):
+        anatomy = problem.anatomy
         places = {site.path: (site.leading, site.features) for site in anatomy.sites_of(SITES)}
         for path, kernel in anatomy.parameters.items():
             if kernel.role is Role.KERNEL and kernel.part in KERNELS:

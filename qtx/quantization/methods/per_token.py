@@ -20,6 +20,8 @@ class PerToken(Method):
     activation estimators and granularities have no say.
     """
 
+    makes = ("recipe",)
+
     def adapt(self, recipe):
         def dynamic(rule: Rule) -> Rule:
             if rule.quantizer is None:

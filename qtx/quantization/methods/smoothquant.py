@@ -7,11 +7,10 @@ import dataclasses
 import jax
 import jax.numpy as jnp
 
-from qtx.anatomy import Anatomy, Origin, read
 from qtx.foundation.errors import QtxError
-from qtx.parts import Part
 from qtx.quantization.methods.base import Method
-from qtx.quantization.methods.inputs import absmax, of_inputs
+from qtx.quantization.methods.inputs import absmax
+from qtx.quantization.methods.norms import at_norms, layers_fed_by_norms
 from qtx.quantization.plan import flatten
 
 SMALLEST = 1e-5
@@ -39,51 +38,31 @@ class SmoothQuant(Method):
       QtxError: if alpha is not in [0, 1].
     """
 
+    makes = ("smooth",)
+
     alpha: float = 0.5
 
     def __post_init__(self):
         if not 0 <= self.alpha <= 1:
             raise QtxError(f"alpha is {self.alpha}: expected 0 to 1, e.g. 0.5")
 
-    def find_bases(self, module, params, batches):
-        anatomy, flat = read(module, next(iter(batches))), flatten(params)
-        fed = layers_fed_by_norms(anatomy)
+    def find_bases(self, problem):
+        fed, flat = layers_fed_by_norms(problem.anatomy), flatten(problem.params)
         if not fed:
             raise QtxError(
                 "smoothquant finds no norm in a stack of layers whose output dense layers multiply: choose another "
                 "method, such as gptq"
             )
         # Layers that multiply the same tensor have the same input: the first layer's stands for all.
-        inputs = of_inputs(module, params, batches, tuple(layers[0] for layers in fed.values()), absmax, jnp.maximum)
-        bases: dict[str, dict[str, jax.Array]] = {}
+        inputs = problem.inputs((layers[0] for layers in fed.values()), absmax, jnp.maximum, in_bases=True)
+        found: dict[str, jax.Array] = {}
         for origin, layers in fed.items():
             of_weights = [jnp.abs(flat[f"{layer}/kernel"]).max(axis=-1) for layer in layers]
             s = factors(inputs[layers[0]], jnp.stack(of_weights).max(axis=0), self.alpha)
-            places = {f"{layer}/kernel": s for layer in layers}
-            assert origin.site is not None
-            if origin.later is None:
-                places[origin.site] = s
-            else:
-                # Each layer reads the norm of the layer before; the first one, what enters the stack.
-                places[origin.site] = s[0]
-                places[origin.later] = jnp.concatenate([s[1:], jnp.ones_like(s[:1])])
-            scales = {f"{norm}/scale": s for norm, s in places.items() if f"{norm}/scale" in flat}
-            bases |= {path: {"smooth": s} for path, s in (places | scales).items()}
-        return bases
-
-
-def layers_fed_by_norms(anatomy: Anatomy) -> dict[Origin, tuple[str, ...]]:
-    """Finds the dense layers of each stack that multiply the output of a norm of the stack, grouped by the norm; the
-    predictors of gates are left out."""
-    found: dict[Origin, tuple[str, ...]] = {}
-    for layer, (origin, *_) in sorted(anatomy.operands.of.items()):
-        kernel = anatomy.kernel_of(layer)
-        if kernel is None or kernel.stack is None or kernel.part is Part.GATE or origin is None or origin.last:
-            continue
-        norm = anatomy.sites.get(origin.later or origin.site or "")
-        if norm is not None and norm.part is Part.NORM and norm.stack == kernel.stack:
-            found[origin] = (*found.get(origin, ()), layer)
-    return found
+            norms = at_norms(origin, s, 1.0)
+            scales = {f"{norm}/scale": s for norm, s in norms.items() if f"{norm}/scale" in flat}
+            found |= norms | scales | {f"{layer}/kernel": s for layer in layers}
+        return {path: {"smooth": s} for path, s in found.items()}
 
 
 def factors(activation: jax.Array, weight: jax.Array, alpha: float) -> jax.Array:

@@ -9,7 +9,7 @@ from collections.abc import Iterator
 import flax.linen as nn
 import jax
 
-from qtx.quantization.affine import make_grid
+from qtx.quantization.affine import make_grid, tiled
 from qtx.quantization.granularity import Token
 from qtx.quantization.interceptor import seen
 from qtx.quantization.plan import Plan, Planned, Range
@@ -30,7 +30,7 @@ def round_to_learned_range(
     if isinstance(planned.granularity, Token):
         minimum, maximum = planned.granularity.ends(x, where)
         return fake_quantize_straight_through(x, make_grid(minimum, maximum, r["bits"], planned.symmetric))
-    learned = {name: value for name, value in r.items() if name != "bits"}
+    learned = {name: tiled(value, x.shape) for name, value in r.items() if name != "bits"}
     share = (x.size if size is None else size) / math.prod(r["step"].shape)
     return fake_quantize_learned(x, learned, r["bits"], share)
 

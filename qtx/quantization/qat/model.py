@@ -4,7 +4,7 @@
 those of the model, in floating point, and the ranges of its quantizers:
 
     model/layers/mlp/out/kernel                      [L, D, F]
-    ranges/weights/layers/mlp/out/kernel/step        [L], or [L, F] per channel; and /low
+    ranges/weights/layers/mlp/out/kernel/step        [L], [L, F] per channel, [L, G, F] in groups of inputs; and /low
     ranges/activations/layers/mlp/out/step           [L]; and /offset
 
 LSQ's step and LSQ+'s offset of each range are learned (`qtx.quantization.qat.learned_step`); the range's ends follow
@@ -14,6 +14,7 @@ from step and offset.
 from __future__ import annotations
 
 import dataclasses
+from collections.abc import Iterable, Mapping
 from typing import Any, NamedTuple
 
 import flax.linen as nn
@@ -27,10 +28,10 @@ from qtx.parts import Part
 from qtx.quantization import exact
 from qtx.quantization.calibration import Quantized, range_collection, tables_of
 from qtx.quantization.granularity import Group, Token
-from qtx.quantization.plan import Plan, Planned, Ranges, flatten, make_plan, spread, weights_of
+from qtx.quantization.plan import Plan, Planned, Ranges, ends_shape, flatten, make_plan, spread, weights_of
 from qtx.quantization.qat.interceptor import round_to_learned_range, straight_through
 from qtx.quantization.qat.learned_step import ends, learnable
-from qtx.quantization.recipe import Quantizer, Recipe, resolve
+from qtx.quantization.recipe import Quantizer, Recipe, Rule, resolve
 from qtx.quantization.weights import map_weights, quantize_weights
 from qtx.sites import site_shapes
 
@@ -181,28 +182,27 @@ def make_qat_model(module: nn.Module, recipe: Recipe, batch: dict[str, Any], lea
     """
     params = nn.unbox(jax.eval_shape(module.init, jax.random.key(0), batch)["params"])
     anatomy = read(module, batch)
-    weight_shapes = {path: (anatomy.leading(path), x.shape[-1]) for path, x in weights_of(params).items()}
-    shapes_of_sites = site_shapes(module, params, batch)
-    weights = resolve(recipe.weights, weight_shapes, "weight")
-    activations = resolve(recipe.activations, shapes_of_sites, "activation")
-    return QatModel(
-        module,
-        tuple(_learned(p, weights[p.path], *weight_shapes[p.path], learn_ranges) for p in make_plan(weights)),
-        tuple(_learned(p, activations[p.path], *shapes_of_sites[p.path], learn_ranges) for p in make_plan(activations)),
-        learn_ranges,
-    )
+    shapes_of_weights = {path: anatomy.parameters[path].shape for path in weights_of(params)}
+    shapes_of_sites = {path: (x.features,) for path, x in site_shapes(module, params, batch).items()}
+
+    def learned(kind: str, rules: Iterable[Rule], shapes: Mapping[str, tuple[int, ...]]) -> tuple[Learned, ...]:
+        found = resolve(rules, shapes, kind)
+        return tuple(
+            _learned(p, found[p.path], anatomy.leading(p.path), shapes[p.path], learn_ranges) for p in make_plan(found)
+        )
+
+    weights = learned("weight", recipe.weights, shapes_of_weights)
+    return QatModel(module, weights, learned("activation", recipe.activations, shapes_of_sites), learn_ranges)
 
 
 def _learned(
-    planned: Planned, quantizer: Quantizer, leading: tuple[int, ...], features: int, learn_ranges: bool
+    planned: Planned, quantizer: Quantizer, leading: tuple[int, ...], shape: tuple[int, ...], learn_ranges: bool
 ) -> Learned:
-    granularity, estimator = planned.granularity, planned.estimator
-    if isinstance(granularity, Token):
+    if isinstance(planned.granularity, Token):
         return Learned(planned, quantizer.bits, leading, None)
-    if learn_ranges and isinstance(granularity, Group):
+    if learn_ranges and isinstance(planned.granularity, Group):
         raise QtxError(
             f"{planned.path!r} is quantized in groups, whose shared ranges cannot be learned: set "
             "config.qat.learn_ranges=False, or another config.quantization.activation_granularity"
         )
-    end, _ = jax.eval_shape(lambda: granularity.result(estimator, granularity.init(estimator, features)))
-    return Learned(planned, quantizer.bits, leading, (*leading, *end.shape))
+    return Learned(planned, quantizer.bits, leading, (*leading, *ends_shape(planned, shape)))

@@ -32,6 +32,7 @@ from qtx.anatomy import Parameter, read
 from qtx.foundation.batch import Batch
 from qtx.models.vocabulary import Factors
 from qtx.quantization import exact
+from qtx.quantization.affine import tiled
 from qtx.quantization.calibration import tables_of
 from qtx.quantization.estimators import MinMax
 from qtx.quantization.granularity import Token
@@ -149,15 +150,16 @@ def round_to_own_ends(x: jax.Array, noise: Noise, where: jax.Array | None = None
 
 
 def own_ends(x: jax.Array, noise: Noise, where: jax.Array | None = None) -> Ends:
-    """Returns the ends of each range in one layer's `x` `[..., D]`: each `()`, `[D]` or, by token, `[..., 1]`."""
+    """Returns the ends of each range in one layer's `x` `[..., D]`; each broadcasts to `x`."""
     granularity, estimator = noise.planned.granularity, Picked()
     if isinstance(granularity, Token):
         where = jnp.ones(x.shape, bool) if where is None else jnp.broadcast_to(where, x.shape)
         ends = jnp.vectorize(picked, signature="(d),(d)->(),()")(x, where)
         return jnp.minimum(ends[0], 0.0)[..., None], jnp.maximum(ends[1], 0.0)[..., None]
-    state = granularity.init(estimator, x.shape[-1])
+    state = granularity.init(estimator, x.shape)
     state = granularity.update(estimator, state, x, noise.bits, noise.planned.symmetric, where)
-    return granularity.result(estimator, state)
+    minimum, maximum = granularity.result(estimator, state)
+    return tiled(minimum, x.shape), tiled(maximum, x.shape)
 
 
 def make_noisy_model(module: nn.Module, recipe: Recipe, batch: Batch) -> NoisyModel:

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import dataclasses
 
-from qtx.quantization.granularity import Channel, Tensor
+from qtx.quantization.granularity import Channel, InputGroup, Tensor
 from qtx.quantization.recipe import Quantizer, Rule
 
 # The sites as wide as the embedding, where outliers sit in a few dimensions (Bondarenko et al. 2021).
@@ -13,10 +13,14 @@ EMBEDDING_WIDE = ("*embeddings/*", *NORMS, "*layers/*_residual", "*layers/mlp/ou
 
 
 def weight_rules(weight: Quantizer) -> tuple[Rule, ...]:
-    """Returns rules for all weights but biases; vectors, which have no channels, are quantized per tensor."""
+    """Returns rules for all weights but biases; vectors, which have no channels, are quantized per tensor, and tables,
+    which no input meets, per channel where kernels have groups of inputs."""
     per_tensor = dataclasses.replace(weight, granularity=Tensor())
     class_token = Rule("*embeddings/class_token", per_tensor, optional=True)
-    return (Rule("*bias", None, optional=True), Rule("*/scale", per_tensor), class_token, Rule("*", weight))
+    grouped = isinstance(weight.granularity, InputGroup)
+    per_channel = dataclasses.replace(weight, granularity=Channel())
+    tables = [Rule(path, per_channel, optional=True) for path in ("*embedding", "*embeddings/positions") if grouped]
+    return (Rule("*bias", None, optional=True), Rule("*/scale", per_tensor), class_token, *tables, Rule("*", weight))
 
 
 def activation_rules(activation: Quantizer) -> tuple[Rule, ...]:
