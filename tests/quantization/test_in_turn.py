@@ -95,7 +95,7 @@ def test_a_model_in_groups_of_inputs():
         )
         assert group.weight_ranges["layers/mlp/out/kernel"]["minimum"].shape == (2, 8, 16)
         assert difference(group, params, batch) < difference(channel, params, batch)
-    with pytest.raises(QtxError, match="range per group of inputs: .* weight_granularity=channel"):
+    with pytest.raises(QtxError, match="range per group of inputs: .*weight_granularity=channel"):
         read_grids(quantized(params, "static", "w8a8", weight_granularity="input_group,size=4"))
 
 

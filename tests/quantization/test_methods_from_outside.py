@@ -12,7 +12,7 @@ from flax import traverse_util
 
 from qtx.anatomy import read
 from qtx.foundation.errors import QtxError
-from qtx.quantization import QuantizationConfig, calibrate
+from qtx.quantization import QuantizationConfig, Recipe, Rule, calibrate
 from qtx.quantization.basis import basis_of
 from qtx.quantization.files import load_ranges, read_ranges, save_ranges
 from qtx.quantization.integer.convert import convert
@@ -39,13 +39,14 @@ def shifted_model():
     return module, traverse_util.unflatten_dict(flat, sep="/"), batches
 
 
-def recipe_of(module, scheme="w8a8"):
-    return QuantizationConfig(recipe="paper_opt", weight_estimator="minmax").make_recipe(scheme, module.config)
+def recipe_of(scheme="w8a5"):
+    weight, activation = QuantizationConfig(weight_estimator="minmax").quantizers(scheme)
+    return Recipe((Rule("*kernel", weight), Rule("*", None)), (Rule("layers/*_norm", activation), Rule("*", None)))
 
 
-def quantized(method, scheme="w8a8"):
+def quantized(method, scheme="w8a5"):
     module, params, (batch, *_) = shifted_model()
-    return calibrate(module, params, recipe_of(module, scheme), [batch], 1, make_method(method))
+    return calibrate(module, params, recipe_of(scheme), [batch], 1, make_method(method))
 
 
 def held():
@@ -58,7 +59,7 @@ def held():
 
 def test_each_method_is_given_what_those_before_it_have_made():
     module, params, (batch, *_) = shifted_model()
-    problem = Problem(read(module, batch), module, params, recipe_of(module), [batch])
+    problem = Problem(read(module, batch), module, params, recipe_of(), [batch])
     bases = make_method("shifting,share=0.5 + smoothquant,alpha=1").find_bases(problem)
     x = held()
     z = (x.max(axis=1) + x.min(axis=1)) / 4
@@ -83,11 +84,11 @@ def test_it_goes_all_the_way(method, tmp_path):
     """Few bits are better for it; many leave the function alone; files and integers are the same model."""
     module, params, batches = shifted_model()
     result, before = quantized(method), quantized(method.removeprefix("shifting").removeprefix(" + ") or "static")
-    assert difference(result, params, batches[0]) < 0.8 * difference(before, params, batches[0])
+    assert difference(result, params, batches[0]) < 0.6 * difference(before, params, batches[0])
     assert difference(quantized(method, "w16a16"), params, batches[0]) < 1e-2
-    file = tmp_path / "w8a8.safetensors"
-    save_ranges(result, params, file, method, "w8a8")
-    loaded = load_ranges(module, params, recipe_of(module), batches[1], read_ranges(file))
+    file = tmp_path / "w8a5.safetensors"
+    save_ranges(result, params, file, method, "w8a5")
+    loaded = load_ranges(module, params, recipe_of(), batches[1], read_ranges(file))
     jax.tree.map(np.testing.assert_array_equal, loaded, result)
     assert "shift" in basis_of(loaded.activation_ranges[NORM])
     integers = convert(result)
