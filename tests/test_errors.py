@@ -311,6 +311,14 @@ BAD_REQUESTS = {
         ["quantize", "--config.quantization.activation_granularity=group,num_groups=3"],
         "num_groups 3 does not divide a last axis of 8",
     ),
+    "groups of inputs that do not divide": (
+        ["quantize", "--config.quantization.weight_granularity=input_group"],
+        "groups of 128 do not divide 8 inputs: choose a divisor, such as input_group,size=8, or granularity channel",
+    ),
+    "methods in the wrong order": (
+        ["quantize", "--method=gptq + smoothquant"],
+        "method smoothquant has to come before gptq: write 'smoothquant + gptq'",
+    ),
 }
 
 

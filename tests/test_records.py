@@ -242,7 +242,11 @@ def test_a_damaged_recipe_is_one_line(content, careful, capsys):
 @pytest.mark.parametrize("recipe", ["paper_opt", "strict"])
 @pytest.mark.parametrize(
     "options",
-    [{}, {"activation_granularity": "group,num_groups=2"}, {"activation_estimator": "running_minmax,percentile=99.9"}],
+    [
+        {},
+        {"activation_granularity": "group,num_groups=2", "weight_granularity": "input_group,size=4"},
+        {"activation_estimator": "running_minmax,percentile=99.9"},
+    ],
 )
 def test_recorded_rules_are_those_of_the_recipe(recipe, options, tmp_path):
     from qtx.quantization.recipes.recorded import as_data

@@ -249,15 +249,15 @@ def test_every_granularity_learns(start, data, tmp_path, measured):
 
 @pytest.mark.slow
 @pytest.mark.parametrize(
-    ("family", "attention", "options"),
+    ("family", "attention", "granularity", "options"),
     [
-        ("bert", "gated_mlp", {}),
-        ("opt", "gated_linear", {}),
-        ("opt", "softmax", {"remat": "full", "dtype": "bfloat16"}),
-        ("vit", "softmax", {}),
+        ("bert", "gated_mlp", "tensor", {}),
+        ("opt", "gated_linear", "tensor", {}),
+        ("opt", "softmax", "tensor", {"remat": "full", "dtype": "bfloat16"}),
+        ("vit", "softmax", "input_group,size=8", {}),
     ],
 )
-def test_every_family_is_quantized_as_after_training(family, attention, options):
+def test_every_family_is_quantized_as_after_training(family, attention, granularity, options):
     """The same logits as `Quantized`'s; every range and weight has a finite gradient."""
     shape = dict(num_layers=2, width=16, num_heads=2, mlp_width=32, init_std=0.2)
     text = {"vocab_size": 40, "max_length": 8}
@@ -269,7 +269,8 @@ def test_every_family_is_quantized_as_after_training(family, attention, options)
     batch = {"images": rng.normal(size=(4, 8, 8, 1)).astype(np.float32)}
     batch = batch if family == "vit" else {"tokens": rng.integers(0, 40, (4, 8)).astype(np.int32)}
     params = nn.unbox(module.init(jax.random.key(0), batch)["params"])
-    recipe = QuantizationConfig(recipe=FAMILIES[family].recipe).make_recipe("w8a8", config)
+    quantization = QuantizationConfig(recipe=FAMILIES[family].recipe, weight_granularity=granularity)
+    recipe = quantization.make_recipe("w8a8", config)
     model = make_qat_model(module, recipe, batch)
     given = model.start(params, calibrate(module, params, recipe, [batch], 1))
     expected = jax.jit(lambda scheme, batch: scheme.apply(batch))(model.quantized(given), batch)
