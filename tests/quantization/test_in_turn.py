@@ -99,6 +99,7 @@ def test_a_model_in_groups_of_inputs():
         read_grids(quantized(params, "static", "w8a8", weight_granularity="input_group,size=4"))
 
 
+@pytest.mark.slow
 def test_a_group_that_does_not_divide_is_told_with_its_kernel():
     says = r"'layers/.*/kernel': groups of 128 do not divide 16 inputs: choose a divisor, such as input_group,size=16"
     with pytest.raises(QtxError, match=says):

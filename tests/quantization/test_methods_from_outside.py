@@ -57,6 +57,7 @@ def held():
     return x.reshape(len(x), -1, x.shape[-1])
 
 
+@pytest.mark.slow
 def test_each_method_is_given_what_those_before_it_have_made():
     module, params, (batch, *_) = shifted_model()
     problem = Problem(read(module, batch), module, params, recipe_of(), [batch])
