@@ -12,7 +12,7 @@ from qtx.quantization.earlier import of_this_version
 from qtx.quantization.estimators import Lp, Mse, RunningMinMax
 from qtx.quantization.granularity import GRANULARITIES, Group, Tensor
 from qtx.quantization.methods import METHODS, Gptq, Hadamard, InTurn, SmoothQuant
-from tests.test_records import NANO
+from tests.pipeline.test_records import NANO
 
 SEARCH = {"p": 3.0, "search": "golden", "candidates": 50, "margin": 0.25}
 # Registered name to a value of every option that is not its default.

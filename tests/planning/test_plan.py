@@ -25,7 +25,7 @@ from qtx.planning.table import remedies, verdict
 from qtx.training import MeshConfig
 from qtx.training.sharding import make_mesh
 
-NANO = Path(__file__).parent / "nano_config.py"
+NANO = Path(__file__).parents[1] / "nano_config.py"
 WIDTH, MLP, VOCAB, LENGTH, LAYERS = 16, 32, 40, 32, 2
 MODEL = dict(num_layers=LAYERS, width=WIDTH, num_heads=4, mlp_width=MLP, vocab_size=VOCAB, max_length=LENGTH)
 

@@ -22,7 +22,7 @@ from qtx.report import results
 # A comparison trains six runs; `test_cli.py` has a short one.
 pytestmark = pytest.mark.slow
 
-NANO = str(Path(__file__).parent / "nano_config.py")
+NANO = str(Path(__file__).parents[1] / "nano_config.py")
 
 
 def result(variant: str, seed: int, fp: float, **quantized: float) -> dict:

@@ -19,7 +19,7 @@ from qtx.pipeline.smoke import NEEDS_NO_FILES
 from qtx.pipeline.train import train
 from qtx.training import read_metrics
 
-CONFIGS = sorted((Path(__file__).parents[1] / "configs").glob("*.py"))
+CONFIGS = sorted((Path(__file__).parents[2] / "configs").glob("*.py"))
 AUGMENTATION = ("random_resized_crop", "flip", "randaugment_layers", "color_jitter", "mixup", "cutmix")
 KEPT = {
     "model": ("dtype", "remat", "dropout", "init_std", "pre_norm", "patch_norm"),

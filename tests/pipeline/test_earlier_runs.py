@@ -26,7 +26,7 @@ from qtx.training import RunFolder
 def get_config():
     return from_record(RunFolder(Path({folder!r})).read_config(), "the record")
 """
-RUN = Path(__file__).parent / "reference" / "run"
+RUN = Path(__file__).parents[1] / "reference" / "run"
 LATER_OPTIONS = ("eta_warmup_steps", "empty_warmup_steps", "empty_weight")
 
 

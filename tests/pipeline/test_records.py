@@ -16,8 +16,8 @@ from qtx.experiment import from_record, read, record
 from qtx.foundation.config import flattened
 from qtx.foundation.storage import sealed_json
 
-NANO = str(Path(__file__).parent / "nano_config.py")
-CONFIGS = sorted((Path(__file__).parents[1] / "configs").glob("*.py"))
+NANO = str(Path(__file__).parents[1] / "nano_config.py")
+CONFIGS = sorted((Path(__file__).parents[2] / "configs").glob("*.py"))
 # Options whose None is a value, and not a default that could be another: what it means.
 MEANS_NONE = {
     "training.clip_norm": "no clipping",

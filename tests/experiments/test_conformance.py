@@ -14,7 +14,7 @@ from experiments.conformance import check_model, main
 from experiments.official_variants import attention_of, check_gate
 from qtx.foundation.errors import QtxError
 
-MODELS = sorted(path.parent.name for path in (Path(__file__).parent / "reference").glob("*/expected.json"))
+MODELS = sorted(path.parent.name for path in (Path(__file__).parents[1] / "reference").glob("*/expected.json"))
 
 
 def run(capsys, *arguments):

@@ -14,7 +14,7 @@ from qtx.cli.command_table import COMMANDS
 from qtx.cli.flags import check_key, load_config_file
 from qtx.pipeline.importing import config_of_checkpoint, found
 
-ROOT = Path(__file__).parents[1]
+ROOT = Path(__file__).parents[2]
 ONE_DEVICE = "--config.mesh.data=1"
 SHORT = [
     *("--config.data.sequence_length=32", "--config.training.batch_size=8", "--config.training.eval_batches=1"),

@@ -16,7 +16,7 @@ from qtx.cli.main import main
 from qtx.foundation.console import Console, say
 from qtx.foundation.output import show, show_all_characters
 
-NANO = str(Path(__file__).parent / "nano_config.py")
+NANO = str(Path(__file__).parents[1] / "nano_config.py")
 
 
 @pytest.mark.parametrize(("encoding", "shown"), [("cp1252", "é ?"), ("ascii", "? ?"), ("utf-8", "é ❄")])

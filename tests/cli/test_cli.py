@@ -32,7 +32,7 @@ from qtx.interop import load
 from qtx.pipeline.prepare import prepare
 from qtx.report.results import read_lines
 
-NANO = str(Path(__file__).parent / "nano_config.py")
+NANO = str(Path(__file__).parents[1] / "nano_config.py")
 
 
 def output(arguments: list[str], capsys) -> str:

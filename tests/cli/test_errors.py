@@ -15,7 +15,7 @@ from qtx.cli.flags import load_config_file
 from qtx.cli.main import main
 from qtx.foundation.storage import sealed_json
 
-NANO = str(Path(__file__).parent / "nano_config.py")
+NANO = str(Path(__file__).parents[1] / "nano_config.py")
 BERT = """
 from qtx.experiment import default
 
