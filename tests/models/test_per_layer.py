@@ -129,7 +129,7 @@ def test_registers_are_no_tokens():
     module, params, real = with_registers()
     r = calibrate(module, params, RECIPE, [BATCH], 1).activation_ranges["sum"]
     np.testing.assert_allclose([r["minimum"], r["maximum"]], [real.min(), real.max()], rtol=1e-6)
-    found = of_inputs(module, params, [BATCH], ("out",), absmax, jnp.maximum)["out"]
+    found = of_inputs(module, params, [BATCH], ("out",), absmax, jnp.maximum, {})["out"]
     np.testing.assert_allclose(found, np.abs(real).max(axis=0), rtol=1e-6)
 
 

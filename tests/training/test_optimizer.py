@@ -14,7 +14,7 @@ from jax.sharding import NamedSharding, PartitionSpec
 
 from qtx.anatomy import read
 from qtx.attention import VARIANTS
-from qtx.attention.multi_head import Held
+from qtx.attention.multi_head import WithParameters
 from qtx.attention.parameters import NORMALIZER, Parameter
 from qtx.models import Bert, BertConfig, Opt, OptConfig, Vit, VitConfig
 from qtx.training import MeshConfig, TrainingConfig
@@ -79,7 +79,7 @@ def test_what_a_normalizer_learns_does_not_decay_whatever_it_is_called(name):
     class Attention(nn.Module):
         @nn.compact
         def __call__(self, batch):
-            held = Held({name: Parameter((3,), 0.0)}, 0.02, name=NORMALIZER)
+            held = WithParameters({name: Parameter((3,), 0.0)}, 0.02, name=NORMALIZER)
             return held(lambda parameters, x: x + parameters[name], nn.Dense(3, name="out")(batch["x"]))
 
     module, batch = Attention(), {"x": np.zeros((1, 3), np.float32)}
