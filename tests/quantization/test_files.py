@@ -18,7 +18,7 @@ from qtx.foundation.errors import QtxError
 from qtx.foundation.storage import sealed_safetensors, write_whole
 from qtx.pipeline.quantize import method_of, with_ranges
 from qtx.pipeline.run import TrainedRun
-from qtx.quantization import ESTIMATORS, QuantizationConfig, calibrate
+from qtx.quantization import QuantizationConfig, calibrate
 from qtx.quantization.files import load_ranges, read_ranges, save_ranges
 from qtx.quantization.methods import METHODS
 from qtx.quantization.qat.model import make_qat_model
@@ -48,19 +48,17 @@ def load(file, family="opt", method="static", scheme="w4a8", params=None, **opti
     return load_ranges(module, own if params is None else params, recipe, batches[0], read_ranges(file))
 
 
-# Every method on every family, and with every granularity, which decides the form of a range; estimators do not.
+# Every method on every family, and one that has bases and one that has none with every granularity, which decides the
+# form of a range; estimators do not.
 GRANULARITIES = [
     *(("weight_granularity", name) for name in ("channel", "input_group,size=8")),
     *(("activation_granularity", name) for name in ("group", "token")),
 ]
-ESTIMATED = [
-    (f"{kind}_estimator", name) for kind in ("weight", "activation") for name in (*ESTIMATORS, "mse,search=golden")
-]
 CASES = {f"{method} {family}": (family, method, {}) for method in METHODS for family in sorted(FAMILIES)}
 CASES |= {
     f"{method} {name}={value}": ("opt", method, {name: value})
-    for method in METHODS
-    for name, value in GRANULARITIES + (ESTIMATED if method == "static" else [])
+    for method in ("static", "hadamard")
+    for name, value in GRANULARITIES
 }
 
 

@@ -154,7 +154,7 @@ def test_what_meets_is_in_bases_that_match(method, family):
 
 
 @pytest.mark.representative("hadamard-opt")
-@pytest.mark.parametrize("method, family", CASES)
+@pytest.mark.parametrize("method, family", IN_TURN)
 def test_outliers_cost_16_bits_their_rounding_alone(method, family):
     """The error is that of independent, uniform roundings on the tensors' own ranges: step^2 / 12 each, as a share of
     what the dimensions without the outlier hold."""
