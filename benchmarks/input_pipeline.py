@@ -29,7 +29,7 @@ from qtx.data import Data, DataConfig, load, prepare_data
 from qtx.data.sources import ImageCorpus, TextCorpus
 from qtx.experiment import read
 from qtx.foundation.hardware import cpu_cores
-from qtx.pipeline.prepare import prepare
+from qtx.pipeline.assemble import assemble
 from qtx.pipeline.train import train
 from qtx.training import read_metrics
 
@@ -86,7 +86,7 @@ def consumed(folder: Path) -> float:
     config.training.steps, config.training.warmup_steps = TRAINING_STEPS, 1
     config.training.log_every = TRAINING_STEPS // 2
     config.training.eval_every = config.training.checkpoint_every = TRAINING_STEPS
-    train(prepare(read(config)), folder / "run")
+    train(assemble(read(config)), folder / "run")
     return read_metrics(folder / "run", "train")[-1]["tokens_per_second"]
 
 

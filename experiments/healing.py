@@ -41,7 +41,7 @@ from qtx.losses.divergences import cosine_similarity, relative_error
 from qtx.masks import token_mask
 from qtx.models.pooling import pooled
 from qtx.pipeline.lineage import config_of
-from qtx.pipeline.run import prepare_run, restore_run
+from qtx.pipeline.run import assemble_run, restore_run
 from qtx.quantization import QuantizationConfig, Quantized, calibrate
 from qtx.sites import capture
 from qtx.training.run_folder import TOKENIZER_OPTIONS
@@ -152,10 +152,10 @@ def load(folder: str) -> tuple[FloatingPoint, TextTokenizer]:
     # What a run is loaded with cuts none of the texts here; the built-in corpus is at hand.
     options = {name: flattened(there.data).get(name) for name in TOKENIZER_OPTIONS}
     data = DataConfig(SOURCE.make("source", "stdlib", {"sequence_length": REVIEW_LENGTH, **options}))
-    prepared, _ = prepare_run(dataclasses.replace(there, data=data), Path(folder), names_data=True)
-    tokenizer = prepared.data.tokenizer
+    assembled, _ = assemble_run(dataclasses.replace(there, data=data), Path(folder), names_data=True)
+    tokenizer = assembled.data.tokenizer
     assert tokenizer is not None, "text has a tokenizer"
-    return FloatingPoint(prepared.module, restore_run(prepared, Path(folder)).floating_point), tokenizer
+    return FloatingPoint(assembled.module, restore_run(assembled, Path(folder)).floating_point), tokenizer
 
 
 def quantized(full: FloatingPoint, scheme: str, options: dict[str, Any], calibration: Sequence[Any]) -> Quantized:

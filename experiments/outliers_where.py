@@ -26,7 +26,7 @@ from qtx.foundation.console import say
 from qtx.foundation.numbers import number, percent
 from qtx.masks import token_mask
 from qtx.pipeline.measure import token_text
-from qtx.pipeline.run import prepare_run, restore_run
+from qtx.pipeline.run import assemble_run, restore_run
 from qtx.report.results import markdown
 
 ROWS = 6
@@ -39,12 +39,12 @@ POSITIONS = (0, 1, 2, 3, 4, 8, 16, 31)
 def tensors(workdir: Path) -> tuple[dict[str, np.ndarray], np.ndarray, np.ndarray, list[str]]:
     """Of a run's newest checkpoint: site and layer to values of the real held-out tokens `[N, D]`, their identities
     `[N]`, the share of dead rows by layer and position `[L, T]`, and the text of each token."""
-    prepared, _ = prepare_run(read(load_run_config(workdir)), workdir, names_data=False)
-    model = FloatingPoint(prepared.module, restore_run(prepared, workdir).floating_point)
-    sites = measured_sites(prepared.module).tensors
+    assembled, _ = assemble_run(read(load_run_config(workdir)), workdir, names_data=False)
+    model = FloatingPoint(assembled.module, restore_run(assembled, workdir).floating_point)
+    sites = measured_sites(assembled.module).tensors
     held_of = jax.jit(lambda batch: values_at(model, batch, {*sites, PROBABILITIES}))
     values, tokens, dead, rows = collections.defaultdict(list), [], 0.0, 0.0
-    for batch in prepared.evaluation():
+    for batch in assembled.evaluation():
         held = jax.device_get(held_of(batch))
         mask = np.asarray(token_mask(batch, batch["tokens"].shape[1]))
         probabilities = held.pop(PROBABILITIES)  # [L, B, H, T, T]
@@ -54,7 +54,7 @@ def tensors(workdir: Path) -> tuple[dict[str, np.ndarray], np.ndarray, np.ndarra
         for site, layers in held.items():
             for layer, x in enumerate(layers):
                 values[f"{site}[{layer}]" if len(layers) > 1 else site].append(x[mask])
-    text = token_text(prepared.data) or (lambda token: "BOS" if token == 0 else str(token))
+    text = token_text(assembled.data) or (lambda token: "BOS" if token == 0 else str(token))
     identities = np.concatenate(tokens)
     names = [text(int(token)) for token in range(identities.max() + 1)]
     return {name: np.concatenate(x) for name, x in values.items()}, identities, dead / np.maximum(rows, 1), names

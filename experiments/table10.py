@@ -32,9 +32,9 @@ from qtx.foundation.console import say
 from qtx.foundation.errors import QtxError
 from qtx.foundation.numbers import mean_and_deviation
 from qtx.foundation.storage import Expected, parse_json, write_whole
+from qtx.pipeline.assemble import Assembled, Batches, assemble
 from qtx.pipeline.compare import Run, runs
 from qtx.pipeline.measure import metrics_of
-from qtx.pipeline.prepare import Batches, Prepared, prepare
 from qtx.pipeline.run import train_run
 from qtx.quantization import calibrate
 from qtx.quantization.methods import METHODS
@@ -63,28 +63,28 @@ def cells(methods: bool) -> list[Cell]:
     return [Cell(scheme, estimator, "static") for scheme, estimator in itertools.product(SCHEMES, ("minmax", "mse"))]
 
 
-def measurements(run: Run, prepared: Prepared, params: Any, methods: bool, done: set[tuple]) -> Iterator[Line]:
+def measurements(run: Run, assembled: Assembled, params: Any, methods: bool, done: set[tuple]) -> Iterator[Line]:
     """The lines of one trained model that are not in `done`, floating point first."""
-    metric = OBJECTIVES[prepared.experiment.objective].metric
+    metric = OBJECTIVES[assembled.experiment.objective].metric
     row = {"variant": run.variant, "seed": run.experiment.seed, "metric": metric}
 
     def metric_of(model: Any) -> float:
-        return metrics_of(prepared, model)[metric]
+        return metrics_of(assembled, model)[metric]
 
     if key(row | {"scheme": "fp"}) not in done:
-        yield row | {"scheme": "fp", "value": metric_of(FloatingPoint(prepared.module, params))}
+        yield row | {"scheme": "fp", "value": metric_of(FloatingPoint(assembled.module, params))}
     for cell, seed in itertools.product(cells(methods), CALIBRATION_SEEDS[: 1 if methods else None]):
         line = row | dataclasses.asdict(cell) | {"calibration_seed": seed}
         if key(line) in done:
             continue
         config = dataclasses.replace(
-            prepared.experiment.quantization, weight_estimator=cell.weight_estimator, method=cell.method
+            assembled.experiment.quantization, weight_estimator=cell.weight_estimator, method=cell.method
         )
         quantized = calibrate(
-            prepared.module,
+            assembled.module,
             params,
-            config.make_recipe(cell.scheme, prepared.module.config),
-            Batches(prepared.mesh, prepared.data.calibration(prepared.batch_size, seed)),
+            config.make_recipe(cell.scheme, assembled.module.config),
+            Batches(assembled.mesh, assembled.data.calibration(assembled.batch_size, seed)),
             config.calibration_batches,
             config.make_method(),
         )
@@ -157,11 +157,11 @@ def measure_all(config: str, workdir: Path, methods: bool, console: Console) -> 
     done = set(map(key, lines))
     for index, run in enumerate(planned, start=1):
         say(console, f"run {index} of {len(planned)}: {run.title}")
-        prepared = prepare(run.experiment, data)
-        data = prepared.data
-        params = train_run(prepared, run.workdir).floating_point
+        assembled = assemble(run.experiment, data)
+        data = assembled.data
+        params = train_run(assembled, run.workdir).floating_point
         with file.open("a") as out:
-            for line in measurements(run, prepared, params, methods, done):
+            for line in measurements(run, assembled, params, methods, done):
                 lines.append(line)
                 print(json.dumps(line), file=out, flush=True)
     text = table(lines, methods)

@@ -21,7 +21,7 @@ from qtx.experiment import CompareConfig, Experiment, default, from_record, read
 from qtx.families import FAMILIES
 from qtx.foundation.config import read_section, section
 from qtx.foundation.errors import QtxError
-from qtx.pipeline.prepare import prepare
+from qtx.pipeline.assemble import assemble
 
 CONFIGS = sorted((Path(__file__).parents[1] / "configs").glob("*.py"))
 NANO = str(Path(__file__).parent / "nano_config.py")
@@ -148,10 +148,10 @@ def test_clipped_attention_of_small_configs_starts_alive(name):
     (variant,) = (text for text in base.compare.variants if text.startswith("clipped_softmax"))
     model = dataclasses.replace(base.model, attention=attention_variant(variant))
     mesh = dataclasses.replace(base.mesh, data=1)
-    prepared = prepare(dataclasses.replace(base, model=model, mesh=mesh))
-    batch = next(iter(prepared.evaluation()))
-    params = nn.unbox(jax.jit(prepared.module.init)(jax.random.key(0), batch)["params"])
-    assert attention_health(prepared.module, params, batch, step=0)["dead_row_share"] < 0.05
+    assembled = assemble(dataclasses.replace(base, model=model, mesh=mesh))
+    batch = next(iter(assembled.evaluation()))
+    params = nn.unbox(jax.jit(assembled.module.init)(jax.random.key(0), batch)["params"])
+    assert attention_health(assembled.module, params, batch, step=0)["dead_row_share"] < 0.05
 
 
 def test_overrides():

@@ -29,16 +29,16 @@ from qtx.foundation.numbers import fixed, number
 from qtx.foundation.paths import at_home
 from qtx.losses.binary_cross_entropy import OF_LABEL
 from qtx.pipeline.analyze import COSTLIEST, diagnose, open_run
+from qtx.pipeline.assemble import assemble
 from qtx.pipeline.backend import training_backend
 from qtx.pipeline.compare import begun_run, check_runs, duration, rebuild, run_comparison, runs
 from qtx.pipeline.export import FORMATS
 from qtx.pipeline.importing import Found, import_run
 from qtx.pipeline.measure import CALIBRATED, measure, metrics_of
 from qtx.pipeline.measurements import QUANTIZED_CENTRED
-from qtx.pipeline.prepare import prepare as prepare_experiment
 from qtx.pipeline.quantize import keep_quantization, keep_ranges, one_scheme, origin_of_ranges, with_ranges
 from qtx.pipeline.quantize import quantize as quantize_run
-from qtx.pipeline.run import TrainedRun, check_run, prepare_run, restore_run, train_run, uses_own_data
+from qtx.pipeline.run import TrainedRun, assemble_run, check_run, restore_run, train_run, uses_own_data
 from qtx.pipeline.sensitivity import find_sensitivity
 from qtx.planning import devices_of, plan_step, virtual_devices
 from qtx.planning import table as plan_table
@@ -81,8 +81,8 @@ def import_(experiment: Experiment, workdir: Path, source: Found) -> None:
     """Runs `qtx import`."""
     console = Console()
     with console.status("importing"):
-        prepared = import_run(experiment, workdir, source)
-    print_summary(prepared, workdir, console)
+        assembled = import_run(experiment, workdir, source)
+    print_summary(assembled, workdir, console)
     say(console, f"imported {source.source}: next: qtx quantize --workdir={quote(str(workdir))}")
 
 
@@ -123,11 +123,11 @@ def train(experiment: Experiment, workdir: Path, distributed: bool = False, prof
         initialize()
     console = Console(quiet=not is_main())
     RunFolder(workdir).claim(record(experiment), write=False)
-    prepared = prepare_experiment(experiment, workdir=workdir)
-    print_summary(prepared, workdir, console, training_backend(prepared, workdir))
-    train_run(prepared, workdir, profile)
+    assembled = assemble(experiment, workdir=workdir)
+    print_summary(assembled, workdir, console, training_backend(assembled, workdir))
+    train_run(assembled, workdir, profile)
     last = read_metrics(workdir, "eval")[-1]
-    metric = prepared.objective.metric
+    metric = assembled.objective.metric
     say(console, f"trained {last['step']} steps: held-out loss {fixed(last['loss'])}, {shown(metric, last[metric])}")
     say(console, f"next: qtx {'evaluate' if experiment.qat.scheme else 'quantize'} --workdir={quote(str(workdir))}")
 
@@ -198,7 +198,7 @@ def sensitivity(
     files = save_sweep(found, workdir), save_sensitivity_plot(found, workdir)
     title = f"{run.title}: {found.metric} at {found.scheme} on part of the held-out data; what costs most first"
     print_table(title, HEADER, table_rows(found, SHOWN_TENSORS), console)
-    say(console, f"{found.scheme}: {origin_of_ranges(run.prepared, found.scheme)}")
+    say(console, f"{found.scheme}: {origin_of_ranges(run.assembled, found.scheme)}")
     say(console, f"all {len(found.rows)} tensors: {files[0]}")
     say(console, f"plot: {files[1]}")
 
@@ -221,7 +221,7 @@ def export(
     size = sum(file.stat().st_size for file in folder.iterdir())
     for note in (
         *notes,
-        f"written: {folder}, {size / 1e6:.2f} MB; parameters in float32: {4 * run.prepared.parameters / 1e6:.2f} MB",
+        f"written: {folder}, {size / 1e6:.2f} MB; parameters in float32: {4 * run.assembled.parameters / 1e6:.2f} MB",
     ):
         say(console, note)
 
@@ -230,12 +230,12 @@ def evaluate_integers(experiment: Experiment, folder: Path, console: Console, na
     """Runs an exported model on the held-out data and prints its loss and metric."""
     check_run(experiment, folder)
     experiment = dataclasses.replace(experiment, qat=QatConfig())
-    prepared = prepare_experiment(experiment, workdir=folder)
-    print_summary(prepared, folder, console)
-    uses_own_data(prepared, folder, names_data)
-    metric = prepared.objective.metric
+    assembled = assemble(experiment, workdir=folder)
+    print_summary(assembled, folder, console)
+    uses_own_data(assembled, folder, names_data)
+    metric = assembled.objective.metric
     with console.status("measuring"):
-        metrics = metrics_of(prepared, load(prepared.module, folder))
+        metrics = metrics_of(assembled, load(assembled.module, folder))
     rows = [["loss", number(metrics["loss"])], ["metric", shown(metric, metrics[metric])]]
     rows += beside(metrics, metric)
     print_table(f"{folder}: held-out data, in integers", ["measurement", "value"], rows, console)
@@ -246,11 +246,11 @@ def compare(experiment: Experiment, workdir: Path) -> None:
     console = Console()
     planned = runs(experiment, workdir)
     check_runs(planned)
-    prepared = prepare_experiment(experiment, workdir=begun_run(planned))
-    check_runs(planned, prepared.identity)
-    print_summary(prepared, workdir, console, compare=True)
+    assembled = assemble(experiment, workdir=begun_run(planned))
+    check_runs(planned, assembled.identity)
+    print_summary(assembled, workdir, console, compare=True)
     began = time.monotonic()
-    results = run_comparison(experiment, workdir, console, prepared.data)
+    results = run_comparison(experiment, workdir, console, assembled.data)
     finish_comparison(results, workdir, console)
     say(console, f"took {duration(time.monotonic() - began)}")
 
@@ -272,9 +272,9 @@ def open_and_tell(
     experiment: Experiment, workdir: Path, console: Console, checkpoint: str, names_data: bool
 ) -> TrainedRun:
     """Prepares the run in a folder, prints its summary, and returns it with a checkpoint restored."""
-    prepared, own_data = prepare_run(experiment, workdir, names_data)
-    print_summary(prepared, workdir, console)
-    return restore_run(prepared, workdir, checkpoint, own_data)
+    assembled, own_data = assemble_run(experiment, workdir, names_data)
+    print_summary(assembled, workdir, console)
+    return restore_run(assembled, workdir, checkpoint, own_data)
 
 
 def shown(metric: str, value: float) -> str:

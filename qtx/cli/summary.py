@@ -14,25 +14,25 @@ from rich.text import Text
 from qtx.attention import attention_text
 from qtx.families.in_words import model_in_words
 from qtx.foundation.console import say
+from qtx.pipeline.assemble import Assembled
 from qtx.pipeline.embeddings import told_of_embeddings
-from qtx.pipeline.prepare import Prepared
 from qtx.training import RunFolder
 
 
 def print_summary(
-    prepared: Prepared, workdir: Path, console: Console, backend: str = "", compare: bool = False
+    assembled: Assembled, workdir: Path, console: Console, backend: str = "", compare: bool = False
 ) -> None:
     """Prints the summary: a panel on a terminal, plain lines `model: ...` in a pipe.
 
     Args:
-      prepared: the experiment.
+      assembled: the experiment.
       workdir: the experiment's folder.
       console: where to print.
       backend: the attention backend of the training. Empty: the command does not train, and the summary says where the
         model comes from, unless `compare`.
       compare: whether the variants and seeds of the experiment's comparison are run.
     """
-    lines = summary(prepared, workdir, backend, compare)
+    lines = summary(assembled, workdir, backend, compare)
     if not console.is_terminal:
         for name, text in lines.items():
             say(console, f"{name}: {text}")
@@ -40,24 +40,24 @@ def print_summary(
     table = Table.grid(padding=(0, 2))
     for name, text in lines.items():
         table.add_row(f"[bold]{name}[/bold]", Text(text))
-    console.print(Panel(table, title=escape(f"qtx · {prepared.experiment.name}"), title_align="left", expand=False))
+    console.print(Panel(table, title=escape(f"qtx · {assembled.experiment.name}"), title_align="left", expand=False))
 
 
-def summary(prepared: Prepared, workdir: Path, backend: str, compare: bool) -> dict[str, str]:
+def summary(assembled: Assembled, workdir: Path, backend: str, compare: bool) -> dict[str, str]:
     """Returns the lines of the summary, name to text; see `print_summary`."""
-    experiment, model, training = prepared.experiment, prepared.experiment.model, prepared.experiment.training
+    experiment, model, training = assembled.experiment, assembled.experiment.model, assembled.experiment.training
     devices = jax.devices()
     kind, platform = devices[0].device_kind, devices[0].platform
     variants, seeds = experiment.compare.variants, experiment.compare.seeds
-    mesh = " x ".join(f"{axis} {size}" for axis, size in prepared.mesh.shape.items())
-    used = prepared.mesh.devices.size
+    mesh = " x ".join(f"{axis} {size}" for axis, size in assembled.mesh.shape.items())
+    used = assembled.mesh.devices.size
     return {
         "model": f"{model_in_words(model)}, {model.dtype}",
         **told_of_embeddings(model, RunFolder(workdir).imported),
         "attention": "; ".join(variants) if compare else attention_text(model.attention),
         **({"computed": f"{backend} attention"} if backend else {}),
-        "parameters": f"{prepared.parameters:,}" + (" with softmax; gates add theirs" if compare else ""),
-        "data": prepared.data.description,
+        "parameters": f"{assembled.parameters:,}" + (" with softmax; gates add theirs" if compare else ""),
+        "data": assembled.data.description,
         "devices": f"{used} of {len(devices)} {kind if kind == platform else f'{kind} ({platform})'}, mesh {mesh}",
         **(
             {

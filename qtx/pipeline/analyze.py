@@ -20,11 +20,11 @@ from qtx.data.classes import UnknownLabel
 from qtx.experiment import Experiment
 from qtx.families.in_words import model_in_words
 from qtx.foundation.errors import QtxError
+from qtx.pipeline.assemble import Assembled, assemble
 from qtx.pipeline.embeddings import told_of_embeddings
 from qtx.pipeline.identity import load_data, origin
 from qtx.pipeline.importing import BUILTIN, Found, classes_of, import_run
 from qtx.pipeline.measure import sums_of, token_text
-from qtx.pipeline.prepare import Prepared, prepare
 from qtx.pipeline.run import TrainedRun, check_run, restore_run, uses_own_data
 from qtx.quantization import QuantizationConfig, Quantized, calibrate, float32_only
 from qtx.quantization.plan import settled
@@ -63,19 +63,19 @@ def diagnose(
     Raises:
       QtxError: if there are too few training data to calibrate on, or the recipe does not fit the model.
     """
-    prepared = _sampled(run.prepared, examples)
-    experiment, module, params = prepared.experiment, prepared.module, run.floating_point
+    assembled = _sampled(run.assembled, examples)
+    experiment, module, params = assembled.experiment, assembled.module, run.floating_point
     config = experiment.quantization
-    if _has_foreign_labels(prepared):
+    if _has_foreign_labels(assembled):
         by_itself = dataclasses.replace(experiment, objective="distill")
-        prepared = dataclasses.replace(
-            prepared, experiment=by_itself, teacher=Teacher(float32_only.float32(module), params)
+        assembled = dataclasses.replace(
+            assembled, experiment=by_itself, teacher=Teacher(float32_only.float32(module), params)
         )
-    objective = prepared.objective
+    objective = assembled.objective
     tell("looking at activations and heads")
-    batches, calibration = list(prepared.evaluation()), prepared.calibration()
+    batches, calibration = list(assembled.evaluation()), assembled.calibration()
     observation = observe_model(FloatingPoint(module, params), batches)
-    text = token_text(prepared.data) or str
+    text = token_text(assembled.data) or str
     heads, outliers = find_heads(observation, text), find_outliers(observation, text)
 
     def quantized(scheme: str, options: QuantizationConfig = config) -> Quantized:
@@ -86,7 +86,7 @@ def diagnose(
         return dataclasses.replace(found, weight_plan=plans[0], activation_plan=plans[1])
 
     def measured(model: Quantized, number: int | None = None) -> Measured:
-        found = add_up(sums_of(prepared, model), batches[:number])
+        found = add_up(sums_of(assembled, model), batches[:number])
         return Measured(found[objective.metric], found["loss"])
 
     scheme, *others = config.schemes
@@ -116,8 +116,8 @@ def diagnose(
     embedding = [f"{name} {text}" for name, text in told.items()]
     return Diagnosis(
         name=experiment.name,
-        model=", ".join([model_in_words(experiment.model), f"{prepared.parameters:,} parameters", *embedding]),
-        data=prepared.data.description,
+        model=", ".join([model_in_words(experiment.model), f"{assembled.parameters:,} parameters", *embedding]),
+        data=assembled.data.description,
         examples=len(observation.real),
         length=observation.real.shape[1],
         metric=objective.metric,
@@ -161,8 +161,8 @@ def open_run(experiment: Experiment, workdir: Path, source: Found | None, names_
         )
     if source is not None:
         return restore_run(import_run(experiment, workdir, source, data), workdir, "0")
-    prepared = prepare(experiment, data, workdir)
-    return restore_run(prepared, workdir, own_data=uses_own_data(prepared, workdir, names_data))
+    assembled = assemble(experiment, data, workdir)
+    return restore_run(assembled, workdir, own_data=uses_own_data(assembled, workdir, names_data))
 
 
 def is_run(folder: Path) -> bool:
@@ -189,18 +189,18 @@ def _with_any_labels(experiment: Experiment, workdir: Path, source: Found | None
         return dataclasses.replace(data, description=f"{data.description}; {told}", classes=None)
 
 
-def _has_foreign_labels(prepared: Prepared) -> bool:
-    config = prepared.module.config  # type: ignore[attr-defined]
-    return prepared.teacher is None and "num_classes" in config.from_data and prepared.data.num_classes is None
+def _has_foreign_labels(assembled: Assembled) -> bool:
+    config = assembled.module.config  # type: ignore[attr-defined]
+    return assembled.teacher is None and "num_classes" in config.from_data and assembled.data.num_classes is None
 
 
-def _sampled(prepared: Prepared, examples: int) -> Prepared:
-    """Returns the prepared experiment on a few examples only, in small batches that divide evenly among devices."""
-    parts = batch_shards(prepared.mesh)
+def _sampled(assembled: Assembled, examples: int) -> Assembled:
+    """Returns the assembled experiment on a few examples only, in small batches that divide evenly among devices."""
+    parts = batch_shards(assembled.mesh)
     size = -(-BATCH // parts) * parts
     training = dataclasses.replace(
-        prepared.experiment.training, batch_size=size, accumulation_steps=1, eval_batches=-(-examples // size)
+        assembled.experiment.training, batch_size=size, accumulation_steps=1, eval_batches=-(-examples // size)
     )
-    quantization = dataclasses.replace(prepared.experiment.quantization, calibration_batches=CALIBRATION_BATCHES)
-    experiment = dataclasses.replace(prepared.experiment, training=training, quantization=quantization)
-    return dataclasses.replace(prepared, experiment=experiment)
+    quantization = dataclasses.replace(assembled.experiment.quantization, calibration_batches=CALIBRATION_BATCHES)
+    experiment = dataclasses.replace(assembled.experiment, training=training, quantization=quantization)
+    return dataclasses.replace(assembled, experiment=experiment)

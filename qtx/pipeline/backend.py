@@ -12,13 +12,13 @@ from pathlib import Path
 from qtx.attention.fused import AUTO, BACKEND_NAMES, NAIVE, SEPARATOR
 from qtx.foundation.errors import QtxError
 from qtx.models import TransformerConfig
-from qtx.pipeline.prepare import Prepared
+from qtx.pipeline.assemble import Assembled
 from qtx.training.run_folder import RunFolder
 
 BACKEND = "attention_backend"
 
 
-def training_backend(prepared: Prepared, workdir: Path) -> str:
+def training_backend(assembled: Assembled, workdir: Path) -> str:
     """Returns the attention backend of a run's training steps: the recorded one if the run has begun, else the one that
     a step takes under the config. Several names are separated by commas, where layers take different backends.
 
@@ -27,7 +27,7 @@ def training_backend(prepared: Prepared, workdir: Path) -> str:
     """
     folder = RunFolder(workdir)
     if not folder.checkpoints.is_dir():
-        return prepared.backend
+        return assembled.backend
     taken = folder.taken().get(BACKEND, NAIVE)  # earlier versions had no other backend
     for name in taken.split(SEPARATOR):
         if name not in BACKEND_NAMES:

@@ -24,10 +24,10 @@ from qtx.data import Data
 from qtx.experiment import Experiment, check_warmup, record, resolved
 from qtx.foundation.console import say
 from qtx.foundation.errors import QtxError
+from qtx.pipeline.assemble import Assembled, assemble
 from qtx.pipeline.identity import origin
 from qtx.pipeline.measure import measure
 from qtx.pipeline.measurements import find_result
-from qtx.pipeline.prepare import Prepared, prepare
 from qtx.pipeline.quantize import keep_quantization, quantize
 from qtx.pipeline.run import train_run
 from qtx.pipeline.warmup import converted
@@ -136,22 +136,22 @@ def run_comparison(experiment: Experiment, workdir: Path, console: Console, data
         )
         began = time.monotonic()
         try:
-            prepared = prepare(run.experiment, data)
-            finished[run.title] = bring_to_end(prepared, run, console)
+            assembled = assemble(run.experiment, data)
+            finished[run.title] = bring_to_end(assembled, run, console)
         except QtxError as error:
             raise QtxError(f"run {index} of {len(planned)}, {run.title}: {error}") from None
-        data = prepared.data
+        data = assembled.data
         spent.append(time.monotonic() - began)
         write_lines((finished[run.title] for run in planned if run.title in finished), workdir / "results.jsonl")
     write_lines((finished[run.title] for run in planned), workdir / "results.jsonl")
     return rebuild(workdir)
 
 
-def bring_to_end(prepared: Prepared, run: Run, console: Console) -> Result:
+def bring_to_end(assembled: Assembled, run: Run, console: Console) -> Result:
     """Trains, quantizes and measures one run."""
     began = time.monotonic()
-    prepared.calibration()  # raises now, and not after hours of training, if there are too few data
-    trained = train_run(prepared, run.workdir)
+    assembled.calibration()  # raises now, and not after hours of training, if there are too few data
+    trained = train_run(assembled, run.workdir)
     with console.status(escape(f"{run.title}: quantizing and measuring")):
         quantized = quantize(trained)
         keep_quantization(trained)

@@ -24,16 +24,16 @@ from qtx.training.run_folder import IDENTITY
 
 def export_int8(run: TrainedRun, folder: Path, scheme: str) -> list[str]:
     """Writes an integer model and the config to evaluate it with; returns lines to tell the user."""
-    prepared, model = run.prepared, convert(under(run, scheme))
+    assembled, model = run.assembled, convert(under(run, scheme))
     save(model, folder)
-    files = kept_files(prepared.experiment, prepared.data)
-    experiment = prepared.experiment
-    if prepared.teacher is not None and not experiment.start:  # an imported run is its own original
+    files = kept_files(assembled.experiment, assembled.data)
+    experiment = assembled.experiment
+    if assembled.teacher is not None and not experiment.start:  # an imported run is its own original
         experiment = dataclasses.replace(experiment, start=str(run.workdir))
-    RunFolder(folder).claim({**record(experiment), IDENTITY: prepared.identity}, files)
+    RunFolder(folder).claim({**record(experiment), IDENTITY: assembled.identity}, files)
     floating = ", ".join(model.in_floating_point) or "nothing"
     return [
-        f"{scheme}: {origin_of_ranges(prepared, scheme)}",
+        f"{scheme}: {origin_of_ranges(assembled, scheme)}",
         f"matrix products in floating point: {floating}",
         f"next: qtx evaluate --workdir={quote(str(folder))}",
     ]
@@ -42,17 +42,17 @@ def export_int8(run: TrainedRun, folder: Path, scheme: str) -> list[str]:
 def export_huggingface(run: TrainedRun, folder: Path, scheme: str | None = None) -> list[str]:
     """Writes a Hugging Face checkpoint, in floating point whatever the scheme; returns lines to tell the user. An
     imported model keeps its original's format, unless that has no place for the model's attention."""
-    prepared, config = run.prepared, run.prepared.experiment.model
-    original, told = original_of(prepared.experiment, run.workdir), []
+    assembled, config = run.assembled, run.assembled.experiment.model
+    original, told = original_of(assembled.experiment, run.workdir), []
     if original is not None and has_place_for(open_folder(original), config.attention):
         told = [f"names, types and tokenizer are those of {original}"]
     elif original is not None:
         told = [f"{original} is of a kind that computes the plain softmax alone: this is a checkpoint of transformers"]
         original = None
-    names = prepared.data.classes
+    names = assembled.data.classes
     if original is None and names is None and "num_classes" in config.from_data:  # no original names the classes
-        names = known_classes(starts(prepared.experiment, run.workdir), prepared.experiment.objective)
-    learned = bool(prepared.experiment.start) and not prepared.objective.taught
+        names = known_classes(starts(assembled.experiment, run.workdir), assembled.experiment.objective)
+    learned = bool(assembled.experiment.start) and not assembled.objective.taught
     save_huggingface(folder, config, run.floating_point, original, names, learned, _with_it(run, original))
     return told
 
@@ -60,7 +60,7 @@ def export_huggingface(run: TrainedRun, folder: Path, scheme: str | None = None)
 def _with_it(run: TrainedRun, original: Path | None) -> dict[str, bytes]:
     """Returns the files beside a checkpoint that its original lacks: the tokenizer of a run's texts, or the options of
     an image processor that makes the run's pixels, unless the original's make the same."""
-    data = run.prepared.data
+    data = run.assembled.data
     files = {} if original is not None or data.tokenizer is None else data.tokenizer.for_export()
     if data.pixels is None or not run.own_data:
         return files

@@ -30,9 +30,9 @@ from qtx.interop.pixels import pixel_options
 from qtx.interop.stored import ATTENTION_KEY, open_folder
 from qtx.models import MEASURED_BY, TransformerConfig, differing_options
 from qtx.models.bert import OF_TEXTS
+from qtx.pipeline.assemble import Assembled, assemble
 from qtx.pipeline.classes import has_labels
 from qtx.pipeline.identity import identity_of, kept_files, load_data
-from qtx.pipeline.prepare import Prepared, prepare
 from qtx.training.run_folder import IDENTITY, RunFolder
 
 BUILTIN = "builtin:"
@@ -119,7 +119,7 @@ def objective_of(model: TransformerConfig) -> str:
     return family_of(model).objectives[0] if head in (None, "mlm") else "distill"
 
 
-def import_run(experiment: Experiment, workdir: Path, checkpoint: Found, data: Data | None = None) -> Prepared:
+def import_run(experiment: Experiment, workdir: Path, checkpoint: Found, data: Data | None = None) -> Assembled:
     """Makes the run of a checkpoint in `workdir`; a run of the same checkpoint that is there already stays.
 
     Args:
@@ -143,7 +143,7 @@ def import_run(experiment: Experiment, workdir: Path, checkpoint: Found, data: D
         run.check(kept, now)
         measured_by = {name: now["model"][name] for name in MEASURED_BY if name in now["model"]}
         run.write_config({**kept, "model": {**kept["model"], **measured_by}})
-        return prepare(experiment, data, workdir)
+        return assemble(experiment, data, workdir)
     unfinished = [file for file in workdir.glob(f"{UNFINISHED}*") if _is_left(file)] if workdir.is_dir() else []
     if workdir.exists() and any(file not in unfinished for file in workdir.iterdir()):
         raise QtxError(f"{workdir} is not empty, and holds no run: choose another --workdir")
@@ -164,7 +164,7 @@ def import_run(experiment: Experiment, workdir: Path, checkpoint: Found, data: D
         files = kept_files(experiment, data)
         run.claim({**record(experiment), IDENTITY: {**identity_of(data), **identity}}, files)
         claimed = {**files, run.config.name: ""}
-        return prepare(experiment, data, workdir)
+        return assemble(experiment, data, workdir)
     except QtxError:
         for name in claimed:  # a refused import leaves no file
             (workdir / name).unlink()

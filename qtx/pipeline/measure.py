@@ -25,9 +25,9 @@ from qtx.foundation.batch import Batch
 from qtx.foundation.errors import QtxError
 from qtx.losses import Loss
 from qtx.losses.binary_cross_entropy import OF_LABEL
+from qtx.pipeline.assemble import Assembled
 from qtx.pipeline.measurements import add as add_measurements
 from qtx.pipeline.measurements import as_result, calibration_options
-from qtx.pipeline.prepare import Prepared
 from qtx.pipeline.quantize import method_of
 from qtx.pipeline.run import TrainedRun
 from qtx.quantization import Quantized
@@ -58,32 +58,32 @@ def measure(
       began: when the work on the run began, by `time.monotonic()`; the time since then is reported.
       ranges: where the ranges of `schemes` are from: calibrated, or a file; those of training are recorded as learned.
     """
-    prepared, trained = run.prepared, run.trained_schemes
+    assembled, trained = run.assembled, run.trained_schemes
     schemes = trained | dict(schemes)
-    metrics = metrics_of(prepared, FloatingPoint(prepared.module, run.floating_point))
+    metrics = metrics_of(assembled, FloatingPoint(assembled.module, run.floating_point))
     analysis = measure_outliers(
-        prepared.module,
+        assembled.module,
         run.floating_point,
-        prepared.evaluation(),
-        token_text=token_text(prepared.data),
+        assembled.evaluation(),
+        token_text=token_text(assembled.data),
         quantized=next(iter(schemes.values()), None),
     )
-    quantized = {name: metrics_of(prepared, model) for name, model in schemes.items()}
+    quantized = {name: metrics_of(assembled, model) for name, model in schemes.items()}
     head = {
         "variant": variant,
-        "seed": prepared.experiment.seed,
-        "parameters": prepared.parameters,
-        "metric": prepared.objective.metric,
+        "seed": assembled.experiment.seed,
+        "parameters": assembled.parameters,
+        "metric": assembled.objective.metric,
     }
-    data = {"own": run.own_data, "description": prepared.data.description, **prepared.data.digests}
-    used, total = prepared.held_out_batches
+    data = {"own": run.own_data, "description": assembled.data.description, **assembled.data.digests}
+    used, total = assembled.held_out_batches
     conditions = {"checkpoint": run.checkpoint, "data": data, "held_out_batches": {"used": used, "of": total}}
-    config = record(prepared.experiment)["quantization"]
+    config = record(assembled.experiment)["quantization"]
     seconds = round(time.monotonic() - began, 2)
     measurements = [{**conditions, "scheme": "fp", "values": {**metrics, **analysis.metrics, "seconds": seconds}}]
     for scheme, values in quantized.items():
         how = {
-            "method": method_of(prepared, scheme),
+            "method": method_of(assembled, scheme),
             "ranges": LEARNED if schemes[scheme] is trained.get(scheme) else ranges,
             "options": calibration_options(config),
         }
@@ -112,17 +112,17 @@ def token_text(data: Data) -> Callable[[int], str] | None:
     return None if tokenizer is None else lambda token: tokenizer.tokens([token])[0]
 
 
-def metrics_of(prepared: Prepared, model: FloatingPoint | Quantized | IntegerModel) -> dict[str, float]:
+def metrics_of(assembled: Assembled, model: FloatingPoint | Quantized | IntegerModel) -> dict[str, float]:
     """Computes loss and metrics of a model on the held-out data (see `add_up`), those of single labels by name."""
-    found = add_up(sums_of(prepared, model), prepared.evaluation())
-    names = prepared.data.classes or ()
+    found = add_up(sums_of(assembled, model), assembled.evaluation())
+    names = assembled.data.classes or ()
     named = {f"{OF_LABEL}{number}": f"{OF_LABEL}{name}" for number, name in enumerate(names)}
     return {named.get(key, key): value for key, value in found.items()}
 
 
-def sums_of(prepared: Prepared, model: FloatingPoint | Quantized | IntegerModel) -> Callable[[Batch], Any]:
+def sums_of(assembled: Assembled, model: FloatingPoint | Quantized | IntegerModel) -> Callable[[Batch], Any]:
     """Returns a function from a batch to the sums of a model's loss (see `model_sums`), for `add_up`."""
-    return functools.partial(model_sums, prepared.objective.loss, batch_shards(prepared.mesh), model)
+    return functools.partial(model_sums, assembled.objective.loss, batch_shards(assembled.mesh), model)
 
 
 @functools.partial(jax.jit, static_argnums=(0, 1))

@@ -10,7 +10,7 @@ from typing import Any
 from qtx.attention import attention_text
 from qtx.experiment import Experiment, read, record, recorded
 from qtx.foundation.errors import QtxError
-from qtx.pipeline.prepare import Prepared, prepare
+from qtx.pipeline.assemble import Assembled, assemble
 from qtx.pipeline.train import train
 from qtx.pipeline.warmup import attention_at
 from qtx.quantization import Quantized
@@ -23,15 +23,15 @@ class TrainedRun:
     """A run at one of its checkpoints.
 
     Attributes:
-      prepared: the run's experiment, on the data that the run is measured on.
-      params: the trained parameters: of `prepared.trained`.
+      assembled: the run's experiment, on the data that the run is measured on.
+      params: the trained parameters: of `assembled.trained`.
       workdir: the run's folder.
       checkpoint: the number of updates done.
       own_data: whether the data are those that the run was trained on.
       warming: the attention at the checkpoint, in words, if the checkpoint is within the attention's warm-up.
     """
 
-    prepared: Prepared
+    assembled: Assembled
     params: Any
     workdir: Path
     checkpoint: int
@@ -41,7 +41,7 @@ class TrainedRun:
     @property
     def title(self) -> str:
         """Returns a title for tables: the run, the checkpoint, and what is unusual about attention and data."""
-        used, total = self.prepared.held_out_batches
+        used, total = self.assembled.held_out_batches
         title = f"{self.workdir}, checkpoint {self.checkpoint}"
         title += f", within the warm-up: {self.warming}" if self.warming else ""
         title += "" if self.own_data else ", other data than it was trained on"
@@ -50,13 +50,13 @@ class TrainedRun:
     @property
     def floating_point(self) -> Any:
         """Returns the model's own parameters, without those of quantizers."""
-        return self.params if self.prepared.qat is None else self.params["model"]
+        return self.params if self.assembled.qat is None else self.params["model"]
 
     @functools.cached_property
     def trained_schemes(self) -> dict[str, Quantized]:
         """Returns the model with learned ranges, by the scheme that the run was trained under; empty if under none."""
-        qat = self.prepared.qat
-        return {} if qat is None else {self.prepared.experiment.qat.scheme: qat.quantized(self.params)}
+        qat = self.assembled.qat
+        return {} if qat is None else {self.assembled.experiment.qat.scheme: qat.quantized(self.params)}
 
     def with_quantization(self, **options: Any) -> TrainedRun:
         """Returns the run under other options of `config.quantization`, e.g. `weight_estimator="mse"`.
@@ -64,9 +64,9 @@ class TrainedRun:
         Raises:
           QtxError: if an option is refused.
         """
-        quantization = dataclasses.replace(self.prepared.experiment.quantization, **options)
-        experiment = dataclasses.replace(self.prepared.experiment, quantization=quantization)
-        return dataclasses.replace(self, prepared=dataclasses.replace(self.prepared, experiment=experiment))
+        quantization = dataclasses.replace(self.assembled.experiment.quantization, **options)
+        experiment = dataclasses.replace(self.assembled.experiment, quantization=quantization)
+        return dataclasses.replace(self, assembled=dataclasses.replace(self.assembled, experiment=experiment))
 
 
 def load_run(workdir: str | Path, checkpoint: str = NEWEST) -> TrainedRun:
@@ -76,17 +76,17 @@ def load_run(workdir: str | Path, checkpoint: str = NEWEST) -> TrainedRun:
       QtxError: if there is no such run or checkpoint, it is damaged, or the run's data or start have changed.
     """
     folder = Path(workdir)
-    prepared, own_data = prepare_run(read(recorded(folder)), folder, names_data=False)
-    return restore_run(prepared, folder, checkpoint, own_data)
+    assembled, own_data = assemble_run(read(recorded(folder)), folder, names_data=False)
+    return restore_run(assembled, folder, checkpoint, own_data)
 
 
-def train_run(prepared: Prepared, workdir: Path, profile: bool = False) -> TrainedRun:
+def train_run(assembled: Assembled, workdir: Path, profile: bool = False) -> TrainedRun:
     """Trains or resumes the run in `workdir`, or takes it if it is finished."""
-    result = train(prepared, workdir, profile)
-    return TrainedRun(prepared, result.params, workdir, result.step)
+    result = train(assembled, workdir, profile)
+    return TrainedRun(assembled, result.params, workdir, result.step)
 
 
-def prepare_run(experiment: Experiment, workdir: Path, names_data: bool) -> tuple[Prepared, bool]:
+def assemble_run(experiment: Experiment, workdir: Path, names_data: bool) -> tuple[Assembled, bool]:
     """Prepares the experiment of the run in a folder, and says whether its data are those that the run was trained on.
 
     Args:
@@ -99,30 +99,30 @@ def prepare_run(experiment: Experiment, workdir: Path, names_data: bool) -> tupl
         nobody said so.
     """
     check_run(experiment, workdir)
-    prepared = prepare(experiment, workdir=workdir)
-    return prepared, uses_own_data(prepared, workdir, names_data)
+    assembled = assemble(experiment, workdir=workdir)
+    return assembled, uses_own_data(assembled, workdir, names_data)
 
 
-def restore_run(prepared: Prepared, workdir: Path, checkpoint: str = NEWEST, own_data: bool = True) -> TrainedRun:
-    """Loads the run of `prepare_run` at a checkpoint: newest, best, or a step.
+def restore_run(assembled: Assembled, workdir: Path, checkpoint: str = NEWEST, own_data: bool = True) -> TrainedRun:
+    """Loads the run of `assemble_run` at a checkpoint: newest, best, or a step.
 
     Raises:
       QtxError: if there is no such checkpoint, or it is damaged (see `load_params`).
     """
-    step, mesh = find_checkpoint(workdir, checkpoint), prepared.experiment.mesh
-    prepared, warming = at_step(prepared, workdir, step)
-    params = load_params(prepared.trained, prepared.data, workdir, mesh, str(step))
-    return TrainedRun(prepared, params, workdir, step, own_data, warming)
+    step, mesh = find_checkpoint(workdir, checkpoint), assembled.experiment.mesh
+    assembled, warming = at_step(assembled, workdir, step)
+    params = load_params(assembled.trained, assembled.data, workdir, mesh, str(step))
+    return TrainedRun(assembled, params, workdir, step, own_data, warming)
 
 
-def at_step(prepared: Prepared, workdir: Path, step: int) -> tuple[Prepared, str]:
-    """Returns a run of `prepare_run` with the attention that the run had at a checkpoint, to which the parameters there
-    belong, and, if that is within the warm-up, the attention in words."""
-    model = prepared.experiment.model
-    attention = attention_at(prepared.experiment, workdir, step)
+def at_step(assembled: Assembled, workdir: Path, step: int) -> tuple[Assembled, str]:
+    """Returns a run of `assemble_run` with the attention that the run had at a checkpoint, to which the parameters
+    there belong, and, if that is within the warm-up, the attention in words."""
+    model = assembled.experiment.model
+    attention = attention_at(assembled.experiment, workdir, step)
     if attention == model.attention:
-        return prepared, ""
-    return prepared.with_model(dataclasses.replace(model, attention=attention)), attention_text(attention)
+        return assembled, ""
+    return assembled.with_model(dataclasses.replace(model, attention=attention)), attention_text(attention)
 
 
 def check_run(experiment: Experiment, workdir: Path) -> None:
@@ -131,11 +131,11 @@ def check_run(experiment: Experiment, workdir: Path) -> None:
     folder.check(folder.read_config(), record(experiment), other_data=True)
 
 
-def uses_own_data(prepared: Prepared, workdir: Path, named: bool) -> bool:
+def uses_own_data(assembled: Assembled, workdir: Path, named: bool) -> bool:
     """Says whether the data are those that the run in `workdir` was trained on.
 
     Args:
-      prepared: the experiment, which `check_run` has passed.
+      assembled: the experiment, which `check_run` has passed.
       workdir: the run's folder.
       named: whether the user has named the data, and knows that they may be others.
 
@@ -143,13 +143,13 @@ def uses_own_data(prepared: Prepared, workdir: Path, named: bool) -> bool:
       QtxError: if the data are others and nobody said so, or another tokenizer cuts them.
     """
     there = RunFolder(workdir).read_config()
-    other = other_contents(there, {IDENTITY: prepared.identity})
+    other = other_contents(there, {IDENTITY: assembled.identity})
     # Other data on the command line, or in its config file, count as named too.
-    named = named or record(prepared.experiment)["data"] != there["data"]
-    if other and (not named or prepared.identity.get("tokenizer") != there[IDENTITY].get("tokenizer")):
+    named = named or record(assembled.experiment)["data"] != there["data"]
+    if other and (not named or assembled.identity.get("tokenizer") != there[IDENTITY].get("tokenizer")):
         raise QtxError(
             f"{workdir} was trained on other data: config.data is the same, but what it names has another content: "
             f"{', '.join(other)}; restore it, or name the data to measure on, e.g. --config.data.source="
-            f"{prepared.experiment.data.name}"
+            f"{assembled.experiment.data.name}"
         )
     return not other

@@ -17,13 +17,13 @@ def find_sensitivity(
     run: TrainedRun, scheme: str, track: Callable[[Sequence[Target]], Iterable[Target]] = iter
 ) -> Sweep:
     """Measures what each tensor costs under a scheme, on the config's `sensitivity_batches` held-out batches."""
-    prepared = run.prepared
-    config, objective = prepared.experiment.quantization, prepared.objective
+    assembled = run.assembled
+    config, objective = assembled.experiment.quantization, assembled.objective
     quantized = under(run, scheme)
-    batches = list(itertools.islice(prepared.evaluation(), config.sensitivity_batches))
+    batches = list(itertools.islice(assembled.evaluation(), config.sensitivity_batches))
 
     def metric_of(model: Quantized) -> float:
-        return add_up(sums_of(prepared, model), batches)[objective.metric]
+        return add_up(sums_of(assembled, model), batches)[objective.metric]
 
     return sweep(
         quantized,

@@ -1,4 +1,4 @@
-"""This module trains a prepared experiment in a run's folder, with attention's health watched."""
+"""This module trains a assembled experiment in a run's folder, with attention's health watched."""
 
 from __future__ import annotations
 
@@ -13,24 +13,24 @@ from qtx.data.workers import spare_processes
 from qtx.foundation.config import flattened
 from qtx.foundation.hardware import chip_of
 from qtx.models.flops import step_flops
+from qtx.pipeline.assemble import Assembled
 from qtx.pipeline.backend import BACKEND, training_backend, with_backend
 from qtx.pipeline.health import attention_warning
 from qtx.pipeline.identity import kept_files
 from qtx.pipeline.initial import initial_params
 from qtx.pipeline.lineage import start_identity
-from qtx.pipeline.prepare import Prepared
 from qtx.pipeline.start_check import check_start
 from qtx.training.loop import Task, TrainResult, fit
 from qtx.training.run_folder import IDENTITY, TAKEN, Claim, RunFolder
 from qtx.training.watch import Watch
 
 
-def train(prepared: Prepared, workdir: str | Path, profile: bool = False) -> TrainResult:
+def train(assembled: Assembled, workdir: str | Path, profile: bool = False) -> TrainResult:
     """Trains an experiment's model in `workdir`, or resumes; see `fit`. With `config.qat.scheme`, the parameters are
     those of a `qtx.quantization.qat.model.QatModel`, and the evaluations are of the quantized model.
 
     Args:
-      prepared: the experiment.
+      assembled: the experiment.
       workdir: the run's folder.
       profile: whether to trace a few steps to the folder's `profile/`.
 
@@ -38,28 +38,28 @@ def train(prepared: Prepared, workdir: str | Path, profile: bool = False) -> Tra
       Preempted: on SIGTERM, when the state is saved.
       QtxError: if the parts of the experiment do not fit to the folder, or training fails; see `fit`.
     """
-    folder, asked = RunFolder(Path(workdir)), prepared.experiment
-    check_start(asked, folder.root, prepared.identity)
-    taken = training_backend(prepared, folder.root)
-    prepared = prepared.with_model(with_backend(asked.model, taken))
-    identity = {**prepared.identity, **start_identity(asked.start)}
+    folder, asked = RunFolder(Path(workdir)), assembled.experiment
+    check_start(asked, folder.root, assembled.identity)
+    taken = training_backend(assembled, folder.root)
+    assembled = assembled.with_model(with_backend(asked.model, taken))
+    identity = {**assembled.identity, **start_identity(asked.start)}
     config = {**flattened(asked), IDENTITY: identity, TAKEN: {BACKEND: taken}}
-    data = prepared.data
+    data = assembled.data
     if jax.default_backend() != "cpu":  # on a CPU, training itself uses all cores
         data = dataclasses.replace(data, reading_processes=spare_processes())
-    initial = initial_params(prepared, folder.root)
+    initial = initial_params(assembled, folder.root)
     return fit(
-        Task(prepared.trained, data, asked.seed, initial, prepared.objective.loss, prepared.teacher),
+        Task(assembled.trained, data, asked.seed, initial, assembled.objective.loss, assembled.teacher),
         asked.training,
         Claim(folder, config, kept_files(asked, data)),
-        prepared.mesh,
-        _watch(prepared, profile),
+        assembled.mesh,
+        _watch(assembled, profile),
     )
 
 
-def _watch(prepared: Prepared, profile: bool) -> Watch:
+def _watch(assembled: Assembled, profile: bool) -> Watch:
     """Returns the choice of what is watched: the health of attention, and how well the devices are used."""
-    module, qat, model = prepared.module, prepared.qat, prepared.experiment.model
+    module, qat, model = assembled.module, assembled.qat, assembled.experiment.model
 
     def monitor(params, batch, step):
         numbers = attention_health(module, params, batch, step) if qat is None else health(qat.quantized(params), batch)

@@ -29,7 +29,7 @@ from qtx.families.in_words import family_title
 from qtx.foundation.config import flattened
 from qtx.foundation.numbers import number
 from qtx.interop import load
-from qtx.pipeline.prepare import prepare
+from qtx.pipeline.assemble import assemble
 from qtx.report.results import read_lines
 
 NANO = str(Path(__file__).parents[1] / "nano_config.py")
@@ -273,8 +273,8 @@ def test_compare_report_and_table2(tmp_path, capsys):
 
 def test_summary_is_a_panel_on_a_terminal(tmp_path):
     text = io.StringIO()
-    prepared = prepare(read(load_config_file(NANO)))
-    print_summary(prepared, tmp_path, Console(file=text, force_terminal=True, width=120))
+    assembled = assemble(read(load_config_file(NANO)))
+    print_summary(assembled, tmp_path, Console(file=text, force_terminal=True, width=120))
     assert "qtx · nano" in text.getvalue() and "╭" in text.getvalue()
 
 

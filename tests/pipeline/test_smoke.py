@@ -14,7 +14,7 @@ from qtx.cli.main import main
 from qtx.experiment import read
 from qtx.foundation.config import flattened
 from qtx.foundation.errors import QtxError
-from qtx.pipeline.prepare import prepare
+from qtx.pipeline.assemble import assemble
 from qtx.pipeline.smoke import NEEDS_NO_FILES
 from qtx.pipeline.train import train
 from qtx.training import read_metrics
@@ -76,7 +76,7 @@ def test_a_config_that_is_wrong_at_its_full_size_is_refused(tmp_path):
 def test_a_smoke_test_trains(name, tmp_path):
     small = read(load_config_file(str(CONFIGS[0].with_name(f"{name}.py")) + ":gated_linear:smoke"))
     training = dataclasses.replace(small.training, steps=2, warmup_steps=1)
-    result = train(prepare(dataclasses.replace(small, training=training)), tmp_path)
+    result = train(assemble(dataclasses.replace(small, training=training)), tmp_path)
     assert math.isfinite(result.metrics["loss"])
 
 

@@ -106,18 +106,18 @@ def run_of(method, schemes, trained=False):
     qat = make_qat_model(module, config.make_recipe("w4a8", module.config), batches[0]) if trained else None
     experiment = SimpleNamespace(quantization=config, qat=SimpleNamespace(scheme="w4a8"))
     data = SimpleNamespace(evaluation=lambda _: batches)
-    prepared: Any = SimpleNamespace(module=module, experiment=experiment, data=data, qat=qat)
-    return TrainedRun(prepared, qat.start(params, calibrated()) if qat else params, Path(), 0)
+    assembled: Any = SimpleNamespace(module=module, experiment=experiment, data=data, qat=qat)
+    return TrainedRun(assembled, qat.start(params, calibrated()) if qat else params, Path(), 0)
 
 
 @pytest.mark.slow
 def test_learned_ranges_come_back(tmp_path):
     """Of a run that was trained under a scheme: no estimator finds them again."""
     run = run_of("gptq", ("w3a8", "w4a8"), trained=True)
-    prepared, params = run.prepared, run.params
+    assembled, params = run.assembled, run.params
     params["ranges"] = jax.tree.map(lambda x: 0.9 * x, params["ranges"])
-    quantized, file = prepared.qat.quantized(params), tmp_path / "w4a8.safetensors"
-    save_ranges(quantized, params["model"], file, method_of(prepared, "w4a8"), "w4a8")
+    quantized, file = assembled.qat.quantized(params), tmp_path / "w4a8.safetensors"
+    save_ranges(quantized, params["model"], file, method_of(assembled, "w4a8"), "w4a8")
     assert read_ranges(file).method == "qat"
     (scheme, loaded), *more = with_ranges(run, file).items()
     assert scheme == "w4a8" and not more

@@ -100,8 +100,8 @@ CASES = [
     for number, family in enumerate(sorted(FAMILIES))
     for turn, attention in enumerate(sorted(MECHANISMS))
     for scheme, recipe, granularity in (("w8a8", f"paper_{family}", "tensor"), ("w4a4", "strict", "channel"))
-    # The block is the same in all families: every mechanism in one, and in the others two that differ in kind from those
-    # above; of neighbours one in 8 bits and one in 4.
+    # The block is the same in all families: every mechanism in one, and in the others two that are of another kind than
+    # those above; of neighbours one in 8 bits and one in 4.
     if (family == "opt" or attention in ("sink", "gated_elementwise"))
     and (scheme == "w8a8") == ((number + turn) % 2 == 0)
 ]

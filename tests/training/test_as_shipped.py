@@ -19,7 +19,7 @@ import numpy as np
 from qtx.data import load
 from qtx.experiment import default, read
 from qtx.training import read_metrics
-from qtx.pipeline.prepare import prepare
+from qtx.pipeline.assemble import assemble
 from qtx.pipeline.train import train
 from tests.training.interruption import InterruptedData, Interruption
 
@@ -31,14 +31,14 @@ config.training.outliers_every, config.training.eval_batches = 12, 2
 config.qat.noise = "w8a8"
 experiment = read(config)
 data = load(experiment.data, experiment.objective)
-unbroken = train(prepare(experiment, data), sys.argv[1] + "/unbroken")
+unbroken = train(assemble(experiment, data), sys.argv[1] + "/unbroken")
 for stop in (3, 7, 10):
     try:
-        train(prepare(experiment, InterruptedData(data, stop)), sys.argv[1] + "/broken")
+        train(assemble(experiment, InterruptedData(data, stop)), sys.argv[1] + "/broken")
     except Interruption:
         continue
     raise AssertionError("the run was not interrupted")
-broken = train(prepare(experiment, data), sys.argv[1] + "/broken")
+broken = train(assemble(experiment, data), sys.argv[1] + "/broken")
 assert len(jax.devices()) == 1
 jax.tree.map(np.testing.assert_array_equal, jax.device_get(broken.params), jax.device_get(unbroken.params))
 lines = [

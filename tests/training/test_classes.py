@@ -282,8 +282,8 @@ def test_labels_that_are_not_the_model_s_are_diagnosed_and_nothing_else(tmp_path
     folder, root = vit(tmp_path / "checkpoint"), images(tmp_path / "images", ("ant", "cow", "fox", "owl"), ("owl",))
     experiment = experiment_of(folder, DataConfig(ImageFolder(path=str(root))), "classification")
     run = open_run(experiment, tmp_path / "run", Found(folder, "a test"))
-    assert run.prepared.data.classes is None
-    assert run.prepared.data.description.endswith("; not all labels are the model's: measured by its own outputs")
+    assert run.assembled.data.classes is None
+    assert run.assembled.data.description.endswith("; not all labels are the model's: measured by its own outputs")
     with pytest.raises(UnknownLabel, match="label 'ant' is none of the classes bee"):
         load_data(read(load_run_config(tmp_path / "run")), RunFolder(tmp_path / "run"))
 

@@ -16,8 +16,8 @@ from qtx.data import OBJECTIVES, SOURCES, DataConfig, load
 from qtx.data.sources import TextFiles
 from qtx.experiment import read
 from qtx.foundation.storage import seal
+from qtx.pipeline.assemble import assemble
 from qtx.pipeline.measure import metrics_of
-from qtx.pipeline.prepare import prepare
 from qtx.quantization.integer import load as load_integers
 from qtx.quantization.qat.config import QatConfig
 from qtx.training import RunFolder
@@ -265,8 +265,8 @@ def test_quantized_training_is_exported_as_it_was_trained(named, quantized_run, 
     anew = "w6a8: ranges calibrated anew (the run was trained under w4a8), method static"
     assert (anew if named == "w6a8" else learned) in capsys.readouterr().out
     folder = quantized_run / "export" / "int8"
-    prepared = prepare(dataclasses.replace(read(load_run_config(folder)), qat=QatConfig()), workdir=folder)
-    difference = metrics_of(prepared, load_integers(prepared.module, folder))["perplexity"] / simulated - 1
+    assembled = assemble(dataclasses.replace(read(load_run_config(folder)), qat=QatConfig()), workdir=folder)
+    difference = metrics_of(assembled, load_integers(assembled.module, folder))["perplexity"] / simulated - 1
     assert abs(difference) < 1e-3 if named != "w6a8" else abs(difference) > 3e-3
     shutil.rmtree(quantized_run / "export")
 

@@ -24,10 +24,10 @@ from qtx.losses import LogitDistillation, Training
 from qtx.losses.cross_entropy import class_sums, cross_entropy_sums
 from qtx.losses.divergences import LOGITS
 from qtx.models import BertConfig
+from qtx.pipeline.assemble import assemble
 from qtx.pipeline.importing import Found, config_of_checkpoint, import_run
 from qtx.pipeline.inheritance import inheriting
 from qtx.pipeline.initial import start_params
-from qtx.pipeline.prepare import prepare
 from qtx.training.evaluate import add_up
 from tests.data.samples import WORDS, write_labels
 
@@ -127,8 +127,8 @@ def fine_tuning(start: Path, **changes):
 
 def started(config):
     """What an experiment starts from, and the module that it trains."""
-    prepared = prepare(read(config), workdir=Path(config.start))
-    return start_params(prepared, config.start), prepared.module
+    assembled = assemble(read(config), workdir=Path(config.start))
+    return start_params(assembled, config.start), assembled.module
 
 
 def equal(one, other) -> bool:
@@ -173,7 +173,7 @@ def test_what_is_taught_needs_the_teacher_s_head(classifier):
     config.model.head = "none"
     message = "compares outputs with those of .*, whose model.head is 'classification', but config.model.head is 'none'"
     with pytest.raises(QtxError, match=message):
-        prepare(read(config), workdir=classifier)
+        assemble(read(config), workdir=classifier)
 
 
 def test_a_classifier_is_held_to_its_teacher_s_logits():

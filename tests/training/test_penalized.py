@@ -18,7 +18,7 @@ from qtx.experiment import read
 from qtx.families import FAMILIES
 from qtx.foundation.errors import QtxError
 from qtx.models import Bert, BertConfig, Opt, OptConfig, Vit, VitConfig
-from qtx.pipeline.prepare import prepare
+from qtx.pipeline.assemble import assemble
 from qtx.pipeline.train import train
 from qtx.quantization import Quantizer, Recipe, Rule, calibrate
 from qtx.quantization.estimators import MinMax
@@ -312,7 +312,7 @@ def test_a_site_that_is_not_there_is_told_before_anything_is_written(tmp_path):
     config = get_config()
     config.training.penalties = ("hinge,sites=layers/mlp/ou",)
     with pytest.raises(QtxError, match="did you mean 'layers/mlp/out'"):
-        train(prepare(read(config)), tmp_path / "run")
+        train(assemble(read(config)), tmp_path / "run")
     assert not (tmp_path / "run").exists()
 
 

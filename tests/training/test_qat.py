@@ -15,10 +15,10 @@ from qtx.attention import VARIANTS
 from qtx.experiment import default, from_record, read, record
 from qtx.families import FAMILIES, build
 from qtx.foundation.errors import QtxError
+from qtx.pipeline.assemble import assemble
 from qtx.pipeline.compare import runs
 from qtx.pipeline.initial import initial_params
 from qtx.pipeline.measure import measure
-from qtx.pipeline.prepare import prepare
 from qtx.pipeline.quantize import quantize
 from qtx.pipeline.run import TrainedRun, restore_run
 from qtx.pipeline.start_check import check_start
@@ -65,7 +65,7 @@ def data():
 def start(data, tmp_path_factory):
     """The folder of a trained model."""
     workdir = tmp_path_factory.mktemp("start")
-    train(prepare(read(make_config()), data), workdir)
+    train(assemble(read(make_config()), data), workdir)
     return workdir
 
 
@@ -73,7 +73,7 @@ def start(data, tmp_path_factory):
 def unbroken(start, data, tmp_path_factory):
     """A run of quantization-aware training: its experiment and its result."""
     experiment = read(make_config(start=str(start)))
-    return experiment, train(prepare(experiment, data), tmp_path_factory.mktemp("qat"))
+    return experiment, train(assemble(experiment, data), tmp_path_factory.mktemp("qat"))
 
 
 def ranges_of(params):
@@ -100,8 +100,8 @@ def measured(monkeypatch):
 
 
 def test_the_first_evaluation_is_that_of_post_training_quantization(start, data, unbroken, measured):
-    prepared = prepare(read(make_config()), data)
-    run = restore_run(prepared, start)
+    assembled = assemble(read(make_config()), data)
+    run = restore_run(assembled, start)
     first = read_metrics(unbroken[1].workdir, "eval")[0]
     result = measured(run, quantize(run))
     assert result["quantized"] == {"w3a4": pytest.approx(first["perplexity"], rel=1e-6)}
@@ -110,8 +110,8 @@ def test_the_first_evaluation_is_that_of_post_training_quantization(start, data,
 def test_a_run_is_evaluated_with_its_learned_ranges(data, unbroken, measured):
     """As `qtx.quantization.Quantized`, whose forward is the one that training evaluated."""
     experiment, result = unbroken
-    prepared = prepare(experiment, data)
-    run = restore_run(prepared, result.workdir)
+    assembled = assemble(experiment, data)
+    run = restore_run(assembled, result.workdir)
     jax.tree.map(np.testing.assert_array_equal, run.params, result.params)
     found = measured(run, {})
     assert found["quantized"] == {"w3a4": pytest.approx(result.metrics["perplexity"], rel=1e-6)}
@@ -127,8 +127,8 @@ def test_interruptions_leave_no_trace(data, unbroken, tmp_path):
     """Stopped between checkpoints; what goes on needs the starting run no more."""
     experiment, result = unbroken
     with pytest.raises(Interruption):
-        train(prepare(experiment, InterruptedData(data, 25)), tmp_path)
-    again = train(prepare(experiment, NoCalibration(data, stop=10**9)), tmp_path)
+        train(assemble(experiment, InterruptedData(data, 25)), tmp_path)
+    again = train(assemble(experiment, NoCalibration(data, stop=10**9)), tmp_path)
     jax.tree.map(np.testing.assert_array_equal, again.params, result.params)
     assert again.metrics == result.metrics
     lines = [
@@ -147,8 +147,8 @@ class NoCalibration(InterruptedData):
 
 def test_ranges_learn_and_do_not_decay(unbroken, data, start):
     experiment, result = unbroken
-    prepared = prepare(experiment, data)
-    make_initial = initial_params(prepared, result.workdir)
+    assembled = assemble(experiment, data)
+    make_initial = initial_params(assembled, result.workdir)
     before = ranges_of(make_initial())
     after = ranges_of(result.params)
     assert before.keys() == after.keys() and any(name.startswith("weights/") for name in before)
@@ -156,7 +156,7 @@ def test_ranges_learn_and_do_not_decay(unbroken, data, start):
     activations = [name for name in before if name.startswith("activations/")]
     assert all(np.any(after[name] != before[name]) for name in activations)
     assert all(after[name].shape == (1,) for name in activations if "layers/" in name)
-    mask = decay_mask(prepared.trained.described(next(iter(data.evaluation(1)))), True)(result.params)
+    mask = decay_mask(assembled.trained.described(next(iter(data.evaluation(1)))), True)(result.params)
     assert not any(jax.tree.leaves(mask["ranges"])) and mask["model"]["layers"]["mlp"]["out"]["kernel"]
 
 
@@ -195,9 +195,9 @@ def test_ranges_can_be_left_as_calibrated(learn):
 
 def test_given_parameters_lie_on_the_mesh_and_are_not_consumed(unbroken, data):
     experiment, result = unbroken
-    prepared = prepare(experiment, data)
+    assembled = assemble(experiment, data)
     batch = next(iter(data.evaluation(16)))
-    program = make_program(prepared.trained, experiment.training, make_mesh(MeshConfig(1, 2, 2)), batch)
+    program = make_program(assembled.trained, experiment.training, make_mesh(MeshConfig(1, 2, 2)), batch)
     wanted = jax.tree.map(lambda x: x.sharding, program.abstract_state.params)
     state = program.start(jax.device_put(result.params, wanted))
     assert not state.params["model"]["layers"]["mlp"]["out"]["kernel"].is_fully_replicated
@@ -211,7 +211,7 @@ def test_given_parameters_lie_on_the_mesh_and_are_not_consumed(unbroken, data):
 def test_several_devices_train_as_one(start, data, unbroken, tmp_path, mesh):
     config = make_config(start=str(start))
     config.mesh.update(dict(zip(("data", "fsdp", "tensor"), mesh, strict=True)))
-    result = train(prepare(read(config), data), tmp_path)
+    result = train(assemble(read(config), data), tmp_path)
     # Sums in another order push values that lie between two steps of a quantizer to the other one.
     assert result.metrics["loss"] == pytest.approx(unbroken[1].metrics["loss"], abs=0.02)
 
@@ -220,9 +220,9 @@ def test_noise_makes_a_model_that_loses_less_to_quantization(start, data, tmp_pa
     """Forty updates with half of each batch quantized win back some of what three-bit weights and four-bit activations
     cost, in an ordinary run: its floating-point model is as good as it was, and its checkpoint the model's alone."""
     config = make_config(start=str(start), scheme="", noise="w3a4")
-    result = train(prepare(read(config), data), tmp_path)
-    as_was = restore_run(prepare(read(make_config()), data), start)
-    noisy = restore_run(prepare(read(config), data), tmp_path)
+    result = train(assemble(read(config), data), tmp_path)
+    as_was = restore_run(assemble(read(make_config()), data), start)
+    noisy = restore_run(assemble(read(config), data), tmp_path)
     assert jax.tree.map(np.shape, noisy.params) == jax.tree.map(np.shape, as_was.params)
     cost = {}
     for name, run in {"as it was": as_was, "noisy": noisy}.items():
@@ -238,12 +238,12 @@ def test_every_granularity_learns(start, data, tmp_path, measured):
     config = make_config(start=str(start))
     config.quantization.update(options)
     experiment = read(config)
-    result = train(prepare(experiment, data), tmp_path)
+    result = train(assemble(experiment, data), tmp_path)
     losses = [line["loss"] for line in read_metrics(tmp_path, "eval")]
     assert losses[-1] < losses[0]
-    prepared = prepare(experiment, data)
-    jax.tree.map(np.testing.assert_array_equal, restore_run(prepared, tmp_path).params, result.params)
-    found = measured(TrainedRun(prepared, result.params, tmp_path, result.step), {})
+    assembled = assemble(experiment, data)
+    jax.tree.map(np.testing.assert_array_equal, restore_run(assembled, tmp_path).params, result.params)
+    found = measured(TrainedRun(assembled, result.params, tmp_path, result.step), {})
     # Dynamic grids are computed by two programs, and a zero-point halfway between two integers may fall to either.
     assert found["quantized"]["w3a4"] == pytest.approx(result.metrics["perplexity"], rel=1e-2)
 
@@ -296,7 +296,7 @@ def test_ranges_of_groups_cannot_be_learned(data, start):
     config = make_config(start=str(start))
     config.quantization.activation_granularity = "group"
     with pytest.raises(QtxError, match="learn_ranges=False"):
-        prepare(read(config), data)
+        assemble(read(config), data)
 
 
 @pytest.mark.parametrize(
@@ -313,15 +313,15 @@ def test_what_cannot_start(start, data, tmp_path, change, message):
     config.update_from_flattened_dict(change)
     workdir = tmp_path / "run"
     with pytest.raises(QtxError, match=message):
-        train(prepare(read(config), data), workdir)
+        train(assemble(read(config), data), workdir)
     assert not workdir.exists()
 
 
 def test_what_is_no_start(start, data, unbroken, tmp_path):
     with pytest.raises(QtxError, match="is the run's own folder"):
-        train(prepare(read(make_config(start=str(start))), data), start)
+        train(assemble(read(make_config(start=str(start))), data), start)
     with pytest.raises(QtxError, match="itself a run of quantization-aware training: start from"):
-        train(prepare(read(make_config(start=str(unbroken[1].workdir))), data), tmp_path)
+        train(assemble(read(make_config(start=str(unbroken[1].workdir))), data), tmp_path)
 
 
 def test_a_start_may_differ_in_what_its_parameters_do_not_depend_on(start, tmp_path):

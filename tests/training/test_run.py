@@ -5,7 +5,7 @@ from __future__ import annotations
 import pytest
 
 from qtx.experiment import default, read
-from qtx.pipeline.prepare import prepare
+from qtx.pipeline.assemble import assemble
 from qtx.pipeline.train import train
 from qtx.training import RunFolder, read_metrics
 
@@ -24,7 +24,7 @@ def experiment():
 
 @pytest.mark.slow
 def test_dead_attention_is_measured_and_told(experiment, tmp_path, capsys):
-    result = train(prepare(experiment), tmp_path)
+    result = train(assemble(experiment), tmp_path)
     lines = read_metrics(tmp_path, "monitor")
     assert [line["step"] for line in lines] == [0, 1]
     # The first rows see few tokens: their probabilities survive.

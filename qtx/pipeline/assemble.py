@@ -31,7 +31,7 @@ from qtx.training.step import training_forward
 
 
 @dataclasses.dataclass(frozen=True)
-class Prepared:
+class Assembled:
     """An experiment that is ready to run, with what was made of its options.
 
     Attributes:
@@ -109,7 +109,7 @@ class Prepared:
             )
         return Batches(self.mesh, self.data.calibration(self.batch_size, self.experiment.seed))
 
-    def with_model(self, model: TransformerConfig) -> Prepared:
+    def with_model(self, model: TransformerConfig) -> Assembled:
         """Returns the same experiment, nothing made anew, under a config of the model by which it computes otherwise
         with the same parameters."""
         module = self.module.clone(config=model)
@@ -133,7 +133,7 @@ class Batches:
         return batches if self.teacher is None else map(self.teacher.outputs, batches)
 
 
-def prepare(experiment: Experiment, data: Data | None = None, workdir: Path | None = None) -> Prepared:
+def assemble(experiment: Experiment, data: Data | None = None, workdir: Path | None = None) -> Assembled:
     """Loads the data, builds the model and arranges the devices; writes nothing.
 
     Args:
@@ -156,7 +156,7 @@ def prepare(experiment: Experiment, data: Data | None = None, workdir: Path | No
     check_recipe(experiment, module, params, example)
     trained = make_trained(experiment, module, example)
     teacher = teacher_of(experiment, data, workdir)
-    return Prepared(experiment, data, identity_of(data), module, trained, count_parameters(params), mesh, teacher)
+    return Assembled(experiment, data, identity_of(data), module, trained, count_parameters(params), mesh, teacher)
 
 
 def check_recipe(experiment: Experiment, module: nn.Module, params: Any, batch: dict[str, Any]) -> None:
