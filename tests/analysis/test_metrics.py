@@ -59,7 +59,7 @@ def test_batches_and_padding_samples_do_not_change_the_metrics(make_model, famil
     assert expected["max_inf_norm"] == expected["inf_norms"][measured_sites(module).infinity_norm].max()
 
 
-@pytest.mark.representative("bert")
+@pytest.mark.slow
 @pytest.mark.parametrize("family", ["bert", "opt"])
 def test_what_padding_holds_is_not_measured(make_model, family):
     """Of a padding token as large as an outlier, against the tensors themselves."""

@@ -300,6 +300,7 @@ def test_families_in_words(family, title):
     assert family_title(read(default(family)).model) == title
 
 
+@pytest.mark.slow
 def test_fewer_held_out_batches_are_said(trained, tmp_path, capsys):
     workdir = tmp_path / "run"
     shutil.copytree(trained[0], workdir)

@@ -51,6 +51,7 @@ def test_the_centred_fidelity_of_each_scheme_is_in_the_result():
     assert "quantized_centred_fidelity" not in as_result(head, measured)
 
 
+@pytest.mark.slow
 def test_a_run_is_measured_by_what_the_modules_say(tmp_path, checkpoint):
     config = config_of_checkpoint(checkpoint).unlock()
     config.data = section(data_config(tmp_path, tokenizer=str(checkpoint.folder)))

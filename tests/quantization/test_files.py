@@ -217,6 +217,7 @@ DAMAGES = {
 }
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("name", DAMAGES)
 def test_damaged_ranges_are_refused(whole, tmp_path, name):
     file = tmp_path / "w4a8.safetensors"

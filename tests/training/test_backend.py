@@ -66,6 +66,7 @@ def rewrite(folder, change):
     folder.config.write_bytes(sealed_json(config))
 
 
+@pytest.mark.slow
 def test_runs_of_other_versions(experiment, tmp_path, monkeypatch):
     train(assemble(experiment), tmp_path / "run")
     folder = RunFolder(tmp_path / "run")

@@ -163,6 +163,7 @@ class PoisonedData(InterruptedData):
         return iterator
 
 
+@pytest.mark.slow
 def test_a_bad_step_stops_the_run(run, data, tmp_path, unbroken):
     """With the state before it, its batch, and the log up to it; and again, when started again."""
     for _ in range(2):

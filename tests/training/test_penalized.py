@@ -244,6 +244,7 @@ def test_a_step_against_a_hinge_lowers_real_outliers_and_little_else(patient):
     assert np.linalg.norm((y - x)[~far]) < 0.05 * np.linalg.norm(x[~far])
 
 
+@pytest.mark.slow
 def test_padding_does_not_matter():
     """Neither what stands where a sample has ended, nor the samples that fill the batch."""
     others = [make_batch(MODULES["bert"], seed) for seed in SEEDS]
