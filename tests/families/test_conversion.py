@@ -106,7 +106,7 @@ def test_it_is_the_same_model_and_learns_to_be_another(family, attention):
 
 
 @pytest.mark.slow
-@pytest.mark.parametrize("attention", list(ATTENTIONS)[::2])
+@pytest.mark.parametrize("attention", list(ATTENTIONS)[::4])
 def test_it_is_quantized_run_on_integers_and_saved_as_what_it_is(attention, tmp_path):
     _, batch, expected = original("opt")
     module, params = converted("opt", ATTENTIONS[attention])

@@ -105,7 +105,7 @@ def test_the_masked_language_head_has_it_and_the_pooler_keeps_its_own():
 
 
 @pytest.mark.slow
-@pytest.mark.parametrize("family", CONFIGS)
+@pytest.mark.parametrize("family", ["opt", "vit"])
 def test_integers_are_those_of_the_quantized_model(family):
     batch = batch_of(family)
     module, params = made(family, OTHERS[family])

@@ -67,7 +67,7 @@ def test_sites_are_those_of_the_design_and_layers_carry_the_layer_axis(family, a
 @pytest.mark.representative("bert-gated_mlp")
 @pytest.mark.parametrize(
     "family, attention",
-    [("bert", name) for name in sorted(VARIANTS)] + [("opt", "softmax"), ("vit", "softmax"), ("vit", "none")],
+    [("bert", name) for name in sorted(VARIANTS)[::2]] + [("opt", "softmax"), ("vit", "softmax"), ("vit", "none")],
 )
 def test_logits_are_finite_float32_and_gradients_reach_every_parameter(family, attention):
     module, params, batch = make(family, attention)
@@ -91,7 +91,7 @@ def test_logits_are_finite_float32_and_gradients_reach_every_parameter(family, a
 
 @pytest.mark.representative("gated_mlp-bert")
 @pytest.mark.parametrize(
-    ("attention", "family"), [(name, ("bert", "opt")[i % 2]) for i, name in enumerate(sorted(VARIANTS))]
+    ("attention", "family"), [(name, ("bert", "opt")[i % 2]) for i, name in enumerate(sorted(VARIANTS)[::2])]
 )
 def test_padding_does_not_change_what_real_tokens_get(family, attention):
     module, params, batch = make(family, attention)

@@ -67,8 +67,7 @@ def test_recipes_and_methods_fit(recipe, method):
 
 
 @pytest.mark.slow
-@pytest.mark.parametrize("method", ["static", "smoothquant"])
-@pytest.mark.parametrize("attention", ["softmax", "gated_linear"])
+@pytest.mark.parametrize(("attention", "method"), [("softmax", "smoothquant"), ("gated_linear", "static")])
 def test_integers_compute_what_fake_quantization_simulates(attention, method):
     result = off_the_edges(quantized("strict", "w8a8", method, attention))
     model = convert(result)

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import dataclasses
 import functools
-import itertools
 from typing import Any, NamedTuple
 
 import flax.linen as nn
@@ -110,13 +109,13 @@ def test_every_family_in_parts_on_a_mixed_mesh_equals_one_device(name):
     check(name, "mixed", parts=2)
 
 
-# In parts and with dropout: a third each, so that every family and every mesh has all three.
+# In parts and with dropout in turn, every family on some of the meshes, every mesh with some of the families.
 KINDS_OF_STEPS = ((1, 0.0), (1, 0.1), (2, 0.0))
 LATIN_SQUARE = [
-    (name, mesh, *KINDS_OF_STEPS[(row + column) % 3])
+    (name, mesh, *KINDS_OF_STEPS[column % 3])
     for row, name in enumerate(CONFIGS)
     for column, mesh in enumerate(MESHES)
-    if (row + column) % 2 == 0
+    if (row + column) % 3 == 0
 ]
 
 
@@ -163,8 +162,7 @@ def test_devices_share_the_work(mesh):
 
 
 @pytest.mark.slow
-@pytest.mark.parametrize("mesh", ["data", "fsdp", "mixed"])
-@pytest.mark.parametrize("name", ["bert", "opt"])
+@pytest.mark.parametrize(("name", "mesh"), [("bert", "data"), ("opt", "fsdp"), ("opt", "mixed")])
 def test_devices_share_a_vocabulary_in_parts(name, mesh, monkeypatch):
     """Each goes through its own predictions: none computes another's, or is sent them, or sums in every part."""
     monkeypatch.setattr("qtx.losses.vocabulary.ROWS_OF_A_CACHE", 2)
@@ -234,7 +232,9 @@ def test_bfloat16_computes_and_float32_is_kept(name):
 
 
 @pytest.mark.slow
-@pytest.mark.parametrize(("family", "attention"), list(zip(itertools.cycle(["opt", "bert"]), MECHANISMS, strict=False)))
+@pytest.mark.parametrize(
+    ("family", "attention"), [(("opt", "bert")[i % 2], name) for i, name in enumerate(list(MECHANISMS)[::3])]
+)
 def test_one_example_per_device_is_the_same_example_everywhere(family, attention):
     """Each row of the logits is that of its own tokens."""
     module = build(dataclasses.replace(CONFIGS[family], attention=MECHANISMS[attention], init_std=0.3))

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import dataclasses
+import itertools
 
 import flax.linen as nn
 import jax
@@ -44,10 +45,15 @@ def mask_of(family: str, variant: str, decay_norm_scale: bool) -> dict[str, bool
     return {jax.tree_util.keystr(path, simple=True, separator="/"): value for path, value in leaves}
 
 
+MASKED = [
+    case
+    for number, case in enumerate(itertools.product(FAMILIES, VARIANTS, [False, True]))
+    if number % 3 == 0 or case[1] in ("gated_mlp", "softmax")
+]
+
+
 @pytest.mark.representative("opt-gated_mlp-True", "vit-softmax-False", "bert-gated_mlp-*")
-@pytest.mark.parametrize("decay_norm_scale", [False, True])
-@pytest.mark.parametrize("variant", VARIANTS)
-@pytest.mark.parametrize("family", FAMILIES)
+@pytest.mark.parametrize(("family", "variant", "decay_norm_scale"), MASKED)
 def test_decay_mask_of_every_model(family, variant, decay_norm_scale):
     mask = mask_of(family, variant, decay_norm_scale)
     for name, decays in mask.items():
