@@ -24,7 +24,7 @@ KERNEL = X.reshape(12, 8)
 
 def ends(granularity, estimator=None, data=(X,), where=None):
     estimator = RunningMinMax() if estimator is None else estimator
-    shape = KERNEL.shape if isinstance(granularity, InputGroup) else X.shape
+    shape = KERNEL.shape if isinstance(granularity, InputGroup) else data[0].shape
     state = granularity.init(estimator, shape)
     for x in data:
         where = where if where is None else where.reshape(shape)
