@@ -125,7 +125,7 @@ def outlier_counts(length: int, width: int, vocabulary: int = 0, sigmas: float =
 
     def update(state: OutlierCounts, x: jax.Array, mask: jax.Array, tokens: jax.Array | None = None) -> OutlierCounts:
         found = is_outlier(x, mask, sigmas).astype(jnp.uint32)
-        per_token = jnp.sum(found, axis=2)
+        per_token = jnp.sum(found, axis=2, dtype=jnp.uint32)
         of_tokens = jnp.zeros(vocabulary, jnp.uint32)
         return OutlierCounts(
             state.by_dimension.plus(jnp.sum(found, axis=(0, 1))),

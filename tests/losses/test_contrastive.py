@@ -14,8 +14,10 @@ from qtx.experiment import default, read
 from qtx.families import FAMILIES
 from qtx.foundation.errors import QtxError
 from qtx.quantization.qat.noise import NoisyModel
-from qtx.training import MeshConfig, TrainingConfig, fit, read_metrics
+from qtx.training import MeshConfig, RunFolder, TrainingConfig, fit, read_metrics
+from qtx.training.loop import Task
 from qtx.training.program import make_program
+from qtx.training.run_folder import Claim
 from qtx.training.sharding import make_mesh, shard_global_batch
 from tests.strangers import documented
 
@@ -109,7 +111,8 @@ def test_a_registered_objective_is_learned(pairs, tmp_path):
     """In thirty steps; and the held-out loss is that of all held-out pairs, which are half a batch."""
     data, loss = load(DataConfig(Drawn()), "pairs"), OBJECTIVES["pairs"].for_model(None).loss
     training = TrainingConfig(steps=30, batch_size=16, warmup_steps=1, learning_rate=0.05, log_every=10, eval_every=30)
-    result = fit(Towers(), data, training, workdir=tmp_path, config={}, mesh_config=MeshConfig(1), loss=loss)
+    task = Task(Towers(), data, loss=loss)
+    result = fit(task, training, Claim(RunFolder(tmp_path), {}), make_mesh(MeshConfig(1)))
     losses = [line["loss"] for line in read_metrics(tmp_path, "train")]
     assert losses[-1] < 0.5 * losses[0] and result.metrics["predictions"] == 8
     found = jax.device_get(result.params)
