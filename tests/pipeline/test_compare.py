@@ -102,7 +102,7 @@ def test_finished_runs_are_not_run_again(compared, monkeypatch):
     def untouchable(*_):
         raise AssertionError("a finished run was run again")
 
-    for name in ("prepare", "train_run", "quantize", "measure"):
+    for name in ("assemble", "train_run", "quantize", "measure"):
         monkeypatch.setattr(qtx.pipeline.compare, name, untouchable)
     told = io.StringIO()
     before = (compared / "results.jsonl").read_text()
