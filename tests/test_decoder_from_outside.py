@@ -341,7 +341,7 @@ def test_statistics_of_heads_read_the_values_that_each_head_reads():
 
 
 def test_statistics_count_the_keys_in_each_layers_own_window():
-    """Of the captured probabilities, some of which are clipped to zero, and all of which are zero out of sight."""
+    """The captured probabilities are zero out of sight, and some of those in sight are clipped to zero."""
     module, params, batch = make("clipped_softmax,alpha=1", **WINDOWS)
     probs = jax.jit(lambda m, b: values_at(m, b, ["layers/attention/probs"]))(Analysed(module, params), batch)
     probs = np.asarray(probs["layers/attention/probs"])

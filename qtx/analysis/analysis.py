@@ -14,7 +14,7 @@ import numpy as np
 
 from qtx.analysis.capture import FloatingPoint, Model, measured_sites, values_at
 from qtx.analysis.head_map import HeadMap, head_map
-from qtx.analysis.heads import HEAD_SITES, by_head, layer_statistics
+from qtx.analysis.heads import GIVEN_MASK, HEAD_SITES, by_head, layer_statistics
 from qtx.analysis.metrics import initial_norms, summary, update_norms
 from qtx.analysis.statistics import histogram, outlier_counts, per_layer, weighted_mean
 from qtx.foundation.batch import Batch
@@ -147,7 +147,7 @@ def histogram_sites(model: Model) -> tuple[str, ...]:
     return tuple(dict.fromkeys((measured_sites(model.module).infinity_norm, "layers/mlp/out")))
 
 
-def _captured(model: Model, batch: dict[str, Any]) -> dict[str, jax.Array]:
+def _captured(model: Model, batch: dict[str, Any]) -> dict[str, Any]:
     return values_at(model, batch, {*measured_sites(model.module).tensors, *HEAD_SITES})
 
 
@@ -198,7 +198,7 @@ def _update(model: FloatingPoint, state: Any, ranges: dict[str, jax.Array], batc
     sites = measured_sites(model.module)
     heads, measured = by_head(values), values[sites.infinity_norm]
     mask = token_mask(batch, heads["probs"].shape[3], model.module)
-    table = layer_statistics(values, mask)
+    table = layer_statistics(heads, values[GIVEN_MASK], mask)
     table = {name: (x.swapaxes(0, 1), weights.T) for name, (x, weights) in table.items()}  # [B, L, H], [B, L]
     tokens = jnp.sum(mask, axis=1)
     loudest = jnp.max(jnp.abs(jnp.where(mask[..., None, None], heads["context"], 0)), axis=(2, 4))  # [L, B, H]

@@ -39,7 +39,7 @@ Model = FloatingPoint | Quantized
 """A model to be analysed. Both kinds are pytrees with a static module: pass them to compiled functions as arguments."""
 
 
-def values_at(model: Model, batch: Batch, paths: Collection[str], step: Any = None) -> dict[str, jax.Array]:
+def values_at(model: Model, batch: Batch, paths: Collection[str], step: Any = None) -> dict[str, Any]:
     """Runs the model and returns the values of its sites, each with a leading layer axis. To be called under `jax.jit`.
 
     A site that the model does not have (such as `layers/attention/gate` without a gate) is left out.

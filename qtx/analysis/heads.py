@@ -16,10 +16,11 @@ import jax.numpy as jnp
 from qtx.masks import Mask
 from qtx.sites import MASK
 
-HEAD_SITES = tuple(
-    f"layers/attention/{name}"
-    for name in ("probs", "value", "gated_value", "context", "gated_context", "gate", f"probs/{MASK}")
+TENSORS = tuple(
+    f"layers/attention/{name}" for name in ("probs", "value", "gated_value", "context", "gated_context", "gate")
 )
+GIVEN_MASK = f"{TENSORS[0]}/{MASK}"
+HEAD_SITES = (*TENSORS, GIVEN_MASK)
 
 
 def by_head(values: Mapping[str, Any]) -> dict[str, jax.Array]:
@@ -33,7 +34,7 @@ def by_head(values: Mapping[str, Any]) -> dict[str, jax.Array]:
       `probs` `[L, B, H, T, S]`; `value` and `context` `[L, B, T, H, D]`, after the gate for the one that has a gate;
       and with a gate `openness`, `[L, B, T, H]`, its mean over the dimensions if each has its own.
     """
-    probs, value, gated_value, context, gated_context, gate, _ = map(values.get, HEAD_SITES)
+    probs, value, gated_value, context, gated_context, gate = map(values.get, TENSORS)
     assert probs is not None and value is not None and context is not None, "every attention has them"
     num_heads = probs.shape[2]
     value_heads = value.shape[-1] * num_heads // context.shape[-1]
@@ -140,11 +141,14 @@ def head_statistics(
     }
 
 
-def layer_statistics(values: Mapping[str, Any], real: jax.Array) -> dict[str, tuple[jax.Array, jax.Array]]:
+def layer_statistics(
+    heads: Mapping[str, jax.Array], given: Mask, real: jax.Array
+) -> dict[str, tuple[jax.Array, jax.Array]]:
     """Computes `head_statistics` of every layer, each with the mask that its own attention was given.
 
     Args:
-      values: the captured `HEAD_SITES`: site to `[L, B, ...]`.
+      heads: the result of `by_head`.
+      given: the captured masks of the layers, `GIVEN_MASK`.
       real: `[B, T]`, True at real tokens.
 
     Returns:
@@ -154,5 +158,4 @@ def layer_statistics(values: Mapping[str, Any], real: jax.Array) -> dict[str, tu
     def of_layer(probs, value, mask):
         return head_statistics(probs, value, real, visible_keys(mask, real))
 
-    heads = by_head(values)
-    return jax.vmap(of_layer)(heads["probs"], heads["value"], values[HEAD_SITES[-1]])
+    return jax.vmap(of_layer)(heads["probs"], heads["value"], given)

@@ -11,7 +11,7 @@ import jax.numpy as jnp
 import numpy as np
 
 from qtx.analysis.capture import FloatingPoint, Model, measured_sites, values_at
-from qtx.analysis.heads import HEAD_SITES, layer_statistics
+from qtx.analysis.heads import GIVEN_MASK, HEAD_SITES, by_head, layer_statistics
 from qtx.analysis.statistics import MeanState, infinity_norm, kurtosis, per_layer, weighted_mean
 from qtx.anatomy import read
 from qtx.foundation.batch import Batch
@@ -159,8 +159,9 @@ def _update(model: FloatingPoint, state: NormState, batch: dict[str, Any], count
 def _health(model: Model, batch: dict[str, Any], step: Any) -> dict[str, jax.Array]:
     sites = measured_sites(model.module)
     values = values_at(model, batch, {*sites.tensors, *HEAD_SITES}, step)
-    length = values["layers/attention/probs"].shape[3]
-    table = layer_statistics(values, token_mask(batch, length, model.module))
+    heads = by_head(values)
+    mask = token_mask(batch, heads["probs"].shape[3], model.module)
+    table = layer_statistics(heads, values[GIVEN_MASK], mask)
     means = {}
     for name in ("dead_row_share", "zero_share", "sink_mass"):
         measured, weights = table[name]  # [L, B, H], [L, B]

@@ -13,7 +13,7 @@ import numpy as np
 
 from qtx.analysis.capture import FloatingPoint
 from qtx.analysis.head_map import SHOWN_TOKENS
-from qtx.analysis.heads import HEAD_SITES, by_head, layer_statistics
+from qtx.analysis.heads import GIVEN_MASK, HEAD_SITES, by_head, layer_statistics
 from qtx.foundation.batch import Batch
 from qtx.masks import sample_mask, token_mask
 from qtx.sites import capture, site_shapes
@@ -122,7 +122,8 @@ def _observe_site(x: jax.Array, mask: jax.Array) -> dict[str, jax.Array]:
 
 def _observe_heads(values: dict[str, Any], mask: jax.Array) -> dict[str, jax.Array]:
     """Observes all heads in one batch, `[L, B, H]` each; see `Observation.heads`."""
-    table, context = layer_statistics(values, mask), by_head(values)["context"]
+    heads = by_head(values)
+    table, context = layer_statistics(heads, values[GIVEN_MASK], mask), heads["context"]
     said = jnp.where(mask[..., None], jnp.linalg.norm(context.astype(jnp.float32), axis=-1), 0)
     return {
         "sink_mass": table["sink_mass"][0],

@@ -142,7 +142,7 @@ WINDOWS = {None: EVERYWHERE, 6: 6, 2: 2}
     ],
 )
 def test_a_window_that_is_data_equals_one_that_is_a_rule(name, mask, blocks):
-    """In one program, as layers of a scan have theirs."""
+    """One program serves both, as one scan serves layers with windows of their own."""
     normalizer, given = NORMALIZERS[name], inputs(NORMALIZERS[name])
     kernel = FusedSpec(normalizer, BLOCKS[blocks])
 

@@ -32,7 +32,7 @@ def test_a_character_that_the_output_lacks_is_a_question_mark(encoding, shown, m
 
 
 def test_a_name_that_the_locale_cannot_spell_is_told(capsys):
-    """As Python gives `données.txt` to a program in a locale of ASCII."""
+    """The name is `données.txt` as Python gives it to a program in a locale of ASCII."""
     name = "données.txt".encode().decode("ascii", "surrogateescape")
     assert main(["train", f"--config={NANO}", f"--config.data.files=('{name}',)"]) == 2
     assert capsys.readouterr().err.endswith("set PYTHONUTF8=1, or rename the file\n")

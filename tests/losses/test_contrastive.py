@@ -108,7 +108,7 @@ def test_loss_and_gradient_of_a_step_are_those_of_all_pairs(devices):
 
 @pytest.mark.slow
 def test_a_registered_objective_is_learned(pairs, tmp_path):
-    """In thirty steps; and the held-out loss is that of all held-out pairs, which are half a batch."""
+    """Thirty steps halve the loss, and the held-out loss is that of all held-out pairs, which are half a batch."""
     data, loss = load(DataConfig(Drawn()), "pairs"), OBJECTIVES["pairs"].for_model(None).loss
     training = TrainingConfig(steps=30, batch_size=16, warmup_steps=1, learning_rate=0.05, log_every=10, eval_every=30)
     task = Task(Towers(), data, loss=loss)
@@ -125,7 +125,7 @@ def test_a_registered_objective_is_learned(pairs, tmp_path):
     ("option", "value", "remedy"), [("training.accumulation_steps", 2, "1"), ("qat.noise", "w8a8", "''")]
 )
 def test_batches_in_parts_are_refused(pairs, monkeypatch, option, value, remedy):
-    """By an experiment's config, and by a training step that is made without one."""
+    """An experiment's config refuses them, and so does a training step that is made without one."""
     monkeypatch.setitem(FAMILIES, "bert", dataclasses.replace(FAMILIES["bert"], objectives=("pairs",)))
     config = default("bert")
     assert read(config).objective == "pairs"

@@ -1,4 +1,4 @@
-"""What each layer of a stack alone is told, and positions that a model adds to those of its batch."""
+"""Layers of a stack are told things of their own, and a model may add positions to those of its batch."""
 
 from __future__ import annotations
 

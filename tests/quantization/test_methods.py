@@ -289,7 +289,7 @@ ARRAYS = {"shift": [3.0, -1.0, 0.5], "smooth": [2.0, 0.5, 7.0], "rotation": rota
 
 @pytest.mark.parametrize("kinds", [("shift",), ("smooth",), ("rotation",), tuple(BASES)], ids="+".join)
 def test_a_product_is_the_same_in_a_basis(kinds):
-    """By NumPy: the integers hold ((x - z) / s) R, and z W is added."""
+    """NumPy computes what the integers hold, ((x - z) / s) R, and adds z W."""
     assert ARRAYS.keys() == BASES.keys()
     basis = {kind: jnp.asarray(ARRAYS[kind]) for kind in kinds}
     z, s, r = (

@@ -50,7 +50,7 @@ def quantized(method, scheme="w8a5"):
 
 
 def held():
-    """What the first norm of each layer holds, `[L, N, D]`."""
+    """Returns what the first norm of each layer holds, `[L, N, D]`."""
     module, params, (batch, *_) = shifted_model()
     found = jax.jit(lambda b: module.apply({"params": params}, b, capture_intermediates=True)[1])(batch)
     x = np.asarray(found["intermediates"]["layers"]["attention_norm"]["__call__"][0])

@@ -22,7 +22,7 @@ Bases = Mapping[str, Basis]
 """The basis of each site or weight by path, with a leading `[L]` in a stack of layers."""
 
 BASES: dict[str, Kind] = {"shift": SHIFT, "smooth": SMOOTH, "rotation": ROTATION}
-"""In the order in which a tensor enters them: with all three, the integers hold ((x - z) / s) R."""
+"""Bases stand in the order in which a tensor enters them: with all three, the integers hold ((x - z) / s) R."""
 
 
 def basis_of(r: Mapping[str, Any]) -> dict[str, jax.Array]:
