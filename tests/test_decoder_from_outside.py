@@ -252,7 +252,7 @@ def reference(variant, config, params, tokens):
 WINDOWS = {"num_layers": 4, "windows": (0, 4, 0, 2)}
 
 
-@pytest.mark.representative("sink-*", "gated_headwise*", "*windows")
+@pytest.mark.representative("softmax-windows", "gated_headwise-alone")
 @pytest.mark.parametrize(
     "variant, options",
     [
@@ -454,6 +454,7 @@ def test_the_strict_recipe_fits_it(granularity, tied):
     assert of_dimensions == ({f"layers/{site}" for site in wide} if granularity != "tensor" else set())
 
 
+@pytest.mark.slow
 def test_its_operations_are_counted():
     module, _, batch = make("softmax")
     tokens, heads, shared, width, mlp = 4 * 8, 4 * 6, 2 * 6, 18, 20

@@ -87,7 +87,7 @@ def test_no_batches_is_an_error(make_model):
         outlier_metrics(*make_model("opt"), [])
 
 
-@pytest.mark.representative("none")
+@pytest.mark.slow
 @pytest.mark.parametrize("variant", ("clipped_softmax", "none"))
 def test_health_agrees_with_the_metrics_and_knows_attention_that_is_off(make_model, variant):
     module, params = make_model("opt", variant)
@@ -101,6 +101,7 @@ def test_health_agrees_with_the_metrics_and_knows_attention_that_is_off(make_mod
     assert (health["sink_mass"] == 0) == (variant == "none")
 
 
+@pytest.mark.slow
 def test_health_is_compiled_once(make_model):
     module, params = make_model("bert")
     attention_health(module, params, make_batch("bert"), 0)

@@ -67,6 +67,7 @@ def test_each_tower_is_a_stack():
     assert anatomy.sites["text/layers/mlp_residual"].leading == (DEPTH,)
 
 
+@pytest.mark.slow
 def test_every_layer_of_both_has_a_weight_range_of_its_own():
     module, params, batch = make()
     weight, activation = Quantizer(8, True, MinMax()), Quantizer(8, False, MinMax())
@@ -91,6 +92,7 @@ def test_what_is_captured_has_one_layer_axis():
     }
 
 
+@pytest.mark.slow
 def test_methods_find_the_same_in_both():
     module, params, batch = make()
     problem = Problem(read(module, batch), module, params, Recipe((), ()), [batch])

@@ -104,13 +104,9 @@ def assert_close(found, expected, tolerance=1e-5):
 
 
 @pytest.mark.representative(
+    "softmax, padding, tall*",
+    "learned, causal, spans",
     "clipped_softmax_visible, causal, *",
-    "learned, causal*",
-    "softmax, padding, *",
-    "softmax, segments, *",
-    "dead, none, *",
-    "dead, window, *",
-    "warming, causal window, *",
     "no empty key yet, causal, *",
 )
 @pytest.mark.parametrize("name, mask, blocks", CASES, ids=[", ".join(case) for case in CASES])
@@ -258,7 +254,7 @@ def test_a_block_on_the_edge_of_being_clipped_is_not_dead():
     np.testing.assert_allclose(found, expected, rtol=1e-5)
 
 
-@pytest.mark.representative("softmax")
+@pytest.mark.slow
 @pytest.mark.parametrize("name", ["softmax", "sink", "clipped_softmax"])
 def test_memory_is_linear_in_the_length(name):
     """Of forward and backward, as the compiler plans it; four times the length is at most four times the memory."""
@@ -287,7 +283,7 @@ def layer(backend, normalizer=None, gate="linear", deterministic=True, **options
     return MultiHeadAttention(AttentionSpec(H, config, init_std=0.5, backend=backend, **options), deterministic)
 
 
-@pytest.mark.representative("headwise")
+@pytest.mark.slow
 @pytest.mark.parametrize("gate", ["none", "linear", "mlp", "headwise", "elementwise"])
 def test_a_layer_is_the_same_by_any_backend(gate):
     x = jax.random.normal(jax.random.key(0), (B, T, H * D))

@@ -170,6 +170,7 @@ CONFIG_FILES = {
 }
 
 
+@pytest.mark.slow
 def test_reading_a_config_looks_for_no_devices():
     """Or processes could not join each other any more."""
     code = "from qtx.experiment import default, read; c = default('bert'); c.qat.noise = 'w8a8'; read(c)"
@@ -258,6 +259,7 @@ def snapshot(folder: Path) -> dict[str, bytes]:
     return {str(path): path.read_bytes() for path in sorted(folder.rglob("*")) if path.is_file()}
 
 
+@pytest.mark.representative("train")
 @pytest.mark.parametrize("command", ["train", "evaluate", "quantize"])
 def test_workdir_of_another_config(command, trained, capsys):
     before = snapshot(trained)
@@ -322,6 +324,7 @@ BAD_REQUESTS = {
 }
 
 
+@pytest.mark.representative("groups*", "*seed*")
 @pytest.mark.parametrize("name", BAD_REQUESTS)
 def test_request_that_a_run_cannot_meet(name, trained, capsys):
     (command, *arguments), expected = BAD_REQUESTS[name]

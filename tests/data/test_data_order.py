@@ -108,7 +108,7 @@ def joined(parts):
     return {name: np.concatenate([part[name] for part in parts]) for name in parts[0]}
 
 
-@pytest.mark.representative("plain-4", "corpora and pairs-2")
+@pytest.mark.slow
 @pytest.mark.parametrize("processes", [2, 4])
 def test_a_state_saved_by_many_processes_resumes_on_any_number(data, processes):
     whole = take(data.train(BATCH, 3), 9)
@@ -231,6 +231,7 @@ def test_batches_of_other_processes_are_the_same_and_go_on_at_any_state(kind):
     iterator.close()
 
 
+@pytest.mark.slow
 def test_what_is_wrong_with_a_record_is_told_by_the_process_that_meets_it():
     iterator = dataclasses.replace(make(Broken()), reading_processes=1).train(BATCH, 3)
     with pytest.raises(QtxError, match="this record is damaged"):

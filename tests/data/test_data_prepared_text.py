@@ -276,6 +276,7 @@ def slowly(folder: Path, vocabulary: Path, data_dir: Path) -> None:
     write(made, shard_bytes=4000)
 
 
+@pytest.mark.slow
 def test_killed_it_goes_on_after_the_last_finished_shard(text_folder, vocabulary, tmp_path, monkeypatch):
     interrupted = plan(text_folder, vocabulary, tmp_path / "killed")
     partial = interrupted.folder.with_name("incomplete.1.0.0")

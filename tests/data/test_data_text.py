@@ -171,6 +171,7 @@ def test_masked_language_modelling_needs_a_mask_token(text_folder):
         load(config(f"{text_folder}/*.txt", tokenizer="bpe"), "mlm")
 
 
+@pytest.mark.slow
 def test_wikitext_articles(shared_data):
     folder = shared_data / "wikitext-2"
     separator = r"^ = [^=].* = $"

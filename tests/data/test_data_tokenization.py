@@ -105,6 +105,7 @@ def test_wordpiece_round_trip_of_lower_case_words(texts):
     assert tokenizer.decode(tokenizer.encode([text.upper()])[0]) == text
 
 
+@pytest.mark.slow
 def test_wordpiece_learns_what_the_library_learns(texts):
     ours = {token for token in VOCABULARIES["wordpiece"](texts, 900).backend.get_vocab()}
     library = Tokenizer(models.WordPiece(unk_token="[UNK]"))
@@ -201,6 +202,7 @@ def test_bert_base_uncased(shared_data):
     assert tokenizer.decode(ids) == "hello, world! quantization is unaffable."
 
 
+@pytest.mark.slow
 def test_opt(shared_data, tmp_path):
     tokenizer = load_tokenizer(shared_data / "tokenizers" / "opt")
     assert (tokenizer.vocab_size, tokenizer.start, tokenizer.end, tokenizer.mask) == (50265, 2, 2, 50264)

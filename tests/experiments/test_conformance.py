@@ -111,12 +111,13 @@ def alpha_model(request, reference, tmp_path_factory):
     return folder
 
 
-@pytest.mark.representative("4.0_1")
+@pytest.mark.slow
 def test_alpha_is_read(alpha_model):
     row, _ = next(check_model(alpha_model))
     assert row.logits_relative_error < 1e-5
 
 
+@pytest.mark.slow
 def test_a_model_whose_alpha_is_left_out_disagrees(alpha_model, tmp_path):
     shutil.copytree(alpha_model, tmp_path / "model")
     edit_answers(tmp_path / "model", lambda a: a.update(variant={"softmax": "vanilla"}))
@@ -228,7 +229,7 @@ def small_copy(reference, tmp_path):
     return folder
 
 
-@pytest.mark.representative("range missing", "quantized logits")
+@pytest.mark.representative("range missing")
 @pytest.mark.parametrize("damage", DAMAGES)
 def test_a_wrong_answer_fails_its_row_alone(small_copy, capsys, damage):
     change, wrong = DAMAGES[damage]
@@ -243,6 +244,7 @@ def test_a_wrong_answer_fails_its_row_alone(small_copy, capsys, damage):
         assert worst == ["layers/mlp/out/kernel[0]", None]
 
 
+@pytest.mark.slow
 def test_wrong_logits_fail_floating_point(small_copy, capsys):
     path = small_copy / "expected.safetensors"
     tensors = load_file(path)

@@ -127,6 +127,7 @@ def test_it_is_quantized_run_on_integers_and_saved_as_what_it_is(attention, tmp_
     jax.tree.map(np.testing.assert_array_equal, loaded, params)
 
 
+@pytest.mark.slow
 def test_parameters_without_a_place_or_of_another_shape_are_refused():
     start = original("opt")[0]
     module = converted("opt", ATTENTIONS["gated_linear"])[0]

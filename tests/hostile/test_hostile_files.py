@@ -151,6 +151,21 @@ def run(whole: Whole, examples: int) -> None:
     assert resource.getrusage(resource.RUSAGE_SELF).ru_maxrss - before < RESIDENT
 
 
+@pytest.mark.representative(
+    "analysis",
+    "run's config",
+    "checkpoint's weights",
+    "checkpoint's index",
+    "WordPiece tokenizer",
+    "vocab.txt",
+    "IDX",
+    "PNG",
+    "zip of images",
+    "labels",
+    "JSON lines",
+    "text, xz",
+    "TFDS shard",
+)
 def test_damaged_files(whole):
     run(whole, 10)
 

@@ -152,6 +152,7 @@ def test_another_attention_is_refused_where_there_is_no_code_for_it(tmp_path):
         save(tmp_path / "out", config, params, original=tmp_path / "original")
 
 
+@pytest.mark.slow
 def test_a_vit_without_a_head_gives_what_its_head_would_read(tmp_path):
     """The classifier is a linear map of the class token, the first of the last hidden states."""
     tensors = KINDS["ViTForImageClassification"].write(tmp_path)

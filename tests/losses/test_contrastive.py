@@ -82,6 +82,7 @@ def slopes(function, x, width=1e-5):
     return found
 
 
+@pytest.mark.representative("2")
 @pytest.mark.parametrize("devices", [1, 2])
 def test_loss_and_gradient_of_a_step_are_those_of_all_pairs(devices):
     """Also where devices share the batch; but what fills it up does not count."""

@@ -68,6 +68,7 @@ def test_a_tie_counts_as_guessing():
     np.testing.assert_allclose(sums.correct, 5 / 4)
 
 
+@pytest.mark.slow
 def test_sums_are_float32_under_bfloat16():
     sums = cross_entropy_sums(jnp.zeros((3, 4), jnp.bfloat16), jnp.zeros(3, jnp.int32), jnp.ones(3, jnp.bfloat16))
     assert [x.dtype for x in sums] == [jnp.float32] * 3

@@ -36,7 +36,7 @@ def in_parts(patch, rows):
     patch.setattr(vocabulary, "ROWS_OF_A_CACHE", rows)
 
 
-@pytest.mark.representative("rows4-*")
+@pytest.mark.slow
 @pytest.mark.parametrize(
     "rows, at_once, smoothing, with_bias, shards",
     [

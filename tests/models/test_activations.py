@@ -81,7 +81,7 @@ def test_it_is_its_formula(name):
     np.testing.assert_allclose(found, [FORMULAS[name](value) for value in x], rtol=0, atol=2e-6)
 
 
-@pytest.mark.representative("vit")
+@pytest.mark.slow
 @pytest.mark.parametrize("family", CONFIGS)
 def test_a_family_has_the_one_that_it_is_given(family):
     module, params = made(family, OTHERS[family])

@@ -46,6 +46,7 @@ def test_agrees_with_xla(family):
     assert step_flops(build(CONFIGS[family]), BATCHES[family]) == pytest.approx(flops, rel=0.05)
 
 
+@pytest.mark.slow
 def test_projected_embeddings_agree_with_xla():
     config = dataclasses.replace(CONFIGS["opt"], embedding_width=128)
     assert step_flops(build(config), BATCHES["opt"]) == pytest.approx(compiled_flops(config, BATCHES["opt"]), rel=0.05)

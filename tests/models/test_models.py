@@ -103,7 +103,7 @@ def test_padding_does_not_change_what_real_tokens_get(family, attention):
     )
 
 
-@pytest.mark.representative("clipped_softmax")
+@pytest.mark.slow
 @pytest.mark.parametrize("attention", sorted(VARIANTS))
 def test_opt_is_causal(attention):
     module, params, batch = make("opt", attention)
@@ -134,7 +134,7 @@ def test_bfloat16_computes_near_float32(family):
     assert 0 < np.linalg.norm(a - b) / np.linalg.norm(a) < 0.1
 
 
-@pytest.mark.representative("bert")
+@pytest.mark.slow
 @pytest.mark.parametrize("family", FAMILIES)
 def test_dropout_is_off_unless_training(family):
     module, params, batch = make(family, dropout=0.5)

@@ -93,6 +93,7 @@ def test_the_run_has_the_checkpoints_model_tokenizer_and_files(imported, checkpo
     assert trees_equal(load_params(build(again.model), data, imported), interop.load(checkpoint)[1])
 
 
+@pytest.mark.slow
 def test_imported_again_it_is_the_same_run(imported, checkpoint):
     before = (imported / "config.json").read_bytes()
     assert main(["import", str(checkpoint), f"--workdir={imported}", *SHORT]) == 0
@@ -310,6 +311,7 @@ def test_a_vit_of_timm_with_a_gate_leaves_as_transformers(tmp_path, capsys):
     assert (processor["size"], processor["image_mean"]) == ({"shortest_edge": 9}, [pytest.approx(0.5 * 16 / 255)])
 
 
+@pytest.mark.representative("-config.start is empty", "-exceeds*")
 @pytest.mark.parametrize(
     ("change", "expected"),
     [
@@ -360,6 +362,7 @@ def test_what_is_refused(change, expected, imported, checkpoint, tmp_path, capsy
     assert not (tmp_path / "new").exists()
 
 
+@pytest.mark.slow
 def test_runs_that_start_from_each_other_are_refused(imported, tmp_path, capsys):
     folders = [tmp_path / "one", tmp_path / "other"]
     for folder, other in zip(folders, reversed(folders), strict=True):
@@ -387,6 +390,7 @@ def with_files(checkpoint, folder, **files):
     return folder
 
 
+@pytest.mark.slow
 def test_a_vocabulary_with_more_entries_than_the_table(checkpoint, tmp_path, capsys):
     copy = with_files(checkpoint, tmp_path / "copy", added_tokens={"onemore": VOCABULARY})
     (tmp_path / "rows.tsv").write_text("text\tlabel\nthe text\tx\na text\ty\n" * 8)
@@ -409,6 +413,7 @@ def test_a_vocabulary_with_more_entries_than_the_table(checkpoint, tmp_path, cap
     assert "leave it out" not in told(other, capsys)
 
 
+@pytest.mark.slow
 def test_texts_are_as_long_as_the_files_say_and_a_run_keeps_what_they_say(checkpoint, imported, tmp_path, capsys):
     files = {"sentence_bert_config": {"max_seq_length": 12, "do_lower_case": True}}
     files |= {"tokenizer_config": {"model_max_length": 20, "do_lower_case": False, "pad_token": "the"}}

@@ -58,7 +58,7 @@ def made(monkeypatch):
     return made
 
 
-@pytest.mark.representative("noisy")
+@pytest.mark.slow
 @pytest.mark.parametrize(
     ("options", "also"),
     [

@@ -116,6 +116,7 @@ def test_tied_head_keeps_the_unquantized_table_and_look_ups_do_not():
     assert len(np.unique(captured["intermediates"]["embeddings"]["words"]["__call__"][0])) <= 4
 
 
+@pytest.mark.slow
 def test_layers_have_their_own_ranges():
     result, params, _ = quantized("bert")
     kernels = np.asarray(params["layers"]["mlp"]["out"]["kernel"])
@@ -125,6 +126,7 @@ def test_layers_have_their_own_ranges():
     assert ends.shape == (2,) and ends[0] != ends[1]
 
 
+@pytest.mark.slow
 def test_running_minmax_over_batches_by_hand():
     """The first site sees unquantized sums of quantized look-ups, so its range can be worked out."""
     module, params, batches = make("bert")

@@ -228,6 +228,7 @@ def test_damaged_ranges_are_refused(whole, tmp_path, name):
         load(file, method="gptq")
 
 
+@pytest.mark.slow
 def test_ranges_of_an_earlier_version_are_read(whole, tmp_path):
     """Their words had another option, and their ranges counted padding: they are what they were."""
     file = tmp_path / "w4a8.safetensors"

@@ -94,7 +94,7 @@ def test_every_product_of_integers_is_exact_or_float32_at_the_highest_precision(
     np.testing.assert_array_equal(made.apply(batch), expected)
 
 
-@pytest.mark.representative("per_token")
+@pytest.mark.slow
 @pytest.mark.parametrize("method", sorted(METHODS))
 def test_calibration_runs_methods_in_float32_at_the_highest_precision(method, monkeypatch):
     """What a method multiplies is what its statistics of the floating-point model are made of."""

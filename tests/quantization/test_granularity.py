@@ -62,6 +62,7 @@ def test_every_granularity_is_tested():
     assert EXPECTED.keys() == GRANULARITIES.keys()
 
 
+@pytest.mark.representative("input_group", "tensor", "row")
 @pytest.mark.parametrize("name", sorted(EXPECTED))
 def test_ranges_are_as_defined(name):
     granularity = GRANULARITIES[name](**OPTIONS.get(name, {}))
@@ -70,6 +71,7 @@ def test_ranges_are_as_defined(name):
         np.testing.assert_array_equal(end, expected.astype(np.float32))
 
 
+@pytest.mark.slow
 def test_finer_ranges_lose_less():
     def error(granularity):
         planned = Planned("x", False, RunningMinMax(), granularity, False)
@@ -95,6 +97,7 @@ def test_channels_keep_their_own_running_state():
             np.testing.assert_allclose((low[channel], high[channel]), expected, rtol=1e-5)
 
 
+@pytest.mark.slow
 def test_masked_values_do_not_count_in_channels_and_rows():
     where = np.ones_like(X, bool)
     where[0, 0] = False
@@ -150,7 +153,7 @@ NOT_FINITE = [
 ]
 
 
-@pytest.mark.representative("channel-minmax-*", "group-mse-*", "tensor-percentile-*")
+@pytest.mark.representative("tensor-percentile-inf")
 @pytest.mark.parametrize(("granularity", "estimator", "value"), NOT_FINITE)
 def test_what_is_not_finite_makes_a_range_that_is_not(granularity, estimator, value):
     """In whichever batch it is: one value among many, which a percentile would cut off and a search pass over."""
@@ -179,6 +182,7 @@ def test_a_kernel_in_groups_of_inputs_is_rounded_group_by_group():
     np.testing.assert_allclose(found, expected, rtol=1e-5, atol=1e-6)
 
 
+@pytest.mark.slow
 def test_a_group_learns_its_step_as_a_kernel_of_its_own_does():
     planned = Planned("out/kernel", True, RunningMinMax(), InputGroup(4), False)
     learned = {"step": jnp.linspace(0.5, 2, 24).reshape(3, 8), "low": jnp.full((3, 8), -8.0)}

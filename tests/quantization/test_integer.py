@@ -166,6 +166,7 @@ def test_every_product_of_a_block_is_of_integers(monkeypatch, family, kind):
     assert_same_answers(model, result, batch)
 
 
+@pytest.mark.representative("True-1025-nd*", "False-7169-abn*", "True-1024-bthd*")
 @pytest.mark.parametrize("equation", ["nd,df->nf", "bthd,bshd->bhts", "abn,abm->nm"])
 @pytest.mark.parametrize("summed", [1, 1023, 1024, 1025, 3000, 7 * 1024 + 1])
 @pytest.mark.parametrize("extreme", [True, False])
@@ -230,6 +231,7 @@ def test_a_bfloat16_model_computes_in_float32_between_products():
     assert_same_answers(convert(result), in_float32, batch)
 
 
+@pytest.mark.representative("*has a range per token")
 @pytest.mark.parametrize(
     "kind, path, change, says",
     [
@@ -339,6 +341,7 @@ class ReadDirectly(nn.Module):
 FROM_ELSEWHERE = {"tied": TiedElsewhere, "read directly": ReadDirectly}
 
 
+@pytest.mark.representative("opt-tied1")
 @pytest.mark.parametrize(
     ("name", "tied"),
     [("bert", {"embeddings/words/embedding"}), ("opt", {"embeddings/words/embedding"}), ("vit", set())]

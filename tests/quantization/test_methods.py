@@ -128,7 +128,7 @@ def matrix(r, index, size):
     return np.eye(size)
 
 
-@pytest.mark.representative("gptq-opt")
+@pytest.mark.slow
 @pytest.mark.parametrize("method, family", CASES)
 def test_what_meets_is_in_bases_that_match(method, family):
     """x W = (x M) (M^-1 W) for the integers x M of a site and M^-1 W of each kernel that multiplies it; a basis that is
@@ -153,7 +153,7 @@ def test_what_meets_is_in_bases_that_match(method, family):
     assert checked >= 10
 
 
-@pytest.mark.representative("hadamard-opt")
+@pytest.mark.slow
 @pytest.mark.parametrize("method, family", IN_TURN)
 def test_outliers_cost_16_bits_their_rounding_alone(method, family):
     """The error is that of independent, uniform roundings on the tensors' own ranges: step^2 / 12 each, as a share of
@@ -194,6 +194,7 @@ def test_bad_options_are_refused(method, options, says):
         method(**options)
 
 
+@pytest.mark.slow
 def test_per_token_keeps_what_the_recipe_leaves():
     result, static = quantized("per_token", "opt", "w8a4"), quantized("static", "opt", "w8a4")
     assert result.activation_ranges.keys() == static.activation_ranges.keys()
@@ -256,6 +257,7 @@ def test_methods_in_turn_find_the_bases_of_each():
     assert both["layers/mlp_norm"].keys() == {"smooth", "rotation"}
 
 
+@pytest.mark.slow
 def test_much_damping_rounds_to_nearest():
     """H + a large multiple of the identity tells of no inputs."""
     damped, nearest, usual = (

@@ -129,6 +129,7 @@ def noise(granularity=PER_TENSOR, bits=8, symmetric=False):
     return Noise(Planned("site", symmetric, MinMax(), granularity, False), bits)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("symmetric", [False, True])
 def test_an_outlier_is_drawn_in_by_what_its_range_costs(symmetric):
     """Rounding with steps of s adds noise of variance s^2 / 12 to each of N values (Bennett 1948): how fast that grows

@@ -75,6 +75,7 @@ def test_integers_compute_what_fake_quantization_simulates(attention, method):
     assert_same_answers(model, result, make(attention)[2])
 
 
+@pytest.mark.slow
 def test_outliers_are_measured_at_the_layers_outputs():
     module, params, batch = make()
     metrics = outlier_metrics(module, params, [batch])

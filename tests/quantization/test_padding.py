@@ -104,7 +104,7 @@ def test_the_papers_code_counts_padding_and_keys_that_are_not_seen(model):
         np.testing.assert_allclose(ranges[path]["maximum"].max(), x.max(), rtol=3e-2)
 
 
-@pytest.mark.representative("opt")
+@pytest.mark.slow
 def test_methods_see_real_tokens(model):
     module, params = model
     paths = ("layers/attention/query", "layers/mlp/out")

@@ -115,6 +115,7 @@ def test_gradients_are_lsq_s(low, high, bits, symmetric, seed):
 OPTIMIZERS = {"sgd": lambda step: optax.sgd(0.02), "adamw": lambda step: optax.adamw(0.01 * step, weight_decay=0.0)}
 
 
+@pytest.mark.representative("True-3-sgd")
 @pytest.mark.parametrize("optimizer", OPTIMIZERS)
 @pytest.mark.parametrize("bits", [3, 8])
 @pytest.mark.parametrize("symmetric", [True, False])
@@ -198,6 +199,7 @@ def test_ranges_of_channels_learn_from_their_own(symmetric):
             np.testing.assert_allclose(one[at], other, rtol=1e-5)
 
 
+@pytest.mark.slow
 def test_dynamic_grids_pass_the_gradient_of_their_values_alone():
     x, weights = samples(-2, 2, 0)
     grid = make_grid(x.min(keepdims=True), x.max(keepdims=True), 4, False)

@@ -120,6 +120,7 @@ def test_the_sentences_say_what_was_found():
     assert "layers/mlp/out/kernel[1] costs most: fidelity 0.9000" in said["tensors"]
 
 
+@pytest.mark.slow
 def test_of_images_places_are_patches():
     page = Page(diagnosis_page(OF_IMAGES)).text
     assert "in dimension 2, at the class token, where" in page and "of 16 patches" in page and "at tokens" not in page

@@ -29,6 +29,7 @@ def backend_of(experiment, workdir):
     return training_backend(assemble(experiment), workdir)
 
 
+@pytest.mark.slow
 def test_what_is_asked_for_is_taken_unless_something_looks(experiment, tmp_path, monkeypatch):
     assembled = assemble(experiment)
     for backend in ("naive", "blockwise"):

@@ -83,6 +83,7 @@ def test_a_saved_state_may_be_overwritten_at_once(tmp_path, program, data):
         equal(checkpoints.restore(1, program.abstract_state).state, saved)
 
 
+@pytest.mark.slow
 def test_restored_to_another_mesh(tmp_path, program, module, data, training):
     state = program.init(np.uint32(1))
     other = make_program(module, training, make_mesh(MeshConfig(2, 2, 2)), next(data.train(16, 0)))
@@ -94,7 +95,7 @@ def test_restored_to_another_mesh(tmp_path, program, module, data, training):
     assert jax.tree.map(lambda x: x.sharding, restored) == jax.tree.map(lambda x: x.sharding, other.abstract_state)
 
 
-@pytest.mark.representative("1-2-*", "2-0-*")
+@pytest.mark.representative("1-2-*")
 @pytest.mark.parametrize(
     ("keep", "keep_best", "scores", "left"),
     [
@@ -185,6 +186,7 @@ def test_whatever_file_is_damaged_the_state_is_one_that_was_saved(tmp_path, prog
     assert told >= 3
 
 
+@pytest.mark.slow
 def test_checkpoints_that_are_all_damaged_are_an_error(tmp_path, program, two_checkpoints):
     folder = tmp_path / "checkpoints"
     shutil.copytree(two_checkpoints[0], folder)
@@ -195,6 +197,7 @@ def test_checkpoints_that_are_all_damaged_are_an_error(tmp_path, program, two_ch
     assert (folder / "1").exists() and (folder / "2").exists()
 
 
+@pytest.mark.slow
 def test_a_checkpoint_set_aside_leaves_its_step_free(tmp_path, program, two_checkpoints):
     folder = tmp_path / "checkpoints"
     shutil.copytree(two_checkpoints[0], folder)
@@ -295,7 +298,7 @@ def failing(monkeypatch, error: Exception, times: int) -> None:
     monkeypatch.setattr(ocp.CheckpointManager, "restore", restore)
 
 
-@pytest.mark.representative("stale", "memory")
+@pytest.mark.slow
 @pytest.mark.parametrize("name", TROUBLES)
 def test_what_only_cannot_be_read_is_not_set_aside(name, monkeypatch, tmp_path, program, two_checkpoints):
     error, told = TROUBLES[name]

@@ -277,6 +277,7 @@ def test_images_are_numbered_as_texts_are(tmp_path, source, names, classes, trai
     assert (found, data.num_classes) == (list(expected), len(names))
 
 
+@pytest.mark.slow
 def test_labels_that_are_not_the_model_s_are_diagnosed_and_nothing_else(tmp_path):
     """As many classes as the model has: by their place they would be its own."""
     folder, root = vit(tmp_path / "checkpoint"), images(tmp_path / "images", ("ant", "cow", "fox", "owl"), ("owl",))
@@ -340,7 +341,7 @@ COLUMNS = {
 }
 
 
-@pytest.mark.representative("in another order", "too few")
+@pytest.mark.representative("too few")
 @pytest.mark.parametrize("columns, told", COLUMNS.values(), ids=COLUMNS)
 def test_numbers_are_those_of_the_outputs_of_their_names(tmp_path, columns, told):
     """Of an import, and of a run that it made."""

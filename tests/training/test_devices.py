@@ -180,6 +180,7 @@ def test_devices_share_a_vocabulary_in_parts(name, mesh, monkeypatch):
         assert exchanged["all-reduce"].bytes == pytest.approx(4 * values, rel=0.02)
 
 
+@pytest.mark.slow
 def test_devices_share_what_is_measured_after_training(monkeypatch):
     monkeypatch.setattr("qtx.losses.vocabulary.ROWS_OF_A_CACHE", 2)
     config = dataclasses.replace(CONFIGS["opt"], vocab_size=80)

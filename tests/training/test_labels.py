@@ -35,6 +35,7 @@ VOCABULARY = ["[PAD]", "[UNK]", "[CLS]", "[SEP]", "[MASK]", ".", *WORDS]
 SHAPE = dict(num_layers=1, width=8, num_heads=2, mlp_width=12, vocab_size=len(VOCABULARY), max_length=16)
 
 
+@pytest.mark.representative("0-*")
 @pytest.mark.parametrize("classes", [2, 3, 5])
 @pytest.mark.parametrize("seed", range(4))
 def test_f1_is_scikit_learn_s(classes, seed):
@@ -157,6 +158,7 @@ def test_a_head_for_the_same_classes_stays_and_one_for_as_many_others_is_new(cla
     assert equal(params, there)
 
 
+@pytest.mark.slow
 def test_a_head_for_other_classes_is_new(classifier):
     config = fine_tuning(classifier)
     assert config.model.num_classes is None  # the data tell, not the start
@@ -176,6 +178,7 @@ def test_what_is_taught_needs_the_teacher_s_head(classifier):
         assemble(read(config), workdir=classifier)
 
 
+@pytest.mark.slow
 def test_a_classifier_is_held_to_its_teacher_s_logits():
     """By the formulas, in NumPy: with the divergence of the probabilities in training."""
     rng = np.random.default_rng(0)

@@ -85,6 +85,7 @@ def test_it_learns(unbroken):
     assert unbroken.metrics["loss"] == losses[-1]
 
 
+@pytest.mark.slow
 def test_logged_evaluation_is_that_of_the_saved_parameters(unbroken, module, data):
     params = load_params(module, data, unbroken.workdir, MeshConfig(1))
     jax.tree.map(np.testing.assert_array_equal, params, unbroken.params)
@@ -227,7 +228,7 @@ class TerminatedData(InterruptedData):
         return iterator
 
 
-@pytest.mark.representative("3")
+@pytest.mark.slow
 @pytest.mark.parametrize("stop", [1, 3, 7])
 def test_sigterm_saves_and_leaves_no_trace(run, unbroken, data, tmp_path, stop):
     handler = signal.getsignal(signal.SIGTERM)

@@ -96,6 +96,7 @@ def test_what_a_normalizer_learns_does_not_decay_whatever_it_is_called(name):
     }
 
 
+@pytest.mark.representative("adamw", "muon")
 @pytest.mark.parametrize("name", OPTIMIZERS)
 def test_update_without_gradient_only_decays(name):
     one = jnp.ones(3)
@@ -193,7 +194,7 @@ def unstacked(params: dict) -> dict:
     return {"embeddings": params["embeddings"], **layers}
 
 
-@pytest.mark.representative("adafactor", "muon", "sgd")
+@pytest.mark.representative("adafactor")
 @pytest.mark.parametrize("name", OPTIMIZERS)
 def test_each_stacked_layer_is_a_tensor_of_its_own(name):
     decay = 0.0 if name in ("adafactor", "sgd", "muon") else 0.1  # where optax's own decay is another
@@ -239,6 +240,7 @@ def test_clipping_by_the_global_norm(clip_norm, scale):
     np.testing.assert_allclose(updates["b"]["kernel"] * -1e6, 4 * scale, rtol=1e-4)
 
 
+@pytest.mark.slow
 def test_large_weights_shrink_to_the_limit_and_no_others():
     """Of one tensor without a gradient: 99 weights of 1 and one of 100, whose limit is 4 root mean squares."""
     config = TrainingConfig(**CONSTANT, learning_rate=1e-3, weight_decay=0.0, clip_weights=4.0)

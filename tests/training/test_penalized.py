@@ -261,6 +261,7 @@ def check_equal(found, expected):
         np.testing.assert_allclose(found.gradients[path], gradient, rtol=0, atol=1e-5 * largest, err_msg=path)
 
 
+@pytest.mark.slow
 def test_a_batch_of_padding_is_no_penalty():
     batch = make_batch(MODULES["bert"])
     found = run_on("bert", [batch | {"weights": 0 * batch["weights"]}])

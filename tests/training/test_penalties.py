@@ -49,6 +49,7 @@ def of_token(penalty, token, step) -> float:
     raise AssertionError(f"no formula of {penalty}")
 
 
+@pytest.mark.representative("tweo,tau=.5,p=3", "square")
 @pytest.mark.parametrize("text", TEXTS)
 @settings(max_examples=20, deadline=None)
 @given(seed=st.integers(0, 2**32 - 1), scale=st.sampled_from([0.0, 0.1, 1.0, 30.0]), step=st.sampled_from(STEPS))

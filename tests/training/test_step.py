@@ -97,7 +97,7 @@ def test_a_window_of_a_million_million_predictions_still_counts(without_dropout,
     assert counted == 20 * batch["weights"].sum()
 
 
-@pytest.mark.representative("3")
+@pytest.mark.slow
 @pytest.mark.parametrize("limit", [1, 3])
 def test_bad_steps_change_nothing(without_dropout, training, batch, limit):
     """Up to the limit they count as steps; from there on the state is frozen, whatever comes."""
