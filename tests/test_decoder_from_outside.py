@@ -340,6 +340,7 @@ def test_statistics_of_heads_read_the_values_that_each_head_reads():
     assert health["sink_mass"] == pytest.approx(analysis.metrics["sink_mass"], rel=1e-5)
 
 
+@pytest.mark.slow
 def test_statistics_count_the_keys_in_each_layers_own_window():
     """The captured probabilities are zero out of sight, and some of those in sight are clipped to zero."""
     module, params, batch = make("clipped_softmax,alpha=1", **WINDOWS)

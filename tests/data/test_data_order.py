@@ -127,6 +127,7 @@ def test_a_state_saved_by_many_processes_resumes_on_any_number(data, processes):
             assert_equal(joined([next(iterator) for iterator in resumed]), expected)
 
 
+@pytest.mark.slow
 def test_a_batch_of_another_size_has_the_same_rows(data):
     small, large = (joined(take(data.train(size, 3), 48 // size)) for size in (4, 12))
     assert_equal(small, large)
@@ -206,6 +207,7 @@ def test_concatenated_records_are_found_by_index():
     assert [records[i] for i in range(len(records))] == [0, 1, 10, 20, 21, 22]
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("threads", [1, 4])
 def test_the_number_of_threads_changes_nothing(data, threads):
     first = take(data.train(BATCH, 3), 6)

@@ -188,6 +188,7 @@ BROKEN = {
 }
 
 
+@pytest.mark.representative("a shard *", "no *")
 @pytest.mark.parametrize("case", sorted(BROKEN))
 def test_broken_datasets(tmp_path, case):
     change, message = BROKEN[case]

@@ -229,7 +229,7 @@ def small_copy(reference, tmp_path):
     return folder
 
 
-@pytest.mark.representative("range missing")
+@pytest.mark.slow
 @pytest.mark.parametrize("damage", DAMAGES)
 def test_a_wrong_answer_fails_its_row_alone(small_copy, capsys, damage):
     change, wrong = DAMAGES[damage]
@@ -253,6 +253,7 @@ def test_wrong_logits_fail_floating_point(small_copy, capsys):
     assert (code, [row["ok"] for row in rows]) == (1, [False, True])
 
 
+@pytest.mark.slow
 def test_the_readable_table_names_the_failure(small_copy, capsys):
     edit_answers(small_copy, drop_range)
     assert main([str(small_copy)]) == 1

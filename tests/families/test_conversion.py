@@ -156,6 +156,7 @@ def test_a_gate_that_does_not_multiply_by_one_is_refused(monkeypatch):
         converted("opt", AttentionConfig(gate=Slope()))
 
 
+@pytest.mark.slow
 def test_a_converted_model_is_converted_to_itself():
     """Its gate stays as it was trained."""
     module, params = converted("opt", AttentionConfig(gate=LinearGate()))

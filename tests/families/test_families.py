@@ -63,6 +63,7 @@ def test_what_is_measured_is_a_site_of_the_module(name):
         assert found[site].leading == ((2,) if "{layer}" in official else ()), site
 
 
+@pytest.mark.representative("bert-*", "vit-its own")
 @pytest.mark.parametrize("recipe", ["its own", "strict"])
 @pytest.mark.parametrize("name", CONFIGS)
 def test_its_recipe_and_the_strict_one_say_of_everything_what_becomes_of_it(name, recipe):
@@ -77,6 +78,7 @@ def test_its_recipe_and_the_strict_one_say_of_everything_what_becomes_of_it(name
     assert "layers/mlp/out" in resolve(rules.activations, sites, "activation")
 
 
+@pytest.mark.representative("bert", "opt")
 @pytest.mark.parametrize("name", CONFIGS)
 def test_a_causal_family_and_no_other_hides_the_last_position_from_the_first(name):
     config, module = CONFIGS[name], build(CONFIGS[name])

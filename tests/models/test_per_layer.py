@@ -33,6 +33,7 @@ CONFIG = OptConfig(**OPTIONS)
 BATCH = {"tokens": np.arange(B * T, dtype=np.int32).reshape(B, T) % 11, "mask": np.arange(T) < np.array([[T], [4]])}
 
 
+@pytest.mark.slow
 def test_a_block_sees_through_its_own_window():
     documented_model = documented("adding-a-variant.md")
     config = documented_model["LocalConfig"](**OPTIONS, window=3, global_every=2)

@@ -342,6 +342,7 @@ class Turned(RunningMinMax):
         return maximum, minimum
 
 
+@pytest.mark.slow
 def test_an_estimator_with_its_ends_the_wrong_way_round_is_refused():
     module, params, batches = make("bert")
     weight, activation = QuantizationConfig().quantizers("w8a8")

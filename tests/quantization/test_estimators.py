@@ -99,6 +99,7 @@ def test_a_search_finds_nearly_the_least_error(name, seed, bits):
     assert error_of(data, found[1], bits, p) <= 1.1 * best
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("name", ["mse", "mse,search=golden", "lp"])
 def test_an_asymmetric_search_keeps_the_shape_of_the_range_and_clips_its_outlier(name):
     x = np.concatenate([np.random.default_rng(0).uniform(-1, 3, size=4000), [60.0]]).astype(np.float32)
@@ -151,7 +152,7 @@ MANY_VALUES = {
 }
 
 
-@pytest.mark.representative("heavy tails*", "relu-4*")
+@pytest.mark.slow
 @pytest.mark.parametrize("bits, symmetric", [(4, True), (8, False)])
 @pytest.mark.parametrize("kind", MANY_VALUES)
 def test_a_histogram_leads_to_the_range_of_least_exact_error(kind, bits, symmetric):

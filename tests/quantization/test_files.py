@@ -62,7 +62,7 @@ CASES |= {
 }
 
 
-@pytest.mark.representative("hadamard opt")
+@pytest.mark.slow
 @pytest.mark.parametrize("case", CASES)
 def test_saved_ranges_give_the_same_model_bit_for_bit(case, tmp_path):
     family, method, options = CASES[case]

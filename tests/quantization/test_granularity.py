@@ -62,7 +62,7 @@ def test_every_granularity_is_tested():
     assert EXPECTED.keys() == GRANULARITIES.keys()
 
 
-@pytest.mark.representative("input_group", "tensor", "row")
+@pytest.mark.representative("input_group")
 @pytest.mark.parametrize("name", sorted(EXPECTED))
 def test_ranges_are_as_defined(name):
     granularity = GRANULARITIES[name](**OPTIONS.get(name, {}))
@@ -167,6 +167,7 @@ def test_what_is_not_finite_makes_a_range_that_is_not(granularity, estimator, va
     assert np.isfinite(ends(made, CLIPPING[estimator](), (bad,), masked)).all()
 
 
+@pytest.mark.slow
 def test_a_kernel_in_groups_of_inputs_is_rounded_group_by_group():
     low, high = ends(InputGroup(4), data=(KERNEL,))
     r = {"bits": jnp.float32(4), "minimum": low, "maximum": high}

@@ -19,6 +19,7 @@ class Twice(nn.Module):
         return layer(batch["x"]) + layer(3 * batch["x"])
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(
     ("statistic", "combine", "expected"),
     [(gram, jnp.add, [[50.0, 20.0], [20.0, 10.0]]), (absmax, jnp.maximum, [6.0, 3.0])],

@@ -228,6 +228,7 @@ def bases_of(method):
     return make_method(method).find_bases(problem_of())
 
 
+@pytest.mark.slow
 def test_alpha_says_whose_maxima_become_one():
     """At alpha = 0 the weight's, in every channel, and at alpha = 1 the activation's."""
     module, params, batch = with_outlier("opt")

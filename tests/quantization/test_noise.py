@@ -146,7 +146,7 @@ def test_an_outlier_is_drawn_in_by_what_its_range_costs(symmetric):
     assert jax.grad(error)(outlier) == pytest.approx(len(x) * s / (6 * steps), rel=0.03)
 
 
-@pytest.mark.representative("granularity0")
+@pytest.mark.slow
 @pytest.mark.parametrize("granularity", [Tensor(), Channel(), Token()])
 def test_only_the_ends_of_a_range_feel_the_error_of_others(granularity):
     """With gradients straight through, an error that a value does not make itself reaches it as the end of a range."""

@@ -83,6 +83,7 @@ def test_the_range_of_what_is_learned_is_the_calibrated_one(low, high, bits, sym
     assert grid.zero_point == calibrated.zero_point or abs(exact - np.floor(exact) - 0.5) < 1e-2
 
 
+@pytest.mark.slow
 @settings(max_examples=80, deadline=None)
 @cases
 def test_gradients_are_lsq_s(low, high, bits, symmetric, seed):

@@ -264,6 +264,7 @@ def test_which_checkpoint_is_loaded(tmp_path, program, module, data, which, step
         equal(params, program.init(np.uint32(step)).params)
 
 
+@pytest.mark.slow
 def test_a_damaged_checkpoint_is_not_loaded(tmp_path, program, module, data):
     with Checkpoints(tmp_path / "checkpoints", keep=2) as checkpoints:
         for step in (1, 2):

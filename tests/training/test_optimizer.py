@@ -52,7 +52,7 @@ MASKED = [
 ]
 
 
-@pytest.mark.representative("opt-gated_mlp-True", "vit-softmax-False", "bert-gated_mlp-*")
+@pytest.mark.slow
 @pytest.mark.parametrize(("family", "variant", "decay_norm_scale"), MASKED)
 def test_decay_mask_of_every_model(family, variant, decay_norm_scale):
     mask = mask_of(family, variant, decay_norm_scale)

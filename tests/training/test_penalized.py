@@ -287,6 +287,7 @@ def test_a_state_without_penalties_has_no_trace_of_them():
     assert state.window.keys() == state.lost.keys() == {"loss", "weight", "correct"}
 
 
+@pytest.mark.representative("bert-*outt*", "vit-*")
 @pytest.mark.parametrize(
     ("name", "sites", "message"),
     [
