@@ -12,8 +12,6 @@ from qtx.training.loading import digest_of, find_checkpoint
 from qtx.training.run_folder import RunFolder
 
 HEAD = "head"
-OF_HEAD = (HEAD, "num_classes")
-"""Options of the model that say what its outputs are."""
 
 
 def config_of(start: str) -> Experiment:
@@ -84,5 +82,15 @@ def original_of(experiment: Experiment, workdir: Path) -> Path | None:
     if before:
         check_unchanged(before[-1][0], folder)
     imported = RunFolder(folder).imported
-    same = all(getattr(there.model, x, None) == getattr(experiment.model, x, None) for x in OF_HEAD)
-    return imported if imported.is_dir() and same else None
+    same_head = head_difference(there, experiment) is None
+    return imported if imported.is_dir() and same_head else None
+
+
+def head_difference(there: Experiment, experiment: Experiment) -> tuple[str, object, object] | None:
+    """Returns an option of the head that the models of two experiments have otherwise, and both values; None: the heads
+    have the same options."""
+    for option in (HEAD, "num_classes"):
+        values = getattr(there.model, option, None), getattr(experiment.model, option, None)
+        if values[0] != values[1]:
+            return option, *values
+    return None
