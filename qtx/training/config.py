@@ -10,7 +10,7 @@ import optax
 from qtx.foundation.errors import QtxError
 from qtx.foundation.limits import Checked, at_least, one_of, positive, within
 from qtx.training.distillation import LAYERS
-from qtx.training.optimizer import OPTIMIZERS, Parameters, clip_weights, decay_mask
+from qtx.training.optimizer import OPTIMIZERS, HyperParameters, Parameters, clip_weights, decay_mask
 from qtx.training.penalties import complete_text, make_penalties
 from qtx.training.schedules import SCHEDULES, learning_rate_schedule
 
@@ -126,8 +126,8 @@ class TrainingConfig(Checked):
           parameters: what is known of each parameter that is trained, by path.
         """
         steps = [] if self.clip_norm is None else [optax.clip_by_global_norm(self.clip_norm)]
-        optimizer = OPTIMIZERS[self.optimizer](
-            self.make_schedule(),
+        hyper_parameters = HyperParameters(
+            learning_rate=self.make_schedule(),
             beta1=self.beta1,
             beta2=self.beta2,
             epsilon=self.epsilon,
@@ -135,7 +135,7 @@ class TrainingConfig(Checked):
             mask=decay_mask(parameters, self.decay_norm_scale),
             parameters=parameters,
         )
-        steps.append(optimizer)
+        steps.append(OPTIMIZERS[self.optimizer](hyper_parameters))
         if self.clip_weights is not None:
             steps.append(clip_weights(self.clip_weights, decay_mask(parameters, decay_norm_scale=False), parameters))
-        return optax.chain(*steps) if len(steps) > 1 else optimizer
+        return optax.chain(*steps) if len(steps) > 1 else steps[0]
