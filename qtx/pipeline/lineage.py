@@ -82,15 +82,10 @@ def original_of(experiment: Experiment, workdir: Path) -> Path | None:
     if before:
         check_unchanged(before[-1][0], folder)
     imported = RunFolder(folder).imported
-    same_head = head_difference(there, experiment) is None
-    return imported if imported.is_dir() and same_head else None
+    return imported if imported.is_dir() and not other_head(there, experiment) else None
 
 
-def head_difference(there: Experiment, experiment: Experiment) -> tuple[str, object, object] | None:
-    """Returns an option of the head that the models of two experiments have otherwise, and both values; None: the heads
-    have the same options."""
-    for option in (HEAD, "num_classes"):
-        values = getattr(there.model, option, None), getattr(experiment.model, option, None)
-        if values[0] != values[1]:
-            return option, *values
-    return None
+def other_head(there: Experiment, experiment: Experiment) -> list[tuple[str, object, object]]:
+    """Lists the options of the model's head that two experiments have otherwise, each with both values."""
+    values = [(x, getattr(there.model, x, None), getattr(experiment.model, x, None)) for x in (HEAD, "num_classes")]
+    return [(option, its, own) for option, its, own in values if its != own]

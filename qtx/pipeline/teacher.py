@@ -9,7 +9,7 @@ from qtx.data import OBJECTIVES, Data
 from qtx.experiment import Experiment
 from qtx.families import build
 from qtx.foundation.errors import QtxError
-from qtx.pipeline.lineage import check_unchanged, head_difference, starts
+from qtx.pipeline.lineage import check_unchanged, other_head, starts
 from qtx.training.distillation import Teacher
 from qtx.training.loading import NEWEST, load_params
 from qtx.training.run_folder import RunFolder
@@ -41,8 +41,7 @@ def teacher_of(experiment: Experiment, data: Data, workdir: Path | None) -> Teac
             f"objective {experiment.objective!r} learns from the run that training starts from, but config.start is "
             "empty: give its folder, e.g. --config.start=runs/x"
         )
-    if difference := head_difference(there, experiment):
-        option, its, own = difference
+    for option, its, own in other_head(there, experiment):
         raise QtxError(
             f"objective {experiment.objective!r} compares outputs with those of {folder}, whose model.{option} is "
             f"{its!r}, but config.model.{option} is {own!r}: leave it out"
