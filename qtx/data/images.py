@@ -81,7 +81,7 @@ class ImageOptions(Checked):
     random_crop: Annotated[int, at_least(0)] = 0
     flip: bool = False
     randaugment_layers: Annotated[int, at_least(0, "e.g. 2")] = 0
-    randaugment_magnitude: Annotated[float, within("[0, 10]", "0 to 10, e.g. 9")] = 9.0
+    randaugment_magnitude: Annotated[float, within("[0, 10]", remedy="e.g. 9")] = 9.0
     randaugment_std: Annotated[float, at_least(0, "e.g. 0.5")] = 0.5
     color_jitter: Annotated[float, at_least(0, "e.g. 0.4")] = 0.0
     mixup: Annotated[float, ALPHA] = 0.0

@@ -33,13 +33,14 @@ def within(interval: str, expected: str = "", remedy: str = "") -> Limit:
 
     Args:
       interval: both ends, a bracket beside one that is allowed and a parenthesis beside one that is not: `"[0, 1)"`.
-      expected: what messages say was expected; empty: "a number in [0, 1)".
+      expected: what messages say was expected; empty: "a number in [0, 1)", or "0 to 1" if both ends are allowed.
       remedy: what follows in messages: "e.g. 0.9", "or None for all".
     """
-    low, high = map(float, interval[1:-1].split(","))
+    low, high = map(float, interval[1:-1].split(", "))
     after = operator.le if interval[0] == "[" else operator.lt
     before = operator.le if interval[-1] == "]" else operator.lt
-    expected = ", ".join(filter(None, (expected or f"a number in {interval}", remedy)))
+    usual = f"{low:g} to {high:g}" if after is before is operator.le else f"a number in {interval}"
+    expected = ", ".join(filter(None, (expected or usual, remedy)))
     return Limit(
         lambda value: after(low, value) and before(value, high),
         lambda name, value: QtxError(f"{name} is {value}: expected {expected}"),

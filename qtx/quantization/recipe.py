@@ -26,7 +26,7 @@ class Quantizer(Checked):
         does not see, as in the paper's official code; otherwise, only those that count (`qtx.masks.counted`) do.
     """
 
-    bits: Annotated[int, within("[2, 16]", "2 to 16")]
+    bits: Annotated[int, within("[2, 16]")]
     symmetric: bool
     estimator: Estimator
     granularity: Granularity | Token = Tensor()

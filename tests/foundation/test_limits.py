@@ -43,7 +43,8 @@ class Turn(Checked):
     angle: Annotated[float, within("[0, 360)")] = 90.0
     times: Annotated[int, at_least(1, "e.g. 2")] = 1
     speed: Annotated[float | None, positive("or None for any")] = None
-    share: Annotated[float, within("[0, 1]", "0 to 1", "e.g. 0.5")] = 0.5
+    tilt: Annotated[float, within("(-1, 1)", "a tilt to either side", "e.g. 0.1")] = 0.0
+    share: Annotated[float, within("[0, 1]", remedy="e.g. 0.5")] = 0.5
     way: Annotated[str, one_of(NAMES)] = "left"
     shape: Annotated[str, one_of(SHAPES, "form of a turn")] = "circle"
 
@@ -67,11 +68,12 @@ class Slow(Turn):
         (Turn, {"angle": 360.0}, "angle is 360.0: expected a number in [0, 360)"),
         (Turn, {"times": 0}, "times is 0: expected at least 1, e.g. 2"),
         (Turn, {"speed": INFINITE}, "speed is inf: expected a positive number, or None for any"),
+        (Turn, {"tilt": 1.0}, "tilt is 1.0: expected a tilt to either side, e.g. 0.1"),
         (Turn, {"share": NAN}, "share is nan: expected 0 to 1, e.g. 0.5"),
         (Turn, {"way": "lift"}, "unknown way 'lift': did you mean 'left'? expected one of left, right"),
         (Turn, {"shape": "ring"}, "unknown form of a turn 'ring': expected one of circle"),
         (Slow, {"times": 0}, "times is 0: expected at least 1, e.g. 2"),
-        (Slow, {"angle": 90.0}, "angle is 90.0: expected a number in [0, 45]"),
+        (Slow, {"angle": 90.0}, "angle is 90.0: expected 0 to 45"),
         (Slow, {"way": "up"}, "unknown way 'up': expected one of left, right"),
         (Slow, {"angle": 45.0, "times": 3}, "too far"),
     ],

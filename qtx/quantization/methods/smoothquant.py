@@ -39,7 +39,7 @@ class SmoothQuant(Method):
 
     makes = ("smooth",)
 
-    alpha: Annotated[float, within("[0, 1]", "0 to 1, e.g. 0.5")] = 0.5
+    alpha: Annotated[float, within("[0, 1]", remedy="e.g. 0.5")] = 0.5
 
     def find_bases(self, problem):
         fed, flat = layers_fed_by_norms(problem.anatomy), flatten(problem.params)
