@@ -78,7 +78,8 @@ def limits(cls: type) -> dict[str, Limit]:
 def check(options: Any, prefix: str = "") -> None:
     """Raises QtxError if an option of a dataclass instance has a value that its limit does not allow; `prefix` stands
     before the options' names in messages."""
-    for name, limit in limits(type(options)).items():
+    cls: type = type(options)
+    for name, limit in limits(cls).items():
         value = getattr(options, name)
         if value is not None and not limit.allows(value):
             raise limit.refusal(prefix + name, value)
