@@ -65,14 +65,9 @@ def careful(config, weight, activation):
     return Recipe(recipe.weights, (Rule("layers/*_residual", None), *recipe.activations))
 
 
-def signs(learning_rate, *, beta1, weight_decay, mask, **_):
+def signs(h):
     """The sign of the momentum, with decoupled decay."""
-    return optax.chain(
-        optax.trace(beta1),
-        optax.scale_by_sign(),
-        optax.add_decayed_weights(weight_decay, mask),
-        optax.scale_by_learning_rate(learning_rate),
-    )
+    return h.descent(optax.trace(h.beta1), optax.scale_by_sign())
 
 
 def root(peak, final, steps):

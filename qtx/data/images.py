@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
-from typing import Any, ClassVar
+from typing import Annotated, Any, ClassVar
 
 import numpy as np
 
@@ -15,12 +15,14 @@ from qtx.data.objectives import Classification, Objective, name_of
 from qtx.data.records import Records
 from qtx.data.resizing import CROP_MODES, INTERPOLATIONS, cut_to_size
 from qtx.foundation.batch import Batch
-from qtx.foundation.errors import QtxError, lookup
+from qtx.foundation.errors import QtxError
+from qtx.foundation.limits import Checked, at_least, one_of, within
 from qtx.foundation.storage import digest
 
 Record = tuple[np.ndarray, np.int32]
 Augment = Callable[[np.ndarray, np.random.Generator], np.ndarray]
 Statistics = tuple[np.ndarray, np.ndarray]
+ALPHA = within("[0, inf)", "0 (none) or a positive number, e.g. 0.2")
 IMAGENET = {"mean": (0.485, 0.456, 0.406), "std": (0.229, 0.224, 0.225)}
 
 
@@ -39,7 +41,7 @@ class LabelledImages:
 
 
 @dataclass(frozen=True)
-class ImageOptions:
+class ImageOptions(Checked):
     """Options of every image source: how an image becomes a model's input, and the augmentation, which applies to
     training alone, in the order in which it is applied.
 
@@ -62,37 +64,31 @@ class ImageOptions:
       cutmix: alpha of CutMix's Beta distribution; 0 for none. With Mixup too, a pair gets either with probability 0.5.
 
     Raises:
-      QtxError: for an option out of its range, or both kinds of crop.
+      QtxError: for both kinds of crop, or a mean or standard deviation that is none.
     """
 
     brightest: ClassVar[int] = 255
     """The pixel value that becomes 1."""
 
-    image_size: int | None = None
+    image_size: Annotated[int | None, at_least(1)] = None
     channels: int | None = None
-    crop_ratio: float | None = None
-    crop_mode: str | None = None
-    interpolation: str = "bicubic"
+    crop_ratio: Annotated[float | None, within("(0, 1]", "a number above 0 and at most 1, e.g. 0.9")] = None
+    crop_mode: Annotated[str | None, one_of(CROP_MODES)] = None
+    interpolation: Annotated[str, one_of(INTERPOLATIONS)] = "bicubic"
     mean: tuple[float, ...] | None = None
     std: tuple[float, ...] | None = None
     random_resized_crop: bool = False
-    random_crop: int = 0
+    random_crop: Annotated[int, at_least(0)] = 0
     flip: bool = False
-    randaugment_layers: int = 0
-    randaugment_magnitude: float = 9.0
-    randaugment_std: float = 0.5
-    color_jitter: float = 0.0
-    mixup: float = 0.0
-    cutmix: float = 0.0
+    randaugment_layers: Annotated[int, at_least(0, "e.g. 2")] = 0
+    randaugment_magnitude: Annotated[float, within("[0, 10]", remedy="e.g. 9")] = 9.0
+    randaugment_std: Annotated[float, at_least(0, "e.g. 0.5")] = 0.5
+    color_jitter: Annotated[float, at_least(0, "e.g. 0.4")] = 0.0
+    mixup: Annotated[float, ALPHA] = 0.0
+    cutmix: Annotated[float, ALPHA] = 0.0
 
     def __post_init__(self):
-        if self.image_size is not None and self.image_size < 1:
-            raise QtxError(f"image_size is {self.image_size}: expected 1 pixel or more")
-        if self.crop_ratio is not None and not 0.0 < self.crop_ratio <= 1.0:
-            raise QtxError(f"crop_ratio is {self.crop_ratio}: expected a number above 0 and at most 1, e.g. 0.9")
-        if self.crop_mode is not None:
-            lookup(CROP_MODES, "crop_mode", self.crop_mode)
-        lookup(INTERPOLATIONS, "interpolation", self.interpolation)
+        super().__post_init__()
         if self.channels not in (None, 1, 3):
             raise QtxError(f"channels is {self.channels}: expected 1 (grey) or 3 (colour)")
         for name in ("mean", "std"):
@@ -101,13 +97,8 @@ class ImageOptions:
                 raise QtxError(f"{name} is {values!r}: expected a number per channel, e.g. {IMAGENET[name]}")
         if self.std is not None and not all(value > 0 for value in self.std):
             raise QtxError(f"std is {self.std}: expected positive numbers, e.g. {IMAGENET['std']}")
-        if self.random_crop < 0:
-            raise QtxError(f"random_crop is {self.random_crop}: expected 0 pixels or more")
         if self.random_crop and self.random_resized_crop:
             raise QtxError("random_crop and random_resized_crop are both set: expected one of them")
-        if not self.color_jitter >= 0:
-            raise QtxError(f"color_jitter is {self.color_jitter}: expected 0 (none) or more, e.g. 0.4")
-        _ = self._randaugment, self.mix
 
     @staticmethod
     def serves(objective: Objective) -> bool:

@@ -6,7 +6,7 @@ import hashlib
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
 from types import MappingProxyType
-from typing import Any, Self
+from typing import Annotated, Any, Self
 
 import numpy as np
 
@@ -21,6 +21,7 @@ from qtx.data.tokenizer_files import load_tokenizer
 from qtx.data.vocabularies import VOCABULARIES
 from qtx.foundation.batch import Batch
 from qtx.foundation.errors import QtxError
+from qtx.foundation.limits import Checked, at_least
 
 DEFAULT_VOCAB_SIZE = 4096
 
@@ -34,7 +35,7 @@ class Document:
 
 
 @dataclass(frozen=True)
-class TokenizedOptions:
+class TokenizedOptions(Checked):
     """Options of every source of text.
 
     Attributes:
@@ -44,13 +45,12 @@ class TokenizedOptions:
       vocab_size: entries of a tokenizer to train, None is 4096; not taken with a loaded one.
     """
 
-    sequence_length: int = 128
+    sequence_length: Annotated[int, at_least(4)] = 128
     tokenizer: str | None = None
     vocab_size: int | None = None
 
     def __post_init__(self):
-        if self.sequence_length < 4:
-            raise QtxError(f"sequence_length is {self.sequence_length}: expected at least 4 tokens")
+        super().__post_init__()
         if self.vocab_size is not None and self.tokenizer not in (None, *VOCABULARIES):
             raise QtxError(
                 f"vocab_size is set, but tokenizer {self.tokenizer} is loaded, not trained: leave vocab_size unset, or "

@@ -1,9 +1,9 @@
 """This module turns frozen dataclasses into `ml_collections.ConfigDict` sections and back; its errors name the key.
 
-Every group of options is a frozen dataclass declared beside the code that uses it and validated in its `__post_init__`.
-A config file shows the group to the user as a `ConfigDict` section; `read_section` turns the (possibly overridden)
-section back. A field that holds one of a registry's variants, a `Choice`, is flattened in the section: into the
-variant's name and, beside it, the options of all variants.
+Every group of options is a frozen dataclass declared beside the code that uses it, with limits beside its fields
+(`qtx.foundation.limits`). A config file shows the group to the user as a `ConfigDict` section; `read_section` turns the
+(possibly overridden) section back. A field that holds one of a registry's variants, a `Choice`, is flattened in the
+section: into the variant's name and, beside it, the options of all variants.
 """
 
 from __future__ import annotations

@@ -3,14 +3,14 @@
 from __future__ import annotations
 
 import dataclasses
-from typing import ClassVar
+from typing import Annotated, ClassVar
 
 import flax.linen as nn
 import jax
 import jax.numpy as jnp
 
 from qtx.attention import Rows
-from qtx.foundation.errors import lookup
+from qtx.foundation.limits import one_of
 from qtx.layers import Dropout, dense, embedding, layer_norm
 from qtx.masks import Mask
 from qtx.models.activations import ACTIVATIONS
@@ -22,7 +22,7 @@ from qtx.sites import Site
 
 OF_TEXTS = ("classification", "regression", "multi_label")
 """The heads of whole texts: they have the same parameters, but their outputs mean different things."""
-HEADS = dict.fromkeys(("mlm", *OF_TEXTS, "none"))
+HEADS = ("mlm", *OF_TEXTS, "none")
 
 
 @dataclasses.dataclass(frozen=True)
@@ -46,20 +46,18 @@ class BertConfig(TransformerConfig):
     pre_norm: ClassVar[bool] = False
     causal: ClassVar[bool] = False
 
-    activation: str = "gelu"  # type: ignore[misc]
+    activation: Annotated[str, one_of(ACTIVATIONS)] = "gelu"  # type: ignore[misc]
     vocab_size: int | None = None
     max_length: int = 512
     type_vocab_size: int = 2
-    head: str = "mlm"
+    head: Annotated[str, one_of(HEADS)] = "mlm"
     num_classes: int | None = None
     pooling: str = "mean"
     normalize: bool = False
 
     def __post_init__(self):
         super().__post_init__()
-        lookup(HEADS, "head", self.head)
         check_pooling(self.pooling)
-        lookup(ACTIVATIONS, "activation", self.activation)
 
     @property
     def from_data(self):

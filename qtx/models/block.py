@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import dataclasses
 from collections.abc import Callable, Mapping
-from typing import Any, ClassVar, Self
+from typing import Annotated, Any, ClassVar, Self
 
 import flax.linen as nn
 import jax
@@ -14,7 +14,8 @@ import numpy as np
 from qtx.attention import AttentionConfig, AttentionSpec, MultiHeadAttention, Rows
 from qtx.attention.fused import AUTO, BACKEND_NAMES
 from qtx.axes import constrain
-from qtx.foundation.errors import QtxError, lookup
+from qtx.foundation.errors import QtxError
+from qtx.foundation.limits import Checked, at_least, one_of, positive, within
 from qtx.layers import Dropout, dense, layer_norm, rms_norm
 from qtx.masks import real_positions
 from qtx.models.activations import ACTIVATIONS
@@ -28,11 +29,12 @@ UNROLLED_LAYERS = 6
 
 FROM_DATA = ("vocab_size", "image_size", "channels", "num_classes")
 """Options that a config may leave to the data."""
+RATE = within("[0, 1)", "a rate in [0, 1)")
 NORMS = {"LN": layer_norm, "RMSNorm": rms_norm}
 
 
 @dataclasses.dataclass(frozen=True)
-class TransformerConfig:
+class TransformerConfig(Checked):
     """The options that every family has, and facts about a family that more than its module reads. These facts are no
     options, unless a family makes one of them a field.
 
@@ -56,7 +58,7 @@ class TransformerConfig:
         T x T scores and probabilities in memory; a backend that never has them; or `"auto"`, what is fastest there.
 
     Raises:
-      QtxError: if the shape is impossible or a rate is not in [0, 1).
+      QtxError: if the heads do not divide the width.
     """
 
     pre_norm: ClassVar[bool]
@@ -65,23 +67,21 @@ class TransformerConfig:
     causal: ClassVar[bool]
     reads: ClassVar[str] = "tokens"
 
-    num_layers: int = 12
-    width: int = 768
-    num_heads: int = 12
-    mlp_width: int = 3072
-    dropout: float = 0.1
-    attention_dropout: float = 0.1
-    init_std: float = 0.02
-    layer_norm_epsilon: float = 1e-12
-    dtype: str = "float32"
-    remat: str = NONE
+    num_layers: Annotated[int, at_least(1)] = 12
+    width: Annotated[int, at_least(1)] = 768
+    num_heads: Annotated[int, at_least(1)] = 12
+    mlp_width: Annotated[int, at_least(1)] = 3072
+    dropout: Annotated[float, RATE] = 0.1
+    attention_dropout: Annotated[float, RATE] = 0.1
+    init_std: Annotated[float, positive()] = 0.02
+    layer_norm_epsilon: Annotated[float, positive()] = 1e-12
+    dtype: Annotated[str, one_of(("float32", "bfloat16"))] = "float32"
+    remat: Annotated[str, one_of(REMAT_POLICIES, "remat policy")] = NONE
     attention: AttentionConfig = AttentionConfig()
-    attention_backend: str = AUTO
+    attention_backend: Annotated[str, one_of(BACKEND_NAMES)] = AUTO
 
     def __post_init__(self):
-        for name in ("num_layers", "width", "num_heads", "mlp_width"):
-            if getattr(self, name) < 1:
-                raise QtxError(f"{name} is {getattr(self, name)}: expected at least 1")
+        super().__post_init__()
         # In families with an option `head_dim`, heads have a size of their own: the width is not divided.
         if getattr(self, "head_dim", None) is None and self.width % self.num_heads:
             nearest = round(self.width / self.num_heads) or 1
@@ -89,15 +89,6 @@ class TransformerConfig:
                 f"width {self.width} is not divisible by num_heads {self.num_heads}: "
                 f"set width to {nearest * self.num_heads}, or num_heads to a divisor of {self.width}"
             )
-        for name in ("dropout", "attention_dropout"):
-            if not 0 <= getattr(self, name) < 1:
-                raise QtxError(f"{name} is {getattr(self, name)}: expected a rate in [0, 1)")
-        if self.init_std <= 0 or self.layer_norm_epsilon <= 0:
-            raise QtxError("init_std and layer_norm_epsilon must be positive")
-        if self.dtype not in ("float32", "bfloat16"):
-            raise QtxError(f"dtype is {self.dtype!r}: expected 'float32' or 'bfloat16'")
-        lookup(REMAT_POLICIES, "remat policy", self.remat)
-        lookup(dict.fromkeys(BACKEND_NAMES), "attention_backend", self.attention_backend)
 
     @property
     def from_data(self) -> tuple[str, ...]:

@@ -7,14 +7,14 @@ LayerNorm, and has narrower embeddings with a projection into the model and one 
 from __future__ import annotations
 
 import dataclasses
-from typing import ClassVar, Self
+from typing import Annotated, ClassVar, Self
 
 import flax.linen as nn
 import jax
 import jax.numpy as jnp
 
 from qtx.attention import Rows
-from qtx.foundation.errors import QtxError, lookup
+from qtx.foundation.limits import at_least, one_of
 from qtx.layers import dense, embedding, layer_norm
 from qtx.masks import Mask
 from qtx.models.activations import ACTIVATIONS
@@ -37,26 +37,17 @@ class OptConfig(TransformerConfig):
       pre_norm: LayerNorms on the residual branches and a final one; otherwise they follow the residual sums (OPT-350m).
       embedding_width: the width of the embedding table. If it is not the model's width, embeddings are projected to
         that, and the output back (OPT-350m: 512); None: the model's width.
-
-    Raises:
-      QtxError: if embedding_width is below 1.
     """
 
     causal: ClassVar[bool] = True
 
-    activation: str = "relu"  # type: ignore[misc]
+    activation: Annotated[str, one_of(ACTIVATIONS)] = "relu"  # type: ignore[misc]
     init_std: float = 0.006
     layer_norm_epsilon: float = 1e-5
     vocab_size: int | None = None
     max_length: int = 512
     pre_norm: bool = True  # type: ignore[misc]
-    embedding_width: int | None = None
-
-    def __post_init__(self):
-        super().__post_init__()
-        lookup(ACTIVATIONS, "activation", self.activation)
-        if self.embedding_width is not None and self.embedding_width < 1:
-            raise QtxError(f"embedding_width is {self.embedding_width}: expected at least 1, or None for width")
+    embedding_width: Annotated[int | None, at_least(1, "or None for width")] = None
 
     def resolved(self) -> Self:
         # None instead of the width: were both recorded as numbers, changing only the width would add projections.

@@ -4,7 +4,7 @@ none."""
 from __future__ import annotations
 
 import dataclasses
-from typing import Any, ClassVar, Self
+from typing import Annotated, Any, ClassVar, Self
 
 import flax.linen as nn
 import jax
@@ -12,7 +12,8 @@ import jax.numpy as jnp
 import numpy as np
 
 from qtx.attention import Rows
-from qtx.foundation.errors import QtxError, lookup
+from qtx.foundation.errors import QtxError
+from qtx.foundation.limits import one_of
 from qtx.layers import Dropout, dense, layer_norm
 from qtx.masks import Mask
 from qtx.models.activations import ACTIVATIONS
@@ -20,7 +21,7 @@ from qtx.models.block import TransformerConfig, layers
 from qtx.parts import Part
 from qtx.sites import Site
 
-HEADS = dict.fromkeys(("classification", "none"))
+HEADS = ("classification", "none")
 
 
 @dataclasses.dataclass(frozen=True)
@@ -46,7 +47,7 @@ class VitConfig(TransformerConfig):
     pooling: ClassVar[str] = "cls"
     """The hidden state that is an image's embedding, without a head: the class token's."""
 
-    activation: str = "gelu"  # type: ignore[misc]
+    activation: Annotated[str, one_of(ACTIVATIONS)] = "gelu"  # type: ignore[misc]
     width: int = 384
     num_heads: int = 6
     mlp_width: int = 1536
@@ -57,13 +58,11 @@ class VitConfig(TransformerConfig):
     patch_norm: bool = False
     image_size: int | None = None
     channels: int | None = None
-    head: str = "classification"
+    head: Annotated[str, one_of(HEADS)] = "classification"
     num_classes: int | None = None
 
     def __post_init__(self):
         super().__post_init__()
-        lookup(HEADS, "head", self.head)
-        lookup(ACTIVATIONS, "activation", self.activation)
         if self.patch_size < 1 or (self.image_size is not None and self.image_size % self.patch_size):
             raise QtxError(
                 f"patch_size {self.patch_size} does not divide image_size {self.image_size}: choose a divisor"

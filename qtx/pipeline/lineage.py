@@ -12,8 +12,6 @@ from qtx.training.loading import digest_of, find_checkpoint
 from qtx.training.run_folder import RunFolder
 
 HEAD = "head"
-OF_HEAD = (HEAD, "num_classes")
-"""Options of the model that say what its outputs are."""
 
 
 def config_of(start: str) -> Experiment:
@@ -84,5 +82,10 @@ def original_of(experiment: Experiment, workdir: Path) -> Path | None:
     if before:
         check_unchanged(before[-1][0], folder)
     imported = RunFolder(folder).imported
-    same = all(getattr(there.model, x, None) == getattr(experiment.model, x, None) for x in OF_HEAD)
-    return imported if imported.is_dir() and same else None
+    return imported if imported.is_dir() and not other_head(there, experiment) else None
+
+
+def other_head(there: Experiment, experiment: Experiment) -> list[tuple[str, object, object]]:
+    """Lists the options of the model's head that two experiments have otherwise, each with both values."""
+    values = [(x, getattr(there.model, x, None), getattr(experiment.model, x, None)) for x in (HEAD, "num_classes")]
+    return [(option, its, own) for option, its, own in values if its != own]

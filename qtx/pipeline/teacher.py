@@ -9,7 +9,7 @@ from qtx.data import OBJECTIVES, Data
 from qtx.experiment import Experiment
 from qtx.families import build
 from qtx.foundation.errors import QtxError
-from qtx.pipeline.lineage import OF_HEAD, check_unchanged, starts
+from qtx.pipeline.lineage import check_unchanged, other_head, starts
 from qtx.training.distillation import Teacher
 from qtx.training.loading import NEWEST, load_params
 from qtx.training.run_folder import RunFolder
@@ -41,13 +41,11 @@ def teacher_of(experiment: Experiment, data: Data, workdir: Path | None) -> Teac
             f"objective {experiment.objective!r} learns from the run that training starts from, but config.start is "
             "empty: give its folder, e.g. --config.start=runs/x"
         )
-    for option in OF_HEAD:
-        its, own = getattr(there.model, option, None), getattr(experiment.model, option, None)
-        if its != own:
-            raise QtxError(
-                f"objective {experiment.objective!r} compares outputs with those of {folder}, whose model.{option} is "
-                f"{its!r}, but config.model.{option} is {own!r}: leave it out"
-            )
+    for option, its, own in other_head(there, experiment):
+        raise QtxError(
+            f"objective {experiment.objective!r} compares outputs with those of {folder}, whose model.{option} is "
+            f"{its!r}, but config.model.{option} is {own!r}: leave it out"
+        )
     module = build(dataclasses.replace(there.model, dtype="float32"))
     assert folder is not None, "an experiment that learns from another has that one's folder"
     if len(chain) > 1:

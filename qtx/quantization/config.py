@@ -5,9 +5,10 @@ from __future__ import annotations
 import dataclasses
 import re
 from collections.abc import Callable, Iterable
-from typing import Any
+from typing import Annotated, Any
 
 from qtx.foundation.errors import QtxError
+from qtx.foundation.limits import Checked, at_least
 from qtx.foundation.variants import make_variant
 from qtx.models import TransformerConfig
 from qtx.quantization.estimators import ESTIMATORS, MinMax, Mse
@@ -21,7 +22,7 @@ Granularities = dict[str, Callable[..., Granularity | Token]]
 
 
 @dataclasses.dataclass(frozen=True)
-class QuantizationConfig:
+class QuantizationConfig(Checked):
     """The options of post-training quantization, by default the paper's: symmetric weights, asymmetric static
     activations, per tensor.
 
@@ -51,15 +52,13 @@ class QuantizationConfig:
     weight_granularity: str = "tensor"
     activation_estimator: str = "running_minmax"
     activation_granularity: str = "tensor"
-    calibration_batches: int = 16
-    sensitivity_batches: int = 4
+    calibration_batches: Annotated[int, at_least(1, "e.g. 16")] = 16
+    sensitivity_batches: Annotated[int, at_least(1, "e.g. 16")] = 4
 
     def __post_init__(self):
+        super().__post_init__()
         find_recipe(self.recipe)
         self.make_method()
-        for name in ("calibration_batches", "sensitivity_batches"):
-            if getattr(self, name) < 1:
-                raise QtxError(f"{name} is {getattr(self, name)}: expected at least 1, e.g. 16")
         if not self.schemes:
             raise QtxError("schemes is empty: expected at least one, e.g. ('w8a8',)")
         for scheme in self.schemes:

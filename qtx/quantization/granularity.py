@@ -9,12 +9,13 @@ from __future__ import annotations
 
 import abc
 import dataclasses
-from typing import Any, ClassVar
+from typing import Annotated, Any, ClassVar
 
 import jax
 import jax.numpy as jnp
 
 from qtx.foundation.errors import QtxError
+from qtx.foundation.limits import Checked, at_least
 from qtx.quantization.estimators import Estimator
 
 
@@ -28,7 +29,7 @@ def observe(estimator: Estimator, state: Any, x: jax.Array, bits: Any, symmetric
 
 
 @dataclasses.dataclass(frozen=True)
-class Granularity(abc.ABC):
+class Granularity(Checked, abc.ABC):
     """A `Granularity` says which values of a tensor share one static range; a frozen dataclass of its options.
 
     A state is the estimator's state, with leading axes of the shape of the ranges.
@@ -128,17 +129,13 @@ class InputGroup(Granularity):
       size: the number of rows in a group; divides D.
 
     Raises:
-      QtxError: if size is below 1 or does not divide D, or for a tensor that is no kernel.
+      QtxError: if size does not divide D, or for a tensor that is no kernel.
     """
 
     of_activations = False
     axes = 2
 
-    size: int = 128
-
-    def __post_init__(self):
-        if self.size < 1:
-            raise QtxError(f"size is {self.size}: expected at least 1, e.g. 128")
+    size: Annotated[int, at_least(1, "e.g. 128")] = 128
 
     def ranges(self, shape):
         if len(shape) != 2:
@@ -168,17 +165,13 @@ class Group(Channel):
       num_groups: K, the number of groups; divides the last axis.
 
     Raises:
-      QtxError: if num_groups does not divide the last axis, or is below 1.
+      QtxError: if num_groups does not divide the last axis.
     """
 
     of_weights = False
     of_activations = True
 
-    num_groups: int = 4
-
-    def __post_init__(self):
-        if self.num_groups < 1:
-            raise QtxError(f"num_groups is {self.num_groups}: expected at least 1")
+    num_groups: Annotated[int, at_least(1)] = 4
 
     def ranges(self, shape):
         if shape[-1] % self.num_groups:

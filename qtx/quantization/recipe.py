@@ -5,14 +5,16 @@ from __future__ import annotations
 import dataclasses
 import fnmatch
 from collections.abc import Iterable
+from typing import Annotated
 
 from qtx.foundation.errors import QtxError
+from qtx.foundation.limits import Checked, within
 from qtx.quantization.estimators import Estimator
 from qtx.quantization.granularity import Granularity, Tensor, Token
 
 
 @dataclasses.dataclass(frozen=True)
-class Quantizer:
+class Quantizer(Checked):
     """A `Quantizer` says how one tensor is quantized.
 
     Attributes:
@@ -22,20 +24,13 @@ class Quantizer:
       granularity: which values share a range, from `qtx.quantization.granularity`.
       count_padding: whether all values of an activation make its range, also those of padding and of keys that a query
         does not see, as in the paper's official code; otherwise, only those that count (`qtx.masks.counted`) do.
-
-    Raises:
-      QtxError: if bits is not in 2..16.
     """
 
-    bits: int
+    bits: Annotated[int, within("[2, 16]")]
     symmetric: bool
     estimator: Estimator
     granularity: Granularity | Token = Tensor()
     count_padding: bool = False
-
-    def __post_init__(self):
-        if not 2 <= self.bits <= 16:
-            raise QtxError(f"bits is {self.bits}: expected 2 to 16")
 
 
 @dataclasses.dataclass(frozen=True)

@@ -3,14 +3,14 @@
 from __future__ import annotations
 
 import dataclasses
-import math
-from typing import Self
+from typing import Annotated, Self
 
 import optax
 
-from qtx.foundation.errors import QtxError, lookup
+from qtx.foundation.errors import QtxError
+from qtx.foundation.limits import Checked, at_least, one_of, positive, within
 from qtx.training.distillation import LAYERS
-from qtx.training.optimizer import OPTIMIZERS, Parameters, clip_weights, decay_mask
+from qtx.training.optimizer import OPTIMIZERS, HyperParameters, Parameters, clip_weights, decay_mask
 from qtx.training.penalties import complete_text, make_penalties
 from qtx.training.schedules import SCHEDULES, learning_rate_schedule
 
@@ -21,7 +21,7 @@ BEST_METRICS = {"loss": -1, "perplexity": -1} | dict.fromkeys(
 
 
 @dataclasses.dataclass(frozen=True)
-class TrainingConfig:
+class TrainingConfig(Checked):
     """`TrainingConfig` says how a model is trained, whatever the model.
 
     Attributes:
@@ -55,65 +55,43 @@ class TrainingConfig:
       best_metric: the metric of the held-out data that decides which checkpoints are best, a name in `BEST_METRICS`.
 
     Raises:
-      QtxError: for a value out of its range.
+      QtxError: for a value outside of its limit, or values that do not go together.
     """
 
-    steps: int = 1000
-    batch_size: int = 32
-    accumulation_steps: int = 1
-    optimizer: str = "adamw"
-    learning_rate: float = 1e-3
-    schedule: str = "linear"
-    warmup_steps: int = 100
-    initial_learning_rate: float = 0.0
-    final_learning_rate: float = 0.0
-    beta1: float = 0.9
-    beta2: float = 0.999
-    epsilon: float = 1e-8
-    weight_decay: float = 0.01
+    steps: Annotated[int, at_least(1)] = 1000
+    batch_size: Annotated[int, at_least(1)] = 32
+    accumulation_steps: Annotated[int, at_least(1)] = 1
+    optimizer: Annotated[str, one_of(OPTIMIZERS)] = "adamw"
+    learning_rate: Annotated[float, positive()] = 1e-3
+    schedule: Annotated[str, one_of(SCHEDULES, "learning-rate schedule")] = "linear"
+    warmup_steps: Annotated[int, at_least(0)] = 100
+    initial_learning_rate: Annotated[float, at_least(0)] = 0.0
+    final_learning_rate: Annotated[float, at_least(0)] = 0.0
+    beta1: Annotated[float, within("[0, 1)")] = 0.9
+    beta2: Annotated[float, within("[0, 1)")] = 0.999
+    epsilon: Annotated[float, positive()] = 1e-8
+    weight_decay: Annotated[float, at_least(0)] = 0.01
     decay_norm_scale: bool = False
-    clip_norm: float | None = 1.0
-    clip_weights: float | None = None
-    distill_layers: str = "all"
-    label_smoothing: float = 0.0
+    clip_norm: Annotated[float | None, within("(0, inf]", "a positive number, or None for no clipping")] = 1.0
+    clip_weights: Annotated[float | None, within("(1, inf)", "more than 1, or None for no limit")] = None
+    distill_layers: Annotated[str, one_of(LAYERS)] = "all"
+    label_smoothing: Annotated[float, within("[0, 1)")] = 0.0
     penalties: tuple[str, ...] = ()
-    max_bad_steps: int = 1
-    eval_batches: int | None = None
-    log_every: int = 50
-    eval_every: int = 500
-    outliers_every: int = 500
-    checkpoint_every: int = 500
-    keep_checkpoints: int = 2
-    keep_best: int = 1
-    best_metric: str = "loss"
+    max_bad_steps: Annotated[int, at_least(1)] = 1
+    eval_batches: Annotated[int | None, at_least(1, "or None for all")] = None
+    log_every: Annotated[int, at_least(1)] = 50
+    eval_every: Annotated[int, at_least(1)] = 500
+    outliers_every: Annotated[int, at_least(1)] = 500
+    checkpoint_every: Annotated[int, at_least(1)] = 500
+    keep_checkpoints: Annotated[int, at_least(1)] = 2
+    keep_best: Annotated[int, at_least(0)] = 1
+    best_metric: Annotated[str, one_of(BEST_METRICS)] = "loss"
 
     def __post_init__(self):
-        intervals = ("log_every", "eval_every", "outliers_every", "checkpoint_every")
-        for name in ("steps", "batch_size", "accumulation_steps", "max_bad_steps", *intervals, "keep_checkpoints"):
-            if getattr(self, name) < 1:
-                raise QtxError(f"{name} is {getattr(self, name)}: expected at least 1")
-        if self.eval_batches is not None and self.eval_batches < 1:
-            raise QtxError(f"eval_batches is {self.eval_batches}: expected at least 1, or None for all")
-        for name in ("warmup_steps", "initial_learning_rate", "final_learning_rate", "weight_decay", "keep_best"):
-            if not getattr(self, name) >= 0:
-                raise QtxError(f"{name} is {getattr(self, name)}: expected 0 or more")
-        for name in ("learning_rate", "epsilon"):
-            if not getattr(self, name) > 0:
-                raise QtxError(f"{name} is {getattr(self, name)}: expected a positive number")
-        if self.clip_norm is not None and not self.clip_norm > 0:
-            raise QtxError(f"clip_norm is {self.clip_norm}: expected a positive number, or None for no clipping")
-        if self.clip_weights is not None and not 1 < self.clip_weights < math.inf:
-            raise QtxError(f"clip_weights is {self.clip_weights}: expected more than 1, or None for no limit")
-        for name in ("beta1", "beta2", "label_smoothing"):
-            if not 0 <= getattr(self, name) < 1:
-                raise QtxError(f"{name} is {getattr(self, name)}: expected a number in [0, 1)")
+        super().__post_init__()
         for name in ("initial_learning_rate", "final_learning_rate"):
             if getattr(self, name) > self.learning_rate:
                 raise QtxError(f"{name} {getattr(self, name)} exceeds the peak, learning_rate {self.learning_rate}")
-        lookup(OPTIMIZERS, "optimizer", self.optimizer)
-        lookup(SCHEDULES, "learning-rate schedule", self.schedule)
-        lookup(BEST_METRICS, "best_metric", self.best_metric)
-        lookup(dict.fromkeys(LAYERS), "distill_layers", self.distill_layers)
         make_penalties(self.penalties)
         if self.warmup_steps >= self.steps:
             raise QtxError(
@@ -148,8 +126,8 @@ class TrainingConfig:
           parameters: what is known of each parameter that is trained, by path.
         """
         steps = [] if self.clip_norm is None else [optax.clip_by_global_norm(self.clip_norm)]
-        optimizer = OPTIMIZERS[self.optimizer](
-            self.make_schedule(),
+        hyper_parameters = HyperParameters(
+            learning_rate=self.make_schedule(),
             beta1=self.beta1,
             beta2=self.beta2,
             epsilon=self.epsilon,
@@ -157,7 +135,7 @@ class TrainingConfig:
             mask=decay_mask(parameters, self.decay_norm_scale),
             parameters=parameters,
         )
-        steps.append(optimizer)
+        steps.append(OPTIMIZERS[self.optimizer](hyper_parameters))
         if self.clip_weights is not None:
             steps.append(clip_weights(self.clip_weights, decay_mask(parameters, decay_norm_scale=False), parameters))
-        return optax.chain(*steps) if len(steps) > 1 else optimizer
+        return optax.chain(*steps) if len(steps) > 1 else steps[0]

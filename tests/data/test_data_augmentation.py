@@ -180,7 +180,7 @@ def test_the_options_reach_the_data():
 @pytest.mark.parametrize(
     ("options", "message"),
     [
-        ({"random_crop": -1}, "random_crop is -1: expected 0 pixels or more"),
+        ({"random_crop": -1}, "random_crop is -1: expected 0 or more"),
         ({"random_crop": 2, "random_resized_crop": True}, "random_crop and random_resized_crop are both set"),
         ({"color_jitter": -0.1}, "color_jitter is -0.1: expected 0"),
         ({"randaugment_layers": -2}, "randaugment_layers is -2: expected 0"),

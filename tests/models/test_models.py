@@ -148,7 +148,7 @@ def test_dropout_is_off_unless_training(family):
         ({"width": 100, "num_heads": 12}, "not divisible by num_heads 12: set width to 96"),
         ({"num_layers": 0}, "at least 1"),
         ({"dropout": 1.0}, r"in \[0, 1\)"),
-        ({"dtype": "float16"}, "'float32' or 'bfloat16'"),
+        ({"dtype": "float16"}, "unknown dtype 'float16': did you mean 'bfloat16'"),
         ({"init_std": 0.0}, "positive"),
     ],
 )

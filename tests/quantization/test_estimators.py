@@ -222,9 +222,9 @@ def test_mse_clips_an_outlier_that_minmax_keeps():
     [
         (lambda: RunningMinMax(momentum=1.0), "momentum is 1.0"),
         (lambda: RunningMinMax(percentile=50.0), "percentile is 50.0"),
-        (lambda: Mse(candidates=0), "candidates >= 1"),
+        (lambda: Mse(candidates=0), "candidates is 0: expected at least 1"),
         (lambda: Lp(p=0.0), "p is 0.0"),
-        (lambda: Lp(search="random"), "expected 'grid' or 'golden'"),
+        (lambda: Lp(search="random"), "unknown search 'random': expected one of golden, grid"),
     ],
 )
 def test_bad_options_are_refused(make, says):

@@ -108,7 +108,7 @@ def test_a_second_one_of_a_kind_has_a_name_of_its_own():
         ("hinge,tau_start=4", "annealing takes both its steps and a start"),
         ("square,anneal_steps=4", "anneal_steps=4, weight_start=None: annealing takes both"),
         ("square,anneal_steps=-4", "anneal_steps is -4"),
-        ("square,weight=-1", "weight is -1.0: expected a finite number"),
+        ("square,weight=-1", "weight is -1.0: expected 0 or more, and finite"),
         ("square,weight_start=-1,anneal_steps=3", "weight_start is -1.0"),
         ("square,sites=layers/mlp/out+", "expected paths joined by"),
         ("tweo,tau=0", "tau is 0.0: expected a positive number"),

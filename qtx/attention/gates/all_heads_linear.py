@@ -3,8 +3,9 @@
 from __future__ import annotations
 
 import dataclasses
+from typing import Annotated
 
-from qtx.attention.gates.base import DenseGate, bias_of
+from qtx.attention.gates.base import OPENNESS, DenseGate, bias_of
 
 
 @dataclasses.dataclass(frozen=True)
@@ -15,11 +16,7 @@ class AllHeadsLinearGate(DenseGate):
       pi: the initial openness; the bias starts at `bias_of(pi)`.
     """
 
-    pi: float = 0.5
-
-    def __post_init__(self):
-        super().__post_init__()
-        bias_of(self.pi)
+    pi: Annotated[float, OPENNESS] = 0.5
 
     @property
     def initial_openness(self):

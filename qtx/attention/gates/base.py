@@ -6,18 +6,20 @@ import abc
 import dataclasses
 import math
 from collections.abc import Mapping
+from typing import Annotated
 
 import jax
 
 from qtx.attention.parameters import Parameters
-from qtx.foundation.errors import QtxError, lookup
+from qtx.foundation.limits import Checked, check, one_of, positive, within
 
 INPUTS = ("normed", "residual")
 PLACES = ("context", "values")
+OPENNESS = within("(0, 1)", "an initial openness between 0 and 1, e.g. 0.5")
 
 
 @dataclasses.dataclass(frozen=True)
-class Gate:
+class Gate(Checked):
     """Gated attention (Bondarenko et al. 2023, eq. 5): scale * sigmoid(G(x)) * attention(x).
 
     Attributes:
@@ -27,20 +29,14 @@ class Gate:
         output), or "residual", the block's input before any LayerNorm.
       place: what is gated: "context", the probabilities times the values (the paper), or "values", each token's value
         before other tokens read it.
-
-    Raises:
-      QtxError: if scale is not positive, or input or place is unknown.
     """
 
-    scale: float = 1.0
-    input: str = "normed"
-    place: str = "context"
+    scale: Annotated[float, positive("e.g. 1.0")] = 1.0
+    input: Annotated[str, one_of(INPUTS)] = "normed"
+    place: Annotated[str, one_of(PLACES)] = "context"
 
     def __post_init__(self):
-        if not 0 < self.scale < math.inf:
-            raise QtxError(f"gate_scale is {self.scale}: expected a positive factor, e.g. 1.0")
-        lookup(dict.fromkeys(INPUTS), "gate_input", self.input)
-        lookup(dict.fromkeys(PLACES), "gate_place", self.place)
+        check(self, prefix="gate_")
 
     @property
     def initial_openness(self) -> float:
@@ -49,13 +45,7 @@ class Gate:
 
 
 def bias_of(pi: float) -> float:
-    """Returns the bias b with sigmoid(b) = pi, an initial openness.
-
-    Raises:
-      QtxError: if pi is not in (0, 1).
-    """
-    if not 0 < pi < 1:
-        raise QtxError(f"gate_pi is {pi}: expected an initial openness between 0 and 1, e.g. 0.5")
+    """Returns the bias b with sigmoid(b) = pi, an initial openness in (0, 1)."""
     return math.log(pi / (1 - pi))
 
 
@@ -67,11 +57,7 @@ class PerHeadGate(Gate, abc.ABC):
       pi: the initial openness; the output bias starts at `bias_of(pi)`.
     """
 
-    pi: float = 0.5
-
-    def __post_init__(self):
-        super().__post_init__()
-        bias_of(self.pi)
+    pi: Annotated[float, OPENNESS] = 0.5
 
     @property
     def initial_openness(self):

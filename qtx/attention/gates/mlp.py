@@ -3,13 +3,14 @@
 from __future__ import annotations
 
 import dataclasses
+from typing import Annotated
 
 import jax
 import jax.numpy as jnp
 
 from qtx.attention.gates.base import PerHeadGate, bias_of, module_per_head
 from qtx.attention.parameters import Parameter
-from qtx.foundation.errors import QtxError
+from qtx.foundation.limits import at_least
 
 
 @dataclasses.dataclass(frozen=True)
@@ -18,17 +19,9 @@ class MlpGate(PerHeadGate):
 
     Attributes:
       hidden: n hidden units per head; 4 and 64 in the paper's Table 5, D / 4 in its official code (16 in BERT-base).
-
-    Raises:
-      QtxError: if hidden < 1.
     """
 
-    hidden: int = 16
-
-    def __post_init__(self):
-        super().__post_init__()
-        if self.hidden < 1:
-            raise QtxError(f"gate_hidden is {self.hidden}: expected at least 1 hidden unit, e.g. 16")
+    hidden: Annotated[int, at_least(1, "e.g. 16")] = 16
 
     def parameters(self, num_heads, head_dim):
         return {

@@ -12,6 +12,7 @@ import jax.numpy as jnp
 
 from qtx.attention.parameters import Parameters
 from qtx.foundation.errors import QtxError
+from qtx.foundation.limits import Checked
 from qtx.masks import Mask
 
 
@@ -42,7 +43,7 @@ def clipped(x: jax.Array) -> jax.Array:
     return jnp.where(x < 0, 0.0, jnp.where(x > 1, 1.0, x))
 
 
-class Normalizer(abc.ABC):
+class Normalizer(Checked, abc.ABC):
     """A normalizer turns attention scores into probabilities; it is a frozen dataclass of its options.
 
     A probability is in [0, 1], a masked key's exactly 0, and a row without a visible key is all 0. Rows may sum to less
@@ -52,19 +53,12 @@ class Normalizer(abc.ABC):
       length: the T tokens that the model is trained at, if the options are relative to T: fixed once training begins,
         whatever is computed later. None: they are not, or T is not known yet (`trained_at`).
       warmup: the name of the option that says over how many training steps the normalizer grows from a softmax at step
-        0 into itself; None: it has no warm-up. A warm-up lets a trained softmax model become one with this normalizer
-        (see `qtx.attention.conversion`), and `grown_to` says what the normalizer is midway.
-
-    Raises:
-      QtxError: if the warm-up is of fewer than 0 steps.
+        0 into itself, an option of 0 or more; None: it has no warm-up. A warm-up lets a trained softmax model become
+        one with this normalizer (see `qtx.attention.conversion`), and `grown_to` says what the normalizer is midway.
     """
 
     length: ClassVar[int | None] = None
     warmup: ClassVar[str | None] = None
-
-    def __post_init__(self):
-        if self.warmup_steps < 0:
-            raise QtxError(f"{self.warmup} is {self.warmup_steps}: expected 0 or more steps")
 
     @property
     def warmup_steps(self) -> int:

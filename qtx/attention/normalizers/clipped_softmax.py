@@ -3,12 +3,13 @@
 from __future__ import annotations
 
 import dataclasses
-from typing import Any
+from typing import Annotated, Any
 
 import jax.numpy as jnp
 
 from qtx.attention.normalizers.base import SoftmaxLike, clipped
 from qtx.foundation.errors import QtxError
+from qtx.foundation.limits import at_least, within
 
 WAYS = ("gamma", "alpha", "alpha_visible")
 
@@ -34,18 +35,19 @@ class ClippedSoftmax(SoftmaxLike):
         text, gamma is the same. None: the experiment's, from its data or the image's patches.
 
     Raises:
-      QtxError: if gamma > 0, zeta < 1, alpha or alpha_visible < 0, length < 1 or without alpha, or not just one of the
-        three is given.
+      QtxError: if not just one of the three is given, or length without alpha.
     """
 
     warmup = "gamma_warmup_steps"
 
-    gamma: float | None = None
-    zeta: float = 1.0
-    alpha: float | None = None
-    gamma_warmup_steps: int = 0
-    alpha_visible: float | None = None
-    length: int | None = None  # type: ignore[misc]
+    gamma: Annotated[float | None, within("(-1e6, 0]", "gamma <= 0, e.g. -0.03")] = None
+    zeta: Annotated[float, within("[1, 1e6)", "zeta >= 1, e.g. 1.0")] = 1.0
+    alpha: Annotated[float | None, within("[0, 1e6)", "alpha >= 0 (gamma = -alpha / T), e.g. 4")] = None
+    gamma_warmup_steps: Annotated[int, at_least(0)] = 0
+    alpha_visible: Annotated[
+        float | None, within("[0, 1e6)", "alpha_visible >= 0 (gamma_i = -alpha_visible / t_i), e.g. 0.5")
+    ] = None
+    length: Annotated[int | None, at_least(1, "as the model is trained at")] = None  # type: ignore[misc]
 
     def __post_init__(self):
         super().__post_init__()
@@ -55,21 +57,8 @@ class ClippedSoftmax(SoftmaxLike):
                 f"clipped_softmax takes one of {', '.join(WAYS)}, got {' and '.join(given) or 'none'}: set e.g. "
                 "alpha=4, or gamma=-0.03"
             )
-        if self.gamma is not None and not -1e6 < self.gamma <= 0:
-            raise QtxError(f"gamma is {self.gamma}: expected gamma <= 0, e.g. -0.03")
-        if self.alpha is not None and not 0 <= self.alpha < 1e6:
-            raise QtxError(f"alpha is {self.alpha}: expected alpha >= 0 (gamma = -alpha / T), e.g. 4")
-        if self.alpha_visible is not None and not 0 <= self.alpha_visible < 1e6:
-            raise QtxError(
-                f"alpha_visible is {self.alpha_visible}: expected alpha_visible >= 0 (gamma_i = -alpha_visible / t_i), "
-                "e.g. 0.5"
-            )
         if self.length is not None and self.alpha is None:
             raise QtxError(f"length is {self.length}, which only alpha is relative to: set alpha, or leave length out")
-        if self.length is not None and self.length < 1:
-            raise QtxError(f"length is {self.length}: expected at least 1 token, as the model is trained at")
-        if not 1 <= self.zeta < 1e6:
-            raise QtxError(f"zeta is {self.zeta}: expected zeta >= 1, e.g. 1.0")
 
     def trained_at(self, length):
         is_open = self.alpha is not None and self.length is None

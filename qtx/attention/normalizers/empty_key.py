@@ -4,12 +4,12 @@ from __future__ import annotations
 
 import dataclasses
 import math
-from typing import Any
+from typing import Annotated, Any
 
 import jax.numpy as jnp
 
 from qtx.attention.normalizers.base import Rows, SoftmaxLike
-from qtx.foundation.errors import QtxError
+from qtx.foundation.limits import at_least, within
 
 
 @dataclasses.dataclass(frozen=True)
@@ -19,20 +19,12 @@ class WithEmptyKey(SoftmaxLike):
     Attributes:
       empty_warmup_steps: the weight grows linearly from 0 over this many training steps.
       empty_weight: w.
-
-    Raises:
-      QtxError: if w is not in [0, 1e6).
     """
 
     warmup = "empty_warmup_steps"
 
-    empty_warmup_steps: int = 0
-    empty_weight: float = 1.0
-
-    def __post_init__(self):
-        super().__post_init__()
-        if not 0 <= self.empty_weight < 1e6:
-            raise QtxError(f"empty_weight is {self.empty_weight}: expected 0 or more, e.g. 1.0")
+    empty_warmup_steps: Annotated[int, at_least(0)] = 0
+    empty_weight: Annotated[float, within("[0, 1e6)", "0 or more, e.g. 1.0")] = 1.0
 
     def grown_to(self, share):
         return dataclasses.replace(self, empty_weight=self.empty_weight * share)

@@ -3,11 +3,13 @@
 from __future__ import annotations
 
 import dataclasses
+from typing import Annotated
 
 import jax.numpy as jnp
 
 from qtx.attention.normalizers.base import SoftmaxLike, clipped
 from qtx.foundation.errors import QtxError
+from qtx.foundation.limits import at_least, within
 
 
 @dataclasses.dataclass(frozen=True)
@@ -26,19 +28,17 @@ class NormalizedClippedSoftmax(SoftmaxLike):
       eta_warmup_steps: eta grows linearly from beta, at which nothing is clipped, over this many training steps.
 
     Raises:
-      QtxError: if beta is not in (0, 1] or eta is less than beta.
+      QtxError: if eta is less than beta.
     """
 
     warmup = "eta_warmup_steps"
 
-    beta: float = 1.0
+    beta: Annotated[float, within("(0, 1]", "a sum of probabilities in (0, 1], e.g. 1.0")] = 1.0
     eta: float = 1.03
-    eta_warmup_steps: int = 0
+    eta_warmup_steps: Annotated[int, at_least(0)] = 0
 
     def __post_init__(self):
         super().__post_init__()
-        if not 0 < self.beta <= 1:
-            raise QtxError(f"beta is {self.beta}: expected a sum of probabilities in (0, 1], e.g. 1.0")
         if not self.beta <= self.eta < 1e6:
             raise QtxError(f"eta is {self.eta}: expected at least beta {self.beta}, e.g. 1.03")
 

@@ -7,8 +7,6 @@ from dataclasses import dataclass
 
 import numpy as np
 
-from qtx.foundation.errors import QtxError
-
 Example = dict[str, np.ndarray]
 
 
@@ -22,18 +20,10 @@ class Mixing:
     Attributes:
       mixup: alpha of Mixup; 0: no Mixup.
       cutmix: alpha of CutMix; 0: no CutMix.
-
-    Raises:
-      QtxError: for a negative alpha.
     """
 
     mixup: float = 0.0
     cutmix: float = 0.0
-
-    def __post_init__(self):
-        for name in ("mixup", "cutmix"):
-            if not 0 <= getattr(self, name) < math.inf:
-                raise QtxError(f"{name} is {getattr(self, name)}: expected 0 (none) or a positive number, e.g. 0.2")
 
     def __call__(self, examples: list[Example], rng: np.random.Generator) -> list[Example]:
         """Mixes a pair of examples; a single example (of an odd batch) gets the keys of a mixed one, but share 0.

@@ -14,7 +14,6 @@ import numpy as np
 from PIL import Image, ImageEnhance, ImageOps
 
 from qtx.data.augmentation.pillow import from_pillow, random_resampling, to_pillow
-from qtx.foundation.errors import QtxError
 
 HIGHEST_MAGNITUDE = 10.0
 PROBABILITY = 0.5
@@ -69,22 +68,11 @@ class RandAugment:
       layers: operations drawn per image.
       magnitude: mean of the magnitudes, 0 to 10.
       std: standard deviation of the magnitudes; a draw outside of 0 to 10 is clipped.
-
-    Raises:
-      QtxError: for an option out of its range.
     """
 
     layers: int = 2
     magnitude: float = 9.0
     std: float = 0.5
-
-    def __post_init__(self):
-        if self.layers < 0:
-            raise QtxError(f"randaugment_layers is {self.layers}: expected 0 (none) or more, e.g. 2")
-        if not 0 <= self.magnitude <= HIGHEST_MAGNITUDE:
-            raise QtxError(f"randaugment_magnitude is {self.magnitude}: expected 0 to 10, e.g. 9")
-        if not self.std >= 0:
-            raise QtxError(f"randaugment_std is {self.std}: expected 0 or more, e.g. 0.5")
 
     def __call__(self, image: np.ndarray, rng: np.random.Generator, fill: tuple[int, ...]) -> np.ndarray:
         """Augments a uint8 image `[H, W, C]`; `fill` (one value per channel) colours what a warp leaves empty."""

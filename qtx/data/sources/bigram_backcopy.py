@@ -17,6 +17,7 @@ from bisect import bisect_right
 from collections import Counter
 from collections.abc import Sequence
 from dataclasses import dataclass
+from typing import Annotated
 
 import numpy as np
 
@@ -26,6 +27,7 @@ from qtx.data.objectives import CausalLanguageModelling, Objective
 from qtx.data.objectives.causal import causal_example
 from qtx.data.reading import read_text
 from qtx.foundation.errors import QtxError
+from qtx.foundation.limits import Checked, at_least
 from qtx.foundation.storage import digest
 
 BOS = 0
@@ -37,7 +39,7 @@ CONCENTRATION = 0.1
 
 
 @dataclass(frozen=True)
-class BigramBackcopy:
+class BigramBackcopy(Checked):
     """Markov text with a copying task; the triggers are the most frequent tokens.
 
     Attributes:
@@ -49,21 +51,16 @@ class BigramBackcopy:
       chain_seed: decides a random P and the sequences; the order in training comes from the experiment's seed.
     """
 
-    sequence_length: int = 128
-    vocab_size: int = 64
+    sequence_length: Annotated[int, at_least(4)] = 128
+    vocab_size: Annotated[int, at_least(4, "for BOS, a trigger and two others")] = 64
     num_triggers: int = 3
     files: tuple[str, ...] | None = None
-    chain_seed: int = 0
+    chain_seed: Annotated[int, at_least(0)] = 0
 
     def __post_init__(self):
-        if self.sequence_length < 4:
-            raise QtxError(f"sequence_length is {self.sequence_length}: expected at least 4 tokens")
-        if self.vocab_size < 4:
-            raise QtxError(f"vocab_size is {self.vocab_size}: expected at least 4 (BOS, a trigger and two others)")
+        super().__post_init__()
         if not 1 <= self.num_triggers <= self.vocab_size - 3:
             raise QtxError(f"num_triggers is {self.num_triggers}: expected 1 to {self.vocab_size - 3} (vocab_size - 3)")
-        if self.chain_seed < 0:
-            raise QtxError(f"chain_seed is {self.chain_seed}: expected 0 or more")
 
     @staticmethod
     def serves(objective: Objective) -> bool:

@@ -7,11 +7,13 @@ import dataclasses
 
 import jax
 
+from qtx.foundation.limits import Checked
+
 EstimatorState = dict[str, jax.Array]
 
 
 @dataclasses.dataclass(frozen=True)
-class Estimator(abc.ABC):
+class Estimator(Checked, abc.ABC):
     """An `Estimator` makes one range [minimum, maximum] of a stream of tensors; a frozen dataclass of its options, in
     optax's manner. Its state has a fixed size, so memory does not grow with the number of tensors seen.
     """

@@ -3,12 +3,12 @@
 from __future__ import annotations
 
 import dataclasses
-import math
+from typing import Annotated
 
 import jax
 import jax.numpy as jnp
 
-from qtx.foundation.errors import QtxError
+from qtx.foundation.limits import at_least, one_of, positive
 from qtx.quantization.affine import make_grid
 from qtx.quantization.estimators.base import Estimator
 from qtx.quantization.estimators.histogram import estimated_error, histogram
@@ -40,23 +40,12 @@ class Lp(Estimator):
         averaged over the tensors, at the risk of a local minimum.
       candidates: number of values of f; "golden" searches from 1 / candidates to 1.
       margin: how far beyond the extremes the search reaches.
-
-    Raises:
-      QtxError: for p <= 0, an unknown search, candidates < 1 or margin < 0.
     """
 
-    p: float = 2.4
-    search: str = "grid"
-    candidates: int = 100
-    margin: float = 0.5
-
-    def __post_init__(self):
-        if not 0 < self.p < math.inf:
-            raise QtxError(f"p is {self.p}: expected a positive number, e.g. 2.4")
-        if self.search not in ("grid", "golden"):
-            raise QtxError(f"search is {self.search!r}: expected 'grid' or 'golden'")
-        if self.candidates < 1 or self.margin < 0:
-            raise QtxError("the search of a range needs candidates >= 1 and margin >= 0")
+    p: Annotated[float, positive("e.g. 2.4")] = 2.4
+    search: Annotated[str, one_of(("grid", "golden"))] = "grid"
+    candidates: Annotated[int, at_least(1)] = 100
+    margin: Annotated[float, at_least(0)] = 0.5
 
     def init(self):
         errors = jnp.zeros(self.candidates if self.search == "grid" else ())

@@ -3,10 +3,11 @@
 from __future__ import annotations
 
 import dataclasses
+from typing import Annotated
 
 import jax.numpy as jnp
 
-from qtx.foundation.errors import QtxError
+from qtx.foundation.limits import within
 from qtx.quantization.estimators.base import Estimator
 from qtx.quantization.estimators.minmax import extremes
 from qtx.quantization.estimators.percentile import percentile_ends
@@ -21,19 +22,10 @@ class RunningMinMax(Estimator):
       momentum: weight of the range before; 0.9 in the paper.
       percentile: m_i are the (100 - percentile)-th and percentile-th percentiles (linear interpolation) instead of the
         extremes, e.g. 99.99 (the paper's OPT). None: the extremes.
-
-    Raises:
-      QtxError: if momentum is not in [0, 1) or percentile not in (50, 100].
     """
 
-    momentum: float = 0.9
-    percentile: float | None = None
-
-    def __post_init__(self):
-        if not 0 <= self.momentum < 1:
-            raise QtxError(f"momentum is {self.momentum}: expected a value in [0, 1), e.g. 0.9")
-        if self.percentile is not None and not 50 < self.percentile <= 100:
-            raise QtxError(f"percentile is {self.percentile}: expected a value in (50, 100], e.g. 99.99")
+    momentum: Annotated[float, within("[0, 1)", remedy="e.g. 0.9")] = 0.9
+    percentile: Annotated[float | None, within("(50, 100]", remedy="e.g. 99.99")] = None
 
     def init(self):
         return {"minimum": jnp.zeros(()), "maximum": jnp.zeros(()), "batches": jnp.zeros(())}

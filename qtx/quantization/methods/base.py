@@ -5,6 +5,7 @@ from __future__ import annotations
 import dataclasses
 from typing import Any, ClassVar
 
+from qtx.foundation.limits import Checked
 from qtx.quantization.basis import Bases
 from qtx.quantization.methods.problem import Problem
 from qtx.quantization.plan import settled
@@ -13,7 +14,7 @@ from qtx.quantization.weights import quantize_weights
 
 
 @dataclasses.dataclass(frozen=True)
-class Method:
+class Method(Checked):
     """The base of post-training quantization methods, which are frozen dataclasses of their options. It has three
     steps; a method overrides those that it does otherwise than the paper.
 

@@ -5,13 +5,14 @@ from __future__ import annotations
 import dataclasses
 import functools
 import math
-from typing import Any
+from typing import Annotated, Any
 
 import jax
 import jax.numpy as jnp
 from flax import traverse_util
 
 from qtx.foundation.errors import QtxError
+from qtx.foundation.limits import positive
 from qtx.quantization.basis import basis_of, enter, leave, linear
 from qtx.quantization.methods.base import Method
 from qtx.quantization.methods.inputs import gram
@@ -42,18 +43,11 @@ class Gptq(Method):
 
     Attributes:
       damping: fraction of the mean of H's diagonal that is added to the diagonal.
-
-    Raises:
-      QtxError: if damping is not positive and finite.
     """
 
     makes = ("weights",)
 
-    damping: float = 0.01
-
-    def __post_init__(self):
-        if not 0 < self.damping < math.inf:
-            raise QtxError(f"damping is {self.damping}: expected a positive fraction, e.g. 0.01")
+    damping: Annotated[float, positive("e.g. 0.01")] = 0.01
 
     def round_weights(self, problem):
         plan, ranges = settled(problem.plan), problem.ranges

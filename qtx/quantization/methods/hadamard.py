@@ -3,12 +3,14 @@
 from __future__ import annotations
 
 import dataclasses
+from typing import Annotated
 
 import jax.numpy as jnp
 import numpy as np
 
 from qtx.anatomy import Role
 from qtx.foundation.errors import QtxError
+from qtx.foundation.limits import at_least
 from qtx.parts import Part
 from qtx.quantization.methods.base import Method
 
@@ -37,18 +39,11 @@ class Hadamard(Method):
 
     Attributes:
       seed: seed of the random signs.
-
-    Raises:
-      QtxError: if the seed is negative.
     """
 
     makes = ("rotation",)
 
-    seed: int = 0
-
-    def __post_init__(self):
-        if self.seed < 0:
-            raise QtxError(f"seed is {self.seed}: expected 0 or more")
+    seed: Annotated[int, at_least(0)] = 0
 
     def find_bases(self, problem):
         anatomy = problem.anatomy

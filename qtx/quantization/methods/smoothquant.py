@@ -3,11 +3,13 @@
 from __future__ import annotations
 
 import dataclasses
+from typing import Annotated
 
 import jax
 import jax.numpy as jnp
 
 from qtx.foundation.errors import QtxError
+from qtx.foundation.limits import within
 from qtx.quantization.methods.base import Method
 from qtx.quantization.methods.inputs import absmax
 from qtx.quantization.methods.norms import at_norms, layers_fed_by_norms
@@ -33,18 +35,11 @@ class SmoothQuant(Method):
 
     Attributes:
       alpha: how much of the difficulty moves into the weights, 0 to 1.
-
-    Raises:
-      QtxError: if alpha is not in [0, 1].
     """
 
     makes = ("smooth",)
 
-    alpha: float = 0.5
-
-    def __post_init__(self):
-        if not 0 <= self.alpha <= 1:
-            raise QtxError(f"alpha is {self.alpha}: expected 0 to 1, e.g. 0.5")
+    alpha: Annotated[float, within("[0, 1]", remedy="e.g. 0.5")] = 0.5
 
     def find_bases(self, problem):
         fed, flat = layers_fed_by_norms(problem.anatomy), flatten(problem.params)

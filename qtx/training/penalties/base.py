@@ -4,15 +4,18 @@ from __future__ import annotations
 
 import abc
 import dataclasses
-import math
+from typing import Annotated
 
 import jax
 
 from qtx.foundation.errors import QtxError
+from qtx.foundation.limits import Checked, at_least, within
+
+FINITE = within("[0, inf)", "0 or more, and finite")
 
 
 @dataclasses.dataclass(frozen=True)
-class Penalty(abc.ABC):
+class Penalty(Checked, abc.ABC):
     """A term of the training loss: weight times the mean, over real tokens, layers and sites, of a number that is
     computed from each token's values.
 
@@ -31,17 +34,12 @@ class Penalty(abc.ABC):
     """
 
     sites: str = "layers/mlp/out"
-    weight: float = 0.01
-    weight_start: float | None = None
-    anneal_steps: int = 0
+    weight: Annotated[float, FINITE] = 0.01
+    weight_start: Annotated[float | None, FINITE] = None
+    anneal_steps: Annotated[int, at_least(0)] = 0
 
     def __post_init__(self):
-        for name in ("weight", "weight_start"):
-            value = getattr(self, name)
-            if value is not None and not 0 <= value < math.inf:
-                raise QtxError(f"{name} is {value}: expected a finite number, 0 or more")
-        if self.anneal_steps < 0:
-            raise QtxError(f"anneal_steps is {self.anneal_steps}: expected 0 or more")
+        super().__post_init__()
         if not all(self.patterns):
             raise QtxError(f"sites is {self.sites!r}: expected paths joined by '+', e.g. layers/mlp/out")
         starts = {f.name: getattr(self, f.name) for f in dataclasses.fields(self) if f.name.endswith("_start")}

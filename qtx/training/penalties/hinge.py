@@ -3,13 +3,12 @@
 from __future__ import annotations
 
 import dataclasses
-import math
+from typing import Annotated
 
 import jax
 import jax.numpy as jnp
 
-from qtx.foundation.errors import QtxError
-from qtx.training.penalties.base import Penalty
+from qtx.training.penalties.base import FINITE, Penalty
 
 
 @dataclasses.dataclass(frozen=True)
@@ -23,15 +22,8 @@ class Hinge(Penalty):
       tau_start: the threshold before the first update, see `Penalty`; None: `tau` from the start.
     """
 
-    tau: float = 10.0
-    tau_start: float | None = None
-
-    def __post_init__(self):
-        super().__post_init__()
-        for name in ("tau", "tau_start"):
-            value = getattr(self, name)
-            if value is not None and not 0 <= value < math.inf:
-                raise QtxError(f"{name} is {value}: expected 0 or more, and finite")
+    tau: Annotated[float, FINITE] = 10.0
+    tau_start: Annotated[float | None, FINITE] = None
 
     def __call__(self, x, step):
         return jnp.square(jax.nn.relu(jnp.abs(x) - self.annealed("tau", step))).sum(axis=-1)

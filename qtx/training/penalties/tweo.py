@@ -3,11 +3,11 @@
 from __future__ import annotations
 
 import dataclasses
-import math
+from typing import Annotated
 
 import jax.numpy as jnp
 
-from qtx.foundation.errors import QtxError
+from qtx.foundation.limits import at_least, positive
 from qtx.training.penalties.base import Penalty
 
 
@@ -25,15 +25,8 @@ class Tweo(Penalty):
     """
 
     sites: str = "layers/mlp_residual"
-    tau: float = 3.0
-    p: int = 4
-
-    def __post_init__(self):
-        super().__post_init__()
-        if not 0 < self.tau < math.inf:
-            raise QtxError(f"tau is {self.tau}: expected a positive number, and finite")
-        if self.p < 2:
-            raise QtxError(f"p is {self.p}: expected at least 2")
+    tau: Annotated[float, positive()] = 3.0
+    p: Annotated[int, at_least(2)] = 4
 
     def __call__(self, x, step):
         return ((jnp.abs(x) / self.tau) ** self.p).mean(axis=-1)
