@@ -8,7 +8,6 @@ from pathlib import Path
 
 import pytest
 
-from qtx.attention import VARIANTS
 from qtx.cli.flags import load_run_config
 from qtx.cli.main import main
 from qtx.experiment import default, from_record, read, record
@@ -74,16 +73,6 @@ def test_its_ranges_are_read_and_it_goes_on_training(copy, capsys):
     config.write_text(CONFIG.format(folder=str(copy)))
     assert main(["train", f"--config={config}", f"--workdir={copy}"]) == 0, capsys.readouterr().err
     assert "trained 400 steps" in capsys.readouterr().out
-
-
-@pytest.mark.parametrize("variant", VARIANTS)
-def test_a_run_that_could_not_warm_up_is_one_without_a_warmup(variant):
-    now = record(read(default("opt", variant)))
-    options = {name: x for name, x in now["model"]["attention"].items() if name not in LATER_OPTIONS}
-    earlier = {**now, "model": {**now["model"], "attention": options}}
-    assert differences(earlier, now) == []
-    warmed = {**now, "model": {**now["model"], "attention": {**options, "empty_warmup_steps": 5}}}
-    assert differences(earlier, warmed) == ["model.attention.empty_warmup_steps (absent there, 5 here)"]
 
 
 @pytest.mark.parametrize("family", FAMILIES)
