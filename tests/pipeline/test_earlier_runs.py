@@ -31,8 +31,8 @@ REFERENCE = Path(__file__).parents[1] / "reference"
 RUN = REFERENCE / "run"
 RECORDS = json.loads((REFERENCE / "records.json").read_text())
 """By family, what that version recorded of the default config with clipped softmax."""
-IN_INTEGERS = "??"
-"""The perplexity of the run's model in integers, as that version printed it."""
+IN_INTEGERS = 32.3
+"""The perplexity of the model in integers, as that version printed it."""
 
 
 def measured(folder):
@@ -104,6 +104,7 @@ def test_a_config_is_completed_by_the_options_added_since(family):
     assert differences(then, record(read(config))) == [f"model.attention.length ({length} there, 9 here)"]
 
 
+@pytest.mark.slow
 def test_other_data_than_the_run_was_trained_on_are_refused_unless_named(copy):
     folder = RunFolder(copy)
     config = folder.read_config()
