@@ -18,7 +18,8 @@ def of_this_version(config: Mapping[str, Any]) -> dict[str, Any]:
     not recorded: it is that of the run's texts, or of its images' patches and class token."""
     completed = dict(config)
     for section, options in ADDED.get(str(config.get("family")), {}).items():
-        completed[section] = {**options, **config.get(section, {})}
+        there = config.get(section, {})
+        completed[section] = there | {name: value for name, value in options.items() if name not in there}
     model = completed.get("model", {})
     attention = model.get("attention", {})
     if attention.get("alpha") is not None and "length" not in attention:

@@ -45,8 +45,6 @@ TAKEN = "taken"
 BESIDE_OPTIONS = (IDENTITY, TAKEN)
 # Entry of a run's identity -> its name in messages.
 CONTENTS = {"tokenizer": "tokenizer", "training": "training data", "held_out": "held-out data", "start": "start"}
-# Entries compared if both runs have them: measuring a run does not read its start.
-WHERE_RECORDED = ("start",)
 NOTHING: Mapping[str, str] = MappingProxyType({})
 
 
@@ -172,18 +170,8 @@ class RunFolder:
         return QtxError(f"cannot write the run's folder {self.root}: {error.strerror}")
 
     def identity(self) -> dict[str, Any]:
-        """Returns the record of what the run was made from; see `qtx.pipeline.identity`.
-
-        Raises:
-          QtxError: if there is no such record.
-        """
-        config = self.read_config()
-        if IDENTITY not in config:
-            raise QtxError(
-                f"{self.config} does not say what data and tokenizer the run was trained with: use the version of qtx "
-                "that trained it, or train it anew in another --workdir"
-            )
-        return dict(config[IDENTITY])
+        """Returns the record of what the run was made from; see `qtx.pipeline.identity`."""
+        return dict(self.read_config()[IDENTITY])
 
     def taken(self) -> dict[str, str]:
         """Returns the choices that the config left to qtx; empty for a run that was imported and not trained."""
@@ -244,12 +232,14 @@ def other_contents(there: Mapping[str, Any], here: Mapping[str, Any]) -> list[st
     """Returns the parts in which two runs' identities (see `qtx.pipeline.identity`) differ, with the first digits of
     both digests; nothing if `here` has no identity yet."""
     old, new = there.get(IDENTITY, {}), here.get(IDENTITY)
+    if new is None:
+        return []
+    # Measuring a run does not read its start: that is compared if both have it.
+    compared = [part for part in CONTENTS if part != "start" or ("start" in old and "start" in new)]
     return [
-        f"{words} (SHA-256 {str(old.get(part, 'not recorded'))[:12]} there, {str(new.get(part, 'none'))[:12]} here)"
-        for part, words in CONTENTS.items()
-        if new is not None
-        and old.get(part) != new.get(part)
-        and not (part in WHERE_RECORDED and None in (old.get(part), new.get(part)))
+        f"{CONTENTS[part]} (SHA-256 {str(old.get(part, 'none'))[:12]} there, {str(new.get(part, 'none'))[:12]} here)"
+        for part in compared
+        if old.get(part) != new.get(part)
     ]
 
 
