@@ -23,11 +23,10 @@ from qtx.foundation.config import flattened, read_section, section
 from qtx.foundation.errors import QtxError, lookup, one_line, unknown
 from qtx.foundation.run_file import run_file
 from qtx.quantization import QuantizationConfig
-from qtx.quantization.earlier import of_this_version as quantization_of_this_version
 from qtx.quantization.qat.config import QatConfig
 from qtx.quantization.recipes import RECIPES
 from qtx.training import MeshConfig, TrainingConfig
-from qtx.training.run_folder import BESIDE_OPTIONS, RunFolder, of_this_version
+from qtx.training.run_folder import BESIDE_OPTIONS, RunFolder
 
 
 @dataclasses.dataclass(frozen=True)
@@ -238,8 +237,6 @@ def from_record(values: dict[str, Any], where: str) -> ConfigDict:
     the options; `where` names the record in messages."""
     try:
         config = default(values["family"])
-        quantization = quantization_of_this_version(values.get("quantization", {}))
-        values = {**of_this_version(values), "quantization": quantization}
         config.update({name: value for name, value in values.items() if name not in BESIDE_OPTIONS})
     except QtxError:
         raise

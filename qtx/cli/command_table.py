@@ -13,7 +13,7 @@ class Command:
     description: str
     example: str
     config: str  # --config is "required", "optional" (default: what the run recorded) or "none"
-    resume: str  # what the user does after an interruption
+    resume: str = "the same command starts over"  # what the user does after an interruption
     flags: tuple[str, ...] = ()  # names in `FLAGS`
     choice: str | None = None  # the one of `flags` that must be given
     workdir: bool = True  # whether the command works in a folder, --workdir
@@ -58,7 +58,6 @@ COMMANDS = {
         "holds and does in a step. Needs no data and no accelerator: what only the data tell is assumed, and said.",
         example="qtx plan --config=configs/opt_125m.py --devices=8 --chip=l4 --config.model.remat=full",
         config="required",
-        resume="the same command starts over",
         flags=("devices", "chip"),
         workdir=False,
     ),
@@ -80,7 +79,6 @@ COMMANDS = {
         "so that evaluate, quantize, sensitivity and export work on it, and train starts from it (config.start).",
         example="qtx import models/all-minilm-l6-v2 --workdir=runs/minilm",
         config="none",
-        resume="the same command starts over",
         checkpoint=True,
     ),
     "analyze": Command(
@@ -93,7 +91,6 @@ COMMANDS = {
         "the page report.html, with figures.",
         example="qtx analyze models/all-minilm-l6-v2",
         config="none",
-        resume="the same command starts over",
         flags=("thorough",),
         checkpoint=True,
         own_folder=True,
@@ -116,7 +113,6 @@ COMMANDS = {
         "of an exported int8 model is run in integers. The data are the run's own, or what --config.data... names.",
         example="qtx evaluate --workdir=runs/gated",
         config="optional",
-        resume="the same command starts over",
         flags=("checkpoint",),
     ),
     "quantize": Command(
@@ -126,7 +122,6 @@ COMMANDS = {
         "Saves the ranges as ranges/<scheme>.safetensors.",
         example="qtx quantize --workdir=runs/gated --config.quantization.schemes=\"('w8a8', 'w4a8')\"",
         config="optional",
-        resume="the same command starts over",
         flags=("method", "scheme", "ranges", "checkpoint"),
     ),
     "sensitivity": Command(
@@ -139,7 +134,6 @@ COMMANDS = {
         example="qtx sensitivity --workdir=runs/gated --scheme=w4a4",
         one_scheme=True,
         config="optional",
-        resume="the same command starts over",
         flags=("method", "scheme", "checkpoint"),
     ),
     "export": Command(
@@ -151,7 +145,6 @@ COMMANDS = {
         example="qtx export --format=int8 --workdir=runs/gated --scheme=w8a8",
         one_scheme=True,
         config="optional",
-        resume="the same command starts over",
         flags=("format", "method", "scheme", "checkpoint"),
         choice="format",
     ),
@@ -169,6 +162,5 @@ COMMANDS = {
         description="Rebuilds table.md and report.html from the results in a comparison's folder, finished or not.",
         example="qtx report --workdir=runs/demo",
         config="none",
-        resume="the same command starts over",
     ),
 }

@@ -59,11 +59,8 @@ def plan(experiment: Experiment, devices: str | None = None, chip: str | None = 
     found = plan_step(experiment, virtual_devices(int(devices) if devices else devices_of(experiment)))
     for line in plan_table.describe(found):
         say(console, line)
-    print_table("one device holds", ["", "GiB"], plan_table.memory_rows(found), console)
-    print_table("matrix products of one step", ["", "FLOPs"], plan_table.work_rows(found), console)
-    if found.collectives:
-        header = ["one device exchanges", "per step", "GiB"]
-        print_table("collectives of one step", header, plan_table.collective_rows(found), console)
+    for title, (header, rows) in plan_table.tables(found).items():
+        print_table(title, header, rows, console)
     say(console, "")
     for line in (*plan_table.NOTES, *(plan_table.verdict(found, chip) if chip else [plan_table.fitting_chips(found)])):
         say(console, line)

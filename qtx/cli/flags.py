@@ -13,7 +13,7 @@ import os
 import re
 import sys
 import traceback
-from collections.abc import Container, Sequence
+from collections.abc import Container, Mapping, Sequence
 from pathlib import Path
 
 from absl import flags
@@ -51,38 +51,35 @@ def parse(
     """
     config_path, rest = take_flag(arguments, "config")
     workdir, rest = take_flag(rest, "workdir")
-    for argument in rest:
-        if OVERRIDE.match(argument) and UNDECODED.search(argument):
-            encoding = sys.getfilesystemencoding()
-            raise QtxError(f"{argument!a} has what is no text in {encoding}: set PYTHONUTF8=1, or rename the file")
-    named = {match[1] for argument in rest if (match := OVERRIDE.match(argument))}
-    if base is not None and config_path is None:
-        config = base
-    elif config_path is not None:
+    folder, named = at_home(workdir) if workdir else None, overridden(rest)
+    if config_path is not None:
         config = load_config_file(config_path)
-    elif of_run and workdir:
-        config = load_run_config(at_home(workdir), named)
+    elif base is not None:
+        config = base
+    elif of_run and folder:
+        config = load_run_config(folder, named.values())
+    elif named:
+        raise QtxError(f"{next(iter(named))} overrides a config, but there is no --config=FILE")
     else:
         config = ConfigDict()
-        for argument in rest:
-            if OVERRIDE.match(argument):
-                raise QtxError(f"{argument} overrides a config, but there is no --config=FILE")
-    for argument in rest:
-        if match := OVERRIDE.match(argument):
-            check_key(config, match[1])
-    rest = unset(config, with_attention(config, rest))
+    for argument, key in named.items():
+        if UNDECODED.search(argument):
+            encoding = sys.getfilesystemencoding()
+            raise QtxError(f"{argument!a} has what is no text in {encoding}: set PYTHONUTF8=1, or rename the file")
+        check_key(config, key)
+    applied = apply_beyond_flags(config, named)
+    rest = ["qtx", *(argument for argument in rest if argument not in applied)]
     values = flags.FlagValues()
     values.set_gnu_getopt(True)
     # --workdir was taken above; defined here, it is suggested for a misspelt one.
     flags.DEFINE_string("workdir", None, "", flag_values=values)
     try:
-        config_flags.DEFINE_config_dict("config", config, flag_values=values, sys_argv=["qtx", *rest])
-        extra = values(["qtx", *rest])[1:]
+        config_flags.DEFINE_config_dict("config", config, flag_values=values, sys_argv=rest)
+        extra = values(rest)[1:]
     except (flags.Error, KeyError, TypeError, ValueError) as error:
         raise QtxError(one_line(error)) from None
     if extra:
         raise QtxError(f"unexpected argument {extra[0]!r}: flags are written --name=value")
-    folder = at_home(workdir) if workdir else None
     if not (config_path or of_run or base):
         return None, folder
     chosen: ConfigDict = values["config"].value
@@ -90,7 +87,7 @@ def parse(
         from qtx.pipeline.inheritance import inheriting  # imports jax
 
         chosen.start = run_of(chosen.start, folder)
-        chosen = inheriting(chosen, named)
+        chosen = inheriting(chosen, named.values())
     return chosen, folder
 
 
@@ -135,39 +132,31 @@ def take_switch(arguments: Sequence[str], name: str) -> tuple[bool, list[str]]:
     return any(argument in given for argument in arguments), [other for other in arguments if other not in given]
 
 
-def unset(config: ConfigDict, arguments: Sequence[str]) -> list[str]:
-    """Sets every option for which an argument says `None` to None, and returns the other arguments."""
-    rest = []
-    for argument in arguments:
-        match = OVERRIDE.match(argument)
-        if not match or argument.partition("=")[2] != "None":
-            rest.append(argument)
-            continue
-        *sections, name = match[1].split(".")
-        functools.reduce(operator.getitem, sections, config)[name] = None
-    return rest
-
-
-def with_attention(config: ConfigDict, arguments: Sequence[str]) -> list[str]:
-    """Sets the section `model.attention` to what `--config.model.attention=VARIANT` names, and returns the other
-    arguments."""
-    rest = []
-    for argument in arguments:
-        match = OVERRIDE.match(argument)
-        if not match or match[1] != ATTENTION:
-            rest.append(argument)
-            continue
-        from qtx.attention import attention_variant  # imports jax
-        from qtx.foundation.config import section
-
-        config.model.attention = section(attention_variant(argument.partition("=")[2]))
-    return rest
+def overridden(arguments: Sequence[str]) -> dict[str, str]:
+    """Returns the arguments that override a config, each with the dotted key that it overrides."""
+    return {argument: match[1] for argument in arguments if (match := OVERRIDE.match(argument))}
 
 
 def names(arguments: Sequence[str], key: str) -> bool:
     """Says whether a command's arguments override `key`, or any key below it if it ends with a dot, e.g. `"data."`."""
-    overridden = (OVERRIDE.match(argument) for argument in arguments)
-    return any(match and (match[1].startswith(key) if key.endswith(".") else match[1] == key) for match in overridden)
+    return any(name == key or (key.endswith(".") and name.startswith(key)) for name in overridden(arguments).values())
+
+
+def apply_beyond_flags(config: ConfigDict, named: Mapping[str, str]) -> list[str]:
+    """Overrides a config by those of the `overridden` arguments that absl's flags cannot apply, and returns these: the
+    attention by the text of a variant, then options that become None."""
+    texts = {argument: argument.partition("=")[2] for argument in named}
+    attention = [argument for argument in named if named[argument] == ATTENTION]
+    for argument in attention:
+        from qtx.attention import attention_variant  # imports jax
+        from qtx.foundation.config import section
+
+        config.model.attention = section(attention_variant(texts[argument]))
+    unset = [argument for argument in named if texts[argument] == "None" and argument not in attention]
+    for argument in unset:
+        *sections, name = named[argument].split(".")
+        functools.reduce(operator.getitem, sections, config)[name] = None
+    return [*attention, *unset]
 
 
 def check_key(config: ConfigDict, path: str) -> None:

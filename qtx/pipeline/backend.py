@@ -28,7 +28,7 @@ def training_backend(assembled: Assembled, workdir: Path) -> str:
     folder = RunFolder(workdir)
     if not folder.checkpoints.is_dir():
         return assembled.backend
-    taken = folder.taken().get(BACKEND, NAIVE)  # earlier versions had no other backend
+    taken = folder.taken()[BACKEND]
     for name in taken.split(SEPARATOR):
         if name not in BACKEND_NAMES:
             raise QtxError(

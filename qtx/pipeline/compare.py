@@ -12,6 +12,7 @@ again."""
 from __future__ import annotations
 
 import dataclasses
+import itertools
 import time
 from collections.abc import Mapping, Sequence
 from pathlib import Path
@@ -74,25 +75,14 @@ def runs(experiment: Experiment, workdir: Path) -> list[Run]:
             "config.model.attention is set, but a comparison takes attention from config.compare.variants: name "
             "variant and options there, e.g. --config.compare.variants=\"('softmax', 'clipped_softmax,alpha=4')\""
         )
-    planned = [
-        Run(
-            variant,
-            dataclasses.replace(
-                experiment,
-                name=f"{experiment.name}: {variant}, seed {seed}",
-                seed=seed,
-                model=dataclasses.replace(experiment.model, attention=attention_variant(variant)),
-            ),
-            workdir / "runs" / f"{variant}-seed{seed}",
-        )
-        for seed in experiment.compare.seeds
-        for variant in experiment.compare.variants
-    ]
-    if experiment.start:
-        planned = [dataclasses.replace(run, experiment=converted(run.experiment)) for run in planned]
-    planned = [dataclasses.replace(run, experiment=resolved(run.experiment)) for run in planned]
-    for run in planned:
-        check_warmup(run.experiment)
+    planned = []
+    for seed, variant in itertools.product(experiment.compare.seeds, experiment.compare.variants):
+        model = dataclasses.replace(experiment.model, attention=attention_variant(variant))
+        name = f"{experiment.name}: {variant}, seed {seed}"
+        chosen = dataclasses.replace(experiment, name=name, seed=seed, model=model)
+        chosen = resolved(converted(chosen) if experiment.start else chosen)
+        check_warmup(chosen)
+        planned.append(Run(variant, chosen, workdir / "runs" / f"{variant}-seed{seed}"))
     return planned
 
 

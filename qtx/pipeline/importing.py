@@ -17,7 +17,7 @@ from qtx.data import OBJECTIVES, Data, DataConfig, load_tokenizer
 from qtx.data.config import SOURCE
 from qtx.data.tokenizer_settings import longest_text
 from qtx.experiment import Experiment, default, record
-from qtx.families import FAMILIES, completed, family_of
+from qtx.families import FAMILIES, family_of
 from qtx.families.checkpoints.bert import PROBLEM_TYPE
 from qtx.foundation.config import read_section, section
 from qtx.foundation.errors import QtxError
@@ -32,14 +32,14 @@ from qtx.models import MEASURED_BY, TransformerConfig, differing_options
 from qtx.models.bert import OF_TEXTS
 from qtx.pipeline.assemble import Assembled, assemble
 from qtx.pipeline.classes import has_labels
-from qtx.pipeline.identity import identity_of, kept_files, load_data
+from qtx.pipeline.identity import kept_files, load_data
 from qtx.training.run_folder import IDENTITY, RunFolder
 
 BUILTIN = "builtin:"
 HUB_NAME = re.compile(r"[\w.-]+/[\w.-]+")
 SEQUENCE_LENGTH = 128
 UNFINISHED = ".imported."
-"""The prefix of a checkpoint's copy until it is whole; the number of the copying process follows."""
+"""The prefix of the folder of an import until it is whole; the number of the importing process follows."""
 
 
 @dataclasses.dataclass(frozen=True)
@@ -144,35 +144,29 @@ def import_run(experiment: Experiment, workdir: Path, checkpoint: Found, data: D
         measured_by = {name: now["model"][name] for name in MEASURED_BY if name in now["model"]}
         run.write_config({**kept, "model": {**kept["model"], **measured_by}})
         return assemble(experiment, data, workdir)
-    unfinished = [file for file in workdir.glob(f"{UNFINISHED}*") if _is_left(file)] if workdir.is_dir() else []
-    if workdir.exists() and any(file not in unfinished for file in workdir.iterdir()):
+    left = [file for file in workdir.glob(f"{UNFINISHED}*") if _is_left(file)] if workdir.is_dir() else []
+    if workdir.exists() and any(file not in left for file in workdir.iterdir()):
         raise QtxError(f"{workdir} is not empty, and holds no run: choose another --workdir")
     data = load_data(experiment, classes=classes_of(experiment, folder)) if data is None else data
-    experiment = dataclasses.replace(experiment, model=completed(experiment.model, data))
-    copied = run.imported.with_name(f"{UNFINISHED}{os.getpid()}")
-    claimed: dict[str, str] = {}
+    unfinished = RunFolder(workdir / f"{UNFINISHED}{os.getpid()}")
     try:
-        for left in unfinished:
-            shutil.rmtree(left)
-        copied.mkdir(parents=True)
+        for file in left:
+            shutil.rmtree(file)
         for file in files_of(folder):
-            target = copied / file.relative_to(folder)
-            target.parent.mkdir(exist_ok=True)
+            target = unfinished.imported / file.relative_to(folder)
+            target.parent.mkdir(parents=True, exist_ok=True)
             shutil.copyfile(file, target)
-        load(copied, experiment.model.attention)  # checks the copy before anything says that there is a run
-        os.replace(copied, run.imported)
-        files = kept_files(experiment, data)
-        run.claim({**record(experiment), IDENTITY: {**identity_of(data), **identity}}, files)
-        claimed = {**files, run.config.name: ""}
-        return assemble(experiment, data, workdir)
-    except QtxError:
-        for name in claimed:  # a refused import leaves no file
-            (workdir / name).unlink()
-        raise
+        # Whatever may be refused comes before anything says that there is a run.
+        assembled = assemble(experiment, data, unfinished.root)
+        load(unfinished.imported, assembled.experiment.model.attention)
+        os.replace(unfinished.imported, run.imported)
+        config = {**record(assembled.experiment), IDENTITY: {**assembled.identity, **identity}}
+        run.claim(config, kept_files(assembled.experiment, data))
+        return assembled
     except OSError as error:
         raise QtxError(f"cannot write the run's folder {workdir}: {error.strerror}") from error
     finally:
-        shutil.rmtree(copied, ignore_errors=True)
+        shutil.rmtree(unfinished.root, ignore_errors=True)
         if not run.config.exists():
             shutil.rmtree(run.imported, ignore_errors=True)
         if workdir.is_dir() and not any(workdir.iterdir()):
@@ -180,7 +174,7 @@ def import_run(experiment: Experiment, workdir: Path, checkpoint: Found, data: D
 
 
 def _is_left(unfinished: Path) -> bool:
-    """Says whether the process that was writing an unfinished copy of a checkpoint is gone: the import was killed."""
+    """Says whether the process of an unfinished import is gone: it was killed."""
     try:
         os.kill(int(unfinished.name.removeprefix(UNFINISHED)), 0)
     except ProcessLookupError:

@@ -18,7 +18,6 @@ from collections.abc import Iterable, Mapping
 from typing import Any
 
 from qtx.foundation.storage import Expected, read_sealed_json, sealed_json, shaped
-from qtx.quantization.earlier import of_this_version
 from qtx.report.results import Result
 from qtx.training import RunFolder
 
@@ -64,8 +63,6 @@ def read_measurements(folder: RunFolder) -> dict[str, Any]:
     found = read_sealed_json(folder.results, EXPECTED)
     try:
         for measurement in found["measurements"]:
-            if "options" in measurement:
-                measurement["options"] = of_this_version(measurement["options"])
             shaped(measurement["values"], dict[str, float])
             shaped(measurement["held_out_batches"], dict[str, int])
             shaped([measurement["scheme"]], list[str])

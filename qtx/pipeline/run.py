@@ -15,7 +15,7 @@ from qtx.pipeline.train import train
 from qtx.pipeline.warmup import attention_at
 from qtx.quantization import Quantized
 from qtx.training import NEWEST, RunFolder, find_checkpoint, load_params
-from qtx.training.run_folder import IDENTITY, other_contents
+from qtx.training.run_folder import IDENTITY, differences, other_contents
 
 
 @dataclasses.dataclass(frozen=True)
@@ -145,7 +145,7 @@ def uses_own_data(assembled: Assembled, workdir: Path, named: bool) -> bool:
     there = RunFolder(workdir).read_config()
     other = other_contents(there, {IDENTITY: assembled.identity})
     # Other data on the command line, or in its config file, count as named too.
-    named = named or record(assembled.experiment)["data"] != there["data"]
+    named = named or bool(differences({"data": there["data"]}, {"data": record(assembled.experiment)["data"]}))
     if other and (not named or assembled.identity.get("tokenizer") != there[IDENTITY].get("tokenizer")):
         raise QtxError(
             f"{workdir} was trained on other data: config.data is the same, but what it names has another content: "

@@ -9,7 +9,7 @@ from qtx.attention import attention_text
 from qtx.attention.conversion import without_warmup
 from qtx.experiment import Experiment
 from qtx.foundation.errors import QtxError
-from qtx.models import TransformerConfig, differing_options
+from qtx.models import differing_options
 from qtx.pipeline.lineage import config_of
 from qtx.pipeline.warmup import attention_at, grown_from
 from qtx.training.loading import find_checkpoint
@@ -34,9 +34,13 @@ def check_start(experiment: Experiment, workdir: Path, identity: Mapping[str, st
             f"config.start={start} is itself a run of quantization-aware training: start from {there.start}, from "
             "which it started"
         )
-    same = there.family == experiment.family
-    of_family = [f"family ({there.family} there, {experiment.family} here)"]
-    differing = model_differences(there.model, experiment.model) if same else of_family
+    differing = [f"family ({there.family} there, {experiment.family} here)"]
+    if there.family == experiment.family:
+        differing = [
+            f"model.{name} ({getattr(there.model, name)} there, {getattr(experiment.model, name)} here)"
+            for name in differing_options(experiment.model, there.model)
+            if name not in FREE_OPTIONS
+        ]
     if differing:
         raise QtxError(f"config.start={start} is a run of another model: {', '.join(differing)}; give its --config")
     step, normalizer = find_checkpoint(start), there.model.attention.normalizer
@@ -64,12 +68,3 @@ def check_start(experiment: Experiment, workdir: Path, identity: Mapping[str, st
             f"config.start={start} has another tokenizer than the data of this run: choose another --workdir, or leave "
             "config.data.tokenizer out, if it is set"
         )
-
-
-def model_differences(there: TransformerConfig, here: TransformerConfig) -> list[str]:
-    """Lists the options, with both values, by which the parameters of two models of a family mean different things."""
-    return [
-        f"model.{name} ({getattr(there, name)} there, {getattr(here, name)} here)"
-        for name in differing_options(here, there)
-        if name not in FREE_OPTIONS
-    ]

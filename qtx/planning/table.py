@@ -20,25 +20,22 @@ NOTES = (
 )
 
 
-def memory_rows(plan: StepPlan) -> list[list[str]]:
-    """Lists what a device holds, in GiB."""
+def tables(plan: StepPlan) -> dict[str, tuple[list[str], list[list[str]]]]:
+    """Returns the header and the rows of each table, by its title: what a device holds, in GiB; the floating-point
+    operations of a step, the model's and those that are computed; and, if it exchanges any, the collectives by kind."""
     names = ("parameters", "optimizer", "gradients", "activations", "batch", "total")
-    return [[name, f"{getattr(plan, name) / GIB:.3f}"] for name in names]
-
-
-def work_rows(plan: StepPlan) -> list[list[str]]:
-    """Lists the floating-point operations of a step: the model's, and those that are computed, some of them again."""
-    return [
+    memory = [[name, f"{getattr(plan, name) / GIB:.3f}"] for name in names]
+    work = [
         ["model, all devices", f"{plan.model_flops:.3e}"],
         ["model, per device", f"{plan.model_flops / plan.devices:.3e}"],
         ["step, per device", f"{plan.device_flops:.3e}"],
         ["step / model", f"{plan.device_flops * plan.devices / plan.model_flops:.2f}"],
     ]
-
-
-def collective_rows(plan: StepPlan) -> list[list[str]]:
-    """Lists what a device exchanges in a step, by kind: how often, and how many GiB."""
-    return [[kind, str(traffic.runs), f"{traffic.bytes / GIB:.3f}"] for kind, traffic in plan.collectives.items()]
+    found = {"one device holds": (["", "GiB"], memory), "matrix products of one step": (["", "FLOPs"], work)}
+    if plan.collectives:
+        exchanged = [[kind, str(one.runs), f"{one.bytes / GIB:.3f}"] for kind, one in plan.collectives.items()]
+        found["collectives of one step"] = (["one device exchanges", "per step", "GiB"], exchanged)
+    return found
 
 
 def fits(plan: StepPlan, chip: Chip) -> bool:

@@ -27,6 +27,7 @@ from jax.experimental import multihost_utils
 
 from qtx.foundation.errors import QtxError
 from qtx.foundation.storage import Expected, seal, unseal
+from qtx.training.earlier import of_this_version
 from qtx.training.fingerprint import fingerprint
 from qtx.training.run_folder import differences, other_contents
 
@@ -212,7 +213,7 @@ class Checkpoints:
           QtxError: if the checkpoint is of another model or config.
         """
         progress = self._progress(step)
-        saved = progress["config"] or {}
+        saved = progress["config"]
         differing = [*differences(saved, config), *other_contents(saved, config)] if config else []
         if differing:
             raise QtxError(f"the checkpoint {self._path(step)} is of another config: {', '.join(differing)}")
@@ -235,7 +236,7 @@ class Checkpoints:
         """
         progress = self._progress(step)
         restored = self._restore(step, {"params": params}, progress["fingerprint"], partial_restore=True)["params"]
-        other = other_contents(progress["config"] or {}, config or {})
+        other = other_contents(progress["config"], config or {})
         if other:
             raise QtxError(f"the checkpoint {self._path(step)} is of another run: {', '.join(other)}; restore its own")
         return restored
@@ -249,9 +250,10 @@ class Checkpoints:
 
         progress = self._reading(step, read)
         try:
-            return unseal(progress if isinstance(progress, dict) else {}, self._path(step), EXPECTED)
+            found = unseal(progress if isinstance(progress, dict) else {}, self._path(step), EXPECTED)
         except QtxError as error:
             raise DamagedCheckpoint(f"the checkpoint {self._path(step)} is damaged: {error}") from None
+        return {**found, "config": of_this_version(found["config"] or {})}
 
     def _restore(self, step: int, wanted: Any, saved: Mapping[str, int], **options: bool) -> Any:
         import orbax.checkpoint as ocp
@@ -273,22 +275,20 @@ class Checkpoints:
         """Returns what `read` returns. A damaged file makes Orbax raise what its parts raise: KeyError, TypeError,
         ValueError, json's errors ...; so does a machine in trouble. A checkpoint counts as damaged if reading fails
         twice although every file can be read and memory is not short."""
-        path = self._path(step)
-        for last in (False, True):
-            try:
-                return read()
-            except QtxError:
-                raise
-            except Exception as error:
-                trouble = machine_trouble(error) or unreadable_file(path)
-                if trouble is not None:
-                    raise UnreadableCheckpoint(
-                        f"cannot read the checkpoint {path}: {trouble}; it is left as it is: mend that, and the same "
-                        "command goes on from it"
-                    ) from error
-                if last:
-                    raise DamagedCheckpoint(f"the checkpoint {path} is damaged: {_first_line(error)}") from error
-        raise AssertionError("unreachable")
+        with contextlib.suppress(Exception):
+            return read()
+        try:
+            return read()
+        except QtxError:
+            raise
+        except Exception as error:
+            path = self._path(step)
+            if trouble := machine_trouble(error, path):
+                raise UnreadableCheckpoint(
+                    f"cannot read the checkpoint {path}: {trouble}; it is left as it is: mend that, and the same "
+                    "command goes on from it"
+                ) from error
+            raise DamagedCheckpoint(f"the checkpoint {path} is damaged: {_first_line(error)}") from error
 
     def _path(self, step: int) -> Path:
         return self.folder / str(step)
@@ -334,10 +334,10 @@ MISSING = (errno.ENOENT, errno.ENOTDIR)
 OS_ERROR = re.compile(r"OS error (\d+): ([^\]]+)")
 
 
-def machine_trouble(error: BaseException | None) -> str | None:
-    """Says why reading failed if the machine is the reason and not the file: memory, a passing input or output error,
-    permissions, too many open files; None otherwise. Storage libraries hide a system error in the cause or in the text
-    of an error of their own."""
+def machine_trouble(error: BaseException | None, folder: Path) -> str | None:
+    """Says why reading a folder failed if the machine is the reason and not a file: memory, input and output errors,
+    permissions, too many open files, a folder that is gone; None otherwise. Storage libraries hide a system error in
+    the cause or in the text of an error of their own."""
     while error is not None:
         told = OS_ERROR.search(str(error))
         if isinstance(error, MemoryError) or "RESOURCE_EXHAUSTED" in str(error):
@@ -347,21 +347,16 @@ def machine_trouble(error: BaseException | None) -> str | None:
         if told and int(told[1]) not in MISSING:
             return told[2]
         error = error.__cause__ or error.__context__
-    return None
-
-
-def unreadable_file(folder: Path) -> str | None:
-    """Says why a file in a folder cannot be read, or that the folder is gone; None if all files can be read."""
     if not folder.is_dir():
         return "it is gone"
     try:
-        for path in sorted(folder.rglob("*")):
+        for path in folder.rglob("*"):
             if path.is_file():
                 with path.open("rb") as file:
                     while file.read(1 << 24):
                         pass
-    except OSError as error:
-        return f"{error.filename}: {error.strerror}"
+    except OSError as unreadable:
+        return f"{unreadable.filename}: {unreadable.strerror}"
     return None
 
 

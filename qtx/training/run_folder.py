@@ -16,9 +16,9 @@ from filelock import FileLock, Timeout
 from qtx.foundation.errors import QtxError
 from qtx.foundation.storage import Expected, read_sealed_json, sealed_json, write_whole
 from qtx.models import FROM_DATA, MEASURED_BY
+from qtx.training.earlier import of_this_version
 
 EXPECTED = Expected("the config of a run", "restore it, or delete the run's folder to start anew")
-TOKENIZER = "tokenizer.json"
 RECIPE = "recipe.json"
 
 # Options that may change between a run's start and its continuation: no parameter's value depends on them.
@@ -36,27 +36,6 @@ FREE_TRAINING_OPTIONS = (
 )
 # Options that a config may leave to the data, so that they are known once the data are loaded: compared if known.
 TOLD_BY_THE_DATA = (*(f"model.{name}" for name in FROM_DATA), "model.attention.length", "data.classes")
-# The values that a family's models had before these were options.
-OF_FAMILIES = {
-    "bert": {"activation": "gelu", "head": "mlm"},
-    "opt": {"activation": "relu"},
-    "vit": {"activation": "gelu", "head": "classification"},
-}
-# Options that earlier versions did not record -> the values that their runs had, where not None.
-LATER_OPTIONS = {
-    "model.pooling": "mean",
-    "model.normalize": False,
-    "model.attention_backend": "auto",
-    "model.attention.gate_input": "normed",
-    "model.attention.gate_place": "context",
-    "model.attention.eta_warmup_steps": 0,
-    "model.attention.empty_warmup_steps": 0,
-    "model.attention.empty_weight": 1.0,
-    "data.interpolation": "bicubic",
-    "training.distill_layers": "all",
-    "training.penalties": [],
-    "qat.noise": "",
-}
 TOKENIZER_OPTIONS = ("tokenizer", "vocab_size")
 IDENTITY = "identity"
 CLASSES = "classes"
@@ -66,66 +45,48 @@ TAKEN = "taken"
 BESIDE_OPTIONS = (IDENTITY, TAKEN)
 # Entry of a run's identity -> its name in messages.
 CONTENTS = {"tokenizer": "tokenizer", "training": "training data", "held_out": "held-out data", "start": "start"}
-# Entries compared if both runs have them: measuring a run does not read its start, and earlier versions recorded none.
-WHERE_RECORDED = ("start",)
 NOTHING: Mapping[str, str] = MappingProxyType({})
+
+
+class Inside:
+    """An attribute of a `RunFolder`: the path of this name in the folder."""
+
+    def __init__(self, name: str):
+        self._name = name
+
+    def __get__(self, folder: RunFolder, owner: type[RunFolder] | None = None) -> Path:
+        return folder.root / self._name
 
 
 @dataclasses.dataclass(frozen=True)
 class RunFolder:
-    """The folder of a run, with the paths of its files."""
+    """The folder of a run, with the paths of its files.
+
+    Attributes:
+      root: the folder.
+      config: the resolved config, JSON.
+      tokenizer: the tokenizer that the run was trained with, as the `tokenizers` library writes it.
+      recipe: the rules of a recipe that is in no registry; see `qtx.quantization.recipes.recorded`.
+      imported: the folder of an imported checkpoint, its files as they were: the run's parameters at step 0.
+      checkpoints: the folder of the checkpoints, each in a folder named by its step.
+      metrics: the logged metrics, JSON lines; see `qtx.training.writers`.
+      tensorboard: the folder of TensorBoard's event files.
+      results: the run's measurements, JSON; see `qtx.pipeline.measurements`.
+      bad_steps: the folder of batches whose loss or gradient was not finite; see `qtx.training.bad_steps`.
+      profile: the folder of profiler traces; see `qtx.training.profile`.
+    """
 
     root: Path
-
-    @property
-    def config(self) -> Path:
-        """Returns the file of the resolved config, JSON."""
-        return self.root / "config.json"
-
-    @property
-    def tokenizer(self) -> Path:
-        """Returns the file of the tokenizer that the run was trained with, as the `tokenizers` library writes it."""
-        return self.root / TOKENIZER
-
-    @property
-    def imported(self) -> Path:
-        """Returns the folder of an imported checkpoint, its files as they were: the run's parameters at step 0."""
-        return self.root / "imported"
-
-    @property
-    def recipe(self) -> Path:
-        """Returns the file of a recipe's rules, if it is in no registry; see `qtx.quantization.recipes.recorded`."""
-        return self.root / RECIPE
-
-    @property
-    def results(self) -> Path:
-        """Returns the file of the run's measurements, JSON; see `qtx.report.results`."""
-        return self.root / "results.json"
-
-    @property
-    def metrics(self) -> Path:
-        """Returns the file of the logged metrics, JSON lines; see `qtx.training.writers`."""
-        return self.root / "metrics.jsonl"
-
-    @property
-    def tensorboard(self) -> Path:
-        """Returns the folder of TensorBoard's event files."""
-        return self.root / "tensorboard"
-
-    @property
-    def checkpoints(self) -> Path:
-        """Returns the folder of the checkpoints, each in a folder named by its step."""
-        return self.root / "checkpoints"
-
-    @property
-    def bad_steps(self) -> Path:
-        """Returns the folder of batches whose loss or gradient was not finite; see `qtx.training.bad_steps`."""
-        return self.root / "bad_steps"
-
-    @property
-    def profile(self) -> Path:
-        """Returns the folder of profiler traces; see `qtx.training.profile`."""
-        return self.root / "profile"
+    config = Inside("config.json")
+    tokenizer = Inside("tokenizer.json")
+    recipe = Inside(RECIPE)
+    imported = Inside("imported")
+    checkpoints = Inside("checkpoints")
+    metrics = Inside("metrics.jsonl")
+    tensorboard = Inside("tensorboard")
+    results = Inside("results.json")
+    bad_steps = Inside("bad_steps")
+    profile = Inside("profile")
 
     @contextlib.contextmanager
     def lock(self) -> Iterator[None]:
@@ -209,21 +170,11 @@ class RunFolder:
         return QtxError(f"cannot write the run's folder {self.root}: {error.strerror}")
 
     def identity(self) -> dict[str, Any]:
-        """Returns the record of what the run was made from; see `qtx.pipeline.identity`.
-
-        Raises:
-          QtxError: if there is no such record.
-        """
-        try:
-            return dict(self.read_config()[IDENTITY])
-        except (KeyError, TypeError, ValueError):
-            raise QtxError(
-                f"{self.config} does not say what data and tokenizer the run was trained with (earlier versions of qtx "
-                "did not record it): use the version that trained it, or train it anew in another --workdir"
-            ) from None
+        """Returns the record of what the run was made from; see `qtx.pipeline.identity`."""
+        return dict(self.read_config()[IDENTITY])
 
     def taken(self) -> dict[str, str]:
-        """Returns the choices that the config left to qtx; empty for runs of earlier versions."""
+        """Returns the choices that the config left to qtx; empty for a run that was imported and not trained."""
         return dict(self.read_config().get(TAKEN, {}))
 
     def read_config(self) -> dict[str, Any]:
@@ -236,10 +187,8 @@ class RunFolder:
             raise QtxError(f"{self.root} is not a run's folder: it has no config.json")
         found = read_sealed_json(self.config, EXPECTED)
         if start := found.get("start"):
-            beside = Path(os.path.normpath(self.root / start))
-            # Earlier versions recorded `start` relative to the directory where they were called.
-            found["start"] = start if Path(start).is_dir() and not beside.is_dir() else str(beside)
-        return found
+            found["start"] = os.path.normpath(self.root / start)
+        return of_this_version(found)
 
 
 @dataclasses.dataclass(frozen=True)
@@ -273,8 +222,7 @@ def differences(there: Mapping[str, Any], here: Mapping[str, Any], other_data: b
         open_yet = key in TOLD_BY_THE_DATA and new.get(key) is None
         before, now = old.get(key), new.get(key)
         moved = key == "start" and before and now
-        later = key not in old and now in (None, LATER_OPTIONS.get(key))
-        if not (free or open_yet or moved or later or before == now):
+        if not (free or open_yet or moved or before == now):
             texts = (str(options[key]) if key in options else "absent" for options in (old, new))
             found.append("{} ({} there, {} here)".format(key, *texts))
     return found
@@ -284,46 +232,22 @@ def other_contents(there: Mapping[str, Any], here: Mapping[str, Any]) -> list[st
     """Returns the parts in which two runs' identities (see `qtx.pipeline.identity`) differ, with the first digits of
     both digests; nothing if `here` has no identity yet."""
     old, new = there.get(IDENTITY, {}), here.get(IDENTITY)
+    if new is None:
+        return []
+    # Measuring a run does not read its start: that is compared if both have it.
+    compared = [part for part in CONTENTS if part != "start" or ("start" in old and "start" in new)]
     return [
-        f"{words} (SHA-256 {str(old.get(part, 'not recorded'))[:12]} there, {str(new.get(part, 'none'))[:12]} here)"
-        for part, words in CONTENTS.items()
-        if new is not None
-        and old.get(part) != new.get(part)
-        and not (part in WHERE_RECORDED and None in (old.get(part), new.get(part)))
+        f"{CONTENTS[part]} (SHA-256 {str(old.get(part, 'none'))[:12]} there, {str(new.get(part, 'none'))[:12]} here)"
+        for part in compared
+        if old.get(part) != new.get(part)
     ]
 
 
-def of_this_version(config: Mapping[str, Any]) -> dict[str, Any]:
-    """Returns a recorded config as this version records it. Earlier versions had no section `qat`, or one with `start`,
-    which had no effect if `start` was empty. Attention had no `length`, since training had only one, and models had no
-    activation or head, since a family had only one."""
-    qat, result = dict(config.get("qat", {})), dict(config)
-    if "start" in qat or "qat" not in config:
-        start = qat.pop("start", "")
-        result |= {"start": start, "qat": qat if start else {**qat, "scheme": ""}}
-    if "model" not in config:
-        return result
-    model = {**OF_FAMILIES.get(str(config.get("family")), {}), **config["model"]}
-    attention = model.get("attention", {})
-    if attention.get("alpha") is not None and "length" not in attention:
-        model["attention"] = {**attention, "length": _length(config)}
-    return {**result, "model": model}
-
-
-def _length(config: Mapping[str, Any]) -> int | None:
-    """Returns the tokens per example of a recorded config: those of a text, or an image's patches and class token."""
-    model = config["model"]
-    if model.get("image_size") is not None:
-        return (model["image_size"] // model["patch_size"]) ** 2 + 1
-    return config.get("data", {}).get("sequence_length")
-
-
 def _without_idle(config: Mapping[str, Any]) -> dict[str, Any]:
-    """Returns a config as this version records it, but without an empty `start`, and without the section `qat` if it
-    has neither scheme nor noise, since they then say nothing."""
-    config = of_this_version(config)
-    qat = config["qat"]
-    idle = {"start": not config["start"], "qat": not (qat.get("scheme") or qat.get("noise"))}
+    """Returns a config without an empty `start`, and without the section `qat` if it has neither scheme nor noise: they
+    then say nothing."""
+    qat = config.get("qat", {})
+    idle = {"start": not config.get("start"), "qat": not (qat.get("scheme") or qat.get("noise"))}
     return {name: value for name, value in config.items() if not idle.get(name, False)}
 
 

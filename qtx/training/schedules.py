@@ -7,11 +7,6 @@ from collections.abc import Callable
 import optax
 
 
-def linear(peak: float, final: float, steps: int) -> optax.Schedule:
-    """Returns the schedule that goes from `peak` to `final` in a straight line."""
-    return optax.linear_schedule(peak, final, steps)
-
-
 def cosine(peak: float, final: float, steps: int) -> optax.Schedule:
     """Returns the schedule that goes from `peak` to `final` along half a cosine wave."""
     return optax.cosine_decay_schedule(peak, steps, alpha=final / peak)
@@ -24,7 +19,7 @@ def constant(peak: float, final: float, steps: int) -> optax.Schedule:
 
 # Name -> (peak, final, steps) -> schedule after the warm-up. A new schedule is a function and a line here.
 SCHEDULES: dict[str, Callable[[float, float, int], optax.Schedule]] = {
-    "linear": linear,
+    "linear": optax.linear_schedule,
     "cosine": cosine,
     "constant": constant,
 }

@@ -1,4 +1,4 @@
-"""A run that an earlier version of qtx made gives the numbers that are recorded in it."""
+"""A run of the version of 27 November 2026 (commit ff2ca21) gives the numbers that this version recorded in it."""
 
 from __future__ import annotations
 
@@ -8,13 +8,14 @@ from pathlib import Path
 
 import pytest
 
-from qtx.attention import VARIANTS
 from qtx.cli.flags import load_run_config
 from qtx.cli.main import main
-from qtx.experiment import default, from_record, read, record
-from qtx.families import FAMILIES
+from qtx.experiment import default, from_record, read, record, recorded
+from qtx.foundation.errors import QtxError
 from qtx.pipeline.measurements import find_result
-from qtx.training import RunFolder
+from qtx.pipeline.run import assemble_run
+from qtx.training import RunFolder, read_metrics
+from qtx.training.earlier import of_this_version
 from qtx.training.run_folder import differences
 
 CONFIG = """
@@ -26,8 +27,12 @@ from qtx.training import RunFolder
 def get_config():
     return from_record(RunFolder(Path({folder!r})).read_config(), "the record")
 """
-RUN = Path(__file__).parents[1] / "reference" / "run"
-LATER_OPTIONS = ("eta_warmup_steps", "empty_warmup_steps", "empty_weight")
+REFERENCE = Path(__file__).parents[1] / "reference"
+RUN = REFERENCE / "run"
+RECORDS = json.loads((REFERENCE / "records.json").read_text())
+"""By family, what that version recorded of the default config with clipped softmax."""
+IN_INTEGERS = 32.3
+"""The perplexity of the model in integers, as that version printed it."""
 
 
 def measured(folder):
@@ -58,57 +63,58 @@ def test_what_was_measured_of_it_counts():
     """Under the options of today that its own options mean, and no others."""
     experiment = read(load_run_config(RUN))
     config = record(experiment)["quantization"]
-    found = find_result(RunFolder(RUN), 400, None, config)
+    found = find_result(RunFolder(RUN), 60, 8, config)
     assert found is not None and found["quantized"] == {s: measured(RUN)[s]["perplexity"] for s in ("w8a8", "w8a4")}
     other = {**config, "activation_estimator": "running_minmax,momentum=0.5"}
-    assert find_result(RunFolder(RUN), 400, None, other) is None
+    assert find_result(RunFolder(RUN), 60, 8, other) is None
 
 
 @pytest.mark.slow
-def test_its_ranges_are_read_and_it_goes_on_training(copy, capsys):
+def test_its_ranges_are_read(copy, capsys):
     expected = measured(copy)
     ranges = f"--ranges={RUN / 'ranges' / 'w8a8.safetensors'}"
     assert main(["quantize", f"--workdir={copy}", ranges, "--scheme=w8a8"]) == 0, capsys.readouterr().err
     assert measured(copy)["w8a8"] == pytest.approx(expected["w8a8"], rel=2e-3)
+
+
+@pytest.mark.slow
+def test_it_goes_on_from_its_first_checkpoint_to_its_end(copy, capsys):
+    """Dropout included: the draws are those of that version."""
+    shutil.rmtree(copy / "checkpoints" / "60")
     config = copy.with_name("config.py")
     config.write_text(CONFIG.format(folder=str(copy)))
     assert main(["train", f"--config={config}", f"--workdir={copy}"]) == 0, capsys.readouterr().err
-    assert "trained 400 steps" in capsys.readouterr().out
+    for split, names in (("train", ("loss", "grad_norm", "penalty/hinge")), ("eval", ("loss", "accuracy"))):
+        expected, found = (read_metrics(folder, split)[-1] for folder in (RUN, copy))
+        assert found["step"] == expected["step"] == 60
+        assert {name: found[name] for name in names} == pytest.approx({n: expected[n] for n in names}, rel=1e-5)
 
 
-@pytest.mark.parametrize("variant", VARIANTS)
-def test_a_run_that_could_not_warm_up_is_one_without_a_warmup(variant):
-    now = record(read(default("opt", variant)))
-    options = {name: x for name, x in now["model"]["attention"].items() if name not in LATER_OPTIONS}
-    earlier = {**now, "model": {**now["model"], "attention": options}}
-    assert differences(earlier, now) == []
-    warmed = {**now, "model": {**now["model"], "attention": {**options, "empty_warmup_steps": 5}}}
-    assert differences(earlier, warmed) == ["model.attention.empty_warmup_steps (absent there, 5 here)"]
-
-
-@pytest.mark.parametrize("family", FAMILIES)
-def test_a_run_from_before_the_length_of_its_attention_was_recorded(family):
-    """Is one of its config's: of the text, or of the image's patches and the class token; and of its activation."""
+@pytest.mark.parametrize("family", RECORDS)
+def test_a_config_is_completed_by_the_options_added_since(family):
     config = default(family, "clipped_softmax")
     if family == "vit":
         config.model.update({"image_size": 8, "patch_size": 2, "channels": 1, "num_classes": 3})
-    else:
-        config.data.sequence_length = 48
-    now = record(read(config))
-    length = 17 if family == "vit" else 48
+    now, then = record(read(config)), of_this_version(RECORDS[family])
+    assert record(read(from_record(then, "an earlier run's"))) == now
+    assert differences(then, now) == []
+    length = {"vit": 17}.get(family, 128)  # 4 x 4 patches and the class token, or the tokens of a text
     assert now["model"]["attention"]["length"] == length
-    attention = {name: x for name, x in now["model"]["attention"].items() if name != "length"}
-    model = {name: x for name, x in now["model"].items() if name != "activation"} | {"attention": attention}
-    earlier = {**now, "model": model}
-    assert differences(earlier, now) == []
     config.model.attention.length = 9
-    assert differences(earlier, record(read(config))) == [f"model.attention.length ({length} there, 9 here)"]
-    read_again = from_record(earlier, "an earlier run's")
-    if family != "vit":
-        read_again.data.sequence_length = 16
-    assert read(read_again).model.attention.normalizer.length == length
+    assert differences(then, record(read(config))) == [f"model.attention.length ({length} there, 9 here)"]
 
 
-def test_its_export_is_of_an_older_format_and_says_how_to_mend_it(copy, capsys):
-    assert main(["evaluate", f"--workdir={copy / 'export' / 'int8'}"]) == 2
-    assert "export the model anew" in capsys.readouterr().err
+@pytest.mark.slow
+def test_other_data_than_the_run_was_trained_on_are_refused_unless_named(copy):
+    folder = RunFolder(copy)
+    config = folder.read_config()
+    folder.write_config({**config, "identity": {**config["identity"], "training": "0" * 64}})
+    with pytest.raises(QtxError, match="was trained on other data: config.data is the same"):
+        assemble_run(read(recorded(copy)), copy, names_data=False)
+    assert assemble_run(read(recorded(copy)), copy, names_data=True)[1] is False
+
+
+@pytest.mark.slow
+def test_its_model_in_integers_gives_its_number(copy, capsys):
+    assert main(["evaluate", f"--workdir={copy / 'export' / 'int8'}"]) == 0, capsys.readouterr().err
+    assert f"perplexity {IN_INTEGERS}" in capsys.readouterr().out

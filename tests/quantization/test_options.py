@@ -1,4 +1,4 @@
-"""Every option of a method, an estimator and a granularity is reached from a config's text, or an earlier record."""
+"""Every option of a method, an estimator and a granularity is reached from a config's text."""
 
 import dataclasses
 
@@ -8,9 +8,8 @@ from qtx.cli.flags import parse
 from qtx.experiment import read
 from qtx.foundation.errors import QtxError
 from qtx.quantization import ESTIMATORS, QuantizationConfig
-from qtx.quantization.earlier import of_this_version
-from qtx.quantization.estimators import Lp, Mse, RunningMinMax
-from qtx.quantization.granularity import GRANULARITIES, Group, Tensor
+from qtx.quantization.estimators import Lp
+from qtx.quantization.granularity import GRANULARITIES
 from qtx.quantization.methods import METHODS, Gptq, Hadamard, InTurn, SmoothQuant
 from tests.pipeline.test_records import NANO
 
@@ -94,33 +93,6 @@ def test_bad_options_are_one_line(options, says):
     with pytest.raises(QtxError) as error:
         QuantizationConfig(**options)
     assert says in str(error.value) and "\n" not in str(error.value)
-
-
-GIVEN = {"groups": 4, "percentile": None, "momentum": 0.9}
-RUNNING = {"weight_estimator": "auto", "activation_estimator": "running_minmax", "activation_granularity": "tensor"}
-
-
-@pytest.mark.parametrize(
-    "recorded, weight, activation, granularity",
-    [
-        ({}, Mse(), RunningMinMax(), Tensor()),
-        ({"percentile": 99.99}, Mse(), RunningMinMax(percentile=99.99), Tensor()),
-        ({"percentile": 99.0, "momentum": 0.0}, Mse(), RunningMinMax(0.0, 99.0), Tensor()),
-        ({"activation_granularity": "group", "groups": 6}, Mse(), RunningMinMax(), Group(6)),
-        ({"activation_estimator": "mse", "momentum": 0.5}, Mse(), Mse(), Tensor()),
-        ({"weight_estimator": "mse_golden"}, Mse(search="golden"), RunningMinMax(), Tensor()),
-        ({"activation_estimator": "mse_golden", "groups": 6}, Mse(), Mse(search="golden"), Tensor()),
-    ],
-)
-def test_what_earlier_versions_recorded_is_read(recorded, weight, activation, granularity):
-    translated = of_this_version({**RUNNING, **GIVEN, **recorded})
-    quantizers = QuantizationConfig(**translated).quantizers("w4a8")
-    assert (quantizers[0].estimator, quantizers[1].estimator, quantizers[1].granularity) == (
-        weight,
-        activation,
-        granularity,
-    )
-    assert of_this_version(translated) == translated
 
 
 @pytest.mark.parametrize(

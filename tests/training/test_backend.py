@@ -72,11 +72,6 @@ def test_runs_of_other_versions(experiment, tmp_path, monkeypatch):
     train(assemble(experiment), tmp_path / "run")
     folder = RunFolder(tmp_path / "run")
     monkeypatch.setattr(Blockwise, "pays", lambda self, case: True)
-
-    def earlier(config):
-        del config["taken"], config["model"]["attention_backend"]
-
-    rewrite(folder, earlier)
     assert backend_of(experiment, tmp_path / "run") == "naive"
     train(assemble(experiment), tmp_path / "run")  # goes on as what it was
     rewrite(folder, lambda config: config.update(taken={"attention_backend": "quantum"}))

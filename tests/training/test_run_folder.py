@@ -8,7 +8,6 @@ from pathlib import Path
 import pytest
 
 from qtx.foundation.errors import QtxError
-from qtx.foundation.storage import sealed_json
 from qtx.training import RunFolder
 from qtx.training.run_folder import differences
 
@@ -89,21 +88,12 @@ def test_runs_that_are_moved_together_find_each_other(tmp_path, monkeypatch):
     assert start == str(tmp_path / "elsewhere" / "moved" / "first")
 
 
-def test_the_start_of_an_earlier_version_is_seen_from_where_it_was_trained(tmp_path, monkeypatch):
-    monkeypatch.chdir(tmp_path)
-    RunFolder(Path("runs/first")).claim(CONFIG)
-    second = RunFolder(Path("runs/second"))
-    second.claim(CONFIG)
-    second.write("config.json", sealed_json({**CONFIG, "start": "runs/first"}).decode())
-    assert second.read_config()["start"] == "runs/first"
-
-
 @pytest.mark.parametrize(
     ("there", "here", "expected"),
     [
         ("a", "a", None),
         ("a", "b", "start (SHA-256 a there, b here)"),
-        (None, "b", None),  # of an earlier version
+        (None, "b", None),  # not recorded
         ("a", None, None),  # the start is there no more
     ],
 )

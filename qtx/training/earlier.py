@@ -1,0 +1,30 @@
+"""This module completes the configs that versions from 27 November 2026 on recorded, by the options added since."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from typing import Any
+
+# Family -> section -> the options added since, with the values that runs had, if not None.
+ADDED: dict[str, dict[str, dict[str, Any]]] = {
+    "bert": {"model": {"activation": "gelu", "pooling": "mean", "normalize": False}},
+    "opt": {"model": {"activation": "relu"}},
+    "vit": {"model": {"activation": "gelu", "head": "classification"}, "data": {"interpolation": "bicubic"}},
+}
+
+
+def of_this_version(config: Mapping[str, Any]) -> dict[str, Any]:
+    """Returns a recorded config as this version would have recorded it. The `length` that `alpha` is relative to was
+    not recorded: it is that of the run's texts, or of its images' patches and class token."""
+    completed = dict(config)
+    for section, options in ADDED.get(str(config.get("family")), {}).items():
+        there = config.get(section, {})
+        completed[section] = there | {name: value for name, value in options.items() if name not in there}
+    model = completed.get("model", {})
+    attention = model.get("attention", {})
+    if attention.get("alpha") is not None and "length" not in attention:
+        length = config.get("data", {}).get("sequence_length")
+        if model.get("image_size") is not None:
+            length = (model["image_size"] // model["patch_size"]) ** 2 + 1
+        completed["model"] = {**model, "attention": {**attention, "length": length}}
+    return completed
