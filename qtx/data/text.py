@@ -15,7 +15,6 @@ from qtx.data.masking import num_predictions
 from qtx.data.notes import copies, described, noted
 from qtx.data.objectives import MakeExample, Objective, TextObjective, name_of, names_where
 from qtx.data.packing import document_segments, pack
-from qtx.data.splitting import split_by_name
 from qtx.data.tokenization import TextTokenizer
 from qtx.data.tokenizer_files import load_tokenizer
 from qtx.data.vocabularies import VOCABULARIES
@@ -23,14 +22,6 @@ from qtx.foundation.batch import Batch
 from qtx.foundation.errors import QtxError
 
 DEFAULT_VOCAB_SIZE = 4096
-
-
-@dataclass(frozen=True)
-class Document:
-    """A text and the name that decides its split."""
-
-    name: str
-    text: str
 
 
 @dataclass(frozen=True)
@@ -221,13 +212,3 @@ def texts_digest(texts: Sequence[str]) -> str:
         whole.update(f"{len(content)} ".encode())
         whole.update(content)
     return whole.hexdigest()
-
-
-def split_documents(documents: Sequence[Document], fraction: float, remedy: str) -> tuple[list[str], list[str]]:
-    """Splits documents into training and held-out texts by `held_out_names`.
-
-    Raises:
-      QtxError: with `remedy` when there is only one document, which cannot be split.
-    """
-    texts, names = [document.text for document in documents], [document.name for document in documents]
-    return split_by_name(texts, names, fraction, "document", remedy)

@@ -10,10 +10,10 @@ from typing import Self
 from qtx.data.classes import Numbering, check_classes, in_order
 from qtx.data.dataset import Data
 from qtx.data.label_values import CLASS, SEPARATOR, label_columns
-from qtx.data.labelled import LabelledTextOptions, split_labelled
+from qtx.data.labelled import LabelledTextOptions
 from qtx.data.listing import expand
 from qtx.data.objectives import TextObjective
-from qtx.data.splitting import held_out_count
+from qtx.data.splitting import held_out_count, split_by_name
 from qtx.data.tables import LabelledText, check_columns, dataset_texts, labelled_texts
 from qtx.data.tfds_datasets import DEFAULT_DATA_DIR, PREFIX
 from qtx.foundation.errors import QtxError
@@ -85,7 +85,8 @@ class TextLabels(LabelledTextOptions):
         if self._held_out_files is not None:
             held_out = self._read(self._held_out_files, kind, classes, mended, held_out=True)
         else:
-            training, held_out = split_labelled(training, self._fraction, "set data.validation_files to held-out texts")
+            remedy = "set data.validation_files to held-out texts"
+            training, held_out = split_by_name(training, lambda row: row.text, self._fraction, "text", remedy)
         return self.make_labelled_data(name, training, held_out, objective, classes, mended)
 
     def _read(
