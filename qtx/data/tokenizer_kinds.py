@@ -50,19 +50,17 @@ GPT2 = Kind(dict.fromkeys(("bos", "eos", "unk"), "<|endoftext|>"))
 OPT = Kind({**dict.fromkeys(("bos", "eos", "unk"), "</s>"), "pad": "<pad>", "mask": "<mask>"}, begins=True)
 LLAMA = Kind({"bos": "<s>", "eos": "</s>", "unk": "<unk>"}, begins=True)
 ANY = Kind({})
-CLASSES: dict[str, Kind] = {
-    **{f"{name}Tokenizer": BERT for name in ("Bert", "DistilBert", "Electra", "MobileBert", "ConvBert", "SqueezeBert")},
-    **{f"{name}Tokenizer": ROBERTA for name in ("Roberta", "XLMRoberta", "Bart", "Longformer")},
-    **{"CamembertTokenizer": CAMEMBERT, "MPNetTokenizer": MPNET, "GPT2Tokenizer": GPT2, "LlamaTokenizer": LLAMA},
-    **dict.fromkeys(("PreTrainedTokenizer", "TokenizersBackend"), ANY),
-}
-"""Tokenizer classes by their names without `Fast`."""
 MODEL_TYPES: dict[str, Kind] = {
     **dict.fromkeys(("bert", "distilbert", "electra", "mobilebert", "convbert", "squeezebert"), BERT),
     **dict.fromkeys(("roberta", "xlm-roberta", "bart", "longformer"), ROBERTA),
     **{"camembert": CAMEMBERT, "mpnet": MPNET, "gpt2": GPT2, "opt": OPT, "llama": LLAMA},
 }
 """The class of a model's tokenizer, by the model's type."""
+CLASSES: dict[str, Kind] = {
+    **{f"{model_type.replace('-', '')}tokenizer": kind for model_type, kind in MODEL_TYPES.items()},
+    **dict.fromkeys(("pretrainedtokenizer", "tokenizersbackend"), ANY),
+}
+"""Tokenizer classes by their names in lower case, without `Fast`."""
 
 
 def format_kind(backend: Tokenizer) -> Kind:
