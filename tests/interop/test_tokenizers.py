@@ -151,7 +151,7 @@ def unigram(folder, class_name="XLMRobertaTokenizer"):
         tokenizer = transformers.XLMRobertaTokenizer(vocab=UNIGRAM)
     elif class_name == "CamembertTokenizer":
         unused = [(f"{token}NOTUSED", 0.0) for token in ("<s>", "</s>", "<unk>")]
-        tokenizer = transformers.CamembertTokenizer(vocab=[*unused, *UNIGRAM])
+        tokenizer = transformers.CamembertTokenizer(vocab=[*unused, *UNIGRAM, ("<mask>", 0.0)])
     else:
         backend = Tokenizer(models.Unigram(UNIGRAM, unk_id=3, byte_fallback=False))
         backend.normalizer = normalizers.NFKC()
@@ -165,9 +165,12 @@ def unigram(folder, class_name="XLMRobertaTokenizer"):
     written(folder)
 
 
-def camembert_without_settings(folder):
+def camembert_told_by_its_model(folder):
+    """Neither settings nor tokenizer.json say which tokens are special, and which are put around a text."""
     unigram(folder, "CamembertTokenizer")
     (folder / "tokenizer_config.json").unlink()
+    values = json.loads((folder / "tokenizer.json").read_text())
+    (folder / "tokenizer.json").write_text(json.dumps({**values, "post_processor": None, "added_tokens": []}))
     written(folder, "camembert")
 
 
@@ -210,7 +213,7 @@ MAKERS = {
     "GPT-2's": lambda f: byte_pairs(f, "gpt2"),
     "XLM-R's": unigram,
     "CamemBERT's": lambda f: unigram(f, "CamembertTokenizer"),
-    "CamemBERT's, without settings": camembert_without_settings,
+    "CamemBERT's, told by its model": camembert_told_by_its_model,
     "Unigram of nobody's": lambda f: unigram(f, "PreTrainedTokenizerFast"),
     "built in": copied(builtin_checkpoint("minilm-2l")),
     "all-MiniLM": copied(SHARED / "models" / "all-minilm-l6-v2"),
