@@ -9,6 +9,9 @@ from typing import TypeVar
 
 from qtx.foundation.errors import QtxError
 
+DEFAULT_FRACTION = 0.05
+"""The share of texts to hold out where an option leaves it open."""
+
 Record = TypeVar("Record")
 
 

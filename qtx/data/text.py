@@ -50,10 +50,13 @@ class TokenizedOptions:
 
     def resolved(self, objective: TextObjective) -> Self:
         """Returns the same options, with those left at None set to what they mean for an objective."""
-        changes: dict[str, Any] = {"tokenizer": self.tokenizer or objective.tokenizer}
-        if self.vocab_size is None and changes["tokenizer"] in VOCABULARIES:
-            changes["vocab_size"] = DEFAULT_VOCAB_SIZE
-        return replace(self, **changes)
+        meant = self.defaults(objective)
+        return replace(self, **{name: value for name, value in meant.items() if getattr(self, name) is None})
+
+    def defaults(self, objective: TextObjective) -> dict[str, Any]:
+        """Returns what options mean for an objective if they are left at None."""
+        trained = (self.tokenizer or objective.tokenizer) in VOCABULARIES
+        return {"tokenizer": objective.tokenizer, "vocab_size": DEFAULT_VOCAB_SIZE if trained else None}
 
     def make_tokenizer(self, texts: Sequence[str], objective: TextObjective) -> TextTokenizer:
         """Trains the tokenizer on `texts`, or loads it."""
@@ -92,11 +95,8 @@ class TextOptions(TokenizedOptions):
     def serves(objective: Objective) -> bool:
         return isinstance(objective, TextObjective) and not objective.labelled
 
-    def resolved(self, objective: TextObjective) -> Self:
-        options = super().resolved(objective)
-        if self.mask_probability is not None:
-            return options
-        return replace(options, mask_probability=objective.mask_probability)
+    def defaults(self, objective: TextObjective) -> dict[str, Any]:
+        return super().defaults(objective) | {"mask_probability": objective.mask_probability}
 
     def make_data(
         self,

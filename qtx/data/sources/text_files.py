@@ -4,18 +4,16 @@ from __future__ import annotations
 
 from collections import Counter
 from collections.abc import Sequence
-from dataclasses import dataclass, replace
-from typing import Self
+from dataclasses import dataclass
+from typing import Any
 
 from qtx.data.dataset import Data
 from qtx.data.listing import expand
 from qtx.data.objectives import TextObjective
 from qtx.data.reading import check_separator, documents
-from qtx.data.splitting import split_by_name
+from qtx.data.splitting import DEFAULT_FRACTION, split_by_name
 from qtx.data.text import TextOptions
 from qtx.foundation.errors import QtxError
-
-DEFAULT_HELD_OUT_FRACTION = 0.05
 
 
 @dataclass(frozen=True)
@@ -44,11 +42,9 @@ class TextFiles(TextOptions):
             raise QtxError("validation_files and held_out_fraction are both set: keep one, either holds out text")
         check_separator(self.document_separator)
 
-    def resolved(self, objective: TextObjective) -> Self:
-        options = super().resolved(objective)
-        if self.validation_files is not None or self.held_out_fraction is not None:
-            return options
-        return replace(options, held_out_fraction=DEFAULT_HELD_OUT_FRACTION)
+    def defaults(self, objective: TextObjective) -> dict[str, Any]:
+        fraction = DEFAULT_FRACTION if self.validation_files is None else None
+        return super().defaults(objective) | {"held_out_fraction": fraction}
 
     def load(self, objective: TextObjective) -> Data:
         mended = Counter[str]()
@@ -56,11 +52,11 @@ class TextFiles(TextOptions):
         if self.validation_files is not None:
             held_out = read_documents(self.validation_files, self.document_separator, mended)
         else:
-            fraction = self.resolved(objective).held_out_fraction or 0.0
+            fraction = self.resolved(objective).held_out_fraction
             remedy = (
                 "set data.validation_files to held-out text, or data.document_separator to cut files into documents"
             )
-            training, held_out = split_by_name(training, str, fraction, "document", remedy)
+            training, held_out = split_by_name(training, str, fraction or 0.0, "document", remedy)
         return self.make_data(f"text_files {' '.join(self.files)}", training, held_out, objective, mended)
 
 
