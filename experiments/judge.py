@@ -33,8 +33,7 @@ import numpy as np
 
 from experiments.bad_input import told_in_a_line
 from qtx.data.reading import read_text
-from qtx.data.sources.stdlib import HELD_OUT_FRACTION, REMEDY, stdlib_documents
-from qtx.data.text import split_documents
+from qtx.data.sources.stdlib import HELD_OUT_FRACTION, split_stdlib
 from qtx.foundation.errors import QtxError
 from qtx.foundation.numbers import fixed
 from qtx.interop.carried import MODULES
@@ -192,8 +191,8 @@ def main(arguments: list[str]) -> int:
     options = parser.parse_args(arguments)
     if MISSING:
         raise QtxError(f"{MISSING}: pip install torch transformers onnx onnxruntime onnxscript")
-    held_out = split_documents(stdlib_documents(), HELD_OUT_FRACTION, REMEDY)[1]
-    text = read_text(options.text) if options.text else "\n\n".join(held_out)
+    held_out = split_stdlib(HELD_OUT_FRACTION)[1]
+    text = read_text(options.text) if options.text else "\n\n".join(document.text for document in held_out)
     for verdict in verdicts(options.folders, text):
         print(json.dumps({"command": f"python -m experiments.judge {shlex.join(arguments)}", **verdict}), flush=True)
     return 0

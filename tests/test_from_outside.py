@@ -19,7 +19,7 @@ from qtx.data import OBJECTIVES, SOURCES, Data, DataConfig, load
 from qtx.data.objectives import CausalLanguageModelling, TextObjective
 from qtx.data.objectives.causal import causal_example
 from qtx.data.sources import TextFiles
-from qtx.data.text import Document
+from qtx.data.sources.stdlib import Document
 from qtx.experiment import read
 from qtx.families import FAMILIES
 from qtx.foundation.errors import QtxError

@@ -135,7 +135,7 @@ def image_files(path: Path, survey: Survey) -> Iterator[tuple[str, str, str, Cal
                     raise QtxError(f"cannot read {path} as an archive: {info.filename} says to be larger than it")
                 link = LINK if stat.S_ISLNK(info.external_attr >> 16) else None
                 if not hidden(info.filename) and (place := survey.place(info.filename, link)):
-                    yield *place, functools.partial(_read, path, functools.partial(archive.read, info))
+                    yield *place, _telling(path)(functools.partial(archive.read, info))
     else:
         with _telling(path), tarfile.open(path, "r|*") as tar:
             for member in tar:
@@ -143,12 +143,7 @@ def image_files(path: Path, survey: Survey) -> Iterator[tuple[str, str, str, Cal
                 link = None if member.isfile() or member.isdir() else LINK
                 content = tar.extractfile(member) if member.isfile() else None
                 if not hidden(name) and (place := survey.place(name, link)) and content:
-                    yield *place, functools.partial(_read, path, content.read)
-
-
-def _read(path: Path, read: Callable[[], bytes]) -> bytes:
-    with _telling(path):
-        return read()
+                    yield *place, _telling(path)(content.read)
 
 
 @contextlib.contextmanager

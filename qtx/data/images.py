@@ -24,6 +24,8 @@ Augment = Callable[[np.ndarray, np.random.Generator], np.ndarray]
 Statistics = tuple[np.ndarray, np.ndarray]
 ALPHA = within("[0, inf)", "0 (none) or a positive number, e.g. 0.2")
 IMAGENET = {"mean": (0.485, 0.456, 0.406), "std": (0.229, 0.224, 0.225)}
+USUAL = {3: (np.array(IMAGENET["mean"]), np.array(IMAGENET["std"])), 1: (np.array((0.5,)), np.array((0.5,)))}
+"""Mean and standard deviation of images that nobody measures, by their channels."""
 
 
 @dataclass(frozen=True)
@@ -120,15 +122,16 @@ class ImageOptions(Checked):
         mode, interpolation = self.crop_mode, self.interpolation
         return lambda image: cut_to_size(image, size, ratio, mode, interpolation)
 
-    def normalization(self, channels: int, default: Statistics) -> Statistics:
-        """Returns mean and standard deviation, float32 `[C]`, of values from 0 to 1: the options', else the default.
+    def normalization(self, channels: int, measured: Statistics | None = None) -> Statistics:
+        """Returns mean and standard deviation, float32 `[C]`, of values from 0 to 1: the options', or else those that
+        were measured, or else `USUAL`.
 
         Raises:
           QtxError: if mean or standard deviation has not one number per channel.
         """
         given = []
-        for name, usual in zip(("mean", "std"), default, strict=True):
-            values = usual if getattr(self, name) is None else getattr(self, name)
+        for name, default in zip(("mean", "std"), measured or USUAL[channels], strict=True):
+            values = default if getattr(self, name) is None else getattr(self, name)
             if len(values) != channels:
                 raise QtxError(
                     f"{name} has {len(values)} numbers for images of {channels} channel(s): set data.{name} to as many"
@@ -209,45 +212,38 @@ class ImageOptions(Checked):
           QtxError: if the options mix labels and the objective has none.
         """
         (size, channels), (mean, std) = sizes, normalization
-        taught = objective.taught
-        if taught and self.mix is not None:
+        if objective.taught and self.mix is not None:
             raise QtxError(
                 f"mixup and cutmix mix labels, and objective {name_of(objective)!r} has none: leave out data.mixup and "
                 "data.cutmix"
             )
-        to_size = self.to_size(size) if cut else None
-        augment = self.make_augment(size, self.brightest * mean)
+        to_size, augment = self.to_size(size), self.make_augment(size, self.brightest * mean)
 
-        def finished(image: np.ndarray, label: np.int32) -> Batch:
-            pixels = (image.astype(np.float32) / self.brightest - mean) / std
-            example = {"images": pixels, "weights": np.float32(1.0)}
-            return example if taught else {**example, "labels": label}
+        def example_by(*steps: Augment) -> Callable[[Record, np.random.Generator], Batch]:
+            def example(record: Record, rng: np.random.Generator) -> Batch:
+                image, label = record
+                if image.shape[-1] != channels:
+                    image = image.repeat(channels, axis=-1)
+                for step in steps:
+                    image = step(image, rng)
+                pixels = (image.astype(np.float32) / self.brightest - mean) / std
+                made = {"images": pixels, "weights": np.float32(1.0)}
+                return made if objective.taught else {**made, "labels": label}
 
-        def whole(record: Record) -> tuple[np.ndarray, np.int32]:
-            image, label = record
-            return image if image.shape[-1] == channels else image.repeat(channels, axis=-1), label
+            return example
 
-        def example(record: Record, rng: np.random.Generator) -> Batch:
-            image, label = whole(record)
-            return finished(image if to_size is None else to_size(image), label)
-
-        def augmented(record: Record, rng: np.random.Generator) -> Batch:
-            assert augment is not None
-            image, label = whole(record)
-            seen = image if to_size is None or self.random_resized_crop else to_size(image)
-            return finished(augment(seen, rng), label)
-
+        seen: list[Augment] = [lambda image, rng: to_size(image)] if cut else []
         return Data(
             description=description,
             training=training,
             held_out=held_out,
-            example=example,
-            augment=augmented if augment else None,
+            example=example_by(*seen),
+            augment=example_by(*([] if self.random_resized_crop else seen), augment) if augment else None,
             mix=self.mix,
             image_size=size,
             channels=channels,
             pixels=self._pixels(sizes, normalization),
-            classes=None if taught else tuple(classes),
+            classes=None if objective.taught else tuple(classes),
             **more,
         )
 

@@ -15,7 +15,6 @@ from qtx.data.dataset import Data
 from qtx.data.notes import copies, described, noted
 from qtx.data.objectives import NumbersOfTexts, TextObjective
 from qtx.data.objectives.sequence_classification import PADDING, padded
-from qtx.data.splitting import split_by_name
 from qtx.data.tables import LabelledText
 from qtx.data.text import TokenizedOptions, texts_digest
 from qtx.data.tokenization import TextTokenizer
@@ -117,17 +116,6 @@ class LabelledTextOptions(TokenizedOptions):
                 whole, _ = tokenizer.template.around([ids], self.sequence_length, tokenizer.from_left)
                 block[: len(whole)] = whole
         return blocks
-
-
-def split_labelled(
-    rows: Sequence[LabelledText], fraction: float, remedy: str
-) -> tuple[list[LabelledText], list[LabelledText]]:
-    """Splits texts into training and held-out ones by `held_out_names` of the texts: copies stay on one side.
-
-    Raises:
-      QtxError: with `remedy` when there is only one text, which cannot be split.
-    """
-    return split_by_name(rows, [row.text for row in rows], fraction, "text", remedy)
 
 
 def _numbers(rows: Sequence[LabelledText], classes: Sequence[str], split: str) -> list[int]:

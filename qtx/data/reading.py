@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import codecs
 import gzip
+import itertools
 import json
 import lzma
 import re
@@ -59,19 +60,11 @@ def text_chunks(path: str | Path) -> Iterator[str]:
     Raises:
       QtxError: for a file that cannot be read or decompressed, or is not UTF-8 (naming the encoding or the byte).
     """
-    pieces = _pieces(path)
-    for first in pieces:
-        if first:
-            yield first.removeprefix(BYTE_ORDER_MARK)
-            break
-    yield from pieces
-
-
-def _pieces(path: str | Path) -> Iterator[str]:
-    decoder, offset = codecs.getincrementaldecoder("utf-8")(), 0
+    decoder, offset, begun = codecs.getincrementaldecoder("utf-8")(), 0, False
     try:
         with Path(path).open("rb") as file:
-            for chunk in DECOMPRESS.get(Path(path).suffix.lower(), _plain)(file):
+            chunks = DECOMPRESS.get(Path(path).suffix.lower(), _plain)(file)
+            for chunk in itertools.chain(chunks, [b""]):  # no bytes are the end of the text
                 other = next((name for mark, name in OTHER_ENCODINGS.items() if chunk.startswith(mark)), None)
                 if other and not offset:
                     raise QtxError(f"{path} is {other} text: convert it, iconv -f {other} -t UTF-8 FILE > CONVERTED")
@@ -79,23 +72,18 @@ def _pieces(path: str | Path) -> Iterator[str]:
                     position = offset + chunk.index(b"\0")
                     raise QtxError(f"{path} is not text: zero byte at offset {position:,}; unpack an archive first")
                 pending = len(decoder.getstate()[0])
-                yield _decoded(decoder, chunk, path, offset - pending)
-                offset += len(chunk)
-            yield _decoded(decoder, b"", path, offset - len(decoder.getstate()[0]), final=True)
+                try:
+                    text = decoder.decode(chunk, final=not chunk)
+                except UnicodeDecodeError as error:
+                    place = offset - pending + error.start
+                    raise QtxError(
+                        f"{path} is not UTF-8 text: byte 0x{error.object[error.start]:02x} at offset {place:,}; "
+                        "convert the file, e.g. with iconv -t UTF-8"
+                    ) from None
+                yield text if begun else text.removeprefix(BYTE_ORDER_MARK)
+                begun, offset = begun or bool(text), offset + len(chunk)
     except (OSError, EOFError, lzma.LZMAError, zlib.error, zstandard.ZstdError) as error:
         raise QtxError(f"cannot read {path}: {error}") from error
-
-
-def _decoded(
-    decoder: codecs.IncrementalDecoder, chunk: bytes, path: str | Path, offset: int, final: bool = False
-) -> str:
-    try:
-        return decoder.decode(chunk, final)
-    except UnicodeDecodeError as error:
-        raise QtxError(
-            f"{path} is not UTF-8 text: byte 0x{error.object[error.start]:02x} at offset {offset + error.start:,}; "
-            "convert the file, e.g. with iconv -t UTF-8"
-        ) from None
 
 
 def _plain(file: BinaryIO) -> Iterator[bytes]:
@@ -116,7 +104,8 @@ def _zstd(file: BinaryIO) -> Iterator[bytes]:
         if len(ready) >= CHUNK:
             yield bytes(ready)
             ready.clear()
-    yield bytes(ready)
+    if ready:
+        yield bytes(ready)
     if not frame.eof:
         raise EOFError("compressed file ended before the end-of-stream marker was reached")
 

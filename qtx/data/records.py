@@ -71,9 +71,6 @@ class Mixture(Concatenated):
 
     weights: Sequence[float]
 
-    def __post_init__(self):
-        check_weights(self.weights, len(self.parts))
-
 
 def check_weights(weights: Sequence[float], parts: int) -> None:
     """Raises QtxError unless there is one positive finite weight for each of the parts."""

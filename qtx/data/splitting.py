@@ -4,15 +4,18 @@ from __future__ import annotations
 
 import hashlib
 import math
-from collections.abc import Sequence
+from collections.abc import Callable, Collection, Sequence
 from typing import TypeVar
 
 from qtx.foundation.errors import QtxError
 
+DEFAULT_FRACTION = 0.05
+"""The share of texts to hold out where an option leaves it open."""
+
 Record = TypeVar("Record")
 
 
-def held_out_names(names: Sequence[str], fraction: float) -> set[str]:
+def held_out_names(names: Collection[str], fraction: float) -> set[str]:
     """Returns the names to hold out: a share `fraction` of the distinct ones, rounded up, by the smallest SHA-256.
 
     Args:
@@ -27,13 +30,13 @@ def held_out_names(names: Sequence[str], fraction: float) -> set[str]:
 
 
 def split_by_name(
-    records: Sequence[Record], names: Sequence[str], fraction: float, what: str, remedy: str
+    records: Sequence[Record], name: Callable[[Record], str], fraction: float, what: str, remedy: str
 ) -> tuple[list[Record], list[Record]]:
     """Splits records into training and held-out ones by `held_out_names` of their names.
 
     Args:
       records: records of any kind.
-      names: the name of each record.
+      name: gives a record's name; where that is the record's text, copies stay on one side.
       fraction: see `held_out_names`.
       what: what to call a record in the message, e.g. `"document"`.
       remedy: what to do if there is only one name, which cannot be split.
@@ -41,11 +44,11 @@ def split_by_name(
     Raises:
       QtxError: if there is only one distinct name.
     """
-    if len(set(names)) < 2:
+    names = set(map(name, records))
+    if len(names) < 2:
         raise QtxError(f"the held-out split is empty: there is only one {what} to split; {remedy}")
     held_out = held_out_names(names, fraction)
-    named = list(zip(names, records, strict=True))
-    return [x for name, x in named if name not in held_out], [x for name, x in named if name in held_out]
+    return [x for x in records if name(x) not in held_out], [x for x in records if name(x) in held_out]
 
 
 def held_out_count(count: int, fraction: float) -> int:

@@ -15,7 +15,6 @@ from qtx.data.masking import num_predictions
 from qtx.data.notes import copies, described, noted
 from qtx.data.objectives import MakeExample, Objective, TextObjective, name_of, names_where
 from qtx.data.packing import document_segments, pack
-from qtx.data.splitting import split_by_name
 from qtx.data.tokenization import TextTokenizer
 from qtx.data.tokenizer_files import load_tokenizer
 from qtx.data.vocabularies import VOCABULARIES
@@ -24,14 +23,6 @@ from qtx.foundation.errors import QtxError
 from qtx.foundation.limits import Checked, at_least
 
 DEFAULT_VOCAB_SIZE = 4096
-
-
-@dataclass(frozen=True)
-class Document:
-    """A text and the name that decides its split."""
-
-    name: str
-    text: str
 
 
 @dataclass(frozen=True)
@@ -59,10 +50,13 @@ class TokenizedOptions(Checked):
 
     def resolved(self, objective: TextObjective) -> Self:
         """Returns the same options, with those left at None set to what they mean for an objective."""
-        changes: dict[str, Any] = {"tokenizer": self.tokenizer or objective.tokenizer}
-        if self.vocab_size is None and changes["tokenizer"] in VOCABULARIES:
-            changes["vocab_size"] = DEFAULT_VOCAB_SIZE
-        return replace(self, **changes)
+        meant = self.defaults(objective)
+        return replace(self, **{name: value for name, value in meant.items() if getattr(self, name) is None})
+
+    def defaults(self, objective: TextObjective) -> dict[str, Any]:
+        """Returns what options mean for an objective if they are left at None."""
+        trained = (self.tokenizer or objective.tokenizer) in VOCABULARIES
+        return {"tokenizer": objective.tokenizer, "vocab_size": DEFAULT_VOCAB_SIZE if trained else None}
 
     def make_tokenizer(self, texts: Sequence[str], objective: TextObjective) -> TextTokenizer:
         """Trains the tokenizer on `texts`, or loads it."""
@@ -101,11 +95,8 @@ class TextOptions(TokenizedOptions):
     def serves(objective: Objective) -> bool:
         return isinstance(objective, TextObjective) and not objective.labelled
 
-    def resolved(self, objective: TextObjective) -> Self:
-        options = super().resolved(objective)
-        if self.mask_probability is not None:
-            return options
-        return replace(options, mask_probability=objective.mask_probability)
+    def defaults(self, objective: TextObjective) -> dict[str, Any]:
+        return super().defaults(objective) | {"mask_probability": objective.mask_probability}
 
     def make_data(
         self,
@@ -221,13 +212,3 @@ def texts_digest(texts: Sequence[str]) -> str:
         whole.update(f"{len(content)} ".encode())
         whole.update(content)
     return whole.hexdigest()
-
-
-def split_documents(documents: Sequence[Document], fraction: float, remedy: str) -> tuple[list[str], list[str]]:
-    """Splits documents into training and held-out texts by `held_out_names`.
-
-    Raises:
-      QtxError: with `remedy` when there is only one document, which cannot be split.
-    """
-    texts, names = [document.text for document in documents], [document.name for document in documents]
-    return split_by_name(texts, names, fraction, "document", remedy)

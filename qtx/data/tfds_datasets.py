@@ -57,10 +57,6 @@ class Dataset:
         facts = (self.name, split, info.num_bytes, *info.shard_lengths, *map(repr, self.features.items()))
         return hashlib.sha256(repr(facts).encode()).hexdigest()
 
-    def size(self, split: str) -> int:
-        """Returns the number of records of a split."""
-        return self._split(split).num_examples
-
     def records(self, split: str, read: Callable[[dict[str, Any]], Any]) -> DatasetRecords:
         """Returns the records of a split on disk, read at random access.
 

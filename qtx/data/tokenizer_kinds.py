@@ -18,7 +18,7 @@ class Kind:
     """A tokenizer class of transformers.
 
     Attributes:
-      tokens: the special tokens by their roles, unless a folder names others.
+      tokens: the special tokens by their roles, unless a folder names others; some have roles that no template has.
       between: roles between two texts, for a class that puts `cls` before and `sep` after; "": the class puts `bos`
         before each text and `eos` after it, each if told so.
       second_type: the token type of the second text.
@@ -43,26 +43,24 @@ class Kind:
 _ANGLED = {"bos": "<s>", "eos": "</s>", "cls": "<s>", "sep": "</s>", "unk": "<unk>", "pad": "<pad>", "mask": "<mask>"}
 BERT = Kind({role: f"[{role.upper()}]" for role in ("pad", "unk", "cls", "sep", "mask")}, "sep", 1)
 ROBERTA = Kind(_ANGLED, "sep sep")
+_UNUSED = {f"unused {role}": f"{_ANGLED[role]}NOTUSED" for role in ("bos", "eos", "unk")}
+CAMEMBERT = Kind({**_ANGLED, **_UNUSED}, "sep sep")
 MPNET = Kind({**_ANGLED, "unk": "[UNK]"}, "sep sep")
 GPT2 = Kind(dict.fromkeys(("bos", "eos", "unk"), "<|endoftext|>"))
 OPT = Kind({**dict.fromkeys(("bos", "eos", "unk"), "</s>"), "pad": "<pad>", "mask": "<mask>"}, begins=True)
 LLAMA = Kind({"bos": "<s>", "eos": "</s>", "unk": "<unk>"}, begins=True)
 ANY = Kind({})
-CLASSES: dict[str, Kind] = {
-    **{f"{name}Tokenizer": BERT for name in ("Bert", "DistilBert", "Electra", "MobileBert", "ConvBert", "SqueezeBert")},
-    **{f"{name}Tokenizer": ROBERTA for name in ("Roberta", "XLMRoberta", "Bart", "Longformer")},
-    "MPNetTokenizer": MPNET,
-    "GPT2Tokenizer": GPT2,
-    "LlamaTokenizer": LLAMA,
-    **dict.fromkeys(("PreTrainedTokenizer", "TokenizersBackend"), ANY),
-}
-"""Tokenizer classes by their names without `Fast`."""
 MODEL_TYPES: dict[str, Kind] = {
     **dict.fromkeys(("bert", "distilbert", "electra", "mobilebert", "convbert", "squeezebert"), BERT),
     **dict.fromkeys(("roberta", "xlm-roberta", "bart", "longformer"), ROBERTA),
-    **{"mpnet": MPNET, "gpt2": GPT2, "opt": OPT, "llama": LLAMA},
+    **{"camembert": CAMEMBERT, "mpnet": MPNET, "gpt2": GPT2, "opt": OPT, "llama": LLAMA},
 }
 """The class of a model's tokenizer, by the model's type."""
+CLASSES: dict[str, Kind] = {
+    **{f"{model_type.replace('-', '')}tokenizer": kind for model_type, kind in MODEL_TYPES.items()},
+    **dict.fromkeys(("pretrainedtokenizer", "tokenizersbackend"), ANY),
+}
+"""Tokenizer classes by their names in lower case, without `Fast`."""
 
 
 def format_kind(backend: Tokenizer) -> Kind:

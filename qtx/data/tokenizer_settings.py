@@ -82,7 +82,7 @@ def read_settings(folder: Path) -> Settings:
     listed = _listed(options, source) if added is None else _added(added, known, folder / ADDED_TOKENS)
     model = model or {}
     name = str(options.get("tokenizer_class") or model.get("tokenizer_class") or "").removesuffix("Fast")
-    kind = CLASSES.get(name) if name else MODEL_TYPES.get(str(model.get("model_type")))
+    kind = CLASSES.get(name.lower()) if name else MODEL_TYPES.get(str(model.get("model_type")))
     return Settings(
         folder=folder,
         found=any(part is not None for part in (own, named_there, added, sentence)),

@@ -156,13 +156,6 @@ def test_both_ways_of_mixing_are_drawn_and_a_cutmix_is_a_rectangle():
     assert 110 < cut < 190
 
 
-def test_a_single_example_stays_as_it_is():
-    first = pair()[0]
-    (alone,) = Mixing(0.2, 0.2)([first], np.random.default_rng(0))
-    np.testing.assert_array_equal(alone["images"], first["images"])
-    assert (alone["mixed_labels"], alone["mixed_share"]) == (0, 0)
-
-
 def test_the_options_reach_the_data():
     plain = load(DataConfig(Digits()), "classification")
     assert plain.augment is None and plain.mix is None

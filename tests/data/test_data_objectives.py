@@ -8,8 +8,7 @@ import pytest
 from qtx.data import OBJECTIVES, SOURCES, DataConfig, load
 from qtx.data.objectives import CausalLanguageModelling
 from qtx.data.objectives.causal import causal_example
-from qtx.data.sources.stdlib import Stdlib
-from qtx.data.text import Document
+from qtx.data.sources.stdlib import Document, Stdlib
 from qtx.foundation.errors import QtxError
 
 from .samples import prose

@@ -14,7 +14,7 @@ from qtx.data.reading import cut, read_text
 from qtx.data.sources import TextFiles
 from qtx.data.sources.stdlib import module_docstrings, stdlib_documents
 from qtx.data.sources.text_files import read_documents
-from qtx.data.text import split_documents
+from qtx.data.splitting import split_by_name
 from qtx.foundation.errors import QtxError
 
 from .samples import prose
@@ -74,7 +74,7 @@ def test_cut_before_each_match():
 def test_documents_are_held_out_whole_wherever_they_lie(text_folder, tmp_path):
     def held_out(folder):
         documents = read_documents([f"{folder}/*.txt"], None)
-        return set(split_documents(documents, 0.2, "")[1])
+        return set(split_by_name(documents, str, 0.2, "document", "")[1])
 
     moved = tmp_path / "moved"
     moved.mkdir()

@@ -52,7 +52,7 @@ TEXTS = [
     "  the   cafe\t\tthe\n\nthe  ",
     "日本 the日本語 한국어 🙂👩‍👩‍👧",
     "e\u0301 ﬁ Å ½ \x00 \u200b \ufeff",
-    "the [MASK] cafe [SEP] the<mask> </s> <s> <pad>[UNK]",
+    "the [MASK] cafe [SEP] the<mask> </s> <s> <pad>[UNK] <s>NOTUSED",
     "the [E1] cafe[/E1]the [ E1 ] ent Entent ent. <new> the<new>the",
     "<|endoftext|> the <|x:y|>",
     "the cafe " * 30,
@@ -149,6 +149,9 @@ def unigram(folder, class_name="XLMRobertaTokenizer"):
     tokens |= {"cls_token": "<s>", "sep_token": "</s>", "mask_token": AddedToken("<mask>", lstrip=True)}
     if class_name == "XLMRobertaTokenizer":
         tokenizer = transformers.XLMRobertaTokenizer(vocab=UNIGRAM)
+    elif class_name == "CamembertTokenizer":
+        unused = [(f"{token}NOTUSED", 0.0) for token in ("<s>", "</s>", "<unk>")]
+        tokenizer = transformers.CamembertTokenizer(vocab=[*unused, *UNIGRAM, ("<mask>", 0.0)])
     else:
         backend = Tokenizer(models.Unigram(UNIGRAM, unk_id=3, byte_fallback=False))
         backend.normalizer = normalizers.NFKC()
@@ -160,6 +163,15 @@ def unigram(folder, class_name="XLMRobertaTokenizer"):
     tokenizer.add_special_tokens({"additional_special_tokens": markers()})
     tokenizer.save_pretrained(folder)
     written(folder)
+
+
+def camembert_told_by_its_model(folder):
+    """Neither settings nor tokenizer.json say which tokens are special, and which are put around a text."""
+    unigram(folder, "CamembertTokenizer")
+    (folder / "tokenizer_config.json").unlink()
+    values = json.loads((folder / "tokenizer.json").read_text())
+    (folder / "tokenizer.json").write_text(json.dumps({**values, "post_processor": None, "added_tokens": []}))
+    written(folder, "camembert")
 
 
 def from_the_left(folder):
@@ -200,6 +212,8 @@ MAKERS = {
     "OPT's, ended": lambda f: opt(f, add_eos_token=True),
     "GPT-2's": lambda f: byte_pairs(f, "gpt2"),
     "XLM-R's": unigram,
+    "CamemBERT's": lambda f: unigram(f, "CamembertTokenizer"),
+    "CamemBERT's, told by its model": camembert_told_by_its_model,
     "Unigram of nobody's": lambda f: unigram(f, "PreTrainedTokenizerFast"),
     "built in": copied(builtin_checkpoint("minilm-2l")),
     "all-MiniLM": copied(SHARED / "models" / "all-minilm-l6-v2"),

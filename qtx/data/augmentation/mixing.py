@@ -26,19 +26,17 @@ class Mixing:
     cutmix: float = 0.0
 
     def __call__(self, examples: list[Example], rng: np.random.Generator) -> list[Example]:
-        """Mixes a pair of examples; a single example (of an odd batch) gets the keys of a mixed one, but share 0.
+        """Mixes a pair of examples.
 
         Args:
-          examples: one or two examples, with `images` float32 `[H, W, C]` and `labels` int32 [].
+          examples: two examples, with `images` float32 `[H, W, C]` and `labels` int32 [].
           rng: decides between Mixup and CutMix, and draws lambda and the rectangle.
 
         Returns:
           the examples, each with `mixed_labels` int32 [], the other's label, and `mixed_share` float32 [], that label's
           weight in the target: exactly the share of the other's pixels.
         """
-        first, other = examples[0], examples[-1]
-        if len(examples) == 1:
-            return [_mixed(first, first["images"], first, 0.0)]
+        first, other = examples
         with_cutmix = self.cutmix > 0 and (self.mixup == 0 or rng.random() < 0.5)
         alpha = self.cutmix if with_cutmix else self.mixup
         share = 1 - rng.beta(alpha, alpha)
@@ -50,17 +48,15 @@ class Mixing:
         else:
             of_other[:] = share
 
-        def blend(mine: np.ndarray, theirs: np.ndarray) -> np.ndarray:
-            return (1 - of_other) * mine + of_other * theirs
-
         return [
-            _mixed(mine, blend(mine["images"], theirs["images"]), theirs, share)
+            {
+                **mine,
+                "images": (1 - of_other) * mine["images"] + of_other * theirs["images"],
+                "mixed_labels": theirs["labels"],
+                "mixed_share": np.asarray(share, np.float32),
+            }
             for mine, theirs in ((first, other), (other, first))
         ]
-
-
-def _mixed(example: Example, images: np.ndarray, other: Example, share: float) -> Example:
-    return {**example, "images": images, "mixed_labels": other["labels"], "mixed_share": np.asarray(share, np.float32)}
 
 
 def _rectangle(shape: tuple[int, ...], share: float, rng: np.random.Generator) -> tuple[slice, slice]:

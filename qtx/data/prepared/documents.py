@@ -17,7 +17,7 @@ import numpy as np
 from qtx.data.listing import BROKEN_LINK, entries, expand, kind_of, printable
 from qtx.data.notes import COPIES, WITHHELD, left_out
 from qtx.data.prepared.fingerprints import content_hash
-from qtx.data.reading import TABLE, TEXT_SUFFIXES, check_separator, decoded, documents, text_kind
+from qtx.data.reading import TABLE, TEXT_SUFFIXES, decoded, documents, text_kind
 from qtx.data.splitting import held_out_count
 from qtx.data.tfds_datasets import PREFIX, TRAINING_SPLIT, find_dataset
 from qtx.foundation.errors import QtxError
@@ -139,7 +139,6 @@ def own_text(corpus: str, separator: str | None, data_dir: str) -> Documents:
     Raises:
       QtxError: if there is no such file, or a path or glob names a file of another kind.
     """
-    check_separator(separator)
     folder, told = at_home(corpus), ""
     if folder.is_dir():
         listed = [path for name, path in entries(folder) if not name.endswith("/")]

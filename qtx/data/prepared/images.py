@@ -5,6 +5,7 @@ from __future__ import annotations
 import functools
 import hashlib
 import io
+import itertools
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
@@ -77,15 +78,10 @@ def _features(classes: list[str]) -> Any:
 
 
 def _images(place: Path, wanted: str, state: State | None, told: str) -> Iterator[tuple[list[Example], State]]:
-    done = (state or {"read": 0})["read"]
+    index = done = (state or {"read": 0})["read"]
     batch: list[Example] = []
-    index = 0
-    for split, class_name, name, read in image_files(place, Survey()):
-        if split != wanted:
-            continue
-        index += 1
-        if index <= done:
-            continue
+    found = (image for image in image_files(place, Survey()) if image[0] == wanted)
+    for index, (split, class_name, name, read) in enumerate(itertools.islice(found, done, None), done + 1):
         file_name, content = f"{split}/{class_name}/{name}", read()
         begin_image(content, f"image {file_name} of {place}")
         batch.append({"image": io.BytesIO(content), "label": class_name, "file_name": file_name})

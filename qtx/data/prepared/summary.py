@@ -12,7 +12,7 @@ def told(written: Written) -> str:
     """Says in words what making a dataset left out, mended or found to be a copy; empty for nothing."""
     states = written.splits.values()
     counts = {name: max(state.get(name, 0) for state in states) for name in WORDS}
-    return described(written.note, *(state.get("left_out", "") for state in states), noted(counts))
+    return described(written.layout.note, *(state.get("left_out", "") for state in states), noted(counts))
 
 
 def describe(written: Written) -> list[str]:
@@ -27,7 +27,7 @@ def describe(written: Written) -> list[str]:
         tokens = sum(state.get("tokens", 0) for state in written.splits.values())
         made = f"made in {written.seconds:,.1f} s" + (f", {tokens / written.seconds:,.0f} tokens/s" if tokens else "")
     return [
-        written.description,
+        written.layout.description,
         *(f"  {split}: {count}" for split, count in counts.items()),
         *(f"  {note}" for note in filter(None, [told(written)])),
         f"  in {written.folder}: {written.bytes / 1e6:,.1f} MB, {made}",

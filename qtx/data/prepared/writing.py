@@ -87,20 +87,21 @@ class Written:
     """A dataset that is on disk.
 
     Attributes:
-      description: the plan's description.
-      folder: the dataset's folder.
+      layout: the plan that it was written by.
       splits: split name to the last state of its producer.
       bytes: size of all files.
       seconds: time that making the dataset took in this process, None if it was there already.
-      note: the plan's note.
     """
 
-    description: str
-    folder: Path
+    layout: DatasetLayout
     splits: Mapping[str, State]
     bytes: int
     seconds: float | None
-    note: str
+
+    @property
+    def folder(self) -> Path:
+        """Returns the dataset's folder."""
+        return self.layout.folder
 
 
 def write(plan: DatasetLayout, shard_bytes: int = SHARD_BYTES) -> Written:
@@ -228,7 +229,7 @@ def _read(plan: DatasetLayout, seconds: float | None) -> Written:
     except (TypeError, KeyError) as error:
         raise EXPECTED.refusal(folder / RECORD, error) from None
     size = sum(file.stat().st_size for file in folder.iterdir())
-    return Written(plan.description, folder, splits, size, seconds, plan.note)
+    return Written(plan, splits, size, seconds)
 
 
 @contextmanager

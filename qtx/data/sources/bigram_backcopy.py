@@ -69,6 +69,8 @@ class BigramBackcopy(Checked):
     def load(self, objective: Objective) -> Data:
         chain = self.make_chain()
         triggers = sorted(np.argsort(-chain.stationary, kind="stable")[: self.num_triggers] + 1)
+        # Rounded: the last digits of a probability depend on the processor.
+        facts = {"transitions": chain.transitions.round(9), "triggers": np.array(triggers)}
         training, held_out = (
             Sequences(chain, triggers, self.sequence_length + 1, count, (self.chain_seed, split))
             for split, count in enumerate((TRAINING_SEQUENCES, HELD_OUT_SEQUENCES))
@@ -85,11 +87,7 @@ class BigramBackcopy(Checked):
             vocab_size=self.vocab_size,
             sequence_length=self.sequence_length,
             digests={
-                # Rounded: the last digits of a probability depend on the processor.
-                name: digest(
-                    {"transitions": chain.transitions.round(9), "triggers": np.array(triggers)},
-                    {"seed": self.chain_seed, "split": split},
-                )
+                name: digest(facts, {"seed": self.chain_seed, "split": split})
                 for split, name in enumerate(("training", "held_out"))
             },
         )

@@ -9,7 +9,7 @@ import numpy as np
 from qtx.data.dataset import Data
 from qtx.data.images import ImageOptions, LabelledImages
 from qtx.data.objectives import Objective
-from qtx.data.splitting import held_out_names
+from qtx.data.splitting import split_by_name
 
 HELD_OUT_FRACTION = 0.2
 
@@ -27,8 +27,6 @@ class Digits(ImageOptions):
         digits = load_digits()
         images = digits.images.astype(np.uint8)[..., None]
         labels = digits.target.astype(np.int32)
-        names = [f"digit {i}" for i in range(len(images))]
-        chosen = held_out_names(names, HELD_OUT_FRACTION)
-        held_out = np.array([name in chosen for name in names])
-        training, other = (LabelledImages(images[rows], labels[rows]) for rows in (~held_out, held_out))
-        return self.make_data_in_memory("digits", [str(i) for i in range(10)], training, other, objective)
+        splits = split_by_name(range(len(images)), lambda i: f"digit {i}", HELD_OUT_FRACTION, "digit", "")
+        training, held_out = (LabelledImages(images[rows], labels[rows]) for rows in splits)
+        return self.make_data_in_memory("digits", [str(i) for i in range(10)], training, held_out, objective)

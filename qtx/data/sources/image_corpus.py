@@ -11,7 +11,7 @@ import numpy as np
 from qtx.data.classes import Numbering, check_classes, in_order, lacking
 from qtx.data.dataset import Data
 from qtx.data.image_files import read_pixels
-from qtx.data.images import IMAGENET, ImageOptions, Record
+from qtx.data.images import ImageOptions, Record
 from qtx.data.notes import described
 from qtx.data.objectives import Objective
 from qtx.data.prepared.images import image_layout
@@ -23,8 +23,6 @@ from qtx.data.tfds_datasets import DEFAULT_DATA_DIR, PREFIX, TRAINING_SPLIT, Dat
 from qtx.foundation.errors import QtxError
 from qtx.foundation.storage import digest
 
-OF_COLOUR = (np.array(IMAGENET["mean"]), np.array(IMAGENET["std"]))
-OF_GREY = (np.array((0.5,)), np.array((0.5,)))
 CHANNELS = {1: 1, 2: 1, 3: 3, 4: 3, None: 3}
 """Channels of an image without its transparency, by the channels of its feature."""
 READING_THREADS = 8
@@ -81,7 +79,7 @@ class ImageCorpus(ImageOptions):
         size, channels = self.image_size or (height if height == width else None), self.channels or CHANNELS[found]
         if size is None:
             raise QtxError(f"the images of {self.corpus} differ in size: set data.image_size, e.g. 224")
-        mean, std = self.normalization(channels, OF_COLOUR if channels == 3 else OF_GREY)
+        mean, std = self.normalization(channels)
         names = dataset.features["label"].names
         own = tuple(names) if self.corpus.startswith(PREFIX) else in_order(names)
         numbering = Numbering(own if self.classes is None else self.classes)

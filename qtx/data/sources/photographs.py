@@ -12,7 +12,7 @@ from qtx.data.dataset import Data
 from qtx.data.image_files import read_pixels
 from qtx.data.images import ImageOptions, Record
 from qtx.data.objectives import Objective
-from qtx.data.sources.image_corpus import OF_COLOUR, OF_GREY, READING_THREADS
+from qtx.data.sources.image_corpus import READING_THREADS
 from qtx.foundation.storage import digest
 
 TRAINING, HELD_OUT = ("china.jpg", 4096), ("flower.jpg", 256)
@@ -40,7 +40,7 @@ class Photographs(ImageOptions):
 
     def load(self, objective: Objective) -> Data:
         size, channels = self.image_size or SIZE, self.channels or 3
-        mean, std = self.normalization(channels, OF_COLOUR if channels == 3 else OF_GREY)
+        mean, std = self.normalization(channels)
         training, held_out = (Crops(name, count, channels) for name, count in (TRAINING, HELD_OUT))
         return self.make_data(
             f"{len(training):,} training and {len(held_out):,} held-out crops at {size} x {size} x {channels} of two "

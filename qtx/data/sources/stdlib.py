@@ -15,18 +15,27 @@ import warnings
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from pathlib import Path
+from typing import NamedTuple
 
 from qtx.data.dataset import Data
 from qtx.data.label_values import CLASS, NAMES, NUMBERS
-from qtx.data.labelled import LabelledTextOptions, split_labelled
+from qtx.data.labelled import LabelledTextOptions
 from qtx.data.objectives import TextObjective
+from qtx.data.splitting import split_by_name
 from qtx.data.tables import LabelledText
-from qtx.data.text import Document, TextOptions, split_documents
+from qtx.data.text import TextOptions
 from qtx.foundation.errors import QtxError
 
 SKIPPED_FOLDERS = {"site-packages", "dist-packages", "test", "tests", "idle_test", "__pycache__"}
 HELD_OUT_FRACTION = 0.05
 REMEDY = "is Python's library complete?"
+
+
+class Document(NamedTuple):
+    """A text and the name that decides its split."""
+
+    name: str
+    text: str
 
 
 @dataclass(frozen=True)
@@ -40,7 +49,8 @@ class Stdlib(TextOptions):
     held_out_fraction: float = HELD_OUT_FRACTION
 
     def load(self, objective: TextObjective) -> Data:
-        training, held_out = split_documents(stdlib_documents(), self.held_out_fraction, REMEDY)
+        splits = split_stdlib(self.held_out_fraction)
+        training, held_out = ([document.text for document in documents] for documents in splits)
         return self.make_data("stdlib", training, held_out, objective)
 
 
@@ -71,8 +81,13 @@ class StdlibLabels(LabelledTextOptions):
         kind = objective.label_kind
         label, classes = LABELS[kind], LABEL_WORDS if kind == NAMES else None
         rows = [LabelledText(document.text, label(document)) for document in stdlib_documents()]
-        training, held_out = split_labelled(rows, HELD_OUT_FRACTION, REMEDY)
+        training, held_out = split_by_name(rows, lambda row: row.text, HELD_OUT_FRACTION, "text", REMEDY)
         return self.make_labelled_data("stdlib_labels", training, held_out, objective, classes)
+
+
+def split_stdlib(fraction: float) -> tuple[list[Document], list[Document]]:
+    """Returns the training and the held-out documents."""
+    return split_by_name(stdlib_documents(), lambda document: document.name, fraction, "document", REMEDY)
 
 
 @functools.cache

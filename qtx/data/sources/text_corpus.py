@@ -4,8 +4,8 @@ from __future__ import annotations
 
 import hashlib
 from collections.abc import Iterator, Sequence
-from dataclasses import dataclass, replace
-from typing import Any, Self
+from dataclasses import dataclass
+from typing import Any
 
 from qtx.data.dataset import Data
 from qtx.data.notes import described
@@ -17,7 +17,7 @@ from qtx.data.prepared.text import block_records, text_layout
 from qtx.data.prepared.writing import Written, write
 from qtx.data.reading import check_separator
 from qtx.data.records import Concatenated, Mixture, Records, check_weights
-from qtx.data.splitting import held_out_count
+from qtx.data.splitting import DEFAULT_FRACTION, held_out_count
 from qtx.data.text import TextOptions
 from qtx.data.tfds_datasets import DEFAULT_DATA_DIR, open_dataset
 from qtx.data.tokenization import TextTokenizer
@@ -27,7 +27,6 @@ from qtx.foundation.errors import QtxError
 from qtx.foundation.paths import at_home
 from qtx.foundation.storage import Expected, digest, verify, with_checksum
 
-DEFAULT_HELD_OUT_FRACTION = 0.05
 TOKENIZER_CHARACTERS = 100_000_000
 """A tokenizer is trained on this much text at most, taken in equal shares from the corpora's beginnings."""
 READING_THREADS = 4
@@ -64,16 +63,13 @@ class TextCorpus(TextOptions):
             check_weights(self.weights, len(self.corpora))
         if self.validation_corpora is not None and self.held_out_fraction is not None:
             raise QtxError("validation_corpora and held_out_fraction are both set: keep one, either holds out text")
-        held_out_count(1, self._fraction)
+        if self.held_out_fraction is not None:
+            held_out_count(1, self.held_out_fraction)
         check_separator(self.document_separator)
 
-    @property
-    def _fraction(self) -> float:
-        return DEFAULT_HELD_OUT_FRACTION if self.held_out_fraction is None else self.held_out_fraction
-
-    def resolved(self, objective: TextObjective) -> Self:
-        options = super().resolved(objective)
-        return options if self.validation_corpora is not None else replace(options, held_out_fraction=self._fraction)
+    def defaults(self, objective: TextObjective) -> dict[str, Any]:
+        fraction = DEFAULT_FRACTION if self.validation_corpora is None else None
+        return super().defaults(objective) | {"held_out_fraction": fraction}
 
     def load(self, objective: TextObjective) -> Data:
         tokenizer, prepared, digests = self._prepare(objective)
@@ -105,7 +101,7 @@ class TextCorpus(TextOptions):
 
     def _prepare(self, objective: TextObjective) -> tuple[TextTokenizer, list[Written], dict[str, str]]:
         self.check_objective(objective)
-        fraction = self._fraction if self.validation_corpora is None else None
+        fraction = self.resolved(objective).held_out_fraction
         separator, data_dir = self.document_separator, self.data_dir
         parts = [corpus_parts(corpus, fraction, separator, data_dir) for corpus in self.corpora]
         held_out = [validation_parts(corpus, separator, data_dir) for corpus in self.validation_corpora or ()]

@@ -4,17 +4,16 @@ from __future__ import annotations
 
 from collections import Counter
 from collections.abc import Sequence
-from dataclasses import dataclass, replace
-from typing import Self
+from dataclasses import dataclass
+from typing import Any
 
 from qtx.data.dataset import Data
 from qtx.data.listing import expand
 from qtx.data.objectives import TextObjective
 from qtx.data.reading import check_separator, documents
-from qtx.data.text import Document, TextOptions, split_documents
+from qtx.data.splitting import DEFAULT_FRACTION, split_by_name
+from qtx.data.text import TextOptions
 from qtx.foundation.errors import QtxError
-
-DEFAULT_HELD_OUT_FRACTION = 0.05
 
 
 @dataclass(frozen=True)
@@ -43,31 +42,25 @@ class TextFiles(TextOptions):
             raise QtxError("validation_files and held_out_fraction are both set: keep one, either holds out text")
         check_separator(self.document_separator)
 
-    def resolved(self, objective: TextObjective) -> Self:
-        options = super().resolved(objective)
-        if self.validation_files is not None or self.held_out_fraction is not None:
-            return options
-        return replace(options, held_out_fraction=DEFAULT_HELD_OUT_FRACTION)
+    def defaults(self, objective: TextObjective) -> dict[str, Any]:
+        fraction = DEFAULT_FRACTION if self.validation_files is None else None
+        return super().defaults(objective) | {"held_out_fraction": fraction}
 
     def load(self, objective: TextObjective) -> Data:
         mended = Counter[str]()
-        found = read_documents(self.files, self.document_separator, mended)
+        training = read_documents(self.files, self.document_separator, mended)
         if self.validation_files is not None:
-            training = [document.text for document in found]
-            named = read_documents(self.validation_files, self.document_separator, mended)
-            held_out = [document.text for document in named]
+            held_out = read_documents(self.validation_files, self.document_separator, mended)
         else:
-            fraction = self.resolved(objective).held_out_fraction or 0.0
+            fraction = self.resolved(objective).held_out_fraction
             remedy = (
                 "set data.validation_files to held-out text, or data.document_separator to cut files into documents"
             )
-            training, held_out = split_documents(found, fraction, remedy)
+            training, held_out = split_by_name(training, str, fraction or 0.0, "document", remedy)
         return self.make_data(f"text_files {' '.join(self.files)}", training, held_out, objective, mended)
 
 
-def read_documents(
-    patterns: Sequence[str], separator: str | None, mended: Counter[str] | None = None
-) -> list[Document]:
+def read_documents(patterns: Sequence[str], separator: str | None, mended: Counter[str] | None = None) -> list[str]:
     """Reads the documents of all files that `patterns` name, cut at `separator`, but for those of white space alone.
     `mended` counts what had to be mended in them (see `qtx.data.reading.whole`).
 
@@ -77,5 +70,4 @@ def read_documents(
     texts = [text for path in expand(patterns) for text in documents(path, separator, mended)]
     if not texts:
         raise QtxError(f"no text in {' '.join(patterns)}: expected a file that is not empty")
-    # Each is named by its text: the split is the same wherever the files lie, and copies stay on one side.
-    return [Document(text, text) for text in texts]
+    return texts

@@ -4,21 +4,19 @@ from __future__ import annotations
 
 from collections import Counter
 from collections.abc import Sequence
-from dataclasses import dataclass, replace
-from typing import Self
+from dataclasses import dataclass
+from typing import Any
 
 from qtx.data.classes import Numbering, check_classes, in_order
 from qtx.data.dataset import Data
 from qtx.data.label_values import CLASS, SEPARATOR, label_columns
-from qtx.data.labelled import LabelledTextOptions, split_labelled
+from qtx.data.labelled import LabelledTextOptions
 from qtx.data.listing import expand
 from qtx.data.objectives import TextObjective
-from qtx.data.splitting import held_out_count
+from qtx.data.splitting import DEFAULT_FRACTION, held_out_count, split_by_name
 from qtx.data.tables import LabelledText, check_columns, dataset_texts, labelled_texts
 from qtx.data.tfds_datasets import DEFAULT_DATA_DIR, PREFIX
 from qtx.foundation.errors import QtxError
-
-DEFAULT_HELD_OUT_FRACTION = 0.05
 
 
 @dataclass(frozen=True)
@@ -54,13 +52,10 @@ class TextLabels(LabelledTextOptions):
             raise QtxError("source text_labels needs files: set data.files to paths or globs of .tsv or .jsonl files")
         if self.validation_files is not None and self.held_out_fraction is not None:
             raise QtxError("validation_files and held_out_fraction are both set: keep one, either holds out text")
-        held_out_count(1, self._fraction)
+        if self.held_out_fraction is not None:
+            held_out_count(1, self.held_out_fraction)
         check_columns(self.text_column, *self.label_column.split(SEPARATOR))
         check_classes(self.classes, fewest=1)
-
-    @property
-    def _fraction(self) -> float:
-        return DEFAULT_HELD_OUT_FRACTION if self.held_out_fraction is None else self.held_out_fraction
 
     @property
     def _held_out_files(self) -> tuple[str, ...] | None:
@@ -69,9 +64,9 @@ class TextLabels(LabelledTextOptions):
             return self.validation_files or self.files
         return self.validation_files
 
-    def resolved(self, objective: TextObjective) -> Self:
-        options = super().resolved(objective)
-        return options if self._held_out_files is not None else replace(options, held_out_fraction=self._fraction)
+    def defaults(self, objective: TextObjective) -> dict[str, Any]:
+        fraction = DEFAULT_FRACTION if self._held_out_files is None else None
+        return super().defaults(objective) | {"held_out_fraction": fraction}
 
     def load(self, objective: TextObjective) -> Data:
         name, mended = f"text_labels {' '.join(self.files)}", Counter[str]()
@@ -85,7 +80,8 @@ class TextLabels(LabelledTextOptions):
         if self._held_out_files is not None:
             held_out = self._read(self._held_out_files, kind, classes, mended, held_out=True)
         else:
-            training, held_out = split_labelled(training, self._fraction, "set data.validation_files to held-out texts")
+            fraction, remedy = self.resolved(objective).held_out_fraction, "set data.validation_files to held-out texts"
+            training, held_out = split_by_name(training, lambda row: row.text, fraction or 0.0, "text", remedy)
         return self.make_labelled_data(name, training, held_out, objective, classes, mended)
 
     def _read(

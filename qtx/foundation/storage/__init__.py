@@ -3,14 +3,14 @@ that says what is wrong, in time and memory bounded by its size, and runs nothin
 whole or absent, and carries a checksum that is verified when the file is read."""
 
 from qtx.foundation.storage.array_files import (
-    digest,
     read_npz,
     read_safetensors,
     read_sealed_safetensors,
     sealed_npz,
     sealed_safetensors,
 )
-from qtx.foundation.storage.json_files import parse_json, read_json, read_sealed_json, seal, sealed_json, unseal
+from qtx.foundation.storage.json_files import parse_json, read_json
+from qtx.foundation.storage.sealing import digest, read_sealed_json, seal, sealed_json, unseal
 from qtx.foundation.storage.shaped import shaped
 from qtx.foundation.storage.stored_tensors import StoredTensor
 from qtx.foundation.storage.whole import Expected, inside, read_bytes, verify, with_checksum, write_whole

@@ -1,18 +1,13 @@
-"""JSON from anywhere, and qtx's own with a checksum."""
+"""JSON from anywhere."""
 
 from __future__ import annotations
 
-import hashlib
 import json
 import math
-from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
 from qtx.foundation.storage.whole import Expected, read_bytes
-
-CHECKSUM = "checksum"
-"""The key of the SHA-256 of an object's other keys."""
 
 
 def parse_json(content: bytes | str, source: Path | str, expected: Expected, finite: bool = True) -> dict[str, Any]:
@@ -49,44 +44,6 @@ def parse_json(content: bytes | str, source: Path | str, expected: Expected, fin
 def read_json(path: Path, expected: Expected) -> dict[str, Any]:
     """Reads the object in a JSON file from elsewhere; raises the errors of `parse_json`."""
     return parse_json(read_bytes(path, expected), path, expected)
-
-
-def seal(values: Mapping[str, Any]) -> dict[str, Any]:
-    """Returns `values`, of JSON types, with their checksum, for `unseal` to take back."""
-    return {**values, CHECKSUM: _checksum(values)}
-
-
-def unseal(values: Mapping[str, Any], source: Path | str, expected: Expected) -> dict[str, Any]:
-    """Returns the values that `seal` was given.
-
-    Raises:
-      QtxError: if `values` have no checksum, or one that does not fit.
-    """
-    content = {key: value for key, value in values.items() if key != CHECKSUM}
-    if CHECKSUM not in values:
-        raise expected.refusal(source, f"it has no {CHECKSUM}: another version wrote it")
-    if values[CHECKSUM] != _checksum(content):
-        raise expected.refusal(source, f"its {CHECKSUM} does not fit its content: it is damaged or was edited")
-    return content
-
-
-def sealed_json(values: Mapping[str, Any]) -> bytes:
-    """Returns a file's content, with a checksum, for people to read and for `read_sealed_json`."""
-    return (json.dumps(seal(values), indent=2) + "\n").encode()
-
-
-def read_sealed_json(path: Path, expected: Expected) -> dict[str, Any]:
-    """Reads the values of a file that `sealed_json` made, infinite measurements included.
-
-    Raises:
-      QtxError: if the file is anything else.
-    """
-    return unseal(parse_json(read_bytes(path, expected), path, expected, finite=False), path, expected)
-
-
-def _checksum(values: Mapping[str, Any]) -> str:
-    # The checksum is of the content, not of the text: white space and the order of keys do not matter.
-    return hashlib.sha256(json.dumps(values, sort_keys=True).encode()).hexdigest()
 
 
 def _distinct(pairs: list[tuple[str, Any]]) -> dict[str, Any]:

@@ -4,15 +4,14 @@ from __future__ import annotations
 
 import dataclasses
 import math
-import struct
 from pathlib import Path
 from typing import Any
 
 import ml_dtypes
 import numpy as np
+from safetensors import SafetensorError, safe_open
 
 from qtx.foundation.errors import QtxError
-from qtx.foundation.storage.json_files import parse_json
 from qtx.foundation.storage.whole import Expected
 
 TYPES = {
@@ -26,11 +25,6 @@ TYPES = {
     "C64": np.dtype("<c8"),
 }
 """NumPy's types by the names that the format has for them."""
-LONGEST_HEADER = 100_000_000
-"""The most bytes of a header: the limit of the safetensors library."""
-MOST_AXES = 64
-"""The most axes of an array: NumPy's limit."""
-METADATA = "__metadata__"
 
 
 @dataclasses.dataclass(frozen=True)
@@ -64,62 +58,31 @@ class StoredTensor:
 
 
 def open_safetensors(path: Path, expected: Expected) -> tuple[dict[str, StoredTensor], dict[str, str]]:
-    """Returns the tensors of a safetensors file by name, and the texts of its metadata.
+    """Returns the tensors of a safetensors file by name, and the texts of its metadata; no tensor is read.
 
-    Shapes, types and places are checked against each other and the file's size; no tensor is read.
+    The library checks shapes, types and places against each other and the file's size.
 
     Raises:
       QtxError: if the file is not a whole safetensors file, or has a type or shape that NumPy lacks.
     """
     if not path.is_file():
         raise QtxError(f"there is no file {path}, expected {expected.what}: {expected.mend}")
+    tensors = list[tuple[str, StoredTensor]]()
     try:
-        with path.open("rb") as file:
-            size = path.stat().st_size
-            length = struct.unpack("<Q", file.read(8))[0] if size >= 8 else size
-            if length > min(size - 8, LONGEST_HEADER):
-                raise expected.refusal(path, "not a whole safetensors file: its header is longer than it")
-            header = parse_json(file.read(length), path, expected)
+        begin = path.stat().st_size
+        with safe_open(path, framework="numpy") as file:
+            metadata = file.metadata() or {}
+            for name in reversed(file.offset_keys()):  # tensors lie without gaps, and end with the file
+                found = file.get_slice(name)
+                kind, shape = found.get_dtype(), tuple(found.get_shape())
+                if kind not in TYPES:
+                    raise ValueError(f"{name} is of type {kind}, expected one of {', '.join(TYPES)}")
+                dtype = TYPES[kind]
+                np.broadcast_to(np.empty((), dtype), shape)  # raises ValueError for shapes that NumPy does not have
+                begin -= math.prod(shape) * dtype.itemsize
+                tensors.append((name, StoredTensor(path, dtype, shape, begin, expected)))
     except OSError as error:
-        raise QtxError(f"cannot read {path}: {error.strerror}") from error
-    try:
-        metadata = header.pop(METADATA, None) or {}
-        if not isinstance(metadata, dict) or not all(isinstance(text, str) for text in metadata.values()):
-            raise ValueError(f"{METADATA} is not a table of texts")
-        spans = {name: _span(name, entry) for name, entry in header.items()}
-        _check_places([places for _, _, places in spans.values()], size - 8 - length)
-    except ValueError as error:
+        raise QtxError(f"cannot read {path}: {error.strerror or error}") from error
+    except (SafetensorError, ValueError) as error:
         raise expected.refusal(path, f"not a whole safetensors file: {error}") from None
-    tensors = {
-        name: StoredTensor(path, dtype, shape, 8 + length + begin, expected)
-        for name, (dtype, shape, (begin, _)) in spans.items()
-    }
-    return tensors, metadata
-
-
-def _span(name: str, entry: Any) -> tuple[np.dtype, tuple[int, ...], tuple[int, int]]:
-    """Returns the type, shape and place of a tensor."""
-    if not isinstance(entry, dict) or entry.keys() != {"dtype", "shape", "data_offsets"}:
-        raise ValueError(f"{name} has not just dtype, shape and data_offsets")
-    kind, shape, places = entry["dtype"], entry["shape"], entry["data_offsets"]
-    for numbers in (shape, places):
-        if not isinstance(numbers, list) or not all(type(n) is int and 0 <= n < 2**63 for n in numbers):
-            raise ValueError(f"{name} has sizes or places that are no whole numbers")
-    if not isinstance(kind, str) or kind not in TYPES:
-        raise ValueError(f"{name} is of type {str(kind)[:40]}, expected one of {', '.join(TYPES)}")
-    dtype = TYPES[kind]
-    if len(shape) > MOST_AXES or len(places) != 2 or places[1] - places[0] != math.prod(shape) * dtype.itemsize:
-        raise ValueError(f"{name} is in a place that does not fit its shape")
-    np.broadcast_to(np.empty((), dtype), shape)  # raises ValueError for shapes that NumPy does not have
-    return dtype, tuple(shape), (places[0], places[1])
-
-
-def _check_places(places: list[tuple[int, int]], size: int) -> None:
-    """Raises ValueError unless each byte belongs to exactly one tensor."""
-    end = 0
-    for first, last in sorted(places):
-        if first != end:
-            raise ValueError("its tensors overlap or leave gaps")
-        end = last
-    if end != size:
-        raise ValueError(f"its tensors take {end} bytes, and it has {size}")
+    return dict(reversed(tensors)), metadata
