@@ -9,6 +9,7 @@ from typing import Any
 import numpy as np
 
 from qtx.analysis.analysis import Analysis
+from qtx.analysis.head_map import HeadMap
 from qtx.analysis.sensitivity import Sweep
 from qtx.foundation.numbers import percent
 from qtx.report import page, plots
@@ -218,15 +219,20 @@ def map_figures(analysed: Mapping[str, Sequence[Analysis]], kind: str) -> list[s
         shown_already = kind != "sink" and (head.layer, head.head) == (sink.layer, sink.head)
         if shown_already or not head.probs.any():  # all zero: attention is off
             continue
-        gate = "" if head.openness is None else f" Its gate is open by {percent(head.openness.mean())} on average."
-        name = f"{variant}: layer {head.layer + 1}, head {head.head + 1}"
-        caption = (
-            f"{MAPS[kind][1]} A row shows where one token's attention goes: a bright column is a sink. Below, the "
-            f"length of each token's value; at the right, of what the head adds to each token.{gate}"
+        drawn = plots.attention_map(
+            head, f"{variant}: layer {head.layer + 1}, head {head.head + 1}", SERIES[index % len(SERIES)]
         )
-        drawn = plots.attention_map(head, name, SERIES[index % len(SERIES)])
-        items.append(page.figure(drawn, f"map-{kind}-{index}", variant, caption))
+        items.append(page.figure(drawn, f"map-{kind}-{index}", variant, f"{MAPS[kind][1]} {map_caption(head)}"))
     return items
+
+
+def map_caption(head: HeadMap, where: str = "") -> str:
+    """Returns the caption of a head's map; `where` says what it is a map of, as in ", on one example"."""
+    gate = "" if head.openness is None else f" Its gate is open by {percent(head.openness.mean())} on average."
+    return (
+        f"A row shows where one token's attention goes{where}: a bright column is a sink. Below, the length of each "
+        f"token's value; at the right, of what the head adds to each token.{gate}"
+    )
 
 
 def _named(tokens: Mapping[str, int]) -> str:

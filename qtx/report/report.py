@@ -9,6 +9,8 @@ from pathlib import Path
 from statistics import fmean
 from typing import Any
 
+from flax import traverse_util
+
 from qtx import __version__
 from qtx.analysis.analysis import load_analysis
 from qtx.analysis.sensitivity import load_sweep
@@ -102,7 +104,9 @@ def report(runs: Sequence[ReportedRun]) -> str:
         page.paragraph(_limits(lines), "note"),
     ]
     if config:
-        body += [page.heading("Configuration"), page.definitions("Every option of the first run", list(_flat(config)))]
+        flat = traverse_util.flatten_dict(config, sep=".")
+        values = [(name, json.dumps(value, ensure_ascii=False)) for name, value in flat.items()]
+        body += [page.heading("Configuration"), page.definitions("Every option of the first run", values)]
     body.append(page.footer(f"Written by qtx {__version__} from results.jsonl and the runs' folders beside this page."))
     return page.page(title, body)
 
@@ -165,7 +169,7 @@ def _in_short(lines: Sequence[Result]) -> list[str]:
 
     full, items = means(lambda line: line["fp"]), []
     common = [scheme for scheme in schemes(lines) if all(scheme in line["quantized"] for line in lines)]
-    at = {scheme: means(_metric_at(scheme)) for scheme in common}
+    at = {scheme: means(lambda line, scheme=scheme: line["quantized"][scheme]) for scheme in common}
     if at:
         worse = 1 if lower_is_better(metric) else -1
         hardest = max(at, key=lambda scheme: worse * fmean(at[scheme].values()))
@@ -179,10 +183,6 @@ def _in_short(lines: Sequence[Result]) -> list[str]:
             "from attention."
         )
     return items
-
-
-def _metric_at(scheme: str) -> Callable[[Result], float]:
-    return lambda line: line["quantized"][scheme]
 
 
 def _table_caption(lines: Sequence[Result]) -> str:
@@ -215,11 +215,3 @@ def _limits(lines: Sequence[Result]) -> str:
             "nothing about large models."
         )
     return text
-
-
-def _flat(config: Mapping[str, Any], prefix: str = "") -> Iterable[tuple[str, str]]:
-    for key, value in config.items():
-        if isinstance(value, dict):
-            yield from _flat(value, f"{prefix}{key}.")
-        else:
-            yield f"{prefix}{key}", json.dumps(value, ensure_ascii=False)
