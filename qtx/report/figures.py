@@ -39,64 +39,51 @@ class ReportedRun:
     sweep: Sweep | None = None
 
 
-@dataclasses.dataclass(frozen=True)
-class Curve:
-    """A measurement over training: its split and key in metrics.jsonl, and its figure's label, title and caption."""
-
-    split: str
-    key: str
-    label: str
-    title: str
-    caption: str
-
-
-LEARNING = Curve(
-    "eval",
-    "loss",
-    "held-out loss (nats)",
-    "Learning",
-    "Loss on data that was not trained on, lower is better: variants whose lines end together have learned equally "
-    "well. The band spans the seeds.",
-)
-OUTLIERS = Curve(
-    "monitor",
-    "max_inf_norm",
-    "max infinity norm",
-    "Outliers grow",
-    "The largest activation as training goes on: a line that climbs away from the control's has outliers that "
-    "attention causes.",
-)
-TAILS = Curve(
-    "monitor",
-    "avg_kurtosis",
-    "average kurtosis",
-    "Tails grow",
-    "Kurtosis says how much of a tensor's spread sits in a few extreme values: 3 is a bell curve, hundreds mean a few "
-    "giants.",
-)
-SINKS = Curve(
-    "monitor",
-    "sink_mass",
-    "sink mass",
-    "Sinks form",
-    "The share of its attention that a head gives to one favourite token, averaged over heads: the higher, the more "
-    "heads park their attention there and do nothing.",
-)
+# Key in metrics.jsonl of a measurement over training to its split, and to its figure's label, title and caption.
+CURVES = {
+    "loss": (
+        "eval",
+        "held-out loss (nats)",
+        "Learning",
+        "Loss on data that was not trained on, lower is better: variants whose lines end together have learned equally "
+        "well. The band spans the seeds.",
+    ),
+    "max_inf_norm": (
+        "monitor",
+        "max infinity norm",
+        "Outliers grow",
+        "The largest activation as training goes on: a line that climbs away from the control's has outliers that "
+        "attention causes.",
+    ),
+    "avg_kurtosis": (
+        "monitor",
+        "average kurtosis",
+        "Tails grow",
+        "Kurtosis says how much of a tensor's spread sits in a few extreme values: 3 is a bell curve, hundreds mean a "
+        "few giants.",
+    ),
+    "sink_mass": (
+        "monitor",
+        "sink mass",
+        "Sinks form",
+        "The share of its attention that a head gives to one favourite token, averaged over heads: the higher, the "
+        "more heads park their attention there and do nothing.",
+    ),
+}
 
 
-def curve_figures(runs: Sequence[ReportedRun], curves: Sequence[Curve]) -> list[str]:
-    """Draws one figure per curve that any run has."""
+def curve_figures(runs: Sequence[ReportedRun], keys: Sequence[str]) -> list[str]:
+    """Draws one figure for each of these keys of `CURVES` that any run has."""
     items = []
-    for curve in curves:
+    for key in keys:
+        split, label, title, caption = CURVES[key]
         variants: dict[str, list[plots.Points]] = {}
         for run in runs:
-            lines = [line for line in run.history if line["split"] == curve.split and line.get(curve.key) is not None]
+            lines = [line for line in run.history if line["split"] == split and line.get(key) is not None]
             if lines:
-                points = [(line["step"], line[curve.key]) for line in lines]
-                variants.setdefault(run.result["variant"], []).append(points)
+                variants.setdefault(run.result["variant"], []).append([(line["step"], line[key]) for line in lines])
         if variants:
-            drawn = plots.over_training(variants, curve.label)
-            items.append(page.figure(drawn, f"{curve.split}-{curve.key}", curve.title, curve.caption))
+            items.append(page.figure(plots.over_training(variants, label), f"{split}-{key}", title, caption))
     return items
 
 

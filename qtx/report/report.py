@@ -95,7 +95,7 @@ def report(runs: Sequence[ReportedRun]) -> str:
         page.figures(
             [
                 figures.ladder_figure(lines),
-                *figures.curve_figures(runs, (figures.LEARNING, figures.OUTLIERS, figures.TAILS)),
+                *figures.curve_figures(runs, ("loss", "max_inf_norm", "avg_kurtosis")),
             ]
         ),
         *sensitivity_section({run.result["variant"]: run.sweep for run in reversed(runs) if run.sweep is not None}),
@@ -120,7 +120,7 @@ def _inside(runs: Sequence[ReportedRun]) -> list[str]:
     if not analysed:
         return []
     scheme = next(iter(schemes([run.result for run in runs])), "fewer bits").upper()
-    sinks = [*figures.curve_figures(runs, (figures.SINKS,)), figures.sink_figure(analysed)]
+    sinks = [*figures.curve_figures(runs, ("sink_mass",)), figures.sink_figure(analysed)]
     maps = []
     for kind, (title, _) in figures.MAPS.items():
         if drawn := figures.map_figures(analysed, kind):
