@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import dataclasses
 import json
-from collections.abc import Callable, Iterable, Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from pathlib import Path
 from statistics import fmean
 from typing import Any
@@ -161,21 +161,25 @@ def _in_short(lines: Sequence[Result]) -> list[str]:
     """Returns a few sentences computed from the results."""
     groups, metric = by_variant(lines), lines[0]["metric"]
 
-    def means(value: Callable[[Result], float]) -> dict[str, float]:
-        return {variant: fmean(map(value, group)) for variant, group in groups.items()}
+    def means(key: str, scheme: str = "") -> dict[str, float]:
+        """Returns the mean over seeds of a result, or of its entry for a scheme, by variant."""
+        return {
+            variant: fmean(line[key][scheme] if scheme else line[key] for line in group)
+            for variant, group in groups.items()
+        }
 
     def listed(values: Mapping[str, str]) -> str:
         return ", ".join(f"{value} with {variant}" for variant, value in values.items())
 
-    full, items = means(lambda line: line["fp"]), []
+    full, items = means("fp"), []
     common = [scheme for scheme in schemes(lines) if all(scheme in line["quantized"] for line in lines)]
-    at = {scheme: means(lambda line, scheme=scheme: line["quantized"][scheme]) for scheme in common}
+    at = {scheme: means("quantized", scheme) for scheme in common}
     if at:
         worse = 1 if lower_is_better(metric) else -1
         hardest = max(at, key=lambda scheme: worse * fmean(at[scheme].values()))
         changes = {v: f"{measured(metric, full[v])} → {measured(metric, at[hardest][v])}" for v in full}
         items.append(f"From floating point to {hardest.upper()}, the hardest scheme, {metric} goes {listed(changes)}.")
-    norms = means(lambda line: line["max_inf_norm"])
+    norms = means("max_inf_norm")
     items.append(f"Largest activation (max infinity norm): {listed({v: number(x) for v, x in norms.items()})}.")
     if "none" in groups:
         items.append(
