@@ -5,7 +5,6 @@ from __future__ import annotations
 from collections.abc import Mapping
 from pathlib import Path
 
-from matplotlib.backends.backend_agg import FigureCanvasAgg
 from matplotlib.figure import Figure
 
 from qtx.analysis.sensitivity import HEADER, Sweep, table_rows
@@ -40,8 +39,8 @@ def sensitivity_plot(sweep: Sweep) -> Figure:
 
 def save_sensitivity_plot(sweep: Sweep, workdir: Path) -> Path:
     """Writes a run's sensitivity.png."""
-    figure, path = sensitivity_plot(sweep), workdir / "sensitivity.png"
-    FigureCanvasAgg(figure).figure.savefig(path, dpi=160, facecolor="white")
+    path = workdir / "sensitivity.png"
+    sensitivity_plot(sweep).savefig(path, dpi=160, facecolor="white")
     return path
 
 
