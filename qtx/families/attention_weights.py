@@ -7,6 +7,7 @@ attention layer's prefix.
 
 from __future__ import annotations
 
+import dataclasses
 from collections.abc import Mapping
 from typing import Any
 
@@ -57,26 +58,22 @@ def with_gate(attention: AttentionConfig, tensors: Mapping[str, Any], prefix: st
     Raises:
       QtxError: if another gate is asked for.
     """
-    shown, options = _shown(tensors, prefix)
-    asked, gates = attention.gate, choices(AttentionConfig)["gate"]
-    if shown is None and type(asked) not in OFFICIAL:
-        return attention
-    if asked is not None and type(asked) is not shown:
-        found = gates.none if shown is None else registered_name(gates.registry, shown)
+    shown, asked, gates = _shown(tensors, prefix), attention.gate, choices(AttentionConfig)["gate"]
+    if asked is None:
+        return dataclasses.replace(attention, gate=shown)
+    if type(asked) is not type(shown) and (shown is not None or type(asked) in OFFICIAL):
+        found = gates.none if shown is None else registered_name(gates.registry, type(shown))
         raise QtxError(f"gate {gates.name_of(asked)!r} is asked for, but the weights show {found!r}")
-    for name, value in options.items():
-        if asked is not None and getattr(asked, name) != value:
-            raise QtxError(f"gate_{name} {getattr(asked, name)} is asked for, but the weights show {value}")
-    if asked is not None or shown is None:
-        return attention
-    return AttentionConfig(attention.normalizer, shown(**options))
+    if isinstance(asked, MlpGate) and isinstance(shown, MlpGate) and asked.hidden != shown.hidden:
+        raise QtxError(f"gate_hidden {asked.hidden} is asked for, but the weights show {shown.hidden}")
+    return attention
 
 
-def _shown(tensors: Mapping[str, Any], prefix: str) -> tuple[type[Gate] | None, dict[str, Any]]:
-    """Returns the class of the official gate that tensors show, and the options that their shapes tell."""
+def _shown(tensors: Mapping[str, Any], prefix: str) -> Gate | None:
+    """Returns the official gate that tensors show, with the option that their shapes tell; None: they show none."""
     for gate, rows in OFFICIAL.items():
         names = [f"{prefix}.{name}" for row in rows for _, name in row.names({"head": 1})]
         names = [name.format(layer=0) for name in names]
         if all(name in tensors for name in names):
-            return gate, {"hidden": first_length(tensors[names[0]])} if gate is MlpGate else {}
-    return None, {}
+            return MlpGate(hidden=first_length(tensors[names[0]])) if gate is MlpGate else gate()
+    return None

@@ -15,7 +15,7 @@ from qtx.families.kinds import kind_of
 from qtx.families.weights import Weight
 from qtx.foundation.config import read_section
 from qtx.foundation.errors import QtxError
-from qtx.foundation.storage import Expected, StoredTensor, read_json
+from qtx.foundation.storage import Expected, read_json
 from qtx.interop.carried import MODULES
 from qtx.interop.sentence import read_modules
 from qtx.interop.weight_files import INDEX, WEIGHTS, StoredTensors, open_weights
@@ -91,7 +91,7 @@ class Stored:
         """
         tensors, tied = self.tensors, self.checkpoint.tied
         for copy, original in tied.items():
-            if copy in tensors and original in tensors and not _equal(tensors[copy], tensors[original]):
+            if copy in tensors and original in tensors and not np.array_equal(tensors[copy], tensors[original]):
                 raise QtxError(f"{self.source}: {copy} differs from {original}; qtx's {self.family.title} ties them")
         unused = [
             start for start in self.checkpoint.unused if not any(weight.name.startswith(start) for weight in table)
@@ -136,7 +136,3 @@ def table_of(checkpoint: Checkpoint, config: TransformerConfig) -> list[Weight]:
 def sizes_of(config: TransformerConfig) -> dict[str, int]:
     """Returns the lengths of a table's stacked axes."""
     return {"layer": config.num_layers, "head": config.num_heads}
-
-
-def _equal(one: StoredTensor, other: StoredTensor) -> bool:
-    return one.shape == other.shape and np.array_equal(one, other)

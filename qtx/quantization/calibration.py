@@ -94,12 +94,13 @@ def calibrate(
     """Quantizes `module` after training.
 
     Weight ranges come from the weights, activation ranges from `num_batches` batches of training data. Every quantizer
-    is active while the later ones calibrate. Batches are streamed. One compilation serves all bit-widths.
+    is active while the later ones calibrate. Batches are streamed, but for those of an iterator, which are kept. One
+    compilation serves all bit-widths.
 
     Args:
       module, params: a model and its parameters.
       recipe: what to quantize, and how.
-      batches: at least `num_batches` batches; for methods other than static ones, the same at every iteration.
+      batches: at least `num_batches` batches, the same at every iteration.
       num_batches: how many batches to use (the paper: 16).
       method: the quantization method, from `qtx.quantization.methods`; by default the paper's.
 
@@ -108,36 +109,21 @@ def calibrate(
     """
     if num_batches < 1:
         raise QtxError(f"calibration asks for {num_batches} batches: expected at least 1, e.g. 16")
-    first, batches = peeked(batches)
+    if isinstance(batches, Iterator):  # which gives each batch once
+        batches = list(itertools.islice(batches, num_batches))
     used = FirstBatches(batches, num_batches)
+    first = next(iter(used))
     problem = Problem(read(module, first), float32_only.float32(module), params, method.adapt(recipe), used)
     problem = problem.with_bases(method.find_bases(problem))
     quantized_params = method.round_weights(problem)
 
-    plan: QuantizerPlan = ()
-    state, tables = None, tables_of(settled(problem.plan))
+    plan, state = initial_state(module, params, problem.recipe, first, problem.ranges, problem.bases)
+    state, tables = _beside(params, state), tables_of(settled(problem.plan))
     for batch in used:
-        if state is None:
-            plan, state = initial_state(module, params, problem.recipe, batch, problem.ranges, problem.bases)
-            state = _beside(params, state)
         state = calibration_step(module, plan, tables, quantized_params, state, without_full_masks(batch))
-    assert state is not None, "FirstBatches has at least one batch"
     ranges = site_ranges(plan, state)
     check_finite(ranges, "activation")
     return Quantized(module, quantized_params, problem.plan, plan, problem.ranges, ranges)
-
-
-def peeked(batches: Iterable[dict[str, jax.Array]]) -> tuple[dict[str, jax.Array], Iterable[dict[str, jax.Array]]]:
-    """Returns the first batch, and all batches, of which an iterator gives each once.
-
-    Raises:
-      QtxError: if there is none.
-    """
-    iterator = iter(batches)
-    first = next(iterator, None)
-    if first is None:
-        raise QtxError("calibration got no batches: add data")
-    return first, itertools.chain([first], iterator) if iterator is batches else batches
 
 
 @dataclasses.dataclass(frozen=True)

@@ -27,7 +27,6 @@ from qtx.quantization.methods import Problem, Static, make_method
 from qtx.quantization.plan import Planned, QuantizerPlan, Range, Ranges, check_finite, flatten, is_table
 from qtx.quantization.recipe import Recipe
 from qtx.quantization.weights import from_integers, quantize_weights, to_integers, weight_ranges
-from qtx.sites import site_shapes
 
 EXPECTED = Expected("a file of ranges that `qtx quantize` of this version wrote", "calibrate anew, without --ranges")
 FOLDERS = {"weights": "weight", "activations": "activation"}
@@ -128,8 +127,8 @@ def load_ranges(module: nn.Module, params: Any, recipe: Recipe, batch: dict[str,
     }
     # A basis multiplies a kernel's rows, and the last axis of a vector or an activation.
     features = {
-        "weights": {path: flat[path].shape[b.ndim] for path, b in bits.items()},
-        "activations": {path: site.features for path, site in site_shapes(module, params, batch).items()},
+        "weights": {path: problem.anatomy.parameters[path].shape[0] for path in bits},
+        "activations": {path: site.features for path, site in problem.anatomy.sites.items()},
     }
     ranges: dict[str, Ranges] = {
         folder: {

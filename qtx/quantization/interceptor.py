@@ -41,11 +41,8 @@ def calibrating(plan: QuantizerPlan, tables: QuantizerPlan, module: nn.Module, b
     with the site's values that count, then the site is rounded to this range. So later sites calibrate on inputs that
     are already quantized, as in the paper's code. Look-ups in `tables` are only rounded."""
     by_path = {planned.path: planned for planned in plan}
-    looked_up = {planned.path: planned for planned in tables}
 
     def update(site, path, y, mask):
-        if path in looked_up:
-            return round_to_range(y, site.get_variable("ranges", "range"), looked_up[path])
         planned, r = by_path[path], site.get_variable("ranges", "range")
         if not isinstance(planned.granularity, Token):
             state = planned.granularity.update(
@@ -62,7 +59,7 @@ def calibrating(plan: QuantizerPlan, tables: QuantizerPlan, module: nn.Module, b
             site.put_variable("ranges", "range", r)
         return round_to_range(y, r, planned, seen(mask))
 
-    with on_sites(update, by_path.keys() | looked_up.keys(), SITES_AND_TABLES):
+    with fake_quantized(tables), on_sites(update, by_path, SITES_AND_TABLES):
         yield
 
 

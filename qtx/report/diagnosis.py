@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections import Counter
 from collections.abc import Iterable, Mapping
 
 from qtx.analysis.diagnosis import IDLE, OUTLIER_RATIO, QUIET, Diagnosis, HeadRole, Measured, Outliers
@@ -105,11 +106,7 @@ def _of_heads(diagnosis: Diagnosis) -> str:
         return "No head attends to anything: attention is off."
     if not idle:
         return "No head does nothing."
-    places: dict[str, int] = {}
-    for role in idle:
-        place = _first(role.tokens or role.positions)
-        places[place] = places.get(place, 0) + 1
-    most = max(places, key=lambda place: places[place])
+    [(most, _)] = Counter(_first(role.tokens or role.positions) for role in idle).most_common(1)
     return (
         f"{len(idle)} of {total} heads do nothing much of the time: they park {IDLE:.0%} of their attention or more on "
         f"a token whose value they have emptied (mostly {most}), or say less than {QUIET:.0%} of what others say."

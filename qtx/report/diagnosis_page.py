@@ -9,7 +9,6 @@ import numpy as np
 
 from qtx import __version__
 from qtx.analysis.diagnosis import IDLE, OUTLIER_RATIO, Diagnosis
-from qtx.foundation.numbers import percent
 from qtx.report import diagnosis_plots, page, plots
 from qtx.report.diagnosis import (
     head_table,
@@ -20,6 +19,7 @@ from qtx.report.diagnosis import (
     sentences,
     sources,
 )
+from qtx.report.figures import map_caption
 from qtx.report.results import METRIC_TITLES
 from qtx.report.sensitivity_figure import sensitivity_section
 
@@ -122,14 +122,10 @@ def _growth_figure(diagnosis: Diagnosis) -> str:
 def _heads(diagnosis: Diagnosis, said: str) -> list[str]:
     if not any(role.sink_mass for role in diagnosis.heads):
         return [page.paragraph(said)]
-    shape = tuple(max(getattr(role, name) for role in diagnosis.heads) + 1 for name in ("layer", "head"))
-    table = {name: np.zeros(shape) for name in ("sink_mass", "value_drain")}
-    for role in diagnosis.heads:
-        for name, values in table.items():
-            values[role.layer, role.head] = getattr(role, name)
+    heads = {name: np.array([getattr(role, name) for role in diagnosis.heads]) for name in ("sink_mass", "value_drain")}
     items = [
         page.figure(
-            plots.sinks({"one mark per head": [table]}),
+            plots.sinks({"one mark per head": [heads]}),
             "sinks",
             "Every head",
             "Right: nearly all of its attention goes to one token. Low: that token's value is almost empty, so that "
@@ -140,16 +136,8 @@ def _heads(diagnosis: Diagnosis, said: str) -> list[str]:
     for head in diagnosis.maps:
         if (head.layer, head.head) in idle:
             name = f"layers/attention[{head.layer}], head {head.head}"
-            gate = "" if head.openness is None else f" Its gate is open by {percent(head.openness.mean())} on average."
-            items.append(
-                page.figure(
-                    plots.attention_map(head, name),
-                    f"map-{head.layer}-{head.head}",
-                    name,
-                    "A row shows where one token's attention goes, on one example: a bright column is a sink. Below, "
-                    f"the length of each token's value; at the right, of what the head adds to each token.{gate}",
-                )
-            )
+            caption = map_caption(head, ", on one example")
+            items.append(page.figure(plots.attention_map(head, name), f"map-{head.layer}-{head.head}", name, caption))
     caption = (
         f"{'The heads that do nothing' if idle else 'The heads that come closest to doing nothing'}. Attention parked: "
         f"the share that goes to a token whose value is empty, and so adds nothing ({IDLE:.0%} or more: the head does "

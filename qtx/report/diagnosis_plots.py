@@ -7,8 +7,9 @@ from collections.abc import Mapping, Sequence
 import numpy as np
 from matplotlib.axes import Axes
 from matplotlib.figure import Figure
-from matplotlib.ticker import FuncFormatter, LogLocator, NullFormatter
+from matplotlib.ticker import LogLocator
 
+from qtx.report.plots import log_scale, strips
 from qtx.report.style import MUTED, SERIES, drawing, legend
 
 FLOOR = 0.3
@@ -22,23 +23,20 @@ def dimensions(tensors: Mapping[str, tuple[np.ndarray, float, Sequence[int]]], r
       tensors: name to magnitudes `[D]`, the root mean square of the median dimension, and the dimensions to be named.
       ratio: an outlier exceeds this many times that root mean square; drawn as a dashed line.
     """
-    with drawing(0.5 + 1.25 * len(tensors)) as figure:
-        strips = list(figure.subplots(len(tensors), sharex=True, squeeze=False)[:, 0])
-        for axes, (name, (reach, typical, named)) in zip(strips, tensors.items(), strict=True):
-            places, floor = np.arange(len(reach)), FLOOR * typical
-            outlying = reach > ratio * typical
-            for where, color in ((~outlying, SERIES[0]), (outlying, SERIES[1])):
-                axes.vlines(places[where], floor, np.maximum(reach[where], floor), color=color, linewidth=1)
-            axes.axhline(ratio * typical, color=MUTED, linewidth=0.9, linestyle=(0, (3, 2)))
-            for place in named:
-                axes.annotate(str(place), (place, reach[place]), xytext=(3, -3), textcoords="offset points", fontsize=8)
-            axes.set_yscale("log")
-            axes.set(xlim=(-0.02 * len(reach), 1.02 * len(reach)), ylim=(floor, 2 * reach.max()))
-            _plain(axes)
-            axes.set_title(name)
-        strips[-1].set_xlabel("dimension")
-        figure.supylabel("largest magnitude (log scale)", fontsize=9)
-    return figure
+
+    def draw(axes: Axes, name: str, tensor: tuple[np.ndarray, float, Sequence[int]], _: str) -> None:
+        reach, typical, named = tensor
+        places, floor = np.arange(len(reach)), FLOOR * typical
+        outlying = reach > ratio * typical
+        for where, color in ((~outlying, SERIES[0]), (outlying, SERIES[1])):
+            axes.vlines(places[where], floor, np.maximum(reach[where], floor), color=color, linewidth=1)
+        axes.axhline(ratio * typical, color=MUTED, linewidth=0.9, linestyle=(0, (3, 2)))
+        for place in named:
+            axes.annotate(str(place), (place, reach[place]), xytext=(3, -3), textcoords="offset points", fontsize=8)
+        log_scale(axes, LogLocator(numticks=4))
+        axes.set(xlim=(-0.02 * len(reach), 1.02 * len(reach)), ylim=(floor, 2 * reach.max()))
+
+    return strips(tensors, draw, 0.5 + 1.25 * len(tensors), "dimension", "largest magnitude (log scale)")
 
 
 def remedies(reached: Mapping[str, float], full: float, label: str) -> Figure:
@@ -62,9 +60,3 @@ def remedies(reached: Mapping[str, float], full: float, label: str) -> Figure:
         axes.grid(axis="y", visible=False)
         legend(figure, axes)
     return figure
-
-
-def _plain(axes: Axes) -> None:
-    axes.yaxis.set_major_locator(LogLocator(numticks=4))
-    axes.yaxis.set_major_formatter(FuncFormatter(lambda value, _: f"{value:g}"))
-    axes.yaxis.set_minor_formatter(NullFormatter())

@@ -9,6 +9,7 @@ from typing import Any
 import numpy as np
 
 from qtx.analysis.analysis import Analysis
+from qtx.analysis.head_map import HeadMap
 from qtx.analysis.sensitivity import Sweep
 from qtx.foundation.numbers import percent
 from qtx.report import page, plots
@@ -38,64 +39,51 @@ class ReportedRun:
     sweep: Sweep | None = None
 
 
-@dataclasses.dataclass(frozen=True)
-class Curve:
-    """A measurement over training: its split and key in metrics.jsonl, and its figure's label, title and caption."""
-
-    split: str
-    key: str
-    label: str
-    title: str
-    caption: str
-
-
-LEARNING = Curve(
-    "eval",
-    "loss",
-    "held-out loss (nats)",
-    "Learning",
-    "Loss on data that was not trained on, lower is better: variants whose lines end together have learned equally "
-    "well. The band spans the seeds.",
-)
-OUTLIERS = Curve(
-    "monitor",
-    "max_inf_norm",
-    "max infinity norm",
-    "Outliers grow",
-    "The largest activation as training goes on: a line that climbs away from the control's has outliers that "
-    "attention causes.",
-)
-TAILS = Curve(
-    "monitor",
-    "avg_kurtosis",
-    "average kurtosis",
-    "Tails grow",
-    "Kurtosis says how much of a tensor's spread sits in a few extreme values: 3 is a bell curve, hundreds mean a few "
-    "giants.",
-)
-SINKS = Curve(
-    "monitor",
-    "sink_mass",
-    "sink mass",
-    "Sinks form",
-    "The share of its attention that a head gives to one favourite token, averaged over heads: the higher, the more "
-    "heads park their attention there and do nothing.",
-)
+# Key in metrics.jsonl of a measurement over training to its split, and to its figure's label, title and caption.
+CURVES = {
+    "loss": (
+        "eval",
+        "held-out loss (nats)",
+        "Learning",
+        "Loss on data that was not trained on, lower is better: variants whose lines end together have learned equally "
+        "well. The band spans the seeds.",
+    ),
+    "max_inf_norm": (
+        "monitor",
+        "max infinity norm",
+        "Outliers grow",
+        "The largest activation as training goes on: a line that climbs away from the control's has outliers that "
+        "attention causes.",
+    ),
+    "avg_kurtosis": (
+        "monitor",
+        "average kurtosis",
+        "Tails grow",
+        "Kurtosis says how much of a tensor's spread sits in a few extreme values: 3 is a bell curve, hundreds mean a "
+        "few giants.",
+    ),
+    "sink_mass": (
+        "monitor",
+        "sink mass",
+        "Sinks form",
+        "The share of its attention that a head gives to one favourite token, averaged over heads: the higher, the "
+        "more heads park their attention there and do nothing.",
+    ),
+}
 
 
-def curve_figures(runs: Sequence[ReportedRun], curves: Sequence[Curve]) -> list[str]:
-    """Draws one figure per curve that any run has."""
+def curve_figures(runs: Sequence[ReportedRun], keys: Sequence[str]) -> list[str]:
+    """Draws one figure for each of these keys of `CURVES` that any run has."""
     items = []
-    for curve in curves:
+    for key in keys:
+        split, label, title, caption = CURVES[key]
         variants: dict[str, list[plots.Points]] = {}
         for run in runs:
-            lines = [line for line in run.history if line["split"] == curve.split and line.get(curve.key) is not None]
+            lines = [line for line in run.history if line["split"] == split and line.get(key) is not None]
             if lines:
-                points = [(line["step"], line[curve.key]) for line in lines]
-                variants.setdefault(run.result["variant"], []).append(points)
+                variants.setdefault(run.result["variant"], []).append([(line["step"], line[key]) for line in lines])
         if variants:
-            drawn = plots.over_training(variants, curve.label)
-            items.append(page.figure(drawn, f"{curve.split}-{curve.key}", curve.title, curve.caption))
+            items.append(page.figure(plots.over_training(variants, label), f"{split}-{key}", title, caption))
     return items
 
 
@@ -218,15 +206,20 @@ def map_figures(analysed: Mapping[str, Sequence[Analysis]], kind: str) -> list[s
         shown_already = kind != "sink" and (head.layer, head.head) == (sink.layer, sink.head)
         if shown_already or not head.probs.any():  # all zero: attention is off
             continue
-        gate = "" if head.openness is None else f" Its gate is open by {percent(head.openness.mean())} on average."
-        name = f"{variant}: layer {head.layer + 1}, head {head.head + 1}"
-        caption = (
-            f"{MAPS[kind][1]} A row shows where one token's attention goes: a bright column is a sink. Below, the "
-            f"length of each token's value; at the right, of what the head adds to each token.{gate}"
+        drawn = plots.attention_map(
+            head, f"{variant}: layer {head.layer + 1}, head {head.head + 1}", SERIES[index % len(SERIES)]
         )
-        drawn = plots.attention_map(head, name, SERIES[index % len(SERIES)])
-        items.append(page.figure(drawn, f"map-{kind}-{index}", variant, caption))
+        items.append(page.figure(drawn, f"map-{kind}-{index}", variant, f"{MAPS[kind][1]} {map_caption(head)}"))
     return items
+
+
+def map_caption(head: HeadMap, where: str = "") -> str:
+    """Returns the caption of a head's map; `where` says what it is a map of, as in ", on one example"."""
+    gate = "" if head.openness is None else f" Its gate is open by {percent(head.openness.mean())} on average."
+    return (
+        f"A row shows where one token's attention goes{where}: a bright column is a sink. Below, the length of each "
+        f"token's value; at the right, of what the head adds to each token.{gate}"
+    )
 
 
 def _named(tokens: Mapping[str, int]) -> str:

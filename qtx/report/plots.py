@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from typing import Any
 
 import numpy as np
@@ -25,16 +25,11 @@ def over_training(curves: Mapping[str, Sequence[Points]], label: str) -> Figure:
       curves: variant to one list of (step, value) per seed.
       label: title of the vertical axis.
     """
-    with drawing(3.2) as figure:
-        axes = figure.subplots()
-        for index, (variant, seeds) in enumerate(curves.items()):
-            steps = sorted({step for points in seeds for step, _ in points})
-            table = np.array([np.interp(steps, *np.transpose(points)) for points in seeds])
-            _banded(axes, steps, table, variant, index)
-        _log_if_wide(axes, [value for seeds in curves.values() for points in seeds for _, value in points])
-        axes.set(xlabel="training step", ylabel=label)
-        legend(figure, axes)
-    return figure
+    bands = {}
+    for variant, seeds in curves.items():
+        steps = np.array(sorted({step for points in seeds for step, _ in points}))
+        bands[variant] = steps, np.array([np.interp(steps, *np.transpose(points)) for points in seeds])
+    return _bands(bands, "training step", label)
 
 
 def over_layers(values: Mapping[str, Sequence[np.ndarray]], label: str, first: int = 1) -> Figure:
@@ -45,15 +40,9 @@ def over_layers(values: Mapping[str, Sequence[np.ndarray]], label: str, first: i
       label: title of the vertical axis.
       first: number of the first layer.
     """
-    with drawing(3.2) as figure:
-        axes = figure.subplots()
-        for index, (variant, seeds) in enumerate(values.items()):
-            table = np.array(seeds)
-            _banded(axes, first + np.arange(table.shape[1]), table, variant, index)
-        _log_if_wide(axes, np.concatenate([np.ravel(seeds) for seeds in values.values()]))
-        axes.set(xlabel="layer", ylabel=label)
-        axes.xaxis.set_major_locator(MaxNLocator(integer=True))
-        legend(figure, axes)
+    bands = {variant: (first + np.arange(len(seeds[0])), np.array(seeds)) for variant, seeds in values.items()}
+    figure = _bands(bands, "layer", label)
+    figure.axes[0].xaxis.set_major_locator(MaxNLocator(integer=True))
     return figure
 
 
@@ -91,29 +80,22 @@ def outlier_strips(counts: Mapping[str, np.ndarray], label: str) -> Figure:
       counts: variant to counts `[N]`.
       label: title of the horizontal axis.
     """
-    with drawing(0.55 + 0.72 * len(counts)) as figure:
-        strips = _strips(figure, len(counts), sharey=True)
-        top = max(int(values.max()) for values in counts.values())
-        floor = 0.6 if top > LOG_RATIO else 0  # below 1, so that a single outlier is seen on a logarithmic axis
-        for index, (axes, (variant, values)) in enumerate(zip(strips, counts.items(), strict=True)):
-            places = np.flatnonzero(values)
-            color = SERIES[index % len(SERIES)]
-            axes.vlines(places, floor, values[places], color=color, linewidth=max(1.2, 160 / len(values)))
-            axes.set_xlim(-0.5, len(values) - 0.5)
-            axes.grid(axis="x", visible=False)
-            total = int(values.sum())
-            axes.set_title(f"{variant}: {total:,}" if total else f"{variant}: no outliers")
-        strips[0].set_ylim(floor, 1.2 * max(top, 1))
+    top = max(int(values.max()) for values in counts.values())
+    floor = 0.6 if top > LOG_RATIO else 0  # below 1, so that a single outlier is seen on a logarithmic axis
+
+    def draw(axes: Axes, variant: str, values: np.ndarray, color: str) -> None:
+        places, total = np.flatnonzero(values), int(values.sum())
+        axes.vlines(places, floor, values[places], color=color, linewidth=max(1.2, 160 / len(values)))
+        axes.set_xlim(-0.5, len(values) - 0.5)
+        axes.set_ylim(floor, 1.2 * max(top, 1))
+        axes.grid(axis="x", visible=False)
+        axes.set_title(f"{variant}: {total:,}" if total else f"{variant}: no outliers")
         if floor:
-            strips[0].set_yscale("log")
-            strips[0].yaxis.set_major_locator(LogLocator(numticks=4))
-            strips[0].yaxis.set_major_formatter(FuncFormatter(lambda value, _: f"{value:g}"))
-            strips[0].yaxis.set_minor_formatter(NullFormatter())
+            log_scale(axes, LogLocator(numticks=4))
         else:
-            strips[0].yaxis.set_major_locator(MaxNLocator(3, integer=True))
-        strips[-1].set_xlabel(label)
-        figure.supylabel("outliers", fontsize=9)
-    return figure
+            axes.yaxis.set_major_locator(MaxNLocator(3, integer=True))
+
+    return strips(counts, draw, 0.55 + 0.72 * len(counts), label, "outliers", sharey=True)
 
 
 def value_range(counts: Mapping[str, Counts], label: str) -> Figure:
@@ -123,22 +105,19 @@ def value_range(counts: Mapping[str, Counts], label: str) -> Figure:
       counts: variant to counts; the outer bins hold values beyond the ends.
       label: title of the horizontal axis.
     """
-    with drawing(0.75 + 0.85 * len(counts)) as figure:
-        strips = _strips(figure, len(counts))
-        for index, (axes, (variant, (edges, before, after))) in enumerate(zip(strips, counts.items(), strict=True)):
-            color = SERIES[index % len(SERIES)]
-            # Few wide bins: bins as narrow as a few steps of the grid would show a beat pattern.
-            width = len(before) // SHOWN_BINS
-            axes.stairs(_summed(before, width), edges[::width], fill=True, color=color, alpha=0.35)
-            if after is not None:
-                axes.stairs(_summed(after, width), edges[::width], color=color, linewidth=1.2)
-            axes.set_yscale("log")
-            axes.set_ylim(bottom=0.5)
-            _without_scale(axes)
-            axes.set_title(variant)
-        strips[-1].set_xlabel(label)
-        figure.supylabel("how often (log scale)", fontsize=9)
-    return figure
+
+    def draw(axes: Axes, variant: str, of_variant: Counts, color: str) -> None:
+        edges, before, after = of_variant
+        # Few wide bins: bins as narrow as a few steps of the grid would show a beat pattern.
+        width = len(before) // SHOWN_BINS
+        axes.stairs(_summed(before, width), edges[::width], fill=True, color=color, alpha=0.35)
+        if after is not None:
+            axes.stairs(_summed(after, width), edges[::width], color=color, linewidth=1.2)
+        axes.set_yscale("log")
+        axes.set_ylim(bottom=0.5)
+        _without_scale(axes)
+
+    return strips(counts, draw, 0.75 + 0.85 * len(counts), label, "how often (log scale)")
 
 
 def grid_steps(counts: Mapping[str, Counts], label: str) -> Figure:
@@ -148,26 +127,22 @@ def grid_steps(counts: Mapping[str, Counts], label: str) -> Figure:
       counts: variant to counts; the outer bins, which hold values beyond the ends, are left out.
       label: title of the horizontal axis.
     """
-    with drawing(0.75 + 0.85 * len(counts)) as figure:
-        strips = _strips(figure, len(counts))
-        for index, (axes, (variant, (edges, before, after))) in enumerate(zip(strips, counts.items(), strict=True)):
-            color = SERIES[index % len(SERIES)]
-            width = len(before) // (2 * SHOWN_BINS)
-            smooth = _summed(before, width)[1:-1]
-            axes.stairs(smooth / max(smooth.max(), 1), edges[::width][1:-1], fill=True, color=color, alpha=0.3)
-            title = variant
-            if after is not None:
-                inner = after[1:-1]
-                steps = np.flatnonzero(inner)
-                centers = (edges[1:-2] + edges[2:-1])[steps] / 2
-                axes.vlines(centers, 0, inner[steps] / max(inner.max(), 1), color=color, linewidth=0.7)
-                title = f"{variant}: {len(steps)} steps"
-            axes.set_ylim(0, 1.05)
-            _without_scale(axes)
-            axes.set_title(title)
-        strips[-1].set_xlabel(label)
-        figure.supylabel("how often", fontsize=9)
-    return figure
+
+    def draw(axes: Axes, variant: str, of_variant: Counts, color: str) -> None:
+        edges, before, after = of_variant
+        width = len(before) // (2 * SHOWN_BINS)
+        smooth = _summed(before, width)[1:-1]
+        axes.stairs(smooth / max(smooth.max(), 1), edges[::width][1:-1], fill=True, color=color, alpha=0.3)
+        if after is not None:
+            inner = after[1:-1]
+            steps = np.flatnonzero(inner)
+            centers = (edges[1:-2] + edges[2:-1])[steps] / 2
+            axes.vlines(centers, 0, inner[steps] / max(inner.max(), 1), color=color, linewidth=0.7)
+            axes.set_title(f"{variant}: {len(steps)} steps")
+        axes.set_ylim(0, 1.05)
+        _without_scale(axes)
+
+    return strips(counts, draw, 0.75 + 0.85 * len(counts), label, "how often")
 
 
 def sinks(heads: Mapping[str, Sequence[Mapping[str, np.ndarray]]]) -> Figure:
@@ -253,21 +228,45 @@ def _without_scale(axes: Axes) -> None:
     axes.grid(axis="y", visible=False)
 
 
-def _banded(axes: Axes, x: Sequence[float] | np.ndarray, table: np.ndarray, label: str, index: int) -> None:
-    """Draws the mean of `table` `[seeds, N]`, in a band from its smallest to its largest."""
-    style = series_style(index)
-    axes.plot(x, table.mean(axis=0), label=label, markevery=max(len(x) // 8, 1), **style)
-    axes.fill_between(x, table.min(axis=0), table.max(axis=0), color=style["color"], alpha=0.18, linewidth=0)
+def strips(
+    entries: Mapping[str, Any], draw: Callable[..., None], height: float, xlabel: str, ylabel: str, sharey: bool = False
+) -> Figure:
+    """Draws one strip per entry, one below the other, by `draw(axes, name, entry, color)`. The title is the entry's
+    name, unless `draw` gives another."""
+    with drawing(height) as figure:
+        rows = figure.subplots(len(entries), sharex=True, sharey=sharey, squeeze=False)[:, 0]
+        for index, (axes, (name, entry)) in enumerate(zip(rows, entries.items(), strict=True)):
+            axes.set_title(name)
+            draw(axes, name, entry, SERIES[index % len(SERIES)])
+        rows[-1].set_xlabel(xlabel)
+        figure.supylabel(ylabel, fontsize=9)
+    return figure
 
 
-def _strips(figure: Figure, count: int, sharey: bool = False) -> list[Axes]:
-    return list(figure.subplots(count, sharex=True, sharey=sharey, squeeze=False)[:, 0])
+def log_scale(axes: Axes, locator: LogLocator) -> None:
+    """Makes the vertical axis logarithmic, with plain numbers at the places of `locator`."""
+    axes.set_yscale("log")
+    axes.yaxis.set_major_locator(locator)
+    axes.yaxis.set_major_formatter(FuncFormatter(lambda value, _: f"{value:g}"))
+    axes.yaxis.set_minor_formatter(NullFormatter())
+
+
+def _bands(bands: Mapping[str, tuple[np.ndarray, np.ndarray]], xlabel: str, ylabel: str) -> Figure:
+    """Draws variants' places `[N]` and values there `[seeds, N]`: the mean, in a band from the smallest to the largest
+    value."""
+    with drawing(3.2) as figure:
+        axes = figure.subplots()
+        for index, (variant, (x, table)) in enumerate(bands.items()):
+            style = series_style(index)
+            axes.plot(x, table.mean(axis=0), label=variant, markevery=max(len(x) // 8, 1), **style)
+            axes.fill_between(x, table.min(axis=0), table.max(axis=0), color=style["color"], alpha=0.18, linewidth=0)
+        _log_if_wide(axes, np.concatenate([table.ravel() for _, table in bands.values()]))
+        axes.set(xlabel=xlabel, ylabel=ylabel)
+        legend(figure, axes)
+    return figure
 
 
 def _log_if_wide(axes: Axes, values: Sequence[float] | np.ndarray, ratio: float = LOG_RATIO) -> None:
     values = np.asarray(values, float)
     if len(values) and values.min() > 0 and values.max() > ratio * values.min():
-        axes.set_yscale("log")
-        axes.yaxis.set_major_locator(LogLocator(subs=(1, 2, 5) if values.max() < 1000 * values.min() else (1,)))
-        axes.yaxis.set_major_formatter(FuncFormatter(lambda value, _: f"{value:g}"))
-        axes.yaxis.set_minor_formatter(NullFormatter())
+        log_scale(axes, LogLocator(subs=(1, 2, 5) if values.max() < 1000 * values.min() else (1,)))

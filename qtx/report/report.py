@@ -4,10 +4,12 @@ from __future__ import annotations
 
 import dataclasses
 import json
-from collections.abc import Callable, Iterable, Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from pathlib import Path
 from statistics import fmean
 from typing import Any
+
+from flax import traverse_util
 
 from qtx import __version__
 from qtx.analysis.analysis import load_analysis
@@ -93,7 +95,7 @@ def report(runs: Sequence[ReportedRun]) -> str:
         page.figures(
             [
                 figures.ladder_figure(lines),
-                *figures.curve_figures(runs, (figures.LEARNING, figures.OUTLIERS, figures.TAILS)),
+                *figures.curve_figures(runs, ("loss", "max_inf_norm", "avg_kurtosis")),
             ]
         ),
         *sensitivity_section({run.result["variant"]: run.sweep for run in reversed(runs) if run.sweep is not None}),
@@ -102,7 +104,9 @@ def report(runs: Sequence[ReportedRun]) -> str:
         page.paragraph(_limits(lines), "note"),
     ]
     if config:
-        body += [page.heading("Configuration"), page.definitions("Every option of the first run", list(_flat(config)))]
+        flat = traverse_util.flatten_dict(config, sep=".")
+        values = [(name, json.dumps(value, ensure_ascii=False)) for name, value in flat.items()]
+        body += [page.heading("Configuration"), page.definitions("Every option of the first run", values)]
     body.append(page.footer(f"Written by qtx {__version__} from results.jsonl and the runs' folders beside this page."))
     return page.page(title, body)
 
@@ -116,7 +120,7 @@ def _inside(runs: Sequence[ReportedRun]) -> list[str]:
     if not analysed:
         return []
     scheme = next(iter(schemes([run.result for run in runs])), "fewer bits").upper()
-    sinks = [*figures.curve_figures(runs, (figures.SINKS,)), figures.sink_figure(analysed)]
+    sinks = [*figures.curve_figures(runs, ("sink_mass",)), figures.sink_figure(analysed)]
     maps = []
     for kind, (title, _) in figures.MAPS.items():
         if drawn := figures.map_figures(analysed, kind):
@@ -157,21 +161,25 @@ def _in_short(lines: Sequence[Result]) -> list[str]:
     """Returns a few sentences computed from the results."""
     groups, metric = by_variant(lines), lines[0]["metric"]
 
-    def means(value: Callable[[Result], float]) -> dict[str, float]:
-        return {variant: fmean(map(value, group)) for variant, group in groups.items()}
+    def means(key: str, scheme: str = "") -> dict[str, float]:
+        """Returns the mean over seeds of a result, or of its entry for a scheme, by variant."""
+        return {
+            variant: fmean(line[key][scheme] if scheme else line[key] for line in group)
+            for variant, group in groups.items()
+        }
 
     def listed(values: Mapping[str, str]) -> str:
         return ", ".join(f"{value} with {variant}" for variant, value in values.items())
 
-    full, items = means(lambda line: line["fp"]), []
+    full, items = means("fp"), []
     common = [scheme for scheme in schemes(lines) if all(scheme in line["quantized"] for line in lines)]
-    at = {scheme: means(_metric_at(scheme)) for scheme in common}
+    at = {scheme: means("quantized", scheme) for scheme in common}
     if at:
         worse = 1 if lower_is_better(metric) else -1
         hardest = max(at, key=lambda scheme: worse * fmean(at[scheme].values()))
         changes = {v: f"{measured(metric, full[v])} → {measured(metric, at[hardest][v])}" for v in full}
         items.append(f"From floating point to {hardest.upper()}, the hardest scheme, {metric} goes {listed(changes)}.")
-    norms = means(lambda line: line["max_inf_norm"])
+    norms = means("max_inf_norm")
     items.append(f"Largest activation (max infinity norm): {listed({v: number(x) for v, x in norms.items()})}.")
     if "none" in groups:
         items.append(
@@ -179,10 +187,6 @@ def _in_short(lines: Sequence[Result]) -> list[str]:
             "from attention."
         )
     return items
-
-
-def _metric_at(scheme: str) -> Callable[[Result], float]:
-    return lambda line: line["quantized"][scheme]
 
 
 def _table_caption(lines: Sequence[Result]) -> str:
@@ -215,11 +219,3 @@ def _limits(lines: Sequence[Result]) -> str:
             "nothing about large models."
         )
     return text
-
-
-def _flat(config: Mapping[str, Any], prefix: str = "") -> Iterable[tuple[str, str]]:
-    for key, value in config.items():
-        if isinstance(value, dict):
-            yield from _flat(value, f"{prefix}{key}.")
-        else:
-            yield f"{prefix}{key}", json.dumps(value, ensure_ascii=False)

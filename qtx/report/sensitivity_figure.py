@@ -5,7 +5,6 @@ from __future__ import annotations
 from collections.abc import Mapping
 from pathlib import Path
 
-from matplotlib.backends.backend_agg import FigureCanvasAgg
 from matplotlib.figure import Figure
 
 from qtx.analysis.sensitivity import HEADER, Sweep, table_rows
@@ -28,12 +27,9 @@ def sensitivity_plot(sweep: Sweep) -> Figure:
         axes.hlines(places, fp, alone, color=SERIES[0], linewidth=2)
         axes.plot(alone, places, "o", color=SERIES[0], label="quantized alone")
         axes.plot(without, places, "^", color=SERIES[1], label="all but it")
-        axes.axvline(fp, color=MUTED, linewidth=1)
-        axes.axvline(full, color=MUTED, linewidth=1, linestyle="--")
-        axes.annotate("FP", (fp, 1.0), xycoords=("data", "axes fraction"), color=MUTED, ha="center", va="bottom")
-        axes.annotate(
-            sweep.scheme.upper(), (full, 1.0), xycoords=("data", "axes fraction"), color=MUTED, ha="center", va="bottom"
-        )
+        for x, name, style in ((fp, "FP", "-"), (full, sweep.scheme.upper(), "--")):
+            axes.axvline(x, color=MUTED, linewidth=1, linestyle=style)
+            axes.annotate(name, (x, 1.0), xycoords=("data", "axes fraction"), color=MUTED, ha="center", va="bottom")
         axes.set_yticks(places, [row.name + (" (weight)" if row.kind == "weight" else "") for row in rows])
         axes.set(xlabel=METRIC_TITLES[sweep.metric])
         axes.grid(axis="y", visible=False)
@@ -43,8 +39,8 @@ def sensitivity_plot(sweep: Sweep) -> Figure:
 
 def save_sensitivity_plot(sweep: Sweep, workdir: Path) -> Path:
     """Writes a run's sensitivity.png."""
-    figure, path = sensitivity_plot(sweep), workdir / "sensitivity.png"
-    FigureCanvasAgg(figure).figure.savefig(path, dpi=160, facecolor="white")
+    path = workdir / "sensitivity.png"
+    sensitivity_plot(sweep).savefig(path, dpi=160, facecolor="white")
     return path
 
 

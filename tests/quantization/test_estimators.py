@@ -142,6 +142,13 @@ def test_masked_values_do_not_count(name, options):
     np.testing.assert_allclose([float(end) for end in estimator.result(masked)], expected, rtol=1e-5)
 
 
+@pytest.mark.parametrize("options", [{}, {"percentile": 97.0}], ids=str)
+def test_the_range_of_padding_alone_is_0(options):
+    estimator = RunningMinMax(**options)
+    state = estimator.update(estimator.init(), jnp.ones((5, 40)), 8, False, jnp.zeros((5, 1), bool))
+    assert estimator.result(state) == (0, 0)
+
+
 MANY_VALUES = {
     "normal": lambda rng: rng.normal(size=(20, 1024)),
     "heavy tails": lambda rng: rng.standard_t(3, size=(20, 1024)),

@@ -19,7 +19,7 @@ percentile for each channel would need 65,536 counts for each."""
 
 def percentile_ends(x: jax.Array, percentile: float, where: jax.Array | None = None) -> tuple[jax.Array, jax.Array]:
     """Returns the (100 - `percentile`)-th and the `percentile`-th percentile of all of `x`, by linear interpolation
-    between order statistics.
+    between order statistics; both are 0 if no value counts.
 
     Args:
       x: any shape.
@@ -47,7 +47,7 @@ def percentile_ends(x: jax.Array, percentile: float, where: jax.Array | None = N
 
     def between(code, next_code):
         value, next_value = _value(code), _value(jnp.where(position == 0, code, next_code))
-        return value + fraction * (next_value - value)
+        return jnp.where(number > 0, value + fraction * (next_value - value), 0.0)
 
     return between(lower, smaller), between(upper, higher)
 

@@ -8,13 +8,12 @@ from typing import Annotated
 import jax.numpy as jnp
 
 from qtx.foundation.limits import within
-from qtx.quantization.estimators.base import Estimator
-from qtx.quantization.estimators.minmax import extremes
+from qtx.quantization.estimators.minmax import MinMax, extremes
 from qtx.quantization.estimators.percentile import percentile_ends
 
 
 @dataclasses.dataclass(frozen=True)
-class RunningMinMax(Estimator):
+class RunningMinMax(MinMax):
     """The moving average r_1 = m_1, r_i = (1 - momentum) m_i + momentum r_(i-1) of each batch i's ends m_i
     (Krishnamoorthi 2018).
 
@@ -28,19 +27,13 @@ class RunningMinMax(Estimator):
     percentile: Annotated[float | None, within("(50, 100]", remedy="e.g. 99.99")] = None
 
     def init(self):
-        return {"minimum": jnp.zeros(()), "maximum": jnp.zeros(()), "batches": jnp.zeros(())}
+        return {**super().init(), "batches": jnp.zeros(())}
 
     def update(self, state, x, bits, symmetric, where=None):
-        if self.percentile is None:
-            ends = extremes(x, where)
-        else:
-            ends = percentile_ends(x, self.percentile, where)
+        ends = extremes(x, where) if self.percentile is None else percentile_ends(x, self.percentile, where)
         momentum = jnp.where(state["batches"] == 0, 0.0, self.momentum)
         minimum, maximum = (
             (1 - momentum) * end + momentum * state[name]
             for name, end in zip(("minimum", "maximum"), ends, strict=True)
         )
         return {"minimum": minimum, "maximum": maximum, "batches": state["batches"] + 1}
-
-    def result(self, state):
-        return state["minimum"], state["maximum"]

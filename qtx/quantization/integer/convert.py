@@ -13,7 +13,7 @@ from qtx.quantization.basis import basis_of
 from qtx.quantization.calibration import Quantized
 from qtx.quantization.integer.grids import read_grids
 from qtx.quantization.integer.kernels import dense_variables, integers_of
-from qtx.quantization.integer.model import IntegerModel, Tensors
+from qtx.quantization.integer.model import IntegerModel, Tensors, as_table
 from qtx.quantization.plan import flatten, is_table
 
 
@@ -49,16 +49,12 @@ def convert(quantized: Quantized) -> IntegerModel:
         # A tied head multiplies by the unquantized table, which is kept in floating point, once.
         own = is_table(path) and path not in found.tied
         if own and path in grids.weights and not basis_of(grids.weights[path]):
-            integers[path.removesuffix("embedding") + "table"] = integers_of(x, grids.weights[path])
+            integers[as_table(path)] = integers_of(x, grids.weights[path])
     for site, grid in grids.sites.items():
         integers |= {f"{site}/grid/{name}": value for name, value in grid.items()}
     floating |= {f"{site} (its rotation)" for site, grid in grids.sites.items() if "rotation" in grid}
-    kept = {path: x for path, x in params.items() if not {path, _as_table(path)} & integers.keys()}
+    kept = {path: x for path, x in params.items() if not {path, as_table(path)} & integers.keys()}
     return IntegerModel(module, tuple(sorted(floating)), kept, integers)
-
-
-def _as_table(path: str) -> str:
-    return path.removesuffix("embedding") + "table"
 
 
 def for_inference(module: Any) -> nn.Module:

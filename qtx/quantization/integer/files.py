@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
@@ -22,18 +23,16 @@ from qtx.foundation.storage import (
     sealed_safetensors,
     write_whole,
 )
+from qtx.models import COMPUTATION, OF_TRAINING
 from qtx.quantization.integer.convert import for_inference
-from qtx.quantization.integer.model import IntegerModel, Tensors
-from qtx.quantization.plan import flatten, is_table
+from qtx.quantization.integer.model import IntegerModel, Tensors, as_table
+from qtx.quantization.plan import flatten
 
 WEIGHTS = "model.safetensors"
 DESCRIPTION = "integer.json"
 EXPECTED = Expected(f"part of an integer model's folder, {WEIGHTS} and {DESCRIPTION}", "export the model anew")
 FORMAT = 3
 """The format of both files: a new number where a reader of the old format could not read the new one."""
-
-TRAINING_ONLY = {"dropout", "attention_dropout", "init_std", "dtype", "remat", "attention_backend"}
-"""Options of a model's config that do not matter to the model's integers."""
 
 
 def save(model: IntegerModel, folder: str | Path) -> None:
@@ -83,25 +82,23 @@ def load(module: nn.Module, folder: str | Path) -> IntegerModel:
         if group not in groups:
             raise EXPECTED.refusal(path, f"it has {name}")
         groups[group][tensor] = jnp.asarray(x)
-    problem = misfit(module, **groups)
+    problem = misfit(module, tensors)
     if problem is not None:
         raise QtxError(f"{path}: {problem}")
     return IntegerModel(for_inference(module), tuple(values["in_floating_point"]), **groups)
 
 
-def misfit(module: nn.Module, params: Tensors, integers: Tensors) -> str | None:
+def misfit(module: nn.Module, tensors: Mapping[str, np.ndarray]) -> str | None:
     """Says what keeps arrays from being an integer model of `module`: the first missing or misshapen array; or None."""
     variables = nn.unbox(jax.eval_shape(module.init, jax.random.key(0), module.config.example()))
-    for path, shape in ((path, leaf.shape) for path, leaf in flatten(variables["params"]).items()):
-        places = {f"params/{path}": params.get(path), f"integers/{path}": integers.get(path)}
-        table = path.removesuffix("embedding") + "table"
-        places[f"integers/{table}"] = integers.get(table) if is_table(path) else None
-        found = {name: x for name, x in places.items() if x is not None}
+    for path, leaf in flatten(variables["params"]).items():
+        places = (f"params/{path}", f"integers/{path}", f"integers/{as_table(path)}")
+        found = {name: tensors[name].shape for name in places if name in tensors}
         if not found:
             return f"lacks {path!r}, which the model has"
-        for name, x in found.items():
-            if x.shape != shape:
-                return f"{name!r} has shape {x.shape}, but the model's is {shape}"
+        for name, shape in found.items():
+            if shape != leaf.shape:
+                return f"{name!r} has shape {shape}, but the model's is {leaf.shape}"
     return None
 
 
@@ -131,8 +128,9 @@ def _check_config(module: nn.Module, values: dict[str, Any], folder: Path) -> No
 
 def _config(module: Any) -> dict[str, Any]:
     """Returns the part of a module's config that decides what the module computes, as JSON would give it back."""
-    fields = flattened(module.config)
-    return json.loads(json.dumps({name: value for name, value in fields.items() if name not in TRAINING_ONLY}))
+    left_out = {*COMPUTATION, *OF_TRAINING}
+    fields = {name: value for name, value in flattened(module.config).items() if name not in left_out}
+    return json.loads(json.dumps(fields))
 
 
 def _kind(module: Any) -> str:

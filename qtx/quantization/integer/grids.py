@@ -1,19 +1,64 @@
-"""The int8 grids of a calibrated model, from its ranges."""
+"""int8 grids, as arrays by name, and those of a calibrated model."""
 
 from __future__ import annotations
 
 import dataclasses
+import functools
 
+import jax
 import jax.numpy as jnp
 
 from qtx.anatomy import Origin
 from qtx.foundation.errors import QtxError
-from qtx.quantization.basis import basis_of
+from qtx.quantization.affine import Grid, fake_quantize, make_grid
+from qtx.quantization.basis import basis_of, enter, leave
 from qtx.quantization.calibration import Quantized
-from qtx.quantization.integer.grid import Fields, int8_grid
 from qtx.quantization.plan import TABLE, QuantizerPlan, Ranges, is_table
 
+Fields = dict[str, jax.Array]
+"""A grid as arrays: `Grid`'s fields, each a scalar, or `[F]` over a tensor's last axis; the basis to round in, if not
+the tensor's own; and "on", a scalar, if the recipe quantizes a site in some layers only: the scanned program, which all
+layers share, then carries the site in floating point, rounded where on. All have a leading `[L]` under `layers/`."""
+
 MOST_BITS = 8
+SHIFT = 128
+"""Subtracted from an unsigned grid's integers and zero-point: [0, 255] becomes [-128, 127], the real values stay."""
+
+
+@functools.partial(jax.jit, static_argnames=("symmetric",))
+def int8_grid(minimum: jax.Array, maximum: jax.Array, bits: jax.Array, symmetric: bool) -> Fields:
+    """Makes the grid of `make_grid`, with the integers of an unsigned grid shifted to int8.
+
+    Args:
+      minimum, maximum: real ends of the range, of the same shape.
+      bits: 2 to 8; broadcasts to `minimum` from the left.
+      symmetric: whether the unshifted grid's zero-point is fixed at 0.
+    """
+    minimum = jnp.asarray(minimum, jnp.float32)
+    bits = jnp.asarray(bits, jnp.float32)
+    bits = jnp.broadcast_to(bits.reshape(bits.shape + (1,) * (minimum.ndim - bits.ndim)), minimum.shape)
+    grid = make_grid(minimum, maximum, bits, symmetric)
+    shift = jnp.where(grid.low < 0, 0, SHIFT)
+    fields = {
+        "scale": grid.scale,
+        "zero_point": grid.zero_point - shift,
+        "low": grid.low - shift,
+        "high": grid.high - shift,
+    }
+    return {name: jnp.broadcast_to(value, minimum.shape) for name, value in fields.items()}
+
+
+def grid_of(fields: Fields) -> Grid:
+    """Returns the grid alone, without basis and "on"."""
+    return Grid(**{name: fields[name] for name in ("scale", "zero_point", "low", "high")})
+
+
+def on_grid(y: jax.Array, fields: Fields) -> jax.Array:
+    """Rounds `y` `[..., F]` to a grid, in the grid's basis, where the grid is on."""
+    grid, basis = grid_of(fields), basis_of(fields)
+    y = enter(y, basis)
+    rounded = fake_quantize(y, grid)
+    return leave(jnp.where(fields["on"], rounded, y) if "on" in fields else rounded, basis)
 
 
 @dataclasses.dataclass(frozen=True)
@@ -32,21 +77,20 @@ class Grids:
           QtxError: if the grid has a scale per channel, over which a product of integers cannot sum.
         """
         fields = None if source is None or source.site is None else self._one_scale(source.site)
-        if source is None or fields is None or (source.later is None and not source.last):
-            return None if fields is None or "on" in fields else fields
+        if source is None or fields is None:
+            return None
         if source.last:
-            on = fields.get("on", jnp.ones(1, bool))[-1]
-            return {name: value[-1] for name, value in fields.items() if name != "on"} if on else None
-        assert source.later is not None
+            return _in_layers(fields, -1)
+        if source.later is None or "on" in fields:
+            return None if "on" in fields else fields
+        first = {name: value[None] for name, value in fields.items()}
         if len(self.sites.get(source.later, {"low": ()})["low"]) == 1:  # a single layer's output enters no layer
-            return None if "on" in fields else {name: value[None] for name, value in fields.items()}
-        later = self._one_scale(source.later)
-        # The last layer's grid does not enter a layer, so whether it is on does not matter.
-        if later is None or "on" in fields or not later.get("on", jnp.ones(1, bool))[:-1].all():
+            return first
+        # Nor does the last layer's, so whether the grid is on there does not matter.
+        others = _in_layers(self._one_scale(source.later), slice(-1))
+        if others is None or basis_of(first).keys() != basis_of(others).keys():
             return None
-        if basis_of(fields).keys() != basis_of(later).keys():
-            return None
-        return {name: jnp.concatenate([value[None], later[name][:-1]]) for name, value in fields.items()}
+        return {name: jnp.concatenate([value, others[name]]) for name, value in first.items()}
 
     def _one_scale(self, site: str) -> Fields | None:
         fields = self.sites.get(site)
@@ -56,6 +100,13 @@ class Grids:
                 "one scale, so expected one range per tensor: set config.quantization.activation_granularity=tensor"
             )
         return fields
+
+
+def _in_layers(fields: Fields | None, layers: int | slice) -> Fields | None:
+    """Returns the grids of some layers, without "on"; None if there is none, or it is off in one of these layers."""
+    if fields is None or not fields.get("on", jnp.ones(1, bool))[layers].all():
+        return None
+    return {name: value[layers] for name, value in fields.items() if name != "on"}
 
 
 def same_basis(left: Fields, right: Fields) -> bool:

@@ -20,7 +20,7 @@ from qtx.layers import Product
 from qtx.quantization.affine import Grid
 from qtx.quantization.basis import basis_of, enter
 from qtx.quantization.integer import products
-from qtx.quantization.integer.grid import Fields, grid_of, on_grid
+from qtx.quantization.integer.grids import Fields, grid_of, on_grid
 from qtx.sites import SITES_AND_TABLES, watching
 
 COLLECTION = "integer"
@@ -34,7 +34,7 @@ def on_integers() -> Iterator[None]:
         module: Any = context.module
         if context.method_name != "__call__":
             return next_function(*args, **kwargs)
-        node = _node(module)
+        node: Mapping[str, Any] = module.variables.get(COLLECTION, {})
         if isinstance(module, nn.Dense) and "kernel" in node:
             [x] = args
             x, grid = _integers(x, node["input"]) if "input" in node else (x, None)
@@ -49,10 +49,6 @@ def on_integers() -> Iterator[None]:
 
     with watching(lambda path: True), nn.intercept_methods(interceptor):
         yield
-
-
-def _node(module: nn.Module) -> Mapping[str, Any]:
-    return module.variables.get(COLLECTION, {})
 
 
 def _integers(x: jax.Array, fields: Fields) -> tuple[jax.Array, Grid]:

@@ -7,10 +7,8 @@ import functools
 import jax
 import jax.numpy as jnp
 
-from qtx.quantization.affine import Grid
 from qtx.quantization.basis import basis_of, enter
-from qtx.quantization.integer.grid import Fields
-from qtx.quantization.integer.grids import same_basis
+from qtx.quantization.integer.grids import Fields, grid_of, same_basis
 
 Tensors = dict[str, jax.Array]
 """Arrays by path, e.g. `layers/mlp/out/kernel`."""
@@ -24,8 +22,8 @@ def integers_of(weight: jax.Array, grid: Fields) -> jax.Array:
       weight: `[..., D, F]`.
       grid: has fields of the leading shape `[...]`, or with a trailing `[F]`.
     """
-    fields = {name: _as_matrix(grid[name], weight.ndim) for name in ("scale", "zero_point", "low", "high")}
-    return Grid(**fields).quantize(weight).astype(jnp.int8)
+    as_matrices = jax.tree.map(lambda x: _as_matrix(x, weight.ndim), grid_of(grid))
+    return as_matrices.quantize(weight).astype(jnp.int8)
 
 
 def dense_variables(

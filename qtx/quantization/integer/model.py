@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import dataclasses
+import re
 from typing import Any
 
 import flax.linen as nn
@@ -66,6 +67,11 @@ class IntegerModel:
 jax.tree_util.register_dataclass(
     IntegerModel, data_fields=["params", "integers"], meta_fields=["module", "in_floating_point"]
 )
+
+
+def as_table(path: str) -> str:
+    """Returns the path of the integers of an embedding table, given that of the table; of other paths, the same."""
+    return re.sub("/embedding$", "/table", path)
 
 
 def _nested(tensors: Tensors) -> Any:

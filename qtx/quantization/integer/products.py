@@ -101,8 +101,6 @@ def faster_in_bfloat16() -> bool:
 
 def _summed(x: jax.Array, letters: str, result: str) -> jax.Array:
     """Computes the int32 sums over the axes that a product contracts, broadcasting to the product's result."""
-    contracted = tuple(axis for axis, letter in enumerate(letters) if letter not in result)
-    left = [letter for letter in letters if letter in result]
-    total = jnp.sum(x, contracted, dtype=jnp.int32)
-    total = total.transpose([left.index(letter) for letter in result if letter in left])
+    left = "".join(letter for letter in result if letter in letters)
+    total = jnp.einsum(f"{letters}->{left}", x, preferred_element_type=jnp.int32)
     return jnp.expand_dims(total, [axis for axis, letter in enumerate(result) if letter not in left])

@@ -51,21 +51,19 @@ class Gptq(Method):
 
     def round_weights(self, problem):
         plan, ranges = settled(problem.plan), problem.ranges
-        layers = (p.path.removesuffix(KERNEL) for p in plan if p.path.endswith(KERNEL))
-        hessians = problem.inputs(layers, gram, jnp.add)
+        kernels = {p.path.removesuffix(KERNEL): p for p in plan if p.path.endswith(KERNEL)}
+        hessians = problem.inputs(kernels, gram, jnp.add)
         if not hessians:
             raise QtxError(
                 "gptq finds no dense layer whose kernel is quantized: choose another method, or a recipe with kernels"
             )
         flat, rounded = flatten(problem.params), dict(flatten(quantize_weights(plan, problem.params, ranges)))
-        for planned in plan:
-            hessian = hessians.get(planned.path.removesuffix(KERNEL))
-            if hessian is not None and planned.path.endswith(KERNEL):
-                path, stacked = planned.path, ranges[planned.path]["bits"].ndim > 0
-                kernel = _round_kernel(planned, stacked, flat[path], hessian, ranges[path], self.damping)
-                if not jnp.isfinite(kernel).all():
-                    raise QtxError(f"the Hessian of {path!r} is singular at damping {self.damping}: raise it")
-                rounded[path] = kernel
+        for layer, hessian in hessians.items():
+            planned, path = kernels[layer], f"{layer}{KERNEL}"
+            stacked = ranges[path]["bits"].ndim > 0
+            rounded[path] = _round_kernel(planned, stacked, flat[path], hessian, ranges[path], self.damping)
+            if not jnp.isfinite(rounded[path]).all():
+                raise QtxError(f"the Hessian of {path!r} is singular at damping {self.damping}: raise it")
         return traverse_util.unflatten_dict(rounded, sep="/")
 
 

@@ -2,26 +2,64 @@
 
 If x W = (x M) (M^-1 W), the integers may hold x M and M^-1 W instead of x and W. A range that carries M is the range of
 the tensor in that basis: the tensor enters the basis, is rounded there, and leaves. In floating point nothing changes.
-A range carries the array of each kind of basis under its name in `BASES`. A new kind is a file here and a line there.
+A range carries the array of each kind of basis under its name in `BASES`. A new kind is a line there.
 """
 
 from __future__ import annotations
 
-from collections.abc import Mapping
-from typing import Any
+import functools
+from collections.abc import Callable, Mapping
+from typing import Any, NamedTuple
 
 import jax
-
-from qtx.quantization.basis.base import Kind
-from qtx.quantization.basis.rotation import ROTATION
-from qtx.quantization.basis.shift import SHIFT
-from qtx.quantization.basis.smooth import SMOOTH
+import jax.numpy as jnp
 
 Basis = Mapping[str, jax.Array]
 Bases = Mapping[str, Basis]
 """The basis of each site or weight by path, with a leading `[L]` in a stack of layers."""
 
-BASES: dict[str, Kind] = {"shift": SHIFT, "smooth": SMOOTH, "rotation": ROTATION}
+Move = Callable[[jax.Array, jax.Array], jax.Array]
+
+
+class Kind(NamedTuple):
+    """A `Kind` says how tensors enter a basis, given the basis's array, and how they leave it.
+
+    Attributes:
+      rank: the number of axes of the array, each as long as an activation's last: 1 for `[D]`, 2 for `[D, D]`.
+      enter, leave: bring an activation `[..., D]` into the basis, and back.
+      enter_weight, leave_weight: bring a weight `[D, F]` into the basis, and back; None: a weight stays as it is.
+    """
+
+    rank: int
+    enter: Move
+    leave: Move
+    enter_weight: Move | None = None
+    leave_weight: Move | None = None
+
+
+# By default, accelerators multiply float32 in fewer bits, with a larger error than a 16-bit grid's.
+_product = functools.partial(jnp.matmul, precision=jax.lax.Precision.HIGHEST)
+
+BASES: dict[str, Kind] = {
+    # A shift z `[D]`: the integers hold x - z. The product (x - z) W lacks z W, which is added as a bias is.
+    "shift": Kind(1, enter=lambda x, z: x - z, leave=lambda x, z: x + z),
+    # A scale s `[D]`: the integers hold x / s and s W.
+    "smooth": Kind(
+        1,
+        enter=lambda x, s: x / s,
+        leave=lambda x, s: x * s,
+        enter_weight=lambda w, s: w * s[:, None],
+        leave_weight=lambda w, s: w / s[:, None],
+    ),
+    # An orthogonal matrix R `[D, D]`: the integers hold x R and R^T W.
+    "rotation": Kind(
+        2,
+        enter=_product,
+        leave=lambda x, r: _product(x, r.T),
+        enter_weight=lambda w, r: _product(r.T, w),
+        leave_weight=lambda w, r: _product(r, w),
+    ),
+}
 """Bases stand in the order in which a tensor enters them: with all three, the integers hold ((x - z) / s) R."""
 
 
@@ -50,6 +88,3 @@ def leave(x: jax.Array, basis: Basis, weight: bool = False) -> jax.Array:
         move = kind.leave_weight if weight and x.ndim > 1 else kind.leave
         x = move(x, basis[name]) if name in basis and move is not None else x
     return x
-
-
-__all__ = ["BASES", "Bases", "Basis", "Kind", "basis_of", "enter", "leave", "linear"]
