@@ -14,7 +14,7 @@ from typing import Any
 
 from qtx.foundation.errors import QtxError
 from qtx.foundation.storage import Expected, read_sealed_json
-from qtx.quantization.earlier import LEFT_OUT
+from qtx.quantization.earlier import fields_of_this_version
 from qtx.quantization.estimators import ESTIMATORS
 from qtx.quantization.granularity import GRANULARITIES
 from qtx.quantization.recipe import Quantizer, Recipe, Rule
@@ -47,8 +47,8 @@ def _encode(value: Any) -> Any:
 
 def _decode(value: Any) -> Any:
     if isinstance(value, dict):
-        fields = {name: _decode(item) for name, item in value.items() if name not in ("is", LEFT_OUT)}
-        return classes()[value["is"]](**fields)
+        fields = {name: _decode(item) for name, item in value.items() if name != "is"}
+        return classes()[value["is"]](**fields_of_this_version(fields))
     return tuple(_decode(item) for item in value) if isinstance(value, list) else value
 
 
