@@ -51,6 +51,14 @@ SITES_AND_TABLES = (*SITE_MODULES, nn.Embed)
 _watching: contextvars.ContextVar[tuple[Callable[[str], bool], ...]] = contextvars.ContextVar("watching", default=())
 
 
+def part_of(module: Any) -> Part:
+    """Returns what a module computes, as it declares; a norm of Flax's own is one of the residual stream."""
+    declared = getattr(module, "part", None)
+    if isinstance(declared, Part):
+        return declared
+    return Part.NORM if isinstance(module, nn.LayerNorm | nn.RMSNorm) else Part.OTHER
+
+
 @contextlib.contextmanager
 def watching(reads: Callable[[str], bool]) -> Iterator[None]:
     """Tells `watched`, within the context, that something reads or changes the sites whose paths `reads` accepts."""

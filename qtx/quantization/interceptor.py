@@ -19,7 +19,7 @@ from qtx.quantization.basis import basis_of, enter
 from qtx.quantization.granularity import Token
 from qtx.quantization.plan import Planned, QuantizerPlan
 from qtx.quantization.rounding import round_to_range
-from qtx.sites import SITES_AND_TABLES, on_sites
+from qtx.sites import SITES_AND_TABLES, on_sites, part_of
 
 
 @contextlib.contextmanager
@@ -54,7 +54,7 @@ def calibrating(plan: QuantizerPlan, tables: QuantizerPlan, module: nn.Module, b
                 enter(y, basis_of(r)),
                 r["bits"],
                 planned.symmetric,
-                counted(planned, y, module, batch, mask),
+                counted(planned, site, y, module, batch, mask),
             )
             minimum, maximum = planned.granularity.result(planned.estimator, state)
             r = {**r, "minimum": minimum, "maximum": maximum}
@@ -66,9 +66,11 @@ def calibrating(plan: QuantizerPlan, tables: QuantizerPlan, module: nn.Module, b
         yield
 
 
-def counted(planned: Planned, y: jax.Array, module: nn.Module, batch: Batch, mask: Mask | None) -> jax.Array | None:
+def counted(
+    planned: Planned, site: nn.Module, y: jax.Array, module: nn.Module, batch: Batch, mask: Mask | None
+) -> jax.Array | None:
     """Says which values of a site's output `y` count for its static range, broadcasting to `y`; None: all."""
-    return None if planned.count_padding else masks.counted(y.shape, batch, mask, module)
+    return None if planned.count_padding else masks.counted(y.shape, batch, mask, module, part_of(site))
 
 
 def seen(mask: Mask | None) -> jax.Array | None:

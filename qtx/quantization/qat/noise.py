@@ -125,7 +125,7 @@ def rounding_sites(
         if path in tables:
             noise, (minimum, maximum) = tables[path]
             return fake_quantize_between(y, minimum, maximum, noise.bits, noise.planned.symmetric)
-        return round_to_own_ends(y, by_path[path], counted(by_path[path].planned, y, module, batch, mask))
+        return round_to_own_ends(y, by_path[path], counted(by_path[path].planned, site, y, module, batch, mask))
 
     with on_sites(quantize, by_path.keys() | tables.keys(), SITES_AND_TABLES):
         yield
