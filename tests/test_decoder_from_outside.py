@@ -21,6 +21,7 @@ from qtx.analysis import attention_health, measure_outliers
 from qtx.analysis.capture import FloatingPoint as Analysed
 from qtx.analysis.capture import values_at
 from qtx.analysis.heads import HEAD_SITES
+from qtx.anatomy import read
 from qtx.attention import AttentionSpec, MultiHeadAttention, Rows, attention_variant
 from qtx.cli.main import main
 from qtx.families import FAMILIES, Family, MeasuredSites
@@ -37,9 +38,8 @@ from qtx.quantization import QuantizationConfig, calibrate
 from qtx.quantization.granularity import Group
 from qtx.quantization.integer import convert, products
 from qtx.quantization.methods import METHODS
-from qtx.quantization.plan import weights_of
-from qtx.quantization.recipe import resolve
-from qtx.sites import Site, site_shapes
+from qtx.quantization.plan import flatten, quantizers_of
+from qtx.sites import Site
 from tests.quantization.test_integer import assert_same_answers, dots, off_the_edges
 
 # The model, as its author would write it.
@@ -446,9 +446,8 @@ def test_the_strict_recipe_fits_it(granularity, tied):
     module, params, batch = make("softmax", tied=tied)
     config = QuantizationConfig(recipe="strict", activation_granularity=granularity)
     recipe = config.make_recipe("w8a8", module.config)
-    weights = resolve(recipe.weights, weights_of(params), "weight")
-    sites = resolve(recipe.activations, site_shapes(module, params, batch), "activation")
-    assert weights.keys() == weights_of(params).keys() - {"head/logits/kernel"}
+    weights, sites = quantizers_of(read(module, batch), recipe)
+    assert weights.keys() == flatten(params).keys() - {"head/logits/kernel"}
     of_dimensions = {path for path, quantizer in sites.items() if isinstance(quantizer.granularity, Group)}
     wide = {"attention_norm", "attention/out", "attention_residual", "mlp_norm", "mlp/out", "mlp_residual"}
     assert of_dimensions == ({f"layers/{site}" for site in wide} if granularity != "tensor" else set())

@@ -103,4 +103,3 @@ def _role(owner: nn.Module | None, name: str) -> Role:
             return Role.NORMALIZER
         return Role.GATE if name.endswith("kernel") else Role.BIAS  # see `qtx.attention.parameters.Parameter`
     return ROLES.get(name, Role.OTHER)
-

@@ -27,7 +27,6 @@ from qtx.quantization.methods import Problem, Static, make_method
 from qtx.quantization.plan import Planned, QuantizerPlan, Range, Ranges, check_finite, flatten, is_table
 from qtx.quantization.recipe import Recipe
 from qtx.quantization.weights import from_integers, quantize_weights, to_integers, weight_ranges
-from qtx.sites import site_shapes
 
 EXPECTED = Expected("a file of ranges that `qtx quantize` of this version wrote", "calibrate anew, without --ranges")
 FOLDERS = {"weights": "weight", "activations": "activation"}
@@ -118,7 +117,7 @@ def load_ranges(module: nn.Module, params: Any, recipe: Recipe, batch: dict[str,
     problem = Problem(read(module, batch), module, params, method.adapt(recipe), [batch])
     weight_plan, bits = problem.plan, problem.bits
     estimated = jax.eval_shape(lambda p: weight_ranges(weight_plan, p, bits, {}), params)
-    plan, state = initial_state(module, params, problem.recipe, batch, estimated, {})
+    plan, state = initial_state(problem.anatomy, problem.recipe, estimated, {})
     _check_plan(saved, _in_words(weight_plan, plan))
     arrays = dict(saved.arrays)
     flat = flatten(params)
@@ -129,7 +128,7 @@ def load_ranges(module: nn.Module, params: Any, recipe: Recipe, batch: dict[str,
     # A basis multiplies a kernel's rows, and the last axis of a vector or an activation.
     features = {
         "weights": {path: flat[path].shape[b.ndim] for path, b in bits.items()},
-        "activations": {path: site.features for path, site in site_shapes(module, params, batch).items()},
+        "activations": {path: site.features for path, site in problem.anatomy.sites.items()},
     }
     ranges: dict[str, Ranges] = {
         folder: {

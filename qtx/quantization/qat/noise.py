@@ -181,14 +181,13 @@ def make_noisy_model(module: nn.Module, recipe: Recipe, batch: Batch) -> NoisyMo
     Raises:
       QtxError: if the recipe does not fit the model.
     """
-    params = nn.unbox(jax.eval_shape(module.init, jax.random.key(0), batch)["params"])
     anatomy = read(module, batch)
 
     def noise(quantizers: dict[str, Quantizer]) -> tuple[Noise, ...]:
         plan = make_plan(quantizers)
         return tuple(Noise(p, quantizers[p.path].bits, anatomy.stack_of(p.path) is not None) for p in plan)
 
-    weights, activations = map(noise, quantizers_of(module, params, recipe, batch))
+    weights, activations = map(noise, quantizers_of(anatomy, recipe))
     return NoisyModel(module, weights, activations, tuple(stack.path for stack in anatomy.stacks))
 
 
