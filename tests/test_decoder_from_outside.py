@@ -20,7 +20,6 @@ import pytest
 from qtx.analysis import attention_health, measure_outliers
 from qtx.analysis.capture import FloatingPoint as Analysed
 from qtx.analysis.capture import values_at
-from qtx.analysis.heads import HEAD_SITES
 from qtx.anatomy import read
 from qtx.attention import AttentionSpec, MultiHeadAttention, Rows, attention_variant
 from qtx.cli.main import main
@@ -365,7 +364,8 @@ def test_statistics_count_the_keys_in_each_layers_own_window():
 def test_windows_are_known_to_every_way_of_looking():
     module, params, batch = make("clipped_softmax,alpha=1", **WINDOWS)
     analysis = measure_outliers(module, params, [batch, batch])
-    found = jax.jit(lambda m, b: values_at(m, b, HEAD_SITES))(Analysed(module, params), batch)
+    sites = ("layers/attention/probs", "layers/attention/probs/mask")
+    found = jax.jit(lambda m, b: values_at(m, b, sites))(Analysed(module, params), batch)
     mask, probs = found["layers/attention/probs/mask"], np.asarray(found["layers/attention/probs"])
     windows = [window or EVERYWHERE for window in WINDOWS["windows"]]
     np.testing.assert_array_equal(mask.window, windows)

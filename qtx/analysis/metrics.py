@@ -11,12 +11,12 @@ import jax.numpy as jnp
 import numpy as np
 
 from qtx.analysis.capture import FloatingPoint, Model, measured_sites, values_at
-from qtx.analysis.heads import GIVEN_MASK, HEAD_SITES, by_head, layer_statistics
+from qtx.analysis.heads import look_at_heads
 from qtx.analysis.statistics import MeanState, infinity_norm, kurtosis, per_layer, weighted_mean
 from qtx.anatomy import read
 from qtx.foundation.batch import Batch
 from qtx.foundation.errors import QtxError
-from qtx.masks import counted, sample_mask, token_mask
+from qtx.masks import counted, sample_mask
 
 _mean = weighted_mean()
 
@@ -158,13 +158,10 @@ def _update(model: FloatingPoint, state: NormState, batch: dict[str, Any], count
 @jax.jit
 def _health(model: Model, batch: dict[str, Any], step: Any) -> dict[str, jax.Array]:
     sites = measured_sites(model.module)
-    values = values_at(model, batch, {*sites.tensors, *HEAD_SITES}, step)
-    heads = by_head(values)
-    mask = token_mask(batch, heads["probs"].shape[3], model.module)
-    table = layer_statistics(heads, values[GIVEN_MASK], mask)
+    values, heads = look_at_heads(model, batch, sites.tensors, step)
     means = {}
     for name in ("dead_row_share", "zero_share", "sink_mass"):
-        measured, weights = table[name]  # [L, B, H], [L, B]
+        measured, weights = heads.statistics[name]  # [L, B, H], [L, B]
         # In float32: a large batch has more visible keys than int32 can count.
         weights = weights.astype(jnp.float32)
         means[name] = jnp.sum(measured * weights[..., None]) / jnp.maximum(jnp.sum(weights) * measured.shape[-1], 1)

@@ -136,10 +136,10 @@ def _heads(diagnosis: Diagnosis, said: str) -> list[str]:
             "attending to it adds nothing. A head at the lower right does nothing.",
         )
     ]
-    idle = {(role.layer, role.head) for role in idle_heads(diagnosis)}
+    idle = {(role.layer, role.head): role.name for role in idle_heads(diagnosis)}
     for head in diagnosis.maps:
         if (head.layer, head.head) in idle:
-            name = f"layers/attention[{head.layer}], head {head.head}"
+            name = idle[head.layer, head.head]
             gate = "" if head.openness is None else f" Its gate is open by {percent(head.openness.mean())} on average."
             items.append(
                 page.figure(
