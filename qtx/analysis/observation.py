@@ -14,6 +14,7 @@ import numpy as np
 from qtx.analysis.capture import FloatingPoint
 from qtx.analysis.head_map import SHOWN_TOKENS, shown
 from qtx.analysis.heads import attentions, look_at_heads
+from qtx.analysis.statistics import largest_distance
 from qtx.anatomy import read
 from qtx.foundation.batch import Batch
 from qtx.masks import sample_mask, tokens_at
@@ -71,10 +72,9 @@ def observe_model(model: FloatingPoint, batches: Sequence[Batch]) -> Observation
 
     def of_site(path: str) -> dict[str, np.ndarray]:
         parts = [part["sites"][path] for part in seen]
-        rows = {name: joined([part[name] for part in parts], 1) for name in ("high", "low", "sum", "squares")}
         squares = np.sum([part["power"] for part in parts], axis=0, dtype=np.float64)
         return {
-            **_of_tokens(real, anatomy.sites[path].features, **rows),
+            **{name: joined([part[name] for part in parts], 1) for name in ("peak", "sigmas")},
             "reach": np.max([part["reach"] for part in parts], axis=0),
             "size": np.sqrt(squares / real.sum()),
         }
@@ -105,31 +105,14 @@ def _most_varied(batch: Batch) -> int:
     return int(np.argmax([len(set(tokens[:SHOWN_TOKENS])) for tokens in np.asarray(batch["tokens"]).tolist()]))
 
 
-def _of_tokens(
-    real: np.ndarray, features: int, high: np.ndarray, low: np.ndarray, sum: np.ndarray, squares: np.ndarray
-) -> dict[str, np.ndarray]:
-    """Computes `peak` and `sigmas` of `Observation.sites` from extremes and sums over features, `[L, S, T]`."""
-    count = features * real.sum(axis=-1)
-    mean = np.where(real, sum, 0).sum(axis=-1, dtype=np.float64) / count
-    square = np.where(real, squares, 0).sum(axis=-1, dtype=np.float64) - count * mean**2
-    deviation = np.sqrt(np.maximum(square, 0) / np.maximum(count - 1, 1))
-    distance = np.where(real, np.maximum(high - mean[..., None], mean[..., None] - low), 0).max(axis=-1)
-    return {
-        "peak": np.where(real, np.maximum(high, -low), 0),
-        "sigmas": distance / np.maximum(deviation, 1e-12),
-    }
-
-
 def _observe_site(x: jax.Array, mask: jax.Array) -> dict[str, jax.Array]:
-    """Observes one layer's tensor `[B, T, D]`, rows first: XLA's CPU compiler is fast along the last axis."""
-    x = x.astype(jnp.float32)
-    real = jnp.where(mask[..., None], x, 0)
+    """Observes one layer's tensor `[B, T, D]`."""
+    real = jnp.where(mask[..., None], x.astype(jnp.float32), 0)
+    size = jnp.abs(real)
     return {
-        "high": x.max(axis=-1),
-        "low": x.min(axis=-1),
-        "sum": x.sum(axis=-1),
-        "squares": jnp.square(x).sum(axis=-1),
-        "reach": jnp.abs(real).max(axis=(0, 1)),
+        "peak": size.max(axis=-1),
+        "sigmas": largest_distance(x, mask[..., None]),
+        "reach": size.max(axis=(0, 1)),
         "power": jnp.square(real).sum(axis=(0, 1)),
     }
 

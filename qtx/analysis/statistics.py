@@ -42,12 +42,15 @@ def kurtosis(x: jax.Array, where: jax.Array | None = None) -> jax.Array:
 
     The kurtosis is 3 for normally distributed values (not the excess kurtosis) and grows with the weight of the tails.
     """
-    x, counts = _samples(x, where)
-    number = jnp.maximum(counts.sum(axis=1), 1)
-    mean = jnp.sum(x, axis=1, where=counts) / number
-    centered = jnp.where(counts, x - mean[:, None], 0.0)
-    variance = jnp.sum(centered**2, axis=1) / jnp.maximum(number - 1, 1)
+    centered, number, variance = _centered(x, where)
     return jnp.sum(centered**4, axis=1) / number / (variance**2 + KURTOSIS_EPSILON)
+
+
+def largest_distance(x: jax.Array, where: jax.Array | None = None) -> jax.Array:
+    """Computes the largest distance from each sample's mean in its standard deviations, `[S, ...]` to `[S]`, over the
+    values that count, as in `infinity_norm`."""
+    centered, _, variance = _centered(x, where)
+    return jnp.max(jnp.abs(centered), axis=1) / jnp.maximum(jnp.sqrt(variance), 1e-12)
 
 
 def is_outlier(x: jax.Array, mask: jax.Array | None = None, sigmas: float = OUTLIER_SIGMAS) -> jax.Array:
@@ -61,14 +64,8 @@ def is_outlier(x: jax.Array, mask: jax.Array | None = None, sigmas: float = OUTL
     Returns:
       Boolean `[S, T, D]`.
     """
-    x = x.astype(jnp.float32)
-    real = jnp.ones(x.shape[:2], bool) if mask is None else mask
-    real = jnp.broadcast_to(real[..., None], x.shape)
-    count = jnp.maximum(jnp.sum(real, axis=(1, 2), keepdims=True), 1)
-    mean = jnp.sum(jnp.where(real, x, 0), axis=(1, 2), keepdims=True) / count
-    deviation = jnp.where(real, x - mean, 0)
-    std = jnp.sqrt(jnp.sum(deviation**2, axis=(1, 2), keepdims=True) / jnp.maximum(count - 1, 1))
-    return jnp.abs(deviation) > sigmas * std
+    centered, _, variance = _centered(x, None if mask is None else mask[..., None])
+    return (jnp.abs(centered) > sigmas * jnp.sqrt(variance)[:, None]).reshape(x.shape)
 
 
 class MeanState(NamedTuple):
@@ -173,3 +170,13 @@ def _samples(x: jax.Array, where: jax.Array | None) -> tuple[jax.Array, jax.Arra
     """Returns the values of each sample, float32 `[S, N]`, and which of them count, `[S, N]`."""
     counts = jnp.broadcast_to(True if where is None else where, x.shape)
     return x.reshape(x.shape[0], -1).astype(jnp.float32), counts.reshape(x.shape[0], -1)
+
+
+def _centered(x: jax.Array, where: jax.Array | None) -> tuple[jax.Array, jax.Array, jax.Array]:
+    """Returns the distances of each sample's values from their mean, `[S, N]`, 0 for values that do not count; and how
+    many count, and their unbiased variance, `[S]`."""
+    x, counts = _samples(x, where)
+    number = jnp.maximum(counts.sum(axis=1), 1)
+    mean = jnp.sum(x, axis=1, where=counts) / number
+    centered = jnp.where(counts, x - mean[:, None], 0.0)
+    return centered, number, jnp.sum(centered**2, axis=1) / jnp.maximum(number - 1, 1)
