@@ -127,7 +127,7 @@ def muon(
         def of(path, _):
             parameter = parameters[path_of(path)]
             matrix = parameter.role is Role.KERNEL and len(parameter.shape) == 2
-            return "muon" if matrix and parameter.part not in (Part.HEAD, Part.EMBEDDED) else "adamw"
+            return "muon" if matrix and parameter.part not in (Part.EMBEDDED, Part.PROJECTED, Part.HEAD) else "adamw"
 
         return jax.tree_util.tree_map_with_path(of, params)
 
