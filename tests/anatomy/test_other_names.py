@@ -133,9 +133,9 @@ def test_its_diagnosis_is_that_of_opt():
     expected, found = (observe_model(FloatingPoint(module, params), [BATCH]) for module, params in make())
     assert {renamed(path) for path in expected.sites} == found.sites.keys()
     for path, seen in expected.sites.items():
-        jax.tree.map(
-            lambda a, b: np.testing.assert_allclose(a, b, rtol=1e-4, atol=1e-5), seen, found.sites[renamed(path)]
-        )
+        of_odd = found.sites[renamed(path)]
+        for name, x in seen.items():
+            np.testing.assert_allclose(of_odd[name], x, rtol=1e-4, atol=1e-5, err_msg=f"{path} {name}")
     one, other = (find_heads(observation, str) for observation in (expected, found))
     assert [role.name.replace("layers/attention", "trunk/layers/mix") for role in one] == [role.name for role in other]
     carried = [{o.name for o in find_outliers(observation, str) if o.carried} for observation in (expected, found)]
