@@ -76,7 +76,7 @@ class Lp(Estimator):
             powers = powers if where is None else jnp.where(where, powers, 0.0)
             return grid.scale**self.p * powers.sum(axis=-1).sum()
 
-        candidates = self._candidates(low, high)
+        candidates = self._grid(low, high)
         if x.size <= MANY or self.candidates <= NEAR:
             errors = jax.lax.map(lambda ends: error(*ends), candidates)
         else:
@@ -96,11 +96,11 @@ class Lp(Estimator):
         return {"found": state["found"] + errors, "low": low, "high": high, "tensors": state["tensors"] + 1}
 
     def result(self, state):
-        lows, highs = self._candidates(state["low"], state["high"])
+        lows, highs = self._grid(state["low"], state["high"])
         best = state["found"].argmin()
         return lows[best], highs[best]
 
-    def _candidates(self, low, high):
+    def _grid(self, low, high):
         """Returns both ends of every candidate, `[candidates]` each; divides first, as the paper's code does."""
         steps = jnp.arange(1, self.candidates + 1)
         return low / self.candidates * steps, high / self.candidates * steps

@@ -27,8 +27,9 @@ from qtx.parts import Part
 from qtx.quantization import float32_only
 from qtx.quantization.calibration import Quantized, range_collection, tables_of
 from qtx.quantization.granularity import Group, Token
+from qtx.quantization.interceptor import fake_quantized
 from qtx.quantization.plan import Planned, QuantizerPlan, Ranges, ends_shape, flatten, make_plan, quantizers_of, spread
-from qtx.quantization.qat.interceptor import round_to_learned_range, straight_through
+from qtx.quantization.qat.interceptor import round_to_learned_range, to_learned_range
 from qtx.quantization.qat.learned_step import ends, learnable
 from qtx.quantization.recipe import Quantizer, Recipe
 from qtx.quantization.weights import map_weights, quantize_weights
@@ -96,7 +97,7 @@ class QatModel:
         weight_ranges, activation_ranges = self._learned(ranges)
         rounded = map_weights(self.weight_plan, params["model"], weight_ranges, round_to_learned_range)
         collection = range_collection(activation_ranges, weight_ranges)
-        with straight_through(self.activation_plan + tables_of(self.weight_plan)):
+        with fake_quantized(self.activation_plan + tables_of(self.weight_plan), to_learned_range):
             return float32_only.apply(self.module, {"params": rounded, "ranges": collection}, batch, **options)
 
     def start(self, params: Any, calibrated: Quantized) -> dict[str, Any]:
