@@ -1,4 +1,4 @@
-"""Rules that a run has recorded are read back as they were, those by parts too, and those that an earlier version wrote."""
+"""Rules that a run has recorded are read back as they were: those by parts, and those of earlier versions."""
 
 from __future__ import annotations
 
@@ -32,12 +32,11 @@ def test_rules_by_part_and_by_path_are_read_as_they_were(tmp_path):
 
 @pytest.mark.parametrize("search", ["grid", "golden"])
 def test_the_search_that_earlier_versions_had_is_read_and_another_is_refused(tmp_path, search):
-    """They recorded `search` of mse; the golden section is gone, and its ranges were others."""
-    entry = json.dumps(as_data(RECIPE, WEIGHT, ACTIVATION)).replace(
-        '"candidates"', f'"search": "{search}", "candidates"'
-    )
+    """Earlier versions recorded `search` of mse; the golden section is gone, and its ranges were others."""
+    now = json.dumps(as_data(RECIPE, WEIGHT, ACTIVATION))
+    entry = json.loads(now.replace('"candidates"', f'"search": "{search}", "candidates"'))
     if search == "grid":
-        assert read(tmp_path, json.loads(entry)) == RECIPE
+        assert read(tmp_path, entry) == RECIPE
     else:
         with pytest.raises(QtxError, match="search"):
-            read(tmp_path, json.loads(entry))
+            read(tmp_path, entry)
