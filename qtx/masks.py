@@ -142,13 +142,13 @@ def token_mask(batch: Mapping[str, Any], length: int, model: Any = None) -> jax.
     return jnp.broadcast_to(samples if real is None else samples & real, (len(samples), length))
 
 
-def tokens_at(batch: Mapping[str, Any], length: int, model: Any = None) -> jax.Array:
+def tokens_at(batch: Mapping[str, Any], length: int, model: Any = None) -> jax.Array | None:
     """Returns the identity of the token at each of the `length` positions of a model's sequences, `[B, length]`: the
     first real position has the text's first real token, and so on. Where no real token is, the number means nothing.
-
-    Args:
-      batch, length, model: as in `token_mask`.
+    None: the batch has no tokens. Arguments are as in `token_mask`.
     """
+    if "tokens" not in batch:
+        return None
     tokens = jnp.asarray(batch["tokens"])
     if tokens.shape[1] == length:
         return tokens

@@ -169,12 +169,8 @@ def _map_of(model: FloatingPoint, batch: Batch, layer: int, head: int, text: Cal
 def _first_example(model: FloatingPoint, batch: dict[str, Any], layer: jax.Array) -> tuple[Any, jax.Array, Any]:
     batch = {name: x[:1] for name, x in batch.items()}
     tensors, _, real = look_at_heads(model, batch)[1]
-    tokens = _tokens(model, batch, real.shape[1])
+    tokens = tokens_at(batch, real.shape[1], model.module)
     return {name: x[layer] for name, x in shown(tensors, 0).items()}, real[0], None if tokens is None else tokens[0]
-
-
-def _tokens(model: Model, batch: Batch, length: int) -> jax.Array | None:
-    return tokens_at(batch, length, model.module) if "tokens" in batch else None
 
 
 @jax.jit
@@ -221,7 +217,7 @@ def _update(model: FloatingPoint, state: Any, ranges: dict[str, jax.Array], batc
     values, (_, statistics, real) = _looked_at(model, batch)
     measured = values[measured_sites(model.module).infinity_norm]
     by_sample = {name: (x.swapaxes(0, 1), weights.T) for name, (x, weights) in statistics.items()}  # [B, L, ...]
-    tokens, update_mean = _tokens(model, batch, real.shape[1]), weighted_mean().update
+    tokens, update_mean = tokens_at(batch, real.shape[1], model.module), weighted_mean().update
     return {
         "norms": update_norms(model.module, state["norms"], values, batch),
         "outliers": _outliers(model, measured.shape).update(state["outliers"], measured, real, tokens),

@@ -139,7 +139,7 @@ def update_norms(
 
 def summary(module: nn.Module, state: NormState) -> dict[str, Any]:
     """Returns what `outlier_metrics` does, over all batches that the state has seen."""
-    means = {kind: {site: np.asarray(_mean.result(s)) for site, s in table.items()} for kind, table in state.items()}
+    means = {kind: {site: np.asarray(s.mean.high) for site, s in table.items()} for kind, table in state.items()}
     kurtoses = np.concatenate(list(means["kurtoses"].values()))
     return {
         "max_inf_norm": float(means["inf_norms"][measured_sites(module).infinity_norm].max()),

@@ -15,7 +15,7 @@ from qtx.analysis.capture import FloatingPoint
 from qtx.analysis.head_map import SHOWN_TOKENS, shown
 from qtx.analysis.heads import attentions, look_at_heads
 from qtx.analysis.statistics import largest_distance
-from qtx.anatomy import read
+from qtx.anatomy import Anatomy, read
 from qtx.foundation.batch import Batch
 from qtx.masks import sample_mask, tokens_at
 from qtx.parts import Part
@@ -82,7 +82,7 @@ def observe_model(model: FloatingPoint, batches: Sequence[Batch]) -> Observation
     real = joined([part["real"] for part in seen], 0)
     made = {path.rpartition("/")[0] for path in anatomy.parameters}
     return Observation(
-        tokens=joined([part["tokens"] for part in seen], 0) if "tokens" in seen[0] else None,
+        tokens=joined([part["tokens"] for part in seen], 0) if "tokens" in batches[0] else None,
         real=real,
         sites={path: of_site(path) for path in seen[0]["sites"]},
         heads={name: joined([part["heads"][name] for part in seen], 1) for name in seen[0]["heads"]},
@@ -90,12 +90,13 @@ def observe_model(model: FloatingPoint, batches: Sequence[Batch]) -> Observation
         shown=seen[0]["shown"],
         stacked=frozenset(path for path in paths if anatomy.stack_of(path)),
         sums=frozenset(site.path for site in anatomy.sites_of(SUMS) if site.path not in made),
-        layers=tuple(
-            f"{one.path}[{layer}]" if anatomy.stack_of(one.path) else one.path
-            for one in heads
-            for layer in range((*anatomy.leading(one.path), 1)[0])
-        ),
+        layers=tuple(name for one in heads for name in _layer_names(one.path, anatomy)),
     )
+
+
+def _layer_names(path: str, anatomy: Anatomy) -> list[str]:
+    depth = anatomy.leading(path)
+    return [f"{path}[{layer}]" for layer in range(*depth)] if depth else [path]
 
 
 def _most_varied(batch: Batch) -> int:
@@ -120,11 +121,10 @@ def _observe_site(x: jax.Array, mask: jax.Array) -> dict[str, jax.Array]:
 @jax.jit(static_argnames="paths")
 def _observe(model: FloatingPoint, paths: tuple[str, ...], batch: dict[str, Any], example: int) -> dict[str, Any]:
     values, (tensors, statistics, mask) = look_at_heads(model, batch, paths)
-    tokens = {"tokens": tokens_at(batch, mask.shape[1], model.module)} if "tokens" in batch else {}
     return {
         "sample": sample_mask(batch),
         "real": mask,
-        **tokens,
+        "tokens": tokens_at(batch, mask.shape[1], model.module),
         "sites": {
             path: jax.vmap(_observe_site, (0, None))(values[path], mask)
             for path in paths

@@ -2,7 +2,7 @@
 
 The statistics follow the paper's official code: a tensor of activations `[S, T, D]` is looked at one sample (sequence
 or image) at a time, flattened over `T * D`, and the per-sample numbers are averaged over the samples. An accumulator
-is an `(init, update, result)` triple in the manner of optax, to be used inside `jax.jit`.
+is an `(init, update)` pair in the manner of optax, to be used inside `jax.jit`.
 """
 
 from __future__ import annotations
@@ -22,11 +22,10 @@ KURTOSIS_EPSILON = 1e-6
 
 
 class Accumulator(NamedTuple):
-    """A streaming statistic: `state = init()`; per batch `state = update(state, x, ...)`; then `result(state)`."""
+    """A streaming statistic: `state = init()`; per batch `state = update(state, x, ...)`; the state is the result."""
 
     init: Callable[[], Any]
     update: Callable[..., Any]
-    result: Callable[[Any], Any]
 
 
 def infinity_norm(x: jax.Array, where: jax.Array | None = None) -> jax.Array:
@@ -79,7 +78,7 @@ def weighted_mean(*shape: int) -> Accumulator:
     """Makes the accumulator of a running mean over all samples seen, with the digits that 10^12 samples take.
 
     `update(state, values, weights)` takes values `[S, *shape]` and weights `[S]` or `[S, *shape]`; a weight of 0 leaves
-    a sample out (the padding of a last batch). `result(state)` is `[*shape]`, 0 where nothing had weight.
+    a sample out (the padding of a last batch). The mean is 0 where nothing had weight.
     """
 
     def init() -> MeanState:
@@ -96,7 +95,7 @@ def weighted_mean(*shape: int) -> Accumulator:
         change = jnp.sum(difference, axis=0) / jnp.where(total.high > 0, total.high, 1)
         return MeanState(state.mean.plus(change), total)
 
-    return Accumulator(init, update, lambda state: state.mean.high)
+    return Accumulator(init, update)
 
 
 class OutlierCounts(NamedTuple):
@@ -113,8 +112,8 @@ def outlier_counts(length: int, width: int, vocabulary: int = 0, sigmas: float =
 
     `update(state, x, mask, tokens)` takes activations `[S, length, width]`, a mask `[S, length]` (False = padding) and
     token ids `[S, length]` below `vocabulary` (ignored when `vocabulary` is 0). Each sample is compared with its own
-    mean and deviation, so the counts do not depend on the batch size. `result(state)` is an `OutlierCounts` of counts
-    `[width]`, `[length]`, `[vocabulary]`, `[length]`.
+    mean and deviation, so the counts do not depend on the batch size. They are `[width]`, `[length]`, `[vocabulary]`
+    and `[length]`.
     """
 
     def init() -> OutlierCounts:
@@ -131,14 +130,13 @@ def outlier_counts(length: int, width: int, vocabulary: int = 0, sigmas: float =
             state.tokens_at_position.plus(jnp.sum(mask, axis=0, dtype=jnp.uint32)),
         )
 
-    return Accumulator(init, update, lambda state: state)
+    return Accumulator(init, update)
 
 
 def histogram(low: float | jax.Array, high: float | jax.Array, bins: int) -> Accumulator:
     """Makes the accumulator that counts values in `bins` equal bins of [low, high]; the outermost also count the rest.
 
-    `update(state, x, mask)` takes `[S, T, ...]`, of up to 4 billion values, and a mask `[S, T]`; `result(state)` is a
-    count `[bins]`.
+    `update(counts, x, mask)` takes counts `[bins]`, `[S, T, ...]`, of up to 4 billion values, and a mask `[S, T]`.
     """
 
     def update(counts: Count, x: jax.Array, mask: jax.Array) -> Count:
@@ -148,7 +146,7 @@ def histogram(low: float | jax.Array, high: float | jax.Array, bins: int) -> Acc
         of_batch = jnp.zeros(bins, jnp.uint32).at[index].add(jnp.broadcast_to(real, x.shape).astype(jnp.uint32))
         return counts.plus(of_batch)
 
-    return Accumulator(lambda: Count.zero(bins), update, lambda counts: counts)
+    return Accumulator(lambda: Count.zero(bins), update)
 
 
 def per_layer(accumulator: Accumulator, num_layers: int) -> Accumulator:
@@ -163,7 +161,7 @@ def per_layer(accumulator: Accumulator, num_layers: int) -> Accumulator:
     def update(state: Any, x: Any, *shared: Any) -> Any:
         return jax.vmap(lambda one, values: accumulator.update(one, values, *shared))(state, x)
 
-    return Accumulator(init, update, jax.vmap(accumulator.result))
+    return Accumulator(init, update)
 
 
 def _samples(x: jax.Array, where: jax.Array | None) -> tuple[jax.Array, jax.Array]:
