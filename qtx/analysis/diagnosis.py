@@ -57,7 +57,7 @@ class Outliers:
     dimensions: dict[str, float]
     tokens: dict[str, float]
     positions: dict[str, float]
-    carried: bool = False
+    carried: bool
 
     @property
     def name(self) -> str:

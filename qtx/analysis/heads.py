@@ -1,4 +1,4 @@
-"""Statistics of attention heads: sinks, drained values, exact zeros and dead rows. Pure functions on arrays.
+"""Attention heads: where a model has them, and their statistics, sinks, drained values, exact zeros and dead rows.
 
 A head that wants to do nothing parks its attention on a token whose value vector it has driven towards zero (a sink),
 or, with clipped softmax, sets probabilities to exactly zero. A row whose probabilities are *all* zero passes no
