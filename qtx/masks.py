@@ -225,8 +225,8 @@ def _real_rows(
         return real[:, None, :, None] if masked else real[:, None, :, None] & real[:, None, None, :]
     if len(shape) < 3:
         return None
-    predicted = batch["positions"].shape[1] if length is not None and "positions" in batch else None
-    if shape[1] == predicted and (part is Part.HEAD or predicted != length):
+    predicted = "positions" in batch and shape[1] == batch["positions"].shape[1]
+    if length is not None and predicted and (part is Part.HEAD or shape[1] != length):
         real = _real_positions(model, batch, length)
         real = None if real is None else jnp.take_along_axis(real, batch["positions"], axis=1)
         real = _all(real, batch["weights"] > 0 if "weights" in batch else None)

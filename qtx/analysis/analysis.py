@@ -162,7 +162,8 @@ def histogram_sites(model: Model, batch: Batch) -> tuple[str, ...]:
 
 def _map_of(model: FloatingPoint, batch: Batch, layer: int, head: int, text: Callable[[int], str]) -> HeadMap:
     """Computes the map of one head on the first example of a batch."""
-    return head_map(layer, head, *jax.device_get(_first_example(model, batch, jnp.array(layer))), text)
+    of_layer, real, tokens = jax.device_get(_first_example(model, batch, jnp.array(layer)))
+    return head_map(layer, head, of_layer, real, tokens, text)
 
 
 @jax.jit

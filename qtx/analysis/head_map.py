@@ -60,7 +60,7 @@ def head_map(
       text: token id to text.
     """
     places = np.flatnonzero(real)
-    labels = list(map(patch_name, places))
+    labels = [patch_name(int(place)) for place in places]
     if tokens is not None:
         places = places[:SHOWN_TOKENS]
         labels = [text(int(token)) for token in tokens[places]]

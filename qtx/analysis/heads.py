@@ -99,8 +99,8 @@ def look_at_heads(
         )
     real = token_mask(batch, tensors[0]["probs"].shape[3], model.module)
     statistics = [layer_statistics(one, values[mask], real) for one, mask in zip(tensors, masks, strict=True)]
-    together = [jax.tree.map(lambda *x: jnp.concatenate(x), *each) for each in (tensors, statistics)]
-    return values, Heads(*together, real)
+    all_tensors, all_statistics = (jax.tree.map(lambda *x: jnp.concatenate(x), *each) for each in (tensors, statistics))
+    return values, Heads(all_tensors, all_statistics, real)
 
 
 def by_head(values: Mapping[str, Any], sites: AttentionSites) -> dict[str, jax.Array]:

@@ -79,7 +79,6 @@ class LogitSums(NamedTuple):
 
     weight: Any
     moments: Moments
-    one_by_one = False
 
     def plus(self, more: Self) -> Self:
         """Returns the sums with those of another batch added."""
@@ -87,14 +86,16 @@ class LogitSums(NamedTuple):
 
     def metrics(self) -> dict[str, float]:
         """Returns the centred logits' cosine as `fidelity`, the error divided by the teacher's variation as `loss`."""
-        fidelity, loss = self.moments.compared(self.one_by_one)
+        fidelity, loss = self.moments.compared()
         return {"loss": loss, "fidelity": fidelity, "predictions": float(self.weight)}
 
 
 class ScoreSums(LogitSums):
     """`LogitSums` of scores, which may be of different sizes: each is compared by itself, and the mean is taken."""
 
-    one_by_one = True
+    def metrics(self) -> dict[str, float]:
+        fidelity, loss = self.moments.compared(one_by_one=True)
+        return {"loss": loss, "fidelity": fidelity, "predictions": float(self.weight)}
 
 
 @dataclasses.dataclass(frozen=True)

@@ -194,7 +194,8 @@ def make_qat_model(module: nn.Module, recipe: Recipe, batch: dict[str, Any], lea
             _learned(p, found[p.path], anatomy.leading(p.path), shapes[p.path], learn_ranges) for p in make_plan(found)
         )
 
-    return QatModel(module, *map(learned, quantizers_of(anatomy, recipe)), learn_ranges)
+    weights, activations = map(learned, quantizers_of(anatomy, recipe))
+    return QatModel(module, weights, activations, learn_ranges)
 
 
 def _learned(
