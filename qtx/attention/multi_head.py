@@ -42,7 +42,7 @@ class WithParameters(nn.Module):
             return nn.with_logical_partitioning(initial, axes) if axes else initial
 
         parameters = self.parameters.items()
-        check_parameters(self.parameters, of_gate=self.name != NORMALIZER)
+        check_parameters(self.parameters)
         held = {name: self.param(name, init(start, axes), shape) for name, (shape, start, axes) in parameters}
         return function(held, *inputs)
 
