@@ -16,7 +16,7 @@ from qtx.analysis.capture import FloatingPoint, Model, measured_sites, values_at
 from qtx.analysis.head_map import HeadMap, head_map, shown
 from qtx.analysis.heads import Heads, attentions, look_at_heads
 from qtx.analysis.metrics import initial_norms, summary, update_norms
-from qtx.analysis.statistics import histogram, outlier_counts, per_layer, weighted_mean
+from qtx.analysis.statistics import OutlierCounts, WeightedMean, histogram
 from qtx.anatomy import read
 from qtx.foundation.batch import Batch
 from qtx.foundation.errors import QtxError
@@ -188,22 +188,21 @@ def _histogram_ranges(model: FloatingPoint, batch: dict[str, Any]) -> dict[str, 
     return ranges
 
 
-def _outliers(model: Model, shape: tuple[int, ...]):
-    (num_layers, _, length, width), config = shape, model.module.config
-    tokens = config.vocab_size if config.reads == "tokens" else 0
-    return per_layer(outlier_counts(length, width, tokens), num_layers)
-
-
 def _looked_at(model: FloatingPoint, batch: dict[str, Any]) -> tuple[dict[str, Any], Heads]:
     return look_at_heads(model, batch, {*measured_sites(model.module).tensors, *histogram_sites(model, batch)})
 
 
 def _initial(model: FloatingPoint, batch: dict[str, Any]) -> dict[str, Any]:
     values, heads = jax.eval_shape(_looked_at, model, batch)
-    means = {name: weighted_mean(len(x), *x.shape[2:]).init() for name, (x, _) in heads.statistics.items()}
+    means = {name: WeightedMean.zero(len(x), *x.shape[2:]) for name, (x, _) in heads.statistics.items()}
+    (num_layers, _, length, width), config = (
+        values[measured_sites(model.module).infinity_norm].shape,
+        model.module.config,
+    )
+    vocabulary = config.vocab_size if config.reads == "tokens" else 0
     return {
         "norms": initial_norms(model.module, batch),
-        "outliers": _outliers(model, values[measured_sites(model.module).infinity_norm].shape).init(),
+        "outliers": OutlierCounts.zero(num_layers, width=width, length=length, vocabulary=vocabulary),
         "heads": {name: mean for name, mean in means.items() if name in KEPT},
         "histograms": {
             f"{site} {view}": Count.zero(len(values[site]), BINS)
@@ -218,11 +217,11 @@ def _update(model: FloatingPoint, state: Any, ranges: dict[str, jax.Array], batc
     values, (_, statistics, real) = _looked_at(model, batch)
     measured = values[measured_sites(model.module).infinity_norm]
     by_sample = {name: (x.swapaxes(0, 1), weights.T) for name, (x, weights) in statistics.items()}  # [B, L, ...]
-    tokens, update_mean = tokens_at(batch, real.shape[1], model.module), weighted_mean().update
+    tokens = tokens_at(batch, real.shape[1], model.module)
     return {
         "norms": update_norms(model.module, state["norms"], values, batch),
-        "outliers": _outliers(model, measured.shape).update(state["outliers"], measured, real, tokens),
-        "heads": {name: update_mean(before, *by_sample[name]) for name, before in state["heads"].items()},
+        "outliers": jax.vmap(lambda seen, x: seen.plus(x, real, tokens))(state["outliers"], measured),
+        "heads": {name: mean.plus(*by_sample[name]) for name, mean in state["heads"].items()},
         "histograms": _counted(state["histograms"], values, ranges, real),
     }
 
@@ -235,7 +234,7 @@ def _update_histograms(model: Model, counts: dict[str, jax.Array], ranges: dict[
 
 def _counted(counts, values, ranges, mask):
     def count(before, x, ends):
-        return histogram(ends[0], ends[1], BINS).update(before, x, mask)
+        return before.plus(histogram(x, mask, ends[0], ends[1], BINS))
 
     return {name: jax.vmap(count)(before, values[name.split()[0]], ranges[name]) for name, before in counts.items()}
 

@@ -12,16 +12,14 @@ import numpy as np
 
 from qtx.analysis.capture import FloatingPoint, Model, measured_sites, values_at
 from qtx.analysis.heads import look_at_heads
-from qtx.analysis.statistics import MeanState, infinity_norm, kurtosis, per_layer, weighted_mean
+from qtx.analysis.statistics import WeightedMean, infinity_norm, kurtosis
 from qtx.anatomy import read
 from qtx.foundation.batch import Batch
 from qtx.foundation.errors import QtxError
 from qtx.masks import counted, sample_mask
 
-_mean = weighted_mean()
-
 # A running mean over the samples, `[L]`, of "inf_norms" and of "kurtoses", by site.
-NormState = dict[str, dict[str, MeanState]]
+NormState = dict[str, dict[str, WeightedMean]]
 
 
 def outlier_metrics(
@@ -113,7 +111,7 @@ def initial_norms(module: nn.Module, batch: Batch) -> NormState:
     sites, anatomy = measured_sites(module), read(module, batch)
 
     def states(names):
-        return {site: per_layer(_mean, *(anatomy.leading(site) or (1,))).init() for site in names}
+        return {site: WeightedMean.zero(*(anatomy.leading(site) or (1,))) for site in names}
 
     return {"inf_norms": states(sites.tensors), "kurtoses": states(sites.kurtosis)}
 
@@ -130,7 +128,7 @@ def update_norms(
 
     return {
         kind: {
-            site: jax.vmap(_mean.update, (0, 0, None))(before, measured(kind, values[site]), samples)
+            site: jax.vmap(WeightedMean.plus, (0, 0, None))(before, measured(kind, values[site]), samples)
             for site, before in table.items()
         }
         for kind, table in state.items()
