@@ -37,7 +37,6 @@ CALIBRATIONS: dict[str, dict[str, Any]] = {
     "running min-max": {},
     "percentile 99.99": {"activation_estimator": "running_minmax,percentile=99.99"},
     "groups (PEG)": {"activation_granularity": "group"},
-    "mse, golden section": {"activation_estimator": "mse,search=golden"},
     "mse, grid of 100": {"activation_estimator": "mse"},
 }
 
@@ -69,7 +68,7 @@ def measure(repeats: int, calibrations: list[str]) -> dict[str, float]:
     for name in calibrations:
         recipe = QuantizationConfig(**CALIBRATIONS[name]).make_recipe("w8a8", CONFIG)
         problem = Problem(read(module, batch), module, params, recipe, [batch])
-        plan, state = initial_state(module, params, recipe, batch, problem.ranges, {})
+        plan, state = initial_state(problem.anatomy, recipe, problem.ranges, {})
         arguments = module, plan, tables_of(problem.plan), params, state, without_full_masks(batch)
         functions[f"calibration, {name}"] = lambda arguments=arguments: calibration_step(*arguments)
     return interleaved(functions, repeats)

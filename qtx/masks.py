@@ -12,6 +12,7 @@ import jax
 import jax.numpy as jnp
 
 from qtx.foundation.errors import QtxError
+from qtx.parts import Part
 
 EVERYWHERE = 2**30
 """The window of a layer that sees keys at any distance, where windows are data and other layers see less."""
@@ -141,6 +142,22 @@ def token_mask(batch: Mapping[str, Any], length: int, model: Any = None) -> jax.
     return jnp.broadcast_to(samples if real is None else samples & real, (len(samples), length))
 
 
+def tokens_at(batch: Mapping[str, Any], length: int, model: Any = None) -> jax.Array | None:
+    """Returns the identity of the token at each of the `length` positions of a model's sequences, `[B, length]`: the
+    first real position has the text's first real token, and so on. Where no real token is, the number means nothing.
+    None: the batch has no tokens. Arguments are as in `token_mask`.
+    """
+    if "tokens" not in batch:
+        return None
+    tokens = jnp.asarray(batch["tokens"])
+    if tokens.shape[1] == length:
+        return tokens
+    padding = jnp.zeros(tokens.shape, bool) if "mask" not in batch else batch["mask"] == 0
+    places = jnp.argsort(padding, axis=1)  # those of the real tokens come first
+    number = jnp.clip(jnp.cumsum(token_mask(batch, length, model), axis=1) - 1, 0, tokens.shape[1] - 1)
+    return jnp.take_along_axis(tokens, jnp.take_along_axis(places, number, axis=1), axis=1)
+
+
 def sample_mask(batch: Mapping[str, Any]) -> jax.Array:
     """Returns `[B]`, False for a sample that only pads the last batch (all its `weights` are 0)."""
     if "weights" not in batch:
@@ -163,16 +180,20 @@ def without_full_masks(batch: Mapping[str, Any]) -> dict[str, Any]:
 
 
 def counted(
-    shape: tuple[int, ...], batch: Mapping[str, Any], mask: Mask | None = None, model: Any = None
+    shape: tuple[int, ...],
+    batch: Mapping[str, Any],
+    mask: Mask | None = None,
+    model: Any = None,
+    part: Part = Part.OTHER,
 ) -> jax.Array | None:
     """Says which values count in a tensor that a model computes from a batch: those of real tokens and, in the row of a
-    real query, those of the keys that it sees. The tensor's shape tells what a row belongs to.
+    real query, those of the keys that it sees. The tensor's shape and part tell what a row belongs to.
 
     | shape | a row belongs to |
     | --- | --- |
     | `[B, H, T, S]` with a mask, `[B, H, T, T]` | a query and a key |
-    | `[B, T, ...]` | a position of the model's sequences |
     | `[B, P, ...]`, if the batch has `positions` `[B, P]` | the token at a position; those of weight 0 only fill up |
+    | `[B, T, ...]`, and if P is T all but what a head computes | a position of the model's sequences |
     | `[B, ...]` otherwise | a sample: pooled outputs, the patches of an image |
 
     Args:
@@ -180,6 +201,7 @@ def counted(
       batch: the batch, of which `mask`, `weights` and `positions` are read if it has them.
       mask: the keys that queries see, for scores and probabilities.
       model: the model, whose config may say which positions count; None: the batch alone tells.
+      part: what the tensor is to a transformer.
 
     Returns:
       bool, broadcasting to the tensor; None: all values count.
@@ -188,10 +210,12 @@ def counted(
     if shape[:1] != (_size(batch),):
         return seen
     samples = sample_mask(batch).reshape((-1,) + (1,) * (len(shape) - 1)) if "weights" in batch else None
-    return _all(seen, _real_rows(shape, batch, mask is not None, model), samples)
+    return _all(seen, _real_rows(shape, batch, mask is not None, model, part), samples)
 
 
-def _real_rows(shape: tuple[int, ...], batch: Mapping[str, Any], masked: bool, model: Any) -> jax.Array | None:
+def _real_rows(
+    shape: tuple[int, ...], batch: Mapping[str, Any], masked: bool, model: Any, part: Part
+) -> jax.Array | None:
     """Returns which rows are real, and which keys if no mask says so, broadcasting to the tensor; see `counted`."""
     length = batch["tokens"].shape[1] if "tokens" in batch else None
     if masked or shape[2:] == (length, length):
@@ -201,7 +225,8 @@ def _real_rows(shape: tuple[int, ...], batch: Mapping[str, Any], masked: bool, m
         return real[:, None, :, None] if masked else real[:, None, :, None] & real[:, None, None, :]
     if len(shape) < 3:
         return None
-    if length is not None and "positions" in batch and shape[1] == batch["positions"].shape[1] != length:
+    predicted = "positions" in batch and shape[1] == batch["positions"].shape[1]
+    if length is not None and predicted and (part is Part.HEAD or shape[1] != length):
         real = _real_positions(model, batch, length)
         real = None if real is None else jnp.take_along_axis(real, batch["positions"], axis=1)
         real = _all(real, batch["weights"] > 0 if "weights" in batch else None)

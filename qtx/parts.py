@@ -21,5 +21,6 @@ class Part(enum.Enum):
     GATE = "the openness of a gate, or what predicts it"
     PREACTIVATION = "the inputs of a feed-forward network's activation function"
     HIDDEN = "the outputs of a feed-forward network's activation function"
+    PROJECTED = "the residual stream, in another width for the head"
     HEAD = "what a head computes of the residual stream"
     OTHER = "none of these"

@@ -51,6 +51,14 @@ SITES_AND_TABLES = (*SITE_MODULES, nn.Embed)
 _watching: contextvars.ContextVar[tuple[Callable[[str], bool], ...]] = contextvars.ContextVar("watching", default=())
 
 
+def part_of(module: Any) -> Part:
+    """Returns what a module computes, as it declares; a norm of Flax's own is one of the residual stream."""
+    declared = getattr(module, "part", None)
+    if isinstance(declared, Part):
+        return declared
+    return Part.NORM if isinstance(module, nn.LayerNorm | nn.RMSNorm) else Part.OTHER
+
+
 @contextlib.contextmanager
 def watching(reads: Callable[[str], bool]) -> Iterator[None]:
     """Tells `watched`, within the context, that something reads or changes the sites whose paths `reads` accepts."""
@@ -119,17 +127,15 @@ class SiteShape(NamedTuple):
     features: int
 
 
-def site_shapes(
-    module: nn.Module, params: Any, batch: Mapping[str, Any], kinds: tuple[type, ...] = SITE_MODULES
-) -> dict[str, SiteShape]:
-    """Finds every site of a model that is the output of one of the `kinds` of modules, by tracing the model once."""
+def site_shapes(module: nn.Module, params: Any, batch: Mapping[str, Any]) -> dict[str, SiteShape]:
+    """Finds every site of a model by tracing it once; `qtx.anatomy.read` says more, and also finds look-ups."""
 
     def mark(site, path, y, mask):
         site.put_variable("ranges", "mark", jnp.zeros(y.shape[-1:]))
         return y
 
     def trace(params, batch):
-        with on_sites(mark, kinds=kinds):
+        with on_sites(mark):
             return module.apply({"params": params}, batch, mutable=["ranges"])[1]["ranges"]
 
     marks = jax.eval_shape(trace, params, dict(batch))

@@ -20,7 +20,7 @@ import pytest
 from qtx.analysis import attention_health, measure_outliers
 from qtx.analysis.capture import FloatingPoint as Analysed
 from qtx.analysis.capture import values_at
-from qtx.analysis.heads import HEAD_SITES
+from qtx.anatomy import read
 from qtx.attention import AttentionSpec, MultiHeadAttention, Rows, attention_variant
 from qtx.cli.main import main
 from qtx.families import FAMILIES, Family, MeasuredSites
@@ -37,9 +37,8 @@ from qtx.quantization import QuantizationConfig, calibrate
 from qtx.quantization.granularity import Group
 from qtx.quantization.integer import convert, products
 from qtx.quantization.methods import METHODS
-from qtx.quantization.plan import weights_of
-from qtx.quantization.recipe import resolve
-from qtx.sites import Site, site_shapes
+from qtx.quantization.plan import flatten, quantizers_of
+from qtx.sites import Site
 from tests.quantization.test_integer import assert_same_answers, dots, off_the_edges
 
 # The model, as its author would write it.
@@ -366,7 +365,8 @@ def test_statistics_count_the_keys_in_each_layers_own_window():
 def test_windows_are_known_to_every_way_of_looking():
     module, params, batch = make("clipped_softmax,alpha=1", **WINDOWS)
     analysis = measure_outliers(module, params, [batch, batch])
-    found = jax.jit(lambda m, b: values_at(m, b, HEAD_SITES))(Analysed(module, params), batch)
+    sites = ("layers/attention/probs", "layers/attention/probs/mask")
+    found = jax.jit(lambda m, b: values_at(m, b, sites))(Analysed(module, params), batch)
     mask, probs = found["layers/attention/probs/mask"], np.asarray(found["layers/attention/probs"])
     windows = [window or EVERYWHERE for window in WINDOWS["windows"]]
     np.testing.assert_array_equal(mask.window, windows)
@@ -447,9 +447,8 @@ def test_the_strict_recipe_fits_it(granularity, tied):
     module, params, batch = make("softmax", tied=tied)
     config = QuantizationConfig(recipe="strict", activation_granularity=granularity)
     recipe = config.make_recipe("w8a8", module.config)
-    weights = resolve(recipe.weights, weights_of(params), "weight")
-    sites = resolve(recipe.activations, site_shapes(module, params, batch), "activation")
-    assert weights.keys() == weights_of(params).keys() - {"head/logits/kernel"}
+    weights, sites = quantizers_of(read(module, batch), recipe)
+    assert weights.keys() == flatten(params).keys() - {"head/logits/kernel"}
     of_dimensions = {path for path, quantizer in sites.items() if isinstance(quantizer.granularity, Group)}
     wide = {"attention_norm", "attention/out", "attention_residual", "mlp_norm", "mlp/out", "mlp_residual"}
     assert of_dimensions == ({f"layers/{site}" for site in wide} if granularity != "tensor" else set())

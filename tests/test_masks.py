@@ -10,6 +10,7 @@ import pytest
 
 from qtx.foundation.errors import QtxError
 from qtx.masks import EVERYWHERE, Mask, counted, token_mask, without_full_masks
+from qtx.parts import Part
 
 # Three texts of 2, 4 and 3 tokens, of which the last only fills the batch up.
 TOKENS = {"tokens": np.ones((3, 4), int), "mask": np.arange(4) < np.array([[2], [4], [3]])}
@@ -117,3 +118,12 @@ def test_which_positions_count_is_the_models_to_say():
     np.testing.assert_array_equal(seen[:, 0], real[:, :, None] & np.tri(6, dtype=bool))
     with pytest.raises(QtxError, match="sequences of 6 positions for texts of 4 tokens: give its config"):
         token_mask(BATCH, 6)
+
+
+def test_what_a_head_computes_is_of_the_predicted_positions_though_they_are_as_many_as_tokens():
+    positions = np.array([[3, 0, 1, 2], [0, 1, 2, 3], [1, 0, 3, 2]])
+    weights = np.float32([[1, 1, 1, 0], [1, 1, 0, 1], [0, 0, 0, 0]])
+    batch = {**TOKENS, "positions": positions, "weights": weights}
+    expected = np.take_along_axis(TOKENS["mask"], positions, axis=1) & (weights > 0)
+    np.testing.assert_array_equal(counted((3, 4, 5), batch, part=Part.HEAD), expected[..., None])
+    np.testing.assert_array_equal(counted((3, 4, 5), batch, part=Part.NORM), np.reshape(REAL, (3, 4, 1)).astype(bool))

@@ -13,15 +13,17 @@ import jax.numpy as jnp
 import numpy as np
 
 from qtx.analysis.capture import FloatingPoint, Model, measured_sites, values_at
-from qtx.analysis.head_map import HeadMap, head_map
-from qtx.analysis.heads import GIVEN_MASK, HEAD_SITES, by_head, layer_statistics
+from qtx.analysis.head_map import HeadMap, head_map, shown
+from qtx.analysis.heads import Heads, attentions, look_at_heads
 from qtx.analysis.metrics import initial_norms, summary, update_norms
-from qtx.analysis.statistics import histogram, outlier_counts, per_layer, weighted_mean
+from qtx.analysis.statistics import OutlierCounts, WeightedMean, histogram
+from qtx.anatomy import read
 from qtx.foundation.batch import Batch
 from qtx.foundation.errors import QtxError
 from qtx.foundation.storage import Expected, read_npz, sealed_npz, shaped, write_whole
 from qtx.foundation.totals import Count, exact
-from qtx.masks import sample_mask, token_mask
+from qtx.masks import token_mask, tokens_at
+from qtx.parts import Part
 
 BINS = 1024  # several for every step of an 8-bit grid in the bulk, so that its steps are seen apart
 QUARTILES_APART = 1.349  # in standard deviations of a normal distribution
@@ -30,6 +32,8 @@ TOP_TOKENS = 12
 EXPECTED = Expected("an analysis of this version of qtx", "run qtx evaluate again, or delete it")
 
 _ATTENTION_METRICS = ("sink_mass", "value_drain", "zero_share", "dead_row_share")
+KEPT = (*_ATTENTION_METRICS, "first_mass", "context_norm", "openness", "column_mass")
+"""The statistics of heads that are averaged over all samples."""
 
 
 @dataclasses.dataclass(frozen=True)
@@ -113,7 +117,8 @@ def measure_outliers(
     text = token_text or str
     by_token = counts.by_token.sum(axis=0)
     top = [int(token) for token in np.argsort(-by_token, kind="stable")[:TOP_TOKENS] if by_token[token]]
-    layer = int(norms["inf_norms"]["layers/mlp/out"].argmax())
+    loud = next((s for s in feed_forward_outputs(module, first) if s in norms["inf_norms"]), sites.infinity_norm)
+    layer = int(norms["inf_norms"][loud].argmax())
     sink = np.unravel_index(heads["sink_mass"].argmax(), heads["sink_mass"].shape)
     return Analysis(
         metrics={
@@ -136,26 +141,44 @@ def measure_outliers(
         maps={
             # The head that parks most of its attention on one token, and the head that speaks loudest where the
             # feed-forward network's outliers are largest.
-            "sink": head_map(model, first, int(sink[0]), int(sink[1]), text),
-            "outlier": head_map(model, first, layer, int(heads["context_norm"][layer].argmax()), text),
+            "sink": _map_of(model, first, int(sink[0]), int(sink[1]), text),
+            "outlier": _map_of(model, first, layer, int(heads["context_norm"][layer].argmax()), text),
         },
     )
 
 
-def histogram_sites(model: Model) -> tuple[str, ...]:
+def feed_forward_outputs(module: nn.Module, batch: Batch) -> list[str]:
+    """Returns the sites of what feed-forward networks add to the residual stream: no attention layer has them."""
+    inside = tuple(f"{one.path}/" for one in attentions(module, batch))
+    branches = read(module, batch).sites_of((Part.BRANCH,))
+    return [site.path for site in branches if site.stack and not site.path.startswith(inside)]
+
+
+def histogram_sites(model: Model, batch: Batch) -> tuple[str, ...]:
     """Returns the sites whose values are counted: the feed-forward output, and that of the paper's infinity norm."""
-    return tuple(dict.fromkeys((measured_sites(model.module).infinity_norm, "layers/mlp/out")))
+    first = measured_sites(model.module).infinity_norm
+    return tuple(dict.fromkeys((first, *feed_forward_outputs(model.module, batch))))
 
 
-def _captured(model: Model, batch: dict[str, Any]) -> dict[str, Any]:
-    return values_at(model, batch, {*measured_sites(model.module).tensors, *HEAD_SITES})
+def _map_of(model: FloatingPoint, batch: Batch, layer: int, head: int, text: Callable[[int], str]) -> HeadMap:
+    """Computes the map of one head on the first example of a batch."""
+    of_layer, real, tokens = jax.device_get(_first_example(model, batch, jnp.array(layer)))
+    return head_map(layer, head, of_layer, real, tokens, text)
+
+
+@jax.jit
+def _first_example(model: FloatingPoint, batch: dict[str, Any], layer: jax.Array) -> tuple[Any, jax.Array, Any]:
+    batch = {name: x[:1] for name, x in batch.items()}
+    tensors, _, real = look_at_heads(model, batch)[1]
+    tokens = tokens_at(batch, real.shape[1], model.module)
+    return {name: x[layer] for name, x in shown(tensors, 0).items()}, real[0], None if tokens is None else tokens[0]
 
 
 @jax.jit
 def _histogram_ranges(model: FloatingPoint, batch: dict[str, Any]) -> dict[str, jax.Array]:
     """Computes the ends of the histograms, `[L, 2]`, from the first batch; all batches are counted between these."""
     ranges = {}
-    for site, x in values_at(model, batch, histogram_sites(model)).items():
+    for site, x in values_at(model, batch, histogram_sites(model, batch)).items():
         mask = token_mask(batch, x.shape[2], model.module)
         real = jnp.where(mask[..., None], x.astype(jnp.float32), jnp.nan).reshape(len(x), -1)
         low, lower, median, upper, high = jnp.nanpercentile(real, jnp.array([0.0, 25.0, 50.0, 75.0, 100.0]), axis=1)
@@ -165,28 +188,25 @@ def _histogram_ranges(model: FloatingPoint, batch: dict[str, Any]) -> dict[str, 
     return ranges
 
 
-def _outliers(model: Model, shape: tuple[int, ...]):
-    (num_layers, _, length, width), config = shape, model.module.config
-    tokens = config.vocab_size if config.reads == "tokens" else 0
-    return per_layer(outlier_counts(length, width, tokens), num_layers)
+def _looked_at(model: FloatingPoint, batch: dict[str, Any]) -> tuple[dict[str, Any], Heads]:
+    return look_at_heads(model, batch, {*measured_sites(model.module).tensors, *histogram_sites(model, batch)})
 
 
 def _initial(model: FloatingPoint, batch: dict[str, Any]) -> dict[str, Any]:
-    values = jax.eval_shape(_captured, model, batch)
-    num_layers, _, num_heads, length = values["layers/attention/probs"].shape[:4]
-    per_head = weighted_mean(num_layers, num_heads)
-    names = [*_ATTENTION_METRICS, "first_mass", "context_norm"]
-    names += ["openness"] if "layers/attention/gate" in values else []
+    values, heads = jax.eval_shape(_looked_at, model, batch)
+    means = {name: WeightedMean.zero(len(x), *x.shape[2:]) for name, (x, _) in heads.statistics.items()}
+    (num_layers, _, length, width), config = (
+        values[measured_sites(model.module).infinity_norm].shape,
+        model.module.config,
+    )
+    vocabulary = config.vocab_size if config.reads == "tokens" else 0
     return {
         "norms": initial_norms(model.module, batch),
-        "outliers": _outliers(model, values[measured_sites(model.module).infinity_norm].shape).init(),
-        "heads": {
-            **{name: per_head.init() for name in names},
-            "column_mass": weighted_mean(num_layers, num_heads, length).init(),
-        },
+        "outliers": OutlierCounts.zero(num_layers, width=width, length=length, vocabulary=vocabulary),
+        "heads": {name: mean for name, mean in means.items() if name in KEPT},
         "histograms": {
-            f"{site} {view}": Count.zero(num_layers, BINS)
-            for site in histogram_sites(model)
+            f"{site} {view}": Count.zero(len(values[site]), BINS)
+            for site in histogram_sites(model, batch)
             for view in ("full", "bulk")
         },
     }
@@ -194,37 +214,27 @@ def _initial(model: FloatingPoint, batch: dict[str, Any]) -> dict[str, Any]:
 
 @jax.jit
 def _update(model: FloatingPoint, state: Any, ranges: dict[str, jax.Array], batch: dict[str, Any]) -> Any:
-    values = _captured(model, batch)
-    sites = measured_sites(model.module)
-    heads, measured = by_head(values), values[sites.infinity_norm]
-    mask = token_mask(batch, heads["probs"].shape[3], model.module)
-    table = layer_statistics(heads, values[GIVEN_MASK], mask)
-    table = {name: (x.swapaxes(0, 1), weights.T) for name, (x, weights) in table.items()}  # [B, L, H], [B, L]
-    tokens = jnp.sum(mask, axis=1)
-    loudest = jnp.max(jnp.abs(jnp.where(mask[..., None, None], heads["context"], 0)), axis=(2, 4))  # [L, B, H]
-    table["context_norm"] = (loudest.swapaxes(0, 1), sample_mask(batch))
-    if "openness" in heads:
-        openness = jnp.sum(jnp.where(mask[..., None], heads["openness"], 0), axis=2)
-        openness = openness / jnp.maximum(tokens, 1)[:, None]
-        table["openness"] = (openness.swapaxes(0, 1), tokens)
-    update_mean = weighted_mean().update
+    values, (_, statistics, real) = _looked_at(model, batch)
+    measured = values[measured_sites(model.module).infinity_norm]
+    by_sample = {name: (x.swapaxes(0, 1), weights.T) for name, (x, weights) in statistics.items()}  # [B, L, ...]
+    tokens = tokens_at(batch, real.shape[1], model.module)
     return {
         "norms": update_norms(model.module, state["norms"], values, batch),
-        "outliers": _outliers(model, measured.shape).update(state["outliers"], measured, mask, batch.get("tokens")),
-        "heads": {name: update_mean(before, *table[name]) for name, before in state["heads"].items()},
-        "histograms": _counted(state["histograms"], values, ranges, mask),
+        "outliers": jax.vmap(lambda seen, x: seen.plus(x, real, tokens))(state["outliers"], measured),
+        "heads": {name: mean.plus(*by_sample[name]) for name, mean in state["heads"].items()},
+        "histograms": _counted(state["histograms"], values, ranges, real),
     }
 
 
 @jax.jit
 def _update_histograms(model: Model, counts: dict[str, jax.Array], ranges: dict[str, jax.Array], batch: Any) -> Any:
-    values = values_at(model, batch, histogram_sites(model))
+    values = values_at(model, batch, histogram_sites(model, batch))
     return _counted(counts, values, ranges, token_mask(batch, next(iter(values.values())).shape[2], model.module))
 
 
 def _counted(counts, values, ranges, mask):
     def count(before, x, ends):
-        return histogram(ends[0], ends[1], BINS).update(before, x, mask)
+        return before.plus(histogram(x, mask, ends[0], ends[1], BINS))
 
     return {name: jax.vmap(count)(before, values[name.split()[0]], ranges[name]) for name, before in counts.items()}
 

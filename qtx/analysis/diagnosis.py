@@ -9,7 +9,7 @@ from pathlib import Path
 
 import numpy as np
 
-from qtx.analysis.head_map import SHOWN_TOKENS, HeadMap
+from qtx.analysis.head_map import HeadMap, head_map, patch_name
 from qtx.analysis.observation import Observation
 from qtx.analysis.sensitivity import Sweep
 from qtx.foundation.storage import sealed_json, write_whole
@@ -24,6 +24,9 @@ IDLE = 0.3
 """A head does nothing if at least this share of its attention goes to an emptied value (see `HeadRole.parked`)."""
 QUIET = 0.2
 """A head does nothing if the length of its output is at most this share of the mean of its layer's heads."""
+
+REGISTER = "(no token)"
+"""The name of a position that a model adds to those of a text."""
 
 TokenText = Callable[[int], str]
 """A function from token id to text."""
@@ -42,6 +45,7 @@ class Outliers:
       token_share: the share of tokens with a value of more than `OUTLIER_RATIO` times `typical`.
       dimensions, tokens, positions: the places of such values, with the largest magnitude; the largest first. Empty:
         the tensor has no outliers. Images have no tokens.
+      carried: whether the tensor is a sum, which has the outliers of its terms.
     """
 
     path: str
@@ -53,16 +57,12 @@ class Outliers:
     dimensions: dict[str, float]
     tokens: dict[str, float]
     positions: dict[str, float]
+    carried: bool
 
     @property
     def name(self) -> str:
         """Returns the tensor's name, e.g. `layers/mlp/out[2]`."""
         return self.path if self.layer is None else f"{self.path}[{self.layer}]"
-
-    @property
-    def carried(self) -> bool:
-        """Says whether the tensor is a sum, which has the outliers of its terms."""
-        return self.path.endswith(("_residual", "_sum", "/sum"))
 
 
 @dataclasses.dataclass(frozen=True)
@@ -70,7 +70,8 @@ class HeadRole:
     """The role of one attention head, averaged over examples.
 
     Attributes:
-      layer, head: which head, from 0.
+      layer, head: which head, from 0; the layer is one of `Observation.layers`.
+      attention: the name of the attention layer, e.g. `"layers/attention[2]"`.
       sink_mass: the attention that the head's favourite token gets, averaged over all tokens that attend.
       value_drain: the length of the favourite token's value over the mean of the others'; 1 = not emptied.
       output: the length of the head's output for a token, over the mean of its layer's heads.
@@ -79,11 +80,17 @@ class HeadRole:
 
     layer: int
     head: int
+    attention: str
     sink_mass: float
     value_drain: float
     output: float
     tokens: dict[str, int]
     positions: dict[str, int]
+
+    @property
+    def name(self) -> str:
+        """Returns the head's name, e.g. `layers/attention[2], head 0`."""
+        return f"{self.attention}, head {self.head}"
 
     @property
     def parked(self) -> float:
@@ -170,6 +177,7 @@ def find_outliers(observation: Observation, text: TokenText) -> tuple[Outliers, 
                     dimensions={str(d): value for d, value in _largest(np.where(reach > threshold, reach, 0)).items()},
                     tokens={text(token): value for token, value in tokens.items()},
                     positions={_place(observation, p): value for p, value in _largest(outlying.max(axis=0)).items()},
+                    carried=path in observation.sums,
                 )
             )
     return tuple(sorted(found, key=lambda one: -one.norm))
@@ -183,10 +191,14 @@ def find_heads(observation: Observation, text: TokenText) -> tuple[HeadRole, ...
 
     def role(layer: int, head: int) -> HeadRole:
         sinks = heads["sink"][layer, :, head]
-        favourites = [] if tokens is None else [text(int(tokens[s, place])) for s, place in enumerate(sinks)]
+        favourites = []
+        if tokens is not None:
+            real = observation.real
+            favourites = [text(int(tokens[s, p])) if real[s, p] else REGISTER for s, p in enumerate(sinks)]
         return HeadRole(
             layer=layer,
             head=head,
+            attention=observation.layers[layer],
             sink_mass=float(heads["sink_mass"][layer, :, head].mean()),
             value_drain=float(heads["value_drain"][layer, :, head].mean()),
             output=float(relative[layer, head]),
@@ -199,26 +211,13 @@ def find_heads(observation: Observation, text: TokenText) -> tuple[HeadRole, ...
 
 def find_map(observation: Observation, role: HeadRole, text: TokenText) -> HeadMap:
     """Returns the attention of a head on the example that is shown; of a text only the first tokens."""
-    shown, layer, head = observation.shown, role.layer, role.head
-    length = int(observation.real[observation.example].sum())
-    labels = [_place(observation, place) for place in range(length)]
-    if observation.tokens is not None:
-        length = min(length, SHOWN_TOKENS)
-        labels = [text(int(token)) for token in observation.tokens[observation.example, :length]]
-    return HeadMap(
-        layer=layer,
-        head=head,
-        probs=shown["probs"][layer, head, :length, :length].astype(np.float32),
-        value_norm=shown["value"][layer, :length, head],
-        context_norm=shown["context"][layer, :length, head],
-        openness=shown["openness"][layer, :length, head] if "openness" in shown else None,
-        tokens=labels,
-    )
+    of_layer = {name: x[role.layer] for name, x in observation.shown.items()}
+    tokens = None if observation.tokens is None else observation.tokens[observation.example]
+    return head_map(role.layer, role.head, of_layer, observation.real[observation.example], tokens, text)
 
 
 def _place(observation: Observation, position: int) -> str:
-    """Names a position: images begin with the class token, so that their patches count from 1."""
-    return "class" if observation.tokens is None and position == 0 else str(position)
+    return patch_name(position) if observation.tokens is None else str(position)
 
 
 def _by_token(values: np.ndarray, tokens: np.ndarray) -> np.ndarray:

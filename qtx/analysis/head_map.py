@@ -3,16 +3,11 @@
 from __future__ import annotations
 
 import dataclasses
-from collections.abc import Callable
-from typing import Any
+from collections.abc import Callable, Mapping
 
 import jax
 import jax.numpy as jnp
 import numpy as np
-
-from qtx.analysis.capture import FloatingPoint, values_at
-from qtx.analysis.heads import HEAD_SITES, by_head
-from qtx.masks import token_mask
 
 SHOWN_TOKENS = 24
 
@@ -39,36 +34,47 @@ class HeadMap:
     tokens: list[str]
 
 
+def shown(tensors: Mapping[str, jax.Array], example: int) -> dict[str, jax.Array]:
+    """Returns what maps show of one example, from the result of `by_head`: `probs` `[L, H, T, T]`, the lengths of the
+    vectors `value` and `context` `[L, T, H]`, and with a gate `openness` `[L, T, H]`."""
+    found = {name: x[:, example] for name, x in tensors.items()}
+    lengths = {name: jnp.linalg.norm(found[name].astype(jnp.float32), axis=-1) for name in ("value", "context")}
+    return found | lengths
+
+
 def head_map(
-    model: FloatingPoint, batch: dict[str, Any], layer: int, head: int, token_text: Callable[[int], str]
+    layer: int,
+    head: int,
+    of_layer: Mapping[str, np.ndarray],
+    real: np.ndarray,
+    tokens: np.ndarray | None,
+    text: Callable[[int], str],
 ) -> HeadMap:
-    """Computes the map of one head on the first example of a batch: on its first 24 real tokens, or all patches."""
-    values = jax.device_get(_first_example(model, batch, jnp.array(layer), jnp.array(head)))
-    length = len(values["probs"])
-    if "tokens" in batch:
-        length = min(int(np.sum(values["mask"])), SHOWN_TOKENS)
-        tokens = [token_text(int(token)) for token in np.asarray(batch["tokens"])[0, :length]]
-    else:
-        tokens = ["class", *(str(patch) for patch in range(1, length))]
-    openness = values.get("openness")
+    """Makes the map of one head: on the first 24 real tokens of an example, or on all its patches.
+
+    Args:
+      layer, head: which head.
+      of_layer: the result of `shown`, of that layer.
+      real: `[T]`, True at real tokens.
+      tokens: their ids `[T]`; None: patches.
+      text: token id to text.
+    """
+    places = np.flatnonzero(real)
+    labels = [patch_name(int(place)) for place in places]
+    if tokens is not None:
+        places = places[:SHOWN_TOKENS]
+        labels = [text(int(token)) for token in tokens[places]]
     return HeadMap(
         layer=layer,
         head=head,
-        probs=values["probs"][:length, :length].astype(np.float32),
-        value_norm=values["value"][:length],
-        context_norm=values["context"][:length],
-        openness=None if openness is None else openness[:length],
-        tokens=tokens,
+        probs=of_layer["probs"][head][np.ix_(places, places)].astype(np.float32),
+        value_norm=of_layer["value"][places, head],
+        context_norm=of_layer["context"][places, head],
+        openness=of_layer["openness"][places, head] if "openness" in of_layer else None,
+        tokens=labels,
     )
 
 
-@jax.jit
-def _first_example(model: FloatingPoint, batch: dict[str, Any], layer: jax.Array, head: jax.Array) -> dict[str, Any]:
-    batch = {name: x[:1] for name, x in batch.items()}
-    heads = {name: x[layer, 0] for name, x in by_head(values_at(model, batch, HEAD_SITES)).items()}
-    result = {
-        "probs": heads["probs"][head],
-        "mask": token_mask(batch, heads["probs"].shape[-2], model.module)[0],
-        **{name: jnp.linalg.norm(heads[name][:, head].astype(jnp.float32), axis=-1) for name in ("value", "context")},
-    }
-    return result | {"openness": heads["openness"][:, head]} if "openness" in heads else result
+def patch_name(position: int) -> str:
+    """Names a position of an image's sequence: it begins with the class token, so that patches count from 1."""
+    return "class" if position == 0 else str(position)

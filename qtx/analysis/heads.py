@@ -1,4 +1,4 @@
-"""Statistics of attention heads: sinks, drained values, exact zeros and dead rows. Pure functions on arrays.
+"""Attention heads: where a model has them, and their statistics, sinks, drained values, exact zeros and dead rows.
 
 A head that wants to do nothing parks its attention on a token whose value vector it has driven towards zero (a sink),
 or, with clipped softmax, sets probabilities to exactly zero. A row whose probabilities are *all* zero passes no
@@ -7,47 +7,125 @@ gradient to its scores: a head in which most rows are dead cannot learn.
 
 from __future__ import annotations
 
-from collections.abc import Mapping
-from typing import Any
+from collections.abc import Collection, Mapping
+from typing import Any, NamedTuple
 
+import flax.linen as nn
 import jax
 import jax.numpy as jnp
 
-from qtx.masks import Mask
+from qtx.analysis.capture import Model, values_at
+from qtx.anatomy import read
+from qtx.foundation.batch import Batch
+from qtx.foundation.errors import QtxError
+from qtx.masks import Mask, token_mask
+from qtx.parts import Part
 from qtx.sites import MASK
 
-TENSORS = tuple(
-    f"layers/attention/{name}" for name in ("probs", "value", "gated_value", "context", "gated_context", "gate")
-)
-GIVEN_MASK = f"{TENSORS[0]}/{MASK}"
-HEAD_SITES = (*TENSORS, GIVEN_MASK)
+
+class AttentionSites(NamedTuple):
+    """The paths of one attention layer, or of one in every layer of a stack, and of its sites.
+
+    Attributes:
+      path: the module that has the sites.
+      probs, value, context: the sites; the values and the context behind the gate that is put on them.
+      gate: the openness of the gate; None: there is no gate.
+      gates_values: whether the gate is put on the values, and not on the context.
+    """
+
+    path: str
+    probs: str
+    value: str
+    context: str
+    gate: str | None = None
+    gates_values: bool = False
 
 
-def by_head(values: Mapping[str, Any]) -> dict[str, jax.Array]:
-    """Splits the captured `HEAD_SITES`, as far as the model has them, into the H heads of the scores; grouped keys and
-    values, or gates on these, count for every head that shares them.
+def attentions(module: nn.Module, batch: Batch) -> tuple[AttentionSites, ...]:
+    """Finds the attention layers of a model by the parts that its modules declare. The batch gives shapes only.
+
+    Raises:
+      QtxError: if there are none.
+    """
+    anatomy, found = read(module, batch), []
+    order = list(anatomy.sites)
+    for probs in anatomy.sites_of((Part.PROBS,)):
+        path, last = probs.path, dict[Part, str]()
+        while path and not {Part.VALUE, Part.CONTEXT} <= last.keys():
+            path = path.rpartition("/")[0]
+            last = {site.part: site.path for site in anatomy.sites.values() if site.path.startswith(f"{path}/")}
+        if path:
+            value, gate = last[Part.VALUE], last.get(Part.GATE)
+            on_values = gate is not None and order.index(gate) < order.index(value)
+            found.append(AttentionSites(path, probs.path, value, last[Part.CONTEXT], gate, on_values))
+    if not found:
+        raise QtxError(
+            "no module of this model declares the probabilities, values and context of attention, which statistics of "
+            "its heads are taken of: see qtx.parts"
+        )
+    return tuple(found)
+
+
+class Heads(NamedTuple):
+    """All heads of a model on a batch; the L layers are those of all its attention layers, one after the other.
+
+    Attributes:
+      tensors, statistics: the results of `by_head` and `layer_statistics`.
+      real: `[B, T]`, True at real tokens.
+    """
+
+    tensors: dict[str, jax.Array]
+    statistics: dict[str, tuple[jax.Array, jax.Array]]
+    real: jax.Array
+
+
+def look_at_heads(
+    model: Model, batch: Batch, paths: Collection[str] = (), step: Any = None
+) -> tuple[dict[str, Any], Heads]:
+    """Runs a model and returns the values of some sites, as `values_at` does, and all heads.
+
+    Raises:
+      QtxError: if attention layers have heads of different shapes.
+    """
+    found = attentions(model.module, batch)
+    masks = [f"{sites.probs}/{MASK}" for sites in found]
+    own = {site for sites in found for site in (sites.probs, sites.value, sites.context, sites.gate) if site}
+    values = values_at(model, batch, {*paths, *own, *masks}, step)
+    tensors = [by_head(values, sites) for sites in found]
+    if len({tuple((name, x.shape[1:]) for name, x in of_one.items()) for of_one in tensors}) > 1:
+        raise QtxError(
+            f"the heads of {' and '.join(sites.path for sites in found)} have different shapes: statistics of heads "
+            "are of one shape; analyse a model with one of these"
+        )
+    real = token_mask(batch, tensors[0]["probs"].shape[3], model.module)
+    statistics = [layer_statistics(one, values[mask], real) for one, mask in zip(tensors, masks, strict=True)]
+    all_tensors, all_statistics = (jax.tree.map(lambda *x: jnp.concatenate(x), *each) for each in (tensors, statistics))
+    return values, Heads(all_tensors, all_statistics, real)
+
+
+def by_head(values: Mapping[str, Any], sites: AttentionSites) -> dict[str, jax.Array]:
+    """Splits what was captured of an attention layer into the H heads of the scores; grouped keys and values, or gates
+    on these, count for every head that shares them.
 
     Args:
       values: site to `[L, B, ...]`.
+      sites: the attention layer.
 
     Returns:
       `probs` `[L, B, H, T, S]`; `value` and `context` `[L, B, T, H, D]`, after the gate for the one that has a gate;
       and with a gate `openness`, `[L, B, T, H]`, its mean over the dimensions if each has its own.
     """
-    probs, value, gated_value, context, gated_context, gate = map(values.get, TENSORS)
-    assert probs is not None and value is not None and context is not None, "every attention has them"
+    probs, value, context = (values[site] for site in (sites.probs, sites.value, sites.context))
     num_heads = probs.shape[2]
     value_heads = value.shape[-1] * num_heads // context.shape[-1]
 
     def split(x: jax.Array, heads: int) -> jax.Array:
         return jnp.repeat(x.reshape(*x.shape[:-1], heads, -1), num_heads // heads, axis=-2)
 
-    value = value if gated_value is None else gated_value
-    context = context if gated_context is None else gated_context
     found = {"probs": probs, "value": split(value, value_heads), "context": split(context, num_heads)}
-    if gate is None:
+    if sites.gate is None:
         return found
-    return found | {"openness": split(gate, num_heads if gated_value is None else value_heads).mean(axis=-1)}
+    return found | {"openness": split(values[sites.gate], value_heads if sites.gates_values else num_heads).mean(-1)}
 
 
 def visible_keys(mask: Mask, real: jax.Array) -> jax.Array:
@@ -144,18 +222,31 @@ def head_statistics(
 def layer_statistics(
     heads: Mapping[str, jax.Array], given: Mask, real: jax.Array
 ) -> dict[str, tuple[jax.Array, jax.Array]]:
-    """Computes `head_statistics` of every layer, each with the mask that its own attention was given.
+    """Computes `head_statistics` of every layer, each with the mask that its own attention was given, and more.
 
     Args:
       heads: the result of `by_head`.
-      given: the captured masks of the layers, `GIVEN_MASK`.
+      given: the captured masks of the layers.
       real: `[B, T]`, True at real tokens.
 
     Returns:
-      The statistics with a leading layer axis: values `[L, B, ...]`, weights `[L, B]`.
+      The statistics with a leading layer axis, values `[L, B, ...]`, weights `[L, B]`, and, likewise averaged over the
+      samples, `context_norm`, the largest value of a head's output, `output`, the mean length of its output for a
+      token, and, if there is a gate, `openness`.
     """
+    count, sample = jnp.sum(real, axis=1), jnp.any(real, axis=1)
 
-    def of_layer(probs, value, mask):
-        return head_statistics(probs, value, real, visible_keys(mask, real))
+    def mean(x: jax.Array) -> jax.Array:
+        """Averages `[B, T, H]` over real tokens."""
+        return jnp.sum(jnp.where(real[..., None], x, 0), axis=1) / jnp.maximum(count, 1)[:, None]
 
-    return jax.vmap(of_layer)(heads["probs"], heads["value"], given)
+    def of_layer(own, mask):
+        context = jnp.where(real[..., None, None], own["context"], 0)
+        lengths = jnp.linalg.norm(own["context"].astype(jnp.float32), axis=-1)
+        return head_statistics(own["probs"], own["value"], real, visible_keys(mask, real)) | {
+            "context_norm": (jnp.max(jnp.abs(context), axis=(1, 3)), sample),
+            "output": (mean(lengths), sample),
+            **({"openness": (mean(own["openness"]), count)} if "openness" in own else {}),
+        }
+
+    return jax.vmap(of_layer)(dict(heads), given)

@@ -11,17 +11,15 @@ import jax.numpy as jnp
 import numpy as np
 
 from qtx.analysis.capture import FloatingPoint, Model, measured_sites, values_at
-from qtx.analysis.heads import GIVEN_MASK, HEAD_SITES, by_head, layer_statistics
-from qtx.analysis.statistics import MeanState, infinity_norm, kurtosis, per_layer, weighted_mean
+from qtx.analysis.heads import look_at_heads
+from qtx.analysis.statistics import WeightedMean, infinity_norm, kurtosis
 from qtx.anatomy import read
 from qtx.foundation.batch import Batch
 from qtx.foundation.errors import QtxError
-from qtx.masks import counted, sample_mask, token_mask
-
-_mean = weighted_mean()
+from qtx.masks import counted, sample_mask
 
 # A running mean over the samples, `[L]`, of "inf_norms" and of "kurtoses", by site.
-NormState = dict[str, dict[str, MeanState]]
+NormState = dict[str, dict[str, WeightedMean]]
 
 
 def outlier_metrics(
@@ -113,7 +111,7 @@ def initial_norms(module: nn.Module, batch: Batch) -> NormState:
     sites, anatomy = measured_sites(module), read(module, batch)
 
     def states(names):
-        return {site: per_layer(_mean, *(anatomy.leading(site) or (1,))).init() for site in names}
+        return {site: WeightedMean.zero(*(anatomy.leading(site) or (1,))) for site in names}
 
     return {"inf_norms": states(sites.tensors), "kurtoses": states(sites.kurtosis)}
 
@@ -130,7 +128,7 @@ def update_norms(
 
     return {
         kind: {
-            site: jax.vmap(_mean.update, (0, 0, None))(before, measured(kind, values[site]), samples)
+            site: jax.vmap(WeightedMean.plus, (0, 0, None))(before, measured(kind, values[site]), samples)
             for site, before in table.items()
         }
         for kind, table in state.items()
@@ -139,7 +137,7 @@ def update_norms(
 
 def summary(module: nn.Module, state: NormState) -> dict[str, Any]:
     """Returns what `outlier_metrics` does, over all batches that the state has seen."""
-    means = {kind: {site: np.asarray(_mean.result(s)) for site, s in table.items()} for kind, table in state.items()}
+    means = {kind: {site: np.asarray(s.mean.high) for site, s in table.items()} for kind, table in state.items()}
     kurtoses = np.concatenate(list(means["kurtoses"].values()))
     return {
         "max_inf_norm": float(means["inf_norms"][measured_sites(module).infinity_norm].max()),
@@ -158,13 +156,10 @@ def _update(model: FloatingPoint, state: NormState, batch: dict[str, Any], count
 @jax.jit
 def _health(model: Model, batch: dict[str, Any], step: Any) -> dict[str, jax.Array]:
     sites = measured_sites(model.module)
-    values = values_at(model, batch, {*sites.tensors, *HEAD_SITES}, step)
-    heads = by_head(values)
-    mask = token_mask(batch, heads["probs"].shape[3], model.module)
-    table = layer_statistics(heads, values[GIVEN_MASK], mask)
+    values, heads = look_at_heads(model, batch, sites.tensors, step)
     means = {}
     for name in ("dead_row_share", "zero_share", "sink_mass"):
-        measured, weights = table[name]  # [L, B, H], [L, B]
+        measured, weights = heads.statistics[name]  # [L, B, H], [L, B]
         # In float32: a large batch has more visible keys than int32 can count.
         weights = weights.astype(jnp.float32)
         means[name] = jnp.sum(measured * weights[..., None]) / jnp.maximum(jnp.sum(weights) * measured.shape[-1], 1)

@@ -24,7 +24,7 @@ from qtx.quantization import Quantized, float32_only
 from qtx.quantization.interceptor import seen
 from qtx.quantization.plan import flatten, is_table, over_layers
 from qtx.quantization.rounding import round_to_range
-from qtx.sites import on_sites
+from qtx.sites import on_sites, part_of
 
 KINDS = ("weight", "activation")
 FILE = "sensitivity.json"
@@ -253,7 +253,7 @@ def _activation_powers(quantized: Quantized, params: Any, batch: Batch) -> Any:
     def observe(site, path, y, mask):
         if path in planned:
             rounded = round_to_range(y, site.get_variable("ranges", "range"), planned[path], seen(mask))
-            where = counted(y.shape, batch, mask, quantized.module)
+            where = counted(y.shape, batch, mask, quantized.module, part_of(site))
             site.put_variable("calibration", "power", _powers(y, rounded, where))
         return y
 

@@ -14,8 +14,7 @@ from flax import traverse_util
 from qtx.anatomy.description import Anatomy, Parameter, Role, SiteInfo, Stack, stack_of
 from qtx.attention.multi_head import WithParameters
 from qtx.attention.parameters import NORMALIZER
-from qtx.parts import Part
-from qtx.sites import SITES_AND_TABLES, watching
+from qtx.sites import SITES_AND_TABLES, part_of, watching
 
 ROLES = {"kernel": Role.KERNEL, "embedding": Role.TABLE, "bias": Role.BIAS, "scale": Role.SCALE}
 """By the names that Flax gives the parameters of its modules."""
@@ -53,15 +52,16 @@ def _read(module: nn.Module, shapes: Shapes) -> Anatomy:
 
     def parameter(path: str, shape: tuple[int, ...]) -> Parameter:
         stack = stack_of(stacks, path)
-        owner, _, name = path.rpartition("/")
+        parent, _, name = path.rpartition("/")
+        owner = owners.get(parent)
         skipped = 0 if stack is None else 1
         names = (*axes[path], *(None,) * len(shape))[skipped : len(shape)]
-        return Parameter(path, shape[skipped:], stack, names, _role(owners.get(owner), name), _part(owners.get(owner)))
+        return Parameter(path, shape[skipped:], stack, names, _role(owner, name), part_of(owner))
 
     return Anatomy(
         stacks,
         {path: parameter(path, x.shape) for path, x in whole.items()},
-        {path: SiteInfo(path, _part(owners[path]), n, stack_of(stacks, path)) for path, n in features.items()},
+        {path: SiteInfo(path, part_of(owners[path]), n, stack_of(stacks, path)) for path, n in features.items()},
         (module, params, batch),
     )
 
@@ -103,10 +103,3 @@ def _role(owner: nn.Module | None, name: str) -> Role:
             return Role.NORMALIZER
         return Role.GATE if name.endswith("kernel") else Role.BIAS  # see `qtx.attention.parameters.Parameter`
     return ROLES.get(name, Role.OTHER)
-
-
-def _part(owner: nn.Module | None) -> Part:
-    declared = getattr(owner, "part", None)
-    if isinstance(declared, Part):
-        return declared
-    return Part.NORM if isinstance(owner, nn.LayerNorm | nn.RMSNorm) else Part.OTHER

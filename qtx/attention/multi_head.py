@@ -31,6 +31,7 @@ class WithParameters(nn.Module):
 
     parameters: Parameters
     init_std: float
+    part: Part = Part.OTHER
 
     @nn.compact
     def __call__(self, function: Callable[..., jax.Array], *inputs: Any) -> jax.Array:
@@ -41,7 +42,7 @@ class WithParameters(nn.Module):
             return nn.with_logical_partitioning(initial, axes) if axes else initial
 
         parameters = self.parameters.items()
-        check_parameters(self.parameters, of_gate=self.name != NORMALIZER)
+        check_parameters(self.parameters)
         held = {name: self.param(name, init(start, axes), shape) for name, (shape, start, axes) in parameters}
         return function(held, *inputs)
 
@@ -170,7 +171,7 @@ class MultiHeadAttention(nn.Module):
                 return gate({name: value.astype(self.spec.dtype) for name, value in parameters.items()}, x)
 
             held = gate.parameters(num_heads, x.shape[-1] // num_heads)
-            predict = WithParameters(held, self.spec.init_std, name="gate_predictor")
+            predict = WithParameters(held, self.spec.init_std, Part.GATE, name="gate_predictor")
             logits = predict(in_dtype, x.reshape(heads).astype(self.spec.dtype))
             of_heads = (*x.shape[:2], num_heads)
             if logits.shape not in ((*of_heads, 1), (*of_heads, head_dim)):

@@ -27,16 +27,9 @@ Parameters = dict[str, Parameter]
 NORMALIZER = "normalizer"
 """The name of the modules that hold normalizers' parameters, which stay in floating point wherever they are."""
 
-KNOWN_BY_NAME = {"embedding": "look-up tables", "scale": "the scales of norms"}
-"""Endings of names by which training and quantization know parameters of other kinds."""
 
-
-def check_parameters(parameters: Parameters, of_gate: bool) -> None:
-    """Raises QtxError for a parameter with more axes than dimensions, or for a gate's with a name by which it would be
-    taken for something else."""
+def check_parameters(parameters: Parameters) -> None:
+    """Raises QtxError for a parameter with more axes than dimensions."""
     for name, parameter in parameters.items():
         if len(parameter.axes) > len(parameter.shape):
             raise QtxError(f"parameter {name!r} has axes {parameter.axes} for shape {parameter.shape}: too many")
-        for ending, kind in KNOWN_BY_NAME.items() if of_gate else ():
-            if name.endswith(ending):
-                raise QtxError(f"a gate's parameter is called {name!r}, by which {kind} are known: rename it")

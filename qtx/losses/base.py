@@ -4,9 +4,10 @@ from __future__ import annotations
 
 import abc
 import contextlib
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Collection, Mapping
 from typing import Any, ClassVar, NamedTuple
 
+import flax.linen as nn
 import jax
 
 from qtx.foundation.batch import Batch
@@ -19,7 +20,7 @@ class Training(NamedTuple):
     """The facts that a training step gives a loss besides a microbatch and the model's output.
 
     Attributes:
-      captured: the tensors at the sites of `Loss.sites`, path -> `[L, B, ...]`.
+      captured: the tensors at the sites that `Loss.sites` names, path -> `[L, B, ...]`.
       whole: the batch that the microbatch is a part of.
       label_smoothing: the training option of that name.
       shards: the number of parts into which devices split the microbatch.
@@ -39,7 +40,6 @@ class Loss(abc.ABC):
 
     Attributes:
       window: the class of the sums that a call returns: float32 scalars, of which `loss` is differentiated.
-      sites: patterns of the sites that a call looks at.
       additive: whether the sums of a batch are those of its parts, added. If examples of a batch are compared with each
         other they are not, and what computes a batch in parts (gradient accumulation, quantization noise) is refused.
         Devices may share a batch: JAX computes on several what it computes on one.
@@ -47,7 +47,6 @@ class Loss(abc.ABC):
     """
 
     window: ClassVar[type[Any]] = Sums
-    sites: ClassVar[tuple[str, ...]] = ()
     additive: ClassVar[bool] = True
     factored: ClassVar[bool] = False
 
@@ -59,6 +58,11 @@ class Loss(abc.ABC):
         """Returns the sums of a batch of held-out data, which devices split into so many `shards`; unless overridden,
         those of training."""
         return self(output, batch, Training({}, batch, shards=shards))
+
+    def sites(self, module: nn.Module, batch: Batch) -> Collection[str]:
+        """Returns the paths of a model's sites that a call looks at; unless overridden, none. The batch gives shapes
+        only."""
+        return ()
 
     def output_of(self, apply: Callable[..., Any], *args: Any, **kwargs: Any) -> Any:
         """Returns what `apply` computes, a model's output for this loss. A loss that is `factored` is given `Factors`

@@ -16,12 +16,12 @@ from qtx.losses.divergences import (
     DIVERGENCES,
     HIDDEN,
     LOGITS,
-    MATCHED,
     SCORE,
     SOFTMAX,
     cosine_similarity,
     counted_rows,
     layer_error,
+    matched,
     relative_error,
 )
 from qtx.losses.moments import Moments, moments
@@ -104,27 +104,31 @@ class EmbeddingDistillation(Loss):
 
     Attributes:
       pooling, normalize: how the hidden states become an embedding; see `qtx.models.pooling`.
+      config: the model's, which says which tokens are real; None: the batch alone tells.
     """
 
     pooling: str = "mean"
     normalize: bool = False
+    config: Any = None
 
     window = CosineSums
-    sites = MATCHED
+
+    def sites(self, module, batch):
+        return matched(module, batch)
 
     def __call__(self, output: jax.Array, batch: Batch, training: Training) -> CosineSums:
-        return self._cosines(layer_error(training.captured, batch), *self._embeddings(output, batch), batch)
+        return self._cosines(layer_error(training.captured, batch, self), *self._embeddings(output, batch), batch)
 
     def measured(self, output: jax.Array, batch: Batch, shards: int) -> EmbeddingSums:
         """Returns the sums; the loss is the relative squared error of a text's last hidden states, over real tokens."""
         found, target = self._embeddings(output, batch)
         hidden, of_teacher = (x.astype(jnp.float32) for x in (output, batch[HIDDEN]))
-        error = relative_error(hidden, of_teacher, token_mask(batch, hidden.shape[1])[..., None])
+        error = relative_error(hidden, of_teacher, token_mask(batch, hidden.shape[1], self)[..., None])
         weights = batch["weights"].astype(jnp.float32)
         return EmbeddingSums(self._cosines(error, found, target, batch), moments(found, target, weights))
 
     def _embeddings(self, output: jax.Array, batch: Batch) -> tuple[jax.Array, jax.Array]:
-        real = token_mask(batch, output.shape[1])
+        real = token_mask(batch, output.shape[1], self)
         found, target = (pooled(x, real, self.pooling, self.normalize) for x in (output, batch[HIDDEN]))
         return found, target
 
@@ -140,14 +144,18 @@ class LogitDistillation(Loss):
 
     Attributes:
       kind: what the logits mean, a name in `DIVERGENCES`, which says how they are compared.
+      config: the model's, which says which tokens are real; None: the batch alone tells.
     """
 
     kind: str = SOFTMAX
+    config: Any = None
 
-    sites = MATCHED
+    def sites(self, module, batch):
+        return matched(module, batch)
 
     def __call__(self, output: jax.Array, batch: Batch, training: Training) -> Sums:
-        loss = layer_error(training.captured, batch) + DIVERGENCES[self.kind](output, batch, training.whole)
+        divergence = DIVERGENCES[self.kind](output, batch, training.whole, counted_rows(batch, output, self))
+        loss = layer_error(training.captured, batch, self) + divergence
         weights = batch["weights"].astype(jnp.float32)
         return Sums((weights * loss).sum(), weights.sum())
 
@@ -157,6 +165,6 @@ class LogitDistillation(Loss):
         x, t = (logits.astype(jnp.float32) for logits in (output, batch[LOGITS]))
         if self.kind == SOFTMAX:
             x, t = (logits - logits.mean(axis=-1, keepdims=True) for logits in (x, t))
-        rows = jnp.broadcast_to(counted_rows(batch, t) * weights[:, None], (len(t), math.prod(t.shape[1:-1])))
+        rows = (counted_rows(batch, t, self) * weights[:, None]).reshape(-1)
         x, t = (logits.reshape(-1, logits.shape[-1]) for logits in (x, t))
-        return (ScoreSums if self.kind == SCORE else LogitSums)(weights.sum(), moments(x, t, rows.reshape(-1)))
+        return (ScoreSums if self.kind == SCORE else LogitSums)(weights.sum(), moments(x, t, rows))

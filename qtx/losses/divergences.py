@@ -3,32 +3,65 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping
+from typing import Any
 
+import flax.linen as nn
 import jax
 import jax.numpy as jnp
 
+from qtx.anatomy import read
 from qtx.foundation.batch import Batch
+from qtx.foundation.errors import QtxError
 from qtx.masks import token_mask
+from qtx.parts import Part
 
-# The sites that are compared: the output of a post-LN block; the input of a pre-LN block's feed-forward network, where
-# no outlier of the residual stream outweighs all other features; and the input of the head.
-MATCHED = ("layers/mlp_norm", "final_norm")
-# The names of the arrays that a teacher adds to a batch.
-OF_LAYERS, HIDDEN, LOGITS = "teacher_layers", "teacher_hidden", "teacher_logits"
-
-
-def of_layers(captured: Mapping[str, jax.Array]) -> jax.Array:
-    """Returns the captured outputs of `MATCHED`, `[K, B, T, width]`, in the order of the layers."""
-    return jnp.concatenate([captured[site] for site in MATCHED if site in captured])
+TEACHER = "teacher_"
+"""The beginning of the names of the arrays that a teacher adds to a batch."""
+OF_LAYERS, HIDDEN, LOGITS = f"{TEACHER}layers/", f"{TEACHER}hidden", f"{TEACHER}logits"
+"""Those names: `OF_LAYERS` before the path of each site that is compared, and those of the model's outputs."""
 
 
-def layer_error(captured: Mapping[str, jax.Array], batch: Batch) -> jax.Array:
+def matched(module: nn.Module, batch: Batch) -> tuple[str, ...]:
+    """Returns the paths of the sites that are compared, in the order of the computation. The batch gives shapes only.
+
+    They are the last norm of each layer: the output of a post-LN block, or the input of a pre-LN block's feed-forward
+    network, where no outlier of the residual stream outweighs all other features; and the input of the head, if that is
+    a norm after the layers.
+
+    Raises:
+      QtxError: if there are none.
+    """
+    found: dict[Any, str] = {}
+    anatomy = read(module, {name: x for name, x in batch.items() if not name.startswith(TEACHER)})
+    for site in anatomy.sites_of((Part.NORM,)):
+        if site.stack is not None:
+            found[site.stack] = site.path
+        elif found:
+            found[site.path] = site.path
+    if not found:
+        raise QtxError(
+            "distillation finds no norm in a stack of layers, whose outputs it would compare: no module of this model "
+            "declares one, see qtx.parts"
+        )
+    return tuple(found.values())
+
+
+def layer_error(captured: Mapping[str, jax.Array], batch: Batch, model: Any) -> jax.Array:
     """Returns the relative squared error of the layers' outputs for each example of a batch with the teacher's,
-    `[B]`: |h - t|^2 / |t|^2 over real tokens and features, as a mean over the layers."""
-    targets = jnp.moveaxis(batch[OF_LAYERS], 1, 0).astype(jnp.float32)
-    given = of_layers(captured)[-len(targets) :].astype(jnp.float32)
-    real = token_mask(batch, targets.shape[2])[..., None]
-    return jax.vmap(lambda h, t: relative_error(h, t, real))(given, targets).mean(axis=0)
+    `[B]`: |h - t|^2 / |t|^2 over real tokens and features, as a mean over the layers.
+
+    Args:
+      captured: the model's outputs by site, `[L, B, T, width]`.
+      batch: has the teacher's, `OF_LAYERS` and the site, `[B, L, T, width]`, or of the last layers alone.
+      model: says which tokens are real (see `qtx.masks.token_mask`).
+    """
+    errors = []
+    for name in filter(lambda name: name.startswith(OF_LAYERS), batch):
+        targets = jnp.moveaxis(batch[name], 1, 0).astype(jnp.float32)
+        given = captured[name.removeprefix(OF_LAYERS)][-len(targets) :].astype(jnp.float32)
+        real = token_mask(batch, targets.shape[2], model)[..., None]
+        errors.append(jax.vmap(lambda h, t, real=real: relative_error(h, t, real))(given, targets))
+    return jnp.concatenate(errors).mean(axis=0)
 
 
 def relative_error(x: jax.Array, target: jax.Array, real: jax.Array) -> jax.Array:
@@ -43,14 +76,14 @@ def cosine_similarity(x: jax.Array, y: jax.Array) -> jax.Array:
     return (x * y).sum(-1) / jnp.maximum(jnp.linalg.norm(x, axis=-1) * jnp.linalg.norm(y, axis=-1), 1e-12)
 
 
-def softmax_divergence(logits: jax.Array, batch: Batch, whole: Batch) -> jax.Array:
+def softmax_divergence(logits: jax.Array, batch: Batch, whole: Batch, counted: jax.Array) -> jax.Array:
     """Returns KL(teacher || model) of the class probabilities, as a mean over each example's predictions, in nats."""
-    target = batch[LOGITS]
-    log_p, log_q = (jax.nn.log_softmax(x.astype(jnp.float32)) for x in (target, logits))
-    return _mean((jnp.exp(log_p) * (log_p - log_q)).sum(-1), counted_rows(batch, target))
+    log_p, log_q = (jax.nn.log_softmax(x.astype(jnp.float32)) for x in (batch[LOGITS], logits))
+    divergences = (jnp.exp(log_p) * (log_p - log_q)).sum(-1).reshape(counted.shape)
+    return jnp.where(counted, divergences, 0.0).sum(axis=1) / jnp.maximum(counted.sum(axis=1), 1)
 
 
-def label_divergence(logits: jax.Array, batch: Batch, whole: Batch) -> jax.Array:
+def label_divergence(logits: jax.Array, batch: Batch, whole: Batch, counted: jax.Array) -> jax.Array:
     """Returns KL(teacher || model) of each label's presence, yes or no, as a sum over the labels, in nats."""
     target, logits = batch[LOGITS].astype(jnp.float32), logits.astype(jnp.float32)
     p = jax.nn.sigmoid(target)
@@ -58,7 +91,7 @@ def label_divergence(logits: jax.Array, batch: Batch, whole: Batch) -> jax.Array
     return (p * there + (1 - p) * not_there).sum(axis=-1)
 
 
-def score_divergence(logits: jax.Array, batch: Batch, whole: Batch) -> jax.Array:
+def score_divergence(logits: jax.Array, batch: Batch, whole: Batch, counted: jax.Array) -> jax.Array:
     """Returns the squared error of the scores as a share of the variance of the teacher's in the whole batch, as a mean
     over the outputs; for an output that does not vary there, as a share of its mean square."""
     target, logits = batch[LOGITS].astype(jnp.float32), logits.astype(jnp.float32)
@@ -72,24 +105,15 @@ def score_divergence(logits: jax.Array, batch: Batch, whole: Batch) -> jax.Array
 
 
 SOFTMAX, SCORE = "softmax", "regression"
-DIVERGENCES: dict[str, Callable[[jax.Array, Batch, Batch], jax.Array]] = {
+DIVERGENCES: dict[str, Callable[[jax.Array, Batch, Batch, jax.Array], jax.Array]] = {
     SOFTMAX: softmax_divergence,
     "multi_label": label_divergence,
     SCORE: score_divergence,
 }
-"""Kind of logits -> a function: (logits, batch, the whole batch that this is a part of) -> how far the logits are from
-the teacher's, a number for each example, `[B]`."""
+"""Kind of logits -> a function: (logits, batch, the whole batch that this is a part of, `counted_rows`) -> how far the
+logits are from the teacher's, a number for each example, `[B]`."""
 
 
-def counted_rows(batch: Batch, output: jax.Array) -> jax.Array:
-    """Says which predictions of an output count: `[B, T]` for an output `[B, T, D]`, `[B, 1]` for `[B, C]`."""
-    if output.ndim == 2:
-        return jnp.ones((len(output), 1), bool)
-    return token_mask(batch, output.shape[1])
-
-
-def _mean(values: jax.Array, counted: jax.Array) -> jax.Array:
-    """Returns the mean over all axes but the first, of the values that are `counted`."""
-    axes = tuple(range(1, values.ndim))
-    counted = jnp.broadcast_to(counted, values.shape) if axes else counted[:, 0]
-    return jnp.where(counted, values, 0.0).sum(axes) / jnp.maximum(counted.sum(axes), 1)
+def counted_rows(batch: Batch, output: jax.Array, model: Any) -> jax.Array:
+    """Says which predictions of a model's output count: `[B, T]` for an output `[B, T, D]`, `[B, 1]` for `[B, C]`."""
+    return jnp.ones((len(output), 1), bool) if output.ndim == 2 else token_mask(batch, output.shape[1], model)

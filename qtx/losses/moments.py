@@ -75,13 +75,10 @@ def moments(outputs: jax.Array, targets: jax.Array, weights: jax.Array) -> Momen
     counted = weights > 0
     outputs, targets = (jnp.where(counted, x, 0.0) for x in (outputs, targets))
 
-    def mean(x: jax.Array) -> jax.Array:
-        return (weights * x).sum(axis=0) / jnp.where(total > 0, total, 1.0)
-
     def summed(x: jax.Array) -> jax.Array:
         return (weights * x).sum(axis=0)
 
-    means, target_means = mean(outputs), mean(targets)
+    means, target_means = (summed(x) / jnp.where(total > 0, total, 1.0) for x in (outputs, targets))
     x, t = outputs - means, targets - target_means
     error = outputs - targets
     return Moments(total, means, target_means, summed(x * x), summed(t * t), summed(x * t), summed(error * error))

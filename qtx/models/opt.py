@@ -121,5 +121,5 @@ class Opt(nn.Module):
             x = layer_norm(c.layer_norm_epsilon, dtype, "final_norm")(x)
         if c.projected:
             features, axes = embeddings.words.features, ("embed", None)
-            x = dense(features, axes, c.init_std, dtype, "project_out", use_bias=False, part=Part.HEAD)(x)
+            x = dense(features, axes, c.init_std, dtype, "project_out", use_bias=False, part=Part.PROJECTED)(x)
         return TiedHead(name="head")(x, embeddings.words.embedding)

@@ -13,6 +13,7 @@ import flax.linen as nn
 import jax
 import numpy as np
 
+from qtx.anatomy import Anatomy, read
 from qtx.attention.fused import taken_by
 from qtx.data import OBJECTIVES, Data
 from qtx.data.objectives import Objective
@@ -153,18 +154,18 @@ def assemble(experiment: Experiment, data: Data | None = None, workdir: Path | N
     experiment = dataclasses.replace(experiment, model=module.config)
     example = next(iter(data.evaluation(1)))
     params = nn.unbox(jax.eval_shape(module.init, jax.random.key(0), example)["params"])
-    check_recipe(experiment, module, params, example)
+    check_recipe(experiment, read(module, example))
     trained = make_trained(experiment, module, example)
     teacher = teacher_of(experiment, data, workdir)
     return Assembled(experiment, data, identity_of(data), module, trained, count_parameters(params), mesh, teacher)
 
 
-def check_recipe(experiment: Experiment, module: nn.Module, params: Any, batch: dict[str, Any]) -> None:
+def check_recipe(experiment: Experiment, anatomy: Anatomy) -> None:
     """Raises QtxError if the recipe does not fit the model: now, and not after hours of training."""
     for scheme in experiment.quantization.schemes[:1]:  # the rules of all schemes have the same patterns
         recipe = experiment.quantization.make_recipe(scheme, experiment.model)
         try:
-            quantizers_of(module, params, recipe, batch)
+            quantizers_of(anatomy, recipe)
         except QtxError as error:
             name, family = experiment.quantization.recipe, experiment.family
             raise QtxError(f"config.quantization.recipe {name!r} does not fit the {family} model: {error}") from None

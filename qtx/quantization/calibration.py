@@ -14,7 +14,7 @@ import jax.numpy as jnp
 from flax import traverse_util
 from jax.sharding import NamedSharding, PartitionSpec
 
-from qtx.anatomy import read
+from qtx.anatomy import Anatomy, read
 from qtx.foundation.errors import QtxError
 from qtx.masks import without_full_masks
 from qtx.quantization import float32_only
@@ -117,7 +117,7 @@ def calibrate(
     problem = problem.with_bases(method.find_bases(problem))
     quantized_params = method.round_weights(problem)
 
-    plan, state = initial_state(module, params, problem.recipe, first, problem.ranges, problem.bases)
+    plan, state = initial_state(problem.anatomy, problem.recipe, problem.ranges, problem.bases)
     state, tables = _beside(params, state), tables_of(settled(problem.plan))
     for batch in used:
         state = calibration_step(module, plan, tables, quantized_params, state, without_full_masks(batch))
@@ -149,13 +149,12 @@ def site_ranges(plan: QuantizerPlan, state: Any) -> Ranges:
     return {planned.path: _at(state["ranges"], planned.path)["range"] for planned in plan}
 
 
-def initial_state(module, params, recipe, batch, weight_ranges: Ranges, bases: Bases) -> tuple[QuantizerPlan, Any]:
+def initial_state(anatomy: Anatomy, recipe: Recipe, weight_ranges: Ranges, bases: Bases) -> tuple[QuantizerPlan, Any]:
     """Returns the plan of the activations, and the variable collections before the first batch."""
-    shapes = sites_beside(module, params, batch, weight_ranges)
-    quantizers = resolve(recipe.activations, shapes, "activation")
+    quantizers = resolve(recipe.activations, sites_beside(anatomy, weight_ranges), "activation")
     plan, ranges, states = make_plan(quantizers), {}, {}
     for planned in plan:
-        path, (leading, features) = planned.path, shapes[planned.path]
+        path, leading, features = planned.path, anatomy.leading(planned.path), anatomy.sites[planned.path].features
         ranges[path] = {"bits": spread(quantizers[path].bits, leading), **bases.get(path, {})}
         if isinstance(planned.granularity, Token):
             continue

@@ -117,7 +117,7 @@ def load_ranges(module: nn.Module, params: Any, recipe: Recipe, batch: dict[str,
     problem = Problem(read(module, batch), module, params, method.adapt(recipe), [batch])
     weight_plan, bits = problem.plan, problem.bits
     estimated = jax.eval_shape(lambda p: weight_ranges(weight_plan, p, bits, {}), params)
-    plan, state = initial_state(module, params, problem.recipe, batch, estimated, {})
+    plan, state = initial_state(problem.anatomy, problem.recipe, estimated, {})
     _check_plan(saved, _in_words(weight_plan, plan))
     arrays = dict(saved.arrays)
     flat = flatten(params)

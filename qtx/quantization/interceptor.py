@@ -7,7 +7,8 @@ tree, with a leading layer axis under the scanned `layers`.
 from __future__ import annotations
 
 import contextlib
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
+from typing import Any
 
 import flax.linen as nn
 import jax
@@ -17,19 +18,23 @@ from qtx.foundation.batch import Batch
 from qtx.masks import Mask
 from qtx.quantization.basis import basis_of, enter
 from qtx.quantization.granularity import Token
-from qtx.quantization.plan import Planned, QuantizerPlan
+from qtx.quantization.plan import Planned, QuantizerPlan, Range
 from qtx.quantization.rounding import round_to_range
-from qtx.sites import SITES_AND_TABLES, on_sites
+from qtx.sites import SITES_AND_TABLES, on_sites, part_of
+
+
+def to_range(site: Any, y: jax.Array, r: Range, planned: Planned, where: jax.Array | None) -> jax.Array:
+    """Rounds the output `y` of a site, or of a table, to the grid of its range, of one layer."""
+    return round_to_range(y, r, planned, where)
 
 
 @contextlib.contextmanager
-def fake_quantized(plan: QuantizerPlan) -> Iterator[None]:
-    """Rounds the sites and look-ups in `plan`, within the context, to the grids of the `ranges` collection."""
+def fake_quantized(plan: QuantizerPlan, rounding: Callable[..., jax.Array] = to_range) -> Iterator[None]:
+    """Rounds the sites and look-ups in `plan`, within the context, by the ranges of the `ranges` collection."""
     by_path = {planned.path: planned for planned in plan}
 
     def quantize(site, path, y, mask):
-        planned = by_path[path]
-        return round_to_range(y, site.get_variable("ranges", "range"), planned, seen(mask))
+        return rounding(site, y, site.get_variable("ranges", "range"), by_path[path], seen(mask))
 
     with on_sites(quantize, by_path, SITES_AND_TABLES):
         yield
@@ -51,7 +56,7 @@ def calibrating(plan: QuantizerPlan, tables: QuantizerPlan, module: nn.Module, b
                 enter(y, basis_of(r)),
                 r["bits"],
                 planned.symmetric,
-                counted(planned, y, module, batch, mask),
+                counted(planned, site, y, module, batch, mask),
             )
             minimum, maximum = planned.granularity.result(planned.estimator, state)
             r = {**r, "minimum": minimum, "maximum": maximum}
@@ -63,9 +68,11 @@ def calibrating(plan: QuantizerPlan, tables: QuantizerPlan, module: nn.Module, b
         yield
 
 
-def counted(planned: Planned, y: jax.Array, module: nn.Module, batch: Batch, mask: Mask | None) -> jax.Array | None:
+def counted(
+    planned: Planned, site: nn.Module, y: jax.Array, module: nn.Module, batch: Batch, mask: Mask | None
+) -> jax.Array | None:
     """Says which values of a site's output `y` count for its static range, broadcasting to `y`; None: all."""
-    return None if planned.count_padding else masks.counted(y.shape, batch, mask, module)
+    return None if planned.count_padding else masks.counted(y.shape, batch, mask, module, part_of(site))
 
 
 def seen(mask: Mask | None) -> jax.Array | None:

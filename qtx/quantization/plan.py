@@ -8,20 +8,17 @@ from __future__ import annotations
 from collections.abc import Iterable, Mapping
 from typing import Any, NamedTuple
 
-import flax.linen as nn
 import jax
 import jax.numpy as jnp
 import numpy as np
 from flax import traverse_util
 
+from qtx.anatomy import Anatomy, Parameter, Role, SiteInfo
 from qtx.anatomy.flow import TABLE
-from qtx.attention.parameters import NORMALIZER
-from qtx.foundation.batch import Batch
 from qtx.foundation.errors import QtxError
 from qtx.quantization.estimators import Estimator, MinMax
 from qtx.quantization.granularity import Granularity, InputGroup, Token
 from qtx.quantization.recipe import Quantizer, Recipe, resolve
-from qtx.sites import SITES_AND_TABLES, SiteShape, site_shapes
 
 
 class Planned(NamedTuple):
@@ -82,33 +79,35 @@ def ends_shape(planned: Planned, shape: tuple[int, ...]) -> tuple[int, ...]:
         raise QtxError(f"{path!r}: {error}") from None
 
 
-def quantizers_of(
-    module: nn.Module, params: Any, recipe: Recipe, batch: Batch
-) -> tuple[dict[str, Quantizer], dict[str, Quantizer]]:
-    """Returns a recipe's quantizers of a model's weights and of its sites; `params` and `batch` give shapes only.
+def quantizers_of(anatomy: Anatomy, recipe: Recipe) -> tuple[dict[str, Quantizer], dict[str, Quantizer]]:
+    """Returns a recipe's quantizers of a model's weights and of its sites.
 
     Raises:
       QtxError: if the recipe does not fit the model.
     """
-    weights = resolve(recipe.weights, weights_of(params), "weight")
-    return weights, resolve(recipe.activations, sites_beside(module, params, batch, weights), "activation")
+    weights = resolve(recipe.weights, weights_of(anatomy), "weight")
+    return weights, resolve(recipe.activations, sites_beside(anatomy, weights), "activation")
 
 
-def sites_beside(module: nn.Module, params: Any, batch: Batch, weights: Iterable[str]) -> dict[str, SiteShape]:
+def weights_of(anatomy: Anatomy) -> dict[str, Parameter]:
+    """Returns the parameters that weight rules match: all but those of normalizers, which no product multiplies."""
+    return {path: one for path, one in anatomy.parameters.items() if one.role is not Role.NORMALIZER}
+
+
+def sites_beside(anatomy: Anatomy, weights: Iterable[str]) -> dict[str, SiteInfo]:
     """Returns the sites of a model by path, without look-ups; `weights` are the paths of the quantized weights.
 
     Raises:
       QtxError: if a weight is named as an embedding table is, but no `nn.Embed` looks it up.
     """
-    shapes = site_shapes(module, params, batch, SITES_AND_TABLES)
     for path in filter(is_table, sorted(weights)):
-        if path.removesuffix(TABLE) not in shapes:
+        if path.removesuffix(TABLE) not in anatomy.sites:
             raise QtxError(
                 f"{path!r} would be quantized where it is looked up, but no nn.Embed looks it up: give it another name "
                 "than 'embedding', or leave it in floating point"
             )
-    tables = {path.removesuffix(TABLE) for path in weights_of(params) if is_table(path)}
-    return {path: shape for path, shape in shapes.items() if path not in tables}
+    tables = {path.removesuffix(TABLE) for path in anatomy.parameters if is_table(path)}
+    return {path: site for path, site in anatomy.sites.items() if path not in tables}
 
 
 def check_finite(ranges: Ranges, kind: str) -> None:
@@ -134,11 +133,6 @@ def settled(plan: QuantizerPlan) -> QuantizerPlan:
 def flatten(params: Any) -> dict[str, jax.Array]:
     """Returns a parameter tree as {"layers/mlp/out/kernel": array}."""
     return traverse_util.flatten_dict(params, sep="/")
-
-
-def weights_of(params: Any) -> dict[str, jax.Array]:
-    """Returns the parameters that weight rules match: all but those of normalizers, which no product multiplies."""
-    return {path: x for path, x in flatten(params).items() if NORMALIZER not in path.split("/")}
 
 
 def is_table(path: str) -> bool:

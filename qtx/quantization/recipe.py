@@ -4,11 +4,13 @@ from __future__ import annotations
 
 import dataclasses
 import fnmatch
-from collections.abc import Iterable
+from collections.abc import Iterable, Mapping
 from typing import Annotated
 
+from qtx.anatomy import Parameter, SiteInfo
 from qtx.foundation.errors import QtxError
 from qtx.foundation.limits import Checked, within
+from qtx.parts import Part
 from qtx.quantization.estimators import Estimator
 from qtx.quantization.granularity import Granularity, Tensor, Token
 
@@ -35,17 +37,24 @@ class Quantizer(Checked):
 
 @dataclasses.dataclass(frozen=True)
 class Rule:
-    """A rule gives all paths that match a pattern one quantizer, or leaves their tensors as they are.
+    """A rule gives all tensors that it means one quantizer, or leaves them as they are.
 
     Attributes:
-      pattern: shell-style: `*` matches anything, `/` too.
-      quantizer: for these paths' tensors; None: they are left as they are.
-      optional: whether a model may have no such path. Otherwise this is an error, as with a misspelt pattern.
+      pattern: the tensors' paths, shell-style: `*` matches anything, `/` too; or the part that they are, or that they
+        are parameters of, whatever their paths.
+      quantizer: for these tensors; None: they are left as they are.
+      optional: whether a model may have no such tensor. Otherwise this is an error, as with a misspelt pattern.
     """
 
-    pattern: str
+    pattern: str | Part
     quantizer: Quantizer | None
     optional: bool = False
+
+    def means(self, tensor: Parameter | SiteInfo) -> bool:
+        """Says whether the rule is for a tensor."""
+        if isinstance(self.pattern, Part):
+            return tensor.part is self.pattern
+        return fnmatch.fnmatchcase(tensor.path, self.pattern)
 
 
 @dataclasses.dataclass(frozen=True)
@@ -60,16 +69,15 @@ class Recipe:
     activations: tuple[Rule, ...]
 
 
-def resolve(rules: Iterable[Rule], names: Iterable[str], kind: str) -> dict[str, Quantizer]:
-    """Returns the quantizer of every name that a rule quantizes.
+def resolve(rules: Iterable[Rule], tensors: Mapping[str, Parameter | SiteInfo], kind: str) -> dict[str, Quantizer]:
+    """Returns the quantizer of every tensor that a rule quantizes, by path.
 
     Raises:
-      QtxError: for a name that no rule matches, or a rule that matches no name and is not optional.
+      QtxError: for a tensor that no rule means, or a rule that means no tensor and is not optional.
     """
     rules, result, used = tuple(rules), {}, set()
-    names = sorted(names)
-    for name in names:
-        rule = next((rule for rule in rules if fnmatch.fnmatchcase(name, rule.pattern)), None)
+    for name, tensor in sorted(tensors.items()):
+        rule = next((rule for rule in rules if rule.means(tensor)), None)
         if rule is None:
             raise QtxError(
                 f"no {kind} rule of the recipe matches {name!r}: add one, with quantizer None to leave it as is"
@@ -79,5 +87,5 @@ def resolve(rules: Iterable[Rule], names: Iterable[str], kind: str) -> dict[str,
             result[name] = rule.quantizer
     for rule in rules:
         if rule not in used and not rule.optional:
-            raise QtxError(f"the recipe's {kind} rule {rule.pattern!r} matches none of: {', '.join(names)}")
+            raise QtxError(f"the recipe's {kind} rule {rule.pattern!r} matches none of: {', '.join(sorted(tensors))}")
     return result

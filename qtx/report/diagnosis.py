@@ -56,7 +56,7 @@ def head_table(diagnosis: Diagnosis, rows: int = SHOWN_ROWS) -> Table:
     header = ["head", "attention parked", "at token", "at position", "length of its value", "head's output"]
     return header, [
         [
-            f"layers/attention[{role.layer}], head {role.head}",
+            role.name,
             percent(role.parked),
             _first(role.tokens),
             _first(role.positions),

@@ -132,10 +132,10 @@ def _heads(diagnosis: Diagnosis, said: str) -> list[str]:
             "attending to it adds nothing. A head at the lower right does nothing.",
         )
     ]
-    idle = {(role.layer, role.head) for role in idle_heads(diagnosis)}
+    idle = {(role.layer, role.head): role.name for role in idle_heads(diagnosis)}
     for head in diagnosis.maps:
         if (head.layer, head.head) in idle:
-            name = f"layers/attention[{head.layer}], head {head.head}"
+            name = idle[head.layer, head.head]
             caption = map_caption(head, ", on one example")
             items.append(page.figure(plots.attention_map(head, name), f"map-{head.layer}-{head.head}", name, caption))
     caption = (

@@ -14,7 +14,7 @@ import jax
 import jax.numpy as jnp
 
 from qtx.foundation.batch import Batch
-from qtx.losses.divergences import HIDDEN, LOGITS, MATCHED, OF_LAYERS, of_layers
+from qtx.losses.divergences import HIDDEN, LOGITS, OF_LAYERS, matched
 from qtx.sites import capture
 
 LAYERS = ("all", "last")
@@ -40,7 +40,8 @@ class Teacher:
         return with_targets(self.module, "none", self.params, dict(batch))
 
     def targets(self, batch: Batch) -> Batch:
-        """Returns the batch of `outputs` with `teacher_layers` `[B, K, T, width]` added, to train by."""
+        """Returns the batch of `outputs` with `teacher_layers/` and the path of each compared site added,
+        `[B, L, T, width]`, to train by."""
         return with_targets(self.module, self.layers, self.params, dict(batch))
 
 
@@ -48,9 +49,9 @@ class Teacher:
 def with_targets(module: nn.Module, layers: str, params: Any, batch: Batch) -> Batch:
     """Returns a batch with a module's final outputs added, and its outputs of `layers`, in `LAYERS` or "none"."""
     config: Any = module.config
-    final, captured = capture(module.apply, MATCHED if layers != "none" else (), {"params": params}, batch)
-    found = {HIDDEN if getattr(config, "head", None) == "none" else LOGITS: final}
-    if layers != "none":
-        outputs = of_layers(captured)
-        found[OF_LAYERS] = jnp.moveaxis(outputs if layers == "all" else outputs[-1:], 0, 1)
-    return {**batch, **found}
+    last = layers == "last"
+    sites = () if layers == "none" else matched(module, batch)[-1 if last else 0 :]
+    final, captured = capture(module.apply, sites, {"params": params}, batch)
+    name = HIDDEN if getattr(config, "head", None) == "none" else LOGITS
+    of_layers = {OF_LAYERS + site: jnp.moveaxis(captured[site][-1 if last else 0 :], 0, 1) for site in sites}
+    return {**batch, name: final, **of_layers}

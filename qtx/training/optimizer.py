@@ -94,7 +94,7 @@ def muon(h: HyperParameters) -> optax.GradientTransformation:
 
     def label(parameter, _):
         matrix = parameter.role is Role.KERNEL and len(parameter.shape) == 2
-        return "muon" if matrix and parameter.part not in (Part.HEAD, Part.EMBEDDED) else "adamw"
+        return "muon" if matrix and parameter.part not in (Part.EMBEDDED, Part.PROJECTED, Part.HEAD) else "adamw"
 
     def of_one_size(parameter, update):
         return update * MUON_RMS * max(parameter.shape) ** 0.5

@@ -28,8 +28,8 @@ CROSS_ENTROPY = CrossEntropy()
 
 
 class Trainable(Protocol):
-    """A `Trainable` is a Flax module, or a hashable object with these two methods of one and a method `described` that
-    returns the parameters for a batch, by path (`qtx.anatomy.Parameter`)."""
+    """A `Trainable` is a Flax module, or a hashable object with these two methods of one, the model as `module`, and a
+    method `described` that returns the parameters for a batch, by path (`qtx.anatomy.Parameter`)."""
 
     def init(self, *args: Any, **kwargs: Any) -> Any:
         """Returns the variables, as `flax.linen.Module.init` does."""
@@ -126,12 +126,14 @@ def training_forward(
 ) -> Callable[..., tuple[Any, dict[str, Any]]]:
     """Returns `module.apply`, extended to return also the tensors at the sites that penalties or the loss look at."""
     penalized = {pattern for penalty in make_penalties(config.penalties).values() for pattern in penalty.patterns}
-    sites = penalized | set(loss.sites)
+    trained: Any = module
+    model = module if isinstance(module, nn.Module) else trained.module
 
-    def forward(*args, **kwargs):
+    def forward(variables, batch, **options):
+        sites = penalized | set(loss.sites(model, batch))
         if sites:
-            return loss.output_of(capture, module.apply, sites, *args, **kwargs)
-        return loss.output_of(module.apply, *args, **kwargs), {}
+            return loss.output_of(capture, module.apply, sites, variables, batch, **options)
+        return loss.output_of(module.apply, variables, batch, **options), {}
 
     return forward
 

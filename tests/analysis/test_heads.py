@@ -9,7 +9,10 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from qtx.analysis import heads
+from qtx.analysis.heads import AttentionSites
 from qtx.masks import Mask
+
+GATED_VALUES = AttentionSites("", "probs", "gated_value", "context", "gate", gates_values=True)
 
 
 def visible_keys(mask, causal):
@@ -77,9 +80,9 @@ def test_grouped_values_and_gates_count_for_every_head_that_shares_them():
     """4 heads of 3 dimensions on 2 of values: the first two heads read the first, the others the second."""
     rng = np.random.default_rng(0)
     shapes = {"probs": (4, 5, 5), "value": (5, 2 * 3), "gated_value": (5, 2 * 3), "context": (5, 4 * 3), "gate": (5, 2)}
-    values = {f"layers/attention/{name}": rng.normal(size=(1, 1, *shape)) for name, shape in shapes.items()}
-    found = jax.tree.map(lambda x: np.asarray(x)[0, 0], heads.by_head(values))
-    value, context, gate = (values[f"layers/attention/{name}"][0, 0] for name in ("gated_value", "context", "gate"))
+    values = {name: rng.normal(size=(1, 1, *shape)) for name, shape in shapes.items()}
+    found = jax.tree.map(lambda x: np.asarray(x)[0, 0], heads.by_head(values, GATED_VALUES))
+    value, context, gate = (values[name][0, 0] for name in ("gated_value", "context", "gate"))
     for head in range(4):
         group = head // 2
         np.testing.assert_allclose(found["value"][:, head], value[:, 3 * group : 3 * group + 3], rtol=1e-6)
@@ -108,12 +111,12 @@ def test_a_value_that_its_gate_closes_is_drained():
     values["gated_value"] = values["value"] * values["gate"]
     mask = np.ones((1, 3), bool)
 
-    def drain(**values):
-        found = heads.by_head({f"layers/attention/{name}": x for name, x in values.items()})
+    def drain(sites=GATED_VALUES, **values):
+        found = heads.by_head(values, sites)
         return heads.head_statistics(found["probs"][0], found["value"][0], mask, visible_keys(mask, False))
 
     assert float(drain(**values)["value_drain"][0][0, 0]) == 0
     values["gated_value"] = values["value"] * np.float32([0.3, 1, 0.5]).reshape(1, 1, 3, 1)
     assert float(drain(**values)["value_drain"][0][0, 0]) == pytest.approx(0.3 / 0.75)
-    del values["gated_value"], values["gate"]
-    assert float(drain(**values)["value_drain"][0][0, 0]) == 1
+    ungated = AttentionSites("", "probs", "value", "context")
+    assert float(drain(ungated, **values)["value_drain"][0][0, 0]) == 1

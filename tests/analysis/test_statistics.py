@@ -10,7 +10,8 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from qtx.analysis import statistics
-from qtx.foundation.totals import exact
+from qtx.analysis.statistics import OutlierCounts, WeightedMean
+from qtx.foundation.totals import Count, exact
 
 seeds = st.integers(0, 1000)
 # One compilation each, whatever hypothesis draws.
@@ -56,26 +57,23 @@ def test_bfloat16_activations_are_measured_in_float32():
 @given(st.integers(1, 6), seeds, st.floats(-1e4, 1e4))
 def test_weighted_mean_over_batches_is_the_mean_over_samples(batches, seed, offset):
     generator = np.random.default_rng(seed)
-    accumulator = statistics.weighted_mean(3)
-    update = jax.jit(accumulator.update)
-    state, values, weights = accumulator.init(), [], []
+    update = jax.jit(WeightedMean.plus)
+    state, values, weights = WeightedMean.zero(3), [], []
     for _ in range(batches):
         values.append((generator.normal(size=(4, 3)) + offset).astype(np.float32))
         weights.append(generator.integers(0, 3, size=4).astype(np.float32))
         state = update(state, values[-1], weights[-1])
     values, weights = np.concatenate(values).astype(np.float64), np.concatenate(weights)
     expected = (values * weights[:, None]).sum(0) / weights.sum() if weights.sum() else np.zeros(3)
-    np.testing.assert_allclose(accumulator.result(state), expected, rtol=1e-5, atol=1e-5)
+    np.testing.assert_allclose(state.mean.high, expected, rtol=1e-5, atol=1e-5)
 
 
 def test_weighted_mean_ignores_what_a_padding_sample_holds():
-    accumulator = statistics.weighted_mean()
-    state = accumulator.update(accumulator.init(), jnp.array([2.0, jnp.inf, jnp.nan]), jnp.array([1.0, 0.0, 0.0]))
-    assert accumulator.result(state) == 2.0
+    state = WeightedMean.zero().plus(jnp.array([2.0, jnp.inf, jnp.nan]), jnp.array([1.0, 0.0, 0.0]))
+    assert state.mean.high == 2.0
 
 
-count_outliers = statistics.outlier_counts(16, 32, vocabulary=7)
-update_outliers = jax.jit(count_outliers.update)
+update_outliers = jax.jit(OutlierCounts.plus)
 
 
 def numpy_outliers(x, mask):
@@ -96,10 +94,10 @@ def test_planted_outliers_are_counted_where_they_are(seed, position, dimension):
     mask = np.ones((4, 16), bool)
     mask[1, 9:] = False
     tokens = np.random.default_rng(seed).integers(0, 7, size=(4, 16))
-    state = count_outliers.init()
+    state = OutlierCounts.zero(width=32, length=16, vocabulary=7)
     for rows in (slice(0, 2), slice(2, 4)):
         state = update_outliers(state, x[rows], mask[rows], tokens[rows])
-    counts = exact(count_outliers.result(state))
+    counts = exact(state)
     expected = numpy_outliers(x, mask)
     assert expected.sum() >= 2
     np.testing.assert_array_equal(counts.by_dimension, expected.sum((0, 1)))
@@ -116,27 +114,23 @@ def test_a_sample_of_padding_alone_has_no_outliers():
 def test_histogram_matches_numpy_and_keeps_the_values_beyond(bins):
     x = random((4, 8, 16))
     mask = np.arange(8)[None, :] < np.array([8, 5, 1, 0])[:, None]
-    accumulator = statistics.histogram(-1.0, 1.5, bins)
-    counts, update = accumulator.init(), jax.jit(accumulator.update)
+    counts, count = Count.zero(bins), jax.jit(lambda x, mask: statistics.histogram(x, mask, -1.0, 1.5, bins))
     for rows in (slice(0, 2), slice(2, 4)):
-        counts = update(counts, x[rows], mask[rows])
+        counts = counts.plus(count(x[rows], mask[rows]))
     expected, _ = np.histogram(np.clip(x[mask], -1.0, 1.5), bins=bins, range=(-1.0, 1.5))
-    np.testing.assert_array_equal(accumulator.result(counts).exact(), expected)
+    np.testing.assert_array_equal(counts.exact(), expected)
 
 
-def test_per_layer_equals_each_layer_alone():
-    x = random((3, 2, 4, 5))
-    mask = np.ones((2, 4), bool)
-    for accumulator in (statistics.histogram(-2, 2, 8), statistics.outlier_counts(4, 5, sigmas=1.5)):
-        stacked = statistics.per_layer(accumulator, 3)
-        got = stacked.result(jax.jit(stacked.update)(stacked.init(), x, mask))
-        for layer in range(3):
-            alone = accumulator.result(jax.jit(accumulator.update)(accumulator.init(), x[layer], mask))
-            jax.tree.map(lambda a, b, layer=layer: np.testing.assert_array_equal(a[layer], b), got, alone)
+def test_counts_of_layers_are_those_of_each_layer_alone():
+    x, mask = random((3, 2, 4, 5)), np.ones((2, 4), bool)
+    count = jax.jit(jax.vmap(lambda seen, x: seen.plus(x, mask, sigmas=1.5)))
+    got = count(OutlierCounts.zero(3, width=5, length=4), x)
+    for layer in range(3):
+        alone = OutlierCounts.zero(width=5, length=4).plus(x[layer], mask, sigmas=1.5)
+        jax.tree.map(lambda a, b, layer=layer: np.testing.assert_array_equal(a[layer], b), got, alone)
 
 
 def test_state_does_not_grow_with_the_number_of_batches():
-    accumulator = statistics.per_layer(statistics.outlier_counts(4, 5), 3)
-    before = accumulator.init()
-    after = jax.jit(accumulator.update)(before, random((3, 2, 4, 5)), np.ones((2, 4), bool))
+    before = OutlierCounts.zero(width=5, length=4)
+    after = update_outliers(before, random((2, 4, 5)), np.ones((2, 4), bool))
     assert jax.tree.map(lambda a: (a.shape, a.dtype), before) == jax.tree.map(lambda a: (a.shape, a.dtype), after)

@@ -21,20 +21,21 @@ PAPER = {"Bert": "paper_bert", "Opt": "paper_opt", "Vit": "paper_vit"}
 def facts(name: str) -> dict:
     """Every fact about the model of a name, as JSON holds it."""
     module, params, batch = make(name)
-    masks = {flag: flatten(decay_mask(read(module, batch).parameters, flag)(params)) for flag in (False, True)}
-    sites = sites_beside(module, params, batch, weights_of(params))
-    problem = Problem(read(module, batch), module, params, Recipe((), ()), [batch])
+    anatomy = read(module, batch)
+    masks = {flag: flatten(decay_mask(anatomy.parameters, flag)(params)) for flag in (False, True)}
+    sites = sites_beside(anatomy, weights_of(anatomy))
+    problem = Problem(anatomy, module, params, Recipe((), ()), [batch])
     found = {
         "decay": sorted(path for path, decays in masks[False].items() if decays),
         "decay with scales": sorted(path for path, decays in masks[True].items() if decays),
-        "stacked parameters": sorted(path for path, one in read(module, batch).parameters.items() if one.stack),
+        "stacked parameters": sorted(path for path, one in anatomy.parameters.items() if one.stack),
         "sites": {path: [*shape.leading, shape.features] for path, shape in sorted(sites.items())},
         "bases": {
             method: {path: {kind: list(x.shape) for kind, x in basis.items()} for path, basis in sorted(bases.items())}
             for method in ("smoothquant", "hadamard")
             for bases in [METHODS[method]().find_bases(problem)]
         },
-        "recipes": {recipe: _rules(recipe, module, params, batch) for recipe in _recipes(module)},
+        "recipes": {recipe: _rules(recipe, module, anatomy) for recipe in _recipes(module)},
     }
     if type(module.config) in {family.config for family in FAMILIES.values()}:
         measured = family_of(module.config).measured(module.config)
@@ -47,10 +48,10 @@ def _recipes(module) -> list[str]:
     return ["strict", *([paper] if paper else [])]
 
 
-def _rules(recipe: str, module, params, batch) -> dict:
+def _rules(recipe: str, module, anatomy) -> dict:
     """How a recipe quantizes weights and sites of a model: words to paths."""
     weight, activation = Quantizer(8, True, MinMax()), Quantizer(8, False, MinMax())
-    quantizers = quantizers_of(module, params, RECIPES[recipe](module.config, weight, activation), batch)
+    quantizers = quantizers_of(anatomy, RECIPES[recipe](module.config, weight, activation))
     found = {}
     for kind, by_path in zip(("weights", "activations"), quantizers, strict=True):
         grouped = defaultdict(list)

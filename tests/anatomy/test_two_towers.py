@@ -10,10 +10,14 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 
+from qtx.analysis.capture import FloatingPoint
+from qtx.analysis.heads import attentions, look_at_heads
+from qtx.analysis.observation import observe_model
 from qtx.anatomy import Stack, read
 from qtx.attention import Rows
 from qtx.foundation.errors import QtxError
 from qtx.layers import embedding
+from qtx.losses.divergences import matched
 from qtx.masks import Mask
 from qtx.models import OptConfig
 from qtx.models.block import layers
@@ -41,7 +45,7 @@ class TwoTowers(nn.Module):
     config: OptConfig = CONFIG
 
     @nn.compact
-    def __call__(self, batch):
+    def __call__(self, batch, *, train=False, step=None):
         one, other = (Tower(name=name)(batch["tokens"]) for name in TOWERS)
         return one @ other.T
 
@@ -108,6 +112,26 @@ def test_methods_find_the_same_in_both():
         assert rotated[f"{block}/mlp/out/kernel"]["rotation"].shape == (DEPTH, 32, 32)
         assert rotated[f"{block}/mlp_residual"]["rotation"].shape == (DEPTH, WIDTH, WIDTH)
     assert {path.split("/")[0] for path in smooth} == {path.split("/")[0] for path in rotated} == set(TOWERS)
+
+
+def test_attention_and_what_distillation_compares_are_found_in_both():
+    module, _, batch = make()
+    assert [one.path for one in attentions(module, batch)] == [f"{tower}/layers/attention" for tower in TOWERS]
+    assert matched(module, batch) == tuple(f"{tower}/layers/mlp_norm" for tower in TOWERS)
+
+
+@pytest.mark.slow
+def test_the_heads_of_both_are_looked_at():
+    module, params, batch = make()
+    sites = [f"{tower}/layers/attention/probs" for tower in TOWERS]
+    values, heads = jax.jit(lambda m: look_at_heads(m, batch, sites))(FloatingPoint(module, params))
+    probs = np.concatenate([values[site] for site in sites])
+    np.testing.assert_array_equal(heads.tensors["probs"], probs)
+    mass, weights = heads.statistics["column_mass"]
+    np.testing.assert_allclose(mass, probs.mean(axis=3), rtol=1e-5, atol=1e-7)
+    assert weights.shape == (2 * DEPTH, 2)
+    seen = observe_model(FloatingPoint(module, params), [batch])
+    assert seen.layers == tuple(f"{tower}/layers/attention[{layer}]" for tower in TOWERS for layer in range(DEPTH))
 
 
 class Undeclared(nn.Module):

@@ -10,7 +10,7 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 
-from qtx import interop
+from qtx import anatomy, interop
 from qtx.data import OBJECTIVES
 from qtx.experiment import default, read
 from qtx.families import FAMILIES, Family, MeasuredSites, build, family_of
@@ -19,7 +19,7 @@ from qtx.models import BertConfig, OptConfig, VitConfig
 from qtx.pipeline.smoke import smoke
 from qtx.planning.stand_in import stand_in
 from qtx.quantization import QuantizationConfig
-from qtx.quantization.recipe import resolve
+from qtx.quantization.plan import quantizers_of
 from qtx.quantization.recipes import RECIPES
 from qtx.sites import capture, site_shapes
 
@@ -70,12 +70,9 @@ def test_its_recipe_and_the_strict_one_say_of_everything_what_becomes_of_it(name
     module = build(CONFIGS[name])
     chosen = family_of(module.config).recipe if recipe == "its own" else recipe
     rules = QuantizationConfig(recipe=chosen).make_recipe("w8a8", module.config)
-    params = shapes_of(module)
-    sites = site_shapes(module, params, module.config.example())
-    paths = ["/".join(key.key for key in path) for path, _ in jax.tree_util.tree_leaves_with_path(params)]
-    quantized = resolve(rules.weights, paths, "weight")
-    assert "layers/mlp/out/kernel" in quantized and "layers/mlp/out/bias" not in quantized
-    assert "layers/mlp/out" in resolve(rules.activations, sites, "activation")
+    weights, sites = quantizers_of(anatomy.read(module, module.config.example()), rules)
+    assert "layers/mlp/out/kernel" in weights and "layers/mlp/out/bias" not in weights
+    assert "layers/mlp/out" in sites
 
 
 @pytest.mark.representative("bert", "opt")

@@ -57,24 +57,20 @@ def test_what_is_not_finite_shows(value):
 
 def test_streaming_statistics_at_a_million_million():
     """States as they are after 10^12 values: what comes then still counts, one for one."""
-    histogram = statistics.histogram(-1.0, 1.0, 2)
     counts = jax.tree.map(lambda x: x, Count(jnp.full(2, 232, jnp.uint32), jnp.full(2, 2**32 - 5, jnp.uint32)))
     before = counts.exact()
     assert (before > 10**12 - 10**9).all()
     x = np.float32([[[-0.5, 0.5, 0.5]] * 4])
-    after = jax.jit(histogram.update)(counts, x, np.ones((1, 4), bool))
+    after = jax.jit(lambda x: counts.plus(statistics.histogram(x, np.ones((1, 4), bool), -1.0, 1.0, 2)))(x)
     np.testing.assert_array_equal(after.exact() - before, [4, 8])
 
-    outliers = statistics.outlier_counts(4, 3)
-    full = jax.tree.map(lambda x: jnp.full_like(x, 2**32 - 2), outliers.init())
-    seen = exact(jax.jit(outliers.update)(full, x, np.ones((1, 4), bool)))
+    none = statistics.OutlierCounts.zero(width=3, length=4)
+    full = jax.tree.map(lambda x: jnp.full_like(x, 2**32 - 2), none)
+    seen = exact(jax.jit(statistics.OutlierCounts.plus)(full, x, np.ones((1, 4), bool)))
     np.testing.assert_array_equal(seen.tokens_at_position - exact(full).tokens_at_position, [1, 1, 1, 1])
 
-    mean = statistics.weighted_mean()
-    state = mean.init()._replace(
-        mean=Total(jnp.float32(2.0), jnp.float32(0)), weight=Total(jnp.float32(1e12), jnp.float32(0))
-    )
-    update = jax.jit(mean.update)
+    so_far = Total(jnp.float32(2.0), jnp.float32(0)), Total(jnp.float32(1e12), jnp.float32(0))
+    state, update = statistics.WeightedMean(*so_far), jax.jit(statistics.WeightedMean.plus)
     weight = state.weight.exact()
     for _ in range(50):
         state = update(state, np.full(1000, 3.0, np.float32), np.ones(1000, np.float32))
@@ -93,8 +89,9 @@ def test_one_large_batch_fits():
 def test_what_a_batch_adds_up_is_of_32_bits_without_a_sign():
     """A batch beyond int32 takes gigabytes: the types of the sums that are made of one are looked at instead."""
     x, mask = np.zeros((2, 4, 3), np.float32), np.ones((2, 4), bool)
-    for accumulator in (statistics.histogram(-1.0, 1.0, 5), statistics.outlier_counts(4, 3)):
-        program = jax.make_jaxpr(accumulator.update)(accumulator.init(), x, mask)
+    none = statistics.OutlierCounts.zero(width=3, length=4)
+    for count in (lambda x, mask: statistics.histogram(x, mask, -1.0, 1.0, 5), none.plus):
+        program = jax.make_jaxpr(count)(x, mask)
         # Over samples: within one there are few enough, of which `is_outlier` counts the real values in int32.
         over_samples = [e for e in program.eqns if e.primitive.name in ADDING and e.outvars[0].aval.shape[:1] != (2,)]
         made = [equation.outvars[0].aval.dtype for equation in over_samples]

@@ -7,14 +7,23 @@ import functools
 import importlib
 import sys
 from pathlib import Path
+from typing import ClassVar
 
+import flax.linen as nn
+import jax.numpy as jnp
+import numpy as np
 import pytest
 
 import qtx.training.loop
+from qtx.anatomy import read
 from qtx.attention.fused import taken_by
 from qtx.cli.main import main
 from qtx.families import build
+from qtx.layers import dense
+from qtx.models import BertConfig
 from qtx.pipeline.identity import load_data
+from qtx.quantization import Quantizer, Recipe, Rule
+from qtx.quantization.estimators import MinMax
 from qtx.quantization.qat.model import make_qat_model
 from qtx.quantization.qat.noise import make_noisy_model
 from qtx.training.penalized import check_sites
@@ -77,6 +86,28 @@ def test_training_makes_each_part_once_before_its_first_step(made, options, also
         made("train", NANO, f"--workdir={tmp_path}/run", "--config.training.learning_rate=0.0123", *options)
     once = dict.fromkeys(("load_data", "build", "taken_by", "check_sites", "make_mesh"), 1)
     assert made.counts == once | also
+
+
+class Counting(nn.Module):
+    """A model that counts how often it is traced."""
+
+    config: BertConfig
+    traces: ClassVar[list[str]] = []
+
+    @nn.compact
+    def __call__(self, batch):
+        self.traces.append("")
+        return dense(4, ("embed", None), 0.1, jnp.float32, "out")(batch["x"])
+
+
+@pytest.mark.parametrize("make", [make_qat_model, make_noisy_model])
+def test_what_is_trained_is_described_by_the_traces_that_describe_the_model(make):
+    module, batch = Counting(BertConfig()), {"x": np.ones((2, 3), np.float32)}
+    read(module, batch)
+    before, quantizer = len(module.traces), Quantizer(8, True, MinMax())
+    assert before == 2  # its parameters, and what it computes with them
+    make(module, Recipe((Rule("*", quantizer),), (Rule("*", quantizer),)), batch)
+    assert len(module.traces) == before
 
 
 @pytest.mark.slow

@@ -57,7 +57,7 @@ def test_a_run_is_measured_by_what_the_modules_say(tmp_path, checkpoint):
     config.data = section(data_config(tmp_path, tokenizer=str(checkpoint.folder)))
     run = RunFolder(tmp_path / "run")
     prepared = import_run(read(config), run.root, checkpoint)
-    assert prepared.objective.loss == EmbeddingDistillation("lasttoken", True)
+    assert prepared.objective.loss == EmbeddingDistillation("lasttoken", True, prepared.module.config)
     there = config_of(str(run.root)).model
     assert (there.pooling, there.normalize) == ("lasttoken", True)
     # A run that starts from it too.
@@ -75,4 +75,4 @@ def test_a_run_is_measured_by_what_the_modules_say(tmp_path, checkpoint):
     # Who knows better says so.
     config.model.pooling = "cls"
     another = import_run(read(config), tmp_path / "another", checkpoint)
-    assert another.objective.loss == EmbeddingDistillation("cls", True)
+    assert another.objective.loss == EmbeddingDistillation("cls", True, another.module.config)

@@ -10,7 +10,8 @@ import numpy as np
 import pytest
 from flax import traverse_util
 
-from qtx.attention import VARIANTS
+from qtx.anatomy import read
+from qtx.attention import VARIANTS, AttentionSpec, MultiHeadAttention, attention_variant
 from qtx.families import FAMILIES, build
 from qtx.foundation.errors import QtxError
 from qtx.models import BertConfig
@@ -301,10 +302,24 @@ def test_a_quantized_model_is_a_pytree_that_jit_takes():
     assert dataclasses.replace(result).weight_plan == result.weight_plan
 
 
-@pytest.mark.parametrize("layer", ["layers/attention", "layers/self_attention", "decoder/cross"])
+class Elsewhere(nn.Module):
+    """Attention with a sink, in modules of other names."""
+
+    names: tuple[str, ...]
+
+    @nn.compact
+    def __call__(self, batch):
+        first, *others = self.names
+        if others:
+            return Elsewhere(tuple(others), name=first)(batch)
+        return MultiHeadAttention(AttentionSpec(2, attention_variant("sink")), True, name=first)(batch["x"])
+
+
+@pytest.mark.parametrize("layer", ["self_attention", "decoder/cross"])
 def test_what_a_normalizer_learns_is_no_weight_wherever_it_is(layer):
-    flat = {f"{layer}/normalizer/sinks": np.zeros((1, 2)), f"{layer}/query/kernel": np.zeros((1, 2, 2))}
-    assert weights_of(traverse_util.unflatten_dict(flat, sep="/")).keys() == {f"{layer}/query/kernel"}
+    anatomy = read(Elsewhere(tuple(layer.split("/"))), {"x": np.zeros((1, 3, 4), np.float32)})
+    dense = {f"{layer}/{name}/{leaf}" for name in ("query", "key", "value", "out") for leaf in ("kernel", "bias")}
+    assert weights_of(anatomy).keys() == dense == anatomy.parameters.keys() - {f"{layer}/normalizer/sinks"}
 
 
 class NoTable(nn.Module):

@@ -46,7 +46,7 @@ def programs(family):
     problem = Problem(read(module, batch), module, params, recipe, [batch])
     qat = make_qat_model(module, recipe, batch)
     start = qat.start(params, result)
-    activations, state = initial_state(module, params, recipe, batch, problem.ranges, {})
+    activations, state = initial_state(problem.anatomy, recipe, problem.ranges, {})
     return {
         "floating point": FloatingPoint(module, params).apply,
         "quantized": result.apply,

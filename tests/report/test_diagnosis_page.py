@@ -21,12 +21,13 @@ REACH = np.array([1.0, 1.5, 90.0, 2.0])
 
 def outliers(path, layer, norm=90.0, dimensions=None, **values):
     found = {"sigmas": 40.0, "typical": 0.5, "token_share": 0.1, "tokens": {EVIL: 90.0}, "positions": {"0": 90.0}}
+    found["carried"] = path.endswith("_residual")
     return Outliers(path, layer, norm, dimensions={"2": 90.0} if dimensions is None else dimensions, **found | values)
 
 
 def role(layer, head, mass, **values):
     found = {"value_drain": 0.05, "output": 1.0, "tokens": {EVIL: 8}, "positions": {"0": 8}}
-    return HeadRole(layer, head, mass, **found | values)
+    return HeadRole(layer, head, f"layers/attention[{layer}]", mass, **found | values)
 
 
 DIAGNOSIS = Diagnosis(

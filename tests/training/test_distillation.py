@@ -9,13 +9,14 @@ import pytest
 from qtx.data import OBJECTIVES
 from qtx.families import build
 from qtx.losses import Training
-from qtx.losses.divergences import HIDDEN, LOGITS, MATCHED, OF_LAYERS
+from qtx.losses.divergences import HIDDEN, LOGITS, TEACHER
 from qtx.models import BertConfig, OptConfig, VitConfig
 from qtx.sites import capture
 from qtx.training.distillation import Teacher
 from qtx.training.evaluate import add_up
 
 SHAPE = dict(num_layers=2, width=8, num_heads=2, mlp_width=16, init_std=0.3, dropout=0.0, attention_dropout=0.0)
+SITES = ("layers/mlp_norm", "final_norm")
 CONFIGS = {
     "encoder": BertConfig(**SHAPE, vocab_size=30, max_length=8, head="none"),
     "masked": BertConfig(**SHAPE, vocab_size=30, max_length=8),
@@ -45,7 +46,7 @@ def two_models(config):
 
 
 def captured(module, params, batch):
-    return capture(module.apply, MATCHED, {"params": params}, batch)
+    return capture(module.apply, SITES, {"params": params}, batch)
 
 
 def distillation_sums(module, output, sites, batch):
@@ -78,7 +79,7 @@ def test_loss_is_the_relative_error_of_the_layers_and_the_divergence_of_the_pred
     target_output, target_sites = captured(module, theirs, batch)
     f64 = lambda tree: jax.tree.map(lambda x: np.asarray(x, np.float64), tree)  # noqa: E731
     output, sites, target_output, target_sites = map(f64, (output, sites, target_output, target_sites))
-    final = [site for site in ("layers/mlp_norm", "final_norm") if site in sites]
+    final = [site for site in SITES if site in sites]
     stacked = [(sites[site][layer], target_sites[site][layer]) for site in final for layer in range(len(sites[site]))]
     stacked = stacked if layers == "all" else stacked[-1:]
     positions = stacked[0][0].shape[1]
@@ -112,7 +113,7 @@ def cosine(a, b):
 def test_fidelity_is_the_cosine_of_embeddings_or_of_centred_predictions(name):
     module, theirs, ours, batch = two_models(CONFIGS[name])
     taught = Teacher(module, theirs).outputs(batch)
-    assert (HIDDEN in taught, LOGITS in taught, OF_LAYERS in taught) == (name == "encoder", name != "encoder", False)
+    assert {key for key in taught if key.startswith(TEACHER)} == {HIDDEN if name == "encoder" else LOGITS}
     output = np.asarray(module.apply({"params": ours}, batch), np.float64)
     target = np.asarray(module.apply({"params": theirs}, batch), np.float64)
     found = measured(module, ours, taught)

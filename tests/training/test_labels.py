@@ -186,7 +186,7 @@ def test_a_classifier_is_held_to_its_teacher_s_logits():
     weights = np.array([1, 1, 1, 1, 0], np.float32)
     batch = {LOGITS: theirs, "weights": weights, "tokens": np.zeros((5, 4), np.int32), "mask": np.ones((5, 4), bool)}
     hidden = rng.normal(size=(1, 5, 4, 6)).astype(np.float32)
-    taught = {**batch, "teacher_layers": np.moveaxis(hidden, 0, 1)}
+    taught = {**batch, "teacher_layers/layers/mlp_norm": np.moveaxis(hidden, 0, 1)}
     p, q = (np.exp(x) / np.exp(x).sum(1, keepdims=True) for x in (theirs, ours))
     captured = {"layers/mlp_norm": jnp.asarray(hidden)}
     trained = LogitDistillation()(jnp.asarray(ours), taught, Training(captured, taught))

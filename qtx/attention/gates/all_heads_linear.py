@@ -3,24 +3,13 @@
 from __future__ import annotations
 
 import dataclasses
-from typing import Annotated
 
-from qtx.attention.gates.base import OPENNESS, DenseGate, bias_of
+from qtx.attention.gates.base import BiasedGate, DenseGate, bias_of
 
 
 @dataclasses.dataclass(frozen=True)
-class AllHeadsLinearGate(DenseGate):
-    """Linear gate G(x) = W x + b, W `[H * D, H]`: every head sees the whole input; H (H D + 1) parameters (Table 4).
-
-    Attributes:
-      pi: the initial openness; the bias starts at `bias_of(pi)`.
-    """
-
-    pi: Annotated[float, OPENNESS] = 0.5
-
-    @property
-    def initial_openness(self):
-        return self.pi
+class AllHeadsLinearGate(BiasedGate, DenseGate):
+    """Linear gate G(x) = W x + b, W `[H * D, H]`: every head sees the whole input; H (H D + 1) parameters (Table 4)."""
 
     @property
     def initial_bias(self):

@@ -50,11 +50,11 @@ def bias_of(pi: float) -> float:
 
 
 @dataclasses.dataclass(frozen=True)
-class PerHeadGate(Gate, abc.ABC):
-    """A gate whose function for each head sees the head's own slice of the input.
+class BiasedGate(Gate):
+    """A gate whose logits have a bias, which says how open it is at first.
 
     Attributes:
-      pi: the initial openness; the output bias starts at `bias_of(pi)`.
+      pi: the initial openness; the bias starts at `bias_of(pi)`.
     """
 
     pi: Annotated[float, OPENNESS] = 0.5
@@ -62,6 +62,10 @@ class PerHeadGate(Gate, abc.ABC):
     @property
     def initial_openness(self):
         return self.pi
+
+
+class PerHeadGate(BiasedGate, abc.ABC):
+    """A gate whose function for each head sees the head's own slice of the input."""
 
     @abc.abstractmethod
     def parameters(self, num_heads: int, head_dim: int) -> Parameters:

@@ -16,7 +16,7 @@ from qtx.quantization.methods.base import Method
 
 SITES = (Part.EMBEDDED, Part.RESIDUAL, Part.NORM, Part.BRANCH, Part.CONTEXT, Part.HIDDEN)
 # Those that follow the last norm too: OPT-350m's projection, BERT's transform, ViT's classifier. A tied head has none.
-KERNELS = (Part.QUERY, Part.KEY, Part.VALUE, Part.PREACTIVATION, Part.BRANCH, Part.HEAD)
+KERNELS = (Part.QUERY, Part.KEY, Part.VALUE, Part.PREACTIVATION, Part.BRANCH, Part.PROJECTED, Part.HEAD)
 
 
 @dataclasses.dataclass(frozen=True)

@@ -14,6 +14,7 @@ from flax import traverse_util
 from qtx.foundation.errors import QtxError
 from qtx.masks import counted
 from qtx.quantization.basis import Bases, enter
+from qtx.sites import part_of
 
 Statistic = Callable[[jax.Array, jax.Array], jax.Array]
 """Makes one batch's statistic of an input's rows `[N, D]`, float32, of which those count where `[N, 1]` is True."""
@@ -78,7 +79,8 @@ def _of_batch(
     def interceptor(next_function, args, kwargs, context):
         layer = context.module
         if isinstance(layer, nn.Dense) and context.method_name == "__call__" and "/".join(layer.path) in paths:
-            x, where = args[0].astype(jnp.float32), counted(args[0].shape, batch, model=module)
+            x = args[0].astype(jnp.float32)
+            where = counted(x.shape, batch, model=module, part=part_of(layer))
             where = jnp.broadcast_to(True if where is None else where, (*x.shape[:-1], 1))
             x = enter(x, layer.get_variable("ranges", "basis", {}))
             found = statistic(x.reshape(-1, x.shape[-1]), where.reshape(-1, 1))

@@ -44,7 +44,7 @@ class Problem:
         Raises:
           QtxError: if the recipe does not fit the model.
         """
-        return resolve(self.recipe.weights, weights_of(self.params), "weight")
+        return resolve(self.recipe.weights, weights_of(self.anatomy), "weight")
 
     @functools.cached_property
     def plan(self) -> QuantizerPlan:

@@ -2,19 +2,16 @@
 
 from __future__ import annotations
 
-import contextlib
 import math
-from collections.abc import Iterator
+from typing import Any
 
 import flax.linen as nn
 import jax
 
 from qtx.quantization.affine import make_grid, tiled
 from qtx.quantization.granularity import Token
-from qtx.quantization.interceptor import seen
-from qtx.quantization.plan import Planned, QuantizerPlan, Range
+from qtx.quantization.plan import Planned, Range
 from qtx.quantization.qat.learned_step import fake_quantize_learned, fake_quantize_straight_through
-from qtx.sites import SITES_AND_TABLES, on_sites
 
 
 def round_to_learned_range(
@@ -35,17 +32,9 @@ def round_to_learned_range(
     return fake_quantize_learned(x, learned, r["bits"], share)
 
 
-@contextlib.contextmanager
-def straight_through(plan: QuantizerPlan) -> Iterator[None]:
-    """Rounds sites and look-ups as `fake_quantized` does within the context, with gradients."""
-    by_path = {planned.path: planned for planned in plan}
-
-    def quantize(site, path, y, mask):
-        # All weights of a table count, but of an activation only the values of one example: the gradient must not
-        # depend on how a batch is divided into microbatches.
-        size = site.num_embeddings * site.features if isinstance(site, nn.Embed) else y.size / len(y)
-        planned, r = by_path[path], site.get_variable("ranges", "range")
-        return round_to_learned_range(y, r, planned, size, seen(mask))
-
-    with on_sites(quantize, by_path, SITES_AND_TABLES):
-        yield
+def to_learned_range(site: Any, y: jax.Array, r: Range, planned: Planned, where: jax.Array | None) -> jax.Array:
+    """Rounds the output `y` of a site, or of a table, as `to_range` does, with gradients."""
+    # All weights of a table count, but of an activation only the values of one example: the gradient must not depend on
+    # how a batch is divided into microbatches.
+    size = site.num_embeddings * site.features if isinstance(site, nn.Embed) else y.size / len(y)
+    return round_to_learned_range(y, r, planned, size, where)

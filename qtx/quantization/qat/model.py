@@ -14,7 +14,6 @@ from step and offset.
 from __future__ import annotations
 
 import dataclasses
-from collections.abc import Iterable, Mapping
 from typing import Any, NamedTuple
 
 import flax.linen as nn
@@ -28,12 +27,12 @@ from qtx.parts import Part
 from qtx.quantization import float32_only
 from qtx.quantization.calibration import Quantized, range_collection, tables_of
 from qtx.quantization.granularity import Group, Token
-from qtx.quantization.plan import Planned, QuantizerPlan, Ranges, ends_shape, flatten, make_plan, spread, weights_of
-from qtx.quantization.qat.interceptor import round_to_learned_range, straight_through
+from qtx.quantization.interceptor import fake_quantized
+from qtx.quantization.plan import Planned, QuantizerPlan, Ranges, ends_shape, flatten, make_plan, quantizers_of, spread
+from qtx.quantization.qat.interceptor import round_to_learned_range, to_learned_range
 from qtx.quantization.qat.learned_step import ends, learnable
-from qtx.quantization.recipe import Quantizer, Recipe, Rule, resolve
+from qtx.quantization.recipe import Quantizer, Recipe
 from qtx.quantization.weights import map_weights, quantize_weights
-from qtx.sites import site_shapes
 
 
 class Learned(NamedTuple):
@@ -98,7 +97,7 @@ class QatModel:
         weight_ranges, activation_ranges = self._learned(ranges)
         rounded = map_weights(self.weight_plan, params["model"], weight_ranges, round_to_learned_range)
         collection = range_collection(activation_ranges, weight_ranges)
-        with straight_through(self.activation_plan + tables_of(self.weight_plan)):
+        with fake_quantized(self.activation_plan + tables_of(self.weight_plan), to_learned_range):
             return float32_only.apply(self.module, {"params": rounded, "ranges": collection}, batch, **options)
 
     def start(self, params: Any, calibrated: Quantized) -> dict[str, Any]:
@@ -186,19 +185,17 @@ def make_qat_model(module: nn.Module, recipe: Recipe, batch: dict[str, Any], lea
     Raises:
       QtxError: if the recipe does not fit the model, or ranges of groups are to be learned.
     """
-    params = nn.unbox(jax.eval_shape(module.init, jax.random.key(0), batch)["params"])
     anatomy = read(module, batch)
-    shapes_of_weights = {path: anatomy.parameters[path].shape for path in weights_of(params)}
-    shapes_of_sites = {path: (x.features,) for path, x in site_shapes(module, params, batch).items()}
+    shapes = {path: one.shape for path, one in anatomy.parameters.items()}
+    shapes |= {path: (site.features,) for path, site in anatomy.sites.items()}
 
-    def learned(kind: str, rules: Iterable[Rule], shapes: Mapping[str, tuple[int, ...]]) -> tuple[Learned, ...]:
-        found = resolve(rules, shapes, kind)
+    def learned(found: dict[str, Quantizer]) -> tuple[Learned, ...]:
         return tuple(
             _learned(p, found[p.path], anatomy.leading(p.path), shapes[p.path], learn_ranges) for p in make_plan(found)
         )
 
-    weights = learned("weight", recipe.weights, shapes_of_weights)
-    return QatModel(module, weights, learned("activation", recipe.activations, shapes_of_sites), learn_ranges)
+    weights, activations = map(learned, quantizers_of(anatomy, recipe))
+    return QatModel(module, weights, activations, learn_ranges)
 
 
 def _learned(

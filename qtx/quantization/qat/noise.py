@@ -125,7 +125,7 @@ def rounding_sites(
         if path in tables:
             noise, (minimum, maximum) = tables[path]
             return fake_quantize_between(y, minimum, maximum, noise.bits, noise.planned.symmetric)
-        return round_to_own_ends(y, by_path[path], counted(by_path[path].planned, y, module, batch, mask))
+        return round_to_own_ends(y, by_path[path], counted(by_path[path].planned, site, y, module, batch, mask))
 
     with on_sites(quantize, by_path.keys() | tables.keys(), SITES_AND_TABLES):
         yield
@@ -181,14 +181,13 @@ def make_noisy_model(module: nn.Module, recipe: Recipe, batch: Batch) -> NoisyMo
     Raises:
       QtxError: if the recipe does not fit the model.
     """
-    params = nn.unbox(jax.eval_shape(module.init, jax.random.key(0), batch)["params"])
     anatomy = read(module, batch)
 
     def noise(quantizers: dict[str, Quantizer]) -> tuple[Noise, ...]:
         plan = make_plan(quantizers)
         return tuple(Noise(p, quantizers[p.path].bits, anatomy.stack_of(p.path) is not None) for p in plan)
 
-    weights, activations = map(noise, quantizers_of(module, params, recipe, batch))
+    weights, activations = map(noise, quantizers_of(anatomy, recipe))
     return NoisyModel(module, weights, activations, tuple(stack.path for stack in anatomy.stacks))
 
 

@@ -12,8 +12,8 @@ from __future__ import annotations
 
 import dataclasses
 
-from qtx.attention.gates import DenseGate
 from qtx.models import TransformerConfig
+from qtx.parts import Part
 from qtx.quantization.recipe import Quantizer, Recipe, Rule
 from qtx.quantization.recipes.rules import activation_rules, weight_rules
 
@@ -23,18 +23,13 @@ def _paper(
 ) -> Recipe:
     """Makes the common part; of a gated layer's context and gated_context, `left` stays in floating point."""
     activation = dataclasses.replace(activation, count_padding=count_padding)
-    gate, predictor, sites = config.attention.gate, [], []
-    if gate is not None:
-        predictor, sites = ["gate_predictor/*"], ["gate"]
-        sites += ["gate_predictor"] if isinstance(gate, DenseGate) else []
-        sites += [left] if gate.place == "context" else []
-
-    def in_floating_point(paths: list[str]) -> list[Rule]:
-        return [Rule(f"*layers/attention/{path}", None) for path in paths]
-
+    gate = config.attention.gate
+    predictor = () if gate is None else (Rule(Part.GATE, None),)
+    unread = (Rule(f"*layers/attention/{left}", None),) if gate is not None and gate.place == "context" else ()
+    before = Rule(Part.PREACTIVATION, None)
     return Recipe(
-        weights=(*in_floating_point(predictor), *weight_rules(weight)),
-        activations=(*in_floating_point(sites), Rule("*layers/mlp/in", None), *activation_rules(activation)),
+        weights=(*predictor, *weight_rules(weight)),
+        activations=(*predictor, *unread, before, *activation_rules(activation)),
     )
 
 
@@ -43,7 +38,7 @@ def paper_bert(
 ) -> Recipe:
     """Makes BERT's recipe: a head stays in floating point as a whole; a gated context is quantized after the gate."""
     body = _paper(config, weight, activation, left="context", count_padding=count_padding)
-    head = Rule("head/*", None, optional=getattr(config, "head", None) == "none")
+    head = Rule(Part.HEAD, None, optional=getattr(config, "head", None) == "none")
     return Recipe((head, *body.weights), (head, *body.activations))
 
 
@@ -52,7 +47,7 @@ def paper_opt(
 ) -> Recipe:
     """Makes OPT's recipe: the tied head stays in floating point; the context is quantized before the gate."""
     body = _paper(config, weight, activation, left="gated_context", count_padding=count_padding)
-    return Recipe(body.weights, (Rule("head/*", None), *body.activations))
+    return Recipe(body.weights, (Rule(Part.HEAD, None), *body.activations))
 
 
 def paper_vit(

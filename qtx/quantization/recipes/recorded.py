@@ -2,7 +2,8 @@
 
     {"w8a8": {"of": [<weight quantizer>, <activation quantizer>], "recipe": <recipe>}, ...}
 
-A dataclass is an object with its class's name under "is". Nothing in the file is run.
+A dataclass is an object with its class's name under "is", a part of models one with its name under "part". Nothing in
+the file is run.
 """
 
 from __future__ import annotations
@@ -14,7 +15,8 @@ from typing import Any
 
 from qtx.foundation.errors import QtxError
 from qtx.foundation.storage import Expected, read_sealed_json
-from qtx.quantization.earlier import LEFT_OUT
+from qtx.parts import Part
+from qtx.quantization.earlier import fields_of_this_version
 from qtx.quantization.estimators import ESTIMATORS
 from qtx.quantization.granularity import GRANULARITIES
 from qtx.quantization.recipe import Quantizer, Recipe, Rule
@@ -42,13 +44,17 @@ def _encode(value: Any) -> Any:
             raise LookupError(type(value).__name__)
         fields = {field.name: _encode(getattr(value, field.name)) for field in dataclasses.fields(value)}
         return {"is": type(value).__name__, **fields}
+    if isinstance(value, Part):
+        return {"part": value.name}
     return [_encode(item) for item in value] if isinstance(value, tuple) else value
 
 
 def _decode(value: Any) -> Any:
+    if isinstance(value, dict) and value.keys() == {"part"}:
+        return Part[value["part"]]
     if isinstance(value, dict):
-        fields = {name: _decode(item) for name, item in value.items() if name not in ("is", LEFT_OUT)}
-        return classes()[value["is"]](**fields)
+        fields = {name: _decode(item) for name, item in value.items() if name != "is"}
+        return classes()[value["is"]](**fields_of_this_version(fields))
     return tuple(_decode(item) for item in value) if isinstance(value, list) else value
 
 

@@ -4,12 +4,12 @@ from __future__ import annotations
 
 import dataclasses
 
+from qtx.parts import Part
 from qtx.quantization.granularity import Channel, InputGroup, Tensor
 from qtx.quantization.recipe import Quantizer, Rule
 
-# The sites as wide as the embedding, where outliers sit in a few dimensions (Bondarenko et al. 2021).
-NORMS = ("*layers/attention_norm", "*layers/mlp_norm")
-EMBEDDING_WIDE = ("*embeddings/*", *NORMS, "*layers/*_residual", "*layers/mlp/out", "*layers/attention/out")
+EMBEDDING_WIDE = (Part.EMBEDDED, Part.NORM, Part.RESIDUAL, Part.BRANCH)
+"""The sites as wide as the embedding, where outliers sit in a few dimensions (Bondarenko et al. 2021)."""
 
 
 def weight_rules(weight: Quantizer) -> tuple[Rule, ...]:
@@ -28,4 +28,5 @@ def activation_rules(activation: Quantizer) -> tuple[Rule, ...]:
     if not isinstance(activation.granularity, Channel):
         return (Rule("*", activation),)
     per_tensor = dataclasses.replace(activation, granularity=Tensor())
-    return (*(Rule(pattern, activation, optional=True) for pattern in EMBEDDING_WIDE), Rule("*", per_tensor))
+    last = Rule("final_norm", per_tensor, optional=True)  # which the head alone reads
+    return (last, *(Rule(part, activation, optional=True) for part in EMBEDDING_WIDE), Rule("*", per_tensor))
