@@ -37,6 +37,7 @@ CALIBRATIONS: dict[str, dict[str, Any]] = {
     "running min-max": {},
     "percentile 99.99": {"activation_estimator": "running_minmax,percentile=99.99"},
     "groups (PEG)": {"activation_granularity": "group"},
+    "mse, golden section": {"activation_estimator": "mse,search=golden"},
     "mse, grid of 100": {"activation_estimator": "mse"},
 }
 

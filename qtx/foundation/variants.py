@@ -20,7 +20,7 @@ V = TypeVar("V")
 def split_variant(text: str, kind: str) -> tuple[str, dict[str, Any]]:
     """Splits a variant's text into its name and its options.
 
-    A value is read as a Python literal; a value that is no literal is a string: `gate_input=residual`.
+    A value is read as a Python literal; a value that is no literal is a string: `search=golden`.
 
     Args:
       text: the variant's text, e.g. `"clipped_softmax,alpha=4"`.

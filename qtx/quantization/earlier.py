@@ -3,23 +3,14 @@
 from __future__ import annotations
 
 import re
-from collections.abc import Mapping
-from typing import Any
+
+LEFT_OUT = "ignore_masked"
+"""A former option of quantizers, to leave out keys that a query does not see: the default now, and for padding too."""
 
 
 def words_of_this_version(words: str) -> str:
-    """Translates a file's words on how a tensor is quantized to this version's; accepts ranges that counted padding.
-
-    Earlier versions had an option `ignore_masked` of quantizers, to leave out keys that a query does not see: the
-    default now, and for padding too; and an option `search` of the estimators `mse` and `lp`.
-    """
-    return re.sub(r"\bignore_masked=\w+", "count_padding=False", words).replace("search='grid', ", "")
-
-
-def fields_of_this_version(fields: Mapping[str, Any]) -> dict[str, Any]:
-    """Translates the recorded fields of one part of a recipe to this version's."""
-    known = {name: value for name, value in fields.items() if name != "ignore_masked"}
-    return {name: value for name, value in known.items() if (name, value) != ("search", "grid")}
+    """Translates a file's words on how a tensor is quantized to this version's; accepts ranges that counted padding."""
+    return re.sub(rf"\b{LEFT_OUT}=\w+", "count_padding=False", words)
 
 
 def method_of_this_version(text: str) -> str:

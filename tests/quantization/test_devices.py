@@ -42,7 +42,9 @@ def ranges(shape, estimator):
 
 
 @pytest.mark.slow
-@pytest.mark.parametrize(("estimator", "shape"), list(zip(ESTIMATORS, itertools.cycle(SHAPES), strict=False)))
+@pytest.mark.parametrize(
+    ("estimator", "shape"), list(zip((*ESTIMATORS, "mse,search=golden"), itertools.cycle(SHAPES), strict=False))
+)
 def test_ranges_are_those_of_one_device(estimator, shape):
     one, many = ranges(ONE, estimator), ranges(shape, estimator)
     assert one.keys() == many.keys() and len(one) > 10

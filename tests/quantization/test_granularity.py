@@ -89,7 +89,7 @@ def test_finer_ranges_lose_less():
 def test_channels_keep_their_own_running_state():
     """The estimator of a channel sees that channel alone, whatever the estimator."""
     other = X[::-1] * 0.5
-    for estimator in (RunningMinMax(percentile=90.0), Mse()):
+    for estimator in (RunningMinMax(percentile=90.0), Mse(search="golden")):
         low, high = ends(Channel(), estimator, (X, other))
         for channel in (0, 7):
             data = (X[..., channel, None], other[..., channel, None])
@@ -140,7 +140,11 @@ def test_bad_options_are_refused(make, says):
 STATIC = {
     name: functools.partial(make, **OPTIONS.get(name, {})) for name, make in GRANULARITIES.items() if make is not Token
 }
-CLIPPING = {**ESTIMATORS, "percentile": lambda: RunningMinMax(percentile=90.0)}
+CLIPPING = {
+    **ESTIMATORS,
+    "percentile": lambda: RunningMinMax(percentile=90.0),
+    "mse_golden": lambda: Mse(search="golden"),
+}
 
 
 NOT_FINITE = [

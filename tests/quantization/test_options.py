@@ -13,7 +13,7 @@ from qtx.quantization.granularity import GRANULARITIES
 from qtx.quantization.methods import METHODS, Gptq, Hadamard, InTurn, SmoothQuant
 from tests.pipeline.test_records import NANO
 
-SEARCH = {"p": 3.0, "candidates": 50, "margin": 0.25}
+SEARCH = {"p": 3.0, "search": "golden", "candidates": 50, "margin": 0.25}
 # Registered name to a value of every option that is not its default.
 OTHER = {
     **{"smoothquant": {"alpha": 0.7}, "hadamard": {"seed": 3}, "gptq": {"damping": 0.02}},
@@ -83,7 +83,6 @@ def test_the_command_line_carries_options():
         ({"weight_estimator": "mse,p=4"}, "choose lp,p=4"),
         ({"weight_estimator": "lp,p=1e999"}, "p is inf: expected a positive number"),
         ({"weight_estimator": "mse_golden"}, "unknown weight_estimator 'mse_golden'"),
-        ({"weight_estimator": "mse,search=golden"}, "unknown key in weight_estimator 'mse,search=golden': 'search'"),
         ({"weight_estimator": "auto,momentum=0.5"}, "unknown key in weight_estimator"),
         ({"activation_granularity": "tensor,num_groups=2"}, "unknown key in activation_granularity"),
         ({"weight_granularity": "input_group,size=0"}, "size is 0: expected at least 1, e.g. 128"),

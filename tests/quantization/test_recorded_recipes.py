@@ -4,9 +4,6 @@ from __future__ import annotations
 
 import json
 
-import pytest
-
-from qtx.foundation.errors import QtxError
 from qtx.foundation.storage import sealed_json
 from qtx.models import BertConfig
 from qtx.parts import Part
@@ -30,13 +27,7 @@ def test_rules_by_part_and_by_path_are_read_as_they_were(tmp_path):
     assert read(tmp_path, as_data(RECIPE, WEIGHT, ACTIVATION)) == RECIPE
 
 
-@pytest.mark.parametrize("search", ["grid", "golden"])
-def test_the_search_that_earlier_versions_had_is_read_and_another_is_refused(tmp_path, search):
-    """Earlier versions recorded `search` of mse; the golden section is gone, and its ranges were others."""
+def test_an_option_that_earlier_versions_had_is_left_out(tmp_path):
+    """Earlier versions recorded `ignore_masked`, which is the default now."""
     now = json.dumps(as_data(RECIPE, WEIGHT, ACTIVATION))
-    entry = json.loads(now.replace('"candidates"', f'"search": "{search}", "candidates"'))
-    if search == "grid":
-        assert read(tmp_path, entry) == RECIPE
-    else:
-        with pytest.raises(QtxError, match="search"):
-            read(tmp_path, entry)
+    assert read(tmp_path, json.loads(now.replace('"bits"', '"ignore_masked": true, "bits"'))) == RECIPE

@@ -16,7 +16,7 @@ from typing import Any
 from qtx.foundation.errors import QtxError
 from qtx.foundation.storage import Expected, read_sealed_json
 from qtx.parts import Part
-from qtx.quantization.earlier import fields_of_this_version
+from qtx.quantization.earlier import LEFT_OUT
 from qtx.quantization.estimators import ESTIMATORS
 from qtx.quantization.granularity import GRANULARITIES
 from qtx.quantization.recipe import Quantizer, Recipe, Rule
@@ -53,8 +53,8 @@ def _decode(value: Any) -> Any:
     if isinstance(value, dict) and value.keys() == {"part"}:
         return Part[value["part"]]
     if isinstance(value, dict):
-        fields = {name: _decode(item) for name, item in value.items() if name != "is"}
-        return classes()[value["is"]](**fields_of_this_version(fields))
+        fields = {name: _decode(item) for name, item in value.items() if name not in ("is", LEFT_OUT)}
+        return classes()[value["is"]](**fields)
     return tuple(_decode(item) for item in value) if isinstance(value, list) else value
 
 
