@@ -13,7 +13,8 @@ from qtx.foundation.storage import Expected, StoredTensor, inside, read_json, re
 
 WEIGHTS, INDEX = "model.safetensors", "model.safetensors.index.json"
 EXPECTED = Expected("a model's weights", "save the model there with transformers' save_pretrained(folder)")
-INDEXED = Expected("an index of a model's weights", "save the model again or fetch the folder again")
+AGAIN = "save the model again or fetch the folder again"
+INDEXED, SHARD = Expected("an index of a model's weights", AGAIN), Expected("a shard of a model's weights", AGAIN)
 UNSAFE = ("pytorch_model*.bin", "pytorch_model.bin.index.json", "tf_model.h5", "flax_model.msgpack", "*.pt", "*.pth")
 """Weights in formats that qtx does not read."""
 
@@ -42,7 +43,7 @@ def _shards(folder: Path) -> dict[str, StoredTensors]:
     places = read_json(folder / INDEX, INDEXED).get("weight_map")
     if not isinstance(places, dict) or not places or not all(isinstance(shard, str) for shard in places.values()):
         raise INDEXED.refusal(folder / INDEX, "it has no weight_map of names to files")
-    shards = {name: read_safetensors(inside(folder, name, INDEXED), INDEXED) for name in sorted(set(places.values()))}
+    shards = {name: read_safetensors(inside(folder, name, INDEXED), SHARD) for name in sorted(set(places.values()))}
     for shard, tensors in shards.items():
         meant = {name for name, place in places.items() if place == shard}
         for names, problem in ((meant - tensors.keys(), "lacks"), (tensors.keys() - meant, "has unexpected")):

@@ -205,6 +205,7 @@ def test_healing_starts_as_the_original_and_leaves_in_its_format(imported, tmp_p
     assert read_metrics(tmp_path / "qat", "eval")[0]["fidelity"] < 1
 
 
+@pytest.mark.representative("-config.start is empty", "-exceeds*")
 @pytest.mark.parametrize(
     ("change", "expected"),
     [

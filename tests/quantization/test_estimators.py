@@ -142,6 +142,7 @@ def test_masked_values_do_not_count(name, options):
     np.testing.assert_allclose([float(end) for end in estimator.result(masked)], expected, rtol=1e-5)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("options", [{}, {"percentile": 97.0}], ids=str)
 def test_the_range_of_padding_alone_is_0(options):
     estimator = RunningMinMax(**options)

@@ -243,6 +243,7 @@ def test_ranges_of_an_earlier_version_are_read(whole, tmp_path):
     load(file, method="gptq")
 
 
+@pytest.mark.slow
 def test_ranges_of_another_scheme_or_way_of_estimating_are_refused(whole):
     with pytest.raises(QtxError, match="bits is 4, expected 3"):
         load(whole, method="gptq", scheme="w3a8")

@@ -125,6 +125,7 @@ def test_every_family_on_every_mesh_equals_one_device(name, mesh, parts, dropout
     check(name, mesh, parts, dropout)
 
 
+@pytest.mark.slow
 def test_initial_parameters_do_not_depend_on_the_mesh():
     states = [jax.device_get(program(CONFIGS["opt"], m).init(np.uint32(5))) for m in (MESHES["mixed"], ONE_DEVICE)]
     jax.tree.map(lambda a, b: np.testing.assert_allclose(a, b, rtol=1e-6, atol=1e-7), *states)

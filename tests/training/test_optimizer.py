@@ -112,6 +112,7 @@ def test_update_without_gradient_only_decays(name):
         np.testing.assert_array_equal(untouched, 1)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("name", OPTIMIZERS)
 def test_every_optimizer_finds_a_minimum(name):
     # Of a matrix of 3 x 4, whose largest singular value tells its updates' size, Muon's are small.
