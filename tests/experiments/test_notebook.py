@@ -36,22 +36,10 @@ def last_row(text, variant):
 
 
 @pytest.mark.slow
-def test_every_cell_runs():
-    text, pictures = executed(
-        "quickstart.ipynb", {"STEPS = 1500": "STEPS = 30", '("softmax", "gated_linear")': '("softmax",)'}
-    )
-    floating_point, w8a8, w8a4 = last_row(text, "softmax")
-    assert 1 < floating_point < 64  # a uniform guess among the tokens has 64
-    assert abs(w8a8 - floating_point) < 0.05 * floating_point
-    assert floating_point < w8a4
-    assert pictures == 2
-
-
-@pytest.mark.slow
 def test_it_shows_what_it_says():
     text, pictures = executed("quickstart.ipynb", {})
     softmax, gated = last_row(text, "softmax"), last_row(text, "gated_linear")
-    assert abs(softmax[0] - gated[0]) < 0.5
+    assert 1 < softmax[0] < 64 and abs(softmax[0] - gated[0]) < 0.5  # a uniform guess among the tokens has 64
     assert softmax[2] / softmax[0] > gated[2] / gated[0] > 1
     assert pictures == 2
 

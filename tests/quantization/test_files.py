@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import dataclasses
 import functools
+import itertools
 from pathlib import Path
 from types import SimpleNamespace
 from typing import Any
@@ -48,13 +49,13 @@ def load(file, family="opt", method="static", scheme="w4a8", params=None, **opti
     return load_ranges(module, own if params is None else params, recipe, batches[0], read_ranges(file))
 
 
-# Every method on every family, and one that has bases and one that has none with every granularity, which decides the
-# form of a range; estimators do not.
+# Every method on a family in turn, and one that has bases and one that has none with every granularity, which decides
+# the form of a range; estimators do not.
 GRANULARITIES = [
     *(("weight_granularity", name) for name in ("channel", "input_group,size=8")),
     *(("activation_granularity", name) for name in ("group", "token")),
 ]
-CASES = {f"{method} {family}": (family, method, {}) for method in METHODS for family in sorted(FAMILIES)}
+CASES = {f"{m} {family}": (family, m, {}) for m, family in zip(METHODS, itertools.cycle(FAMILIES), strict=False)}
 CASES |= {
     f"{method} {name}={value}": ("opt", method, {name: value})
     for method in ("static", "hadamard")

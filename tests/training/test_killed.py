@@ -74,7 +74,7 @@ def kill_after(workdir: Path, lines: int, delay: float) -> None:
 
 @pytest.fixture(scope="module")
 def unbroken(tmp_path_factory):
-    """The run that nobody kills, beside the first of the others; a function that waits for it."""
+    """The run that nobody kills, beside the other; a function that waits for it."""
     workdir = tmp_path_factory.getbasetemp() / "unbroken"
     process = start(workdir)
     result = functools.cache(lambda: outcome(process, workdir))
@@ -95,11 +95,6 @@ def moments(rng, count, lines):
     """Ever later ones, since a run goes on from where it was."""
     later = np.sort(rng.choice(np.arange(lines), count, replace=False))
     return [(int(line), float(rng.uniform(0, 0.15))) for line in later]
-
-
-@pytest.mark.slow
-def test_a_run_killed_three_times_ends_as_if_it_had_not_been(tmp_path_factory, unbroken):
-    check(tmp_path_factory.getbasetemp() / "thrice", unbroken, moments(np.random.default_rng(0), 3, lines=30))
 
 
 @pytest.mark.slow
