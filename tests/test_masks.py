@@ -70,7 +70,7 @@ SEGMENTS = np.array([[0, 0, 1, 1, 1, 2, 2], [0, 0, 0, 0, 3, 3, 3]])
 RULES = [{}, {"causal": True}, {"window": 2}, {"causal": True, "window": jnp.int32(3)}, {"window": EVERYWHERE}]
 
 
-@pytest.mark.representative("None-rules0")
+@pytest.mark.slow
 @pytest.mark.parametrize("rules", RULES)
 @pytest.mark.parametrize("offset", [None, 1, jnp.int32(2)])
 def test_keys_need_not_be_as_many_as_queries(rules, offset):

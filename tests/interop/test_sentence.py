@@ -97,7 +97,7 @@ def test_a_broken_list_gets_one_line(tmp_path, case):
     assert "\n" not in str(error.value)
 
 
-@pytest.mark.representative("further1*")
+@pytest.mark.slow
 @pytest.mark.parametrize(
     ("further", "normalize", "left_out"),
     [

@@ -39,7 +39,7 @@ def compiled_flops(config, batch) -> float:
     return gradient.lower(params, batch).compile().cost_analysis()["flops"]
 
 
-@pytest.mark.representative("opt")
+@pytest.mark.slow
 @pytest.mark.parametrize("family", FAMILIES)
 def test_agrees_with_xla(family):
     flops = compiled_flops(CONFIGS[family], BATCHES[family])

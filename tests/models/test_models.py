@@ -64,7 +64,7 @@ def test_sites_are_those_of_the_design_and_layers_carry_the_layer_axis(family, a
     assert {path: shape.leading for path, shape in site_shapes(*make(family, attention)).items()} == expected
 
 
-@pytest.mark.representative("bert-gated_mlp")
+@pytest.mark.slow
 @pytest.mark.parametrize(
     "family, attention",
     [("bert", name) for name in sorted(VARIANTS)[::2]] + [("opt", "softmax"), ("vit", "softmax"), ("vit", "none")],

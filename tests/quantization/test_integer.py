@@ -231,7 +231,7 @@ def test_a_bfloat16_model_computes_in_float32_between_products():
     assert_same_answers(convert(result), in_float32, batch)
 
 
-@pytest.mark.representative("*has a range per token")
+@pytest.mark.slow
 @pytest.mark.parametrize(
     "kind, path, change, says",
     [

@@ -207,6 +207,7 @@ def test_smoothing_factors_by_hand():
     np.testing.assert_allclose(s, [20.0, 1.0, 1.0, 1.0], rtol=1e-6)
 
 
+@pytest.mark.slow
 def test_smoothing_gives_activations_and_weights_the_same_maxima():
     """At alpha = 0.5 both are sqrt(max|x| max|w|) in every channel."""
     module, params, batch = with_outlier("opt")

@@ -51,6 +51,7 @@ def test_accumulation_is_the_big_batch(without_dropout, training, batch):
     jax.tree.map(lambda a, b: np.testing.assert_allclose(a, b, atol=1e-6), state.params, whole.params)
 
 
+@pytest.mark.slow
 def test_the_gradient_is_that_of_the_mean_over_predictions(without_dropout, training, batch):
     """Doubling every weight changes nothing: the normalizer is the weights' sum, not their number."""
     _, numbers = run(without_dropout, training, batch)
