@@ -12,7 +12,7 @@ PYTEST = $(BIN)/python -m pytest -n $(WORKERS) --dist worksteal
 .DEFAULT_GOAL := help
 
 help:
-	@echo "make demo         diagnose a real model, heal it, and quantize it before and after, in five minutes"
+	@echo "make demo         diagnose a real model, heal it, and quantize it before and after, in five to eight minutes"
 	@echo "make demo-compare pre-train, quantize and compare attention variants on this machine"
 	@echo "make test         the test suite"
 	@echo "make test-slow    the tests that train for minutes"
