@@ -170,8 +170,18 @@ class RunFolder:
         return QtxError(f"cannot write the run's folder {self.root}: {error.strerror}")
 
     def identity(self) -> dict[str, Any]:
-        """Returns the record of what the run was made from; see `qtx.pipeline.identity`."""
-        return dict(self.read_config()[IDENTITY])
+        """Returns the record of what the run was made from; see `qtx.pipeline.identity`.
+
+        Raises:
+          QtxError: if there is no such record.
+        """
+        found = self.read_config().get(IDENTITY)
+        if not isinstance(found, Mapping):
+            raise QtxError(
+                f"{self.config} does not say what data and tokenizer the run was trained with: use the version of qtx "
+                "that trained it, or train it anew in another --workdir"
+            )
+        return dict(found)
 
     def taken(self) -> dict[str, str]:
         """Returns the choices that the config left to qtx; empty for a run that was imported and not trained."""

@@ -223,6 +223,14 @@ def test_a_checkpoint_of_another_run_is_refused(copy, capsys):
 
 
 @pytest.mark.slow
+def test_a_run_of_an_earlier_version_is_told_so(copy, capsys):
+    run = RunFolder(copy / "run")
+    run.write_config({name: value for name, value in run.read_config().items() if name != "identity"})
+    message = told(["evaluate", f"--workdir={copy}/run"], capsys)
+    assert "does not say what data and tokenizer the run was trained with" in message
+
+
+@pytest.mark.slow
 def test_what_starts_from_a_run_may_have_other_data_cut_by_its_tokenizer(copy):
     qat = [f"--config={copy}/config.py", f"--workdir={copy}/qat", f"--config.start={copy}/run"]
     head_line(copy / "train.txt")
