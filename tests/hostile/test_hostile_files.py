@@ -12,6 +12,7 @@ import functools
 import resource
 import struct
 import tracemalloc
+import zipfile
 from pathlib import Path
 from typing import Any
 
@@ -194,3 +195,14 @@ def test_an_array_beyond_what_a_file_can_hold_is_told(tmp_path):
     (tmp_path / "far.npz").write_bytes(content)
     with pytest.raises(QtxError, match="not a whole .npz file: Python int too large"):
         read_npz(tmp_path / "far.npz", Expected("arrays", "make them again"))
+
+
+@pytest.mark.parametrize(
+    "shape", [f"({'-' * 8000}1,)", f"({'1+' * 4000}1,)", "(-1,)", "('1',)", "(", "(99999999999999999999,)"]
+)
+def test_a_header_that_numpy_does_not_write_is_told(tmp_path, shape):
+    header = f"{{'descr': '<f4', 'fortran_order': False, 'shape': {shape}, }}\n".encode()
+    with zipfile.ZipFile(tmp_path / "header.npz", "w") as archive:
+        archive.writestr("x.npy", b"\x93NUMPY\x01\x00" + struct.pack("<H", len(header)) + header + bytes(8))
+    with pytest.raises(QtxError, match="not a whole .npz file: an array has a header that NumPy does not write"):
+        read_npz(tmp_path / "header.npz", Expected("arrays", "make them again"))

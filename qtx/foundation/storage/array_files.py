@@ -94,8 +94,12 @@ def read_npz(path: Path, expected: Expected) -> tuple[dict[str, np.ndarray], dic
 def _array(content: bytes) -> np.ndarray:
     # Not `np.load`, which makes an array of the size that a header says before looking at how much there is.
     file = io.BytesIO(content)
-    np.lib.format.read_magic(file)
-    shape, fortran_order, dtype = np.lib.format.read_array_header_1_0(file)
+    try:
+        np.lib.format.read_magic(file)
+        shape, fortran_order, dtype = np.lib.format.read_array_header_1_0(file)
+        np.broadcast_shapes(shape)  # NumPy's reader lets lengths below 0 pass, which `reshape` would take for others
+    except Exception:  # for a damaged header, NumPy raises whatever Python's parser raises
+        raise ValueError("an array has a header that NumPy does not write") from None
     array = np.frombuffer(content, dtype, offset=file.tell())  # no copy: `content` is one
     return array.reshape(shape, order="F" if fortran_order else "C")
 
