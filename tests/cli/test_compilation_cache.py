@@ -45,11 +45,11 @@ def test_where_it_cannot_be_there_is_none(monkeypatch, tmp_path):
 
 @pytest.mark.slow
 def test_a_second_run_compiles_nothing(tmp_path):
-    """And one whose cache is damaged trains all the same."""
+    """A run that shall not keep anything, or whose cache is damaged, trains all the same."""
 
-    def train(name):
+    def train(name, **environment):
         own = {key: value for key, value in os.environ.items() if not key.startswith("JAX_")}
-        own |= {"XDG_CACHE_HOME": str(tmp_path / "cache")}
+        own |= {"XDG_CACHE_HOME": str(tmp_path / "cache")} | environment
         command = [sys.executable, "-m", "qtx", "train", f"--workdir={tmp_path / name}", *TINY]
         ended = subprocess.run(command, env=own, capture_output=True, text=True, check=True, timeout=300)
         (told,) = (line for line in ended.stdout.splitlines() if line.startswith("trained"))
@@ -58,12 +58,14 @@ def test_a_second_run_compiles_nothing(tmp_path):
     def kept():
         return sorted((tmp_path / "cache").rglob("*-cache"))
 
-    first = train("first")
+    off = train("off", JAX_ENABLE_COMPILATION_CACHE="false")
+    assert not (tmp_path / "cache").exists()
+    assert train("first") == off
     programs = {path: path.stat().st_mtime_ns for path in kept()}
     assert any("train_step" in path.name for path in programs)
-    assert train("second") == first
+    assert train("second") == off
     assert {path: path.stat().st_mtime_ns for path in kept()} == programs
     for path in programs:
         path.write_bytes(b"rubbish")
     told, warned = train("damaged")
-    assert told == first[0] and "rror reading persistent compilation cache" in warned
+    assert told == off[0] and "rror reading persistent compilation cache" in warned

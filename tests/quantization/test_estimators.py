@@ -194,7 +194,7 @@ def test_a_histogram_leads_to_the_range_of_least_exact_error(kind, bits, symmetr
 
 
 @pytest.mark.slow
-@settings(max_examples=10, deadline=None)
+@settings(max_examples=25, deadline=None)
 @given(seed=st.integers(0, 2**32 - 1), size=st.sampled_from([1, 2, 37]), percentile=st.floats(50.5, 100))
 def test_percentiles_are_numpys(seed, size, percentile):
     x = np.random.default_rng(seed).standard_cauchy(size).astype(np.float32).round(1)

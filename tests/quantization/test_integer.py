@@ -286,7 +286,7 @@ def converted(result, sites):
         return None
 
 
-GROUPED = [("opt", 1), ("bert", 2)]
+GROUPED = [("opt", 1), ("bert", 2), ("vit", 2)]
 
 
 @pytest.mark.slow

@@ -141,10 +141,11 @@ def test_two_processes_are_killed_and_one_goes_on(tmp_path, unbroken):
 
 
 @pytest.mark.slow
-def test_one_process_is_killed_and_two_go_on(tmp_path, unbroken):
-    """On a mesh whose processes share out tensors, and so have the same examples."""
+@pytest.mark.parametrize("mesh", [(1, 2, 2), (1, 1, 4)])
+def test_one_process_is_killed_and_two_go_on(tmp_path, unbroken, mesh):
+    """Also on meshes whose processes share out tensors, and so have the same examples."""
     kill_after_checkpoint(tmp_path, 1, (1, 2, 1))
-    finish(tmp_path, 2, (1, 1, 4))
+    finish(tmp_path, 2, mesh)
     check(tmp_path, unbroken)
 
 
