@@ -195,11 +195,8 @@ def _looked_at(model: FloatingPoint, batch: dict[str, Any]) -> tuple[dict[str, A
 def _initial(model: FloatingPoint, batch: dict[str, Any]) -> dict[str, Any]:
     values, heads = jax.eval_shape(_looked_at, model, batch)
     means = {name: WeightedMean.zero(len(x), *x.shape[2:]) for name, (x, _) in heads.statistics.items()}
-    (num_layers, _, length, width), config = (
-        values[measured_sites(model.module).infinity_norm].shape,
-        model.module.config,
-    )
-    vocabulary = config.vocab_size if config.reads == "tokens" else 0
+    num_layers, _, length, width = values[measured_sites(model.module).infinity_norm].shape
+    vocabulary = model.module.config.vocab_size if model.module.config.reads == "tokens" else 0
     return {
         "norms": initial_norms(model.module, batch),
         "outliers": OutlierCounts.zero(num_layers, width=width, length=length, vocabulary=vocabulary),

@@ -18,7 +18,7 @@ from qtx.parts import Part
 TEACHER = "teacher_"
 """The beginning of the names of the arrays that a teacher adds to a batch."""
 OF_LAYERS, HIDDEN, LOGITS = f"{TEACHER}layers/", f"{TEACHER}hidden", f"{TEACHER}logits"
-"""Those names: `OF_LAYERS` before the path of each site that is compared, and those of the model's outputs."""
+"""The path of each compared site follows `OF_LAYERS`; the others are the names of the model's outputs."""
 
 
 def matched(module: nn.Module, batch: Batch) -> tuple[str, ...]:
