@@ -5,6 +5,7 @@ BIN := $(VENV)/bin
 READY := $(VENV)/.ready
 # Two test processes: the CPU compiler is single-threaded for most of a small test's time.
 WORKERS ?= 2
+SLOW ?= slow
 # Each begins with one half of the files, so that what the tests of a file share is made once.
 PYTEST = $(BIN)/python -m pytest -n $(WORKERS) --dist worksteal
 
@@ -40,7 +41,7 @@ test: $(READY)
 	$(PYTEST) $(ARGS)
 
 test-slow: $(READY)
-	$(PYTEST) -m slow $(ARGS)
+	$(PYTEST) -m "$(SLOW)" $(ARGS)
 
 lint: $(READY)
 	$(BIN)/ruff check .

@@ -33,9 +33,10 @@ os.environ["JAX_PERSISTENT_CACHE_MIN_COMPILE_TIME_SECS"] = "0.2"
 
 def pytest_itemcollected(item):
     """Of a table's cases the default suite runs those that its `representative` patterns name, the slow suite the
-    others."""
+    others; what is long is slow."""
     patterns = [pattern for marker in item.iter_markers("representative") for pattern in marker.args]
-    if patterns and not any(fnmatchcase(item.callspec.id, pattern) for pattern in patterns):
+    left_out = patterns and not any(fnmatchcase(item.callspec.id, pattern) for pattern in patterns)
+    if left_out or (item.get_closest_marker("long") and not patterns):
         item.add_marker(pytest.mark.slow)
 
 

@@ -299,7 +299,7 @@ def test_from_the_command_line_to_integers(run, tmp_path):
     assert float(integers[1]) == pytest.approx(math.exp(loss["w8a8"]), abs=0.006)
 
 
-@pytest.mark.slow
+@pytest.mark.long
 def test_the_other_commands_know_it(run, tmp_path, capsys):
     run("train", config="gated_headwise")
     run("evaluate")
@@ -316,7 +316,7 @@ def test_the_other_commands_know_it(run, tmp_path, capsys):
     assert main(["train", f"--config={tmp_path / 'decoder.py'}:smoke", f"--workdir={tmp_path / 'smoke'}"]) == 0
 
 
-@pytest.mark.slow
+@pytest.mark.long
 def test_a_comparison_of_it_is_reported(run, tmp_path):
     run("compare", "--config.compare.variants=('softmax', 'none')", "--config.compare.seeds=(0,)", config="softmax")
     assert "Decoder" in (tmp_path / "run" / "report.html").read_text()
@@ -413,7 +413,7 @@ INTEGERS = [
 ]
 
 
-@pytest.mark.slow
+@pytest.mark.long
 @pytest.mark.parametrize("variant, options", INTEGERS)
 def test_integers_compute_what_fake_quantization_simulates(monkeypatch, variant, options):
     monkeypatch.setattr(products, "faster_in_bfloat16", lambda: False)

@@ -84,6 +84,7 @@ def test_axes_of_histograms_do_not_reach_for_what_padding_holds(make_model):
         np.testing.assert_allclose(found[name], ends, rtol=1e-4, err_msg=name)
 
 
+@pytest.mark.slow
 def test_head_statistics_are_means_over_real_tokens(gated_opt):
     batches, values, analysis = gated_opt
     mask = real(batches)

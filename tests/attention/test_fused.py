@@ -103,6 +103,7 @@ def assert_close(found, expected, tolerance=1e-5):
         assert error < tolerance, f"{jax.tree_util.keystr(path)}: {error:.2g}"
 
 
+@pytest.mark.long
 @pytest.mark.representative("softmax, padding, tall*", "learned, causal, spans", "no empty key yet, causal, *")
 @pytest.mark.parametrize("name, mask, blocks", CASES, ids=[", ".join(case) for case in CASES])
 def test_equals_the_naive_way_in_float64(name, mask, blocks):
@@ -180,7 +181,7 @@ def test_bfloat16_is_summed_in_float32():
     np.testing.assert_array_equal(np.asarray(out, np.float32), 1.0)
 
 
-@pytest.mark.slow
+@pytest.mark.long
 @pytest.mark.parametrize("blocks", ["one head, small", "spans"])
 @pytest.mark.parametrize("name", ["softmax", "clipped_softmax", "learned"])
 def test_dropout_is_the_same_in_both_passes(name, blocks):

@@ -43,7 +43,7 @@ def test_where_it_cannot_be_there_is_none(monkeypatch, tmp_path):
         jax.config.update("jax_compilation_cache_dir", chosen)
 
 
-@pytest.mark.slow
+@pytest.mark.long
 def test_a_second_run_compiles_nothing(tmp_path):
     """A run that shall not keep anything, or whose cache is damaged, trains all the same."""
 

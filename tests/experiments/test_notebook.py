@@ -35,7 +35,7 @@ def last_row(text, variant):
     return [float(cell) for cell in text.split(f"\n{variant}")[-1].split("\n")[0].split()]
 
 
-@pytest.mark.slow
+@pytest.mark.long
 def test_it_shows_what_it_says():
     text, pictures = executed("quickstart.ipynb", {})
     softmax, gated = last_row(text, "softmax"), last_row(text, "gated_linear")
@@ -44,7 +44,7 @@ def test_it_shows_what_it_says():
     assert pictures == 2
 
 
-@pytest.mark.slow
+@pytest.mark.long
 def test_healing_lowers_the_largest_values():
     """On short sequences, for a third of the steps."""
     shorter = {

@@ -75,7 +75,7 @@ PAIRS = {(attention, list(FAMILIES)[i % len(FAMILIES)]) for i, attention in enum
 PAIRS |= {("gated_mlp", "opt"), ("clipped_softmax", "bert"), ("sink", "opt"), ("all of them", "vit")}
 
 
-@pytest.mark.slow
+@pytest.mark.long
 @pytest.mark.parametrize(("attention", "family"), sorted(PAIRS))
 def test_it_is_the_same_model_and_learns_to_be_another(family, attention):
     start, batch, expected = original(family)
@@ -105,7 +105,7 @@ def test_it_is_the_same_model_and_learns_to_be_another(family, attention):
         assert all(np.any(first[path][i]) or np.any(second[path][i]) for i in range(SHAPE["num_layers"])), path
 
 
-@pytest.mark.slow
+@pytest.mark.long
 @pytest.mark.parametrize("attention", list(ATTENTIONS)[::4])
 def test_it_is_quantized_run_on_integers_and_saved_as_what_it_is(attention, tmp_path):
     _, batch, expected = original("opt")

@@ -171,7 +171,7 @@ def test_damaged_files(whole):
     run(whole, 10)
 
 
-@pytest.mark.slow
+@pytest.mark.long
 def test_a_thousand_damaged_files(whole):
     run(whole, 1000)
 

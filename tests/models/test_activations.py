@@ -104,7 +104,7 @@ def test_the_masked_language_head_has_it_and_the_pooler_keeps_its_own():
     np.testing.assert_allclose(values["head/pooled"], np.tanh(values["head/pooler"]), atol=1e-6)
 
 
-@pytest.mark.slow
+@pytest.mark.long
 @pytest.mark.parametrize("family", ["opt", "vit"])
 def test_integers_are_those_of_the_quantized_model(family):
     batch = batch_of(family)

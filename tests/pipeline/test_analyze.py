@@ -56,7 +56,9 @@ def test_the_diagnosis_names_the_tensor_the_dimension_the_token_and_the_cure(tmp
 
 
 @pytest.mark.slow
-@pytest.mark.parametrize(("family", "place"), [("opt", "token [CLS]"), ("vit", "the class token")])
+@pytest.mark.parametrize(
+    ("family", "place"), [pytest.param("opt", "token [CLS]", marks=pytest.mark.long), ("vit", "the class token")]
+)
 def test_what_was_planted_in_a_checkpoint_is_named(family, place, tmp_path, capsys):
     """Written as Hugging Face stores it, without a trace of what was done to it."""
     config, checkpoint = SMALL[family], tmp_path / "there"
@@ -74,7 +76,7 @@ def test_what_was_planted_in_a_checkpoint_is_named(family, place, tmp_path, caps
     assert (tmp_path / "run" / "report.html").is_file()
 
 
-@pytest.mark.slow
+@pytest.mark.long
 def test_a_model_without_attention(tmp_path, capsys):
     assert main(["train", f"--config={NANO}:none", f"--workdir={tmp_path}/run"]) == 0
     assert "No head attends to anything: attention is off." in lines_of([f"{tmp_path}/run"], capsys)

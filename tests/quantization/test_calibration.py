@@ -155,7 +155,7 @@ def test_the_papers_quirks_around_the_gate(gate_site, bert, opt):
         assert not any("gate_predictor" in path for path in result.weight_ranges)
 
 
-@pytest.mark.representative("bert")
+@pytest.mark.slow
 @pytest.mark.parametrize("family", sorted(FAMILIES))
 def test_recipes_leave_only_what_the_paper_leaves(family):
     result, params, batch = quantized(family)

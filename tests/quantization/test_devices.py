@@ -62,7 +62,7 @@ def by_method(shape, method):
     return calibrate(module, params, recipe, batches, 2, METHODS[method]())
 
 
-@pytest.mark.slow
+@pytest.mark.long
 @pytest.mark.parametrize("method", METHODS)
 def test_methods_make_the_weights_of_one_device(method):
     """All but one in a hundred weights, which lie on an edge between two integers."""

@@ -63,7 +63,7 @@ CASES |= {
 }
 
 
-@pytest.mark.slow
+@pytest.mark.long
 @pytest.mark.parametrize("case", CASES)
 def test_saved_ranges_give_the_same_model_bit_for_bit(case, tmp_path):
     family, method, options = CASES[case]
@@ -252,6 +252,7 @@ def test_ranges_of_another_scheme_or_way_of_estimating_are_refused(whole):
         load(whole, method="gptq", weight_estimator="mse")
 
 
+@pytest.mark.slow
 def test_ranges_of_another_checkpoint_are_refused(whole):
     params = jax.tree.map(lambda x: x, model("opt")[1])
     params["final_norm"]["bias"] = params["final_norm"]["bias"].at[3].add(1e-6)

@@ -107,6 +107,7 @@ CASES = [
 ]
 
 
+@pytest.mark.long
 @pytest.mark.representative("*-options1")
 @pytest.mark.parametrize("family, attention, options", CASES)
 def test_integers_compute_what_fake_quantization_simulates(family, attention, options):
@@ -252,6 +253,7 @@ def test_what_int8_cannot_do_is_refused(kind, path, change, says):
         convert(dataclasses.replace(result, **{f"{kind}_ranges": ranges}))
 
 
+@pytest.mark.slow
 def test_training_is_refused():
     result, batch = quantized("bert")
     with pytest.raises(QtxError, match="train=False"):
@@ -289,7 +291,7 @@ def converted(result, sites):
 GROUPED = [("opt", 1), ("bert", 2), ("vit", 2)]
 
 
-@pytest.mark.slow
+@pytest.mark.long
 @pytest.mark.parametrize("family, num_layers", GROUPED)
 def test_groups_of_dimensions_are_right_or_refused(family, num_layers):
     """Each site alone; those that are not refused alone, together; and what enters a post-LN block."""

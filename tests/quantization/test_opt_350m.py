@@ -46,6 +46,7 @@ def difference(result):
     return np.linalg.norm(found - expected) / np.linalg.norm(expected)
 
 
+@pytest.mark.slow
 def test_sites_and_parameters_are_those_of_the_published_kind():
     module, params, batch = make()
     found = site_shapes(module, params, batch)

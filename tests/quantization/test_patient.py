@@ -40,6 +40,7 @@ def test_its_outliers_are_those_of_the_whole_model(patient):
     assert (np.quantile(x, 0.999, axis=(1, 2, 3)) < 1.5).all()
 
 
+@pytest.mark.long
 @pytest.mark.representative("per_token")
 @pytest.mark.parametrize("method", METHODS)
 def test_what_8_bits_cost_it(patient, method):

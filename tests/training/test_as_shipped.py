@@ -51,7 +51,7 @@ print("bit for bit")
 """
 
 
-@pytest.mark.slow
+@pytest.mark.long
 def test_an_interrupted_run_ends_with_the_same_bits(tmp_path):
     environment = {name: value for name, value in os.environ.items() if name != "XLA_FLAGS"}
     environment |= {"PYTHONPATH": str(ROOT), "JAX_PLATFORMS": "cpu"}

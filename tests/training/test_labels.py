@@ -241,7 +241,7 @@ def test_an_export_has_a_name_for_every_class_and_takes_no_number_for_one(tmp_pa
     assert values["label2id"] == {name: number for number, name in enumerate(expected)}
 
 
-@pytest.mark.slow
+@pytest.mark.long
 def test_from_a_checkpoint_to_a_classifier_and_its_pupil(tmp_path, encoder, capsys):
     """Labels are learned from an encoder; then the classifier is the teacher of one that starts from it."""
     file = str(encoder.parent / "texts.jsonl")

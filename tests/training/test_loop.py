@@ -67,6 +67,7 @@ def without_times(workdir):
     return [{name: value for name, value in line.items() if name not in TIMES} for line in lines]
 
 
+@pytest.mark.slow
 def test_what_is_logged_when(unbroken):
     lines = read_metrics(unbroken.workdir)
     splits = ("train", "eval", "monitor")

@@ -205,7 +205,7 @@ def test_the_gradient_is_that_of_the_weighted_mean(name):
     assert of_penalties > 0.3 * norm
 
 
-@pytest.mark.slow
+@pytest.mark.long
 @pytest.mark.parametrize(("name", "arrangement"), ARRANGED)
 def test_parts_and_devices_are_the_big_batch(name, arrangement):
     check_equal(run(name, ARRANGEMENTS[arrangement]), run(name, ONE_DEVICE))

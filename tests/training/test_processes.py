@@ -140,7 +140,7 @@ def test_two_processes_are_killed_and_one_goes_on(tmp_path, unbroken):
     check(tmp_path, unbroken)
 
 
-@pytest.mark.slow
+@pytest.mark.long
 @pytest.mark.parametrize("mesh", [(1, 2, 2), (1, 1, 4)])
 def test_one_process_is_killed_and_two_go_on(tmp_path, unbroken, mesh):
     """Also on meshes whose processes share out tensors, and so have the same examples."""

@@ -206,7 +206,7 @@ def test_given_parameters_lie_on_the_mesh_and_are_not_consumed(unbroken, data):
     assert all(np.isfinite(x).all() for x in jax.tree.leaves(result.params))
 
 
-@pytest.mark.slow
+@pytest.mark.long
 @pytest.mark.parametrize("mesh", [(2, 1, 1), (2, 2, 2)])
 def test_several_devices_train_as_one(start, data, unbroken, tmp_path, mesh):
     config = make_config(start=str(start))

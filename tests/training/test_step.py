@@ -59,6 +59,7 @@ def test_the_gradient_is_that_of_the_mean_over_predictions(without_dropout, trai
     np.testing.assert_allclose(doubled["grad_norm"], numbers["grad_norm"], rtol=1e-6)
 
 
+@pytest.mark.slow
 def test_a_batch_without_predictions_changes_nothing_but_decay(without_dropout, training, batch):
     state, numbers = run(without_dropout, training, batch | {"weights": np.zeros_like(batch["weights"])})
     assert numbers["grad_norm"] == 0 and state.bad.last == 0

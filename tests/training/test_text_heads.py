@@ -83,7 +83,7 @@ WORDS = ("warm", "cold", "wet", "dry", "far", "near")
 @pytest.mark.parametrize(
     ("objective", "head", "metric"),
     [
-        ("sequence_regression", "regression", "correlation"),
+        pytest.param("sequence_regression", "regression", "correlation", marks=pytest.mark.long),
         ("multi_label_classification", "multi_label", "f1"),
     ],
 )
