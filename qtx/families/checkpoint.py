@@ -160,6 +160,8 @@ class Checkpoint:
         shown = self.shown_by_weights(tensors)
         for name in classes:
             meant = lookup(known, f"architecture in {source}:", str(name))
+            if tensors and meant.get("head") == "mlm" and shown.get("head") == "none":
+                continue  # an encoder may keep the class that it was pre-trained as, without that head
             shown |= {field: _values(value)[0] for field, value in meant.items()}
         return result | shown | self.told_by_values(values, shown, source)
 
@@ -195,12 +197,15 @@ def _is_taken(field: str, value: Any) -> bool:
     return number and (0 < value < math.inf if field == "init_std" else 0 <= value < 1)
 
 
-def shown_head(tensors: Mapping[str, Any], heads: Mapping[str, str]) -> dict[str, Any]:
-    """Tells the head and its number of classes by which of the heads' tensors are there: a config.json may lack the
-    head, and a number of 2."""
-    name = next((name for name in heads if name in tensors), "")
-    head = heads.get(name, "none")
-    return {"head": head, "num_classes": first_length(tensors[name]) if head == "classification" else None}
+COUNTED = ("classification", "token_classification")
+
+
+def shown_head(tensors: Mapping[str, Any], heads: Mapping[tuple[str, ...], str]) -> dict[str, Any]:
+    """Tells the head and its number of classes by the first of `heads` whose tensors are all there, and the first
+    tensor's length: a config.json may lack the head, and a number of 2."""
+    names = next((names for names in heads if all(name in tensors for name in names)), ())
+    head = heads.get(names, "none")
+    return {"head": head, "num_classes": first_length(tensors[names[0]]) if head in COUNTED else None}
 
 
 def first_length(tensor: Any) -> int:

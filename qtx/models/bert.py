@@ -22,7 +22,9 @@ from qtx.sites import Site
 
 OF_TEXTS = ("classification", "regression", "multi_label")
 """The heads of whole texts: they have the same parameters, but their outputs mean different things."""
-HEADS = ("mlm", *OF_TEXTS, "none")
+OF_TOKENS = ("token_classification", "span")
+"""The heads of every token: classes of tokens, and the logits of the first and of the last token of an answer."""
+HEADS = ("mlm", *OF_TEXTS, *OF_TOKENS, "none")
 
 
 @dataclasses.dataclass(frozen=True)
@@ -37,8 +39,9 @@ class BertConfig(TransformerConfig):
       type_vocab_size: the number of token types.
       head: `"mlm"`, the masked-language head with a tied decoder; a head of whole texts: `"classification"`, one class
         of several, `"regression"`, a number or several, or `"multi_label"`, classes of which a text may have several;
-        or `"none"`, the encoder alone.
-      num_classes: the outputs of a head of whole texts; None: from the data.
+        a head of every token: `"token_classification"`, or `"span"`, which finds an answer in a text; or `"none"`, the
+        encoder alone.
+      num_classes: the outputs of a head of whole texts, or of token classification; None: from the data.
       pooling, normalize: how hidden states become the embedding of a text, in a model without a head; see
         `qtx.models.pooling`. They change how the model is measured, not what it computes.
     """
@@ -61,7 +64,8 @@ class BertConfig(TransformerConfig):
 
     @property
     def from_data(self):
-        return tuple(name for name in super().from_data if name != "num_classes" or self.head in OF_TEXTS)
+        counted = self.head in (*OF_TEXTS, "token_classification")
+        return tuple(name for name in super().from_data if name != "num_classes" or counted)
 
 
 class BertEmbeddings(nn.Module):
@@ -117,8 +121,23 @@ class ClassificationHead(nn.Module):
         return dense(c.num_classes, axes, c.init_std, dtype, "logits", part=Part.HEAD)(pooled).astype(jnp.float32)
 
 
+class TokenHead(nn.Module):
+    """Dropout and a dense layer on every token, float32 `[B, T, num_classes]`; for the head `"span"`, `[B, T, 2]`."""
+
+    config: BertConfig
+    deterministic: bool
+
+    @nn.compact
+    def __call__(self, x: jax.Array) -> jax.Array:
+        c, dtype = self.config, jnp.dtype(self.config.dtype)
+        outputs = 2 if c.head == "span" else c.num_classes
+        assert outputs is not None, "num_classes is filled in by qtx.families.build"
+        x = Dropout(c.dropout, deterministic=self.deterministic)(x)
+        return dense(outputs, ("embed", None), c.init_std, dtype, "logits", part=Part.HEAD)(x).astype(jnp.float32)
+
+
 class Bert(nn.Module):
-    """BERT: BertModel, BertForMaskedLM or BertForSequenceClassification, by the config's head."""
+    """BERT: BertModel, or a BertFor... of transformers, by the config's head."""
 
     config: BertConfig
 
@@ -135,7 +154,8 @@ class Bert(nn.Module):
 
         Returns:
           float32 `[B, P, vocab]` from the masked-language head with `positions`, otherwise `[B, T, vocab]`;
-          `[B, num_classes]` from a head of whole texts; the last hidden states `[B, T, width]` without a head.
+          `[B, num_classes]` from a head of whole texts, `[B, T, num_classes]` from token classification, `[B, T, 2]`
+          from `"span"`; the last hidden states `[B, T, width]` without a head.
         """
         c, tokens = self.config, batch["tokens"]
         embeddings = BertEmbeddings(c, not train, name="embeddings")
@@ -146,6 +166,8 @@ class Bert(nn.Module):
             return x.astype(jnp.float32)
         if c.head in OF_TEXTS:
             return ClassificationHead(c, not train, name="head")(x)
+        if c.head in OF_TOKENS:
+            return TokenHead(c, not train, name="head")(x)
         if "positions" in batch:
             x = jnp.take_along_axis(x, batch["positions"][..., None], axis=1)
         return MlmHead(c, name="head")(x, embeddings.words.embedding)

@@ -249,6 +249,17 @@ KINDS: dict[str, Kind] = {
         {"head": "classification", "num_classes": CLASSES},
         others={"bert.embeddings.position_ids": POSITION_IDS},
     ),
+    "BertForTokenClassification": Kind(
+        architectures(BERT, "BertForTokenClassification"),
+        bert_encoder("bert.") | linear("classifier", WIDTH, CLASSES),
+        {"head": "token_classification", "num_classes": CLASSES},
+    ),
+    "BertForQuestionAnswering, architecture untold": Kind(
+        BERT, bert_encoder("bert.") | linear("qa_outputs", WIDTH, 2), {"head": "span", "num_classes": None}
+    ),
+    "BertModel, called BertForMaskedLM": Kind(
+        architectures(BERT, "BertForMaskedLM"), bert_encoder(""), {"head": "none"}
+    ),
     "BertForMaskedLM, of the paper's code": Kind(
         architectures(BERT, "BertForMaskedLM"),
         bert_encoder("bert.") | mlm_head() | alphas("bert.encoder.layer.{}.attention.self"),

@@ -79,8 +79,8 @@ VECTOR = np.zeros(WIDTH, np.float32)
 CASES = {
     "an unknown head": (
         "BertModel",
-        values(architectures=["BertForTokenClassification"]),
-        "unknown architecture .*BertForTokenClassification.* expected one of BertForMaskedLM",
+        values(architectures=["BertForMultipleChoice"]),
+        "unknown architecture .*BertForMultipleChoice.* expected one of BertForMaskedLM",
     ),
     "architectures no list": ("BertModel", values(architectures="BertModel"), "expected a list of one name"),
     "an unknown activation": ("BertModel", values(hidden_act="gelu_10"), "unknown activation 'gelu_10'"),

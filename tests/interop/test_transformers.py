@@ -68,6 +68,8 @@ KINDS = {
     "BertForMaskedLM": lambda: bert("BertForMaskedLM"),
     "BertForPreTraining": lambda: bert("BertForPreTraining"),
     "BertForSequenceClassification": lambda: bert("BertForSequenceClassification", num_labels=5),
+    "BertForTokenClassification": lambda: bert("BertForTokenClassification", num_labels=5),
+    "RobertaForQuestionAnswering": lambda: roberta("Roberta", "ForQuestionAnswering"),
     "RobertaForMaskedLM": lambda: roberta("Roberta", "ForMaskedLM", type_vocab_size=1, layer_norm_eps=1e-5),
     "XLMRobertaModel": lambda: roberta("XLMRoberta", "Model"),
     "XLMRobertaForSequenceClassification": lambda: roberta("XLMRoberta", "ForSequenceClassification", num_labels=1),
@@ -92,13 +94,16 @@ WITHOUT_ORIGINAL = {
     "XLMRobertaModel": "BertModel",
     "XLMRobertaForSequenceClassification": "BertForSequenceClassification",
     "CamembertForMaskedLM": "BertForMaskedLM",
+    "RobertaForQuestionAnswering": "BertForQuestionAnswering",
 }
 
 
 def output_of(model, inputs):
-    """Logits, of the masked-language head where there are two, or the last hidden states."""
+    """Logits, of the masked-language head where there are two, of both ends of a span, or the last hidden states."""
     with torch.no_grad():
         output = model(**inputs)
+    if "start_logits" in output:
+        return torch.stack([output["start_logits"], output["end_logits"]], dim=-1).numpy()
     found = [output[key] for key in ("logits", "prediction_logits", "last_hidden_state") if key in output]
     return found[0].numpy()
 

@@ -46,6 +46,14 @@ OF_HEADS = {
     **dict.fromkeys(
         OF_TEXTS, [*dense_weights("bert.pooler.dense", "head/pooler"), *dense_weights("classifier", "head/logits")]
     ),
+    "token_classification": dense_weights("classifier", "head/logits"),
+    "span": dense_weights("qa_outputs", "head/logits"),
+}
+SHOWN_BY: dict[tuple[str, ...], str] = {
+    ("classifier.bias", "bert.pooler.dense.bias"): "classification",
+    ("classifier.bias",): "token_classification",
+    ("qa_outputs.bias",): "span",
+    ("cls.predictions.bias",): "mlm",
 }
 # A head of whole texts to its name in config.json.
 PROBLEM_TYPE = "problem_type"
@@ -101,6 +109,8 @@ CHECKPOINT = Checkpoint(
         "ForPreTraining": {"head": "mlm"},
         "Model": {"head": "none"},
         "ForSequenceClassification": {"head": OF_TEXTS},
+        "ForTokenClassification": {"head": "token_classification"},
+        "ForQuestionAnswering": {"head": "span"},
     },
     fields={
         "vocab_size": Field("vocab_size"),
@@ -132,7 +142,7 @@ CHECKPOINT = Checkpoint(
         "cls.predictions.decoder.bias": "cls.predictions.bias",
     },
     unused=("bert.pooler.", "cls.seq_relationship.", "bert.embeddings.position_ids"),
-    shown_by_weights=partial(shown_head, heads={"classifier.bias": "classification", "cls.predictions.bias": "mlm"}),
+    shown_by_weights=partial(shown_head, heads=SHOWN_BY),
     told_by_values=told_by_values,
     extra=extra,
     stock=STOCK,

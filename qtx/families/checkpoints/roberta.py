@@ -14,7 +14,7 @@ from typing import Any
 from qtx.families.checkpoint import Field, shown_head
 from qtx.families.checkpoints import bert
 from qtx.families.weights import Weight, dense_weights, layer_norm_weights
-from qtx.models.bert import OF_TEXTS
+from qtx.models.bert import OF_TEXTS, OF_TOKENS
 
 PADDING = 1
 FIRST = PADDING + 1
@@ -29,6 +29,13 @@ OF_HEADS = {
         OF_TEXTS,
         [*dense_weights("classifier.dense", "head/pooler"), *dense_weights("classifier.out_proj", "head/logits")],
     ),
+    **{head: bert.OF_HEADS[head] for head in OF_TOKENS},
+}
+SHOWN_BY: dict[tuple[str, ...], str] = {
+    ("classifier.out_proj.bias",): "classification",
+    ("classifier.bias",): "token_classification",
+    ("qa_outputs.bias",): "span",
+    ("lm_head.bias",): "mlm",
 }
 POSITIONS = Field("max_length", read=lambda rows: rows - FIRST, write=lambda length: length + FIRST)
 
@@ -53,7 +60,7 @@ CHECKPOINT = dataclasses.replace(
         "lm_head.decoder.bias": "lm_head.bias",
     },
     unused=("roberta.pooler.", "roberta.embeddings.position_ids"),
-    shown_by_weights=partial(shown_head, heads={"classifier.out_proj.bias": "classification", "lm_head.bias": "mlm"}),
+    shown_by_weights=partial(shown_head, heads=SHOWN_BY),
     stock=dataclasses.replace(
         bert.STOCK, classes=tuple(name for name in bert.STOCK.classes if name != "ForPreTraining")
     ),

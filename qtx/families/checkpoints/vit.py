@@ -44,7 +44,7 @@ def weights(config: VitConfig) -> list[Weight]:
 
 def shown_by_weights(tensors: Mapping[str, Any]) -> dict[str, Any]:
     """Tells the head, its number of classes and whether patches are normalised from the weights."""
-    head = shown_head(tensors, {"classifier.bias": "classification"})
+    head = shown_head(tensors, {("classifier.bias",): "classification"})
     return {**head, "patch_norm": f"{PATCH_NORM}.weight" in tensors}
 
 
