@@ -48,7 +48,7 @@ def kind_for(config: TransformerConfig) -> Checkpoint:
     family = family_of(config)
     unsaid = []
     for kind in family.checkpoints:
-        if kind.options is None:
+        if kind.written:
             unsaid.append(kind.unsaid(config))
             if unsaid[-1] is None:
                 return kind

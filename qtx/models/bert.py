@@ -14,8 +14,8 @@ from qtx.foundation.limits import at_least, one_of
 from qtx.layers import Dropout, dense, embedding, layer_norm
 from qtx.masks import Mask
 from qtx.models.activations import ACTIVATIONS
-from qtx.models.block import TransformerConfig, layers
-from qtx.models.pooling import check_pooling
+from qtx.models.block import TransformerConfig, layers, make_norm
+from qtx.models.pooling import POOLINGS, check_pooling
 from qtx.models.relative_bias import RelativeBias
 from qtx.models.vocabulary import LOGITS, VocabularyProduct
 from qtx.parts import Part
@@ -53,6 +53,12 @@ class BertConfig(TransformerConfig):
     causal: ClassVar[bool] = False
     learned_positions: ClassVar[bool] = True
     """Whether positions are embedded, by a table; other models turn queries and keys, see `per_layer`."""
+    transform_bias: ClassVar[bool] = True
+    """Whether the first dense layer of a head has a bias."""
+    transforms_all: ClassVar[bool] = False
+    """Whether every head begins as the masked-language head does: dense, activation, norm."""
+    text_pooling: ClassVar[str] = "cls"
+    """Which hidden state a head of whole texts reads: a name in `qtx.models.pooling.POOLINGS`."""
 
     activation: Annotated[str, one_of(ACTIVATIONS)] = "gelu"  # type: ignore[misc]
     vocab_size: int | None = None
@@ -103,38 +109,50 @@ class BertEmbeddings(nn.Module):
         return self.drop(self.norm(x))
 
 
+def transformed(config: BertConfig, x: jax.Array) -> jax.Array:
+    """Returns what the masked-language head makes of hidden states first: dense, activation, norm, `[..., width]`."""
+    dtype = jnp.dtype(config.dtype)
+    axes, bias = ("embed", None), config.transform_bias
+    x = dense(config.width, axes, config.init_std, dtype, "transform", bias, part=Part.HEAD)(x)
+    return make_norm(config, "norm", Part.HEAD)(ACTIVATIONS[config.activation](x))
+
+
 class MlmHead(nn.Module):
-    """The masked-language head: dense, activation, LayerNorm, tied decoder and bias; float32 logits `[..., vocab]`."""
+    """The masked-language head: `transformed`, tied decoder and bias; float32 logits `[..., vocab]`."""
 
     config: BertConfig
 
     @nn.compact
     def __call__(self, x: jax.Array, table: jax.Array) -> jax.Array:
-        c, dtype = self.config, jnp.dtype(self.config.dtype)
-        transform = dense(c.width, ("embed", None), c.init_std, dtype, "transform", part=Part.HEAD)
-        x = layer_norm(c.layer_norm_epsilon, dtype, "norm", Part.HEAD)(ACTIVATIONS[c.activation](transform(x)))
+        x = transformed(self.config, x)
         bias = self.param("bias", nn.initializers.zeros_init(), (table.shape[0],))
         return Site(Part.HEAD, name=LOGITS)(VocabularyProduct(name="product")(x, table, bias))
 
 
 class ClassificationHead(nn.Module):
-    """The pooler (dense and tanh of the first token, [CLS]), dropout, and a dense layer; float32 `[B, num_classes]`."""
+    """The pooler (dense and tanh) or `transformed` of a text's pooled hidden state, by default that of the first token,
+    dropout, and a dense layer; float32 `[B, num_classes]`."""
 
     config: BertConfig
     deterministic: bool
 
     @nn.compact
-    def __call__(self, x: jax.Array) -> jax.Array:
+    def __call__(self, x: jax.Array, real: jax.Array) -> jax.Array:
         c, dtype = self.config, jnp.dtype(self.config.dtype)
         assert c.num_classes is not None, "num_classes is filled in by qtx.families.build"
         axes, drop = ("embed", None), Dropout(c.dropout, deterministic=self.deterministic)
-        pooled = jnp.tanh(dense(c.width, axes, c.init_std, dtype, "pooler", part=Part.HEAD)(x[:, 0]))
-        pooled = drop(Site(Part.HEAD, name="pooled")(pooled))
+        x = POOLINGS[c.text_pooling](x, real)
+        if c.transforms_all:
+            pooled = drop(transformed(c, x))
+        else:
+            pooled = jnp.tanh(dense(c.width, axes, c.init_std, dtype, "pooler", part=Part.HEAD)(x))
+            pooled = drop(Site(Part.HEAD, name="pooled")(pooled))
         return dense(c.num_classes, axes, c.init_std, dtype, "logits", part=Part.HEAD)(pooled).astype(jnp.float32)
 
 
 class TokenHead(nn.Module):
-    """Dropout and a dense layer on every token, float32 `[B, T, num_classes]`; for the head `"span"`, `[B, T, 2]`."""
+    """Perhaps `transformed`, then dropout and a dense layer on every token, float32 `[B, T, num_classes]`; for the head
+    `"span"`, `[B, T, 2]`."""
 
     config: BertConfig
     deterministic: bool
@@ -144,6 +162,7 @@ class TokenHead(nn.Module):
         c, dtype = self.config, jnp.dtype(self.config.dtype)
         outputs = 2 if c.head == "span" else c.num_classes
         assert outputs is not None, "num_classes is filled in by qtx.families.build"
+        x = transformed(c, x) if c.transforms_all else x
         x = Dropout(c.dropout, deterministic=self.deterministic)(x)
         return dense(outputs, ("embed", None), c.init_std, dtype, "logits", part=Part.HEAD)(x).astype(jnp.float32)
 
@@ -177,10 +196,12 @@ class Bert(nn.Module):
             bias = RelativeBias(c.relative_buckets, c.num_heads, c.init_std, name="relative_bias")(length)
         rows = Rows(Mask.of_batch(batch, length, causal=c.causal), step, bias=bias)
         x, _ = layers(c, deterministic=not train)(x, rows)
+        x = make_norm(c, "final_norm")(x) if c.pre_norm else x
         if c.head == "none":
             return x.astype(jnp.float32)
         if c.head in OF_TEXTS:
-            return ClassificationHead(c, not train, name="head")(x)
+            real = batch.get("mask", jnp.ones(tokens.shape, bool)).astype(bool)
+            return ClassificationHead(c, not train, name="head")(x, real)
         if c.head in OF_TOKENS:
             return TokenHead(c, not train, name="head")(x)
         if "positions" in batch:
