@@ -51,6 +51,59 @@ def roberta_encoder(prefix: str, types: int = 1) -> Shapes:
     }
 
 
+def without_bias(shapes: Shapes) -> Shapes:
+    return {name: shape for name, shape in shapes.items() if not name.endswith(".bias")}
+
+
+def mpnet_encoder(prefix: str) -> Shapes:
+    shapes = {
+        f"{prefix}embeddings.word_embeddings.weight": (VOCABULARY, WIDTH),
+        f"{prefix}embeddings.position_embeddings.weight": (LENGTH + 2, WIDTH),
+        f"{prefix}encoder.relative_attention_bias.weight": (32, HEADS),
+        **norm(f"{prefix}embeddings.LayerNorm"),
+    }
+    for layer in (f"{prefix}encoder.layer.{i}" for i in range(LAYERS)):
+        for name in "qkvo":
+            shapes |= linear(f"{layer}.attention.attn.{name}", WIDTH, WIDTH)
+        shapes |= norm(f"{layer}.attention.LayerNorm") | norm(f"{layer}.output.LayerNorm")
+        shapes |= linear(f"{layer}.intermediate.dense", WIDTH, MLP) | linear(f"{layer}.output.dense", MLP, WIDTH)
+    return shapes
+
+
+def nomic_encoder(prefix: str) -> Shapes:
+    shapes = {
+        f"{prefix}embeddings.word_embeddings.weight": (VOCABULARY, WIDTH),
+        f"{prefix}embeddings.token_type_embeddings.weight": (2, WIDTH),
+        **norm(f"{prefix}emb_ln"),
+    }
+    for layer in (f"{prefix}encoder.layers.{i}" for i in range(LAYERS)):
+        shapes |= {f"{layer}.attn.Wqkv.weight": (3 * WIDTH, WIDTH), f"{layer}.attn.out_proj.weight": (WIDTH, WIDTH)}
+        shapes |= {f"{layer}.mlp.{name}.weight": (MLP, WIDTH) for name in ("fc11", "fc12")}
+        shapes |= {f"{layer}.mlp.fc2.weight": (WIDTH, MLP)} | norm(f"{layer}.norm1") | norm(f"{layer}.norm2")
+    return shapes
+
+
+def gte_encoder(prefix: str) -> Shapes:
+    """Without token types, as gte-base-en-v1.5."""
+    shapes = {f"{prefix}embeddings.word_embeddings.weight": (VOCABULARY, WIDTH)} | norm(f"{prefix}embeddings.LayerNorm")
+    for layer in (f"{prefix}encoder.layer.{i}" for i in range(LAYERS)):
+        shapes |= linear(f"{layer}.attention.qkv_proj", WIDTH, 3 * WIDTH)
+        shapes |= linear(f"{layer}.attention.o_proj", WIDTH, WIDTH)
+        shapes |= norm(f"{layer}.attn_ln") | norm(f"{layer}.mlp_ln") | linear(f"{layer}.mlp.down_proj", MLP, WIDTH)
+        shapes |= {f"{layer}.mlp.up_gate_proj.weight": (2 * MLP, WIDTH)}
+    return shapes
+
+
+def modern_bert_encoder(prefix: str) -> Shapes:
+    shapes = {f"{prefix}embeddings.tok_embeddings.weight": (VOCABULARY, WIDTH)}
+    shapes |= norm(f"{prefix}embeddings.norm") | norm(f"{prefix}final_norm") | norm(f"{prefix}layers.1.attn_norm")
+    for layer in (f"{prefix}layers.{i}" for i in range(LAYERS)):
+        shapes |= {f"{layer}.attn.Wqkv.weight": (3 * WIDTH, WIDTH), f"{layer}.attn.Wo.weight": (WIDTH, WIDTH)}
+        shapes |= {f"{layer}.mlp.Wi.weight": (2 * MLP, WIDTH), f"{layer}.mlp.Wo.weight": (WIDTH, MLP)}
+        shapes |= norm(f"{layer}.mlp_norm")
+    return without_bias(shapes)
+
+
 def opt_decoder(prefix: str, pre_norm: bool = True, embedding: int = WIDTH) -> Shapes:
     shapes = {
         f"{prefix}decoder.embed_tokens.weight": (VOCABULARY, embedding),
@@ -125,6 +178,36 @@ BERT = {
 }
 ROBERTA = BERT | {"model_type": "roberta", "max_position_embeddings": LENGTH + 2, "pad_token_id": 1}
 XLM_R = ROBERTA | {"model_type": "xlm-roberta", "type_vocab_size": 1, "layer_norm_eps": 1e-5}
+MPNET = ROBERTA | {"model_type": "mpnet", "relative_attention_num_buckets": 32, "layer_norm_eps": 1e-5}
+NOMIC = BERT | {"model_type": "nomic_bert", "rope_parameters": {"rope_type": "default", "rope_theta": 500.0}}
+OF_NOMICS_HUB = {
+    "model_type": "nomic_bert",
+    "architectures": ["NomicBertModel"],
+    "activation_function": "swiglu",
+    "vocab_size": VOCABULARY,
+    "n_embd": WIDTH,
+    "n_layer": LAYERS,
+    "n_head": HEADS,
+    "n_inner": MLP,
+    "n_positions": LENGTH,
+    "layer_norm_epsilon": 1e-12,
+    "rotary_emb_base": 1000,
+    "rotary_emb_fraction": 1.0,
+    "rotary_emb_scale_base": None,
+    "resid_pdrop": 0.0,
+    "prenorm": False,
+    "qkv_proj_bias": False,
+}
+GTE = BERT | {"model_type": "new", "rope_theta": 20000, "rope_scaling": {"type": "ntk", "factor": 8.0}}
+GTE |= {"type_vocab_size": 0, "pack_qkv": True, "logn_attention_scale": False, "position_embedding_type": "rope"}
+MODERN_BERT = BERT | {
+    "model_type": "modernbert",
+    "global_attn_every_n_layers": 2,
+    "local_attention": 4,
+    "global_rope_theta": 160000.0,
+    "local_rope_theta": 10000.0,
+    "norm_eps": 1e-5,
+}
 OPT = {
     "model_type": "opt",
     "vocab_size": VOCABULARY,
@@ -175,6 +258,7 @@ class Kind:
       others: names to tensors that are no weights.
       unused: weights that qtx does not compute with.
       unused_rows: names of tables to their number of first rows that qtx does not compute with.
+      made: how many parameters qtx has that no tensor holds: those of layers that lack what the others have.
     """
 
     config: dict[str, Any]
@@ -184,6 +268,7 @@ class Kind:
     others: dict[str, np.ndarray] = dataclasses.field(default_factory=dict)
     unused: tuple[str, ...] = ()
     unused_rows: dict[str, int] = dataclasses.field(default_factory=dict)
+    made: int = 0
 
     def tensors(self, dtype: Any = np.float32) -> dict[str, np.ndarray]:
         """Random, no two alike."""
@@ -295,6 +380,58 @@ KINDS: dict[str, Kind] = {
         {"head": "none", "max_length": LENGTH},
         unused=tuple(linear("pooler.dense", WIDTH, WIDTH)),
         unused_rows={"embeddings.position_embeddings.weight": 2},
+    ),
+    "MPNetForMaskedLM": Kind(
+        architectures(MPNET, "MPNetForMaskedLM"),
+        mpnet_encoder("mpnet.")
+        | linear("lm_head.dense", WIDTH, WIDTH)
+        | norm("lm_head.layer_norm")
+        | {"lm_head.bias": (VOCABULARY,)},
+        {"head": "mlm", "max_length": LENGTH, "relative_buckets": 32, "type_vocab_size": 0},
+        {"lm_head.decoder.weight": "mpnet.embeddings.word_embeddings.weight", "lm_head.decoder.bias": "lm_head.bias"},
+        unused_rows={"mpnet.embeddings.position_embeddings.weight": 2},
+    ),
+    "MPNetModel, called MPNetForMaskedLM": Kind(
+        architectures(MPNET, "MPNetForMaskedLM"),
+        mpnet_encoder("") | linear("pooler.dense", WIDTH, WIDTH),
+        {"head": "none"},
+        others={"embeddings.position_ids": np.arange(LENGTH + 2)[None]},
+        unused=tuple(linear("pooler.dense", WIDTH, WIDTH)),
+        unused_rows={"embeddings.position_embeddings.weight": 2},
+    ),
+    "NomicBertForSequenceClassification": Kind(
+        architectures(NOMIC, "NomicBertForSequenceClassification"),
+        nomic_encoder("nomic_bert.")
+        | linear("nomic_bert.pooler.dense", WIDTH, WIDTH)
+        | linear("classifier", WIDTH, CLASSES),
+        {"head": "classification", "num_classes": CLASSES, "rotary_base": 500.0},
+    ),
+    "NomicBertModel, of the hub": Kind(
+        OF_NOMICS_HUB, nomic_encoder(""), {"head": "none", "rotary_base": 1000, "mlp_width": MLP, "max_length": LENGTH}
+    ),
+    "GteModel, of the hub": Kind(
+        architectures(GTE, "NewModel"), gte_encoder(""), {"rotary_base": 20000, "rotary_factor": 8.0}
+    ),
+    "GteForMaskedLM": Kind(
+        architectures(GTE | {"model_type": "gte", "rope_scaling": None, "type_vocab_size": 1}, "GteForMaskedLM"),
+        gte_encoder("gte.")
+        | {"gte.embeddings.token_type_embeddings.weight": (1, WIDTH)}
+        | linear("lm_head.dense", WIDTH, WIDTH)
+        | norm("lm_head.norm")
+        | {"lm_head.decoder.bias": (VOCABULARY,)},
+        {"head": "mlm", "rotary_factor": 1.0},
+        {"lm_head.decoder.weight": "gte.embeddings.word_embeddings.weight"},
+    ),
+    "ModernBertForTokenClassification": Kind(
+        architectures(MODERN_BERT, "ModernBertForTokenClassification"),
+        modern_bert_encoder("model.")
+        | {"head.dense.weight": (WIDTH, WIDTH), "head.norm.weight": (WIDTH,)}
+        | linear("classifier", WIDTH, CLASSES),
+        {"head": "token_classification", "local_distance": 2, "global_every": 2, "max_length": LENGTH},
+        made=WIDTH,
+    ),
+    "ModernBertModel": Kind(
+        architectures(MODERN_BERT, "ModernBertModel"), modern_bert_encoder(""), {"head": "none"}, made=WIDTH
     ),
     "OPTForCausalLM": Kind(
         architectures(OPT, "OPTForCausalLM"),

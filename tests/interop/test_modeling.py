@@ -23,7 +23,7 @@ from qtx.families.kinds import kind_for
 from qtx.foundation.errors import QtxError
 from qtx.interop import load, save
 from qtx.interop.modeling import modeling
-from qtx.models import BertConfig, OptConfig, VitConfig
+from qtx.models import BertConfig, ModernBertConfig, OptConfig, RotaryBertConfig, VitConfig
 from tests.interop.kinds import KINDS
 from tests.mechanisms import MECHANISMS
 from tests.strangers import documented
@@ -44,11 +44,19 @@ CONFIGS = {
     "opt": OptConfig(**SHAPE, vocab_size=23, max_length=9),
     "vit": VitConfig(**SHAPE, image_size=6, patch_size=2, channels=3, num_classes=5),
 }
+ROTARY = {**SHAPE, "vocab_size": 23, "max_length": 9}
 CONFIGS |= {
+    "mpnet": dataclasses.replace(CONFIGS["bert"], type_vocab_size=0, relative_buckets=32),
+    "nomic": RotaryBertConfig(**ROTARY),
+    "gte": RotaryBertConfig(
+        **ROTARY, activation="gelu", attention_bias=True, mlp_out_bias=True, rotary_base=160_000.0, type_vocab_size=0
+    ),
+    "modernbert": ModernBertConfig(**ROTARY | {"num_layers": 4}, local_distance=3),
     "bert encoder": dataclasses.replace(CONFIGS["bert"], head="none"),
     "bert classifier": dataclasses.replace(CONFIGS["bert"], head="classification", num_classes=4),
 }
 AUTO = {
+    **dict.fromkeys(("mpnet", "nomic", "gte", "modernbert"), "AutoModelForMaskedLM"),
     "bert": "AutoModelForMaskedLM",
     "bert encoder": "AutoModel",
     "bert classifier": "AutoModelForSequenceClassification",
@@ -74,6 +82,8 @@ OPTIONS = {
         for family, read, place, gate in (
             ("bert", "residual", "values", "linear"),
             ("opt", "residual", "context", "linear"),
+            ("modernbert", "residual", "values", "linear"),
+            ("gte", "normed", "values", "headwise"),
             ("opt", "residual", "values", "elementwise"),
             ("vit", "normed", "values", "headwise"),
             ("vit", "residual", "context", "elementwise"),

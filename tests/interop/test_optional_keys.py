@@ -21,12 +21,16 @@ from tests.interop.test_kinds import assert_same_bits, load_file
 OF_KIND = {
     "bert": ("BertForMaskedLM", "BertForSequenceClassification"),
     "roberta": ("RobertaForMaskedLM",),
+    "mpnet": ("MPNetForMaskedLM",),
+    "nomic_bert": ("NomicBertForSequenceClassification",),
+    "gte": ("GteForMaskedLM",),
+    "modernbert": ("ModernBertForTokenClassification",),
     "opt": ("OPTForCausalLM", "OPTForCausalLM, post-LN"),
     "vit": ("ViTForImageClassification",),
     "timm": ("timm's ViT",),
 }
 CHECKPOINTS = {
-    checkpoint.library.name if checkpoint.options else next(iter(checkpoint.model_types)): checkpoint
+    next(iter(checkpoint.model_types)) if checkpoint.written else checkpoint.library.name: checkpoint
     for family in FAMILIES.values()
     for checkpoint in family.checkpoints
 }
@@ -34,6 +38,10 @@ CHECKPOINTS = {
 NULLS = {
     "bert": ("classifier_dropout", "position_embedding_type", "problem_type", "pad_token_id"),
     "roberta": ("classifier_dropout", "position_embedding_type", "problem_type"),
+    "mpnet": ("classifier_dropout",),
+    "nomic_bert": ("classifier_dropout", "problem_type", "head_dim", "rope_scaling", "rotary_scaling_factor"),
+    "gte": ("rope_scaling", "rope_parameters"),
+    "modernbert": ("layer_types", "rope_parameters", "rope_scaling", "problem_type"),
     "opt": ("word_embed_proj_dim",),
     "vit": (),
     "timm": ("fc_norm", "init_values"),
@@ -50,6 +58,10 @@ OF_TRAINING = {
         "gradient_checkpointing": (True, None),
     },
     "roberta": {"classifier_dropout": (0.25,), "hidden_dropout_prob": (1.0,), "use_cache": (False,)},
+    "mpnet": {"hidden_dropout_prob": (1.0,)},
+    "nomic_bert": {"classifier_dropout": (0.1,), "initializer_range": (1,)},
+    "gte": {"classifier_dropout": (0.1,), "hidden_dropout_prob": (0.3,), "unpad_inputs": (True,)},
+    "modernbert": {"embedding_dropout": (0.1,), "mlp_dropout": (1.0,), "classifier_dropout": (0.2,)},
     "opt": {
         "layerdrop": (0.5,),
         "dropout": (1.0,),

@@ -9,6 +9,7 @@ from qtx.families.checkpoint import Checkpoint, Field, shown_head
 from qtx.families.checkpoints import bert
 from qtx.families.checkpoints.roberta import without
 from qtx.families.rope import FIXED_NTK, flat_rope
+from qtx.families.stock import Stock
 from qtx.families.weights import Weight, dense_weights, layer_norm_weights, packed_weights
 from qtx.models import RotaryBertConfig
 from qtx.models.bert import OF_TEXTS
@@ -67,7 +68,7 @@ def checkpoint(model_type: str, beginning: str) -> Checkpoint:
         supported={"tie_word_embeddings": True, "hidden_act": "gelu", "logn_attention_scale": False}
         | {"layer_norm_type": "layer_norm", "logn_attention_clip1": False, "pack_qkv": True},
         fixed={"activation": "gelu", "attention_bias": True, "mlp_out_bias": True},
-        attention_prefix=f"{model_type}.encoder.layer.{{layer}}.attention",
+        attention_prefix=f"{model_type}.encoder.layer.{{layer}}.self_attn",
         weights=lambda config: weights(config, model_type),
         prefix=f"{model_type}.",
         modules=("embeddings.", "encoder.", "pooler."),
@@ -75,7 +76,17 @@ def checkpoint(model_type: str, beginning: str) -> Checkpoint:
         unused=(f"{model_type}.pooler.",),
         shown_by_weights=partial(shown_head, heads=shown_by),
         options=lambda values, source: {**values, **flat_rope(values, source, (FIXED_NTK,))},
-        stock=None,
+        stock=Stock(
+            attention="Attention",
+            made="config",
+            layers="layers",
+            place="self_attn",
+            projections=("q_proj", "k_proj", "v_proj"),
+            out="o_proj",
+            dropout="self.attention_dropout",
+            classes=("Model", "ForMaskedLM", "ForSequenceClassification", "ForTokenClassification"),
+            positions="rotary",
+        ),
     )
 
 

@@ -7,9 +7,10 @@ from functools import partial
 from typing import Any
 
 from qtx.families.checkpoint import Checkpoint, Field, shown_head
-from qtx.families.checkpoints import bert
+from qtx.families.checkpoints import bert, roberta
 from qtx.families.checkpoints.roberta import without
 from qtx.families.rope import flat_rope
+from qtx.families.stock import Stock
 from qtx.families.weights import Weight, dense_weights, layer_norm_weights, packed_weights
 from qtx.foundation.errors import QtxError
 from qtx.models import ModernBertConfig
@@ -17,6 +18,7 @@ from qtx.models import ModernBertConfig
 LAYER = "model.layers.{layer}"
 GLOBAL, LOCAL = "full_attention", "sliding_attention"
 THETAS = {GLOBAL: "global_rope_theta", LOCAL: "local_rope_theta"}
+PADDING = 50283
 EVERY = "global_attn_every_n_layers"
 
 
@@ -65,6 +67,12 @@ def weights(config: ModernBertConfig) -> list[Weight]:
     ]
 
 
+def extra(config: ModernBertConfig) -> dict[str, Any]:
+    """Returns what transformers would not guess: what the outputs mean, and that its padding is no token of a small
+    vocabulary."""
+    return bert.extra(config) | ({} if (config.vocab_size or 0) > PADDING else {"pad_token_id": None})
+
+
 SHOWN_BY: dict[tuple[str, ...], str] = {("classifier.bias",): "classification", ("decoder.bias",): "mlm"}
 CHECKPOINT = Checkpoint(
     model_types={"modernbert": "ModernBert"},
@@ -106,6 +114,17 @@ CHECKPOINT = Checkpoint(
     tied={"decoder.weight": "model.embeddings.tok_embeddings.weight"},
     shown_by_weights=partial(shown_head, heads=SHOWN_BY),
     told_by_values=bert.told_by_values,
-    extra=bert.extra,
+    extra=extra,
     options=options,
+    stock=Stock(
+        attention="Attention",
+        made="config, index",
+        layers="layers",
+        place="attn",
+        projections=("Wqkv",),
+        out="Wo",
+        dropout="self.attention_dropout",
+        classes=roberta.CLASSES,
+        positions="rotary",
+    ),
 )

@@ -11,6 +11,7 @@ from qtx.families.checkpoint import Field, shown_head
 from qtx.families.checkpoints import bert
 from qtx.families.checkpoints.roberta import without
 from qtx.families.rope import flat_rope
+from qtx.families.stock import Stock
 from qtx.families.weights import Weight, dense_weights, layer_norm_weights, packed_weights
 from qtx.foundation.errors import QtxError
 from qtx.models import RotaryBertConfig
@@ -54,7 +55,7 @@ def options(values: Mapping[str, Any], source: str) -> dict[str, Any]:
     for key, value in HUB_SUPPORTED.items():
         if values.get(key, value) != value:
             raise QtxError(f"{source}: {key} is {str(values[key])[:100]}; qtx's {NAME} supports only {value}")
-    found = dict(values) | {new: values[key] for key, new in HUB_KEYS.items() if key in values}
+    found = {new: values[key] for key, new in HUB_KEYS.items() if key in values} | dict(values)
     if "activation_function" in values:
         name = str(values["activation_function"])
         if name not in HUB_ACTIVATIONS:
@@ -111,7 +112,8 @@ CHECKPOINT = dataclasses.replace(
     },
     supported={"tie_word_embeddings": True},
     fixed={"attention_bias": False, "mlp_out_bias": False, "rotary_factor": 1.0},
-    attention_prefix=f"{LAYER}.attn",
+    # As the layer is called in transformers, which renames only what the files have.
+    attention_prefix=f"{LAYER}.self_attn",
     weights=lambda config: [*encoder(config), *OF_HEADS[config.head]],
     prefix=f"{NAME}.",
     modules=("embeddings.", "emb_ln.", "encoder.", "pooler."),
@@ -119,5 +121,15 @@ CHECKPOINT = dataclasses.replace(
     unused=(f"{NAME}.pooler.",),
     shown_by_weights=partial(shown_head, heads=SHOWN_BY),
     options=options,
-    stock=None,
+    stock=Stock(
+        attention="Attention",
+        made="config",
+        layers="layers",
+        place="self_attn",
+        projections=("q_proj", "k_proj", "v_proj"),
+        out="o_proj",
+        dropout="self.attention_dropout",
+        classes=("Model", "ForMaskedLM", "ForSequenceClassification", "ForTokenClassification"),
+        positions="rotary",
+    ),
 )

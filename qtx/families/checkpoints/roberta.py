@@ -39,6 +39,8 @@ SHOWN_BY: dict[tuple[str, ...], str] = {
 }
 POSITIONS = Field("max_length", read=lambda rows: rows - FIRST, write=lambda length: length + FIRST)
 
+CLASSES = tuple(name for name in bert.STOCK.classes if name != "ForPreTraining")
+
 
 def without(names: Mapping[str, Any], *left_out: str) -> dict[str, Any]:
     """Returns a table without some of its names."""
@@ -61,7 +63,5 @@ CHECKPOINT = dataclasses.replace(
     },
     unused=("roberta.pooler.", "roberta.embeddings.position_ids"),
     shown_by_weights=partial(shown_head, heads=SHOWN_BY),
-    stock=dataclasses.replace(
-        bert.STOCK, classes=tuple(name for name in bert.STOCK.classes if name != "ForPreTraining")
-    ),
+    stock=dataclasses.replace(bert.STOCK, classes=CLASSES),
 )
