@@ -58,9 +58,8 @@ def roberta(name, head, **options):
 def other(name, head, **options):
     """Theirs have tokens that are no padding, and as many as the table of positions has, where there is one."""
     positions = {"max_position_embeddings": 18} if name == "MPNet" else {}
-    of_tokens = (
-        {f"{token}_token_id": 1 for token in ("pad", "bos", "eos", "cls", "sep")} if name == "ModernBert" else {}
-    )
+    of_text = ("pad", "bos", "eos", "cls", "sep") if name == "ModernBert" else ()
+    own = {f"{token}_token_id": 1 for token in of_text}
     config = getattr(transformers, f"{name}Config")(
         **SHAPE | {"num_hidden_layers": 4}, vocab_size=53, intermediate_size=48, **{**positions, **own, **options}
     )

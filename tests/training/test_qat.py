@@ -256,6 +256,8 @@ def test_every_granularity_learns(start, data, tmp_path, measured):
         ("opt", "gated_linear", "tensor", {}),
         ("opt", "softmax", "tensor", {"remat": "full", "dtype": "bfloat16"}),
         ("vit", "softmax", "input_group,size=8", {}),
+        ("modern_bert", "clipped_softmax", "channel", {"local_distance": 2}),
+        ("rotary_bert", "gated_headwise", "tensor", {"relative_buckets": 8}),
     ],
 )
 def test_every_family_is_quantized_as_after_training(family, attention, granularity, options):
