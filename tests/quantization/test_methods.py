@@ -30,7 +30,7 @@ from tests.quantization.test_calibration import apply, difference, make
 # What each method is to improve over the static one, and where: outliers of activations, or few bits of weights. In
 # post-LN BERT a LayerNorm's outlier also passes through the residual sums, where smoothing does not reach.
 WITHOUT_GATES = {"bert", "opt", "vit"}
-"""Families in which what a norm multiplies no product of two kernels squares."""
+"""Families whose feed-forward networks are not gated: what follows an outlier planted in a norm is linear in it."""
 BETTER = {
     "static": {},
     "per_token": {"w8a4": WITHOUT_GATES},
