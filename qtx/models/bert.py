@@ -3,14 +3,14 @@
 from __future__ import annotations
 
 import dataclasses
-from typing import Annotated, ClassVar
+from typing import Annotated, ClassVar, Self
 
 import flax.linen as nn
 import jax
 import jax.numpy as jnp
 
 from qtx.attention import Rows
-from qtx.foundation.limits import one_of
+from qtx.foundation.limits import at_least, one_of
 from qtx.layers import Dropout, dense, embedding, layer_norm
 from qtx.masks import Mask
 from qtx.models.activations import ACTIVATIONS
@@ -32,11 +32,13 @@ class BertConfig(TransformerConfig):
     """The options of BERT, by default BERT-base.
 
     Attributes:
-      activation: the activation of the feed-forward networks and the masked-language head, a name in `ACTIVATIONS`; the
-        pooler's is always tanh.
+      activation: the activation of the feed-forward networks and the masked-language head, a name in `ACTIVATIONS`.
+      pooler_activation: the activation of the dense layer below the outputs of a head of whole texts, such a name too.
       vocab_size: the rows of the embedding table; None: from the data's tokenizer.
       max_length: the rows of the position embeddings.
-      type_vocab_size: the number of token types.
+      type_vocab_size: the number of token types; 0: tokens have none (DistilBERT).
+      embedding_width: the width of the embedding tables. If it is not the model's width, their normalized sum is
+        projected to that (ELECTRA), and the masked-language head works in theirs; None: the model's width.
       head: `"mlm"`, the masked-language head with a tied decoder; a head of whole texts: `"classification"`, one class
         of several, `"regression"`, a number or several, or `"multi_label"`, classes of which a text may have several;
         a head of every token: `"token_classification"`, or `"span"`, which finds an answer in a text; or `"none"`, the
@@ -50,9 +52,11 @@ class BertConfig(TransformerConfig):
     causal: ClassVar[bool] = False
 
     activation: Annotated[str, one_of(ACTIVATIONS)] = "gelu"  # type: ignore[misc]
+    pooler_activation: Annotated[str, one_of(ACTIVATIONS)] = "tanh"
     vocab_size: int | None = None
     max_length: int = 512
-    type_vocab_size: int = 2
+    type_vocab_size: Annotated[int, at_least(0)] = 2
+    embedding_width: Annotated[int | None, at_least(1, "or None for width")] = None
     head: Annotated[str, one_of(HEADS)] = "mlm"
     num_classes: int | None = None
     pooling: str = "mean"
@@ -62,6 +66,15 @@ class BertConfig(TransformerConfig):
         super().__post_init__()
         check_pooling(self.pooling)
 
+    def resolved(self) -> Self:
+        # None instead of the width: were both recorded as numbers, changing only the width would add a projection.
+        return dataclasses.replace(super().resolved(), embedding_width=self.embedding_width if self.projected else None)
+
+    @property
+    def projected(self) -> bool:
+        """Says whether there is a projection between the embedding tables and the layers."""
+        return self.embedding_width not in (None, self.width)
+
     @property
     def from_data(self):
         counted = self.head in (*OF_TEXTS, "token_classification")
@@ -69,26 +82,34 @@ class BertConfig(TransformerConfig):
 
 
 class BertEmbeddings(nn.Module):
-    """The embeddings. Sites: token_type_sum (words + token types), sum (with positions), norm; all `[B, T, width]`."""
+    """The embeddings. Sites: token_type_sum (words + token types, if there are types), sum (with positions), norm; all
+    `[B, T, embedding_width]`; project_in `[B, T, width]`, if the embeddings are not as wide."""
 
     config: BertConfig
     deterministic: bool
 
     def setup(self):
         c, dtype = self.config, jnp.dtype(self.config.dtype)
+        width = c.embedding_width or c.width
         assert c.vocab_size is not None, "vocab_size is filled in by qtx.families.build"
-        self.words = embedding(c.vocab_size, c.width, "vocab", c.init_std, dtype)
-        self.positions = embedding(c.max_length, c.width, "positions", c.init_std, dtype)
-        self.token_types = embedding(c.type_vocab_size, c.width, "positions", c.init_std, dtype)
-        self.token_type_sum = Site(Part.EMBEDDED)
+        self.words = embedding(c.vocab_size, width, "vocab", c.init_std, dtype)
+        self.positions = embedding(c.max_length, width, "positions", c.init_std, dtype)
+        if c.type_vocab_size:
+            self.token_types = embedding(c.type_vocab_size, width, "positions", c.init_std, dtype)
+            self.token_type_sum = Site(Part.EMBEDDED)
         self.sum = Site(Part.EMBEDDED)
         self.norm = layer_norm(c.layer_norm_epsilon, dtype)
         self.drop = Dropout(c.dropout, deterministic=self.deterministic)
+        if c.projected:
+            self.project_in = dense(c.width, (None, "embed"), c.init_std, dtype, part=Part.EMBEDDED)
 
     def __call__(self, tokens: jax.Array, token_types: jax.Array) -> jax.Array:
-        x = self.token_type_sum(self.words(tokens) + self.token_types(token_types))
+        x = self.words(tokens)
+        if self.config.type_vocab_size:
+            x = self.token_type_sum(x + self.token_types(token_types))
         x = self.sum(x + self.positions(jnp.arange(tokens.shape[1])[None]))
-        return self.drop(self.norm(x))
+        x = self.drop(self.norm(x))
+        return self.project_in(x) if self.config.projected else x
 
 
 class MlmHead(nn.Module):
@@ -99,14 +120,15 @@ class MlmHead(nn.Module):
     @nn.compact
     def __call__(self, x: jax.Array, table: jax.Array) -> jax.Array:
         c, dtype = self.config, jnp.dtype(self.config.dtype)
-        transform = dense(c.width, ("embed", None), c.init_std, dtype, "transform", part=Part.HEAD)
+        transform = dense(table.shape[1], ("embed", None), c.init_std, dtype, "transform", part=Part.HEAD)
         x = layer_norm(c.layer_norm_epsilon, dtype, "norm", Part.HEAD)(ACTIVATIONS[c.activation](transform(x)))
         bias = self.param("bias", nn.initializers.zeros_init(), (table.shape[0],))
         return Site(Part.HEAD, name=LOGITS)(VocabularyProduct(name="product")(x, table, bias))
 
 
 class ClassificationHead(nn.Module):
-    """The pooler (dense and tanh of the first token, [CLS]), dropout, and a dense layer; float32 `[B, num_classes]`."""
+    """The pooler (dense and activation of the first token, [CLS]), dropout, and a dense layer; float32
+    `[B, num_classes]`."""
 
     config: BertConfig
     deterministic: bool
@@ -116,8 +138,8 @@ class ClassificationHead(nn.Module):
         c, dtype = self.config, jnp.dtype(self.config.dtype)
         assert c.num_classes is not None, "num_classes is filled in by qtx.families.build"
         axes, drop = ("embed", None), Dropout(c.dropout, deterministic=self.deterministic)
-        pooled = jnp.tanh(dense(c.width, axes, c.init_std, dtype, "pooler", part=Part.HEAD)(x[:, 0]))
-        pooled = drop(Site(Part.HEAD, name="pooled")(pooled))
+        pooled = dense(c.width, axes, c.init_std, dtype, "pooler", part=Part.HEAD)(x[:, 0])
+        pooled = drop(Site(Part.HEAD, name="pooled")(ACTIVATIONS[c.pooler_activation](pooled)))
         return dense(c.num_classes, axes, c.init_std, dtype, "logits", part=Part.HEAD)(pooled).astype(jnp.float32)
 
 

@@ -15,6 +15,7 @@ from qtx.attention.gates import LinearGate
 
 LAYERS, WIDTH, HEADS, MLP = 2, 8, 2, 12
 VOCABULARY, LENGTH, CLASSES = 11, 6, 3
+NARROW = 4
 IMAGE, PATCH = 6, 2
 Shapes = dict[str, tuple[int, ...]]
 
@@ -23,8 +24,8 @@ def linear(name: str, size_in: int, size_out: int) -> Shapes:
     return {f"{name}.weight": (size_out, size_in), f"{name}.bias": (size_out,)}
 
 
-def norm(name: str, weight: str = "weight", bias: str = "bias") -> Shapes:
-    return {f"{name}.{weight}": (WIDTH,), f"{name}.{bias}": (WIDTH,)}
+def norm(name: str, weight: str = "weight", bias: str = "bias", width: int = WIDTH) -> Shapes:
+    return {f"{name}.{weight}": (width,), f"{name}.{bias}": (width,)}
 
 
 def bert_encoder(prefix: str, weight: str = "weight", bias: str = "bias") -> Shapes:
@@ -49,6 +50,30 @@ def roberta_encoder(prefix: str, types: int = 1) -> Shapes:
         f"{prefix}embeddings.position_embeddings.weight": (LENGTH + 2, WIDTH),
         f"{prefix}embeddings.token_type_embeddings.weight": (types, WIDTH),
     }
+
+
+def distilbert_encoder(prefix: str) -> Shapes:
+    shapes = {
+        f"{prefix}embeddings.word_embeddings.weight": (VOCABULARY, WIDTH),
+        f"{prefix}embeddings.position_embeddings.weight": (LENGTH, WIDTH),
+        **norm(f"{prefix}embeddings.LayerNorm"),
+    }
+    for layer in (f"{prefix}transformer.layer.{i}" for i in range(LAYERS)):
+        for name in ("q_lin", "k_lin", "v_lin", "out_lin"):
+            shapes |= linear(f"{layer}.attention.{name}", WIDTH, WIDTH)
+        shapes |= norm(f"{layer}.sa_layer_norm") | norm(f"{layer}.output_layer_norm")
+        shapes |= linear(f"{layer}.ffn.lin1", WIDTH, MLP) | linear(f"{layer}.ffn.lin2", MLP, WIDTH)
+    return shapes
+
+
+def electra_encoder(prefix: str, embedding: int = NARROW) -> Shapes:
+    """A BERT's on narrower tables, unless they are as wide."""
+    shapes = bert_encoder(prefix)
+    if embedding == WIDTH:
+        return shapes
+    tables = {name: (x[0], embedding) for name, x in shapes.items() if name.endswith("_embeddings.weight")}
+    norms = norm(f"{prefix}embeddings.LayerNorm", width=embedding)
+    return shapes | tables | norms | linear(f"{prefix}embeddings_project", embedding, WIDTH)
 
 
 def opt_decoder(prefix: str, pre_norm: bool = True, embedding: int = WIDTH) -> Shapes:
@@ -125,6 +150,32 @@ BERT = {
 }
 ROBERTA = BERT | {"model_type": "roberta", "max_position_embeddings": LENGTH + 2, "pad_token_id": 1}
 XLM_R = ROBERTA | {"model_type": "xlm-roberta", "type_vocab_size": 1, "layer_norm_eps": 1e-5}
+DISTILBERT = {
+    "activation": "gelu",
+    "attention_dropout": 0.1,
+    "dim": WIDTH,
+    "dropout": 0.1,
+    "hidden_dim": MLP,
+    "initializer_range": 0.02,
+    "max_position_embeddings": LENGTH,
+    "model_type": "distilbert",
+    "n_heads": HEADS,
+    "n_layers": LAYERS,
+    "pad_token_id": 0,
+    "qa_dropout": 0.1,
+    "seq_classif_dropout": 0.2,
+    "sinusoidal_pos_embds": False,
+    "tie_weights_": True,
+    "vocab_size": VOCABULARY,
+}
+ELECTRA = BERT | {
+    "model_type": "electra",
+    "embedding_size": NARROW,
+    "summary_activation": "gelu",
+    "summary_last_dropout": 0.1,
+    "summary_type": "first",
+    "summary_use_proj": True,
+}
 OPT = {
     "model_type": "opt",
     "vocab_size": VOCABULARY,
@@ -295,6 +346,63 @@ KINDS: dict[str, Kind] = {
         {"head": "none", "max_length": LENGTH},
         unused=tuple(linear("pooler.dense", WIDTH, WIDTH)),
         unused_rows={"embeddings.position_embeddings.weight": 2},
+    ),
+    "DistilBertForMaskedLM": Kind(
+        architectures(DISTILBERT, "DistilBertForMaskedLM"),
+        distilbert_encoder("distilbert.")
+        | linear("vocab_transform", WIDTH, WIDTH)
+        | norm("vocab_layer_norm")
+        | {"vocab_projector.bias": (VOCABULARY,)},
+        {"head": "mlm", "type_vocab_size": 0, "layer_norm_epsilon": 1e-12},
+        {"vocab_projector.weight": "distilbert.embeddings.word_embeddings.weight"},
+    ),
+    "DistilBertForSequenceClassification": Kind(
+        architectures(DISTILBERT, "DistilBertForSequenceClassification") | {"sinusoidal_pos_embds": True},
+        distilbert_encoder("distilbert.")
+        | linear("pre_classifier", WIDTH, WIDTH)
+        | linear("classifier", WIDTH, CLASSES),
+        {"head": "classification", "num_classes": CLASSES, "pooler_activation": "relu"},
+    ),
+    "DistilBertModel": Kind(architectures(DISTILBERT, "DistilBertModel"), distilbert_encoder(""), {"head": "none"}),
+    "DistilBertForTokenClassification, architecture untold": Kind(
+        DISTILBERT,
+        distilbert_encoder("distilbert.") | linear("classifier", WIDTH, CLASSES),
+        {"head": "token_classification", "num_classes": CLASSES},
+    ),
+    "ElectraForMaskedLM": Kind(
+        architectures(ELECTRA, "ElectraForMaskedLM"),
+        electra_encoder("electra.")
+        | linear("generator_predictions.dense", WIDTH, NARROW)
+        | norm("generator_predictions.LayerNorm", width=NARROW)
+        | {"generator_lm_head.bias": (VOCABULARY,)},
+        {"head": "mlm", "embedding_width": NARROW},
+        {"generator_lm_head.weight": "electra.embeddings.word_embeddings.weight"},
+        others={"electra.embeddings.position_ids": POSITION_IDS},
+    ),
+    "ElectraForPreTraining": Kind(
+        architectures(ELECTRA, "ElectraForPreTraining"),
+        electra_encoder("electra.")
+        | linear("discriminator_predictions.dense", WIDTH, WIDTH)
+        | linear("discriminator_predictions.dense_prediction", WIDTH, 1),
+        {"head": "none", "embedding_width": NARROW},
+        unused=(
+            *linear("discriminator_predictions.dense", WIDTH, WIDTH),
+            *linear("discriminator_predictions.dense_prediction", WIDTH, 1),
+        ),
+    ),
+    "ElectraModel": Kind(architectures(ELECTRA, "ElectraModel"), electra_encoder(""), {"head": "none"}),
+    "ElectraForSequenceClassification": Kind(
+        architectures(ELECTRA, "ElectraForSequenceClassification")
+        | {"embedding_size": WIDTH, "id2label": {str(i): f"LABEL_{i}" for i in range(CLASSES)}},
+        electra_encoder("electra.", embedding=WIDTH)
+        | linear("classifier.dense", WIDTH, WIDTH)
+        | linear("classifier.out_proj", WIDTH, CLASSES),
+        {
+            "head": "classification",
+            "num_classes": CLASSES,
+            "embedding_width": None,
+            "pooler_activation": "gelu",
+        },
     ),
     "OPTForCausalLM": Kind(
         architectures(OPT, "OPTForCausalLM"),
