@@ -377,7 +377,6 @@ KINDS: dict[str, Kind] = {
         | {"generator_lm_head.bias": (VOCABULARY,)},
         {"head": "mlm", "embedding_width": NARROW},
         {"generator_lm_head.weight": "electra.embeddings.word_embeddings.weight"},
-        others={"electra.embeddings.position_ids": POSITION_IDS},
     ),
     "ElectraForPreTraining": Kind(
         architectures(ELECTRA, "ElectraForPreTraining"),
@@ -385,6 +384,7 @@ KINDS: dict[str, Kind] = {
         | linear("discriminator_predictions.dense", WIDTH, WIDTH)
         | linear("discriminator_predictions.dense_prediction", WIDTH, 1),
         {"head": "none", "embedding_width": NARROW},
+        others={"electra.embeddings.position_ids": POSITION_IDS},
         unused=(
             *linear("discriminator_predictions.dense", WIDTH, WIDTH),
             *linear("discriminator_predictions.dense_prediction", WIDTH, 1),

@@ -1,0 +1,128 @@
+"""Kinds of models that are options of a family, through every recipe, method and into integers."""
+
+from __future__ import annotations
+
+import dataclasses
+import functools
+
+import flax.linen as nn
+import jax
+import numpy as np
+import pytest
+
+from qtx.analysis.capture import measured_sites
+from qtx.analysis.metrics import outlier_metrics
+from qtx.attention import VARIANTS
+from qtx.families import build
+from qtx.models import BertConfig, OptConfig
+from qtx.quantization import QuantizationConfig, calibrate
+from qtx.quantization.integer import convert
+from qtx.quantization.methods import METHODS
+from qtx.sites import site_shapes
+from tests.quantization.test_integer import PRODUCTS, assert_same_answers, off_the_edges
+
+SMALL = {"num_layers": 2, "width": 16, "num_heads": 2, "mlp_width": 32, "init_std": 0.3, "vocab_size": 23}
+LABELS = {"head": "classification", "num_classes": 3}
+KINDS = {
+    "OPT-350m": OptConfig(**SMALL, max_length=8, pre_norm=False, embedding_width=12),
+    "DistilBERT": BertConfig(**SMALL, max_length=8, type_vocab_size=0, pooler_activation="relu", **LABELS),
+    "ELECTRA": BertConfig(**SMALL, max_length=8, embedding_width=12),
+}
+
+
+@functools.cache
+def make(kind, attention="softmax"):
+    config = dataclasses.replace(KINDS[kind], attention=VARIANTS[attention].trained_at(8))
+    batch = {"tokens": np.random.default_rng(0).integers(0, 23, (4, 8)), "mask": np.arange(8) < [[8], [5], [8], [2]]}
+    module = build(config)
+    return module, nn.unbox(jax.jit(module.init)(jax.random.key(0), batch)["params"]), batch
+
+
+def quantized(kind, recipe, scheme, method="static", attention="softmax"):
+    module, params, batch = make(kind, attention)
+    rules = QuantizationConfig(recipe=recipe, method=method).make_recipe(scheme, module.config)
+    return calibrate(module, params, rules, [batch], 1, METHODS[method]())
+
+
+def difference(kind, result):
+    module, params, batch = make(kind)
+    expected, found = np.asarray(module.apply({"params": params}, batch)), np.asarray(result.apply(batch))
+    valid = batch["mask"] if expected.ndim == 3 else ...
+    return np.linalg.norm((found - expected)[valid]) / np.linalg.norm(expected[valid])
+
+
+# The projections of each kind, with whether they have a bias.
+PROJECTIONS = {
+    "OPT-350m": {"embeddings/project_in": False, "project_out": False},
+    "DistilBERT": {"head/pooler": True},
+    "ELECTRA": {"embeddings/project_in": True, "head/transform": True},
+}
+TABLES = {"OPT-350m": (23, 12), "DistilBERT": (23, 16), "ELECTRA": (23, 12)}
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("kind", KINDS)
+def test_sites_and_parameters_are_those_of_the_published_kind(kind):
+    module, params, batch = make(kind)
+    found = site_shapes(module, params, batch)
+    assert {*PROJECTIONS[kind], "embeddings/sum", "head/logits"} <= found.keys()
+    assert params["embeddings"]["words"]["embedding"].shape == TABLES[kind]
+    assert ("final_norm" in found) == ("final_norm" in params) is False
+    assert ("embeddings/token_type_sum" in found) == (kind == "ELECTRA") == ("token_types" in params["embeddings"])
+    for path, biased in PROJECTIONS[kind].items():
+        layer = functools.reduce(dict.__getitem__, path.split("/"), params)
+        assert ("bias" in layer) == biased
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize(
+    "kind, recipe, method",
+    [
+        ("OPT-350m", "paper_opt", "static"),
+        ("OPT-350m", "strict", "smoothquant"),
+        ("OPT-350m", "strict", "hadamard"),
+        ("DistilBERT", "paper_bert", "static"),
+        ("DistilBERT", "strict", "hadamard"),
+        ("DistilBERT", "strict", "gptq"),
+        ("ELECTRA", "strict", "static"),
+        ("ELECTRA", "paper_bert", "smoothquant"),
+        ("ELECTRA", "strict", "per_token"),
+        ("ELECTRA", "paper_bert", "gptq"),
+    ],
+)
+def test_recipes_and_methods_fit(kind, recipe, method):
+    result = quantized(kind, recipe, "w8a8", method)
+    assert {f"{path}/kernel" for path in PROJECTIONS[kind] if not path.startswith("head")} <= {
+        planned.path for planned in result.weight_plan
+    }
+    if method != "per_token":
+        assert {path for path in PROJECTIONS[kind] if not path.startswith("head")} <= result.activation_ranges.keys()
+    assert 0 < difference(kind, quantized(kind, recipe, "w16a16", method)) < 1e-2
+    assert difference(kind, result) < 0.2
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize(
+    ("kind", "attention", "method"),
+    [
+        ("OPT-350m", "softmax", "smoothquant"),
+        ("OPT-350m", "gated_linear", "static"),
+        ("DistilBERT", "clipped_softmax", "static"),
+        ("ELECTRA", "gated_linear", "static"),
+        ("ELECTRA", "softmax", "smoothquant"),
+    ],
+)
+def test_integers_compute_what_fake_quantization_simulates(kind, attention, method):
+    result = off_the_edges(quantized(kind, "strict", "w8a8", method, attention))
+    model = convert(result)
+    assert not set(PRODUCTS) & set(model.in_floating_point)
+    assert_same_answers(model, result, make(kind, attention)[2])
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("kind", KINDS)
+def test_outliers_are_measured_at_the_layers_outputs(kind):
+    module, params, batch = make(kind)
+    metrics, site = outlier_metrics(module, params, [batch]), measured_sites(module).infinity_norm
+    assert site == ("layers/mlp_norm" if kind == "OPT-350m" else "layers/mlp/out")
+    assert metrics["max_inf_norm"] == metrics["inf_norms"][site].max() > 0
