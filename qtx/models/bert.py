@@ -39,6 +39,7 @@ class BertConfig(TransformerConfig):
       type_vocab_size: the number of token types; 0: tokens have none (DistilBERT).
       embedding_width: the width of the embedding tables. If it is not the model's width, their normalized sum is
         projected to that (ELECTRA), and the masked-language head works in theirs; None: the model's width.
+      shared_layers: whether all layers have the same parameters (ALBERT).
       head: `"mlm"`, the masked-language head with a tied decoder; a head of whole texts: `"classification"`, one class
         of several, `"regression"`, a number or several, or `"multi_label"`, classes of which a text may have several;
         a head of every token: `"token_classification"`, or `"span"`, which finds an answer in a text; or `"none"`, the
@@ -57,6 +58,7 @@ class BertConfig(TransformerConfig):
     max_length: int = 512
     type_vocab_size: Annotated[int, at_least(0)] = 2
     embedding_width: Annotated[int | None, at_least(1, "or None for width")] = None
+    shared_layers: bool = False  # type: ignore[misc]
     head: Annotated[str, one_of(HEADS)] = "mlm"
     num_classes: int | None = None
     pooling: str = "mean"

@@ -44,6 +44,7 @@ class TransformerConfig(Checked):
       activation: the activation of the feed-forward networks, a name in `ACTIVATIONS`.
       causal: whether a query sees only itself and what is before it.
       reads: what a batch holds, `"tokens"` `[B, T]` or `"images"` `[B, H, W, C]`.
+      shared_layers: whether all layers have the same parameters.
       num_layers, width, num_heads, mlp_width: the shape; width is divided among the heads.
       dropout: the rate on both residual branches, and on the embeddings of BERT and ViT.
       attention_dropout: the rate on the attention probabilities.
@@ -66,6 +67,7 @@ class TransformerConfig(Checked):
     activation: ClassVar[str]
     causal: ClassVar[bool]
     reads: ClassVar[str] = "tokens"
+    shared_layers: ClassVar[bool] = False
 
     num_layers: Annotated[int, at_least(1)] = 12
     width: Annotated[int, at_least(1)] = 768
@@ -183,7 +185,8 @@ def stacked(
     block: type[nn.Module], config: TransformerConfig, deterministic: bool, per_layer: Any = None
 ) -> Callable[..., Any]:
     """Stacks `num_layers` blocks of a class under one `nn.scan` named `layers`: their parameters, captured
-    intermediates, calibrated ranges and integers have a leading layer axis `[L, ...]`.
+    intermediates, calibrated ranges and integers have a leading layer axis `[L, ...]`; parameters do not, if the config
+    says that all layers share them.
 
     Args:
       block: the class, with attributes `config` and `deterministic`; called with (x, what all layers are told, what the
@@ -205,10 +208,12 @@ def stacked(
     # Unrolled in training, where a scan would copy every saved activation into one stacked buffer; not if these are
     # rematerialized: without a loop XLA would find both computations equal, and keep the activations after all.
     unrolled = not deterministic and config.remat == NONE and config.num_layers <= UNROLLED_LAYERS
+    of_layers = dict.fromkeys(("intermediates", "ranges", "calibration", "integer"), 0)
     scanned: Any = nn.scan(
         rematerialized(block, config.remat),
-        variable_axes={"params": 0, "intermediates": 0, "ranges": 0, "calibration": 0, "integer": 0},
-        split_rngs={"params": True, "dropout": True},
+        variable_axes=of_layers if config.shared_layers else {"params": 0, **of_layers},
+        variable_broadcast="params" if config.shared_layers else False,
+        split_rngs={"params": not config.shared_layers, "dropout": True},
         in_axes=nn.broadcast if per_layer is None else (nn.broadcast, 0),
         length=config.num_layers,
         unroll=config.num_layers if unrolled else 1,

@@ -76,6 +76,22 @@ def electra_encoder(prefix: str, embedding: int = NARROW) -> Shapes:
     return shapes | tables | norms | linear(f"{prefix}embeddings_project", embedding, WIDTH)
 
 
+def albert_encoder(prefix: str) -> Shapes:
+    """Narrower tables, and one layer for all."""
+    shapes = {
+        f"{prefix}embeddings.word_embeddings.weight": (VOCABULARY, NARROW),
+        f"{prefix}embeddings.position_embeddings.weight": (LENGTH, NARROW),
+        f"{prefix}embeddings.token_type_embeddings.weight": (2, NARROW),
+        **norm(f"{prefix}embeddings.LayerNorm", width=NARROW),
+        **linear(f"{prefix}encoder.embedding_hidden_mapping_in", NARROW, WIDTH),
+    }
+    layer = f"{prefix}encoder.albert_layer_groups.0.albert_layers.0"
+    for name in ("query", "key", "value", "dense"):
+        shapes |= linear(f"{layer}.attention.{name}", WIDTH, WIDTH)
+    shapes |= norm(f"{layer}.attention.LayerNorm") | norm(f"{layer}.full_layer_layer_norm")
+    return shapes | linear(f"{layer}.ffn", WIDTH, MLP) | linear(f"{layer}.ffn_output", MLP, WIDTH)
+
+
 def opt_decoder(prefix: str, pre_norm: bool = True, embedding: int = WIDTH) -> Shapes:
     shapes = {
         f"{prefix}decoder.embed_tokens.weight": (VOCABULARY, embedding),
@@ -175,6 +191,18 @@ ELECTRA = BERT | {
     "summary_last_dropout": 0.1,
     "summary_type": "first",
     "summary_use_proj": True,
+}
+ALBERT = BERT | {
+    "model_type": "albert",
+    "attention_probs_dropout_prob": 0,
+    "bos_token_id": 2,
+    "classifier_dropout_prob": 0.1,
+    "down_scale_factor": 1,
+    "embedding_size": NARROW,
+    "hidden_act": "gelu_new",
+    "hidden_dropout_prob": 0,
+    "inner_group_num": 1,
+    "num_hidden_groups": 1,
 }
 OPT = {
     "model_type": "opt",
@@ -403,6 +431,29 @@ KINDS: dict[str, Kind] = {
             "embedding_width": None,
             "pooler_activation": "gelu",
         },
+    ),
+    "AlbertForMaskedLM": Kind(
+        architectures(ALBERT, "AlbertForMaskedLM"),
+        albert_encoder("albert.")
+        | linear("predictions.dense", WIDTH, NARROW)
+        | norm("predictions.LayerNorm", width=NARROW)
+        | {"predictions.bias": (VOCABULARY,)},
+        {"head": "mlm", "embedding_width": NARROW, "shared_layers": True, "activation": "gelu_new"},
+        {
+            "predictions.decoder.weight": "albert.embeddings.word_embeddings.weight",
+            "predictions.decoder.bias": "predictions.bias",
+        },
+    ),
+    "AlbertModel": Kind(
+        architectures(ALBERT, "AlbertModel"),
+        albert_encoder("") | linear("pooler", WIDTH, WIDTH),
+        {"head": "none", "num_layers": LAYERS, "dropout": 0.0},
+        unused=tuple(linear("pooler", WIDTH, WIDTH)),
+    ),
+    "AlbertForSequenceClassification, architecture untold": Kind(
+        ALBERT | {"id2label": {str(i): f"LABEL_{i}" for i in range(CLASSES)}},
+        albert_encoder("albert.") | linear("albert.pooler", WIDTH, WIDTH) | linear("classifier", WIDTH, CLASSES),
+        {"head": "classification", "num_classes": CLASSES, "pooler_activation": "tanh"},
     ),
     "OPTForCausalLM": Kind(
         architectures(OPT, "OPTForCausalLM"),

@@ -148,7 +148,8 @@ def _forward(config: Any, stock: Stock) -> Iterator[str]:
     if place == "context":
         yield f"    context = context * {factors}"
     context = "context.flatten(2)"
-    yield f"    return {context if stock.out is None else f'self.{stock.out}({context})'}, probs"
+    out = stock.then.format(context if stock.out is None else f"self.{stock.out}({context})")
+    yield f"    return {out}, probs"
 
 
 def _exchange(config: Any, stock: Stock) -> Iterator[str]:
