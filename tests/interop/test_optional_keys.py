@@ -23,6 +23,7 @@ OF_KIND = {
     "roberta": ("RobertaForMaskedLM",),
     "distilbert": ("DistilBertForMaskedLM", "DistilBertForSequenceClassification"),
     "electra": ("ElectraForMaskedLM",),
+    "albert": ("AlbertForMaskedLM",),
     "opt": ("OPTForCausalLM", "OPTForCausalLM, post-LN"),
     "vit": ("ViTForImageClassification",),
     "timm": ("timm's ViT",),
@@ -38,6 +39,7 @@ NULLS = {
     "roberta": ("classifier_dropout", "position_embedding_type", "problem_type"),
     "distilbert": ("pad_token_id", "problem_type"),
     "electra": ("classifier_dropout", "position_embedding_type", "problem_type", "pad_token_id"),
+    "albert": ("problem_type", "pad_token_id", "position_embedding_type"),
     "opt": ("word_embed_proj_dim",),
     "vit": (),
     "timm": ("fc_norm", "init_values"),
@@ -68,6 +70,12 @@ OF_TRAINING = {
         "summary_last_dropout": (0.5,),
         "summary_activation": ("relu", None),
         "use_cache": (False,),
+    },
+    "albert": {
+        "classifier_dropout_prob": (0.25,),
+        "hidden_dropout_prob": (1.0,),
+        "down_scale_factor": (2,),
+        "net_structure_type": (0,),
     },
     "opt": {
         "layerdrop": (0.5,),
