@@ -208,12 +208,13 @@ def stacked(
     # Unrolled in training, where a scan would copy every saved activation into one stacked buffer; not if these are
     # rematerialized: without a loop XLA would find both computations equal, and keep the activations after all.
     unrolled = not deterministic and config.remat == NONE and config.num_layers <= UNROLLED_LAYERS
-    of_layers = dict.fromkeys(("intermediates", "ranges", "calibration", "integer"), 0)
+    shared = config.shared_layers
+    of_layers = ("intermediates", "ranges", "calibration", "integer", *(() if shared else ("params",)))
     scanned: Any = nn.scan(
         rematerialized(block, config.remat),
-        variable_axes=of_layers if config.shared_layers else {"params": 0, **of_layers},
-        variable_broadcast="params" if config.shared_layers else False,
-        split_rngs={"params": not config.shared_layers, "dropout": True},
+        variable_axes=dict.fromkeys(of_layers, 0),
+        variable_broadcast="params" if shared else False,
+        split_rngs={"params": not shared, "dropout": True},
         in_axes=nn.broadcast if per_layer is None else (nn.broadcast, 0),
         length=config.num_layers,
         unroll=config.num_layers if unrolled else 1,

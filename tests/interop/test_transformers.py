@@ -185,7 +185,9 @@ def test_outputs_equal_those_of_transformers(tmp_path, name):
 
 
 @pytest.mark.slow
-@pytest.mark.parametrize("name", ["BertModel", "RobertaForMaskedLM", "DistilBertForMaskedLM", "ElectraForMaskedLM", "AlbertModel"])
+@pytest.mark.parametrize(
+    "name", ["BertModel", "RobertaForMaskedLM", "DistilBertForMaskedLM", "ElectraForMaskedLM", "AlbertModel"]
+)
 def test_texts_of_every_length_that_has_positions_are_the_same_padded(tmp_path, name):
     torch.manual_seed(0)
     model = randomized(KINDS[name]()[0])

@@ -16,11 +16,12 @@ from qtx.attention import VARIANTS
 from qtx.families import build
 from qtx.foundation.errors import QtxError
 from qtx.models import BertConfig, OptConfig
-from qtx.quantization import QuantizationConfig, calibrate
+from qtx.quantization import QuantizationConfig, calibrate, make_grid
 from qtx.quantization.integer import convert
 from qtx.quantization.methods import METHODS
 from qtx.sites import capture, site_shapes
 from tests.quantization.test_integer import PRODUCTS, assert_same_answers, off_the_edges
+from tests.quantization.test_methods import reference_gptq
 
 SMALL = {"num_layers": 2, "width": 16, "num_heads": 2, "mlp_width": 32, "init_std": 0.3, "vocab_size": 23}
 LABELS = {"head": "classification", "num_classes": 3}
@@ -70,7 +71,8 @@ def test_sites_and_parameters_are_those_of_the_published_kind(kind):
     assert params["embeddings"]["words"]["embedding"].shape == (23, module.config.embedding_width or 16)
     assert params["layers"]["mlp"]["in"]["kernel"].shape == ((16, 32) if kind == "ALBERT" else (2, 16, 32))
     assert ("final_norm" in found) == ("final_norm" in params) is False
-    assert ("embeddings/token_type_sum" in found) == (kind in ("ELECTRA", "ALBERT")) == ("token_types" in params["embeddings"])
+    typed = kind in ("ELECTRA", "ALBERT")
+    assert ("embeddings/token_type_sum" in found) == ("token_types" in params["embeddings"]) == typed
     for path, biased in PROJECTIONS[kind].items():
         layer = functools.reduce(dict.__getitem__, path.split("/"), params)
         assert ("bias" in layer) == biased
@@ -114,20 +116,23 @@ def test_layers_that_share_their_kernels_cannot_be_smoothed_each_in_its_own_way(
 
 @pytest.mark.slow
 def test_gptq_rounds_a_shared_kernel_for_the_inputs_of_all_layers():
-    """The Hessian is the sum over the layers, written out: with it, rounding is nearer to the outputs than to nearest."""
+    """The paper's algorithm, by the Hessian of both layers' inputs; that of either alone gives other integers."""
     module, params, batch = make("ALBERT")
-    sites = {"layers/attention_norm"}
-    x = jax.jit(lambda p: capture(module.apply, sites, {"params": p}, batch)[1]["layers/attention_norm"])(params)
-    assert x.shape[0] == 2
-    rows = np.asarray(x)[:, batch["mask"]].reshape(-1, 16)
-    kernel = np.asarray(params["layers"]["mlp"]["in"]["kernel"])
-    errors = {}
-    for method in ("static", "gptq"):
-        result = quantized("ALBERT", "strict", "w3a16", method)
-        assert result.weight_ranges["layers/mlp/in/kernel"]["minimum"].shape == ()
-        rounded = np.asarray(result.params["layers"]["mlp"]["in"]["kernel"])
-        errors[method] = np.linalg.norm(rows @ (rounded - kernel))
-    assert errors["gptq"] < 0.9 * errors["static"]
+    site, path = "layers/attention_norm", "layers/mlp/in/kernel"
+    x = jax.jit(lambda p: capture(module.apply, {site}, {"params": p}, batch)[1][site])(params)
+    rows = np.asarray(x, np.float64)[:, batch["mask"]]
+    result = quantized("ALBERT", "strict", "w3a16", "gptq")
+    r, kernel = result.weight_ranges[path], np.asarray(params["layers"]["mlp"]["in"]["kernel"], np.float64)
+    assert r["minimum"].shape == () and rows.shape == (2, batch["mask"].sum(), 16)
+    grid = make_grid(r["minimum"], r["maximum"], r["bits"], symmetric=True)
+    scale, low, high = (float(x) for x in (grid.scale, grid.low, grid.high))
+    rounded = np.asarray(result.params["layers"]["mlp"]["in"]["kernel"])
+
+    def equal(*layers):
+        hessian = sum(rows[layer].T @ rows[layer] for layer in layers)
+        return np.isclose(rounded, reference_gptq(kernel, hessian, 0.01, scale, low, high), atol=1e-5).mean()
+
+    assert equal(0, 1) > 0.99 > max(equal(0), equal(1))
 
 
 @pytest.mark.slow

@@ -257,6 +257,7 @@ def test_every_granularity_learns(start, data, tmp_path, measured):
         ("opt", "softmax", "tensor", {"remat": "full", "dtype": "bfloat16"}),
         ("vit", "softmax", "input_group,size=8", {}),
         ("bert", "softmax", "tensor", {"embedding_width": 8}),
+        ("bert", "gated_linear", "tensor", {"embedding_width": 8, "shared_layers": True}),
         ("bert", "gated_linear", "channel", {"type_vocab_size": 0, "head": "regression", "num_classes": 3}),
     ],
 )

@@ -17,7 +17,6 @@ from qtx.quantization import float32_only
 from qtx.quantization.integer.interceptor import COLLECTION, on_integers
 from qtx.quantization.integer.kernels import Tensors
 
-
 OF_KERNELS = ("kernel", "kernel_scale", "kernel_bits", "kernel_zero_point", "bias")
 """What a dense layer's node has of the layer's parameters alone."""
 
