@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import dataclasses
-from typing import Annotated, ClassVar
+from typing import Annotated, ClassVar, Self
 
 import flax.linen as nn
 import jax
@@ -33,13 +33,16 @@ class BertConfig(TransformerConfig):
     """The options of BERT, by default BERT-base.
 
     Attributes:
-      activation: the activation of the feed-forward networks and the masked-language head, a name in `ACTIVATIONS`; the
-        pooler's is always tanh.
+      activation: the activation of the feed-forward networks and the masked-language head, a name in `ACTIVATIONS`.
+      pooler_activation: the activation of the dense layer below the outputs of a head of whole texts, such a name too.
       vocab_size: the rows of the embedding table; None: from the data's tokenizer.
       max_length: the longest sequence, and the rows of the position embeddings where positions are learned.
-      type_vocab_size: the number of token types; 0: the model has none.
+      type_vocab_size: the number of token types; 0: the model has none (DistilBERT).
       relative_buckets: the rows of the table of biases that scores have by the distance of query and key (MPNet: 32);
         0: there is none.
+      embedding_width: the width of the embedding tables. If it is not the model's width, their normalized sum is
+        projected to that (ELECTRA), and the masked-language head works in theirs; None: the model's width.
+      shared_layers: whether all layers have the same parameters (ALBERT).
       head: `"mlm"`, the masked-language head with a tied decoder; a head of whole texts: `"classification"`, one class
         of several, `"regression"`, a number or several, or `"multi_label"`, classes of which a text may have several;
         a head of every token: `"token_classification"`, or `"span"`, which finds an answer in a text; or `"none"`, the
@@ -61,10 +64,13 @@ class BertConfig(TransformerConfig):
     """Which hidden state a head of whole texts reads: a name in `qtx.models.pooling.POOLINGS`."""
 
     activation: Annotated[str, one_of(ACTIVATIONS)] = "gelu"  # type: ignore[misc]
+    pooler_activation: Annotated[str, one_of(ACTIVATIONS)] = "tanh"
     vocab_size: int | None = None
     max_length: int = 512
     type_vocab_size: Annotated[int, at_least(0)] = 2
     relative_buckets: Annotated[int, at_least(0)] = 0
+    embedding_width: Annotated[int | None, at_least(1, "or None for width")] = None
+    shared_layers: bool = False  # type: ignore[misc]
     head: Annotated[str, one_of(HEADS)] = "mlm"
     num_classes: int | None = None
     pooling: str = "mean"
@@ -74,6 +80,15 @@ class BertConfig(TransformerConfig):
         super().__post_init__()
         check_pooling(self.pooling)
 
+    def resolved(self) -> Self:
+        # None instead of the width: were both recorded as numbers, changing only the width would add a projection.
+        return dataclasses.replace(super().resolved(), embedding_width=self.embedding_width if self.projected else None)
+
+    @property
+    def projected(self) -> bool:
+        """Says whether there is a projection between the embedding tables and the layers."""
+        return self.embedding_width not in (None, self.width)
+
     @property
     def from_data(self):
         counted = self.head in (*OF_TEXTS, "token_classification")
@@ -82,23 +97,26 @@ class BertConfig(TransformerConfig):
 
 class BertEmbeddings(nn.Module):
     """The embeddings. Sites: token_type_sum (words + token types) and sum (with positions), where the model has these,
-    and norm; all `[B, T, width]`."""
+    and norm; all `[B, T, embedding_width]`; project_in `[B, T, width]`, if the embeddings are not as wide."""
 
     config: BertConfig
     deterministic: bool
 
     def setup(self):
         c, dtype = self.config, jnp.dtype(self.config.dtype)
+        width = c.embedding_width or c.width
         assert c.vocab_size is not None, "vocab_size is filled in by qtx.families.build"
-        self.words = embedding(c.vocab_size, c.width, "vocab", c.init_std, dtype)
+        self.words = embedding(c.vocab_size, width, "vocab", c.init_std, dtype)
         if c.learned_positions:
-            self.positions = embedding(c.max_length, c.width, "positions", c.init_std, dtype)
+            self.positions = embedding(c.max_length, width, "positions", c.init_std, dtype)
             self.sum = Site(Part.EMBEDDED)
         if c.type_vocab_size:
-            self.token_types = embedding(c.type_vocab_size, c.width, "positions", c.init_std, dtype)
+            self.token_types = embedding(c.type_vocab_size, width, "positions", c.init_std, dtype)
             self.token_type_sum = Site(Part.EMBEDDED)
         self.norm = layer_norm(c.layer_norm_epsilon, dtype, use_bias=c.norm_bias)
         self.drop = Dropout(c.dropout, deterministic=self.deterministic)
+        if c.projected:
+            self.project_in = dense(c.width, (None, "embed"), c.init_std, dtype, part=Part.EMBEDDED)
 
     def __call__(self, tokens: jax.Array, token_types: jax.Array) -> jax.Array:
         x = self.words(tokens)
@@ -106,14 +124,15 @@ class BertEmbeddings(nn.Module):
             x = self.token_type_sum(x + self.token_types(token_types))
         if self.config.learned_positions:
             x = self.sum(x + self.positions(jnp.arange(tokens.shape[1])[None]))
-        return self.drop(self.norm(x))
+        x = self.drop(self.norm(x))
+        return self.project_in(x) if self.config.projected else x
 
 
-def transformed(config: BertConfig, x: jax.Array) -> jax.Array:
+def transformed(config: BertConfig, x: jax.Array, width: int) -> jax.Array:
     """Returns what the masked-language head makes of hidden states first: dense, activation, norm, `[..., width]`."""
     dtype = jnp.dtype(config.dtype)
     axes, bias = ("embed", None), config.transform_bias
-    x = dense(config.width, axes, config.init_std, dtype, "transform", bias, part=Part.HEAD)(x)
+    x = dense(width, axes, config.init_std, dtype, "transform", bias, part=Part.HEAD)(x)
     return make_norm(config, "norm", Part.HEAD)(ACTIVATIONS[config.activation](x))
 
 
@@ -124,14 +143,14 @@ class MlmHead(nn.Module):
 
     @nn.compact
     def __call__(self, x: jax.Array, table: jax.Array) -> jax.Array:
-        x = transformed(self.config, x)
+        x = transformed(self.config, x, table.shape[1])
         bias = self.param("bias", nn.initializers.zeros_init(), (table.shape[0],))
         return Site(Part.HEAD, name=LOGITS)(VocabularyProduct(name="product")(x, table, bias))
 
 
 class ClassificationHead(nn.Module):
-    """The pooler (dense and tanh) or `transformed` of a text's pooled hidden state, by default that of the first token,
-    dropout, and a dense layer; float32 `[B, num_classes]`."""
+    """The pooler (dense and activation) or `transformed` of a text's pooled hidden state, by default that of the first
+    token, dropout, and a dense layer; float32 `[B, num_classes]`."""
 
     config: BertConfig
     deterministic: bool
@@ -143,10 +162,10 @@ class ClassificationHead(nn.Module):
         axes, drop = ("embed", None), Dropout(c.dropout, deterministic=self.deterministic)
         x = POOLINGS[c.text_pooling](x, real)
         if c.transforms_all:
-            pooled = drop(transformed(c, x))
+            pooled = drop(transformed(c, x, c.width))
         else:
-            pooled = jnp.tanh(dense(c.width, axes, c.init_std, dtype, "pooler", part=Part.HEAD)(x))
-            pooled = drop(Site(Part.HEAD, name="pooled")(pooled))
+            pooled = dense(c.width, axes, c.init_std, dtype, "pooler", part=Part.HEAD)(x)
+            pooled = drop(Site(Part.HEAD, name="pooled")(ACTIVATIONS[c.pooler_activation](pooled)))
         return dense(c.num_classes, axes, c.init_std, dtype, "logits", part=Part.HEAD)(pooled).astype(jnp.float32)
 
 
@@ -162,7 +181,7 @@ class TokenHead(nn.Module):
         c, dtype = self.config, jnp.dtype(self.config.dtype)
         outputs = 2 if c.head == "span" else c.num_classes
         assert outputs is not None, "num_classes is filled in by qtx.families.build"
-        x = transformed(c, x) if c.transforms_all else x
+        x = transformed(c, x, c.width) if c.transforms_all else x
         x = Dropout(c.dropout, deterministic=self.deterministic)(x)
         return dense(outputs, ("embed", None), c.init_std, dtype, "logits", part=Part.HEAD)(x).astype(jnp.float32)
 

@@ -15,6 +15,7 @@ from qtx.attention.gates import LinearGate
 
 LAYERS, WIDTH, HEADS, MLP = 2, 8, 2, 12
 VOCABULARY, LENGTH, CLASSES = 11, 6, 3
+NARROW = 4
 IMAGE, PATCH = 6, 2
 Shapes = dict[str, tuple[int, ...]]
 
@@ -23,8 +24,8 @@ def linear(name: str, size_in: int, size_out: int) -> Shapes:
     return {f"{name}.weight": (size_out, size_in), f"{name}.bias": (size_out,)}
 
 
-def norm(name: str, weight: str = "weight", bias: str = "bias") -> Shapes:
-    return {f"{name}.{weight}": (WIDTH,), f"{name}.{bias}": (WIDTH,)}
+def norm(name: str, weight: str = "weight", bias: str = "bias", width: int = WIDTH) -> Shapes:
+    return {f"{name}.{weight}": (width,), f"{name}.{bias}": (width,)}
 
 
 def bert_encoder(prefix: str, weight: str = "weight", bias: str = "bias") -> Shapes:
@@ -102,6 +103,46 @@ def modern_bert_encoder(prefix: str) -> Shapes:
         shapes |= {f"{layer}.mlp.Wi.weight": (2 * MLP, WIDTH), f"{layer}.mlp.Wo.weight": (WIDTH, MLP)}
         shapes |= norm(f"{layer}.mlp_norm")
     return without_bias(shapes)
+
+
+def distilbert_encoder(prefix: str) -> Shapes:
+    shapes = {
+        f"{prefix}embeddings.word_embeddings.weight": (VOCABULARY, WIDTH),
+        f"{prefix}embeddings.position_embeddings.weight": (LENGTH, WIDTH),
+        **norm(f"{prefix}embeddings.LayerNorm"),
+    }
+    for layer in (f"{prefix}transformer.layer.{i}" for i in range(LAYERS)):
+        for name in ("q_lin", "k_lin", "v_lin", "out_lin"):
+            shapes |= linear(f"{layer}.attention.{name}", WIDTH, WIDTH)
+        shapes |= norm(f"{layer}.sa_layer_norm") | norm(f"{layer}.output_layer_norm")
+        shapes |= linear(f"{layer}.ffn.lin1", WIDTH, MLP) | linear(f"{layer}.ffn.lin2", MLP, WIDTH)
+    return shapes
+
+
+def electra_encoder(prefix: str, embedding: int = NARROW) -> Shapes:
+    """A BERT's on narrower tables, unless they are as wide."""
+    shapes = bert_encoder(prefix)
+    if embedding == WIDTH:
+        return shapes
+    tables = {name: (x[0], embedding) for name, x in shapes.items() if name.endswith("_embeddings.weight")}
+    norms = norm(f"{prefix}embeddings.LayerNorm", width=embedding)
+    return shapes | tables | norms | linear(f"{prefix}embeddings_project", embedding, WIDTH)
+
+
+def albert_encoder(prefix: str) -> Shapes:
+    """Narrower tables, and one layer for all."""
+    shapes = {
+        f"{prefix}embeddings.word_embeddings.weight": (VOCABULARY, NARROW),
+        f"{prefix}embeddings.position_embeddings.weight": (LENGTH, NARROW),
+        f"{prefix}embeddings.token_type_embeddings.weight": (2, NARROW),
+        **norm(f"{prefix}embeddings.LayerNorm", width=NARROW),
+        **linear(f"{prefix}encoder.embedding_hidden_mapping_in", NARROW, WIDTH),
+    }
+    layer = f"{prefix}encoder.albert_layer_groups.0.albert_layers.0"
+    for name in ("query", "key", "value", "dense"):
+        shapes |= linear(f"{layer}.attention.{name}", WIDTH, WIDTH)
+    shapes |= norm(f"{layer}.attention.LayerNorm") | norm(f"{layer}.full_layer_layer_norm")
+    return shapes | linear(f"{layer}.ffn", WIDTH, MLP) | linear(f"{layer}.ffn_output", MLP, WIDTH)
 
 
 def opt_decoder(prefix: str, pre_norm: bool = True, embedding: int = WIDTH) -> Shapes:
@@ -207,6 +248,44 @@ MODERN_BERT = BERT | {
     "global_rope_theta": 160000.0,
     "local_rope_theta": 10000.0,
     "norm_eps": 1e-5,
+}
+DISTILBERT = {
+    "activation": "gelu",
+    "attention_dropout": 0.1,
+    "dim": WIDTH,
+    "dropout": 0.1,
+    "hidden_dim": MLP,
+    "initializer_range": 0.02,
+    "max_position_embeddings": LENGTH,
+    "model_type": "distilbert",
+    "n_heads": HEADS,
+    "n_layers": LAYERS,
+    "pad_token_id": 0,
+    "qa_dropout": 0.1,
+    "seq_classif_dropout": 0.2,
+    "sinusoidal_pos_embds": False,
+    "tie_weights_": True,
+    "vocab_size": VOCABULARY,
+}
+ELECTRA = BERT | {
+    "model_type": "electra",
+    "embedding_size": NARROW,
+    "summary_activation": "gelu",
+    "summary_last_dropout": 0.1,
+    "summary_type": "first",
+    "summary_use_proj": True,
+}
+ALBERT = BERT | {
+    "model_type": "albert",
+    "attention_probs_dropout_prob": 0,
+    "bos_token_id": 2,
+    "classifier_dropout_prob": 0.1,
+    "down_scale_factor": 1,
+    "embedding_size": NARROW,
+    "hidden_act": "gelu_new",
+    "hidden_dropout_prob": 0,
+    "inner_group_num": 1,
+    "num_hidden_groups": 1,
 }
 OPT = {
     "model_type": "opt",
@@ -432,6 +511,86 @@ KINDS: dict[str, Kind] = {
     ),
     "ModernBertModel": Kind(
         architectures(MODERN_BERT, "ModernBertModel"), modern_bert_encoder(""), {"head": "none"}, made=WIDTH
+    ),
+    "DistilBertForMaskedLM": Kind(
+        architectures(DISTILBERT, "DistilBertForMaskedLM"),
+        distilbert_encoder("distilbert.")
+        | linear("vocab_transform", WIDTH, WIDTH)
+        | norm("vocab_layer_norm")
+        | {"vocab_projector.bias": (VOCABULARY,)},
+        {"head": "mlm", "type_vocab_size": 0, "layer_norm_epsilon": 1e-12},
+        {"vocab_projector.weight": "distilbert.embeddings.word_embeddings.weight"},
+    ),
+    "DistilBertForSequenceClassification": Kind(
+        architectures(DISTILBERT, "DistilBertForSequenceClassification") | {"sinusoidal_pos_embds": True},
+        distilbert_encoder("distilbert.")
+        | linear("pre_classifier", WIDTH, WIDTH)
+        | linear("classifier", WIDTH, CLASSES),
+        {"head": "classification", "num_classes": CLASSES, "pooler_activation": "relu"},
+    ),
+    "DistilBertModel": Kind(architectures(DISTILBERT, "DistilBertModel"), distilbert_encoder(""), {"head": "none"}),
+    "DistilBertForTokenClassification, architecture untold": Kind(
+        DISTILBERT,
+        distilbert_encoder("distilbert.") | linear("classifier", WIDTH, CLASSES),
+        {"head": "token_classification", "num_classes": CLASSES},
+    ),
+    "ElectraForMaskedLM": Kind(
+        architectures(ELECTRA, "ElectraForMaskedLM"),
+        electra_encoder("electra.")
+        | linear("generator_predictions.dense", WIDTH, NARROW)
+        | norm("generator_predictions.LayerNorm", width=NARROW)
+        | {"generator_lm_head.bias": (VOCABULARY,)},
+        {"head": "mlm", "embedding_width": NARROW},
+        {"generator_lm_head.weight": "electra.embeddings.word_embeddings.weight"},
+    ),
+    "ElectraForPreTraining": Kind(
+        architectures(ELECTRA, "ElectraForPreTraining"),
+        electra_encoder("electra.")
+        | linear("discriminator_predictions.dense", WIDTH, WIDTH)
+        | linear("discriminator_predictions.dense_prediction", WIDTH, 1),
+        {"head": "none", "embedding_width": NARROW},
+        others={"electra.embeddings.position_ids": POSITION_IDS},
+        unused=(
+            *linear("discriminator_predictions.dense", WIDTH, WIDTH),
+            *linear("discriminator_predictions.dense_prediction", WIDTH, 1),
+        ),
+    ),
+    "ElectraModel": Kind(architectures(ELECTRA, "ElectraModel"), electra_encoder(""), {"head": "none"}),
+    "ElectraForSequenceClassification": Kind(
+        architectures(ELECTRA, "ElectraForSequenceClassification")
+        | {"embedding_size": WIDTH, "id2label": {str(i): f"LABEL_{i}" for i in range(CLASSES)}},
+        electra_encoder("electra.", embedding=WIDTH)
+        | linear("classifier.dense", WIDTH, WIDTH)
+        | linear("classifier.out_proj", WIDTH, CLASSES),
+        {
+            "head": "classification",
+            "num_classes": CLASSES,
+            "embedding_width": None,
+            "pooler_activation": "gelu",
+        },
+    ),
+    "AlbertForMaskedLM": Kind(
+        architectures(ALBERT, "AlbertForMaskedLM"),
+        albert_encoder("albert.")
+        | linear("predictions.dense", WIDTH, NARROW)
+        | norm("predictions.LayerNorm", width=NARROW)
+        | {"predictions.bias": (VOCABULARY,)},
+        {"head": "mlm", "embedding_width": NARROW, "shared_layers": True, "activation": "gelu_new"},
+        {
+            "predictions.decoder.weight": "albert.embeddings.word_embeddings.weight",
+            "predictions.decoder.bias": "predictions.bias",
+        },
+    ),
+    "AlbertModel": Kind(
+        architectures(ALBERT, "AlbertModel"),
+        albert_encoder("") | linear("pooler", WIDTH, WIDTH),
+        {"head": "none", "num_layers": LAYERS, "dropout": 0.0},
+        unused=tuple(linear("pooler", WIDTH, WIDTH)),
+    ),
+    "AlbertForSequenceClassification, architecture untold": Kind(
+        ALBERT | {"id2label": {str(i): f"LABEL_{i}" for i in range(CLASSES)}},
+        albert_encoder("albert.") | linear("albert.pooler", WIDTH, WIDTH) | linear("classifier", WIDTH, CLASSES),
+        {"head": "classification", "num_classes": CLASSES, "pooler_activation": "tanh"},
     ),
     "OPTForCausalLM": Kind(
         architectures(OPT, "OPTForCausalLM"),

@@ -54,12 +54,20 @@ CONFIGS |= {
     "modernbert": ModernBertConfig(**ROTARY | {"num_layers": 4}, local_distance=3),
     "bert encoder": dataclasses.replace(CONFIGS["bert"], head="none"),
     "bert classifier": dataclasses.replace(CONFIGS["bert"], head="classification", num_classes=4),
+    "distilbert": dataclasses.replace(
+        CONFIGS["bert"], type_vocab_size=0, pooler_activation="relu", head="multi_label", num_classes=4
+    ),
+    "electra": dataclasses.replace(CONFIGS["bert"], embedding_width=8, pooler_activation="gelu"),
+    "albert": dataclasses.replace(CONFIGS["bert"], embedding_width=8, shared_layers=True),
 }
 AUTO = {
     **dict.fromkeys(("mpnet", "nomic", "gte", "modernbert"), "AutoModelForMaskedLM"),
     "bert": "AutoModelForMaskedLM",
     "bert encoder": "AutoModel",
     "bert classifier": "AutoModelForSequenceClassification",
+    "distilbert": "AutoModelForSequenceClassification",
+    "electra": "AutoModelForMaskedLM",
+    "albert": "AutoModelForMaskedLM",
     "opt": "AutoModelForCausalLM",
     "vit": "AutoModelForImageClassification",
 }
@@ -143,7 +151,10 @@ def assert_equal_logits(model, config, params):
 
 
 @needs_torch
-@pytest.mark.representative("bert-*", "opt-clipped_softmax_visible", "vit-sink", "bert ?*-gated_mlp")
+@pytest.mark.representative(
+    *("bert-*", "opt-clipped_softmax_visible", "vit-sink", "bert ?*-gated_mlp"),
+    *("distilbert-clipped_softmax", "electra-gated_linear", "albert-*linear", "albert-sink"),
+)
 @pytest.mark.parametrize("variant", NOT_STOCK)
 @pytest.mark.parametrize("family", CONFIGS)
 def test_every_variant_is_the_same_in_pytorch(tmp_path, in_torch, family, variant):
@@ -209,7 +220,7 @@ def test_text_goes_on_from_cached_keys_and_values(tmp_path, in_torch):
 
 
 @needs_torch
-@pytest.mark.parametrize("family", ["bert", "opt", "vit"])
+@pytest.mark.parametrize("family", ["bert", "opt", "vit", "albert"])
 def test_what_pytorch_saved_is_still_the_model(tmp_path, in_torch, family):
     config = dataclasses.replace(CONFIGS[family], attention=attention_variant("sink,gate=linear"))
     params = saved(tmp_path / "model", config)

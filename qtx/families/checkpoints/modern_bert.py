@@ -124,7 +124,7 @@ CHECKPOINT = Checkpoint(
         projections=("Wqkv",),
         out="Wo",
         dropout="self.attention_dropout",
-        classes=roberta.CLASSES,
+        classes=roberta.STOCK.classes,
         positions="rotary",
     ),
 )

@@ -47,7 +47,7 @@ CHECKPOINT = dataclasses.replace(
         projections=("q", "k", "v"),
         out="o",
         dropout="self.dropout.p",
-        classes=roberta.CLASSES,
+        classes=roberta.STOCK.classes,
         positions="bias",
     ),
 )

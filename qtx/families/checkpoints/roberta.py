@@ -39,14 +39,13 @@ SHOWN_BY: dict[tuple[str, ...], str] = {
 }
 POSITIONS = Field("max_length", read=lambda rows: rows - FIRST, write=lambda length: length + FIRST)
 
-CLASSES = tuple(name for name in bert.STOCK.classes if name != "ForPreTraining")
-
 
 def without(names: Mapping[str, Any], *left_out: str) -> dict[str, Any]:
     """Returns a table without some of its names."""
     return {name: entry for name, entry in names.items() if name not in left_out}
 
 
+STOCK = dataclasses.replace(bert.STOCK, classes=tuple(x for x in bert.STOCK.classes if x != "ForPreTraining"))
 CHECKPOINT = dataclasses.replace(
     bert.CHECKPOINT,
     model_types={"roberta": "Roberta", "xlm-roberta": "XLMRoberta", "camembert": "Camembert"},
@@ -63,5 +62,5 @@ CHECKPOINT = dataclasses.replace(
     },
     unused=("roberta.pooler.", "roberta.embeddings.position_ids"),
     shown_by_weights=partial(shown_head, heads=SHOWN_BY),
-    stock=dataclasses.replace(bert.STOCK, classes=CLASSES),
+    stock=STOCK,
 )

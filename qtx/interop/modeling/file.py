@@ -122,7 +122,7 @@ def _learned(config: Any, stock: Stock) -> Iterator[str]:
     if stock.own != "self" and (parameters or gate is not None):
         yield f"{stock.own} = nn.Module()  # as the weights are named"
     for name, parameter in parameters.items():
-        if name in (*TAKEN, *stock.projections):
+        if name in (*TAKEN, *stock.projections, stock.out):
             raise QtxError(
                 f"the normalizer's parameter {name!r} has the name of something else in a PyTorch attention layer, "
                 f"which it would replace: give it another in its class, e.g. {f'{name}_of_heads'!r}"
@@ -162,7 +162,8 @@ def _forward(config: Any, stock: Stock) -> Iterator[str]:
     if place == "context":
         yield f"    context = context * {factors}"
     context = "context.flatten(2)"
-    yield f"    return {context if stock.out is None else f'self.{stock.out}({context})'}, probs"
+    out = stock.then.format(context if stock.out is None else f"self.{stock.out}({context})")
+    yield f"    return {out}, probs"
 
 
 def _exchange(config: Any, stock: Stock) -> Iterator[str]:
