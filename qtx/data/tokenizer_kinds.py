@@ -52,8 +52,8 @@ OPT = Kind({**dict.fromkeys(("bos", "eos", "unk"), "</s>"), "pad": "<pad>", "mas
 LLAMA = Kind({"bos": "<s>", "eos": "</s>", "unk": "<unk>"}, begins=True)
 ANY = Kind({})
 MODEL_TYPES: dict[str, Kind] = {
-    **dict.fromkeys(("bert", "distilbert", "electra", "mobilebert", "convbert", "squeezebert"), BERT),
-    **dict.fromkeys(("roberta", "xlm-roberta", "bart", "longformer"), ROBERTA),
+    **dict.fromkeys(("bert", "distilbert", "electra", "mobilebert", "convbert", "squeezebert", "nomic_bert"), BERT),
+    **dict.fromkeys(("roberta", "xlm-roberta", "bart", "longformer", "gte"), ROBERTA),
     **{"albert": ALBERT, "camembert": CAMEMBERT, "mpnet": MPNET, "gpt2": GPT2, "opt": OPT, "llama": LLAMA},
 }
 """The class of a model's tokenizer, by the model's type."""
