@@ -27,6 +27,7 @@ from qtx.foundation.errors import QtxError, lookup
 from qtx.foundation.hardware import CHIPS
 from qtx.foundation.numbers import fixed, number
 from qtx.foundation.paths import at_home
+from qtx.interop.stored import open_folder
 from qtx.losses.binary_cross_entropy import OF_LABEL
 from qtx.pipeline.analyze import COSTLIEST, diagnose, open_run
 from qtx.pipeline.assemble import assemble
@@ -79,7 +80,10 @@ def import_(experiment: Experiment, workdir: Path, source: Found) -> None:
     console = Console()
     with console.status("importing"):
         assembled = import_run(experiment, workdir, source)
+        left_out = open_folder(source.folder).left_out(assembled.experiment.model)
     print_summary(assembled, workdir, console)
+    if left_out:
+        say(console, f"no part of the model, and given back by an export: {', '.join(left_out)}")
     say(console, f"imported {source.source}: next: qtx quantize --workdir={quote(str(workdir))}")
 
 

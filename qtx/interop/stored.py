@@ -25,6 +25,7 @@ CONFIG = "config.json"
 EXPECTED = Expected("a model's config", f"give a checkpoint folder with {CONFIG} and {WEIGHTS}")
 # The key of the attention variant in config.json; transformers keeps unknown keys and ignores them.
 ATTENTION_KEY = "qtx_attention"
+PARAMETERS = (".weight", ".bias")
 
 
 @dataclasses.dataclass(frozen=True)
@@ -93,10 +94,18 @@ class Stored:
         for copy, original in tied.items():
             if copy in tensors and original in tensors and not np.array_equal(tensors[copy], tensors[original]):
                 raise QtxError(f"{self.source}: {copy} differs from {original}; qtx's {self.family.title} ties them")
-        unused = [
-            start for start in self.checkpoint.unused if not any(weight.name.startswith(start) for weight in table)
-        ]
-        return {k: v for k, v in tensors.items() if k not in tied and not k.startswith(tuple(unused))}
+        return {k: v for k, v in tensors.items() if k not in tied and not k.startswith(self._unused(table))}
+
+    def left_out(self, config: TransformerConfig) -> list[str]:
+        """Lists the layers, by their names in the files, whose weights are no part of the model of a config, such as
+        the head of a pre-training; an export gives them back."""
+        unused = self._unused(table_of(self.checkpoint, config))
+        names = {name for name, full in self.names.items() if full.startswith(unused) and name.endswith(PARAMETERS)}
+        return sorted({name.rpartition(".")[0] for name in names})
+
+    def _unused(self, table: list[Weight]) -> tuple[str, ...]:
+        beginnings = self.checkpoint.unused
+        return tuple(start for start in beginnings if not any(weight.name.startswith(start) for weight in table))
 
 
 def _with_pooling(config: TransformerConfig, folder: Path) -> TransformerConfig:

@@ -158,7 +158,7 @@ def test_a_family_without_a_checkpoint_is_refused_and_nothing_is_written(other, 
         interop.save(tmp_path / "out", other, shapes_of(build(other)))
     assert not (tmp_path / "out").exists()
     (tmp_path / "config.json").write_text('{"model_type": "other"}')
-    with pytest.raises(QtxError, match="expected one of bert, .*opt, .*vit"):
+    with pytest.raises(QtxError, match="expected one of albert, bert, .*opt, .*vit"):
         interop.load(tmp_path)
 
 

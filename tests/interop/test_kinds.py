@@ -16,7 +16,7 @@ from qtx.families import build
 from qtx.foundation.errors import QtxError
 from qtx.foundation.storage.stored_tensors import open_safetensors
 from qtx.interop import load, modeling, save
-from qtx.interop.stored import ATTENTION_KEY
+from qtx.interop.stored import ATTENTION_KEY, open_folder
 from qtx.interop.weight_files import EXPECTED, INDEX
 from tests.interop.kinds import HEADS, IMAGE, KINDS, LAYERS, PATCH, WIDTH, shard
 
@@ -28,12 +28,15 @@ def assert_same_bits(found, expected):
         assert found[name].tobytes() == expected[name].tobytes(), name
 
 
+@pytest.mark.representative("[!ADE]*", "AlbertForMaskedLM", "DistilBertForS*", "ElectraForPre*")
 @pytest.mark.parametrize("name", KINDS)
 def test_a_kind_is_told_and_written_again_bit_for_bit(tmp_path, name):
     kind = KINDS[name]
     tensors = kind.write(tmp_path / "original")
     config, params = load(tmp_path / "original")
     assert {field: getattr(config, field) for field in kind.fields} == kind.fields
+    left_out = open_folder(tmp_path / "original").left_out(config)
+    assert left_out == sorted({weight.rpartition(".")[0] for weight in kind.unused})
     total = sum(leaf.size for leaf in jax.tree.leaves(params))
     assert 0 < total <= sum(x.size for x in tensors.values()) + kind.made
 

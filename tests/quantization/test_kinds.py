@@ -17,7 +17,7 @@ from qtx.families import build
 from qtx.foundation.errors import QtxError
 from qtx.models import BertConfig, OptConfig
 from qtx.quantization import QuantizationConfig, calibrate, make_grid
-from qtx.quantization.integer import convert
+from qtx.quantization.integer import convert, load, save
 from qtx.quantization.methods import METHODS
 from qtx.sites import capture, site_shapes
 from tests.quantization.test_integer import PRODUCTS, assert_same_answers, off_the_edges
@@ -109,6 +109,7 @@ def test_recipes_and_methods_fit(kind, recipe, method):
     assert difference(kind, result) < 0.2
 
 
+@pytest.mark.slow
 def test_layers_that_share_their_kernels_cannot_be_smoothed_each_in_its_own_way():
     with pytest.raises(QtxError, match="smoothquant finds no norm in a stack of layers whose output dense layers"):
         quantized("ALBERT", "strict", "w8a8", "smoothquant")
@@ -148,11 +149,13 @@ def test_gptq_rounds_a_shared_kernel_for_the_inputs_of_all_layers():
         ("ALBERT", "gated_linear", "gptq"),
     ],
 )
-def test_integers_compute_what_fake_quantization_simulates(kind, attention, method):
+def test_integers_compute_what_fake_quantization_simulates(tmp_path, kind, attention, method):
     result = off_the_edges(quantized(kind, "strict", "w8a8", method, attention))
     model = convert(result)
     assert not set(PRODUCTS) & set(model.in_floating_point)
     assert_same_answers(model, result, make(kind, attention)[2])
+    save(model, tmp_path)
+    jax.tree.map(np.testing.assert_array_equal, load(result.module, tmp_path), model)
 
 
 @pytest.mark.slow

@@ -38,13 +38,14 @@ OF_FAMILY = {
 PER_TENSOR = Tensor()
 
 
-def make(family):
+def make(family, **options):
     rng = np.random.default_rng(0)
     if family == "vit":
         batch = {"images": rng.normal(size=(6, 8, 8, 3)).astype(np.float32)}
     else:
         batch = {"tokens": rng.integers(0, 23, (6, 8))}
-    module = build(FAMILIES[family].config(**SHAPE, **OF_FAMILY[family], dropout=0.0, attention_dropout=0.0))
+    options |= {"dropout": 0.0, "attention_dropout": 0.0}
+    module = build(FAMILIES[family].config(**SHAPE, **OF_FAMILY[family], **options))
     params = nn.unbox(jax.jit(module.init)(jax.random.key(0), batch)["params"])
     recipe = QuantizationConfig(
         recipe=FAMILIES[family].recipe, weight_estimator="minmax", activation_estimator="minmax"
@@ -57,9 +58,9 @@ def every_other(batch, first):
 
 
 @pytest.mark.slow
-@pytest.mark.parametrize("family", FAMILIES)
-def test_even_examples_are_quantized_and_odd_ones_are_not(family):
-    module, params, batch, recipe = make(family)
+@pytest.mark.parametrize("family, options", [*((x, {}) for x in FAMILIES), ("bert", {"shared_layers": True})])
+def test_even_examples_are_quantized_and_odd_ones_are_not(family, options):
+    module, params, batch, recipe = make(family, **options)
     model = make_noisy_model(module, recipe, batch)
 
     def held(apply, *args, **options):

@@ -31,6 +31,7 @@ CONFIGS = {
     "opt": OptConfig(**SHAPE, vocab_size=40, max_length=8, attention=VARIANTS["clipped_softmax"].trained_at(8)),
     # Ten classes and five tokens: dimensions that the mesh does not divide.
     "vit": VitConfig(**SHAPE, image_size=8, channels=1, num_classes=10, patch_size=4),
+    "albert": BertConfig(**SHAPE, vocab_size=40, max_length=8, embedding_width=8, shared_layers=True),
 }
 # The trace of SGD with momentum is, after one update, the gradient.
 TRAINING = TrainingConfig(
@@ -104,7 +105,7 @@ def test_equals_one_device(mesh):
 
 
 @pytest.mark.slow
-@pytest.mark.parametrize("name", ["bert gated", "opt", "vit"])
+@pytest.mark.parametrize("name", ["bert gated", "opt", "vit", "albert"])
 def test_every_family_in_parts_on_a_mixed_mesh_equals_one_device(name):
     check(name, "mixed", parts=2)
 
