@@ -12,8 +12,9 @@ import numpy as np
 
 from qtx.data.classes import Numbering, in_order, in_words, lacking
 from qtx.data.dataset import Data
+from qtx.data.label_values import OF_TEXTS
 from qtx.data.notes import copies, described, noted
-from qtx.data.objectives import NumbersOfTexts, TextObjective
+from qtx.data.objectives import MakeExample, NumbersOfTexts, TextObjective
 from qtx.data.objectives.sequence_classification import PADDING, padded
 from qtx.data.tables import LabelledText
 from qtx.data.text import TokenizedOptions, texts_digest
@@ -31,7 +32,9 @@ class LabelledTextOptions(TokenizedOptions):
 
     @staticmethod
     def serves(objective):
-        return isinstance(objective, TextObjective) and (objective.labelled or objective.taught)
+        return isinstance(objective, TextObjective) and (
+            objective.taught or (objective.labelled and objective.label_kind in OF_TEXTS)
+        )
 
     def make_labelled_data(
         self,
@@ -59,7 +62,7 @@ class LabelledTextOptions(TokenizedOptions):
           QtxError: for fewer than two classes, or a label that is none of them.
         """
         length = self.sequence_length
-        held_out = sorted(held_out, key=lambda row: _rank(row.text))
+        held_out = sorted(held_out, key=lambda row: rank(row.text))
         tokenizer = self.make_tokenizer([row.text for row in training], objective)
         splits = {"training": training, "held-out": held_out}
         told, names, numbers = "", None, dict[str, np.ndarray]()
@@ -79,12 +82,6 @@ class LabelledTextOptions(TokenizedOptions):
                 blocks[split][:, -1] = _numbers(rows, names, split)
             there = {int(number) for split in blocks.values() for number in split[:, -1]}
             told = f"classes {in_words(names)}{lacking(names, there)}, "
-        example = objective.example(tokenizer, 0)
-
-        def without_padding(block: np.ndarray, rng: np.random.Generator) -> Batch:
-            tokens, mask = padded(block, tokenizer.pad)
-            return {**example(tokens, rng), "mask": mask}
-
         return Data(
             description=described(
                 f"{name}: {len(training):,} training and {len(held_out):,} held-out texts, {told}cut to {length} "
@@ -93,7 +90,7 @@ class LabelledTextOptions(TokenizedOptions):
             ),
             training=blocks["training"],
             held_out=blocks["held-out"],
-            example=example if objective.labelled else without_padding,
+            example=made_example(objective, tokenizer),
             vocab_size=tokenizer.vocab_size,
             sequence_length=length,
             classes=names,
@@ -119,11 +116,29 @@ class LabelledTextOptions(TokenizedOptions):
 
 
 def _numbers(rows: Sequence[LabelledText], classes: Sequence[str], split: str) -> list[int]:
-    if len(classes) < 2:
-        raise QtxError(f"there is only one class, {', '.join(classes)}: expected texts with at least two labels")
+    check_several(classes)
     numbering = Numbering(classes)
     return [numbering.number(row.label, f"the {split} texts") for row in rows]
 
 
-def _rank(text: str) -> bytes:
+def check_several(classes: Sequence[str]) -> None:
+    """Raises QtxError unless there are two classes or more."""
+    if len(classes) < 2:
+        raise QtxError(f"there is only one class, {', '.join(classes)}: expected texts with at least two labels")
+
+
+def made_example(objective: TextObjective, tokenizer: TextTokenizer) -> MakeExample:
+    """Returns the function that makes an example of a block; of an objective without labels, whose blocks end with the
+    padding of a text, the padding is masked."""
+    example = objective.example(tokenizer, 0)
+
+    def without_padding(block: np.ndarray, rng: np.random.Generator) -> Batch:
+        tokens, mask = padded(block, tokenizer.pad)
+        return {**example(tokens, rng), "mask": mask}
+
+    return example if objective.labelled else without_padding
+
+
+def rank(text: str) -> bytes:
+    """Returns the hash by which held-out texts are ordered."""
     return hashlib.sha256(text.encode()).digest()

@@ -6,10 +6,14 @@ from collections import Counter
 from collections.abc import Iterable, Mapping
 
 WITHHELD, COPIES, HALVES = "withheld", "copies", "halves"
+CUT, LOST, EMPTY = "cut", "lost", "empty"
 WORDS = {
     WITHHELD: "documents left out of training, as they are held out elsewhere",
     COPIES: "held-out texts that are in training too",
     HALVES: "halves of surrogate pairs that became U+FFFD",
+    CUT: "words beyond sequence_length, which count nowhere",
+    LOST: "words of which the tokenizer makes nothing, which count nowhere",
+    EMPTY: "sentences without a word, left out",
 }
 """The words for each count, by the count's name."""
 SHOWN = 6

@@ -13,6 +13,7 @@ from qtx.data.objectives.multi_label_classification import MultiLabelClassificat
 from qtx.data.objectives.numbers import NumbersOfTexts
 from qtx.data.objectives.sequence_classification import SequenceClassification
 from qtx.data.objectives.sequence_regression import SequenceRegression
+from qtx.data.objectives.token_classification import TokenClassification
 
 OBJECTIVES: dict[str, Objective] = {
     "mlm": MaskedLanguageModelling(),
@@ -22,6 +23,7 @@ OBJECTIVES: dict[str, Objective] = {
     "sequence_classification": SequenceClassification(),
     "sequence_regression": SequenceRegression(),
     "multi_label_classification": MultiLabelClassification(),
+    "token_classification": TokenClassification(),
 }
 """Training objectives by the name that configs use."""
 

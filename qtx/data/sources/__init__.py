@@ -17,6 +17,7 @@ from qtx.data.sources.stdlib import Stdlib, StdlibLabels
 from qtx.data.sources.text_corpus import TextCorpus
 from qtx.data.sources.text_files import TextFiles
 from qtx.data.sources.text_labels import TextLabels
+from qtx.data.sources.token_labels import TokenLabels
 
 
 class Source(Protocol):
@@ -50,6 +51,7 @@ SOURCES: dict[str, type[Source]] = {
     "text_files": TextFiles,
     "text_corpus": TextCorpus,
     "text_labels": TextLabels,
+    "token_labels": TokenLabels,
     "stdlib_labels": StdlibLabels,
     "digits": Digits,
     "photographs": Photographs,
