@@ -88,7 +88,7 @@ def _columns(path: str | Path, text_column: str | None, label_column: str | None
             first, chosen = (number, len(cells)), _places(where, len(cells), text_column, label_column)
         if len(cells) != first[1]:
             raise QtxError(f"{where}: {len(cells)} columns, but {first[1]} in line {first[0]}: expected as many")
-        word, label = (cells[place].strip() for place in chosen)
+        word, label = (cells[place].strip(" ") for place in chosen)
         sentence.append((word, label, where))
     if sentence:
         yield sentence
