@@ -35,6 +35,7 @@ class Data:
       mix: ([example, example], generator) to two mixed examples, for training alone; None for no mixing.
       vocab_size: V, the number that all token ids are below.
       sequence_length: T, tokens per example.
+      token_types: the number that all token types are below.
       image_size: height and width in pixels.
       channels: image channels.
       pixels: the options of an image source by which an image of 8 bits becomes an example.
@@ -54,6 +55,7 @@ class Data:
     mix: Callable[[list[Batch], np.random.Generator], list[Batch]] | None = field(default=None, repr=False)
     vocab_size: int | None = None
     sequence_length: int | None = None
+    token_types: int = 1
     image_size: int | None = None
     channels: int | None = None
     pixels: Mapping[str, Any] | None = field(default=None, repr=False)
