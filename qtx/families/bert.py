@@ -24,7 +24,7 @@ BERT = Family(
     config=BertConfig,
     objectives=(
         *("mlm", "distill", "sequence_classification", "sequence_regression", "multi_label_classification"),
-        "token_classification",
+        *("token_classification", "question_answering"),
     ),
     heads={
         "mlm": "mlm",
@@ -32,6 +32,7 @@ BERT = Family(
         "sequence_regression": "regression",
         "multi_label_classification": "multi_label",
         "token_classification": "token_classification",
+        "question_answering": "span",
     },
     measured=lambda config: MEASURED,
     recipe="paper_bert",

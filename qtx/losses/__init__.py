@@ -7,6 +7,7 @@ from qtx.losses.binary_cross_entropy import BinaryCrossEntropy
 from qtx.losses.cross_entropy import ClassCrossEntropy, CrossEntropy
 from qtx.losses.distillation import EmbeddingDistillation, LogitDistillation
 from qtx.losses.entities import EntityCrossEntropy
+from qtx.losses.spans import SpanCrossEntropy
 from qtx.losses.squared_error import SquaredError
 from qtx.losses.sums import Sums
 
@@ -18,6 +19,7 @@ __all__ = [
     "EntityCrossEntropy",
     "LogitDistillation",
     "Loss",
+    "SpanCrossEntropy",
     "SquaredError",
     "Sums",
     "Training",

@@ -13,6 +13,7 @@ from qtx.data.sources.idx import Idx
 from qtx.data.sources.image_corpus import ImageCorpus
 from qtx.data.sources.image_folder import ImageFolder
 from qtx.data.sources.photographs import Photographs
+from qtx.data.sources.questions import Questions
 from qtx.data.sources.stdlib import Stdlib, StdlibLabels
 from qtx.data.sources.text_corpus import TextCorpus
 from qtx.data.sources.text_files import TextFiles
@@ -52,6 +53,7 @@ SOURCES: dict[str, type[Source]] = {
     "text_corpus": TextCorpus,
     "text_labels": TextLabels,
     "token_labels": TokenLabels,
+    "questions": Questions,
     "stdlib_labels": StdlibLabels,
     "digits": Digits,
     "photographs": Photographs,

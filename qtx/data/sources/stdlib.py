@@ -18,10 +18,12 @@ from itertools import pairwise
 from pathlib import Path
 from typing import NamedTuple
 
+from qtx.data.asked import default_stride, make_asked_data
 from qtx.data.dataset import Data
-from qtx.data.label_values import CLASS, NAMES, NUMBERS, TAGS
+from qtx.data.label_values import ANSWERS, CLASS, NAMES, NUMBERS, TAGS
 from qtx.data.labelled import LabelledTextOptions
 from qtx.data.objectives import TextObjective
+from qtx.data.question_files import Question
 from qtx.data.splitting import split_by_name
 from qtx.data.tables import LabelledText
 from qtx.data.tagged import make_tagged_data
@@ -79,7 +81,7 @@ LABELS: dict[str, Callable[[Document], str]] = {
 @dataclass(frozen=True)
 class StdlibLabels(LabelledTextOptions):
     """Python's help topics and docstrings, each labelled `topic` or `module`, or by the mean length of its words, or by
-    which of a few words it has, or word by word; a twentieth is held out."""
+    which of a few words it has, or word by word, or asked for their longest word; a twentieth is held out."""
 
     @staticmethod
     def serves(objective):
@@ -94,6 +96,14 @@ class StdlibLabels(LabelledTextOptions):
                 *(HELD_OUT_FRACTION, "text", REMEDY),
             )
             return make_tagged_data(self, "stdlib_labels", *sentences, objective, TAG_NAMES, {})
+        if kind == ANSWERS:
+            asked = split_by_name(
+                [_longest_word(document) for document in stdlib_documents()],
+                lambda row: row.context,
+                *(HELD_OUT_FRACTION, "text", REMEDY),
+            )
+            stride = default_stride(self.sequence_length)
+            return make_asked_data(self, "stdlib_labels", *asked, objective, stride, {})
         label, classes = LABELS[kind], LABEL_WORDS if kind == NAMES else None
         rows = [LabelledText(document.text, label(document)) for document in stdlib_documents()]
         training, held_out = split_by_name(rows, lambda row: row.text, HELD_OUT_FRACTION, "text", REMEDY)
@@ -105,6 +115,13 @@ def _long_words(document: Document) -> TaggedWords:
     words = document.text.split()[:FIRST_WORDS]
     long = [False, *(len(word) > 6 for word in words)]
     return TaggedWords(tuple(words), tuple(TAG_NAMES[here + (here and before)] for before, here in pairwise(long)))
+
+
+def _longest_word(document: Document) -> Question:
+    """Asks for the longest of the first words of a document."""
+    context = " ".join(document.text.split()[:FIRST_WORDS])
+    answer = max(context.split(), key=len)
+    return Question("Longest?", context, (answer,), (context.index(answer),), False)
 
 
 def split_stdlib(fraction: float) -> tuple[list[Document], list[Document]]:
