@@ -63,10 +63,12 @@ def make_asked_data(
         "held_out": texts_digest([json.dumps(row) for row in held_out]),
     }
     pairs = ([(row.question, row.context) for row in rows] for rows in (training, held_out))
+    counts = {split: len(windows) for split, windows in found.items()}
     return Data(
         description=described(
-            f"{name}: {len(training):,} training and {len(held_out):,} held-out questions, in {len(found['training']):,} "
-            f"and {len(found['held-out']):,} windows of {length} tokens, vocabulary {tokenizer.vocab_size:,}",
+            f"{name}: {len(training):,} training and {len(held_out):,} held-out questions, in "
+            f"{counts['training']:,} and {counts['held-out']:,} windows of {length} tokens, "
+            f"vocabulary {tokenizer.vocab_size:,}",
             noted({**mended, **copies(*pairs)}),
         ),
         training=blocks["training"],
@@ -90,7 +92,7 @@ class _Window(NamedTuple):
     question: int
     begin: int
     start: int
-    count: int
+    size: int
     offsets: np.ndarray
     answer: tuple[int, int]
 
@@ -147,7 +149,7 @@ def _blocks(windows: Sequence[_Window], objective: TextObjective, length: int) -
         block[: len(window.ids)] = window.ids
         block[length : length + len(window.types)] = window.types
         if objective.labelled:
-            block[2 * length :] = (*window.answer, number, window.begin, window.count)
+            block[2 * length :] = (*window.answer, number, window.begin, window.size)
     return blocks
 
 

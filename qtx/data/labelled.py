@@ -131,7 +131,7 @@ class LabelledTextOptions(TokenizedOptions):
         return blocks
 
 
-def _numbers(rows: Sequence[LabelledText], classes: Sequence[str], split: str) -> list[int]:
+def _numbers(rows: Sequence[LabelledText | LabelledPair], classes: Sequence[str], split: str) -> list[int]:
     check_several(classes)
     numbering = Numbering(classes)
     return [numbering.number(row.label, f"the {split} texts") for row in rows]

@@ -35,9 +35,7 @@ class LabelledFiles(TokenizedOptions):
     def __post_init__(self):
         super().__post_init__()
         if not self.files:
-            raise QtxError(
-                f"source {self.named} needs files: set data.files to paths or globs of {self.formats} files"
-            )
+            raise QtxError(f"source {self.named} needs files: set data.files to paths or globs of {self.formats} files")
         if self.validation_files is not None and self.held_out_fraction is not None:
             raise QtxError("validation_files and held_out_fraction are both set: keep one, either holds out text")
         if self.held_out_fraction is not None:

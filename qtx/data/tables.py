@@ -93,7 +93,7 @@ def _text_columns(text_column: str, pair_column: str | None) -> tuple[str, ...]:
 
 
 def _row(texts: Sequence[str], label: str) -> LabelledText | LabelledPair:
-    return LabelledText(*texts, label) if len(texts) == 1 else LabelledPair(*texts, label)
+    return LabelledText(texts[0], label) if len(texts) == 1 else LabelledPair(texts[0], texts[1], label)
 
 
 def dataset_texts(

@@ -63,10 +63,9 @@ def tagged_words(
             mended[EMPTY] += 1
         if not sentence:
             continue
-        words, labels, places = zip(*sentence, strict=True)
-        if labelled:
-            labels = (_name(*labelled, numbering) for labelled in zip(labels, places, strict=True))
-        yield TaggedWords(*(tuple(whole(str(x), mended) for x in part) for part in (words, labels)))
+        words = (word for word, _, _ in sentence)
+        labels = (_name(label, where, numbering) if labelled else str(label) for _, label, where in sentence)
+        yield TaggedWords(*(tuple(whole(x, mended) for x in part) for part in (words, labels)))
 
 
 Sentence = list[tuple[str, Any, str]]

@@ -171,7 +171,9 @@ class TextTokenizer:
                 self._check_rows(ids, f"{what} {text[:40]!r}")
         return encoded
 
-    def encode_words(self, sentences: Sequence[Sequence[str]], what: str = "text") -> list[tuple[np.ndarray, np.ndarray]]:
+    def encode_words(
+        self, sentences: Sequence[Sequence[str]], what: str = "text"
+    ) -> list[tuple[np.ndarray, np.ndarray]]:
         """Returns, of each sentence, the token ids of its words without the template, and the number of the word that
         each token is of, int32 [n_i]: every word is cut by itself, as transformers does with `is_split_into_words`. A
         word begins with a space for a byte-level tokenizer. Arguments and errors are those of `encode`."""

@@ -51,8 +51,8 @@ def completed(config: TransformerConfig, data: Any = None) -> TransformerConfig:
 
     Args:
       config: the config of a model of any registered family.
-      data: has `vocab_size`, `sequence_length` and `token_types`, or `image_size`, `channels` and `num_classes`; None if `config`
-        leaves nothing open.
+      data: has `vocab_size`, `sequence_length` and `token_types`, or `image_size`, `channels` and `num_classes`; None
+        if `config` leaves nothing open.
 
     Raises:
       QtxError: if model and data disagree, naming both.

@@ -57,9 +57,7 @@ def _parts(name: str, bare: int) -> tuple[int, str]:
     return (PLACES[found[1]], found[2]) if found else (bare, name)
 
 
-@functools.partial(
-    jax.tree_util.register_dataclass, data_fields=["predictions", "by_type"], meta_fields=["types"]
-)
+@functools.partial(jax.tree_util.register_dataclass, data_fields=["predictions", "by_type"], meta_fields=["types"])
 @dataclasses.dataclass(frozen=True)
 class EntitySums:
     """`PredictionSums` over words, and the counts of entities that F1 is computed from.
@@ -131,9 +129,9 @@ def entity_counts(predicted: jax.Array, labels: jax.Array, words: jax.Array, sch
     def count(which: jax.Array, of_type: jax.Array) -> jax.Array:
         return (which[..., None] & (of_type[..., None] == kinds)).sum((0, 1)).astype(jnp.float32)
 
-    return jnp.stack([
-        count(right, there.of_type), count(found.begins, found.of_type), count(there.begins, there.of_type)
-    ])
+    return jnp.stack(
+        [count(right, there.of_type), count(found.begins, found.of_type), count(there.begins, there.of_type)]
+    )
 
 
 @dataclasses.dataclass(frozen=True)

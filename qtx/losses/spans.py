@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import dataclasses
 import functools
-from typing import Any, Self
+from typing import Any, NamedTuple, Self
 
 import jax
 import jax.numpy as jnp
@@ -20,12 +20,27 @@ LONGEST = 30
 """Most tokens of an answer that a model gives, as in the examples of transformers."""
 NOWHERE = -1e30
 """The logit of a position where an answer cannot begin or end."""
-PREDICTED = ("windows", "first", "last", "best", "none", "weights")
 
 
-@functools.partial(
-    jax.tree_util.register_dataclass, data_fields=["sums", *PREDICTED], meta_fields=["answers"]
-)
+class Spans(NamedTuple):
+    """The best answer of every window.
+
+    Attributes:
+      windows: the numbers of the windows, `[N]`.
+      first, last: the positions of the best span's tokens, `[N]`.
+      best, none: the score of that span, -inf if there is none, and the score of no answer, `[N]`.
+      weights: `[N]`; 0 for padding.
+    """
+
+    windows: Any
+    first: Any
+    last: Any
+    best: Any
+    none: Any
+    weights: Any
+
+
+@functools.partial(jax.tree_util.register_dataclass, data_fields=["sums", "spans"], meta_fields=["answers"])
 @dataclasses.dataclass(frozen=True)
 class SpanSums:
     """The losses' `Sums`, and the best answer of every window, since a question may have several. `plus` appends, on
@@ -33,33 +48,26 @@ class SpanSums:
 
     Attributes:
       sums: the sums over windows.
-      windows: the numbers of the windows, `[N]`.
-      first, last: the positions of the best span's tokens, `[N]`.
-      best, none: the score of that span, -inf if there is none, and the score of no answer, `[N]`.
-      weights: `[N]`; 0 for padding.
+      spans: the answers of the windows.
       answers: the right answers.
     """
 
     sums: Sums
-    windows: Any
-    first: Any
-    last: Any
-    best: Any
-    none: Any
-    weights: Any
+    spans: Spans
     answers: Answers
 
     def plus(self, more: Self) -> Self:
         """Returns the sums with those of another batch added, and its windows appended."""
-        joined = {name: np.concatenate([getattr(x, name) for x in (self, more)]) for name in PREDICTED}
-        return dataclasses.replace(self, sums=jax.tree.map(np.add, self.sums, more.sums), **joined)
+        spans = Spans(*(np.concatenate(parts) for parts in zip(self.spans, more.spans, strict=True)))
+        return dataclasses.replace(self, sums=jax.tree.map(np.add, self.sums, more.sums), spans=spans)
 
     def metrics(self) -> dict[str, float]:
         """Returns the mean loss, exact match and F1 of the questions (see `Answers.scores`), and the number of
         windows as predictions."""
-        counted = np.asarray(self.weights) > 0
-        windows, first, last, best, none = (np.asarray(getattr(self, name))[counted] for name in PREDICTED[:-1])
-        return {**self.sums.metrics(), **self.answers.scores(windows, first, last, best, none)}
+        counted = np.asarray(self.spans.weights) > 0
+        spans = Spans(*(np.asarray(x)[counted] for x in self.spans))
+        scores = self.answers.scores(spans.windows, spans.first, spans.last, spans.best, spans.none)
+        return {**self.sums.metrics(), **scores}
 
 
 def best_spans(logits: jax.Array, context: jax.Array) -> tuple[jax.Array, jax.Array, jax.Array]:
@@ -106,4 +114,5 @@ class SpanCrossEntropy(Loss):
         sums, logits = super().measured(output, batch, shards), output.astype(jnp.float32)
         first, last, best = best_spans(logits, batch["context"])
         none = logits[:, 0].sum(axis=-1)
-        return SpanSums(sums, batch["windows"], first, last, best, none, batch["weights"], self.answers)
+        spans = Spans(batch["windows"], first, last, best, none, batch["weights"])
+        return SpanSums(sums, spans, self.answers)

@@ -47,7 +47,7 @@ def _text(experiment: Experiment, source: Any, objective: TextObjective) -> tupl
     special = {"end": 1, "pad": 0, "mask": 0, "is_special": np.zeros(vocab_size, bool)}
     blank: Any = SimpleNamespace(**special, template=SimpleNamespace(after=()))
     classes = None
-    if objective.labelled:
+    if objective.labelled and "num_classes" in experiment.model.from_data:
         classes = numbered(experiment.model.num_classes or FEWEST_CLASSES)
         assumed += [] if experiment.model.num_classes else [f"num_classes {FEWEST_CLASSES}"]
         objective = objective.with_outputs(len(classes)) if isinstance(objective, NumbersOfTexts) else objective

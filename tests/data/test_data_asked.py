@@ -61,10 +61,19 @@ REFUSED = {
         lambda p: p["qas"][1]["answers"][0].update(answer_start=9),
         "data[0].paragraphs[0].qas[1].answers[0]: the context has 'ld ' at answer_start 9, not 'old': correct it",
     ),
-    "beyond": (lambda p: p["qas"][0]["answers"][0].update(answer_start=900), "the context has '' at answer_start 900, no"),
+    "beyond": (
+        lambda p: p["qas"][0]["answers"][0].update(answer_start=900),
+        "the context has '' at answer_start 900, no",
+    ),
     "before": (lambda p: p["qas"][0]["answers"][0].update(answer_start=-3), "at answer_start -3, not 'Anna Stone'"),
-    "no place": (lambda p: p["qas"][0]["answers"][0].pop("answer_start"), "answers[0]: no 'answer_start': expected a whol"),
-    "no answer": (lambda p: p["qas"][0].update(answers=[]), "qas[0]: no answer: expected one in answers, or is_impossible"),
+    "no place": (
+        lambda p: p["qas"][0]["answers"][0].pop("answer_start"),
+        "answers[0]: no 'answer_start': expected a whol",
+    ),
+    "no answer": (
+        lambda p: p["qas"][0].update(answers=[]),
+        "qas[0]: no answer: expected one in answers, or is_impossible",
+    ),
     "no answers": (lambda p: p["qas"][0].pop("answers"), "qas[0]: no 'answers': expected a list, as SQuAD has it"),
     "no question": (lambda p: p["qas"][1].pop("question"), "qas[1]: no 'question': expected a text, as SQuAD has it"),
     "no context": (lambda p: p.update(context=["x"]), "paragraphs[0]: context is \"['x']\": expected a text"),
@@ -89,7 +98,20 @@ def test_files_that_are_no_questions(tmp_path):
         list(questions(written(tmp_path, [SQUAD])))
 
 
-PIECES = ("[PAD]", "[UNK]", "[CLS]", "[SEP]", "[MASK]", "?", "who", "when", "where", "st", "##one", *map(str.lower, WORDS))
+PIECES = (
+    "[PAD]",
+    "[UNK]",
+    "[CLS]",
+    "[SEP]",
+    "[MASK]",
+    "?",
+    "who",
+    "when",
+    "where",
+    "st",
+    "##one",
+    *map(str.lower, WORDS),
+)
 
 
 @pytest.fixture
@@ -152,7 +174,9 @@ def test_right_answers_get_full_marks_and_windows_know_their_texts(source):
 
 
 def test_a_question_without_room_for_its_text(source):
-    with pytest.raises(QtxError, match=r"question 'wh.+\?' has [23] tokens, which leave [12] of sequence_length 7 for its"):
+    with pytest.raises(
+        QtxError, match=r"question 'wh.+\?' has [23] tokens, which leave [12] of sequence_length 7 for its"
+    ):
         load(DataConfig(dataclasses.replace(source, sequence_length=7)), "question_answering")
     with pytest.raises(QtxError, match="stride"):
         Questions(files=("x",), stride=-1)

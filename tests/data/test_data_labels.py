@@ -275,7 +275,9 @@ def test_a_model_of_one_token_type_is_told_of_a_tokenizer_of_two(tmp_path):
     columns = dict(text_column="0", text_pair_column="1", label_column="2", sequence_length=16, vocab_size=80)
     data = load(DataConfig(TextLabels(files=(str(tmp_path / "a.tsv"),), **columns)), "sequence_classification")
     config = BertConfig(head="classification", type_vocab_size=1)
-    with pytest.raises(QtxError, match="type_vocab_size is 1, but the tokenizer gives pairs of texts 2 token types: cho"):
+    with pytest.raises(
+        QtxError, match="type_vocab_size is 1, but the tokenizer gives pairs of texts 2 token types: cho"
+    ):
         completed(config, data)
     assert completed(dataclasses.replace(config, type_vocab_size=2), data).num_classes == 2
 

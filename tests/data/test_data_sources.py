@@ -13,7 +13,15 @@ from qtx.data.sources import BigramBackcopy, Idx, TextFiles
 from qtx.foundation.config import field_types, read_section, section
 from qtx.foundation.errors import QtxError
 
-from .samples import write_archive, write_idx_folder, write_images, write_labels, write_questions, write_texts, write_words
+from .samples import (
+    write_archive,
+    write_idx_folder,
+    write_images,
+    write_labels,
+    write_questions,
+    write_texts,
+    write_words,
+)
 
 BATCH = 8
 

@@ -78,7 +78,11 @@ REFUSED = {
     "unknown": ("a.conll", b"a O\nb B-ORG\n", "line 2: label 'B-ORG' is none of the classes O, B-PER"),
     "lengths": ("a.jsonl", b'{"tokens": ["a", "b"], "tags": ["O"]}', "line 1: 2 words, but 1 labels: expected one for"),
     "no list": ("a.jsonl", b'{"tokens": "a b", "tags": ["O"]}', "line 1: tokens is 'a b': expected a list, or its key"),
-    "no key": ("a.jsonl", b'{"words": ["a"], "tags": ["O"]}', "tokens is not among words, tags: expected a list, or it"),
+    "no key": (
+        "a.jsonl",
+        b'{"words": ["a"], "tags": ["O"]}',
+        "tokens is not among words, tags: expected a list, or it",
+    ),
     "no tags": ("a.jsonl", b'{"tokens": ["a"]}', "ner_tags is not among tokens: expected a list, or its key in data.l"),
     "no object": ("a.jsonl", b"[1]", "line 1: expected an object with a list of words and a list of labels"),
     "no word": ("a.jsonl", b'{"tokens": [3], "tags": ["O"]}', "line 1: '3' is no word: expected a list of texts"),
@@ -118,7 +122,9 @@ def files(tmp_path):
 
 def loaded(files, objective="token_classification", length=16, **options):
     file, tokenizer = files
-    source = TokenLabels(files=(file,), validation_files=(file,), tokenizer=tokenizer, sequence_length=length, **options)
+    source = TokenLabels(
+        files=(file,), validation_files=(file,), tokenizer=tokenizer, sequence_length=length, **options
+    )
     return load(DataConfig(source), objective)
 
 
@@ -169,7 +175,9 @@ def test_a_distilled_model_reads_the_words_alone(files, tmp_path):
 def test_classes_have_the_order_that_is_given_and_all_labels_are_known(files, tmp_path):
     data = loaded(files, classes=NAMES)
     assert data.classes == NAMES
-    with pytest.raises(QtxError, match="a.conll, line 3: label 'O' is none of the classes B-PER, I-PER: correct it, or"):
+    with pytest.raises(
+        QtxError, match="a.conll, line 3: label 'O' is none of the classes B-PER, I-PER: correct it, or"
+    ):
         loaded(files, classes=("B-PER", "I-PER"))
     (tmp_path / "b.conll").write_text("a O\n\nb O\n")
     with pytest.raises(QtxError, match="only one class, O: expected"):

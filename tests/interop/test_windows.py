@@ -20,7 +20,15 @@ except ImportError as error:
         raise
     pytest.skip(f"needs transformers (pip install qtx[hf]): {error}", allow_module_level=True)
 
-KINDS = ("vocab.txt and a model", "BERT's, cased", "MPNet's", "RoBERTa's", "RoBERTa's, spaced", "XLM-R's", "CamemBERT's")
+KINDS = (
+    "vocab.txt and a model",
+    "BERT's, cased",
+    "MPNet's",
+    "RoBERTa's",
+    "RoBERTa's, spaced",
+    "XLM-R's",
+    "CamemBERT's",
+)
 KINDS += ("Unigram of nobody's", "built in", "all-MiniLM")
 LENGTH, STRIDE = 24, 5
 

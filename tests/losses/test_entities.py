@@ -19,11 +19,7 @@ def entities(labels):
     found, before, kind_before, begin = [], "O", "", 0
     for i, label in enumerate([*labels, "O"]):
         tag, kind = label[0], label.partition("-")[2]
-        ended = (
-            before in "ES"
-            or (before in "BI" and tag in "BSO")
-            or (before != "O" and kind_before != kind)
-        )
+        ended = before in "ES" or (before in "BI" and tag in "BSO") or (before != "O" and kind_before != kind)
         if ended and before != "O":
             found.append((kind_before, begin, i - 1))
         begun = (

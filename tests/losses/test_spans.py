@@ -132,7 +132,13 @@ def cross_entropy(row):
 def test_answers_of_few_words_and_of_none():
     """Where the versions of the script differ: an answer that is an article alone, found or not."""
     for version in (1, 2):
-        for found, golds in (("the", ["The"]), ("a", ["the", "a an"]), ("", ["the"]), ("it", ["the"]), ("U.S.", ["us"])):
+        for found, golds in (
+            ("the", ["The"]),
+            ("a", ["the", "a an"]),
+            ("", ["the"]),
+            ("it", ["the"]),
+            ("U.S.", ["us"]),
+        ):
             text, end = f"x {found}", 2 + len(found)
             answers = Answers("x", version == 2, [golds], [text], [np.array([[0, 1], [2, end]])], np.array([[0, 0]]))
             one = [np.array([x]) for x in (0, 1, 1, 3.0, 0.0)]

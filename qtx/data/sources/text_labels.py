@@ -30,8 +30,8 @@ class TextLabels(LabelledFiles, LabelledTextOptions):
       held_out_fraction: share of the texts to hold out, None is 0.05; not taken with `validation_files`.
       text_column: where the text is: a key of a `.jsonl` file's objects, a feature of a TFDS dataset, a name in the
         first line of a `.tsv`, or a column's number from 0 (`"3"`) if the file has no such line.
-      text_pair_column: as `text_column`, where the second text of each pair is; None: a text stands alone. Copies of the
-        first text stay on one side of the split.
+      text_pair_column: as `text_column`, where the second text of each pair is; None: a text stands alone. Pairs with
+        the same first text stay on one side of the split.
       label_column: where the label is, as for `text_column`; for an objective with several numbers or labels per text
         also the columns that have one each, with commas between their names.
       classes: the labels in the order of their numbers; None: those of `files`, sorted, as numbers if all are, or the
