@@ -64,7 +64,7 @@ class LabelledTextOptions(TokenizedOptions):
         length = self.sequence_length
         held_out = sorted(held_out, key=lambda row: rank("\t".join(row.texts)))
         tokenizer = self.make_tokenizer([text for row in training for text in row.texts], objective)
-        paired = any(len(row.texts) > 1 for row in training)
+        paired = self.pairs(objective)
         labels_at = length * (1 + paired)
         splits = {"training": training, "held-out": held_out}
         told, names, numbers = "", None, dict[str, np.ndarray]()

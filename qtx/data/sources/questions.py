@@ -35,6 +35,9 @@ class Questions(LabelledFiles):
     def serves(objective):
         return isinstance(objective, TextObjective) and (objective.taught or objective.label_kind == ANSWERS)
 
+    def pairs(self, objective):
+        return True
+
     def defaults(self, objective):
         return super().defaults(objective) | {"stride": default_stride(self.sequence_length)}
 

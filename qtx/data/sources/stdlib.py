@@ -87,6 +87,9 @@ class StdlibLabels(LabelledTextOptions):
     def serves(objective):
         return isinstance(objective, TextObjective) and (objective.labelled or objective.taught)
 
+    def pairs(self, objective):
+        return objective.label_kind == ANSWERS
+
     def load(self, objective: TextObjective) -> Data:
         kind = objective.label_kind
         if kind == TAGS:

@@ -53,6 +53,9 @@ class TextLabels(LabelledFiles, LabelledTextOptions):
         check_columns(*self._text_columns, *self.label_column.split(SEPARATOR))
         check_classes(self.classes, fewest=1)
 
+    def pairs(self, objective):
+        return self.text_pair_column is not None
+
     @property
     def _text_columns(self) -> tuple[str, ...]:
         return tuple(column for column in (self.text_column, self.text_pair_column) if column is not None)
