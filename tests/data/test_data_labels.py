@@ -291,6 +291,9 @@ def test_a_tfds_dataset_by_its_name(tmp_path):
     assert set(dataset_texts("imdb_reviews/plain_text", False, "text", "label", str(tmp_path))) == expected
     fraction = TextLabels(files=("tfds:imdb_reviews/plain_text",), **options, held_out_fraction=0.5)
     assert len(load(DataConfig(fraction), "sequence_classification").held_out) == 15
+    pairs = dataclasses.replace(fraction, text_pair_column="text")  # a text beside itself
+    both = next(iter(load(DataConfig(pairs), "sequence_classification").evaluation(2)))
+    assert (both["token_types"].sum(axis=1) == 5 + 1).all()  # of 9 tokens, and the last [SEP]
     with pytest.raises(QtxError, match=r"no feature review \(Text\): found label \(ClassLabel\), text \(Text\)"):
         load(DataConfig(dataclasses.replace(fraction, text_column="review")), "sequence_classification")
 
