@@ -13,6 +13,7 @@ from qtx.data.tokenization import TextTokenizer
 from qtx.data.workers import WorkerBatches
 from qtx.foundation.batch import Batch
 from qtx.foundation.errors import QtxError
+from qtx.losses.answers import Answers
 
 if TYPE_CHECKING:
     import grain
@@ -35,10 +36,12 @@ class Data:
       mix: ([example, example], generator) to two mixed examples, for training alone; None for no mixing.
       vocab_size: V, the number that all token ids are below.
       sequence_length: T, tokens per example.
+      token_types: the number that all token types are below.
       image_size: height and width in pixels.
       channels: image channels.
       pixels: the options of an image source by which an image of 8 bits becomes an example.
       classes: the names of the labels, in the order of their numbers.
+      answers: the right answers to held-out questions.
       tokenizer: the text's tokenizer, which a run keeps.
       digests: hashes of what the splits `training` and `held_out` hold, which change when any of it changes.
       reading_threads: threads that make batches ahead of training. One is best for records in memory, whose transforms
@@ -54,10 +57,12 @@ class Data:
     mix: Callable[[list[Batch], np.random.Generator], list[Batch]] | None = field(default=None, repr=False)
     vocab_size: int | None = None
     sequence_length: int | None = None
+    token_types: int = 1
     image_size: int | None = None
     channels: int | None = None
     pixels: Mapping[str, Any] | None = field(default=None, repr=False)
     classes: tuple[str, ...] | None = field(default=None, repr=False)
+    answers: Answers | None = field(default=None, repr=False)
     tokenizer: TextTokenizer | None = field(default=None, repr=False)
     digests: Mapping[str, str] = field(default_factory=dict, repr=False)
     reading_threads: int = 1

@@ -10,8 +10,11 @@ from typing import Any
 
 from qtx.foundation.errors import QtxError
 
-CLASS, NUMBERS, NAMES = "class", "numbers", "names"
-"""Kinds of labels. A label of `NUMBERS` or `NAMES` is a JSON list, for `NAMES` of names, or of a 0 or 1 for each."""
+CLASS, NUMBERS, NAMES, TAGS, ANSWERS = "class", "numbers", "names", "tags", "answers"
+"""Kinds of labels. A label of `NUMBERS` or `NAMES` is a JSON list, for `NAMES` of names, or of a 0 or 1 for each;
+`TAGS` are a class for each word of a text, and `ANSWERS` places in a text that answer a question."""
+OF_TEXTS = (CLASS, NUMBERS, NAMES)
+"""Kinds of labels of whole texts."""
 SEPARATOR = ","
 """Separates labels in a cell of a table, and names of columns that hold a label each."""
 

@@ -3,13 +3,17 @@
 from __future__ import annotations
 
 from collections import Counter
-from collections.abc import Iterable, Mapping
+from collections.abc import Hashable, Iterable, Mapping
 
 WITHHELD, COPIES, HALVES = "withheld", "copies", "halves"
+CUT, LOST, EMPTY = "cut", "lost", "empty"
 WORDS = {
     WITHHELD: "documents left out of training, as they are held out elsewhere",
     COPIES: "held-out texts that are in training too",
     HALVES: "halves of surrogate pairs that became U+FFFD",
+    CUT: "words beyond sequence_length, which count nowhere",
+    LOST: "words of which the tokenizer makes nothing, which count nowhere",
+    EMPTY: "sentences without a word, left out",
 }
 """The words for each count, by the count's name."""
 SHOWN = 6
@@ -33,7 +37,7 @@ def described(*parts: str) -> str:
     return "; ".join(filter(None, parts))
 
 
-def copies(training: Iterable[str], held_out: Iterable[str]) -> Counter[str]:
-    """Counts the held-out texts that are among the training texts."""
+def copies(training: Iterable[Hashable], held_out: Iterable[Hashable]) -> Counter[str]:
+    """Counts the held-out texts, or pairs of texts, that are among the training texts."""
     known = set(training)
     return Counter({COPIES: sum(text in known for text in held_out)})

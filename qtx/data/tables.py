@@ -21,6 +21,24 @@ class LabelledText(NamedTuple):
     text: str
     label: str
 
+    @property
+    def texts(self) -> tuple[str, ...]:
+        """Returns the text alone, as of a pair both."""
+        return (self.text,)
+
+
+class LabelledPair(NamedTuple):
+    """Two texts that a model reads together, and their label."""
+
+    text: str
+    pair: str
+    label: str
+
+    @property
+    def texts(self) -> tuple[str, ...]:
+        """Returns both texts."""
+        return self.text, self.pair
+
 
 def check_columns(*columns: str) -> None:
     """Raises QtxError unless columns are all named, or all numbered."""
@@ -38,7 +56,8 @@ def labelled_texts(
     kind: str | None = CLASS,
     numbering: Numbering | None = None,
     mended: Counter[str] | None = None,
-) -> Iterator[LabelledText]:
+    pair_column: str | None = None,
+) -> Iterator[LabelledText | LabelledPair]:
     """Yields the texts of a file with their labels; names of classes are `plain`.
 
     Args:
@@ -49,6 +68,7 @@ def labelled_texts(
       kind: the labels' kind, of `qtx.data.label_values`; None: the labels are not used.
       numbering: the classes that every label must belong to; None: any label is taken.
       mended: see `qtx.data.reading.whole`.
+      pair_column: as `text_column`, of the second text of each pair; None: there are no pairs.
 
     Raises:
       QtxError: for a file that cannot be read or is of another kind, a column that is not there, a line without a label
@@ -59,23 +79,38 @@ def labelled_texts(
     if format not in readers:
         raise QtxError(f"{path} is no table: expected {', '.join(readers)}, plain or with .gz, .xz or .zst")
     columns = label_columns(label_column, kind)
-    for number, text, values in readers[format](path, (text_column, *columns)):
+    of_texts = _text_columns(text_column, pair_column)
+    for number, texts, values in readers[format](path, of_texts, columns):
         where = f"{path}, line {number}"
         label = whole(label_text(values, columns, kind, where), mended)
         if numbering is not None:
             numbering.number(label, where)
-        yield LabelledText(whole(text, mended), plain(label) if kind == CLASS else label)
+        yield _row([whole(text, mended) for text in texts], plain(label) if kind == CLASS else label)
+
+
+def _text_columns(text_column: str, pair_column: str | None) -> tuple[str, ...]:
+    return (text_column,) if pair_column is None else (text_column, pair_column)
+
+
+def _row(texts: Sequence[str], label: str) -> LabelledText | LabelledPair:
+    return LabelledText(texts[0], label) if len(texts) == 1 else LabelledPair(texts[0], texts[1], label)
 
 
 def dataset_texts(
-    name: str, held_out: bool, text_column: str, label_column: str, data_dir: str, mended: Counter[str] | None = None
-) -> Iterator[LabelledText]:
+    name: str,
+    held_out: bool,
+    text_column: str,
+    label_column: str,
+    data_dir: str,
+    mended: Counter[str] | None = None,
+    pair_column: str | None = None,
+) -> Iterator[LabelledText | LabelledPair]:
     """Yields the texts of a TFDS dataset's training split, or of its held-out one, with the names of their labels.
 
     Args:
       name, data_dir: see `find_dataset`.
       held_out: whether to read the held-out split.
-      text_column, label_column: names of features.
+      text_column, label_column, pair_column: names of features; see `labelled_texts`.
       mended: see `qtx.data.reading.whole`.
 
     Raises:
@@ -87,7 +122,9 @@ def dataset_texts(
     split = dataset.held_out_split if held_out else TRAINING_SPLIT
     if split is None:
         raise QtxError(f"TFDS dataset {name} has no split to hold out: set data.held_out_fraction")
-    for column, kind in ((text_column, tfds.features.Text), (label_column, tfds.features.ClassLabel)):
+    of_texts = _text_columns(text_column, pair_column)
+    kinds = {**dict.fromkeys(of_texts, tfds.features.Text), label_column: tfds.features.ClassLabel}
+    for column, kind in kinds.items():
         if not isinstance(dataset.features.get(column), kind):
             found = ", ".join(f"{found} ({type(feature).__name__})" for found, feature in dataset.features.items())
             raise QtxError(f"TFDS dataset {name} has no feature {column} ({kind.__name__}): found {found}")
@@ -96,11 +133,13 @@ def dataset_texts(
         number = int(example[label_column])
         if number < 0:  # TFDS's number for an unknown label
             raise QtxError(f"TFDS dataset {name}: a text of split {split} has no label: choose a split that has labels")
-        text = decoded(example[text_column], f"{dataset.folder}, record {i}", mended)
-        yield LabelledText(text, plain(labels.int2str(number)))
+        texts = [decoded(example[column], f"{dataset.folder}, record {i}", mended) for column in of_texts]
+        yield _row(texts, plain(labels.int2str(number)))
 
 
-def _rows(path: str | Path, columns: Sequence[str]) -> Iterator[tuple[int, str, list[Any]]]:
+def _rows(
+    path: str | Path, of_texts: Sequence[str], columns: Sequence[str]
+) -> Iterator[tuple[int, list[str], list[Any]]]:
     rows: Iterator[tuple[int, list[str]]]
     ended = (line.removesuffix("\r") for line in lines(path))  # some editors end lines with a carriage return, too
     rows = ((number, line.split("\t")) for number, line in enumerate(ended, 1) if line)
@@ -108,24 +147,29 @@ def _rows(path: str | Path, columns: Sequence[str]) -> Iterator[tuple[int, str, 
     if begin is None:
         return
     line, names = begin
-    if columns[0].isdecimal():
+    if of_texts[0].isdecimal():
         names, rows = [str(index) for index in range(len(names))], itertools.chain([begin], rows)
-    text, *labels = (_index(path, line, column, names) for column in columns)
+    texts, labels = ([_index(path, line, column, names) for column in some] for some in (of_texts, columns))
     for number, row in rows:
         if len(row) != len(names):
             raise QtxError(f"{path}, line {number}: {len(row)} columns, but {len(names)} in line {line}")
-        yield number, row[text], [row[label] for label in labels]
+        yield number, [row[text] for text in texts], [row[label] for label in labels]
 
 
-def _objects(path: str | Path, columns: Sequence[str]) -> Iterator[tuple[int, str, list[Any]]]:
+def _objects(
+    path: str | Path, of_texts: Sequence[str], columns: Sequence[str]
+) -> Iterator[tuple[int, list[str], list[Any]]]:
     for number, record in json_lines(path):
         if not isinstance(record, dict):
-            raise QtxError(f"{path}, line {number}: expected an object with {' and '.join(columns)}")
+            raise QtxError(f"{path}, line {number}: expected an object with {' and '.join((*of_texts, *columns))}")
         keys = list(record)
-        text, *labels = (record[keys[_index(path, number, column, keys)]] for column in columns)
-        if not isinstance(text, str):
-            raise QtxError(f"{path}, line {number}: {columns[0]} is {str(text)[:100]!r}: expected a text")
-        yield number, text, labels
+        for column in (*of_texts, *columns):
+            _index(path, number, column, keys)
+        texts, labels = ([record[column] for column in some] for some in (of_texts, columns))
+        for column, text in zip(of_texts, texts, strict=True):
+            if not isinstance(text, str):
+                raise QtxError(f"{path}, line {number}: {column} is {str(text)[:100]!r}: expected a text")
+        yield number, texts, labels
 
 
 def _index(path: str | Path, number: int, column: str, names: Sequence[str]) -> int:

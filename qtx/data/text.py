@@ -58,6 +58,10 @@ class TokenizedOptions(Checked):
         trained = (self.tokenizer or objective.tokenizer) in VOCABULARIES
         return {"tokenizer": objective.tokenizer, "vocab_size": DEFAULT_VOCAB_SIZE if trained else None}
 
+    def pairs(self, objective: TextObjective) -> bool:
+        """Says whether an example is of two texts, and so has token types; unless overridden, it is not."""
+        return False
+
     def make_tokenizer(self, texts: Sequence[str], objective: TextObjective) -> TextTokenizer:
         """Trains the tokenizer on `texts`, or loads it."""
         options: Any = self.resolved(objective)

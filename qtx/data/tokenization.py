@@ -153,6 +153,51 @@ class TextTokenizer:
                 self._check_rows(of_one, f"{what} {text[:40]!r}")
         return ids
 
+    def encode_with_offsets(self, texts: Sequence[str], what: str = "text") -> list[tuple[np.ndarray, np.ndarray]]:
+        """Returns the token ids of each text, int32 [n_i], as `encode`, and where in the text each token begins and
+        ends, in characters, int64 [n_i, 2]. Arguments and errors are those of `encode`.
+
+        Raises:
+          QtxError: also if a text that is made lower case changes its length.
+        """
+        read = [text.lower() for text in texts] if self.lower else list(texts)
+        longer = next((text for text, lower in zip(texts, read, strict=True) if len(lower) != len(text)), None)
+        if longer is not None:
+            raise QtxError(f"{what} {longer[:40]!r} has a letter that is two in lower case: write it in lower case")
+        encodings = self.backend.encode_batch(read, add_special_tokens=False)
+        encoded = [(np.array(x.ids, np.int32), np.array(x.offsets, np.int64).reshape(-1, 2)) for x in encodings]
+        if self.vocab_size < self._entries:
+            for (ids, _), text in zip(encoded, texts, strict=True):
+                self._check_rows(ids, f"{what} {text[:40]!r}")
+        return encoded
+
+    def encode_words(
+        self, sentences: Sequence[Sequence[str]], what: str = "text"
+    ) -> list[tuple[np.ndarray, np.ndarray]]:
+        """Returns, of each sentence, the token ids of its words without the template, and the number of the word that
+        each token is of, int32 [n_i]: every word is cut by itself, as transformers does with `is_split_into_words`. A
+        word begins with a space for a byte-level tokenizer. Arguments and errors are those of `encode`."""
+        read = [[word.lower() for word in words] if self.lower else list(words) for words in sentences]
+        found = self._of_words.encode_batch(read, is_pretokenized=True, add_special_tokens=False)
+        encoded = [(np.array(x.ids, np.int32), np.array(x.word_ids, np.int32)) for x in found]
+        if self.vocab_size < self._entries:
+            for (ids, _), words in zip(encoded, sentences, strict=True):
+                self._check_rows(ids, f"{what} {' '.join(words)[:40]!r}")
+        return encoded
+
+    @cached_property
+    def _of_words(self) -> Tokenizer:
+        """Returns the tokenizer for single words, `backend` itself unless that puts no space before a text."""
+        cutter = self.backend.pre_tokenizer
+        if not isinstance(cutter, pre_tokenizers.ByteLevel) or cutter.add_prefix_space:
+            return self.backend
+        backend = Tokenizer.from_str(self.backend.to_str())
+        cutter = backend.pre_tokenizer
+        cutter.add_prefix_space = True
+        backend.pre_tokenizer = cutter
+        backend.encode_special_tokens = self.backend.encode_special_tokens
+        return backend
+
     def _check_rows(self, ids: np.ndarray, what: str) -> None:
         if ids.max(initial=0) >= self.vocab_size:
             id_ = int(ids[ids >= self.vocab_size][0])

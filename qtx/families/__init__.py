@@ -59,8 +59,8 @@ def completed(config: TransformerConfig, data: Any = None) -> TransformerConfig:
 
     Args:
       config: the config of a model of any registered family.
-      data: has `vocab_size` and `sequence_length`, or `image_size`, `channels` and `num_classes`; None if `config`
-        leaves nothing open.
+      data: has `vocab_size`, `sequence_length` and `token_types`, or `image_size`, `channels` and `num_classes`; None
+        if `config` leaves nothing open.
 
     Raises:
       QtxError: if model and data disagree, naming both.
@@ -99,6 +99,12 @@ def completed(config: TransformerConfig, data: Any = None) -> TransformerConfig:
                     f"config.model.{name} is {of_model}, but the data has {of_data}: set config.data.{name} to "
                     f"{of_model}, or leave config.model.{name} out of a new model"
                 )
+        types = getattr(config, "type_vocab_size", None)
+        if types and types < getattr(data, "token_types", 1):
+            raise QtxError(
+                f"config.model.type_vocab_size is {types}, but the tokenizer gives pairs of texts {data.token_types} "
+                "token types: choose a tokenizer that gives both texts the same, as that of the model should"
+            )
         longest = getattr(config, "max_length", None)
         if longest is not None and data.sequence_length > longest:
             raise QtxError(

@@ -22,12 +22,17 @@ BERT = Family(
     title="BERT",
     module=Bert,
     config=BertConfig,
-    objectives=("mlm", "distill", "sequence_classification", "sequence_regression", "multi_label_classification"),
+    objectives=(
+        *("mlm", "distill", "sequence_classification", "sequence_regression", "multi_label_classification"),
+        *("token_classification", "question_answering"),
+    ),
     heads={
         "mlm": "mlm",
         "sequence_classification": "classification",
         "sequence_regression": "regression",
         "multi_label_classification": "multi_label",
+        "token_classification": "token_classification",
+        "question_answering": "span",
     },
     measured=lambda config: MEASURED,
     recipe="paper_bert",

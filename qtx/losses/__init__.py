@@ -6,6 +6,8 @@ from qtx.losses.base import Loss, Training
 from qtx.losses.binary_cross_entropy import BinaryCrossEntropy
 from qtx.losses.cross_entropy import ClassCrossEntropy, CrossEntropy
 from qtx.losses.distillation import EmbeddingDistillation, LogitDistillation
+from qtx.losses.entities import EntityCrossEntropy
+from qtx.losses.spans import SpanCrossEntropy
 from qtx.losses.squared_error import SquaredError
 from qtx.losses.sums import Sums
 
@@ -14,8 +16,10 @@ __all__ = [
     "ClassCrossEntropy",
     "CrossEntropy",
     "EmbeddingDistillation",
+    "EntityCrossEntropy",
     "LogitDistillation",
     "Loss",
+    "SpanCrossEntropy",
     "SquaredError",
     "Sums",
     "Training",

@@ -18,6 +18,7 @@ from qtx.losses.divergences import (
     LOGITS,
     SCORE,
     SOFTMAX,
+    SPAN,
     cosine_similarity,
     counted_rows,
     layer_error,
@@ -160,11 +161,21 @@ class LogitDistillation(Loss):
         return Sums((weights * loss).sum(), weights.sum())
 
     def measured(self, output: jax.Array, batch: Batch, shards: int) -> LogitSums:
-        """Returns the sums. Softmax logits are also centred per prediction: a number added to all means nothing."""
+        """Returns the sums. Softmax logits are also centred per prediction: a number added to all means nothing. Those
+        of spans are centred over the real tokens, for each end."""
         weights = batch["weights"].astype(jnp.float32)
         x, t = (logits.astype(jnp.float32) for logits in (output, batch[LOGITS]))
+        real = counted_rows(batch, t, self)
         if self.kind == SOFTMAX:
             x, t = (logits - logits.mean(axis=-1, keepdims=True) for logits in (x, t))
-        rows = (counted_rows(batch, t, self) * weights[:, None]).reshape(-1)
+        if self.kind == SPAN:
+            x, t = (_centred(logits, real) for logits in (x, t))
+        rows = (real * weights[:, None]).reshape(-1)
         x, t = (logits.reshape(-1, logits.shape[-1]) for logits in (x, t))
         return (ScoreSums if self.kind == SCORE else LogitSums)(weights.sum(), moments(x, t, rows))
+
+
+def _centred(logits: jax.Array, real: jax.Array) -> jax.Array:
+    """Subtracts from logits `[B, T, D]` their means over the real tokens, `[B, T]`."""
+    total = jnp.where(real[..., None], logits, 0.0).sum(axis=1, keepdims=True)
+    return logits - total / jnp.maximum(real.sum(axis=1), 1)[:, None, None]

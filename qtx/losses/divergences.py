@@ -83,6 +83,16 @@ def softmax_divergence(logits: jax.Array, batch: Batch, whole: Batch, counted: j
     return jnp.where(counted, divergences, 0.0).sum(axis=1) / jnp.maximum(counted.sum(axis=1), 1)
 
 
+def span_divergence(logits: jax.Array, batch: Batch, whole: Batch, counted: jax.Array) -> jax.Array:
+    """Returns KL(teacher || model) of where an answer begins and of where it ends, among the real tokens of each
+    example, as a mean over the two, in nats; logits are `[B, T, 2]`."""
+    real = counted[..., None]
+    log_p, log_q = (
+        jax.nn.log_softmax(jnp.where(real, x.astype(jnp.float32), -1e30), axis=1) for x in (batch[LOGITS], logits)
+    )
+    return jnp.where(real, jnp.exp(log_p) * (log_p - log_q), 0.0).sum(axis=1).mean(axis=-1)
+
+
 def label_divergence(logits: jax.Array, batch: Batch, whole: Batch, counted: jax.Array) -> jax.Array:
     """Returns KL(teacher || model) of each label's presence, yes or no, as a sum over the labels, in nats."""
     target, logits = batch[LOGITS].astype(jnp.float32), logits.astype(jnp.float32)
@@ -104,11 +114,12 @@ def score_divergence(logits: jax.Array, batch: Batch, whole: Batch, counted: jax
     return (jnp.square(logits - target) / scale).mean(axis=-1)
 
 
-SOFTMAX, SCORE = "softmax", "regression"
+SOFTMAX, SCORE, SPAN = "softmax", "regression", "span"
 DIVERGENCES: dict[str, Callable[[jax.Array, Batch, Batch, jax.Array], jax.Array]] = {
     SOFTMAX: softmax_divergence,
     "multi_label": label_divergence,
     SCORE: score_divergence,
+    SPAN: span_divergence,
 }
 """Kind of logits -> a function: (logits, batch, the whole batch that this is a part of, `counted_rows`) -> how far the
 logits are from the teacher's, a number for each example, `[B]`."""

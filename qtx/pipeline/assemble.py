@@ -63,7 +63,7 @@ class Assembled:
     @property
     def objective(self) -> Objective:
         """Returns what the run learns, with the loss that it is trained on and measured by."""
-        return OBJECTIVES[self.experiment.objective].for_model(self.experiment.model)
+        return OBJECTIVES[self.experiment.objective].for_model(self.experiment.model).for_data(self.data)
 
     @functools.cached_property
     def backend(self) -> str:

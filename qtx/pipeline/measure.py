@@ -20,6 +20,7 @@ import numpy as np
 from qtx.analysis.analysis import Analysis, load_analysis, measure_outliers, save_analysis
 from qtx.analysis.capture import FloatingPoint
 from qtx.data import Data
+from qtx.data.label_values import TAGS
 from qtx.experiment import record
 from qtx.foundation.batch import Batch
 from qtx.foundation.errors import QtxError
@@ -115,7 +116,8 @@ def token_text(data: Data) -> Callable[[int], str] | None:
 def metrics_of(assembled: Assembled, model: FloatingPoint | Quantized | IntegerModel) -> dict[str, float]:
     """Computes loss and metrics of a model on the held-out data (see `add_up`), those of single labels by name."""
     found = add_up(sums_of(assembled, model), assembled.evaluation())
-    names = assembled.data.classes or ()
+    # The loss of tags names types of entities itself.
+    names = () if assembled.objective.label_kind == TAGS else assembled.data.classes or ()
     named = {f"{OF_LABEL}{number}": f"{OF_LABEL}{name}" for number, name in enumerate(names)}
     return {named.get(key, key): value for key, value in found.items()}
 

@@ -9,8 +9,9 @@ from typing import Any
 import numpy as np
 
 from qtx.data import OBJECTIVES, VOCABULARIES, Data, load_tokenizer
+from qtx.data.labelled import with_types
 from qtx.data.objectives import NumbersOfTexts, Objective, TextObjective
-from qtx.data.text import DEFAULT_VOCAB_SIZE, TextOptions
+from qtx.data.text import DEFAULT_VOCAB_SIZE, TextOptions, TokenizedOptions
 from qtx.experiment import Experiment
 from qtx.families import family_of
 from qtx.foundation.errors import QtxError
@@ -47,15 +48,17 @@ def _text(experiment: Experiment, source: Any, objective: TextObjective) -> tupl
     special = {"end": 1, "pad": 0, "mask": 0, "is_special": np.zeros(vocab_size, bool)}
     blank: Any = SimpleNamespace(**special, template=SimpleNamespace(after=()))
     classes = None
-    if objective.labelled:
+    if objective.labelled and "num_classes" in experiment.model.from_data:
         classes = numbered(experiment.model.num_classes or FEWEST_CLASSES)
         assumed += [] if experiment.model.num_classes else [f"num_classes {FEWEST_CLASSES}"]
         objective = objective.with_outputs(len(classes)) if isinstance(objective, NumbersOfTexts) else objective
-    block = np.zeros(objective.block_length(length), np.int32)
+    paired = isinstance(source, TokenizedOptions) and source.pairs(objective)
+    block = np.zeros(objective.block_length(length) + length * paired, np.int32)
     if isinstance(source, TextOptions):
         example = source.make_example(blank, objective)
     else:
         example = objective.example(blank, 0)
+    example = with_types(example, length) if paired else example
     sizes: Any = {"vocab_size": vocab_size, "sequence_length": length, "classes": classes}
     return Data("no data", [block], [block], example, **sizes), assumed
 

@@ -40,7 +40,10 @@ METRIC_TITLES = {
     "fidelity": "fidelity",
 }
 # Titles of what some objectives measure beside their metric.
-BESIDE_TITLES = {"f1": "F1", "rank_correlation": "rank correlation", "centred_fidelity": "fidelity, centred"}
+BESIDE_TITLES = {
+    **{"f1": "F1", "precision": "precision", "recall": "recall", "exact_match": "exact match"},
+    **{"rank_correlation": "rank correlation", "centred_fidelity": "fidelity, centred"},
+}
 
 
 def lower_is_better(metric: str) -> bool:

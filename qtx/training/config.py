@@ -16,7 +16,11 @@ from qtx.training.schedules import SCHEDULES, learning_rate_schedule
 
 # Metric of the held-out data -> its sign in a checkpoint's score, where higher is better.
 BEST_METRICS = {"loss": -1, "perplexity": -1} | dict.fromkeys(
-    ("accuracy", "f1", "correlation", "rank_correlation", "fidelity", "centred_fidelity"), 1
+    (
+        *("accuracy", "f1", "precision", "recall", "exact_match", "correlation", "rank_correlation"),
+        *("fidelity", "centred_fidelity"),
+    ),
+    1,
 )
 
 

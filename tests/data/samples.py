@@ -49,6 +49,29 @@ def write_labels(file: Path) -> Path:
     return file
 
 
+def write_words(file: Path) -> Path:
+    """60 sentences of words, of which those of more than six letters are entities."""
+    rows = [[(word, "B-LONG" if len(word) > 6 else "O") for word in prose(i, 5 + i % 9).split()] for i in range(60)]
+    file.write_text("\n\n".join("\n".join(map(" ".join, row)) for row in rows), encoding="utf-8")
+    return file
+
+
+def write_questions(file: Path) -> Path:
+    """60 questions about 30 texts."""
+    paragraphs = []
+    for i in range(30):
+        text = prose(i, 5 + i)
+        first, last = text.split()[0], text.split()[-1]
+        answers = (first, 0), (last, text.rindex(last))
+        qas = [
+            {"question": name, "answers": [{"text": word, "answer_start": start}]}
+            for name, (word, start) in zip(("learn?", "train?"), answers, strict=True)
+        ]
+        paragraphs.append({"context": text, "qas": qas})
+    file.write_text(json.dumps({"data": [{"paragraphs": paragraphs}]}), encoding="utf-8")
+    return file
+
+
 def idx_bytes(array: np.ndarray) -> bytes:
     """A uint8 array as an IDX file."""
     return bytes([0, 0, 8, array.ndim]) + struct.pack(f">{array.ndim}i", *array.shape) + array.tobytes()

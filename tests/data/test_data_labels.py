@@ -16,7 +16,9 @@ from qtx.data.objectives.sequence_classification import PADDING, padded
 from qtx.data.reading import documents
 from qtx.data.sources import TextLabels
 from qtx.data.tables import LabelledText, dataset_texts, labelled_texts
+from qtx.families import completed
 from qtx.foundation.errors import QtxError
+from qtx.models import BertConfig
 
 from .samples import prose
 from .tfds_samples import write_imdb_reviews
@@ -192,6 +194,94 @@ def test_what_is_taught_takes_the_texts_alone(tmp_path):
     assert 0 < batch["mask"].mean() < 1
 
 
+PAIRS = [("a question", 'its "answer"', "1"), ("another\u2028", "", "0"), ("a question", "more", "0")]
+PAIR_FORMS = {
+    "table": ("a.tsv", "".join("\t".join(row) + "\n" for row in PAIRS).encode(), ("0", "2", "1")),
+    "objects": (
+        "a.jsonl",
+        "\n".join(json.dumps(dict(zip("abl", row, strict=True))) for row in PAIRS).encode(),
+        ("a", "l", "b"),
+    ),
+}
+
+
+@pytest.mark.parametrize(("name", "content", "columns"), PAIR_FORMS.values(), ids=PAIR_FORMS)
+def test_every_form_gives_the_same_pairs(tmp_path, name, content, columns):
+    (tmp_path / name).write_bytes(content)
+    text, label, pair = columns
+    assert list(labelled_texts(tmp_path / name, text, label, pair_column=pair)) == PAIRS
+    assert [row.label for row in labelled_texts(tmp_path / name, text, label)] == [row[2] for row in PAIRS]
+    with pytest.raises(QtxError, match="line 1: no column '[az]', found"):
+        list(labelled_texts(tmp_path / name, "a", "l", pair_column="z"))
+
+
+OBJECTIVES = {
+    "sequence_classification": lambda i: "ab"[i % 2],
+    "sequence_regression": lambda i: i / 4,
+    "multi_label_classification": lambda i: ["ab"[i % 2]],
+    "distill": str,
+}
+
+
+@pytest.mark.parametrize(("objective", "label"), OBJECTIVES.items(), ids=OBJECTIVES)
+def test_an_example_of_a_pair_is_that_of_the_tokenizer_s_template_with_token_types(tmp_path, objective, label):
+    """By the text alone, the example is that of the text alone."""
+    texts = [(prose(i, 2 + i % 9).replace("\n", " "), prose(-i % 40, 1 + i % 13)) for i in range(40)]
+    lines = [json.dumps({"text": a, "b": b, "label": label(i)}) for i, (a, b) in enumerate(texts)]
+    (tmp_path / "a.jsonl").write_text("\n".join(lines))
+    options = dict(files=(str(tmp_path / "a.jsonl"),), held_out_fraction=0.2, sequence_length=24, vocab_size=150)
+    data = load(DataConfig(TextLabels(**options, text_pair_column="b")), objective)
+    batch = next(iter(data.evaluation(len(data.held_out))))
+    found, cut = {}, 0
+    for tokens, types, mask in zip(*(batch[name] for name in ("tokens", "token_types", "mask")), strict=True):
+        assert not types[~mask].any() and mask[: mask.sum()].all()
+        found[tokens[mask].tobytes()] = types[mask].tolist()
+    expected = {}
+    for pair in texts:
+        encoded = data.tokenizer.encode(pair)
+        ids, types = data.tokenizer.template.around(encoded, 24)
+        expected[ids.tobytes()] = types.tolist()
+        cut += sum(map(len, encoded)) + 3 > 24
+    assert found.items() <= expected.items() and len(found) > 5 and cut > 5
+    assert "32 training and 8 held-out pairs, " in data.description and data.token_types == 2
+    alone = load(DataConfig(TextLabels(**options, tokenizer=None)), objective)
+    assert "token_types" not in next(iter(alone.evaluation(2))) and alone.token_types == 1
+    assert alone.classes == data.classes and alone.digests != data.digests
+    for name in ("labels", "weights") if objective != "distill" else ("weights",):
+        assert batch[name].dtype == next(iter(alone.evaluation(2)))[name].dtype
+
+
+def test_all_pairs_of_a_text_are_on_one_side_and_copies_of_a_pair_are_told(tmp_path):
+    queries = [prose(i, 3)[:-1] for i in range(9)]
+    rows = [(queries[i % 9], prose(i, 9).replace("\n", " "), "ab"[i % 2]) for i in range(60)]
+    lines = ["\t".join(row) for row in rows]
+    (tmp_path / "a.tsv").write_text("\n".join(lines))
+    (tmp_path / "b.tsv").write_text("\n".join([*lines[:2], f"{queries[1]}\tan answer\ta"]))
+    columns = dict(text_column="0", text_pair_column="1", label_column="2", sequence_length=64, vocab_size=150)
+    source = TextLabels(files=(str(tmp_path / "a.tsv"),), **columns, held_out_fraction=0.3)
+    data = load(DataConfig(source), "sequence_classification")
+    known = [ids.tolist() for ids in data.tokenizer.encode(queries)]
+    ends, splits = data.tokenizer.end, (data.training, data.held_out)
+    sides = [{known.index(row[1 : row.tolist().index(ends)].tolist()) for row in split} for split in splits]
+    assert sorted(map(len, sides)) == [3, 6] and not sides[0] & sides[1]
+    validation = dataclasses.replace(source, validation_files=(str(tmp_path / "b.tsv"),), held_out_fraction=None)
+    told = load(DataConfig(validation), "sequence_classification").description
+    assert told.endswith("; held-out texts that are in training too: 2")
+
+
+def test_a_model_of_one_token_type_is_told_of_a_tokenizer_of_two(tmp_path):
+    lines = [f"{prose(i, 3)[:-1]}\t{prose(-i % 9, 2)[:-1]}\t{'ab'[i % 2]}" for i in range(9)]
+    (tmp_path / "a.tsv").write_text("\n".join(lines))
+    columns = dict(text_column="0", text_pair_column="1", label_column="2", sequence_length=16, vocab_size=80)
+    data = load(DataConfig(TextLabels(files=(str(tmp_path / "a.tsv"),), **columns)), "sequence_classification")
+    config = BertConfig(head="classification", type_vocab_size=1)
+    with pytest.raises(
+        QtxError, match="type_vocab_size is 1, but the tokenizer gives pairs of texts 2 token types: cho"
+    ):
+        completed(config, data)
+    assert completed(dataclasses.replace(config, type_vocab_size=2), data).num_classes == 2
+
+
 def test_a_tfds_dataset_by_its_name(tmp_path):
     write_imdb_reviews(tmp_path)
     options = dict(sequence_length=12, vocab_size=150, data_dir=str(tmp_path))
@@ -201,6 +291,9 @@ def test_a_tfds_dataset_by_its_name(tmp_path):
     assert set(dataset_texts("imdb_reviews/plain_text", False, "text", "label", str(tmp_path))) == expected
     fraction = TextLabels(files=("tfds:imdb_reviews/plain_text",), **options, held_out_fraction=0.5)
     assert len(load(DataConfig(fraction), "sequence_classification").held_out) == 15
+    pairs = dataclasses.replace(fraction, text_pair_column="text")  # a text beside itself
+    both = next(iter(load(DataConfig(pairs), "sequence_classification").evaluation(2)))
+    assert (both["token_types"].sum(axis=1) == 5 + 1).all()  # of 9 tokens, and the last [SEP]
     with pytest.raises(QtxError, match=r"no feature review \(Text\): found label \(ClassLabel\), text \(Text\)"):
         load(DataConfig(dataclasses.replace(fraction, text_column="review")), "sequence_classification")
 

@@ -13,7 +13,15 @@ from qtx.data.sources import BigramBackcopy, Idx, TextFiles
 from qtx.foundation.config import field_types, read_section, section
 from qtx.foundation.errors import QtxError
 
-from .samples import write_archive, write_idx_folder, write_images, write_labels, write_texts
+from .samples import (
+    write_archive,
+    write_idx_folder,
+    write_images,
+    write_labels,
+    write_questions,
+    write_texts,
+    write_words,
+)
 
 BATCH = 8
 
@@ -44,6 +52,14 @@ CASES = {
     "text_labels": (
         lambda folder: dict(files=(str(write_labels(folder / "a.jsonl")),), sequence_length=16, vocab_size=150),
         "sequence_classification",
+    ),
+    "token_labels": (
+        lambda folder: dict(files=(str(write_words(folder / "a.conll")),), sequence_length=16, vocab_size=150),
+        "token_classification",
+    ),
+    "questions": (
+        lambda folder: dict(files=(str(write_questions(folder / "a.json")),), sequence_length=32, vocab_size=150),
+        "question_answering",
     ),
     "stdlib_labels": (lambda folder: dict(sequence_length=16, vocab_size=300), "sequence_classification"),
     "digits": (lambda folder: dict(random_crop=1), "classification"),
@@ -114,7 +130,7 @@ def test_batches_have_the_promised_arrays(case):
             assert not labels or (0 <= batch["labels"].min() and batch["labels"].max() < data.num_classes)
             assert (data.vocab_size, data.sequence_length, data.tokenizer) == (None, None, None)
         else:
-            predicted = (BATCH, length) if objective == "clm" else batch["labels"].shape
+            predicted = (BATCH, length) if objective in ("clm", "token_classification") else batch["labels"].shape
             expected = {
                 "tokens": ("int32", (BATCH, length)),
                 "mask": ("bool", (BATCH, length)),
@@ -126,12 +142,16 @@ def test_batches_have_the_promised_arrays(case):
                 assert predicted == (BATCH, 5)  # ceil(.15 * 32)
             if objective == "sequence_classification":
                 assert predicted == (BATCH,) and set(batch["labels"]) <= set(range(data.num_classes))
+            if objective == "question_answering":
+                expected |= {"token_types": ("int32", (BATCH, length)), "context": ("bool", (BATCH, length))}
+                expected |= {"windows": ("int32", (BATCH,)), "weights": ("float32", (BATCH,))}
+                assert predicted == (BATCH, 2)
             assert shapes == expected
             assert 0 <= batch["tokens"].min() and batch["tokens"].max() < data.vocab_size
             assert (data.image_size, data.channels) == (None, None)
-            assert (data.num_classes is None) == (objective != "sequence_classification")
+            assert (data.num_classes is None) == (objective not in ("sequence_classification", "token_classification"))
         real = min(BATCH, len(data.held_out)) if batches is evaluation else BATCH
-        assert batch["weights"][:real].all()
+        assert batch["weights"][:real].reshape(real, -1).any(axis=1).all()
 
 
 def test_the_description_is_one_line(case):

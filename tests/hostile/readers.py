@@ -28,9 +28,11 @@ from qtx.data import TextTokenizer, load_tokenizer
 from qtx.data.image_files import Survey, image_files, open_image
 from qtx.data.images import ImageOptions
 from qtx.data.prepared.writing import EXPECTED as PREPARATION
+from qtx.data.question_files import questions
 from qtx.data.reading import documents
 from qtx.data.sources.idx import read_idx
 from qtx.data.tables import labelled_texts
+from qtx.data.tagged_files import tagged_words
 from qtx.data.tfds_datasets import Dataset, open_dataset
 from qtx.data.tokenization import bert_backend, byte_level_backend
 from qtx.experiment import default, read, record
@@ -52,7 +54,7 @@ from qtx.quantization.recipes.recorded import as_data
 from qtx.report.results import read_lines, write_lines
 from qtx.training import RunFolder, read_metrics
 from qtx.training.bad_steps import keep_batch, read_batch
-from tests.data.samples import idx_bytes, png, prose
+from tests.data.samples import idx_bytes, png, prose, write_questions, write_words
 from tests.data.tfds_samples import write_tfds
 from tests.interop.kinds import IMAGE, KINDS, shard
 from tests.quantization.test_calibration import make
@@ -352,6 +354,23 @@ def are_labels(found: Any) -> bool:
     return all(isinstance(text, str) and isinstance(label, str) and label.strip() for text, label in found)
 
 
+def words(file: Path) -> list[Any]:
+    return list(tagged_words(file))
+
+
+def are_words(found: Any) -> bool:
+    return all(len(row.words) == len(row.labels) and all(label.strip() for label in row.labels) for row in found)
+
+
+def are_questions(found: Any) -> bool:
+    return all(
+        row.context[start : start + len(text)] == text
+        for row in found
+        for text, start in zip(row.answers, row.starts, strict=True)
+    )
+
+
+TAGGED = [json.dumps({"tokens": prose(i, 6).split(), "ner_tags": ["O", "B-X", "I-X"] * 2}) for i in range(4)]
 LABELLED = [(prose(i, 9).replace("\n", " "), ("red", "blue")[i % 2]) for i in range(4)]
 TABLE = "".join("\t".join(row) + "\n" for row in [("text", "label"), *LABELLED]).encode()
 LABELLED_LINES = "".join(json.dumps(dict(zip(("text", "label"), row, strict=True))) + "\n" for row in LABELLED).encode()
@@ -451,6 +470,11 @@ READERS: dict[str, Reader] = {
     "tar.xz of images": Reader(make_archive("tar.xz"), archived, are_archived),
     "labels": Reader(written("a.tsv", TABLE), labels, are_labels),
     "labels, JSON lines": Reader(written("a.jsonl", LABELLED_LINES), labels, are_labels),
+    "words": Reader(lambda folder: write_words(folder / "a.conll"), words, are_words),
+    "words, JSON lines": Reader(written("a.jsonl", "\n".join(TAGGED).encode()), words, are_words),
+    "questions": Reader(
+        lambda folder: write_questions(folder / "a.json"), lambda file: list(questions(file)), are_questions
+    ),
     "text": Reader(written("a.txt", prose(0, 60).encode()), texts, are_texts),
     "JSON lines": Reader(written("a.jsonl", JSON_LINES), texts, are_texts),
     "text, gzip": Reader(written("a.txt.gz", gzip.compress(prose(0, 60).encode(), mtime=0)), texts, are_texts),

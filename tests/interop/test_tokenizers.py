@@ -270,6 +270,22 @@ def test_the_ids_are_those_of_transformers(name, tmp_path):
     check(ours, transformers.AutoTokenizer.from_pretrained(exported))
 
 
+@pytest.mark.parametrize("name", MAKERS)
+def test_words_are_cut_as_transformers_cuts_text_that_is_split_into_words(name, tmp_path):
+    """Token by token, with the number of each token's word; byte-level tokenizers have to be told of the space."""
+    MAKERS[name](tmp_path)
+    ours, other = load_tokenizer(tmp_path), transformers.AutoTokenizer.from_pretrained(tmp_path, add_prefix_space=True)
+    sentences = [text.split() for text in TEXTS if text.split()] + [["the", "\u200b", "Cafe the", " the", ""]]
+    for words in sentences:
+        [(ids, of_words)] = ours.encode_words([words])
+        for options, length in (({}, 10_000), ({"truncation": True, "max_length": LENGTH}, LENGTH)):
+            found = other(words, is_split_into_words=True, **options)
+            made, _ = ours.template.around([ids], length, ours.from_left)
+            assert made.tolist() == found["input_ids"], (words, other.convert_ids_to_tokens(found["input_ids"]))
+        whole = other(words, is_split_into_words=True)
+        assert of_words.tolist() == [number for number in whole.word_ids() if number is not None], words
+
+
 @pytest.mark.parametrize("name", sorted(VOCABULARIES))
 def test_an_export_of_one_that_was_trained_here_is_the_same_in_transformers(name, tmp_path):
     ours = VOCABULARIES[name]([prose(i, 200) for i in range(3)], {"wordpiece": 150, "bpe": 300}[name])

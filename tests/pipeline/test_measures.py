@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import dataclasses
 from collections.abc import Callable
+from types import SimpleNamespace
 from typing import Any
 
 import numpy as np
@@ -11,6 +12,7 @@ import pytest
 
 from experiments import healing, judge
 from qtx.data import OBJECTIVES
+from qtx.losses.answers import Answers
 from qtx.losses.divergences import HIDDEN, LOGITS
 from qtx.models import BertConfig, OptConfig, VitConfig
 from qtx.training.evaluate import add_up
@@ -23,6 +25,8 @@ OF_TOKENS = RNG.integers(0, C, (N, T)).astype(np.int32)
 NUMBERS = RNG.normal(size=(N, 2)).astype(np.float32)
 LABELS = (RNG.random((N, C)) < 0.5).astype(np.float32)
 SCORES = (3 + 0.2 * RNG.normal(size=(N, 1))).astype(np.float32)  # of one sign, as of any scorer on similar texts
+SPANS = np.sort(RNG.integers(0, T, (N, 2)), axis=1).astype(np.int32)
+ENDS = (20 * RNG.normal(size=(N, 1, 2)) + RNG.normal(size=(N, T, 2))).astype(np.float32)  # far from 0, text by text
 # Nearly all of it is the same in every text, and in every token.
 EMBEDDINGS = (5 + RNG.normal(size=(N, 1, D)) + 0.1 * RNG.normal(size=(N, T, D))).astype(np.float32)
 
@@ -31,6 +35,15 @@ def one_hot(labels):
     return (8 * (labels[..., None] == np.arange(C)) - 2).astype(np.float32)
 
 
+WORDS = [f"w{i}" for i in range(T)]
+OFFSETS = np.array([[3 * i, 3 * i + 2] for i in range(T)])
+DATA = SimpleNamespace(
+    classes=("O", "B-X", "I-X", "B-Y"),
+    answers=Answers(
+        *("digest", False, [[" ".join(WORDS[first : last + 1])] for first, last in SPANS]),
+        *([" ".join(WORDS)] * N, [OFFSETS] * N, np.stack([np.arange(N), np.zeros(N, int)], axis=1)),
+    ),
+)
 BERT = BertConfig(vocab_size=C)
 
 
@@ -82,6 +95,24 @@ CASES = {
         {"labels": LABELS},
         {"f1": 1.0, **{f"f1/{i}": 1.0 for i in range(C)}},
     ),
+    "entities": Case(
+        "token_classification",
+        bert("token_classification", C),
+        one_hot(OF_TOKENS),
+        {"labels": OF_TOKENS},
+        {"f1": 1.0, "precision": 1.0, "recall": 1.0, "accuracy": 1.0, "f1/X": 1.0},
+    ),
+    "answers": Case(
+        "question_answering",
+        bert("span"),
+        (8 * (np.arange(T)[:, None] == SPANS[:, None])).astype(np.float32),
+        {"labels": SPANS, "context": np.ones((N, T), bool), "windows": np.arange(N, dtype=np.int32)},
+        {"f1": 1.0, "exact_match": 1.0},
+    ),
+    "fidelity of words": Case(
+        "distill", bert("token_classification", C), one_hot(OF_TOKENS) + 20, {LOGITS: one_hot(OF_TOKENS) + 20}, FIDELITY
+    ),
+    "fidelity of spans": Case("distill", bert("span"), ENDS, {LOGITS: ENDS}, FIDELITY),
     "fidelity of a score": Case("distill", bert("regression", 1), SCORES, {LOGITS: SCORES}, FIDELITY),
     "fidelity of numbers": Case("distill", bert("regression", 2), NUMBERS, {LOGITS: NUMBERS}, FIDELITY),
     "fidelity of one class": Case("distill", VitConfig(num_classes=1), SCORES, {LOGITS: SCORES}, FIDELITY),
@@ -102,13 +133,13 @@ FAR = 0.4
 
 def measured(case: Case, outputs: np.ndarray) -> dict[str, float]:
     """By batches, of which the last is filled with what must not count."""
-    shape = case.targets["labels"].shape if case.objective in ("clm", "mlm") else (N,)
+    shape = case.targets["labels"].shape if case.objective in ("clm", "mlm", "token_classification") else (N,)
     weights = np.ones(shape, np.float32)
     weights[-8:] = 0
     whole = {**case.targets, "weights": weights, "tokens": np.zeros((N, T), np.int32), "outputs": outputs.copy()}
     whole["outputs"][-8:] = 100
     batches = [{name: x[i : i + 16] for name, x in whole.items()} for i in range(0, N, 16)]
-    loss = OBJECTIVES[case.objective].for_model(case.config).loss
+    loss = OBJECTIVES[case.objective].for_model(case.config).for_data(DATA).loss
     return add_up(lambda batch: loss.measured(batch.pop("outputs"), batch, 1), batches)
 
 

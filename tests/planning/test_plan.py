@@ -24,6 +24,7 @@ from qtx.planning.stand_in import stand_in
 from qtx.planning.table import remedies, verdict
 from qtx.training import MeshConfig
 from qtx.training.sharding import make_mesh
+from tests.data.samples import write_labels, write_questions, write_words
 
 NANO = Path(__file__).parents[1] / "nano_config.py"
 WIDTH, MLP, VOCAB, LENGTH, LAYERS = 16, 32, 40, 32, 2
@@ -147,12 +148,27 @@ def test_products_in_a_loop_count_every_time():
     assert count_product_flops(text) == 3 * 2 * 5 * 4 * 32 * 32
 
 
+LABELLED: dict[str, tuple] = {
+    "token_labels": ("token_classification", "token_classification", write_words, 2, {}),
+    "questions": ("question_answering", "span", write_questions, None, {}),
+    "text_labels": ("sequence_classification", "classification", write_labels, 2, {"text_pair_column": "label"}),
+}
+NAMES = {"token_labels": "a.conll", "questions": "a.json", "text_labels": "a.jsonl"}
+
+
 @pytest.mark.parametrize(
-    ("family", "source"), [("bert", "text_files"), ("opt", "text_files"), ("opt", "bigram_backcopy"), ("vit", "digits")]
+    ("family", "source"),
+    [
+        *(("bert", "text_files"), ("opt", "text_files"), ("opt", "bigram_backcopy"), ("vit", "digits")),
+        *(("bert", "token_labels"), ("bert", "questions"), ("bert", "text_labels")),
+    ],
 )
-def test_stand_in_has_the_shapes_of_the_data(family, source):
+def test_stand_in_has_the_shapes_of_the_data(family, source, tmp_path):
     config = default(family)
     config.data.source = source
+    if source in LABELLED:
+        config.objective, config.model.head, write, config.model.num_classes, options = LABELLED[source]
+        config.data.update({**options, "files": (str(write(tmp_path / NAMES[source])),), "vocab_size": 150})
     if source == "text_files":
         config.data.files = config.data.validation_files = (__file__,)
         config.data.vocab_size = 300

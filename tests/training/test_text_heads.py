@@ -64,9 +64,7 @@ def get_config(variant="softmax"):
     config.objective, config.model.head = {objective!r}, {head!r}
     config.model.update(dict(num_layers=1, width=32, num_heads=2, mlp_width=32, init_std=0.2, dropout=0.0))
     config.model.attention_dropout = 0.0
-    config.data.source = "text_labels"
-    config.data.files = ({file!r},)
-    config.data.vocab_size = 30
+    config.data.update({data!r})
     config.data.sequence_length = 16
     config.data.held_out_fraction = 0.3
     config.training.update(dict(steps=300, batch_size=32, warmup_steps=10, learning_rate=3e-3))
@@ -77,34 +75,90 @@ def get_config(variant="softmax"):
     return config
 """
 WORDS = ("warm", "cold", "wet", "dry", "far", "near")
+QUESTIONS = {"heat": ("warm", "cold"), "rain": ("wet", "dry")}
+ENTITIES = {"warm": "B-HEAT", "wet": "B-RAIN", "dry": "I-RAIN"}
+
+
+def labelled(label, count=1):
+    """Writes texts, or pairs of texts, with what `label` makes of their words, as JSON lines."""
+
+    def write(folder):
+        rows = []
+        for _ in range(400):
+            texts = [RNG.choice(WORDS, 6).tolist() for _ in range(count)]
+            named = dict(zip(("text", "other"), map(" ".join, texts), strict=False))
+            rows.append(json.dumps({**named, "label": label(*texts)}))
+        (folder / "texts.jsonl").write_text("\n".join(rows) + "\n")
+        pair = {"text_pair_column": "other"} if count > 1 else {}
+        return {"source": "text_labels", "files": (str(folder / "texts.jsonl"),), **pair}
+
+    return write
+
+
+def words_with_labels(folder):
+    sentences = [RNG.choice(WORDS, int(RNG.integers(3, 12))).tolist() for _ in range(400)]
+    lines = ["\n".join(f"{word} x {ENTITIES.get(word, 'O')}" for word in words) for words in sentences]
+    (folder / "words.conll").write_text("-DOCSTART- x O\n\n" + "\n\n".join(lines) + "\n")
+    return {"source": "token_labels", "files": (str(folder / "words.conll"),)}
+
+
+def questions(folder):
+    """Each text has one word that answers each question; most texts have several windows."""
+    paragraphs = []
+    for _ in range(300):
+        words = RNG.choice(WORDS[4:], int(RNG.integers(6, 20))).tolist()
+        places = RNG.choice(len(words), 2, replace=False)
+        qas = []
+        for place, answers in zip(places, QUESTIONS.values(), strict=True):
+            words[place] = str(RNG.choice(answers))
+        context = " ".join(words)
+        for place, question in zip(places, QUESTIONS, strict=True):
+            answer = {"text": words[place], "answer_start": context.index(words[place])}
+            qas.append({"id": "x", "question": question, "answers": [answer]})
+        paragraphs.append({"context": context, "qas": qas})
+    (folder / "a.json").write_text(json.dumps({"data": [{"title": "x", "paragraphs": paragraphs}]}))
+    return {"source": "questions", "files": (str(folder / "a.json"),)}
+
+
+TASKS = {
+    "numbers": ("sequence_regression", "regression", "correlation", labelled(lambda words: words.count("warm") / 2)),
+    "labels": (
+        *("multi_label_classification", "multi_label", "f1"),
+        labelled(lambda words: [w for w in ("warm", "wet") if w in words]),
+    ),
+    # Which of the texts is the first, token types alone tell well.
+    "pairs with scores": (
+        *("sequence_regression", "regression", "correlation"),
+        labelled(lambda one, other: one.count("warm") - other.count("warm"), count=2),
+    ),
+    "words": ("token_classification", "token_classification", "f1", words_with_labels),
+    "questions": ("question_answering", "span", "f1", questions),
+}
+TOLD = {
+    "numbers": "| rank correlation |",
+    "labels": "| F1 of wet |",
+    "pairs with scores": "| rank correlation |",
+    "words": "| F1 of RAIN |",
+    "questions": "| exact match |",
+}
 
 
 @pytest.mark.slow
-@pytest.mark.parametrize(
-    ("objective", "head", "metric"),
-    [
-        pytest.param("sequence_regression", "regression", "correlation", marks=pytest.mark.long),
-        ("multi_label_classification", "multi_label", "f1"),
-    ],
-)
-def test_from_texts_to_a_quantized_head_and_what_heals_it(tmp_path, objective, head, metric, capsys):
-    """The labels are how many of the words are warm, or whether the text is warm, and wet."""
-    rows = []
-    for _ in range(400):
-        words = RNG.choice(WORDS, 6).tolist()
-        of_head = {"regression": words.count("warm") / 2, "multi_label": [w for w in ("warm", "wet") if w in words]}
-        rows.append(json.dumps({"text": " ".join(words), "label": of_head[head]}))
-    (tmp_path / "texts.jsonl").write_text("\n".join(rows) + "\n")
-    file = str(tmp_path / "texts.jsonl")
-    (tmp_path / "config.py").write_text(CONFIG.format(objective=objective, head=head, file=file, metric=metric))
+@pytest.mark.parametrize("task", [pytest.param(task, marks=[pytest.mark.long] * (task == "numbers")) for task in TASKS])
+def test_from_files_to_a_quantized_head_and_what_heals_it(task, tmp_path, capsys):
+    """The labels are how many of the words are warm, or whether the text is warm, and wet; and so on."""
+    objective, head, metric, write = TASKS[task]
+    data = write(tmp_path)
+    pieces = ("[PAD]", "[UNK]", "[CLS]", "[SEP]", "[MASK]", *WORDS, *QUESTIONS)
+    (tmp_path / "vocab.txt").write_text("\n".join(pieces))
+    data["tokenizer"] = str(tmp_path / "vocab.txt")
+    (tmp_path / "config.py").write_text(CONFIG.format(objective=objective, head=head, data=data, metric=metric))
     run = f"--workdir={tmp_path}/run"
     assert main(["train", f"--config={tmp_path}/config.py", run]) == 0
     assert main(["quantize", run]) == 0
     assert main(["evaluate", run]) == 0
     told = capsys.readouterr().out
-    assert ("| rank correlation |" in told) == (head == "regression") and ("| F1 of wet |" in told) == (
-        head != "regression"
-    )
+    assert {name: line in told for name, line in TOLD.items()} == {n: line == TOLD[task] for n, line in TOLD.items()}
     results = json.loads((tmp_path / "run/results.json").read_text())
     values = {m["scheme"]: m["values"] for m in results["measurements"]}
     assert results["metric"] == metric and values["w8a8"][metric] > 0.9 * values["fp"][metric] > 0.4

@@ -11,8 +11,10 @@ from qtx.data.objectives.distillation import Distillation
 from qtx.data.objectives.masked import MaskedLanguageModelling
 from qtx.data.objectives.multi_label_classification import MultiLabelClassification
 from qtx.data.objectives.numbers import NumbersOfTexts
+from qtx.data.objectives.question_answering import QuestionAnswering
 from qtx.data.objectives.sequence_classification import SequenceClassification
 from qtx.data.objectives.sequence_regression import SequenceRegression
+from qtx.data.objectives.token_classification import TokenClassification
 
 OBJECTIVES: dict[str, Objective] = {
     "mlm": MaskedLanguageModelling(),
@@ -22,6 +24,8 @@ OBJECTIVES: dict[str, Objective] = {
     "sequence_classification": SequenceClassification(),
     "sequence_regression": SequenceRegression(),
     "multi_label_classification": MultiLabelClassification(),
+    "token_classification": TokenClassification(),
+    "question_answering": QuestionAnswering(),
 }
 """Training objectives by the name that configs use."""
 

@@ -23,7 +23,7 @@ class Objective(abc.ABC):
     and which of the loss's metrics people read.
 
     Attributes:
-      loss: the loss that the model is trained on and measured by; see `for_model`.
+      loss: the loss that the model is trained on and measured by; see `for_model` and `for_data`.
       metric: the key of an evaluation's results (see `qtx.training.evaluate`) that a user reads first.
       lower_is_better: whether lower values of the metric are better.
       also_measured: further keys, besides `loss`, by which the best checkpoint may be chosen.
@@ -44,6 +44,10 @@ class Objective(abc.ABC):
 
     def for_model(self, config: Any) -> Self:
         """Returns this objective with its loss for a model's config, where the loss depends on the model."""
+        return self
+
+    def for_data(self, data: Any) -> Self:
+        """Returns this objective with its loss for a `Data`, where the loss depends on what the labels mean."""
         return self
 
 

@@ -39,8 +39,8 @@ class Distillation(TextObjective):
         if head == "none":
             pooling, normalize = getattr(config, "pooling", "mean"), getattr(config, "normalize", False)
             return dataclasses.replace(self, loss=EmbeddingDistillation(pooling, normalize, config))
-        # Softmax over one class is 1, whatever its logit: a head of one output is a score.
-        of_one = head != "mlm" and getattr(config, "num_classes", None) == 1
+        # Softmax over one class is 1, whatever its logit: a head of one output for a text is a score.
+        of_one = head not in ("mlm", "token_classification") and getattr(config, "num_classes", None) == 1
         kind = head if head in DIVERGENCES else SCORE if of_one else SOFTMAX
         return dataclasses.replace(self, loss=LogitDistillation(kind, config))
 

@@ -13,10 +13,12 @@ from qtx.data.sources.idx import Idx
 from qtx.data.sources.image_corpus import ImageCorpus
 from qtx.data.sources.image_folder import ImageFolder
 from qtx.data.sources.photographs import Photographs
+from qtx.data.sources.questions import Questions
 from qtx.data.sources.stdlib import Stdlib, StdlibLabels
 from qtx.data.sources.text_corpus import TextCorpus
 from qtx.data.sources.text_files import TextFiles
 from qtx.data.sources.text_labels import TextLabels
+from qtx.data.sources.token_labels import TokenLabels
 
 
 class Source(Protocol):
@@ -50,6 +52,8 @@ SOURCES: dict[str, type[Source]] = {
     "text_files": TextFiles,
     "text_corpus": TextCorpus,
     "text_labels": TextLabels,
+    "token_labels": TokenLabels,
+    "questions": Questions,
     "stdlib_labels": StdlibLabels,
     "digits": Digits,
     "photographs": Photographs,

@@ -14,15 +14,20 @@ import sysconfig
 import warnings
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass
+from itertools import pairwise
 from pathlib import Path
 from typing import NamedTuple
 
+from qtx.data.asked import default_stride, make_asked_data
 from qtx.data.dataset import Data
-from qtx.data.label_values import CLASS, NAMES, NUMBERS
+from qtx.data.label_values import ANSWERS, CLASS, NAMES, NUMBERS, TAGS
 from qtx.data.labelled import LabelledTextOptions
 from qtx.data.objectives import TextObjective
+from qtx.data.question_files import Question
 from qtx.data.splitting import split_by_name
 from qtx.data.tables import LabelledText
+from qtx.data.tagged import make_tagged_data
+from qtx.data.tagged_files import TaggedWords
 from qtx.data.text import TextOptions
 from qtx.foundation.errors import QtxError
 
@@ -63,6 +68,7 @@ def _words_there(document: Document) -> str:
     return json.dumps([word for word in LABEL_WORDS if word in document.text])
 
 
+TAG_NAMES, FIRST_WORDS = ("O", "B-LONG", "I-LONG"), 50
 LABEL_WORDS = ("class", "error", "example", "return")
 LABELS: dict[str, Callable[[Document], str]] = {
     CLASS: lambda document: document.name.split()[0],
@@ -75,14 +81,50 @@ LABELS: dict[str, Callable[[Document], str]] = {
 @dataclass(frozen=True)
 class StdlibLabels(LabelledTextOptions):
     """Python's help topics and docstrings, each labelled `topic` or `module`, or by the mean length of its words, or by
-    which of a few words it has; a twentieth is held out."""
+    which of a few words it has, or word by word, or asked for their longest word; a twentieth is held out."""
+
+    @staticmethod
+    def serves(objective):
+        return isinstance(objective, TextObjective) and (objective.labelled or objective.taught)
+
+    def pairs(self, objective):
+        return objective.label_kind == ANSWERS
 
     def load(self, objective: TextObjective) -> Data:
         kind = objective.label_kind
+        if kind == TAGS:
+            sentences = split_by_name(
+                [_long_words(document) for document in stdlib_documents()],
+                lambda row: " ".join(row.words),
+                *(HELD_OUT_FRACTION, "text", REMEDY),
+            )
+            return make_tagged_data(self, "stdlib_labels", *sentences, objective, TAG_NAMES, {})
+        if kind == ANSWERS:
+            asked = split_by_name(
+                [_longest_word(document) for document in stdlib_documents()],
+                lambda row: row.context,
+                *(HELD_OUT_FRACTION, "text", REMEDY),
+            )
+            stride = default_stride(self.sequence_length)
+            return make_asked_data(self, "stdlib_labels", *asked, objective, stride, {})
         label, classes = LABELS[kind], LABEL_WORDS if kind == NAMES else None
         rows = [LabelledText(document.text, label(document)) for document in stdlib_documents()]
         training, held_out = split_by_name(rows, lambda row: row.text, HELD_OUT_FRACTION, "text", REMEDY)
         return self.make_labelled_data("stdlib_labels", training, held_out, objective, classes)
+
+
+def _long_words(document: Document) -> TaggedWords:
+    """Labels the first words of a document: neighbours of more than six letters make up an entity."""
+    words = document.text.split()[:FIRST_WORDS]
+    long = [False, *(len(word) > 6 for word in words)]
+    return TaggedWords(tuple(words), tuple(TAG_NAMES[here + (here and before)] for before, here in pairwise(long)))
+
+
+def _longest_word(document: Document) -> Question:
+    """Asks for the longest of the first words of a document."""
+    context = " ".join(document.text.split()[:FIRST_WORDS])
+    answer = max(context.split(), key=len)
+    return Question("Longest?", context, (answer,), (context.index(answer),), False)
 
 
 def split_stdlib(fraction: float) -> tuple[list[Document], list[Document]]:
