@@ -137,7 +137,7 @@ def naive(normalizer, parameters, rows, query, key, value):
 
 def fused(backend, normalizer, parameters, rows, query, key, value):
     """By a backend."""
-    case = case_of(normalizer, rows.mask, query, 0.0)
+    case = case_of(normalizer, rows, query, 0.0)
     return BACKENDS[backend](case, parameters, query, key, value, rows, None)
 
 

@@ -222,15 +222,19 @@ def _few_rows_jvp(rows, dtype, primals, tangents):
     return _few_rows(table, rows, dtype), product
 
 
-def embedding(rows: int, features: int, axis: str, init_std: float, dtype, name: str | None = None) -> nn.Embed:
-    """Makes an embedding table `[rows, features]`, initially normal(`init_std`)."""
-    init = nn.with_logical_partitioning(nn.initializers.normal(init_std), (axis, "embed"))
+def embedding(
+    rows: int, features: int, axis: str, init_std: float, dtype, name: str | None = None, columns: str = "embed"
+) -> nn.Embed:
+    """Makes an embedding table `[rows, features]` of logical axes (axis, columns), initially normal(`init_std`)."""
+    init = nn.with_logical_partitioning(nn.initializers.normal(init_std), (axis, columns))
     return Embed(rows, features, dtype=dtype, embedding_init=init, name=name)
 
 
-def layer_norm(epsilon: float, dtype, name: str | None = None, part: Part = Part.NORM) -> nn.LayerNorm:
+def layer_norm(
+    epsilon: float, dtype, name: str | None = None, part: Part = Part.NORM, use_bias: bool = True
+) -> nn.LayerNorm:
     """Makes a LayerNorm over the last axis, with the two-pass variance: E[x^2] - E[x]^2 loses digits to outliers."""
-    return LayerNorm(epsilon=epsilon, dtype=dtype, use_fast_variance=False, part=part, name=name)
+    return LayerNorm(epsilon, dtype, use_bias=use_bias, use_fast_variance=False, part=part, name=name)
 
 
 def rms_norm(epsilon: float, dtype, name: str | None = None, part: Part = Part.NORM) -> nn.RMSNorm:

@@ -50,11 +50,11 @@ class WithParameters(nn.Module):
 class MultiHeadAttention(nn.Module):
     """Self-attention in which a head can do nothing.
 
-    Sites: query `[B, T, H*D]`; key and value `[B, T, K*D]`; scores (scaled, before the mask) and probs `[B, H, T, T]`;
-    context `[B, T, H*D]`; out `[B, T, width]`. A gate adds gate, its openness, `[B, T, H]`, or `[B, T, H*D]` if each
-    dimension has one, and gated_context `[B, T, H*D]`; on the values it adds gated_value `[B, T, K*D]` instead, and
-    gate has K for H. A gate that is a dense layer also adds gate_predictor, of the shape of gate. A rotation adds
-    rotated_query and rotated_key, of the shapes of query and key.
+    Sites: query `[B, T, H*D]`; key and value `[B, T, K*D]`; scores (scaled, with any bias, before the mask) and probs
+    `[B, H, T, T]`; context `[B, T, H*D]`; out `[B, T, width]`. A gate adds gate, its openness, `[B, T, H]`, or
+    `[B, T, H*D]` if each dimension has one, and gated_context `[B, T, H*D]`; on the values it adds gated_value
+    `[B, T, K*D]` instead, and gate has K for H. A gate that is a dense layer also adds gate_predictor, of the shape of
+    gate. A rotation adds rotated_query and rotated_key, of the shapes of query and key.
 
     Attributes:
       spec: what is computed, and how; H, K and D are its.
@@ -119,7 +119,7 @@ class MultiHeadAttention(nn.Module):
         key, value = of_query_heads(key), of_query_heads(value)
         normalize = WithParameters(normalizer.parameters(num_heads), spec.init_std, name=NORMALIZER)
         dropout = 0.0 if self.deterministic else spec.dropout
-        case = case_of(normalizer, rows.mask, query, dropout)
+        case = case_of(normalizer, rows, query, dropout)
         backend = chosen(spec.backend, case, watched(self, *INNER))
         if backend is None:
             context = self._naive(normalize, query, key, value, rows)
@@ -138,6 +138,7 @@ class MultiHeadAttention(nn.Module):
     ) -> jax.Array:
         """Computes the context `[B, T, H, D]` with scores and probabilities in memory, where all can look at them."""
         scores = Product("bthd,bshd->bhts", jnp.float32, query.shape[-1] ** -0.5, name="score_product")(query, key)
+        scores = scores if rows.bias is None else scores + rows.bias
         scores = Site(Part.SCORES, name="scores")(scores, rows.mask)
         probs = Site(Part.PROBS, name="probs")(normalize(self.spec.variant.normalizer, scores, rows), rows.mask)
         probs = Dropout(self.spec.dropout, deterministic=self.deterministic)(probs).astype(self.spec.dtype)

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from qtx.families.checkpoints import bert, roberta
+from qtx.families.checkpoints import bert, mpnet, roberta
 from qtx.families.checkpoints.bert import LAYER
 from qtx.families.family import Family, MeasuredSites
 from qtx.models import Bert, BertConfig
@@ -31,6 +31,6 @@ BERT = Family(
     },
     measured=lambda config: MEASURED,
     recipe="paper_bert",
-    checkpoints=(bert.CHECKPOINT, roberta.CHECKPOINT),
+    checkpoints=(bert.CHECKPOINT, roberta.CHECKPOINT, mpnet.CHECKPOINT),
     vocab_size=30522,
 )

@@ -10,12 +10,13 @@ import jax
 import jax.numpy as jnp
 
 from qtx.attention import Rows
-from qtx.foundation.limits import one_of
+from qtx.foundation.limits import at_least, one_of
 from qtx.layers import Dropout, dense, embedding, layer_norm
 from qtx.masks import Mask
 from qtx.models.activations import ACTIVATIONS
 from qtx.models.block import TransformerConfig, layers
 from qtx.models.pooling import check_pooling
+from qtx.models.relative_bias import RelativeBias
 from qtx.models.vocabulary import LOGITS, VocabularyProduct
 from qtx.parts import Part
 from qtx.sites import Site
@@ -35,8 +36,10 @@ class BertConfig(TransformerConfig):
       activation: the activation of the feed-forward networks and the masked-language head, a name in `ACTIVATIONS`; the
         pooler's is always tanh.
       vocab_size: the rows of the embedding table; None: from the data's tokenizer.
-      max_length: the rows of the position embeddings.
-      type_vocab_size: the number of token types.
+      max_length: the longest sequence, and the rows of the position embeddings where positions are learned.
+      type_vocab_size: the number of token types; 0: the model has none.
+      relative_buckets: the rows of the table of biases that scores have by the distance of query and key (MPNet: 32);
+        0: there is none.
       head: `"mlm"`, the masked-language head with a tied decoder; a head of whole texts: `"classification"`, one class
         of several, `"regression"`, a number or several, or `"multi_label"`, classes of which a text may have several;
         a head of every token: `"token_classification"`, or `"span"`, which finds an answer in a text; or `"none"`, the
@@ -48,11 +51,14 @@ class BertConfig(TransformerConfig):
 
     pre_norm: ClassVar[bool] = False
     causal: ClassVar[bool] = False
+    learned_positions: ClassVar[bool] = True
+    """Whether positions are embedded, by a table; other models turn queries and keys, see `per_layer`."""
 
     activation: Annotated[str, one_of(ACTIVATIONS)] = "gelu"  # type: ignore[misc]
     vocab_size: int | None = None
     max_length: int = 512
-    type_vocab_size: int = 2
+    type_vocab_size: Annotated[int, at_least(0)] = 2
+    relative_buckets: Annotated[int, at_least(0)] = 0
     head: Annotated[str, one_of(HEADS)] = "mlm"
     num_classes: int | None = None
     pooling: str = "mean"
@@ -69,7 +75,8 @@ class BertConfig(TransformerConfig):
 
 
 class BertEmbeddings(nn.Module):
-    """The embeddings. Sites: token_type_sum (words + token types), sum (with positions), norm; all `[B, T, width]`."""
+    """The embeddings. Sites: token_type_sum (words + token types) and sum (with positions), where the model has these,
+    and norm; all `[B, T, width]`."""
 
     config: BertConfig
     deterministic: bool
@@ -78,16 +85,21 @@ class BertEmbeddings(nn.Module):
         c, dtype = self.config, jnp.dtype(self.config.dtype)
         assert c.vocab_size is not None, "vocab_size is filled in by qtx.families.build"
         self.words = embedding(c.vocab_size, c.width, "vocab", c.init_std, dtype)
-        self.positions = embedding(c.max_length, c.width, "positions", c.init_std, dtype)
-        self.token_types = embedding(c.type_vocab_size, c.width, "positions", c.init_std, dtype)
-        self.token_type_sum = Site(Part.EMBEDDED)
-        self.sum = Site(Part.EMBEDDED)
-        self.norm = layer_norm(c.layer_norm_epsilon, dtype)
+        if c.learned_positions:
+            self.positions = embedding(c.max_length, c.width, "positions", c.init_std, dtype)
+            self.sum = Site(Part.EMBEDDED)
+        if c.type_vocab_size:
+            self.token_types = embedding(c.type_vocab_size, c.width, "positions", c.init_std, dtype)
+            self.token_type_sum = Site(Part.EMBEDDED)
+        self.norm = layer_norm(c.layer_norm_epsilon, dtype, use_bias=c.norm_bias)
         self.drop = Dropout(c.dropout, deterministic=self.deterministic)
 
     def __call__(self, tokens: jax.Array, token_types: jax.Array) -> jax.Array:
-        x = self.token_type_sum(self.words(tokens) + self.token_types(token_types))
-        x = self.sum(x + self.positions(jnp.arange(tokens.shape[1])[None]))
+        x = self.words(tokens)
+        if self.config.type_vocab_size:
+            x = self.token_type_sum(x + self.token_types(token_types))
+        if self.config.learned_positions:
+            x = self.sum(x + self.positions(jnp.arange(tokens.shape[1])[None]))
         return self.drop(self.norm(x))
 
 
@@ -160,7 +172,10 @@ class Bert(nn.Module):
         c, tokens = self.config, batch["tokens"]
         embeddings = BertEmbeddings(c, not train, name="embeddings")
         x = embeddings(tokens, batch.get("token_types", jnp.zeros_like(tokens)))
-        rows = Rows(Mask.of_batch(batch, tokens.shape[1], causal=c.causal), step)
+        length, bias = tokens.shape[1], None
+        if c.relative_buckets:
+            bias = RelativeBias(c.relative_buckets, c.num_heads, c.init_std, name="relative_bias")(length)
+        rows = Rows(Mask.of_batch(batch, length, causal=c.causal), step, bias=bias)
         x, _ = layers(c, deterministic=not train)(x, rows)
         if c.head == "none":
             return x.astype(jnp.float32)

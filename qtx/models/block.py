@@ -20,6 +20,7 @@ from qtx.layers import Dropout, dense, layer_norm, rms_norm
 from qtx.masks import real_positions
 from qtx.models.activations import ACTIVATIONS
 from qtx.models.remat import NONE, REMAT_POLICIES, rematerialized
+from qtx.models.rotary import rotation
 from qtx.parts import Part
 from qtx.sites import Site
 
@@ -30,7 +31,6 @@ UNROLLED_LAYERS = 6
 FROM_DATA = ("vocab_size", "image_size", "channels", "num_classes")
 """Options that a config may leave to the data."""
 RATE = within("[0, 1)", "a rate in [0, 1)")
-NORMS = {"LN": layer_norm, "RMSNorm": rms_norm}
 
 
 @dataclasses.dataclass(frozen=True)
@@ -40,9 +40,12 @@ class TransformerConfig(Checked):
 
     Attributes:
       pre_norm: whether the norms are on the residual branches; otherwise they follow the residual sums.
-      norm: the norm of the blocks, a name in `NORMS`.
+      norm: the norm of the blocks, `"LN"` or `"RMSNorm"`.
       activation: the activation of the feed-forward networks, a name in `ACTIVATIONS`.
       causal: whether a query sees only itself and what is before it.
+      gated: whether the feed-forward networks are gated: activation(gate) times another projection (Shazeer 2020).
+      attention_bias, mlp_bias, mlp_out_bias, norm_bias: whether the projections of the attention, the first layers of
+        the feed-forward networks, their last layer, and the norms have biases.
       reads: what a batch holds, `"tokens"` `[B, T]` or `"images"` `[B, H, W, C]`.
       num_layers, width, num_heads, mlp_width: the shape; width is divided among the heads.
       dropout: the rate on both residual branches, and on the embeddings of BERT and ViT.
@@ -65,6 +68,11 @@ class TransformerConfig(Checked):
     norm: ClassVar[str] = "LN"
     activation: ClassVar[str]
     causal: ClassVar[bool]
+    gated: ClassVar[bool] = False
+    attention_bias: ClassVar[bool] = True
+    mlp_bias: ClassVar[bool] = True
+    mlp_out_bias: ClassVar[bool] = True
+    norm_bias: ClassVar[bool] = True
     reads: ClassVar[str] = "tokens"
 
     num_layers: Annotated[int, at_least(1)] = 12
@@ -104,11 +112,18 @@ class TransformerConfig(Checked):
         return dataclasses.replace(self, attention=self.attention.trained_at(length))
 
     @property
+    def per_layer(self) -> dict[str, Any]:
+        """Returns what each layer is told of its own, arrays with a row a layer: its `window` (`qtx.masks.Mask`), the
+        `frequencies` of its rotary positions (`qtx.models.rotary`), and whether its attention's input is `normed`."""
+        return {}
+
+    @property
     def attention_spec(self) -> AttentionSpec:
         """Returns the specification of every layer's attention."""
         return AttentionSpec(
             self.num_heads,
             self.attention,
+            use_bias=self.attention_bias,
             dropout=self.attention_dropout,
             init_std=self.init_std,
             dtype=jnp.dtype(self.dtype),
@@ -129,42 +144,63 @@ class TransformerConfig(Checked):
         return {"tokens": np.zeros((1, 2), np.int32)}
 
 
+def make_norm(config: TransformerConfig, name: str, part: Part = Part.NORM) -> nn.Module:
+    """Makes a norm as those of a model's blocks."""
+    dtype = jnp.dtype(config.dtype)
+    if config.norm == "RMSNorm":
+        return rms_norm(config.layer_norm_epsilon, dtype, name, part)
+    return layer_norm(config.layer_norm_epsilon, dtype, name, part, config.norm_bias)
+
+
 class Mlp(nn.Module):
-    """The feed-forward network; sites hidden (after the activation) `[B, T, mlp_width]` and out `[B, T, width]`."""
+    """The feed-forward network; sites hidden (after the activation, times the gated projection where there is one)
+    `[B, T, mlp_width]` and out `[B, T, width]`."""
 
     config: TransformerConfig
 
     @nn.compact
     def __call__(self, x: jax.Array) -> jax.Array:
         c, dtype = self.config, jnp.dtype(self.config.dtype)
-        hidden = dense(c.mlp_width, ("embed", "mlp"), c.init_std, dtype, "in", part=Part.PREACTIVATION)(x)
-        hidden = Site(Part.HIDDEN, name="hidden")(ACTIVATIONS[c.activation](hidden))
-        return dense(x.shape[-1], ("mlp", "embed"), c.init_std, dtype, "out", part=Part.BRANCH)(hidden)
+
+        def project(name):
+            axes, part = ("embed", "mlp"), Part.PREACTIVATION
+            return dense(c.mlp_width, axes, c.init_std, dtype, name, c.mlp_bias, part=part)(x)
+
+        hidden = ACTIVATIONS[c.activation](project("gate" if c.gated else "in"))
+        hidden = hidden * project("in") if c.gated else hidden
+        hidden = Site(Part.HIDDEN, name="hidden")(hidden)
+        return dense(x.shape[-1], ("mlp", "embed"), c.init_std, dtype, "out", c.mlp_out_bias, part=Part.BRANCH)(hidden)
 
 
 class Block(nn.Module):
-    """Attention and feed-forward network with residuals. Sites: {attention,mlp}_{residual,norm}."""
+    """Attention and feed-forward network with residuals. Sites: {attention,mlp}_{residual,norm}, and attention_in where
+    some layers have no norm before their attention."""
 
     config: TransformerConfig
     deterministic: bool
 
     @nn.compact
-    def __call__(self, x: jax.Array, rows: Rows, window: jax.Array | None = None) -> tuple[jax.Array, None]:
-        """Returns (`[B, T, width]`, None) for x `[B, T, width]`, what its queries see, and the layer's own window."""
-        c, dtype = self.config, jnp.dtype(self.config.dtype)
-        rows = rows if window is None else rows.within(window)
+    def __call__(self, x: jax.Array, rows: Rows, own: Mapping[str, jax.Array] | None = None) -> tuple[jax.Array, None]:
+        """Returns (`[B, T, width]`, None) for x `[B, T, width]`, what its queries see, and what the layer is told of
+        its own (`TransformerConfig.per_layer`)."""
+        c, own = self.config, own or {}
+        rows = rows.within(own["window"]) if "window" in own else rows
+        rotate = rotation(own["frequencies"]) if "frequencies" in own else None
         # Left to itself, XLA's partitioner (jaxlib 0.10.2) exchanges examples within a gated model's block, if the
         # devices of a data x fsdp x tensor mesh have one example each.
         x = constrain(x, "batch")
-        attention_norm = NORMS[c.norm](c.layer_norm_epsilon, dtype, "attention_norm")
-        mlp_norm = NORMS[c.norm](c.layer_norm_epsilon, dtype, "mlp_norm")
+        attention_norm = make_norm(c, "attention_norm")
+        mlp_norm = make_norm(c, "mlp_norm")
         attention = MultiHeadAttention(c.attention_spec, self.deterministic, name="attention")
         mlp = Mlp(c, name="mlp")
 
         def drop(y):
             return Dropout(c.dropout, deterministic=self.deterministic)(y)
 
-        branch = attention(attention_norm(x) if c.pre_norm else x, rows, x)
+        normed = attention_norm(x) if c.pre_norm else x
+        if "normed" in own:
+            normed = Site(Part.NORM, name="attention_in")(jnp.where(own["normed"], normed, x))
+        branch = attention(normed, rows, x, rotate)
         x = Site(Part.RESIDUAL, name="attention_residual")(x + drop(branch))
         x = x if c.pre_norm else attention_norm(x)
         branch = mlp(mlp_norm(x) if c.pre_norm else x)
@@ -174,9 +210,11 @@ class Block(nn.Module):
 
 
 def layers(config: TransformerConfig, *, deterministic: bool, windows: Any = None) -> Callable[..., Any]:
-    """Makes `num_layers` blocks, stacked (see `stacked`). Call them with (x, rows); they return (x, None). `windows`
-    `[L]` are the layers' own (see `qtx.masks.Mask`); None: all have that of the rows."""
-    return stacked(Block, config, deterministic, windows)
+    """Makes `num_layers` blocks, stacked (see `stacked`), which are told the config's `per_layer`. Call them with (x,
+    rows); they return (x, None). `windows` `[L]` are the layers' own (see `qtx.masks.Mask`); None: all have that of the
+    rows."""
+    own = config.per_layer if windows is None else {**config.per_layer, "window": windows}
+    return stacked(Block, config, deterministic, own or None)
 
 
 def stacked(

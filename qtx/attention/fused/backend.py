@@ -26,6 +26,7 @@ class AttentionCase(NamedTuple):
       dropout: the rate on the probabilities.
       platform: JAX's name of the devices' kind, e.g. `"cpu"`.
       devices: how many devices the arrays are split over.
+      biased: whether a bias is added to the scores.
     """
 
     normalizer: Normalizer
@@ -35,13 +36,15 @@ class AttentionCase(NamedTuple):
     dropout: float
     platform: str
     devices: int
+    biased: bool = False
 
 
-def case_of(normalizer: Normalizer, mask: Mask, query: jax.Array, dropout: float) -> AttentionCase:
+def case_of(normalizer: Normalizer, rows: Rows, query: jax.Array, dropout: float) -> AttentionCase:
     """Returns the case of queries `[B, T, H, D]`, on the devices that this process has."""
     mesh = jax.typeof(query).sharding.mesh
     platform = jax.default_backend()
-    return AttentionCase(normalizer, mask, query.shape, query.dtype, dropout, platform, max(mesh.size, 1))
+    devices, biased = max(mesh.size, 1), rows.bias is not None
+    return AttentionCase(normalizer, rows.mask, query.shape, query.dtype, dropout, platform, devices, biased)
 
 
 class Backend(abc.ABC):

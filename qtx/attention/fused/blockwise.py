@@ -62,6 +62,8 @@ class Blockwise(Backend):
             return f"{case.shape[1]} positions, which int32 does not count"
         if not case.mask.square:
             return "keys at other positions than the queries'"
+        if case.biased:
+            return "a bias of the scores"
         if not isinstance(case.normalizer, SoftmaxLike):
             return f"{type(case.normalizer).__name__}, which is not softmax-like"
         if type(case.normalizer).__call__ is not SoftmaxLike.__call__:

@@ -23,11 +23,13 @@ class Rows(NamedTuple):
       mask: which keys the rows see.
       step: the training step, a traced scalar, for normalizers that anneal; None: fully trained.
       seen: how many keys each row sees, if the rows are only a block of those of `mask`; None: the mask tells.
+      bias: what is added to the scaled scores before they are the normalizer's, broadcasting to `[B, H, T, S]`.
     """
 
     mask: Mask
     step: jax.Array | None = None
     seen: jax.Array | None = None
+    bias: jax.Array | None = None
 
     def within(self, window: Any) -> Rows:
         """Returns the rows where these see only keys fewer than `window` positions away; see `qtx.masks.Mask`."""
