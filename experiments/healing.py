@@ -7,8 +7,8 @@ The first run is the original, and all is held against its floating point. Range
 the calibration files. A line of the output has a run, a kind of text, a length in tokens, and how the model is
 quantized ("fp": not at all), and of 64 texts (32 of the longest):
 
-- `cosine` of the embeddings (as the run's config pools the last hidden states) and `error` of the hidden states,
-  |h - t|^2 / |t|^2, both to the original's in floating point, as means over the texts;
+- `cosine` of the embeddings (as the run's config pools the last hidden states) and `error` of the model's output, which
+  is the hidden states, |h - t|^2 / |t|^2, both to the original's in floating point, as means over the texts;
 - in floating point, the largest magnitude of a feed-forward output and of a residual sum;
 - with `--neighbours`, of 1,000 reviews at 128 tokens: the share of the ten nearest of each, by cosine, that are the
   same as in floating point.
@@ -39,7 +39,7 @@ from qtx.foundation.errors import QtxError
 from qtx.foundation.numbers import fixed
 from qtx.losses.divergences import cosine_similarity, relative_error
 from qtx.masks import token_mask
-from qtx.models.pooling import pooled
+from qtx.models.pooling import embedding_of
 from qtx.pipeline.lineage import config_of
 from qtx.pipeline.run import assemble_run, restore_run
 from qtx.quantization import QuantizationConfig, Quantized, calibrate
@@ -101,13 +101,14 @@ def reviews(tokenizer: TextTokenizer, file: str, number: int) -> list[np.ndarray
 
 @jax.jit
 def outputs(model: Model, batch: dict[str, jax.Array]) -> dict[str, jax.Array]:
-    """Last hidden states `[B, T, D]`, embeddings `[B, D]`, and the largest feed-forward output and residual sum."""
-    real, config = token_mask(batch, batch["tokens"].shape[1])[..., None], model.module.config
+    """The output, usually the last hidden states `[B, T, D]`, embeddings `[B, D]`, and the largest feed-forward output
+    and residual sum."""
+    real = token_mask(batch, batch["tokens"].shape[1])
     hidden, held = capture(model.apply, {OUTPUTS, *RESIDUALS}, batch, train=False)
-    largest = {name: jnp.abs(jnp.where(real, x, 0)).max() for name, x in held.items()}
+    largest = {name: jnp.abs(jnp.where(real[..., None], x, 0)).max() for name, x in held.items()}
     return {
-        "hidden": jnp.where(real, hidden, 0),
-        "embedding": pooled(hidden, real[..., 0], config.pooling, config.normalize),
+        "hidden": hidden if hidden.ndim == 2 else jnp.where(real[..., None], hidden, 0),
+        "embedding": embedding_of(hidden, real, batch, model.module.config),
         "output": largest[OUTPUTS],
         "residual": jnp.maximum(*(largest[name] for name in RESIDUALS)),
     }
@@ -120,7 +121,7 @@ def compared(model: Model, of_batches: Sequence[Batch], targets: Sequence[dict[s
     largest = {"output": 0.0, "residual": 0.0}
     for batch, target in zip(of_batches, targets, strict=True):
         found = outputs(model, batch)
-        real = token_mask(batch, batch["tokens"].shape[1])[..., None]
+        real = token_mask(batch, batch["tokens"].shape[1])[..., None] if found["hidden"].ndim == 3 else True
         errors.extend(np.asarray(relative_error(found["hidden"], target["hidden"], real)))
         cosines.extend(np.asarray(cosine_similarity(found["embedding"], target["embedding"])))
         largest = {name: max(value, float(found[name])) for name, value in largest.items()}

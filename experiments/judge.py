@@ -9,12 +9,12 @@ from minimum to maximum over 64 calibration texts; the inputs and outputs of eve
 norms of the residual stream included. Weights get one grid per tensor or, in a second line, per channel. The int8
 model runs on integers wherever ONNX Runtime has kernels for them.
 
-Of 128 other texts, all of 128 tokens, each line has the mean cosine of the embeddings (the last hidden states, pooled
-as the first folder's modules say, or else their mean): int8 to the same model's floating point, and both to the first
-folder's floating point; and, as `centred`, the cosine of int8's to the same model's in floating point over all texts
-together, without the mean over the texts, for embeddings that all point one way have a cosine near 1 to anything that
-does. It also counts what is on grids: activations by the operator that makes them, constants (weights, biases, gains)
-by type.
+Of 128 other texts, all of 128 tokens, each line has the mean cosine of the embeddings (of the last hidden states, as
+the first folder's modules say, dense layers in floating point, or else their mean): int8 to the same model's floating
+point, and both to the first folder's floating point; and, as `centred`, the cosine of int8's to the same model's in
+floating point over all texts together, without the mean over the texts, for embeddings that all point one way have a
+cosine near 1 to anything that does. It also counts what is on grids: activations by the operator that makes them,
+constants (weights, biases, gains) by type.
 """
 
 from __future__ import annotations
@@ -37,8 +37,7 @@ from qtx.data.sources.stdlib import HELD_OUT_FRACTION, split_stdlib
 from qtx.foundation.errors import QtxError
 from qtx.foundation.numbers import fixed
 from qtx.interop.carried import MODULES
-from qtx.interop.sentence import Modules, read_modules
-from qtx.models.pooling import pooled
+from qtx.interop.sentence import Modules, embeddings, read_modules
 
 MISSING = ""
 try:
@@ -109,11 +108,12 @@ def export(folder: Path, file: Path) -> None:
     torch.onnx.export(Hidden().eval(), (tokens,), file, input_names=["input_ids"], **options)
 
 
-def embed(file: Path, tokens: np.ndarray, modules: Modules) -> np.ndarray:
-    """Embeddings `[N, D]` of tokens `[N, LENGTH]` by the model of an ONNX file, its hidden states pooled."""
+def embed(file: Path, tokens: np.ndarray, modules: Modules, folder: Path) -> np.ndarray:
+    """Embeddings `[N, D]` of tokens `[N, LENGTH]` by the model of an ONNX file; `folder` has the dense layers, if there
+    are any."""
     session = onnxruntime.InferenceSession(file, providers=["CPUExecutionProvider"])
     hidden = np.concatenate([session.run(None, batch)[0] for batch in batches(tokens)])
-    return np.asarray(pooled(hidden, np.ones(hidden.shape[:2], bool), modules.pooling, modules.normalize))
+    return embeddings(hidden, np.ones(hidden.shape[:2], bool), modules, folder)
 
 
 def on_grids(file: Path) -> dict[str, dict[str, int]]:
@@ -165,11 +165,11 @@ def verdicts(folders: Sequence[Path], text: str) -> Iterator[dict[str, Any]]:
             exported, prepared, quantized = (Path(scratch, f"{name}.onnx") for name in ("exported", "prepared", "int8"))
             export(folder, exported)
             quant_pre_process(exported, prepared, skip_symbolic_shape=True)
-            own = embed(exported, held_out, modules)
+            own = embed(exported, held_out, modules, folder)
             first = own if first is None else first
             for weights, options in WEIGHTS.items():
                 quantize_static(prepared, quantized, Reader(calibration), **options)
-                int8 = embed(quantized, held_out, modules)
+                int8 = embed(quantized, held_out, modules, folder)
                 yield {
                     "folder": str(folder),
                     "weights": weights,

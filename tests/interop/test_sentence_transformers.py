@@ -11,13 +11,13 @@ import pytest
 from qtx.families import build
 from qtx.interop import load, save
 from qtx.interop.sentence import Modules, read_modules
-from qtx.models.pooling import POOLINGS, pooled
+from qtx.models.pooling import POOLINGS, embedding_of
 
 try:
     import torch
     import transformers
     from sentence_transformers import SentenceTransformer
-    from sentence_transformers.sentence_transformer.modules import Normalize, Pooling, Transformer
+    from sentence_transformers.sentence_transformer.modules import Dense, Normalize, Pooling, Transformer
 except ImportError as error:
     if os.environ.get("QTX_REQUIRE_TRANSFORMERS"):
         raise
@@ -30,13 +30,11 @@ TEXTS = ["The cat sat on the mat.", "A dog.", "a cat on a dog on a mat"]
 def embedded(folder, texts):
     """The vectors `[B, width]` that qtx makes of a folder."""
     config, params = load(folder)
-    modules = read_modules(folder)
     batch = transformers.AutoTokenizer.from_pretrained(folder)(texts, padding=True, return_tensors="np")
     tokens, mask = batch["input_ids"].astype(np.int32), batch["attention_mask"].astype(bool)
     with jax.default_matmul_precision("highest"):
-        hidden = np.asarray(build(config).apply({"params": params}, {"tokens": tokens, "mask": mask}))
-    assert (config.pooling, config.normalize) == modules[:2]
-    return np.asarray(pooled(hidden, mask, config.pooling, config.normalize))
+        output = build(config).apply({"params": params}, {"tokens": tokens, "mask": mask})
+    return np.asarray(embedding_of(output, mask, {}, config))
 
 
 def made(folder, modules):
@@ -50,13 +48,14 @@ def made(folder, modules):
     transformers.BertModel(config).save_pretrained(folder / "encoder")
     transformers.BertTokenizerFast(str(folder / "encoder/vocab.txt")).save_pretrained(folder / "encoder")
     parts = [Transformer(str(folder / "encoder")), Pooling(16, modules.pooling)]
-    model = SentenceTransformer(modules=[*parts, Normalize()] if modules.normalize else parts, device="cpu")
+    parts += FURTHER.get(modules.modules, lambda: [])() + ([Normalize()] if modules.normalize else [])
+    model = SentenceTransformer(modules=parts, device="cpu")
     model.save(str(folder / "model"))
     return folder / "model"
 
 
 def check(folder, texts, modules, again):
-    assert read_modules(folder) == modules
+    assert read_modules(folder)._replace(dense=()) == modules
     expected = SentenceTransformer(str(folder), device="cpu").encode(texts)
     found = embedded(folder, texts)
     np.testing.assert_allclose(found, expected, rtol=0, atol=1e-5 * np.abs(expected).max())
@@ -64,7 +63,22 @@ def check(folder, texts, modules, again):
     np.testing.assert_array_equal(SentenceTransformer(str(again), device="cpu").encode(texts), expected)
 
 
-@pytest.mark.parametrize("modules", [Modules(name, name == "mean") for name in POOLINGS])
+FURTHER = {
+    "dense,outputs=5": lambda: [Dense(16, 5)],
+    "dense,outputs=24,activation=ReLU,bias=False": lambda: [Dense(16, 24, False, torch.nn.ReLU())],
+    "normalize + dense,outputs=7,activation=GELU + dense,outputs=3,activation=Identity": lambda: [
+        *(Normalize(), Dense(16, 7, activation_function=torch.nn.GELU()), Dense(7, 3, activation_function=None))
+    ],
+    "dense,outputs=4,activation=SiLU + normalize + dense,outputs=9,activation=Sigmoid": lambda: [
+        *(Dense(16, 4, activation_function=torch.nn.SiLU()), Normalize()),
+        Dense(4, 9, activation_function=torch.nn.Sigmoid()),
+    ],
+}
+CASES = [Modules(name, name == "mean") for name in POOLINGS]
+CASES += [Modules("mean", number % 2 == 0, modules=text) for number, text in enumerate(FURTHER)]
+
+
+@pytest.mark.parametrize("modules", CASES)
 def test_vectors_equal_those_of_the_library(tmp_path, modules):
     check(made(tmp_path, modules), TEXTS, modules, tmp_path / "again")
 

@@ -57,7 +57,8 @@ def test_a_run_is_measured_by_what_the_modules_say(tmp_path, checkpoint):
     config.data = section(data_config(tmp_path, tokenizer=str(checkpoint.folder)))
     run = RunFolder(tmp_path / "run")
     prepared = import_run(read(config), run.root, checkpoint)
-    assert prepared.objective.loss == EmbeddingDistillation("lasttoken", True, prepared.module.config)
+    assert prepared.objective.loss == EmbeddingDistillation(prepared.module.config)
+    assert (prepared.module.config.pooling, prepared.module.config.normalize) == ("lasttoken", True)
     there = config_of(str(run.root)).model
     assert (there.pooling, there.normalize) == ("lasttoken", True)
     # A run that starts from it too.
@@ -75,4 +76,5 @@ def test_a_run_is_measured_by_what_the_modules_say(tmp_path, checkpoint):
     # Who knows better says so.
     config.model.pooling = "cls"
     another = import_run(read(config), tmp_path / "another", checkpoint)
-    assert another.objective.loss == EmbeddingDistillation("cls", True, another.module.config)
+    assert another.objective.loss == EmbeddingDistillation(another.module.config)
+    assert (another.module.config.pooling, another.module.config.normalize) == ("cls", True)
