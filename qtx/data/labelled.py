@@ -16,7 +16,7 @@ from qtx.data.notes import copies, described, noted
 from qtx.data.objectives import NumbersOfTexts, TextObjective
 from qtx.data.objectives.sequence_classification import PADDING, padded
 from qtx.data.tables import LabelledText
-from qtx.data.text import TokenizedOptions, texts_digest
+from qtx.data.text import TokenizedOptions, prompted, texts_digest
 from qtx.data.tokenization import TextTokenizer
 from qtx.foundation.batch import Batch
 from qtx.foundation.errors import QtxError
@@ -93,7 +93,7 @@ class LabelledTextOptions(TokenizedOptions):
             ),
             training=blocks["training"],
             held_out=blocks["held-out"],
-            example=example if objective.labelled else without_padding,
+            example=prompted(example if objective.labelled else without_padding, tokenizer, length),
             vocab_size=tokenizer.vocab_size,
             sequence_length=length,
             classes=names,
@@ -111,7 +111,7 @@ class LabelledTextOptions(TokenizedOptions):
         caller puts the label behind `sequence_length`."""
         blocks = np.full((len(rows), block_length), PADDING, np.int32)
         for first in range(0, len(rows), ENCODED_AT_ONCE):
-            texts = [row.text for row in rows[first : first + ENCODED_AT_ONCE]]
+            texts = [tokenizer.prompt + row.text for row in rows[first : first + ENCODED_AT_ONCE]]
             for block, ids in zip(blocks[first:], tokenizer.encode(texts, what), strict=False):
                 whole, _ = tokenizer.template.around([ids], self.sequence_length, tokenizer.from_left)
                 block[: len(whole)] = whole

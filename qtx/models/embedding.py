@@ -1,4 +1,4 @@
-"""What follows the pooling in an encoder of texts: dense layers and normalizations, as sentence-transformers has them.
+"""Modules that follow the pooling in an encoder of texts: dense layers and normalizations of sentence-transformers.
 
 A config names them in one text, e.g. `dense,outputs=256 + normalize + dense,outputs=64,activation=Identity`.
 """
