@@ -67,7 +67,8 @@ Model = FloatingPoint | Quantized
 
 
 def batches(tokenizer: TextTokenizer, texts: Sequence[np.ndarray], length: int) -> list[Batch]:
-    """Tokens of texts as batches `[TOKENS / length, length]`, each text cut to the length, within the template."""
+    """Tokens of texts as batches `[TOKENS / length, length]`, each text cut to the length, within the template; the
+    texts have their prompt already."""
     rows = np.full((len(texts), length), tokenizer.pad, np.int32)
     mask = np.zeros((len(texts), length), bool)
     for row, real, text in zip(rows, mask, texts, strict=True):
@@ -76,18 +77,22 @@ def batches(tokenizer: TextTokenizer, texts: Sequence[np.ndarray], length: int) 
     size = TOKENS // length
     weights = np.ones(len(texts), np.float32)
     full = {"tokens": rows, "mask": mask, "weights": weights}
+    if tokenizer.prompt:
+        full["prompt"] = np.full(len(texts), tokenizer.prompt_length(length), np.int32)
     return [{name: x[i : i + size] for name, x in full.items()} for i in range(0, len(texts) // size * size, size)]
 
 
 def cut(tokenizer: TextTokenizer, files: Sequence[str], length: int, number: int) -> list[np.ndarray]:
-    """Blocks of `length` - 2 tokens from all over the files."""
-    inner = length - 2
+    """Blocks of `length` - 2 tokens from all over the files, those of the prompt included."""
+    prompt = tokenizer.prompt_ids if tokenizer.prompt else np.zeros(0, np.int32)
+    inner = length - 2 - len(prompt)
     blocks: list[np.ndarray] = []
     for tokens in tokenizer.encode([read_text(file) for file in files]):
         blocks.extend(tokens[: len(tokens) // inner * inner].reshape(-1, inner))
     if len(blocks) < number:
         raise QtxError(f"the texts have {len(blocks)} blocks of {inner} tokens, expected {number}: give more files")
-    return [blocks[i] for i in np.random.default_rng(0).permutation(len(blocks))[:number]]
+    chosen = np.random.default_rng(0).permutation(len(blocks))[:number]
+    return [np.concatenate([prompt, blocks[i]]) for i in chosen]
 
 
 def reviews(tokenizer: TextTokenizer, file: str, number: int) -> list[np.ndarray]:
@@ -96,7 +101,7 @@ def reviews(tokenizer: TextTokenizer, file: str, number: int) -> list[np.ndarray
     if len(rows) < number:
         raise QtxError(f"{file} has {len(rows)} lines, expected {number} reviews or more")
     chosen = np.random.default_rng(0).permutation(len(rows))[:number]
-    return tokenizer.encode([rows[i].rpartition("\t")[2] for i in chosen])
+    return tokenizer.encode([tokenizer.prompt + rows[i].rpartition("\t")[2] for i in chosen])
 
 
 @jax.jit
@@ -151,7 +156,7 @@ def load(folder: str) -> tuple[FloatingPoint, TextTokenizer]:
     """The model of a run, and its tokenizer."""
     there = config_of(folder)
     # What a run is loaded with cuts none of the texts here; the built-in corpus is at hand.
-    options = {name: flattened(there.data).get(name) for name in TOKENIZER_OPTIONS}
+    options = {name: flattened(there.data).get(name) for name in (*TOKENIZER_OPTIONS, "prompt")}
     data = DataConfig(SOURCE.make("source", "stdlib", {"sequence_length": REVIEW_LENGTH, **options}))
     assembled, _ = assemble_run(dataclasses.replace(there, data=data), Path(folder), names_data=True)
     tokenizer = assembled.data.tokenizer

@@ -2,16 +2,21 @@
 
 from __future__ import annotations
 
+import json
 import os
 
 import jax
 import numpy as np
 import pytest
 
+from qtx.data.objectives.distillation import Distillation
+from qtx.data.prompts import read_prompts
+from qtx.data.sources.text_labels import TextLabels
 from qtx.families import build
 from qtx.interop import load, save
 from qtx.interop.sentence import Modules, read_modules
 from qtx.models.pooling import POOLINGS, embedding_of
+from qtx.pipeline.importing import Found, config_of_checkpoint
 
 try:
     import torch
@@ -85,3 +90,53 @@ def test_vectors_equal_those_of_the_library(tmp_path, modules):
 
 def test_vectors_of_a_published_model(tmp_path, whole_patient):
     check(whole_patient, [*TEXTS, "Quantization is a map to a finite set."], Modules("mean", True), tmp_path)
+
+
+PROMPTS = {"query": "the cat: ", "other": "a dog on", "none": ""}
+
+
+@pytest.mark.parametrize("include_prompt", [True, False])
+@pytest.mark.parametrize("default", [None, "query"])
+def test_prompts_are_put_before_texts_as_the_library_does(tmp_path, default, include_prompt):
+    folder = made(tmp_path, Modules("mean", False))
+    model = SentenceTransformer(str(folder), device="cpu", prompts=PROMPTS, default_prompt_name=default)
+    model.set_pooling_include_prompt(include_prompt)
+    model.save(str(folder))
+    assert read_prompts(folder) == (model.prompts, default)
+    config, params = load(folder)
+    assert config.include_prompt is include_prompt
+    (tmp_path / "texts.jsonl").write_text("\n".join(json.dumps({"text": text}) for text in TEXTS))
+    file = str(tmp_path / "texts.jsonl")
+    named = config_of_checkpoint(Found(folder, str(folder))).data.prompt
+    assert named == default
+    for name in (named, "other", "none"):
+        options = {"files": (file,), "validation_files": (file,), "tokenizer": str(folder), "prompt": name}
+        data = TextLabels(**options, sequence_length=14).load(Distillation())
+        examples = [data.example(block, np.random.default_rng(0)) for block in data.training]
+        batch = {key: np.stack([example[key] for example in examples]) for key in examples[0]}
+        prompt = None if name is None else PROMPTS[name]
+        expected = model.preprocess(TEXTS, prompt=prompt)
+        length = expected["input_ids"].shape[1]
+        np.testing.assert_array_equal(batch["tokens"][:, :length], expected["input_ids"])
+        np.testing.assert_array_equal(batch["mask"][:, :length], expected["attention_mask"])
+        assert ("prompt" in batch) == bool(prompt)
+        if prompt:
+            assert set(batch["prompt"]) == {expected["prompt_length"]}
+        with jax.default_matmul_precision("highest"):
+            output = build(config).apply({"params": params}, batch)
+        found = embedding_of(output, batch["mask"], batch, config)
+        vectors = model.encode(TEXTS, prompt_name=name)
+        np.testing.assert_allclose(found, vectors, rtol=0, atol=1e-5 * np.abs(vectors).max())
+
+
+def test_vectors_of_a_published_mpnet(tmp_path, mpnet):
+    texts = [*TEXTS, "Quantization is a map to a finite set. " * 20, "word " * 380, "Ein Satz, den kaum jemand liest."]
+    config, params = load(mpnet)
+    expected = SentenceTransformer(str(mpnet), device="cpu").encode(texts, batch_size=4)
+    batch = transformers.AutoTokenizer.from_pretrained(mpnet)(texts, padding=True, truncation=True, return_tensors="np")
+    assert batch["input_ids"].shape == (6, 382)
+    tokens, mask = batch["input_ids"].astype(np.int32), batch["attention_mask"].astype(bool)
+    with jax.default_matmul_precision("highest"):
+        output = build(config).apply({"params": params}, {"tokens": tokens, "mask": mask})
+    found = embedding_of(output, mask, {}, config)
+    np.testing.assert_allclose(found, expected, rtol=0, atol=1e-5 * np.abs(expected).max())
