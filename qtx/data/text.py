@@ -46,11 +46,6 @@ class TokenizedOptions(Checked):
 
     def __post_init__(self):
         super().__post_init__()
-        if self.prompt and self.tokenizer in (None, *VOCABULARIES):
-            raise QtxError(
-                f"prompt is {self.prompt!r}, but the tokenizer is trained here, beside no prompts: leave it unset, or "
-                "set tokenizer to the folder of a sentence-transformers model"
-            )
         if self.vocab_size is not None and self.tokenizer not in (None, *VOCABULARIES):
             raise QtxError(
                 f"vocab_size is set, but tokenizer {self.tokenizer} is loaded, not trained: leave vocab_size unset, or "
@@ -71,8 +66,17 @@ class TokenizedOptions(Checked):
         """Trains the tokenizer on `texts`, or loads it."""
         options: Any = self.resolved(objective)
         if options.tokenizer in VOCABULARIES:
+            self.check_trained()
             return VOCABULARIES[options.tokenizer](texts, options.vocab_size)
         return with_prompt(load_tokenizer(options.tokenizer), options.tokenizer, self.prompt)
+
+    def check_trained(self) -> None:
+        """Raises QtxError if there is no prompt to be had, since the tokenizer is trained here."""
+        if self.prompt:
+            raise QtxError(
+                f"prompt is {self.prompt!r}, but the tokenizer is trained here, beside no prompts: leave it unset, or "
+                "set tokenizer to the folder of a sentence-transformers model"
+            )
 
 
 def prompted(example: MakeExample, tokenizer: TextTokenizer, length: int) -> MakeExample:

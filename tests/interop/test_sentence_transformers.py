@@ -105,7 +105,7 @@ def test_prompts_are_put_before_texts_as_the_library_does(tmp_path, default, inc
     assert read_prompts(folder) == (model.prompts, default)
     config, params = load(folder)
     assert config.include_prompt is include_prompt
-    (tmp_path / "texts.jsonl").write_text("\n".join(json.dumps({"text": text}) for text in TEXTS))
+    (tmp_path / "texts.jsonl").write_text("\n".join(json.dumps({"text": text, "label": "a"}) for text in TEXTS))
     file = str(tmp_path / "texts.jsonl")
     named = config_of_checkpoint(Found(folder, str(folder))).data.prompt
     assert named == default

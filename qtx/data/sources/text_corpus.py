@@ -124,6 +124,7 @@ class TextCorpus(TextOptions):
         name, vocab_size = options.tokenizer, options.vocab_size
         if name not in VOCABULARIES:
             return with_prompt(load_tokenizer(name), name, self.prompt)
+        self.check_trained()
         facts = (name, vocab_size, TOKENIZER_CHARACTERS, [part.fingerprint for part in training])
         key = hashlib.sha256(repr(facts).encode()).hexdigest()[:16]
         file = at_home(self.data_dir) / "qtx_tokenizer" / key / "tokenizer.json"
