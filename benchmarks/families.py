@@ -2,7 +2,8 @@
 
 Milliseconds of forward, backward and AdamW, in turns, the megabytes that the compiled step needs beside its state and
 its batch, and what each variant costs over plain softmax (the paper's Table 11: 1.009 to 1.28). `none` has no attention
-at all. On one core, compiling for some minutes:
+at all. Last come the kinds of text encoders, with plain softmax, in the shape of `bert_tiny`: their milliseconds, and
+what a floating-point operation of their products takes beside one of BERT. On one core, compiling for some minutes:
 
     taskset -c 0 python -m benchmarks.families --output=benchmarks/results/families.json
 """
@@ -21,7 +22,15 @@ from benchmarks.training_step import SHAPES, WARM_UP_STEPS, Step, model, random_
 from qtx.attention import VARIANTS
 from qtx.cli.cpu_memory import keep_freed_memory
 from qtx.foundation.hardware import cpu_cores
+from qtx.models.flops import step_flops
 
+KINDS: dict[str, tuple[str, dict[str, Any]]] = {
+    "bert": ("bert", {}),
+    "mpnet": ("bert", {"type_vocab_size": 0, "relative_buckets": 32}),
+    "modern_bert": ("modern_bert", {}),
+    "rotary_bert": ("rotary_bert", {}),
+}
+"""Kinds of text encoders: family and further options."""
 OF_FAMILY = ("bert_tiny", "opt_tiny", "vit_ti16")
 PLAIN = "softmax"
 
@@ -53,16 +62,37 @@ def main() -> None:
         print(f"{name}: {json.dumps(row)}", flush=True)
         if options.output:
             options.output.write_text(json.dumps(result, indent=1) + "\n", encoding="utf-8")
+    result["kinds"] = kinds(options.repeats)
+    print(f"kinds: {json.dumps(result['kinds'])}")
+    if options.output:
+        options.output.write_text(json.dumps(result, indent=1) + "\n", encoding="utf-8")
+
+
+def kinds(repeats: int) -> dict[str, dict[str, float]]:
+    """Times a training step of every kind of text encoder, in turns."""
+    family, shape, batch_size = SHAPES["bert_tiny"]
+    batch = random_batch(family, shape, batch_size)
+    models = {name: model(family, shape | more) for name, (family, more) in KINDS.items()}
+    steps = {name: Step(module, batch) for name, module in models.items()}
+    interleaved(steps, WARM_UP_STEPS)
+    seconds = interleaved(steps, repeats)
+    flops = {name: step_flops(module, batch) for name, module in models.items()}
+    return {
+        "ms": {name: round(1e3 * value, 1) for name, value in seconds.items()},
+        "per_flop": {n: round(v / seconds["bert"] * flops["bert"] / flops[n], 3) for n, v in seconds.items()},
+    }
 
 
 def ratios(result: Mapping[str, Any]) -> dict[str, float]:
-    """Speed of each variant relative to plain softmax."""
-    return {
+    """Speed of each variant relative to plain softmax, and of each kind relative to BERT."""
+    of_variants = {
         f"{name}, {variant} / {PLAIN}": 1 / overhead
         for name, row in result["shapes"].items()
         for variant, overhead in row["overhead"].items()
         if variant != PLAIN
     }
+    costs = result["kinds"]["per_flop"].items()
+    return of_variants | {f"{kind} / bert, per operation": 1 / cost for kind, cost in costs if kind != "bert"}
 
 
 if __name__ == "__main__":

@@ -58,7 +58,7 @@ def test_default_reads_back(family):
     experiment = read(default(family))
     assert isinstance(experiment, Experiment)
     assert type(experiment.model) is FAMILIES[family].config
-    assert experiment.quantization.recipe == f"paper_{family}"
+    assert experiment.quantization.recipe == FAMILIES[family].recipe
 
 
 @pytest.mark.representative("*-clipped_softmax", "*-softmax", "*-bert")

@@ -49,7 +49,7 @@ class Parameter(NamedTuple):
     Attributes:
       path: e.g. `"layers/mlp/out/kernel"`.
       shape: of one layer.
-      stack: which it lies in; None: in none.
+      stack: which has one for each layer; None: none, as the parameter lies in none, or all layers share it.
       axes: logical names of the dimensions of one layer (`qtx.axes`), None where it has none.
       role: what it is for.
       part: what its module computes.
@@ -99,8 +99,14 @@ class Anatomy:
     _traced: tuple[nn.Module, Any, Any] = field(repr=False)
 
     def stack_of(self, path: str) -> Stack | None:
-        """Returns the stack that a path lies in, of a parameter, of a site, or of anything below one."""
-        return stack_of(self.stacks, path)
+        """Returns the stack by whose layers a parameter, a site, or anything below a site is stacked; None: by none."""
+        parameter = self.parameters.get(path)
+        return stack_of(self.stacks, path) if parameter is None else parameter.stack
+
+    def sharing(self, path: str) -> int:
+        """Counts the layers that share a parameter: 0 if it is in no stack, or each layer has its own."""
+        parameter, stack = self.parameters.get(path), stack_of(self.stacks, path)
+        return 0 if parameter is None or stack is None or parameter.stack is not None else stack.depth
 
     def leading(self, path: str) -> tuple[int, ...]:
         """Returns the leading axes of a parameter, or of a site's variables: the depth of its stack, or none."""

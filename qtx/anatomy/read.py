@@ -8,16 +8,21 @@ from typing import Any
 
 import flax.linen as nn
 import jax
+import jax.numpy as jnp
 import numpy as np
 from flax import traverse_util
 
 from qtx.anatomy.description import Anatomy, Parameter, Role, SiteInfo, Stack, stack_of
 from qtx.attention.multi_head import WithParameters
 from qtx.attention.parameters import NORMALIZER
-from qtx.sites import SITES_AND_TABLES, part_of, watching
+from qtx.masks import Mask
+from qtx.sites import SITES_AND_TABLES, on_sites, part_of, watching
 
 ROLES = {"kernel": Role.KERNEL, "embedding": Role.TABLE, "bias": Role.BIAS, "scale": Role.SCALE}
 """By the names that Flax gives the parameters of its modules."""
+
+MARKS = "ranges"
+"""The collection that all stacks of layers carry along with their sites."""
 
 Shapes = tuple[tuple[str, tuple[int, ...], str], ...]
 
@@ -38,11 +43,17 @@ def read(module: nn.Module, batch: Mapping[str, Any]) -> Anatomy:
 def _read(module: nn.Module, shapes: Shapes) -> Anatomy:
     batch = {name: jax.ShapeDtypeStruct((1, *shape), np.dtype(dtype)) for name, shape, dtype in shapes}
     with watching(lambda path: True):  # sites that only some ways to compute attention have are there
-        boxed = jax.eval_shape(module.init, jax.random.key(0), batch)["params"]
+        with on_sites(_mark):
+            variables = jax.eval_shape(module.init, jax.random.key(0), batch)
+        boxed, marks = variables["params"], variables.get(MARKS, {})
         params = nn.unbox(boxed)
-        whole = traverse_util.flatten_dict(params, sep="/")
-        owners, roots, features = _trace(module, params, batch, whole)
-    stacks = tuple(sorted({Stack(root, whole[path].shape[0]) for path, root in roots.items()}))
+        whole = {
+            f"{collection}/{path}": x
+            for collection, tree in (("params", params), (MARKS, marks))
+            for path, x in traverse_util.flatten_dict(tree, sep="/").items()
+        }
+        owners, roots, features = _trace(module, {"params": params, MARKS: marks}, batch, whole)
+    stacks = tuple(sorted({Stack(root, whole[name].shape[0]) for name, root in roots.items()}))
     axes = {
         "/".join(key.key for key in path): tuple(spec)
         for path, spec in jax.tree_util.tree_leaves_with_path(
@@ -51,7 +62,7 @@ def _read(module: nn.Module, shapes: Shapes) -> Anatomy:
     }
 
     def parameter(path: str, shape: tuple[int, ...]) -> Parameter:
-        stack = stack_of(stacks, path)
+        stack = stack_of(stacks, path) if f"params/{path}" in roots else None
         parent, _, name = path.rpartition("/")
         owner = owners.get(parent)
         skipped = 0 if stack is None else 1
@@ -60,17 +71,24 @@ def _read(module: nn.Module, shapes: Shapes) -> Anatomy:
 
     return Anatomy(
         stacks,
-        {path: parameter(path, x.shape) for path, x in whole.items()},
+        {path: parameter(path, x.shape) for path, x in traverse_util.flatten_dict(params, sep="/").items()},
         {path: SiteInfo(path, part_of(owners[path]), n, stack_of(stacks, path)) for path, n in features.items()},
         (module, params, batch),
     )
 
 
+def _mark(site: nn.Module, path: str, y: jax.Array, mask: Mask | None) -> jax.Array:
+    """Gives a site a variable, which has an axis of layers in a stack even if the parameters have none."""
+    if site.is_mutable_collection(MARKS):
+        site.put_variable(MARKS, "mark", jnp.zeros(()))
+    return y
+
+
 def _trace(
-    module: nn.Module, params: Any, batch: Any, whole: Mapping[str, Any]
+    module: nn.Module, variables: Any, batch: Any, whole: Mapping[str, Any]
 ) -> tuple[dict[str, nn.Module], dict[str, str], dict[str, int]]:
-    """Finds the modules of a model by path; the path of the scan that each stacked parameter is in: of the outermost
-    module within which the parameter has an axis less than without; and the size of the last axis of each site."""
+    """Finds the modules of a model by path; the path of the scan that each stacked variable is in: of the outermost
+    module within which the variable has an axis less than without; and the size of the last axis of each site."""
     owners: dict[str, nn.Module] = {}
     roots: dict[str, str] = {}
     features: dict[str, int] = {}
@@ -81,19 +99,22 @@ def _trace(
         if called:
             owners[path] = layer
             prefix = f"{path}/" if path else ""
-            for name, x in traverse_util.flatten_dict(layer.variables.get("params", {}), sep="/").items():
-                if x.ndim < whole[prefix + name].ndim:
-                    roots.setdefault(prefix + name, path)
+            for collection in variables:
+                inside = traverse_util.flatten_dict(layer.variables.get(collection, {}), sep="/")
+                for name, x in inside.items():
+                    full = f"{collection}/{prefix}{name}"
+                    if x.ndim < whole[full].ndim:
+                        roots.setdefault(full, path)
         y = next_function(*args, **kwargs)
         if called and isinstance(layer, SITES_AND_TABLES):
             features[path] = y.shape[-1]
         return y
 
-    def run(params, batch):
+    def run(variables, batch):
         with nn.intercept_methods(interceptor):
-            return module.apply({"params": params}, batch)
+            return module.apply(variables, batch)
 
-    jax.eval_shape(run, params, batch)
+    jax.eval_shape(run, variables, batch)
     return owners, roots, features
 
 

@@ -42,6 +42,7 @@ class Kind:
 
 _ANGLED = {"bos": "<s>", "eos": "</s>", "cls": "<s>", "sep": "</s>", "unk": "<unk>", "pad": "<pad>", "mask": "<mask>"}
 BERT = Kind({role: f"[{role.upper()}]" for role in ("pad", "unk", "cls", "sep", "mask")}, "sep", 1)
+ALBERT = Kind({**BERT.tokens, "bos": "[CLS]", "eos": "[SEP]", "unk": "<unk>", "pad": "<pad>"}, "sep", 1)
 ROBERTA = Kind(_ANGLED, "sep sep")
 _UNUSED = {f"unused {role}": f"{_ANGLED[role]}NOTUSED" for role in ("bos", "eos", "unk")}
 CAMEMBERT = Kind({**_ANGLED, **_UNUSED}, "sep sep")
@@ -53,7 +54,7 @@ ANY = Kind({})
 MODEL_TYPES: dict[str, Kind] = {
     **dict.fromkeys(("bert", "distilbert", "electra", "mobilebert", "convbert", "squeezebert"), BERT),
     **dict.fromkeys(("roberta", "xlm-roberta", "bart", "longformer"), ROBERTA),
-    **{"camembert": CAMEMBERT, "mpnet": MPNET, "gpt2": GPT2, "opt": OPT, "llama": LLAMA},
+    **{"albert": ALBERT, "camembert": CAMEMBERT, "mpnet": MPNET, "gpt2": GPT2, "opt": OPT, "llama": LLAMA},
 }
 """The class of a model's tokenizer, by the model's type."""
 CLASSES: dict[str, Kind] = {

@@ -1,4 +1,4 @@
-"""Model families: BERT, OPT, ViT. A new one is a file here, with its `Family`, and a line in `FAMILIES`."""
+"""Model families. A new one is a file here, with its `Family`, and a line in `FAMILIES`."""
 
 from __future__ import annotations
 
@@ -10,12 +10,20 @@ import flax.linen as nn
 from qtx.families.bert import BERT
 from qtx.families.checkpoint import Checkpoint
 from qtx.families.family import Family, MeasuredSites
+from qtx.families.modern_bert import MODERN_BERT
 from qtx.families.opt import OPT
+from qtx.families.rotary_bert import ROTARY_BERT
 from qtx.families.vit import VIT
 from qtx.foundation.errors import QtxError
 from qtx.models import TransformerConfig
 
-FAMILIES: dict[str, Family] = {"bert": BERT, "opt": OPT, "vit": VIT}
+FAMILIES: dict[str, Family] = {
+    "bert": BERT,
+    "modern_bert": MODERN_BERT,
+    "rotary_bert": ROTARY_BERT,
+    "opt": OPT,
+    "vit": VIT,
+}
 """Families by the name that experiments use. One from elsewhere is registered by `FAMILIES["name"] = Family(...)`."""
 
 

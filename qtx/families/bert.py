@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from qtx.families.checkpoints import bert, mpnet, roberta
+from qtx.families.checkpoints import albert, bert, distilbert, electra, mpnet, roberta
 from qtx.families.checkpoints.bert import LAYER
 from qtx.families.family import Family, MeasuredSites
 from qtx.models import Bert, BertConfig
@@ -31,6 +31,6 @@ BERT = Family(
     },
     measured=lambda config: MEASURED,
     recipe="paper_bert",
-    checkpoints=(bert.CHECKPOINT, roberta.CHECKPOINT, mpnet.CHECKPOINT),
+    checkpoints=tuple(kind.CHECKPOINT for kind in (bert, roberta, mpnet, distilbert, electra, albert)),
     vocab_size=30522,
 )

@@ -69,8 +69,9 @@ class Checkpoint:
       told_by_values: tells config fields that take more than one key of config.json, from all its values, the fields so
         far, and its name in errors.
       extra: makes, for a config, the part of config.json that `told_by_values` reads.
-      options: brings config.json's values, given its name in errors, under the keys of `fields` and `supported`, for
-        libraries that nest them; such a kind is written for models that have an original alone.
+      options: brings config.json's values, given its name in errors, under the keys of `fields` and `supported`, where
+        they may have other keys, or are nested.
+      written: whether a model without an original may be written as this kind.
       stock: the names that the code of another attention needs; None: models of this kind have the plain softmax alone.
     """
 
@@ -90,7 +91,8 @@ class Checkpoint:
     shown_by_weights: Callable[[Mapping[str, Any]], dict[str, Any]] = lambda tensors: {}
     told_by_values: Callable[[Mapping[str, Any], Mapping[str, Any], str], dict[str, Any]] = lambda *_: {}
     extra: Callable[[Any], dict[str, Any]] = lambda config: {}
-    options: Callable[[Mapping[str, Any], str], Mapping[str, Any]] | None = None
+    options: Callable[[Mapping[str, Any], str], Mapping[str, Any]] = lambda values, source: values
+    written: bool = True
     stock: Stock | None = None
 
     def beginning(self, values: Mapping[str, Any]) -> str | None:
@@ -139,7 +141,7 @@ class Checkpoint:
         named = str(values.get(self.library.key))[:100]
         known = {f"{self.beginning(values)}{name}": fields for name, fields in self.architectures.items()}
         values = {key: value for key, value in values.items() if value is not None}
-        values = values if self.options is None else self.options(values, source)
+        values = self.options(values, source)
         for key, value in self.supported.items():
             if values.get(key, value) != value:
                 raise QtxError(f"{source}: {key} is {values[key]!r}; qtx's {named} supports only {value!r}")
@@ -166,7 +168,7 @@ class Checkpoint:
         return result | shown | self.told_by_values(values, shown, source)
 
     def write_config(self, config: Any) -> dict[str, Any]:
-        """Returns the config.json of our config, of a kind without `options`."""
+        """Returns the config.json of our config, of a kind that is `written`."""
         model_type, beginning = next(iter(self.model_types.items()))
         classes = default_names(config.num_classes or 0) if "num_classes" in config.from_data else None
         return {

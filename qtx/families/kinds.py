@@ -9,9 +9,14 @@ from qtx.families import FAMILIES, Checkpoint, Family, family_of
 from qtx.foundation.errors import QtxError, unknown
 from qtx.models import TransformerConfig
 
+DISENTANGLED = (
+    "DeBERTa's attention is disentangled, its queries and keys multiply those of relative positions too, which qtx's "
+    "attention does not compute; encoders of the same size without that are e.g. bert, roberta or electra"
+)
 REFUSED = {
     "deit": "transformers' DeiT has a distillation token, which qtx's ViT has not; the DeiTs that were trained without "
     "one are of model_type 'vit', or timm's",
+    **dict.fromkeys(("deberta", "deberta-v2"), DISENTANGLED),
 }
 
 
@@ -48,7 +53,7 @@ def kind_for(config: TransformerConfig) -> Checkpoint:
     family = family_of(config)
     unsaid = []
     for kind in family.checkpoints:
-        if kind.options is None:
+        if kind.written:
             unsaid.append(kind.unsaid(config))
             if unsaid[-1] is None:
                 return kind

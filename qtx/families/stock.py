@@ -16,12 +16,15 @@ class Stock:
       made: the arguments that the layer is made with, where `config` and the layer's `index` are known.
       layers: the attribute of the base model that has its layers.
       place: the attribute of a layer that has its attention.
-      projections: the layers that make queries, keys and values.
+      projections: the layers that make queries, keys and values, or the one that makes all three, one after the other.
       out: the output projection after the heads, if it belongs to the attention layer.
+      then: what the attention layer returns, where `{}` is the output so far.
       dropout: rate of dropout on the probabilities.
       classes: the stock classes that the file's classes of the same name extend.
       own: the module that has the parameters of normalizer and gate, so that they have the checkpoint's names.
       cached: whether keys and values of earlier tokens may be given.
+      positions: how the layer is told of positions: `"rotary"`, by the cosines and sines that queries and keys are
+        turned by; `"bias"`, by what is added to its scores; None: not at all.
       more: lines that add to `self.base_model` what a config has beside its attention, and no stock class.
     """
 
@@ -29,12 +32,14 @@ class Stock:
     made: str
     layers: str
     place: str
-    projections: tuple[str, str, str]
+    projections: tuple[str, ...]
     out: str | None
     dropout: str
     classes: tuple[str, ...]
+    then: str = "{}"
     own: str = "self"
     cached: bool = False
+    positions: str | None = None
     more: Callable[[Any], tuple[str, ...]] = lambda config: ()
 
     def of_auto(self, beginning: str) -> dict[str, str]:

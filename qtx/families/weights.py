@@ -60,6 +60,7 @@ class Weight:
       begin, axis: where the parameter begins in the tensor, and along which axis, both in qtx's layout. Rows with the
         same name, and the same layout, are parts of one tensor, and the last of them is its end. What is in none of
         them is kept as it is in the original; without one it is 0.
+      first: the first layer that has the tensor; the parameter of those before it is not used, and 1.
     """
 
     name: str
@@ -67,6 +68,7 @@ class Weight:
     layout: Layout = SAME
     begin: int = 0
     axis: int = -1
+    first: int = 0
 
     @property
     def indices(self) -> list[str]:
@@ -86,26 +88,27 @@ class Weight:
 
     def names(self, sizes: Mapping[str, int]) -> Iterator[tuple[tuple[int, ...], str]]:
         """Yields every index of the stacked axes with the checkpoint's name there."""
-        for index in itertools.product(*(range(sizes[axis]) for axis in self.indices)):
+        for index in itertools.product(*(range(self.first, sizes[axis]) for axis in self.indices)):
             yield index, self.name.format(**dict(zip(self.indices, index, strict=True)))
 
 
-def dense_weights(name: str, path: str, begin: int = 0) -> list[Weight]:
-    """Returns the rows of a linear layer, weight `[out, in]` and bias, or of its outputs from `begin` on."""
-    bias = Weight(f"{name}.bias", f"{path}/bias", begin=begin)
-    return [Weight(f"{name}.weight", f"{path}/kernel", DENSE_LAYOUT, begin), bias]
+def dense_weights(name: str, path: str, begin: int = 0, bias: bool = True) -> list[Weight]:
+    """Returns the rows of a linear layer, weight `[out, in]` and perhaps bias, or of its outputs from `begin` on."""
+    weight = Weight(f"{name}.weight", f"{path}/kernel", DENSE_LAYOUT, begin)
+    return [weight, Weight(f"{name}.bias", f"{path}/bias", begin=begin)] if bias else [weight]
 
 
-def packed_weights(name: str, outputs: Mapping[str, int]) -> list[Weight]:
+def packed_weights(name: str, outputs: Mapping[str, int], bias: bool = True) -> list[Weight]:
     """Returns the rows of one linear layer that is several of ours; `outputs` has their paths, in the order in which
     their outputs follow each other, and the number of these."""
     begins = itertools.accumulate(outputs.values(), initial=0)
-    return [row for path, begin in zip(outputs, begins, strict=False) for row in dense_weights(name, path, begin)]
+    return [row for path, begin in zip(outputs, begins, strict=False) for row in dense_weights(name, path, begin, bias)]
 
 
-def layer_norm_weights(name: str, path: str) -> list[Weight]:
-    """Returns the rows of a LayerNorm: weight and bias."""
-    return [Weight(f"{name}.weight", f"{path}/scale"), Weight(f"{name}.bias", f"{path}/bias")]
+def layer_norm_weights(name: str, path: str, bias: bool = True, first: int = 0) -> list[Weight]:
+    """Returns the rows of a LayerNorm, weight and perhaps bias, which layers have from the layer `first` on."""
+    weight = Weight(f"{name}.weight", f"{path}/scale", first=first)
+    return [weight, Weight(f"{name}.bias", f"{path}/bias", first=first)] if bias else [weight]
 
 
 def import_weights(
@@ -156,7 +159,7 @@ def _imported(
     if not weight.indices:
         parameter = np.ascontiguousarray(weight.whole(tensors[weight.name])[place], np.float32).reshape(shape)
         return _finite(parameter, weight.name, source)
-    parameter = np.empty(shape, np.float32)
+    parameter = np.ones(shape, np.float32)
     for index, name in weight.names(sizes):
         parameter[index] = weight.whole(tensors[name])[place]
         _finite(parameter[index], name, source)

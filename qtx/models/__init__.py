@@ -1,4 +1,4 @@
-"""BERT, OPT and ViT on one shared block; what else is known of a family is in `qtx.families`."""
+"""Models on one shared block; what else is known of a family is in `qtx.families`."""
 
 from __future__ import annotations
 
@@ -9,7 +9,9 @@ import jax
 from qtx.models.bert import Bert, BertConfig
 from qtx.models.block import FROM_DATA, TransformerConfig
 from qtx.models.comparison import COMPUTATION, MEASURED_BY, OF_TRAINING, differing_options
+from qtx.models.modern_bert import ModernBertConfig
 from qtx.models.opt import Opt, OptConfig
+from qtx.models.rotary_bert import RotaryBertConfig
 from qtx.models.vit import Vit, VitConfig
 
 
@@ -25,8 +27,10 @@ __all__ = [
     "OF_TRAINING",
     "Bert",
     "BertConfig",
+    "ModernBertConfig",
     "Opt",
     "OptConfig",
+    "RotaryBertConfig",
     "TransformerConfig",
     "Vit",
     "VitConfig",

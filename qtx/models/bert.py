@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import dataclasses
-from typing import Annotated, ClassVar
+from typing import Annotated, ClassVar, Self
 
 import flax.linen as nn
 import jax
@@ -14,9 +14,9 @@ from qtx.foundation.limits import at_least, one_of
 from qtx.layers import Dropout, dense, embedding, layer_norm
 from qtx.masks import Mask
 from qtx.models.activations import ACTIVATIONS
-from qtx.models.block import TransformerConfig, layers
+from qtx.models.block import TransformerConfig, layers, make_norm
 from qtx.models.embedding import EmbeddingHead, modules_of
-from qtx.models.pooling import check_pooling, without_prompt
+from qtx.models.pooling import POOLINGS, check_pooling, without_prompt
 from qtx.models.relative_bias import RelativeBias
 from qtx.models.vocabulary import LOGITS, VocabularyProduct
 from qtx.parts import Part
@@ -34,13 +34,16 @@ class BertConfig(TransformerConfig):
     """The options of BERT, by default BERT-base.
 
     Attributes:
-      activation: the activation of the feed-forward networks and the masked-language head, a name in `ACTIVATIONS`; the
-        pooler's is always tanh.
+      activation: the activation of the feed-forward networks and the masked-language head, a name in `ACTIVATIONS`.
+      pooler_activation: the activation of the dense layer below the outputs of a head of whole texts, such a name too.
       vocab_size: the rows of the embedding table; None: from the data's tokenizer.
       max_length: the longest sequence, and the rows of the position embeddings where positions are learned.
-      type_vocab_size: the number of token types; 0: the model has none.
+      type_vocab_size: the number of token types; 0: the model has none (DistilBERT).
       relative_buckets: the rows of the table of biases that scores have by the distance of query and key (MPNet: 32);
         0: there is none.
+      embedding_width: the width of the embedding tables. If it is not the model's width, their normalized sum is
+        projected to that (ELECTRA), and the masked-language head works in theirs; None: the model's width.
+      shared_layers: whether all layers have the same parameters (ALBERT).
       head: `"mlm"`, the masked-language head with a tied decoder; a head of whole texts: `"classification"`, one class
         of several, `"regression"`, a number or several, or `"multi_label"`, classes of which a text may have several;
         a head of every token: `"token_classification"`, or `"span"`, which finds an answer in a text; or `"none"`, the
@@ -57,12 +60,21 @@ class BertConfig(TransformerConfig):
     causal: ClassVar[bool] = False
     learned_positions: ClassVar[bool] = True
     """Whether positions are embedded, by a table; other models turn queries and keys, see `per_layer`."""
+    transform_bias: ClassVar[bool] = True
+    """Whether the first dense layer of a head has a bias."""
+    transforms_all: ClassVar[bool] = False
+    """Whether every head begins as the masked-language head does: dense, activation, norm."""
+    text_pooling: ClassVar[str] = "cls"
+    """Which hidden state a head of whole texts reads: a name in `qtx.models.pooling.POOLINGS`."""
 
     activation: Annotated[str, one_of(ACTIVATIONS)] = "gelu"  # type: ignore[misc]
+    pooler_activation: Annotated[str, one_of(ACTIVATIONS)] = "tanh"
     vocab_size: int | None = None
     max_length: int = 512
     type_vocab_size: Annotated[int, at_least(0)] = 2
     relative_buckets: Annotated[int, at_least(0)] = 0
+    embedding_width: Annotated[int | None, at_least(1, "or None for width")] = None
+    shared_layers: bool = False  # type: ignore[misc]
     head: Annotated[str, one_of(HEADS)] = "mlm"
     num_classes: int | None = None
     pooling: str = "mean"
@@ -75,6 +87,15 @@ class BertConfig(TransformerConfig):
         check_pooling(self.pooling)
         modules_of(self.modules)
 
+    def resolved(self) -> Self:
+        # None instead of the width: were both recorded as numbers, changing only the width would add a projection.
+        return dataclasses.replace(super().resolved(), embedding_width=self.embedding_width if self.projected else None)
+
+    @property
+    def projected(self) -> bool:
+        """Says whether there is a projection between the embedding tables and the layers."""
+        return self.embedding_width not in (None, self.width)
+
     @property
     def from_data(self):
         counted = self.head in (*OF_TEXTS, "token_classification")
@@ -83,23 +104,26 @@ class BertConfig(TransformerConfig):
 
 class BertEmbeddings(nn.Module):
     """The embeddings. Sites: token_type_sum (words + token types) and sum (with positions), where the model has these,
-    and norm; all `[B, T, width]`."""
+    and norm; all `[B, T, embedding_width]`; project_in `[B, T, width]`, if the embeddings are not as wide."""
 
     config: BertConfig
     deterministic: bool
 
     def setup(self):
         c, dtype = self.config, jnp.dtype(self.config.dtype)
+        width = c.embedding_width or c.width
         assert c.vocab_size is not None, "vocab_size is filled in by qtx.families.build"
-        self.words = embedding(c.vocab_size, c.width, "vocab", c.init_std, dtype)
+        self.words = embedding(c.vocab_size, width, "vocab", c.init_std, dtype)
         if c.learned_positions:
-            self.positions = embedding(c.max_length, c.width, "positions", c.init_std, dtype)
+            self.positions = embedding(c.max_length, width, "positions", c.init_std, dtype)
             self.sum = Site(Part.EMBEDDED)
         if c.type_vocab_size:
-            self.token_types = embedding(c.type_vocab_size, c.width, "positions", c.init_std, dtype)
+            self.token_types = embedding(c.type_vocab_size, width, "positions", c.init_std, dtype)
             self.token_type_sum = Site(Part.EMBEDDED)
         self.norm = layer_norm(c.layer_norm_epsilon, dtype, use_bias=c.norm_bias)
         self.drop = Dropout(c.dropout, deterministic=self.deterministic)
+        if c.projected:
+            self.project_in = dense(c.width, (None, "embed"), c.init_std, dtype, part=Part.EMBEDDED)
 
     def __call__(self, tokens: jax.Array, token_types: jax.Array) -> jax.Array:
         x = self.words(tokens)
@@ -107,41 +131,54 @@ class BertEmbeddings(nn.Module):
             x = self.token_type_sum(x + self.token_types(token_types))
         if self.config.learned_positions:
             x = self.sum(x + self.positions(jnp.arange(tokens.shape[1])[None]))
-        return self.drop(self.norm(x))
+        x = self.drop(self.norm(x))
+        return self.project_in(x) if self.config.projected else x
+
+
+def transformed(config: BertConfig, x: jax.Array, width: int) -> jax.Array:
+    """Returns what the masked-language head makes of hidden states first: dense, activation, norm, `[..., width]`."""
+    dtype = jnp.dtype(config.dtype)
+    axes, bias = ("embed", None), config.transform_bias
+    x = dense(width, axes, config.init_std, dtype, "transform", bias, part=Part.HEAD)(x)
+    return make_norm(config, "norm", Part.HEAD)(ACTIVATIONS[config.activation](x))
 
 
 class MlmHead(nn.Module):
-    """The masked-language head: dense, activation, LayerNorm, tied decoder and bias; float32 logits `[..., vocab]`."""
+    """The masked-language head: `transformed`, tied decoder and bias; float32 logits `[..., vocab]`."""
 
     config: BertConfig
 
     @nn.compact
     def __call__(self, x: jax.Array, table: jax.Array) -> jax.Array:
-        c, dtype = self.config, jnp.dtype(self.config.dtype)
-        transform = dense(c.width, ("embed", None), c.init_std, dtype, "transform", part=Part.HEAD)
-        x = layer_norm(c.layer_norm_epsilon, dtype, "norm", Part.HEAD)(ACTIVATIONS[c.activation](transform(x)))
+        x = transformed(self.config, x, table.shape[1])
         bias = self.param("bias", nn.initializers.zeros_init(), (table.shape[0],))
         return Site(Part.HEAD, name=LOGITS)(VocabularyProduct(name="product")(x, table, bias))
 
 
 class ClassificationHead(nn.Module):
-    """The pooler (dense and tanh of the first token, [CLS]), dropout, and a dense layer; float32 `[B, num_classes]`."""
+    """The pooler (dense and activation) or `transformed` of a text's pooled hidden state, by default that of the first
+    token, dropout, and a dense layer; float32 `[B, num_classes]`."""
 
     config: BertConfig
     deterministic: bool
 
     @nn.compact
-    def __call__(self, x: jax.Array) -> jax.Array:
+    def __call__(self, x: jax.Array, real: jax.Array) -> jax.Array:
         c, dtype = self.config, jnp.dtype(self.config.dtype)
         assert c.num_classes is not None, "num_classes is filled in by qtx.families.build"
         axes, drop = ("embed", None), Dropout(c.dropout, deterministic=self.deterministic)
-        pooled = jnp.tanh(dense(c.width, axes, c.init_std, dtype, "pooler", part=Part.HEAD)(x[:, 0]))
-        pooled = drop(Site(Part.HEAD, name="pooled")(pooled))
+        x = POOLINGS[c.text_pooling](x, real)
+        if c.transforms_all:
+            pooled = drop(transformed(c, x, c.width))
+        else:
+            pooled = dense(c.width, axes, c.init_std, dtype, "pooler", part=Part.HEAD)(x)
+            pooled = drop(Site(Part.HEAD, name="pooled")(ACTIVATIONS[c.pooler_activation](pooled)))
         return dense(c.num_classes, axes, c.init_std, dtype, "logits", part=Part.HEAD)(pooled).astype(jnp.float32)
 
 
 class TokenHead(nn.Module):
-    """Dropout and a dense layer on every token, float32 `[B, T, num_classes]`; for the head `"span"`, `[B, T, 2]`."""
+    """Perhaps `transformed`, then dropout and a dense layer on every token, float32 `[B, T, num_classes]`; for the head
+    `"span"`, `[B, T, 2]`."""
 
     config: BertConfig
     deterministic: bool
@@ -151,6 +188,7 @@ class TokenHead(nn.Module):
         c, dtype = self.config, jnp.dtype(self.config.dtype)
         outputs = 2 if c.head == "span" else c.num_classes
         assert outputs is not None, "num_classes is filled in by qtx.families.build"
+        x = transformed(c, x, c.width) if c.transforms_all else x
         x = Dropout(c.dropout, deterministic=self.deterministic)(x)
         return dense(outputs, ("embed", None), c.init_std, dtype, "logits", part=Part.HEAD)(x).astype(jnp.float32)
 
@@ -185,10 +223,12 @@ class Bert(nn.Module):
             bias = RelativeBias(c.relative_buckets, c.num_heads, c.init_std, name="relative_bias")(length)
         rows = Rows(Mask.of_batch(batch, length, causal=c.causal), step, bias=bias)
         x, _ = layers(c, deterministic=not train)(x, rows)
+        x = make_norm(c, "final_norm")(x) if c.pre_norm else x
         if c.head == "none":
             return self._embedded(x.astype(jnp.float32), batch) if c.modules else x.astype(jnp.float32)
         if c.head in OF_TEXTS:
-            return ClassificationHead(c, not train, name="head")(x)
+            real = batch.get("mask", jnp.ones(tokens.shape, bool)).astype(bool)
+            return ClassificationHead(c, not train, name="head")(x, real)
         if c.head in OF_TOKENS:
             return TokenHead(c, not train, name="head")(x)
         if "positions" in batch:

@@ -47,6 +47,7 @@ class TransformerConfig(Checked):
       attention_bias, mlp_bias, mlp_out_bias, norm_bias: whether the projections of the attention, the first layers of
         the feed-forward networks, their last layer, and the norms have biases.
       reads: what a batch holds, `"tokens"` `[B, T]` or `"images"` `[B, H, W, C]`.
+      shared_layers: whether all layers have the same parameters.
       num_layers, width, num_heads, mlp_width: the shape; width is divided among the heads.
       dropout: the rate on both residual branches, and on the embeddings of BERT and ViT.
       attention_dropout: the rate on the attention probabilities.
@@ -74,6 +75,7 @@ class TransformerConfig(Checked):
     mlp_out_bias: ClassVar[bool] = True
     norm_bias: ClassVar[bool] = True
     reads: ClassVar[str] = "tokens"
+    shared_layers: ClassVar[bool] = False
 
     num_layers: Annotated[int, at_least(1)] = 12
     width: Annotated[int, at_least(1)] = 768
@@ -221,7 +223,8 @@ def stacked(
     block: type[nn.Module], config: TransformerConfig, deterministic: bool, per_layer: Any = None
 ) -> Callable[..., Any]:
     """Stacks `num_layers` blocks of a class under one `nn.scan` named `layers`: their parameters, captured
-    intermediates, calibrated ranges and integers have a leading layer axis `[L, ...]`.
+    intermediates, calibrated ranges and integers have a leading layer axis `[L, ...]`; parameters do not, if the config
+    says that all layers share them.
 
     Args:
       block: the class, with attributes `config` and `deterministic`; called with (x, what all layers are told, what the
@@ -243,10 +246,13 @@ def stacked(
     # Unrolled in training, where a scan would copy every saved activation into one stacked buffer; not if these are
     # rematerialized: without a loop XLA would find both computations equal, and keep the activations after all.
     unrolled = not deterministic and config.remat == NONE and config.num_layers <= UNROLLED_LAYERS
+    shared = config.shared_layers
+    of_layers = ("intermediates", "ranges", "calibration", "integer", *(() if shared else ("params",)))
     scanned: Any = nn.scan(
         rematerialized(block, config.remat),
-        variable_axes={"params": 0, "intermediates": 0, "ranges": 0, "calibration": 0, "integer": 0},
-        split_rngs={"params": True, "dropout": True},
+        variable_axes=dict.fromkeys(of_layers, 0),
+        variable_broadcast="params" if shared else False,
+        split_rngs={"params": not shared, "dropout": True},
         in_axes=nn.broadcast if per_layer is None else (nn.broadcast, 0),
         length=config.num_layers,
         unroll=config.num_layers if unrolled else 1,

@@ -8,7 +8,10 @@ from typing import Any
 # Family -> section -> the options added since, with the values that runs had, if not None.
 ADDED: dict[str, dict[str, dict[str, Any]]] = {
     "bert": {
-        "model": {"activation": "gelu", "pooling": "mean", "normalize": False, "modules": "", "include_prompt": True}
+        "model": {
+            **{"activation": "gelu", "pooler_activation": "tanh", "shared_layers": False},
+            **{"pooling": "mean", "normalize": False, "modules": "", "include_prompt": True},
+        }
     },
     "opt": {"model": {"activation": "relu"}},
     "vit": {"model": {"activation": "gelu", "head": "classification"}, "data": {"interpolation": "bicubic"}},

@@ -15,7 +15,7 @@ from qtx.data import OBJECTIVES
 from qtx.experiment import default, read
 from qtx.families import FAMILIES, Family, MeasuredSites, build, family_of
 from qtx.foundation.errors import QtxError
-from qtx.models import BertConfig, OptConfig, VitConfig
+from qtx.models import BertConfig, ModernBertConfig, OptConfig, RotaryBertConfig, VitConfig
 from qtx.pipeline.smoke import smoke
 from qtx.planning.stand_in import stand_in
 from qtx.quantization import QuantizationConfig
@@ -27,6 +27,8 @@ SHAPE = {"num_layers": 2, "width": 8, "num_heads": 2, "mlp_width": 12, "init_std
 TEXT = {"vocab_size": 11, "max_length": 6}
 CONFIGS = {
     "bert": BertConfig(**SHAPE, **TEXT),
+    "modern_bert": ModernBertConfig(**SHAPE, **TEXT),
+    "rotary_bert": RotaryBertConfig(**SHAPE, **TEXT, relative_buckets=4),
     "opt": OptConfig(**SHAPE, **TEXT),
     "opt post-LN": OptConfig(**SHAPE, **TEXT, pre_norm=False, embedding_width=4),
     "vit": VitConfig(**SHAPE, image_size=4, patch_size=2, channels=1, num_classes=5),

@@ -15,6 +15,7 @@ from qtx.attention.gates import LinearGate
 
 LAYERS, WIDTH, HEADS, MLP = 2, 8, 2, 12
 VOCABULARY, LENGTH, CLASSES = 11, 6, 3
+NARROW = 4
 IMAGE, PATCH = 6, 2
 Shapes = dict[str, tuple[int, ...]]
 
@@ -23,8 +24,8 @@ def linear(name: str, size_in: int, size_out: int) -> Shapes:
     return {f"{name}.weight": (size_out, size_in), f"{name}.bias": (size_out,)}
 
 
-def norm(name: str, weight: str = "weight", bias: str = "bias") -> Shapes:
-    return {f"{name}.{weight}": (WIDTH,), f"{name}.{bias}": (WIDTH,)}
+def norm(name: str, weight: str = "weight", bias: str = "bias", width: int = WIDTH) -> Shapes:
+    return {f"{name}.{weight}": (width,), f"{name}.{bias}": (width,)}
 
 
 def bert_encoder(prefix: str, weight: str = "weight", bias: str = "bias") -> Shapes:
@@ -49,6 +50,99 @@ def roberta_encoder(prefix: str, types: int = 1) -> Shapes:
         f"{prefix}embeddings.position_embeddings.weight": (LENGTH + 2, WIDTH),
         f"{prefix}embeddings.token_type_embeddings.weight": (types, WIDTH),
     }
+
+
+def without_bias(shapes: Shapes) -> Shapes:
+    return {name: shape for name, shape in shapes.items() if not name.endswith(".bias")}
+
+
+def mpnet_encoder(prefix: str) -> Shapes:
+    shapes = {
+        f"{prefix}embeddings.word_embeddings.weight": (VOCABULARY, WIDTH),
+        f"{prefix}embeddings.position_embeddings.weight": (LENGTH + 2, WIDTH),
+        f"{prefix}encoder.relative_attention_bias.weight": (32, HEADS),
+        **norm(f"{prefix}embeddings.LayerNorm"),
+    }
+    for layer in (f"{prefix}encoder.layer.{i}" for i in range(LAYERS)):
+        for name in "qkvo":
+            shapes |= linear(f"{layer}.attention.attn.{name}", WIDTH, WIDTH)
+        shapes |= norm(f"{layer}.attention.LayerNorm") | norm(f"{layer}.output.LayerNorm")
+        shapes |= linear(f"{layer}.intermediate.dense", WIDTH, MLP) | linear(f"{layer}.output.dense", MLP, WIDTH)
+    return shapes
+
+
+def nomic_encoder(prefix: str) -> Shapes:
+    shapes = {
+        f"{prefix}embeddings.word_embeddings.weight": (VOCABULARY, WIDTH),
+        f"{prefix}embeddings.token_type_embeddings.weight": (2, WIDTH),
+        **norm(f"{prefix}emb_ln"),
+    }
+    for layer in (f"{prefix}encoder.layers.{i}" for i in range(LAYERS)):
+        shapes |= {f"{layer}.attn.Wqkv.weight": (3 * WIDTH, WIDTH), f"{layer}.attn.out_proj.weight": (WIDTH, WIDTH)}
+        shapes |= {f"{layer}.mlp.{name}.weight": (MLP, WIDTH) for name in ("fc11", "fc12")}
+        shapes |= {f"{layer}.mlp.fc2.weight": (WIDTH, MLP)} | norm(f"{layer}.norm1") | norm(f"{layer}.norm2")
+    return shapes
+
+
+def gte_encoder(prefix: str) -> Shapes:
+    """Without token types, as gte-base-en-v1.5."""
+    shapes = {f"{prefix}embeddings.word_embeddings.weight": (VOCABULARY, WIDTH)} | norm(f"{prefix}embeddings.LayerNorm")
+    for layer in (f"{prefix}encoder.layer.{i}" for i in range(LAYERS)):
+        shapes |= linear(f"{layer}.attention.qkv_proj", WIDTH, 3 * WIDTH)
+        shapes |= linear(f"{layer}.attention.o_proj", WIDTH, WIDTH)
+        shapes |= norm(f"{layer}.attn_ln") | norm(f"{layer}.mlp_ln") | linear(f"{layer}.mlp.down_proj", MLP, WIDTH)
+        shapes |= {f"{layer}.mlp.up_gate_proj.weight": (2 * MLP, WIDTH)}
+    return shapes
+
+
+def modern_bert_encoder(prefix: str) -> Shapes:
+    shapes = {f"{prefix}embeddings.tok_embeddings.weight": (VOCABULARY, WIDTH)}
+    shapes |= norm(f"{prefix}embeddings.norm") | norm(f"{prefix}final_norm") | norm(f"{prefix}layers.1.attn_norm")
+    for layer in (f"{prefix}layers.{i}" for i in range(LAYERS)):
+        shapes |= {f"{layer}.attn.Wqkv.weight": (3 * WIDTH, WIDTH), f"{layer}.attn.Wo.weight": (WIDTH, WIDTH)}
+        shapes |= {f"{layer}.mlp.Wi.weight": (2 * MLP, WIDTH), f"{layer}.mlp.Wo.weight": (WIDTH, MLP)}
+        shapes |= norm(f"{layer}.mlp_norm")
+    return without_bias(shapes)
+
+
+def distilbert_encoder(prefix: str) -> Shapes:
+    shapes = {
+        f"{prefix}embeddings.word_embeddings.weight": (VOCABULARY, WIDTH),
+        f"{prefix}embeddings.position_embeddings.weight": (LENGTH, WIDTH),
+        **norm(f"{prefix}embeddings.LayerNorm"),
+    }
+    for layer in (f"{prefix}transformer.layer.{i}" for i in range(LAYERS)):
+        for name in ("q_lin", "k_lin", "v_lin", "out_lin"):
+            shapes |= linear(f"{layer}.attention.{name}", WIDTH, WIDTH)
+        shapes |= norm(f"{layer}.sa_layer_norm") | norm(f"{layer}.output_layer_norm")
+        shapes |= linear(f"{layer}.ffn.lin1", WIDTH, MLP) | linear(f"{layer}.ffn.lin2", MLP, WIDTH)
+    return shapes
+
+
+def electra_encoder(prefix: str, embedding: int = NARROW) -> Shapes:
+    """A BERT's on narrower tables, unless they are as wide."""
+    shapes = bert_encoder(prefix)
+    if embedding == WIDTH:
+        return shapes
+    tables = {name: (x[0], embedding) for name, x in shapes.items() if name.endswith("_embeddings.weight")}
+    norms = norm(f"{prefix}embeddings.LayerNorm", width=embedding)
+    return shapes | tables | norms | linear(f"{prefix}embeddings_project", embedding, WIDTH)
+
+
+def albert_encoder(prefix: str) -> Shapes:
+    """Narrower tables, and one layer for all."""
+    shapes = {
+        f"{prefix}embeddings.word_embeddings.weight": (VOCABULARY, NARROW),
+        f"{prefix}embeddings.position_embeddings.weight": (LENGTH, NARROW),
+        f"{prefix}embeddings.token_type_embeddings.weight": (2, NARROW),
+        **norm(f"{prefix}embeddings.LayerNorm", width=NARROW),
+        **linear(f"{prefix}encoder.embedding_hidden_mapping_in", NARROW, WIDTH),
+    }
+    layer = f"{prefix}encoder.albert_layer_groups.0.albert_layers.0"
+    for name in ("query", "key", "value", "dense"):
+        shapes |= linear(f"{layer}.attention.{name}", WIDTH, WIDTH)
+    shapes |= norm(f"{layer}.attention.LayerNorm") | norm(f"{layer}.full_layer_layer_norm")
+    return shapes | linear(f"{layer}.ffn", WIDTH, MLP) | linear(f"{layer}.ffn_output", MLP, WIDTH)
 
 
 def opt_decoder(prefix: str, pre_norm: bool = True, embedding: int = WIDTH) -> Shapes:
@@ -125,6 +219,74 @@ BERT = {
 }
 ROBERTA = BERT | {"model_type": "roberta", "max_position_embeddings": LENGTH + 2, "pad_token_id": 1}
 XLM_R = ROBERTA | {"model_type": "xlm-roberta", "type_vocab_size": 1, "layer_norm_eps": 1e-5}
+MPNET = ROBERTA | {"model_type": "mpnet", "relative_attention_num_buckets": 32, "layer_norm_eps": 1e-5}
+NOMIC = BERT | {"model_type": "nomic_bert", "rope_parameters": {"rope_type": "default", "rope_theta": 500.0}}
+OF_NOMICS_HUB = {
+    "model_type": "nomic_bert",
+    "architectures": ["NomicBertModel"],
+    "activation_function": "swiglu",
+    "vocab_size": VOCABULARY,
+    "n_embd": WIDTH,
+    "n_layer": LAYERS,
+    "n_head": HEADS,
+    "n_inner": MLP,
+    "n_positions": LENGTH,
+    "layer_norm_epsilon": 1e-12,
+    "rotary_emb_base": 1000,
+    "rotary_emb_fraction": 1.0,
+    "rotary_emb_scale_base": None,
+    "resid_pdrop": 0.0,
+    "prenorm": False,
+    "qkv_proj_bias": False,
+}
+GTE = BERT | {"model_type": "new", "rope_theta": 20000, "rope_scaling": {"type": "ntk", "factor": 8.0}}
+GTE |= {"type_vocab_size": 0, "pack_qkv": True, "logn_attention_scale": False, "position_embedding_type": "rope"}
+MODERN_BERT = BERT | {
+    "model_type": "modernbert",
+    "global_attn_every_n_layers": 2,
+    "local_attention": 4,
+    "global_rope_theta": 160000.0,
+    "local_rope_theta": 10000.0,
+    "norm_eps": 1e-5,
+}
+DISTILBERT = {
+    "activation": "gelu",
+    "attention_dropout": 0.1,
+    "dim": WIDTH,
+    "dropout": 0.1,
+    "hidden_dim": MLP,
+    "initializer_range": 0.02,
+    "max_position_embeddings": LENGTH,
+    "model_type": "distilbert",
+    "n_heads": HEADS,
+    "n_layers": LAYERS,
+    "pad_token_id": 0,
+    "qa_dropout": 0.1,
+    "seq_classif_dropout": 0.2,
+    "sinusoidal_pos_embds": False,
+    "tie_weights_": True,
+    "vocab_size": VOCABULARY,
+}
+ELECTRA = BERT | {
+    "model_type": "electra",
+    "embedding_size": NARROW,
+    "summary_activation": "gelu",
+    "summary_last_dropout": 0.1,
+    "summary_type": "first",
+    "summary_use_proj": True,
+}
+ALBERT = BERT | {
+    "model_type": "albert",
+    "attention_probs_dropout_prob": 0,
+    "bos_token_id": 2,
+    "classifier_dropout_prob": 0.1,
+    "down_scale_factor": 1,
+    "embedding_size": NARROW,
+    "hidden_act": "gelu_new",
+    "hidden_dropout_prob": 0,
+    "inner_group_num": 1,
+    "num_hidden_groups": 1,
+}
 OPT = {
     "model_type": "opt",
     "vocab_size": VOCABULARY,
@@ -175,6 +337,7 @@ class Kind:
       others: names to tensors that are no weights.
       unused: weights that qtx does not compute with.
       unused_rows: names of tables to their number of first rows that qtx does not compute with.
+      made: how many parameters qtx has that no tensor holds: those of layers that lack what the others have.
     """
 
     config: dict[str, Any]
@@ -184,6 +347,7 @@ class Kind:
     others: dict[str, np.ndarray] = dataclasses.field(default_factory=dict)
     unused: tuple[str, ...] = ()
     unused_rows: dict[str, int] = dataclasses.field(default_factory=dict)
+    made: int = 0
 
     def tensors(self, dtype: Any = np.float32) -> dict[str, np.ndarray]:
         """Random, no two alike."""
@@ -295,6 +459,138 @@ KINDS: dict[str, Kind] = {
         {"head": "none", "max_length": LENGTH},
         unused=tuple(linear("pooler.dense", WIDTH, WIDTH)),
         unused_rows={"embeddings.position_embeddings.weight": 2},
+    ),
+    "MPNetForMaskedLM": Kind(
+        architectures(MPNET, "MPNetForMaskedLM"),
+        mpnet_encoder("mpnet.")
+        | linear("lm_head.dense", WIDTH, WIDTH)
+        | norm("lm_head.layer_norm")
+        | {"lm_head.bias": (VOCABULARY,)},
+        {"head": "mlm", "max_length": LENGTH, "relative_buckets": 32, "type_vocab_size": 0},
+        {"lm_head.decoder.weight": "mpnet.embeddings.word_embeddings.weight", "lm_head.decoder.bias": "lm_head.bias"},
+        unused_rows={"mpnet.embeddings.position_embeddings.weight": 2},
+    ),
+    "MPNetModel, called MPNetForMaskedLM": Kind(
+        architectures(MPNET, "MPNetForMaskedLM"),
+        mpnet_encoder("") | linear("pooler.dense", WIDTH, WIDTH),
+        {"head": "none"},
+        others={"embeddings.position_ids": np.arange(LENGTH + 2)[None]},
+        unused=tuple(linear("pooler.dense", WIDTH, WIDTH)),
+        unused_rows={"embeddings.position_embeddings.weight": 2},
+    ),
+    "NomicBertForSequenceClassification": Kind(
+        architectures(NOMIC, "NomicBertForSequenceClassification"),
+        nomic_encoder("nomic_bert.")
+        | linear("nomic_bert.pooler.dense", WIDTH, WIDTH)
+        | linear("classifier", WIDTH, CLASSES),
+        {"head": "classification", "num_classes": CLASSES, "rotary_base": 500.0},
+    ),
+    "NomicBertModel, of the hub": Kind(
+        OF_NOMICS_HUB, nomic_encoder(""), {"head": "none", "rotary_base": 1000, "mlp_width": MLP, "max_length": LENGTH}
+    ),
+    "GteModel, of the hub": Kind(
+        architectures(GTE, "NewModel"), gte_encoder(""), {"rotary_base": 20000, "rotary_factor": 8.0}
+    ),
+    "GteForMaskedLM": Kind(
+        architectures(GTE | {"model_type": "gte", "rope_scaling": None, "type_vocab_size": 1}, "GteForMaskedLM"),
+        gte_encoder("gte.")
+        | {"gte.embeddings.token_type_embeddings.weight": (1, WIDTH)}
+        | linear("lm_head.dense", WIDTH, WIDTH)
+        | norm("lm_head.norm")
+        | {"lm_head.decoder.bias": (VOCABULARY,)},
+        {"head": "mlm", "rotary_factor": 1.0},
+        {"lm_head.decoder.weight": "gte.embeddings.word_embeddings.weight"},
+    ),
+    "ModernBertForTokenClassification": Kind(
+        architectures(MODERN_BERT, "ModernBertForTokenClassification"),
+        modern_bert_encoder("model.")
+        | {"head.dense.weight": (WIDTH, WIDTH), "head.norm.weight": (WIDTH,)}
+        | linear("classifier", WIDTH, CLASSES),
+        {"head": "token_classification", "local_distance": 2, "global_every": 2, "max_length": LENGTH},
+        made=WIDTH,
+    ),
+    "ModernBertModel": Kind(
+        architectures(MODERN_BERT, "ModernBertModel"), modern_bert_encoder(""), {"head": "none"}, made=WIDTH
+    ),
+    "DistilBertForMaskedLM": Kind(
+        architectures(DISTILBERT, "DistilBertForMaskedLM"),
+        distilbert_encoder("distilbert.")
+        | linear("vocab_transform", WIDTH, WIDTH)
+        | norm("vocab_layer_norm")
+        | {"vocab_projector.bias": (VOCABULARY,)},
+        {"head": "mlm", "type_vocab_size": 0, "layer_norm_epsilon": 1e-12},
+        {"vocab_projector.weight": "distilbert.embeddings.word_embeddings.weight"},
+    ),
+    "DistilBertForSequenceClassification": Kind(
+        architectures(DISTILBERT, "DistilBertForSequenceClassification") | {"sinusoidal_pos_embds": True},
+        distilbert_encoder("distilbert.")
+        | linear("pre_classifier", WIDTH, WIDTH)
+        | linear("classifier", WIDTH, CLASSES),
+        {"head": "classification", "num_classes": CLASSES, "pooler_activation": "relu"},
+    ),
+    "DistilBertModel": Kind(architectures(DISTILBERT, "DistilBertModel"), distilbert_encoder(""), {"head": "none"}),
+    "DistilBertForTokenClassification, architecture untold": Kind(
+        DISTILBERT,
+        distilbert_encoder("distilbert.") | linear("classifier", WIDTH, CLASSES),
+        {"head": "token_classification", "num_classes": CLASSES},
+    ),
+    "ElectraForMaskedLM": Kind(
+        architectures(ELECTRA, "ElectraForMaskedLM"),
+        electra_encoder("electra.")
+        | linear("generator_predictions.dense", WIDTH, NARROW)
+        | norm("generator_predictions.LayerNorm", width=NARROW)
+        | {"generator_lm_head.bias": (VOCABULARY,)},
+        {"head": "mlm", "embedding_width": NARROW},
+        {"generator_lm_head.weight": "electra.embeddings.word_embeddings.weight"},
+    ),
+    "ElectraForPreTraining": Kind(
+        architectures(ELECTRA, "ElectraForPreTraining"),
+        electra_encoder("electra.")
+        | linear("discriminator_predictions.dense", WIDTH, WIDTH)
+        | linear("discriminator_predictions.dense_prediction", WIDTH, 1),
+        {"head": "none", "embedding_width": NARROW},
+        others={"electra.embeddings.position_ids": POSITION_IDS},
+        unused=(
+            *linear("discriminator_predictions.dense", WIDTH, WIDTH),
+            *linear("discriminator_predictions.dense_prediction", WIDTH, 1),
+        ),
+    ),
+    "ElectraModel": Kind(architectures(ELECTRA, "ElectraModel"), electra_encoder(""), {"head": "none"}),
+    "ElectraForSequenceClassification": Kind(
+        architectures(ELECTRA, "ElectraForSequenceClassification")
+        | {"embedding_size": WIDTH, "id2label": {str(i): f"LABEL_{i}" for i in range(CLASSES)}},
+        electra_encoder("electra.", embedding=WIDTH)
+        | linear("classifier.dense", WIDTH, WIDTH)
+        | linear("classifier.out_proj", WIDTH, CLASSES),
+        {
+            "head": "classification",
+            "num_classes": CLASSES,
+            "embedding_width": None,
+            "pooler_activation": "gelu",
+        },
+    ),
+    "AlbertForMaskedLM": Kind(
+        architectures(ALBERT, "AlbertForMaskedLM"),
+        albert_encoder("albert.")
+        | linear("predictions.dense", WIDTH, NARROW)
+        | norm("predictions.LayerNorm", width=NARROW)
+        | {"predictions.bias": (VOCABULARY,)},
+        {"head": "mlm", "embedding_width": NARROW, "shared_layers": True, "activation": "gelu_new"},
+        {
+            "predictions.decoder.weight": "albert.embeddings.word_embeddings.weight",
+            "predictions.decoder.bias": "predictions.bias",
+        },
+    ),
+    "AlbertModel": Kind(
+        architectures(ALBERT, "AlbertModel"),
+        albert_encoder("") | linear("pooler", WIDTH, WIDTH),
+        {"head": "none", "num_layers": LAYERS, "dropout": 0.0},
+        unused=tuple(linear("pooler", WIDTH, WIDTH)),
+    ),
+    "AlbertForSequenceClassification, architecture untold": Kind(
+        ALBERT | {"id2label": {str(i): f"LABEL_{i}" for i in range(CLASSES)}},
+        albert_encoder("albert.") | linear("albert.pooler", WIDTH, WIDTH) | linear("classifier", WIDTH, CLASSES),
+        {"head": "classification", "num_classes": CLASSES, "pooler_activation": "tanh"},
     ),
     "OPTForCausalLM": Kind(
         architectures(OPT, "OPTForCausalLM"),

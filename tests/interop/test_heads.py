@@ -22,15 +22,23 @@ PROBLEM, SINGLE, MULTI = "problem_type", "single_label_classification", "multi_l
 SHAPE = dict(num_layers=1, width=8, num_heads=2, mlp_width=8, vocab_size=9, max_length=4)
 
 
+# What a config tells a kind by, and the class of its head.
+OF_KIND = {
+    "Bert": {},
+    "DistilBert": {"type_vocab_size": 0, "pooler_activation": "relu"},
+    "Electra": {"embedding_width": 4, "pooler_activation": "gelu"},
+}
+
+
 @cache
-def model(outputs):
-    config = BertConfig(**SHAPE, head="classification", num_classes=outputs)
+def model(outputs, kind="Bert"):
+    config = BertConfig(**SHAPE, **OF_KIND[kind], head="classification", num_classes=outputs)
     return config, nn.unbox(jax.jit(build(config).init)(jax.random.key(0), config.example())["params"])
 
 
-def folder_of(root, outputs, **values):
+def folder_of(root, outputs, kind="Bert", **values):
     """A checkpoint as others write it, with these further keys in its config.json."""
-    save(root, *model(outputs))
+    save(root, *model(outputs, kind))
     written = json.loads((root / "config.json").read_text())
     written.pop(PROBLEM, None)
     (root / "config.json").write_text(json.dumps({**written, **values}))
@@ -50,10 +58,13 @@ HEADS = [
 ]
 
 
+@pytest.mark.representative("Bert-*", "*-told-1-None-*", "*-told-3-multi*")
 @pytest.mark.parametrize(("outputs", "problem", "head"), HEADS)
-@pytest.mark.parametrize("architectures", [["BertForSequenceClassification"], None])
-def test_a_head_is_what_config_json_says_and_is_given_back(tmp_path, outputs, problem, head, architectures):
-    original = folder_of(tmp_path / "original", outputs, problem_type=problem, architectures=architectures)
+@pytest.mark.parametrize("told", [True, False], ids=["told", "untold"])
+@pytest.mark.parametrize("kind", OF_KIND)
+def test_a_head_is_what_config_json_says_and_is_given_back(tmp_path, outputs, problem, head, told, kind):
+    architectures = [f"{kind}ForSequenceClassification"] if told else None
+    original = folder_of(tmp_path / "original", outputs, kind, problem_type=problem, architectures=architectures)
     config, params = load(original)
     assert (config.head, config.num_classes, objective_of(config)) == (head, outputs, "distill")
     save(tmp_path / "as_it_was", config, params, original=original)
@@ -62,7 +73,7 @@ def test_a_head_is_what_config_json_says_and_is_given_back(tmp_path, outputs, pr
     # Without the original too, whatever transformers would take the number of outputs for.
     save(tmp_path / "anew", config, params)
     anew = json.loads((tmp_path / "anew/config.json").read_text())
-    assert anew["architectures"] == ["BertForSequenceClassification"] and len(anew["id2label"]) == outputs
+    assert anew["architectures"] == [f"{kind}ForSequenceClassification"] and len(anew["id2label"]) == outputs
     assert load(tmp_path / "anew")[0] == config
     jax.tree.map(np.testing.assert_array_equal, load(tmp_path / "anew")[1], params)
 

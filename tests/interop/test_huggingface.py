@@ -17,11 +17,13 @@ from qtx.attention.normalizers import ClippedSoftmax
 from qtx.families import FAMILIES, build
 from qtx.foundation.errors import QtxError
 from qtx.interop import load, save
-from qtx.models import BertConfig, OptConfig, VitConfig
+from qtx.models import BertConfig, ModernBertConfig, OptConfig, RotaryBertConfig, VitConfig
 
 SHAPE = {"num_layers": 2, "width": 8, "num_heads": 2, "mlp_width": 12}
 CONFIGS = {
     "bert": BertConfig(**SHAPE, vocab_size=11, max_length=6),
+    "modern_bert": ModernBertConfig(**SHAPE, vocab_size=11, max_length=6, local_distance=2),
+    "rotary_bert": RotaryBertConfig(**SHAPE, vocab_size=11, max_length=6),
     "opt": OptConfig(**SHAPE, vocab_size=11, max_length=6),
     "vit": VitConfig(**SHAPE, image_size=6, patch_size=2, channels=3, num_classes=5, patch_norm=True),
 }
@@ -33,6 +35,8 @@ def saved(folder, config):
     leaves, tree = jax.tree.flatten(nn.unbox(variables["params"]))
     rng = np.random.default_rng(0)
     params = jax.tree.unflatten(tree, [rng.normal(size=leaf.shape).astype(np.float32) for leaf in leaves])
+    if isinstance(config, ModernBertConfig):  # whose first layer has no norm there
+        params["layers"]["attention_norm"]["scale"][0] = 1
     save(folder, config, params)
     return params
 

@@ -23,7 +23,7 @@ from qtx.families.kinds import kind_for
 from qtx.foundation.errors import QtxError
 from qtx.interop import load, save
 from qtx.interop.modeling import modeling
-from qtx.models import BertConfig, OptConfig, VitConfig
+from qtx.models import BertConfig, ModernBertConfig, OptConfig, RotaryBertConfig, VitConfig
 from tests.interop.kinds import KINDS
 from tests.mechanisms import MECHANISMS
 from tests.strangers import documented
@@ -44,14 +44,30 @@ CONFIGS = {
     "opt": OptConfig(**SHAPE, vocab_size=23, max_length=9),
     "vit": VitConfig(**SHAPE, image_size=6, patch_size=2, channels=3, num_classes=5),
 }
+ROTARY = {**SHAPE, "vocab_size": 23, "max_length": 9}
 CONFIGS |= {
+    "mpnet": dataclasses.replace(CONFIGS["bert"], type_vocab_size=0, relative_buckets=32),
+    "nomic": RotaryBertConfig(**ROTARY),
+    "gte": RotaryBertConfig(
+        **ROTARY, activation="gelu", attention_bias=True, mlp_out_bias=True, rotary_base=160_000.0, type_vocab_size=0
+    ),
+    "modernbert": ModernBertConfig(**ROTARY | {"num_layers": 4}, local_distance=3),
     "bert encoder": dataclasses.replace(CONFIGS["bert"], head="none"),
     "bert classifier": dataclasses.replace(CONFIGS["bert"], head="classification", num_classes=4),
+    "distilbert": dataclasses.replace(
+        CONFIGS["bert"], type_vocab_size=0, pooler_activation="relu", head="multi_label", num_classes=4
+    ),
+    "electra": dataclasses.replace(CONFIGS["bert"], embedding_width=8, pooler_activation="gelu"),
+    "albert": dataclasses.replace(CONFIGS["bert"], embedding_width=8, shared_layers=True),
 }
 AUTO = {
+    **dict.fromkeys(("mpnet", "nomic", "gte", "modernbert"), "AutoModelForMaskedLM"),
     "bert": "AutoModelForMaskedLM",
     "bert encoder": "AutoModel",
     "bert classifier": "AutoModelForSequenceClassification",
+    "distilbert": "AutoModelForSequenceClassification",
+    "electra": "AutoModelForMaskedLM",
+    "albert": "AutoModelForMaskedLM",
     "opt": "AutoModelForCausalLM",
     "vit": "AutoModelForImageClassification",
 }
@@ -74,6 +90,8 @@ OPTIONS = {
         for family, read, place, gate in (
             ("bert", "residual", "values", "linear"),
             ("opt", "residual", "context", "linear"),
+            ("modernbert", "residual", "values", "linear"),
+            ("gte", "normed", "values", "headwise"),
             ("opt", "residual", "values", "elementwise"),
             ("vit", "normed", "values", "headwise"),
             ("vit", "residual", "context", "elementwise"),
@@ -133,7 +151,10 @@ def assert_equal_logits(model, config, params):
 
 
 @needs_torch
-@pytest.mark.representative("bert-*", "opt-clipped_softmax_visible", "vit-sink", "bert ?*-gated_mlp")
+@pytest.mark.representative(
+    *("bert-*", "opt-clipped_softmax_visible", "vit-sink", "bert ?*-gated_mlp"),
+    *("distilbert-clipped_softmax", "electra-gated_linear", "albert-*linear", "albert-sink"),
+)
 @pytest.mark.parametrize("variant", NOT_STOCK)
 @pytest.mark.parametrize("family", CONFIGS)
 def test_every_variant_is_the_same_in_pytorch(tmp_path, in_torch, family, variant):
@@ -199,7 +220,7 @@ def test_text_goes_on_from_cached_keys_and_values(tmp_path, in_torch):
 
 
 @needs_torch
-@pytest.mark.parametrize("family", ["bert", "opt", "vit"])
+@pytest.mark.parametrize("family", ["bert", "opt", "vit", "albert"])
 def test_what_pytorch_saved_is_still_the_model(tmp_path, in_torch, family):
     config = dataclasses.replace(CONFIGS[family], attention=attention_variant("sink,gate=linear"))
     params = saved(tmp_path / "model", config)

@@ -21,12 +21,19 @@ from tests.interop.test_kinds import assert_same_bits, load_file
 OF_KIND = {
     "bert": ("BertForMaskedLM", "BertForSequenceClassification"),
     "roberta": ("RobertaForMaskedLM",),
+    "mpnet": ("MPNetForMaskedLM",),
+    "nomic_bert": ("NomicBertForSequenceClassification",),
+    "gte": ("GteForMaskedLM",),
+    "modernbert": ("ModernBertForTokenClassification",),
+    "distilbert": ("DistilBertForMaskedLM", "DistilBertForSequenceClassification"),
+    "electra": ("ElectraForMaskedLM",),
+    "albert": ("AlbertForMaskedLM",),
     "opt": ("OPTForCausalLM", "OPTForCausalLM, post-LN"),
     "vit": ("ViTForImageClassification",),
     "timm": ("timm's ViT",),
 }
 CHECKPOINTS = {
-    checkpoint.library.name if checkpoint.options else next(iter(checkpoint.model_types)): checkpoint
+    next(iter(checkpoint.model_types)) if checkpoint.written else checkpoint.library.name: checkpoint
     for family in FAMILIES.values()
     for checkpoint in family.checkpoints
 }
@@ -34,6 +41,13 @@ CHECKPOINTS = {
 NULLS = {
     "bert": ("classifier_dropout", "position_embedding_type", "problem_type", "pad_token_id"),
     "roberta": ("classifier_dropout", "position_embedding_type", "problem_type"),
+    "mpnet": ("classifier_dropout",),
+    "nomic_bert": ("classifier_dropout", "problem_type", "head_dim", "rope_scaling", "rotary_scaling_factor"),
+    "gte": ("rope_scaling", "rope_parameters"),
+    "modernbert": ("layer_types", "rope_parameters", "rope_scaling", "problem_type"),
+    "distilbert": ("pad_token_id", "problem_type"),
+    "electra": ("classifier_dropout", "position_embedding_type", "problem_type", "pad_token_id"),
+    "albert": ("problem_type", "pad_token_id", "position_embedding_type"),
     "opt": ("word_embed_proj_dim",),
     "vit": (),
     "timm": ("fc_norm", "init_values"),
@@ -50,6 +64,31 @@ OF_TRAINING = {
         "gradient_checkpointing": (True, None),
     },
     "roberta": {"classifier_dropout": (0.25,), "hidden_dropout_prob": (1.0,), "use_cache": (False,)},
+    "mpnet": {"hidden_dropout_prob": (1.0,)},
+    "nomic_bert": {"classifier_dropout": (0.1,), "initializer_range": (1,)},
+    "gte": {"classifier_dropout": (0.1,), "hidden_dropout_prob": (0.3,), "unpad_inputs": (True,)},
+    "modernbert": {"embedding_dropout": (0.1,), "mlp_dropout": (1.0,), "classifier_dropout": (0.2,)},
+    "distilbert": {
+        "seq_classif_dropout": (0.0, 1.0),
+        "qa_dropout": (0.3,),
+        "dropout": (1.0,),
+        "attention_dropout": (0,),
+        "initializer_range": (1,),
+        "sinusoidal_pos_embds": (True, False),
+    },
+    "electra": {
+        "classifier_dropout": (0.25,),
+        "hidden_dropout_prob": (1.0,),
+        "summary_last_dropout": (0.5,),
+        "summary_activation": ("relu", None),
+        "use_cache": (False,),
+    },
+    "albert": {
+        "classifier_dropout_prob": (0.25,),
+        "hidden_dropout_prob": (1.0,),
+        "down_scale_factor": (2,),
+        "net_structure_type": (0,),
+    },
     "opt": {
         "layerdrop": (0.5,),
         "dropout": (1.0,),
@@ -102,7 +141,10 @@ def imported_and_exported(folder, again):
     return shown, params
 
 
-@pytest.mark.representative("BertForSequenceClassification-*", "OPTForCausalLM-*", "timm's*")
+@pytest.mark.representative(
+    *("BertForSequenceClassification-*", "OPTForCausalLM-*", "timm's*", "ElectraForMaskedLM-p*"),
+    *("DistilBertForMaskedLM-*dropout", "DistilBertForMaskedLM-s*"),
+)
 @pytest.mark.parametrize("kind, name, key, values", CASES, ids=[f"{name}-{key}" for _, name, key, _ in CASES])
 def test_it_is_the_same_model_and_is_given_back(tmp_path, kind, name, key, values):
     arguments = kind == "timm"
@@ -144,6 +186,21 @@ def test_widths_that_are_equal_are_no_projection(tmp_path):
         check_model(dataclasses.replace(config, mlp_width=1), stored_model(tmp_path / "opt", config.attention))
 
 
+def test_tables_are_as_wide_as_electras_config_says_or_transformers_takes_them_to_be(tmp_path):
+    """Every published large ELECTRA has tables as wide as the model, the others have 128 columns or the model's 768."""
+    kind = KINDS["ElectraForSequenceClassification"]
+    kind.write(tmp_path / "as_wide")
+    config, params = load(tmp_path / "as_wide")
+    assert config.embedding_width is None and "project_in" not in params["embeddings"]
+    save(tmp_path / "anew", config, params)
+    assert json.loads((tmp_path / "anew/config.json").read_text())["embedding_size"] == WIDTH
+    assert load(tmp_path / "anew")[0] == config
+    untold = {key: value for key, value in kind.config.items() if key != "embedding_size"}
+    dataclasses.replace(kind, config=untold).write(tmp_path / "untold")
+    with pytest.raises(QtxError, match=r"has shape \(11, 8\), but its config.json means \(11, 128\)|lacks electra.emb"):
+        load(tmp_path / "untold")
+
+
 # A tied weight of each kind, and its other name.
 TIED = {
     "OPTForCausalLM": {"model.decoder.embed_tokens.weight": "lm_head.weight"},
@@ -152,6 +209,8 @@ TIED = {
         "cls.predictions.bias": "cls.predictions.decoder.bias",
     },
     "OPTForCausalLM, as published": {"decoder.embed_tokens.weight": "lm_head.weight"},
+    "DistilBertForMaskedLM": {"distilbert.embeddings.word_embeddings.weight": "vocab_projector.weight"},
+    "ElectraForMaskedLM": {"electra.embeddings.word_embeddings.weight": "generator_lm_head.weight"},
 }
 
 

@@ -135,7 +135,7 @@ CASES = {
     "RoBERTa, a class of XLM-R": (
         "RobertaForMaskedLM",
         values(architectures=["XLMRobertaForMaskedLM"]),
-        "expected one of RobertaForMaskedLM, RobertaForSequenceClassification, RobertaModel",
+        "expected one of RobertaForMaskedLM, RobertaForQuestionAnswering, RobertaForSequenceClassification",
     ),
     "RoBERTa, positions of another type": (
         "RobertaForMaskedLM",
@@ -143,6 +143,43 @@ CASES = {
         "max_position_embeddings is '8', which is no max_length",
     ),
     "RoBERTa, no positions": ("RobertaForMaskedLM", values(max_position_embeddings=1), "is not a model's config"),
+    "BERT, no token types": (
+        "BertModel",
+        values(type_vocab_size=0),
+        "type_vocab_size is '0', which is no type_vocab_size: there is a table of token types",
+    ),
+    "DistilBERT, untied": (
+        "DistilBertForMaskedLM",
+        values(tie_word_embeddings=False),
+        "tie_word_embeddings is False; qtx's distilbert supports only True",
+    ),
+    "DistilBERT, an unknown head": (
+        "DistilBertModel",
+        values(architectures=["DistilBertForMultipleChoice"]),
+        "unknown architecture .*DistilBertForMultipleChoice.* expected one of DistilBertForMaskedLM",
+    ),
+    "DistilBERT, token types": (
+        "DistilBertModel",
+        weights(embeddings__token_type_embeddings__weight=np.zeros((2, WIDTH), np.float32)),
+        "has unexpected distilbert.embeddings.token_type_embeddings.weight",
+    ),
+    "ELECTRA, an activation that its heads lack": (
+        "ElectraForMaskedLM",
+        values(hidden_act="relu"),
+        "hidden_act is 'relu'; qtx's electra supports only 'gelu'",
+    ),
+    "ELECTRA, other tables": (
+        "ElectraForMaskedLM",
+        values(embedding_size=5),
+        r"word_embeddings.weight has shape \(11, 4\), but its config.json means \(11, 5\)",
+    ),
+    "ELECTRA, a width of another type": (
+        "ElectraForMaskedLM",
+        values(embedding_size="4"),
+        "embedding_width is '4': expected int",
+    ),
+    "DeBERTa": ("BertModel", values(model_type="deberta"), "model_type is 'deberta': .* disentangled"),
+    "DeBERTa-v2": ("BertModel", values(model_type="deberta-v2"), "model_type is 'deberta-v2': .* disentangled"),
     "OPT without biases": ("OPTForCausalLM", values(enable_bias=False), "enable_bias is False"),
     "ViT without biases": ("ViTForImageClassification", values(qkv_bias=False), "qkv_bias is False"),
     "DeiT": ("ViTForImageClassification", values(model_type="deit"), "model_type is 'deit': .* distillation token"),

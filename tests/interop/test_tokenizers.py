@@ -149,6 +149,9 @@ def unigram(folder, class_name="XLMRobertaTokenizer"):
     tokens |= {"cls_token": "<s>", "sep_token": "</s>", "mask_token": AddedToken("<mask>", lstrip=True)}
     if class_name == "XLMRobertaTokenizer":
         tokenizer = transformers.XLMRobertaTokenizer(vocab=UNIGRAM)
+    elif class_name == "AlbertTokenizer":
+        pieces = [("<pad>", 0.0), ("<unk>", 0.0), *((token, 0.0) for token in SPECIALS[2:]), *UNIGRAM[4:]]
+        tokenizer = transformers.AlbertTokenizer(vocab=pieces)
     elif class_name == "CamembertTokenizer":
         unused = [(f"{token}NOTUSED", 0.0) for token in ("<s>", "</s>", "<unk>")]
         tokenizer = transformers.CamembertTokenizer(vocab=[*unused, *UNIGRAM, ("<mask>", 0.0)])
@@ -165,13 +168,13 @@ def unigram(folder, class_name="XLMRobertaTokenizer"):
     written(folder)
 
 
-def camembert_told_by_its_model(folder):
+def told_by_its_model(folder, model_type):
     """Neither settings nor tokenizer.json say which tokens are special, and which are put around a text."""
-    unigram(folder, "CamembertTokenizer")
+    unigram(folder, f"{model_type.capitalize()}Tokenizer")
     (folder / "tokenizer_config.json").unlink()
     values = json.loads((folder / "tokenizer.json").read_text())
     (folder / "tokenizer.json").write_text(json.dumps({**values, "post_processor": None, "added_tokens": []}))
-    written(folder, "camembert")
+    written(folder, model_type)
 
 
 def from_the_left(folder):
@@ -213,7 +216,13 @@ MAKERS = {
     "GPT-2's": lambda f: byte_pairs(f, "gpt2"),
     "XLM-R's": unigram,
     "CamemBERT's": lambda f: unigram(f, "CamembertTokenizer"),
-    "CamemBERT's, told by its model": camembert_told_by_its_model,
+    "CamemBERT's, told by its model": lambda f: told_by_its_model(f, "camembert"),
+    "ALBERT's": lambda f: unigram(f, "AlbertTokenizer"),
+    "ALBERT's, told by its model": lambda f: told_by_its_model(f, "albert"),
+    "DistilBERT's": lambda f: vocab_txt(f, model_type="distilbert", tokenizer_config_json={"do_lower_case": False}),
+    "ELECTRA's": lambda f: vocab_txt(
+        f, model_type="electra", tokenizer_config_json={"tokenizer_class": "ElectraTokenizer", "do_lower_case": True}
+    ),
     "Unigram of nobody's": lambda f: unigram(f, "PreTrainedTokenizerFast"),
     "built in": copied(builtin_checkpoint("minilm-2l")),
     "all-MiniLM": copied(SHARED / "models" / "all-minilm-l6-v2"),

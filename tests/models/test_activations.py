@@ -49,6 +49,7 @@ FORMULAS = {
     "relu": lambda x: max(x, 0),
     "silu": lambda x: x * logistic(x),
     "swish": lambda x: x * logistic(x),
+    "tanh": math.tanh,
 }
 OTHERS = {"bert": "silu", "opt": "quick_gelu", "vit": "gelu_new"}
 

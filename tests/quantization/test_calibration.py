@@ -25,6 +25,8 @@ SMALL = {"num_layers": 2, "width": 16, "num_heads": 2, "mlp_width": 32, "init_st
 OF_FAMILY = {
     "bert": {"vocab_size": 23, "max_length": 8},
     "opt": {"vocab_size": 23, "max_length": 8},
+    "modern_bert": {"vocab_size": 23, "max_length": 8, "local_distance": 2},
+    "rotary_bert": {"vocab_size": 23, "max_length": 8, "relative_buckets": 8},
     "vit": {"image_size": 8, "channels": 3, "num_classes": 5, "patch_size": 4},
 }
 

@@ -23,6 +23,8 @@ SMALL = {"num_layers": 1, "width": 16, "num_heads": 2, "mlp_width": 32, "init_st
 OF_FAMILY = {
     "bert": {"vocab_size": 23, "max_length": 8},
     "opt": {"vocab_size": 23, "max_length": 8},
+    "modern_bert": {"vocab_size": 23, "max_length": 8, "local_distance": 2},
+    "rotary_bert": {"vocab_size": 23, "max_length": 8, "relative_buckets": 8},
     "vit": {"image_size": 8, "channels": 3, "num_classes": 5, "patch_size": 4},
 }
 
@@ -99,7 +101,7 @@ CASES = [
     (family, attention, {"scheme": scheme, "num_layers": 2, "recipe": recipe, "weight_granularity": granularity})
     for number, family in enumerate(sorted(FAMILIES))
     for turn, attention in enumerate(sorted(MECHANISMS))
-    for scheme, recipe, granularity in (("w8a8", f"paper_{family}", "tensor"), ("w4a4", "strict", "channel"))
+    for scheme, recipe, granularity in (("w8a8", FAMILIES[family].recipe, "tensor"), ("w4a4", "strict", "channel"))
     # The block is the same in all families: every mechanism in one, and in the others two that are of another kind than
     # those above; of neighbours one in 8 bits and one in 4.
     if (family == "opt" or attention in ("sink", "gated_elementwise"))

@@ -29,11 +29,13 @@ from tests.quantization.test_calibration import apply, difference, make
 
 # What each method is to improve over the static one, and where: outliers of activations, or few bits of weights. In
 # post-LN BERT a LayerNorm's outlier also passes through the residual sums, where smoothing does not reach.
+WITHOUT_GATES = {"bert", "opt", "vit"}
+"""Families whose feed-forward networks are not gated: what follows an outlier planted in a norm is linear in it."""
 BETTER = {
     "static": {},
-    "per_token": {"w8a4": FAMILIES.keys()},
-    "smoothquant": {"w8a4": FAMILIES.keys() - {"bert"}},
-    "hadamard": {"w8a4": FAMILIES.keys()},
+    "per_token": {"w8a4": WITHOUT_GATES},
+    "smoothquant": {"w8a4": {"opt", "vit"}},
+    "hadamard": {"w8a4": WITHOUT_GATES},
     "gptq": {},
 }
 OUTLIER, FAR_OUTLIER = 50.0, 100.0
@@ -47,9 +49,12 @@ def with_outlier(family, outlier=OUTLIER):
     """A model whose LayerNorm outputs have an outlier dimension, which the kernels after them take back."""
     module, params, batches = make(family, "gated_linear" if family == "opt" else "softmax")
     flat = traverse_util.flatten_dict(params, sep="/")
-    for layer in ("attention/query", "attention/key", "attention/value", "mlp/in"):
+    for layer in ("attention/query", "attention/key", "attention/value", "mlp/in", "mlp/gate"):
+        if f"layers/{layer}/kernel" not in flat:
+            continue
         flat[f"layers/{layer}/kernel"] = flat[f"layers/{layer}/kernel"].at[:, 3].divide(outlier)
-    norms = ("layers/attention_norm", "layers/mlp_norm", *(("embeddings/norm",) if family == "bert" else ()))
+    first = ("embeddings/norm",) if module.config.reads == "tokens" and not module.config.pre_norm else ()
+    norms = ("layers/attention_norm", "layers/mlp_norm", *first)
     for norm in norms:
         flat[f"{norm}/scale"] = flat[f"{norm}/scale"].at[..., 3].multiply(outlier)
     return module, traverse_util.unflatten_dict(flat, sep="/"), batches[0]
@@ -106,9 +111,10 @@ def of_site(found, path):
 
 def pairs(family):
     """Every dense layer of the blocks, with the site that it multiplies in each layer: (path, index or None)."""
-    norm = {"bert": [("embeddings/norm", None), ("layers/mlp_norm", 0)]}
-    attention = norm.get(family, [("layers/attention_norm", 0), ("layers/attention_norm", 1)])
-    mlp = "layers/attention_norm" if family == "bert" else "layers/mlp_norm"
+    post_norm = [("embeddings/norm", None), ("layers/mlp_norm", 0)]
+    norm = "layers/attention_in" if family == "modern_bert" else "layers/attention_norm"
+    attention = post_norm if family in ("bert", "rotary_bert") else [(norm, 0), (norm, 1)]
+    mlp = "layers/attention_norm" if family in ("bert", "rotary_bert") else "layers/mlp_norm"
     context = "layers/attention/gated_context" if family == "opt" else "layers/attention/context"
     before = {
         **{f"layers/attention/{name}": attention for name in ("query", "key", "value")},

@@ -29,6 +29,8 @@ SHAPE = {"num_layers": 2, "width": 16, "num_heads": 2, "mlp_width": 32, "init_st
 OF_FAMILY = {
     "bert": {"vocab_size": 23, "max_length": 8},
     "opt": {"vocab_size": 23, "max_length": 8},
+    "modern_bert": {"vocab_size": 23, "max_length": 8, "local_distance": 2},
+    "rotary_bert": {"vocab_size": 23, "max_length": 8, "relative_buckets": 8},
     "vit": {"image_size": 8, "channels": 3, "num_classes": 5, "patch_size": 4},
 }
 
@@ -63,7 +65,7 @@ def test_even_examples_are_quantized_and_odd_ones_are_not(family):
     def held(apply, *args, **options):
         """Layer 0's values, which are the same but for rounding, and the output, with what else flips at ties."""
         output, sites = jax.jit(lambda: capture(apply, {"*"}, *args, **options))()
-        return output, {site: values[0] for site, values in sites.items() if re.search("query|key|value", site)}
+        return output, {site: values[0] for site, values in sites.items() if re.search("/(query|key|value)$", site)}
 
     found, sites = held(model.apply, {"params": params}, batch, train=True)
     static = calibrate(module, params, recipe, [every_other(batch, 0)], 1)

@@ -256,6 +256,11 @@ def test_every_granularity_learns(start, data, tmp_path, measured):
         ("opt", "gated_linear", "tensor", {}),
         ("opt", "softmax", "tensor", {"remat": "full", "dtype": "bfloat16"}),
         ("vit", "softmax", "input_group,size=8", {}),
+        ("modern_bert", "clipped_softmax", "channel", {"local_distance": 2}),
+        ("rotary_bert", "gated_headwise", "tensor", {"relative_buckets": 8}),
+        ("bert", "softmax", "tensor", {"embedding_width": 8}),
+        ("bert", "gated_linear", "tensor", {"embedding_width": 8, "shared_layers": True}),
+        ("bert", "gated_linear", "channel", {"type_vocab_size": 0, "head": "regression", "num_classes": 3}),
     ],
 )
 def test_every_family_is_quantized_as_after_training(family, attention, granularity, options):

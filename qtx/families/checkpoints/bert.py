@@ -64,6 +64,16 @@ PROBLEM_TYPES = {
 }
 
 
+def _one_or_more(types: int) -> int:
+    if types < 1:
+        raise ValueError("there is a table of token types, of one row or more")
+    return types
+
+
+# transformers' classes always have a table of token types.
+TYPES = Field("type_vocab_size", 2, read=_one_or_more, write=lambda types: max(types, 1))
+
+
 def told_by_values(values: Mapping[str, Any], fields: Mapping[str, Any], source: str) -> dict[str, Any]:
     """Tells what the outputs of a head of whole texts mean: what config.json says. If it says nothing, one output is a
     number and several are classes, as in transformers. One class is a number too, as softmax over it says nothing.
@@ -94,12 +104,8 @@ STOCK = Stock(
     out=None,
     dropout="self.dropout.p",
     classes=(
-        "Model",
-        "ForPreTraining",
-        "ForMaskedLM",
-        "ForSequenceClassification",
-        "ForTokenClassification",
-        "ForQuestionAnswering",
+        *("Model", "ForPreTraining", "ForMaskedLM", "ForSequenceClassification"),
+        *("ForTokenClassification", "ForQuestionAnswering"),
     ),
 )
 CHECKPOINT = Checkpoint(
@@ -119,7 +125,7 @@ CHECKPOINT = Checkpoint(
         "num_attention_heads": Field("num_heads"),
         "intermediate_size": Field("mlp_width"),
         "max_position_embeddings": Field("max_length"),
-        "type_vocab_size": Field("type_vocab_size", 2),
+        "type_vocab_size": TYPES,
         "hidden_dropout_prob": Field("dropout", 0.1),
         "attention_probs_dropout_prob": Field("attention_dropout", 0.1),
         "initializer_range": Field("init_std", 0.02),

@@ -45,6 +45,7 @@ def without(names: Mapping[str, Any], *left_out: str) -> dict[str, Any]:
     return {name: entry for name, entry in names.items() if name not in left_out}
 
 
+STOCK = dataclasses.replace(bert.STOCK, classes=tuple(x for x in bert.STOCK.classes if x != "ForPreTraining"))
 CHECKPOINT = dataclasses.replace(
     bert.CHECKPOINT,
     model_types={"roberta": "Roberta", "xlm-roberta": "XLMRoberta", "camembert": "Camembert"},
@@ -61,7 +62,5 @@ CHECKPOINT = dataclasses.replace(
     },
     unused=("roberta.pooler.", "roberta.embeddings.position_ids"),
     shown_by_weights=partial(shown_head, heads=SHOWN_BY),
-    stock=dataclasses.replace(
-        bert.STOCK, classes=tuple(name for name in bert.STOCK.classes if name != "ForPreTraining")
-    ),
+    stock=STOCK,
 )

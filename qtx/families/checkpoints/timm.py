@@ -164,4 +164,5 @@ CHECKPOINT = Checkpoint(
     library=TIMM,
     fixed={"layer_norm_epsilon": 1e-6},
     options=options,
+    written=False,
 )

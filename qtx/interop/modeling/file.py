@@ -58,6 +58,13 @@ TAKEN = (
     *("layer_idx", "normalize", "num_heads", "out_proj", "o_proj", "scaling", "training"),
 )
 
+ARGUMENTS = {
+    None: "attention_mask=None, past_key_values=None",
+    "rotary": "position_embeddings=None, attention_mask=None",
+    "bias": "attention_mask=None, position_bias=None",
+}
+"""How stock layers are told of positions -> the arguments of their attention after the first."""
+
 NORMALIZE = '''
 def normalize(self, scores, visible):
     """Probabilities `[B, HEADS, T, S]` of scores; `visible` broadcasts to them."""
@@ -115,7 +122,7 @@ def _learned(config: Any, stock: Stock) -> Iterator[str]:
     if stock.own != "self" and (parameters or gate is not None):
         yield f"{stock.own} = nn.Module()  # as the weights are named"
     for name, parameter in parameters.items():
-        if name in (*TAKEN, *stock.projections):
+        if name in (*TAKEN, *stock.projections, stock.out):
             raise QtxError(
                 f"the normalizer's parameter {name!r} has the name of something else in a PyTorch attention layer, "
                 f"which it would replace: give it another in its class, e.g. {f'{name}_of_heads'!r}"
@@ -130,17 +137,24 @@ def _forward(config: Any, stock: Stock) -> Iterator[str]:
     place = None if gate is None else gate.place
     residual = _reads_residual(config)
     factors = f"self.gate({'residual' if residual else 'hidden_states'})"
-    arguments = "hidden_states, attention_mask=None, past_key_values=None" + ", residual=None" * residual
+    arguments = f"hidden_states, {ARGUMENTS[stock.positions]}" + ", residual=None" * residual
     yield f"def forward(self, {arguments}, **kwargs):"
-    yield f"    projections = {', '.join(f'self.{name}' for name in stock.projections)}"
-    yield "    query, key, value = (project(hidden_states).unflatten(-1, (HEADS, HEAD_DIM)) for project in projections)"
+    if len(stock.projections) == 1:
+        packed = f"self.{stock.projections[0]}(hidden_states)"
+        yield f"    query, key, value = {packed}.unflatten(-1, (3, HEADS, HEAD_DIM)).unbind(-3)"
+    else:
+        yield f"    projections = {', '.join(f'self.{name}' for name in stock.projections)}"
+        yield "    query, key, value = (layer(hidden_states).unflatten(-1, (HEADS, HEAD_DIM)) for layer in projections)"
     if place == "values":
         yield f"    value = value * {factors}"
     yield "    query, key, value = (y.transpose(1, 2) for y in (query, key, value))"
+    if stock.positions == "rotary":
+        yield "    query, key = stock.apply_rotary_pos_emb(query, key, *position_embeddings)"
     if stock.cached:
         yield "    if past_key_values is not None:"
         yield "        key, value = past_key_values.update(key, value, self.layer_idx)"
-    yield "    scores = (query @ key.transpose(2, 3)).float() * self.scaling"
+    bias = " + position_bias" * (stock.positions == "bias")
+    yield f"    scores = (query @ key.transpose(2, 3)).float() * HEAD_DIM**-0.5{bias}"
     yield "    visible = torch.ones_like(scores, dtype=torch.bool) if attention_mask is None else attention_mask == 0"
     yield "    probs = self.normalize(scores, visible)"
     yield f"    probs = nn.functional.dropout(probs, {stock.dropout}, self.training).to(value.dtype)"
@@ -148,7 +162,8 @@ def _forward(config: Any, stock: Stock) -> Iterator[str]:
     if place == "context":
         yield f"    context = context * {factors}"
     context = "context.flatten(2)"
-    yield f"    return {context if stock.out is None else f'self.{stock.out}({context})'}, probs"
+    out = stock.then.format(context if stock.out is None else f"self.{stock.out}({context})")
+    yield f"    return {out}, probs"
 
 
 def _exchange(config: Any, stock: Stock) -> Iterator[str]:

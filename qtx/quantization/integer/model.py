@@ -11,10 +11,14 @@ import jax
 import jax.numpy as jnp
 from flax import traverse_util
 
+from qtx.anatomy import read
 from qtx.foundation.errors import QtxError
 from qtx.quantization import float32_only
 from qtx.quantization.integer.interceptor import COLLECTION, on_integers
 from qtx.quantization.integer.kernels import Tensors
+
+OF_KERNELS = ("kernel", "kernel_scale", "kernel_bits", "kernel_zero_point", "bias")
+"""What a dense layer's node has of the layer's parameters alone."""
 
 
 @dataclasses.dataclass(frozen=True)
@@ -32,7 +36,8 @@ class IntegerModel:
       params: the arrays that stay in floating point, by path. A word embedding table that the head is tied to is one:
         look-ups are rounded to its grid, but the head multiplies by the unquantized table (see `Recipe`).
       integers: int8 kernels and tables, their scales and zero-points, biases, and the grids of sites and of products'
-        operands, by path; `[L, ...]` under `layers/`. See `interceptor`.
+        operands, by path; `[L, ...]` under `layers/`, but for what belongs to a kernel that all layers share. See
+        `interceptor`.
     """
 
     module: nn.Module
@@ -52,10 +57,18 @@ class IntegerModel:
             raise QtxError("an integer model does not train: call apply with train=False")
         tables = {path for path in self.integers if path.endswith("/table")}
         params = self.params | {path.removesuffix("table") + "embedding": self._table(path) for path in tables}
-        integers = {path: x for path, x in self.integers.items() if path not in tables}
+        integers = {path: self._of_layers(path, x) for path, x in self.integers.items() if path not in tables}
         with on_integers():
             variables = {"params": _nested(params), COLLECTION: _nested(integers)}
             return float32_only.apply(self.module, variables, batch, **kwargs)
+
+    def _of_layers(self, path: str, x: jax.Array) -> jax.Array:
+        """Returns an array with an axis of layers `[L, ...]` if it belongs to a kernel that L layers share."""
+        module: Any = self.module
+        layer, _, name = path.rpartition("/")
+        kernel = f"{layer}/kernel"
+        sharing = read(module, module.config.example()).sharing(kernel) if name in OF_KERNELS else 0
+        return jnp.broadcast_to(x, (sharing, *x.shape)) if sharing else x
 
     def _table(self, path: str) -> jax.Array:
         """Computes an embedding table `[rows, width]` from its integers and the grid of its look-ups."""

@@ -34,12 +34,12 @@ class Gptq(Method):
         q_j = round(w_j),    w_k -= U_jk (w_j - q_j) / U_jj    for the rows k > j, not rounded yet.
 
     H is summed over the calibration data, batch by batch, in one pass of the floating-point model, as the layers are
-    one scan. This simplifies the original, which makes one pass per layer, with the layers before already rounded. All
-    H are held at once, `[L, D, D]` a kernel. A kernel whose range has a basis is rounded in it, with H of the inputs in
-    it ("hadamard + gptq" is QuaRot's combination). The range of a group of rows is that of the weights as they are from
-    the start, as every other range is; the original offers to set it when its first row is reached, from weights that
-    have made up for earlier rows (section 5, "grouping"). Everything but dense kernels is rounded to nearest, as are
-    rows without any input (the original zeroes them).
+    one scan; layers that share a kernel have one sum. This simplifies the original, which makes one pass per layer,
+    with the layers before already rounded. All H are held at once, `[L, D, D]` a kernel. A kernel whose range has a
+    basis is rounded in it, with H of the inputs in it ("hadamard + gptq" is QuaRot's combination). The range of a group
+    of rows is that of the weights as they are from the start, as every other range is; the original offers to set it
+    when its first row is reached, from weights that have made up for earlier rows (section 5, "grouping"). Everything
+    but dense kernels is rounded to nearest, as are rows without any input (the original zeroes them).
 
     Attributes:
       damping: fraction of the mean of H's diagonal that is added to the diagonal.
@@ -61,6 +61,7 @@ class Gptq(Method):
         for layer, hessian in hessians.items():
             planned, path = kernels[layer], f"{layer}{KERNEL}"
             stacked = ranges[path]["bits"].ndim > 0
+            hessian = hessian if stacked else hessian.reshape(-1, *hessian.shape[-2:]).sum(axis=0)
             rounded[path] = _round_kernel(planned, stacked, flat[path], hessian, ranges[path], self.damping)
             if not jnp.isfinite(rounded[path]).all():
                 raise QtxError(f"the Hessian of {path!r} is singular at damping {self.damping}: raise it")
