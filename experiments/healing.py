@@ -7,8 +7,8 @@ The first run is the original, and all is held against its floating point. Range
 the calibration files. A line of the output has a run, a kind of text, a length in tokens, and how the model is
 quantized ("fp": not at all), and of 64 texts (32 of the longest):
 
-- `cosine` of the embeddings (as the run's config pools the last hidden states) and `error` of the hidden states,
-  |h - t|^2 / |t|^2, both to the original's in floating point, as means over the texts;
+- `cosine` of the embeddings (as the run's config pools the last hidden states) and `error` of the model's output, which
+  is the hidden states, |h - t|^2 / |t|^2, both to the original's in floating point, as means over the texts;
 - in floating point, the largest magnitude of a feed-forward output and of a residual sum;
 - with `--neighbours`, of 1,000 reviews at 128 tokens: the share of the ten nearest of each, by cosine, that are the
   same as in floating point.
@@ -39,7 +39,7 @@ from qtx.foundation.errors import QtxError
 from qtx.foundation.numbers import fixed
 from qtx.losses.divergences import cosine_similarity, relative_error
 from qtx.masks import token_mask
-from qtx.models.pooling import pooled
+from qtx.models.pooling import embedding_of
 from qtx.pipeline.lineage import config_of
 from qtx.pipeline.run import assemble_run, restore_run
 from qtx.quantization import QuantizationConfig, Quantized, calibrate
@@ -67,7 +67,8 @@ Model = FloatingPoint | Quantized
 
 
 def batches(tokenizer: TextTokenizer, texts: Sequence[np.ndarray], length: int) -> list[Batch]:
-    """Tokens of texts as batches `[TOKENS / length, length]`, each text cut to the length, within the template."""
+    """Tokens of texts as batches `[TOKENS / length, length]`, each text cut to the length, within the template; the
+    texts have their prompt already."""
     rows = np.full((len(texts), length), tokenizer.pad, np.int32)
     mask = np.zeros((len(texts), length), bool)
     for row, real, text in zip(rows, mask, texts, strict=True):
@@ -76,18 +77,22 @@ def batches(tokenizer: TextTokenizer, texts: Sequence[np.ndarray], length: int) 
     size = TOKENS // length
     weights = np.ones(len(texts), np.float32)
     full = {"tokens": rows, "mask": mask, "weights": weights}
+    if tokenizer.prompt:
+        full["prompt"] = np.full(len(texts), tokenizer.prompt_length(length), np.int32)
     return [{name: x[i : i + size] for name, x in full.items()} for i in range(0, len(texts) // size * size, size)]
 
 
 def cut(tokenizer: TextTokenizer, files: Sequence[str], length: int, number: int) -> list[np.ndarray]:
-    """Blocks of `length` - 2 tokens from all over the files."""
-    inner = length - 2
+    """Blocks of `length` - 2 tokens from all over the files, those of the prompt included."""
+    prompt = tokenizer.prompt_ids if tokenizer.prompt else np.zeros(0, np.int32)
+    inner = length - 2 - len(prompt)
     blocks: list[np.ndarray] = []
     for tokens in tokenizer.encode([read_text(file) for file in files]):
         blocks.extend(tokens[: len(tokens) // inner * inner].reshape(-1, inner))
     if len(blocks) < number:
         raise QtxError(f"the texts have {len(blocks)} blocks of {inner} tokens, expected {number}: give more files")
-    return [blocks[i] for i in np.random.default_rng(0).permutation(len(blocks))[:number]]
+    chosen = np.random.default_rng(0).permutation(len(blocks))[:number]
+    return [np.concatenate([prompt, blocks[i]]) for i in chosen]
 
 
 def reviews(tokenizer: TextTokenizer, file: str, number: int) -> list[np.ndarray]:
@@ -96,18 +101,19 @@ def reviews(tokenizer: TextTokenizer, file: str, number: int) -> list[np.ndarray
     if len(rows) < number:
         raise QtxError(f"{file} has {len(rows)} lines, expected {number} reviews or more")
     chosen = np.random.default_rng(0).permutation(len(rows))[:number]
-    return tokenizer.encode([rows[i].rpartition("\t")[2] for i in chosen])
+    return tokenizer.encode([tokenizer.prompt + rows[i].rpartition("\t")[2] for i in chosen])
 
 
 @jax.jit
 def outputs(model: Model, batch: dict[str, jax.Array]) -> dict[str, jax.Array]:
-    """Last hidden states `[B, T, D]`, embeddings `[B, D]`, and the largest feed-forward output and residual sum."""
-    real, config = token_mask(batch, batch["tokens"].shape[1])[..., None], model.module.config
+    """The output, usually the last hidden states `[B, T, D]`, embeddings `[B, D]`, and the largest feed-forward output
+    and residual sum."""
+    real = token_mask(batch, batch["tokens"].shape[1])
     hidden, held = capture(model.apply, {OUTPUTS, *RESIDUALS}, batch, train=False)
-    largest = {name: jnp.abs(jnp.where(real, x, 0)).max() for name, x in held.items()}
+    largest = {name: jnp.abs(jnp.where(real[..., None], x, 0)).max() for name, x in held.items()}
     return {
-        "hidden": jnp.where(real, hidden, 0),
-        "embedding": pooled(hidden, real[..., 0], config.pooling, config.normalize),
+        "hidden": hidden if hidden.ndim == 2 else jnp.where(real[..., None], hidden, 0),
+        "embedding": embedding_of(hidden, real, batch, model.module.config),
         "output": largest[OUTPUTS],
         "residual": jnp.maximum(*(largest[name] for name in RESIDUALS)),
     }
@@ -120,7 +126,7 @@ def compared(model: Model, of_batches: Sequence[Batch], targets: Sequence[dict[s
     largest = {"output": 0.0, "residual": 0.0}
     for batch, target in zip(of_batches, targets, strict=True):
         found = outputs(model, batch)
-        real = token_mask(batch, batch["tokens"].shape[1])[..., None]
+        real = token_mask(batch, batch["tokens"].shape[1])[..., None] if found["hidden"].ndim == 3 else True
         errors.extend(np.asarray(relative_error(found["hidden"], target["hidden"], real)))
         cosines.extend(np.asarray(cosine_similarity(found["embedding"], target["embedding"])))
         largest = {name: max(value, float(found[name])) for name, value in largest.items()}
@@ -150,7 +156,7 @@ def load(folder: str) -> tuple[FloatingPoint, TextTokenizer]:
     """The model of a run, and its tokenizer."""
     there = config_of(folder)
     # What a run is loaded with cuts none of the texts here; the built-in corpus is at hand.
-    options = {name: flattened(there.data).get(name) for name in TOKENIZER_OPTIONS}
+    options = {name: flattened(there.data).get(name) for name in (*TOKENIZER_OPTIONS, "prompt")}
     data = DataConfig(SOURCE.make("source", "stdlib", {"sequence_length": REVIEW_LENGTH, **options}))
     assembled, _ = assemble_run(dataclasses.replace(there, data=data), Path(folder), names_data=True)
     tokenizer = assembled.data.tokenizer

@@ -9,12 +9,12 @@ from minimum to maximum over 64 calibration texts; the inputs and outputs of eve
 norms of the residual stream included. Weights get one grid per tensor or, in a second line, per channel. The int8
 model runs on integers wherever ONNX Runtime has kernels for them.
 
-Of 128 other texts, all of 128 tokens, each line has the mean cosine of the embeddings (the last hidden states, pooled
-as the first folder's modules say, or else their mean): int8 to the same model's floating point, and both to the first
-folder's floating point; and, as `centred`, the cosine of int8's to the same model's in floating point over all texts
-together, without the mean over the texts, for embeddings that all point one way have a cosine near 1 to anything that
-does. It also counts what is on grids: activations by the operator that makes them, constants (weights, biases, gains)
-by type.
+Of 128 other texts, all of 128 tokens with the first folder's default prompt, each line has the mean cosine of the
+embeddings (of the last hidden states, as the first folder's modules say, dense layers in floating point, or else their
+mean): int8 to the same model's floating point, and both to the first folder's floating point; and, as `centred`, the
+cosine of int8's to the same model's in floating point over all texts together, without the mean over the texts, for
+embeddings that all point one way have a cosine near 1 to anything that does. It also counts what is on grids:
+activations by the operator that makes them, constants (weights, biases, gains) by type.
 """
 
 from __future__ import annotations
@@ -32,13 +32,13 @@ from typing import Any
 import numpy as np
 
 from experiments.bad_input import told_in_a_line
+from qtx.data.prompts import read_prompts
 from qtx.data.reading import read_text
 from qtx.data.sources.stdlib import HELD_OUT_FRACTION, split_stdlib
 from qtx.foundation.errors import QtxError
 from qtx.foundation.numbers import fixed
 from qtx.interop.carried import MODULES
-from qtx.interop.sentence import Modules, read_modules
-from qtx.models.pooling import pooled
+from qtx.interop.sentence import Modules, embeddings, read_modules
 
 MISSING = ""
 try:
@@ -72,8 +72,18 @@ def batches(tokens: np.ndarray) -> Iterator[dict[str, np.ndarray]]:
         yield {"input_ids": tokens[start : start + BATCH]}
 
 
-def cut(folder: Path, text: str) -> np.ndarray:
-    """Texts from all over `text`, in random order: tokens `[CALIBRATION + HELD_OUT, LENGTH]` with [CLS] and [SEP].
+def prompt_of(folder: Path) -> np.ndarray:
+    """The tokens of the prompt that the folder's model has before texts by default, int64 [n]."""
+    texts, default = read_prompts(folder)
+    if not default:
+        return np.zeros(0, np.int64)
+    tokenizer = transformers.AutoTokenizer.from_pretrained(folder, trust_remote_code=True)
+    return np.array(tokenizer(texts[default], add_special_tokens=False)["input_ids"], np.int64)
+
+
+def cut(folder: Path, text: str, prompt: np.ndarray) -> np.ndarray:
+    """Texts from all over `text`, in random order: tokens `[CALIBRATION + HELD_OUT, LENGTH]` with [CLS], those of the
+    prompt, and [SEP].
 
     Raises:
       QtxError: when there are not enough of them, or the folder's tokenizer is not that of an encoder.
@@ -83,11 +93,12 @@ def cut(folder: Path, text: str) -> np.ndarray:
     if None in ends:
         raise QtxError(f"the tokenizer of {folder} has no [CLS] and [SEP]: expected an encoder's")
     ids = np.array(tokenizer(text, add_special_tokens=False, verbose=False)["input_ids"], np.int64)
-    inner, needed = LENGTH - len(ends), CALIBRATION + HELD_OUT
+    inner, needed = LENGTH - len(ends) - len(prompt), CALIBRATION + HELD_OUT
     blocks = ids[: len(ids) // inner * inner].reshape(-1, inner)
     if len(blocks) < needed:
         raise QtxError(f"the text has {len(blocks)} blocks of {inner} tokens, expected {needed}: give a longer --text")
     blocks = np.random.default_rng(0).permutation(blocks)[:needed]
+    blocks = np.concatenate([np.tile(prompt, (needed, 1)), blocks], axis=1)
     return np.pad(blocks, ((0, 0), (1, 1)), constant_values=((0, 0), ends))
 
 
@@ -109,11 +120,15 @@ def export(folder: Path, file: Path) -> None:
     torch.onnx.export(Hidden().eval(), (tokens,), file, input_names=["input_ids"], **options)
 
 
-def embed(file: Path, tokens: np.ndarray, modules: Modules) -> np.ndarray:
-    """Embeddings `[N, D]` of tokens `[N, LENGTH]` by the model of an ONNX file, its hidden states pooled."""
+def embed(file: Path, tokens: np.ndarray, prompt: int, modules: Modules, folder: Path) -> np.ndarray:
+    """Embeddings `[N, D]` of tokens `[N, LENGTH]`, of which `prompt` follow the first, by the model of an ONNX file;
+    `folder` has the dense layers, if there are any."""
     session = onnxruntime.InferenceSession(file, providers=["CPUExecutionProvider"])
     hidden = np.concatenate([session.run(None, batch)[0] for batch in batches(tokens)])
-    return np.asarray(pooled(hidden, np.ones(hidden.shape[:2], bool), modules.pooling, modules.normalize))
+    counted = np.ones(hidden.shape[:2], bool)
+    if prompt and not modules.include_prompt:
+        counted[:, : 1 + prompt] = False
+    return embeddings(hidden, counted, modules, folder)
 
 
 def on_grids(file: Path) -> dict[str, dict[str, int]]:
@@ -153,9 +168,10 @@ def verdicts(folders: Sequence[Path], text: str) -> Iterator[dict[str, Any]]:
     for folder in folders:
         if not (folder / "config.json").is_file():
             raise QtxError(f"{folder} has no config.json: expected a folder of `qtx export --format=huggingface`")
-    tokens = cut(folders[0], text)
+    prompt = prompt_of(folders[0])
+    tokens = cut(folders[0], text, prompt)
     for folder in folders[1:]:
-        if not np.array_equal(cut(folder, text), tokens):
+        if not np.array_equal(cut(folder, text, prompt), tokens):
             raise QtxError(f"{folder} has another tokenizer than {folders[0]}: judge them in commands of their own")
     modules = read_modules(folders[0]) if (folders[0] / MODULES).is_file() else Modules("mean", False)
     calibration, held_out = tokens[:CALIBRATION], tokens[CALIBRATION:]
@@ -165,11 +181,11 @@ def verdicts(folders: Sequence[Path], text: str) -> Iterator[dict[str, Any]]:
             exported, prepared, quantized = (Path(scratch, f"{name}.onnx") for name in ("exported", "prepared", "int8"))
             export(folder, exported)
             quant_pre_process(exported, prepared, skip_symbolic_shape=True)
-            own = embed(exported, held_out, modules)
+            own = embed(exported, held_out, len(prompt), modules, folder)
             first = own if first is None else first
             for weights, options in WEIGHTS.items():
                 quantize_static(prepared, quantized, Reader(calibration), **options)
-                int8 = embed(quantized, held_out, modules)
+                int8 = embed(quantized, held_out, len(prompt), modules, folder)
                 yield {
                     "folder": str(folder),
                     "weights": weights,

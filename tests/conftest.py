@@ -12,6 +12,8 @@ import pytest
 
 ROOT = Path(__file__).parents[1]
 SHARED = ROOT / ".." / "shared"
+# Where pre-trained models are looked for.
+MODELS = (ROOT / "models", SHARED / "models")
 MOST_MAPS = 25_000
 
 # Read by JAX when it first looks for devices: eight CPU devices, so that sharding is tested on any machine.
@@ -71,10 +73,21 @@ def shared_data() -> Path:
 @pytest.fixture(scope="session")
 def whole_patient() -> Path:
     """The folder of the published model that `builtin:minilm-2l` is cut from; tests of it skip where it is absent."""
-    folder = SHARED / "models" / "all-minilm-l6-v2"
-    if not folder.is_dir():
-        pytest.skip(f"the whole model is not at {folder}")
-    return folder
+    return pretrained("all-minilm-l6-v2", "fetch sentence-transformers/all-MiniLM-L6-v2 from the Hugging Face Hub")
+
+
+@pytest.fixture(scope="session")
+def mpnet() -> Path:
+    """The folder of a published MPNet of the size of BERT-base; tests of it skip where it is absent."""
+    return pretrained("all-mpnet-base-v2", "python -m experiments.patients all-mpnet-base-v2")
+
+
+def pretrained(name: str, how: str) -> Path:
+    """The folder of a pre-trained model; what needs it skips where it is absent, saying how to get it."""
+    found = next((folder / name for folder in MODELS if (folder / name).is_dir()), None)
+    if found is None:
+        pytest.skip(f"no {name} in {' or '.join(map(str, MODELS))}: {how}")
+    return found
 
 
 @pytest.fixture(scope="session")

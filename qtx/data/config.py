@@ -19,7 +19,7 @@ SOURCE = Choice(SOURCES, kind="data source")
 PIXELS = ("image_size", "channels", "crop_ratio", "crop_mode", "interpolation", "mean", "std")
 """Options that decide how an image becomes an example."""
 EXAMPLE_OPTIONS = (
-    *("sequence_length", "tokenizer", "vocab_size", "mask_probability", "document_attention"),
+    *("sequence_length", "tokenizer", "vocab_size", "prompt", "mask_probability", "document_attention"),
     *PIXELS,
 )
 """Options that decide how a record becomes an example: a model is trained for these, whatever data it sees later."""

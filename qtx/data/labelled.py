@@ -17,7 +17,7 @@ from qtx.data.notes import copies, described, noted
 from qtx.data.objectives import MakeExample, NumbersOfTexts, TextObjective
 from qtx.data.objectives.sequence_classification import PADDING, padded
 from qtx.data.tables import LabelledPair, LabelledText
-from qtx.data.text import TokenizedOptions, texts_digest
+from qtx.data.text import TokenizedOptions, prompted, texts_digest
 from qtx.data.tokenization import TextTokenizer
 from qtx.foundation.batch import Batch
 from qtx.foundation.errors import QtxError
@@ -95,7 +95,7 @@ class LabelledTextOptions(TokenizedOptions):
             ),
             training=blocks["training"],
             held_out=blocks["held-out"],
-            example=with_types(example, length) if paired else example,
+            example=prompted(with_types(example, length) if paired else example, tokenizer, length),
             vocab_size=tokenizer.vocab_size,
             sequence_length=length,
             token_types=1 + max(part.type for part in tokenizer.template.pair) if paired else 1,
@@ -121,7 +121,9 @@ class LabelledTextOptions(TokenizedOptions):
         blocks = np.full((len(rows), labels_at + of_label), PADDING, np.int32)
         for first in range(0, len(rows), ENCODED_AT_ONCE):
             some = rows[first : first + ENCODED_AT_ONCE]
-            encoded = iter(tokenizer.encode([text for row in some for text in row.texts], what))
+            # A prompt stands before what is asked: of a pair, before its first text.
+            read = [text for row in some for text in (tokenizer.prompt + row.texts[0], *row.texts[1:])]
+            encoded = iter(tokenizer.encode(read, what))
             for block, row in zip(blocks[first:], some, strict=False):
                 texts = [next(encoded) for _ in row.texts]
                 whole, types = tokenizer.template.around(texts, length, tokenizer.from_left)

@@ -15,6 +15,7 @@ from qtx.data.masking import num_predictions
 from qtx.data.notes import copies, described, noted
 from qtx.data.objectives import MakeExample, Objective, TextObjective, name_of, names_where
 from qtx.data.packing import document_segments, pack
+from qtx.data.prompts import with_prompt
 from qtx.data.tokenization import TextTokenizer
 from qtx.data.tokenizer_files import load_tokenizer
 from qtx.data.vocabularies import VOCABULARIES
@@ -34,11 +35,14 @@ class TokenizedOptions(Checked):
       tokenizer: `"wordpiece"` or `"bpe"` to train one on the training documents, or a path for `load_tokenizer`;
         None is the objective's: BPE for causal language modelling, WordPiece for all others.
       vocab_size: entries of a tokenizer to train, None is 4096; not taken with a loaded one.
+      prompt: the name of a prompt in config_sentence_transformers.json beside the tokenizer, which is put before every
+        text; None: none.
     """
 
     sequence_length: Annotated[int, at_least(4)] = 128
     tokenizer: str | None = None
     vocab_size: int | None = None
+    prompt: str | None = None
 
     def __post_init__(self):
         super().__post_init__()
@@ -66,8 +70,26 @@ class TokenizedOptions(Checked):
         """Trains the tokenizer on `texts`, or loads it."""
         options: Any = self.resolved(objective)
         if options.tokenizer in VOCABULARIES:
+            self.check_trained()
             return VOCABULARIES[options.tokenizer](texts, options.vocab_size)
-        return load_tokenizer(options.tokenizer)
+        return with_prompt(load_tokenizer(options.tokenizer), options.tokenizer, self.prompt)
+
+    def check_trained(self) -> None:
+        """Raises QtxError if there is no prompt to be had, since the tokenizer is trained here."""
+        if self.prompt:
+            raise QtxError(
+                f"prompt is {self.prompt!r}, but the tokenizer is trained here, beside no prompts: leave it unset, or "
+                "set tokenizer to the folder of a sentence-transformers model"
+            )
+
+
+def prompted(example: MakeExample, tokenizer: TextTokenizer, length: int) -> MakeExample:
+    """Makes a function whose examples say, as `prompt`, how many of their tokens are before the text's own; without a
+    prompt it is `example`."""
+    if not tokenizer.prompt:
+        return example
+    number = np.int32(tokenizer.prompt_length(length))
+    return lambda block, rng: {**example(block, rng), "prompt": number}
 
 
 @dataclass(frozen=True)
@@ -125,7 +147,7 @@ class TextOptions(TokenizedOptions):
         self.check_objective(objective)
         tokenizer = self.make_tokenizer(training, objective)
         length = self.sequence_length
-        block_length = objective.block_length(length)
+        block_length = self.packed_length(tokenizer, objective)
         blocks = {
             split: pack(
                 tokenizer.encode(texts, f"{name}: the {split} text"),
@@ -154,6 +176,11 @@ class TextOptions(TokenizedOptions):
 
     def check_objective(self, objective: TextObjective) -> None:
         """Raises QtxError for an option that the objective does not take."""
+        if self.prompt and not objective.taught:
+            raise QtxError(
+                f"prompt is set, but objective {name_of(objective)} learns a text's tokens: leave it unset, or choose "
+                f"{names_where(lambda other: other.taught)}"
+            )
         if self.min_length is not None and not objective.pads:
             raise QtxError(
                 f"min_length is set, but examples of objective {name_of(objective)} all have the full length: leave it "
@@ -165,8 +192,21 @@ class TextOptions(TokenizedOptions):
                 f"{names_where(lambda other: other.masks)}"
             )
 
+    def packed_length(self, tokenizer: TextTokenizer, objective: TextObjective) -> int:
+        """Returns L, the ids in a block from which an example is made, without those of a prompt.
+
+        Raises:
+          QtxError: if the prompt leaves no room for a text.
+        """
+        before = len(tokenizer.prompt_ids) if tokenizer.prompt else 0
+        shortest = self.sequence_length if self.min_length is None else self.min_length
+        if before and shortest < before + 3:
+            option = "sequence_length" if self.min_length is None else "min_length"
+            raise QtxError(f"{option} is {shortest}, but the prompt takes {before}: expected {before + 3} or more")
+        return objective.block_length(self.sequence_length) - before
+
     def make_example(self, tokenizer: TextTokenizer, objective: TextObjective) -> MakeExample:
-        """Returns the function that makes an example of a block int32 [L].
+        """Returns the function that makes an example of a block int32 [L]; a prompt follows the block's first id.
 
         Raises:
           QtxError: for an objective that masks with a tokenizer that has no mask token.
@@ -182,14 +222,16 @@ class TextOptions(TokenizedOptions):
         example = objective.example(tokenizer, predictions)
         if self.min_length is not None:
             example = of_random_length(example, self.min_length, tokenizer)
-        if not self.document_attention:
-            return example
 
         def with_segments(block: np.ndarray, rng: np.random.Generator) -> Batch:
             segments = document_segments(block[:length], tokenizer.end, objective.ends_document)
             return {**example(block, rng), "segments": segments}
 
-        return with_segments
+        made = with_segments if self.document_attention else example
+        if not tokenizer.prompt:
+            return made
+        made = prompted(made, tokenizer, length)
+        return lambda block, rng: made(np.concatenate([block[:1], tokenizer.prompt_ids, block[1:]]), rng)
 
 
 def of_random_length(example: MakeExample, shortest: int, tokenizer: TextTokenizer) -> MakeExample:

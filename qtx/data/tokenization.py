@@ -36,6 +36,7 @@ class TextTokenizer:
       rows: rows of the embedding table of the tokenizer's model; None: there is no such model yet.
       from_left: whether a text that is too long loses its beginning.
       lower: whether a text is made lower case before anything reads it.
+      prompt: a text that is put before every text (`qtx.data.prompts`).
 
     Raises:
       QtxError: if a special token around every text has no row in the embedding table.
@@ -48,6 +49,7 @@ class TextTokenizer:
     rows: int | None = None
     from_left: bool = False
     lower: bool = False
+    prompt: str = ""
 
     def __post_init__(self):
         self._check_rows(np.array([*self.template.before, *self.template.after], np.int32), "what is put around a text")
@@ -197,6 +199,17 @@ class TextTokenizer:
         backend.pre_tokenizer = cutter
         backend.encode_special_tokens = self.backend.encode_special_tokens
         return backend
+
+    @cached_property
+    def prompt_ids(self) -> np.ndarray:
+        """Returns the ids of the prompt alone, int32 [n]."""
+        return self.encode([self.prompt], "the prompt")[0]
+
+    def prompt_length(self, length: int) -> int:
+        """Counts the tokens at the beginning of a text of at most `length` tokens that are not the text's own: the
+        template's and the prompt's. A special token at the end of the prompt alone does not count."""
+        alone, _ = self.template.around([self.prompt_ids], length, self.from_left)
+        return len(alone) - int(self.is_special[alone[-1]])
 
     def _check_rows(self, ids: np.ndarray, what: str) -> None:
         if ids.max(initial=0) >= self.vocab_size:

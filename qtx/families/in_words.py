@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from qtx.families import family_of
 from qtx.models import TransformerConfig
+from qtx.models.embedding import modules_of
 
 
 def family_title(config: TransformerConfig) -> str:
@@ -21,10 +22,14 @@ def model_in_words(config: TransformerConfig) -> str:
 
 
 def embedding_in_words(config: TransformerConfig) -> str:
-    """Describes how hidden states become a text's embedding, e.g. `mean, normalized`; empty if the model makes none."""
+    """Describes how hidden states become a text's embedding, e.g. `mean, dense to 256 (Tanh), normalized`; empty if the
+    model makes none."""
     if getattr(config, "head", None) != "none" or not hasattr(config, "pooling"):
         return ""
-    return f"{config.pooling}{', normalized' if getattr(config, 'normalize', False) else ''}"
+    parts = [config.pooling, *(module.in_words() for module in modules_of(getattr(config, "modules", "")))]
+    parts += ["normalized"] if getattr(config, "normalize", False) else []
+    parts += [] if getattr(config, "include_prompt", True) else ["without the prompt"]
+    return ", ".join(parts)
 
 
 def count(number: int, thing: str) -> str:

@@ -18,7 +18,8 @@ from qtx.interop.carried import NAMES
 from qtx.interop.stored import CONFIG
 
 # Neither pickles nor the other formats that a repository may have beside safetensors are fetched.
-PATTERNS = [CONFIG, "*.safetensors", "*.safetensors.index.json", *NAMES, "1_Pooling/*", "2_Normalize/*"]
+PATTERNS = [CONFIG, "*.safetensors", "*.safetensors.index.json", *NAMES]
+PATTERNS += ["1_Pooling/*", "*_Normalize/*", "*_Dense/*.json"]
 REASONS = {
     GatedRepoError: "its owner grants access: accept the terms on its page, then give a token by `hf auth login`",
     RepositoryNotFoundError: "there is no such model, or it is private: check its name, or give a token by "

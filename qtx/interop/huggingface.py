@@ -89,7 +89,7 @@ def save(
         stored = open_folder(Path(original))
         checkpoint = stored.checkpoint
         values, contents = as_in(stored, config, params)
-        contents |= carried(Path(original))
+        contents = carried(Path(original)) | contents
     if classes:
         number = getattr(config, "num_classes", None) or 0
         values |= named_classes(checkpoint.library, values, number, classes, learned)

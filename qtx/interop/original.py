@@ -41,8 +41,12 @@ def as_in(original: Stored, config: TransformerConfig, params: Any) -> tuple[dic
     }
     values = {key: value for key, value in (original.values | changed).items() if key != ATTENTION_KEY}
 
-    names = original.names
-    ours = export_weights(table_of(checkpoint, config), params, sizes_of(config), original.tensors)
+    names, table = original.names, table_of(checkpoint, config)
+    ours = export_weights(table, params, sizes_of(config), original.tensors)
+    beside = {
+        file: {name: np.asarray(ours.pop(name), tensor.dtype) for name, tensor in tensors.items()}
+        for file, tensors in original.beside(table).items()
+    }
     theirs = {name for weight in table_of(checkpoint, there) for _, name in weight.names(sizes_of(there))}
     gone = theirs - ours.keys()  # weights of an attention that the model no longer has
     files: dict[str, dict[str, np.ndarray]] = {
@@ -61,4 +65,7 @@ def as_in(original: Stored, config: TransformerConfig, params: Any) -> tuple[dic
     contents = {file: sealed_safetensors(tensors, format="pt") for file, tensors in files.items()}
     if WEIGHTS not in files:
         contents[INDEX] = index_of(files)
+    for file, tensors in beside.items():
+        own = {name.split(".", 2)[2]: x for name, x in tensors.items()}
+        contents[file] = sealed_safetensors(own, format="pt")
     return values, contents

@@ -17,7 +17,7 @@ from qtx.foundation.config import read_section
 from qtx.foundation.errors import QtxError
 from qtx.foundation.storage import Expected, read_json
 from qtx.interop.carried import MODULES
-from qtx.interop.sentence import read_modules
+from qtx.interop.sentence import DENSE, dense_files, dense_rows, read_modules
 from qtx.interop.weight_files import INDEX, WEIGHTS, StoredTensors, open_weights
 from qtx.models import TransformerConfig
 
@@ -94,7 +94,12 @@ class Stored:
         for copy, original in tied.items():
             if copy in tensors and original in tensors and not np.array_equal(tensors[copy], tensors[original]):
                 raise QtxError(f"{self.source}: {copy} differs from {original}; qtx's {self.family.title} ties them")
-        return {k: v for k, v in tensors.items() if k not in tied and not k.startswith(self._unused(table))}
+        used = {k: v for k, v in tensors.items() if k not in tied and not k.startswith(self._unused(table))}
+        return used | {name: tensor for file in self.beside(table).values() for name, tensor in file.items()}
+
+    def beside(self, table: list[Weight]) -> dict[str, StoredTensors]:
+        """Returns the further files of weights that a table names, as `qtx.interop.sentence.dense_files` has them."""
+        return dense_files(self.folder) if any(row.name.startswith(DENSE) for row in table) else {}
 
     def left_out(self, config: TransformerConfig) -> list[str]:
         """Lists the layers, by their names in the files, whose weights are no part of the model of a config, such as
@@ -118,7 +123,7 @@ def _with_pooling(config: TransformerConfig, folder: Path) -> TransformerConfig:
         modules = read_modules(folder)
     except QtxError:
         return config  # the model keeps its own pooling, and import tells which that is
-    return dataclasses.replace(config, pooling=modules.pooling, normalize=modules.normalize)  # type: ignore[call-arg]
+    return dataclasses.replace(config, **modules.options())
 
 
 def open_folder(folder: Path) -> Stored:
@@ -139,7 +144,8 @@ def open_folder(folder: Path) -> Stored:
 
 def table_of(checkpoint: Checkpoint, config: TransformerConfig) -> list[Weight]:
     """Returns the rows of all weights of a config."""
-    return [*checkpoint.weights(config), *attention_weights(config.attention, checkpoint.attention_prefix)]
+    attention = attention_weights(config.attention, checkpoint.attention_prefix)
+    return [*checkpoint.weights(config), *attention, *dense_rows(getattr(config, "modules", ""))]
 
 
 def sizes_of(config: TransformerConfig) -> dict[str, int]:

@@ -27,8 +27,7 @@ from qtx.losses.divergences import (
 )
 from qtx.losses.moments import Moments, moments
 from qtx.losses.sums import Sums
-from qtx.masks import token_mask
-from qtx.models.pooling import pooled
+from qtx.models.pooling import embedding_of
 
 
 class CosineSums(NamedTuple):
@@ -102,14 +101,13 @@ class ScoreSums(LogitSums):
 @dataclasses.dataclass(frozen=True)
 class EmbeddingDistillation(Loss):
     """The loss of a model without a head: its layers' relative squared error; the embeddings' cosine is measured too.
+    A model that computes the embedding itself, by dense layers after the pooling, learns it too.
 
     Attributes:
-      pooling, normalize: how the hidden states become an embedding; see `qtx.models.pooling`.
-      config: the model's, which says which tokens are real; None: the batch alone tells.
+      config: the model's, which says which tokens are real, and how hidden states become an embedding
+        (`qtx.models.pooling.embedding_of`); None: the batch alone tells, and the mean is taken.
     """
 
-    pooling: str = "mean"
-    normalize: bool = False
     config: Any = None
 
     window = CosineSums
@@ -118,19 +116,27 @@ class EmbeddingDistillation(Loss):
         return matched(module, batch)
 
     def __call__(self, output: jax.Array, batch: Batch, training: Training) -> CosineSums:
-        return self._cosines(layer_error(training.captured, batch, self), *self._embeddings(output, batch), batch)
+        error = layer_error(training.captured, batch, self)
+        if output.ndim == 2:
+            error += self._error(output, batch)
+        return self._cosines(error, *self._embeddings(output, batch), batch)
 
     def measured(self, output: jax.Array, batch: Batch, shards: int) -> EmbeddingSums:
-        """Returns the sums; the loss is the relative squared error of a text's last hidden states, over real tokens."""
+        """Returns the sums; the loss is the relative squared error of a text's last hidden states, over real tokens, or
+        of the embedding, if this is the model's output."""
         found, target = self._embeddings(output, batch)
-        hidden, of_teacher = (x.astype(jnp.float32) for x in (output, batch[HIDDEN]))
-        error = relative_error(hidden, of_teacher, token_mask(batch, hidden.shape[1], self)[..., None])
         weights = batch["weights"].astype(jnp.float32)
-        return EmbeddingSums(self._cosines(error, found, target, batch), moments(found, target, weights))
+        sums = self._cosines(self._error(output, batch), found, target, batch)
+        return EmbeddingSums(sums, moments(found, target, weights))
+
+    def _error(self, output: jax.Array, batch: Batch) -> jax.Array:
+        found, target = (x.astype(jnp.float32) for x in (output, batch[HIDDEN]))
+        real = counted_rows(batch, output, self)
+        return relative_error(found, target, real if output.ndim == 2 else real[..., None])
 
     def _embeddings(self, output: jax.Array, batch: Batch) -> tuple[jax.Array, jax.Array]:
-        real = token_mask(batch, output.shape[1], self)
-        found, target = (pooled(x, real, self.pooling, self.normalize) for x in (output, batch[HIDDEN]))
+        real = counted_rows(batch, output, self)
+        found, target = (embedding_of(x, real, batch, self.config) for x in (output, batch[HIDDEN]))
         return found, target
 
     def _cosines(self, loss: jax.Array, found: jax.Array, target: jax.Array, batch: Batch) -> CosineSums:

@@ -15,7 +15,8 @@ from qtx.layers import Dropout, dense, embedding, layer_norm
 from qtx.masks import Mask
 from qtx.models.activations import ACTIVATIONS
 from qtx.models.block import TransformerConfig, layers, make_norm
-from qtx.models.pooling import POOLINGS, check_pooling
+from qtx.models.embedding import EmbeddingHead, modules_of
+from qtx.models.pooling import POOLINGS, check_pooling, without_prompt
 from qtx.models.relative_bias import RelativeBias
 from qtx.models.vocabulary import LOGITS, VocabularyProduct
 from qtx.parts import Part
@@ -49,7 +50,10 @@ class BertConfig(TransformerConfig):
         encoder alone.
       num_classes: the outputs of a head of whole texts, or of token classification; None: from the data.
       pooling, normalize: how hidden states become the embedding of a text, in a model without a head; see
-        `qtx.models.pooling`. They change how the model is measured, not what it computes.
+        `qtx.models.pooling`. Without `modules` they change how the model is measured, not what it computes.
+      modules: what the model, if it has no head, makes of the pooled vector before the last normalization: a text as
+        `qtx.models.embedding` has it; empty: nothing.
+      include_prompt: whether the tokens of a prompt before a text are pooled.
     """
 
     pre_norm: ClassVar[bool] = False
@@ -75,10 +79,13 @@ class BertConfig(TransformerConfig):
     num_classes: int | None = None
     pooling: str = "mean"
     normalize: bool = False
+    modules: str = ""
+    include_prompt: bool = True
 
     def __post_init__(self):
         super().__post_init__()
         check_pooling(self.pooling)
+        modules_of(self.modules)
 
     def resolved(self) -> Self:
         # None instead of the width: were both recorded as numbers, changing only the width would add a projection.
@@ -205,7 +212,8 @@ class Bert(nn.Module):
         Returns:
           float32 `[B, P, vocab]` from the masked-language head with `positions`, otherwise `[B, T, vocab]`;
           `[B, num_classes]` from a head of whole texts, `[B, T, num_classes]` from token classification, `[B, T, 2]`
-          from `"span"`; the last hidden states `[B, T, width]` without a head.
+          from `"span"`; without a head the last hidden states `[B, T, width]`, or, with `modules`, the embedding
+          `[B, D]` that they make.
         """
         c, tokens = self.config, batch["tokens"]
         embeddings = BertEmbeddings(c, not train, name="embeddings")
@@ -217,7 +225,7 @@ class Bert(nn.Module):
         x, _ = layers(c, deterministic=not train)(x, rows)
         x = make_norm(c, "final_norm")(x) if c.pre_norm else x
         if c.head == "none":
-            return x.astype(jnp.float32)
+            return self._embedded(x.astype(jnp.float32), batch) if c.modules else x.astype(jnp.float32)
         if c.head in OF_TEXTS:
             real = batch.get("mask", jnp.ones(tokens.shape, bool)).astype(bool)
             return ClassificationHead(c, not train, name="head")(x, real)
@@ -226,3 +234,9 @@ class Bert(nn.Module):
         if "positions" in batch:
             x = jnp.take_along_axis(x, batch["positions"][..., None], axis=1)
         return MlmHead(c, name="head")(x, embeddings.words.embedding)
+
+    def _embedded(self, hidden: jax.Array, batch: dict[str, jax.Array]) -> jax.Array:
+        c, real = self.config, self.config.real_positions(batch, hidden.shape[1])
+        counted = without_prompt(jnp.ones(hidden.shape[:2], bool) if real is None else real, batch, c)
+        head = EmbeddingHead(c.pooling, modules_of(c.modules), c.normalize, c.init_std, jnp.dtype(c.dtype), name="head")
+        return head(hidden, counted)

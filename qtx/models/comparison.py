@@ -7,7 +7,7 @@ from qtx.models.block import FROM_DATA, TransformerConfig
 # Options that say how to compute, not what.
 COMPUTATION = ("dtype", "remat", "attention_backend")
 # Options that say how a model's hidden states become the embeddings that it is measured by.
-MEASURED_BY = ("pooling", "normalize")
+MEASURED_BY = ("pooling", "normalize", "include_prompt")
 # Options that matter in training alone: with another value, the model computes the same.
 OF_TRAINING = ("dropout", "attention_dropout", "init_std")
 

@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
+from typing import Any
 
 import jax
 import jax.numpy as jnp
@@ -45,8 +46,8 @@ def largest(hidden: jax.Array, real: jax.Array) -> jax.Array:
 
 
 def first(hidden: jax.Array, real: jax.Array) -> jax.Array:
-    """Returns the state of the first position: the token at the beginning, or an image's class token."""
-    return hidden[:, 0]
+    """Returns the state of the first real position: the token at the beginning, or an image's class token."""
+    return jnp.take_along_axis(hidden, jnp.argmax(real, axis=1)[:, None, None], axis=1)[:, 0]
 
 
 def last(hidden: jax.Array, real: jax.Array) -> jax.Array:
@@ -82,6 +83,27 @@ def pooled(hidden: jax.Array, real: jax.Array, pooling: str, normalize: bool) ->
     """
     hidden = hidden.astype(jnp.float32)
     vectors = jnp.concatenate([POOLINGS[name](hidden, real) for name in pooling.split(SEPARATOR)], axis=-1)
-    if not normalize:
-        return vectors
-    return vectors / jnp.maximum(jnp.linalg.norm(vectors, axis=-1, keepdims=True), 1e-12)
+    return normalized(vectors) if normalize else vectors
+
+
+def normalized(vectors: jax.Array) -> jax.Array:
+    """Divides vectors `[..., D]` by their L2 norms; one of zeros stays."""
+    squares = jnp.square(vectors).sum(axis=-1, keepdims=True)
+    return vectors / jnp.sqrt(jnp.maximum(squares, 1e-24))
+
+
+def without_prompt(real: jax.Array, batch: Mapping[str, Any], config: Any) -> jax.Array:
+    """Says which of the real tokens, `[B, T]`, are pooled: without those of a prompt, whose number the batch has as
+    `prompt` `[B]`, if the config leaves them out."""
+    if "prompt" not in batch or getattr(config, "include_prompt", True):
+        return real
+    return real & (jnp.arange(real.shape[1]) >= batch["prompt"][:, None])
+
+
+def embedding_of(output: jax.Array, real: jax.Array, batch: Mapping[str, Any], config: Any) -> jax.Array:
+    """Returns the embeddings of a model's output, float32 `[B, D]`: as it is, or, if it is hidden states, pooled as the
+    config says. `real` `[B, T]` says which of these are of real tokens."""
+    if output.ndim == 2:
+        return output.astype(jnp.float32)
+    counted = without_prompt(real, batch, config)
+    return pooled(output, counted, getattr(config, "pooling", "mean"), getattr(config, "normalize", False))

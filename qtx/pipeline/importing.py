@@ -15,10 +15,12 @@ from qtx.attention import AttentionConfig, attention_text
 from qtx.builtin import builtin_checkpoint
 from qtx.data import OBJECTIVES, Data, DataConfig, load_tokenizer
 from qtx.data.config import SOURCE
+from qtx.data.prompts import read_prompts
 from qtx.data.tokenizer_settings import longest_text
 from qtx.experiment import Experiment, default, record
 from qtx.families import FAMILIES, family_of
 from qtx.families.checkpoints.bert import PROBLEM_TYPE
+from qtx.families.in_words import embedding_in_words
 from qtx.foundation.config import read_section, section
 from qtx.foundation.errors import QtxError
 from qtx.foundation.paths import at_home
@@ -108,6 +110,8 @@ def config_of_checkpoint(checkpoint: Found, names_source: bool = False) -> Confi
         told = longest_text(folder)
         longest = min(getattr(model, "max_length", SEQUENCE_LENGTH), SEQUENCE_LENGTH if told is None else told[0])
         options = {"tokenizer": str(folder), "sequence_length": min(SEQUENCE_LENGTH, longest)}
+        if embedding_in_words(model) and (prompt := read_prompts(folder).default):
+            options["prompt"] = prompt
     config.data = section(DataConfig(SOURCE.make("source", source, options)))
     config.data.update(options)  # also those at this source's defaults: another source may have others
     return config.lock()

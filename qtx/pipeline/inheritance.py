@@ -55,7 +55,7 @@ def inheriting(config: ConfigDict, named: Container[str] = ()) -> ConfigDict:
         options = [key, *(f"{key}.{option}" for option in value)] if name == "attention" else [key]
         if not any(option in named for option in options) and config.model[name] == usual[name]:
             config.model[name] = value
-    _inherit_pixels(config, there, named)
+    _inherit_unset(config, there, named)
     experiment, wanted = read(config), read_section(AttentionConfig, config.model.attention, "config.model.attention")
     config.model.attention = section(grown_from(there, experiment, wanted))
     return config
@@ -78,11 +78,13 @@ def _inherit_data(config: ConfigDict, there: Experiment, named: Container[str]) 
             config.data[option] = value
 
 
-def _inherit_pixels(config: ConfigDict, there: Experiment, named: Container[str]) -> None:
-    """Takes over the start's pixel options for images of any source, where neither the user nor the config sets any."""
+def _inherit_unset(config: ConfigDict, there: Experiment, named: Container[str]) -> None:
+    """Takes over the start's pixel options for images of any source, and its prompt for texts of any source that are
+    compared with a teacher's, where neither the user nor the config sets any."""
     if config.data.source not in SOURCE.registry:
         return  # reading the config refuses an unknown source
     kept, taken = flattened(there.data), SOURCE.options(config.data.source)
-    for option in PIXELS:
+    taught = config.objective in OBJECTIVES and OBJECTIVES[config.objective].taught
+    for option in (*PIXELS, *(["prompt"] if taught else [])):
         if option in taken and config.data[option] is None and f"data.{option}" not in named:
             config.data[option] = kept[option]

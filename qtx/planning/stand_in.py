@@ -45,7 +45,7 @@ def _text(experiment: Experiment, source: Any, objective: TextObjective) -> tupl
         if vocab_size is None:
             raise QtxError("neither config nor tokenizer tell the vocabulary's size: set config.model.vocab_size")
         assumed = [f"vocab_size {vocab_size}"]
-    special = {"end": 1, "pad": 0, "mask": 0, "is_special": np.zeros(vocab_size, bool)}
+    special = {"end": 1, "pad": 0, "mask": 0, "prompt": "", "is_special": np.zeros(vocab_size, bool)}
     blank: Any = SimpleNamespace(**special, template=SimpleNamespace(after=()))
     classes = None
     if objective.labelled and "num_classes" in experiment.model.from_data:

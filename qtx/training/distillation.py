@@ -36,7 +36,7 @@ class Teacher:
 
     def outputs(self, batch: Batch) -> Batch:
         """Returns a batch with the teacher's final outputs added, to measure by: `teacher_logits` or, if it has no
-        head, `teacher_hidden` `[B, T, width]`."""
+        head, `teacher_hidden`, the hidden states `[B, T, width]` or the embedding `[B, D]` that it makes."""
         return with_targets(self.module, "none", self.params, dict(batch))
 
     def targets(self, batch: Batch) -> Batch:

@@ -10,7 +10,7 @@ ADDED: dict[str, dict[str, dict[str, Any]]] = {
     "bert": {
         "model": {
             **{"activation": "gelu", "pooler_activation": "tanh", "shared_layers": False},
-            **{"pooling": "mean", "normalize": False},
+            **{"pooling": "mean", "normalize": False, "modules": "", "include_prompt": True},
         }
     },
     "opt": {"model": {"activation": "relu"}},

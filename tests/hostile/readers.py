@@ -21,6 +21,7 @@ import numpy as np
 import tensorflow_datasets as tfds
 import zstandard
 from PIL import Image
+from safetensors.numpy import save as safetensors_bytes
 
 from qtx.analysis import load_analysis, save_analysis
 from qtx.analysis.sensitivity import Sensitivity, Sweep, load_sweep, save_sweep
@@ -28,6 +29,7 @@ from qtx.data import TextTokenizer, load_tokenizer
 from qtx.data.image_files import Survey, image_files, open_image
 from qtx.data.images import ImageOptions
 from qtx.data.prepared.writing import EXPECTED as PREPARATION
+from qtx.data.prompts import PROMPTS, read_prompts
 from qtx.data.question_files import questions
 from qtx.data.reading import documents
 from qtx.data.sources.idx import read_idx
@@ -40,7 +42,7 @@ from qtx.foundation.storage import Expected, read_sealed_json, sealed_json, veri
 from qtx.interop import load as load_huggingface
 from qtx.interop import save as save_huggingface
 from qtx.interop.pixels import PREPROCESSOR, pixel_options, processor_of
-from qtx.interop.sentence import read_modules
+from qtx.interop.sentence import dense_files, read_modules
 from qtx.interop.stored import open_folder
 from qtx.models.pooling import POOLINGS
 from qtx.pipeline.measurements import add, read_measurements
@@ -199,9 +201,13 @@ def make_kind(kind: str, name: str, shards: int = 0, dtype: Any = np.float32) ->
 
 def make_modules(name: str) -> Callable[[Path], Path]:
     def make_folder(folder: Path) -> Path:
-        types = {"Transformer": "", "Pooling": "1_Pooling", "Normalize": "2_Normalize"}
+        types = {"Transformer": "", "Pooling": "1_Pooling", "Dense": "2_Dense", "Normalize": "3_Normalize"}
         modules = [{"type": f"sentence_transformers.models.{kind}", "path": path} for kind, path in types.items()]
         (folder / "1_Pooling").mkdir()
+        (folder / "2_Dense").mkdir()
+        (folder / "2_Dense/config.json").write_text('{"in_features": 4, "out_features": 3, "bias": true}')
+        weights = {"linear.weight": np.ones((3, 4), np.float32), "linear.bias": np.ones(3, np.float32)}
+        (folder / "2_Dense/model.safetensors").write_bytes(safetensors_bytes(weights))
         (folder / "modules.json").write_text(json.dumps(modules))
         (folder / "1_Pooling/config.json").write_text('{"pooling_mode_cls_token": true}')
         return folder / name
@@ -440,6 +446,19 @@ READERS: dict[str, Reader] = {
     "modules of sentences": Reader(make_modules("modules.json"), lambda f: read_modules(f.parent), are_modules),
     "pooling of sentences": Reader(
         make_modules("1_Pooling/config.json"), lambda f: read_modules(f.parents[1]), are_modules
+    ),
+    "dense layer of sentences": Reader(
+        make_modules("2_Dense/config.json"), lambda f: read_modules(f.parents[1]), are_modules
+    ),
+    "weights of a dense layer": Reader(
+        make_modules("2_Dense/model.safetensors"),
+        lambda f: {name: np.asarray(x) for file in dense_files(f.parents[1]).values() for name, x in file.items()},
+        lambda found: all(isinstance(x, np.ndarray) for x in found.values()),
+    ),
+    "prompts of sentences": Reader(
+        written(PROMPTS, b'{"prompts": {"query": "query: ", "other": null}, "default_prompt_name": "query"}'),
+        lambda f: read_prompts(f.parent),
+        lambda found: all(isinstance(text, str) for text in found.texts.values()),
     ),
     "WordPiece tokenizer": Reader(make_tokenizer, load_tokenizer, is_tokenizer),
     "byte-level tokenizer": Reader(make_byte_tokenizer, load_tokenizer, is_tokenizer),

@@ -52,7 +52,8 @@ def write(folder, pooling, normalize=True, spelling=LEGACY):
 )
 def test_both_spellings_are_read(tmp_path, pooling, expected, spelling):
     write(tmp_path, pooling, normalize=expected == "cls", spelling=spelling)
-    assert read_modules(tmp_path) == Modules(expected, expected == "cls")
+    include_prompt = pooling.get("include_prompt", True)
+    assert read_modules(tmp_path) == Modules(expected, expected == "cls", include_prompt=include_prompt)
 
 
 WRONG = {
@@ -97,20 +98,65 @@ def test_a_broken_list_gets_one_line(tmp_path, case):
     assert "\n" not in str(error.value)
 
 
+def following(folder, further, **options):
+    """Lets modules follow the pooling; `options` are those of the dense layers."""
+    write(folder, {"pooling_mode": "cls"}, normalize=False)
+    modules = json.loads((folder / "modules.json").read_text())
+    modules += [{"path": f"{i}_{kind}", "type": LEGACY + kind} for i, kind in enumerate(further, 2)]
+    (folder / "modules.json").write_text(json.dumps(modules))
+    for place in (folder / module["path"] for module in modules if module["type"].endswith("Dense")):
+        place.mkdir()
+        (place / "config.json").write_text(json.dumps({"in_features": 8, "out_features": 3, **options}))
+        (place / "model.safetensors").write_bytes(b"")
+
+
+DENSE = "dense,outputs=3"
+FOLLOWING = [
+    (["Dense", "Normalize"], {}, Modules("cls", True, modules=DENSE)),
+    (["Normalize", "Dense"], {}, Modules("cls", False, modules=f"normalize + {DENSE}")),
+    (["Dense"], {"bias": False}, Modules("cls", False, modules=f"{DENSE},bias=False")),
+    (
+        ["Dense"],
+        {"activation_function": "torch.nn.modules.linear.Identity", "use_residual": False},
+        Modules("cls", False, modules=f"{DENSE},activation=Identity"),
+    ),
+    (["Dense", "Dropout", "Dense"], {}, Modules("cls", False, modules=f"{DENSE} + {DENSE}")),
+    (["Dense", "LayerNorm", "Dense"], {}, Modules("cls", False, ("LayerNorm", "Dense"), DENSE)),
+    (["Dense"], {"use_residual": True}, Modules("cls", False, ("Dense (with a residual)",))),
+    (["Dense"], {"activation_function": "mine.Tanh"}, Modules("cls", False, ("Dense (with mine.Tanh)",))),
+    (["Dense"], {"module_input_name": "token_embeddings"}, Modules("cls", False, ("Dense (of token_embeddings)",))),
+]
+
+
+@pytest.mark.parametrize(("further", "options", "expected"), FOLLOWING)
+def test_what_follows_the_pooling(tmp_path, further, options, expected):
+    following(tmp_path, further, **options)
+    found = read_modules(tmp_path)
+    assert found._replace(dense=()) == expected
+    assert len(found.dense) == expected.modules.count("dense")
+    if found.dense:
+        (found.dense[0] / "model.safetensors").unlink()
+        assert read_modules(tmp_path).left_out[0] == "Dense (without model.safetensors)"
+
+
+@pytest.mark.parametrize(
+    ("options", "says"), [({"out_features": "3"}, "out_features is '3'"), ({"bias": 1}, "bias is 1"), (None, "no file")]
+)
+def test_a_broken_dense_layer_gets_one_line(tmp_path, options, says):
+    following(tmp_path, ["Dense"], **(options or {}))
+    if options is None:
+        (tmp_path / "2_Dense/config.json").unlink()
+    with pytest.raises(QtxError, match=says):
+        read_modules(tmp_path)
+
+
 @pytest.mark.slow
 @pytest.mark.parametrize(
     ("further", "normalize", "left_out"),
-    [
-        (["Dropout", "Normalize"], True, ()),
-        (["Dense", "Normalize"], False, ("Dense", "Normalize")),
-        (["Normalize", "Dense"], True, ("Dense",)),
-    ],
+    [(["Dropout", "Normalize"], True, ()), (["Normalize", "LayerNorm"], True, ("LayerNorm",))],
 )
 def test_what_follows_is_left_out_from_the_first_that_qtx_does_not_compute(tmp_path, further, normalize, left_out):
-    write(tmp_path, {"pooling_mode": "cls"}, normalize=False)
-    modules = json.loads((tmp_path / "modules.json").read_text())
-    modules += [{"path": f"{i}_{kind}", "type": LEGACY + kind} for i, kind in enumerate(further, 2)]
-    (tmp_path / "modules.json").write_text(json.dumps(modules))
+    following(tmp_path, further)
     assert read_modules(tmp_path) == Modules("cls", normalize, left_out)
     # The model is read all the same, and the summary of its run says so.
     config = BertConfig(num_layers=1, width=8, num_heads=2, mlp_width=8, vocab_size=9, max_length=4, head="none")

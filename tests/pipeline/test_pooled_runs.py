@@ -6,12 +6,17 @@ import json
 
 import flax.linen as nn
 import jax
+import numpy as np
 import pytest
+from safetensors.numpy import load_file, save_file
 
+from qtx.cli.main import main
 from qtx.experiment import default, read
 from qtx.families import build
 from qtx.foundation.config import section
-from qtx.interop import save
+from qtx.foundation.errors import QtxError
+from qtx.interop import load, save
+from qtx.interop.stored import open_folder
 from qtx.losses import EmbeddingDistillation
 from qtx.models import BertConfig
 from qtx.pipeline.importing import Found, config_of_checkpoint, import_run
@@ -57,7 +62,8 @@ def test_a_run_is_measured_by_what_the_modules_say(tmp_path, checkpoint):
     config.data = section(data_config(tmp_path, tokenizer=str(checkpoint.folder)))
     run = RunFolder(tmp_path / "run")
     prepared = import_run(read(config), run.root, checkpoint)
-    assert prepared.objective.loss == EmbeddingDistillation("lasttoken", True, prepared.module.config)
+    assert prepared.objective.loss == EmbeddingDistillation(prepared.module.config)
+    assert (prepared.module.config.pooling, prepared.module.config.normalize) == ("lasttoken", True)
     there = config_of(str(run.root)).model
     assert (there.pooling, there.normalize) == ("lasttoken", True)
     # A run that starts from it too.
@@ -75,4 +81,62 @@ def test_a_run_is_measured_by_what_the_modules_say(tmp_path, checkpoint):
     # Who knows better says so.
     config.model.pooling = "cls"
     another = import_run(read(config), tmp_path / "another", checkpoint)
-    assert another.objective.loss == EmbeddingDistillation("cls", True, another.module.config)
+    assert another.objective.loss == EmbeddingDistillation(another.module.config)
+    assert (another.module.config.pooling, another.module.config.normalize) == ("cls", True)
+
+
+HALF = np.float16
+
+
+@pytest.fixture
+def with_dense(checkpoint):
+    """The checkpoint with a dense layer between pooling and normalization, of half precision, and a prompt."""
+    folder = checkpoint.folder
+    listed = json.loads((folder / "modules.json").read_text())
+    listed[2:2] = [{"type": "sentence_transformers.models.Dense", "path": "2_Dense"}]
+    (folder / "modules.json").write_text(json.dumps(listed))
+    (folder / "2_Dense").mkdir()
+    (folder / "2_Dense/config.json").write_text(json.dumps({"in_features": 8, "out_features": 5}))
+    rng = np.random.default_rng(0)
+    weights = {"linear.weight": rng.normal(size=(5, 8)).astype(HALF), "linear.bias": rng.normal(size=5).astype(HALF)}
+    save_file(weights, folder / "2_Dense/model.safetensors")
+    prompts = {"prompts": {"query": "a . ", "other": ""}, "default_prompt_name": "query"}
+    (folder / "config_sentence_transformers.json").write_text(json.dumps(prompts))
+    return checkpoint
+
+
+@pytest.mark.slow
+def test_dense_layers_and_prompts_go_through_everything(tmp_path, with_dense, capsys):
+    folder, run, healed = with_dense.folder, str(tmp_path / "run"), str(tmp_path / "healed")
+    config, params = load(folder)
+    assert config.modules == "dense,outputs=5" and params["head"]["dense_0"]["kernel"].shape == (8, 5)
+    save(tmp_path / "again", config, params, original=folder)
+    expected, found = (load_file(place / "2_Dense/model.safetensors") for place in (folder, tmp_path / "again"))
+    assert found.keys() == expected.keys()
+    for name, x in expected.items():
+        assert found[name].dtype == x.dtype and found[name].tobytes() == x.tobytes()
+    with pytest.raises(QtxError, match="modules is 'dense,outputs=5'"):
+        save(tmp_path / "anew", config, params)
+
+    small = ["--config.data.sequence_length=16", "--config.mesh.data=1", "--config.training.eval_batches=2"]
+    small += ["--config.training.batch_size=8"]
+    assert main(["import", str(folder), f"--workdir={run}", *small]) == 0
+    assert "lasttoken, dense to 5 (Tanh), normalized" in capsys.readouterr().out
+    assert config_of(run).data.source.prompt == "query"
+    strict = ["--config.quantization.recipe=strict"]
+    assert main(["quantize", f"--workdir={run}", *strict]) == 0
+    assert main(["export", f"--workdir={run}", "--format=int8", *strict]) == 0
+    told = capsys.readouterr().out
+    assert "matrix products in floating point: nothing" in told
+    few = ["--config.training.steps=2", "--config.training.warmup_steps=1", "--config.training.learning_rate=0.01"]
+    heal = ["--config=configs/heal_bert.py", f"--config.start={run}", "--config.model.attention=softmax", *small, *few]
+    assert main(["train", *heal, f"--workdir={healed}"]) == 0
+    assert config_of(healed).data.source.prompt == "query"
+    assert main(["export", "--format=huggingface", f"--workdir={healed}"]) == 0
+    out = RunFolder(tmp_path / "healed").root / "export/huggingface"
+    trained = load_file(out / "2_Dense/model.safetensors")
+    assert {name: x.dtype for name, x in trained.items()} == {name: x.dtype for name, x in expected.items()}
+    assert any((trained[name] != x).any() for name, x in expected.items())
+    for name in ("config_sentence_transformers.json", "2_Dense/config.json", "modules.json"):
+        assert (out / name).read_bytes() == (folder / name).read_bytes()
+    assert open_folder(out).config(None) == open_folder(folder).config(None)

@@ -19,6 +19,7 @@ SHAPE = dict(num_layers=2, width=8, num_heads=2, mlp_width=16, init_std=0.3, dro
 SITES = ("layers/mlp_norm", "final_norm")
 CONFIGS = {
     "encoder": BertConfig(**SHAPE, vocab_size=30, max_length=8, head="none"),
+    "embedding": BertConfig(**SHAPE, vocab_size=30, max_length=8, head="none", modules="dense,outputs=5 + normalize"),
     "masked": BertConfig(**SHAPE, vocab_size=30, max_length=8),
     "classifier": BertConfig(**SHAPE, vocab_size=30, max_length=8, head="classification", num_classes=3),
     "scorer": BertConfig(**SHAPE, vocab_size=30, max_length=8, head="regression", num_classes=1),
@@ -27,6 +28,7 @@ CONFIGS = {
     "causal, post-LN": OptConfig(**SHAPE, vocab_size=30, max_length=8, pre_norm=False),
     "image": VitConfig(**SHAPE, patch_size=2, image_size=4, channels=1, num_classes=3),
 }
+EMBEDDED = ("encoder", "embedding")
 
 
 def batch_of(config, examples=3):
@@ -93,6 +95,8 @@ def test_loss_is_the_relative_error_of_the_layers_and_the_divergence_of_the_pred
         elif name == "labels":
             q, p = (1 / (1 + np.exp(-x[example])) for x in (output, target_output))
             loss += (p * np.log(p / q) + (1 - p) * np.log((1 - p) / (1 - q))).sum()
+        elif name == "embedding":
+            loss += ((output[example] - target_output[example]) ** 2).sum() / (target_output[example] ** 2).sum()
         elif name != "encoder":
             q, p = (np.atleast_2d(x[example]) for x in (output, target_output))
             p = np.exp(p - p.max(-1, keepdims=True)) / np.exp(p - p.max(-1, keepdims=True)).sum(-1, keepdims=True)
@@ -113,7 +117,7 @@ def cosine(a, b):
 def test_fidelity_is_the_cosine_of_embeddings_or_of_centred_predictions(name):
     module, theirs, ours, batch = two_models(CONFIGS[name])
     taught = Teacher(module, theirs).outputs(batch)
-    assert {key for key in taught if key.startswith(TEACHER)} == {HIDDEN if name == "encoder" else LOGITS}
+    assert {key for key in taught if key.startswith(TEACHER)} == {HIDDEN if name in EMBEDDED else LOGITS}
     output = np.asarray(module.apply({"params": ours}, batch), np.float64)
     target = np.asarray(module.apply({"params": theirs}, batch), np.float64)
     found = measured(module, ours, taught)
@@ -124,10 +128,10 @@ def test_fidelity_is_the_cosine_of_embeddings_or_of_centred_predictions(name):
         real = np.flatnonzero(batch["mask"][example]) if len(x) > 1 else [0]
         x, t = x[real], t[real]
         errors.append(((x - t) ** 2).sum() / (t**2).sum())
-        xs.append(x.mean(0)[None] if name == "encoder" else x)
-        ts.append(t.mean(0)[None] if name == "encoder" else t)
+        xs.append(x.mean(0)[None] if name in EMBEDDED else x)
+        ts.append(t.mean(0)[None] if name in EMBEDDED else t)
     x, t = np.concatenate(xs), np.concatenate(ts)
-    if name == "encoder":
+    if name in EMBEDDED:
         expected = [np.mean(errors), np.mean(list(map(cosine, x, t)))]
         assert found["centred_fidelity"] == pytest.approx(cosine(x - x.mean(0), t - t.mean(0)), rel=1e-4)
     else:

@@ -37,8 +37,7 @@ class Distillation(TextObjective):
     def for_model(self, config):
         head = getattr(config, "head", None)
         if head == "none":
-            pooling, normalize = getattr(config, "pooling", "mean"), getattr(config, "normalize", False)
-            return dataclasses.replace(self, loss=EmbeddingDistillation(pooling, normalize, config))
+            return dataclasses.replace(self, loss=EmbeddingDistillation(config))
         # Softmax over one class is 1, whatever its logit: a head of one output for a text is a score.
         of_one = head not in ("mlm", "token_classification") and getattr(config, "num_classes", None) == 1
         kind = head if head in DIVERGENCES else SCORE if of_one else SOFTMAX

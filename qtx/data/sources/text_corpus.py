@@ -15,6 +15,7 @@ from qtx.data.prepared.fingerprints import keep
 from qtx.data.prepared.summary import told
 from qtx.data.prepared.text import block_records, text_layout
 from qtx.data.prepared.writing import Written, write
+from qtx.data.prompts import with_prompt
 from qtx.data.reading import check_separator
 from qtx.data.records import Concatenated, Mixture, Records, check_weights
 from qtx.data.splitting import DEFAULT_FRACTION, held_out_count
@@ -108,7 +109,7 @@ class TextCorpus(TextOptions):
         parts, held_out = without_held_out(parts), beside_training(held_out, parts)
         tokenizer = self._tokenizer([splits["train"] for splits in parts], objective)
         self.make_example(tokenizer, objective)  # refuses an unfit tokenizer before the work begins
-        length = objective.block_length(self.sequence_length)
+        length = self.packed_length(tokenizer, objective)
         plans = [text_layout(splits, tokenizer, length, data_dir) for splits in [*parts, *held_out]]
         contents = {
             name: [part[split].fingerprint for part in [*parts, *held_out] if split in part]
@@ -122,7 +123,8 @@ class TextCorpus(TextOptions):
         options: Any = self.resolved(objective)
         name, vocab_size = options.tokenizer, options.vocab_size
         if name not in VOCABULARIES:
-            return load_tokenizer(name)
+            return with_prompt(load_tokenizer(name), name, self.prompt)
+        self.check_trained()
         facts = (name, vocab_size, TOKENIZER_CHARACTERS, [part.fingerprint for part in training])
         key = hashlib.sha256(repr(facts).encode()).hexdigest()[:16]
         file = at_home(self.data_dir) / "qtx_tokenizer" / key / "tokenizer.json"
