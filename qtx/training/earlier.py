@@ -9,7 +9,7 @@ from typing import Any
 ADDED: dict[str, dict[str, dict[str, Any]]] = {
     "bert": {
         "model": {
-            **{"activation": "gelu", "pooler_activation": "tanh", "shared_layers": False},
+            **{"activation": "gelu", "pooler_activation": "tanh", "shared_layers": False, "relative_buckets": 0},
             **{"pooling": "mean", "normalize": False, "modules": "", "include_prompt": True},
         }
     },

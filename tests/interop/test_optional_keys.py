@@ -24,6 +24,7 @@ OF_KIND = {
     "mpnet": ("MPNetForMaskedLM",),
     "nomic_bert": ("NomicBertForSequenceClassification",),
     "gte": ("GteForMaskedLM",),
+    "new": ("GteModel, of the hub",),
     "modernbert": ("ModernBertForTokenClassification",),
     "distilbert": ("DistilBertForMaskedLM", "DistilBertForSequenceClassification"),
     "electra": ("ElectraForMaskedLM",),
@@ -44,6 +45,7 @@ NULLS = {
     "mpnet": ("classifier_dropout",),
     "nomic_bert": ("classifier_dropout", "problem_type", "head_dim", "rope_scaling", "rotary_scaling_factor"),
     "gte": ("rope_scaling", "rope_parameters"),
+    "new": ("classifier_dropout", "rope_parameters"),
     "modernbert": ("layer_types", "rope_parameters", "rope_scaling", "problem_type"),
     "distilbert": ("pad_token_id", "problem_type"),
     "electra": ("classifier_dropout", "position_embedding_type", "problem_type", "pad_token_id"),
@@ -66,6 +68,7 @@ OF_TRAINING = {
     "roberta": {"classifier_dropout": (0.25,), "hidden_dropout_prob": (1.0,), "use_cache": (False,)},
     "mpnet": {"hidden_dropout_prob": (1.0,)},
     "nomic_bert": {"classifier_dropout": (0.1,), "initializer_range": (1,)},
+    "new": {"use_memory_efficient_attention": (True,)},
     "gte": {"classifier_dropout": (0.1,), "hidden_dropout_prob": (0.3,), "unpad_inputs": (True,)},
     "modernbert": {"embedding_dropout": (0.1,), "mlp_dropout": (1.0,), "classifier_dropout": (0.2,)},
     "distilbert": {

@@ -16,14 +16,14 @@ from qtx.families import build
 from qtx.interop import save
 from qtx.models import BertConfig
 
-from .test_tokenizers import MAKERS, PAIRS
-
 try:
     import transformers
 except ImportError as error:
     if os.environ.get("QTX_REQUIRE_TRANSFORMERS"):
         raise
     pytest.skip(f"needs transformers (pip install qtx[hf]): {error}", allow_module_level=True)
+
+from tests.interop.test_tokenizers import MAKERS, PAIRS  # noqa: E402 (it skips without transformers, too)
 
 
 def test_scores_of_pairs_are_those_of_transformers(tmp_path):

@@ -11,14 +11,14 @@ import pytest
 from qtx.data import DataConfig, load
 from qtx.data.sources import Questions
 
-from .test_tokenizers import MAKERS, TEXTS
-
 try:
     import transformers
 except ImportError as error:
     if os.environ.get("QTX_REQUIRE_TRANSFORMERS"):
         raise
     pytest.skip(f"needs transformers (pip install qtx[hf]): {error}", allow_module_level=True)
+
+from tests.interop.test_tokenizers import MAKERS, TEXTS  # noqa: E402 (it skips without transformers, too)
 
 KINDS = (
     "vocab.txt and a model",
