@@ -33,6 +33,7 @@ MEANS_NONE = {
     "data.classes": "the labels that the training texts have",
     "data.min_length": "all of one length",
     "data.prompt": "no prompt",
+    "data.text_pair_column": "texts, no pairs",
     "data.mask_probability": "of an objective that masks nothing",
     "data.image_size": "as the images are",
     "data.channels": "as the images are",
