@@ -65,7 +65,8 @@ class BertConfig(TransformerConfig):
     transforms_all: ClassVar[bool] = False
     """Whether every head begins as the masked-language head does: dense, activation, norm."""
     text_pooling: ClassVar[str] = "cls"
-    """Which hidden state a head of whole texts reads: a name in `qtx.models.pooling.POOLINGS`."""
+    """Which hidden state a head of whole texts reads: `"cls"`, that of the first position, padding or not, or another of
+    `qtx.models.pooling.POOLINGS`."""
 
     activation: Annotated[str, one_of(ACTIVATIONS)] = "gelu"  # type: ignore[misc]
     pooler_activation: Annotated[str, one_of(ACTIVATIONS)] = "tanh"
@@ -167,7 +168,7 @@ class ClassificationHead(nn.Module):
         c, dtype = self.config, jnp.dtype(self.config.dtype)
         assert c.num_classes is not None, "num_classes is filled in by qtx.families.build"
         axes, drop = ("embed", None), Dropout(c.dropout, deterministic=self.deterministic)
-        x = POOLINGS[c.text_pooling](x, real)
+        x = x[:, 0] if c.text_pooling == "cls" else POOLINGS[c.text_pooling](x, real)
         if c.transforms_all:
             pooled = drop(transformed(c, x, c.width))
         else:
