@@ -65,8 +65,8 @@ class BertConfig(TransformerConfig):
     transforms_all: ClassVar[bool] = False
     """Whether every head begins as the masked-language head does: dense, activation, norm."""
     text_pooling: ClassVar[str] = "cls"
-    """Which hidden state a head of whole texts reads: `"cls"`, that of the first position, padding or not, or another of
-    `qtx.models.pooling.POOLINGS`."""
+    """Which hidden state a head of whole texts reads: that of the first position, `"cls"`, padding or not, or another
+    name in `qtx.models.pooling.POOLINGS`."""
 
     activation: Annotated[str, one_of(ACTIVATIONS)] = "gelu"  # type: ignore[misc]
     pooler_activation: Annotated[str, one_of(ACTIVATIONS)] = "tanh"
