@@ -489,7 +489,12 @@ KINDS: dict[str, Kind] = {
         OF_NOMICS_HUB, nomic_encoder(""), {"head": "none", "rotary_base": 1000, "mlp_width": MLP, "max_length": LENGTH}
     ),
     "GteModel, of the hub": Kind(
-        architectures(GTE, "NewModel"), gte_encoder(""), {"rotary_base": 20000, "rotary_factor": 8.0}
+        architectures(GTE | {"type_vocab_size": 1}, "NewModel"),
+        gte_encoder("") | {"embeddings.token_type_embeddings.weight": (1, WIDTH)},
+        {"rotary_base": 20000, "rotary_factor": 8.0, "type_vocab_size": 1},
+    ),
+    "GteModel, of the hub, without token types": Kind(
+        architectures(GTE, "NewModel"), gte_encoder(""), {"type_vocab_size": 0, "activation": "gelu"}
     ),
     "GteForMaskedLM": Kind(
         architectures(GTE | {"model_type": "gte", "rope_scaling": None, "type_vocab_size": 1}, "GteForMaskedLM"),
