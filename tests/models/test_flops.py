@@ -10,7 +10,7 @@ import pytest
 
 from qtx.attention import VARIANTS
 from qtx.families import FAMILIES, build
-from qtx.models import BertConfig, OptConfig, VitConfig
+from qtx.models import BertConfig, ModernBertConfig, OptConfig, RotaryBertConfig, VitConfig
 from qtx.models.flops import step_flops
 
 # Wide enough that matrix products outweigh the elementwise work, which XLA counts too. One layer: XLA counts the body
@@ -18,12 +18,15 @@ from qtx.models.flops import step_flops
 SHAPE = dict(num_layers=1, width=256, num_heads=4, mlp_width=1024, dropout=0.0, attention_dropout=0.0)
 CONFIGS = {
     "bert": BertConfig(**SHAPE, vocab_size=3000, max_length=64),
+    "modern_bert": ModernBertConfig(**SHAPE, vocab_size=3000, max_length=64),
+    "rotary_bert": RotaryBertConfig(**SHAPE, vocab_size=3000, max_length=64),
     "opt": OptConfig(**SHAPE, vocab_size=3000, max_length=64),
     "vit": VitConfig(**SHAPE, image_size=32, channels=3, num_classes=100, patch_size=4),
 }
 TOKENS = jax.ShapeDtypeStruct((4, 64), np.int32)
+OF_BERTS = {"tokens": TOKENS, "positions": jax.ShapeDtypeStruct((4, 10), np.int32)}
 BATCHES = {
-    "bert": {"tokens": TOKENS, "positions": jax.ShapeDtypeStruct((4, 10), np.int32)},
+    **dict.fromkeys(("bert", "modern_bert", "rotary_bert"), OF_BERTS),
     "opt": {"tokens": TOKENS},
     "vit": {"images": jax.ShapeDtypeStruct((4, 32, 32, 3), np.float32)},
 }

@@ -19,6 +19,8 @@ from qtx.sites import site_shapes
 SMALL = {"num_layers": 2, "width": 16, "num_heads": 2, "mlp_width": 32, "init_std": 0.3}
 OF_FAMILY = {
     "bert": {"vocab_size": 23, "max_length": 8},
+    "modern_bert": {"vocab_size": 23, "max_length": 8, "local_distance": 2},
+    "rotary_bert": {"vocab_size": 23, "max_length": 8, "relative_buckets": 8},
     "opt": {"vocab_size": 23, "max_length": 8},
     "vit": {"image_size": 8, "channels": 3, "num_classes": 5, "patch_size": 4, "patch_norm": True},
 }
@@ -42,9 +44,15 @@ BLOCK_SITES |= {"attention_residual", "attention_norm", "mlp/in", "mlp/hidden", 
 FAMILY_SITES = {
     "bert": {"embeddings/token_type_sum", "embeddings/sum", "embeddings/norm"}
     | {"head/transform", "head/norm", "head/logits"},
+    "modern_bert": {"embeddings/norm", "final_norm", "head/transform", "head/norm", "head/logits"},
+    "rotary_bert": {"embeddings/token_type_sum", "embeddings/norm", "head/transform", "head/norm", "head/logits"},
     "opt": {"embeddings/sum", "final_norm", "head/logits"},
     "vit": {"embeddings/patches", "embeddings/patch_norm", "embeddings/sum", "final_norm", "head/logits"},
 }
+
+
+ROTARY_SITES = {"attention/rotated_query", "attention/rotated_key", "mlp/gate"}
+MORE_SITES = {"rotary_bert": ROTARY_SITES, "modern_bert": ROTARY_SITES | {"attention_in"}}
 
 
 # Every attention in one family, in turn: the block is the same in all.
@@ -60,6 +68,7 @@ def test_sites_are_those_of_the_design_and_layers_carry_the_layer_axis(family, a
     gate = VARIANTS[attention].gate
     block = BLOCK_SITES | ({"attention/gate", "attention/gated_context"} if gate is not None else set())
     block |= {"attention/gate_predictor"} if isinstance(gate, DenseGate) else set()
+    block |= MORE_SITES.get(family, set())
     expected = {f"layers/{site}": (2,) for site in block} | {site: () for site in FAMILY_SITES[family]}
     assert {path: shape.leading for path, shape in site_shapes(*make(family, attention)).items()} == expected
 
