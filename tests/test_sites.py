@@ -112,7 +112,7 @@ def quantized(module, params, *left):
     return calibrate(module, params, Recipe(recipe.weights, (*rules, *recipe.activations)), [BATCH], 1)
 
 
-@pytest.mark.slow
+@pytest.mark.long
 def test_everything_that_reads_the_probabilities_says_so(model, asked):
     module, params = model
     FloatingPoint(module, params).apply(BATCH)

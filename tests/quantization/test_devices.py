@@ -41,7 +41,7 @@ def ranges(shape, estimator):
     return {**weights.weight_ranges, **calibrate(module, params, site, batches, 2).activation_ranges}
 
 
-@pytest.mark.slow
+@pytest.mark.long
 @pytest.mark.parametrize(
     ("estimator", "shape"), list(zip((*ESTIMATORS, "mse,search=golden"), itertools.cycle(SHAPES), strict=False))
 )

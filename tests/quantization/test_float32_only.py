@@ -110,7 +110,7 @@ def test_calibration_runs_methods_in_float32_at_the_highest_precision(method, mo
     assert seen == [("float32", "highest")] * (method in ("smoothquant", "gptq"))
 
 
-@pytest.mark.slow
+@pytest.mark.long
 @pytest.mark.parametrize("family", FAMILIES)
 def test_values_of_a_bfloat16_model_are_on_their_grids(family):
     module, params, batches = in_bfloat16(family)
@@ -128,7 +128,7 @@ def test_values_of_a_bfloat16_model_are_on_their_grids(family):
         assert np.abs(steps - np.round(steps)).max() < 1e-3, path
 
 
-@pytest.mark.slow
+@pytest.mark.long
 @pytest.mark.parametrize("family", FAMILIES)
 def test_a_bfloat16_model_is_measured_as_its_float32_one(family):
     narrow, params, batches = in_bfloat16(family)
@@ -140,7 +140,7 @@ def test_a_bfloat16_model_is_measured_as_its_float32_one(family):
     np.testing.assert_array_equal(in_floating_point, wide.apply({"params": params}, batches[0]))
 
 
-@pytest.mark.slow
+@pytest.mark.long
 @pytest.mark.parametrize("family", FAMILIES)
 def test_heads_of_bfloat16_models_add_up_in_float32(family):
     """The logits are the products of the head's bfloat16 operands, of which none was rounded on the way."""

@@ -17,6 +17,7 @@ from qtx.quantization.integer import convert, load, save
 from tests.quantization.test_integer import CLIPPED, apply, make, quantized
 
 
+@pytest.mark.long
 @pytest.mark.representative("opt")
 @pytest.mark.parametrize("family", sorted(FAMILIES))
 def test_files_give_the_model_back(family, tmp_path):

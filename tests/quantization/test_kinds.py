@@ -78,7 +78,7 @@ def test_sites_and_parameters_are_those_of_the_published_kind(kind):
         assert ("bias" in layer) == biased
 
 
-@pytest.mark.slow
+@pytest.mark.long
 @pytest.mark.parametrize(
     "kind, recipe, method",
     [
@@ -158,7 +158,7 @@ def test_integers_compute_what_fake_quantization_simulates(tmp_path, kind, atten
     jax.tree.map(np.testing.assert_array_equal, load(result.module, tmp_path), model)
 
 
-@pytest.mark.slow
+@pytest.mark.long
 @pytest.mark.parametrize("kind", KINDS)
 def test_outliers_are_measured_at_the_layers_outputs(kind):
     module, params, batch = make(kind)

@@ -134,7 +134,7 @@ def matrix(r, index, size):
     return np.eye(size)
 
 
-@pytest.mark.slow
+@pytest.mark.long
 @pytest.mark.parametrize("method, family", CASES)
 def test_what_meets_is_in_bases_that_match(method, family):
     """x W = (x M) (M^-1 W) for the integers x M of a site and M^-1 W of each kernel that multiplies it; a basis that is
@@ -159,7 +159,7 @@ def test_what_meets_is_in_bases_that_match(method, family):
     assert checked >= 10
 
 
-@pytest.mark.slow
+@pytest.mark.long
 @pytest.mark.parametrize("method, family", IN_TURN)
 def test_outliers_cost_16_bits_their_rounding_alone(method, family):
     """The error is that of independent, uniform roundings on the tensors' own ranges: step^2 / 12 each, as a share of

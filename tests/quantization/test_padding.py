@@ -113,7 +113,7 @@ def test_methods_see_real_tokens(model):
         same(padded, short, 1e-5)
 
 
-@pytest.mark.slow
+@pytest.mark.long
 @pytest.mark.parametrize("method", [SmoothQuant(), Gptq()], ids=["smoothquant", "gptq"])
 def test_methods_round_alike(model, method):
     module, params = model

@@ -97,7 +97,7 @@ def moments(rng, count, lines):
     return [(int(line), float(rng.uniform(0, 0.15))) for line in later]
 
 
-@pytest.mark.slow
+@pytest.mark.long
 def test_a_run_killed_twelve_times(tmp_path_factory, unbroken):
     """At other moments every time, whose seed is told if it fails."""
     seed = time.time_ns() % 2**32

@@ -167,7 +167,7 @@ def naive(name, params, batches) -> dict[str, list[float]]:
     return terms
 
 
-@pytest.mark.slow
+@pytest.mark.long
 @pytest.mark.parametrize("name", MODULES)
 def test_the_sums_are_those_of_every_real_token(name):
     """Of two updates, computed in parts and on devices that have more and fewer real tokens."""

@@ -149,7 +149,7 @@ def test_one_process_is_killed_and_two_go_on(tmp_path, unbroken, mesh):
     check(tmp_path, unbroken)
 
 
-@pytest.mark.slow
+@pytest.mark.long
 def test_the_command_finds_the_others_by_slurm(tmp_path):
     root = Path(__file__).parents[2]
     command = [sys.executable, "-m", "qtx", "train", f"--config={root}/tests/nano_config.py"]

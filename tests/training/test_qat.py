@@ -254,11 +254,11 @@ def test_every_granularity_learns(start, data, tmp_path, measured):
     [
         ("bert", "gated_mlp", "tensor", {}),
         ("opt", "gated_linear", "tensor", {}),
-        ("opt", "softmax", "tensor", {"remat": "full", "dtype": "bfloat16"}),
+        pytest.param("opt", "softmax", "tensor", {"remat": "full", "dtype": "bfloat16"}, marks=pytest.mark.long),
         ("vit", "softmax", "input_group,size=8", {}),
         ("modern_bert", "clipped_softmax", "channel", {"local_distance": 2}),
         ("rotary_bert", "gated_headwise", "tensor", {"relative_buckets": 8}),
-        ("bert", "softmax", "tensor", {"embedding_width": 8}),
+        pytest.param("bert", "softmax", "tensor", {"embedding_width": 8}, marks=pytest.mark.long),
         ("bert", "gated_linear", "tensor", {"embedding_width": 8, "shared_layers": True}),
         ("bert", "gated_linear", "channel", {"type_vocab_size": 0, "head": "regression", "num_classes": 3}),
     ],
