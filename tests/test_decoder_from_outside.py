@@ -427,7 +427,7 @@ def test_integers_compute_what_fake_quantization_simulates(monkeypatch, variant,
     assert_same_answers(model, result, batch)
 
 
-@pytest.mark.slow
+@pytest.mark.long
 @pytest.mark.parametrize("method", sorted(METHODS.keys() - {"static"}))
 def test_every_method_quantizes_it(method):
     result, params, batch = quantized("softmax", "w16a16", method)

@@ -55,10 +55,8 @@ def test_the_diagnosis_names_the_tensor_the_dimension_the_token_and_the_cure(tmp
     assert "layers/mlp/out[0] holds the largest outliers: 19" in page and page.count("<figure>") >= 6
 
 
-@pytest.mark.slow
-@pytest.mark.parametrize(
-    ("family", "place"), [pytest.param("opt", "token [CLS]", marks=pytest.mark.long), ("vit", "the class token")]
-)
+@pytest.mark.long
+@pytest.mark.parametrize(("family", "place"), [("opt", "token [CLS]"), ("vit", "the class token")])
 def test_what_was_planted_in_a_checkpoint_is_named(family, place, tmp_path, capsys):
     """Written as Hugging Face stores it, without a trace of what was done to it."""
     config, checkpoint = SMALL[family], tmp_path / "there"

@@ -81,6 +81,7 @@ def ranges_of(params):
     return {jax.tree_util.keystr(path, simple=True, separator="/"): np.asarray(x) for path, x in leaves}
 
 
+@pytest.mark.long
 def test_what_quantization_takes_training_gives_back(start, unbroken):
     """Three-bit weights and four-bit activations cost this model 0.12 nats; forty updates win back most of them."""
     floating = read_metrics(start, "eval")[-1]["loss"]
