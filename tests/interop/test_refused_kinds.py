@@ -122,6 +122,43 @@ CASES = {
         weights(encoder__layer__0__intermediate__dense__bias=np.zeros(MLP)),
         "intermediate.dense.bias is of float64, expected float32",
     ),
+    "ModernBERT, layers in no order": (
+        "ModernBertModel",
+        values(layer_types=["sliding_attention", "full_attention"]),
+        "layer_types are .* expected every n-th layer to be 'full_attention'",
+    ),
+    "ModernBERT, rotary positions of no kind of layer": (
+        "ModernBertModel",
+        values(rope_parameters={"rope_theta": 1e4}),
+        "rope_parameters are .*, expected those of full_attention and sliding_attention",
+    ),
+    "ModernBERT, scaled positions": (
+        "ModernBertModel",
+        values(rope_parameters={"full_attention": {"rope_type": "yarn", "factor": 4}}),
+        "rope_type is 'yarn'; qtx supports only 'default'",
+    ),
+    "ModernBERT, biases": ("ModernBertModel", values(norm_bias=True), "norm_bias is True; qtx's modernbert supports"),
+    "Nomic, pre-LN": ("NomicBertModel, of the hub", values(prenorm=True), "prenorm is True; qtx's nomic_bert supports"),
+    "Nomic, another activation": (
+        "NomicBertModel, of the hub",
+        values(activation_function="relu"),
+        "activation_function is 'relu'; qtx has swiglu, geglu",
+    ),
+    "GTE, a scaling without a factor": (
+        "GteModel, of the hub",
+        values(rope_scaling={"type": "ntk"}),
+        "rope_type is 'ntk' without a factor",
+    ),
+    "GTE, a scaling beside what has none": (
+        "GteModel, of the hub",
+        values(rope_parameters={"rope_type": "default"}, rope_scaling={"type": "linear", "factor": 2.0}),
+        "rope_type is 'linear'; qtx supports only 'default' or 'ntk'",
+    ),
+    "MPNet, other buckets": (
+        "MPNetForMaskedLM",
+        values(relative_attention_num_buckets=16),
+        "relative_attention_num_buckets is 16; qtx's mpnet supports only 32",
+    ),
     "RoBERTa, another padding": (
         "XLMRobertaModel",
         values(pad_token_id=0),

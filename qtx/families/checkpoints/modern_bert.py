@@ -29,6 +29,8 @@ def options(values: Mapping[str, Any], source: str) -> dict[str, Any]:
       QtxError: if layers see what they see in no regular order, or positions are scaled.
     """
     found, nested = dict(values), values.get("rope_parameters") or {}
+    if not isinstance(nested, Mapping) or nested.keys() - THETAS.keys():
+        raise QtxError(f"{source}: rope_parameters are {str(nested)[:100]}, expected those of {' and '.join(THETAS)}")
     for kind, key in THETAS.items():
         rope = flat_rope({"rope_parameters": nested.get(kind), "rope_scaling": values.get("rope_scaling")}, source)
         if "rope_theta" in rope:
