@@ -10,7 +10,7 @@ import flax.linen as nn
 import jax
 import numpy as np
 
-from qtx.families.weights import DENSE_LAYOUT, Weight, import_weights
+from qtx.families.weights import Weight, dense_weights, import_weights
 from qtx.foundation.errors import QtxError
 from qtx.foundation.storage import Expected, StoredTensor, read_json, read_safetensors
 from qtx.interop.carried import MODULES, module_list
@@ -168,12 +168,11 @@ def dense_rows(modules: str) -> list[Weight]:
     """Returns the rows of the table of weights for the dense layers in a config's `modules`; the names begin with the
     number of the layer: `Dense.0.linear.weight`."""
     layers = [module for module in modules_of(modules) if isinstance(module, Dense)]
-    rows = []
-    for number, layer in enumerate(layers):
-        name, path = f"{DENSE}.{number}.linear", f"head/dense_{number}"
-        rows += [Weight(f"{name}.weight", f"{path}/kernel", DENSE_LAYOUT)]
-        rows += [Weight(f"{name}.bias", f"{path}/bias")] if layer.bias else []
-    return rows
+    return [
+        row
+        for number, layer in enumerate(layers)
+        for row in dense_weights(f"{DENSE}.{number}.linear", f"head/dense_{number}", bias=layer.bias)
+    ]
 
 
 def dense_files(folder: Path) -> dict[str, dict[str, StoredTensor]]:

@@ -108,6 +108,13 @@ STOCK = Stock(
         *("ForTokenClassification", "ForQuestionAnswering"),
     ),
 )
+SHAPE = {
+    "vocab_size": Field("vocab_size"),
+    "hidden_size": Field("width"),
+    "num_hidden_layers": Field("num_layers"),
+    "num_attention_heads": Field("num_heads"),
+    "intermediate_size": Field("mlp_width"),
+}
 CHECKPOINT = Checkpoint(
     model_types={"bert": "Bert"},
     architectures={
@@ -119,11 +126,7 @@ CHECKPOINT = Checkpoint(
         "ForQuestionAnswering": {"head": "span"},
     },
     fields={
-        "vocab_size": Field("vocab_size"),
-        "hidden_size": Field("width"),
-        "num_hidden_layers": Field("num_layers"),
-        "num_attention_heads": Field("num_heads"),
-        "intermediate_size": Field("mlp_width"),
+        **SHAPE,
         "max_position_embeddings": Field("max_length"),
         "type_vocab_size": TYPES,
         "hidden_dropout_prob": Field("dropout", 0.1),

@@ -6,10 +6,9 @@ import dataclasses
 from functools import partial
 
 from qtx.families.checkpoint import Checkpoint, Field, shown_head
-from qtx.families.checkpoints import bert
+from qtx.families.checkpoints import bert, nomic
 from qtx.families.checkpoints.roberta import without
 from qtx.families.rope import FIXED_NTK, flat_rope
-from qtx.families.stock import Stock
 from qtx.families.weights import Weight, dense_weights, layer_norm_weights, packed_weights
 from qtx.models import RotaryBertConfig
 from qtx.models.bert import OF_TEXTS
@@ -57,7 +56,7 @@ def checkpoint(model_type: str, beginning: str) -> Checkpoint:
     return dataclasses.replace(
         bert.CHECKPOINT,
         model_types={model_type: beginning},
-        architectures=without(bert.CHECKPOINT.architectures, "ForPreTraining", "ForQuestionAnswering"),
+        architectures=nomic.ARCHITECTURES,
         fields={
             **without(bert.CHECKPOINT.fields, "hidden_act"),
             "type_vocab_size": Field("type_vocab_size", 1),
@@ -76,17 +75,7 @@ def checkpoint(model_type: str, beginning: str) -> Checkpoint:
         unused=(f"{model_type}.pooler.",),
         shown_by_weights=partial(shown_head, heads=shown_by),
         options=lambda values, source: {**values, **flat_rope(values, source, (FIXED_NTK,))},
-        stock=Stock(
-            attention="Attention",
-            made="config",
-            layers="layers",
-            place="self_attn",
-            projections=("q_proj", "k_proj", "v_proj"),
-            out="o_proj",
-            dropout="self.attention_dropout",
-            classes=("Model", "ForMaskedLM", "ForSequenceClassification", "ForTokenClassification"),
-            positions="rotary",
-        ),
+        stock=nomic.STOCK,
     )
 
 

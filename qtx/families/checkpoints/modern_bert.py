@@ -2,15 +2,15 @@
 
 from __future__ import annotations
 
+import dataclasses
 from collections.abc import Mapping
 from functools import partial
 from typing import Any
 
 from qtx.families.checkpoint import Checkpoint, Field, shown_head
-from qtx.families.checkpoints import bert, roberta
+from qtx.families.checkpoints import bert, nomic, roberta
 from qtx.families.checkpoints.roberta import without
 from qtx.families.rope import flat_rope
-from qtx.families.stock import Stock
 from qtx.families.weights import Weight, dense_weights, layer_norm_weights, packed_weights
 from qtx.foundation.errors import QtxError
 from qtx.models import ModernBertConfig
@@ -80,11 +80,7 @@ CHECKPOINT = Checkpoint(
     model_types={"modernbert": "ModernBert"},
     architectures=without(bert.CHECKPOINT.architectures, "ForPreTraining"),
     fields={
-        "vocab_size": Field("vocab_size"),
-        "hidden_size": Field("width"),
-        "num_hidden_layers": Field("num_layers"),
-        "num_attention_heads": Field("num_heads"),
-        "intermediate_size": Field("mlp_width"),
+        **bert.SHAPE,
         "max_position_embeddings": Field("max_length", 8192),
         "mlp_dropout": Field("dropout", 0.0),
         "attention_dropout": Field("attention_dropout", 0.0),
@@ -118,15 +114,12 @@ CHECKPOINT = Checkpoint(
     told_by_values=bert.told_by_values,
     extra=extra,
     options=options,
-    stock=Stock(
-        attention="Attention",
+    stock=dataclasses.replace(
+        nomic.STOCK,
         made="config, index",
-        layers="layers",
         place="attn",
         projections=("Wqkv",),
         out="Wo",
-        dropout="self.attention_dropout",
         classes=roberta.STOCK.classes,
-        positions="rotary",
     ),
 )

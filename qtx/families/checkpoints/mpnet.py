@@ -6,7 +6,6 @@ import dataclasses
 
 from qtx.families.checkpoints import roberta
 from qtx.families.checkpoints.roberta import FIRST, without
-from qtx.families.stock import Stock
 from qtx.families.weights import Weight, dense_weights, layer_norm_weights
 
 LAYER = "mpnet.encoder.layer.{layer}"
@@ -39,15 +38,12 @@ CHECKPOINT = dataclasses.replace(
     prefix="mpnet.",
     tied=TIED,
     unused=("mpnet.pooler.", "mpnet.embeddings.position_ids"),
-    stock=Stock(
-        attention="SelfAttention",
+    stock=dataclasses.replace(
+        roberta.STOCK,
         made="config",
-        layers="encoder.layer",
         place="attention.attn",
         projections=("q", "k", "v"),
         out="o",
-        dropout="self.dropout.p",
-        classes=roberta.STOCK.classes,
         positions="bias",
     ),
 )

@@ -98,11 +98,23 @@ OF_HEADS = {
     if head != "span"
 }
 SHOWN_BY = {tuple(map(renamed, names)): head for names, head in bert.SHOWN_BY.items() if head != "span"}
+ARCHITECTURES = without(bert.CHECKPOINT.architectures, "ForPreTraining", "ForQuestionAnswering")
+STOCK = Stock(
+    attention="Attention",
+    made="config",
+    layers="layers",
+    place="self_attn",
+    projections=("q_proj", "k_proj", "v_proj"),
+    out="o_proj",
+    dropout="self.attention_dropout",
+    classes=("Model", "ForMaskedLM", "ForSequenceClassification", "ForTokenClassification"),
+    positions="rotary",
+)
 
 CHECKPOINT = dataclasses.replace(
     bert.CHECKPOINT,
     model_types={NAME: "NomicBert"},
-    architectures=without(bert.CHECKPOINT.architectures, "ForPreTraining", "ForQuestionAnswering"),
+    architectures=ARCHITECTURES,
     fields={
         **bert.CHECKPOINT.fields,
         "hidden_dropout_prob": Field("dropout", 0.0),
@@ -121,15 +133,5 @@ CHECKPOINT = dataclasses.replace(
     unused=(f"{NAME}.pooler.",),
     shown_by_weights=partial(shown_head, heads=SHOWN_BY),
     options=options,
-    stock=Stock(
-        attention="Attention",
-        made="config",
-        layers="layers",
-        place="self_attn",
-        projections=("q_proj", "k_proj", "v_proj"),
-        out="o_proj",
-        dropout="self.attention_dropout",
-        classes=("Model", "ForMaskedLM", "ForSequenceClassification", "ForTokenClassification"),
-        positions="rotary",
-    ),
+    stock=STOCK,
 )
