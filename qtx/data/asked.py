@@ -76,7 +76,7 @@ def make_asked_data(
         example=with_types(made_example(objective, tokenizer), length),
         vocab_size=tokenizer.vocab_size,
         sequence_length=length,
-        token_types=1 + max(part.type for part in tokenizer.template.pair),
+        token_types=tokenizer.template.token_types,
         tokenizer=tokenizer,
         digests=digests,
         answers=_answers(held_out, found["held-out"], tokenizer, digests["held_out"]),

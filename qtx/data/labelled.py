@@ -98,7 +98,7 @@ class LabelledTextOptions(TokenizedOptions):
             example=prompted(with_types(example, length) if paired else example, tokenizer, length),
             vocab_size=tokenizer.vocab_size,
             sequence_length=length,
-            token_types=1 + max(part.type for part in tokenizer.template.pair) if paired else 1,
+            token_types=tokenizer.template.token_types if paired else 1,
             classes=names,
             tokenizer=tokenizer,
             digests={

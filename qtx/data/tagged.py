@@ -8,7 +8,7 @@ from collections.abc import Mapping, Sequence
 
 import numpy as np
 
-from qtx.data.classes import Numbering, in_order, in_words, lacking
+from qtx.data.classes import Numbering, in_words, lacking
 from qtx.data.dataset import Data
 from qtx.data.labelled import ENCODED_AT_ONCE, check_several, made_example, rank
 from qtx.data.notes import CUT, LOST, copies, described, noted
@@ -25,7 +25,7 @@ def make_tagged_data(
     training: Sequence[TaggedWords],
     held_out: Sequence[TaggedWords],
     objective: TextObjective,
-    classes: Sequence[str] | None,
+    classes: Sequence[str],
     mended: Mapping[str, int],
 ) -> Data:
     """Tokenizes both splits, word by word: an example is a sentence within the tokenizer's template, cut or padded to
@@ -36,7 +36,7 @@ def make_tagged_data(
       name, mended: see `qtx.data.labelled.LabelledTextOptions.make_labelled_data`.
       training, held_out: the sentences; the held-out ones are put in the order of their hashes.
       objective: what the examples are made for; one that is taught takes the words alone.
-      classes: the labels in the order of their numbers; None: those of the training sentences (`in_order`).
+      classes: the labels in the order of their numbers.
 
     Raises:
       QtxError: for fewer than two classes, or a label that is none of them.
@@ -46,7 +46,7 @@ def make_tagged_data(
     tokenizer = options.make_tokenizer([" ".join(row.words) for row in training], objective)
     names, told = None, ""
     if objective.labelled:
-        names = in_order(labels_of(training)) if classes is None else tuple(classes)
+        names = tuple(classes)
         check_several(names)
         numbering = Numbering(names)
         there = {numbering.number(x, "the sentences") for x in {*labels_of(training), *labels_of(held_out)}}

@@ -71,6 +71,11 @@ class Template:
         return Tokenizer.from_str(json.dumps(whole)).post_processor
 
     @property
+    def token_types(self) -> int:
+        """Returns the number that the token types of two texts are below."""
+        return 1 + max(part.type for part in self.pair)
+
+    @property
     def before(self) -> tuple[int, ...]:
         """Returns the ids before a single text."""
         at = self._text_at

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import hashlib
 import json
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
 from functools import cached_property
 from typing import Any
@@ -150,9 +150,7 @@ class TextTokenizer:
         read = [text.lower() for text in texts] if self.lower else list(texts)
         encodings = self.backend.encode_batch_fast(read, add_special_tokens=False)
         ids = [np.array(encoding.ids, np.int32) for encoding in encodings]
-        if self.vocab_size < self._entries:
-            for of_one, text in zip(ids, texts, strict=True):
-                self._check_rows(of_one, f"{what} {text[:40]!r}")
+        self._check_texts(ids, texts, what)
         return ids
 
     def encode_with_offsets(self, texts: Sequence[str], what: str = "text") -> list[tuple[np.ndarray, np.ndarray]]:
@@ -168,9 +166,7 @@ class TextTokenizer:
             raise QtxError(f"{what} {longer[:40]!r} has a letter that is two in lower case: write it in lower case")
         encodings = self.backend.encode_batch(read, add_special_tokens=False)
         encoded = [(np.array(x.ids, np.int32), np.array(x.offsets, np.int64).reshape(-1, 2)) for x in encodings]
-        if self.vocab_size < self._entries:
-            for (ids, _), text in zip(encoded, texts, strict=True):
-                self._check_rows(ids, f"{what} {text[:40]!r}")
+        self._check_texts([ids for ids, _ in encoded], texts, what)
         return encoded
 
     def encode_words(
@@ -182,9 +178,7 @@ class TextTokenizer:
         read = [[word.lower() for word in words] if self.lower else list(words) for words in sentences]
         found = self._of_words.encode_batch(read, is_pretokenized=True, add_special_tokens=False)
         encoded = [(np.array(x.ids, np.int32), np.array(x.word_ids, np.int32)) for x in found]
-        if self.vocab_size < self._entries:
-            for (ids, _), words in zip(encoded, sentences, strict=True):
-                self._check_rows(ids, f"{what} {' '.join(words)[:40]!r}")
+        self._check_texts([ids for ids, _ in encoded], map(" ".join, sentences), what)
         return encoded
 
     @cached_property
@@ -210,6 +204,11 @@ class TextTokenizer:
         template's and the prompt's. A special token at the end of the prompt alone does not count."""
         alone, _ = self.template.around([self.prompt_ids], length, self.from_left)
         return len(alone) - int(self.is_special[alone[-1]])
+
+    def _check_texts(self, ids: Sequence[np.ndarray], texts: Iterable[str], what: str) -> None:
+        if self.vocab_size < self._entries:
+            for of_one, text in zip(ids, texts, strict=True):
+                self._check_rows(of_one, f"{what} {text[:40]!r}")
 
     def _check_rows(self, ids: np.ndarray, what: str) -> None:
         if ids.max(initial=0) >= self.vocab_size:

@@ -23,7 +23,7 @@ SENTENCES = [
 
 
 def conll(end="\n", tab=" ", columns=(0, 1)):
-    """Of four columns, with lines between documents, and no line at the end."""
+    """The file has four columns, lines between documents, and no line at its end."""
     rows = ["-DOCSTART- -X- -X- O", ""]
     for words, labels in SENTENCES:
         rows += [tab.join((word, "NN", "B-NP", label)) for word, label in zip(words, labels, strict=True)]
@@ -188,7 +188,7 @@ def test_classes_have_the_order_that_is_given_and_all_labels_are_known(files, tm
 
 
 def test_words_of_byte_pairs_begin_with_a_space(tmp_path):
-    """Whether or not the tokenizer puts one before a text, which stays as it is."""
+    """A word begins with a space whether or not the tokenizer puts one before a text, which stays as it is."""
     from tokenizers import pre_tokenizers
 
     tokens = ("<s>", "</s>", *sorted(pre_tokenizers.ByteLevel.alphabet()), "\u0120a")

@@ -75,7 +75,7 @@ def roberta(name, head, **options):
 
 
 def other(name, head, **options):
-    """Theirs have tokens that are no padding, and as many as the table of positions has, where there is one."""
+    """The model, its inputs and ours: no token is padding, and texts fill the table of positions, if there is one."""
     positions = {"max_position_embeddings": LONGEST + 2} if name == "MPNet" else {}
     of_text = ("pad", "bos", "eos", "cls", "sep") if name == "ModernBert" else ()
     own = {f"{token}_token_id": 1 for token in of_text}

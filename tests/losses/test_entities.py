@@ -78,7 +78,7 @@ SCHEMES = {
 
 @pytest.mark.parametrize("scheme", SCHEMES)
 def test_scores_are_those_of_seqeval(scheme):
-    """Of labels in any order, as a model gives them; words have tokens without a label between them."""
+    """The labels are in any order, as a model gives them; words have tokens without a label between them."""
     names, rows = SCHEMES[scheme], 5 * B
     labels, noise = (RNG.integers(0, len(names), (rows, T)) for _ in range(2))
     predicted = np.where(RNG.random((rows, T)) < 0.7, labels, noise)
@@ -118,7 +118,7 @@ def test_where_there_is_no_entity_there_is_no_score():
 
 
 def test_the_plain_rules_are_those_of_the_examples_of_seqeval():
-    """Of its documentation."""
+    """The examples are those of seqeval's documentation."""
     labels = [["O", "O", "B-MISC", "I-MISC", "B-MISC", "I-MISC", "O", "B-PER", "I-PER"]]
     assert Counter(kind for kind, *_ in entities(labels[0])) == {"MISC": 2, "PER": 1}
     predicted = [["O", "O", "B-MISC", "I-MISC", "B-MISC", "I-MISC", "O", "B-PER", "I-PER"]]

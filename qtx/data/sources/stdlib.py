@@ -16,7 +16,7 @@ from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from itertools import pairwise
 from pathlib import Path
-from typing import NamedTuple
+from typing import NamedTuple, TypeVar
 
 from qtx.data.asked import default_stride, make_asked_data
 from qtx.data.dataset import Data
@@ -68,6 +68,7 @@ def _words_there(document: Document) -> str:
     return json.dumps([word for word in LABEL_WORDS if word in document.text])
 
 
+Row = TypeVar("Row")
 TAG_NAMES, FIRST_WORDS = ("O", "B-LONG", "I-LONG"), 50
 LABEL_WORDS = ("class", "error", "example", "return")
 LABELS: dict[str, Callable[[Document], str]] = {
@@ -93,24 +94,19 @@ class StdlibLabels(LabelledTextOptions):
     def load(self, objective: TextObjective) -> Data:
         kind = objective.label_kind
         if kind == TAGS:
-            sentences = split_by_name(
-                [_long_words(document) for document in stdlib_documents()],
-                lambda row: " ".join(row.words),
-                *(HELD_OUT_FRACTION, "text", REMEDY),
-            )
+            sentences = _split([_long_words(document) for document in stdlib_documents()], lambda x: " ".join(x.words))
             return make_tagged_data(self, "stdlib_labels", *sentences, objective, TAG_NAMES, {})
         if kind == ANSWERS:
-            asked = split_by_name(
-                [_longest_word(document) for document in stdlib_documents()],
-                lambda row: row.context,
-                *(HELD_OUT_FRACTION, "text", REMEDY),
-            )
+            asked = _split([_longest_word(document) for document in stdlib_documents()], lambda x: x.context)
             stride = default_stride(self.sequence_length)
             return make_asked_data(self, "stdlib_labels", *asked, objective, stride, {})
         label, classes = LABELS[kind], LABEL_WORDS if kind == NAMES else None
         rows = [LabelledText(document.text, label(document)) for document in stdlib_documents()]
-        training, held_out = split_by_name(rows, lambda row: row.text, HELD_OUT_FRACTION, "text", REMEDY)
-        return self.make_labelled_data("stdlib_labels", training, held_out, objective, classes)
+        return self.make_labelled_data("stdlib_labels", *_split(rows, lambda x: x.text), objective, classes)
+
+
+def _split(rows: list[Row], text: Callable[[Row], str]) -> tuple[list[Row], list[Row]]:
+    return split_by_name(rows, text, HELD_OUT_FRACTION, "text", REMEDY)
 
 
 def _long_words(document: Document) -> TaggedWords:

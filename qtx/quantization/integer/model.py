@@ -18,7 +18,7 @@ from qtx.quantization.integer.interceptor import COLLECTION, on_integers
 from qtx.quantization.integer.kernels import Tensors
 
 OF_KERNELS = ("kernel", "kernel_scale", "kernel_bits", "kernel_zero_point", "bias")
-"""What a dense layer's node has of the layer's parameters alone."""
+"""The arrays of a dense layer that are of its parameters alone."""
 
 
 @dataclasses.dataclass(frozen=True)
