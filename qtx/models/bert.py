@@ -225,19 +225,17 @@ class Bert(nn.Module):
         rows = Rows(Mask.of_batch(batch, length, causal=c.causal), step, bias=bias)
         x, _ = layers(c, deterministic=not train)(x, rows)
         x = make_norm(c, "final_norm")(x) if c.pre_norm else x
+        real = c.real_positions(batch, length)
+        real = jnp.ones(tokens.shape, bool) if real is None else real
+        if c.head == "none" and c.modules:
+            options = c.pooling, modules_of(c.modules), c.normalize, c.init_std, jnp.dtype(c.dtype)
+            return EmbeddingHead(*options, name="head")(x.astype(jnp.float32), without_prompt(real, batch, c))
         if c.head == "none":
-            return self._embedded(x.astype(jnp.float32), batch) if c.modules else x.astype(jnp.float32)
+            return x.astype(jnp.float32)
         if c.head in OF_TEXTS:
-            real = batch.get("mask", jnp.ones(tokens.shape, bool)).astype(bool)
             return ClassificationHead(c, not train, name="head")(x, real)
         if c.head in OF_TOKENS:
             return TokenHead(c, not train, name="head")(x)
         if "positions" in batch:
             x = jnp.take_along_axis(x, batch["positions"][..., None], axis=1)
         return MlmHead(c, name="head")(x, embeddings.words.embedding)
-
-    def _embedded(self, hidden: jax.Array, batch: dict[str, jax.Array]) -> jax.Array:
-        c, real = self.config, self.config.real_positions(batch, hidden.shape[1])
-        counted = without_prompt(jnp.ones(hidden.shape[:2], bool) if real is None else real, batch, c)
-        head = EmbeddingHead(c.pooling, modules_of(c.modules), c.normalize, c.init_std, jnp.dtype(c.dtype), name="head")
-        return head(hidden, counted)

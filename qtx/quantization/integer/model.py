@@ -11,7 +11,7 @@ import jax
 import jax.numpy as jnp
 from flax import traverse_util
 
-from qtx.anatomy import read
+from qtx.anatomy import Anatomy, read
 from qtx.foundation.errors import QtxError
 from qtx.quantization import float32_only
 from qtx.quantization.integer.interceptor import COLLECTION, on_integers
@@ -57,18 +57,11 @@ class IntegerModel:
             raise QtxError("an integer model does not train: call apply with train=False")
         tables = {path for path in self.integers if path.endswith("/table")}
         params = self.params | {path.removesuffix("table") + "embedding": self._table(path) for path in tables}
-        integers = {path: self._of_layers(path, x) for path, x in self.integers.items() if path not in tables}
+        anatomy = read(self.module, self.module.config.example())
+        integers = {path: _of_layers(anatomy, path, x) for path, x in self.integers.items() if path not in tables}
         with on_integers():
             variables = {"params": _nested(params), COLLECTION: _nested(integers)}
             return float32_only.apply(self.module, variables, batch, **kwargs)
-
-    def _of_layers(self, path: str, x: jax.Array) -> jax.Array:
-        """Returns an array with an axis of layers `[L, ...]` if it belongs to a kernel that L layers share."""
-        module: Any = self.module
-        layer, _, name = path.rpartition("/")
-        kernel = f"{layer}/kernel"
-        sharing = read(module, module.config.example()).sharing(kernel) if name in OF_KERNELS else 0
-        return jnp.broadcast_to(x, (sharing, *x.shape)) if sharing else x
 
     def _table(self, path: str) -> jax.Array:
         """Computes an embedding table `[rows, width]` from its integers and the grid of its look-ups."""
@@ -89,3 +82,10 @@ def as_table(path: str) -> str:
 
 def _nested(tensors: Tensors) -> Any:
     return traverse_util.unflatten_dict(tensors, sep="/")
+
+
+def _of_layers(anatomy: Anatomy, path: str, x: jax.Array) -> jax.Array:
+    """Returns an array with an axis of layers `[L, ...]` if it belongs to a kernel that L layers share."""
+    layer, _, name = path.rpartition("/")
+    sharing = anatomy.sharing(f"{layer}/kernel") if name in OF_KERNELS else 0
+    return jnp.broadcast_to(x, (sharing, *x.shape)) if sharing else x
