@@ -100,6 +100,7 @@ def test_head_statistics_are_means_over_real_tokens(gated_opt):
     assert analysis.metrics["sink_mass"] == pytest.approx(analysis.heads["sink_mass"].mean())
 
 
+@pytest.mark.slow
 def test_histograms_count_every_real_value_in_floating_point_and_quantized(gated_opt):
     batches, values, analysis = gated_opt
     mask = real(batches)

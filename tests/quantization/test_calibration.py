@@ -261,6 +261,7 @@ def test_a_recipe_that_does_not_fit_is_refused(recipe, says):
         calibrate(module, params, recipe, batches, 3)
 
 
+@pytest.mark.slow
 def test_too_few_batches_and_broken_weights_are_refused():
     module, params, batches = make("bert")
     recipe = QuantizationConfig().make_recipe("w8a8", module.config)

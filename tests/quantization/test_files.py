@@ -260,6 +260,7 @@ def test_ranges_of_another_checkpoint_are_refused(whole):
         load(whole, method="gptq", params=params)
 
 
+@pytest.mark.slow
 def test_the_header_is_text(whole):
     """Any reader of safetensors can tell what the file is of."""
     with safe_open(whole, framework="np") as file:

@@ -35,6 +35,7 @@ def test_files_give_the_model_back(family, tmp_path):
     assert described["in_floating_point"] == list(model.in_floating_point)
 
 
+@pytest.mark.slow
 def test_an_interrupted_save_leaves_the_old_model(tmp_path, monkeypatch):
     model = convert(quantized("bert")[0])
     save(model, tmp_path)
