@@ -117,6 +117,7 @@ def test_histograms_count_every_real_value_in_floating_point_and_quantized(gated
         np.testing.assert_array_equal(analysis.quantized_histograms[name], counts)  # only final_norm was changed
 
 
+@pytest.mark.slow
 def test_maps_show_the_first_example_of_the_chosen_heads(gated_opt):
     batches, values, analysis = gated_opt
     sink, loud = analysis.maps["sink"], analysis.maps["outlier"]

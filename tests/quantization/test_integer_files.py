@@ -107,6 +107,7 @@ DAMAGE = {
 }
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("damage", sorted(DAMAGE))
 def test_damaged_files_are_refused(damage, tmp_path):
     result, _ = quantized("bert")
