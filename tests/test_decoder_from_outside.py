@@ -284,7 +284,7 @@ def run(tmp_path, capsys):
     return run
 
 
-@pytest.mark.slow
+@pytest.mark.long
 def test_from_the_command_line_to_integers(run, tmp_path):
     assert "Decoder (pre-RMSNorm, causal)" in run("train", config="sink")
     lines = [json.loads(line) for line in (tmp_path / "run" / "metrics.jsonl").read_text().splitlines()]

@@ -10,13 +10,15 @@ import pytest
 
 from qtx.families import FAMILIES, build
 from qtx.layers import FEW_ROWS, dense_product, embedding
-from qtx.models import BertConfig, OptConfig, VitConfig
+from qtx.models import BertConfig, ModernBertConfig, OptConfig, RotaryBertConfig, VitConfig
 from qtx.models.flops import product_flops
 
 SHAPE = dict(num_layers=1, width=16, num_heads=2, mlp_width=32, init_std=0.2, dropout=0.0, attention_dropout=0.0)
 CONFIGS = {
     "bert": BertConfig(**SHAPE, vocab_size=11, max_length=8),
+    "modern_bert": ModernBertConfig(**SHAPE, vocab_size=11, max_length=8, local_distance=2),
     "opt": OptConfig(**SHAPE, vocab_size=11, max_length=8),
+    "rotary_bert": RotaryBertConfig(**SHAPE, vocab_size=11, max_length=8),
     "vit": VitConfig(**SHAPE, image_size=8, channels=1, num_classes=3, patch_size=4),
 }
 

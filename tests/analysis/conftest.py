@@ -15,6 +15,8 @@ SHAPE = dict(num_layers=2, width=32, num_heads=4, mlp_width=64)
 OWN = {
     "bert": dict(vocab_size=50, max_length=16),
     "opt": dict(vocab_size=50, max_length=16),
+    "modern_bert": dict(vocab_size=50, max_length=16, local_distance=4),
+    "rotary_bert": dict(vocab_size=50, max_length=16),
     "vit": dict(image_size=8, channels=1, num_classes=3, patch_size=2),
 }
 

@@ -167,7 +167,7 @@ def test_a_checkpoint_within_a_warmup_has_the_attention_that_it_had_there(tmp_pa
     assert "is at step 2, within the warm-up of its attention" in capsys.readouterr().err
 
 
-@pytest.mark.slow
+@pytest.mark.long
 def test_quantize_with_saved_ranges_gives_the_same_numbers(trained, tmp_path, capsys):
     workdir = tmp_path / "run"
     shutil.copytree(trained[0], workdir)

@@ -48,7 +48,7 @@ def test_a_quantized_model_of_one_layer_agrees(reference, capsys):
     assert len(rows) == 5  # floating point and four schemes
 
 
-@pytest.mark.slow
+@pytest.mark.long
 def test_every_reference_model_agrees(reference, capsys):
     code, rows = run(capsys, reference)
     assert [row for row in rows if not row["ok"]] == []
@@ -56,7 +56,7 @@ def test_every_reference_model_agrees(reference, capsys):
     assert len(rows) == 4 * 5 + 1
 
 
-@pytest.mark.slow
+@pytest.mark.long
 def test_further_reference_models_agree(more_references, capsys):
     code, rows = run(capsys, more_references)
     assert [row for row in rows if not row["ok"]] == []

@@ -36,7 +36,7 @@ def lines_of(arguments, capsys):
     return capsys.readouterr().out.splitlines()
 
 
-@pytest.mark.slow
+@pytest.mark.long
 def test_the_diagnosis_names_the_tensor_the_dimension_the_token_and_the_cure(tmp_path, capsys):
     assert main(["analyze", "builtin:minilm-2l", f"--workdir={tmp_path}/run", *FEW]) == 0
     told = capsys.readouterr().out

@@ -111,6 +111,7 @@ def test_finished_runs_are_not_run_again(compared, monkeypatch):
     assert (compared / "results.jsonl").read_text() == before
 
 
+@pytest.mark.long
 def test_other_schemes_are_measured_without_training_again(compared, tmp_path):
     workdir = tmp_path / "copy"
     shutil.copytree(compared, workdir)

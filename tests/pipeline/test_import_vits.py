@@ -61,7 +61,7 @@ def test_a_backbone_gets_a_classifier_and_keeps_its_pixels(tmp_path):
     assert tuned.data.source == ImageCorpus(corpus="x", **pixels)
 
 
-@pytest.mark.slow
+@pytest.mark.long
 def test_a_vit_without_a_head_is_measured_healed_and_exported_without_data_of_its_own(tmp_path, capsys):
     KINDS["ViTModel"].write(tmp_path / "vit")
     few = ["--config.training.batch_size=8", "--config.training.eval_batches=1", "--config.mesh.data=1"]

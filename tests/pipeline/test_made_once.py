@@ -110,7 +110,7 @@ def test_what_is_trained_is_described_by_the_traces_that_describe_the_model(make
     assert len(module.traces) == before
 
 
-@pytest.mark.slow
+@pytest.mark.long
 def test_every_command_makes_each_part_once(made, tmp_path):
     """A start, and the parameters that are loaded for it, are another model's; a comparison has one beside its runs."""
     run, qat = f"--workdir={tmp_path}/run", f"--workdir={tmp_path}/qat"

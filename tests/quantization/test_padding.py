@@ -74,7 +74,7 @@ def same(found, expected, tolerance=1e-4):
 PAIRED = [("bert", "minmax"), ("bert", "strict percentile"), ("opt", "mse"), ("opt", "groups")]
 
 
-@pytest.mark.slow
+@pytest.mark.long
 @pytest.mark.parametrize(("model", "name"), PAIRED, indirect=["model"])
 def test_short_and_padded_batches_have_the_same_ranges(model, name):
     module, params = model

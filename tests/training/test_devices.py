@@ -104,7 +104,7 @@ def test_equals_one_device(mesh):
     check("opt", mesh)
 
 
-@pytest.mark.slow
+@pytest.mark.long
 @pytest.mark.parametrize("name", ["bert gated", "opt", "vit", "albert"])
 def test_every_family_in_parts_on_a_mixed_mesh_equals_one_device(name):
     check(name, "mixed", parts=2)

@@ -142,7 +142,7 @@ def test_fidelity_is_the_cosine_of_embeddings_or_of_centred_predictions(name):
     np.testing.assert_allclose([found["loss"], found["fidelity"]], expected, rtol=1e-4)
 
 
-@pytest.mark.slow
+@pytest.mark.long
 @pytest.mark.parametrize("name", CONFIGS)
 def test_the_teacher_itself_has_no_loss_and_no_gradient(name):
     module, theirs, ours, batch = two_models(CONFIGS[name])

@@ -230,7 +230,7 @@ def test_a_run_of_an_earlier_version_is_told_so(copy, capsys):
     assert "does not say what data and tokenizer the run was trained with" in message
 
 
-@pytest.mark.slow
+@pytest.mark.long
 def test_what_starts_from_a_run_may_have_other_data_cut_by_its_tokenizer(copy):
     qat = [f"--config={copy}/config.py", f"--workdir={copy}/qat", f"--config.start={copy}/run"]
     head_line(copy / "train.txt")
