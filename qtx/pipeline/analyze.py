@@ -69,7 +69,7 @@ def diagnose(
     if _has_foreign_labels(assembled):
         by_itself = dataclasses.replace(experiment, objective="distill")
         assembled = dataclasses.replace(
-            assembled, experiment=by_itself, teacher=Teacher(float32_only.float32(module), params)
+            assembled, experiment=by_itself, teacher=Teacher(float32_only.float32(module), lambda: params)
         )
     objective = assembled.objective
     tell("looking at activations and heads")

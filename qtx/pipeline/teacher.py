@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import dataclasses
+import functools
 from pathlib import Path
 
 from qtx.data import OBJECTIVES, Data
@@ -51,5 +52,5 @@ def teacher_of(experiment: Experiment, data: Data, workdir: Path | None) -> Teac
     if len(chain) > 1:
         check_unchanged(chain[-2][0], folder)
     checkpoint = "0" if RunFolder(folder).imported.is_dir() else NEWEST
-    params = load_params(module, data, folder, experiment.mesh, checkpoint)
-    return Teacher(module, params, experiment.training.distill_layers)
+    load = functools.partial(load_params, module, data, folder, experiment.mesh, checkpoint)
+    return Teacher(module, load, experiment.training.distill_layers)

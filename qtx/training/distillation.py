@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import dataclasses
 import functools
+from collections.abc import Callable
 from typing import Any
 
 import flax.linen as nn
@@ -26,13 +27,18 @@ class Teacher:
 
     Attributes:
       module: the model, with or without a head.
-      params: the model's parameters, on the devices.
+      load: returns the model's parameters, on the devices; called when they are first needed.
       layers: the layers whose outputs are given, a name in `LAYERS`.
     """
 
     module: nn.Module
-    params: Any
+    load: Callable[[], Any]
     layers: str = "all"
+
+    @functools.cached_property
+    def params(self) -> Any:
+        """Returns the parameters, which are loaded once."""
+        return self.load()
 
     def outputs(self, batch: Batch) -> Batch:
         """Returns a batch with the teacher's final outputs added, to measure by: `teacher_logits` or, if it has no

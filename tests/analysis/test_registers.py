@@ -131,12 +131,12 @@ def test_distillation_is_the_same_padded_and_compares_the_texts_alone():
     module, ours, theirs = make()
     loss, found, measured = OBJECTIVES["distill"].for_model(CONFIG).loss, [], []
     for batch in (SHORT, LONG):
-        taught = Teacher(module, theirs).targets(batch)
+        taught = Teacher(module, lambda: theirs).targets(batch)
         sites = loss.sites(module, taught)
         captured = jax.jit(lambda m, b, sites=sites: values_at(m, b, sites))(FloatingPoint(module, ours), batch)
         output = module.apply({"params": ours}, batch)
         found.append(loss(output, taught, Training(captured, taught)))
-        measured.append(loss.measured(output, Teacher(module, theirs).outputs(batch), 1).metrics())
+        measured.append(loss.measured(output, Teacher(module, lambda: theirs).outputs(batch), 1).metrics())
     np.testing.assert_allclose(*map(np.asarray, found), rtol=1e-4)
     np.testing.assert_allclose(*(list(m.values()) for m in measured), rtol=1e-4)
     output, target = (np.asarray(module.apply({"params": p}, SHORT), np.float64)[:, REGISTERS:] for p in (ours, theirs))

@@ -74,7 +74,7 @@ def squared_error(x, target, real):
 @pytest.mark.parametrize(("layers", "name"), [*(("all", name) for name in CONFIGS), ("last", "encoder")])
 def test_loss_is_the_relative_error_of_the_layers_and_the_divergence_of_the_predictions(name, layers):
     module, theirs, ours, batch = two_models(CONFIGS[name])
-    taught = Teacher(module, theirs, layers).targets(batch)
+    taught = Teacher(module, lambda: theirs, layers).targets(batch)
     output, sites = captured(module, ours, batch)
     found = distillation_sums(module, output, sites, taught)
 
@@ -116,7 +116,7 @@ def cosine(a, b):
 @pytest.mark.parametrize("name", CONFIGS)
 def test_fidelity_is_the_cosine_of_embeddings_or_of_centred_predictions(name):
     module, theirs, ours, batch = two_models(CONFIGS[name])
-    taught = Teacher(module, theirs).outputs(batch)
+    taught = Teacher(module, lambda: theirs).outputs(batch)
     assert {key for key in taught if key.startswith(TEACHER)} == {HIDDEN if name in EMBEDDED else LOGITS}
     output = np.asarray(module.apply({"params": ours}, batch), np.float64)
     target = np.asarray(module.apply({"params": theirs}, batch), np.float64)
@@ -146,7 +146,7 @@ def test_fidelity_is_the_cosine_of_embeddings_or_of_centred_predictions(name):
 @pytest.mark.parametrize("name", CONFIGS)
 def test_the_teacher_itself_has_no_loss_and_no_gradient(name):
     module, theirs, ours, batch = two_models(CONFIGS[name])
-    teacher = Teacher(module, theirs)
+    teacher = Teacher(module, lambda: theirs)
 
     def loss(params):
         return distillation_sums(module, *captured(module, params, batch), teacher.targets(batch)).loss
@@ -167,7 +167,7 @@ def test_what_padding_holds_does_not_matter():
     module, theirs, ours, batch = two_models(CONFIGS["encoder"])
     other = {**batch, "tokens": np.where(batch["mask"], batch["tokens"], 7)}
     sums = [
-        distillation_sums(module, *captured(module, ours, b), Teacher(module, theirs).targets(b))
+        distillation_sums(module, *captured(module, ours, b), Teacher(module, lambda: theirs).targets(b))
         for b in (batch, other)
     ]
     np.testing.assert_allclose(*map(np.asarray, sums), rtol=1e-5)
