@@ -7,6 +7,8 @@ from __future__ import annotations
 
 import dataclasses
 import functools
+import heapq
+import itertools
 from collections.abc import Callable, Iterable, Sequence
 from pathlib import Path
 from typing import Any
@@ -202,24 +204,39 @@ def costliest(
 ) -> list[Target]:
     """Finds the tensors that cost most when quantized alone, the costliest first; arguments as of `sweep`.
 
-    A path is first measured in all its layers at once. One of these layers costs no more than that, so that paths which
-    cost less than the `count` tensors found so far are not looked into: this takes a third of the measurements for a
-    model of 6 layers, fewer for deeper ones.
+    A path is first measured in all its layers at once, and the costliest group of layers is halved again and again, on
+    the assumption that a group costs no less than its parts: for a model of 12 layers this takes a fifth of the
+    measurements of all tensors.
     """
-    every = targets(quantized)
+    sign = 1 if lower_is_better else -1
+    numbers = itertools.count()  # among equals the first comes first
+    waiting: list[tuple[float, int, list[Target]]] = []
 
-    def cost(target: Target) -> float:
-        return (1 if lower_is_better else -1) * measure(with_one(quantized, params, target, alone=True))
+    def put(group: list[Target]) -> None:
+        def chosen(kind, path):
+            on = np.zeros(quantized.ranges(kind)[path]["bits"].shape, bool)
+            for target in group:
+                if target[:2] == (kind, path):
+                    on[() if target[2] is None else target[2]] = True
+            return on
 
-    paths = {of_path: cost((*of_path, None)) for of_path in dict.fromkeys(target[:2] for target in every)}
-    found: list[tuple[float, Target]] = []
-    for of_path in sorted(paths, key=lambda path: -paths[path]):
-        if len(found) >= count and paths[of_path] <= found[count - 1][0]:
-            break
-        within = [target for target in every if target[:2] == of_path]
-        found += [(paths[of_path] if len(within) == 1 else cost(target), target) for target in within]
-        found.sort(key=lambda one: -one[0])
-    return [target for _, target in found[:count]]
+        cost = sign * measure(switched(quantized, params, chosen))
+        heapq.heappush(waiting, (-cost, next(numbers), group))
+
+    of_paths: dict[tuple[str, str], list[Target]] = {}
+    for target in targets(quantized):
+        of_paths.setdefault(target[:2], []).append(target)
+    for group in of_paths.values():
+        put(group)
+    found: list[Target] = []
+    while waiting and len(found) < count:
+        group = heapq.heappop(waiting)[2]
+        if len(group) == 1:
+            found += group
+        else:
+            put(group[: len(group) // 2])
+            put(group[len(group) // 2 :])
+    return found
 
 
 def signal_to_noise(quantized: Quantized, params: Any, batches: Sequence[Batch]) -> dict[tuple[str, str], np.ndarray]:

@@ -35,6 +35,7 @@ from qtx.models.bert import OF_TEXTS
 from qtx.pipeline.assemble import Assembled, assemble
 from qtx.pipeline.classes import has_labels
 from qtx.pipeline.identity import kept_files, load_data
+from qtx.pipeline.teacher import teacher_of
 from qtx.training.run_folder import IDENTITY, RunFolder
 
 BUILTIN = "builtin:"
@@ -166,7 +167,7 @@ def import_run(experiment: Experiment, workdir: Path, checkpoint: Found, data: D
         os.replace(unfinished.imported, run.imported)
         config = {**record(assembled.experiment), IDENTITY: {**assembled.identity, **identity}}
         run.claim(config, kept_files(assembled.experiment, data))
-        return assembled
+        return dataclasses.replace(assembled, teacher=teacher_of(assembled.experiment, data, workdir))
     except OSError as error:
         raise QtxError(f"cannot write the run's folder {workdir}: {error.strerror}") from error
     finally:

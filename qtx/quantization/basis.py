@@ -14,6 +14,8 @@ from typing import Any, NamedTuple
 import jax
 import jax.numpy as jnp
 
+from qtx.quantization.hadamard_matrix import transform
+
 Basis = Mapping[str, jax.Array]
 Bases = Mapping[str, Basis]
 """The basis of each site or weight by path, with a leading `[L]` in a stack of layers."""
@@ -59,8 +61,19 @@ BASES: dict[str, Kind] = {
         enter_weight=lambda w, r: _product(r.T, w),
         leave_weight=lambda w, r: _product(r, w),
     ),
+    # Signs e `[D]` and the Hadamard matrix H of order D: the integers hold x R and R^T W with R = diag(e) H.
+    "hadamard": Kind(
+        1,
+        enter=lambda x, e: transform(x * e),
+        leave=lambda x, e: transform(x, inverse=True) * e,
+        enter_weight=lambda w, e: transform(w * e[:, None], axis=0),
+        leave_weight=lambda w, e: transform(w, axis=0, inverse=True) * e[:, None],
+    ),
 }
-"""Bases stand in the order in which a tensor enters them: with all three, the integers hold ((x - z) / s) R."""
+"""Bases stand in the order in which a tensor enters them: with the first three, the integers hold ((x - z) / s) R."""
+
+ROTATIONS = {"rotation", "hadamard"}
+"""Those that mix dimensions."""
 
 
 def basis_of(r: Mapping[str, Any]) -> dict[str, jax.Array]:

@@ -145,7 +145,7 @@ def test_its_diagnosis_is_that_of_opt():
 
 @pytest.mark.slow
 def test_its_teacher_gives_what_opt_gives():
-    expected, found = (Teacher(module, lambda: params).targets(BATCH) for module, params in make())
+    expected, found = (Teacher(module, functools.partial(dict, params)).targets(BATCH) for module, params in make())
     names = [name for name in expected if name.startswith(TEACHER)]
     assert len(names) == 3
     for name in names:

@@ -109,8 +109,8 @@ def test_methods_find_the_same_in_both():
             np.testing.assert_array_equal(smooth[f"{block}/attention/{name}/kernel"]["smooth"], attention)
         mlp = smooth[f"{block}/mlp_norm/scale"]["smooth"]
         np.testing.assert_array_equal(smooth[f"{block}/mlp/in/kernel"]["smooth"], mlp)
-        assert rotated[f"{block}/mlp/out/kernel"]["rotation"].shape == (DEPTH, 32, 32)
-        assert rotated[f"{block}/mlp_residual"]["rotation"].shape == (DEPTH, WIDTH, WIDTH)
+        assert rotated[f"{block}/mlp/out/kernel"]["hadamard"].shape == (DEPTH, 32)
+        assert rotated[f"{block}/mlp_residual"]["hadamard"].shape == (DEPTH, WIDTH)
     assert {path.split("/")[0] for path in smooth} == {path.split("/")[0] for path in rotated} == set(TOWERS)
 
 

@@ -8,6 +8,8 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 import pytest
+import scipy.linalg
+import scipy.stats
 from flax import traverse_util
 
 from qtx.anatomy import read
@@ -20,7 +22,7 @@ from qtx.quantization.estimators import MinMax
 from qtx.quantization.granularity import Channel, InputGroup, Tensor, Token
 from qtx.quantization.methods import METHODS, Gptq, Hadamard, Problem, SmoothQuant, make_method
 from qtx.quantization.methods.gptq import _round_kernel, gptq
-from qtx.quantization.methods.hadamard import rotation
+from qtx.quantization.methods.hadamard import random_signs
 from qtx.quantization.methods.inputs import of_inputs
 from qtx.quantization.methods.smoothquant import factors
 from qtx.quantization.plan import Planned, flatten
@@ -127,8 +129,9 @@ def pairs(family):
 
 def matrix(r, index, size):
     """M of a range, `[D, D]` float64, written out."""
-    if "rotation" in r:
-        return np.asarray(r["rotation"] if index is None else r["rotation"][index], np.float64)
+    if "hadamard" in r:
+        signs = r["hadamard"] if index is None else r["hadamard"][index]
+        return np.asarray(enter(jnp.eye(size), {"hadamard": signs}), np.float64)
     if "smooth" in r:
         return np.diag(1 / np.asarray(r["smooth"] if index is None else r["smooth"][index], np.float64))
     return np.eye(size)
@@ -250,7 +253,7 @@ def test_alpha_says_whose_maxima_become_one():
 
 
 def test_the_seed_changes_signs_alone():
-    first, other, same = (bases_of(f"hadamard,seed={seed}")["layers/mlp/hidden"]["rotation"] for seed in (0, 3, 0))
+    first, other, same = (bases_of(f"hadamard,seed={seed}")["layers/mlp/hidden"]["hadamard"] for seed in (0, 3, 0))
     assert (first == same).all() and not (first == other).all() and (abs(first) == abs(other)).all()
 
 
@@ -262,7 +265,7 @@ def test_methods_in_turn_find_the_bases_of_each():
     jax.tree.map(
         np.testing.assert_array_equal, both, {path: smooth.get(path, {}) | rotated.get(path, {}) for path in both}
     )
-    assert both["layers/mlp_norm"].keys() == {"smooth", "rotation"}
+    assert both["layers/mlp_norm"].keys() == {"smooth", "hadamard"}
 
 
 @pytest.mark.slow
@@ -287,26 +290,32 @@ def test_in_bert_the_kernels_smoothing_is_that_of_the_layernorm_before_them():
 
 @pytest.mark.parametrize("size", [1, 2, 16, 12, 20, 28, 100, 384, 768])
 def test_rotations_are_orthogonal_and_flat(size):
-    r = rotation(size, 0)
+    r, other = (np.asarray(enter(jnp.eye(size), {"hadamard": random_signs(size, seed)})) for seed in (0, 1))
     np.testing.assert_allclose(r @ r.T, np.eye(size), atol=1e-5)
     if size not in (28, 100):  # 7 and 25 have no Hadamard factor here
         np.testing.assert_allclose(np.abs(r), size**-0.5, rtol=1e-5)
-    assert size == 1 or not np.array_equal(r, rotation(size, 1))
+    assert size == 1 or not np.array_equal(r, other)
 
 
-ARRAYS = {"shift": [3.0, -1.0, 0.5], "smooth": [2.0, 0.5, 7.0], "rotation": rotation(3, 0)}
+ARRAYS = {
+    "shift": np.array([3.0, -1.0, 0.5, 0.0]),
+    "smooth": np.array([2.0, 0.5, 7.0, 1.0]),
+    "rotation": scipy.stats.ortho_group(4, seed=0).rvs(),
+    "hadamard": np.array([1.0, -1.0, -1.0, 1.0]),
+}
 
 
-@pytest.mark.parametrize("kinds", [("shift",), ("smooth",), ("rotation",), tuple(BASES)], ids="+".join)
+@pytest.mark.parametrize("kinds", [*((kind,) for kind in ARRAYS), tuple(BASES)], ids="+".join)
 def test_a_product_is_the_same_in_a_basis(kinds):
-    """NumPy computes what the integers hold, ((x - z) / s) R, and adds z W."""
+    """NumPy and SciPy compute what the integers hold, ((x - z) / s) R diag(e) H, and add z W."""
     assert ARRAYS.keys() == BASES.keys()
-    basis = {kind: jnp.asarray(ARRAYS[kind]) for kind in kinds}
-    z, s, r = (
-        np.asarray(ARRAYS[kind] if kind in kinds else of_none)
-        for kind, of_none in (("shift", np.zeros(3)), ("smooth", np.ones(3)), ("rotation", np.eye(3)))
+    basis = {kind: jnp.asarray(ARRAYS[kind], jnp.float32) for kind in kinds}
+    z, s, r, e = (
+        ARRAYS[kind] if kind in kinds else of_none
+        for kind, of_none in zip(ARRAYS, (np.zeros(4), np.ones(4), np.eye(4), None), strict=True)
     )
-    x, w = jax.random.normal(jax.random.key(0), (5, 3)), jax.random.normal(jax.random.key(1), (3, 4))
+    r = r if e is None else r @ np.diag(e) @ scipy.linalg.hadamard(4) / 2
+    x, w = jax.random.normal(jax.random.key(0), (5, 4)), jax.random.normal(jax.random.key(1), (4, 3))
     np.testing.assert_allclose(enter(x, basis), (x - z) / s @ r, rtol=1e-4, atol=1e-5)
     np.testing.assert_allclose(enter(x, basis) @ enter(w, basis, weight=True) + z @ w, x @ w, rtol=1e-4, atol=1e-5)
     for tensor, weight in ((x, False), (w, True)):
@@ -356,14 +365,14 @@ def test_gptq_rounds_each_row_on_the_grid_of_its_group():
     assert np.isclose(rounded, expected, atol=1e-4).mean() > 0.97
 
 
-@pytest.mark.representative("none-granularity0", "smooth-granularity1", "rotation-granularity0")
+@pytest.mark.representative("none-granularity0", "smooth-granularity1", "hadamard-granularity0")
 @pytest.mark.parametrize("granularity", [Tensor(), Channel()])
-@pytest.mark.parametrize("basis", ["none", "smooth", "rotation"])
+@pytest.mark.parametrize("basis", ["none", "smooth", "hadamard"])
 def test_gptq_rounds_in_the_basis_of_the_range(granularity, basis):
     rng = np.random.default_rng(0)
     x, kernel = correlated(rng, 300, 12), rng.normal(size=(2, 12, 5)).astype("f4")
     x[:, 7] = 0  # no input reaches this row: it is rounded to nearest
-    bases = {"smooth": rng.uniform(0.5, 2, (2, 12)).astype("f4"), "rotation": np.stack([rotation(12, 0)] * 2)}
+    bases = {"smooth": rng.uniform(0.5, 2, (2, 12)).astype("f4"), "hadamard": np.stack([random_signs(12, 0)] * 2)}
     own = {basis: jnp.asarray(bases[basis])} if basis in bases else {}
     in_basis = jax.vmap(lambda w, b: enter(w, b, weight=True))(jnp.asarray(kernel), own)
     ends = jnp.abs(in_basis).max(axis=(1, 2) if granularity == Tensor() else 1)
@@ -374,7 +383,7 @@ def test_gptq_rounds_in_the_basis_of_the_range(granularity, basis):
     scale = np.asarray(ends / 3)[:, None, None] if granularity == Tensor() else np.asarray(ends / 3)[:, None]
     np.testing.assert_allclose(steps / scale, np.round(steps / scale), atol=1e-4)
     nearest = jax.vmap(lambda w, b: leave(w, b, weight=True))(np.clip(np.round(in_basis / scale), -4, 3) * scale, own)
-    if basis != "rotation":
+    if basis != "hadamard":
         np.testing.assert_allclose(rounded[:, 7], nearest[:, 7], rtol=1e-4)
     assert np.linalg.norm(x @ (kernel - rounded)) < np.linalg.norm(x @ (kernel - nearest))
 
@@ -389,7 +398,7 @@ def test_gptq_beats_nearest_rounding_in_a_model():
 
 
 def test_a_basis_keeps_bfloat16():
-    r = {"bits": 8.0, "minimum": -3.0, "maximum": 3.0, "rotation": jnp.asarray(rotation(12, 0))}
+    r = {"bits": 8.0, "minimum": -3.0, "maximum": 3.0, "hadamard": jnp.asarray(random_signs(12, 0))}
     y = jnp.ones((2, 12), jnp.bfloat16)
     assert round_to_range(y, r, Planned("final_norm", False, MinMax(), Tensor(), False)).dtype == y.dtype
 

@@ -22,8 +22,9 @@ KERNELS = (Part.QUERY, Part.KEY, Part.VALUE, Part.PREACTIVATION, Part.BRANCH, Pa
 @dataclasses.dataclass(frozen=True)
 class Hadamard(Method):
     """Randomized Hadamard rotations, as in QuaRot (Ashkboos et al. 2024): x W = (x R) (R^T W), R orthogonal, R =
-    diag(signs) H / sqrt(D). Each entry of x R is a mean of all of x with random signs: an outlier dimension is spread
-    over D entries, and the largest of |x R| is about ||x|| / sqrt(D) times a logarithm.
+    diag(signs) H / sqrt(D), H from `qtx.quantization.hadamard_matrix`. Each entry of x R is a mean of all of x with random
+    signs: an outlier dimension is spread over D entries, and the largest of |x R| is about ||x|| / sqrt(D) times a
+    logarithm.
 
     There is one R for each width: the residual stream's (sums, LayerNorms, what the branches add), the context's, and
     that of the MLP's hidden activations; the kernels that multiply these are rotated too. Queries, keys and values,
@@ -41,7 +42,7 @@ class Hadamard(Method):
       seed: seed of the random signs.
     """
 
-    makes = ("rotation",)
+    makes = ("hadamard",)
 
     seed: Annotated[int, at_least(0)] = 0
 
@@ -56,53 +57,13 @@ class Hadamard(Method):
                 "hadamard finds nothing to rotate: no module of this model declares what it computes, see qtx.parts; "
                 "choose another method, such as gptq"
             )
-        rotations = {size: jnp.asarray(rotation(size, self.seed)) for _, size in places.values()}
+        signs = {size: jnp.asarray(random_signs(size, self.seed)) for _, size in places.values()}
         return {
-            path: {"rotation": jnp.broadcast_to(rotations[size], (*leading, size, size))}
+            path: {"hadamard": jnp.broadcast_to(signs[size], (*leading, size))}
             for path, (leading, size) in places.items()
         }
 
 
-def rotation(size: int, seed: int) -> np.ndarray:
-    """Makes a random orthogonal matrix `[size, size]`, float32: diag(signs) (H_{2^k} (x) B), normalized.
-
-    B is the smallest Hadamard matrix of Paley's first construction (1, 12, 20, 24, 44, ...) such that size = 2^k times
-    B's order. If there is none, B is a random orthogonal matrix, and its order the odd part of size. So 768 is 64 * 12,
-    and 100 is 4 * 25 with a random B, since 5 is no power of 2 in 5 * 20.
-    """
-    rng = np.random.default_rng(seed)
-    signs = rng.choice([-1.0, 1.0], size)
-    odd = size
-    while odd % 2 == 0:
-        odd //= 2
-    orders = [odd * 2**k for k in range(size.bit_length()) if size % (odd * 2**k) == 0]
-    order = next((order for order in orders if order == 1 or is_paley(order)), None)
-    if order is None:
-        order = odd
-        base = np.linalg.qr(rng.normal(size=(odd, odd)))[0]
-    else:
-        base = paley(order) / np.sqrt(order)
-    result = np.ones((1, 1))
-    for _ in range((size // order).bit_length() - 1):
-        result = np.kron(result, np.array([[1.0, 1.0], [1.0, -1.0]]) / np.sqrt(2))
-    return (signs[:, None] * np.kron(result, base)).astype(np.float32)
-
-
-def is_paley(order: int) -> bool:
-    """Says whether order - 1 is a prime that is 3 modulo 4."""
-    q = order - 1
-    return q % 4 == 3 and all(q % divisor for divisor in range(2, int(q**0.5) + 1))
-
-
-def paley(order: int) -> np.ndarray:
-    """Makes the Hadamard matrix of `order`, 1 or q + 1 for a prime q = 3 modulo 4 (Paley 1933): I + S, S skew, made of
-    the quadratic residues: S_ij = 1 if i - j is a square modulo q, else -1."""
-    if order == 1:
-        return np.ones((1, 1))
-    q = order - 1
-    squares = {i * i % q for i in range(1, q)}
-    residue = np.array([0] + [1 if i in squares else -1 for i in range(1, q)])
-    skew = np.zeros((order, order))
-    skew[0, 1:], skew[1:, 0] = 1, -1
-    skew[1:, 1:] = residue[np.subtract.outer(np.arange(q), np.arange(q)) % q]
-    return np.eye(order) + skew
+def random_signs(size: int, seed: int) -> np.ndarray:
+    """Draws `[size]` of 1 and -1, float32."""
+    return np.random.default_rng(seed).choice([-1.0, 1.0], size).astype(np.float32)
