@@ -36,6 +36,10 @@ def read_arguments(
 
         chosen["source"] = found(checkpoint)
         base = config_of_checkpoint(chosen["source"], names(arguments, "data.source"))
+        if command.heals:
+            from qtx.pipeline.heal import patient_config
+
+            base = patient_config(base)
     config, workdir = parse(arguments, of_run=of_run, base=base)
     if base is not None:
         check_attention_length(config)
@@ -67,8 +71,8 @@ def take_flags(command: Command, arguments: Sequence[str]) -> tuple[dict[str, An
             chosen[name], rest = take_switch(rest, name)
             continue
         value, rest = take_flag(rest, name)
-        if value is not None and flag.override is not None:
-            rest.append(f"--config.{flag.override.format(value)}")
+        if value is not None and flag.override:
+            rest += [f"--config.{override.format(value)}" for override in flag.override]
         elif value is not None:
             chosen[name] = value
     return chosen, rest

@@ -19,17 +19,18 @@ class Command:
     workdir: bool = True  # whether the command works in a folder, --workdir
     one_scheme: bool = False  # whether the command uses one scheme of the config's
     checkpoint: bool = False  # whether the first argument is a checkpoint to make a run of
+    heals: bool = False  # whether the checkpoint is imported under the options of healing
     own_folder: bool = False  # whether that argument may also be a run's folder, and --workdir has a default
 
 
 @dataclasses.dataclass(frozen=True)
 class Flag:
-    """A flag of some commands. With `override`, the flag is short for overriding one value of the config; a `switch`
-    takes no value."""
+    """A flag of some commands. With `override`, the flag is short for overriding values of the config; a `switch` takes
+    no value."""
 
     usage: str
     help: str
-    override: str | None = None
+    override: tuple[str, ...] = ()
     switch: bool = False
 
 
@@ -37,15 +38,29 @@ FLAGS = {
     "method": Flag(
         "--method=METHOD",
         "static, per_token, smoothquant, hadamard, gptq, or several: 'smoothquant,alpha=0.6 + gptq'",
-        "quantization.method={}",
+        ("quantization.method={}",),
     ),
-    "scheme": Flag("--scheme=SCHEME", "one scheme, e.g. w8a8, instead of the config's", "quantization.schemes=('{}',)"),
+    "scheme": Flag(
+        "--scheme=SCHEME", "one scheme, e.g. w8a8, instead of the config's", ("quantization.schemes=('{}',)",)
+    ),
     "ranges": Flag("--ranges=FILE", "ranges of an earlier calibration by the same method, instead of a new one"),
     "format": Flag("--format=FORMAT", "int8 (runs in integers) or huggingface (floating point)"),
     "devices": Flag("--devices=N", "devices to plan for (default: as many as config.mesh names)"),
     "distributed": Flag("--distributed", "one of many processes, on a cluster: see docs/scale.md", switch=True),
     "profile": Flag("--profile", "trace a few steps, for TensorBoard and Perfetto, to WORKDIR/profile", switch=True),
     "checkpoint": Flag("--checkpoint=WHICH", "newest (default), best (on the held-out data), or its step"),
+    "out": Flag("--out=FOLDER", "where the healed model goes, and in FOLDER/run what a later call goes on with"),
+    "data": Flag(
+        "--data=TEXTS",
+        "a file, folder or glob of texts, or tfds:NAME, instead of the prose that comes with Python",
+        ("data.source=text_corpus", "data.corpora=('{}',)"),
+    ),
+    "bits": Flag("--bits=SCHEME", "what it is to survive (default: w8a8)"),
+    "target": Flag("--target=FIDELITY", "what is to be left in integers (default: 0.98)"),
+    "steps": Flag("--steps=N", "so many updates, whatever is reached, instead of stages until the target"),
+    "hours": Flag("--hours=HOURS", "how long it may take (default: 2)"),
+    "attention": Flag("--attention=VARIANT", "another attention, e.g. gated_linear (default: the model's own)"),
+    "force": Flag("--force", "heal a model, too, that reaches the target as it came", switch=True),
     "thorough": Flag("--thorough", "measure every tensor on all examples (minutes to an hour)", switch=True),
     "chip": Flag("--chip=NAME", "what they are, e.g. h100-sxm or tpu-v5e"),
 }
@@ -94,6 +109,23 @@ COMMANDS = {
         flags=("thorough",),
         checkpoint=True,
         own_folder=True,
+    ),
+    "heal": Command(
+        summary="make a model quantizable that integers ruin, and export it in its original's format",
+        description="CHECKPOINT is as for import. Imports it, measures what W8A8 leaves of it (every tensor in one\n"
+        "static range), and trains it to stay what it is, without labels, with a limit on its weights and with half\n"
+        "of every batch quantized, in stages, until W8A8 leaves the target, a stage adds little, or the time is up.\n"
+        "FOLDER gets the healed checkpoint, a drop-in replacement, with a model card, and the page healing.html. A\n"
+        "model that reaches the target as it came is left alone. Classifiers and the like are held to their own\n"
+        "outputs: give texts of their kind.",
+        example="qtx heal builtin:minilm-2l --out=healed/minilm-2l",
+        config="none",
+        resume="the same command goes on where it was",
+        flags=("out", "data", "bits", "target", "steps", "hours", "attention", "force"),
+        choice="out",
+        workdir=False,
+        checkpoint=True,
+        heals=True,
     ),
     "train": Command(
         summary="pre-train one model, or resume its training",

@@ -3,10 +3,11 @@
 from __future__ import annotations
 
 import dataclasses
+import sys
 import time
 from collections.abc import Mapping
 from pathlib import Path
-from shlex import quote
+from shlex import join, quote
 from typing import Any
 
 from rich.box import SIMPLE_HEAD
@@ -14,6 +15,7 @@ from rich.markup import escape
 from rich.progress import track
 from rich.table import Table
 
+from qtx.analysis import load_analysis
 from qtx.analysis.diagnosis import save_diagnosis
 from qtx.analysis.sensitivity import HEADER, save_sweep, table_rows
 from qtx.attention import attention_text
@@ -27,6 +29,7 @@ from qtx.foundation.errors import QtxError, lookup
 from qtx.foundation.hardware import CHIPS
 from qtx.foundation.numbers import fixed, number
 from qtx.foundation.paths import at_home
+from qtx.foundation.storage import write_whole
 from qtx.interop.stored import open_folder
 from qtx.losses.binary_cross_entropy import OF_LABEL
 from qtx.pipeline.analyze import COSTLIEST, diagnose, open_run
@@ -34,6 +37,8 @@ from qtx.pipeline.assemble import assemble
 from qtx.pipeline.backend import training_backend
 from qtx.pipeline.compare import begun_run, check_runs, duration, rebuild, run_comparison, runs
 from qtx.pipeline.export import FORMATS
+from qtx.pipeline.heal import Aim, export_healed, licence_of, story_of
+from qtx.pipeline.heal import heal as heal_model
 from qtx.pipeline.importing import Found, import_run
 from qtx.pipeline.measure import CALIBRATED, measure, metrics_of
 from qtx.pipeline.measurements import QUANTIZED_CENTRED
@@ -46,6 +51,7 @@ from qtx.planning import table as plan_table
 from qtx.quantization.integer import load
 from qtx.quantization.integer.files import DESCRIPTION
 from qtx.quantization.qat.config import QatConfig
+from qtx.report.healing import FIDELITY, model_card, sentence, stage_table
 from qtx.report.results import ATTENTION_COLUMNS, BESIDE_TITLES, OUTLIER_COLUMNS, Result, main_table, markdown, measured
 from qtx.training import NEWEST, RunFolder, read_metrics
 
@@ -116,6 +122,50 @@ def analyze(
     say(console, f"took {duration(time.monotonic() - began)}")
     say(console, f"diagnosis: {file}")
     say(console, f"report: {report}")
+
+
+def heal(
+    experiment: Experiment,
+    out: str,
+    source: Found,
+    **named: Any,
+) -> None:
+    """Runs `qtx heal`; `named` are options of an `Aim`, numbers as text."""
+    console = Console()
+    kinds = {"steps": int, "hours": float, "target": float}
+    given: dict[str, Any] = {
+        name: _number(name, kinds[name], text) if name in kinds else text for name, text in named.items()
+    }
+    aim = Aim(**given)
+    folder, command = at_home(out), f"qtx {join(sys.argv[1:])}"
+    began = time.monotonic()
+    stages = heal_model(experiment, source, folder / "run", aim, tell=lambda line: say(console, line))
+    story = story_of(stages, aim, command)
+    chosen = stages[story.chosen]
+    print_table(f"{story.name}: {FIDELITY}", *stage_table(story), console)
+    say(console, story.ended)
+    if not chosen.steps:
+        return
+    notes = export_healed(chosen, folder)
+    write_whole({folder / "README.md": model_card(story, licence_of(source.folder)).encode()})
+    # This draws with matplotlib, which takes a second to import.
+    from qtx.report.healing_page import write_page
+
+    before, after = (load_analysis(stage.folder / "analysis.npz") for stage in (stages[0], chosen))
+    report = write_page(story, before, after, folder)
+    for line in (sentence(story), *notes, f"took {duration(time.monotonic() - began)}"):
+        say(console, line)
+    say(console, f"healed model: {folder}")
+    say(console, f"report: {report}")
+
+
+def _number(name: str, kind: type, text: str) -> Any:
+    """Reads the value of a flag."""
+    try:
+        return kind(text)
+    except ValueError:
+        expected = "a whole number" if kind is int else "a number"
+        raise QtxError(f"--{name}={text}: expected {expected}") from None
 
 
 def train(experiment: Experiment, workdir: Path, distributed: bool = False, profile: bool = False) -> None:

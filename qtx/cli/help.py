@@ -41,7 +41,8 @@ def command_help(name: str) -> str:
     )
     optional = " (default: runs/NAME, or the run's own)" if command.own_folder else ""
     folder = f"  --workdir=FOLDER         the run's folder{optional}\n" if command.workdir else ""
-    choice = f" {FLAGS[command.choice].usage}" if command.choice else " CHECKPOINT" if command.checkpoint else ""
+    choice = " CHECKPOINT" if command.checkpoint else ""
+    choice += f" {FLAGS[command.choice].usage}" if command.choice else ""
     own = "".join(f"  {FLAGS[flag].usage:<23}  {FLAGS[flag].help}\n" for flag in command.flags)
     usage = {"required": " --config=FILE", "optional": " [--config=FILE]", "none": ""}[command.config]
     workdir = " [--workdir=FOLDER]" if command.own_folder else " --workdir=FOLDER" if command.workdir else ""

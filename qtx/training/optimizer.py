@@ -159,6 +159,19 @@ def clip_weights(limit: float, mask: DecayMask, parameters: Parameters) -> optax
     return optax.masked(layer_by_layer(optax.stateless(clip), parameters), mask)
 
 
+def limited(params: Any, limit: float, parameters: Parameters) -> Any:
+    """Returns parameters whose weights are all within what `clip_weights` leads to, at once."""
+
+    def clip(update, param):
+        bound = limit * jnp.sqrt(jnp.square(param).mean())
+        return jnp.clip(param, -bound, bound) - param
+
+    mask = decay_mask(parameters, decay_norm_scale=False)
+    clipping = optax.masked(layer_by_layer(optax.stateless(clip), parameters), mask)
+    updates, _ = clipping.update(jax.tree.map(jnp.zeros_like, params), clipping.init(params), params)
+    return optax.apply_updates(params, updates)
+
+
 # A new optimizer is a function and a line here.
 OPTIMIZERS: dict[str, Optimizer] = {
     "adamw": adamw,

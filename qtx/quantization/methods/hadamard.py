@@ -22,9 +22,8 @@ KERNELS = (Part.QUERY, Part.KEY, Part.VALUE, Part.PREACTIVATION, Part.BRANCH, Pa
 @dataclasses.dataclass(frozen=True)
 class Hadamard(Method):
     """Randomized Hadamard rotations, as in QuaRot (Ashkboos et al. 2024): x W = (x R) (R^T W), R orthogonal, R =
-    diag(signs) H / sqrt(D), H from `qtx.quantization.hadamard_matrix`. Each entry of x R is a mean of all of x with random
-    signs: an outlier dimension is spread over D entries, and the largest of |x R| is about ||x|| / sqrt(D) times a
-    logarithm.
+    diag(signs) H, H from `qtx.quantization.hadamard_matrix`. Each entry of x R is a mean of all of x with random signs:
+    an outlier dimension is spread over D entries, and the largest of |x R| is about ||x|| / sqrt(D) times a logarithm.
 
     There is one R for each width: the residual stream's (sums, LayerNorms, what the branches add), the context's, and
     that of the MLP's hidden activations; the kernels that multiply these are rotated too. Queries, keys and values,

@@ -1,0 +1,285 @@
+"""This module heals a model that integers ruin: the model learns to stay what it is, with a limit on its weights and
+with half of every batch quantized.
+
+A healing is a row of runs in one folder: the original as it came, then stages, each of which starts from the stage
+before and learns from the original. Stages are ordinary runs, so that an interrupted healing goes on where it was, with
+the same numbers.
+"""
+
+from __future__ import annotations
+
+import dataclasses
+import itertools
+import math
+import re
+import time
+from collections.abc import Callable, Sequence
+from pathlib import Path
+from typing import Any
+
+from ml_collections import ConfigDict
+
+from qtx.analysis.capture import FloatingPoint
+from qtx.anatomy import read as read_anatomy
+from qtx.attention import attention_text, attention_variant
+from qtx.experiment import Experiment, record, recorded
+from qtx.experiment import read as read_config
+from qtx.families.in_words import model_in_words
+from qtx.foundation.errors import QtxError
+from qtx.models import OF_TRAINING
+from qtx.pipeline.assemble import assemble
+from qtx.pipeline.export import export_huggingface
+from qtx.pipeline.importing import Found, import_run
+from qtx.pipeline.measure import measure, sums_of
+from qtx.pipeline.measurements import find_result
+from qtx.pipeline.quantize import quantize
+from qtx.pipeline.run import TrainedRun, load_run, train_run
+from qtx.pipeline.warmup import grown_from
+from qtx.quantization.qat.config import QatConfig
+from qtx.report.healing import Stage, Story
+from qtx.training import RunFolder, find_checkpoint
+from qtx.training.evaluate import add_up
+from qtx.training.optimizer import limited
+
+OBJECTIVE, METRIC = "distill", "fidelity"
+BATCH, EVAL_BATCHES, SHORTEST = 8, 16, 16
+FIRST_STAGE = 180
+SMALLEST_STAGE = 30
+ORIGINAL = "original"
+PLATEAU = 0.002
+"""What a stage has to add to the quantized model's fidelity for another one to follow."""
+
+LIMITS = (50.0, 35.0, 25.0, 18.0, 12.0, 8.0, 5.0)
+"""Limits of weights, in root mean squares of their layer's tensor."""
+AFFORDABLE = 0.94
+"""The fidelity that clipping at a limit has to leave, in floating point and before any training."""
+LIMIT_BATCHES = 2
+
+
+@dataclasses.dataclass(frozen=True)
+class Aim:
+    """An `Aim` says what a healing is to reach, and what it may cost.
+
+    Attributes:
+      bits: the scheme that the model is to survive, e.g. "w8a8", every tensor in a static range of its own.
+      target: the fidelity that the quantized model is to have, on held-out examples.
+      steps: how many updates to train, whatever is reached; None: until the target, `hours`, or a plateau.
+      hours: how long it may take.
+      attention: the attention that the healed model is to have; None: its own.
+      force: whether to heal a model that reaches the target as it came.
+
+    Raises:
+      QtxError: for values that cannot be.
+    """
+
+    bits: str = "w8a8"
+    target: float = 0.98
+    steps: int | None = None
+    hours: float = 2.0
+    attention: str | None = None
+    force: bool = False
+
+    def __post_init__(self):
+        QatConfig(noise=self.bits)
+        if not 0 < self.target < 1:
+            raise QtxError(f"the target is {self.target}: expected a fidelity between 0 and 1, e.g. 0.98")
+        if self.steps is not None and self.steps < SMALLEST_STAGE:
+            raise QtxError(f"{self.steps} steps heal nothing: expected {SMALLEST_STAGE} or more")
+        if not 0 < self.hours < math.inf:
+            raise QtxError(f"hours are {self.hours}: expected a positive number")
+        if self.attention is not None:
+            attention_variant(self.attention)
+
+
+def patient_config(config: ConfigDict) -> ConfigDict:
+    """Returns the config under which a checkpoint is imported to be healed: that of `config_of_checkpoint`, with texts
+    of all lengths, as they will come, and options of training that suit the model's size."""
+    config.objective = OBJECTIVE
+    if "min_length" in config.data:
+        config.data.min_length = min(SHORTEST, config.data.sequence_length)
+    training, quantization = config.training, config.quantization
+    training.batch_size, training.eval_batches = BATCH, EVAL_BATCHES
+    training.learning_rate = learning_rate(config.model.num_layers, config.model.width)
+    training.warmup_steps, training.weight_decay = 10, 0.0
+    training.log_every = 20
+    training.checkpoint_every = 60
+    quantization.weight_estimator = "minmax"
+    return config
+
+
+def learning_rate(layers: int, width: int) -> float:
+    """Returns the peak learning rate: measured on a sentence encoder of width 384, 4.5e-4 with 2 layers and 1.5e-4 with
+    6, of which more costs floating point and less heals slowly; wider models take less."""
+    return float(f"{9e-4 / layers * math.sqrt(384 / width):.2g}")
+
+
+def heal(
+    patient: Experiment, source: Found, folder: Path, aim: Aim, tell: Callable[[str], Any] = lambda line: None
+) -> list[Stage]:
+    """Heals a checkpoint, or goes on with an interrupted healing; returns the original and the stages, in order.
+
+    Args:
+      patient: the original's experiment, under `patient_config`.
+      source: the checkpoint.
+      folder: where the runs are.
+      aim: what to reach.
+      tell: is called with a line about each stage as it begins.
+
+    Raises:
+      QtxError: if the folder holds another healing, or training fails.
+    """
+    quantization = dataclasses.replace(patient.quantization, schemes=(aim.bits,))
+    patient = dataclasses.replace(patient, quantization=quantization)
+    original = folder / ORIGINAL
+    import_run(patient, original, source)
+    tell(f"measuring the original in {aim.bits.upper()}")
+    stages = [_measured(original, aim.bits)]
+    if stages[0].quantized >= aim.target and not aim.force:
+        return stages
+    for number in itertools.count(1):
+        steps = next_steps(stages, aim)
+        if steps is None:
+            return stages
+        began, at = time.monotonic(), folder / f"stage_{number}"
+        experiment = _experiment(patient, stages[-1].folder, at, steps, aim)
+        limit, steps = experiment.training.clip_weights, experiment.training.steps
+        tell(f"stage {number}: {steps} updates, weights within {limit:g} root mean squares")
+        train_run(assemble(experiment, workdir=at), at)
+        stages.append(_measured(at, aim.bits, began))
+    return stages
+
+
+def next_steps(stages: Sequence[Stage], aim: Aim) -> int | None:
+    """Returns how many updates the next stage gets: as many as all before it, or what the time allows; None: there is
+    no next stage, for the target is reached, the last one added too little, or the time is up."""
+    done = sum(stage.steps for stage in stages)
+    if aim.steps is not None:
+        return None if done else aim.steps
+    if not done:
+        return FIRST_STAGE
+    if stages[-1].quantized >= aim.target or stages[-1].quantized - stages[-2].quantized < PLATEAU:
+        return None
+    of_training = sum(stage.seconds for stage in stages if stage.steps)
+    left = 3600 * aim.hours - sum(stage.seconds for stage in stages)
+    steps = min(done, int(left * done / of_training))
+    return steps if steps >= SMALLEST_STAGE else None
+
+
+def best(stages: Sequence[Stage]) -> Stage:
+    """Returns the stage with the most of its original's outputs in integers."""
+    return max(stages, key=lambda stage: stage.quantized)
+
+
+def weight_limit(run: TrainedRun) -> float:
+    """Returns the smallest of `LIMITS` that the model can bear: at which clipping alone leaves it a fidelity of
+    `AFFORDABLE`. So a model is clipped as hard as it allows, and harder once it has learned to do without its largest
+    weights."""
+    assembled, params = run.assembled, run.floating_point
+    batches = list(itertools.islice(assembled.evaluation(), LIMIT_BATCHES))
+    parameters = read_anatomy(assembled.module, batches[0]).parameters
+
+    def bearable(limit: float) -> bool:
+        model = FloatingPoint(assembled.module, limited(params, limit, parameters))
+        return add_up(sums_of(assembled, model), batches)[METRIC] >= AFFORDABLE
+
+    return ([*itertools.takewhile(bearable, LIMITS)] or [LIMITS[0]])[-1]
+
+
+def _experiment(patient: Experiment, start: Path, folder: Path, steps: int, aim: Aim) -> Experiment:
+    """Returns the experiment of a stage: the one that is there already, or one that starts from the stage before."""
+    there = _recorded(folder)
+    if there is not None:
+        if there.qat.noise != aim.bits:
+            raise QtxError(f"{folder} was trained for {there.qat.noise}, and not for {aim.bits}: choose another --out")
+        return there
+    before = load_run(start)
+    experiment = dataclasses.replace(
+        patient,
+        start=str(start),
+        model=dataclasses.replace(before.assembled.experiment.model, dropout=0.0, attention_dropout=0.0),
+        training=dataclasses.replace(
+            patient.training,
+            steps=steps,
+            warmup_steps=min(patient.training.warmup_steps, steps - 1),
+            clip_weights=weight_limit(before),
+            eval_every=-(-steps // 2),
+            outliers_every=-(-steps // 2),
+        ),
+        qat=QatConfig(noise=aim.bits),
+    )
+    if aim.attention is None:
+        return experiment
+    wanted = grown_from(before.assembled.experiment, experiment, attention_variant(aim.attention))
+    return dataclasses.replace(experiment, model=dataclasses.replace(experiment.model, attention=wanted))
+
+
+def _recorded(folder: Path) -> Experiment | None:
+    return load_experiment(folder) if RunFolder(folder).config.exists() else None
+
+
+def _measured(folder: Path, bits: str, began: float | None = None) -> Stage:
+    """Returns a run as a stage, measured now or earlier."""
+    began = time.monotonic() if began is None else began
+    experiment = load_experiment(folder)
+    quantization = record(experiment)["quantization"]
+    checkpoint = find_checkpoint(folder)
+    found = find_result(RunFolder(folder), checkpoint, experiment.training.eval_batches, quantization)
+    if found is None:
+        run = load_run(folder)
+        found = measure(run, quantize(run), attention_text(experiment.model.attention), began)
+    return Stage(
+        folder,
+        checkpoint,
+        experiment.training.clip_weights,
+        found["fp"],
+        found["quantized"][bits],
+        found["max_inf_norm"],
+        found["seconds"],
+    )
+
+
+def why_ended(stages: Sequence[Stage], aim: Aim) -> str:
+    """Says in a sentence why a healing ended."""
+    reached = best(stages).quantized >= aim.target
+    if reached and len(stages) == 1:
+        return f"As it came, the model has the {aim.target:g} that was asked for, and was left alone."
+    if reached:
+        return f"It has the {aim.target:g} that was asked for."
+    if aim.steps is not None:
+        return f"It was asked for {aim.target:g} and for {aim.steps} updates, which were too few."
+    if stages[-1].quantized - stages[-2].quantized < PLATEAU:
+        return f"It was asked for {aim.target:g}; the last stage added less than {PLATEAU:g}."
+    return f"It was asked for {aim.target:g}, but the {aim.hours:g} hours were up."
+
+
+def story_of(stages: Sequence[Stage], aim: Aim, command: str) -> Story:
+    """Returns what is told of a healing."""
+    first = load_experiment(stages[0].folder)
+    assembled = assemble(first, workdir=stages[0].folder)
+    model = f"{model_in_words(first.model)}, {assembled.parameters:,} parameters"
+    chosen = stages.index(best(stages))
+    ended = why_ended(stages, aim)
+    return Story(first.name, model, assembled.data.description, aim.bits, stages, chosen, ended, command)
+
+
+def export_healed(stage: Stage, out: Path) -> list[str]:
+    """Writes the model of a stage as a checkpoint like its original's, with the original's options of training; returns
+    lines to tell the user."""
+    run = load_run(stage.folder)
+    original = load_experiment(stage.folder.parent / ORIGINAL).model
+    of_training = {name: getattr(original, name) for name in OF_TRAINING}
+    model = dataclasses.replace(run.assembled.experiment.model, **of_training)
+    return export_huggingface(dataclasses.replace(run, assembled=run.assembled.with_model(model)), out)
+
+
+def licence_of(folder: Path) -> str | None:
+    """Returns the licence that the card of a checkpoint's folder names, README.md; None: it names none."""
+    card = folder / "README.md"
+    text = card.read_text(encoding="utf-8", errors="replace") if card.is_file() else ""
+    found = re.match(r"---\n(?:.*\n)*?license: *([\w.+-]+)\s*\n", text)
+    return found[1] if found else None
+
+
+def load_experiment(folder: Path) -> Experiment:
+    """Returns the experiment that a run recorded."""
+    return read_config(recorded(folder))
