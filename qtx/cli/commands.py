@@ -138,6 +138,8 @@ def heal(
     }
     aim = Aim(**given)
     folder, command = at_home(out), f"qtx {join(sys.argv[1:])}"
+    if folder.exists() and not (folder.is_dir() and ((folder / "run").is_dir() or not any(folder.iterdir()))):
+        raise QtxError(f"--out={folder} is there, and holds no healing: choose another")
     began = time.monotonic()
     stages = heal_model(experiment, source, folder / "run", aim, tell=lambda line: say(console, line))
     story = story_of(stages, aim, command)

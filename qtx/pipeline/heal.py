@@ -26,6 +26,7 @@ from qtx.experiment import Experiment, record, recorded
 from qtx.experiment import read as read_config
 from qtx.families.in_words import model_in_words
 from qtx.foundation.errors import QtxError
+from qtx.interop.contents import digest_of_folder
 from qtx.models import OF_TRAINING
 from qtx.pipeline.assemble import assemble
 from qtx.pipeline.export import export_huggingface
@@ -131,6 +132,9 @@ def heal(
     quantization = dataclasses.replace(patient.quantization, schemes=(aim.bits,))
     patient = dataclasses.replace(patient, quantization=quantization)
     original = folder / ORIGINAL
+    there = RunFolder(original)
+    if there.config.exists() and there.identity().get("imported") != digest_of_folder(source.folder):
+        raise QtxError(f"{folder} has the healing of another checkpoint: choose another --out")
     import_run(patient, original, source)
     tell(f"measuring the original in {aim.bits.upper()}")
     stages = [_measured(original, aim.bits)]

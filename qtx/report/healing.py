@@ -44,7 +44,7 @@ class Stage:
 
 @dataclasses.dataclass(frozen=True)
 class Story:
-    """What a healing did.
+    """A `Story` says what a healing did.
 
     Attributes:
       name: the model's name.
@@ -106,7 +106,7 @@ def model_card(story: Story, licence: str | None) -> str:
             f"The same model ({story.model}), trained to stay what it was and to survive integers.",
             f"{sentence(story)} {story.ended}",
             "",
-            markdown(header, rows),
+            markdown(header, rows).strip(),
             "",
             f"{FIDELITY} {HOW}: {story.data}.",
             "",
