@@ -26,6 +26,7 @@ from qtx.experiment import Experiment, record, recorded
 from qtx.experiment import read as read_config
 from qtx.families.in_words import model_in_words
 from qtx.foundation.errors import QtxError
+from qtx.foundation.storage import Expected, read_sealed_json, sealed_json, write_whole
 from qtx.interop.contents import digest_of_folder
 from qtx.models import OF_TRAINING
 from qtx.pipeline.assemble import assemble
@@ -47,6 +48,7 @@ BATCH, EVAL_BATCHES, SHORTEST = 8, 16, 16
 FIRST_STAGE = 180
 SMALLEST_STAGE = 30
 ORIGINAL = "original"
+EXPECTED = Expected("a healing of this version of qtx", "choose another --out")
 PLATEAU = 0.002
 """What a stage has to add to the quantized model's fidelity for another one to follow."""
 
@@ -132,10 +134,10 @@ def heal(
     quantization = dataclasses.replace(patient.quantization, schemes=(aim.bits,))
     patient = dataclasses.replace(patient, quantization=quantization)
     original = folder / ORIGINAL
-    there = RunFolder(original)
-    if there.config.exists() and there.identity().get("imported") != digest_of_folder(source.folder):
-        raise QtxError(f"{folder} has the healing of another checkpoint: choose another --out")
+    file, claim = folder / "healing.json", _claim(source, aim)
+    _check(file, claim)
     import_run(patient, original, source)
+    write_whole({file: sealed_json(claim)})
     tell(f"measuring the original in {aim.bits.upper()}")
     stages = [_measured(original, aim.bits)]
     if stages[0].quantized >= aim.target and not aim.force:
@@ -191,11 +193,8 @@ def weight_limit(run: TrainedRun) -> float:
 
 def _experiment(patient: Experiment, start: Path, folder: Path, steps: int, aim: Aim) -> Experiment:
     """Returns the experiment of a stage: the one that is there already, or one that starts from the stage before."""
-    there = _recorded(folder)
-    if there is not None:
-        if there.qat.noise != aim.bits:
-            raise QtxError(f"{folder} was trained for {there.qat.noise}, and not for {aim.bits}: choose another --out")
-        return there
+    if RunFolder(folder).config.exists():
+        return load_experiment(folder)
     before = load_run(start)
     experiment = dataclasses.replace(
         patient,
@@ -217,8 +216,17 @@ def _experiment(patient: Experiment, start: Path, folder: Path, steps: int, aim:
     return dataclasses.replace(experiment, model=dataclasses.replace(experiment.model, attention=wanted))
 
 
-def _recorded(folder: Path) -> Experiment | None:
-    return load_experiment(folder) if RunFolder(folder).config.exists() else None
+def _claim(source: Found, aim: Aim) -> dict[str, Any]:
+    """Returns what makes a healing another one."""
+    return {"checkpoint": digest_of_folder(source.folder), "bits": aim.bits, "attention": aim.attention}
+
+
+def _check(file: Path, claim: dict[str, Any]) -> None:
+    """Raises QtxError if a folder's file says that it is of another healing than is claimed."""
+    there = read_sealed_json(file, EXPECTED) if file.exists() else claim
+    other = [f"{name} is {there.get(name)}" for name, value in claim.items() if there.get(name) != value]
+    if other:
+        raise QtxError(f"{file.parent} has another healing, whose {', '.join(other)}: choose another --out")
 
 
 def _measured(folder: Path, bits: str, began: float | None = None) -> Stage:
