@@ -204,7 +204,7 @@ EARLIER_AND_LATER = {
         {"rope_parameters": {"rope_type": "ntk", "rope_theta": 3e4, "factor": 2.0}},
         {"rotary_base": 3e4, "rotary_factor": 2.0},
     ),
-    **{names[0]: GENERAL for kind, names in OF_KIND.items() if kind in ("bert", "roberta", "mpnet", "electra", "albert")},
+    **dict.fromkeys((OF_KIND[kind][0] for kind in ("bert", "roberta", "mpnet", "electra", "albert")), GENERAL),
     "DistilBertForMaskedLM": ({"torch_dtype": "float32", "tie_weights_": True}, {"dtype": "float32"}, {}),
 }
 

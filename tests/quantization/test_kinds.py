@@ -101,7 +101,7 @@ FACTORS = {
     "attention": ("softmax", "clipped_softmax", "gated_linear"),
     "weight_granularity": ("tensor", "channel", "input_group,size=4"),
     "activation_granularity": ("tensor", "group", "token"),
-    "then": ("integers", "training"),
+    "then": ("nothing", "integers", "training"),
 }
 
 
@@ -112,7 +112,7 @@ IMPOSSIBLE = {("ALBERT", "smoothquant"), ("OPT-350m", "paper_bert")}
 def fits(kind, method, recipe, attention, weight_granularity, activation_granularity, then):
     """Says whether a row is possible. Integers have ranges that are fixed, and of tensors but for weights' channels."""
     static = method != "per_token" and activation_granularity == "tensor" and "group" not in weight_granularity
-    return not IMPOSSIBLE & {(kind, method), (kind, recipe)} and (then == "training" or static)
+    return not IMPOSSIBLE & {(kind, method), (kind, recipe)} and (then != "integers" or static)
 
 
 def pairs(row):
@@ -151,16 +151,17 @@ def test_every_kind_with_every_recipe_and_method(
     assert difference(kind, attention, without_grids(result, method, params, batch)) < 1e-4
 
     if then == "training":
-        options = QuantizationConfig(recipe=recipe, **granularities)
-        learn = activation_granularity != "group"
-        recipe = options.make_recipe("w8a8", module.config)
-        assert_quantized_as_after_training(module, params, batch, recipe, learn)
-        return
-    result = off_the_edges(result)
-    model = convert(result)
-    gated = attention == "gated_linear" and recipe == "paper_opt"
-    assert set(PRODUCTS) & set(model.in_floating_point) == ({"layers/attention/out"} if gated else set())
-    assert_same_answers(model, result, batch)
+        options, learn = QuantizationConfig(recipe=recipe, **granularities), activation_granularity != "group"
+        # Of two programs one may round the zero-point of a token's grid down, the other up: at 16 bits that is little.
+        scheme, allowed = ("w4a16", 2e-3) if activation_granularity == "token" else ("w8a8", 0.02)
+        rules = options.make_recipe(scheme, module.config)
+        assert_quantized_as_after_training(module, params, batch, rules, learn, allowed)
+    if then == "integers":
+        result = off_the_edges(result)
+        model = convert(result)
+        gated = attention == "gated_linear" and recipe == "paper_opt"
+        assert set(PRODUCTS) & set(model.in_floating_point) == ({"layers/attention/out"} if gated else set())
+        assert_same_answers(model, result, batch)
 
 
 @pytest.mark.slow
