@@ -156,12 +156,18 @@ def test_every_kind_with_every_recipe_and_method(
         scheme, allowed = ("w4a16", 2e-3) if activation_granularity == "token" else ("w8a8", 0.02)
         rules = options.make_recipe(scheme, module.config)
         assert_quantized_as_after_training(module, params, batch, rules, learn, allowed)
-    if then == "integers":
-        result = off_the_edges(result)
-        model = convert(result)
-        gated = attention == "gated_linear" and recipe == "paper_opt"
-        assert set(PRODUCTS) & set(model.in_floating_point) == ({"layers/attention/out"} if gated else set())
-        assert_same_answers(model, result, batch)
+    if then != "integers":
+        return
+    if (kind, weight_granularity) == ("OPT-350m", "channel"):
+        # It multiplies its table, whose columns have scales of their own then.
+        with pytest.raises(QtxError, match="the weight 'embeddings/words/embedding' .*set .*weight_granularity=tensor"):
+            convert(result)
+        return
+    result = off_the_edges(result)
+    model = convert(result)
+    gated = attention == "gated_linear" and recipe == "paper_opt"
+    assert set(PRODUCTS) & set(model.in_floating_point) == ({"layers/attention/out"} if gated else set())
+    assert_same_answers(model, result, batch)
 
 
 @pytest.mark.slow

@@ -95,9 +95,10 @@ class Grids:
     def _one_scale(self, site: str) -> Fields | None:
         fields = self.sites.get(site)
         if fields is not None and fields["scale"].ndim > (site in self.stacked):
+            kind, path = ("weight", site + TABLE) if site + TABLE in self.weights else ("activation", site)
             raise QtxError(
-                f"the activation {site!r} has a range per channel: an integer product can only sum over channels of "
-                "one scale, so expected one range per tensor: set config.quantization.activation_granularity=tensor"
+                f"the {kind} {path!r} has a range per channel: an integer product can only sum over channels of one "
+                f"scale, so expected one range per tensor: set config.quantization.{kind}_granularity=tensor"
             )
         return fields
 
