@@ -208,6 +208,7 @@ def test_gptq_rounds_a_shared_kernel_for_the_inputs_of_all_layers():
         ("ELECTRA", "softmax", "smoothquant"),
         ("ALBERT", "softmax", "static"),
         ("ALBERT", "gated_linear", "gptq"),
+        ("ALBERT", "softmax", "hadamard"),
     ],
 )
 def test_integers_compute_what_fake_quantization_simulates(tmp_path, kind, attention, method):
