@@ -27,6 +27,9 @@ from qtx.models.flops import step_flops
 KINDS: dict[str, tuple[str, dict[str, Any]]] = {
     "bert": ("bert", {}),
     "mpnet": ("bert", {"type_vocab_size": 0, "relative_buckets": 32}),
+    "distilbert": ("bert", {"type_vocab_size": 0}),
+    "electra": ("bert", {"embedding_width": 128}),
+    "albert": ("bert", {"embedding_width": 128, "shared_layers": True, "activation": "gelu_new"}),
     "modern_bert": ("modern_bert", {}),
     "rotary_bert": ("rotary_bert", {}),
 }

@@ -74,13 +74,18 @@ SOFTMAX = [
 ]
 
 
+def of_heads(config):
+    """The shape of a parameter that each head of a model has."""
+    return (HEADS,) if config.shared_layers else (LAYERS, HEADS)
+
+
 @pytest.mark.representative("BertModel", "OPTForCausalLM, post-LN", "ViTForImageClassification")
 @pytest.mark.parametrize("name", SOFTMAX)
 def test_another_attentions_weights_are_written_too(tmp_path, name):
     KINDS[name].write(tmp_path / "original")
     config, params = load(tmp_path / "original")
     config = dataclasses.replace(config, attention=VARIANTS["gated_linear"])
-    heads = (HEADS,) if getattr(config, "shared_layers", False) else (LAYERS, HEADS)
+    heads = of_heads(config)
     gates = {"kernel": np.ones((*heads, WIDTH // HEADS), np.float32), "bias": np.zeros(heads)}
     params["layers"]["attention"]["gate_predictor"] = gates
     save(tmp_path / "gated", config, params, original=tmp_path / "original")
@@ -94,19 +99,25 @@ def test_another_attentions_weights_are_written_too(tmp_path, name):
     assert json.loads((tmp_path / "back/config.json").read_text()) == KINDS[name].config
 
 
+@pytest.mark.representative("BertForMaskedLM-*", "timm's ViT-*")
 @pytest.mark.parametrize("dtype", [np.float16, ml_dtypes.bfloat16])
-@pytest.mark.parametrize("name", ["BertForMaskedLM", "timm's ViT"])
+@pytest.mark.parametrize("name", KINDS)
 def test_half_precision_is_read_and_written_again_bit_for_bit(tmp_path, name, dtype):
+    """The parameters are those of the same weights in float32, rounded, which NumPy does."""
+    KINDS[name].write(tmp_path / "whole")
     tensors = KINDS[name].write(tmp_path / "original", dtype)
+    expected_config, expected = load(tmp_path / "whole")
     config, params = load(tmp_path / "original")
+    assert config == expected_config
     assert {leaf.dtype for leaf in jax.tree.leaves(params)} == {np.dtype(np.float32)}
+    jax.tree.map(lambda x, y: np.testing.assert_array_equal(x, np.asarray(y).astype(dtype)), params, expected)
     save(tmp_path / "again", config, params, original=tmp_path / "original")
-    assert (tmp_path / "again/model.safetensors").stat().st_size < 3 * sum(x.nbytes for x in tensors.values())
     found = open_safetensors(tmp_path / "again/model.safetensors", EXPECTED)[0]
     assert_same_bits({key: np.asarray(x) for key, x in found.items()}, tensors)
 
 
-@pytest.mark.parametrize("name", ["BertForMaskedLM", "OPTForCausalLM", "timm's ViT"])
+@pytest.mark.representative("BertForMaskedLM", "OPTForCausalLM", "timm's ViT")
+@pytest.mark.parametrize("name", KINDS)
 def test_shards_are_read_and_written_again(tmp_path, name):
     tensors = KINDS[name].write(tmp_path / "original")
     whole = load(tmp_path / "original")
@@ -115,8 +126,9 @@ def test_shards_are_read_and_written_again(tmp_path, name):
     jax.tree.map(np.testing.assert_array_equal, (config, params), whole)
 
     save(tmp_path / "again", config, params, original=tmp_path / "original")
-    files = sorted(path.name for path in (tmp_path / "original").iterdir())
-    assert sorted(path.name for path in (tmp_path / "again").iterdir()) == files
+    files = [path.name for path in (tmp_path / "original").iterdir()]
+    code = {modeling.FILE} if "attention" in KINDS[name].fields else set()
+    assert {path.name for path in (tmp_path / "again").iterdir()} == {*files, *code}
     for file in files:
         if file.endswith(".safetensors"):
             assert_same_bits(load_file(tmp_path / "again" / file), load_file(tmp_path / "original" / file))
@@ -127,7 +139,7 @@ def test_shards_are_read_and_written_again(tmp_path, name):
     if name not in SOFTMAX:
         return
     config = dataclasses.replace(config, attention=VARIANTS["sink"])
-    params["layers"]["attention"]["normalizer"] = {"sinks": np.ones((LAYERS, HEADS), np.float32)}
+    params["layers"]["attention"]["normalizer"] = {"sinks": np.ones(of_heads(config), np.float32)}
     save(tmp_path / "sink", config, params, original=tmp_path / "original")
     jax.tree.map(np.testing.assert_array_equal, load(tmp_path / "sink"), (config, params))
 

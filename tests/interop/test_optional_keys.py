@@ -15,7 +15,7 @@ from qtx.foundation.config import read_section, section
 from qtx.foundation.errors import QtxError
 from qtx.interop import load, save
 from qtx.pipeline.importing import check_model, stored_model
-from tests.interop.kinds import KINDS, MLP, WIDTH
+from tests.interop.kinds import KINDS, LAYERS, MLP, NOMIC, OF_NOMICS_HUB, WIDTH
 from tests.interop.test_kinds import assert_same_bits, load_file
 
 OF_KIND = {
@@ -172,6 +172,56 @@ def test_it_is_the_same_model_and_is_given_back(tmp_path, kind, name, key, value
         model = dataclasses.replace(model, dropout=0.0, attention_dropout=0.0, init_std=1.0)
         expected = model if expected is None else expected
         assert model == expected, f"{key} {value!r}"
+
+
+def theta(base):
+    return {"rope_type": "default", "rope_theta": base}
+
+
+GENERAL = (
+    {"torch_dtype": "float32", "position_embedding_type": "absolute", "transformers_version": "4.48.0"},
+    {"dtype": "float32", "is_decoder": False, "add_cross_attention": False, "transformers_version": "5.23.0"},
+    {},
+)
+# Keys as transformers 4, or the hub's own files, have them, as transformers 5 writes them, and what both mean.
+EARLIER_AND_LATER = {
+    "ModernBertModel": (
+        {"global_rope_theta": 8e4, "local_rope_theta": 5e3, "global_attn_every_n_layers": LAYERS},
+        {
+            "rope_parameters": {"full_attention": theta(8e4), "sliding_attention": theta(5e3)},
+            "layer_types": ["full_attention", *["sliding_attention"] * (LAYERS - 1)],
+        },
+        {"global_base": 8e4, "local_base": 5e3, "global_every": LAYERS},
+    ),
+    "NomicBertModel, of the hub": (
+        OF_NOMICS_HUB,
+        NOMIC | {"rope_parameters": theta(1000), "architectures": OF_NOMICS_HUB["architectures"]},
+        {"rotary_base": 1000, "activation": "silu", "mlp_width": MLP},
+    ),
+    "GteForMaskedLM": ({"rope_theta": 3e4}, {"rope_parameters": theta(3e4)}, {"rotary_base": 3e4, "rotary_factor": 1}),
+    "GteModel, of the hub": (
+        {"rope_theta": 3e4, "rope_scaling": {"type": "ntk", "factor": 2.0}},
+        {"rope_parameters": {"rope_type": "ntk", "rope_theta": 3e4, "factor": 2.0}},
+        {"rotary_base": 3e4, "rotary_factor": 2.0},
+    ),
+    **dict.fromkeys((OF_KIND[kind][0] for kind in ("bert", "roberta", "mpnet", "electra", "albert")), GENERAL),
+    "DistilBertForMaskedLM": ({"torch_dtype": "float32", "tie_weights_": True}, {"dtype": "float32"}, {}),
+}
+
+
+@pytest.mark.representative("ModernBertModel")
+@pytest.mark.parametrize("name", EARLIER_AND_LATER)
+def test_keys_of_transformers_4_and_5_mean_the_same_model(tmp_path, name):
+    earlier, later, meant = EARLIER_AND_LATER[name]
+    others = {key: x for key, x in KINDS[name].config.items() if key not in {*earlier, *later}}
+    models = []
+    for number, keys in enumerate((earlier, later)):
+        dataclasses.replace(KINDS[name], config=others | keys).write(tmp_path / f"original{number}")
+        models.append(imported_and_exported(tmp_path / f"original{number}", tmp_path / f"again{number}"))
+        assert json.loads((tmp_path / f"again{number}/config.json").read_text()) == others | keys
+    assert {option: getattr(models[0][0], option) for option in meant} == meant
+    assert models[0][0] == models[1][0]
+    jax.tree.map(np.testing.assert_array_equal, models[0][1], models[1][1])
 
 
 def test_widths_that_are_equal_are_no_projection(tmp_path):

@@ -233,13 +233,48 @@ def test_texts_of_every_length_that_has_positions_are_the_same_padded(tmp_path, 
         np.testing.assert_allclose(found[i, : i + 1], expected, rtol=0, atol=1e-5 * np.abs(expected).max())
 
 
-def test_shards_of_transformers_are_read(tmp_path):
+# A model of each kind, and the type of its weights: half of the kinds in one half precision, half in the other.
+HALVES = {
+    "BertModel": torch.bfloat16,
+    "RobertaForMaskedLM": torch.float16,
+    "XLMRobertaForSequenceClassification": torch.bfloat16,
+    "MPNetForMaskedLM": torch.float16,
+    "NomicBertForMaskedLM": torch.bfloat16,
+    "GteForSequenceClassification": torch.float16,
+    "ModernBertForTokenClassification": torch.bfloat16,
+    "DistilBertForMaskedLM": torch.float16,
+    "ElectraForSequenceClassification": torch.bfloat16,
+    "AlbertForMaskedLM": torch.float16,
+}
+
+
+@pytest.mark.representative("BertModel")
+@pytest.mark.parametrize("name", HALVES)
+def test_half_precision_and_shards_of_transformers_are_read(tmp_path, name):
     torch.manual_seed(0)
-    model, _, _ = bert("BertForMaskedLM")
-    model.save_pretrained(tmp_path / "whole")
-    model.save_pretrained(tmp_path / "shards", max_shard_size="20KB")
+    model, their_inputs, batch = KINDS[name]()
+    randomized(model).to(HALVES[name])
+    model.save_pretrained(tmp_path / "theirs")
+    model.save_pretrained(tmp_path / "shards", max_shard_size="10KB")
     assert len(list((tmp_path / "shards").glob("model-*.safetensors"))) > 2
-    jax.tree.map(np.testing.assert_array_equal, load(tmp_path / "shards"), load(tmp_path / "whole"))
+    config, params = load(tmp_path / "theirs")
+    jax.tree.map(np.testing.assert_array_equal, load(tmp_path / "shards"), (config, params))
+
+    # Read again: rotary angles are no weights, and would be as rough as the type that the model had.
+    in_float32 = type(model).from_pretrained(tmp_path / "theirs", dtype=torch.float32)
+    expected = output_of(in_float32.eval(), their_inputs)
+    with jax.default_matmul_precision("highest"):
+        found = np.asarray(jax.jit(build(config).apply)({"params": params}, batch))
+    valid = batch["mask"] if found.ndim == 3 else ...
+    np.testing.assert_allclose(found[valid], expected[valid], rtol=0, atol=1e-5 * np.abs(expected[valid]).max())
+
+    for original, again in (("theirs", "again"), ("shards", "again_in_shards")):
+        save(tmp_path / again, config, params, original=tmp_path / original)
+        written, told = type(model).from_pretrained(tmp_path / again, dtype="auto", output_loading_info=True)
+        assert written.dtype == HALVES[name] and not (told["missing_keys"] or told["unexpected_keys"])
+        for key, value in model.state_dict().items():
+            assert torch.equal(value, written.state_dict()[key]), key
+        assert json.loads((tmp_path / again / "config.json").read_text())["dtype"] == str(HALVES[name])[6:]
 
 
 @pytest.mark.parametrize("name", ["BertModel", "OPT"])
@@ -259,19 +294,3 @@ def test_names_without_the_prefix_are_those_that_transformers_takes(tmp_path, na
     same = type(model).from_pretrained(tmp_path).eval()
     np.testing.assert_array_equal(output_of(same, their_inputs), output_of(model, their_inputs))
     jax.tree.map(np.testing.assert_array_equal, load(tmp_path), expected)
-
-
-def test_half_precision_of_transformers_is_read(tmp_path):
-    torch.manual_seed(0)
-    model, their_inputs, batch = bert("BertModel")
-    model.to(torch.bfloat16).save_pretrained(tmp_path / "theirs")
-    expected = output_of(model.float().eval(), their_inputs)
-    config, params = load(tmp_path / "theirs")
-    with jax.default_matmul_precision("highest"):
-        found = build(config).apply({"params": params}, batch)
-    valid = batch["mask"]
-    np.testing.assert_allclose(found[valid], expected[valid], rtol=0, atol=1e-5 * np.abs(expected).max())
-    save(tmp_path / "again", config, params, original=tmp_path / "theirs")
-    again = transformers.BertModel.from_pretrained(tmp_path / "again", dtype="auto")
-    assert again.dtype == torch.bfloat16
-    assert json.loads((tmp_path / "again/config.json").read_text())["dtype"] == "bfloat16"

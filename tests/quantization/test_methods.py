@@ -78,25 +78,26 @@ def without_bits(ranges):
     return {path: {**r, "bits": jnp.zeros_like(r["bits"])} for path, r in ranges.items()}
 
 
-@pytest.mark.slow
-@pytest.mark.parametrize("method, family", IN_TURN)
-def test_every_method_on_families_in_turn(method, family):
-    module, params, batch = with_outlier(family)
-    result = quantized(method, family, "w8a4")
-    # With every grid off, only the bases remain, and a basis changes nothing.
+def without_grids(result, method, params, batch):
+    """A model quantized by a method with every grid off: only the bases remain, and a basis changes nothing."""
     weight_ranges = without_bits(result.weight_ranges)
     problem = SimpleNamespace(
         **{"plan": result.weight_plan, "params": params, "ranges": weight_ranges},
-        inputs=lambda *statistic: of_inputs(module, params, [batch], tuple(statistic[0]), *statistic[1:], {}),
+        inputs=lambda *statistic: of_inputs(result.module, params, [batch], tuple(statistic[0]), *statistic[1:], {}),
     )
     unrounded = METHODS[method]().round_weights(problem)
-    result = dataclasses.replace(
-        result,
-        params=unrounded,
-        weight_ranges=weight_ranges,
-        activation_ranges=without_bits(result.activation_ranges),
-    )
     jax.tree.map(functools.partial(np.testing.assert_allclose, rtol=1e-4, atol=1e-6), unrounded, params)
+    activation_ranges = without_bits(result.activation_ranges)
+    return dataclasses.replace(
+        result, params=unrounded, weight_ranges=weight_ranges, activation_ranges=activation_ranges
+    )
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("method, family", IN_TURN)
+def test_every_method_on_families_in_turn(method, family):
+    _, params, batch = with_outlier(family)
+    result = without_grids(quantized(method, family, "w8a4"), method, params, batch)
     assert difference(result, params, batch) < 1e-4
     assert error(method, family, "w16a16") < 1e-2
     for scheme, families in BETTER[method].items():

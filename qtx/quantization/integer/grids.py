@@ -95,9 +95,10 @@ class Grids:
     def _one_scale(self, site: str) -> Fields | None:
         fields = self.sites.get(site)
         if fields is not None and fields["scale"].ndim > (site in self.stacked):
+            kind, path = ("weight", site + TABLE) if site + TABLE in self.weights else ("activation", site)
             raise QtxError(
-                f"the activation {site!r} has a range per channel: an integer product can only sum over channels of "
-                "one scale, so expected one range per tensor: set config.quantization.activation_granularity=tensor"
+                f"the {kind} {path!r} has a range per channel: an integer product can only sum over channels of one "
+                f"scale, so expected one range per tensor: set config.quantization.{kind}_granularity=tensor"
             )
         return fields
 
@@ -110,11 +111,10 @@ def _in_layers(fields: Fields | None, layers: int | slice) -> Fields | None:
 
 
 def same_basis(left: Fields, right: Fields) -> bool:
-    """Says whether the integers of two grids are in the same basis, so that a product may take both."""
+    """Says whether the integers of two grids are in the same basis, so that a product may take both. A kernel that all
+    layers share has one basis, and what enters has one in each layer."""
     bases = basis_of(left), basis_of(right)
-    return bases[0].keys() == bases[1].keys() and all(
-        jnp.array_equal(x, bases[1][name]) for name, x in bases[0].items()
-    )
+    return bases[0].keys() == bases[1].keys() and all(bool((x == bases[1][name]).all()) for name, x in bases[0].items())
 
 
 def read_grids(quantized: Quantized) -> Grids:
