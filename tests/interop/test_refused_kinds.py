@@ -138,6 +138,11 @@ CASES = {
         "rope_type is 'yarn'; qtx supports only 'default'",
     ),
     "ModernBERT, biases": ("ModernBertModel", values(norm_bias=True), "norm_bias is True; qtx's modernbert supports"),
+    "ModernBERT, kinds of fewer layers": (
+        "ModernBertModel",
+        values(layer_types=["full_attention"]),
+        "layer_types are 1: expected one for each of num_hidden_layers",
+    ),
     "ModernBERT, layers of another type": (
         "ModernBertModel",
         values(layer_types=3),
@@ -220,6 +225,11 @@ CASES = {
         "ElectraForMaskedLM",
         values(embedding_size="4"),
         "embedding_width is '4': expected int",
+    ),
+    "ALBERT, tables as wide as the model": (
+        "AlbertModel",
+        values(embedding_size=WIDTH),
+        "embedding_size is hidden_size; qtx's albert supports only another width",
     ),
     "ALBERT, groups of layers": (
         "AlbertModel",
