@@ -153,7 +153,9 @@ def _rows(
     texts, labels = ([_index(path, line, column, names) for column in some] for some in (of_texts, columns))
     for number, row in rows:
         if len(row) != len(names):
-            raise QtxError(f"{path}, line {number}: {len(row)} columns, but {len(names)} in line {line}")
+            raise QtxError(
+                f"{path}, line {number}: {len(row)} columns, but {len(names)} in line {line}: expected as many"
+            )
         yield number, [row[text] for text in texts], [row[label] for label in labels]
 
 

@@ -73,7 +73,7 @@ REFUSED = {
     "another kind": ("a.csv", b"a,b\n", NAMED, "a.csv is no table: expected .tsv, .jsonl"),
     "no such name": ("a.tsv", table(ROWS), NAMED, "line 1: no column 'text', found pos, 0, a \"quoted\" text: set "),
     "no such number": ("a.tsv", table(ROWS), ("3", "0"), "line 1: no column '3', found 0, 1, 2: set data.text_column"),
-    "a tab too many": ("a.tsv", b"x\ty\nx\ty\tz\n", ("1", "0"), "line 2: 3 columns, but 2 in line 1"),
+    "a tab too many": ("a.tsv", b"x\ty\nx\ty\tz\n", ("1", "0"), "line 2: 3 columns, but 2 in line 1: expected as many"),
     "no label": ("a.tsv", b"x\ty\n \ty\n", ("1", "0"), "line 2: no label: expected one in column 0"),
     "no such key": ("a.jsonl", b'{"text": "x", "class": 1}', NAMED, "line 1: no column 'label', found text, class"),
     "no object": ("a.jsonl", b"[1]", NAMED, "line 1: expected an object with text and label"),

@@ -52,7 +52,6 @@ SHOWN_BY: dict[tuple[str, ...], str] = {
 }
 
 
-
 def told_by_values(values: Mapping[str, Any], fields: Mapping[str, Any], source: str) -> dict[str, Any]:
     """Tells what BERT's config tells.
 
