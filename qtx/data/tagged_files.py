@@ -17,7 +17,7 @@ COLUMNS = (".conll", ".bio", ".iob", ".iob2", ".tsv", ".txt")
 """Suffixes of files with a word and its label per line."""
 DOCUMENT = "-DOCSTART-"
 COMMENT = "#"
-BLANKS = re.compile(" +")
+BLANKS, NUMBER = re.compile(" +"), re.compile("[0-9]{1,9}")
 TOKENS, TAGS = "tokens", ("ner_tags", "tags", "labels")
 """Keys of words and of their labels in a `.jsonl`, if no others are named; of labels the first that is there."""
 
@@ -46,8 +46,8 @@ def tagged_words(
         words and a list of labels. Plain or with `.gz`, `.xz` or `.zst`.
       text_column, label_column: numbers of columns from 0; None: the first and the last. Of a `.jsonl` keys; None: see
         `TOKENS` and `TAGS`.
-      numbering: the classes that every label must belong to, and by whose numbers a `.jsonl` may have its labels, if
-        the user has named them, or nobody has; None: any label is taken.
+      numbering: the classes that every label must belong to, and that labels may have by number, if the user has named
+        them, or nobody has; None: any name is taken.
       mended: counts what had to be mended (see `qtx.data.reading.whole`), and sentences without a word.
       labelled: whether the labels are used, and checked; if not, there need not be any.
 
@@ -141,6 +141,9 @@ def _objects(path: str | Path, text_column: str | None, label_column: str | None
 
 def _name(label: Any, where: str, numbering: Numbering | None) -> str:
     """Returns the name of a label that is a name, or a class's number."""
+    named = numbering is not None and str(label).strip() in numbering.numbers
+    if isinstance(label, str) and NUMBER.fullmatch(label.strip()) and not named:
+        label = int(label)
     if isinstance(label, str):
         if not label.strip():
             raise QtxError(f"{where}: a word has no label: expected one, e.g. O")

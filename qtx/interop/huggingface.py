@@ -25,7 +25,6 @@ from qtx.interop.stored import ATTENTION_KEY, CONFIG, EXPECTED, open_folder, siz
 from qtx.interop.weight_files import WEIGHTS
 from qtx.models import TransformerConfig
 
-
 MOST_NUMBERS = 2**48
 """The bound on the numbers of one weight, far above what any memory holds."""
 

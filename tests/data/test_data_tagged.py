@@ -22,10 +22,11 @@ SENTENCES = [
 ]
 
 
-def conll(end="\n", tab=" ", columns=(0, 1)):
+def conll(end="\n", tab=" ", numbers=None):
     """The file has four columns, lines between documents, and no line at its end."""
     rows = ["-DOCSTART- -X- -X- O", ""]
     for words, labels in SENTENCES:
+        labels = [str(numbers.index(x)) for x in labels] if numbers else labels
         rows += [tab.join((word, "NN", "B-NP", label)) for word, label in zip(words, labels, strict=True)]
         rows += ["", ""]
     return end.join(rows[:-2]).encode()
@@ -61,6 +62,7 @@ FORMS = {
     "objects of tags": ("a.jsonl", objects("tags"), ()),
     "objects of other keys": ("a.jsonl", objects("pos"), ("tokens", "pos")),
     "objects of numbers": ("a.jsonl", objects("labels", NAMES), ()),
+    "numbers": ("a.conll", conll(numbers=NAMES), ()),
 }
 
 
@@ -122,6 +124,10 @@ def test_numbers_need_names_and_columns_their_numbers(tmp_path):
     assert unnamed[0].labels == ("LABEL_0", "LABEL_0", "LABEL_0", "LABEL_3")
     with pytest.raises(QtxError, match="line 1: labels are numbers: set data.classes to their names in this order"):
         list(tagged_words(tmp_path / "a.jsonl"))
+    (tmp_path / "b.conll").write_text("a 0\nb 1\n")
+    with pytest.raises(QtxError, match="line 1: labels are numbers: set data.classes to their names in this order"):
+        list(tagged_words(tmp_path / "b.conll"))
+    assert list(tagged_words(tmp_path / "b.conll", numbering=Numbering(("1", "0"))))[0].labels == ("0", "1")
     (tmp_path / "a.conll").write_bytes(conll())
     for columns, option in ((("4", None), "text_column"), ((None, "ner"), "label_column")):
         with pytest.raises(QtxError, match=f"line 3: no column '{'4' if columns[0] else 'ner'}', .*data.{option} to "):
