@@ -170,6 +170,8 @@ def import_run(experiment: Experiment, workdir: Path, checkpoint: Found, data: D
         return assembled
     except OSError as error:
         raise QtxError(f"cannot write the run's folder {workdir}: {error.strerror}") from error
+    except QtxError as error:  # the user has never seen the copy
+        raise QtxError(str(error).replace(str(unfinished.imported), str(folder))) from None
     finally:
         shutil.rmtree(unfinished.root, ignore_errors=True)
         if not run.config.exists():
