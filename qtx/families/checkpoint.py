@@ -185,10 +185,10 @@ def _values(value: Any) -> tuple[Any, ...]:
     return value if isinstance(value, tuple) else (value,)
 
 
-def _told(tell: Callable[..., Mapping[str, Any]], values: Mapping[str, Any], *others: Any) -> Mapping[str, Any]:
+def _told(tell: Callable[..., Mapping[str, Any]], values: Mapping[str, Any], *others: Any) -> dict[str, Any]:
     """Returns what a kind's function tells from the values of a config.json, whose name in errors comes last."""
     try:
-        return tell(values, *others)
+        return dict(tell(values, *others))
     except QtxError:
         raise
     except (ArithmeticError, AttributeError, LookupError, TypeError, ValueError) as error:

@@ -268,7 +268,9 @@ def test_runs_that_start_from_each_other_are_refused(imported, tmp_path, capsys)
     assert "leads back to itself" in message
 
 
-@pytest.mark.parametrize("broken", ["vocab.txt", "model.safetensors", "config.json", pytest.param("a number", marks=pytest.mark.slow)])
+@pytest.mark.parametrize(
+    "broken", ["vocab.txt", "model.safetensors", "config.json", pytest.param("a number", marks=pytest.mark.slow)]
+)
 def test_half_a_checkpoint_leaves_nothing(broken, checkpoint, tmp_path, capsys):
     copy = tmp_path / "copy"
     shutil.copytree(checkpoint, copy)
