@@ -152,7 +152,7 @@ def read(config: ConfigDict) -> Experiment:
     if head is not None and values["model"].head != head:
         raise QtxError(
             f"config.model.head is {values['model'].head!r}, but objective {values['objective']!r} trains the head "
-            f"{head!r}: set config.model.head to it, or choose another config.objective"
+            f"{head!r}: choose another config.objective, or, to train such a head, set config.model.head to it"
         )
     for name, cls in SECTIONS.items():
         values[name] = read_section(cls, values[name], f"config.{name}")

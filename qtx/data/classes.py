@@ -15,6 +15,10 @@ SHOWN = 10
 """Number of classes that a message names: there may be thousands."""
 
 
+class Known(tuple[str, ...]):
+    """Names of classes that a model brings, and not the user: numbers in data need not mean these."""
+
+
 class UnknownLabel(QtxError):
     """A label belongs to none of the classes."""
 
@@ -61,7 +65,7 @@ class Numbering:
     """
 
     def __init__(self, classes: Sequence[str]):
-        self.classes = tuple(classes)
+        self.classes = classes if isinstance(classes, tuple) else tuple(classes)
 
     @cached_property
     def numbers(self) -> dict[str, int]:

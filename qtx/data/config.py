@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import dataclasses
-from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
@@ -54,10 +53,10 @@ class DataConfig:
         source: Any = self.source
         return DataConfig(dataclasses.replace(source, tokenizer=str(file), vocab_size=None))
 
-    def with_classes(self, classes: Sequence[str]) -> DataConfig:
+    def with_classes(self, classes: tuple[str, ...]) -> DataConfig:
         """Returns the same data with labels numbered in the order of these classes."""
         source: Any = self.source
-        return DataConfig(dataclasses.replace(source, classes=tuple(classes)))
+        return DataConfig(dataclasses.replace(source, classes=classes))
 
 
 def load(config: DataConfig, objective: str) -> Data:

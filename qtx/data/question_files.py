@@ -29,7 +29,7 @@ class Question(NamedTuple):
     optional: bool
 
 
-def questions(path: str | Path, mended: Counter[str] | None = None) -> Iterator[Question]:
+def questions(path: str | Path, mended: Counter[str] | None = None, labelled: bool = True) -> Iterator[Question]:
     """Yields the questions of a file.
 
     Args:
@@ -37,6 +37,7 @@ def questions(path: str | Path, mended: Counter[str] | None = None) -> Iterator[
         with a `question`, `answers` with `text` and `answer_start`, and in SQuAD 2 `is_impossible`. Plain or with
         `.gz`, `.xz` or `.zst`.
       mended: see `qtx.data.reading.whole`.
+      labelled: whether the answers are used; if not, there need not be any.
 
     Raises:
       QtxError: for a file that cannot be read or is of another kind, or an answer that is not where the file says.
@@ -53,13 +54,13 @@ def questions(path: str | Path, mended: Counter[str] | None = None) -> Iterator[
             where = f"{at}.paragraphs[{j}]"
             context = whole(_part(paragraph, "context", str, where), mended)
             for k, asked in enumerate(_part(paragraph, "qas", list, where)):
-                yield _question(asked, context, f"{where}.qas[{k}]", mended)
+                yield _question(asked, context, f"{where}.qas[{k}]", mended, labelled)
 
 
-def _question(asked: Any, context: str, where: str, mended: Counter[str] | None) -> Question:
+def _question(asked: Any, context: str, where: str, mended: Counter[str] | None, labelled: bool) -> Question:
     question = whole(_part(asked, "question", str, where), mended).lstrip()
     optional = "is_impossible" in asked
-    none = optional and _part(asked, "is_impossible", bool, where)
+    none = (optional and _part(asked, "is_impossible", bool, where)) or (not labelled and not asked.get("answers"))
     found = []
     for n, answer in enumerate([] if none else _part(asked, "answers", list, where)):
         at = f"{where}.answers[{n}]"

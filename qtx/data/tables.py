@@ -65,7 +65,7 @@ def labelled_texts(
         other; or a `.jsonl`, an object per line. Plain or with `.gz`, `.xz` or `.zst`.
       text_column, label_column: keys of the objects; of a table the names in its first line, or numbers from 0 if it
         has no such line. Labels that are no classes may be in several columns, with commas between their names.
-      kind: the labels' kind, of `qtx.data.label_values`; None: the labels are not used.
+      kind: the labels' kind, of `qtx.data.label_values`; None: the labels are not used, and need not be there.
       numbering: the classes that every label must belong to; None: any label is taken.
       mended: see `qtx.data.reading.whole`.
       pair_column: as `text_column`, of the second text of each pair; None: there are no pairs.
@@ -80,7 +80,7 @@ def labelled_texts(
         raise QtxError(f"{path} is no table: expected {', '.join(readers)}, plain or with .gz, .xz or .zst")
     columns = label_columns(label_column, kind)
     of_texts = _text_columns(text_column, pair_column)
-    for number, texts, values in readers[format](path, of_texts, columns):
+    for number, texts, values in readers[format](path, of_texts, columns, kind is not None):
         where = f"{path}, line {number}"
         label = whole(label_text(values, columns, kind, where), mended)
         if numbering is not None:
@@ -138,7 +138,7 @@ def dataset_texts(
 
 
 def _rows(
-    path: str | Path, of_texts: Sequence[str], columns: Sequence[str]
+    path: str | Path, of_texts: Sequence[str], columns: Sequence[str], labelled: bool
 ) -> Iterator[tuple[int, list[str], list[Any]]]:
     rows: Iterator[tuple[int, list[str]]]
     ended = (line.removesuffix("\r") for line in lines(path))  # some editors end lines with a carriage return, too
@@ -149,23 +149,27 @@ def _rows(
     line, names = begin
     if of_texts[0].isdecimal():
         names, rows = [str(index) for index in range(len(names))], itertools.chain([begin], rows)
+    columns = columns if labelled else [column for column in columns if column in names]
     texts, labels = ([_index(path, line, column, names) for column in some] for some in (of_texts, columns))
     for number, row in rows:
         if len(row) != len(names):
-            raise QtxError(f"{path}, line {number}: {len(row)} columns, but {len(names)} in line {line}")
+            raise QtxError(
+                f"{path}, line {number}: {len(row)} columns, but {len(names)} in line {line}: expected as many"
+            )
         yield number, [row[text] for text in texts], [row[label] for label in labels]
 
 
 def _objects(
-    path: str | Path, of_texts: Sequence[str], columns: Sequence[str]
+    path: str | Path, of_texts: Sequence[str], columns: Sequence[str], labelled: bool
 ) -> Iterator[tuple[int, list[str], list[Any]]]:
     for number, record in json_lines(path):
         if not isinstance(record, dict):
             raise QtxError(f"{path}, line {number}: expected an object with {' and '.join((*of_texts, *columns))}")
         keys = list(record)
-        for column in (*of_texts, *columns):
+        there = columns if labelled else [column for column in columns if column in record]
+        for column in (*of_texts, *there):
             _index(path, number, column, keys)
-        texts, labels = ([record[column] for column in some] for some in (of_texts, columns))
+        texts, labels = ([record[column] for column in some] for some in (of_texts, there))
         for column, text in zip(of_texts, texts, strict=True):
             if not isinstance(text, str):
                 raise QtxError(f"{path}, line {number}: {column} is {str(text)[:100]!r}: expected a text")

@@ -52,7 +52,10 @@ def load_tokenizer(path: str | Path) -> TextTokenizer:
     if path.is_dir():
         found = next((path / name for name in KNOWN if (path / name).is_file()), None)
         if found is None:
-            raise QtxError(f"tokenizer folder {path} has none of {', '.join(KNOWN)}")
+            raise QtxError(
+                f"tokenizer folder {path} has none of {', '.join(KNOWN)}: save {TOKENIZER} there with transformers, "
+                "AutoTokenizer.from_pretrained(folder).save_pretrained(folder)"
+            )
         path = found
     if not path.is_file():
         raise QtxError(f"no tokenizer {path}: expected wordpiece, bpe (to train), or a path to {', '.join(KNOWN)}")

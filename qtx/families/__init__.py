@@ -82,15 +82,15 @@ def completed(config: TransformerConfig, data: Any = None) -> TransformerConfig:
                     f"config.model.vocab_size is {of_model}, but the data has {of_data} tokens: expected {of_data} or "
                     "more, or a smaller tokenizer"
                 )
+            elif name == "num_classes" and of_model != of_data and all_of_each:
+                raise QtxError(
+                    f"config.model.num_classes is {of_model}, but the data have {of_data} labels of each text: give as "
+                    "many as the model has outputs, in their order"
+                )
             elif name == "num_classes" and of_model < of_data:
                 raise QtxError(
                     f"config.model.num_classes is {of_model}, but the data has {of_data} classes: choose data with the "
                     "model's labels, or train a head for these"
-                )
-            elif name == "num_classes" and of_model > of_data and all_of_each:
-                raise QtxError(
-                    f"config.model.num_classes is {of_model}, but the data have {of_data} labels of each text: give as "
-                    "many as the model has outputs, in their order"
                 )
             # The embedding table may have more rows than the tokenizer (OPT pads it), and data may lack classes;
             # anything else must be equal.

@@ -141,7 +141,7 @@ class Checkpoint:
         named = str(values.get(self.library.key))[:100]
         known = {f"{self.beginning(values)}{name}": fields for name, fields in self.architectures.items()}
         values = {key: value for key, value in values.items() if value is not None}
-        values = self.options(values, source)
+        values = _told(self.options, values, source)
         for key, value in self.supported.items():
             if values.get(key, value) != value:
                 raise QtxError(f"{source}: {key} is {values[key]!r}; qtx's {named} supports only {value!r}")
@@ -165,7 +165,7 @@ class Checkpoint:
             if tensors and meant.get("head") == "mlm" and shown.get("head") == "none":
                 continue  # an encoder may keep the class that it was pre-trained as, without that head
             shown |= {field: _values(value)[0] for field, value in meant.items()}
-        return result | shown | self.told_by_values(values, shown, source)
+        return result | shown | _told(self.told_by_values, values, shown, source)
 
     def write_config(self, config: Any) -> dict[str, Any]:
         """Returns the config.json of our config, of a kind that is `written`."""
@@ -183,6 +183,16 @@ class Checkpoint:
 
 def _values(value: Any) -> tuple[Any, ...]:
     return value if isinstance(value, tuple) else (value,)
+
+
+def _told(tell: Callable[..., Mapping[str, Any]], values: Mapping[str, Any], *others: Any) -> dict[str, Any]:
+    """Returns what a kind's function tells from the values of a config.json, whose name in errors comes last."""
+    try:
+        return dict(tell(values, *others))
+    except QtxError:
+        raise
+    except (ArithmeticError, AttributeError, LookupError, TypeError, ValueError) as error:
+        raise QtxError(f"{others[-1]} has no values that its model can have: {error}") from None
 
 
 def _read(field: Field, key: str, value: Any, source: str) -> Any:

@@ -25,6 +25,9 @@ from qtx.interop.stored import ATTENTION_KEY, CONFIG, EXPECTED, open_folder, siz
 from qtx.interop.weight_files import WEIGHTS
 from qtx.models import TransformerConfig
 
+MOST_NUMBERS = 2**48
+"""The bound on the numbers of one weight, far above what any memory holds."""
+
 
 def load(folder: str | Path, attention: AttentionConfig | None = None) -> tuple[TransformerConfig, dict[str, Any]]:
     """Loads a checkpoint of a registered family, such as a BertForMaskedLM, as a qtx model.
@@ -47,7 +50,7 @@ def load(folder: str | Path, attention: AttentionConfig | None = None) -> tuple[
     config = stored.config(attention)
     try:
         shapes = _shapes(config)
-    except (ArithmeticError, MemoryError, TypeError, ValueError) as error:  # sizes that no array has
+    except (ArithmeticError, LookupError, MemoryError, TypeError, ValueError) as error:  # sizes that no array has
         raise EXPECTED.refusal(stored.folder / CONFIG, error) from None
     table = table_of(stored.checkpoint, config)
     return config, import_weights(table, stored.used(table), shapes, sizes_of(config), stored.source)
@@ -112,5 +115,8 @@ def _anew(checkpoint: Checkpoint, config: TransformerConfig, params: Any) -> tup
 # Tracing takes longer than reading a small checkpoint; the checkpoints of one experiment share a config.
 @functools.lru_cache(maxsize=8)
 def _shapes(config: Any) -> Any:
-    variables = jax.eval_shape(build(config).init, jax.random.key(0), config.example())
-    return nn.unbox(variables["params"])
+    shapes = nn.unbox(jax.eval_shape(build(config).init, jax.random.key(0), config.example())["params"])
+    largest = max(jax.tree.leaves(shapes), key=lambda leaf: leaf.size)
+    if largest.size >= MOST_NUMBERS:
+        raise ValueError(f"it means a weight of the shape {largest.shape}")
+    return shapes

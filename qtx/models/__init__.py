@@ -8,7 +8,7 @@ import jax
 
 from qtx.models.bert import Bert, BertConfig
 from qtx.models.block import FROM_DATA, TransformerConfig
-from qtx.models.comparison import COMPUTATION, MEASURED_BY, OF_TRAINING, differing_options
+from qtx.models.comparison import COMPUTATION, MEASURED_BY, OF_TRAINING, differing_options, measured_by
 from qtx.models.modern_bert import ModernBertConfig
 from qtx.models.opt import Opt, OptConfig
 from qtx.models.rotary_bert import RotaryBertConfig
@@ -36,4 +36,5 @@ __all__ = [
     "VitConfig",
     "count_parameters",
     "differing_options",
+    "measured_by",
 ]

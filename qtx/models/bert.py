@@ -70,8 +70,8 @@ class BertConfig(TransformerConfig):
 
     activation: Annotated[str, one_of(ACTIVATIONS)] = "gelu"  # type: ignore[misc]
     pooler_activation: Annotated[str, one_of(ACTIVATIONS)] = "tanh"
-    vocab_size: int | None = None
-    max_length: int = 512
+    vocab_size: Annotated[int | None, at_least(1)] = None
+    max_length: Annotated[int, at_least(1)] = 512
     type_vocab_size: Annotated[int, at_least(0)] = 2
     relative_buckets: Annotated[int, at_least(0)] = 0
     embedding_width: Annotated[int | None, at_least(1, "or None for width")] = None

@@ -6,10 +6,16 @@ from qtx.models.block import FROM_DATA, TransformerConfig
 
 # Options that say how to compute, not what.
 COMPUTATION = ("dtype", "remat", "attention_backend")
-# Options that say how a model's hidden states become the embeddings that it is measured by.
+# Options that say how a model's hidden states become the embeddings that it is measured by; see `measured_by`.
 MEASURED_BY = ("pooling", "normalize", "include_prompt")
 # Options that matter in training alone: with another value, the model computes the same.
 OF_TRAINING = ("dropout", "attention_dropout", "init_std")
+
+
+def measured_by(modules: str) -> tuple[str, ...]:
+    """Returns the options that say only how a model is measured, given its option `modules`: with modules the model
+    computes its embeddings itself, so that they say what it computes."""
+    return () if modules else MEASURED_BY
 
 
 def differing_options(one: TransformerConfig, other: TransformerConfig) -> list[str]:
@@ -17,7 +23,8 @@ def differing_options(one: TransformerConfig, other: TransformerConfig) -> list[
     families differ. Options that say how to compute, measure or train are no difference, nor are options that one
     config leaves to the data."""
     one, other = one.resolved(), other.resolved()
-    options = [option for option in vars(other) if option not in (*COMPUTATION, *MEASURED_BY, *OF_TRAINING)]
+    free = (*COMPUTATION, *measured_by(getattr(other, "modules", "")), *OF_TRAINING)
+    options = [option for option in vars(other) if option not in free]
     if type(one) is not type(other):
         return options
 

@@ -44,8 +44,8 @@ class OptConfig(TransformerConfig):
     activation: Annotated[str, one_of(ACTIVATIONS)] = "relu"  # type: ignore[misc]
     init_std: float = 0.006
     layer_norm_epsilon: float = 1e-5
-    vocab_size: int | None = None
-    max_length: int = 512
+    vocab_size: Annotated[int | None, at_least(1)] = None
+    max_length: Annotated[int, at_least(1)] = 512
     pre_norm: bool = True  # type: ignore[misc]
     embedding_width: Annotated[int | None, at_least(1, "or None for width")] = None
 

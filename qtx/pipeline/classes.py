@@ -8,7 +8,7 @@ from pathlib import Path
 from typing import Any
 
 from qtx.data import OBJECTIVES, Data, DataConfig, load
-from qtx.data.classes import Numbering, UnknownLabel, are_unnamed, in_words, plain
+from qtx.data.classes import Known, Numbering, UnknownLabel, are_unnamed, in_words, plain
 from qtx.data.label_values import NUMBERS, SEPARATOR
 from qtx.data.tfds_datasets import PREFIX
 from qtx.experiment import Experiment
@@ -93,7 +93,8 @@ def load_numbered(config: DataConfig, objective: str, known: Sequence[str] | Non
     if given is not None:
         return load(config.with_classes(_agreed(given, known)), objective)
     try:
-        return load(config.with_classes(known), objective) if takes_classes else _of_source(config, objective, known)
+        named = config.with_classes(Known(known)) if takes_classes else None
+        return _of_source(config, objective, known) if named is None else load(named, objective)
     except UnknownLabel:
         own = load(config, objective) if new_head else None
         if own is None or Numbering(known).numbers.keys() & set(own.classes or ()):

@@ -35,6 +35,7 @@ from qtx.models.bert import OF_TEXTS
 from qtx.pipeline.assemble import Assembled, assemble
 from qtx.pipeline.classes import has_labels
 from qtx.pipeline.identity import kept_files, load_data
+from qtx.pipeline.start_check import FREE_OPTIONS
 from qtx.pipeline.teacher import teacher_of
 from qtx.training.run_folder import IDENTITY, RunFolder
 
@@ -170,6 +171,8 @@ def import_run(experiment: Experiment, workdir: Path, checkpoint: Found, data: D
         return dataclasses.replace(assembled, teacher=teacher_of(assembled.experiment, data, workdir))
     except OSError as error:
         raise QtxError(f"cannot write the run's folder {workdir}: {error.strerror}") from error
+    except QtxError as error:  # the user has never seen the copy
+        raise QtxError(str(error).replace(str(unfinished.imported), str(folder))) from None
     finally:
         shutil.rmtree(unfinished.root, ignore_errors=True)
         if not run.config.exists():
@@ -214,7 +217,8 @@ def check_model(model: TransformerConfig, there: TransformerConfig) -> None:
     for option in differing_options(model, there):
         held = getattr(there, option)
         what = attention_text(held) if option == "attention" else repr(held)
-        remedy = "leave it out; to change the model, train from its run, qtx train --config.start=..."
+        change = "; to change it, train from the checkpoint's run, qtx train --config.start=..."
+        remedy = f"leave it out{change if option in FREE_OPTIONS else ''}"
         if option == "head" and {held, getattr(model, option, None)} <= set(OF_TEXTS):
             remedy = f"leave it out, or say what the outputs mean by {PROBLEM_TYPE!r} in the checkpoint's config.json"
         raise QtxError(f"config.model.{option} is not what the checkpoint has, {what}: {remedy}")

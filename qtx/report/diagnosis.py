@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections import Counter
 from collections.abc import Iterable, Mapping
 
@@ -117,7 +118,8 @@ def _of_cost(diagnosis: Diagnosis) -> str:
     metric, scheme = METRIC_TITLES[diagnosis.metric], diagnosis.scheme
     before, after = (measured(diagnosis.metric, diagnosis.ladder[name].metric) for name in ("fp", scheme))
     meaning = " (cosine to the original's outputs)" if diagnosis.metric == "fidelity" else ""
-    return f"{scheme.upper()} takes {metric}{meaning} from {before} to {after}."
+    told = "" if _lost(diagnosis) else ": nothing is lost"
+    return f"{scheme.upper()} takes {metric}{meaning} from {before} to {after}{told}."
 
 
 def _of_remedies(diagnosis: Diagnosis) -> str:
@@ -126,6 +128,8 @@ def _of_remedies(diagnosis: Diagnosis) -> str:
     as_is = next(iter(diagnosis.methods))
     if best == as_is:
         return f"No other way to quantize to {diagnosis.scheme.upper()} does better than {as_is}."
+    if not _lost(diagnosis):
+        return f"{diagnosis.scheme.upper()} loses nothing that another way to quantize could save."
     found = diagnosis.methods[best]
     reached, saved = measured(diagnosis.metric, found.metric), _saved(diagnosis, found)
     return (
@@ -152,10 +156,22 @@ def _cells(diagnosis: Diagnosis, found: Measured) -> list[str]:
     return [measured(diagnosis.metric, found.metric), number(found.loss)]
 
 
+def _lost(diagnosis: Diagnosis) -> float:
+    """Returns how much of the metric the scheme costs: 0 unless the numbers, as they are shown, say that it costs any;
+    not finite if one of them is not."""
+    before, after = (diagnosis.ladder[name].metric for name in ("fp", diagnosis.scheme))
+    lost = after - before if diagnosis.lower_is_better else before - after
+    alike = math.isfinite(lost) and measured(diagnosis.metric, before) == measured(diagnosis.metric, after)
+    return 0.0 if alike or lost <= 0 else lost
+
+
 def _saved(diagnosis: Diagnosis, found: Measured) -> str:
-    full, quantized = (diagnosis.ladder[name].metric for name in ("fp", diagnosis.scheme))
-    lost = full - quantized
-    return percent((found.metric - quantized) / lost) if abs(lost) > 1e-9 else ""
+    """Says which share of what is lost a method saves; empty if nothing is lost, or there is no share of it."""
+    lost, after = _lost(diagnosis), diagnosis.ladder[diagnosis.scheme].metric
+    if not lost or not math.isfinite(lost):
+        return ""
+    saved = (after - found.metric if diagnosis.lower_is_better else found.metric - after) / lost
+    return "all" if saved >= 1 else percent(saved)
 
 
 def _texts(one: Outliers) -> dict[str, float]:

@@ -15,7 +15,7 @@ from filelock import FileLock, Timeout
 
 from qtx.foundation.errors import QtxError
 from qtx.foundation.storage import Expected, read_sealed_json, sealed_json, write_whole
-from qtx.models import FROM_DATA, MEASURED_BY
+from qtx.models import FROM_DATA, measured_by
 from qtx.training.earlier import of_this_version
 
 EXPECTED = Expected("the config of a run", "restore it, or delete the run's folder to start anew")
@@ -227,7 +227,7 @@ def differences(there: Mapping[str, Any], here: Mapping[str, Any], other_data: b
         section, _, option = key.partition(".")
         free = section in (*FREE_SECTIONS, *BESIDE_OPTIONS)
         free = free or (section == "training" and option in FREE_TRAINING_OPTIONS)
-        free = free or (section == "model" and option in MEASURED_BY)
+        free = free or (section == "model" and option in measured_by(new.get("model.modules", "")))
         free = free or (other_data and section == "data" and option not in TOKENIZER_OPTIONS)
         open_yet = key in TOLD_BY_THE_DATA and new.get(key) is None
         before, now = old.get(key), new.get(key)

@@ -192,8 +192,10 @@ def test_questions_about_a_text_are_on_one_side(tmp_path):
     assert DataConfig(source).resolved("question_answering").source.stride == 24
 
 
-def test_a_distilled_model_reads_the_windows_alone(source):
+def test_a_distilled_model_reads_the_windows_alone(source, tmp_path):
     data = load(DataConfig(source), "distill")
     assert next(iter(data.evaluation(4))).keys() == {"tokens", "mask", "weights", "token_types"}
     own = load(DataConfig(source), "question_answering")
     np.testing.assert_array_equal(data.training, own.training[:, :32])
+    unanswered = squad((LONG, [{"question": "who?", "answers": []}, {"question": "when?"}]))
+    assert [row.answers for row in questions(written(tmp_path, unanswered, "b.json"), labelled=False)] == [(), ()]

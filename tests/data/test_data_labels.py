@@ -73,7 +73,7 @@ REFUSED = {
     "another kind": ("a.csv", b"a,b\n", NAMED, "a.csv is no table: expected .tsv, .jsonl"),
     "no such name": ("a.tsv", table(ROWS), NAMED, "line 1: no column 'text', found pos, 0, a \"quoted\" text: set "),
     "no such number": ("a.tsv", table(ROWS), ("3", "0"), "line 1: no column '3', found 0, 1, 2: set data.text_column"),
-    "a tab too many": ("a.tsv", b"x\ty\nx\ty\tz\n", ("1", "0"), "line 2: 3 columns, but 2 in line 1"),
+    "a tab too many": ("a.tsv", b"x\ty\nx\ty\tz\n", ("1", "0"), "line 2: 3 columns, but 2 in line 1: expected as many"),
     "no label": ("a.tsv", b"x\ty\n \ty\n", ("1", "0"), "line 2: no label: expected one in column 0"),
     "no such key": ("a.jsonl", b'{"text": "x", "class": 1}', NAMED, "line 1: no column 'label', found text, class"),
     "no object": ("a.jsonl", b"[1]", NAMED, "line 1: expected an object with text and label"),
@@ -95,7 +95,10 @@ def test_what_is_no_table_of_texts_with_labels_is_told_in_one_line(tmp_path, nam
 OPTIONS = {
     "no files": (dict(), "needs files: set data.files"),
     "two ways to hold out": (dict(files=("x",), validation_files=("y",), held_out_fraction=0.1), "both set"),
-    "name and number": (dict(files=("x",), text_column="1"), "columns '1' and 'label': expected names"),
+    "name and number": (
+        dict(files=("x",), text_column="1", text_pair_column="b"),
+        "'1' and 'b': expected names",
+    ),
     "a class twice": (dict(files=("x",), classes=("a", "a")), "expected labels, each once"),
     "another fraction": (dict(files=("x",), held_out_fraction=0.6), "held_out_fraction is 0.6"),
 }
@@ -158,6 +161,29 @@ def test_labels_are_sorted_unless_the_config_says_so(tmp_path):
     first, second = loaded(file), loaded(file, classes=("b", "c", "a"))
     assert (first.num_classes, second.num_classes) == (2, 3)
     np.testing.assert_array_equal(np.array([2, 0])[first.held_out[:, -1]], second.held_out[:, -1])
+
+
+TEXTS = [text for text, _ in SORTED]
+UNLABELLED = {
+    "a table without a header": ("a.tsv", "\n".join(TEXTS), {"text_column": "0"}),
+    "a table with a header": ("a.tsv", "\n".join(["text", *TEXTS]), {}),
+    "objects": ("a.jsonl", "\n".join(json.dumps({"text": text}) for text in TEXTS), {}),
+    "objects of which some have labels": (
+        "a.jsonl",
+        "\n".join(json.dumps({"text": text, **({"score": 1} if i < 3 else {})}) for i, text in enumerate(TEXTS)),
+        {"label_column": "score"},
+    ),
+}
+
+
+@pytest.mark.parametrize("name, content, options", UNLABELLED.values(), ids=UNLABELLED)
+def test_what_is_distilled_needs_no_labels(tmp_path, name, content, options):
+    (tmp_path / name).write_text(content)
+    source = TextLabels(files=(str(tmp_path / name),), sequence_length=12, vocab_size=150, **options)
+    data = load(DataConfig(source), "distill")
+    assert len(data.training) + len(data.held_out) == len(TEXTS)
+    with pytest.raises(QtxError, match="columns '0' and 'label': expected|no column 'label', found text: set|'score'"):
+        load(DataConfig(source), "sequence_classification")
 
 
 def test_another_label_is_other_data(tmp_path):

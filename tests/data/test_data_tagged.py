@@ -10,7 +10,7 @@ import numpy as np
 import pytest
 
 from qtx.data import DataConfig, load, load_tokenizer
-from qtx.data.classes import Numbering
+from qtx.data.classes import Known, Numbering, default_names
 from qtx.data.sources import TokenLabels
 from qtx.data.tagged_files import tagged_words
 from qtx.foundation.errors import QtxError
@@ -22,13 +22,20 @@ SENTENCES = [
 ]
 
 
-def conll(end="\n", tab=" ", columns=(0, 1)):
+def conll(end="\n", tab=" ", numbers=None):
     """The file has four columns, lines between documents, and no line at its end."""
     rows = ["-DOCSTART- -X- -X- O", ""]
     for words, labels in SENTENCES:
+        labels = [str(numbers.index(x)) for x in labels] if numbers else labels
         rows += [tab.join((word, "NN", "B-NP", label)) for word, label in zip(words, labels, strict=True)]
         rows += ["", ""]
     return end.join(rows[:-2]).encode()
+
+
+def commented(comment, tab=" "):
+    """Comments stand before a file's first sentence and within others."""
+    text = conll(tab=tab).decode().replace("-DOCSTART- -X- -X- O".replace(" ", tab), "")
+    return (comment + text.replace("\n\n\n", f"\n\n\n{comment}")).encode()
 
 
 def objects(tags="ner_tags", names=None):
@@ -49,10 +56,13 @@ FORMS = {
         b"\n".join(b" ".join(line.split(b" ")[::-1]) for line in conll().split(b"\n")).replace(b"O -X- -X- -D", b"-D"),
         ("3", "0"),
     ),
+    "comments of CoNLL-U": ("a.conll", commented("# sent_id = 3\n# text = The cafes of\n#\n", "\t"), ()),
+    "comments with a tab": ("a.conll", commented("# id 7\tdomain=en NN B-NP O\n"), ()),
     "objects": ("a.jsonl", objects(), ()),
     "objects of tags": ("a.jsonl", objects("tags"), ()),
     "objects of other keys": ("a.jsonl", objects("pos"), ("tokens", "pos")),
     "objects of numbers": ("a.jsonl", objects("labels", NAMES), ()),
+    "numbers": ("a.conll", conll(numbers=NAMES), ()),
 }
 
 
@@ -99,10 +109,25 @@ def test_what_is_no_sentence_of_words_with_labels_is_told_in_one_line(tmp_path, 
     assert message in str(error.value) and "\n" not in str(error.value)
 
 
+def test_a_word_may_begin_as_a_comment_does(tmp_path):
+    (tmp_path / "a.conll").write_text("# O\n#1 O\nof O\n# a comment\n")
+    assert list(tagged_words(tmp_path / "a.conll")) == [(("#", "#1", "of"), ("O",) * 3)]
+    (tmp_path / "b.conll").write_text("# B-LOC\n")
+    assert list(tagged_words(tmp_path / "b.conll")) == [(("#",), ("B-LOC",))]
+
+
 def test_numbers_need_names_and_columns_their_numbers(tmp_path):
     (tmp_path / "a.jsonl").write_bytes(objects("tags", NAMES))
+    with pytest.raises(QtxError, match="line 1: labels are numbers, which need not be the model's, of O, B-PER, I-PER"):
+        list(tagged_words(tmp_path / "a.jsonl", numbering=Numbering(Known(NAMES))))
+    unnamed = list(tagged_words(tmp_path / "a.jsonl", numbering=Numbering(Known(default_names(5)))))
+    assert unnamed[0].labels == ("LABEL_0", "LABEL_0", "LABEL_0", "LABEL_3")
     with pytest.raises(QtxError, match="line 1: labels are numbers: set data.classes to their names in this order"):
         list(tagged_words(tmp_path / "a.jsonl"))
+    (tmp_path / "b.conll").write_text("a 0\nb 1\n")
+    with pytest.raises(QtxError, match="line 1: labels are numbers: set data.classes to their names in this order"):
+        list(tagged_words(tmp_path / "b.conll"))
+    assert list(tagged_words(tmp_path / "b.conll", numbering=Numbering(("1", "0"))))[0].labels == ("0", "1")
     (tmp_path / "a.conll").write_bytes(conll())
     for columns, option in ((("4", None), "text_column"), ((None, "ner"), "label_column")):
         with pytest.raises(QtxError, match=f"line 3: no column '{'4' if columns[0] else 'ner'}', .*data.{option} to "):
@@ -170,6 +195,11 @@ def test_a_distilled_model_reads_the_words_alone(files, tmp_path):
     assert batch.keys() == {"tokens", "mask", "weights"} and one.num_classes is None
     assert {row.tobytes() for row in other.held_out} <= {row.tobytes() for row in one.held_out}
     assert one.digests != other.digests
+    for name, row in (("b.jsonl", '{"tokens": ["the", "%s"]}\n'), ("b.conll", "the\n%s\n\n")):
+        (tmp_path / name).write_text(row % "rome" + row % "anna")
+        assert len(loaded((str(tmp_path / name), files[1]), "distill").training) == 2
+        with pytest.raises(QtxError, match="only one column: expected a word and its|ner_tags is not among tokens"):
+            loaded((str(tmp_path / name), files[1]))
 
 
 def test_classes_have_the_order_that_is_given_and_all_labels_are_known(files, tmp_path):

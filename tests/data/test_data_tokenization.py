@@ -174,7 +174,7 @@ def test_truncation_and_padding_of_a_file_do_not_touch_documents(tmp_path):
     ("files", "path", "message"),
     [
         ({}, "missing.json", "no tokenizer .*missing.json"),
-        ({"readme": "x"}, ".", "has none of tokenizer.json, vocab.txt, vocab.json"),
+        ({"readme": "x"}, ".", "has none of tokenizer.json, vocab.txt, vocab.json: save tokenizer.json there with"),
         ({"tokenizer.json": "{"}, ".", "is not a tokenizer .not JSON"),
         ({"tokenizer.json": FAR_ID}, ".", "ids beyond"),
         ({"tokenizer.json": NO_UNKNOWN}, ".", "Missing \\[UNK\\]"),

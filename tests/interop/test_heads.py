@@ -85,7 +85,7 @@ def test_a_problem_type_that_there_is_not(tmp_path):
 
 def test_who_knows_the_meaning_of_the_outputs_is_told_where_to_say_it():
     there = BertConfig(**SHAPE, head="classification", num_classes=3)
-    for head, remedy in (("multi_label", "problem_type"), ("none", "to change the model, train from its run")):
+    for head, remedy in (("multi_label", "problem_type"), ("none", "to change it, train from the checkpoint's run")):
         with pytest.raises(QtxError, match=f"config.model.head is not what .*'classification': .*{remedy}"):
             check_model(BertConfig(**SHAPE, head=head, num_classes=3), there)
 

@@ -232,7 +232,7 @@ def test_widths_that_are_equal_are_no_projection(tmp_path):
     assert config.embedding_width is None and not config.projected
     wider = dataclasses.replace(config, embedding_width=WIDTH + 1)
     with pytest.raises(
-        QtxError, match="config.model.embedding_width is not what the checkpoint has, None: leave it out"
+        QtxError, match="config.model.embedding_width is not what the checkpoint has, None: leave it out$"
     ):
         check_model(wider, stored_model(tmp_path / "opt", config.attention))
     with pytest.raises(QtxError, match=f"config.model.mlp_width is not what the checkpoint has, {MLP}"):

@@ -138,6 +138,21 @@ CASES = {
         "rope_type is 'yarn'; qtx supports only 'default'",
     ),
     "ModernBERT, biases": ("ModernBertModel", values(norm_bias=True), "norm_bias is True; qtx's modernbert supports"),
+    "ModernBERT, kinds of fewer layers": (
+        "ModernBertModel",
+        values(layer_types=["full_attention"]),
+        "layer_types are 1: expected one for each of num_hidden_layers",
+    ),
+    "ModernBERT, layers of another type": (
+        "ModernBertModel",
+        values(layer_types=3),
+        "has no values that its model can have: object of type 'int' has no len",
+    ),
+    "Nomic, a head's size alone": (
+        "NomicBertModel, of the hub",
+        values(head_dim=4, n_head=None),
+        "has no 'num_attention_heads', which a NomicBertForMaskedLM needs",
+    ),
     "Nomic, pre-LN": ("NomicBertModel, of the hub", values(prenorm=True), "prenorm is True; qtx's nomic_bert supports"),
     "Nomic, another activation": (
         "NomicBertModel, of the hub",
@@ -179,7 +194,13 @@ CASES = {
         values(max_position_embeddings="8"),
         "max_position_embeddings is '8', which is no max_length",
     ),
-    "RoBERTa, no positions": ("RobertaForMaskedLM", values(max_position_embeddings=1), "is not a model's config"),
+    "RoBERTa, no positions": ("RobertaForMaskedLM", values(max_position_embeddings=1), "max_length is -1: expected at"),
+    "no words": ("BertModel", values(vocab_size=0), "vocab_size is 0: expected at least 1"),
+    "a size that no array has": (
+        "BertModel",
+        values(intermediate_size=10**30),
+        r"not a model's config \(it means a weight of the shape \(2, 8, 10{30}\)\)",
+    ),
     "BERT, no token types": (
         "BertModel",
         values(type_vocab_size=0),
@@ -204,6 +225,11 @@ CASES = {
         "ElectraForMaskedLM",
         values(embedding_size="4"),
         "embedding_width is '4': expected int",
+    ),
+    "ALBERT, tables as wide as the model": (
+        "AlbertModel",
+        values(embedding_size=WIDTH),
+        "embedding_size is hidden_size; qtx's albert supports only another width",
     ),
     "ALBERT, groups of layers": (
         "AlbertModel",

@@ -11,6 +11,7 @@ import flax.linen as nn
 import jax
 import numpy as np
 import pytest
+from safetensors.numpy import load_file, save_file
 
 from qtx import interop
 from qtx.attention import attention_variant
@@ -267,12 +268,19 @@ def test_runs_that_start_from_each_other_are_refused(imported, tmp_path, capsys)
     assert "leads back to itself" in message
 
 
-@pytest.mark.parametrize("missing", ["vocab.txt", "model.safetensors", "config.json"])
-def test_half_a_checkpoint_leaves_nothing(missing, checkpoint, tmp_path, capsys):
+@pytest.mark.parametrize(
+    "broken", ["vocab.txt", "model.safetensors", "config.json", pytest.param("a number", marks=pytest.mark.slow)]
+)
+def test_half_a_checkpoint_leaves_nothing(broken, checkpoint, tmp_path, capsys):
     copy = tmp_path / "copy"
     shutil.copytree(checkpoint, copy)
-    (copy / missing).unlink()
-    assert "copy" in told(["import", str(copy), f"--workdir={tmp_path}/run"], capsys)
+    if broken == "a number":
+        tensors = load_file(copy / "model.safetensors")
+        tensors[min(tensors)].flat[0] = np.nan
+        save_file(tensors, copy / "model.safetensors")
+    else:
+        (copy / broken).unlink()
+    assert str(copy) in told(["import", str(copy), f"--workdir={tmp_path}/run"], capsys)
     assert not (tmp_path / "run").exists()
 
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import dataclasses
 import json
 
 import flax.linen as nn
@@ -24,6 +25,7 @@ from qtx.pipeline.inheritance import inheriting
 from qtx.pipeline.lineage import config_of
 from qtx.pipeline.measurements import as_result
 from qtx.training import RunFolder
+from qtx.training.run_folder import differences
 from tests.training.test_labels import SHAPE, VOCABULARY, data_config
 
 MODULES = [("Transformer", ""), ("Pooling", "1_Pooling"), ("Normalize", "2_Normalize")]
@@ -83,6 +85,17 @@ def test_a_run_is_measured_by_what_the_modules_say(tmp_path, checkpoint):
     another = import_run(read(config), tmp_path / "another", checkpoint)
     assert another.objective.loss == EmbeddingDistillation(another.module.config)
     assert (another.module.config.pooling, another.module.config.normalize) == ("cls", True)
+
+
+@pytest.mark.parametrize("option, value", [("pooling", "cls"), ("normalize", True), ("include_prompt", False)])
+def test_what_modules_follow_is_computed_by_the_model(option, value):
+    """Without modules these options say how the model is measured, which may change in a run and after its start."""
+    for modules, differs in (("", []), ("dense,outputs=5", [option])):
+        one = BertConfig(head="none", modules=modules)
+        other = dataclasses.replace(one, **{option: value})
+        assert differing_options(one, other) == differing_options(other, one) == differs
+        told = differences(*({"model": section(x).to_dict()} for x in (one, other)))
+        assert [key.partition(" ")[0] for key in told] == [f"model.{name}" for name in differs]
 
 
 HALF = np.float16

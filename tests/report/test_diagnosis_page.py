@@ -11,7 +11,7 @@ from qtx.analysis.diagnosis import Diagnosis, HeadRole, Measured, Outliers
 from qtx.analysis.head_map import HeadMap
 from qtx.analysis.sensitivity import Sensitivity, Sweep
 from qtx.report import diagnosis_plots
-from qtx.report.diagnosis import sentences
+from qtx.report.diagnosis import method_table, sentences
 from qtx.report.diagnosis_page import diagnosis_page, write_page
 from tests.report.parsed import Page
 
@@ -119,6 +119,31 @@ def test_the_sentences_say_what_was_found():
     assert "from 1.0000 to 0.8000" in said["cost"]
     assert "hadamard does best: fidelity 0.9500, which saves 75% of what is lost" in said["remedies"]
     assert "layers/mlp/out/kernel[1] costs most: fidelity 0.9000" in said["tensors"]
+
+
+# The metric in floating point, in W8A8 and by a method that does best; what is said of the cost and of the method.
+COSTS = {
+    "a higher score than in floating point": (("f1", False, 0.5, 0.25, 0.6), "0.250.", "which saves all of what is"),
+    "a lower perplexity than in floating point": (("perplexity", True, 4.0, 5.0, 3.9), "5.00.", "which saves all of"),
+    "nothing that is shown": (("accuracy", False, 0.75, 0.75 - 1e-6, 0.76), ": nothing is lost.", "W8A8 loses nothing"),
+    "less than nothing": (("perplexity", True, 4.0, 3.9, 3.8), ": nothing is lost.", "W8A8 loses nothing"),
+    "no number": (("f1", False, float("nan"), float("nan"), 0.6), "to nan.", "No other way"),
+    "everything": (("perplexity", True, 4.0, float("inf"), 8.0), "to inf.", "perplexity 8.00."),
+}
+
+
+@pytest.mark.parametrize("case", COSTS)
+def test_what_is_saved_is_a_share_of_what_is_lost(case):
+    (metric, lower_is_better, before, after, best), cost, remedies = COSTS[case]
+    methods = {"static": Measured(after, 0.0), "hadamard": Measured(best, 0.0)}
+    options = {"metric": metric, "lower_is_better": lower_is_better, "methods": methods}
+    found = dataclasses.replace(
+        DIAGNOSIS, **options, ladder={"fp": Measured(before, 0.0), "w8a8": Measured(after, 0.0)}
+    )
+    said = sentences(found)
+    assert said["cost"].endswith(cost) and remedies in said["remedies"]
+    saved = [row[-1] for row in method_table(found)[1][:2]]
+    assert saved == (["0%", "all"] if "all" in remedies else ["", ""])
 
 
 @pytest.mark.slow

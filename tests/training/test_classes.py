@@ -337,6 +337,7 @@ COLUMNS = {
     "of names of their own": ("x,y,z", None),
     "in another order": ("dominance,valence,arousal", "number 1 is not dominance: give .*=valence,arousal,dominance"),
     "too few": ("valence,arousal", "num_classes is 3, but the data have 2 labels of each text"),
+    "too many": (",".join((*MOODS, "x")), "num_classes is 3, but the data have 4 labels of each text: give as many"),
     "one for all": ("valence", "num_classes is 3, but the data have 1 labels of each text"),
 }
 

@@ -73,7 +73,7 @@ def test_an_objective_and_a_head_that_do_not_fit(objective, head, needed):
     config = default("bert")
     config.objective, config.model.head = objective, head
     config.data.source = "stdlib" if objective == "mlm" else "stdlib_labels"
-    message = f"config.model.head is '{head}', but objective '{objective}' trains the head '{needed}': set config.model"
+    message = f"config.model.head is '{head}', but objective '{objective}' trains the head '{needed}': choose another"
     with pytest.raises(QtxError, match=message):
         read(config)
     config.model.head = needed

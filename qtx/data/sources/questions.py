@@ -45,7 +45,7 @@ class Questions(LabelledFiles):
         mended = Counter[str]()
 
         def read(patterns: Sequence[str]) -> list[Question]:
-            rows = [row for file in expand(patterns) for row in questions(file, mended)]
+            rows = [row for file in expand(patterns) for row in questions(file, mended, objective.labelled)]
             check_any(rows, patterns)
             return rows
 

@@ -50,7 +50,7 @@ class TextLabels(LabelledFiles, LabelledTextOptions):
 
     def __post_init__(self):
         super().__post_init__()
-        check_columns(*self._text_columns, *self.label_column.split(SEPARATOR))
+        check_columns(*self._text_columns)
         check_classes(self.classes, fewest=1)
 
     def pairs(self, objective):
@@ -69,6 +69,8 @@ class TextLabels(LabelledFiles, LabelledTextOptions):
     def load(self, objective: TextObjective) -> Data:
         name, mended = f"text_labels {' '.join(self.files)}", Counter[str]()
         kind = objective.label_kind if objective.labelled else None
+        if kind is not None:
+            check_columns(*self._text_columns, *self.label_column.split(SEPARATOR))
         classes, columns = self.classes if kind else None, label_columns(self.label_column, kind or CLASS)
         if classes is None and len(columns) > 1 and not columns[0].isdecimal():
             classes = columns

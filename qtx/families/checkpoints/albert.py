@@ -6,11 +6,14 @@ The files have groups of layers, and layers within a group; every published mode
 from __future__ import annotations
 
 import dataclasses
+from collections.abc import Mapping
 from functools import partial
+from typing import Any
 
 from qtx.families.checkpoint import Field, shown_head
 from qtx.families.checkpoints import bert
 from qtx.families.weights import Weight, dense_weights, layer_norm_weights
+from qtx.foundation.errors import QtxError
 from qtx.models.bert import OF_TEXTS, OF_TOKENS
 
 LAYER = "albert.encoder.albert_layer_groups.0.albert_layers.0"
@@ -48,6 +51,18 @@ SHOWN_BY: dict[tuple[str, ...], str] = {
     ("predictions.bias",): "mlm",
 }
 
+
+def told_by_values(values: Mapping[str, Any], fields: Mapping[str, Any], source: str) -> dict[str, Any]:
+    """Tells what BERT's config tells.
+
+    Raises:
+      QtxError: for tables as wide as the model, which transformers projects even so.
+    """
+    if values.get("embedding_size") == values["hidden_size"]:
+        raise QtxError(f"{source}: embedding_size is hidden_size; qtx's albert supports only another width")
+    return bert.told_by_values(values, fields, source)
+
+
 CHECKPOINT = dataclasses.replace(
     bert.CHECKPOINT,
     model_types={"albert": "Albert"},
@@ -69,6 +84,7 @@ CHECKPOINT = dataclasses.replace(
     },
     unused=("albert.pooler.", "sop_classifier.", "albert.embeddings.position_ids"),
     shown_by_weights=partial(shown_head, heads=SHOWN_BY),
+    told_by_values=told_by_values,
     stock=dataclasses.replace(
         bert.STOCK,
         attention="Attention",

@@ -62,7 +62,7 @@ def checkpoint(model_type: str, beginning: str) -> Checkpoint:
             "type_vocab_size": Field("type_vocab_size", 1),
             "attention_probs_dropout_prob": Field("attention_dropout", 0.0),
             "rope_theta": Field("rotary_base", 160_000.0),
-            "rope_factor": Field("rotary_factor", 1.0),
+            "rope_factor": Field("rotary_factor", 1.0, write=lambda factor: 1.0),  # transformers has no such scaling
         },
         supported={"tie_word_embeddings": True, "hidden_act": "gelu", "logn_attention_scale": False}
         | {"layer_norm_type": "layer_norm", "logn_attention_clip1": False, "pack_qkv": True},

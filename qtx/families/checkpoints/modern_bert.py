@@ -37,6 +37,8 @@ def options(values: Mapping[str, Any], source: str) -> dict[str, Any]:
             found[key] = rope["rope_theta"]
     kinds = values.get("layer_types")
     if kinds is not None:
+        if len(kinds) != values.get("num_hidden_layers"):
+            raise QtxError(f"{source}: layer_types are {len(kinds)}: expected one for each of num_hidden_layers")
         every = next((i for i in range(1, len(kinds)) if kinds[i] == GLOBAL), len(kinds))
         if list(kinds) != [LOCAL if i % every else GLOBAL for i in range(len(kinds))]:
             raise QtxError(f"{source}: layer_types are {str(kinds)[:100]}: expected every n-th layer to be {GLOBAL!r}")

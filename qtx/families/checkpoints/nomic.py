@@ -65,7 +65,7 @@ def options(values: Mapping[str, Any], source: str) -> dict[str, Any]:
     if values.get("rotary_scaling_factor") is not None and "max_trained_positions" in values:
         found["max_position_embeddings"] = values["max_trained_positions"]
     width, heads, head_dim = (found.get(key) for key in ("hidden_size", "num_attention_heads", "head_dim"))
-    if head_dim is not None and head_dim * heads != width:
+    if head_dim is not None and heads is not None and head_dim * heads != width:
         raise QtxError(f"{source}: head_dim is {head_dim}; qtx's {NAME} supports only {width} / {heads}")
     return found | flat_rope(found, source)
 
