@@ -221,7 +221,7 @@ def test_integers_compute_what_fake_quantization_simulates(tmp_path, kind, atten
 
 
 @pytest.mark.long
-@pytest.mark.parametrize("kind", KINDS)
+@pytest.mark.parametrize("kind", PROJECTIONS)
 def test_outliers_are_measured_at_the_layers_outputs(kind):
     module, params, batch = make(kind)
     metrics, site = outlier_metrics(module, params, [batch]), measured_sites(module).infinity_norm
