@@ -72,7 +72,7 @@ def test_a_model_elsewhere_has_the_same_gradient_and_derivatives_forward(family,
     )
 
 
-@pytest.mark.representative("4-bfloat16")
+@pytest.mark.slow
 @pytest.mark.parametrize("dtype", ["float32", "bfloat16"])
 @pytest.mark.parametrize("features", [4, 6])
 def test_float32_logits_of_any_operands_have_gradients_in_the_dtype_of_the_operands(features, dtype, elsewhere):

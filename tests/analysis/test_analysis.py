@@ -149,6 +149,7 @@ def test_images_have_patches_and_no_tokens(make_model):
     assert (analysis.heads["zero_share"] == 1).all() and analysis.metrics["sink_mass"] == 0
 
 
+@pytest.mark.slow
 def test_what_is_saved_is_loaded(gated_opt, tmp_path):
     _, _, analysis = gated_opt
     analysis = dataclasses.replace(analysis, outlier_tokens={"a/b": 3, "$": 2, "array": 1})

@@ -61,6 +61,7 @@ def make():
     return module, params, batch
 
 
+@pytest.mark.slow
 def test_each_tower_is_a_stack():
     module, _, batch = make()
     anatomy = read(module, batch)

@@ -72,6 +72,7 @@ def test_help_is_fast_and_imports_no_jax():
     assert min(seconds() for _ in range(3)) < 1
 
 
+@pytest.mark.slow
 def test_an_error_of_a_config_waits_for_no_library_of_data_or_checkpoints():
     code = (
         "import sys, qtx.cli.main\n"

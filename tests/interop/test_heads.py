@@ -58,7 +58,7 @@ HEADS = [
 ]
 
 
-@pytest.mark.representative("Bert-*", "Electra-told-3-multi*")
+@pytest.mark.representative("Bert-told-*", "Electra-told-3-multi*")
 @pytest.mark.parametrize(("outputs", "problem", "head"), HEADS)
 @pytest.mark.parametrize("told", [True, False], ids=["told", "untold"])
 @pytest.mark.parametrize("kind", OF_KIND)

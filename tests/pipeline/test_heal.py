@@ -67,6 +67,7 @@ def test_aims_that_cannot_be_are_refused(options, told):
         Aim(**options)
 
 
+@pytest.mark.slow
 def test_weights_beyond_a_limit_are_clipped_layer_by_layer():
     config = BertConfig(num_layers=2, width=8, num_heads=2, mlp_width=16, vocab_size=11, max_length=8)
     module = build(config)

@@ -229,6 +229,7 @@ def test_other_granularities_and_estimators_run_under_the_scan(options):
         assert result.activation_ranges["layers/attention/probs"]["maximum"].shape == (2,)
 
 
+@pytest.mark.slow
 def test_a_recipe_of_the_users_own_file(tmp_path):
     file = tmp_path / "mine.py"
     file.write_text(

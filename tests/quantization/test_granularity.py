@@ -154,7 +154,6 @@ NOT_FINITE = [
 
 
 @pytest.mark.long
-@pytest.mark.representative("tensor-percentile-inf")
 @pytest.mark.parametrize(("granularity", "estimator", "value"), NOT_FINITE)
 def test_what_is_not_finite_makes_a_range_that_is_not(granularity, estimator, value):
     """In whichever batch it is: one value among many, which a percentile would cut off and a search pass over."""

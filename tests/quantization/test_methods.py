@@ -253,6 +253,7 @@ def test_alpha_says_whose_maxima_become_one():
     np.testing.assert_allclose(of_x / activations_one, np.ones_like(of_x), rtol=1e-3)
 
 
+@pytest.mark.slow
 def test_the_seed_changes_signs_alone():
     first, other, same = (bases_of(f"hadamard,seed={seed}")["layers/mlp/hidden"]["hadamard"] for seed in (0, 3, 0))
     assert (first == same).all() and not (first == other).all() and (abs(first) == abs(other)).all()
@@ -289,6 +290,7 @@ def test_in_bert_the_kernels_smoothing_is_that_of_the_layernorm_before_them():
     np.testing.assert_array_equal(sites["layers/attention_norm"]["smooth"], mlp)
 
 
+@pytest.mark.representative("12", "100")
 @pytest.mark.parametrize("size", [1, 2, 16, 12, 20, 28, 100, 384, 768])
 def test_rotations_are_orthogonal_and_flat(size):
     r, other = (np.asarray(enter(jnp.eye(size), {"hadamard": random_signs(size, seed)})) for seed in (0, 1))

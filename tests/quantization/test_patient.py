@@ -41,7 +41,6 @@ def test_its_outliers_are_those_of_the_whole_model(patient):
 
 
 @pytest.mark.long
-@pytest.mark.representative("per_token")
 @pytest.mark.parametrize("method", METHODS)
 def test_what_8_bits_cost_it(patient, method):
     least, most = W8A8[method]

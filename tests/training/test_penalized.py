@@ -311,6 +311,7 @@ def test_refused_sites(name, sites, message):
     assert "\n" not in str(refusal.value)
 
 
+@pytest.mark.slow
 def test_a_site_that_is_not_there_is_told_before_anything_is_written(tmp_path):
     config = get_config()
     config.training.penalties = ("hinge,sites=layers/mlp/ou",)

@@ -76,6 +76,7 @@ def test_dropout_is_a_function_of_seed_and_step(module, training, batch):
     assert second.window["loss"] - first.window["loss"] != first.window["loss"]
 
 
+@pytest.mark.slow
 def test_the_window_starts_afresh_after_a_log_line(without_dropout, training, batch):
     state, _ = run(without_dropout, training, batch, updates=5)
     np.testing.assert_allclose(state.window["weight"], 5 * batch["weights"].sum())
