@@ -121,7 +121,7 @@ def test_bad_input_is_one_line(arguments, told, tmp_path, capsys):
     assert [file.name for file in tmp_path.iterdir()] == ["mine.txt"]
 
 
-@pytest.mark.slow
+@pytest.mark.long
 def test_a_model_that_integers_ruin_is_healed_and_one_that_they_do_not_is_left_alone(tmp_path, capsys):
     healed = ["heal", "builtin:minilm-2l", f"--out={tmp_path}/healed", "--steps=30", *SHORT]
     assert main(healed) == 0

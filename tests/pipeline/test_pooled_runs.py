@@ -118,7 +118,7 @@ def with_dense(checkpoint):
     return checkpoint
 
 
-@pytest.mark.slow
+@pytest.mark.long
 def test_dense_layers_and_prompts_go_through_everything(tmp_path, with_dense, capsys):
     folder, run, healed = with_dense.folder, str(tmp_path / "run"), str(tmp_path / "healed")
     config, params = load(folder)
