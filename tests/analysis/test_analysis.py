@@ -181,6 +181,7 @@ def test_a_file_of_another_kind_is_told(tmp_path, content):
         load_analysis(path)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(
     "change",
     [

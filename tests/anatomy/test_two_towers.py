@@ -88,6 +88,7 @@ def test_every_layer_of_both_has_a_weight_range_of_its_own():
         assert quantized.activation_ranges[f"{tower}/layers/mlp/out"]["maximum"].shape == (DEPTH,)
 
 
+@pytest.mark.slow
 def test_what_is_captured_has_one_layer_axis():
     module, params, batch = make()
     patterns = ("*layers/mlp/out", "other")
@@ -115,6 +116,7 @@ def test_methods_find_the_same_in_both():
     assert {path.split("/")[0] for path in smooth} == {path.split("/")[0] for path in rotated} == set(TOWERS)
 
 
+@pytest.mark.slow
 def test_attention_and_what_distillation_compares_are_found_in_both():
     module, _, batch = make()
     assert [one.path for one in attentions(module, batch)] == [f"{tower}/layers/attention" for tower in TOWERS]

@@ -247,6 +247,7 @@ def test_a_recipe_of_the_users_own_file(tmp_path):
             QuantizationConfig(recipe=f"{file}:{name}")
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(
     "recipe, says",
     [

@@ -259,6 +259,7 @@ def test_the_seed_changes_signs_alone():
     assert (first == same).all() and not (first == other).all() and (abs(first) == abs(other)).all()
 
 
+@pytest.mark.slow
 def test_methods_in_turn_find_the_bases_of_each():
     smooth, rotated, both = (
         bases_of(method) for method in ("smoothquant", "hadamard", "smoothquant + hadamard + gptq")

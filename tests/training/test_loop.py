@@ -204,6 +204,7 @@ def test_bad_steps_are_skipped_up_to_a_number(run, data, training, tmp_path, cap
     jax.tree.map(np.testing.assert_array_equal, result.params, unbroken.params)
 
 
+@pytest.mark.slow
 def test_a_second_run_in_the_folder_is_refused(run, data, tmp_path):
     with RunFolder(tmp_path).lock(), pytest.raises(QtxError, match="another process is training in"):
         run(tmp_path)
