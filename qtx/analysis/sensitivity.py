@@ -94,17 +94,26 @@ def targets(quantized: Quantized) -> list[Target]:
     return found
 
 
-def switched(quantized: Quantized, params: Any, chosen: Callable[[str, str], np.ndarray | bool]) -> Quantized:
-    """Returns the model with only the chosen tensors quantized.
+def with_some(quantized: Quantized, params: Any, some: Sequence[Target], alone: bool) -> Quantized:
+    """Returns the model with some tensors quantized `alone`, or with all but these quantized.
 
     Args:
       quantized: the model with every quantizer on.
       params: the parameters of the floating-point model.
-      chosen: (kind, path) -> which layers stay on, `[L]` or a scalar.
+      some: the tensors; none: quantizes nothing if `alone`, else everything.
+      alone: whether to quantize these alone, or all but these.
     """
+
+    def on(kind: str, path: str, layers: tuple[int, ...]) -> np.ndarray:
+        chosen = np.full(layers, not alone)
+        for target in some:
+            if target[:2] == (kind, path):
+                chosen[() if target[2] is None else target[2]] = alone
+        return chosen
+
     ranges = {
         kind: {
-            path: {**r, "bits": jnp.where(jnp.asarray(chosen(kind, path)), r["bits"], 0.0)}
+            path: {**r, "bits": jnp.where(on(kind, path, r["bits"].shape), r["bits"], 0.0)}
             for path, r in quantized.ranges(kind).items()
         }
         for kind in KINDS
@@ -123,25 +132,6 @@ def _select(rounded: Any, params: Any, on: dict[str, jax.Array]) -> Any:
         shape = chosen.shape + (1,) * (flat[path].ndim - chosen.ndim)
         result[path] = jnp.where(chosen.reshape(shape), flat[path], result[path])
     return traverse_util.unflatten_dict(result, sep="/")
-
-
-def with_one(quantized: Quantized, params: Any, target: Target | None, alone: bool) -> Quantized:
-    """Returns the model with one tensor quantized `alone`, or with all but this one quantized.
-
-    Args:
-      quantized: the model with every quantizer on.
-      params: the parameters of the floating-point model.
-      target: the tensor; without a layer, all layers of the path; None: quantizes nothing if `alone`, else everything.
-      alone: whether to quantize the target alone, or all but the target.
-    """
-
-    def chosen(kind, path):
-        on = np.full(quantized.ranges(kind)[path]["bits"].shape, not alone)
-        if target is not None and (kind, path) == target[:2]:
-            on[() if target[2] is None else target[2]] = alone
-        return on
-
-    return switched(quantized, params, chosen)
 
 
 def sweep(
@@ -166,7 +156,7 @@ def sweep(
       track: shows progress over the targets.
     """
     rows = sensitivities(quantized, params, batches, measure, track(targets(quantized)), lower_is_better)
-    fp, full = (measure(with_one(quantized, params, None, alone)) for alone in (True, False))
+    fp, full = (measure(with_some(quantized, params, (), alone)) for alone in (True, False))
     return Sweep(scheme, metric, fp, full, rows)
 
 
@@ -191,8 +181,8 @@ def sensitivities(
                 layer,
                 int(r["bits"].ravel()[layer or 0]),
                 float(np.ravel(ratios[kind, path])[layer or 0]),
-                measure(with_one(quantized, params, target, alone=True)),
-                measure(with_one(quantized, params, target, alone=False)),
+                measure(with_some(quantized, params, [target], alone=True)),
+                measure(with_some(quantized, params, [target], alone=False)),
             )
         )
     sign = 1 if lower_is_better else -1
@@ -205,22 +195,15 @@ def costliest(
     """Finds the tensors that cost most when quantized alone, the costliest first; arguments as of `sweep`.
 
     A path is first measured in all its layers at once, and the costliest group of layers is halved again and again, on
-    the assumption that a group costs no less than its parts: for a model of 12 layers this takes a fifth of the
-    measurements of all tensors.
+    the assumption that a group costs no less than its parts: for five tensors of an MPNet of 12 layers this takes 43
+    measurements, of 258 tensors.
     """
     sign = 1 if lower_is_better else -1
     numbers = itertools.count()  # among equals the first comes first
     waiting: list[tuple[float, int, list[Target]]] = []
 
     def put(group: list[Target]) -> None:
-        def chosen(kind, path):
-            on = np.zeros(quantized.ranges(kind)[path]["bits"].shape, bool)
-            for target in group:
-                if target[:2] == (kind, path):
-                    on[() if target[2] is None else target[2]] = True
-            return on
-
-        cost = sign * measure(switched(quantized, params, chosen))
+        cost = sign * measure(with_some(quantized, params, group, alone=True))
         heapq.heappush(waiting, (-cost, next(numbers), group))
 
     of_paths: dict[tuple[str, str], list[Target]] = {}

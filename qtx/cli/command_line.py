@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import shlex
 from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
@@ -22,6 +23,7 @@ def read_arguments(
     Raises:
       QtxError: if the command does not take an argument, or lacks one.
     """
+    given = arguments
     chosen, arguments = take_flags(command, arguments)
     if command.choice is not None and command.choice not in chosen:
         raise QtxError(f"{name} needs {FLAGS[command.choice].usage}: {FLAGS[command.choice].help}")
@@ -39,7 +41,7 @@ def read_arguments(
         if command.heals:
             from qtx.pipeline.heal import patient_config
 
-            base = patient_config(base)
+            base, chosen["command"] = patient_config(base), shlex.join(["qtx", name, *given])
     config, workdir = parse(arguments, of_run=of_run, base=base)
     if base is not None:
         check_attention_length(config)

@@ -3,11 +3,10 @@
 from __future__ import annotations
 
 import dataclasses
-import sys
 import time
 from collections.abc import Mapping
 from pathlib import Path
-from shlex import join, quote
+from shlex import quote
 from typing import Any
 
 from rich.box import SIMPLE_HEAD
@@ -37,7 +36,7 @@ from qtx.pipeline.assemble import assemble
 from qtx.pipeline.backend import training_backend
 from qtx.pipeline.compare import begun_run, check_runs, duration, rebuild, run_comparison, runs
 from qtx.pipeline.export import FORMATS
-from qtx.pipeline.heal import Aim, export_healed, licence_of, story_of
+from qtx.pipeline.heal import Aim, export_healed, licence_of
 from qtx.pipeline.heal import heal as heal_model
 from qtx.pipeline.importing import Found, import_run
 from qtx.pipeline.measure import CALIBRATED, measure, metrics_of
@@ -124,26 +123,20 @@ def analyze(
     say(console, f"report: {report}")
 
 
-def heal(
-    experiment: Experiment,
-    out: str,
-    source: Found,
-    **named: Any,
-) -> None:
-    """Runs `qtx heal`; `named` are options of an `Aim`, numbers as text."""
+def heal(experiment: Experiment, out: str, source: Found, command: str, **named: Any) -> None:
+    """Runs `qtx heal`, the command line `command`; `named` are options of an `Aim`, numbers as text."""
     console = Console()
     kinds = {"steps": int, "hours": float, "target": float}
     given: dict[str, Any] = {
         name: _number(name, kinds[name], text) if name in kinds else text for name, text in named.items()
     }
     aim = Aim(**given)
-    folder, command = at_home(out), f"qtx {join(sys.argv[1:])}"
+    folder = at_home(out)
     if folder.exists() and not (folder.is_dir() and ((folder / "run").is_dir() or not any(folder.iterdir()))):
         raise QtxError(f"--out={folder} is there, and holds no healing: choose another")
     began = time.monotonic()
-    stages = heal_model(experiment, source, folder / "run", aim, tell=lambda line: say(console, line))
-    story = story_of(stages, aim, command)
-    chosen = stages[story.chosen]
+    story = heal_model(experiment, source, folder / "run", aim, command, tell=lambda line: say(console, line))
+    chosen = story.runs[story.chosen]
     print_table(f"{story.name}: {FIDELITY}", *stage_table(story), console)
     say(console, story.ended)
     if not chosen.steps:
@@ -153,7 +146,7 @@ def heal(
     # This draws with matplotlib, which takes a second to import.
     from qtx.report.healing_page import write_page
 
-    before, after = (load_analysis(stage.folder / "analysis.npz") for stage in (stages[0], chosen))
+    before, after = (load_analysis(stage.folder / "analysis.npz") for stage in (story.runs[0], chosen))
     report = write_page(story, before, after, folder)
     for line in (sentence(story), *notes, f"took {duration(time.monotonic() - began)}"):
         say(console, line)

@@ -14,7 +14,7 @@ from typing import Any
 from qtx.analysis.capture import FloatingPoint
 from qtx.analysis.diagnosis import Diagnosis, Measured, find_heads, find_map, find_outliers
 from qtx.analysis.observation import observe_model
-from qtx.analysis.sensitivity import Sweep, costliest, sensitivities, targets, with_one
+from qtx.analysis.sensitivity import Sweep, costliest, sensitivities, targets, with_some
 from qtx.data import Data, load
 from qtx.data.classes import UnknownLabel
 from qtx.experiment import Experiment
@@ -92,7 +92,7 @@ def diagnose(
     scheme, *others = config.schemes
     tell(f"quantizing to {scheme}")
     model = quantized(scheme)
-    ladder = {"fp": measured(with_one(model, params, None, alone=True)), scheme: measured(model)}
+    ladder = {"fp": measured(with_some(model, params, (), alone=True)), scheme: measured(model)}
     for other in others:
         tell(f"quantizing to {other}")
         ladder[other] = measured(quantized(other))

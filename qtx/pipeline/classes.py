@@ -93,8 +93,9 @@ def load_numbered(config: DataConfig, objective: str, known: Sequence[str] | Non
     if given is not None:
         return load(config.with_classes(_agreed(given, known)), objective)
     try:
-        named = config.with_classes(Known(known)) if takes_classes else None
-        return _of_source(config, objective, known) if named is None else load(named, objective)
+        if takes_classes:
+            return load(config.with_classes(Known(known)), objective)
+        return _of_source(config, objective, known)
     except UnknownLabel:
         own = load(config, objective) if new_head else None
         if own is None or Numbering(known).numbers.keys() & set(own.classes or ()):

@@ -35,11 +35,11 @@ from qtx.pipeline.importing import Found, import_run
 from qtx.pipeline.measure import measure, sums_of
 from qtx.pipeline.measurements import find_result
 from qtx.pipeline.quantize import quantize
-from qtx.pipeline.run import TrainedRun, load_run, train_run
+from qtx.pipeline.run import TrainedRun, load_run, restore_run, train_run
 from qtx.pipeline.warmup import grown_from
 from qtx.quantization.qat.config import QatConfig
 from qtx.report.healing import Stage, Story
-from qtx.training import RunFolder, find_checkpoint
+from qtx.training import RunFolder
 from qtx.training.evaluate import add_up
 from qtx.training.optimizer import limited
 
@@ -50,7 +50,7 @@ SMALLEST_STAGE = 30
 ORIGINAL = "original"
 EXPECTED = Expected("a healing of this version of qtx", "choose another --out")
 PLATEAU = 0.002
-"""What a stage has to add to the quantized model's fidelity for another one to follow."""
+"""The fidelity in integers that a stage has to add for another one to follow."""
 
 LIMITS = (50.0, 35.0, 25.0, 18.0, 12.0, 8.0, 5.0)
 """Limits of weights, in root mean squares of their layer's tensor."""
@@ -117,15 +117,21 @@ def learning_rate(layers: int, width: int) -> float:
 
 
 def heal(
-    patient: Experiment, source: Found, folder: Path, aim: Aim, tell: Callable[[str], Any] = lambda line: None
-) -> list[Stage]:
-    """Heals a checkpoint, or goes on with an interrupted healing; returns the original and the stages, in order.
+    patient: Experiment,
+    source: Found,
+    folder: Path,
+    aim: Aim,
+    command: str,
+    tell: Callable[[str], Any] = lambda line: None,
+) -> Story:
+    """Heals a checkpoint, or goes on with an interrupted healing; returns what it did.
 
     Args:
       patient: the original's experiment, under `patient_config`.
       source: the checkpoint.
       folder: where the runs are.
       aim: what to reach.
+      command: how a person repeats it, for the record.
       tell: is called with a line about each stage as it begins.
 
     Raises:
@@ -133,47 +139,45 @@ def heal(
     """
     quantization = dataclasses.replace(patient.quantization, schemes=(aim.bits,))
     patient = dataclasses.replace(patient, quantization=quantization)
-    original = folder / ORIGINAL
     file, claim = folder / "healing.json", _claim(source, aim)
     _check(file, claim)
-    import_run(patient, original, source)
+    began = time.monotonic()
+    original = import_run(patient, folder / ORIGINAL, source)
     write_whole({file: sealed_json(claim)})
     tell(f"measuring the original in {aim.bits.upper()}")
-    stages = [_measured(original, aim.bits)]
-    if stages[0].quantized >= aim.target and not aim.force:
-        return stages
-    for number in itertools.count(1):
-        steps = next_steps(stages, aim)
-        if steps is None:
-            return stages
-        began, at = time.monotonic(), folder / f"stage_{number}"
-        experiment = _experiment(patient, stages[-1].folder, at, steps, aim)
-        limit, steps = experiment.training.clip_weights, experiment.training.steps
-        tell(f"stage {number}: {steps} updates, weights within {limit:g} root mean squares")
-        train_run(assemble(experiment, workdir=at), at)
-        stages.append(_measured(at, aim.bits, began))
-    return stages
+    run = restore_run(original, folder / ORIGINAL)
+    stages = [_stage(run, aim.bits, began)]
+    while isinstance(steps := what_next(stages, aim), int):
+        at, began = folder / f"stage_{len(stages)}", time.monotonic()
+        experiment = _experiment(patient, run, at, steps, aim)
+        training = experiment.training
+        tell(f"stage {len(stages)}: {training.steps} updates, weights within {training.clip_weights:g} rms")
+        run = train_run(assemble(experiment, workdir=at), at)
+        stages.append(_stage(run, aim.bits, began))
+    model = f"{model_in_words(original.experiment.model)}, {original.parameters:,} parameters"
+    chosen = stages.index(max(stages, key=lambda stage: stage.quantized))
+    return Story(patient.name, model, original.data.description, aim.bits, stages, chosen, steps, command)
 
 
-def next_steps(stages: Sequence[Stage], aim: Aim) -> int | None:
-    """Returns how many updates the next stage gets: as many as all before it, or what the time allows; None: there is
-    no next stage, for the target is reached, the last one added too little, or the time is up."""
-    done = sum(stage.steps for stage in stages)
-    if aim.steps is not None:
-        return None if done else aim.steps
+def what_next(stages: Sequence[Stage], aim: Aim) -> int | str:
+    """Returns how many updates the next stage gets: as many as all before it, or what the time allows; if there is no
+    next stage, says in a sentence why."""
+    last, done = stages[-1], sum(stage.steps for stage in stages)
+    if not done and last.quantized >= aim.target and not aim.force:
+        return f"As it came, the model has the {aim.target:g} that was asked for, and was left alone."
     if not done:
-        return FIRST_STAGE
-    if stages[-1].quantized >= aim.target or stages[-1].quantized - stages[-2].quantized < PLATEAU:
-        return None
+        return aim.steps or FIRST_STAGE
+    if last.quantized >= aim.target:
+        return f"It has the {aim.target:g} that was asked for."
+    if aim.steps is not None:
+        return f"It was asked for {aim.target:g} and for {aim.steps} updates, which were too few."
+    if last.quantized - stages[-2].quantized < PLATEAU:
+        return f"It was asked for {aim.target:g}; the last stage added less than {PLATEAU:g}."
     of_training = sum(stage.seconds for stage in stages if stage.steps)
     left = 3600 * aim.hours - sum(stage.seconds for stage in stages)
     steps = min(done, int(left * done / of_training))
-    return steps if steps >= SMALLEST_STAGE else None
-
-
-def best(stages: Sequence[Stage]) -> Stage:
-    """Returns the stage with the most of its original's outputs in integers."""
-    return max(stages, key=lambda stage: stage.quantized)
+    time_is_up = f"It was asked for {aim.target:g}, but its time of {aim.hours:g} h was up."
+    return steps if steps >= SMALLEST_STAGE else time_is_up
 
 
 def weight_limit(run: TrainedRun) -> float:
@@ -191,14 +195,13 @@ def weight_limit(run: TrainedRun) -> float:
     return ([*itertools.takewhile(bearable, LIMITS)] or [LIMITS[0]])[-1]
 
 
-def _experiment(patient: Experiment, start: Path, folder: Path, steps: int, aim: Aim) -> Experiment:
+def _experiment(patient: Experiment, before: TrainedRun, folder: Path, steps: int, aim: Aim) -> Experiment:
     """Returns the experiment of a stage: the one that is there already, or one that starts from the stage before."""
     if RunFolder(folder).config.exists():
         return load_experiment(folder)
-    before = load_run(start)
     experiment = dataclasses.replace(
         patient,
-        start=str(start),
+        start=str(before.workdir),
         model=dataclasses.replace(before.assembled.experiment.model, dropout=0.0, attention_dropout=0.0),
         training=dataclasses.replace(
             patient.training,
@@ -210,7 +213,7 @@ def _experiment(patient: Experiment, start: Path, folder: Path, steps: int, aim:
         ),
         qat=QatConfig(noise=aim.bits),
     )
-    if aim.attention is None:
+    if aim.attention is None or before.checkpoint:  # a stage has the attention that is wanted
         return experiment
     wanted = grown_from(before.assembled.experiment, experiment, attention_variant(aim.attention))
     return dataclasses.replace(experiment, model=dataclasses.replace(experiment.model, attention=wanted))
@@ -229,49 +232,22 @@ def _check(file: Path, claim: dict[str, Any]) -> None:
         raise QtxError(f"{file.parent} has another healing, whose {', '.join(other)}: choose another --out")
 
 
-def _measured(folder: Path, bits: str, began: float | None = None) -> Stage:
+def _stage(run: TrainedRun, bits: str, began: float) -> Stage:
     """Returns a run as a stage, measured now or earlier."""
-    began = time.monotonic() if began is None else began
-    experiment = load_experiment(folder)
-    quantization = record(experiment)["quantization"]
-    checkpoint = find_checkpoint(folder)
-    found = find_result(RunFolder(folder), checkpoint, experiment.training.eval_batches, quantization)
+    experiment = run.assembled.experiment
+    quantization, number = record(experiment)["quantization"], experiment.training.eval_batches
+    found = find_result(RunFolder(run.workdir), run.checkpoint, number, quantization)
     if found is None:
-        run = load_run(folder)
         found = measure(run, quantize(run), attention_text(experiment.model.attention), began)
     return Stage(
-        folder,
-        checkpoint,
+        run.workdir,
+        run.checkpoint,
         experiment.training.clip_weights,
         found["fp"],
         found["quantized"][bits],
         found["max_inf_norm"],
         found["seconds"],
     )
-
-
-def why_ended(stages: Sequence[Stage], aim: Aim) -> str:
-    """Says in a sentence why a healing ended."""
-    reached = best(stages).quantized >= aim.target
-    if reached and len(stages) == 1:
-        return f"As it came, the model has the {aim.target:g} that was asked for, and was left alone."
-    if reached:
-        return f"It has the {aim.target:g} that was asked for."
-    if aim.steps is not None:
-        return f"It was asked for {aim.target:g} and for {aim.steps} updates, which were too few."
-    if stages[-1].quantized - stages[-2].quantized < PLATEAU:
-        return f"It was asked for {aim.target:g}; the last stage added less than {PLATEAU:g}."
-    return f"It was asked for {aim.target:g}, but the {aim.hours:g} hours were up."
-
-
-def story_of(stages: Sequence[Stage], aim: Aim, command: str) -> Story:
-    """Returns what is told of a healing."""
-    first = load_experiment(stages[0].folder)
-    assembled = assemble(first, workdir=stages[0].folder)
-    model = f"{model_in_words(first.model)}, {assembled.parameters:,} parameters"
-    chosen = stages.index(best(stages))
-    ended = why_ended(stages, aim)
-    return Story(first.name, model, assembled.data.description, aim.bits, stages, chosen, ended, command)
 
 
 def export_healed(stage: Stage, out: Path) -> list[str]:

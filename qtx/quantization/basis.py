@@ -30,6 +30,7 @@ class Kind(NamedTuple):
       rank: the number of axes of the array, each as long as an activation's last: 1 for `[D]`, 2 for `[D, D]`.
       enter, leave: bring an activation `[..., D]` into the basis, and back.
       enter_weight, leave_weight: bring a weight `[D, F]` into the basis, and back; None: a weight stays as it is.
+      mixes: whether an entry of a tensor in the basis is made of several: integers cannot enter it.
     """
 
     rank: int
@@ -37,6 +38,7 @@ class Kind(NamedTuple):
     leave: Move
     enter_weight: Move | None = None
     leave_weight: Move | None = None
+    mixes: bool = False
 
 
 # By default, accelerators multiply float32 in fewer bits, with a larger error than a 16-bit grid's.
@@ -53,13 +55,14 @@ BASES: dict[str, Kind] = {
         enter_weight=lambda w, s: w * s[:, None],
         leave_weight=lambda w, s: w / s[:, None],
     ),
-    # An orthogonal matrix R `[D, D]`: the integers hold x R and R^T W.
+    # An orthogonal matrix R `[D, D]`, as ranges of earlier versions have it: the integers hold x R and R^T W.
     "rotation": Kind(
         2,
         enter=_product,
         leave=lambda x, r: _product(x, r.T),
         enter_weight=lambda w, r: _product(r.T, w),
         leave_weight=lambda w, r: _product(r, w),
+        mixes=True,
     ),
     # Signs e `[D]` and the Hadamard matrix H of order D: the integers hold x R and R^T W with R = diag(e) H.
     "hadamard": Kind(
@@ -68,12 +71,10 @@ BASES: dict[str, Kind] = {
         leave=lambda x, e: transform(x, inverse=True) * e,
         enter_weight=lambda w, e: transform(w * e[:, None], axis=0),
         leave_weight=lambda w, e: transform(w, axis=0, inverse=True) * e[:, None],
+        mixes=True,
     ),
 }
 """Bases stand in the order in which a tensor enters them: with the first three, the integers hold ((x - z) / s) R."""
-
-ROTATIONS = {"rotation", "hadamard"}
-"""Those that mix dimensions."""
 
 
 def basis_of(r: Mapping[str, Any]) -> dict[str, jax.Array]:

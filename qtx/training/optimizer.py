@@ -141,11 +141,13 @@ SHRINK = 0.05
 """The largest share by which `clip_weights` lowers a tensor's largest weights at one update."""
 
 
-def clip_weights(limit: float, mask: DecayMask, parameters: Parameters) -> optax.GradientTransformation:
+def clip_weights(
+    limit: float, mask: DecayMask, parameters: Parameters, shrink: float = SHRINK
+) -> optax.GradientTransformation:
     """Keeps the weights of each layer's tensor within `limit` times its root mean square, where `mask` is True.
 
-    After an update w becomes clip(w, -c, c) with c = max(limit rms(w), 0.95 max |w|): larger weights shrink from update
-    to update, slowly enough that training can make up for it. A penalty could not do that: Adam moves every
+    After an update w becomes clip(w, -c, c) with c = max(limit rms(w), (1 - shrink) max |w|): larger weights shrink
+    from update to update, slowly enough that training can make up for it. A penalty could not do that: Adam moves every
     weight by about the learning rate, and the feed-forward kernels that make outliers hold weights of 100 root mean
     squares and more, which cost an 8-bit grid from minimum to maximum most of its points.
     """
@@ -153,21 +155,15 @@ def clip_weights(limit: float, mask: DecayMask, parameters: Parameters) -> optax
     def clip(update, param):
         after = param + update
         largest, rms = jnp.abs(after).max(), jnp.sqrt(jnp.square(after).mean())
-        bound = jnp.maximum(limit * rms, (1 - SHRINK) * largest)
+        bound = jnp.maximum(limit * rms, (1 - shrink) * largest)
         return jnp.clip(after, -bound, bound) - param
 
     return optax.masked(layer_by_layer(optax.stateless(clip), parameters), mask)
 
 
 def limited(params: Any, limit: float, parameters: Parameters) -> Any:
-    """Returns parameters whose weights are all within what `clip_weights` leads to, at once."""
-
-    def clip(update, param):
-        bound = limit * jnp.sqrt(jnp.square(param).mean())
-        return jnp.clip(param, -bound, bound) - param
-
-    mask = decay_mask(parameters, decay_norm_scale=False)
-    clipping = optax.masked(layer_by_layer(optax.stateless(clip), parameters), mask)
+    """Returns parameters whose weights are within a limit as of `clip_weights`, at once."""
+    clipping = clip_weights(limit, decay_mask(parameters, decay_norm_scale=False), parameters, shrink=1.0)
     updates, _ = clipping.update(jax.tree.map(jnp.zeros_like, params), clipping.init(params), params)
     return optax.apply_updates(params, updates)
 

@@ -64,7 +64,7 @@ def in_floating_point(kind, attention):
 
 
 def difference(kind, attention, result):
-    """Of what real tokens get, as a share of what floating point gives them."""
+    """The error of what real tokens get, as a share of what floating point gives them."""
     expected, batch = in_floating_point(kind, attention), make(kind, attention)[2]
     valid = batch["mask"] if expected.ndim == 3 else ...
     return np.linalg.norm((np.asarray(apply(result, batch)) - expected)[valid]) / np.linalg.norm(expected[valid])

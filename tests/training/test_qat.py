@@ -282,8 +282,8 @@ def test_every_family_is_quantized_as_after_training(family, attention, granular
 
 
 def assert_quantized_as_after_training(module, params, batch, recipe, learn=True, allowed=0.02):
-    """The same logits as `Quantized`'s; every range and weight has a finite gradient, and nearly all ranges one that is
-    not 0, unless they are left as calibrated."""
+    """The logits are those of `Quantized`; every range and weight has a finite gradient, and nearly all ranges one that
+    is not 0, unless they are left as calibrated."""
     model = make_qat_model(module, recipe, batch, learn)
     given = model.start(params, calibrate(module, params, recipe, [batch], 1))
     expected = jax.jit(lambda scheme, batch: scheme.apply(batch))(model.quantized(given), batch)

@@ -9,7 +9,7 @@ import flax.linen as nn
 
 from qtx.anatomy import read
 from qtx.quantization import float32_only
-from qtx.quantization.basis import ROTATIONS, basis_of
+from qtx.quantization.basis import BASES, basis_of
 from qtx.quantization.calibration import Quantized
 from qtx.quantization.integer.grids import read_grids
 from qtx.quantization.integer.kernels import dense_variables, integers_of
@@ -52,7 +52,8 @@ def convert(quantized: Quantized) -> IntegerModel:
             integers[as_table(path)] = integers_of(x, grids.weights[path])
     for site, grid in grids.sites.items():
         integers |= {f"{site}/grid/{name}": value for name, value in grid.items()}
-    floating |= {f"{site} (its rotation)" for site, grid in grids.sites.items() if grid.keys() & ROTATIONS}
+    mixed = {site for site, grid in grids.sites.items() if any(BASES[name].mixes for name in basis_of(grid))}
+    floating |= {f"{site} (its rotation)" for site in mixed}
     kept = {path: x for path, x in params.items() if not {path, as_table(path)} & integers.keys()}
     return IntegerModel(module, tuple(sorted(floating)), kept, integers)
 
