@@ -14,7 +14,7 @@ from typing import Any
 from qtx.analysis.capture import FloatingPoint
 from qtx.analysis.diagnosis import Diagnosis, Measured, find_heads, find_map, find_outliers
 from qtx.analysis.observation import observe_model
-from qtx.analysis.sensitivity import Sweep, costliest, sensitivities, targets, with_some
+from qtx.analysis.sensitivity import costliest, sweep, targets, with_some
 from qtx.data import Data, load
 from qtx.data.classes import UnknownLabel
 from qtx.experiment import Experiment
@@ -33,10 +33,15 @@ from qtx.training.distillation import Teacher
 from qtx.training.evaluate import add_up
 from qtx.training.sharding import batch_shards
 
-EXAMPLES = 64
-BATCH = 8
-CALIBRATION_BATCHES = 2
+MOST_EXAMPLES, FEWEST_EXAMPLES = 64, 16
+PARAMETERS = 25_000_000
+"""The size of the largest model that is measured on most examples; larger ones take fewer, so that they take no longer
+as long as the fewest allow."""
+BATCH = 4
+CALIBRATION_BATCHES = 4
 COSTLIEST = 5
+SWEPT = 4
+"""The costliest tensors are searched on one batch, and measured on one in four."""
 SHOWN_HEADS = 4
 
 # Other ways to quantize, which the methods' table compares with the config's own, and the options that choose each.
@@ -50,20 +55,23 @@ ALTERNATIVES: dict[str, dict[str, Any]] = {
 
 
 def diagnose(
-    run: TrainedRun, examples: int = EXAMPLES, thorough: bool = False, tell: Callable[[str], Any] = lambda step: None
+    run: TrainedRun,
+    examples: int | None = None,
+    thorough: bool = False,
+    tell: Callable[[str], Any] = lambda step: None,
 ) -> Diagnosis:
     """Diagnoses a run's model in floating point and quantized after training.
 
     Args:
       run: the run, from `restore_run`, e.g. an imported one; ranges learned in training are calibrated anew.
-      examples: how many held-out examples to measure on, or all if there are fewer.
+      examples: how many held-out examples to measure on, or all if there are fewer; None: as suits the model's size.
       thorough: whether to measure every tensor, and not only those that cost most on the first batch.
       tell: is called with the name of each step as the step begins, to show progress.
 
     Raises:
       QtxError: if there are too few training data to calibrate on, or the recipe does not fit the model.
     """
-    assembled = _sampled(run.assembled, examples)
+    assembled = _sampled(run.assembled, examples or examples_for(run.assembled.parameters))
     experiment, module, params = assembled.experiment, assembled.module, run.floating_point
     config = experiment.quantization
     if _has_foreign_labels(assembled):
@@ -104,14 +112,23 @@ def diagnose(
         except QtxError as error:
             left_out[name] = str(error)
 
-    def metric(model: Quantized) -> float:
-        return measured(model).metric
+    def of_tensors(number: int | None) -> Callable[[Quantized], float]:
+        return lambda model: measured(model, number).metric
 
     tell("looking for the tensors that cost most")
-    chosen = targets(model)
+    chosen, lower_is_better = targets(model), objective.lower_is_better
     if not thorough:
-        chosen = costliest(model, params, lambda m: measured(m, 1).metric, objective.lower_is_better, COSTLIEST)
-    rows = sensitivities(model, params, batches[:1], metric, chosen, objective.lower_is_better)
+        chosen = costliest(model, params, of_tensors(1), lower_is_better, COSTLIEST)
+    found = sweep(
+        model,
+        params,
+        batches[:1],
+        of_tensors(None if thorough else -(-len(batches) // SWEPT)),
+        chosen,
+        scheme=scheme,
+        metric=objective.metric,
+        lower_is_better=lower_is_better,
+    )
     told = told_of_embeddings(experiment.model, RunFolder(run.workdir).imported)
     embedding = [f"{name} {text}" for name, text in told.items()]
     return Diagnosis(
@@ -128,11 +145,16 @@ def diagnose(
         ladder=ladder,
         methods=methods,
         left_out=left_out,
-        sweep=Sweep(scheme, objective.metric, ladder["fp"].metric, ladder[scheme].metric, rows),
+        sweep=found,
         thorough=thorough,
         reach={one.name: observation.sites[one.path]["reach"][one.layer or 0] for one in outliers},
         maps=tuple(find_map(observation, role, text) for role in heads[:SHOWN_HEADS]),
     )
+
+
+def examples_for(parameters: int) -> int:
+    """Returns on how many examples a model of a size is measured: models above `PARAMETERS` on fewer."""
+    return min(MOST_EXAMPLES, max(FEWEST_EXAMPLES, MOST_EXAMPLES * PARAMETERS // parameters))
 
 
 def open_run(experiment: Experiment, workdir: Path, source: Found | None, names_data: bool = False) -> TrainedRun:

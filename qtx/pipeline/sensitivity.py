@@ -5,7 +5,7 @@ from __future__ import annotations
 import itertools
 from collections.abc import Callable, Iterable, Sequence
 
-from qtx.analysis.sensitivity import Sweep, Target, sweep
+from qtx.analysis.sensitivity import Sweep, Target, sweep, targets
 from qtx.pipeline.measure import sums_of
 from qtx.pipeline.quantize import under
 from qtx.pipeline.run import TrainedRun
@@ -30,8 +30,8 @@ def find_sensitivity(
         run.floating_point,
         batches,
         metric_of,
+        track(targets(quantized)),
         scheme=scheme,
         metric=objective.metric,
         lower_is_better=objective.lower_is_better,
-        track=track,
     )

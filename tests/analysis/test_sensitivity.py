@@ -53,7 +53,8 @@ def swept(model):
         return float(np.linalg.norm(np.asarray(logits(setting, batch)) - exact))
 
     before = logits._cache_size()
-    found = sweep(quantized, params, [batch], error, scheme="w8a8", metric="perplexity", lower_is_better=True)
+    every = targets(quantized)
+    found = sweep(quantized, params, [batch], error, every, scheme="w8a8", metric="perplexity", lower_is_better=True)
     return found, logits._cache_size() - before
 
 
