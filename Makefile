@@ -9,12 +9,13 @@ SLOW ?= slow
 # Each begins with one half of the files, so that what the tests of a file share is made once.
 PYTEST = $(BIN)/python -m pytest -n $(WORKERS) --dist worksteal
 
-.PHONY: help setup demo demo-compare test test-slow lint conformance bench clean
+.PHONY: help setup demo demo-compare docs test test-slow lint conformance bench clean
 .DEFAULT_GOAL := help
 
 help:
 	@echo "make demo         diagnose a real model, heal it, and quantize it before and after, in five to eight minutes"
 	@echo "make demo-compare pre-train, quantize and compare attention variants on this machine"
+	@echo "make docs         the pages of docs/ as a site, in build/site"
 	@echo "make test         the test suite"
 	@echo "make test-slow    the tests that train for minutes"
 	@echo "make lint         style, formatting, types, and the layers of import"
@@ -36,6 +37,10 @@ demo: $(READY)
 
 demo-compare: $(READY)
 	$(BIN)/qtx compare --config=configs/demo.py --workdir=runs/demo
+
+docs: $(READY)
+	$(BIN)/python -m pip install --quiet --disable-pip-version-check -c requirements.txt -e ".[docs]"
+	NO_MKDOCS_2_WARNING=1 $(BIN)/mkdocs build --quiet --strict
 
 test: $(READY)
 	$(PYTEST) $(ARGS)
