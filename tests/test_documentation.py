@@ -6,12 +6,14 @@ import re
 from pathlib import Path
 
 import pytest
+import yaml
 
+from qtx import __version__
 from qtx.attention import VARIANTS
 from qtx.quantization import RECIPES
 
 ROOT = Path(__file__).parents[1]
-PAGES = [ROOT / "README.md", ROOT / "CONTRIBUTING.md", *sorted((ROOT / "docs").glob("*.md"))]
+PAGES = [*(ROOT / f"{name}.md" for name in ("README", "CONTRIBUTING", "CHANGELOG")), *sorted((ROOT / "docs").glob("*.md"))]
 
 
 def heading_anchor(heading):
@@ -53,3 +55,18 @@ def test_readme_names_every_variant_and_every_config():
 def test_quantization_page_names_every_recipe():
     page = (ROOT / "docs" / "quantization.md").read_text(encoding="utf-8")
     assert [name for name in RECIPES if f"`{name}`" not in page] == []
+
+
+def test_the_citation_is_of_this_version_and_has_what_its_format_requires():
+    # https://github.com/citation-file-format/citation-file-format, schema 1.2.0
+    cited = yaml.safe_load((ROOT / "CITATION.cff").read_text(encoding="utf-8"))
+    assert {"cff-version", "message", "title", "authors"} <= cited.keys() and cited["cff-version"] == "1.2.0"
+    assert (cited["version"], cited["license"]) == (__version__, "Apache-2.0")
+    (paper,) = cited["references"]
+    assert {"type", "title", "authors"} <= paper.keys() and "2306.12929" in paper["doi"]
+    for author in (*cited["authors"], *paper["authors"]):
+        assert author.keys() in ({"name"}, {"family-names", "given-names"})
+
+
+def test_the_changelog_has_this_version():
+    assert f"\n## {__version__} (" in (ROOT / "CHANGELOG.md").read_text(encoding="utf-8")
