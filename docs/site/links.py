@@ -1,5 +1,6 @@
 """This hook of MkDocs takes what the pages link to outside of `docs/` into the site, so that one link serves there and
-where the repository is shown: `../CONTRIBUTING.md` is the site's page `CONTRIBUTING.md`."""
+where the repository is shown (`../CONTRIBUTING.md` is the site's page `CONTRIBUTING.md`), and refuses a page that would
+load anything from elsewhere."""
 
 from __future__ import annotations
 
@@ -7,10 +8,12 @@ import re
 from pathlib import Path
 
 from mkdocs.config.defaults import MkDocsConfig
+from mkdocs.exceptions import PluginError
 from mkdocs.structure.files import File, Files
 from mkdocs.structure.pages import Page
 
 OUTSIDE = re.compile(r"\]\(\.\./([^)#]+)")
+LOADED = re.compile(r"<(?:script|img|link|iframe|source)\b[^>]*\b(?:src|href)=\"?(?:https?:)?//[^\s\">]*")
 
 
 def on_files(files: Files, config: MkDocsConfig) -> Files:
@@ -25,5 +28,11 @@ def on_files(files: Files, config: MkDocsConfig) -> Files:
 
 def on_page_markdown(markdown: str, page: Page, **_: object) -> str:
     """Returns a page whose links to such files are links within the site."""
-    inside = page.file.src_uri.count("/") == 0
-    return OUTSIDE.sub(r"](\1", markdown) if inside else markdown
+    return OUTSIDE.sub(r"](\1", markdown)
+
+
+def on_post_page(output: str, page: Page, **_: object) -> str:
+    """Returns a page as it is written, if it loads nothing from elsewhere."""
+    if loaded := LOADED.search(output):
+        raise PluginError(f"{page.file.src_uri} loads from elsewhere: {loaded[0]}: expected a file of docs/")
+    return output
