@@ -18,7 +18,7 @@ from qtx.cli.main import own_process
 
 FOLDER = Path("runs/demo")
 ANALYZING = ("--config.training.batch_size=8", "--config.training.eval_batches=8", "--config.data.min_length=16")
-HEALING = ("--steps=80",)
+HEALING = ("--steps=40", "--config.training.eval_batches=8")
 COMPARING = (
     *("--config.training.steps=200", "--config.training.warmup_steps=20", "--config.compare.seeds=(0,)"),
     "--config.compare.variants=('softmax', 'gated_linear')",
