@@ -1,4 +1,4 @@
-"""`make demo`: a real model that eight bits ruin is diagnosed and healed; two small models are trained from scratch.
+"""`make demo`: a real model that eight bits ruin is diagnosed and healed.
 
     python -m experiments.demo [FOLDER]
 
@@ -8,7 +8,7 @@ Every step is a command of qtx's, printed as one would type it. Started again, i
 from __future__ import annotations
 
 import dataclasses
-import re
+import shlex
 import sys
 from collections.abc import Sequence
 from pathlib import Path
@@ -19,11 +19,6 @@ from qtx.cli.main import own_process
 FOLDER = Path("runs/demo")
 ANALYZING = ("--config.training.batch_size=8", "--config.training.eval_batches=8", "--config.data.min_length=16")
 HEALING = ("--steps=40", "--config.training.eval_batches=8")
-COMPARING = (
-    *("--config.training.steps=200", "--config.training.warmup_steps=20", "--config.compare.seeds=(0,)"),
-    "--config.compare.variants=('softmax', 'gated_linear')",
-    "--config.quantization.schemes=('w8a8',)",
-)
 
 
 @dataclasses.dataclass(frozen=True)
@@ -43,14 +38,9 @@ class Step:
     page: Path
 
 
-def story(
-    folder: Path,
-    analyzing: Sequence[str] = ANALYZING,
-    healing: Sequence[str] = HEALING,
-    comparing: Sequence[str] = COMPARING,
-) -> list[Step]:
+def story(folder: Path, analyzing: Sequence[str] = ANALYZING, healing: Sequence[str] = HEALING) -> list[Step]:
     """The steps in a folder; the flags say how much each of them does."""
-    patient, healed, compared = (folder / name for name in ("minilm-2l", "minilm-2l-healed", "compare"))
+    patient, healed = folder / "minilm-2l", folder / "minilm-2l-healed"
     return [
         Step(
             "a diagnosis",
@@ -67,25 +57,14 @@ def story(
             ("heal", "builtin:minilm-2l", f"--out={healed}", *healing),
             healed / "healing.html",
         ),
-        Step(
-            "from scratch",
-            "Two kinds of attention, trained for seconds. Look at the columns FP and W8A8: models so small and so\n"
-            "young have no outliers yet, and quantize equally well. `make demo-compare` trains more, for longer.",
-            ("compare", "--config=demo", f"--workdir={compared}", *comparing),
-            compared / "report.html",
-        ),
     ]
-
-
-def typed(command: Sequence[str]) -> str:
-    """A command line as one would type it."""
-    return " ".join(["qtx", *(f'"{part}"' if re.search(r"[ '()]", part) else part for part in command)])
 
 
 def tell(steps: Sequence[Step]) -> int:
     """Runs what is not finished, and returns the exit code of the first command that fails, or 0."""
     for number, step in enumerate(steps, start=1):
-        print(f"\n== {number} of {len(steps)}: {step.title}\n{step.look}\n\n$ {typed(step.command)}", flush=True)
+        typed = shlex.join(["qtx", *step.command])
+        print(f"\n== {number} of {len(steps)}: {step.title}\n{step.look}\n\n$ {typed}", flush=True)
         if step.page.is_file():
             print(f"finished already: {step.page}")
         elif code := qtx(step.command):
