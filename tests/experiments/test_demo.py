@@ -36,7 +36,7 @@ def test_the_demo_names_commands_and_keys_that_exist(tmp_path):
             check_key(config, key)
 
 
-@pytest.mark.slow
+@pytest.mark.long
 def test_the_demo_tells_what_it_measured_and_does_nothing_twice(tmp_path, capsys):
     short = ["--config.data.sequence_length=32", "--config.training.eval_batches=2", "--config.mesh.data=1"]
     steps = demo.story(tmp_path, [*short, "--config.training.batch_size=8"], [*short, "--steps=30"])
