@@ -29,6 +29,7 @@ from qtx.foundation.errors import QtxError
 from qtx.foundation.storage import Expected, read_sealed_json, sealed_json, write_whole
 from qtx.interop.contents import digest_of_folder
 from qtx.models import OF_TRAINING
+from qtx.pipeline.analyze import examples_for
 from qtx.pipeline.assemble import assemble
 from qtx.pipeline.export import export_huggingface
 from qtx.pipeline.importing import Found, import_run
@@ -44,7 +45,7 @@ from qtx.training.evaluate import add_up
 from qtx.training.optimizer import limited
 
 OBJECTIVE, METRIC = "distill", "fidelity"
-BATCH, EVAL_BATCHES, SHORTEST = 8, 16, 16
+BATCH, SHORTEST = 8, 16
 FIRST_STAGE = 180
 SMALLEST_STAGE = 30
 ORIGINAL = "original"
@@ -101,8 +102,10 @@ def patient_config(config: ConfigDict) -> ConfigDict:
     if "min_length" in config.data:
         config.data.min_length = min(SHORTEST, config.data.sequence_length)
     training, quantization = config.training, config.quantization
-    training.batch_size, training.eval_batches = BATCH, EVAL_BATCHES
-    training.learning_rate = learning_rate(config.model.num_layers, config.model.width)
+    layers, width = config.model.num_layers, config.model.width
+    held_out = 2 * examples_for(12 * layers * width**2)  # a number is reported, and not only compared with another
+    training.batch_size, training.eval_batches = BATCH, -(-held_out // BATCH)
+    training.learning_rate = learning_rate(layers, width)
     training.warmup_steps, training.weight_decay = 10, 0.0
     training.log_every = 20
     training.checkpoint_every = 60
