@@ -13,7 +13,7 @@ PYTEST = $(BIN)/python -m pytest -n $(WORKERS) --dist worksteal
 .DEFAULT_GOAL := help
 
 help:
-	@echo "make demo         diagnose a real model, heal it, and quantize it before and after, in five to eight minutes"
+	@echo "make demo         diagnose a real model and heal it, W8A8 before and after, in four to five minutes"
 	@echo "make demo-compare pre-train, quantize and compare attention variants on this machine"
 	@echo "make docs         the pages of docs/ as a site, in build/site"
 	@echo "make test         the test suite"
