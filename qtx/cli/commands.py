@@ -31,6 +31,8 @@ from qtx.foundation.paths import at_home
 from qtx.foundation.storage import write_whole
 from qtx.interop.stored import open_folder
 from qtx.losses.binary_cross_entropy import OF_LABEL
+from qtx.pages.healing import FIDELITY, model_card, sentence, stage_table
+from qtx.pages.results import ATTENTION_COLUMNS, BESIDE_TITLES, OUTLIER_COLUMNS, Result, main_table, markdown, measured
 from qtx.pipeline.analyze import COSTLIEST, diagnose, open_run
 from qtx.pipeline.assemble import assemble
 from qtx.pipeline.backend import training_backend
@@ -50,8 +52,6 @@ from qtx.planning import table as plan_table
 from qtx.quantization.integer import load
 from qtx.quantization.integer.files import DESCRIPTION
 from qtx.quantization.qat.config import QatConfig
-from qtx.report.healing import FIDELITY, model_card, sentence, stage_table
-from qtx.report.results import ATTENTION_COLUMNS, BESIDE_TITLES, OUTLIER_COLUMNS, Result, main_table, markdown, measured
 from qtx.training import NEWEST, RunFolder, read_metrics
 
 
@@ -103,8 +103,8 @@ def analyze(
         found = diagnose(run, thorough=thorough, tell=lambda step: status.update(escape(step)))
         file = save_diagnosis(found, workdir)
     # These draw with matplotlib, which takes a second to import.
-    from qtx.report.diagnosis import head_table, ladder_table, method_table, outlier_table, sentences
-    from qtx.report.diagnosis_page import write_page
+    from qtx.pages.diagnosis import head_table, ladder_table, method_table, outlier_table, sentences
+    from qtx.pages.diagnosis_page import write_page
 
     report = write_page(found, workdir)
     said = sentences(found)
@@ -144,7 +144,7 @@ def heal(experiment: Experiment, out: str, source: Found, command: str, **named:
     notes = export_healed(chosen, folder)
     write_whole({folder / "README.md": model_card(story, licence_of(source.folder)).encode()})
     # This draws with matplotlib, which takes a second to import.
-    from qtx.report.healing_page import write_page
+    from qtx.pages.healing_page import write_page
 
     before, after = (load_analysis(stage.folder / "analysis.npz") for stage in (story.runs[0], chosen))
     report = write_page(story, before, after, folder)
@@ -239,7 +239,7 @@ def sensitivity(
 
     found = find_sensitivity(run, one_scheme(experiment, names_scheme), progress)
     # These draw with matplotlib, which takes a second to import.
-    from qtx.report.sensitivity_figure import SHOWN_TENSORS, save_sensitivity_plot
+    from qtx.pages.sensitivity_figure import SHOWN_TENSORS, save_sensitivity_plot
 
     files = save_sweep(found, workdir), save_sensitivity_plot(found, workdir)
     title = f"{run.title}: {found.metric} at {found.scheme} on part of the held-out data; what costs most first"

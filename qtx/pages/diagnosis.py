@@ -8,8 +8,8 @@ from collections.abc import Iterable, Mapping
 
 from qtx.analysis.diagnosis import IDLE, OUTLIER_RATIO, QUIET, Diagnosis, HeadRole, Measured, Outliers
 from qtx.foundation.numbers import number, percent
-from qtx.report.plots import token_label
-from qtx.report.results import METRIC_TITLES, measured
+from qtx.pages.plots import token_label
+from qtx.pages.results import METRIC_TITLES, measured
 
 Table = tuple[list[str], list[list[str]]]
 SHOWN_ROWS = 6

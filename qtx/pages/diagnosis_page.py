@@ -9,8 +9,8 @@ import numpy as np
 
 from qtx import __version__
 from qtx.analysis.diagnosis import IDLE, OUTLIER_RATIO, Diagnosis
-from qtx.report import diagnosis_plots, page, plots
-from qtx.report.diagnosis import (
+from qtx.pages import diagnosis_plots, page, plots
+from qtx.pages.diagnosis import (
     head_table,
     idle_heads,
     ladder_table,
@@ -19,9 +19,9 @@ from qtx.report.diagnosis import (
     sentences,
     sources,
 )
-from qtx.report.figures import map_caption
-from qtx.report.results import METRIC_TITLES
-from qtx.report.sensitivity_figure import sensitivity_section
+from qtx.pages.figures import map_caption
+from qtx.pages.results import METRIC_TITLES
+from qtx.pages.sensitivity_figure import sensitivity_section
 
 FILE = "report.html"
 SHOWN_TENSORS = 3
