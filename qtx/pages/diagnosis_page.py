@@ -47,12 +47,12 @@ METRICS = {
 def write_page(diagnosis: Diagnosis, workdir: Path) -> Path:
     """Writes `report.html` into a run's folder and returns its path."""
     path = workdir / FILE
-    path.write_text(diagnosis_page(diagnosis), encoding="utf-8")
+    path.write_text(diagnosis_page(diagnosis, "; the numbers are in diagnosis.json beside this page"), encoding="utf-8")
     return path
 
 
-def diagnosis_page(diagnosis: Diagnosis) -> str:
-    """Returns the page as HTML, without any reference to the outside."""
+def diagnosis_page(diagnosis: Diagnosis, beside: str = "") -> str:
+    """Returns the page as HTML, without any reference to the outside; `beside` ends its last line."""
     said = sentences(diagnosis)
     title = f"Diagnosis of {diagnosis.name}"
     body = [
@@ -72,7 +72,7 @@ def diagnosis_page(diagnosis: Diagnosis) -> str:
         page.heading("What fewer bits cost, and what would save it"),
         *_costs(diagnosis),
         *sensitivity_section({diagnosis.name: diagnosis.sweep}),
-        page.footer(f"Written by qtx {__version__}; the numbers are in diagnosis.json beside this page."),
+        page.footer(f"Written by qtx {__version__}{beside}."),
     ]
     return page.page(title, body)
 

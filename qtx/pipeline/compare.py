@@ -99,6 +99,15 @@ def check_runs(planned: Sequence[Run], identity: Mapping[str, str] | None = None
         RunFolder(run.workdir).claim({**record(run.experiment), **known}, write=False)
 
 
+def assemble_comparison(experiment: Experiment, workdir: Path) -> Assembled:
+    """Assembles what all runs of a comparison share, on the data of those that have begun; raises as `check_runs`."""
+    planned = runs(experiment, workdir)
+    check_runs(planned)
+    assembled = assemble(experiment, workdir=begun_run(planned))
+    check_runs(planned, assembled.identity)
+    return assembled
+
+
 def run_comparison(experiment: Experiment, workdir: Path, console: Console, data: Data | None = None) -> list[Result]:
     """Finishes every run and writes results.jsonl, table.md and report.html.
 
