@@ -420,7 +420,7 @@ def _beside(folder: Path, name: str) -> Path:
     return folder.with_name(f"{folder.name}_{name}")
 
 
-def _known(options: Callable[..., Any], given: Mapping[str, Any]) -> Mapping[str, Any]:
+def _known(options: Callable[..., Any], given: dict[str, Any]) -> dict[str, Any]:
     """Returns named options, of which none is unknown to a dataclass of options."""
     known = [field.name for field in dataclasses.fields(options)]  # type: ignore[arg-type]
     for name in given:
