@@ -64,20 +64,19 @@ def model(encoder):
 
 def test_embeddings_are_those_of_each_text_by_itself(encoder, model):
     config, params = interop.load(encoder)
-    tokenizer = load_tokenizer(encoder)
-    texts = [TEXTS[0], "", WORDS[2], f"{WORDS[3]} {WORDS[4]}", " ".join(WORDS[:3] * 9)]
+    tokenizer, hidden_states = load_tokenizer(encoder), jax.jit(build(config).apply)
+    texts = [TEXTS[0], "", WORDS[2]]
 
     def embedding(text):
         ids = [tokenizer.start, *tokenizer.encode([text])[0][: config.max_length - 2], tokenizer.end]
         with jax.default_matmul_precision("highest"):
-            hidden = build(config).apply({"params": params}, {"tokens": np.array([ids])})[0]
+            hidden = hidden_states({"params": params}, {"tokens": np.array([ids])})[0]
         mean = np.asarray(hidden, np.float64).mean(axis=0)
         return mean / np.linalg.norm(mean)
 
-    for name, prompt in {None: PROMPT, "none": ""}.items():
-        expected = np.stack([embedding(prompt + text) for text in texts])
-        np.testing.assert_allclose(model.encode(texts, prompt=name), expected, atol=1e-6)
-    assert model.encode([]).shape == (0, config.width)
+    expected = np.stack([embedding(PROMPT + text) for text in texts])
+    np.testing.assert_allclose(model.encode(texts), expected, atol=1e-6)
+    np.testing.assert_allclose(model.encode(texts[:1], prompt="none"), [embedding(texts[0])], atol=1e-6)
 
 
 @pytest.mark.parametrize(
@@ -161,7 +160,7 @@ def test_the_examples_in_docstrings_are_true(tmp_path):
     given = {"qtx": qtx, "model": model, "folder": tmp_path / "exported"}
     runner, finder = doctest.DocTestRunner(optionflags=doctest.ELLIPSIS), doctest.DocTestFinder(exclude_empty=True)
     tests = [test for test in finder.find(api, globs=given) if test.examples]
-    assert {test.name.rpartition(".")[2] for test in tests} >= {"load", "diagnose", "quantize", "heal", "encode", "train"}
+    assert {test.name.rpartition(".")[2] for test in tests} > {"load", "diagnose", "quantize", "heal", "encode"}
     told = []
     for test in tests:
         test.globs.update(given)
