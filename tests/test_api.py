@@ -103,7 +103,7 @@ def test_bad_input_is_one_line(model, asked, told, tmp_path, monkeypatch):
 
 @pytest.mark.slow
 def test_a_model_that_makes_no_embedding_says_so():
-    model = qtx.train("demo:softmax:smoke", options={"training.steps": 2, "mesh.data": 1})
+    model = qtx.train("demo:softmax:smoke", options={"training.steps": 4, "mesh.data": 1})
     with pytest.raises(QtxError, match="makes no embeddings of texts"):
         model.encode(["a text"])
 

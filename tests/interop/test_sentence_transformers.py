@@ -139,7 +139,7 @@ def test_encoding_is_that_of_the_library(tmp_path, modules, include_prompt):
     model.set_pooling_include_prompt(include_prompt)
     model.max_seq_length = 20
     model.save(str(folder))
-    (tmp_path / "texts.txt").write_text("\n\n".join(["the cat sat on the mat . a dog . " * 3] * 40))
+    (tmp_path / "texts.txt").write_text("\n\n".join(["the cat sat on the mat . " * 90, "a dog . " * 90]))
     source = {"source": "text_files", "files": (str(tmp_path / "texts.txt"),), "document_separator": r"\n\n"}
     found = qtx.load(folder, options={f"data.{name}": value for name, value in source.items()})
     for name in (None, *PROMPTS):
