@@ -1,7 +1,7 @@
 """qtx: transformers in JAX/Flax that survive integer quantization.
 
 In Python, ten names: `load` a model, then `diagnose`, `quantize`, `heal`, `encode`, `export` and `evaluate` it (they
-are its methods too); `train`, `compare` and `report` experiments. `qtx.api` defines them; it is imported, with JAX,
+are its methods too); `train`, `compare` and `report` experiments. `qtx.api.names` has them; it is imported, with JAX,
 when the first of them is used.
 """
 
@@ -18,7 +18,7 @@ def __getattr__(name: str) -> Any:
     """Returns one of the ten names."""
     if name not in __all__:
         raise AttributeError(f"module 'qtx' has no attribute {name!r}")
-    return getattr(importlib.import_module("qtx.api"), name)
+    return getattr(importlib.import_module("qtx.api.names"), name)
 
 
 def __dir__() -> list[str]:

@@ -13,7 +13,9 @@ import numpy as np
 import pytest
 
 import qtx
-from qtx import api, interop
+from qtx import interop
+from qtx.api import model as models
+from qtx.api import names
 from qtx.data import load_tokenizer
 from qtx.families import build
 from qtx.foundation.errors import QtxError
@@ -34,7 +36,7 @@ def test_the_package_is_imported_without_jax():
 
 
 def test_names_are_functions_and_no_others_are_there():
-    assert all(getattr(qtx, name) is getattr(api, name) for name in NAMES)
+    assert all(getattr(qtx, name) is getattr(names, name) for name in NAMES)
     with pytest.raises(AttributeError, match="no attribute 'laod'"):
         qtx.laod  # noqa: B018
 
@@ -159,7 +161,7 @@ def test_the_examples_in_docstrings_are_true(tmp_path):
     model = qtx.load("builtin:minilm-2l", options=options)
     given = {"qtx": qtx, "model": model, "folder": tmp_path / "exported"}
     runner, finder = doctest.DocTestRunner(optionflags=doctest.ELLIPSIS), doctest.DocTestFinder(exclude_empty=True)
-    tests = [test for test in finder.find(api, globs=given) if test.examples]
+    tests = [test for module in (names, models) for test in finder.find(module, globs=given) if test.examples]
     assert {test.name.rpartition(".")[2] for test in tests} > {"load", "diagnose", "quantize", "heal", "encode"}
     told = []
     for test in tests:
