@@ -104,10 +104,12 @@ def test_bad_input_is_one_line(model, asked, told, tmp_path, monkeypatch):
 
 
 @pytest.mark.slow
-def test_a_model_that_makes_no_embedding_says_so():
+def test_a_model_that_was_trained_makes_no_embedding_and_is_healed():
     model = qtx.train("demo:softmax:smoke", options={"training.steps": 4, "mesh.data": 1})
     with pytest.raises(QtxError, match="makes no embeddings of texts"):
         model.encode(["a text"])
+    original, stage = model.heal(steps=30, force=True).story.runs
+    assert original.floating == pytest.approx(1) and stage.steps == 30
 
 
 @pytest.mark.slow

@@ -126,8 +126,8 @@ class Model:
         recorded = section(self.run.assembled.experiment.data)
         kept = recorded if texts is None else EXAMPLE_OPTIONS
         config.data.update({name: recorded[name] for name in kept})
-        if config.data.tokenizer is not None:
-            config.data.tokenizer = str(source.folder)
+        if config.data.tokenizer is not None:  # the checkpoint's own cuts the texts, and nothing is masked
+            config.data.update({"tokenizer": str(source.folder), "vocab_size": None, "mask_probability": None})
         of_examples = {f"data.{name}" for name in (*EXAMPLE_OPTIONS, "min_length")}
         options = {
             key: value
