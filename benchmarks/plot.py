@@ -9,7 +9,7 @@ from typing import Any
 from matplotlib.axes import Axes
 from matplotlib.backends.backend_agg import FigureCanvasAgg
 
-from qtx.report.style import MUTED, drawing, series_style
+from qtx.pages.style import MUTED, drawing, series_style
 
 PANEL = (5.6, 3.6)  # inches
 COLUMNS = 2

@@ -20,9 +20,9 @@ from matplotlib.figure import Figure
 from experiments.bad_input import told_in_a_line
 from qtx.analysis import Analysis, load_analysis
 from qtx.foundation.errors import QtxError
+from qtx.pages import plots
+from qtx.pages.style import SERIES
 from qtx.pipeline.measurements import read_measurements
-from qtx.report import plots
-from qtx.report.style import SERIES
 from qtx.training import RunFolder
 
 NAMES = ("as it came", "healed")

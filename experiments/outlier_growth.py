@@ -15,7 +15,7 @@ from pathlib import Path
 
 from experiments.bad_input import told_in_a_line
 from qtx.foundation.errors import QtxError
-from qtx.report import plots
+from qtx.pages import plots
 
 MEASURES = {"max_inf_norm": "largest activation (infinity norm)", "avg_kurtosis": "kurtosis"}
 

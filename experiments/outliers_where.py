@@ -25,9 +25,9 @@ from qtx.experiment import read
 from qtx.foundation.console import say
 from qtx.foundation.numbers import number, percent
 from qtx.masks import token_mask
+from qtx.pages.results import markdown
 from qtx.pipeline.measure import token_text
 from qtx.pipeline.run import assemble_run, restore_run
-from qtx.report.results import markdown
 
 ROWS = 6
 LARGEST = 200

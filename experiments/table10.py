@@ -32,13 +32,13 @@ from qtx.foundation.console import say
 from qtx.foundation.errors import QtxError
 from qtx.foundation.numbers import mean_and_deviation
 from qtx.foundation.storage import Expected, parse_json, write_whole
+from qtx.pages.results import markdown, short_names
 from qtx.pipeline.assemble import Assembled, Batches, assemble
 from qtx.pipeline.compare import Run, runs
 from qtx.pipeline.measure import metrics_of
 from qtx.pipeline.run import train_run
 from qtx.quantization import calibrate
 from qtx.quantization.methods import METHODS
-from qtx.report.results import markdown, short_names
 
 SCHEMES = ("w8a8", "w6a8", "w4a8", "w6a6")
 METHOD_SCHEMES = ("w8a8", "w6a6", "w4a4")

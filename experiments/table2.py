@@ -20,8 +20,8 @@ from rich.console import Console
 from rich.table import Table
 
 from qtx.cli.main import main as qtx_main
-from qtx.report.paper import TABLE_2, TABLE_2_HEADER
-from qtx.report.results import Result, main_table, read_lines
+from qtx.pages.paper import TABLE_2, TABLE_2_HEADER
+from qtx.pages.results import Result, main_table, read_lines
 
 TABLE_10_HEADER = ("bits", "softmax", "clipped softmax", "gated")
 TABLE_10 = (

@@ -16,7 +16,7 @@ PACKAGED = ("qtx", "configs", "pyproject.toml", "README.md", "LICENSE")
 LOOK_AROUND = """
 import qtx
 from qtx.builtin import builtin_checkpoint
-from qtx.cli.flags import SHIPPED_CONFIGS, load_config_file
+from qtx.pipeline.config_files import SHIPPED_CONFIGS, load_config_file
 
 print(qtx.__file__)
 print(*sorted(file.stem for file in SHIPPED_CONFIGS.glob("*.py") if load_config_file(file.stem)))

@@ -1,6 +1,6 @@
 """This package looks inside a trained model: outliers, attention sinks, exact zeros.
 
-The page that shows them is `qtx.report.report`, apart from the rest because drawing needs matplotlib.
+The page that shows them is `qtx.pages.report`, apart from the rest because drawing needs matplotlib.
 """
 
 from qtx.analysis.analysis import Analysis, load_analysis, measure_outliers, save_analysis

@@ -173,9 +173,7 @@ def sweep(
             )
         )
     sign = 1 if lower_is_better else -1
-    return Sweep(
-        scheme, metric, fp, full, tuple(sorted(rows, key=lambda row: (-sign * row.alone, sign * row.without)))
-    )
+    return Sweep(scheme, metric, fp, full, tuple(sorted(rows, key=lambda row: (-sign * row.alone, sign * row.without))))
 
 
 def costliest(

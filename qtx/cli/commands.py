@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import dataclasses
 import time
 from collections.abc import Mapping
 from pathlib import Path
@@ -31,10 +30,12 @@ from qtx.foundation.paths import at_home
 from qtx.foundation.storage import write_whole
 from qtx.interop.stored import open_folder
 from qtx.losses.binary_cross_entropy import OF_LABEL
-from qtx.pipeline.analyze import COSTLIEST, diagnose, open_run
+from qtx.pages.healing import FIDELITY, model_card, sentence, stage_table
+from qtx.pages.results import ATTENTION_COLUMNS, BESIDE_TITLES, OUTLIER_COLUMNS, Result, main_table, markdown, measured
+from qtx.pipeline.analyze import diagnose, open_run
 from qtx.pipeline.assemble import assemble
 from qtx.pipeline.backend import training_backend
-from qtx.pipeline.compare import begun_run, check_runs, duration, rebuild, run_comparison, runs
+from qtx.pipeline.compare import assemble_comparison, duration, rebuild, run_comparison
 from qtx.pipeline.export import FORMATS
 from qtx.pipeline.heal import Aim, export_healed, licence_of
 from qtx.pipeline.heal import heal as heal_model
@@ -43,15 +44,12 @@ from qtx.pipeline.measure import CALIBRATED, measure, metrics_of
 from qtx.pipeline.measurements import QUANTIZED_CENTRED
 from qtx.pipeline.quantize import keep_quantization, keep_ranges, one_scheme, origin_of_ranges, with_ranges
 from qtx.pipeline.quantize import quantize as quantize_run
-from qtx.pipeline.run import TrainedRun, assemble_run, check_run, restore_run, train_run, uses_own_data
+from qtx.pipeline.run import TrainedRun, assemble_exported, assemble_run, restore_run, train_run
 from qtx.pipeline.sensitivity import find_sensitivity
 from qtx.planning import devices_of, plan_step, virtual_devices
 from qtx.planning import table as plan_table
 from qtx.quantization.integer import load
 from qtx.quantization.integer.files import DESCRIPTION
-from qtx.quantization.qat.config import QatConfig
-from qtx.report.healing import FIDELITY, model_card, sentence, stage_table
-from qtx.report.results import ATTENTION_COLUMNS, BESIDE_TITLES, OUTLIER_COLUMNS, Result, main_table, markdown, measured
 from qtx.training import NEWEST, RunFolder, read_metrics
 
 
@@ -103,20 +101,13 @@ def analyze(
         found = diagnose(run, thorough=thorough, tell=lambda step: status.update(escape(step)))
         file = save_diagnosis(found, workdir)
     # These draw with matplotlib, which takes a second to import.
-    from qtx.report.diagnosis import head_table, ladder_table, method_table, outlier_table, sentences
-    from qtx.report.diagnosis_page import write_page
+    from qtx.pages.diagnosis import measured_on, sentences, tables
+    from qtx.pages.diagnosis_page import write_page
 
     report = write_page(found, workdir)
     said = sentences(found)
-    say(console, f"{found.name}: {found.model}\n{found.examples} held-out examples of {found.length}: {found.data}")
-    tables = {
-        "outliers": outlier_table(found),
-        "heads": head_table(found),
-        "cost": ladder_table(found),
-        "remedies": method_table(found),
-        "tensors": (HEADER, table_rows(found.sweep, COSTLIEST)),
-    }
-    for name, (header, rows) in tables.items():
+    say(console, measured_on(found))
+    for name, (header, rows) in tables(found).items():
         print_table(said[name], header, rows, console)
     say(console, f"took {duration(time.monotonic() - began)}")
     say(console, f"diagnosis: {file}")
@@ -144,7 +135,7 @@ def heal(experiment: Experiment, out: str, source: Found, command: str, **named:
     notes = export_healed(chosen, folder)
     write_whole({folder / "README.md": model_card(story, licence_of(source.folder)).encode()})
     # This draws with matplotlib, which takes a second to import.
-    from qtx.report.healing_page import write_page
+    from qtx.pages.healing_page import write_page
 
     before, after = (load_analysis(stage.folder / "analysis.npz") for stage in (story.runs[0], chosen))
     report = write_page(story, before, after, folder)
@@ -239,7 +230,7 @@ def sensitivity(
 
     found = find_sensitivity(run, one_scheme(experiment, names_scheme), progress)
     # These draw with matplotlib, which takes a second to import.
-    from qtx.report.sensitivity_figure import SHOWN_TENSORS, save_sensitivity_plot
+    from qtx.pages.sensitivity_figure import SHOWN_TENSORS, save_sensitivity_plot
 
     files = save_sweep(found, workdir), save_sensitivity_plot(found, workdir)
     title = f"{run.title}: {found.metric} at {found.scheme} on part of the held-out data; what costs most first"
@@ -274,11 +265,8 @@ def export(
 
 def evaluate_integers(experiment: Experiment, folder: Path, console: Console, names_data: bool) -> None:
     """Runs an exported model on the held-out data and prints its loss and metric."""
-    check_run(experiment, folder)
-    experiment = dataclasses.replace(experiment, qat=QatConfig())
-    assembled = assemble(experiment, workdir=folder)
+    assembled = assemble_exported(experiment, folder, names_data)
     print_summary(assembled, folder, console)
-    uses_own_data(assembled, folder, names_data)
     metric = assembled.objective.metric
     with console.status("measuring"):
         metrics = metrics_of(assembled, load(assembled.module, folder))
@@ -290,10 +278,7 @@ def evaluate_integers(experiment: Experiment, folder: Path, console: Console, na
 def compare(experiment: Experiment, workdir: Path) -> None:
     """Runs `qtx compare`."""
     console = Console()
-    planned = runs(experiment, workdir)
-    check_runs(planned)
-    assembled = assemble(experiment, workdir=begun_run(planned))
-    check_runs(planned, assembled.identity)
+    assembled = assemble_comparison(experiment, workdir)
     print_summary(assembled, workdir, console, compare=True)
     began = time.monotonic()
     results = run_comparison(experiment, workdir, console, assembled.data)

@@ -25,6 +25,7 @@ from qtx.data import Data
 from qtx.experiment import Experiment, check_warmup, record, resolved
 from qtx.foundation.console import say
 from qtx.foundation.errors import QtxError
+from qtx.pages.results import Result, attention_table, main_table, markdown, options_in_words, read_lines, write_lines
 from qtx.pipeline.assemble import Assembled, assemble
 from qtx.pipeline.identity import origin
 from qtx.pipeline.measure import measure
@@ -33,7 +34,6 @@ from qtx.pipeline.quantize import keep_quantization, quantize
 from qtx.pipeline.run import train_run
 from qtx.pipeline.warmup import converted
 from qtx.quantization.recipes.recorded import read_entries
-from qtx.report.results import Result, attention_table, main_table, markdown, options_in_words, read_lines, write_lines
 from qtx.training import RunFolder
 from qtx.training.run_folder import IDENTITY
 
@@ -97,6 +97,15 @@ def check_runs(planned: Sequence[Run], identity: Mapping[str, str] | None = None
     known = {} if identity is None else {IDENTITY: dict(identity)}
     for run in planned:
         RunFolder(run.workdir).claim({**record(run.experiment), **known}, write=False)
+
+
+def assemble_comparison(experiment: Experiment, workdir: Path) -> Assembled:
+    """Assembles what all runs of a comparison share, on the data of those that have begun; raises as `check_runs`."""
+    planned = runs(experiment, workdir)
+    check_runs(planned)
+    assembled = assemble(experiment, workdir=begun_run(planned))
+    check_runs(planned, assembled.identity)
+    return assembled
 
 
 def run_comparison(experiment: Experiment, workdir: Path, console: Console, data: Data | None = None) -> list[Result]:
@@ -168,7 +177,7 @@ def rebuild(workdir: Path) -> list[Result]:
     file = workdir / "results.jsonl"
     if not file.is_file():
         raise QtxError(f"{workdir} is not the folder of a comparison (no results.jsonl): start one with `qtx compare`")
-    from qtx.report.report import write_report  # draws with matplotlib, which takes a second to import
+    from qtx.pages.report import write_report  # draws with matplotlib, which takes a second to import
 
     results = read_lines(file)
     tables = [markdown(*main_table(results)), markdown(*attention_table(results))]

@@ -29,6 +29,7 @@ from qtx.foundation.errors import QtxError
 from qtx.foundation.storage import Expected, read_sealed_json, sealed_json, write_whole
 from qtx.interop.contents import digest_of_folder
 from qtx.models import OF_TRAINING
+from qtx.pages.healing import Stage, Story
 from qtx.pipeline.analyze import examples_for
 from qtx.pipeline.assemble import assemble
 from qtx.pipeline.export import export_huggingface
@@ -39,7 +40,6 @@ from qtx.pipeline.quantize import quantize
 from qtx.pipeline.run import TrainedRun, load_run, restore_run, train_run
 from qtx.pipeline.warmup import grown_from
 from qtx.quantization.qat.config import QatConfig
-from qtx.report.healing import Stage, Story
 from qtx.training import RunFolder
 from qtx.training.evaluate import add_up
 from qtx.training.optimizer import limited

@@ -26,6 +26,7 @@ from qtx.foundation.batch import Batch
 from qtx.foundation.errors import QtxError
 from qtx.losses import Loss
 from qtx.losses.binary_cross_entropy import OF_LABEL
+from qtx.pages.results import Result
 from qtx.pipeline.assemble import Assembled
 from qtx.pipeline.measurements import add as add_measurements
 from qtx.pipeline.measurements import as_result, calibration_options
@@ -34,7 +35,6 @@ from qtx.pipeline.run import TrainedRun
 from qtx.quantization import Quantized
 from qtx.quantization.files import LEARNED
 from qtx.quantization.integer import IntegerModel
-from qtx.report.results import Result
 from qtx.training import RunFolder
 from qtx.training.evaluate import add_up
 from qtx.training.sharding import batch_shards

@@ -18,7 +18,7 @@ from collections.abc import Iterable, Mapping
 from typing import Any
 
 from qtx.foundation.storage import Expected, read_sealed_json, sealed_json, shaped
-from qtx.report.results import Result
+from qtx.pages.results import Result
 from qtx.training import RunFolder
 
 EXPECTED = Expected("the results of a run of this version of qtx", "move it away, and measure again")
@@ -77,7 +77,7 @@ def _conditions(measurement: Measurement) -> str:
 
 
 def as_result(head: Mapping[str, Any], measurements: Iterable[Measurement]) -> Result:
-    """Makes the line of a comparison's results (see `qtx.report.results`) from the measurements of one checkpoint: the
+    """Makes the line of a comparison's results (see `qtx.pages.results`) from the measurements of one checkpoint: the
     one in floating point, and the quantized ones by scheme."""
     by_scheme = {measurement["scheme"]: measurement for measurement in measurements}
     of_fp, metric = by_scheme.pop(FLOATING_POINT), head["metric"]

@@ -14,6 +14,7 @@ from qtx.pipeline.assemble import Assembled, assemble
 from qtx.pipeline.train import train
 from qtx.pipeline.warmup import attention_at
 from qtx.quantization import Quantized
+from qtx.quantization.qat.config import QatConfig
 from qtx.training import NEWEST, RunFolder, find_checkpoint, load_params
 from qtx.training.run_folder import IDENTITY, differences, other_contents
 
@@ -101,6 +102,14 @@ def assemble_run(experiment: Experiment, workdir: Path, names_data: bool) -> tup
     check_run(experiment, workdir)
     assembled = assemble(experiment, workdir=workdir)
     return assembled, uses_own_data(assembled, workdir, names_data)
+
+
+def assemble_exported(experiment: Experiment, folder: Path, names_data: bool = False) -> Assembled:
+    """Prepares the experiment of a model in integers, in the folder that it was exported to, as `assemble_run`."""
+    check_run(experiment, folder)
+    assembled = assemble(dataclasses.replace(experiment, qat=QatConfig()), workdir=folder)
+    uses_own_data(assembled, folder, names_data)
+    return assembled
 
 
 def restore_run(assembled: Assembled, workdir: Path, checkpoint: str = NEWEST, own_data: bool = True) -> TrainedRun:

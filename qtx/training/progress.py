@@ -1,10 +1,16 @@
-"""The progress line of a training run: on a terminal only, so that a pipe or a log file stays readable."""
+"""The progress line of a training run: on a terminal or in a notebook only, so that a pipe or a log file stays
+readable."""
 
 from __future__ import annotations
+
+import time
 
 from rich.console import Console
 from rich.markup import escape
 from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeRemainingColumn
+
+SECONDS, COLUMNS = 1.0, 79
+"""A notebook's line is written anew at most so often, over the one before."""
 
 
 class ProgressLine:
@@ -28,6 +34,7 @@ class ProgressLine:
             disable=not self._console.is_terminal,
         )
         self._task = self._bar.add_task("training", total=steps, status="compiling")
+        self._written: float | None = None
 
     def update(self, step: int, status: str | None = None) -> None:
         """Moves the bar to `step`; `status` (loss and rate, or what is going on) stays until the next status."""
@@ -35,6 +42,17 @@ class ProgressLine:
             self._bar.update(self._task, completed=step)
         else:
             self._bar.update(self._task, completed=step, status=status)
+        if self._console.is_jupyter and not self._console.quiet:
+            self._write(status is not None)
+
+    def _write(self, now: bool) -> None:
+        """Writes the line in a notebook, where rich would need widgets."""
+        if not now and self._written is not None and time.monotonic() - self._written < SECONDS:
+            return
+        task, self._written = self._bar.tasks[0], time.monotonic()
+        left = "" if task.time_remaining is None else f", {task.time_remaining:.0f} s left"
+        line = f"{task.completed:.0f}/{task.total:.0f} {task.fields['status']}{left}"
+        print(f"\r{line[:COLUMNS]:<{COLUMNS}}", end="", flush=True)
 
     def warn(self, text: str) -> None:
         """Prints a warning on a line of its own, on a terminal or not."""
@@ -47,3 +65,5 @@ class ProgressLine:
 
     def __exit__(self, *_: object) -> None:
         self._bar.stop()
+        if self._written is not None:
+            print()

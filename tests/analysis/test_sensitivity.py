@@ -15,8 +15,8 @@ from qtx.families import build
 from qtx.foundation.errors import QtxError
 from qtx.foundation.storage import sealed_json
 from qtx.models import BertConfig
+from qtx.pages.sensitivity_figure import save_sensitivity_plot, sensitivity_section
 from qtx.quantization import QuantizationConfig, calibrate
-from qtx.report.sensitivity_figure import save_sensitivity_plot, sensitivity_section
 
 # Every test compiles a quantized model of which any tensor can be left out.
 pytestmark = pytest.mark.slow

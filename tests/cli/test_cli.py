@@ -29,8 +29,8 @@ from qtx.families.in_words import family_title
 from qtx.foundation.config import flattened
 from qtx.foundation.numbers import number
 from qtx.interop import load
+from qtx.pages.results import read_lines
 from qtx.pipeline.assemble import assemble
-from qtx.report.results import read_lines
 
 NANO = str(Path(__file__).parents[1] / "nano_config.py")
 

@@ -12,7 +12,7 @@ from hypothesis import strategies as st
 from qtx.analysis.sensitivity import Sensitivity, Sweep, table_rows
 from qtx.cli.commands import shown
 from qtx.foundation.numbers import fixed, mean_and_deviation, number, percent
-from qtx.report.results import main_table, measured
+from qtx.pages.results import main_table, measured
 
 
 @pytest.mark.parametrize(
@@ -110,7 +110,7 @@ def test_what_one_tensor_costs_is_seen(metric, value, expected):
 
 
 def test_ticks_of_a_plot_say_their_values_in_full():
-    from qtx.report.plots import bit_ladder
+    from qtx.pages.plots import bit_ladder
 
     figure = bit_ladder({"softmax": {"FP": [0.99999], "W8A8": [0.99995]}}, "fidelity")
     figure.draw_without_rendering()

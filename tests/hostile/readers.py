@@ -45,6 +45,7 @@ from qtx.interop.pixels import PREPROCESSOR, pixel_options, processor_of
 from qtx.interop.sentence import dense_files, read_modules
 from qtx.interop.stored import open_folder
 from qtx.models.pooling import POOLINGS
+from qtx.pages.results import read_lines, write_lines
 from qtx.pipeline.measurements import add, read_measurements
 from qtx.quantization import QuantizationConfig, calibrate
 from qtx.quantization.files import load_ranges, read_ranges, save_ranges
@@ -53,14 +54,13 @@ from qtx.quantization.integer import load as load_integers
 from qtx.quantization.integer import save as save_integers
 from qtx.quantization.methods import Gptq
 from qtx.quantization.recipes.recorded import as_data
-from qtx.report.results import read_lines, write_lines
 from qtx.training import RunFolder, read_metrics
 from qtx.training.bad_steps import keep_batch, read_batch
 from tests.data.samples import idx_bytes, png, prose, write_questions, write_words
 from tests.data.tfds_samples import write_tfds
 from tests.interop.kinds import IMAGE, KINDS, shard
+from tests.pages.test_report import make_analysis
 from tests.quantization.test_calibration import make
-from tests.report.test_report import make_analysis
 
 
 @dataclasses.dataclass(frozen=True)

@@ -9,6 +9,7 @@ import jax
 import numpy as np
 import pytest
 
+import qtx
 from qtx.data.objectives.distillation import Distillation
 from qtx.data.prompts import read_prompts
 from qtx.data.sources.text_labels import TextLabels
@@ -127,6 +128,25 @@ def test_prompts_are_put_before_texts_as_the_library_does(tmp_path, default, inc
         found = embedding_of(output, batch["mask"], batch, config)
         vectors = model.encode(TEXTS, prompt_name=name)
         np.testing.assert_allclose(found, vectors, rtol=0, atol=1e-5 * np.abs(vectors).max())
+
+
+@pytest.mark.parametrize("include_prompt", [True, False])
+@pytest.mark.parametrize("modules", [Modules("mean", True), Modules("cls", False, modules=[*FURTHER][2])])
+def test_encoding_is_that_of_the_library(tmp_path, modules, include_prompt):
+    """Texts that are too long, and empty ones, too."""
+    folder, texts = made(tmp_path, modules), [*TEXTS, "", "the cat sat on a mat " * 5, *(["a dog"] * 40)]
+    model = SentenceTransformer(str(folder), device="cpu", prompts=PROMPTS, default_prompt_name="query")
+    model.set_pooling_include_prompt(include_prompt)
+    model.max_seq_length = 20
+    model.save(str(folder))
+    (tmp_path / "texts.txt").write_text("\n\n".join(["the cat sat on the mat . " * 90, "a dog . " * 90]))
+    source = {"source": "text_files", "files": (str(tmp_path / "texts.txt"),), "document_separator": r"\n\n"}
+    found = qtx.load(folder, options={f"data.{name}": value for name, value in source.items()})
+    for name in (None, *PROMPTS):
+        expected = model.encode(texts, prompt_name=name)
+        np.testing.assert_allclose(
+            qtx.encode(found, texts, name), expected, rtol=0, atol=1e-5 * np.abs(expected).max(), err_msg=f"{name}"
+        )
 
 
 def test_vectors_of_a_published_mpnet(tmp_path, mpnet):

@@ -16,8 +16,8 @@ import qtx.pipeline.compare
 from qtx.cli.flags import load_config_file
 from qtx.experiment import read
 from qtx.foundation.errors import QtxError
+from qtx.pages import results
 from qtx.pipeline.compare import duration, finished_result, rebuild, run_comparison, runs
-from qtx.report import results
 
 # A comparison trains six runs; `test_cli.py` has a short one.
 pytestmark = pytest.mark.slow

@@ -20,9 +20,9 @@ from qtx.cli.main import main
 from qtx.families import build
 from qtx.foundation.errors import QtxError
 from qtx.models import BertConfig
+from qtx.pages.healing import Stage, Story, model_card
 from qtx.pipeline.heal import FIRST_STAGE, Aim, licence_of, what_next
 from qtx.quantization.plan import flatten as leaves
-from qtx.report.healing import Stage, Story, model_card
 from qtx.training.optimizer import limited
 
 PATIENT = builtin_checkpoint("minilm-2l")

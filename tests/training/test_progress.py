@@ -1,4 +1,4 @@
-"""The progress line shows on a terminal, and only there."""
+"""The progress line shows on a terminal and in a notebook, and only there."""
 
 from __future__ import annotations
 
@@ -40,3 +40,19 @@ def test_in_a_pipe_only_warnings_show():
 @pytest.mark.parametrize("terminal", [True, False])
 def test_other_processes_are_quiet(terminal):
     assert "attention" not in output(terminal, enabled=False)
+
+
+@pytest.mark.parametrize("enabled", [True, False])
+def test_in_a_notebook_the_line_is_written_over(enabled, capsys):
+    console = Console(file=io.StringIO(), force_jupyter=True, quiet=not enabled)
+    with ProgressLine(250, console=console) as progress:
+        for step in range(1, 251):
+            progress.update(step, f"loss {step}.5" if step % 100 == 0 else None)
+    written = capsys.readouterr().out
+    lines = [line.rstrip() for line in written.split("\r")[1:]]
+    assert [line.partition(",")[0] for line in lines] == [
+        "1/250 compiling",
+        "100/250 loss 100.5",
+        "200/250 loss 200.5",
+    ] * enabled
+    assert written.endswith("\n") == enabled and all(len(line) < 80 for line in lines)

@@ -7,7 +7,7 @@ from html import escape
 
 from matplotlib.figure import Figure
 
-from qtx.report.style import css_colors, svg
+from qtx.pages.style import css_colors, svg
 
 _CSS = """
 *{box-sizing:border-box}

@@ -8,7 +8,7 @@ from pathlib import Path
 
 from qtx import __version__
 from qtx.foundation.numbers import number, told_apart
-from qtx.report.results import markdown
+from qtx.pages.results import markdown
 
 FIDELITY = (
     "Fidelity is the cosine between the outputs of a model and of the original in floating point: of embeddings as a "

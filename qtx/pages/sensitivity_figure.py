@@ -8,9 +8,9 @@ from pathlib import Path
 from matplotlib.figure import Figure
 
 from qtx.analysis.sensitivity import HEADER, Sweep, table_rows
-from qtx.report import page
-from qtx.report.results import METRIC_TITLES
-from qtx.report.style import MUTED, SERIES, drawing, legend
+from qtx.pages import page
+from qtx.pages.results import METRIC_TITLES
+from qtx.pages.style import MUTED, SERIES, drawing, legend
 
 SHOWN_TENSORS = 12
 

@@ -12,10 +12,10 @@ from qtx.analysis import Analysis, measure_outliers, save_analysis
 from qtx.analysis.head_map import HeadMap
 from qtx.foundation.errors import QtxError
 from qtx.foundation.storage import sealed_json
-from qtx.report.report import read_runs, report, write_report
-from qtx.report.results import write_lines
+from qtx.pages.report import read_runs, report, write_report
+from qtx.pages.results import write_lines
+from tests.pages.parsed import Page
 from tests.patient import DIMENSION, SEQUENCES
-from tests.report.parsed import Page
 
 SITE = "layers/mlp_residual"
 

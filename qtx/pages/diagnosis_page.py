@@ -9,8 +9,8 @@ import numpy as np
 
 from qtx import __version__
 from qtx.analysis.diagnosis import IDLE, OUTLIER_RATIO, Diagnosis
-from qtx.report import diagnosis_plots, page, plots
-from qtx.report.diagnosis import (
+from qtx.pages import diagnosis_plots, page, plots
+from qtx.pages.diagnosis import (
     head_table,
     idle_heads,
     ladder_table,
@@ -19,9 +19,9 @@ from qtx.report.diagnosis import (
     sentences,
     sources,
 )
-from qtx.report.figures import map_caption
-from qtx.report.results import METRIC_TITLES
-from qtx.report.sensitivity_figure import sensitivity_section
+from qtx.pages.figures import map_caption
+from qtx.pages.results import METRIC_TITLES
+from qtx.pages.sensitivity_figure import sensitivity_section
 
 FILE = "report.html"
 SHOWN_TENSORS = 3
@@ -47,12 +47,12 @@ METRICS = {
 def write_page(diagnosis: Diagnosis, workdir: Path) -> Path:
     """Writes `report.html` into a run's folder and returns its path."""
     path = workdir / FILE
-    path.write_text(diagnosis_page(diagnosis), encoding="utf-8")
+    path.write_text(diagnosis_page(diagnosis, "; the numbers are in diagnosis.json beside this page"), encoding="utf-8")
     return path
 
 
-def diagnosis_page(diagnosis: Diagnosis) -> str:
-    """Returns the page as HTML, without any reference to the outside."""
+def diagnosis_page(diagnosis: Diagnosis, beside: str = "") -> str:
+    """Returns the page as HTML, without any reference to the outside; `beside` ends its last line."""
     said = sentences(diagnosis)
     title = f"Diagnosis of {diagnosis.name}"
     body = [
@@ -72,7 +72,7 @@ def diagnosis_page(diagnosis: Diagnosis) -> str:
         page.heading("What fewer bits cost, and what would save it"),
         *_costs(diagnosis),
         *sensitivity_section({diagnosis.name: diagnosis.sweep}),
-        page.footer(f"Written by qtx {__version__}; the numbers are in diagnosis.json beside this page."),
+        page.footer(f"Written by qtx {__version__}{beside}."),
     ]
     return page.page(title, body)
 

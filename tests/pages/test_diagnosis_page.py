@@ -10,10 +10,10 @@ import pytest
 from qtx.analysis.diagnosis import Diagnosis, HeadRole, Measured, Outliers
 from qtx.analysis.head_map import HeadMap
 from qtx.analysis.sensitivity import Sensitivity, Sweep
-from qtx.report import diagnosis_plots
-from qtx.report.diagnosis import method_table, sentences
-from qtx.report.diagnosis_page import diagnosis_page, write_page
-from tests.report.parsed import Page
+from qtx.pages import diagnosis_plots
+from qtx.pages.diagnosis import method_table, sentences
+from qtx.pages.diagnosis_page import diagnosis_page, write_page
+from tests.pages.parsed import Page
 
 EVIL = "<script>"
 REACH = np.array([1.0, 1.5, 90.0, 2.0])

@@ -8,7 +8,7 @@ import numpy as np
 import pytest
 
 from qtx.analysis.head_map import HeadMap
-from qtx.report import plots, style
+from qtx.pages import plots, style
 
 CURVES = {"softmax": [[(0, 4.0), (10, 2.0)], [(0, 6.0), (5, 4.0), (10, 2.0)]], "gated": [[(0, 5.0), (10, 1.0)]]}
 HEAD = HeadMap(0, 1, np.eye(3), np.ones(3), np.arange(3.0), None, ["a", "$x_1$ & <b>", "中"])

@@ -9,8 +9,8 @@ from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 from matplotlib.ticker import LogLocator
 
-from qtx.report.plots import log_scale, strips
-from qtx.report.style import MUTED, SERIES, drawing, legend
+from qtx.pages.plots import log_scale, strips
+from qtx.pages.style import MUTED, SERIES, drawing, legend
 
 FLOOR = 0.3
 """The lower end of the vertical axis of `dimensions`, as a share of the median dimension's root mean square."""

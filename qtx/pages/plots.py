@@ -10,7 +10,7 @@ from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 from matplotlib.ticker import FuncFormatter, LogLocator, MaxNLocator, NullFormatter
 
-from qtx.report.style import MUTED, SERIES, drawing, legend, series_style
+from qtx.pages.style import MUTED, SERIES, drawing, legend, series_style
 
 Points = Sequence[tuple[float, float]]
 Counts = tuple[np.ndarray, np.ndarray, np.ndarray | None]  # bin edges [N + 1], counts [N], counts [N] when quantized

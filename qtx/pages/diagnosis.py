@@ -7,12 +7,13 @@ from collections import Counter
 from collections.abc import Iterable, Mapping
 
 from qtx.analysis.diagnosis import IDLE, OUTLIER_RATIO, QUIET, Diagnosis, HeadRole, Measured, Outliers
+from qtx.analysis.sensitivity import HEADER, table_rows
 from qtx.foundation.numbers import number, percent
-from qtx.report.plots import token_label
-from qtx.report.results import METRIC_TITLES, measured
+from qtx.pages.plots import token_label
+from qtx.pages.results import METRIC_TITLES, measured
 
 Table = tuple[list[str], list[list[str]]]
-SHOWN_ROWS = 6
+SHOWN_ROWS, SHOWN_TENSORS = 6, 5
 NAMED = 2
 """The most dimensions, tokens and positions that a cell or a sentence names."""
 EVERYWHERE = 0.5
@@ -28,6 +29,23 @@ def sentences(diagnosis: Diagnosis) -> dict[str, str]:
         "remedies": _of_remedies(diagnosis),
         "tensors": _of_tensors(diagnosis),
     }
+
+
+def tables(diagnosis: Diagnosis) -> dict[str, Table]:
+    """Returns the table behind each of the `sentences`."""
+    return {
+        "outliers": outlier_table(diagnosis),
+        "heads": head_table(diagnosis),
+        "cost": ladder_table(diagnosis),
+        "remedies": method_table(diagnosis),
+        "tensors": (HEADER, table_rows(diagnosis.sweep, SHOWN_TENSORS)),
+    }
+
+
+def measured_on(diagnosis: Diagnosis) -> str:
+    """Says in two lines what was diagnosed, and on what."""
+    examples = f"{diagnosis.examples} held-out examples of {diagnosis.length}: {diagnosis.data}"
+    return f"{diagnosis.name}: {diagnosis.model}\n{examples}"
 
 
 def sources(diagnosis: Diagnosis) -> list[Outliers]:

@@ -12,9 +12,9 @@ from qtx.analysis.analysis import Analysis
 from qtx.analysis.head_map import HeadMap
 from qtx.analysis.sensitivity import Sweep
 from qtx.foundation.numbers import percent
-from qtx.report import page, plots
-from qtx.report.results import METRIC_TITLES, Result, by_variant, schemes
-from qtx.report.style import SERIES
+from qtx.pages import page, plots
+from qtx.pages.results import METRIC_TITLES, Result, by_variant, schemes
+from qtx.pages.style import SERIES
 
 SITE_TITLES = {"layers/mlp/out": "feed-forward output", "layers/mlp_residual": "layer output"}
 TOKENS_NAMED = 5

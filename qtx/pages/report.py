@@ -18,10 +18,10 @@ from qtx.families import FAMILIES
 from qtx.foundation.errors import lookup
 from qtx.foundation.numbers import number
 from qtx.foundation.storage import Expected, inside
-from qtx.report import figures, page
-from qtx.report.figures import ReportedRun
-from qtx.report.paper import TABLE_2, TABLE_2_HEADER
-from qtx.report.results import (
+from qtx.pages import figures, page
+from qtx.pages.figures import ReportedRun
+from qtx.pages.paper import TABLE_2, TABLE_2_HEADER
+from qtx.pages.results import (
     METRIC_TITLES,
     Result,
     attention_table,
@@ -34,7 +34,7 @@ from qtx.report.results import (
     schemes,
     short_names,
 )
-from qtx.report.sensitivity_figure import sensitivity_section
+from qtx.pages.sensitivity_figure import sensitivity_section
 from qtx.training import RunFolder, read_metrics
 
 EXPECTED = Expected("the folder of a comparison's runs", "mend the variants in results.jsonl")

@@ -6,8 +6,8 @@ from pathlib import Path
 
 from qtx import __version__
 from qtx.analysis import Analysis
-from qtx.report import page, plots
-from qtx.report.healing import FIDELITY, HOW, Story, sentence, stage_table
+from qtx.pages import page, plots
+from qtx.pages.healing import FIDELITY, HOW, Story, sentence, stage_table
 
 FILE = "healing.html"
 GROWTH = (

@@ -1,0 +1,1 @@
+"""The names of `import qtx`, thin over `qtx.pipeline`: what the commands do, from Python."""
