@@ -85,8 +85,7 @@ def cut(folder: Path, text: str, prompt: np.ndarray) -> tuple[np.ndarray, np.nda
 
 
 def export(folder: Path, file: Path) -> None:
-    """Writes the encoder of `folder` in ONNX, ready to be quantized, from tokens `[BATCH, LENGTH]` to its last hidden
-    states."""
+    """Writes the encoder of `folder` in ONNX, from tokens `[BATCH, LENGTH]` to its last hidden states."""
 
     class Hidden(torch.nn.Module):
         def __init__(self) -> None:
@@ -100,13 +99,16 @@ def export(folder: Path, file: Path) -> None:
 
     tokens = torch.zeros((BATCH, LENGTH), dtype=torch.int64)
     options: dict[str, Any] = {"dynamo": True, "verbose": False, "external_data": False}
-    exported = file.with_name("exported.onnx")
-    torch.onnx.export(Hidden().eval(), (tokens,), exported, input_names=["input_ids"], **options)
-    quant_pre_process(exported, file, skip_symbolic_shape=True)
+    torch.onnx.export(Hidden().eval(), (tokens,), file, input_names=["input_ids"], **options)
+
+
+def prepare(exported: Path, prepared: Path) -> None:
+    """Writes the model of an ONNX file as the quantizer wants it."""
+    quant_pre_process(exported, prepared, skip_symbolic_shape=True)
 
 
 def quantize(prepared: Path, quantized: Path, calibration: np.ndarray, options: dict[str, Any]) -> None:
-    """Writes the model of an ONNX file in int8, with ranges from calibration tokens `[N, LENGTH]` and further options of
+    """Writes the model of an ONNX file in int8: ranges from calibration tokens `[N, LENGTH]`, options of
     `quantize_static`."""
     quantize_static(prepared, quantized, Reader(calibration), **options)
 

@@ -45,9 +45,10 @@ def verdicts(folders: Sequence[Path], text: str) -> Iterator[dict[str, Any]]:
     first = None
     for folder in folders:
         with tempfile.TemporaryDirectory() as scratch:
-            prepared, quantized = (Path(scratch, f"{name}.onnx") for name in ("prepared", "int8"))
-            quantizer.export(folder, prepared)
-            own = quantizer.embed(prepared, held_out, len(prompt), modules, folder)
+            exported, prepared, quantized = (Path(scratch, f"{name}.onnx") for name in ("exported", "prepared", "int8"))
+            quantizer.export(folder, exported)
+            quantizer.prepare(exported, prepared)
+            own = quantizer.embed(exported, held_out, len(prompt), modules, folder)
             first = own if first is None else first
             for weights, options in WEIGHTS.items():
                 quantizer.quantize(prepared, quantized, calibration, options)

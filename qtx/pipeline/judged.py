@@ -44,12 +44,11 @@ def judged(story: Story, healed: Path) -> Story:
         verdicts, problem = ask(load_experiment(original.root).model, original.imported, healed)
         if problem:
             return dataclasses.replace(story, unjudged=problem)
-        kept = {**claim, "verdicts": verdicts}
+        pairs = zip(verdicts[: len(verdicts) // 2], verdicts[len(verdicts) // 2 :], strict=True)
+        rows = [Judged(x["weights"], x["int8_to_first_fp"], y["int8_to_first_fp"], x["texts"]) for x, y in pairs]
+        kept = {**claim, "judged": [dataclasses.asdict(row) for row in rows]}
         write_whole({file: sealed_json(kept)})
-    verdicts = kept["verdicts"]
-    pairs = zip(verdicts[: len(verdicts) // 2], verdicts[len(verdicts) // 2 :], strict=True)
-    rows = [Judged(x["weights"], x["int8_to_first_fp"], y["int8_to_first_fp"], x["texts"]) for x, y in pairs]
-    return dataclasses.replace(story, judged=rows)
+    return dataclasses.replace(story, judged=[Judged(**row) for row in kept["judged"]])
 
 
 def ask(model: TransformerConfig, *folders: Path) -> tuple[list[dict[str, Any]], str]:
