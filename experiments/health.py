@@ -6,8 +6,8 @@
 
 The command measures each model of `experiments/models.txt` that `experiments/results/health` does not have yet, and its
 healed checkpoint beside it, and writes their table into `docs/health.md`. Measured are the largest values and the
-heads (as by `qtx analyze`), what is left of the outputs in integers (as by `qtx quantize`, on the texts by which
-`qtx heal` measures), and, where its packages are installed, what ONNX Runtime's quantizer leaves (`qtx.judge`). A model
+heads (as by `qtx analyze`), what is left of the outputs in integers (as by `qtx quantize`), both on as many texts as
+`qtx analyze` takes, and, where its packages are installed, what ONNX Runtime's quantizer leaves (`qtx.judge`). A model
 that cannot be had is told, and the others are measured.
 """
 
@@ -35,6 +35,7 @@ from qtx.foundation.storage import write_whole
 from qtx.interop import load
 from qtx.models import TransformerConfig
 from qtx.parts import Part
+from qtx.pipeline.analyze import sampled
 from qtx.pipeline.heal import METRIC, patient_config
 from qtx.pipeline.importing import config_of_checkpoint, found, import_run
 from qtx.pipeline.judged import ask
@@ -114,6 +115,7 @@ def measured(run: TrainedRun, batches: Sequence[Any]) -> dict[str, Any]:
         way: under(run.with_quantization(**options), options["schemes"][0]) for way, options in WAYS.items()
     }
     return {
+        "texts": len(observation.real),
         "largest": {
             "value": largest.norm,
             "tensor": largest.name,
@@ -131,6 +133,7 @@ def measure(row: Row, healed: Path | None) -> Iterator[dict[str, Any]]:
     with tempfile.TemporaryDirectory() as scratch:
         assembled = import_run(read(patient_config(config_of_checkpoint(source))), Path(scratch, "run"), source)
         original = restore_run(assembled, Path(scratch, "run"))
+        original = dataclasses.replace(original, assembled=sampled(original.assembled))
         batches = list(original.assembled.evaluation())
         model = assembled.experiment.model
         head = {"model": row.name, "is": f"{model_in_words(model)}, {assembled.parameters:,} parameters"}
@@ -138,7 +141,7 @@ def measure(row: Row, healed: Path | None) -> Iterator[dict[str, Any]]:
         lines = [{**head, "state": CAME, **measured(original, batches)}]
         if healed is not None:
             config, params = load(healed)
-            one = dataclasses.replace(original, assembled=assembled.with_model(config), params=params)
+            one = dataclasses.replace(original, assembled=original.assembled.with_model(config), params=params)
             lines.append({**head, "state": HEALED, **measured(one, batches)})
     verdicts, problem = ask(model, source.folder, *([] if healed is None else [healed]))
     if problem:
