@@ -13,8 +13,10 @@ import pytest
 
 import qtx.judge
 from qtx.builtin import builtin_checkpoint
+from qtx.cli.main import main as qtx_main
 from qtx.judge.__main__ import main
 from qtx.judge.verdicts import PACKAGES
+from qtx.pipeline import judged
 
 LARGEST = 800.0
 MISSING = [name for name in PACKAGES.split() if find_spec(name) is None]
@@ -131,3 +133,28 @@ def test_another_tokenizer_is_told_in_a_line(tmp_path, capsys):
     vocabulary["a"], vocabulary["t"] = vocabulary["t"], vocabulary["a"]
     (tmp_path / "second/tokenizer.json").write_text(json.dumps(tokenizer))
     assert "has another tokenizer than" in told(capsys, [first, second, f"--text={tmp_path / 'text.txt'}"])
+
+
+@needs_onnx
+@pytest.mark.slow
+def test_a_healing_is_judged_before_and_after_and_once(tmp_path, capsys, monkeypatch):
+    out = tmp_path / "out"
+    command = ["heal", write(tmp_path / "ill", LARGEST), f"--out={out}", "--steps=30", "--force"]
+    command += ["--config.data.sequence_length=32", "--config.mesh.data=1", "--config.training.eval_batches=4"]
+    command += ["--config.quantization.calibration_batches=4"]
+    assert qtx_main(command) == 0
+    told = capsys.readouterr().out
+    kept = json.loads((out / "run/judge.json").read_text())["judged"]
+    assert [row["weights"] for row in kept] == ["per tensor", "per channel"]
+    assert all(row["texts"] == 128 and 0 < row["before"] < 0.9 and -1 <= row["after"] <= 1 for row in kept)
+    for row in kept:
+        line = f"| weights {row['weights']} | {row['before']:.3f} | {row['after']:.3f} |"
+        assert line in told and line in (out / "README.md").read_text()
+    assert "int8 by ONNX Runtime" in (out / "healing.html").read_text()
+
+    def asked(*folders):
+        raise AssertionError("the judge was asked again")
+
+    monkeypatch.setattr(judged, "ask", asked)
+    assert qtx_main(command) == 0
+    assert line in capsys.readouterr().out
