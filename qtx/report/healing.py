@@ -20,7 +20,7 @@ HOW = (
 )
 
 JUDGE = (
-    "ONNX Runtime quantizes both checkpoints too (`quantize_static` with its defaults, of every operator): the mean "
+    "ONNX Runtime quantizes both checkpoints too (quantize_static with its defaults, every operator): the mean "
     "cosine of the embeddings to the original's in floating point, on"
 )
 
