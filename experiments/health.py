@@ -218,7 +218,7 @@ def main(arguments: list[str]) -> int:
     with_table(page, "")
     lines = [line for row in rows for line in up_to_date(row, row.name in options.again)]
     write_whole({PAGE: with_table(page, table(lines)).encode()})
-    print(f"{PAGE}: {len(lines)} rows of {len(rows)} models")
+    print(f"{PAGE}: {len({line['model'] for line in lines})} of {len(rows)} models")
     return 0
 
 

@@ -13,10 +13,13 @@ import pytest
 
 import qtx.judge
 from qtx.builtin import builtin_checkpoint
-from qtx.cli.main import main as qtx_main
+from qtx.experiment import read
 from qtx.judge.__main__ import main
 from qtx.judge.verdicts import PACKAGES
 from qtx.pipeline import judged
+from qtx.pipeline.heal import patient_config
+from qtx.pipeline.importing import config_of_checkpoint, found, import_run
+from qtx.report.healing import Stage, Story
 
 LARGEST = 800.0
 MISSING = [name for name in PACKAGES.split() if find_spec(name) is None]
@@ -137,24 +140,23 @@ def test_another_tokenizer_is_told_in_a_line(tmp_path, capsys):
 
 @needs_onnx
 @pytest.mark.slow
-def test_a_healing_is_judged_before_and_after_and_once(tmp_path, capsys, monkeypatch):
-    out = tmp_path / "out"
-    command = ["heal", write(tmp_path / "ill", LARGEST), f"--out={out}", "--steps=30", "--force"]
-    command += ["--config.data.sequence_length=32", "--config.mesh.data=1", "--config.training.eval_batches=4"]
-    command += ["--config.quantization.calibration_batches=4"]
-    assert qtx_main(command) == 0
-    told = capsys.readouterr().out
-    kept = json.loads((out / "run/judge.json").read_text())["judged"]
-    assert [row["weights"] for row in kept] == ["per tensor", "per channel"]
-    assert all(row["texts"] == 128 and 0 < row["before"] < 0.9 and -1 <= row["after"] <= 1 for row in kept)
-    for row in kept:
-        line = f"| weights {row['weights']} | {row['before']:.3f} | {row['after']:.3f} |"
-        assert line in told and line in (out / "README.md").read_text()
-    assert "int8 by ONNX Runtime" in (out / "healing.html").read_text()
+def test_a_healing_is_judged_before_and_after_and_once(tmp_path, monkeypatch):
+    """The healed model is one without the outlier, which computes about the same."""
+    source, healed = found(write(tmp_path / "ill", LARGEST)), Path(write(tmp_path / "healthy", 0.0))
+    original = tmp_path / "run" / "original"
+    import_run(read(patient_config(config_of_checkpoint(source))), original, source)
+    runs = [Stage(original, 0, None, 1.0, 0.5, LARGEST, 0.0), Stage(tmp_path, 30, 5.0, 0.9, 0.9, 1.0, 0.0)]
+    story = Story("it", "BERT", "texts", "w8a8", runs, 1, "The end.", "qtx heal it")
+    told = judged.judged(story, healed)
+    assert not told.unjudged
+    assert [(row.weights, row.texts) for row in told.judged] == [("per tensor", 128), ("per channel", 128)]
+    assert all(row.before < 0.9 < row.after < 1 for row in told.judged)
 
-    def asked(*folders):
+    def asked(*args):
         raise AssertionError("the judge was asked again")
 
     monkeypatch.setattr(judged, "ask", asked)
-    assert qtx_main(command) == 0
-    assert line in capsys.readouterr().out
+    assert judged.judged(story, healed) == told
+    (healed / "model.safetensors").write_bytes((tmp_path / "ill" / "model.safetensors").read_bytes())
+    with pytest.raises(AssertionError, match="asked again"):
+        judged.judged(story, healed)
