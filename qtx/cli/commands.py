@@ -30,7 +30,7 @@ from qtx.foundation.paths import at_home
 from qtx.foundation.storage import write_whole
 from qtx.interop.stored import open_folder
 from qtx.losses.binary_cross_entropy import OF_LABEL
-from qtx.pages.healing import FIDELITY, model_card, sentence, stage_table
+from qtx.pages.healing import FIDELITY, Story, judge_note, judge_table, model_card, sentence, stage_table
 from qtx.pages.results import ATTENTION_COLUMNS, BESIDE_TITLES, OUTLIER_COLUMNS, Result, main_table, markdown, measured
 from qtx.pipeline.analyze import diagnose, open_run
 from qtx.pipeline.assemble import assemble
@@ -40,6 +40,7 @@ from qtx.pipeline.export import FORMATS
 from qtx.pipeline.heal import Aim, export_healed, licence_of
 from qtx.pipeline.heal import heal as heal_model
 from qtx.pipeline.importing import Found, import_run
+from qtx.pipeline.judged import judged
 from qtx.pipeline.measure import CALIBRATED, measure, metrics_of
 from qtx.pipeline.measurements import QUANTIZED_CENTRED
 from qtx.pipeline.quantize import keep_quantization, keep_ranges, one_scheme, origin_of_ranges, with_ranges
@@ -133,6 +134,9 @@ def heal(experiment: Experiment, out: str, source: Found, command: str, **named:
     if not chosen.steps:
         return
     notes = export_healed(chosen, folder)
+    with console.status("asking ONNX Runtime's quantizer"):
+        story = judged(story, folder)
+    print_judged(story, console)
     write_whole({folder / "README.md": model_card(story, licence_of(source.folder)).encode()})
     # This draws with matplotlib, which takes a second to import.
     from qtx.pages.healing_page import write_page
@@ -143,6 +147,14 @@ def heal(experiment: Experiment, out: str, source: Found, command: str, **named:
         say(console, line)
     say(console, f"healed model: {folder}")
     say(console, f"report: {report}")
+
+
+def print_judged(story: Story, console: Console) -> None:
+    """Prints what ONNX Runtime's quantizer says of a healing, or why it says nothing."""
+    if story.judged:
+        print_table(judge_note(story), *judge_table(story), console)
+    else:
+        say(console, judge_note(story))
 
 
 def _number(name: str, kind: type, text: str) -> Any:

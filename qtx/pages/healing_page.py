@@ -7,7 +7,7 @@ from pathlib import Path
 from qtx import __version__
 from qtx.analysis import Analysis
 from qtx.pages import page, plots
-from qtx.pages.healing import FIDELITY, HOW, Story, sentence, stage_table
+from qtx.pages.healing import FIDELITY, HOW, Story, judge_note, judge_table, sentence, stage_table
 
 FILE = "healing.html"
 GROWTH = (
@@ -39,8 +39,17 @@ def healing_page(story: Story, before: Analysis, after: Analysis) -> str:
         page.bullets([sentence(story), story.ended]),
         page.paragraph(f"{HOW}: {story.data}.", "note"),
         page.table(*stage_table(story), caption=FIDELITY),
+        *_judged(story),
         page.figures(figures),
         page.definitions("The command", [("command", story.command)]),
         page.footer(f"Written by qtx {__version__}."),
     ]
     return page.page(title, body)
+
+
+def _judged(story: Story) -> list[str]:
+    """Returns what ONNX Runtime's quantizer says, as HTML: a table, a note, or nothing."""
+    note = judge_note(story)
+    if story.judged:
+        return [page.table(*judge_table(story), caption=note)]
+    return [page.paragraph(note, "note")] if note else []

@@ -71,7 +71,7 @@ def diagnose(
     Raises:
       QtxError: if there are too few training data to calibrate on, or the recipe does not fit the model.
     """
-    assembled = _sampled(run.assembled, examples or examples_for(run.assembled.parameters))
+    assembled = sampled(run.assembled, examples)
     experiment, module, params = assembled.experiment, assembled.module, run.floating_point
     config = experiment.quantization
     if _has_foreign_labels(assembled):
@@ -216,8 +216,10 @@ def _has_foreign_labels(assembled: Assembled) -> bool:
     return assembled.teacher is None and "num_classes" in config.from_data and assembled.data.num_classes is None
 
 
-def _sampled(assembled: Assembled, examples: int) -> Assembled:
-    """Returns the assembled experiment on a few examples only, in small batches that divide evenly among devices."""
+def sampled(assembled: Assembled, examples: int | None = None) -> Assembled:
+    """Returns the assembled experiment on a few examples only (None: as suits the model's size), in small batches that
+    divide evenly among devices."""
+    examples = examples or examples_for(assembled.parameters)
     parts = batch_shards(assembled.mesh)
     size = -(-BATCH // parts) * parts
     training = dataclasses.replace(

@@ -25,7 +25,7 @@ ALLOWED = {
     "qtx/data/sources/photographs.py": {"importlib"},  # where scikit-learn's own files are
     "qtx/data/workers.py": {"cloudpickle"},  # what a process of qtx tells one that it has begun; no file holds it
     "qtx/cli/cpu_memory.py": {"ctypes"},  # the C library's way of keeping memory
-    "experiments/judge.py": {"torch"},  # runs exported models, whose weights transformers reads from safetensors
+    "qtx/judge/quantizer.py": {"torch"},  # runs exported models, whose weights transformers reads from safetensors
 }
 
 

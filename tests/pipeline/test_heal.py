@@ -3,7 +3,9 @@
 from __future__ import annotations
 
 import dataclasses
+import html
 import json
+import re
 import shutil
 from pathlib import Path
 
@@ -14,14 +16,17 @@ import numpy as np
 import pytest
 
 from qtx import interop
+from qtx.analysis import Analysis
 from qtx.anatomy import read
 from qtx.builtin import builtin_checkpoint
 from qtx.cli.main import main
 from qtx.families import build
 from qtx.foundation.errors import QtxError
 from qtx.models import BertConfig
-from qtx.pages.healing import Stage, Story, model_card
+from qtx.pages.healing import Judged, Stage, Story, model_card
+from qtx.pages.healing_page import healing_page
 from qtx.pipeline.heal import FIRST_STAGE, Aim, licence_of, what_next
+from qtx.pipeline.judged import ask
 from qtx.quantization.plan import flatten as leaves
 from qtx.training.optimizer import limited
 
@@ -103,6 +108,36 @@ def test_the_card_has_the_originals_licence_and_what_was_measured(tmp_path):
         "qtx heal it --out=x",
     ):
         assert part in card
+
+
+def test_the_card_and_the_page_have_what_onnxruntime_says_or_why_it_says_nothing(tmp_path):
+    story = Story("it", "BERT", "texts", "w8a8", [stage(0, 0.27), stage(180, 0.955)], 1, "The end.", "qtx heal it")
+    rows = [Judged("per tensor", 0.268, 0.941, 112), Judged("per channel", 0.284, 0.943, 112)]
+    judged = dataclasses.replace(story, judged=rows)
+    card = model_card(judged, None)
+    assert "| weights per tensor | 0.268 | 0.941 |" in card and "| weights per channel | 0.284 | 0.943 |" in card
+    assert "on 112 texts of 128 tokens" in card
+    nothing = Analysis(**{field.name: {} for field in dataclasses.fields(Analysis)})
+    shown = healing_page(judged, nothing, nothing)
+    assert all(text in shown for text in ("weights per channel", "0.284", "0.943", "on 112 texts of 128 tokens"))
+    why = dataclasses.replace(story, unjudged="No module named 'onnx': pip install torch")
+    for text in (model_card(why, None), html.unescape(healing_page(why, nothing, nothing))):
+        assert "ONNX Runtime's quantizer was not asked: No module named 'onnx': pip install torch." in text
+    for text in (model_card(story, None), healing_page(story, nothing, nothing)):
+        assert "ONNX" not in text
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize(
+    "config, told",
+    [
+        (BertConfig(), "it is asked about sentence encoders alone"),
+        (BertConfig(head="none"), "pip install|has no config.json"),
+    ],
+)
+def test_what_keeps_the_judge_from_a_verdict_is_told(config, told, tmp_path):
+    verdicts, problem = ask(config, tmp_path)
+    assert verdicts == [] and re.search(told, problem)
 
 
 @pytest.mark.parametrize(

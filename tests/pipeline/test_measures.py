@@ -10,8 +10,9 @@ from typing import Any
 import numpy as np
 import pytest
 
-from experiments import healing, judge
+from experiments import healing
 from qtx.data import OBJECTIVES
+from qtx.judge.verdicts import centred_cosine
 from qtx.losses.answers import Answers
 from qtx.losses.divergences import HIDDEN, LOGITS
 from qtx.models import BertConfig, OptConfig, VitConfig
@@ -193,7 +194,7 @@ def test_the_judge_and_the_neighbours_see_it_too(monkeypatch):
     vectors = EMBEDDINGS.mean(axis=1)
     vectors /= np.linalg.norm(vectors, axis=1, keepdims=True)
     kept = healing.nearest(vectors)
-    assert healing.kept(vectors, kept) == 1 and judge.centred_cosine(vectors, vectors) == pytest.approx(1)
+    assert healing.kept(vectors, kept) == 1 and centred_cosine(vectors, vectors) == pytest.approx(1)
     for how, destroy in DESTROYED.items():
-        assert judge.centred_cosine(destroy(vectors), vectors) < 1 - FAR, how
+        assert centred_cosine(destroy(vectors), vectors) < 1 - FAR, how
         assert how == "of the wrong sign" or healing.kept(destroy(vectors), kept) < 1 - FAR, how
