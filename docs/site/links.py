@@ -13,6 +13,7 @@ from mkdocs.structure.files import File, Files
 from mkdocs.structure.pages import Page
 
 OUTSIDE = re.compile(r"\]\(\.\./([^)#]+)")
+INSIDE = re.compile(r"\]\(docs/")
 LOADED = re.compile(r"<(?:script|img|link|iframe|source)\b[^>]*\b(?:src|href)=\"?(?:https?:)?//[^\s\">]*")
 
 
@@ -27,8 +28,8 @@ def on_files(files: Files, config: MkDocsConfig) -> Files:
 
 
 def on_page_markdown(markdown: str, page: Page, **_: object) -> str:
-    """Returns a page whose links to such files are links within the site."""
-    return OUTSIDE.sub(r"](\1", markdown)
+    """Returns a page whose links to such files, and theirs to pages, are links within the site."""
+    return INSIDE.sub("](", OUTSIDE.sub(r"](\1", markdown))
 
 
 def on_post_page(output: str, page: Page, **_: object) -> str:
