@@ -79,7 +79,8 @@ class Model:
           the findings, which show themselves as a page in a notebook, and as text in a terminal.
 
         >>> found = model.diagnose(examples=4)
-        >>> [(one.name, max(one.tokens, key=one.tokens.get)) for one in found.outliers if not one.carried][0]
+        >>> largest = next(one for one in found.outliers if not one.carried)
+        >>> largest.name, next(iter(largest.tokens))
         ('layers/mlp/out[0]', '[CLS]')
         """
         return ShownDiagnosis(**vars(diagnose_run(self.run, examples, thorough)))

@@ -130,8 +130,9 @@ def test_prompts_are_put_before_texts_as_the_library_does(tmp_path, default, inc
         np.testing.assert_allclose(found, vectors, rtol=0, atol=1e-5 * np.abs(vectors).max())
 
 
-@pytest.mark.parametrize("include_prompt", [True, False])
-@pytest.mark.parametrize("modules", [Modules("mean", True), Modules("cls", False, modules=[*FURTHER][2])])
+@pytest.mark.parametrize(
+    "modules, include_prompt", [(Modules("mean", True), True), (Modules("cls", False, modules=[*FURTHER][2]), False)]
+)
 def test_encoding_is_that_of_the_library(tmp_path, modules, include_prompt):
     """Texts that are too long, and empty ones, too."""
     folder, texts = made(tmp_path, modules), [*TEXTS, "", "the cat sat on a mat " * 5, *(["a dog"] * 40)]
