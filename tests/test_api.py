@@ -103,7 +103,7 @@ def test_bad_input_is_one_line(model, asked, told, tmp_path, monkeypatch):
     assert "\n" not in str(refused.value) and not list(tmp_path.iterdir())
 
 
-@pytest.mark.slow
+@pytest.mark.long
 def test_a_model_that_was_trained_makes_no_embedding_and_is_healed():
     model = qtx.train("demo:softmax:smoke", options={"training.steps": 4, "mesh.data": 1})
     with pytest.raises(QtxError, match="makes no embeddings of texts"):
