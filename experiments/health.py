@@ -104,7 +104,7 @@ def products_alone(config: TransformerConfig, weight: Quantizer, activation: Qua
 
 
 def measured(run: TrainedRun, batches: Sequence[Any]) -> dict[str, Any]:
-    """What `qtx analyze` and `qtx quantize` say of a run's model, on batches that have its original's outputs."""
+    """Measures what `qtx analyze` and `qtx quantize` say of a model, on batches that have its original's outputs."""
     assembled, params = run.assembled, run.floating_point
     floating = FloatingPoint(assembled.module, params)
     observation, text = observe_model(floating, batches), token_text(assembled.data) or str

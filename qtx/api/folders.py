@@ -1,4 +1,4 @@
-"""Folders of models that are loaded from Python: of their runs, and of texts that are given as a list."""
+"""This module names the folders of models that are loaded from Python: of runs, and of texts given as a list."""
 
 from __future__ import annotations
 

@@ -10,7 +10,16 @@ import numpy as np
 import pytest
 
 from qtx.analysis.capture import FloatingPoint
-from qtx.analysis.sensitivity import Sweep, load_sweep, save_sweep, signal_to_noise, sweep, table_rows, targets
+from qtx.analysis.sensitivity import (
+    Sweep,
+    costliest,
+    load_sweep,
+    save_sweep,
+    signal_to_noise,
+    sweep,
+    table_rows,
+    targets,
+)
 from qtx.families import build
 from qtx.foundation.errors import QtxError
 from qtx.foundation.storage import sealed_json
@@ -44,14 +53,15 @@ def model():
     return dataclasses.replace(quantized, activation_ranges=ranges), params, batch
 
 
+def error_to_floating_point(quantized, params, batch):
+    exact = np.asarray(logits(FloatingPoint(quantized.module, params), batch))
+    return lambda setting: float(np.linalg.norm(np.asarray(logits(setting, batch)) - exact))
+
+
 @pytest.fixture(scope="module")
 def swept(model):
     quantized, params, batch = model
-    exact = np.asarray(logits(FloatingPoint(quantized.module, params), batch))
-
-    def error(setting):
-        return float(np.linalg.norm(np.asarray(logits(setting, batch)) - exact))
-
+    error = error_to_floating_point(*model)
     before = logits._cache_size()
     every = targets(quantized)
     found = sweep(quantized, params, [batch], error, every, scheme="w8a8", metric="perplexity", lower_is_better=True)
@@ -86,6 +96,14 @@ def test_signal_to_noise_ratio_by_hand(model):
     # Six decibels a bit: two bits hold 36 dB less than eight.
     hidden = ratios["activation", "layers/mlp/hidden"]
     assert 25 < hidden[0] - hidden[1] < 45
+
+
+def test_halving_finds_what_measuring_every_tensor_finds(swept, model):
+    (quantized, params, _), error = model, error_to_floating_point(*model)
+    first = swept[0].rows[0]
+    assert costliest(quantized, params, error, True, 1) == [(first.kind, first.path, first.layer)]
+    nothing = dataclasses.replace(quantized, weight_ranges={}, activation_ranges={})
+    assert costliest(nothing, params, error, True, 1) == []
 
 
 def test_a_sweep_comes_back_from_its_file(swept, tmp_path):
