@@ -15,8 +15,8 @@ NOTEBOOKS = ROOT / "experiments" / "notebooks"
 
 
 def executed(name, replacements):
-    """Runs a notebook with parts of its source replaced; returns what it prints and shows as text, and how many pictures
-    and pages it shows."""
+    """Runs a notebook with parts of its source replaced; returns what it prints and shows as text, and how many
+    pictures and pages it shows."""
     notebook = nbformat.read(NOTEBOOKS / name, as_version=4)
     for old, new in replacements.items():
         assert sum(old in cell.source for cell in notebook.cells) == 1, f"no single cell has {old!r}"
