@@ -37,10 +37,10 @@ from qtx.models import TransformerConfig
 from qtx.pages.results import markdown
 from qtx.parts import Part
 from qtx.pipeline.analyze import sampled
-from qtx.pipeline.heal import METRIC, patient_config
 from qtx.pipeline.importing import config_of_checkpoint, found, import_run
 from qtx.pipeline.judged import ask
 from qtx.pipeline.measure import sums_of, token_text
+from qtx.pipeline.patient import METRIC, patient_config
 from qtx.pipeline.quantize import under
 from qtx.pipeline.run import TrainedRun, restore_run
 from qtx.quantization.recipe import Quantizer, Recipe, Rule

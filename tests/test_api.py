@@ -16,10 +16,12 @@ import qtx
 from qtx import interop
 from qtx.api import model as models
 from qtx.api import names
+from qtx.cli.main import main
 from qtx.data import load_tokenizer
 from qtx.families import build
 from qtx.foundation.errors import QtxError
 from qtx.models import BertConfig
+from qtx.pipeline.run import load_run
 from tests.training.test_labels import SHAPE, VOCABULARY
 
 NAMES = {"load", "diagnose", "quantize", "heal", "encode", "export", "train", "evaluate", "compare", "report"}
@@ -145,9 +147,12 @@ def test_a_healing_is_resumed_and_exported(encoder, tmp_path, capsys):
     config, params = interop.load(out)
     assert config == interop.load(encoder)[0]
     jax.tree.map(np.testing.assert_array_equal, params, nn.unbox(again.run.floating_point))
-    # A run is healed too.
-    more = qtx.heal(tmp_path / "healing" / "stage_1", workdir=tmp_path / "more", steps=30, force=True)
-    assert len(more.story.runs) == 2 and more.story.runs[0].floating == pytest.approx(1)
+    assert (out / "healing.html").exists() == bool(again.story.chosen)
+    # A run is healed too, on its own texts, and from the command line.
+    flags = [f"--out={tmp_path / 'more'}", "--steps=30", "--force"]
+    assert main(["heal", str(tmp_path / "healing" / "stage_1"), *flags]) == 0
+    experiment = load_run(tmp_path / "more" / "run" / "original").assembled.experiment
+    assert experiment.data.source.corpora == first.run.assembled.experiment.data.source.corpora
 
 
 @pytest.mark.slow

@@ -12,26 +12,26 @@ import numpy as np
 
 from qtx.analysis import measure_outliers
 from qtx.analysis.capture import FloatingPoint
-from qtx.api.folders import Texts, Workdir, beside, of_texts
+from qtx.api.folders import Texts, Workdir, of_texts
 from qtx.data.config import EXAMPLE_OPTIONS
 from qtx.experiment import read
 from qtx.families.in_words import model_in_words
-from qtx.foundation.config import section
 from qtx.foundation.errors import lookup, unknown
 from qtx.foundation.numbers import number
 from qtx.foundation.paths import at_home
-from qtx.foundation.storage import write_whole
-from qtx.pages.healing import Story, model_card, sentence
+from qtx.pages.healing import Story, judge_note, sentence
 from qtx.pages.shown import ShownDiagnosis
 from qtx.pipeline.analyze import diagnose as diagnose_run
 from qtx.pipeline.config_files import override
 from qtx.pipeline.embeddings import told_of_embeddings
 from qtx.pipeline.encode import encode as encode_texts
-from qtx.pipeline.export import FORMATS, export_huggingface
-from qtx.pipeline.heal import Aim, export_healed, licence_of, patient_config
+from qtx.pipeline.export import FORMATS
+from qtx.pipeline.heal import Aim
 from qtx.pipeline.heal import heal as heal_checkpoint
-from qtx.pipeline.importing import Found, config_of_checkpoint
+from qtx.pipeline.healed import export_healed
+from qtx.pipeline.importing import Found
 from qtx.pipeline.measure import metrics_of, token_text
+from qtx.pipeline.patient import as_checkpoint, config_on_data_of, patient_config
 from qtx.pipeline.quantize import one_scheme, under
 from qtx.pipeline.run import TrainedRun, load_run
 from qtx.quantization import QuantizationConfig, Quantized
@@ -122,13 +122,8 @@ class Model:
         True
         """
         place, wanted = Workdir(workdir), Aim(**_known(Aim, aim))
-        source = self._as_checkpoint(place.path)
-        config = config_of_checkpoint(source)
-        recorded = section(self.run.assembled.experiment.data)
-        kept = recorded if texts is None else EXAMPLE_OPTIONS
-        config.data.update({name: recorded[name] for name in kept})
-        if config.data.tokenizer is not None:  # the checkpoint's own cuts the texts, and nothing is masked
-            config.data.update({"tokenizer": str(source.folder), "vocab_size": None, "mask_probability": None})
+        source = self.source or as_checkpoint(self.run, place.path)
+        config = config_on_data_of(self.run, source, texts is not None)
         of_examples = {f"data.{name}" for name in (*EXAMPLE_OPTIONS, "min_length")}
         options = {
             key: value
@@ -180,25 +175,13 @@ class Model:
         ['model.safetensors']
         """
         out, write = at_home(str(folder)), lookup(FORMATS, "format", format)
-        healed = self.story.runs[self.story.chosen] if self.story and format == "huggingface" else None
-        if self.story and healed and healed.steps:
-            notes = export_healed(healed, out)
-            original = RunFolder(self.story.runs[0].folder).imported
-            write_whole({out / "README.md": model_card(self.story, licence_of(original)).encode()})
+        if self.story and self.story.chosen and format == "huggingface":
+            story, notes = export_healed(self.story, out)
+            notes += filter(None, [judge_note(story)])
         else:
             notes = write(self.run, out, scheme or one_scheme(self.run.assembled.experiment, False))
         print(*notes, sep="\n")
         return out
-
-    def _as_checkpoint(self, folder: Path) -> Found:
-        """Returns the checkpoint of the model: that which it was loaded from, or else an export beside a folder."""
-        imported = RunFolder(self.run.workdir).imported
-        if self.source is not None:
-            return self.source
-        if imported.is_dir() and self.run.checkpoint == 0:
-            return Found(imported, RunFolder(self.run.workdir).identity().get("source", str(self.run.workdir)))
-        export_huggingface(self.run, beside(folder, "source"))
-        return Found(beside(folder, "source"), str(self.run.workdir))
 
 
 @dataclasses.dataclass(frozen=True, repr=False)

@@ -27,6 +27,8 @@ def read_arguments(
     chosen, arguments = take_flags(command, arguments)
     if command.choice is not None and command.choice not in chosen:
         raise QtxError(f"{name} needs {FLAGS[command.choice].usage}: {FLAGS[command.choice].help}")
+    if "out" in chosen:
+        chosen["out"] = place_for_healing(chosen["out"])
     checkpoint, arguments = take_argument(arguments, name, command) if command.checkpoint else (None, arguments)
     of_run = command.config == "optional"
     if checkpoint is not None and command.own_folder:
@@ -34,13 +36,17 @@ def read_arguments(
         of_run = checkpoint is None
     base = None
     if checkpoint is not None:
-        from qtx.pipeline.importing import check_attention_length, config_of_checkpoint, found  # imports jax
+        from qtx.pipeline.analyze import is_run  # imports jax
+        from qtx.pipeline.importing import check_attention_length, config_of_checkpoint, found
+        from qtx.pipeline.patient import patient_at, patient_config
 
-        chosen["source"] = found(checkpoint)
-        base = config_of_checkpoint(chosen["source"], names(arguments, "data.source"))
+        other_data = names(arguments, "data.source")
+        if command.heals and is_run(at_home(checkpoint)):
+            chosen["source"], base = patient_at(at_home(checkpoint), chosen["out"] / "run", other_data)
+        else:
+            chosen["source"] = found(checkpoint)
+            base = config_of_checkpoint(chosen["source"], other_data)
         if command.heals:
-            from qtx.pipeline.heal import patient_config
-
             base, chosen["command"] = patient_config(base), shlex.join(["qtx", name, *given])
     config, workdir = parse(arguments, of_run=of_run, base=base)
     if base is not None:
@@ -60,6 +66,14 @@ def read_arguments(
     if config is not None and command.config == "none" and base is None and not of_run:
         raise QtxError(f"{name} takes no --config: it reads what the folder holds")
     return config, workdir, chosen
+
+
+def place_for_healing(out: str) -> Path:
+    """Returns the folder that `--out` names. Raises QtxError if the folder is there, with other things in it."""
+    folder = at_home(out)
+    if folder.exists() and not (folder.is_dir() and ((folder / "run").is_dir() or not any(folder.iterdir()))):
+        raise QtxError(f"--out={folder} is there, and holds no healing: choose another")
+    return folder
 
 
 def take_flags(command: Command, arguments: Sequence[str]) -> tuple[dict[str, Any], list[str]]:

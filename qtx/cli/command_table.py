@@ -112,12 +112,12 @@ COMMANDS = {
     ),
     "heal": Command(
         summary="make a model quantizable that integers ruin, and export it in its original's format",
-        description="CHECKPOINT is as for import. Imports it, measures what W8A8 leaves of it (every tensor in one\n"
-        "static range), and trains it to stay what it is, without labels, with a limit on its weights and with half\n"
-        "of every batch quantized, in stages, until W8A8 leaves the target, a stage adds little, or the time is up.\n"
-        "FOLDER gets the healed checkpoint, a drop-in replacement, with a model card, and the page healing.html. A\n"
-        "model that reaches the target as it came is left alone. Classifiers and the like are held to their own\n"
-        "outputs: give texts of their kind.",
+        description="CHECKPOINT is as for import, or the folder of a run. Measures what W8A8 leaves of it (every\n"
+        "tensor in one static range), and trains it to stay what it is, without labels, with a limit on its weights\n"
+        "and with half of every batch quantized, in stages, until W8A8 leaves the target, a stage adds little, or the\n"
+        "time is up. FOLDER gets the healed checkpoint, a drop-in replacement, with a model card, and the page\n"
+        "healing.html. A model that reaches the target as it came is left alone. Classifiers and the like are held to\n"
+        "their own outputs: give texts of their kind.",
         example="qtx heal builtin:minilm-2l --out=healed/minilm-2l",
         config="none",
         resume="the same command goes on where it was",

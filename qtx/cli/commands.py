@@ -13,7 +13,6 @@ from rich.markup import escape
 from rich.progress import track
 from rich.table import Table
 
-from qtx.analysis import load_analysis
 from qtx.analysis.diagnosis import save_diagnosis
 from qtx.analysis.sensitivity import HEADER, save_sweep, table_rows
 from qtx.attention import attention_text
@@ -27,20 +26,19 @@ from qtx.foundation.errors import QtxError, lookup
 from qtx.foundation.hardware import CHIPS
 from qtx.foundation.numbers import fixed, number
 from qtx.foundation.paths import at_home
-from qtx.foundation.storage import write_whole
 from qtx.interop.stored import open_folder
 from qtx.losses.binary_cross_entropy import OF_LABEL
-from qtx.pages.healing import FIDELITY, Story, judge_note, judge_table, model_card, sentence, stage_table
+from qtx.pages.healing import FIDELITY, PAGE, Story, judge_note, judge_table, sentence, stage_table
 from qtx.pages.results import ATTENTION_COLUMNS, BESIDE_TITLES, OUTLIER_COLUMNS, Result, main_table, markdown, measured
 from qtx.pipeline.analyze import diagnose, open_run
 from qtx.pipeline.assemble import assemble
 from qtx.pipeline.backend import training_backend
 from qtx.pipeline.compare import assemble_comparison, duration, rebuild, run_comparison
 from qtx.pipeline.export import FORMATS
-from qtx.pipeline.heal import Aim, export_healed, licence_of
+from qtx.pipeline.heal import Aim
 from qtx.pipeline.heal import heal as heal_model
+from qtx.pipeline.healed import export_healed
 from qtx.pipeline.importing import Found, import_run
-from qtx.pipeline.judged import judged
 from qtx.pipeline.measure import CALIBRATED, measure, metrics_of
 from qtx.pipeline.measurements import QUANTIZED_CENTRED
 from qtx.pipeline.quantize import keep_quantization, keep_ranges, one_scheme, origin_of_ranges, with_ranges
@@ -115,7 +113,7 @@ def analyze(
     say(console, f"report: {report}")
 
 
-def heal(experiment: Experiment, out: str, source: Found, command: str, **named: Any) -> None:
+def heal(experiment: Experiment, out: Path, source: Found, command: str, **named: Any) -> None:
     """Runs `qtx heal`, the command line `command`; `named` are options of an `Aim`, numbers as text."""
     console = Console()
     kinds = {"steps": int, "hours": float, "target": float}
@@ -123,30 +121,20 @@ def heal(experiment: Experiment, out: str, source: Found, command: str, **named:
         name: _number(name, kinds[name], text) if name in kinds else text for name, text in named.items()
     }
     aim = Aim(**given)
-    folder = at_home(out)
-    if folder.exists() and not (folder.is_dir() and ((folder / "run").is_dir() or not any(folder.iterdir()))):
-        raise QtxError(f"--out={folder} is there, and holds no healing: choose another")
     began = time.monotonic()
-    story = heal_model(experiment, source, folder / "run", aim, command, tell=lambda line: say(console, line))
+    story = heal_model(experiment, source, out / "run", aim, command, tell=lambda line: say(console, line))
     chosen = story.runs[story.chosen]
     print_table(f"{story.name}: {FIDELITY}", *stage_table(story), console)
     say(console, story.ended)
     if not chosen.steps:
         return
-    notes = export_healed(chosen, folder)
-    with console.status("asking ONNX Runtime's quantizer"):
-        story = judged(story, folder)
+    with console.status("exporting, and asking ONNX Runtime's quantizer"):
+        story, notes = export_healed(story, out)
     print_judged(story, console)
-    write_whole({folder / "README.md": model_card(story, licence_of(source.folder)).encode()})
-    # This draws with matplotlib, which takes a second to import.
-    from qtx.pages.healing_page import write_page
-
-    before, after = (load_analysis(stage.folder / "analysis.npz") for stage in (story.runs[0], chosen))
-    report = write_page(story, before, after, folder)
     for line in (sentence(story), *notes, f"took {duration(time.monotonic() - began)}"):
         say(console, line)
-    say(console, f"healed model: {folder}")
-    say(console, f"report: {report}")
+    say(console, f"healed model: {out}")
+    say(console, f"report: {out / PAGE}")
 
 
 def print_judged(story: Story, console: Console) -> None:

@@ -10,6 +10,7 @@ from qtx import __version__
 from qtx.foundation.numbers import number, told_apart
 from qtx.pages.results import markdown
 
+PAGE = "healing.html"
 FIDELITY = (
     "Fidelity is the cosine between the outputs of a model and of the original in floating point: of embeddings as a "
     "mean over the texts, of a head's outputs over all of them together, without their means. 1 is the same."

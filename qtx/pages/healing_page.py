@@ -7,9 +7,8 @@ from pathlib import Path
 from qtx import __version__
 from qtx.analysis import Analysis
 from qtx.pages import page, plots
-from qtx.pages.healing import FIDELITY, HOW, Story, judge_note, judge_table, sentence, stage_table
+from qtx.pages.healing import FIDELITY, HOW, PAGE, Story, judge_note, judge_table, sentence, stage_table
 
-FILE = "healing.html"
 GROWTH = (
     "The largest magnitude in each layer, averaged over batches. An 8-bit grid has 256 steps from the smallest to the "
     "largest value: the further out that is, the fewer are left for all other values."
@@ -19,7 +18,7 @@ OUTPUTS = {"layers/mlp/out": "feed-forward output", "layers/mlp_residual": "sum 
 
 def write_page(story: Story, before: Analysis, after: Analysis, folder: Path) -> Path:
     """Writes `healing.html` into a folder and returns its path."""
-    path = folder / FILE
+    path = folder / PAGE
     path.write_text(healing_page(story, before, after), encoding="utf-8")
     return path
 

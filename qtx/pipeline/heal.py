@@ -11,13 +11,10 @@ from __future__ import annotations
 import dataclasses
 import itertools
 import math
-import re
 import time
 from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Any
-
-from ml_collections import ConfigDict
 
 from qtx.analysis.capture import FloatingPoint
 from qtx.anatomy import read as read_anatomy
@@ -28,24 +25,20 @@ from qtx.families.in_words import model_in_words
 from qtx.foundation.errors import QtxError
 from qtx.foundation.storage import Expected, read_sealed_json, sealed_json, write_whole
 from qtx.interop.contents import digest_of_folder
-from qtx.models import OF_TRAINING
 from qtx.pages.healing import Stage, Story
-from qtx.pipeline.analyze import examples_for
 from qtx.pipeline.assemble import assemble
-from qtx.pipeline.export import export_huggingface
 from qtx.pipeline.importing import Found, import_run
 from qtx.pipeline.measure import measure, sums_of
 from qtx.pipeline.measurements import find_result
+from qtx.pipeline.patient import METRIC
 from qtx.pipeline.quantize import quantize
-from qtx.pipeline.run import TrainedRun, load_run, restore_run, train_run
+from qtx.pipeline.run import TrainedRun, restore_run, train_run
 from qtx.pipeline.warmup import grown_from
 from qtx.quantization.qat.config import QatConfig
 from qtx.training import RunFolder
 from qtx.training.evaluate import add_up
 from qtx.training.optimizer import limited
 
-OBJECTIVE, METRIC = "distill", "fidelity"
-BATCH, SHORTEST = 8, 16
 FIRST_STAGE = 180
 SMALLEST_STAGE = 30
 ORIGINAL = "original"
@@ -93,30 +86,6 @@ class Aim:
             raise QtxError(f"hours are {self.hours}: expected a positive number")
         if self.attention is not None:
             attention_variant(self.attention)
-
-
-def patient_config(config: ConfigDict) -> ConfigDict:
-    """Returns the config under which a checkpoint is imported to be healed: that of `config_of_checkpoint`, with texts
-    of all lengths, as they will come, and options of training that suit the model's size."""
-    config.objective = OBJECTIVE
-    if "min_length" in config.data:
-        config.data.min_length = min(SHORTEST, config.data.sequence_length)
-    training, quantization = config.training, config.quantization
-    layers, width = config.model.num_layers, config.model.width
-    held_out = 2 * examples_for(12 * layers * width**2)  # a number is reported, and not only compared with another
-    training.batch_size, training.eval_batches = BATCH, -(-held_out // BATCH)
-    training.learning_rate = learning_rate(layers, width)
-    training.warmup_steps, training.weight_decay = 10, 0.0
-    training.log_every = 20
-    training.checkpoint_every = 60
-    quantization.weight_estimator = "minmax"
-    return config
-
-
-def learning_rate(layers: int, width: int) -> float:
-    """Returns the peak learning rate: measured on a sentence encoder of width 384, 4.5e-4 with 2 layers and 1.5e-4 with
-    6, of which more costs floating point and less heals slowly; wider models take less."""
-    return float(f"{9e-4 / layers * math.sqrt(384 / width):.2g}")
 
 
 def heal(
@@ -251,24 +220,6 @@ def _stage(run: TrainedRun, bits: str, began: float) -> Stage:
         found["max_inf_norm"],
         found["seconds"],
     )
-
-
-def export_healed(stage: Stage, out: Path) -> list[str]:
-    """Writes the model of a stage as a checkpoint like its original's, with the original's options of training; returns
-    lines to tell the user."""
-    run = load_run(stage.folder)
-    original = load_experiment(stage.folder.parent / ORIGINAL).model
-    of_training = {name: getattr(original, name) for name in OF_TRAINING}
-    model = dataclasses.replace(run.assembled.experiment.model, **of_training)
-    return export_huggingface(dataclasses.replace(run, assembled=run.assembled.with_model(model)), out)
-
-
-def licence_of(folder: Path) -> str | None:
-    """Returns the licence that the card of a checkpoint's folder names, README.md; None: it names none."""
-    card = folder / "README.md"
-    text = card.read_text(encoding="utf-8", errors="replace") if card.is_file() else ""
-    found = re.match(r"---\n(?:.*\n)*?license: *([\w.+-]+)\s*\n", text)
-    return found[1] if found else None
 
 
 def load_experiment(folder: Path) -> Experiment:

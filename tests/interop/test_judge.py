@@ -18,8 +18,8 @@ from qtx.judge.__main__ import main
 from qtx.judge.verdicts import PACKAGES
 from qtx.pages.healing import Stage, Story
 from qtx.pipeline import judged
-from qtx.pipeline.heal import patient_config
 from qtx.pipeline.importing import config_of_checkpoint, found, import_run
+from qtx.pipeline.patient import patient_config
 
 LARGEST = 800.0
 MISSING = [name for name in PACKAGES.split() if find_spec(name) is None]

@@ -25,7 +25,8 @@ from qtx.foundation.errors import QtxError
 from qtx.models import BertConfig
 from qtx.pages.healing import Judged, Stage, Story, model_card
 from qtx.pages.healing_page import healing_page
-from qtx.pipeline.heal import FIRST_STAGE, Aim, licence_of, what_next
+from qtx.pipeline.heal import FIRST_STAGE, Aim, what_next
+from qtx.pipeline.healed import licence_of
 from qtx.pipeline.judged import ask
 from qtx.quantization.plan import flatten as leaves
 from qtx.training.optimizer import limited
