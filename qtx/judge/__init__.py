@@ -1,4 +1,4 @@
-"""An independent judge: exported encoders in somebody else's int8, by ONNX Runtime's quantizer instead of qtx's.
+"""An independent judge: exported models of texts in somebody else's int8, by ONNX Runtime's quantizer instead of qtx's.
 
     pip install torch transformers onnx onnxruntime onnxscript
     python -m qtx.judge runs/minilm-2l/export/huggingface runs/healed/export/huggingface
@@ -14,6 +14,7 @@ prompt, each line has the mean cosine of the embeddings (of the last hidden stat
 dense layers in floating point, or else their mean): int8 to the same model's floating point, and both to the first
 folder's floating point; and, as `centred`, the cosine of int8's to the same model's in floating point over all texts
 together, without the mean over the texts, for embeddings that all point one way have a cosine near 1 to anything that
-does. It also counts what is on grids: activations by the operator that makes them, constants (weights, biases, gains)
+does. Of a classifier, a token classifier or a reader of answers, every cosine is that of its logits, as in `centred`.
+It also counts what is on grids: activations by the operator that makes them, constants (weights, biases, gains)
 by type.
 """

@@ -1,4 +1,4 @@
-"""This module takes an encoder's folder through PyTorch and ONNX into ONNX Runtime's int8, for `qtx.judge`.
+"""This module takes the folder of a model of texts through PyTorch and ONNX into ONNX Runtime's int8, for `qtx.judge`.
 
 The module imports what qtx itself does not need: torch, transformers, onnx, onnxscript and onnxruntime.
 """
@@ -21,9 +21,16 @@ from onnxruntime.quantization.shape_inference import quant_pre_process
 
 from qtx.data.prompts import read_prompts
 from qtx.foundation.errors import QtxError
+from qtx.interop.carried import MODULES
 from qtx.interop.modeling import FILE as CODE
 from qtx.interop.sentence import Modules, embeddings
 
+HEADS = {
+    "ForSequenceClassification": ("logits",),
+    "ForTokenClassification": ("logits",),
+    "ForQuestionAnswering": ("start_logits", "end_logits"),
+}
+"""The outputs that are asked for, by how a class's name ends; of other classes it is the last hidden states."""
 CALIBRATION, HELD_OUT, FEWEST, LENGTH, BATCH = 64, 128, 64, 128, 8
 VERSION = f"onnxruntime {onnxruntime.__version__}"
 
@@ -84,22 +91,32 @@ def cut(folder: Path, text: str, prompt: np.ndarray) -> tuple[np.ndarray, np.nda
     return blocks[:CALIBRATION], blocks[CALIBRATION:]
 
 
-def export(folder: Path, file: Path) -> None:
-    """Writes the encoder of `folder` in ONNX, from tokens `[BATCH, LENGTH]` to its last hidden states."""
+def head_of(folder: Path) -> str:
+    """Returns the one of `HEADS` that a folder's model has; empty: none, or none that counts, as in an encoder's."""
+    config = transformers.AutoConfig.from_pretrained(folder, **trusted(folder))
+    names = [] if (folder / MODULES).is_file() else config.architectures or []
+    return next((head for head in HEADS for name in names if name.endswith(head)), "")
 
-    class Hidden(torch.nn.Module):
+
+def export(folder: Path, file: Path, head: str) -> None:
+    """Writes the model of `folder` in ONNX, from tokens `[BATCH, LENGTH]` to its last hidden states, or to the outputs
+    of its head."""
+
+    class Outputs(torch.nn.Module):
         def __init__(self) -> None:
             super().__init__()
             # In eager attention every product of matrices is a node of its own.
             options: dict[str, Any] = {"dtype": torch.float32, "attn_implementation": "eager", **trusted(folder)}
-            self.encoder = transformers.AutoModel.from_pretrained(folder, **options)
+            self.model = getattr(transformers, f"AutoModel{head}").from_pretrained(folder, **options)
 
         def forward(self, input_ids: torch.Tensor) -> torch.Tensor:
-            return self.encoder(input_ids=input_ids).last_hidden_state
+            given = self.model(input_ids=input_ids)
+            outputs = [given[name] for name in HEADS.get(head, ("last_hidden_state",))]
+            return outputs[0] if len(outputs) == 1 else torch.stack(outputs, -1)
 
     tokens = torch.zeros((BATCH, LENGTH), dtype=torch.int64)
     options: dict[str, Any] = {"dynamo": True, "verbose": False, "external_data": False}
-    torch.onnx.export(Hidden().eval(), (tokens,), file, input_names=["input_ids"], **options)
+    torch.onnx.export(Outputs().eval(), (tokens,), file, input_names=["input_ids"], **options)
 
 
 def prepare(exported: Path, prepared: Path) -> None:
@@ -113,11 +130,15 @@ def quantize(prepared: Path, quantized: Path, calibration: np.ndarray, options: 
     quantize_static(prepared, quantized, Reader(calibration), **options)
 
 
-def embed(file: Path, tokens: np.ndarray, prompt: int, modules: Modules, folder: Path) -> np.ndarray:
-    """Computes embeddings `[N, D]` of tokens `[N, LENGTH]`, of which `prompt` follow the first, by the model of an ONNX
-    file; `folder` has the dense layers, if there are any."""
+def outputs(file: Path, tokens: np.ndarray) -> np.ndarray:
+    """Computes what the model of an ONNX file makes of tokens `[N, LENGTH]`: `[N, ...]`."""
     session = onnxruntime.InferenceSession(file, providers=["CPUExecutionProvider"])
-    hidden = np.concatenate([session.run(None, batch)[0] for batch in batches(tokens)])
+    return np.concatenate([session.run(None, batch)[0] for batch in batches(tokens)])
+
+
+def embed(hidden: np.ndarray, prompt: int, modules: Modules, folder: Path) -> np.ndarray:
+    """Computes embeddings `[N, D]` of hidden states `[N, LENGTH, width]`, of whose tokens `prompt` follow the first;
+    `folder` has the dense layers, if there are any."""
     counted = np.ones(hidden.shape[:2], bool)
     if prompt and not modules.include_prompt:
         counted[:, : 1 + prompt] = False

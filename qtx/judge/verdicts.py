@@ -1,4 +1,4 @@
-"""This module gives the verdicts of `qtx.judge`: how near int8 leaves encoders to what they are in floating point."""
+"""This module gives the verdicts of `qtx.judge`: how near int8 leaves models to what they are in floating point."""
 
 from __future__ import annotations
 
@@ -22,7 +22,7 @@ def verdicts(folders: Sequence[Path], text: str) -> Iterator[dict[str, Any]]:
     """Yields a line for each folder and granularity of the weights.
 
     Args:
-      folders: checkpoints of encoders, the original first.
+      folders: checkpoints of encoders, or of models with one kind of head, the original first.
       text: what is cut into the texts for calibration, and into those that are measured on.
 
     Raises:
@@ -42,25 +42,32 @@ def verdicts(folders: Sequence[Path], text: str) -> Iterator[dict[str, Any]]:
         if not np.array_equal(quantizer.cut(folder, text, prompt)[1], held_out):
             raise QtxError(f"{folder} has another tokenizer than {folders[0]}: judge them in commands of their own")
     modules = read_modules(folders[0]) if (folders[0] / MODULES).is_file() else Modules("mean", False)
-    first = None
+    head = quantizer.head_of(folders[0])
+    # The sizes of a head's outputs may be all that they say: there is no mean of one cosine per text.
+    near, first = centred_cosine if head else mean_cosine, None
+
+    def read(file: Path, folder: Path) -> np.ndarray:
+        found = quantizer.outputs(file, held_out)
+        return found.reshape(-1, found.shape[-1]) if head else quantizer.embed(found, len(prompt), modules, folder)
+
     for folder in folders:
         with tempfile.TemporaryDirectory() as scratch:
             exported, prepared, quantized = (Path(scratch, f"{name}.onnx") for name in ("exported", "prepared", "int8"))
-            quantizer.export(folder, exported)
+            quantizer.export(folder, exported, head)
             quantizer.prepare(exported, prepared)
-            own = quantizer.embed(exported, held_out, len(prompt), modules, folder)
+            own = read(exported, folder)
             first = own if first is None else first
             for weights, options in WEIGHTS.items():
                 quantizer.quantize(prepared, quantized, calibration, options)
-                int8 = quantizer.embed(quantized, held_out, len(prompt), modules, folder)
+                int8 = read(quantized, folder)
                 yield {
                     "folder": str(folder),
                     "texts": len(held_out),
                     "weights": weights,
-                    "int8_to_own_fp": float(fixed(mean_cosine(int8, own))),
+                    "int8_to_own_fp": float(fixed(near(int8, own))),
                     "centred": float(fixed(centred_cosine(int8, own))),
-                    "int8_to_first_fp": float(fixed(mean_cosine(int8, first))),
-                    "fp_to_first_fp": float(fixed(mean_cosine(own, first))),
+                    "int8_to_first_fp": float(fixed(near(int8, first))),
+                    "fp_to_first_fp": float(fixed(near(own, first))),
                     "on_grids": quantizer.on_grids(quantized),
                     "quantizer": quantizer.VERSION,
                 }

@@ -21,8 +21,8 @@ HOW = (
 )
 
 JUDGE = (
-    "ONNX Runtime quantizes both checkpoints too (quantize_static with its defaults, every operator): the mean "
-    "cosine of the embeddings to the original's in floating point, on"
+    "ONNX Runtime quantizes both checkpoints too (quantize_static with its defaults, every operator): fidelity to the "
+    "original in floating point, on"
 )
 
 
@@ -50,7 +50,7 @@ class Stage:
 
 @dataclasses.dataclass(frozen=True)
 class Judged:
-    """The cosine of embeddings in ONNX Runtime's int8 to the original's in floating point.
+    """The fidelity, in ONNX Runtime's int8, to the original in floating point.
 
     Attributes:
       weights: what shares a grid of the weights, e.g. "per tensor".

@@ -17,12 +17,14 @@ from qtx.families.in_words import embedding_in_words
 from qtx.foundation.storage import Expected, read_sealed_json, sealed_json, write_whole
 from qtx.interop.contents import digest_of_folder
 from qtx.models import TransformerConfig
+from qtx.models.bert import OF_TEXTS, OF_TOKENS
 from qtx.pages.healing import Judged, Story
 from qtx.pipeline.heal import load_experiment
 from qtx.training import RunFolder
 
 FILE = "judge.json"
 EXPECTED = Expected("the verdicts on a healing", "delete it, to have them made anew")
+JUDGED = (*OF_TEXTS, *OF_TOKENS)
 MISTAKE = 2
 """The exit code of a judge that says in its last line what is wrong."""
 BEGINNING = "judge: error: "
@@ -53,8 +55,8 @@ def judged(story: Story, healed: Path) -> Story:
 
 def ask(model: TransformerConfig, *folders: Path) -> tuple[list[dict[str, Any]], str]:
     """Returns the lines of `qtx.judge` about checkpoints of a model, the original first, or what kept it from them."""
-    if not embedding_in_words(model):
-        return [], "it is asked about sentence encoders alone"
+    if not embedding_in_words(model) and getattr(model, "head", None) not in JUDGED or model.reads != "tokens":
+        return [], "it is asked about sentence encoders, and about heads of classes and answers"
     command = [sys.executable, "-m", "qtx.judge", *map(str, folders)]
     # An accelerator's memory is this process's.
     environment = {**os.environ, "JAX_PLATFORMS": "cpu"}

@@ -26,8 +26,9 @@ MISSING = [name for name in PACKAGES.split() if find_spec(name) is None]
 needs_onnx = pytest.mark.skipif(bool(MISSING), reason=f"needs {', '.join(MISSING)}")
 
 
-def write(folder, outlier):
-    """A random encoder; with an `outlier` in one dimension of its feed-forward outputs that the next LayerNorm drops.
+def write(folder, outlier, head="", **options):
+    """A random encoder, or one with a head; with an `outlier` in one dimension of its feed-forward outputs that the
+    next LayerNorm drops.
 
     An outlier alone would get the mean outlier / width and the deviation below; LayerNorm's bias and gain make up for
     them, so that the other dimensions come out about as they went in.
@@ -45,9 +46,10 @@ def write(folder, outlier):
         intermediate_size=64,
         max_position_embeddings=128,
         initializer_range=0.2,
+        **options,
     )
-    model = transformers.BertModel(config)
-    output = model.encoder.layer[0].output
+    model = getattr(transformers, f"Bert{head or 'Model'}")(config)
+    output = (model.bert if head else model).encoder.layer[0].output
     with torch.no_grad():
         output.dense.bias[5] = outlier
         output.LayerNorm.weight[:] = outlier * (width - 1) ** 0.5 / width or 1.0
@@ -75,6 +77,19 @@ def test_int8_suffers_from_a_planted_outlier(tmp_path, capfd):
     assert min(line["int8_to_own_fp"] for line in lines[:2]) > 0.99
     # A step of its grid, 800 / 255, is more than what the other dimensions hold.
     assert max(line["int8_to_own_fp"] for line in lines[2:]) < 0.9
+
+
+@needs_onnx
+@pytest.mark.slow
+@pytest.mark.parametrize("head, classes", [("ForSequenceClassification", 1), ("ForQuestionAnswering", 2)])
+@pytest.mark.filterwarnings("ignore:.*isinstance.treespec, LeafSpec.:FutureWarning")
+def test_heads_are_judged_by_their_outputs(head, classes, tmp_path, capfd):
+    folders = [write(tmp_path / name, x, head, num_labels=classes) for name, x in (("healthy", 0.0), ("ill", LARGEST))]
+    assert main(folders) == 0
+    healthy, _, ill, _ = (json.loads(line) for line in capfd.readouterr().out.splitlines())
+    # A reranker's single output would have a cosine of 1 or -1, text by text.
+    assert healthy["int8_to_own_fp"] == healthy["centred"] > 0.95 and 0.9 < ill["fp_to_first_fp"]
+    assert ill["int8_to_first_fp"] < 0.9
 
 
 def told(capsys, arguments):

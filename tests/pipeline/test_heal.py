@@ -132,7 +132,7 @@ def test_the_card_and_the_page_have_what_onnxruntime_says_or_why_it_says_nothing
 @pytest.mark.parametrize(
     "config, told",
     [
-        (BertConfig(), "it is asked about sentence encoders alone"),
+        (BertConfig(), "it is asked about sentence encoders, and about heads"),
         (BertConfig(head="none"), "pip install|has no config.json"),
     ],
 )
