@@ -98,7 +98,7 @@ class Mask:
 
     def _at(self, x: jax.Array, positions: jax.Array) -> jax.Array:
         """Returns `x` `[B, S]` at consecutive positions; at all of them, `x` as it is."""
-        return x if self.square and len(positions) == self.queries else jnp.asarray(x)[:, positions]
+        return x if self.square and positions.shape[0] == self.queries else jnp.asarray(x)[:, positions]
 
     def visible(self) -> jax.Array:
         """Counts the keys that each query sees: float32 `[B, 1, T, 1]`, or `[1, 1, T, 1]` if all examples are alike."""

@@ -52,7 +52,7 @@ def first(hidden: jax.Array, real: jax.Array) -> jax.Array:
 
 def last(hidden: jax.Array, real: jax.Array) -> jax.Array:
     """Returns the state of the last real token."""
-    place = real.shape[1] - 1 - jnp.argmax(real[:, ::-1], axis=1)
+    place = jnp.where(real, jnp.arange(real.shape[1]), 0).max(axis=1)
     return jnp.take_along_axis(hidden, place[:, None, None], axis=1)[:, 0]
 
 

@@ -1,0 +1,201 @@
+"""The graph that is built: tensors, known or computed by nodes, each node once.
+
+A tensor of the trace may be held with an axis of 1 where its values are the same along the axis: the nodes of
+elementwise operations broadcast it, and only what needs all values expands it.
+"""
+
+from __future__ import annotations
+
+import dataclasses
+from collections.abc import Sequence
+from typing import Any
+
+import numpy as np
+import onnx
+from onnx import TensorProto, helper, numpy_helper
+
+Shape = tuple[Any, ...]
+"""Sizes of axes: integers, or sizes that only the inputs tell, as `jax.export.symbolic_shape` has them."""
+
+
+@dataclasses.dataclass(frozen=True, eq=False)
+class Quantized:
+    """The integers of a tensor: value = scale * (integer - zero_point).
+
+    Attributes:
+      name: of the tensor of integers.
+      scale: float32, `()`.
+      zero_point: of the integers' type, `()`.
+    """
+
+    name: str
+    scale: np.ndarray
+    zero_point: np.ndarray
+
+
+@dataclasses.dataclass(frozen=True, eq=False)
+class Tensor:
+    """A tensor of the graph.
+
+    Attributes:
+      shape: as it is held.
+      dtype: its values' type.
+      name: in the graph; empty: it is known, or has integers alone.
+      value: its values, if they are known.
+      quantized: its integers, if it is on a grid.
+    """
+
+    shape: Shape
+    dtype: np.dtype
+    name: str = ""
+    value: np.ndarray | None = None
+    quantized: Quantized | None = None
+
+
+@dataclasses.dataclass
+class _Node:
+    op: str
+    inputs: list[str]
+    outputs: list[str]
+    attributes: dict[str, Any]
+
+
+class Graph:
+    """A `Graph` gathers nodes and constants, and writes them as a model.
+
+    Args:
+      opset: the version of ONNX's operators.
+      sizes: where the sizes that only the inputs tell are found: an input's name and axis, by the size as text.
+    """
+
+    def __init__(self, opset: int, sizes: dict[str, tuple[str, int]]):
+        self.opset, self._sizes = opset, sizes
+        self.nodes: list[_Node] = []
+        self._known: dict[Any, list[str]] = {}
+        self._constants: dict[Any, str] = {}
+        self._values: dict[str, np.ndarray] = {}
+        self._labels: dict[str, str] = {}
+        self.makers: dict[str, _Node] = {}
+
+    def node(self, op: str, *inputs: str, outputs: int = 1, **attributes: Any) -> list[str]:
+        """Returns the names of the outputs of a node, which is made unless the same one is there."""
+        key = (op, inputs, outputs, tuple(sorted((name, str(value)) for name, value in attributes.items())))
+        if key not in self._known:
+            number = len(self.nodes)
+            names = [f"{op}_{number}" if outputs == 1 else f"{op}_{number}_{i}" for i in range(outputs)]
+            node = _Node(op, list(inputs), names, attributes)
+            self.nodes.append(node)
+            self.makers |= dict.fromkeys(names, node)
+            self._known[key] = names
+        return self._known[key]
+
+    def constant(self, value: Any, dtype: Any = None) -> str:
+        """Returns the name of a constant, which is made unless the same one is there."""
+        array = np.ascontiguousarray(np.asarray(value, dtype))
+        array = array.reshape(np.shape(value))  # of a scalar too
+        key = (array.dtype.str, array.shape, array.tobytes())
+        if key not in self._constants:
+            self._constants[key] = f"constant_{len(self._constants)}"
+            self._values[self._constants[key]] = array
+        return self._constants[key]
+
+    def value_of(self, name: str) -> np.ndarray | None:
+        """Returns the value of a constant; None: the name is another tensor's."""
+        return self._values.get(name)
+
+    def label(self, tensor: Tensor, name: str) -> None:
+        """Names a computed tensor in the written graph, if it has no other name yet."""
+        if tensor.name in self.makers and name not in self._labels.values():
+            self._labels.setdefault(tensor.name, name)
+
+    def use(self, tensor: Tensor) -> str:
+        """Returns the name of a tensor's values."""
+        if tensor.value is not None:
+            return self.constant(tensor.value)
+        if tensor.quantized is not None:
+            q = tensor.quantized
+            return self.node("DequantizeLinear", q.name, self.constant(q.scale), self.constant(q.zero_point))[0]
+        return tensor.name
+
+    def made(self, op: str, inputs: Sequence[str], shape: Shape, dtype: Any, **attributes: Any) -> Tensor:
+        """Returns the tensor that a node with one output makes."""
+        return Tensor(shape, np.dtype(dtype), self.node(op, *inputs, **attributes)[0])
+
+    def moved(self, tensor: Tensor, op: str, inputs: Sequence[str], shape: Shape, **attributes: Any) -> Tensor:
+        """Returns the tensor that a node makes which only moves values, of integers where there are some."""
+        if tensor.quantized is None:
+            return self.made(op, [self.use(tensor), *inputs], shape, tensor.dtype, **attributes)
+        name = self.node(op, tensor.quantized.name, *inputs, **attributes)[0]
+        return Tensor(shape, tensor.dtype, quantized=dataclasses.replace(tensor.quantized, name=name))
+
+    def size(self, size: Any) -> str:
+        """Returns the name of a size of an axis, int64 `[1]`."""
+        if isinstance(size, int):
+            return self.constant([size], np.int64)
+        name, axis = self._sizes[str(size)]
+        return self.node("Shape", name, start=axis, end=axis + 1)[0]
+
+    def sizes(self, shape: Shape) -> str:
+        """Returns the name of a shape, int64 `[rank]`."""
+        if all(isinstance(size, int) for size in shape):
+            return self.constant(shape, np.int64)
+        return self.node("Concat", *map(self.size, shape), axis=0)[0]
+
+    def expanded(self, tensor: Tensor, shape: Shape) -> Tensor:
+        """Returns a tensor with all its values."""
+        if tensor.shape == shape:
+            return tensor
+        if tensor.value is not None and all(isinstance(size, int) for size in shape):
+            return Tensor(shape, tensor.dtype, value=np.broadcast_to(tensor.value, shape))
+        return self.made("Expand", [self.use(tensor), self.sizes(shape)], shape, tensor.dtype)
+
+    def reshaped(self, tensor: Tensor, shape: Shape) -> Tensor:
+        """Returns a tensor, which has all its values, in another shape."""
+        if tensor.shape == shape:
+            return tensor
+        if tensor.value is not None:
+            return Tensor(shape, tensor.dtype, value=tensor.value.reshape(shape))
+        # 0 copies the size of the same axis, and -1 is what is left.
+        kept = [0 if i < len(tensor.shape) and same(tensor.shape[i], size) else size for i, size in enumerate(shape)]
+        wanted = [size if isinstance(size, int) else -1 for size in kept]
+        target = self.constant(wanted, np.int64) if wanted.count(-1) <= 1 else self.sizes(shape)
+        return self.moved(tensor, "Reshape", [target], shape)
+
+    def model(
+        self, inputs: Sequence[onnx.ValueInfoProto], outputs: dict[str, Tensor], metadata: dict[str, str]
+    ) -> onnx.ModelProto:
+        """Returns the model of given inputs and outputs, with the nodes that the outputs need."""
+        ends = {self.use(tensor): name for name, tensor in outputs.items()}
+        names, nodes, needed = self._labels | ends, [], set(ends)
+        for node in reversed(self.nodes):
+            if needed & set(node.outputs):
+                needed.update(node.inputs)
+                nodes.append(node)
+        made = [
+            helper.make_node(
+                node.op,
+                [names.get(name, name) for name in node.inputs],
+                [names.get(name, name) for name in node.outputs],
+                name=f"{names.get(node.outputs[0], node.outputs[0])}/{node.op}",
+                **node.attributes,
+            )
+            for node in reversed(nodes)
+        ]
+        constants = [numpy_helper.from_array(x, name) for name, x in self._values.items() if name in needed]
+        described = [describe(name, tensor.dtype, tensor.shape) for name, tensor in outputs.items()]
+        graph = helper.make_graph(made, "qtx", list(inputs), described, constants)
+        model = helper.make_model(graph, opset_imports=[helper.make_opsetid("", self.opset)], producer_name="qtx")
+        model.ir_version = helper.find_min_ir_version_for(model.opset_import)
+        helper.set_model_props(model, metadata)
+        return model
+
+
+def describe(name: str, dtype: Any, shape: Shape) -> onnx.ValueInfoProto:
+    """Describes an input or an output."""
+    kind: TensorProto.DataType = helper.np_dtype_to_tensor_dtype(np.dtype(dtype))
+    return helper.make_tensor_value_info(name, kind, [x if isinstance(x, int) else str(x) for x in shape])
+
+
+def same(one: Any, other: Any) -> bool:
+    """Says whether two sizes that only the inputs tell are the same one."""
+    return not isinstance(one, int) and not isinstance(other, int) and str(one) == str(other)

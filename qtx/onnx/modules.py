@@ -1,0 +1,210 @@
+"""The nodes of marks (`qtx.onnx.marks`): what a runtime has one node for, on integers where a model is quantized."""
+
+from __future__ import annotations
+
+import dataclasses
+from collections.abc import Callable, Mapping, Sequence
+from typing import Any
+
+import numpy as np
+
+from qtx.onnx import marks
+from qtx.onnx.graph import Graph, Quantized, Tensor
+from qtx.onnx.operations import elementwise, matrix_product, number, shape_of
+
+LOWEST = np.finfo(np.float32).min
+
+
+@dataclasses.dataclass(frozen=True)
+class Grid:
+    """A grid of integers: value = scale * (integer - zero_point), low <= integer <= high.
+
+    Attributes:
+      scale: float32, `()`, or `[F]` for a kernel `[D, F]` with a grid for each output.
+      zero_point: in the type that holds the integers, of scale's shape.
+      low, high: the ends.
+    """
+
+    scale: np.ndarray
+    zero_point: np.ndarray
+    low: int
+    high: int
+
+    @property
+    def whole(self) -> bool:
+        """Says whether the grid has all the integers of its type."""
+        ends = np.iinfo(self.zero_point.dtype)
+        return (self.low, self.high) == (ends.min, ends.max)
+
+    def integers(self, x: np.ndarray) -> np.ndarray:
+        """Returns the integers of values."""
+        found = np.rint(np.asarray(x, np.float32) / self.scale) + self.zero_point
+        return np.clip(found, self.low, self.high).astype(self.zero_point.dtype)
+
+
+Grids = Mapping[tuple[str, int | None], Grid]
+"""Grids by the path of a weight or a site, and the number of the layer; None: it is in no layer."""
+
+
+@dataclasses.dataclass(frozen=True)
+class Place:
+    """Where in a model an equation is.
+
+    Attributes:
+      weights, sites: the grids of a quantized model.
+      layer: the number of the layer; None: in none.
+    """
+
+    weights: Grids
+    sites: Grids
+    layer: int | None = None
+
+    def grid(self, grids: Grids, path: str) -> Grid | None:
+        """Returns a grid of this layer's, or one that all layers share."""
+        return grids.get((path, self.layer), grids.get((path, None)))
+
+    def label(self, path: str) -> str:
+        """Returns the name of a tensor: `layers/mlp/out` in layer 3 is `layers.3.mlp.out`."""
+        stack, _, rest = path.partition("/")
+        return path.replace("/", ".") if self.layer is None else f"{stack}.{self.layer}.{rest.replace('/', '.')}"
+
+
+Module = Callable[[Graph, Place, Sequence[Tensor], Any], list[Tensor]]
+
+
+def dense(graph: Graph, place: Place, x: Tensor, layers: Sequence[Any]) -> list[Tensor]:
+    """Returns the outputs of dense layers that read the same x, by one product.
+
+    Args:
+      graph: the graph.
+      place: where the layers are.
+      x: `[..., D]`.
+      layers: kernel, bias (or None) and path of each.
+    """
+    kernels, biases, paths = zip(*layers, strict=True)
+    widths = [kernel.value.shape[1] for kernel in kernels]
+    kernel = np.concatenate([np.asarray(kernel.value, np.float32) for kernel in kernels], axis=1)
+    bias = np.concatenate(
+        [np.zeros(n, np.float32) if b is None else np.asarray(b.value, np.float32) for b, n in zip(biases, widths)]
+    )
+    grids = [place.grid(place.weights, f"{path}/kernel") for path in paths]
+    leading, name = x.shape[:-1], "+".join([place.label(paths[0]), *(path.rpartition("/")[2] for path in paths[1:])])
+    rows = graph.reshaped(x, (_all(leading), x.shape[-1])) if len(leading) != 1 else x
+    known = [grid for grid in grids if grid is not None]
+    if len(known) == len(grids) and len({grid.zero_point.dtype for grid in known}) == 1:
+        scale = np.concatenate([np.broadcast_to(g.scale, n) for g, n in zip(known, widths, strict=True)])
+        zero = np.concatenate([np.broadcast_to(g.zero_point, n) for g, n in zip(known, widths, strict=True)])
+        integers = np.concatenate([g.integers(k.value) for g, k in zip(known, kernels, strict=True)], axis=1)
+        if (scale == scale[0]).all() and (zero == zero[0]).all():
+            scale, zero = scale[0], zero[0]
+        axis = {} if scale.ndim == 0 else {"axis": 1}
+        told = [graph.constant(value) for value in (integers, scale, zero)]
+        weights = graph.node("DequantizeLinear", *told, **axis)[0]
+        added = _bias(graph, bias, scale, rows.quantized)
+    else:
+        weights, added = graph.constant(kernel), graph.constant(bias)
+    shape = (*rows.shape[:-1], sum(widths))
+    y = graph.made("Gemm", [graph.use(rows), weights, added], shape, np.float32)
+    graph.label(y, f"{name}/rows")
+    y = graph.reshaped(y, (*leading, sum(widths)))
+    if len(layers) == 1:
+        return [y]
+    names = graph.node("Split", y.name, graph.constant(widths, np.int64), outputs=len(widths), axis=-1)
+    return [Tensor((*leading, n), np.dtype(np.float32), name) for name, n in zip(names, widths, strict=True)]
+
+
+def _all(leading: tuple[Any, ...]) -> Any:
+    total: Any = 1
+    for size in leading:
+        total = total * size
+    return total
+
+
+def _bias(graph: Graph, bias: np.ndarray, scale: np.ndarray, x: Quantized | None) -> str:
+    """Returns the bias as the integers that are added to sums of integers; as it is, where they do not hold it."""
+    if x is None:
+        return graph.constant(bias)
+    steps = np.asarray(x.scale * scale, np.float32)
+    integers = np.rint(bias.astype(np.float64) / steps)
+    if np.abs(integers).max(initial=0) > np.iinfo(np.int32).max:
+        return graph.constant(bias)
+    axis = {} if steps.ndim == 0 else {"axis": 0}
+    told = [integers.astype(np.int32), steps, np.zeros(steps.shape, np.int32)]
+    return graph.node("DequantizeLinear", *(graph.constant(value) for value in told), **axis)[0]
+
+
+def norm(graph, place, inputs, equation):
+    names = [graph.use(x) for x in inputs]
+    options = {"axis": -1, "epsilon": float(equation.params["epsilon"])}
+    return [graph.made("LayerNormalization", names, inputs[0].shape, np.float32, **options)]
+
+
+def look_up(graph, place, inputs, equation):
+    table, rows = inputs
+    grid = place.grid(place.weights, f"{equation.params['path']}/embedding")
+    shape = (*rows.shape, table.shape[-1])
+    if grid is None or grid.scale.ndim:
+        values = table.value if grid is None else (grid.integers(table.value) - grid.zero_point) * grid.scale
+        names = [graph.constant(np.asarray(values, np.float32)), graph.use(rows)]
+        return [graph.made("Gather", names, shape, np.float32, axis=0)]
+    names = [graph.constant(grid.integers(table.value)), graph.use(rows)]
+    integers = graph.node("Gather", *names, axis=0)[0]
+    return [Tensor(shape, np.dtype(np.float32), quantized=Quantized(integers, grid.scale, grid.zero_point))]
+
+
+def softmax(graph, place, inputs, equation):
+    scores, *others = inputs
+    if equation.params["masked"]:
+        # A sum, since a runtime's softmax on integers, which it makes of one that reads a grid, is slow.
+        hidden = [others[0], number(0, np.float32), number(LOWEST, np.float32)]
+        scores = elementwise(graph, "Add", [scores, elementwise(graph, "Where", hidden, np.float32)], np.float32)
+    if not equation.params["emptied"]:
+        return [graph.made("Softmax", [graph.use(scores)], scores.shape, np.float32, axis=-1)]
+    whole = (*scores.shape[:-1], 1)
+    names = [graph.use(scores), graph.use(graph.expanded(others[-1], whole))]
+    longer = graph.node("Softmax", graph.node("Concat", *names, axis=-1)[0], axis=-1)[0]
+    told = [graph.constant([value], np.int64) for value in (0, -1, -1)]
+    return [graph.made("Slice", [longer, *told], scores.shape, np.float32)]
+
+
+def product(graph, place, inputs, equation):
+    text, scale = equation.params["equation"], equation.params["scale"]
+    operands, _, result = text.partition("->")
+    left, _, right = operands.partition(",")
+    x, y = (graph.expanded(z, tuple(v.aval.shape)) for z, v in zip(inputs, equation.invars, strict=True))
+    if scale != 1 and x.quantized is not None:
+        x = dataclasses.replace(x, quantized=dataclasses.replace(x.quantized, scale=np.float32(x.quantized.scale * scale)))
+    elif scale != 1:
+        x = elementwise(graph, "Mul", [x, number(scale, np.float32)], np.float32)
+    batch = [letter for letter in left if letter in right and letter in result]
+    [summed] = [letter for letter in left if letter in right and letter not in result]
+    axes = [left.index(letter) for letter in batch], [right.index(letter) for letter in batch]
+    made = matrix_product(graph, x, y, axes, (left.index(summed), right.index(summed)))
+    order = "".join([*batch, *(z for z in left + right if z not in batch and z != summed)])
+    turned = [order.index(letter) for letter in result]
+    shape = shape_of(equation)
+    return [made if turned == sorted(turned) else graph.moved(made, "Transpose", [], shape, perm=turned)]
+
+
+def site(graph, place, inputs, equation):
+    [x], path = inputs, equation.params["path"]
+    graph.label(x, place.label(path))
+    grid = place.grid(place.sites, path)
+    if grid is None:
+        return [x]
+    name = graph.use(x)
+    if not grid.whole:
+        ends = [np.float32(grid.scale * (end - grid.zero_point.astype(np.int64))) for end in (grid.low, grid.high)]
+        name = graph.node("Clip", name, *map(graph.constant, ends))[0]
+    integers = graph.node("QuantizeLinear", name, graph.constant(grid.scale), graph.constant(grid.zero_point))[0]
+    return [Tensor(x.shape, x.dtype, quantized=Quantized(integers, grid.scale, grid.zero_point))]
+
+
+MODULES: dict[str, Module] = {
+    marks.NORM.name: norm,
+    marks.LOOK_UP.name: look_up,
+    marks.SOFTMAX.name: softmax,
+    marks.PRODUCT.name: product,
+    marks.SITE.name: site,
+}
+"""By the name of the mark; `dense` is of several."""

@@ -1,0 +1,108 @@
+"""The walk through a trace: its equations become nodes, one after the other, and what is known is computed."""
+
+from __future__ import annotations
+
+import collections
+import dataclasses
+from collections.abc import Sequence
+from typing import Any
+
+import jax
+import numpy as np
+
+from qtx.foundation.errors import QtxError
+from qtx.onnx import marks
+from qtx.onnx.graph import Graph, Tensor
+from qtx.onnx.modules import MODULES, Place, dense
+from qtx.onnx.operations import OPERATIONS
+
+INNER = ("jaxpr", "call_jaxpr", "fun_jaxpr")
+
+
+def walk(graph: Graph, place: Place, jaxpr: Any, constants: Sequence[Any], inputs: Sequence[Tensor]) -> list[Tensor]:
+    """Returns the outputs of a trace on inputs; its nodes are added to the graph.
+
+    Raises:
+      QtxError: for an operation that has no form in ONNX.
+    """
+    held: dict[Any, Tensor] = dict(zip(jaxpr.constvars, map(known, constants), strict=True))
+    held |= zip(jaxpr.invars, inputs, strict=True)
+
+    def read(v: Any) -> Tensor:
+        return known(v.val) if isinstance(v, jax.extend.core.Literal) else held[v]
+
+    beside = _beside(jaxpr)
+    for equation in jaxpr.eqns:
+        if equation.primitive is marks.DENSE:
+            if equation.outvars[0] not in held:
+                together = beside[equation.invars[0]]
+                layers = [_layer(one, [read(v) for v in one.invars[1:]]) for one in together]
+                made = dense(graph, place, graph.expanded(read(equation.invars[0]), _shape(equation.invars[0])), layers)
+                held |= {one.outvars[0]: y for one, y in zip(together, made, strict=True)}
+            continue
+        found = _outputs(graph, place, equation, [read(v) for v in equation.invars])
+        held |= zip(equation.outvars, found, strict=True)
+    return [graph.expanded(read(v), _shape(v)) for v in jaxpr.outvars]
+
+
+def known(value: Any) -> Tensor:
+    """Returns a value as a tensor."""
+    array = np.asarray(value)
+    return Tensor(array.shape, array.dtype, value=array)
+
+
+def _shape(v: Any) -> tuple[Any, ...]:
+    return tuple(v.aval.shape)
+
+
+def _beside(jaxpr: Any) -> dict[Any, list[Any]]:
+    """Returns the dense layers of a trace by what they read: one product makes all that read the same."""
+    found = collections.defaultdict(list)
+    for equation in jaxpr.eqns:
+        if equation.primitive is marks.DENSE:
+            found[equation.invars[0]].append(equation)
+    return found
+
+
+def _layer(equation: Any, parameters: Sequence[Tensor]) -> tuple[Tensor, Tensor | None, str]:
+    return parameters[0], parameters[1] if len(parameters) > 1 else None, equation.params["path"]
+
+
+def _outputs(graph: Graph, place: Place, equation: Any, inputs: list[Tensor]) -> list[Tensor]:
+    name, params = equation.primitive.name, equation.params
+    if name == "scan":
+        return _unrolled(graph, place, equation, inputs)
+    inner = next((params[key] for key in INNER if key in params), None)
+    if inner is not None:
+        return walk(graph, place, getattr(inner, "jaxpr", inner), getattr(inner, "consts", ()), inputs)
+    if name in MODULES:
+        return MODULES[name](graph, place, inputs, equation)
+    shapes = [_shape(v) for v in equation.outvars]
+    if inputs and all(x.value is not None for x in inputs) and all(isinstance(size, int) for shape in shapes for size in shape):
+        return _computed(equation, inputs)
+    if name not in OPERATIONS:
+        raise QtxError(f"the operation {name} has no form in ONNX yet, in {list(map(_shape, equation.invars))}")
+    return OPERATIONS[name](graph, inputs, equation)
+
+
+def _computed(equation: Any, inputs: Sequence[Tensor]) -> list[Tensor]:
+    """Returns what an equation makes of known inputs."""
+    whole = [np.broadcast_to(x.value, _shape(v)) for x, v in zip(inputs, equation.invars, strict=True)]
+    made = equation.primitive.bind(*map(jax.numpy.asarray, whole), **equation.params)
+    return list(map(known, made if equation.primitive.multiple_results else [made]))
+
+
+def _unrolled(graph: Graph, place: Place, equation: Any, inputs: Sequence[Tensor]) -> list[Tensor]:
+    """Returns the outputs of a scan over layers, layer by layer."""
+    params = equation.params
+    consts, carry = params["num_consts"], params["num_carry"]
+    shared, carried, rows = inputs[:consts], list(inputs[consts : consts + carry]), inputs[consts + carry :]
+    if len(equation.outvars) > carry or params["reverse"] or any(x.value is None for x in rows):
+        raise QtxError("a loop that is not one over layers has no form in ONNX yet")
+    body = params["jaxpr"]
+    for layer in range(params["length"]):
+        own = [known(np.broadcast_to(x.value, _shape(v))[layer]) for x, v in zip(rows, equation.invars[consts + carry :])]
+        there = dataclasses.replace(place, layer=layer)
+        carried = walk(graph, there, body.jaxpr, body.consts, [*shared, *carried, *own])
+    return carried
+
