@@ -25,7 +25,7 @@ from qtx.pipeline.analyze import diagnose as diagnose_run
 from qtx.pipeline.config_files import override
 from qtx.pipeline.embeddings import told_of_embeddings
 from qtx.pipeline.encode import encode as encode_texts
-from qtx.pipeline.export import FORMATS
+from qtx.pipeline.formats import FORMATS
 from qtx.pipeline.heal import Aim
 from qtx.pipeline.heal import heal as heal_checkpoint
 from qtx.pipeline.healed import export_healed

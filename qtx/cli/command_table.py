@@ -44,7 +44,9 @@ FLAGS = {
         "--scheme=SCHEME", "one scheme, e.g. w8a8, instead of the config's", ("quantization.schemes=('{}',)",)
     ),
     "ranges": Flag("--ranges=FILE", "ranges of an earlier calibration by the same method, instead of a new one"),
-    "format": Flag("--format=FORMAT", "int8 (runs in integers) or huggingface (floating point)"),
+    "format": Flag(
+        "--format=FORMAT", "int8 (runs in integers), onnx (for ONNX Runtime) or huggingface (floating point)"
+    ),
     "devices": Flag("--devices=N", "devices to plan for (default: as many as config.mesh names)"),
     "distributed": Flag("--distributed", "one of many processes, on a cluster: see docs/scale.md", switch=True),
     "profile": Flag("--profile", "trace a few steps, for TensorBoard and Perfetto, to WORKDIR/profile", switch=True),
@@ -169,10 +171,12 @@ COMMANDS = {
         flags=("method", "scheme", "checkpoint"),
     ),
     "export": Command(
-        summary="take a trained model away: in integers, or as a Hugging Face checkpoint",
+        summary="take a trained model away: in integers, as ONNX graphs, or as a Hugging Face checkpoint",
         description="int8: calibrates the first scheme of the config (after quantization-aware training: takes the\n"
         "one that the run was trained under) and writes a model whose matrix products run int8 x int8 -> int32,\n"
         "to WORKDIR/export/int8; `qtx evaluate --workdir=WORKDIR/export/int8` runs it.\n"
+        "onnx: writes onnx/model.onnx, in floating point, and onnx/model_quantized.onnx, on the same integers, with\n"
+        "tokenizer and config beside them, to WORKDIR/export/onnx, as sentence-transformers and optimum load them.\n"
         "huggingface: writes config.json and model.safetensors in floating point to WORKDIR/export/huggingface.",
         example="qtx export --format=int8 --workdir=runs/gated --scheme=w8a8",
         one_scheme=True,

@@ -34,7 +34,7 @@ from qtx.pipeline.analyze import diagnose, open_run
 from qtx.pipeline.assemble import assemble
 from qtx.pipeline.backend import training_backend
 from qtx.pipeline.compare import assemble_comparison, duration, rebuild, run_comparison
-from qtx.pipeline.export import FORMATS
+from qtx.pipeline.formats import FORMATS
 from qtx.pipeline.heal import Aim
 from qtx.pipeline.heal import heal as heal_model
 from qtx.pipeline.healed import export_healed
@@ -255,7 +255,7 @@ def export(
     folder = workdir / "export" / format
     with console.status("exporting"):
         notes = writer(run, folder, one_scheme(experiment, names_scheme))
-    size = sum(file.stat().st_size for file in folder.iterdir())
+    size = sum(file.stat().st_size for file in folder.rglob("*") if file.is_file())
     for note in (
         *notes,
         f"written: {folder}, {size / 1e6:.2f} MB; parameters in float32: {4 * run.assembled.parameters / 1e6:.2f} MB",

@@ -2,9 +2,8 @@
 
 from __future__ import annotations
 
-import dataclasses
-from collections.abc import Mapping
-from typing import Any
+from collections.abc import Mapping, Sequence
+from typing import Any, NamedTuple
 
 import flax.linen as nn
 import jax
@@ -33,13 +32,28 @@ OPSET, WIDE_OPSET = 20, 21
 HIDDEN, EMBEDDING, LOGITS, SPANS = "last_hidden_state", "sentence_embedding", "logits", ("start_logits", "end_logits")
 
 
-def to_onnx(module: Any, params: Any, quantized: Quantized | None = None) -> onnx.ModelProto:
+class Converted(NamedTuple):
+    """A model as an ONNX graph.
+
+    Attributes:
+      model: the graph.
+      in_floating_point: its dense layers that do not run on integers.
+    """
+
+    model: onnx.ModelProto
+    in_floating_point: Sequence[str]
+
+
+def to_onnx(
+    module: Any, params: Any, quantized: Quantized | None = None, metadata: Mapping[str, str] | None = None
+) -> Converted:
     """Returns a model as an ONNX graph, of any number of examples and any length.
 
     Args:
       module: the model.
       params: its parameters, in floating point.
       quantized: the model quantized after training, whose integers and grids the graph has; None: floating point.
+      metadata: what the file says of itself.
 
     Raises:
       QtxError: for an operation, or a way to quantize, that has no form in ONNX.
@@ -59,11 +73,15 @@ def to_onnx(module: Any, params: Any, quantized: Quantized | None = None) -> onn
     with jax.default_matmul_precision("highest"):
         jaxpr, shapes = jax.make_jaxpr(compute, return_shape=True)(values, traced)
     entering = [
-        cast(graph, Tensor(shape, np.dtype(_stored(kind)), name), kind) for name, (shape, kind) in sorted(inputs.items())
+        cast(graph, Tensor(shape, np.dtype(_stored(kind)), name), kind)
+        for name, (shape, kind) in sorted(inputs.items())
     ]
-    found = walk(graph, Place(weights, sites), jaxpr.jaxpr, jaxpr.consts, [*map(known, jax.tree.leaves(values)), *entering])
+    found = walk(
+        graph, Place(weights, sites), jaxpr.jaxpr, jaxpr.consts, [*map(known, jax.tree.leaves(values)), *entering]
+    )
     described = [describe(name, _stored(kind), shape) for name, (shape, kind) in inputs.items()]
-    return graph.model(described, dict(zip(sorted(shapes), found, strict=True)), {})
+    model = graph.model(described, dict(zip(sorted(shapes), found, strict=True)), dict(metadata or {}))
+    return Converted(model, graph.in_floating_point)
 
 
 def _stored(kind: Any) -> Any:
@@ -74,9 +92,11 @@ def _stored(kind: Any) -> Any:
 def _inputs(config: TransformerConfig) -> tuple[dict[str, tuple[Any, Any]], dict[str, tuple[str, int]]]:
     """Returns the inputs, by the names that runtimes know, shape and type, and where the open sizes are found."""
     if config.reads == "images":
-        [batch] = jax.export.symbolic_shape("batch")
-        shape = (batch, config.channels, config.image_size, config.image_size)
-        return {"pixel_values": (shape, np.float32)}, {"batch": ("pixel_values", 0)}
+        of_images: Any = config
+        sides = (of_images.channels, of_images.image_size, of_images.image_size)
+        return {"pixel_values": ((*jax.export.symbolic_shape("batch"), *sides), np.float32)}, {
+            "batch": ("pixel_values", 0)
+        }
     shape = jax.export.symbolic_shape("batch, length")
     names = ["input_ids", "attention_mask", *(["token_type_ids"] if getattr(config, "type_vocab_size", 0) > 1 else [])]
     return dict.fromkeys(names, (shape, np.int32)), {"batch": ("input_ids", 0), "length": ("input_ids", 1)}
@@ -149,7 +169,9 @@ def _grid(planned: Planned, r: Range) -> Grid | None:
     grid = grid_of_range(r, planned)
     scale, zero_point, low, high = (np.asarray(x) for x in (grid.scale, grid.zero_point, grid.low, grid.high))
     if scale.size > 1 and scale.ndim > 1 and scale.shape[0] > 1:
-        raise QtxError(f"{planned.path} has ranges of groups of inputs, which no runtime multiplies: use one per channel")
+        raise QtxError(
+            f"{planned.path} has ranges of groups of inputs, which no runtime multiplies: use one per channel"
+        )
     scale, zero_point = (x.reshape(() if x.size == 1 else -1) for x in (scale, zero_point))
     lowest, highest = int(low.min()), int(high.max())
     kinds = (np.uint8, np.int8, np.uint16, np.int16)

@@ -41,7 +41,7 @@ class Tensor:
       shape: as it is held.
       dtype: its values' type.
       name: in the graph; empty: it is known, or has integers alone.
-      value: its values, if they are known.
+      value: its values, if they are known (see `known`).
       quantized: its integers, if it is on a grid.
     """
 
@@ -50,6 +50,12 @@ class Tensor:
     name: str = ""
     value: np.ndarray | None = None
     quantized: Quantized | None = None
+
+    @property
+    def known(self) -> np.ndarray:
+        """Returns the values of a tensor that is known."""
+        assert self.value is not None, "the tensor is computed by a node"
+        return self.value
 
 
 @dataclasses.dataclass
@@ -66,6 +72,11 @@ class Graph:
     Args:
       opset: the version of ONNX's operators.
       sizes: where the sizes that only the inputs tell are found: an input's name and axis, by the size as text.
+
+    Attributes:
+      nodes: as they were made.
+      makers: the node that makes a tensor, by the tensor's name.
+      in_floating_point: the dense layers that do not run on integers.
     """
 
     def __init__(self, opset: int, sizes: dict[str, tuple[str, int]]):
@@ -76,6 +87,7 @@ class Graph:
         self._values: dict[str, np.ndarray] = {}
         self._labels: dict[str, str] = {}
         self.makers: dict[str, _Node] = {}
+        self.in_floating_point: list[str] = []
 
     def node(self, op: str, *inputs: str, outputs: int = 1, **attributes: Any) -> list[str]:
         """Returns the names of the outputs of a node, which is made unless the same one is there."""

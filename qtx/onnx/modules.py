@@ -82,11 +82,10 @@ def dense(graph: Graph, place: Place, x: Tensor, layers: Sequence[Any]) -> list[
       layers: kernel, bias (or None) and path of each.
     """
     kernels, biases, paths = zip(*layers, strict=True)
-    widths = [kernel.value.shape[1] for kernel in kernels]
-    kernel = np.concatenate([np.asarray(kernel.value, np.float32) for kernel in kernels], axis=1)
-    bias = np.concatenate(
-        [np.zeros(n, np.float32) if b is None else np.asarray(b.value, np.float32) for b, n in zip(biases, widths)]
-    )
+    widths = [kernel.known.shape[1] for kernel in kernels]
+    kernel = np.concatenate([np.asarray(kernel.known, np.float32) for kernel in kernels], axis=1)
+    added = [None if b is None else np.asarray(b.known, np.float32) for b in biases]
+    bias = np.concatenate([np.zeros(n, np.float32) if b is None else b for b, n in zip(added, widths, strict=True)])
     grids = [place.grid(place.weights, f"{path}/kernel") for path in paths]
     leading, name = x.shape[:-1], "+".join([place.label(paths[0]), *(path.rpartition("/")[2] for path in paths[1:])])
     rows = graph.reshaped(x, (_all(leading), x.shape[-1])) if len(leading) != 1 else x
@@ -94,17 +93,19 @@ def dense(graph: Graph, place: Place, x: Tensor, layers: Sequence[Any]) -> list[
     if len(known) == len(grids) and len({grid.zero_point.dtype for grid in known}) == 1:
         scale = np.concatenate([np.broadcast_to(g.scale, n) for g, n in zip(known, widths, strict=True)])
         zero = np.concatenate([np.broadcast_to(g.zero_point, n) for g, n in zip(known, widths, strict=True)])
-        integers = np.concatenate([g.integers(k.value) for g, k in zip(known, kernels, strict=True)], axis=1)
+        integers = np.concatenate([g.integers(k.known) for g, k in zip(known, kernels, strict=True)], axis=1)
         if (scale == scale[0]).all() and (zero == zero[0]).all():
             scale, zero = scale[0], zero[0]
         axis = {} if scale.ndim == 0 else {"axis": 1}
         told = [graph.constant(value) for value in (integers, scale, zero)]
         weights = graph.node("DequantizeLinear", *told, **axis)[0]
-        added = _bias(graph, bias, scale, rows.quantized)
+        offset = _bias(graph, bias, scale, rows.quantized)
     else:
-        weights, added = graph.constant(kernel), graph.constant(bias)
+        weights, offset = graph.constant(kernel), graph.constant(bias)
+    if rows.quantized is None or len(known) < len(grids):
+        graph.in_floating_point.append(name)
     shape = (*rows.shape[:-1], sum(widths))
-    y = graph.made("Gemm", [graph.use(rows), weights, added], shape, np.float32)
+    y = graph.made("Gemm", [graph.use(rows), weights, offset], shape, np.float32)
     graph.label(y, f"{name}/rows")
     y = graph.reshaped(y, (*leading, sum(widths)))
     if len(layers) == 1:
@@ -144,10 +145,10 @@ def look_up(graph, place, inputs, equation):
     grid = place.grid(place.weights, f"{equation.params['path']}/embedding")
     shape = (*rows.shape, table.shape[-1])
     if grid is None or grid.scale.ndim:
-        values = table.value if grid is None else (grid.integers(table.value) - grid.zero_point) * grid.scale
+        values = table.known if grid is None else (grid.integers(table.known) - grid.zero_point) * grid.scale
         names = [graph.constant(np.asarray(values, np.float32)), graph.use(rows)]
         return [graph.made("Gather", names, shape, np.float32, axis=0)]
-    names = [graph.constant(grid.integers(table.value)), graph.use(rows)]
+    names = [graph.constant(grid.integers(table.known)), graph.use(rows)]
     integers = graph.node("Gather", *names, axis=0)[0]
     return [Tensor(shape, np.dtype(np.float32), quantized=Quantized(integers, grid.scale, grid.zero_point))]
 
@@ -173,7 +174,9 @@ def product(graph, place, inputs, equation):
     left, _, right = operands.partition(",")
     x, y = (graph.expanded(z, tuple(v.aval.shape)) for z, v in zip(inputs, equation.invars, strict=True))
     if scale != 1 and x.quantized is not None:
-        x = dataclasses.replace(x, quantized=dataclasses.replace(x.quantized, scale=np.float32(x.quantized.scale * scale)))
+        x = dataclasses.replace(
+            x, quantized=dataclasses.replace(x.quantized, scale=np.float32(x.quantized.scale * scale))
+        )
     elif scale != 1:
         x = elementwise(graph, "Mul", [x, number(scale, np.float32)], np.float32)
     batch = [letter for letter in left if letter in right and letter in result]

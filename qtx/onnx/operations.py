@@ -55,9 +55,9 @@ def unchanged(graph: Graph, inputs: Sequence[Tensor], equation: Any) -> list[Ten
     return list(inputs)
 
 
-def number(x: Any, like: np.dtype) -> Tensor:
-    """Returns a known scalar."""
-    return Tensor((), like, value=np.asarray(x, like))
+def number(x: Any, like: Any) -> Tensor:
+    """Returns a known scalar of a type."""
+    return Tensor((), np.dtype(like), value=np.asarray(x, like))
 
 
 def cast(graph: Graph, x: Tensor, dtype: Any) -> Tensor:
@@ -123,13 +123,14 @@ def _clip(graph: Graph, which: Tensor, if_false: Tensor, if_true: Tensor) -> Ten
     x = less.inputs[0]
     if greater is None or greater.op != "Greater" or greater.inputs[0] != x or inner.inputs[2] != x:
         return None
-    ends = [if_true.value, *(graph.value_of(name) for name in (less.inputs[1], inner.inputs[1], greater.inputs[1]))]
-    if any(end is None or end.size != 1 for end in ends):
+    found = [if_true.value, *(graph.value_of(name) for name in (less.inputs[1], inner.inputs[1], greater.inputs[1]))]
+    ends = [float(end.item()) for end in found if end is not None and end.size == 1]
+    if len(ends) < 4 or ends[0] != ends[1] or ends[2] != ends[3]:
         return None
-    low, also_low, high, also_high = (float(end.item()) for end in ends)
-    if (low, high) != (also_low, also_high):
-        return None
-    return graph.made("Clip", [x, *(graph.constant(end, if_false.dtype) for end in (low, high))], if_false.shape, if_false.dtype)
+    low, _, high, _ = ends
+    return graph.made(
+        "Clip", [x, *(graph.constant(end, if_false.dtype) for end in (low, high))], if_false.shape, if_false.dtype
+    )
 
 
 def clamp(graph, inputs, equation):
@@ -192,9 +193,7 @@ def reverse(graph, inputs, equation):
 def split(graph, inputs, equation):
     axis, sizes = equation.params["axis"], equation.params["sizes"]
     whole = graph.expanded(inputs[0], tuple(equation.invars[0].aval.shape))
-    names = graph.node(
-        "Split", graph.use(whole), graph.constant(sizes, np.int64), outputs=len(sizes), axis=axis
-    )
+    names = graph.node("Split", graph.use(whole), graph.constant(sizes, np.int64), outputs=len(sizes), axis=axis)
     return [Tensor(tuple(v.aval.shape), whole.dtype, x) for v, x in zip(equation.outvars, names, strict=True)]
 
 
@@ -301,7 +300,10 @@ def gather(graph, inputs, equation):
     if axis is None or not whole or axis not in numbers.collapsed_slice_dims:
         raise QtxError(f"a look-up by {numbers} has no node in ONNX")
     leading = len(index.shape)
-    if not batched and numbers.offset_dims == (*range(axis), *range(axis + leading, axis + leading + len(sizes) - 1 - axis)):
+    if not batched and numbers.offset_dims == (
+        *range(axis),
+        *range(axis + leading, axis + leading + len(sizes) - 1 - axis),
+    ):
         shape = (*x.shape[:axis], *index.shape, *x.shape[axis + 1 :])
         return [graph.made("Gather", [graph.use(x), graph.use(index)], shape, x.dtype, axis=axis)]
     # GatherND takes batches that lead, and then an index each.
@@ -318,13 +320,39 @@ def same_size(one: Any, other: Any) -> bool:
 
 
 OPERATIONS: dict[str, Operation] = {
-    **{name: of(op) for name, op in {
-        "add": "Add", "add_any": "Add", "sub": "Sub", "div": "Div", "max": "Max", "min": "Min",
-        "pow": "Pow", "neg": "Neg", "exp": "Exp", "log": "Log", "tanh": "Tanh", "logistic": "Sigmoid", "sqrt": "Sqrt",
-        "abs": "Abs", "sign": "Sign", "floor": "Floor", "round": "Round", "sin": "Sin", "cos": "Cos", "erf": "Erf",
-        "and": "And", "or": "Or", "not": "Not", "lt": "Less", "le": "LessOrEqual", "gt": "Greater",
-        "ge": "GreaterOrEqual", "eq": "Equal",
-    }.items()},
+    **{
+        name: of(op)
+        for name, op in {
+            "add": "Add",
+            "add_any": "Add",
+            "sub": "Sub",
+            "div": "Div",
+            "max": "Max",
+            "min": "Min",
+            "pow": "Pow",
+            "neg": "Neg",
+            "exp": "Exp",
+            "log": "Log",
+            "tanh": "Tanh",
+            "logistic": "Sigmoid",
+            "sqrt": "Sqrt",
+            "abs": "Abs",
+            "sign": "Sign",
+            "floor": "Floor",
+            "round": "Round",
+            "sin": "Sin",
+            "cos": "Cos",
+            "erf": "Erf",
+            "and": "And",
+            "or": "Or",
+            "not": "Not",
+            "lt": "Less",
+            "le": "LessOrEqual",
+            "gt": "Greater",
+            "ge": "GreaterOrEqual",
+            "eq": "Equal",
+        }.items()
+    },
     **dict.fromkeys(
         ("stop_gradient", "copy", "copy_p", "name", "optimization_barrier", "sharding_constraint", "reduce_precision"),
         unchanged,

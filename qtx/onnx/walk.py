@@ -78,7 +78,11 @@ def _outputs(graph: Graph, place: Place, equation: Any, inputs: list[Tensor]) ->
     if name in MODULES:
         return MODULES[name](graph, place, inputs, equation)
     shapes = [_shape(v) for v in equation.outvars]
-    if inputs and all(x.value is not None for x in inputs) and all(isinstance(size, int) for shape in shapes for size in shape):
+    if (
+        inputs
+        and all(x.value is not None for x in inputs)
+        and all(isinstance(size, int) for shape in shapes for size in shape)
+    ):
         return _computed(equation, inputs)
     if name not in OPERATIONS:
         raise QtxError(f"the operation {name} has no form in ONNX yet, in {list(map(_shape, equation.invars))}")
@@ -87,7 +91,7 @@ def _outputs(graph: Graph, place: Place, equation: Any, inputs: list[Tensor]) ->
 
 def _computed(equation: Any, inputs: Sequence[Tensor]) -> list[Tensor]:
     """Returns what an equation makes of known inputs."""
-    whole = [np.broadcast_to(x.value, _shape(v)) for x, v in zip(inputs, equation.invars, strict=True)]
+    whole = [np.broadcast_to(x.known, _shape(v)) for x, v in zip(inputs, equation.invars, strict=True)]
     made = equation.primitive.bind(*map(jax.numpy.asarray, whole), **equation.params)
     return list(map(known, made if equation.primitive.multiple_results else [made]))
 
@@ -99,10 +103,9 @@ def _unrolled(graph: Graph, place: Place, equation: Any, inputs: Sequence[Tensor
     shared, carried, rows = inputs[:consts], list(inputs[consts : consts + carry]), inputs[consts + carry :]
     if len(equation.outvars) > carry or params["reverse"] or any(x.value is None for x in rows):
         raise QtxError("a loop that is not one over layers has no form in ONNX yet")
-    body = params["jaxpr"]
+    body, stacked = params["jaxpr"], [_shape(v) for v in equation.invars[consts + carry :]]
     for layer in range(params["length"]):
-        own = [known(np.broadcast_to(x.value, _shape(v))[layer]) for x, v in zip(rows, equation.invars[consts + carry :])]
+        own = [known(np.broadcast_to(x.known, shape)[layer]) for x, shape in zip(rows, stacked, strict=True)]
         there = dataclasses.replace(place, layer=layer)
         carried = walk(graph, there, body.jaxpr, body.consts, [*shared, *carried, *own])
     return carried
-

@@ -70,6 +70,3 @@ def _with_it(run: TrainedRun, original: Path | None) -> dict[str, bytes]:
     if stored is None or pixel_options(stored, data.pixels["image_size"], data.pixels["channels"]) != data.pixels:
         files[PREPROCESSOR] = json.dumps(processor_of(data.pixels), indent=2).encode() + b"\n"
     return files
-
-
-FORMATS = {"int8": export_int8, "huggingface": export_huggingface}
