@@ -24,7 +24,7 @@ from qtx.quantization import Quantized
 from qtx.quantization.basis import basis_of
 from qtx.quantization.granularity import Token
 from qtx.quantization.integer.convert import for_inference
-from qtx.quantization.plan import Planned, Range
+from qtx.quantization.plan import Planned, Range, is_table
 from qtx.quantization.rounding import grid_of_range
 
 OPSET, WIDE_OPSET = 20, 21
@@ -144,7 +144,20 @@ def grids_of(quantized: Quantized) -> tuple[Grids, Grids]:
         {key: grid for planned in plan for key, grid in _by_layer(planned, ranges[planned.path]).items()}
         for plan, ranges in kinds
     )
-    return weights, sites
+    # What a product reads has no sign, nor has what is looked up; kernels may have one.
+    tables = {key for key in weights if is_table(key[0])}
+    weights |= {key: unsigned(weights[key]) for key in tables}
+    return weights, {key: unsigned(grid) for key, grid in sites.items()}
+
+
+def unsigned(grid: Grid) -> Grid:
+    """Returns a grid of the same values, whose integers have no sign."""
+    kind = grid.zero_point.dtype
+    if kind.kind == "u":
+        return grid
+    shift = -np.iinfo(kind).min
+    zero_point = (grid.zero_point.astype(np.int32) + shift).astype(f"uint{8 * kind.itemsize}")
+    return Grid(grid.scale, zero_point, grid.low + shift, grid.high + shift)
 
 
 def _by_layer(planned: Planned, r: Range) -> dict[tuple[str, int | None], Grid]:

@@ -10,7 +10,7 @@ import numpy as np
 
 from qtx.onnx import marks
 from qtx.onnx.graph import Graph, Quantized, Tensor
-from qtx.onnx.operations import elementwise, matrix_product, number, shape_of
+from qtx.onnx.operations import cast, elementwise, matrix_product, number, shape_of
 
 LOWEST = np.finfo(np.float32).min
 
@@ -40,6 +40,10 @@ class Grid:
         """Returns the integers of values."""
         found = np.rint(np.asarray(x, np.float32) / self.scale) + self.zero_point
         return np.clip(found, self.low, self.high).astype(self.zero_point.dtype)
+
+    def rounded(self, x: np.ndarray) -> np.ndarray:
+        """Returns the values on the grid that are nearest to values."""
+        return (self.integers(x).astype(np.int32) - self.zero_point.astype(np.int32)) * self.scale
 
 
 Grids = Mapping[tuple[str, int | None], Grid]
@@ -145,7 +149,11 @@ def look_up(graph, place, inputs, equation):
     grid = place.grid(place.weights, f"{equation.params['path']}/embedding")
     shape = (*rows.shape, table.shape[-1])
     if grid is None or grid.scale.ndim:
-        values = table.known if grid is None else (grid.integers(table.known) - grid.zero_point) * grid.scale
+        values = (
+            table.known
+            if grid is None
+            else (grid.integers(table.known) - grid.zero_point.astype(np.int32)) * grid.scale
+        )
         names = [graph.constant(np.asarray(values, np.float32)), graph.use(rows)]
         return [graph.made("Gather", names, shape, np.float32, axis=0)]
     names = [graph.constant(grid.integers(table.known)), graph.use(rows)]
@@ -159,6 +167,11 @@ def softmax(graph, place, inputs, equation):
         # A sum, since a runtime's softmax on integers, which it makes of one that reads a grid, is slow.
         hidden = [others[0], number(0, np.float32), number(LOWEST, np.float32)]
         scores = elementwise(graph, "Add", [scores, elementwise(graph, "Where", hidden, np.float32)], np.float32)
+    elif scores.quantized is not None:
+        # The same for a model that masks nothing: a sum with a 0 that a runtime does not know before it runs.
+        size = graph.size(scores.shape[0])
+        zero = graph.made("Sub", [size, size], (1,), np.int64)
+        scores = elementwise(graph, "Add", [scores, cast(graph, zero, np.float32)], np.float32)
     if not equation.params["emptied"]:
         return [graph.made("Softmax", [graph.use(scores)], scores.shape, np.float32, axis=-1)]
     whole = (*scores.shape[:-1], 1)

@@ -31,11 +31,11 @@ def walk(graph: Graph, place: Place, jaxpr: Any, constants: Sequence[Any], input
     def read(v: Any) -> Tensor:
         return known(v.val) if isinstance(v, jax.extend.core.Literal) else held[v]
 
-    beside = _beside(jaxpr)
+    beside = _beside(place, jaxpr)
     for equation in jaxpr.eqns:
         if equation.primitive is marks.DENSE:
             if equation.outvars[0] not in held:
-                together = beside[equation.invars[0]]
+                together = beside[_kind(place, equation)]
                 layers = [_layer(one, [read(v) for v in one.invars[1:]]) for one in together]
                 made = dense(graph, place, graph.expanded(read(equation.invars[0]), _shape(equation.invars[0])), layers)
                 held |= {one.outvars[0]: y for one, y in zip(together, made, strict=True)}
@@ -55,12 +55,17 @@ def _shape(v: Any) -> tuple[Any, ...]:
     return tuple(v.aval.shape)
 
 
-def _beside(jaxpr: Any) -> dict[Any, list[Any]]:
-    """Returns the dense layers of a trace by what they read: one product makes all that read the same."""
+def _kind(place: Place, equation: Any) -> tuple[Any, bool]:
+    """Returns what a dense layer reads, and whether its weights are on a grid."""
+    return equation.invars[0], place.grid(place.weights, f"{equation.params['path']}/kernel") is not None
+
+
+def _beside(place: Place, jaxpr: Any) -> dict[tuple[Any, bool], list[Any]]:
+    """Returns the dense layers of a trace by their kind: one product makes all of a kind."""
     found = collections.defaultdict(list)
     for equation in jaxpr.eqns:
         if equation.primitive is marks.DENSE:
-            found[equation.invars[0]].append(equation)
+            found[_kind(place, equation)].append(equation)
     return found
 
 

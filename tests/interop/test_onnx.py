@@ -1,0 +1,214 @@
+"""Models as ONNX graphs: ONNX Runtime computes what qtx does, in floating point and on the same integers."""
+
+from __future__ import annotations
+
+import collections
+import subprocess
+import sys
+from importlib.util import find_spec
+
+import flax.linen as nn
+import jax
+import numpy as np
+import pytest
+
+import qtx
+from qtx.attention import VARIANTS, attention_variant
+from qtx.cli.main import main
+from qtx.families import build
+from qtx.foundation.errors import QtxError
+from qtx.models import BertConfig, ModernBertConfig, OptConfig, RotaryBertConfig, VitConfig
+from qtx.models.pooling import POOLINGS, embedding_of
+from qtx.quantization import QuantizationConfig, calibrate
+
+MISSING = [name for name in ("onnx", "onnxruntime") if find_spec(name) is None]
+pytestmark = pytest.mark.skipif(bool(MISSING), reason=f"needs {', '.join(MISSING)}")
+
+SHAPE = dict(num_layers=2, width=32, num_heads=2, mlp_width=64, init_std=0.3)
+TEXT = dict(**SHAPE, vocab_size=30, max_length=32)
+IMAGE = dict(**SHAPE, image_size=16, patch_size=4, channels=3)
+DEQUANTIZE = "DequantizeLinear"
+HEADS = ("mlm", "classification", "regression", "multi_label", "token_classification", "span", "none")
+MODULES = "dense,outputs=16 + normalize + dense,outputs=8,activation=GELU"
+MODELS = {
+    **{f"bert {head}": BertConfig(**TEXT, head=head, num_classes=3) for head in HEADS},
+    **{f"bert {pooling}": BertConfig(**TEXT, head="none", pooling=pooling) for pooling in POOLINGS},
+    **{f"bert {x}": BertConfig(**TEXT, head="none", activation=x) for x in ("relu", "silu", "quick_gelu", "tanh")},
+    "bert modules": BertConfig(**TEXT, head="none", modules=MODULES, normalize=True, pooling="cls+mean"),
+    "mpnet": BertConfig(**TEXT, head="none", relative_buckets=32, type_vocab_size=0, normalize=True),
+    "albert": BertConfig(**TEXT, embedding_width=16, shared_layers=True, activation="gelu_new"),
+    **{f"modernbert {x}": ModernBertConfig(**TEXT, head=x, num_classes=3, local_distance=3) for x in ("mlm", "none")},
+    "modernbert mean": ModernBertConfig(**TEXT, head="classification", num_classes=3, text_pooling="mean"),
+    **{f"nomic {head}": RotaryBertConfig(**TEXT, head=head, num_classes=3) for head in ("mlm", "classification")},
+    "opt": OptConfig(**TEXT),
+    "opt-350m": OptConfig(**TEXT, embedding_width=16, pre_norm=False),
+    "vit": VitConfig(**IMAGE, num_classes=5, patch_norm=True),
+    "vit without a head": VitConfig(**IMAGE, head="none"),
+}
+ATTENTIONS = {
+    name: BertConfig(**TEXT, head="none", attention=attention_variant(name).trained_at(16)) for name in VARIANTS
+}
+QUANTIZED = [
+    *((name, recipe) for name in MODELS for recipe in ("matmul", "strict")),
+    *((name, recipe) for name in ATTENTIONS for recipe in ("paper_bert", "strict")),
+]
+
+
+def examples(config, rng, number, length):
+    if config.reads == "images":
+        return {"images": rng.normal(size=(number, 16, 16, 3)).astype(np.float32)}
+    batch = {"tokens": rng.integers(0, 30, (number, length)), "mask": np.ones((number, length), np.int64)}
+    batch["mask"][0, length - 4 :] = 0
+    if number > 1:
+        batch["mask"][1, :2] = 0
+    if getattr(config, "type_vocab_size", 0) > 1:
+        batch["token_types"] = rng.integers(0, 2, (number, length))
+    return batch
+
+
+def made(config):
+    """A model with random parameters, none of which is at a round number."""
+    rng, module = np.random.default_rng(0), build(config)
+    params = nn.unbox(jax.jit(module.init)(jax.random.key(0), config.example())["params"])
+    return module, jax.tree.map(lambda x: np.asarray(x) + rng.normal(size=x.shape).astype(np.float32) / 20, params)
+
+
+def session(model, file=None):
+    import onnxruntime
+
+    options = onnxruntime.SessionOptions()
+    options.log_severity_level = 3
+    if file is not None:
+        options.optimized_model_filepath = str(file)
+    return onnxruntime.InferenceSession(model.SerializeToString(), options, providers=["CPUExecutionProvider"])
+
+
+def answers(run, batch):
+    given = {"input_ids": "tokens", "attention_mask": "mask", "token_type_ids": "token_types"}
+    feeds = {x.name: batch[given[x.name]] for x in run.get_inputs() if x.name in given}
+    feeds |= {"pixel_values": batch["images"].transpose(0, 3, 1, 2)} if "images" in batch else {}
+    return dict(zip([x.name for x in run.get_outputs()], run.run(None, feeds), strict=True))
+
+
+def expected(module, apply, batch):
+    """What qtx computes, by the names of the graph's outputs; of padding, which means nothing, zeros."""
+    config, found = module.config, np.asarray(apply(batch))
+    head, hidden = getattr(config, "head", None), found.ndim == 3
+    if head == "span":
+        return {"start_logits": found[..., 0], "end_logits": found[..., 1]}
+    if head != "none":
+        return {"logits": found}
+    outputs = {"last_hidden_state": found} if hidden else {"sentence_embedding": found}
+    if hidden and hasattr(config, "pooling"):
+        real = batch["mask"].astype(bool) if "mask" in batch else np.ones(found.shape[:2], bool)
+        outputs["sentence_embedding"] = np.asarray(embedding_of(found, real, batch, config))
+    return outputs
+
+
+SCRIPT = """
+import sys, numpy, onnxruntime, tokenizers
+folder, file, *texts = sys.argv[1:]
+tokenizer = tokenizers.Tokenizer.from_file(f"{folder}/tokenizer.json")
+tokenizer.enable_padding(pad_id=tokenizer.token_to_id("[PAD]"))
+encoded = tokenizer.encode_batch(texts)
+fields = {"input_ids": "ids", "attention_mask": "attention_mask", "token_type_ids": "type_ids"}
+session = onnxruntime.InferenceSession(f"{folder}/onnx/{file}", providers=["CPUExecutionProvider"])
+feeds = {x.name: numpy.array([getattr(one, fields[x.name]) for one in encoded]) for x in session.get_inputs()}
+numpy.save(f"{folder}/found.npy", session.run(["sentence_embedding"], feeds)[0])
+"""
+
+
+def of_real(x, batch):
+    mask = batch.get("mask")
+    if mask is None or x.ndim < 2 or x.shape[:2] != mask.shape:
+        return x
+    return x * mask.reshape(mask.shape + (1,) * (x.ndim - 2))
+
+
+@pytest.mark.parametrize("name", [*MODELS, *ATTENTIONS])
+def test_a_graph_in_floating_point_computes_what_the_model_does(name):
+    from qtx.onnx.convert import to_onnx
+
+    config = {**MODELS, **ATTENTIONS}[name]
+    module, params = made(config)
+    run, rng = session(to_onnx(module, params).model), np.random.default_rng(1)
+    for number, length in ((3, 11), (1, 32)):  # one graph for all sizes
+        batch = examples(config, rng, number, length)
+        found = answers(run, batch)
+        for output, values in expected(module, lambda x: module.apply({"params": params}, x), batch).items():
+            scale = np.abs(values).max()
+            np.testing.assert_allclose(of_real(found[output], batch), of_real(values, batch), atol=2e-5 * scale)
+
+
+def cosine(x, y):
+    return float((x * y).sum() / np.sqrt((x * x).sum() * (y * y).sum()))
+
+
+def quantized(config, scheme="w8a8", batches=4, **options):
+    module, params = made(config)
+    rng, options = np.random.default_rng(2), {"weight_estimator": "minmax", **options}
+    chosen = QuantizationConfig(**options)
+    data = [examples(config, rng, 8, 16) for _ in range(batches)]
+    return calibrate(module, params, chosen.make_recipe(scheme, config), data, batches, chosen.make_method()), params
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("name, recipe", QUANTIZED)
+def test_a_quantized_graph_computes_what_the_simulation_does(name, recipe, tmp_path):
+    import onnx
+
+    from qtx.onnx.convert import to_onnx
+
+    config = {**MODELS, **ATTENTIONS}[name]
+    model, params = quantized(config, recipe=recipe)
+    graph = to_onnx(model.module, params, model)
+    batch = examples(config, np.random.default_rng(3), 16, 16)
+    found = answers(session(graph.model, tmp_path / "optimized.onnx"), batch)
+    for output, values in expected(model.module, model.apply, batch).items():
+        original = expected(model.module, lambda x: model.module.apply({"params": params}, x), batch)[output]
+        there, simulated, floating = (of_real(x, batch) for x in (found[output], values, original))
+        assert cosine(there, simulated) > 0.995
+        assert cosine(there, floating) == pytest.approx(cosine(simulated, floating), abs=2e-3)
+    makers = {name: node for node in graph.model.graph.node for name in node.output}
+    gemms = [node for node in graph.model.graph.node if node.op_type == "Gemm"]
+    on_integers = [
+        node for node in gemms if all(name in makers and makers[name].op_type == DEQUANTIZE for name in node.input)
+    ]
+    assert len(on_integers) >= 4 * config.num_layers and len(gemms) - len(on_integers) == len(graph.in_floating_point)
+    ops = collections.Counter(node.op_type for node in onnx.load(tmp_path / "optimized.onnx").graph.node)
+    assert ops["QGemm"] == len(on_integers) and not ops["QLinearSoftmax"]
+
+
+@pytest.mark.slow
+def test_an_export_is_run_by_ten_lines_without_qtx(tmp_path, capsys):
+    texts = ["A short text.", "Another one, which is somewhat longer than the first text is.", "It rains."]
+    run = f"--workdir={tmp_path / 'run'}"
+    assert main(["import", "builtin:minilm-2l", run, "--config.data.sequence_length=32", "--config.mesh.data=1"]) == 0
+    assert main(["export", "--format=onnx", run, "--config.quantization.recipe=matmul"]) == 0
+    told, folder = capsys.readouterr().out, tmp_path / "run/export/onnx"
+    assert "linear layers in floating point: none" in told
+    original = qtx.load(tmp_path / "run").encode(texts)
+    for file, least in (("model.onnx", 0.9999), ("model_quantized.onnx", 0.9)):
+        subprocess.run([sys.executable, "-c", SCRIPT, str(folder), file, *texts], check=True, env={"PATH": ""})
+        assert (np.load(folder / "found.npy") * original).sum(-1).min() > least
+        size = (folder / "onnx" / file).stat().st_size / 1e6
+        assert f"{file}: {size:.1f} MB" in told
+    assert size < 0.3 * (folder / "onnx/model.onnx").stat().st_size / 1e6
+    assert not list(folder.rglob("*.safetensors")) and (folder / "modules.json").is_file()
+
+
+@pytest.mark.parametrize(
+    "options, told",
+    [
+        ({"method": "per_token"}, "has a range for each token, which no node of ONNX"),
+        ({"method": "hadamard"}, "is rounded in another basis"),
+        ({"weight_granularity": "input_group,size=8", "recipe": "matmul"}, "ranges of groups of inputs"),
+    ],
+)
+def test_what_has_no_form_in_onnx_is_told(options, told):
+    from qtx.onnx.convert import to_onnx
+
+    model, params = quantized(MODELS["bert none"], **options)
+    with pytest.raises(QtxError, match=told) as refused:
+        to_onnx(model.module, params, model)
+    assert "\n" not in str(refused.value)
