@@ -22,13 +22,14 @@ from qtx.onnx.operations import cast
 from qtx.onnx.walk import known, walk
 from qtx.quantization import Quantized
 from qtx.quantization.basis import basis_of
-from qtx.quantization.granularity import Token
+from qtx.quantization.granularity import Call, Token
 from qtx.quantization.integer.convert import for_inference
 from qtx.quantization.plan import Planned, Range, is_table
 from qtx.quantization.rounding import grid_of_range
 
 OPSET, WIDE_OPSET = 20, 21
 """The version of the operators that runtimes have had since early 2024; integers of 16 bits need the next."""
+BITS_AT_CALL = 8
 HIDDEN, EMBEDDING, LOGITS, SPANS = "last_hidden_state", "sentence_embedding", "logits", ("start_logits", "end_logits")
 
 
@@ -61,6 +62,7 @@ def to_onnx(
     module = for_inference(module)
     config = module.config
     weights, sites = ({}, {}) if quantized is None else grids_of(quantized)
+    at_call = set() if quantized is None else {x.path for x in quantized.activation_plan if _at_call(x)}
     wide = any(grid.zero_point.dtype.itemsize > 1 for grid in sites.values())
     inputs, sizes = _inputs(config)
     graph = Graph(WIDE_OPSET if wide else OPSET, sizes)
@@ -77,7 +79,11 @@ def to_onnx(
         for name, (shape, kind) in sorted(inputs.items())
     ]
     found = walk(
-        graph, Place(weights, sites), jaxpr.jaxpr, jaxpr.consts, [*map(known, jax.tree.leaves(values)), *entering]
+        graph,
+        Place(weights, sites, at_call),
+        jaxpr.jaxpr,
+        jaxpr.consts,
+        [*map(known, jax.tree.leaves(values)), *entering],
     )
     described = [describe(name, _stored(kind), shape) for name, (shape, kind) in inputs.items()]
     model = graph.model(described, dict(zip(sorted(shapes), found, strict=True)), dict(metadata or {}))
@@ -146,22 +152,20 @@ def grids_of(quantized: Quantized) -> tuple[Grids, Grids]:
     )
     # What a product reads has no sign, nor has what is looked up; kernels may have one.
     tables = {key for key in weights if is_table(key[0])}
-    weights |= {key: unsigned(weights[key]) for key in tables}
-    return weights, {key: unsigned(grid) for key, grid in sites.items()}
+    weights |= {key: weights[key].unsigned for key in tables}
+    return weights, {key: grid.unsigned for key, grid in sites.items()}
 
 
-def unsigned(grid: Grid) -> Grid:
-    """Returns a grid of the same values, whose integers have no sign."""
-    kind = grid.zero_point.dtype
-    if kind.kind == "u":
-        return grid
-    shift = -np.iinfo(kind).min
-    zero_point = (grid.zero_point.astype(np.int32) + shift).astype(f"uint{8 * kind.itemsize}")
-    return Grid(grid.scale, zero_point, grid.low + shift, grid.high + shift)
+def _at_call(planned: Planned) -> bool:
+    return isinstance(planned.granularity, Call)
 
 
 def _by_layer(planned: Planned, r: Range) -> dict[tuple[str, int | None], Grid]:
     bits = np.asarray(r["bits"])
+    if _at_call(planned):
+        if planned.symmetric or bits.max() != BITS_AT_CALL:
+            raise QtxError(f"{planned.path} has no asymmetric grid of 8 bits, as a range of a call has in ONNX")
+        return {}
     if isinstance(planned.granularity, Token):
         raise QtxError(
             f"{planned.path} has a range for each token, which no node of ONNX computes as one: export another method"

@@ -43,6 +43,7 @@ class Tensor:
       name: in the graph; empty: it is known, or has integers alone.
       value: its values, if they are known (see `known`).
       quantized: its integers, if it is on a grid.
+      dynamic: whether dense layers round it, to the grid of all its values at a call.
     """
 
     shape: Shape
@@ -50,6 +51,7 @@ class Tensor:
     name: str = ""
     value: np.ndarray | None = None
     quantized: Quantized | None = None
+    dynamic: bool = False
 
     @property
     def known(self) -> np.ndarray:

@@ -3,15 +3,17 @@
 from __future__ import annotations
 
 import dataclasses
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Collection, Mapping, Sequence
 from typing import Any
 
 import numpy as np
+from onnx import TensorProto
 
 from qtx.onnx import marks
-from qtx.onnx.graph import Graph, Quantized, Tensor
+from qtx.onnx.graph import Graph, Quantized, Shape, Tensor
 from qtx.onnx.operations import cast, elementwise, matrix_product, number, shape_of
 
+FLOAT = TensorProto.FLOAT
 LOWEST = np.finfo(np.float32).min
 
 
@@ -36,6 +38,16 @@ class Grid:
         ends = np.iinfo(self.zero_point.dtype)
         return (self.low, self.high) == (ends.min, ends.max)
 
+    @property
+    def unsigned(self) -> Grid:
+        """Returns the grid of the same values whose integers have no sign."""
+        kind = self.zero_point.dtype
+        if kind.kind == "u":
+            return self
+        shift = -np.iinfo(kind).min
+        zero_point = (self.zero_point.astype(np.int32) + shift).astype(f"uint{8 * kind.itemsize}")
+        return Grid(self.scale, zero_point, self.low + shift, self.high + shift)
+
     def integers(self, x: np.ndarray) -> np.ndarray:
         """Returns the integers of values."""
         found = np.rint(np.asarray(x, np.float32) / self.scale) + self.zero_point
@@ -56,11 +68,13 @@ class Place:
 
     Attributes:
       weights, sites: the grids of a quantized model.
+      dynamic: the paths of sites with the grid of their values at a call.
       layer: the number of the layer; None: in none.
     """
 
     weights: Grids
     sites: Grids
+    dynamic: Collection[str] = ()
     layer: int | None = None
 
     def grid(self, grids: Grids, path: str) -> Grid | None:
@@ -92,27 +106,64 @@ def dense(graph: Graph, place: Place, x: Tensor, layers: Sequence[Any]) -> list[
     bias = np.concatenate([np.zeros(n, np.float32) if b is None else b for b, n in zip(added, widths, strict=True)])
     grids = [place.grid(place.weights, f"{path}/kernel") for path in paths]
     leading, name = x.shape[:-1], "+".join([place.label(paths[0]), *(path.rpartition("/")[2] for path in paths[1:])])
-    rows = graph.reshaped(x, (_all(leading), x.shape[-1])) if len(leading) != 1 else x
     known = [grid for grid in grids if grid is not None]
-    if len(known) == len(grids) and len({grid.zero_point.dtype for grid in known}) == 1:
-        scale = np.concatenate([np.broadcast_to(g.scale, n) for g, n in zip(known, widths, strict=True)])
-        zero = np.concatenate([np.broadcast_to(g.zero_point, n) for g, n in zip(known, widths, strict=True)])
-        integers = np.concatenate([g.integers(k.known) for g, k in zip(known, kernels, strict=True)], axis=1)
-        if (scale == scale[0]).all() and (zero == zero[0]).all():
-            scale, zero = scale[0], zero[0]
-        axis = {} if scale.ndim == 0 else {"axis": 1}
-        told = [graph.constant(value) for value in (integers, scale, zero)]
-        weights = graph.node("DequantizeLinear", *told, **axis)[0]
-        offset = _bias(graph, bias, scale, rows.quantized)
-    else:
-        weights, offset = graph.constant(kernel), graph.constant(bias)
-    if rows.quantized is None or len(known) < len(grids):
+    if len(known) < len(grids) or (x.quantized is None and not x.dynamic):
         graph.in_floating_point.append(name)
+    if len(known) < len(grids):
+        rows, weights, offset = _rows(graph, x), graph.constant(kernel), graph.constant(bias)
+    else:
+        told, axis, scale = _integers(graph, known, [k.known for k in kernels])
+        if x.dynamic:
+            y = _multiplied_at_call(graph, x, told, scale, bias)
+            return _parted(graph, y, leading, widths)
+        rows, weights = _rows(graph, x), graph.node("DequantizeLinear", *told, **axis)[0]
+        offset = _bias(graph, bias, scale, rows.quantized)
     shape = (*rows.shape[:-1], sum(widths))
     y = graph.made("Gemm", [graph.use(rows), weights, offset], shape, np.float32)
     graph.label(y, f"{name}/rows")
-    y = graph.reshaped(y, (*leading, sum(widths)))
-    if len(layers) == 1:
+    return _parted(graph, graph.reshaped(y, (*leading, sum(widths))), leading, widths)
+
+
+def _rows(graph: Graph, x: Tensor) -> Tensor:
+    """Returns x `[..., D]` as rows `[N, D]`, which a runtime multiplies in one node."""
+    leading = x.shape[:-1]
+    return graph.reshaped(x, (_all(leading), x.shape[-1])) if len(leading) != 1 else x
+
+
+def _integers(
+    graph: Graph, grids: Sequence[Grid], kernels: Sequence[np.ndarray]
+) -> tuple[list[str], dict[str, int], np.ndarray]:
+    """Returns the integers of kernels side by side, with scale and zero-point, as constants; the axis that these have,
+    if they are not the same for all; and the scale."""
+    widths = [kernel.shape[1] for kernel in kernels]
+    signed = all(grid.zero_point.dtype.kind == "i" for grid in grids)
+    grids = grids if signed else [grid.unsigned for grid in grids]
+    integers = np.concatenate([g.integers(k) for g, k in zip(grids, kernels, strict=True)], axis=1)
+    scale, zero = (
+        np.concatenate([np.broadcast_to(getattr(g, name), n) for g, n in zip(grids, widths, strict=True)])
+        for name in ("scale", "zero_point")
+    )
+    if (scale == scale[0]).all() and (zero == zero[0]).all():
+        scale, zero = scale[0], zero[0]
+    return [graph.constant(x) for x in (integers, scale, zero)], {"axis": 1} if scale.ndim else {}, scale
+
+
+def _multiplied_at_call(graph: Graph, x: Tensor, told: Sequence[str], scale: np.ndarray, bias: np.ndarray) -> Tensor:
+    """Returns the product of x, rounded to the grid of its values at a call, and integers: the nodes that runtimes have
+    one for."""
+    integers, _, zero_point = told
+    entering, step, zero = graph.node("DynamicQuantizeLinear", graph.use(x), outputs=3)
+    sums = graph.node("MatMulInteger", entering, integers, zero, zero_point)[0]
+    steps = graph.node("Mul", step, graph.constant(scale))[0]
+    shape = (*x.shape[:-1], len(bias))
+    y = Tensor(shape, np.dtype(np.float32), graph.node("Cast", sums, to=FLOAT)[0])
+    y = graph.made("Mul", [y.name, steps], shape, np.float32)
+    return graph.made("Add", [y.name, graph.constant(bias)], shape, np.float32) if bias.any() else y
+
+
+def _parted(graph: Graph, y: Tensor, leading: Shape, widths: Sequence[int]) -> list[Tensor]:
+    """Returns the outputs of dense layers, which are side by side."""
+    if len(widths) == 1:
         return [y]
     names = graph.node("Split", y.name, graph.constant(widths, np.int64), outputs=len(widths), axis=-1)
     return [Tensor((*leading, n), np.dtype(np.float32), name) for name, n in zip(names, widths, strict=True)]
@@ -205,6 +256,8 @@ def product(graph, place, inputs, equation):
 def site(graph, place, inputs, equation):
     [x], path = inputs, equation.params["path"]
     graph.label(x, place.label(path))
+    if path in place.dynamic:
+        return [dataclasses.replace(x, dynamic=True)]
     grid = place.grid(place.sites, path)
     if grid is None:
         return [x]
@@ -212,7 +265,11 @@ def site(graph, place, inputs, equation):
     if not grid.whole:
         ends = [np.float32(grid.scale * (end - grid.zero_point.astype(np.int64))) for end in (grid.low, grid.high)]
         name = graph.node("Clip", name, *map(graph.constant, ends))[0]
-    integers = graph.node("QuantizeLinear", name, graph.constant(grid.scale), graph.constant(grid.zero_point))[0]
+    told = [graph.constant(grid.scale), graph.constant(grid.zero_point)]
+    if grid.scale.ndim:  # no product of integers sums over such an axis
+        integers = graph.node("QuantizeLinear", name, *told, axis=-1)[0]
+        return [graph.made("DequantizeLinear", [integers, *told], x.shape, x.dtype, axis=-1)]
+    integers = graph.node("QuantizeLinear", name, *told)[0]
     return [Tensor(x.shape, x.dtype, quantized=Quantized(integers, grid.scale, grid.zero_point))]
 
 

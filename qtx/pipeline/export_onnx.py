@@ -14,6 +14,7 @@ from qtx.pipeline.run import TrainedRun
 
 FOLDER, FLOATING, QUANTIZED = "onnx", "model.onnx", "model_quantized.onnx"
 WEIGHTS = ("*.safetensors", "*.safetensors.index.json")
+MISSING = "onnx is not installed, which writes them: pip install onnx"
 PRECISION = "unsigned activations by signed weights: without VNNI, set session.x64quantprecision=1"
 
 
@@ -24,27 +25,31 @@ def export_onnx(run: TrainedRun, folder: Path, scheme: str) -> list[str]:
     Raises:
       QtxError: if onnx is not installed, or the model, the method or the scheme has no form in ONNX.
     """
+    with tempfile.TemporaryDirectory() as place:
+        notes = export_huggingface(run, Path(place))
+        left = {file for pattern in WEIGHTS for file in Path(place).glob(pattern)}
+        beside = [file for file in Path(place).rglob("*") if file.is_file() and file not in left]
+        write_whole({folder / file.relative_to(place): file.read_bytes() for file in beside})
+    return [*notes, *write_graphs(run, folder, scheme)]
+
+
+def write_graphs(run: TrainedRun, folder: Path, scheme: str) -> list[str]:
+    """Writes the two graphs alone, as `export_onnx` does."""
     try:
         from qtx.onnx import files
         from qtx.onnx.convert import to_onnx
     except ModuleNotFoundError as error:
         if error.name != "onnx":
             raise
-        raise QtxError('onnx is not installed, which writes these files: pip install "qtx[onnx]"') from None
+        raise QtxError(MISSING) from None
     assembled = run.assembled
     told = {"qtx": __version__, "model": assembled.experiment.name}
     floating = to_onnx(assembled.module, run.floating_point, metadata=told)
     told |= {"scheme": scheme, "recipe": assembled.experiment.quantization.recipe, "integers": PRECISION}
     quantized = to_onnx(assembled.module, run.floating_point, under(run, scheme), told)
-    with tempfile.TemporaryDirectory() as place:
-        notes = export_huggingface(run, Path(place))
-        left = {file for pattern in WEIGHTS for file in Path(place).glob(pattern)}
-        beside = [file for file in Path(place).rglob("*") if file.is_file() and file not in left]
-        write_whole({folder / file.relative_to(place): file.read_bytes() for file in beside})
     graphs = {FLOATING: floating, QUANTIZED: quantized}
     sizes = {name: files.save(one.model, folder / FOLDER / name) for name, one in graphs.items()}
     return [
-        *notes,
         f"{scheme}: {origin_of_ranges(assembled, scheme)}",
         f"linear layers in floating point: {', '.join(quantized.in_floating_point) or 'none'}",
         *(f"{folder / FOLDER / name}: {size / 1e6:.1f} MB" for name, size in sizes.items()),

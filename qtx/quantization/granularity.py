@@ -204,10 +204,22 @@ class Token:
         return minimum, jnp.max(x, axis=-1, keepdims=True, where=where, initial=0.0)
 
 
+@dataclasses.dataclass(frozen=True)
+class Call(Token):
+    """Dynamic ranges, one of a whole tensor: that of all values that it holds at a call, those of other examples too.
+    This is what ONNX's `DynamicQuantizeLinear` does."""
+
+    def ends(self, x: jax.Array, where: Any = None) -> tuple[jax.Array, jax.Array]:
+        """Returns the range of `x`, each end with as many axes as `x`, all of them 1."""
+        minimum = jnp.min(x, keepdims=True, where=where, initial=0.0)
+        return minimum, jnp.max(x, keepdims=True, where=where, initial=0.0)
+
+
 GRANULARITIES: dict[str, type[Granularity | Token]] = {
     "tensor": Tensor,
     "channel": Channel,
     "input_group": InputGroup,
     "group": Group,
     "token": Token,
+    "call": Call,
 }

@@ -180,6 +180,28 @@ def test_a_quantized_graph_computes_what_the_simulation_does(name, recipe, tmp_p
 
 
 @pytest.mark.slow
+@pytest.mark.parametrize(
+    "scheme, options, least",
+    [
+        ("w8a8", {"weight_granularity": "channel"}, 0.995),
+        ("w8a8", {"activation_granularity": "group,num_groups=4", "recipe": "paper_bert"}, 0.995),
+        ("w8a8", {"method": "gptq", "recipe": "strict"}, 0.995),
+        ("w8a8", {"method": "dynamic", "recipe": "matmul", "weight_granularity": "channel"}, 0.999),
+        ("w8a16", {}, 0.999),
+        ("w4a8", {"recipe": "matmul"}, 0.995),
+        ("w6a6", {}, 0.98),  # a tie that is broken otherwise costs a larger step
+    ],
+)
+def test_other_grids_are_exported(scheme, options, least):
+    from qtx.onnx.convert import to_onnx
+
+    model, params = quantized(MODELS["bert none"], scheme, **options)
+    batch = examples(model.module.config, np.random.default_rng(3), 16, 16)
+    found = answers(session(to_onnx(model.module, params, model).model), batch)["last_hidden_state"]
+    assert cosine(of_real(found, batch), of_real(np.asarray(model.apply(batch)), batch)) > least
+
+
+@pytest.mark.slow
 def test_an_export_is_run_by_ten_lines_without_qtx(tmp_path, capsys):
     texts = ["A short text.", "Another one, which is somewhat longer than the first text is.", "It rains."]
     run = f"--workdir={tmp_path / 'run'}"

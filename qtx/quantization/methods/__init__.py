@@ -12,6 +12,7 @@ from qtx.foundation.variants import make_variants
 from qtx.quantization.basis import BASES
 from qtx.quantization.earlier import method_of_this_version
 from qtx.quantization.methods.base import Method, Static
+from qtx.quantization.methods.dynamic import Dynamic
 from qtx.quantization.methods.gptq import Gptq
 from qtx.quantization.methods.hadamard import Hadamard
 from qtx.quantization.methods.per_token import PerToken
@@ -21,6 +22,7 @@ from qtx.quantization.methods.smoothquant import SmoothQuant
 METHODS: dict[str, type[Method]] = {
     "static": Static,
     "per_token": PerToken,
+    "dynamic": Dynamic,
     "smoothquant": SmoothQuant,
     "hadamard": Hadamard,
     "gptq": Gptq,
@@ -75,6 +77,7 @@ def make_method(text: str) -> Method:
 
 __all__ = [
     "METHODS",
+    "Dynamic",
     "Gptq",
     "Hadamard",
     "InTurn",

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import dataclasses
+from typing import ClassVar
 
 from qtx.quantization.granularity import Token
 from qtx.quantization.methods.base import Method
@@ -21,11 +22,14 @@ class PerToken(Method):
     """
 
     makes = ("recipe",)
+    granularity: ClassVar[Token] = Token()
 
     def adapt(self, recipe):
         def dynamic(rule: Rule) -> Rule:
             if rule.quantizer is None:
                 return rule
-            return dataclasses.replace(rule, quantizer=dataclasses.replace(rule.quantizer, granularity=Token()))
+            return dataclasses.replace(
+                rule, quantizer=dataclasses.replace(rule.quantizer, granularity=self.granularity)
+            )
 
         return Recipe(recipe.weights, tuple(dynamic(rule) for rule in recipe.activations))
