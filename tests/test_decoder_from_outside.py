@@ -433,7 +433,7 @@ def test_every_method_quantizes_it(method):
     result, params, batch = quantized("softmax", "w16a16", method)
     expected = result.module.apply({"params": params}, batch)
     assert np.linalg.norm(result.apply(batch) - expected) < 1e-2 * np.linalg.norm(expected)
-    if method != "per_token":  # whose ranges integers do not know
+    if method not in ("per_token", "dynamic"):  # whose ranges integers do not know
         result, _, batch = quantized("softmax", "w8a8", method)
         result = off_the_edges(result)
         model = convert(result)

@@ -163,9 +163,9 @@ class Model:
 
         Args:
           folder: where to write.
-          format: "huggingface", a checkpoint in floating point like the one that the model was loaded from, or "int8",
-            a model in integers, for `evaluate`.
-          scheme: the bits of "int8"; None: w8a8, or those that the run was trained under.
+          format: "huggingface", a checkpoint in floating point like the one that the model was loaded from, "onnx",
+            graphs in floating point and in integers, or "int8", a model in integers, for `evaluate`.
+          scheme: the bits of the integers; None: w8a8, or those that the run was trained under.
 
         Raises:
           QtxError: if the model cannot be written in that format.

@@ -54,6 +54,7 @@ EXPECTED = {
     "tensor": lambda: (X.min(), X.max()),
     "channel": lambda: (X.min(axis=(0, 1)), X.max(axis=(0, 1))),
     "group": by_group,
+    "call": lambda: tuple(end.reshape(1, 1, 1) for end in (np.minimum(X.min(), 0), np.maximum(X.max(), 0))),
     "token": lambda: (np.minimum(X.min(-1, keepdims=True), 0), np.maximum(X.max(-1, keepdims=True), 0)),
 }
 
@@ -66,7 +67,7 @@ def test_every_granularity_is_tested():
 @pytest.mark.parametrize("name", sorted(EXPECTED))
 def test_ranges_are_as_defined(name):
     granularity = GRANULARITIES[name](**OPTIONS.get(name, {}))
-    found = granularity.ends(jnp.asarray(X)) if name == "token" else ends(granularity)
+    found = granularity.ends(jnp.asarray(X)) if isinstance(granularity, Token) else ends(granularity)
     for end, expected in zip(found, EXPECTED[name](), strict=True):
         np.testing.assert_array_equal(end, expected.astype(np.float32))
 
@@ -138,7 +139,9 @@ def test_bad_options_are_refused(make, says):
 
 
 STATIC = {
-    name: functools.partial(make, **OPTIONS.get(name, {})) for name, make in GRANULARITIES.items() if make is not Token
+    name: functools.partial(make, **OPTIONS.get(name, {}))
+    for name, make in GRANULARITIES.items()
+    if not issubclass(make, Token)
 }
 CLIPPING = {
     **ESTIMATORS,

@@ -111,7 +111,11 @@ IMPOSSIBLE = {("ALBERT", "smoothquant"), ("OPT-350m", "paper_bert")}
 
 def fits(kind, method, recipe, attention, weight_granularity, activation_granularity, then):
     """Says whether a row is possible. Integers have ranges that are fixed, and of tensors but for weights' channels."""
-    static = method != "per_token" and activation_granularity == "tensor" and "group" not in weight_granularity
+    static = (
+        method not in ("per_token", "dynamic")
+        and activation_granularity == "tensor"
+        and "group" not in weight_granularity
+    )
     return not IMPOSSIBLE & {(kind, method), (kind, recipe)} and (then != "integers" or static)
 
 

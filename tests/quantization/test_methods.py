@@ -33,6 +33,7 @@ WITHOUT_GATES = {"bert", "opt", "vit"}
 BETTER = {
     "static": {},
     "per_token": {"w8a4": WITHOUT_GATES},
+    "dynamic": {},
     "smoothquant": {"w8a4": {"opt", "vit"}},
     "hadamard": {"w8a4": WITHOUT_GATES},
     "gptq": {},

@@ -32,7 +32,7 @@ NAMES = {
     "weight_estimator": ESTIMATORS,
     "weight_granularity": ("tensor", "channel", "input_group"),
     "activation_estimator": ESTIMATORS,
-    "activation_granularity": ("tensor", "group", "token"),
+    "activation_granularity": ("tensor", "group", "token", "call"),
 }
 CASES = [
     (key, name, option) for key, names in NAMES.items() for name in names for option in (None, *OTHER.get(name, {}))

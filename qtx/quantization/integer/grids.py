@@ -136,8 +136,8 @@ def _grids(kind: str, plan: QuantizerPlan, ranges: Ranges) -> dict[str, Fields]:
         path, r = planned.path, ranges[planned.path]
         if "minimum" not in r:
             raise QtxError(
-                f"the {kind} {path!r} has a range per token, made while it runs: integers expect static "
-                "ranges, one per tensor"
+                f"the {kind} {path!r} has ranges that are made while it runs: integers expect static ones, "
+                "one per tensor"
             )
         bits = jnp.asarray(r["bits"])
         if jnp.ndim(r["minimum"]) > bits.ndim + 1:
