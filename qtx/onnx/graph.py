@@ -7,6 +7,7 @@ elementwise operations broadcast it, and only what needs all values expands it.
 from __future__ import annotations
 
 import dataclasses
+import hashlib
 from collections.abc import Sequence
 from typing import Any
 
@@ -107,7 +108,7 @@ class Graph:
         """Returns the name of a constant, which is made unless the same one is there."""
         array = np.ascontiguousarray(np.asarray(value, dtype))
         array = array.reshape(np.shape(value))  # of a scalar too
-        key = (array.dtype.str, array.shape, array.tobytes())
+        key = (array.dtype.str, array.shape, hashlib.blake2b(array.data).digest())
         if key not in self._constants:
             self._constants[key] = f"constant_{len(self._constants)}"
             self._values[self._constants[key]] = array

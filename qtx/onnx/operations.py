@@ -6,6 +6,7 @@ from collections.abc import Callable, Sequence
 from typing import Any
 
 import numpy as np
+from onnx import helper
 
 from qtx.foundation.errors import QtxError
 from qtx.onnx.graph import Graph, Shape, Tensor
@@ -64,8 +65,6 @@ def cast(graph: Graph, x: Tensor, dtype: Any) -> Tensor:
     """Returns a tensor in another type."""
     if x.dtype == dtype:
         return x
-    from onnx import helper
-
     return graph.made("Cast", [graph.use(x)], x.shape, dtype, to=helper.np_dtype_to_tensor_dtype(np.dtype(dtype)))
 
 

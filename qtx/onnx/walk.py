@@ -82,12 +82,8 @@ def _outputs(graph: Graph, place: Place, equation: Any, inputs: list[Tensor]) ->
         return walk(graph, place, getattr(inner, "jaxpr", inner), getattr(inner, "consts", ()), inputs)
     if name in MODULES:
         return MODULES[name](graph, place, inputs, equation)
-    shapes = [_shape(v) for v in equation.outvars]
-    if (
-        inputs
-        and all(x.value is not None for x in inputs)
-        and all(isinstance(size, int) for shape in shapes for size in shape)
-    ):
+    sizes = [size for v in equation.outvars for size in _shape(v)]
+    if inputs and all(x.value is not None for x in inputs) and all(isinstance(size, int) for size in sizes):
         return _computed(equation, inputs)
     if name not in OPERATIONS:
         raise QtxError(f"the operation {name} has no form in ONNX yet, in {list(map(_shape, equation.invars))}")

@@ -180,6 +180,45 @@ def test_a_quantized_graph_computes_what_the_simulation_does(name, recipe, tmp_p
 
 
 @pytest.mark.slow
+@pytest.mark.parametrize("granularity", ["tensor", "channel"])
+def test_a_linear_layer_gives_the_integers_that_its_integers_make(granularity):
+    """Sums of products in 64 bits, from what the file and the runtime say of the layer's integers."""
+    import onnx
+
+    from qtx.onnx.convert import to_onnx
+
+    model, params = quantized(MODELS["bert none"], recipe="strict", weight_granularity=granularity)
+    graph = to_onnx(model.module, params, model).model
+    makers = {name: node for node in graph.graph.node for name in node.output}
+    known = {tensor.name: onnx.numpy_helper.to_array(tensor) for tensor in graph.graph.initializer}
+    integers = {node.output[0] for node in graph.graph.node if node.op_type == "QuantizeLinear"}
+    graph.graph.output.extend(onnx.helper.make_tensor_value_info(name, 2, None) for name in sorted(integers))
+    found = answers(session(graph), examples(model.module.config, np.random.default_rng(3), 16, 16))
+
+    def read(name):
+        """The integers, the scale and the zero-point of what a node dequantizes."""
+        x, scale, *zero = makers[name].input
+        while x not in known and x not in found:  # moved since it was quantized
+            x = makers[x].input[0]
+        return known.get(x, found.get(x)).astype(np.int64), known[scale].astype(np.float64), known[zero[0]]
+
+    layers = 0
+    for name in sorted(integers):
+        _, scale, zero = makers[name].input
+        product = makers[makers[name].input[0]]
+        product = makers[product.input[0]] if product.op_type == "Reshape" else product
+        if product.op_type != "Gemm":
+            continue
+        (x, of_x, zero_x), (kernel, of_kernel, zero_kernel), (bias, *_) = map(read, product.input)
+        sums = (x - zero_x).reshape(-1, x.shape[-1]) @ (kernel - zero_kernel) + bias
+        expected = np.clip(np.rint(sums * (of_x * of_kernel) / known[scale]) + known[zero], 0, 255)
+        off = np.abs(found[name].reshape(expected.shape) - expected)
+        assert off.max() <= 1 and (off > 0).mean() <= 1e-3
+        layers += 1
+    assert layers == 2 * 3  # of each layer the attention's output, and both of the feed-forward network
+
+
+@pytest.mark.slow
 @pytest.mark.parametrize(
     "scheme, options, least",
     [

@@ -9,7 +9,7 @@ import pytest
 from qtx.cli.main import main
 
 
-@pytest.mark.slow
+@pytest.mark.long
 def test_int8_costs_a_published_mpnet_its_embeddings(tmp_path, mpnet):
     run, few = tmp_path / "run", ["--config.training.batch_size=4", "--config.training.eval_batches=1"]
     few += ["--config.quantization.calibration_batches=1", "--config.mesh.data=1"]
