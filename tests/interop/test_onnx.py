@@ -3,9 +3,11 @@
 from __future__ import annotations
 
 import collections
+import re
 import subprocess
 import sys
 from importlib.util import find_spec
+from pathlib import Path
 
 import flax.linen as nn
 import jax
@@ -21,6 +23,7 @@ from qtx.models import BertConfig, ModernBertConfig, OptConfig, RotaryBertConfig
 from qtx.models.pooling import POOLINGS, embedding_of
 from qtx.quantization import QuantizationConfig, calibrate
 
+ROOT = Path(__file__).parents[2]
 MISSING = [name for name in ("onnx", "onnxruntime") if find_spec(name) is None]
 pytestmark = pytest.mark.skipif(bool(MISSING), reason=f"needs {', '.join(MISSING)}")
 
@@ -105,17 +108,12 @@ def expected(module, apply, batch):
     return outputs
 
 
-SCRIPT = """
-import sys, numpy, onnxruntime, tokenizers
-folder, file, *texts = sys.argv[1:]
-tokenizer = tokenizers.Tokenizer.from_file(f"{folder}/tokenizer.json")
-tokenizer.enable_padding(pad_id=tokenizer.token_to_id("[PAD]"))
-encoded = tokenizer.encode_batch(texts)
-fields = {"input_ids": "ids", "attention_mask": "attention_mask", "token_type_ids": "type_ids"}
-session = onnxruntime.InferenceSession(f"{folder}/onnx/{file}", providers=["CPUExecutionProvider"])
-feeds = {x.name: numpy.array([getattr(one, fields[x.name]) for one in encoded]) for x in session.get_inputs()}
-numpy.save(f"{folder}/found.npy", session.run(["sentence_embedding"], feeds)[0])
-"""
+def script(folder, texts, file):
+    """The ten lines of docs/onnx.md, for other texts; they keep what they find."""
+    [lines] = re.findall(r"```python\n(import numpy.*?)```", (ROOT / "docs/onnx.md").read_text(), re.DOTALL)
+    lines, changed = re.subn("folder, texts = .*", f"folder, texts = {str(folder)!r}, {texts!r}", lines)
+    assert changed == 1 and lines.count("model_quantized.onnx") == 1
+    return lines.replace("model_quantized.onnx", file) + f"np.save({str(folder / 'found.npy')!r}, embeddings)\n"
 
 
 def of_real(x, batch):
@@ -250,7 +248,7 @@ def test_an_export_is_run_by_ten_lines_without_qtx(tmp_path, capsys):
     assert "linear layers in floating point: none" in told
     original = qtx.load(tmp_path / "run").encode(texts)
     for file, least in (("model.onnx", 0.9999), ("model_quantized.onnx", 0.9)):
-        subprocess.run([sys.executable, "-c", SCRIPT, str(folder), file, *texts], check=True, env={"PATH": ""})
+        subprocess.run([sys.executable, "-c", script(folder, texts, file)], check=True, env={"PATH": ""})
         assert (np.load(folder / "found.npy") * original).sum(-1).min() > least
         size = (folder / "onnx" / file).stat().st_size / 1e6
         assert f"{file}: {size:.1f} MB" in told
