@@ -32,10 +32,11 @@ BENCHMARKS = {
     "training_step": ("training_step", "--compile", "--repeats", "9"),
     "evaluation": ("evaluation",),
     "integer_matmul": ("integer_matmul",),
+    "onnx_graphs": ("onnx_graphs",),
     "scaling": ("scaling",),
 }
 """Name -> its module, and the arguments."""
-NEEDED = {"training_step": ("torch", "transformers")}
+NEEDED = {"training_step": ("torch", "transformers"), "onnx_graphs": ("onnx", "onnxruntime")}
 FELL = 0.9
 PLACE = ("device", "cores", "dtype")
 """What results must have in common to be compared."""

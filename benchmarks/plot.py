@@ -65,6 +65,16 @@ def integer_matmul(axes: Axes, result: Mapping[str, Any]) -> None:
     bars(axes, {"": rows | products}, "Integers: times as fast as FP32")
 
 
+def onnx_graphs(axes: Axes, result: Mapping[str, Any]) -> None:
+    rows = {
+        f"{model}, {size}": {name: row["floating point"] / value for name, value in row.items()}
+        for model, found in result["models"].items()
+        for size, row in found["ms"].items()
+        if size.startswith("8")
+    }
+    bars(axes, rows, "In ONNX Runtime: times as fast as qtx's graph in floating point")
+
+
 def scaling(axes: Axes, result: Mapping[str, Any]) -> None:
     for i, (name, rows) in enumerate(result["configs"].items()):
         for j, (axis, counts) in enumerate(rows.items()):
@@ -84,6 +94,7 @@ PANELS: dict[str, Callable[[Axes, Mapping[str, Any]], None]] = {
     "training_step": training_step,
     "evaluation": evaluation,
     "integer_matmul": integer_matmul,
+    "onnx_graphs": onnx_graphs,
     "scaling": scaling,
 }
 

@@ -104,13 +104,13 @@ class Graph:
             self._known[key] = names
         return self._known[key]
 
-    def constant(self, value: Any, dtype: Any = None) -> str:
-        """Returns the name of a constant, which is made unless the same one is there."""
+    def constant(self, value: Any, dtype: Any = None, owner: str = "") -> str:
+        """Returns the name of a constant, which is made unless the same one is there, of the same owner."""
         array = np.ascontiguousarray(np.asarray(value, dtype))
         array = array.reshape(np.shape(value))  # of a scalar too
-        key = (array.dtype.str, array.shape, hashlib.blake2b(array.data).digest())
+        key = (owner, array.dtype.str, array.shape, hashlib.blake2b(array.data).digest())
         if key not in self._constants:
-            self._constants[key] = f"constant_{len(self._constants)}"
+            self._constants[key] = f"constant_{len(self._values)}"
             self._values[self._constants[key]] = array
         return self._constants[key]
 

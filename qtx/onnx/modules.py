@@ -81,6 +81,10 @@ class Place:
         """Returns a grid of this layer's, or one that all layers share."""
         return grids.get((path, self.layer), grids.get((path, None)))
 
+    def owner(self, path: str) -> str:
+        """Names the layer that alone has the kernel of a dense layer; empty: several layers share the kernel."""
+        return self.label(path) if (f"{path}/kernel", self.layer) in self.weights else ""
+
     def label(self, path: str) -> str:
         """Returns the name of a tensor: `layers/mlp/out` in layer 3 is `layers.3.mlp.out`."""
         stack, _, rest = path.partition("/")
@@ -112,7 +116,7 @@ def dense(graph: Graph, place: Place, x: Tensor, layers: Sequence[Any]) -> list[
     if len(known) < len(grids):
         rows, weights, offset = _rows(graph, x), graph.constant(kernel), graph.constant(bias)
     else:
-        told, axis, scale = _integers(graph, known, [k.known for k in kernels])
+        told, axis, scale = _integers(graph, place.owner(paths[0]), known, [k.known for k in kernels])
         if x.dynamic:
             y = _multiplied_at_call(graph, x, told, scale, bias)
             return _parted(graph, y, leading, widths)
@@ -131,12 +135,14 @@ def _rows(graph: Graph, x: Tensor) -> Tensor:
 
 
 def _integers(
-    graph: Graph, grids: Sequence[Grid], kernels: Sequence[np.ndarray]
+    graph: Graph, owner: str, grids: Sequence[Grid], kernels: Sequence[np.ndarray]
 ) -> tuple[list[str], dict[str, int], np.ndarray]:
     """Returns the integers of kernels side by side, with scale and zero-point, as constants; the axis that these have,
     if they are not the same for all; and the scale."""
     widths = [kernel.shape[1] for kernel in kernels]
-    signed = all(grid.zero_point.dtype.kind == "i" for grid in grids)
+    # ONNX Runtime cannot convert a kernel that several layers share (session.x64quantprecision), and need not if it has
+    # no signs.
+    signed = owner and all(grid.zero_point.dtype.kind == "i" for grid in grids)
     grids = grids if signed else [grid.unsigned for grid in grids]
     integers = np.concatenate([g.integers(k) for g, k in zip(grids, kernels, strict=True)], axis=1)
     scale, zero = (
@@ -145,7 +151,8 @@ def _integers(
     )
     if (scale == scale[0]).all() and (zero == zero[0]).all():
         scale, zero = scale[0], zero[0]
-    return [graph.constant(x) for x in (integers, scale, zero)], {"axis": 1} if scale.ndim else {}, scale
+    told = [graph.constant(x, owner=owner) for x in (integers, scale, zero)]
+    return told, {"axis": 1} if scale.ndim else {}, scale
 
 
 def _multiplied_at_call(graph: Graph, x: Tensor, told: Sequence[str], scale: np.ndarray, bias: np.ndarray) -> Tensor:

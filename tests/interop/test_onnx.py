@@ -76,11 +76,13 @@ def made(config):
     return module, jax.tree.map(lambda x: np.asarray(x) + rng.normal(size=x.shape).astype(np.float32) / 20, params)
 
 
-def session(model, file=None):
+def session(model, file=None, precise=False):
     import onnxruntime
 
     options = onnxruntime.SessionOptions()
     options.log_severity_level = 3
+    if precise:
+        options.add_session_config_entry("session.x64quantprecision", "1")
     if file is not None:
         options.optimized_model_filepath = str(file)
     return onnxruntime.InferenceSession(model.SerializeToString(), options, providers=["CPUExecutionProvider"])
@@ -175,6 +177,21 @@ def test_a_quantized_graph_computes_what_the_simulation_does(name, recipe, tmp_p
     assert len(on_integers) >= 4 * config.num_layers and len(gemms) - len(on_integers) == len(graph.in_floating_point)
     ops = collections.Counter(node.op_type for node in onnx.load(tmp_path / "optimized.onnx").graph.node)
     assert ops["QGemm"] == len(on_integers) and not ops["QLinearSoftmax"]
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("name, granularity", [("bert none", "tensor"), ("bert none", "channel"), ("albert", "tensor")])
+def test_products_without_loss_are_to_be_had_on_every_processor(name, granularity):
+    """As docs/onnx.md says; on a processor that has them anyway nothing changes."""
+    from qtx.onnx.convert import to_onnx
+
+    model, params = quantized(MODELS[name], recipe="strict", weight_granularity=granularity)
+    graph, batch = (
+        to_onnx(model.module, params, model).model,
+        examples(model.module.config, np.random.default_rng(3), 4, 16),
+    )
+    (found, *_), (precise, *_) = (answers(session(graph, **x), batch).values() for x in ({}, {"precise": True}))
+    assert cosine(of_real(found, batch), of_real(precise, batch)) > 0.999
 
 
 @pytest.mark.slow
