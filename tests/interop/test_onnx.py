@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import collections
 import re
+import shutil
 import subprocess
 import sys
 from importlib.util import find_spec
@@ -192,6 +193,46 @@ def test_products_without_loss_are_to_be_had_on_every_processor(name, granularit
     )
     (found, *_), (precise, *_) = (answers(session(graph, **x), batch).values() for x in ({}, {"precise": True}))
     assert cosine(of_real(found, batch), of_real(precise, batch)) > 0.999
+
+
+EMULATED = """
+import sys, numpy as np, onnxruntime
+folder, precise = sys.argv[1:]
+options = onnxruntime.SessionOptions()
+options.intra_op_num_threads = 1
+options.add_session_config_entry("session.x64quantprecision", precise)
+session = onnxruntime.InferenceSession(f"{folder}/model.onnx", options)
+np.save(f"{folder}/found_{precise}.npy", session.run(None, dict(np.load(f"{folder}/batch.npz")))[0])
+"""
+
+
+@pytest.mark.slow
+@pytest.mark.skipif(shutil.which("qemu-x86_64") is None, reason="needs qemu-user")
+def test_a_processor_without_vnni_gives_the_same_numbers_if_it_is_asked_to(tmp_path):
+    import onnx
+
+    from qtx.onnx.convert import to_onnx
+
+    model, params = quantized(MODELS["bert none"], recipe="matmul")
+    graph, batch = (
+        to_onnx(model.module, params, model).model,
+        examples(model.module.config, np.random.default_rng(3), 4, 16),
+    )
+    onnx.save(graph, tmp_path / "model.onnx")
+    np.savez(
+        tmp_path / "batch.npz",
+        input_ids=batch["tokens"],
+        attention_mask=batch["mask"],
+        token_type_ids=batch["token_types"],
+    )
+    python, packages = Path(sys.executable).resolve(), Path(np.__file__).parents[1]
+    for precise in "01":
+        command = ["qemu-x86_64", "-cpu", "Haswell", python, "-c", EMULATED, tmp_path, precise]
+        subprocess.run(command, check=True, env={"PYTHONPATH": str(packages)})
+    cut, precise = (np.load(tmp_path / f"found_{x}.npy") for x in "01")
+    here = next(iter(answers(session(graph, precise=True), batch).values()))
+    np.testing.assert_allclose(of_real(precise, batch), of_real(here, batch), atol=1e-5)
+    assert np.abs(of_real(cut - here, batch)).max() > 1e-3  # so there was something to ask for
 
 
 @pytest.mark.slow
