@@ -70,7 +70,7 @@ def main() -> int:
         print(f"== {name}", flush=True)
         missing = [package for package in NEEDED.get(name, ()) if importlib.util.find_spec(package) is None]
         if missing:
-            print(f"left out: needs {' and '.join(missing)} (pip install qtx[hf])")
+            print(f"left out: needs {' and '.join(missing)} (pip install {' '.join(missing)})")
             continue
         file = options.folder / f"{name}.json"
         module, *arguments = BENCHMARKS[name]

@@ -93,7 +93,7 @@ def test_embeddings_are_those_of_each_text_by_itself(encoder, model):
         "a way to quantize": (lambda model: model.quantize(methd="static"), "did you mean 'method'"),
         "an aim": (lambda model: model.heal(hour=1), "did you mean 'hours'"),
         "an aim's value": (lambda model: model.heal(hours=-1), "positive number"),
-        "a format": (lambda model: model.export("x", format="onnx"), "unknown format 'onnx'"),
+        "a format": (lambda model: model.export("x", format="tflite"), "unknown format 'tflite'"),
         "one text": (lambda model: model.encode("a text"), "expected a list of texts"),
         "a prompt": (lambda model: model.encode(["a"], prompt="querry"), "did you mean 'query'"),
     }.values(),

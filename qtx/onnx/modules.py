@@ -64,7 +64,7 @@ Grids = Mapping[tuple[str, int | None], Grid]
 
 @dataclasses.dataclass(frozen=True)
 class Place:
-    """Where in a model an equation is.
+    """A `Place` says where in a model an equation is.
 
     Attributes:
       weights, sites: the grids of a quantized model.

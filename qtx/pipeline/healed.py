@@ -4,15 +4,15 @@ from __future__ import annotations
 
 import dataclasses
 import re
-from importlib.util import find_spec
 from pathlib import Path
 
 from qtx.analysis import load_analysis
+from qtx.foundation.errors import QtxError
 from qtx.foundation.storage import write_whole
 from qtx.models import OF_TRAINING
 from qtx.pages.healing import Story, model_card
 from qtx.pipeline.export import export_huggingface
-from qtx.pipeline.export_onnx import MISSING, write_graphs
+from qtx.pipeline.export_onnx import write_graphs
 from qtx.pipeline.heal import load_experiment
 from qtx.pipeline.judged import judged
 from qtx.pipeline.run import load_run
@@ -39,10 +39,10 @@ def export_healed(story: Story, out: Path) -> tuple[Story, list[str]]:
     model = dataclasses.replace(run.assembled.experiment.model, **of_training)
     run = dataclasses.replace(run, assembled=run.assembled.with_model(model))
     notes = export_huggingface(run, out)
-    if find_spec("onnx"):
+    try:
         notes += write_graphs(run.with_quantization(**ONNX), out, story.bits)
-    else:
-        notes.append(f"no ONNX files beside it: {MISSING}")
+    except QtxError as error:  # the checkpoint is there
+        notes.append(f"no ONNX files beside it: {error}")
     story = judged(story, out)
     licence = licence_of(RunFolder(before).imported)
     write_whole({out / "README.md": model_card(story, licence).encode()})

@@ -169,7 +169,18 @@ def test_recipes_leave_only_what_the_paper_leaves(family):
 
 
 def test_every_recipe_is_tested():
-    assert {family.recipe for family in FAMILIES.values()} | {"strict"} == RECIPES.keys()
+    assert {family.recipe for family in FAMILIES.values()} | {"strict", "matmul"} == RECIPES.keys()
+
+
+@pytest.mark.slow
+def test_the_matmul_recipe_quantizes_what_linear_layers_multiply():
+    result, _, _ = quantized("bert", "gated_mlp", recipe="matmul")
+    layers = {f"layers/{name}/kernel" for name in ("attention/query", "attention/key", "attention/value")}
+    layers |= {f"layers/{name}/kernel" for name in ("attention/out", "mlp/in", "mlp/out")}
+    tables = {f"embeddings/{name}/embedding" for name in ("words", "positions", "token_types")}
+    assert result.weight_ranges.keys() == layers | tables
+    read = {"embeddings/norm", "layers/attention_norm", "layers/mlp_norm", "layers/mlp/hidden"}
+    assert result.activation_ranges.keys() == read | {"layers/attention/gated_context"}
 
 
 @pytest.mark.slow
