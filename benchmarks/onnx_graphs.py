@@ -95,8 +95,7 @@ def graphs(model: Model, place: Path) -> dict[str, Path]:
         known = {key: value for key, value in options.items() if key in QuantizationConfig.__dataclass_fields__}
         made[name] = to_onnx(module, params, under(model.run.with_quantization(**known), "w8a8"))
     found = {name: place / f"{name.replace(' ', '_')}.onnx" for name in made}
-    for name, file in found.items():
-        files.save(made[name].model, file)
+    files.save({file.name: made[name].model for name, file in found.items()}, place)
     if all(importlib.util.find_spec(package) for package in PACKAGES):
         found |= of_torch(model, place)
     return found

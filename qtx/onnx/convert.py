@@ -63,7 +63,7 @@ def to_onnx(
     config = module.config
     weights, sites = ({}, {}) if quantized is None else grids_of(quantized)
     at_call = set() if quantized is None else {x.path for x in quantized.activation_plan if _at_call(x)}
-    wide = any(grid.zero_point.dtype.itemsize > 1 for grid in sites.values())
+    wide = any(grid.zero_point.dtype.itemsize > 1 for grid in (*weights.values(), *sites.values()))
     inputs, sizes = _inputs(config)
     graph = Graph(WIDE_OPSET if wide else OPSET, sizes)
     values = jax.tree.map(np.asarray, nn.unbox(params if quantized is None else quantized.params))

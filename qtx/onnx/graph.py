@@ -27,11 +27,13 @@ class Quantized:
       name: of the tensor of integers.
       scale: float32, `()`.
       zero_point: of the integers' type, `()`.
+      whole: whether the grid has all integers of this type.
     """
 
     name: str
     scale: np.ndarray
     zero_point: np.ndarray
+    whole: bool = True
 
 
 @dataclasses.dataclass(frozen=True, eq=False)

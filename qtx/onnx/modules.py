@@ -121,9 +121,10 @@ def dense(graph: Graph, place: Place, x: Tensor, layers: Sequence[Any]) -> list[
             y = _multiplied_at_call(graph, x, told, scale, bias)
             return _parted(graph, y, leading, widths)
         rows, weights = _rows(graph, x), graph.node("DequantizeLinear", *told, **axis)[0]
-        offset = _bias(graph, bias, scale, rows.quantized)
+        offset = _bias(graph, bias, scale, rows.quantized, all(grid.whole for grid in known))
     shape = (*rows.shape[:-1], sum(widths))
-    y = graph.made("Gemm", [graph.use(rows), weights, offset], shape, np.float32)
+    y = graph.made("Gemm", [graph.use(rows), weights, *([offset] if offset else [])], shape, np.float32)
+    y = y if offset or not bias.any() else graph.made("Add", [y.name, graph.constant(bias)], shape, np.float32)
     graph.label(y, f"{name}/rows")
     return _parted(graph, graph.reshaped(y, (*leading, sum(widths))), leading, widths)
 
@@ -183,14 +184,17 @@ def _all(leading: tuple[Any, ...]) -> Any:
     return total
 
 
-def _bias(graph: Graph, bias: np.ndarray, scale: np.ndarray, x: Quantized | None) -> str:
-    """Returns the bias as the integers that are added to sums of integers; as it is, where they do not hold it."""
+def _bias(graph: Graph, bias: np.ndarray, scale: np.ndarray, x: Quantized | None, whole: bool) -> str:
+    """Returns the bias as it is, if x is in floating point, or as integers that are added to sums of integers; nothing,
+    where these are too coarse, as with fewer bits than 8, or do not hold it: it is added to what the sums mean."""
     if x is None:
         return graph.constant(bias)
+    if not (whole and x.whole):
+        return ""
     steps = np.asarray(x.scale * scale, np.float32)
     integers = np.rint(bias.astype(np.float64) / steps)
     if np.abs(integers).max(initial=0) > np.iinfo(np.int32).max:
-        return graph.constant(bias)
+        return ""
     axis = {} if steps.ndim == 0 else {"axis": 0}
     told = [integers.astype(np.int32), steps, np.zeros(steps.shape, np.int32)]
     return graph.node("DequantizeLinear", *(graph.constant(value) for value in told), **axis)[0]
@@ -216,7 +220,7 @@ def look_up(graph, place, inputs, equation):
         return [graph.made("Gather", names, shape, np.float32, axis=0)]
     names = [graph.constant(grid.integers(table.known)), graph.use(rows)]
     integers = graph.node("Gather", *names, axis=0)[0]
-    return [Tensor(shape, np.dtype(np.float32), quantized=Quantized(integers, grid.scale, grid.zero_point))]
+    return [Tensor(shape, np.dtype(np.float32), quantized=Quantized(integers, grid.scale, grid.zero_point, grid.whole))]
 
 
 def softmax(graph, place, inputs, equation):
@@ -277,7 +281,7 @@ def site(graph, place, inputs, equation):
         integers = graph.node("QuantizeLinear", name, *told, axis=-1)[0]
         return [graph.made("DequantizeLinear", [integers, *told], x.shape, x.dtype, axis=-1)]
     integers = graph.node("QuantizeLinear", name, *told)[0]
-    return [Tensor(x.shape, x.dtype, quantized=Quantized(integers, grid.scale, grid.zero_point))]
+    return [Tensor(x.shape, x.dtype, quantized=Quantized(integers, grid.scale, grid.zero_point, grid.whole))]
 
 
 MODULES: dict[str, Module] = {

@@ -6,6 +6,7 @@ from collections.abc import Callable, Sequence
 from typing import Any
 
 import numpy as np
+from jax.lax import RoundingMethod
 from onnx import helper
 
 from qtx.foundation.errors import QtxError
@@ -81,6 +82,12 @@ def integer_power(graph, inputs, equation):
     return [elementwise(graph, "Pow", [inputs[0], power], dtype_of(equation))]
 
 
+def rounded(graph, inputs, equation):
+    if equation.params["rounding_method"] != RoundingMethod.TO_NEAREST_EVEN:
+        raise QtxError("rounding of ties away from zero has no form in ONNX: round them to even, as jnp.round does")
+    return [elementwise(graph, "Round", inputs, dtype_of(equation))]
+
+
 def erfc(graph, inputs, equation):
     found = elementwise(graph, "Erf", inputs, dtype_of(equation))
     return [elementwise(graph, "Sub", [number(1, found.dtype), found], found.dtype)]
@@ -98,7 +105,7 @@ def _read_by_gelu(graph: Graph, inputs: Sequence[Tensor]) -> str:
     path, at = ("Sub", "Erf", "Mul", "Neg"), inputs[1].name
     for op in path:
         node = graph.makers.get(at)
-        if node is None or node.op != op:
+        if node is None or node.op != op or (op == "Mul" and node.inputs[1] != graph.constant(0.5**0.5, np.float32)):
             return ""
         at = node.inputs[1 if op == "Sub" else 0]
     half = graph.makers.get(inputs[0].name)
@@ -106,7 +113,10 @@ def _read_by_gelu(graph: Graph, inputs: Sequence[Tensor]) -> str:
 
 
 def select(graph, inputs, equation):
-    which, if_false, if_true = inputs
+    which, if_false, *others = inputs
+    if which.dtype != bool or len(others) != 1:
+        raise QtxError("a choice among more than two has no form in ONNX yet")
+    [if_true] = others
     if which.value is not None and which.value.size and (which.value == which.value.flat[0]).all():
         return [if_true if which.value.flat[0] else if_false]
     clip = _clip(graph, which, if_false, if_true)
@@ -338,7 +348,6 @@ OPERATIONS: dict[str, Operation] = {
             "abs": "Abs",
             "sign": "Sign",
             "floor": "Floor",
-            "round": "Round",
             "sin": "Sin",
             "cos": "Cos",
             "erf": "Erf",
@@ -359,6 +368,7 @@ OPERATIONS: dict[str, Operation] = {
     "ne": lambda graph, inputs, equation: [
         elementwise(graph, "Not", [elementwise(graph, "Equal", inputs, bool)], bool)
     ],
+    "round": rounded,
     "rsqrt": chain("Sqrt", "Reciprocal"),
     "mul": multiplied,
     "square": square,

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import tempfile
 from pathlib import Path
+from typing import Any
 
 from qtx import __version__
 from qtx.foundation.errors import QtxError
@@ -14,7 +15,6 @@ from qtx.pipeline.run import TrainedRun
 
 FOLDER, FLOATING, QUANTIZED = "onnx", "model.onnx", "model_quantized.onnx"
 WEIGHTS = ("*.safetensors", "*.safetensors.index.json")
-MISSING = "onnx is not installed, which writes them: pip install onnx"
 PRECISION = "unsigned activations by signed weights: without VNNI, set session.x64quantprecision=1"
 
 
@@ -25,32 +25,37 @@ def export_onnx(run: TrainedRun, folder: Path, scheme: str) -> list[str]:
     Raises:
       QtxError: if onnx is not installed, or the model, the method or the scheme has no form in ONNX.
     """
+    graphs, told = graphs_of(run, scheme)
     with tempfile.TemporaryDirectory() as place:
         notes = export_huggingface(run, Path(place))
         left = {file for pattern in WEIGHTS for file in Path(place).glob(pattern)}
         beside = [file for file in Path(place).rglob("*") if file.is_file() and file not in left]
         write_whole({folder / file.relative_to(place): file.read_bytes() for file in beside})
-    return [*notes, *write_graphs(run, folder, scheme)]
+    return [*notes, *told, *write_graphs(graphs, folder)]
 
 
-def write_graphs(run: TrainedRun, folder: Path, scheme: str) -> list[str]:
-    """Writes the two graphs alone, as `export_onnx` does."""
+def graphs_of(run: TrainedRun, scheme: str) -> tuple[dict[str, Any], list[str]]:
+    """Returns the two graphs by their files' names, and lines to tell the user; errors are those of `export_onnx`."""
     try:
-        from qtx.onnx import files
         from qtx.onnx.convert import to_onnx
     except ModuleNotFoundError as error:
         if error.name != "onnx":
             raise
-        raise QtxError(MISSING) from None
+        raise QtxError("onnx is not installed, which writes ONNX files: pip install onnx") from None
     assembled = run.assembled
     told = {"qtx": __version__, "model": assembled.experiment.name}
     floating = to_onnx(assembled.module, run.floating_point, metadata=told)
     told |= {"scheme": scheme, "recipe": assembled.experiment.quantization.recipe, "integers": PRECISION}
     quantized = to_onnx(assembled.module, run.floating_point, under(run, scheme), told)
-    graphs = {FLOATING: floating, QUANTIZED: quantized}
-    sizes = {name: files.save(one.model, folder / FOLDER / name) for name, one in graphs.items()}
-    return [
+    return {FLOATING: floating.model, QUANTIZED: quantized.model}, [
         f"{scheme}: {origin_of_ranges(assembled, scheme)}",
         f"linear layers in floating point: {', '.join(quantized.in_floating_point) or 'none'}",
-        *(f"{folder / FOLDER / name}: {size / 1e6:.1f} MB" for name, size in sizes.items()),
     ]
+
+
+def write_graphs(graphs: dict[str, Any], folder: Path) -> list[str]:
+    """Writes graphs by their files' names, all or none, and returns lines that tell their sizes."""
+    from qtx.onnx import files
+
+    sizes = files.save(graphs, folder / FOLDER)
+    return [f"{folder / FOLDER / name}: {size / 1e6:.1f} MB" for name, size in sizes.items()]

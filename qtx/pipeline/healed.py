@@ -12,7 +12,7 @@ from qtx.foundation.storage import write_whole
 from qtx.models import OF_TRAINING
 from qtx.pages.healing import Story, model_card
 from qtx.pipeline.export import export_huggingface
-from qtx.pipeline.export_onnx import write_graphs
+from qtx.pipeline.export_onnx import graphs_of, write_graphs
 from qtx.pipeline.heal import load_experiment
 from qtx.pipeline.judged import judged
 from qtx.pipeline.run import load_run
@@ -40,7 +40,8 @@ def export_healed(story: Story, out: Path) -> tuple[Story, list[str]]:
     run = dataclasses.replace(run, assembled=run.assembled.with_model(model))
     notes = export_huggingface(run, out)
     try:
-        notes += write_graphs(run.with_quantization(**ONNX), out, story.bits)
+        graphs, told = graphs_of(run.with_quantization(**ONNX), story.bits)
+        notes += [*told, *write_graphs(graphs, out)]
     except QtxError as error:  # the checkpoint is there
         notes.append(f"no ONNX files beside it: {error}")
     story = judged(story, out)

@@ -283,6 +283,8 @@ def test_a_linear_layer_gives_the_integers_that_its_integers_make(granularity):
         ("w8a8", {"method": "gptq", "recipe": "strict"}, 0.995),
         ("w8a8", {"method": "dynamic", "recipe": "matmul", "weight_granularity": "channel"}, 0.999),
         ("w8a16", {}, 0.999),
+        ("w16a8", {"recipe": "matmul"}, 0.999),
+        ("w8a2", {"recipe": "matmul"}, 0.999),
         ("w4a8", {"recipe": "matmul"}, 0.995),
         ("w6a6", {}, 0.98),  # a tie that is broken otherwise costs a larger step
     ],
@@ -312,6 +314,26 @@ def test_an_export_is_run_by_ten_lines_without_qtx(tmp_path, capsys):
         assert f"{file}: {size:.1f} MB" in told
     assert size < 0.3 * (folder / "onnx/model.onnx").stat().st_size / 1e6
     assert not list(folder.rglob("*.safetensors")) and (folder / "modules.json").is_file()
+
+
+def test_constants_beyond_what_a_file_may_hold_are_beside_it(tmp_path, monkeypatch):
+    import onnxruntime
+
+    from qtx.onnx import files
+    from qtx.onnx.convert import to_onnx
+
+    module, params = made(MODELS["bert none"])
+    monkeypatch.setattr(files, "MOST_BYTES", 1000)
+    graph = to_onnx(module, params).model
+    sizes = files.save({"model.onnx": graph}, tmp_path)
+    assert {file.name for file in tmp_path.iterdir()} == {"model.onnx", "model.onnx_data"}
+    assert sizes == {"model.onnx": sum(file.stat().st_size for file in tmp_path.iterdir())}
+    batch = examples(module.config, np.random.default_rng(3), 2, 8)
+    found, whole = (
+        answers(one, batch)["last_hidden_state"]
+        for one in (onnxruntime.InferenceSession(tmp_path / "model.onnx"), session(to_onnx(module, params).model))
+    )
+    np.testing.assert_array_equal(found, whole)
 
 
 @pytest.mark.parametrize(
