@@ -72,7 +72,7 @@ def onnx_graphs(axes: Axes, result: Mapping[str, Any]) -> None:
         for size, row in found["ms"].items()
         if size.startswith("8")
     }
-    bars(axes, rows, "In ONNX Runtime: times as fast as qtx's graph in floating point")
+    bars(axes, rows, "ONNX Runtime: times as fast as floating point")
 
 
 def scaling(axes: Axes, result: Mapping[str, Any]) -> None:
