@@ -71,7 +71,7 @@ def test_a_config_that_is_wrong_at_its_full_size_is_refused(tmp_path):
         load_config_file(f"{tmp_path / 'wrong.py'}:smoke")
 
 
-@pytest.mark.slow
+@pytest.mark.long
 @pytest.mark.parametrize("name", ["vit_s16", "opt_350m"])
 def test_a_smoke_test_trains(name, tmp_path):
     small = read(load_config_file(str(CONFIGS[0].with_name(f"{name}.py")) + ":gated_linear:smoke"))
@@ -80,7 +80,7 @@ def test_a_smoke_test_trains(name, tmp_path):
     assert math.isfinite(result.metrics["loss"])
 
 
-@pytest.mark.slow
+@pytest.mark.long
 def test_healing_heals_the_builtin_model_beside_the_run(tmp_path):
     command = ["train", "--config=heal_bert:smoke", f"--workdir={tmp_path}/runs/healed", "--config.mesh.data=1"]
     assert main(command) == 0
