@@ -18,7 +18,7 @@ from qtx.quantization.methods.base import Method
 from qtx.quantization.methods.inputs import gram
 from qtx.quantization.plan import Planned, flatten, settled
 from qtx.quantization.rounding import round_in_basis
-from qtx.quantization.weights import quantize_weights
+from qtx.quantization.weights import from_integers, quantize_weights, to_integers
 
 BLOCK = 128
 KERNEL = "/kernel"
@@ -65,6 +65,9 @@ class Gptq(Method):
             rounded[path] = _round_kernel(planned, stacked, flat[path], hessian, ranges[path], self.damping)
             if not jnp.isfinite(rounded[path]).all():
                 raise QtxError(f"the Hessian of {path!r} is singular at damping {self.damping}: raise it")
+            # Bit for bit what a file of ranges gives back: a basis is left with other roundings in another program.
+            integers = to_integers(planned, rounded[path], ranges[path])
+            rounded[path] = from_integers(planned, integers, ranges[path])
         return traverse_util.unflatten_dict(rounded, sep="/")
 
 
