@@ -66,8 +66,9 @@ class Gptq(Method):
             if not jnp.isfinite(rounded[path]).all():
                 raise QtxError(f"the Hessian of {path!r} is singular at damping {self.damping}: raise it")
             # Bit for bit what a file of ranges gives back: a basis is left with other roundings in another program.
-            integers = to_integers(planned, rounded[path], ranges[path])
-            rounded[path] = from_integers(planned, integers, ranges[path])
+            if (ranges[path]["bits"] > 0).all():
+                integers = to_integers(planned, rounded[path], ranges[path])
+                rounded[path] = from_integers(planned, integers, ranges[path])
         return traverse_util.unflatten_dict(rounded, sep="/")
 
 
