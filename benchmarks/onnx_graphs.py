@@ -24,11 +24,11 @@ import qtx
 from benchmarks.timing import count, interleaved, output_file
 from qtx.api.model import Model
 from qtx.foundation.hardware import cpu_cores
+from qtx.judge.verdicts import mean_cosine
 from qtx.pipeline.quantize import under
-from qtx.quantization import QuantizationConfig
 
 SIZES = ((1, 32), (1, 128), (8, 32), (8, 128), (8, 512))
-TEXTS, LENGTH, VOCABULARY = 32, 128, 1000
+TEXTS, VOCABULARY = 32, 1000
 PER_CHANNEL = {"weight_granularity": "channel", "weight_estimator": "minmax"}
 WAYS: dict[str, dict[str, Any]] = {
     "matmul": {"recipe": "matmul", **PER_CHANNEL},
@@ -66,8 +66,9 @@ def measured(checkpoint: str, repeats: int) -> dict[str, Any]:
         batch = next(iter(model.run.assembled.data.evaluation(TEXTS)))
         expected = model.run.assembled.module.apply({"params": model.run.floating_point}, batch)
         tokens, mask = np.asarray(batch["tokens"], np.int64), np.asarray(batch.get("mask", batch["tokens"] >= 0))
+        original = pooled(np.asarray(expected), mask)
         cosines = {
-            name: cosine(pooled(run(session, tokens, mask.astype(np.int64)), mask), pooled(np.asarray(expected), mask))
+            name: round(mean_cosine(pooled(run(session, tokens, mask.astype(np.int64)), mask), original), 4)
             for name, session in sessions.items()
         }
         longest = model.run.assembled.module.config.max_length
@@ -92,8 +93,7 @@ def graphs(model: Model, place: Path) -> dict[str, Path]:
     module, params = model.run.assembled.module, model.run.floating_point
     made = {FLOATING: to_onnx(module, params)}
     for name, options in WAYS.items():
-        known = {key: value for key, value in options.items() if key in QuantizationConfig.__dataclass_fields__}
-        made[name] = to_onnx(module, params, under(model.run.with_quantization(**known), "w8a8"))
+        made[name] = to_onnx(module, params, under(model.run.with_quantization(**options), "w8a8"))
     found = {name: place / f"{name.replace(' ', '_')}.onnx" for name in made}
     files.save({file.name: made[name].model for name, file in found.items()}, place)
     if all(importlib.util.find_spec(package) for package in PACKAGES):
@@ -150,11 +150,6 @@ def run(session: Any, tokens: np.ndarray, mask: np.ndarray) -> np.ndarray:
 
 def pooled(hidden: np.ndarray, mask: np.ndarray) -> np.ndarray:
     return (hidden * mask[..., None]).sum(1) / mask.sum(1, keepdims=True)
-
-
-def cosine(x: np.ndarray, y: np.ndarray) -> float:
-    found = (x * y).sum(1) / (np.linalg.norm(x, axis=1) * np.linalg.norm(y, axis=1))
-    return round(float(found.mean()), 4)
 
 
 def ratios(result: Mapping[str, Any]) -> dict[str, float]:

@@ -302,9 +302,7 @@ def gather(graph, inputs, equation):
     x, rows = (graph.expanded(z, tuple(v.aval.shape)) for z, v in zip(inputs, equation.invars, strict=True))
     [axis] = numbers.start_index_map if len(numbers.start_index_map) == 1 else [None]
     batched = numbers.operand_batching_dims
-    whole = all(
-        sizes[i] == 1 if i == axis or i in batched else same_size(sizes[i], x.shape[i]) for i in range(len(sizes))
-    )
+    whole = all(sizes[i] == 1 if i == axis or i in batched else sizes[i] == x.shape[i] for i in range(len(sizes)))
     index = graph.reshaped(rows, rows.shape[:-1])
     if axis is None or not whole or axis not in numbers.collapsed_slice_dims:
         raise QtxError(f"a look-up by {numbers} has no node in ONNX")
@@ -321,11 +319,6 @@ def gather(graph, inputs, equation):
         shape, names = (*index.shape, *x.shape[axis + 1 :]), [graph.use(x), graph.use(cast(graph, last, np.int64))]
         return [graph.made("GatherND", names, shape, x.dtype, batch_dims=len(batched))]
     raise QtxError(f"a look-up by {numbers} has no node in ONNX")
-
-
-def same_size(one: Any, other: Any) -> bool:
-    """Says whether two sizes are the same."""
-    return str(one) == str(other)
 
 
 OPERATIONS: dict[str, Operation] = {
