@@ -20,6 +20,7 @@ from qtx.foundation.errors import lookup, unknown
 from qtx.foundation.numbers import number
 from qtx.foundation.paths import at_home
 from qtx.pages.healing import Story, judge_note, sentence
+from qtx.pages.mixed import mixed_sentence
 from qtx.pages.shown import ShownDiagnosis
 from qtx.pipeline.analyze import diagnose as diagnose_run
 from qtx.pipeline.config_files import override
@@ -31,6 +32,7 @@ from qtx.pipeline.heal import heal as heal_checkpoint
 from qtx.pipeline.healed import export_healed
 from qtx.pipeline.importing import Found
 from qtx.pipeline.measure import metrics_of, token_text
+from qtx.pipeline.mixed import to_target
 from qtx.pipeline.patient import as_checkpoint, config_on_data_of, patient_config
 from qtx.pipeline.quantize import one_scheme, under
 from qtx.pipeline.run import TrainedRun, load_run
@@ -85,15 +87,18 @@ class Model:
         """
         return ShownDiagnosis(**vars(diagnose_run(self.run, examples, thorough)))
 
-    def quantize(self, bits: str = "w8a8", **options: Any) -> QuantizedModel:
+    def quantize(self, bits: str = "w8a8", target: float | str | None = None, **options: Any) -> QuantizedModel:
         """Returns the model quantized, in ranges that are calibrated on training data.
 
         Args:
           bits: bits of weights and activations, e.g. "w8a8".
+          target: the metric that the model is to have, or a share of the one in floating point, "99%": the cheapest
+            tensors are left in floating point, those of `run.assembled.experiment.quantization.exempt`; None: no tensor
+            is.
           options: options of `qtx.quantization.QuantizationConfig`, such as `method` and `weight_estimator`.
 
         Raises:
-          QtxError: if an option is refused, or there are too few data.
+          QtxError: if an option is refused, there are too few data, or the target cannot be reached.
 
         >>> quantized = model.quantize("w8a8", method="smoothquant,alpha=0.6")
         >>> 0.9 < quantized.metrics["fidelity"] < 1
@@ -101,6 +106,9 @@ class Model:
         """
         options = _known(QuantizationConfig, {"schemes": (bits,), **options})
         run = self.run.with_quantization(**options)
+        if target is not None:
+            run, found = to_target(run, bits, str(target))
+            print(mixed_sentence(found))
         return QuantizedModel(run, bits, under(run, bits), self.kept)
 
     def heal(self, texts: Texts | None = None, workdir: str | Path | None = None, **aim: Any) -> Model:

@@ -58,7 +58,11 @@ FLAGS = {
         ("data.source=text_corpus", "data.corpora=('{}',)"),
     ),
     "bits": Flag("--bits=SCHEME", "what it is to survive (default: w8a8)"),
-    "target": Flag("--target=FIDELITY", "what is to be left in integers (default: 0.98)"),
+    "target": Flag(
+        "--target=NUMBER",
+        "what integers are to leave: a fidelity (heal; default: 0.98); the metric, or a share, 99% (quantize)",
+    ),
+    "exempt": Flag("--exempt=BITS", "the bits of the tensors that --target finds: float (default) or 16"),
     "steps": Flag("--steps=N", "so many updates, whatever is reached, instead of stages until the target"),
     "hours": Flag("--hours=HOURS", "how long it may take (default: 2)"),
     "attention": Flag("--attention=VARIANT", "another attention, e.g. gated_linear (default: the model's own)"),
@@ -153,10 +157,11 @@ COMMANDS = {
         summary="quantize a trained model and measure what it costs",
         description="Calibrates static activation ranges on training data, quantizes to every scheme of the config\n"
         "(weight and activation bits, e.g. w8a8) and evaluates each on held-out data, beside floating point.\n"
-        "Saves the ranges as ranges/<scheme>.safetensors.",
-        example="qtx quantize --workdir=runs/gated --config.quantization.schemes=\"('w8a8', 'w4a8')\"",
+        "Saves the ranges as ranges/<scheme>.safetensors. With --target, finds the cheapest tensors to leave at more\n"
+        "bits, so that the first scheme reaches it; the run keeps them, as config.quantization.exempt, for export.",
+        example="qtx quantize --workdir=runs/minilm-2l --scheme=w8a8 --target=0.99",
         config="optional",
-        flags=("method", "scheme", "ranges", "checkpoint"),
+        flags=("method", "scheme", "target", "exempt", "ranges", "checkpoint"),
     ),
     "sensitivity": Command(
         summary="rank the tensors of a trained model by what quantizing them costs",

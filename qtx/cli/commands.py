@@ -29,6 +29,7 @@ from qtx.foundation.paths import at_home
 from qtx.interop.stored import open_folder
 from qtx.losses.binary_cross_entropy import OF_LABEL
 from qtx.pages.healing import FIDELITY, PAGE, Story, judge_note, judge_table, sentence, stage_table
+from qtx.pages.mixed import mixed_sentence, mixed_table
 from qtx.pages.results import ATTENTION_COLUMNS, BESIDE_TITLES, OUTLIER_COLUMNS, Result, main_table, markdown, measured
 from qtx.pipeline.analyze import diagnose, open_run
 from qtx.pipeline.assemble import assemble
@@ -41,6 +42,7 @@ from qtx.pipeline.healed import export_healed
 from qtx.pipeline.importing import Found, import_run
 from qtx.pipeline.measure import CALIBRATED, measure, metrics_of
 from qtx.pipeline.measurements import QUANTIZED_CENTRED
+from qtx.pipeline.mixed import to_target
 from qtx.pipeline.quantize import keep_quantization, keep_ranges, one_scheme, origin_of_ranges, with_ranges
 from qtx.pipeline.quantize import quantize as quantize_run
 from qtx.pipeline.run import TrainedRun, assemble_exported, assemble_run, restore_run, train_run
@@ -49,6 +51,7 @@ from qtx.planning import devices_of, plan_step, virtual_devices
 from qtx.planning import table as plan_table
 from qtx.quantization.integer import load
 from qtx.quantization.integer.files import DESCRIPTION
+from qtx.quantization.recipe import FLOAT
 from qtx.training import NEWEST, RunFolder, read_metrics
 
 
@@ -195,11 +198,25 @@ def quantize(
     ranges: str | None = None,
     checkpoint: str = NEWEST,
     names_data: bool = False,
+    target: str | None = None,
+    exempt: str | None = None,
 ) -> None:
-    """Runs `qtx quantize`; `ranges` is a file with the ranges of one scheme, to use instead of calibrating."""
+    """Runs `qtx quantize`.
+
+    Args:
+      experiment: the run's.
+      workdir, checkpoint, names_data: as of `open_and_tell`.
+      ranges: a file with the ranges of one scheme, to use instead of calibrating.
+      target: what the first scheme is to reach with as few tensors as possible at more bits, which are `exempt` bits,
+        as text.
+    """
     console = Console()
     began = time.monotonic()
     run = open_and_tell(experiment, workdir, console, checkpoint, names_data)
+    if target is not None:
+        run = mixed(run, target, exempt, ranges, console)
+    elif exempt is not None:
+        raise QtxError("--exempt is about the tensors that --target=NUMBER finds: give that too")
     with console.status("quantizing and measuring"):
         schemes = with_ranges(run, at_home(ranges)) if ranges else quantize_run(run)
         keep_quantization(run)
@@ -207,10 +224,27 @@ def quantize(
         files = keep_ranges(run, schemes)
     print_table(f"{run.title}: held-out data, floating point and quantized", *main_table([result]), console)
     centred = [f"{scheme.upper()} {fixed(value)}" for scheme, value in result.get(QUANTIZED_CENTRED, {}).items()]
+    if run.assembled.experiment.quantization.exempt:
+        say(console, f"exempt: {', '.join(run.assembled.experiment.quantization.exempt)}")
     if centred:
         say(console, f"fidelity of what the embeddings differ by: {', '.join(centred)}")
     say(console, f"results: {workdir / 'results.json'}")
     say(console, f"ranges: {', '.join(map(str, files))}")
+
+
+def mixed(run: TrainedRun, target: str, exempt: str | None, ranges: str | None, console: Console) -> TrainedRun:
+    """Returns the run with the tensors exempt that `--target` needs, and prints them."""
+    if ranges:
+        raise QtxError("--target calibrates: leave --ranges out")
+    if exempt not in (None, FLOAT, "16"):
+        raise QtxError(f"--exempt={exempt}: expected {FLOAT} or 16")
+    scheme, bits = run.assembled.experiment.quantization.schemes[0], 16 if exempt == "16" else 0
+    with console.status("looking") as status:
+        run, found = to_target(run, scheme, target, bits, lambda step: status.update(escape(step)))
+    if found.exempt:
+        print_table(f"{run.title}: exempt from {scheme}", *mixed_table(found), console)
+    say(console, mixed_sentence(found))
+    return run
 
 
 def sensitivity(

@@ -62,7 +62,7 @@ def to_onnx(
     module = for_inference(module)
     config = module.config
     weights, sites = ({}, {}) if quantized is None else grids_of(quantized)
-    at_call = set() if quantized is None else {x.path for x in quantized.activation_plan if _at_call(x)}
+    at_call = frozenset() if quantized is None else at_call_of(quantized)
     wide = any(grid.zero_point.dtype.itemsize > 1 for grid in (*weights.values(), *sites.values()))
     inputs, sizes = _inputs(config)
     graph = Graph(WIDE_OPSET if wide else OPSET, sizes)
@@ -156,6 +156,17 @@ def grids_of(quantized: Quantized) -> tuple[Grids, Grids]:
     return weights, {key: grid.unsigned for key, grid in sites.items()}
 
 
+def at_call_of(quantized: Quantized) -> frozenset[tuple[str, int | None]]:
+    """Returns the sites, path and layer, that have the grid of their values at a call."""
+    found: list[tuple[str, int | None]] = []
+    for planned in filter(_at_call, quantized.activation_plan):
+        bits = np.asarray(quantized.activation_ranges[planned.path]["bits"])
+        if planned.symmetric or not set(bits.ravel()) <= {0, BITS_AT_CALL}:
+            raise QtxError(f"{planned.path} has no asymmetric grid of 8 bits, as a range of a call has in ONNX")
+        found += [(planned.path, i if bits.ndim else None) for i, b in enumerate(bits.ravel()) if b]
+    return frozenset(found)
+
+
 def _at_call(planned: Planned) -> bool:
     return isinstance(planned.granularity, Call)
 
@@ -163,8 +174,6 @@ def _at_call(planned: Planned) -> bool:
 def _by_layer(planned: Planned, r: Range) -> dict[tuple[str, int | None], Grid]:
     bits = np.asarray(r["bits"])
     if _at_call(planned):
-        if planned.symmetric or bits.max() != BITS_AT_CALL:
-            raise QtxError(f"{planned.path} has no asymmetric grid of 8 bits, as a range of a call has in ONNX")
         return {}
     if isinstance(planned.granularity, Token):
         raise QtxError(

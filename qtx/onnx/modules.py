@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import dataclasses
-from collections.abc import Callable, Collection, Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from typing import Any
 
 import numpy as np
@@ -68,13 +68,13 @@ class Place:
 
     Attributes:
       weights, sites: the grids of a quantized model.
-      dynamic: the paths of sites with the grid of their values at a call.
+      dynamic: sites, path and layer, with the grid of their values at a call.
       layer: the number of the layer; None: in none.
     """
 
     weights: Grids
     sites: Grids
-    dynamic: Collection[str] = ()
+    dynamic: frozenset[tuple[str, int | None]] = frozenset()
     layer: int | None = None
 
     def grid(self, grids: Grids, path: str) -> Grid | None:
@@ -267,7 +267,7 @@ def product(graph, place, inputs, equation):
 def site(graph, place, inputs, equation):
     [x], path = inputs, equation.params["path"]
     graph.label(x, place.label(path))
-    if path in place.dynamic:
+    if not place.dynamic.isdisjoint({(path, place.layer), (path, None)}):
         return [dataclasses.replace(x, dynamic=True)]
     grid = place.grid(place.sites, path)
     if grid is None:

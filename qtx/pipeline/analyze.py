@@ -7,6 +7,7 @@ which tensors are quantized, to how many bits and in which ranges is data.
 from __future__ import annotations
 
 import dataclasses
+import itertools
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -118,7 +119,7 @@ def diagnose(
     tell("looking for the tensors that cost most")
     chosen, lower_is_better = targets(model), objective.lower_is_better
     if not thorough:
-        chosen = costliest(model, params, of_tensors(1), lower_is_better, COSTLIEST)
+        chosen = list(itertools.islice(costliest(model, params, of_tensors(1), lower_is_better), COSTLIEST))
     found = sweep(
         model,
         params,

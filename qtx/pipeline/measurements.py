@@ -34,8 +34,10 @@ Measurement = dict[str, Any]
 
 
 def calibration_options(quantization: Mapping[str, Any]) -> dict[str, Any]:
-    """Returns the options of a config's section `quantization`, as in config.json, that a measurement records."""
-    return {name: value for name, value in quantization.items() if name not in NOT_OPTIONS}
+    """Returns the options of a config's section `quantization`, as in config.json, that a measurement records; exempt
+    tensors only where there are some, since earlier versions had none."""
+    left = NOT_OPTIONS if quantization.get("exempt") else (*NOT_OPTIONS, "exempt")
+    return {name: value for name, value in quantization.items() if name not in left}
 
 
 def add(folder: RunFolder, head: Mapping[str, Any], new: Iterable[Measurement]) -> None:

@@ -31,9 +31,8 @@ from qtx.quantization.plan import (
     make_plan,
     settled,
     sites_beside,
-    spread,
 )
-from qtx.quantization.recipe import Recipe, resolve
+from qtx.quantization.recipe import Recipe, check_exempt, resolve
 
 STATIC = Static()
 
@@ -152,10 +151,11 @@ def site_ranges(plan: QuantizerPlan, state: Any) -> Ranges:
 def initial_state(anatomy: Anatomy, recipe: Recipe, weight_ranges: Ranges, bases: Bases) -> tuple[QuantizerPlan, Any]:
     """Returns the plan of the activations, and the variable collections before the first batch."""
     quantizers = resolve(recipe.activations, sites_beside(anatomy, weight_ranges), "activation")
+    check_exempt(recipe, {path: anatomy.leading(path) for path in (*weight_ranges, *quantizers)})
     plan, ranges, states = make_plan(quantizers), {}, {}
     for planned in plan:
         path, leading, features = planned.path, anatomy.leading(planned.path), anatomy.sites[planned.path].features
-        ranges[path] = {"bits": spread(quantizers[path].bits, leading), **bases.get(path, {})}
+        ranges[path] = {"bits": jnp.asarray(recipe.bits(path, quantizers[path].bits, leading)), **bases.get(path, {})}
         if isinstance(planned.granularity, Token):
             continue
         state = planned.granularity.init(planned.estimator, (features,))

@@ -14,7 +14,7 @@ from qtx.models import TransformerConfig
 from qtx.quantization.estimators import ESTIMATORS, MinMax, Mse
 from qtx.quantization.granularity import GRANULARITIES, Granularity, Token
 from qtx.quantization.methods import Method, make_method
-from qtx.quantization.recipe import Quantizer, Recipe
+from qtx.quantization.recipe import Quantizer, Recipe, read_exempt
 from qtx.quantization.recipes import RECIPES, find_recipe
 from qtx.quantization.recipes.recorded import as_data
 
@@ -39,6 +39,8 @@ class QuantizationConfig(Checked):
       activation_granularity: "tensor", "group" (PEG: groups of dimensions, at the sites as wide as the embedding), or
         "token" (dynamic: nothing is calibrated).
       calibration_batches: how many batches of training data set the activation ranges.
+      exempt: tensors of other bits than the scheme's, each as "layers/mlp/out[5]=float" or "layers/mlp/out/kernel=16";
+        `qtx quantize --target` finds them.
       sensitivity_batches: how many held-out batches `qtx sensitivity` measures every site on.
 
     Raises:
@@ -54,11 +56,14 @@ class QuantizationConfig(Checked):
     activation_granularity: str = "tensor"
     calibration_batches: Annotated[int, at_least(1, "e.g. 16")] = 16
     sensitivity_batches: Annotated[int, at_least(1, "e.g. 16")] = 4
+    exempt: tuple[str, ...] = ()
 
     def __post_init__(self):
         super().__post_init__()
         find_recipe(self.recipe)
         self.make_method()
+        for text in self.exempt:
+            read_exempt(text)
         if not self.schemes:
             raise QtxError("schemes is empty: expected at least one, e.g. ('w8a8',)")
         for scheme in self.schemes:
@@ -93,7 +98,8 @@ class QuantizationConfig(Checked):
 
     def make_recipe(self, scheme: str, model: TransformerConfig) -> Recipe:
         """Makes the recipe for a model under a scheme."""
-        return find_recipe(self.recipe)(model, *self.quantizers(scheme))
+        recipe = find_recipe(self.recipe)(model, *self.quantizers(scheme))
+        return dataclasses.replace(recipe, exempt=tuple(map(read_exempt, self.exempt)))
 
     def recorded_rules(self, schemes: Iterable[str], model: TransformerConfig) -> dict[str, Any]:
         """Returns the rules of a recipe that is in no registry, by scheme, for a run to keep (see `recipes.recorded`).

@@ -144,7 +144,7 @@ def load_ranges(module: nn.Module, params: Any, recipe: Recipe, batch: dict[str,
         name = f"integers/{planned.path}"
         if name in arrays:
             q, r = _taken(arrays, name, flat[planned.path].shape, INTEGERS, file), ranges["weights"][planned.path]
-            rounded[planned.path] = from_integers(planned, q, r)
+            rounded[planned.path] = _on_grid(planned, q, r, flat[planned.path])
             if not np.array_equal(to_integers(planned, rounded[planned.path], r), q):
                 raise QtxError(f"{file}: {name} leave the grid of their range: calibrate anew, without --ranges")
     if arrays:
@@ -162,12 +162,18 @@ def _integers(quantized: Quantized, params: Any) -> dict[str, np.ndarray]:
         if is_table(path) or np.array_equal(rounded[path], nearest[path]):
             continue
         q = to_integers(planned, rounded[path], ranges[path])
-        if not np.array_equal(from_integers(planned, q, ranges[path]), rounded[path]):
+        if not np.array_equal(_on_grid(planned, q, ranges[path], rounded[path]), rounded[path]):
             raise QtxError(f"{path} is not on the grid of its range: a file of ranges cannot reproduce it")
         found[path] = np.asarray(q).astype(
             next(t for t in INTEGERS if np.iinfo(t).min <= q.min() and q.max() <= np.iinfo(t).max)
         )
     return found
+
+
+def _on_grid(planned: Planned, integers: np.ndarray, r: Range, left: jax.Array) -> jax.Array:
+    """Returns the weight of integers; of layers without a grid, what was `left`."""
+    on = r["bits"].reshape(r["bits"].shape + (1,) * (left.ndim - r["bits"].ndim)) > 0
+    return jnp.where(on, from_integers(planned, integers, r), left)
 
 
 def _in_words(weight_plan: QuantizerPlan, activation_plan: QuantizerPlan) -> dict[str, dict[str, str]]:

@@ -21,10 +21,11 @@ from qtx.quantization.estimators import Estimator
 
 def observe(estimator: Estimator, state: Any, x: jax.Array, bits: Any, symmetric: bool, where: Any = None) -> Any:
     """Updates an estimator's state, to NaN from the first value on that is not finite: a percentile or a search would
-    pass over such a value, and a finite range would hide it."""
+    pass over such a value, and a finite range would hide it. With 0 bits, of a tensor in floating point, the range is
+    that of 2 bits, for arithmetic's sake."""
     finite = jnp.isfinite(x).all(where=None if where is None else jnp.broadcast_to(where, x.shape))
     finite &= jnp.stack([jnp.isfinite(leaf).all() for leaf in jax.tree.leaves(state)]).all()
-    new = estimator.update(state, x, bits, symmetric, where)
+    new = estimator.update(state, x, jnp.maximum(bits, 2), symmetric, where)
     return jax.tree.map(lambda leaf: jnp.where(finite, leaf, jnp.nan), new)
 
 

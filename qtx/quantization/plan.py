@@ -18,7 +18,7 @@ from qtx.anatomy.flow import TABLE
 from qtx.foundation.errors import QtxError
 from qtx.quantization.estimators import Estimator, MinMax
 from qtx.quantization.granularity import Granularity, InputGroup, Token
-from qtx.quantization.recipe import Quantizer, Recipe, resolve
+from qtx.quantization.recipe import Quantizer, Recipe, check_exempt, resolve
 
 
 class Planned(NamedTuple):
@@ -86,7 +86,9 @@ def quantizers_of(anatomy: Anatomy, recipe: Recipe) -> tuple[dict[str, Quantizer
       QtxError: if the recipe does not fit the model.
     """
     weights = resolve(recipe.weights, weights_of(anatomy), "weight")
-    return weights, resolve(recipe.activations, sites_beside(anatomy, weights), "activation")
+    sites = resolve(recipe.activations, sites_beside(anatomy, weights), "activation")
+    check_exempt(recipe, {path: anatomy.leading(path) for path in (*weights, *sites)})
+    return weights, sites
 
 
 def weights_of(anatomy: Anatomy) -> dict[str, Parameter]:

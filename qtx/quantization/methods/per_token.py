@@ -7,7 +7,7 @@ from typing import ClassVar
 
 from qtx.quantization.granularity import Token
 from qtx.quantization.methods.base import Method
-from qtx.quantization.recipe import Recipe, Rule
+from qtx.quantization.recipe import Rule
 
 
 @dataclasses.dataclass(frozen=True)
@@ -32,4 +32,4 @@ class PerToken(Method):
                 rule, quantizer=dataclasses.replace(rule.quantizer, granularity=self.granularity)
             )
 
-        return Recipe(recipe.weights, tuple(dynamic(rule) for rule in recipe.activations))
+        return dataclasses.replace(recipe, activations=tuple(dynamic(rule) for rule in recipe.activations))

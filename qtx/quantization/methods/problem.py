@@ -9,11 +9,12 @@ from typing import Any
 
 import flax.linen as nn
 import jax
+import jax.numpy as jnp
 
 from qtx.anatomy import Anatomy
 from qtx.quantization.basis import Bases
 from qtx.quantization.methods.inputs import Statistic, of_inputs
-from qtx.quantization.plan import QuantizerPlan, Ranges, check_finite, make_plan, spread, weights_of
+from qtx.quantization.plan import QuantizerPlan, Ranges, check_finite, make_plan, weights_of
 from qtx.quantization.recipe import Quantizer, Recipe, resolve
 from qtx.quantization.weights import weight_ranges
 
@@ -54,7 +55,8 @@ class Problem:
     @functools.cached_property
     def bits(self) -> dict[str, jax.Array]:
         """Returns the bits of each weight by path, a scalar or `[L]`."""
-        return {path: spread(q.bits, self.anatomy.leading(path)) for path, q in self.quantizers.items()}
+        leading = self.anatomy.leading
+        return {path: jnp.asarray(self.recipe.bits(path, q.bits, leading(path))) for path, q in self.quantizers.items()}
 
     @functools.cached_property
     def ranges(self) -> Ranges:

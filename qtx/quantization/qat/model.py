@@ -185,6 +185,8 @@ def make_qat_model(module: nn.Module, recipe: Recipe, batch: dict[str, Any], lea
     Raises:
       QtxError: if the recipe does not fit the model, or ranges of groups are to be learned.
     """
+    if recipe.exempt:
+        raise QtxError("exempt tensors are for quantization after training: set config.quantization.exempt=()")
     anatomy = read(module, batch)
     shapes = {path: one.shape for path, one in anatomy.parameters.items()}
     shapes |= {path: (site.features,) for path, site in anatomy.sites.items()}

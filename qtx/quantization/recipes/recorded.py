@@ -23,6 +23,8 @@ from qtx.quantization.recipe import Quantizer, Recipe, Rule
 
 REMEDY = "name the recipe on this command line, --config.quantization.recipe=FILE.py:FUNCTION"
 EXPECTED = Expected("a recorded recipe", REMEDY)
+OF_THE_CONFIG = "exempt"
+"""The field of a `Recipe` that is no rule: the config has it."""
 
 
 def classes() -> dict[str, Any]:
@@ -42,7 +44,8 @@ def _encode(value: Any) -> Any:
     if dataclasses.is_dataclass(value) and not isinstance(value, type):
         if classes().get(type(value).__name__) is not type(value):
             raise LookupError(type(value).__name__)
-        fields = {field.name: _encode(getattr(value, field.name)) for field in dataclasses.fields(value)}
+        names = [field.name for field in dataclasses.fields(value) if field.name != OF_THE_CONFIG]
+        fields = {name: _encode(getattr(value, name)) for name in names}
         return {"is": type(value).__name__, **fields}
     if isinstance(value, Part):
         return {"part": value.name}
