@@ -88,7 +88,7 @@ def to_target(
     """Finds the cheapest tensors to leave at more bits, so that a run reaches a target under a scheme.
 
     The search is on a few held-out examples. What it finds is calibrated and measured on all of them; if too little is
-    left there, more is asked for on the few.
+    left there, as much more is asked for on the few.
 
     Args:
       run: the run.
@@ -128,16 +128,19 @@ def to_target(
     for _ in range(ROUNDS):
         order, this_time = itertools.tee(order)
         found = cheapest(this_time, functools.partial(holds, wanted), offer.price)
-        left = offer.tensors if found is None else found
-        exempt = tuple(Exempt(path, layer, bits) for _, path, layer in left)
+        if found is None:
+            break
+        exempt = tuple(Exempt(path, layer, bits) for _, path, layer in found)
         mixed = run.with_quantization(schemes=(scheme,), exempt=tuple(map(str, exempt)))
         tell("calibrating, and measuring on all held-out data")
         reached = metrics_of(mixed.assembled, under(mixed, scheme))[metric]
         if sign * reached <= sign * target:
-            each = tuple(offer.prices.of([one], kept) for one in left)
-            return mixed, Mixed(scheme, exempt, each, offer.prices.of(left, kept), number, metric, target, reached)
-        wanted += target - reached
-    raise QtxError(f"{metric} {target:g} was not reached: {reached:g} with {len(left)} of {number} tensors exempt")
+            each = tuple(offer.prices.of([one], kept) for one in found)
+            return mixed, Mixed(scheme, exempt, each, offer.prices.of(found, kept), number, metric, target, reached)
+        wanted = known[frozenset(found)] + target - reached
+    raise QtxError(
+        f"{metric} {fixed(target)} was not reached by {scheme}, whichever of {number} tensors were exempt: ask for less"
+    )
 
 
 def read_target(text: str, floating: float, lower_is_better: bool) -> float:

@@ -286,6 +286,13 @@ def test_a_linear_layer_gives_the_integers_that_its_integers_make(granularity):
         ("w16a8", {"recipe": "matmul"}, 0.999),
         ("w8a2", {"recipe": "matmul"}, 0.999),
         ("w4a8", {"recipe": "matmul"}, 0.995),
+        (
+            "w8a8",
+            {"exempt": ("layers/mlp/out/kernel[1]=float", "layers/mlp/hidden[0]=float"), "recipe": "matmul"},
+            0.995,
+        ),
+        ("w8a8", {"exempt": ("layers/attention/query/kernel[1]=16", "layers/mlp/hidden=16")}, 0.995),
+        ("w8a8", {"exempt": ("layers/mlp/hidden[1]=float",), "method": "dynamic", "recipe": "matmul"}, 0.999),
         ("w6a6", {}, 0.98),  # a tie that is broken otherwise costs a larger step
     ],
 )
@@ -296,6 +303,18 @@ def test_other_grids_are_exported(scheme, options, least):
     batch = examples(model.module.config, np.random.default_rng(3), 16, 16)
     found = answers(session(to_onnx(model.module, params, model).model), batch)["last_hidden_state"]
     assert cosine(of_real(found, batch), of_real(np.asarray(model.apply(batch)), batch)) > least
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("method", ["static", "dynamic"])
+def test_exempt_layers_alone_are_in_floating_point(method):
+    from qtx.onnx.convert import to_onnx
+
+    exempt = ("layers/mlp/out/kernel[1]=float", "layers/mlp/hidden[0]=float", "layers/attention/value/kernel[0]=float")
+    model, params = quantized(MODELS["bert none"], recipe="matmul", method=method, exempt=exempt)
+    assert sorted(to_onnx(model.module, params, model).in_floating_point) == [
+        "layers.0.attention.value", "layers.0.mlp.out", "layers.1.mlp.out"
+    ]  # fmt: skip
 
 
 @pytest.mark.slow
