@@ -61,16 +61,17 @@ class Trade:
 
     def metric(self, some: Sequence[Target]) -> float:
         """Returns the metric with some tensors left in floating point."""
-        return self._measured(with_some(self.quantized, self.params, some, alone=False))
+        return self.measured(with_some(self.quantized, self.params, some, alone=False))
 
     def order(self) -> Iterator[Target]:
         """Yields the tensors, those first that cost most for their price when quantized alone, on part of the
         examples."""
         part = -(-len(self.batches) // SWEPT)
         lower = self.few.objective.lower_is_better
-        return costliest(self.quantized, self.params, lambda model: self._measured(model, part), lower, self.price)
+        return costliest(self.quantized, self.params, lambda model: self.measured(model, part), lower, self.price)
 
-    def _measured(self, model: Quantized, number: int | None = None) -> float:
+    def measured(self, model: Quantized, number: int | None = None) -> float:
+        """Returns the metric of a model on the first `number` batches; None: on all."""
         return add_up(sums_of(self.few, model), self.batches[:number])[self.few.objective.metric]
 
 
