@@ -21,6 +21,7 @@ from qtx.interop.carried import carried
 from qtx.interop.class_names import named_classes
 from qtx.interop.modeling import modeling
 from qtx.interop.original import as_in
+from qtx.interop.sentence_files import modules_files
 from qtx.interop.stored import ATTENTION_KEY, CONFIG, EXPECTED, open_folder, sizes_of, table_of
 from qtx.interop.weight_files import WEIGHTS
 from qtx.models import TransformerConfig
@@ -99,7 +100,7 @@ def save(
     if config.attention != AttentionConfig():
         values[ATTENTION_KEY] = {k: v for k, v in flattened(config.attention).items() if v is not None}
     values, code = modeling(checkpoint, config, values)
-    contents |= {**code, **(files or {})}
+    contents |= {**modules_files(config, None if original is None else Path(original)), **code, **(files or {})}
     text = json.dumps(values, indent=2) + "\n"
     write_whole({folder / name: content for name, content in {**contents, CONFIG: text.encode()}.items()})
 

@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
+import dataclasses
 import json
 
+import flax.linen as nn
 import jax
 import pytest
 
@@ -16,6 +18,7 @@ from qtx.pipeline.embeddings import told_of_embeddings
 
 LEGACY = "sentence_transformers.models."
 TODAY = "sentence_transformers.sentence_transformer.modules."
+SMALL = BertConfig(num_layers=1, width=8, num_heads=2, mlp_width=8, vocab_size=9, max_length=4, head="none")
 FLAGS = {f"pooling_mode_{name}": False for name in ("cls_token", "mean_tokens", "max_tokens", "mean_sqrt_len_tokens")}
 
 
@@ -210,3 +213,31 @@ def test_a_published_model_goes_through_bit_for_bit(tmp_path, whole_patient):
         if file.name == "config.json":
             original, written = json.loads(original), json.loads(written)
         assert file.suffix == ".safetensors" or written == original, file
+
+
+CHOSEN = [
+    {"pooling": "cls"},
+    {"pooling": "cls+max", "normalize": True},
+    {"normalize": True},
+    {"include_prompt": False},
+]
+
+
+@pytest.mark.parametrize("chosen", CHOSEN)
+@pytest.mark.parametrize("names_modules", [True, False, None])
+def test_what_pools_an_encoder_by_choice_is_written(tmp_path, chosen, names_modules):
+    """Whether its checkpoint names another pooling, or none, or there is no checkpoint."""
+    config = dataclasses.replace(SMALL, **chosen)
+    params = nn.unbox(jax.jit(build(config).init)(jax.random.key(0), config.example())["params"])
+    original, again = (tmp_path / name for name in ("original", "again"))
+    save(original, SMALL, params)
+    if names_modules:
+        write(original, {"pooling_mode": "lasttoken"}, normalize=not config.normalize)
+    save(again, config, params, original=None if names_modules is None else original)
+    assert load(again)[0] == config
+
+
+def test_modules_that_loaders_take_anyway_are_not_written(tmp_path):
+    params = nn.unbox(jax.jit(build(SMALL).init)(jax.random.key(0), SMALL.example())["params"])
+    save(tmp_path, SMALL, params)
+    assert {file.name for file in tmp_path.iterdir()} == {"config.json", "model.safetensors"}
