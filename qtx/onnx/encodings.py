@@ -42,7 +42,8 @@ def encodings_of(floating: Converted, params: Any, quantized: Converted, model: 
         raise QtxError("ranges of activations are found at each call")
     if not _rounds_to_nearest(params, model):
         raise QtxError("the method does not round weights to the nearest integer, which is what encodings mean")
-    graph, found = floating.model.graph, {}
+    graph = floating.model.graph
+    found: dict[str, dict[str, Any]] = {}
     axes, reads, sites = {x.name: len(x.dims) for x in graph.initializer}, _reads(graph), set()
     for one in quantized.rounded:
         if "" in (quantized.labelled.get(one.label), floating.labelled.get(one.label)):

@@ -228,7 +228,9 @@ class Graph:
             )
             for node in reversed(nodes)
         ]
-        constants = [numpy_helper.from_array(x, names.get(name, name)) for name, x in self._values.items() if name in needed]
+        constants = [
+            numpy_helper.from_array(x, names.get(name, name)) for name, x in self._values.items() if name in needed
+        ]
         described = [describe(name, tensor.dtype, tensor.shape) for name, tensor in outputs.items()]
         graph = helper.make_graph(made, "qtx", list(inputs), described, constants)
         model = helper.make_model(graph, opset_imports=[helper.make_opsetid("", self.opset)], producer_name="qtx")
