@@ -181,7 +181,8 @@ COMMANDS = {
         "one that the run was trained under) and writes a model whose matrix products run int8 x int8 -> int32,\n"
         "to WORKDIR/export/int8; `qtx evaluate --workdir=WORKDIR/export/int8` runs it.\n"
         "onnx: writes onnx/model.onnx, in floating point, and onnx/model_quantized.onnx, on the same integers, with\n"
-        "tokenizer and config beside them, to WORKDIR/export/onnx, laid out as on the Hugging Face Hub.\n"
+        "tokenizer and config beside them, to WORKDIR/export/onnx, laid out as on the Hugging Face Hub;\n"
+        "onnx/model.encodings has the ranges for AIMET and QNN, by the names of tensors in model.onnx.\n"
         "huggingface: writes config.json and model.safetensors in floating point to WORKDIR/export/huggingface.",
         example="qtx export --format=int8 --workdir=runs/gated --scheme=w8a8",
         one_scheme=True,

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import dataclasses
 from collections.abc import Mapping, Sequence
 from typing import Any, NamedTuple
 
@@ -16,15 +17,16 @@ from qtx.models import TransformerConfig
 from qtx.models.embedding import EmbeddingHead
 from qtx.models.pooling import embedding_of
 from qtx.onnx.graph import Graph, Tensor, describe
+from qtx.onnx.grids import Grid, Grids, Rounded
 from qtx.onnx.marks import marked
-from qtx.onnx.modules import Grid, Grids, Place
+from qtx.onnx.modules import Place
 from qtx.onnx.operations import cast
 from qtx.onnx.walk import known, walk
 from qtx.quantization import Quantized
 from qtx.quantization.basis import basis_of
 from qtx.quantization.granularity import Call, Token
 from qtx.quantization.integer.convert import for_inference
-from qtx.quantization.plan import Planned, Range, is_table
+from qtx.quantization.plan import Planned, Range, flatten, is_table
 from qtx.quantization.rounding import grid_of_range
 
 OPSET, WIDE_OPSET = 20, 21
@@ -39,10 +41,15 @@ class Converted(NamedTuple):
     Attributes:
       model: the graph.
       in_floating_point: its dense layers that do not run on integers.
+      labelled: the names that tensors at sites and weights have in the graph, by label, as `layers.0.mlp.out`; empty:
+        the outputs do not need the tensor.
+      rounded: the tensors that are rounded.
     """
 
     model: onnx.ModelProto
     in_floating_point: Sequence[str]
+    labelled: Mapping[str, str]
+    rounded: Sequence[Rounded]
 
 
 def to_onnx(
@@ -78,16 +85,27 @@ def to_onnx(
         cast(graph, Tensor(shape, np.dtype(_stored(kind)), name), kind)
         for name, (shape, kind) in sorted(inputs.items())
     ]
-    found = walk(
-        graph,
-        Place(weights, sites, at_call),
-        jaxpr.jaxpr,
-        jaxpr.consts,
-        [*map(known, jax.tree.leaves(values)), *entering],
-    )
+    place = Place(weights, sites, at_call, apart=quantized is None)
+    parameters = {path: np.asarray(x) for path, x in flatten(values).items()}
+    for path, value in parameters.items():
+        if not is_table(path):  # a table that is multiplied is not the one that is looked up, and rounded
+            graph.parameter(value, place.label(path))
+    held = [known(value, path) for path, value in sorted(parameters.items(), key=lambda one: one[0].split("/"))]
+    found = walk(graph, place, jaxpr.jaxpr, jaxpr.consts, [*held, *entering])
+    graph.rounded += _rounded_before(place, graph.rounded)
     described = [describe(name, _stored(kind), shape) for name, (shape, kind) in inputs.items()]
-    model = graph.model(described, dict(zip(sorted(shapes), found, strict=True)), dict(metadata or {}))
-    return Converted(model, graph.in_floating_point)
+    model, labelled = graph.model(described, dict(zip(sorted(shapes), found, strict=True)), dict(metadata or {}))
+    return Converted(model, graph.in_floating_point, labelled, graph.rounded)
+
+
+def _rounded_before(place: Place, rounded: Sequence[Rounded]) -> list[Rounded]:
+    """Returns the weights that are rounded before they enter a graph: those that no mark has."""
+    seen = {one.path for one in rounded}
+    return [
+        Rounded(dataclasses.replace(place, layer=layer).label(path), path, grid, weight=True)
+        for (path, layer), grid in place.weights.items()
+        if path not in seen
+    ]
 
 
 def _stored(kind: Any) -> Any:
@@ -198,6 +216,8 @@ def _grid(planned: Planned, r: Range) -> Grid | None:
         raise QtxError(
             f"{planned.path} has ranges of groups of inputs, which no runtime multiplies: use one per channel"
         )
+    if low.min() < low.max():  # channels with and without negative values: as offsets from their ends they are alike
+        zero_point, low, high = zero_point - low, low - low, high - low
     scale, zero_point = (x.reshape(() if x.size == 1 else -1) for x in (scale, zero_point))
     lowest, highest = int(low.min()), int(high.max())
     kinds = (np.uint8, np.int8, np.uint16, np.int16)

@@ -15,6 +15,8 @@ import numpy as np
 import onnx
 from onnx import TensorProto, helper, numpy_helper
 
+from qtx.onnx.grids import Rounded
+
 Shape = tuple[Any, ...]
 """Sizes of axes: integers, or sizes that only the inputs tell, as `jax.export.symbolic_shape` has them."""
 
@@ -47,6 +49,7 @@ class Tensor:
       value: its values, if they are known (see `known`).
       quantized: its integers, if it is on a grid.
       dynamic: whether dense layers round it, to the grid of all its values at a call.
+      parameter: the path of the parameter that it is, of all layers; empty: it is none.
     """
 
     shape: Shape
@@ -55,6 +58,7 @@ class Tensor:
     value: np.ndarray | None = None
     quantized: Quantized | None = None
     dynamic: bool = False
+    parameter: str = ""
 
     @property
     def known(self) -> np.ndarray:
@@ -82,6 +86,7 @@ class Graph:
       nodes: as they were made.
       makers: the node that makes a tensor, by the tensor's name.
       in_floating_point: the dense layers that do not run on integers.
+      rounded: the tensors that are rounded, in the order of the trace.
     """
 
     def __init__(self, opset: int, sizes: dict[str, tuple[str, int]]):
@@ -91,8 +96,11 @@ class Graph:
         self._constants: dict[Any, str] = {}
         self._values: dict[str, np.ndarray] = {}
         self._labels: dict[str, str] = {}
+        self._labelled: dict[str, str] = {}
+        self._parameters: dict[bytes, str] = {}
         self.makers: dict[str, _Node] = {}
         self.in_floating_point: list[str] = []
+        self.rounded: list[Rounded] = []
 
     def node(self, op: str, *inputs: str, outputs: int = 1, **attributes: Any) -> list[str]:
         """Returns the names of the outputs of a node, which is made unless the same one is there."""
@@ -110,20 +118,41 @@ class Graph:
         """Returns the name of a constant, which is made unless the same one is there, of the same owner."""
         array = np.ascontiguousarray(np.asarray(value, dtype))
         array = array.reshape(np.shape(value))  # of a scalar too
-        key = (owner, array.dtype.str, array.shape, hashlib.blake2b(array.data).digest())
+        digest = hashlib.blake2b(array.data).digest()
+        key = (owner, array.dtype.str, array.shape, digest)
         if key not in self._constants:
-            self._constants[key] = f"constant_{len(self._values)}"
-            self._values[self._constants[key]] = array
+            self._constants[key] = name = f"constant_{len(self._values)}"
+            self._values[name] = array
+            if not owner and digest in self._parameters:
+                self.label(name, self._parameters[digest])
         return self._constants[key]
+
+    def parameter(self, value: np.ndarray, label: str) -> None:
+        """Gives a label to the constant that a parameter becomes, in whatever shape; the first one, if others have the
+        same values."""
+        self._parameters.setdefault(hashlib.blake2b(np.ascontiguousarray(value).data).digest(), label)
 
     def value_of(self, name: str) -> np.ndarray | None:
         """Returns the value of a constant; None: the name is another tensor's."""
         return self._values.get(name)
 
-    def label(self, tensor: Tensor, name: str) -> None:
-        """Names a computed tensor in the written graph, if it has no other name yet."""
-        if tensor.name in self.makers and name not in self._labels.values():
-            self._labels.setdefault(tensor.name, name)
+    def label(self, name: str, label: str) -> str:
+        """Names a tensor in the written graph, unless it has a name or the name is taken; returns its name here."""
+        if label not in self._labelled:
+            self._labelled[label] = name
+            self._labels.setdefault(name, label)
+        return name
+
+    def at_site(self, tensor: Tensor, label: str) -> Tensor:
+        """Returns the tensor at a site, which has the site's label and no other in the written graph, if it is in
+        floating point there: so each site has a tensor of its own."""
+        if tensor.quantized is not None:
+            self.label(self.use(tensor), label)
+            return tensor
+        if tensor.name not in self.makers or tensor.name in self._labels:
+            tensor = self.made("Identity", [self.use(tensor)], tensor.shape, tensor.dtype)
+        self.label(tensor.name, label)
+        return tensor
 
     def use(self, tensor: Tensor) -> str:
         """Returns the name of a tensor's values."""
@@ -180,8 +209,9 @@ class Graph:
 
     def model(
         self, inputs: Sequence[onnx.ValueInfoProto], outputs: dict[str, Tensor], metadata: dict[str, str]
-    ) -> onnx.ModelProto:
-        """Returns the model of given inputs and outputs, with the nodes that the outputs need."""
+    ) -> tuple[onnx.ModelProto, dict[str, str]]:
+        """Returns the model of given inputs and outputs, with the nodes that the outputs need, and the names that
+        labelled tensors have in it, by label; empty: the outputs do not need the tensor."""
         ends = {self.use(tensor): name for name, tensor in outputs.items()}
         names, nodes, needed = self._labels | ends, [], set(ends)
         for node in reversed(self.nodes):
@@ -198,13 +228,15 @@ class Graph:
             )
             for node in reversed(nodes)
         ]
-        constants = [numpy_helper.from_array(x, name) for name, x in self._values.items() if name in needed]
+        constants = [
+            numpy_helper.from_array(x, names.get(name, name)) for name, x in self._values.items() if name in needed
+        ]
         described = [describe(name, tensor.dtype, tensor.shape) for name, tensor in outputs.items()]
         graph = helper.make_graph(made, "qtx", list(inputs), described, constants)
         model = helper.make_model(graph, opset_imports=[helper.make_opsetid("", self.opset)], producer_name="qtx")
         model.ir_version = helper.find_min_ir_version_for(model.opset_import)
         helper.set_model_props(model, metadata)
-        return model
+        return model, {label: names[name] if name in needed else "" for label, name in self._labelled.items()}
 
 
 def describe(name: str, dtype: Any, shape: Shape) -> onnx.ValueInfoProto:

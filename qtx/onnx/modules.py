@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import dataclasses
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Sequence
 from typing import Any
 
 import numpy as np
@@ -11,55 +11,11 @@ from onnx import TensorProto
 
 from qtx.onnx import marks
 from qtx.onnx.graph import Graph, Quantized, Shape, Tensor
+from qtx.onnx.grids import Grid, Grids, Rounded
 from qtx.onnx.operations import cast, elementwise, matrix_product, number, shape_of
 
 FLOAT = TensorProto.FLOAT
 LOWEST = np.finfo(np.float32).min
-
-
-@dataclasses.dataclass(frozen=True)
-class Grid:
-    """A grid of integers: value = scale * (integer - zero_point), low <= integer <= high.
-
-    Attributes:
-      scale: float32, `()`, or `[F]` for a kernel `[D, F]` with a grid for each output.
-      zero_point: in the type that holds the integers, of scale's shape.
-      low, high: the ends.
-    """
-
-    scale: np.ndarray
-    zero_point: np.ndarray
-    low: int
-    high: int
-
-    @property
-    def whole(self) -> bool:
-        """Says whether the grid has all the integers of its type."""
-        ends = np.iinfo(self.zero_point.dtype)
-        return (self.low, self.high) == (ends.min, ends.max)
-
-    @property
-    def unsigned(self) -> Grid:
-        """Returns the grid of the same values whose integers have no sign."""
-        kind = self.zero_point.dtype
-        if kind.kind == "u":
-            return self
-        shift = -np.iinfo(kind).min
-        zero_point = (self.zero_point.astype(np.int32) + shift).astype(f"uint{8 * kind.itemsize}")
-        return Grid(self.scale, zero_point, self.low + shift, self.high + shift)
-
-    def integers(self, x: np.ndarray) -> np.ndarray:
-        """Returns the integers of values."""
-        found = np.rint(np.asarray(x, np.float32) / self.scale) + self.zero_point
-        return np.clip(found, self.low, self.high).astype(self.zero_point.dtype)
-
-    def rounded(self, x: np.ndarray) -> np.ndarray:
-        """Returns the values on the grid that are nearest to values."""
-        return (self.integers(x).astype(np.int32) - self.zero_point.astype(np.int32)) * self.scale
-
-
-Grids = Mapping[tuple[str, int | None], Grid]
-"""Grids by the path of a weight or a site, and the number of the layer; None: it is in no layer."""
 
 
 @dataclasses.dataclass(frozen=True)
@@ -69,12 +25,14 @@ class Place:
     Attributes:
       weights, sites: the grids of a quantized model.
       dynamic: sites, path and layer, with the grid of their values at a call.
+      apart: whether dense layers that read the same tensor are a product each, and not one together.
       layer: the number of the layer; None: in none.
     """
 
     weights: Grids
     sites: Grids
     dynamic: frozenset[tuple[str, int | None]] = frozenset()
+    apart: bool = False
     layer: int | None = None
 
     def grid(self, grids: Grids, path: str) -> Grid | None:
@@ -114,9 +72,15 @@ def dense(graph: Graph, place: Place, x: Tensor, layers: Sequence[Any]) -> list[
     if len(known) < len(grids) or (x.quantized is None and not x.dynamic):
         graph.in_floating_point.append(name)
     if len(known) < len(grids):
-        rows, weights, offset = _rows(graph, x), graph.constant(kernel), graph.constant(bias)
+        rows, offset = _rows(graph, x), graph.constant(bias)
+        weights = graph.label(graph.constant(kernel), f"{name}.kernel")
     else:
         told, axis, scale = _integers(graph, place.owner(paths[0]), known, [k.known for k in kernels])
+        graph.label(told[0], f"{name}.kernel")
+        for path, grid in zip(paths, known, strict=True):
+            label = f"{place.label(path)}.kernel"
+            graph.label(told[0], label)
+            graph.rounded.append(Rounded(label, f"{path}/kernel", grid, weight=True))
         if x.dynamic:
             y = _multiplied_at_call(graph, x, told, scale, bias)
             return _parted(graph, y, leading, widths)
@@ -125,7 +89,8 @@ def dense(graph: Graph, place: Place, x: Tensor, layers: Sequence[Any]) -> list[
     shape = (*rows.shape[:-1], sum(widths))
     y = graph.made("Gemm", [graph.use(rows), weights, *([offset] if offset else [])], shape, np.float32)
     y = y if offset or not bias.any() else graph.made("Add", [y.name, graph.constant(bias)], shape, np.float32)
-    graph.label(y, f"{name}/rows")
+    if len(leading) != 1:
+        graph.label(y.name, f"{name}/rows")
     return _parted(graph, graph.reshaped(y, (*leading, sum(widths))), leading, widths)
 
 
@@ -201,14 +166,24 @@ def _bias(graph: Graph, bias: np.ndarray, scale: np.ndarray, x: Quantized | None
 
 
 def norm(graph, place, inputs, equation):
-    names = [graph.use(x) for x in inputs]
+    x, scale, *bias = inputs
+    held = _constant(graph, place, scale.known, f"{equation.params['path']}/scale")
+    names = [graph.use(x), held, *map(graph.use, bias)]
     options = {"axis": -1, "epsilon": float(equation.params["epsilon"])}
-    return [graph.made("LayerNormalization", names, inputs[0].shape, np.float32, **options)]
+    return [graph.made("LayerNormalization", names, x.shape, np.float32, **options)]
+
+
+def _constant(graph: Graph, place: Place, value: np.ndarray, path: str) -> str:
+    """Returns the name of the constant of the parameter at a path, which it shares with no other parameter."""
+    label, grid = place.label(path), place.grid(place.weights, path)
+    if grid is not None:
+        graph.rounded.append(Rounded(label, path, grid, weight=True))
+    return graph.label(graph.constant(value, owner=label), label)
 
 
 def look_up(graph, place, inputs, equation):
-    table, rows = inputs
-    grid = place.grid(place.weights, f"{equation.params['path']}/embedding")
+    (table, rows), path = inputs, f"{equation.params['path']}/embedding"
+    grid = place.grid(place.weights, path)
     shape = (*rows.shape, table.shape[-1])
     if grid is None or grid.scale.ndim:
         values = (
@@ -216,9 +191,9 @@ def look_up(graph, place, inputs, equation):
             if grid is None
             else (grid.integers(table.known) - grid.zero_point.astype(np.int32)) * grid.scale
         )
-        names = [graph.constant(np.asarray(values, np.float32)), graph.use(rows)]
+        names = [_constant(graph, place, np.asarray(values, np.float32), path), graph.use(rows)]
         return [graph.made("Gather", names, shape, np.float32, axis=0)]
-    names = [graph.constant(grid.integers(table.known)), graph.use(rows)]
+    names = [_constant(graph, place, grid.integers(table.known), path), graph.use(rows)]
     integers = graph.node("Gather", *names, axis=0)[0]
     return [Tensor(shape, np.dtype(np.float32), quantized=Quantized(integers, grid.scale, grid.zero_point, grid.whole))]
 
@@ -266,12 +241,13 @@ def product(graph, place, inputs, equation):
 
 def site(graph, place, inputs, equation):
     [x], path = inputs, equation.params["path"]
-    graph.label(x, place.label(path))
+    x = graph.at_site(x, place.label(path))
     if not place.dynamic.isdisjoint({(path, place.layer), (path, None)}):
         return [dataclasses.replace(x, dynamic=True)]
     grid = place.grid(place.sites, path)
     if grid is None:
         return [x]
+    graph.rounded.append(Rounded(place.label(path), path, grid, weight=False))
     name = graph.use(x)
     if not grid.whole:
         ends = [np.float32(grid.scale * (end - grid.zero_point.astype(np.int64))) for end in (grid.low, grid.high)]

@@ -45,22 +45,23 @@ def walk(graph: Graph, place: Place, jaxpr: Any, constants: Sequence[Any], input
     return [graph.expanded(read(v), _shape(v)) for v in jaxpr.outvars]
 
 
-def known(value: Any) -> Tensor:
-    """Returns a value as a tensor."""
+def known(value: Any, parameter: str = "") -> Tensor:
+    """Returns a value as a tensor, perhaps that of a parameter."""
     array = np.asarray(value)
-    return Tensor(array.shape, array.dtype, value=array)
+    return Tensor(array.shape, array.dtype, value=array, parameter=parameter)
 
 
 def _shape(v: Any) -> tuple[Any, ...]:
     return tuple(v.aval.shape)
 
 
-def _kind(place: Place, equation: Any) -> tuple[Any, bool]:
-    """Returns what a dense layer reads, and whether its weights are on a grid."""
-    return equation.invars[0], place.grid(place.weights, f"{equation.params['path']}/kernel") is not None
+def _kind(place: Place, equation: Any) -> tuple[Any, bool, str]:
+    """Returns what a dense layer reads, whether its weights are on a grid, and its path, where layers are apart."""
+    path = equation.params["path"]
+    return equation.invars[0], place.grid(place.weights, f"{path}/kernel") is not None, path if place.apart else ""
 
 
-def _beside(place: Place, jaxpr: Any) -> dict[tuple[Any, bool], list[Any]]:
+def _beside(place: Place, jaxpr: Any) -> dict[tuple[Any, bool, str], list[Any]]:
     """Returns the dense layers of a trace by their kind: one product makes all of a kind."""
     found = collections.defaultdict(list)
     for equation in jaxpr.eqns:
@@ -108,5 +109,8 @@ def _unrolled(graph: Graph, place: Place, equation: Any, inputs: Sequence[Tensor
     for layer in range(params["length"]):
         own = [known(np.broadcast_to(x.known, shape)[layer]) for x, shape in zip(rows, stacked, strict=True)]
         there = dataclasses.replace(place, layer=layer)
+        for x, row in zip(own, rows, strict=True):
+            if row.parameter:
+                graph.parameter(x.known, there.label(row.parameter))
         carried = walk(graph, there, body.jaxpr, body.consts, [*shared, *carried, *own])
     return carried
