@@ -152,11 +152,15 @@ def what_next(stages: Sequence[Stage], aim: Aim) -> int | str:
     return steps if steps >= SMALLEST_STAGE else time_is_up
 
 
-def weight_limit(run: TrainedRun) -> float:
-    """Returns the smallest of `LIMITS` that the model can bear: at which clipping alone leaves it a fidelity of
-    `AFFORDABLE`. So a model is clipped as hard as it allows, and harder once it has learned to do without its largest
-    weights."""
-    assembled, params = run.assembled, run.floating_point
+def weight_limit(before: TrainedRun) -> float:
+    """Returns the limit on weights, one of `LIMITS`, of the stage that starts from a run: one step below that of the
+    run. The first stage, whose run is the original, has the smallest that the original can bear: at which clipping
+    alone leaves it a fidelity of `AFFORDABLE`. So the useful large weights go in steps, and each has a stage to be
+    replaced in."""
+    assembled, params = before.assembled, before.floating_point
+    reached = assembled.experiment.training.clip_weights
+    if reached is not None:
+        return max((limit for limit in LIMITS if limit < reached), default=reached)
     batches = list(itertools.islice(assembled.evaluation(), LIMIT_BATCHES))
     parameters = read_anatomy(assembled.module, batches[0]).parameters
 

@@ -111,7 +111,7 @@ def config_of_checkpoint(checkpoint: Found, names_source: bool = False) -> Confi
         load_tokenizer(folder)
         told = longest_text(folder)
         longest = min(getattr(model, "max_length", SEQUENCE_LENGTH), SEQUENCE_LENGTH if told is None else told[0])
-        options = {"tokenizer": str(folder), "sequence_length": min(SEQUENCE_LENGTH, longest)}
+        options = {"tokenizer": str(folder.absolute()), "sequence_length": min(SEQUENCE_LENGTH, longest)}
         if embedding_in_words(model) and (prompt := read_prompts(folder).default):
             options["prompt"] = prompt
     config.data = section(DataConfig(SOURCE.make("source", source, options)))

@@ -61,7 +61,7 @@ def config_on_data_of(run: TrainedRun, source: Found, other_data: bool) -> Confi
     recorded: Any = section(run.assembled.experiment.data)
     config.data.update({name: recorded[name] for name in (EXAMPLE_OPTIONS if other_data else recorded)})
     if config.data.tokenizer is not None:  # the checkpoint's own cuts the texts, and nothing is masked
-        config.data.update({"tokenizer": str(source.folder), "vocab_size": None, "mask_probability": None})
+        config.data.update({"tokenizer": str(source.folder.absolute()), "vocab_size": None, "mask_probability": None})
     return config
 
 

@@ -8,6 +8,7 @@ import json
 import re
 import shutil
 from pathlib import Path
+from types import SimpleNamespace
 
 import flax.linen as nn
 import jax
@@ -20,12 +21,14 @@ from qtx.analysis import Analysis
 from qtx.anatomy import read
 from qtx.builtin import builtin_checkpoint
 from qtx.cli.main import main
+from qtx.experiment import default
+from qtx.experiment import read as read_config
 from qtx.families import build
 from qtx.foundation.errors import QtxError
 from qtx.models import BertConfig
 from qtx.pages.healing import Judged, Stage, Story, model_card
 from qtx.pages.healing_page import healing_page
-from qtx.pipeline.heal import FIRST_STAGE, Aim, what_next
+from qtx.pipeline.heal import FIRST_STAGE, Aim, weight_limit, what_next
 from qtx.pipeline.healed import licence_of
 from qtx.pipeline.judged import ask
 from qtx.quantization.plan import flatten as leaves
@@ -74,6 +77,14 @@ def test_how_long_the_next_stage_is(stages, aim, expected):
 def test_aims_that_cannot_be_are_refused(options, told):
     with pytest.raises(QtxError, match=told):
         Aim(**options)
+
+
+@pytest.mark.parametrize("reached, expected", [(50.0, 35.0), (18.0, 12.0), (6.0, 5.0), (5.0, 5.0)])
+def test_each_stage_has_a_lower_limit_than_the_one_before_down_to_the_lowest(reached, expected):
+    config = default("bert")
+    config.training.clip_weights = reached
+    before = SimpleNamespace(assembled=SimpleNamespace(experiment=read_config(config)), floating_point=None)
+    assert weight_limit(before) == expected
 
 
 @pytest.mark.slow
