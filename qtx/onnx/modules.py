@@ -185,16 +185,14 @@ def look_up(graph, place, inputs, equation):
     (table, rows), path = inputs, f"{equation.params['path']}/embedding"
     grid = place.grid(place.weights, path)
     shape = (*rows.shape, table.shape[-1])
-    if grid is None or grid.scale.ndim:
-        values = (
-            table.known
-            if grid is None
-            else (grid.integers(table.known) - grid.zero_point.astype(np.int32)) * grid.scale
-        )
-        names = [_constant(graph, place, np.asarray(values, np.float32), path), graph.use(rows)]
+    if grid is None:
+        names = [_constant(graph, place, np.asarray(table.known, np.float32), path), graph.use(rows)]
         return [graph.made("Gather", names, shape, np.float32, axis=0)]
     names = [_constant(graph, place, grid.integers(table.known), path), graph.use(rows)]
     integers = graph.node("Gather", *names, axis=0)[0]
+    if grid.scale.ndim:  # a grid for each column, of which no site has one
+        told = [graph.constant(grid.scale), graph.constant(grid.zero_point)]
+        return [graph.made("DequantizeLinear", [integers, *told], shape, np.float32, axis=-1)]
     return [Tensor(shape, np.dtype(np.float32), quantized=Quantized(integers, grid.scale, grid.zero_point, grid.whole))]
 
 

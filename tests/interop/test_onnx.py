@@ -306,6 +306,22 @@ def test_other_grids_are_exported(scheme, options, least):
 
 
 @pytest.mark.slow
+@pytest.mark.parametrize("granularity", ["tensor", "channel"])
+@pytest.mark.parametrize("recipe", ["matmul", "strict"])
+def test_no_matrix_is_in_floating_point_in_the_file(recipe, granularity):
+    from onnx import TensorProto
+
+    from qtx.onnx.convert import to_onnx
+
+    model, params = quantized(MODELS["bert none"], recipe=recipe, weight_granularity=granularity)
+    held = to_onnx(model.module, params, model).model.graph.initializer
+    assert (
+        sum(len(x.dims) == 2 for x in held) == 2 * 4 + 3
+    )  # of each layer, with queries, keys and values in one; tables
+    assert not [x.name for x in held if len(x.dims) == 2 and x.data_type == TensorProto.FLOAT]
+
+
+@pytest.mark.slow
 @pytest.mark.parametrize("method", ["static", "dynamic"])
 def test_exempt_layers_alone_are_in_floating_point(method):
     from qtx.onnx.convert import to_onnx
