@@ -32,6 +32,7 @@ BENCHMARKS = {
     "training_step": ("training_step", "--compile", "--repeats", "9"),
     "evaluation": ("evaluation",),
     "integer_matmul": ("integer_matmul",),
+    "integer_matmul_384": ("integer_matmul", "--width", "384", "--layers", "6"),
     "onnx_graphs": ("onnx_graphs",),
     "scaling": ("scaling",),
 }

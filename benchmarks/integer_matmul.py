@@ -1,7 +1,8 @@
-"""How fast a BERT-base-width encoder runs on integers: `python -m benchmarks.integer_matmul [--output FILE]`.
+"""How fast an encoder of BERT-base's width, or of another, runs on integers: `python -m benchmarks.integer_matmul`.
 
-Random weights; FP32, bfloat16, fake quantization and integers in one run, call by call in turns, then the matrix
-products alone. FP32 is at JAX's default precision, which on GPUs is TF32.
+Random weights. FP32, bfloat16, fake quantization and integers (of every product, by the recipe `paper_bert`, and of the
+linear layers alone, by `matmul`) in one run, call by call in turns, then the matrix products alone. FP32 is at JAX's
+default precision, which on GPUs is TF32.
 Pin it to a core for a quiet machine's numbers: `taskset -c 0 python -m benchmarks.integer_matmul`.
 """
 
@@ -32,7 +33,13 @@ from qtx.quantization.integer import IntegerModel, convert, save
 from qtx.quantization.integer.products import multiply
 
 KINDS = ("fp32", "bf16", "int8")
-NAMES = (("fp32", "FP32"), ("bf16", "bfloat16"), ("fake", "fake quantization"), ("integer", "integers"))
+NAMES = {
+    "fp32": "FP32",
+    "bf16": "bfloat16",
+    "fake": "fake quantization",
+    "integer": "integers",
+    "linear": "of linear layers",
+}
 VOCABULARY = 1000
 """Small, and the head predicts one position: what is timed is the encoder."""
 
@@ -40,12 +47,14 @@ VOCABULARY = 1000
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--layers", type=count, default=2, help="encoder layers (default %(default)s)")
+    parser.add_argument("--width", type=count, default=768, help="of the embedding, 12 heads (default %(default)s)")
     parser.add_argument("--batch", type=count, default=8, help="sequences (default %(default)s)")
     parser.add_argument("--length", type=count, default=128, help="tokens of each (default %(default)s)")
     parser.add_argument("--repeats", type=count, default=15, help="timed calls of each (default %(default)s)")
     parser.add_argument("--output", type=output_file, help="write the numbers to this JSON file too")
     options = parser.parse_args()
-    config = BertConfig(num_layers=options.layers, vocab_size=VOCABULARY, max_length=options.length)
+    sizes = {"width": options.width, "num_heads": 12, "mlp_width": 4 * options.width}
+    config = BertConfig(num_layers=options.layers, vocab_size=VOCABULARY, max_length=options.length, **sizes)
     shape = {"layers": options.layers, "width": config.width, "heads": config.num_heads, "mlp": config.mlp_width}
     shape |= {"batch": options.batch, "length": options.length}
     device = jax.devices()[0].device_kind
@@ -75,9 +84,9 @@ def encoder(config: BertConfig, batch_size: int, length: int) -> tuple[dict[Any,
         "positions": jnp.zeros((batch_size, 1), jnp.int32),
     }
     params = nn.unbox(jax.jit(module.init)(jax.random.key(0), batch)["params"])
-    recipe = QuantizationConfig().make_recipe("w8a8", config)
-    quantized = calibrate(module, params, recipe, [batch], 1)
-    integer = convert(quantized)
+    recipes = [QuantizationConfig(recipe=name).make_recipe("w8a8", config) for name in ("paper_bert", "matmul")]
+    quantized, of_layers = (calibrate(module, params, recipe, [batch], 1) for recipe in recipes)
+    integer, linear = convert(quantized), convert(of_layers)
 
     apply = jax.jit(lambda model, batch: model.apply(batch))
     fp32, bf16 = jax.jit(module.apply), jax.jit(build(dataclasses.replace(config, dtype="bfloat16")).apply)
@@ -86,6 +95,7 @@ def encoder(config: BertConfig, batch_size: int, length: int) -> tuple[dict[Any,
         "bf16": lambda: bf16({"params": params}, batch),
         "fake": lambda: apply(quantized, batch),
         "integer": lambda: apply(integer, batch),
+        "linear": lambda: apply(linear, batch),
     }
     answers = {name: np.asarray(function(), np.float64) for name, function in functions.items()}
 
@@ -157,7 +167,7 @@ def report(result: dict[str, Any]) -> None:
     print(f"{shape}; {result['device']} ({result['machine']}), {result['cores']} cores; random weights, W8A8\n")
     times = result["encoder_ms"]
     print(f"{'encoder':24}{'ms':>10}{'FP32 / it':>12}")
-    for name, title in NAMES:
+    for name, title in NAMES.items():
         print(f"{title:24}{times[name]:10.1f}{times['fp32'] / times[name]:12.2f}")
     print(f"\n{'product':24}{'FP32 ms':>10}{'bf16 ms':>10}{'int8 ms':>10}{'FP32 / int8':>13}")
     rows = result["products_ms"]
@@ -181,7 +191,7 @@ def ratios(result: Mapping[str, Any]) -> dict[str, float]:
     """How many times as fast as FP32, and as small."""
     encoder, products, size = result["encoder_ms"], result["products_ms"]["all of the encoder"], result["megabytes"]
     return {
-        **{f"encoder, {name} / fp32": encoder["fp32"] / encoder[name] for name in ("fake", "integer")},
+        **{f"encoder, {name} / fp32": encoder["fp32"] / encoder[name] for name in ("fake", "integer", "linear")},
         "products, int8 / fp32": products["fp32"] / products["int8"],
         "file, fp32 / int8": size["fp32"] / size["integer"],
     }

@@ -60,9 +60,10 @@ def evaluation(axes: Axes, result: Mapping[str, Any]) -> None:
 
 
 def integer_matmul(axes: Axes, result: Mapping[str, Any]) -> None:
-    rows = {"encoder": result["encoder_ms"]["fp32"] / result["encoder_ms"]["integer"]}
+    times = result["encoder_ms"]
+    rows = {"encoder": times["fp32"] / times["integer"], "encoder, linear layers": times["fp32"] / times["linear"]}
     products = {name: row["fp32"] / row["int8"] for name, row in result["products_ms"].items()}
-    bars(axes, {"": rows | products}, "Integers: times as fast as FP32")
+    bars(axes, {"": rows | products}, f"Integers, width {result['shape']['width']}: times as fast as FP32")
 
 
 def onnx_graphs(axes: Axes, result: Mapping[str, Any]) -> None:
@@ -94,6 +95,7 @@ PANELS: dict[str, Callable[[Axes, Mapping[str, Any]], None]] = {
     "training_step": training_step,
     "evaluation": evaluation,
     "integer_matmul": integer_matmul,
+    "integer_matmul_384": integer_matmul,
     "onnx_graphs": onnx_graphs,
     "scaling": scaling,
 }
