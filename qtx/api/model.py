@@ -32,7 +32,7 @@ from qtx.pipeline.heal import heal as heal_checkpoint
 from qtx.pipeline.healed import export_healed
 from qtx.pipeline.importing import Found
 from qtx.pipeline.measure import metrics_of, token_text
-from qtx.pipeline.mixed import to_target
+from qtx.pipeline.mixed import read_goal, to_target
 from qtx.pipeline.patient import as_checkpoint, config_on_data_of, patient_config
 from qtx.pipeline.quantize import one_scheme, under
 from qtx.pipeline.run import TrainedRun, load_run
@@ -93,8 +93,8 @@ class Model:
         Args:
           bits: bits of weights and activations, e.g. "w8a8".
           target: the metric that the model is to have, or a share of the one in floating point, "99%": the cheapest
-            tensors are left in floating point, those of `run.assembled.experiment.quantization.exempt`; None: no tensor
-            is.
+            tensors are left in floating point, those of `run.assembled.experiment.quantization.exempt`; None: those of
+            the option `exempt`, or else those that the run has recorded, are.
           options: options of `qtx.quantization.QuantizationConfig`, such as `method` and `weight_estimator`.
 
         Raises:
@@ -107,7 +107,7 @@ class Model:
         options = _known(QuantizationConfig, {"schemes": (bits,), **options})
         run = self.run.with_quantization(**options)
         if target is not None:
-            run, found = to_target(run, bits, str(target))
+            run, found = to_target(run, bits, read_goal(str(target)))
             print(mixed_sentence(found))
         return QuantizedModel(run, bits, under(run, bits), self.kept)
 

@@ -42,7 +42,7 @@ from qtx.pipeline.healed import export_healed
 from qtx.pipeline.importing import Found, import_run
 from qtx.pipeline.measure import CALIBRATED, measure, metrics_of
 from qtx.pipeline.measurements import QUANTIZED_CENTRED
-from qtx.pipeline.mixed import to_target
+from qtx.pipeline.mixed import Goal, read_goal, to_target
 from qtx.pipeline.quantize import keep_quantization, keep_ranges, one_scheme, origin_of_ranges, with_ranges
 from qtx.pipeline.quantize import quantize as quantize_run
 from qtx.pipeline.run import TrainedRun, assemble_exported, assemble_run, restore_run, train_run
@@ -210,13 +210,12 @@ def quantize(
       target: what the first scheme is to reach with as few tensors as possible at more bits, which are `exempt` bits,
         as text.
     """
+    goal, bits = read_target(target, exempt, ranges)
     console = Console()
     began = time.monotonic()
     run = open_and_tell(experiment, workdir, console, checkpoint, names_data)
-    if target is not None:
-        run = mixed(run, target, exempt, ranges, console)
-    elif exempt is not None:
-        raise QtxError("--exempt is about the tensors that --target=NUMBER finds: give that too")
+    if goal is not None:
+        run = mixed(run, goal, bits, console)
     with console.status("quantizing and measuring"):
         schemes = with_ranges(run, at_home(ranges)) if ranges else quantize_run(run)
         keep_quantization(run)
@@ -232,15 +231,24 @@ def quantize(
     say(console, f"ranges: {', '.join(map(str, files))}")
 
 
-def mixed(run: TrainedRun, target: str, exempt: str | None, ranges: str | None, console: Console) -> TrainedRun:
-    """Returns the run with the tensors exempt that `--target` needs, and prints them."""
+def read_target(target: str | None, exempt: str | None, ranges: str | None) -> tuple[Goal | None, int]:
+    """Reads the flags `--target` and `--exempt`: what is to be reached, and the bits of what is left out."""
+    if target is None and exempt is not None:
+        raise QtxError("--exempt is about the tensors that --target=NUMBER finds: give that too")
+    if target is None:
+        return None, 0
     if ranges:
         raise QtxError("--target calibrates: leave --ranges out")
     if exempt not in (None, FLOAT, "16"):
         raise QtxError(f"--exempt={exempt}: expected {FLOAT} or 16")
-    scheme, bits = run.assembled.experiment.quantization.schemes[0], 16 if exempt == "16" else 0
+    return read_goal(target), 16 if exempt == "16" else 0
+
+
+def mixed(run: TrainedRun, goal: Goal, bits: int, console: Console) -> TrainedRun:
+    """Returns the run with the tensors exempt by which its first scheme reaches a goal, and prints them."""
+    scheme = run.assembled.experiment.quantization.schemes[0]
     with console.status("looking") as status:
-        run, found = to_target(run, scheme, target, bits, lambda step: status.update(escape(step)))
+        run, found = to_target(run, scheme, goal, bits, lambda step: status.update(escape(step)))
     if found.exempt:
         print_table(f"{run.title}: exempt from {scheme}", *mixed_table(found), console)
     say(console, mixed_sentence(found))

@@ -18,6 +18,8 @@ from qtx.foundation.numbers import fixed, mean_and_deviation, number
 from qtx.foundation.storage import Expected, parse_json, read_bytes, seal, unseal, write_whole
 
 Result = dict[str, Any]
+EXEMPT = "exempt"
+"""The key of the number of tensors that other bits than a scheme's were given."""
 EXPECTED = Expected("the results of a comparison of this version of qtx", "run the same qtx compare again")
 LINES = "lines"
 """The key of the number of lines in a file of results."""
@@ -89,7 +91,10 @@ def main_table(results: Sequence[Result]) -> tuple[list[str], list[list[str]]]:
     """Returns header and rows, one per variant: the metric in floating point, outliers, the metric at each scheme."""
     columns = schemes(results)
     metric = results[0]["metric"] if results else "perplexity"
-    header = ["attention", f"FP {METRIC_TITLES[metric]}", *OUTLIER_COLUMNS.values(), *(c.upper() for c in columns)]
+    exempt = max((run.get(EXEMPT, 0) for run in results), default=0)
+    beside = f", {exempt} tensors exempt" if exempt else ""
+    of_schemes = [f"{c.upper()}{beside}" for c in columns]
+    header = ["attention", f"FP {METRIC_TITLES[metric]}", *OUTLIER_COLUMNS.values(), *of_schemes]
     rows, names = [], short_names(run["variant"] for run in results)
     for variant, runs in by_variant(results).items():
         cells = [measured(metric, *(run["fp"] for run in runs))]

@@ -55,6 +55,8 @@ def graphs_of(run: TrainedRun, scheme: str) -> tuple[Graphs, list[str]]:
     told = {"qtx": __version__, "model": assembled.experiment.name}
     floating = to_onnx(assembled.module, run.floating_point, metadata=told)
     told |= {"scheme": scheme, "recipe": assembled.experiment.quantization.recipe, "integers": PRECISION}
+    if assembled.experiment.quantization.exempt:
+        told["exempt"] = ", ".join(assembled.experiment.quantization.exempt)
     quantized = to_onnx(assembled.module, run.floating_point, model, told)
     lines = [
         f"{scheme}: {origin_of_ranges(assembled, scheme)}",

@@ -18,7 +18,7 @@ from collections.abc import Iterable, Mapping
 from typing import Any
 
 from qtx.foundation.storage import Expected, read_sealed_json, sealed_json, shaped
-from qtx.pages.results import Result
+from qtx.pages.results import EXEMPT, Result
 from qtx.training import RunFolder
 
 EXPECTED = Expected("the results of a run of this version of qtx", "move it away, and measure again")
@@ -36,7 +36,7 @@ Measurement = dict[str, Any]
 def calibration_options(quantization: Mapping[str, Any]) -> dict[str, Any]:
     """Returns the options of a config's section `quantization`, as in config.json, that a measurement records; exempt
     tensors only where there are some, since earlier versions had none."""
-    left = NOT_OPTIONS if quantization.get("exempt") else (*NOT_OPTIONS, "exempt")
+    left = NOT_OPTIONS if quantization.get(EXEMPT) else (*NOT_OPTIONS, EXEMPT)
     return {name: value for name, value in quantization.items() if name not in left}
 
 
@@ -88,6 +88,7 @@ def as_result(head: Mapping[str, Any], measurements: Iterable[Measurement]) -> R
     fp, loss = values.pop(metric), values.pop("loss")
     methods = {measurement["method"] for measurement in by_scheme.values()}
     centred = {scheme: measurement["values"].get(CENTRED) for scheme, measurement in by_scheme.items()}
+    exempt = max((len(one["options"].get(EXEMPT, ())) for one in by_scheme.values()), default=0)
     return {
         **{name: head[name] for name in HEAD},
         "checkpoint": of_fp["checkpoint"],
@@ -96,6 +97,7 @@ def as_result(head: Mapping[str, Any], measurements: Iterable[Measurement]) -> R
         **values,
         "method": ", ".join(sorted(methods)) or None,
         "quantized": {scheme: measurement["values"][metric] for scheme, measurement in by_scheme.items()},
+        **({EXEMPT: exempt} if exempt else {}),
         **({QUANTIZED_CENTRED: centred} if centred and None not in centred.values() else {}),
         "seconds": seconds,
     }

@@ -5,7 +5,7 @@ from __future__ import annotations
 import dataclasses
 import functools
 import itertools
-import re
+import math
 from collections.abc import Callable, Iterator, Sequence
 from typing import Any
 
@@ -83,18 +83,63 @@ def trade(run: TrainedRun, scheme: str, bits: int = 0) -> Trade:
     return Trade(few, batches, run.floating_point, quantized, priced, bits)
 
 
+@dataclasses.dataclass(frozen=True)
+class Goal:
+    """A `Goal` says what a metric is to be.
+
+    Attributes:
+      number: the value; or, of the one in floating point, the share.
+      share: whether it is a share. Where lower is better, half of floating point is twice its value.
+    """
+
+    number: float
+    share: bool = False
+
+    def value(self, floating: float, lower_is_better: bool) -> float:
+        """Returns the value that is meant.
+
+        Raises:
+          QtxError: if floating point itself does not reach it.
+        """
+        found = self.number
+        if self.share:
+            found = floating / self.number if lower_is_better else floating * self.number
+        if found < floating if lower_is_better else found > floating:
+            raise QtxError(
+                f"the target is {found:g}, and floating point itself has {floating:g}: ask for no more than that, or "
+                "for a share of it, e.g. 99%"
+            )
+        return found
+
+
+def read_goal(text: str) -> Goal:
+    """Reads a goal: a value of the metric, "0.99", or a share of the one in floating point, "99%".
+
+    Raises:
+      QtxError: if it is neither.
+    """
+    share = text.endswith("%")
+    try:
+        number = float(text.removesuffix("%"))
+    except ValueError:
+        number = math.nan
+    if not 0 < number < math.inf:
+        raise QtxError(f"the target is {text}: expected a value of the metric, e.g. 0.99, or a share of it, e.g. 99%")
+    return Goal(number / 100 if share else number, share)
+
+
 def to_target(
-    run: TrainedRun, scheme: str, text: str, bits: int = 0, tell: Callable[[str], Any] = lambda step: None
+    run: TrainedRun, scheme: str, goal: Goal, bits: int = 0, tell: Callable[[str], Any] = lambda step: None
 ) -> tuple[TrainedRun, Mixed]:
     """Finds the cheapest tensors to leave at more bits, so that a run reaches a target under a scheme.
 
-    The search is on a few held-out examples. What it finds is calibrated and measured on all of them; if too little is
-    left there, as much more is asked for on the few.
+    The search is on a few held-out examples, where it asks for as much less than floating point as the target is. What
+    it finds is calibrated and measured on all of them; if too little is left there, as much more is asked for.
 
     Args:
       run: the run.
       scheme: the bits of all other tensors, e.g. "w8a8".
-      text: the target, see `read_target`.
+      goal: the target.
       bits: what the tensors are left at; 0: floating point.
       tell: is called with the name of each step as the step begins.
 
@@ -106,59 +151,47 @@ def to_target(
     """
     if run.assembled.qat is not None:
         raise QtxError(
-            "--target is for quantization after training: the ranges of this run were trained with all its tensors"
+            "a target is for quantization after training: the ranges of this run were trained with all its tensors"
         )
     objective = run.assembled.objective
     metric, sign = objective.metric, 1 if objective.lower_is_better else -1
     tell("measuring floating point")
     floating = metrics_of(run.assembled, FloatingPoint(run.assembled.module, run.floating_point))[metric]
-    target = read_target(text, floating, objective.lower_is_better)
+    target = goal.value(floating, objective.lower_is_better)
     tell(f"quantizing to {scheme}")
-    offer = trade(run, scheme, bits)
+    offer, kept = trade(run, scheme, bits), bits or FLOAT_BITS
     number, known = len(offer.tensors), dict[frozenset[Target], float]()
 
-    def holds(wanted: float, some: Sequence[Target]) -> bool:
+    def measured(some: Sequence[Target]) -> float:
         key = frozenset(some)
         if key not in known:
-            tell(f"{metric} {fixed(wanted)} with {len(key)} of {number} tensors exempt? (measurement {len(known) + 1})")
+            tell(f"{len(key)} of {number} tensors exempt? (measurement {len(known) + 1})")
             known[key] = offer.metric(some)
-        return sign * known[key] <= sign * wanted
+        return known[key]
 
-    tell("looking for the tensors that cost most")
-    order, wanted, kept = offer.order(), target, bits or FLOAT_BITS
+    order = offer.order()
+    best = measured(offer.tensors)
+    found: list[Target] = []
     for _ in range(ROUNDS):
-        order, this_time = itertools.tee(order)
-        found = cheapest(this_time, functools.partial(holds, wanted), offer.price)
-        if found is None:
-            break
-        exempt = tuple(Exempt(path, layer, bits) for _, path, layer in found)
-        mixed = run.with_quantization(schemes=(scheme,), exempt=tuple(map(str, exempt)))
         tell("calibrating, and measuring on all held-out data")
+        exempt = tuple(Exempt(path, layer, bits) for _, path, layer in found)
+        mixed = run.with_quantization(exempt=tuple(map(str, exempt)))
         reached = metrics_of(mixed.assembled, under(mixed, scheme))[metric]
         if sign * reached <= sign * target:
             each = tuple(offer.prices.of([one], kept) for one in found)
             return mixed, Mixed(scheme, exempt, each, offer.prices.of(found, kept), number, metric, target, reached)
-        wanted = known[frozenset(found)] + target - reached
+        missing = min(sign * (best + target - floating), sign * (measured(found) + target - reached))
+        wanted = sign * max(sign * best, missing)  # of the few, no more than floating point has
+        tell("looking for the tensors that cost most")
+        order, this_time = itertools.tee(order)
+        holds = functools.partial(_holds, measured, sign, wanted)
+        enough = cheapest(this_time, holds, offer.price)
+        found = offer.tensors if enough is None else enough
     raise QtxError(
-        f"{metric} {fixed(target)} was not reached by {scheme}, whichever of {number} tensors were exempt: ask for less"
+        f"{scheme} did not reach {metric} {fixed(target)}, but {fixed(reached)} with {len(exempt)} of {number} tensors "
+        "exempt: ask for less"
     )
 
 
-def read_target(text: str, floating: float, lower_is_better: bool) -> float:
-    """Returns the value of a metric that a text names: a number, or a share of the one in floating point, "99%".
-
-    Raises:
-      QtxError: if it is neither, or floating point itself does not reach it.
-    """
-    match = re.fullmatch(r"(\d*\.?\d+)(%?)", text)
-    if match is None or not float(match[1]):
-        raise QtxError(f"--target={text}: expected a value of the metric, e.g. 0.99, or a share of it, e.g. 99%")
-    number = float(match[1])
-    if match[2]:
-        number = floating / (number / 100) if lower_is_better else floating * (number / 100)
-    if number < floating if lower_is_better else number > floating:
-        raise QtxError(
-            f"--target={text}: floating point itself has {floating:g}: expected a value that is no better, or a share "
-            "of it, e.g. 99%"
-        )
-    return number
+def _holds(measured: Callable[[Sequence[Target]], float], sign: int, wanted: float, some: Sequence[Target]) -> bool:
+    return sign * measured(some) <= sign * wanted

@@ -85,8 +85,8 @@ def origin_of_ranges(assembled: Assembled, scheme: str) -> str:
     if method == LEARNED:
         return "ranges learned in training"
     anew = "" if assembled.qat is None else f" anew (the run was trained under {assembled.experiment.qat.scheme})"
-    exempt = len(assembled.experiment.quantization.exempt)
-    beside = f"; other bits for {exempt} exempt tensors" if exempt else ""
+    exempt = assembled.experiment.quantization.exempt
+    beside = f"; exempt: {', '.join(exempt)}" if exempt else ""
     return f"ranges calibrated{anew}, method {method}{beside}"
 
 

@@ -62,6 +62,8 @@ class QuantizationConfig(Checked):
         super().__post_init__()
         find_recipe(self.recipe)
         self.make_method()
+        if isinstance(self.exempt, str) or not all(isinstance(text, str) for text in self.exempt):
+            raise QtxError(f"exempt is {self.exempt!r}: expected a tuple of texts, e.g. ('layers/mlp/out[5]=float',)")
         for text in self.exempt:
             read_exempt(text)
         if not self.schemes:

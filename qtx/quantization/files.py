@@ -25,7 +25,7 @@ from qtx.quantization.calibration import Quantized, initial_state, site_ranges
 from qtx.quantization.earlier import words_of_this_version
 from qtx.quantization.methods import Problem, Static, make_method
 from qtx.quantization.plan import Planned, QuantizerPlan, Range, Ranges, check_finite, flatten, is_table
-from qtx.quantization.recipe import Recipe
+from qtx.quantization.recipe import FLOAT, Recipe
 from qtx.quantization.weights import from_integers, quantize_weights, to_integers, weight_ranges
 
 EXPECTED = Expected("a file of ranges that `qtx quantize` of this version wrote", "calibrate anew, without --ranges")
@@ -214,14 +214,18 @@ def _range(arrays: dict[str, np.ndarray], prefix: str, like: Mapping[str, Any], 
     r = {name: jnp.asarray(_taken(arrays, f"{prefix}/{name}", x.shape, floats, file)) for name, x in like.items()}
     if not np.array_equal(r["bits"], like["bits"]):
         raise QtxError(
-            f"{file}: {prefix}/bits is {np.ravel(r['bits'])[0]:g}, expected {np.ravel(like['bits'])[0]:g}: choose its "
-            "--scheme, or calibrate anew"
+            f"{file}: the bits of {prefix} are {_bits(r['bits'])}, expected {_bits(like['bits'])}: choose its "
+            "--scheme, and the --config.quantization.exempt that it was made with, or calibrate anew"
         )
     for name, kind in BASES.items():
         if f"{prefix}/{name}" in arrays:
             shape = (*r["bits"].shape, *[features] * kind.rank)
             r[name] = jnp.asarray(_taken(arrays, f"{prefix}/{name}", shape, floats, file))
     return r
+
+
+def _bits(bits: Any) -> str:
+    return ", ".join(f"{x:g}" if x else FLOAT for x in np.ravel(bits))
 
 
 def _taken(

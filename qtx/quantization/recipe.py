@@ -100,7 +100,7 @@ def read_exempt(text: str) -> Exempt:
     Raises:
       QtxError: if it is written otherwise.
     """
-    match = re.fullmatch(rf"([^=\[\]]+)(?:\[(\d+)\])?=(\d+|{FLOAT})", text)
+    match = re.fullmatch(rf"([^=\[\]]+)(?:\[(\d+)\])?=(\d+|{FLOAT})", text, re.ASCII)
     if match is None:
         raise QtxError(f"exempt tensor {text!r}: expected TENSOR[LAYER]=BITS, e.g. 'layers/mlp/out[5]=float'")
     path, layer, bits = match.groups()
@@ -155,14 +155,20 @@ def resolve(rules: Iterable[Rule], tensors: Mapping[str, Parameter | SiteInfo], 
 
 
 def check_exempt(recipe: Recipe, quantized: Mapping[str, tuple[int, ...]]) -> None:
-    """Raises QtxError if an exempt tensor is none of those that are `quantized`: paths, with the leading (layer) shape
-    of each."""
-    known = {f"{path}[{i}]" for path, leading in quantized.items() for i in range(sum(leading))} | {*quantized}
+    """Raises QtxError if an exempt tensor is none of those that are `quantized`, which are paths with the leading
+    (layer) shape of each, or if one is named twice."""
+    tensors = {path: [f"{path}[{i}]" for i in range(sum(leading))] for path, leading in quantized.items()}
+    known = {name: [name] for of_layers in tensors.values() for name in of_layers}
+    known |= {path: of_layers or [path] for path, of_layers in tensors.items()}
+    seen: set[str] = set()
     for exempt in recipe.exempt:
         if exempt.name not in known:
-            nearest = difflib.get_close_matches(exempt.name, sorted(known), n=1)
-            hint = f"did you mean {nearest[0]!r}? " if nearest else ""
+            nearest = difflib.get_close_matches(exempt.name, known, n=1, cutoff=0.9)
             raise QtxError(
-                f"exempt tensor {exempt.name!r}: {hint}expected a tensor that the recipe quantizes: qtx sensitivity "
-                "lists them"
+                f"the recipe quantizes no {exempt.name!r}, which is exempt: "
+                + (f"did you mean {nearest[0]!r}? " if nearest else "")
+                + 'qtx sensitivity lists what it quantizes; --config.quantization.exempt="()" leaves nothing out'
             )
+        if twice := sorted(seen.intersection(known[exempt.name])):
+            raise QtxError(f"{twice[0]!r} is exempt twice: name each tensor once")
+        seen.update(known[exempt.name])
