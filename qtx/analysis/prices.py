@@ -17,7 +17,7 @@ FLOAT_BITS = 32
 
 
 class Price(NamedTuple):
-    """What it costs to leave tensors as they are.
+    """A `Price` says what it costs to leave tensors as they are.
 
     Attributes:
       products: the share of the multiplications on integers that leave them, 0 to 1.

@@ -60,7 +60,7 @@ FLAGS = {
     "bits": Flag("--bits=SCHEME", "what it is to survive (default: w8a8)"),
     "target": Flag(
         "--target=NUMBER",
-        "what integers are to leave: a fidelity (heal; default: 0.98); the metric, or a share, 99% (quantize)",
+        "what integers are to leave: heal, a fidelity (default: 0.98); quantize, the metric or 99%",
     ),
     "exempt": Flag("--exempt=BITS", "the bits of the tensors that --target finds: float (default) or 16"),
     "steps": Flag("--steps=N", "so many updates, whatever is reached, instead of stages until the target"),

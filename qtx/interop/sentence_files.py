@@ -24,8 +24,8 @@ def modules_files(config: Any, original: Path | None) -> dict[str, bytes]:
       config: the model's config.
       original: the checkpoint folder that the model was made of; None: it was trained from scratch.
     """
-    if getattr(config, "head", None) != "none" or not hasattr(config, "pooling"):
-        return {}
+    if getattr(config, "head", None) != "none" or not hasattr(config, "modules"):
+        return {}  # not an encoder of texts
     there = WITHOUT_FILES
     if original is not None and (original / MODULES).is_file():
         try:

@@ -88,7 +88,7 @@ def as_result(head: Mapping[str, Any], measurements: Iterable[Measurement]) -> R
     fp, loss = values.pop(metric), values.pop("loss")
     methods = {measurement["method"] for measurement in by_scheme.values()}
     centred = {scheme: measurement["values"].get(CENTRED) for scheme, measurement in by_scheme.items()}
-    exempt = max((len(one["options"].get(EXEMPT, ())) for one in by_scheme.values()), default=0)
+    exempt = max((len(one.get("options", {}).get(EXEMPT, ())) for one in by_scheme.values()), default=0)
     return {
         **{name: head[name] for name in HEAD},
         "checkpoint": of_fp["checkpoint"],
