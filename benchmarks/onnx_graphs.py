@@ -181,7 +181,7 @@ def of_torch(subject: Subject, place: Path) -> dict[str, Path]:
     from onnxruntime.quantization import quantize_dynamic
     from onnxruntime.quantization.shape_inference import quant_pre_process
 
-    encoder = subject.encoder().eval()
+    encoder = subject.encoder().float().eval()
 
     class Hidden(torch.nn.Module):
         def __init__(self) -> None:
