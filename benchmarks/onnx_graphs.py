@@ -212,6 +212,8 @@ def opened(file: Path) -> Session:
 
     options = onnxruntime.SessionOptions()
     options.intra_op_num_threads, options.log_severity_level = cpu_cores(), 3
+    # Threads that wait by spinning would take the time of the graph whose turn it is.
+    options.add_session_config_entry("session.intra_op.allow_spinning", "0")
     session = onnxruntime.InferenceSession(file, options, providers=["CPUExecutionProvider"])
     names, [first, *_] = [x.name for x in session.get_inputs()], session.get_outputs()
     return lambda feeds: session.run([first.name], wanted(feeds, names))[0]
