@@ -194,8 +194,10 @@ def costliest(
     sign = 1 if lower_is_better else -1
     numbers = itertools.count()  # among equals the first comes first
     every = targets(quantized)
+    if not every:
+        return
     nothing = sign * measure(with_some(quantized, params, (), alone=True))
-    waiting: list[tuple[float, int, list[Target]]] = [(0.0, next(numbers), every)] if every else []
+    waiting: list[tuple[float, int, list[Target]]] = [(0.0, next(numbers), every)]
     while waiting:
         group = heapq.heappop(waiting)[2]
         if len(group) == 1:
