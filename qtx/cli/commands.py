@@ -223,7 +223,7 @@ def quantize(
         files = keep_ranges(run, schemes)
     print_table(f"{run.title}: held-out data, floating point and quantized", *main_table([result]), console)
     centred = [f"{scheme.upper()} {fixed(value)}" for scheme, value in result.get(QUANTIZED_CENTRED, {}).items()]
-    if run.assembled.experiment.quantization.exempt:
+    if goal is None and run.assembled.experiment.quantization.exempt:
         say(console, f"exempt: {', '.join(run.assembled.experiment.quantization.exempt)}")
     if centred:
         say(console, f"fidelity of what the embeddings differ by: {', '.join(centred)}")
