@@ -13,6 +13,7 @@ from hypothesis import strategies as st
 
 from qtx.analysis.mixed import cheapest
 from qtx.analysis.prices import prices
+from qtx.analysis.sensitivity import costliest, with_some
 from qtx.anatomy import read
 from qtx.families import build
 from qtx.models import BertConfig
@@ -102,3 +103,36 @@ def test_prices_are_the_products_and_bytes_counted_by_hand():
     )
     table = [("weight", "embeddings/words/embedding", None)]
     assert (linear.of(table).bytes, linear.of(table, bits=16).bytes) == (3 * 23 * 16, 23 * 16)
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("seed", [0, 1, 2])
+def test_of_a_small_model_what_is_found_is_at_most_twice_as_dear_as_the_cheapest_of_all_subsets(seed):
+    config = BertConfig(num_layers=1, width=16, num_heads=2, mlp_width=32, vocab_size=23, max_length=8, init_std=0.3)
+    module, rng = build(config), np.random.default_rng(seed)
+    batch = {"tokens": rng.integers(0, 23, (8, 8)), "positions": rng.integers(0, 8, (8, 2))}
+    params = nn.unbox(jax.jit(module.init)(jax.random.key(seed), batch)["params"])
+    recipe = QuantizationConfig(recipe="matmul", weight_estimator="minmax").make_recipe("w4a4", config)
+    quantized, apply = calibrate(module, params, recipe, [batch], 1), jax.jit(lambda model: model.apply(batch))
+    exact, known = np.asarray(jax.jit(module.apply)({"params": params}, batch)), {}
+    priced = prices(read(module, batch), quantized, config.width)
+
+    def error(model):
+        return float(np.linalg.norm(np.asarray(apply(model)) - exact))
+
+    def left(some):
+        if frozenset(some) not in known:
+            known[frozenset(some)] = error(with_some(quantized, params, some, alone=False))
+        return known[frozenset(some)]
+
+    def price(some):
+        return priced.of(some).share + len(some) / 100
+
+    order = list(itertools.islice(costliest(quantized, params, error, True, price), 8))
+    wanted = (left([]) + left(order)) / 2
+    found = cheapest(order, lambda some: left(some) <= wanted, price)
+    asked = len(known)
+    subsets = itertools.chain.from_iterable(itertools.combinations(order, n) for n in range(len(order) + 1))
+    best = min(price(some) for some in subsets if left(some) <= wanted)
+    assert left(found) <= wanted and best <= price(found) <= 2.1 * best
+    assert asked < 25 < len(known) == 2 ** len(order)
