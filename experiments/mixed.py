@@ -33,7 +33,8 @@ from qtx.quantization.recipe import Exempt
 
 def by_search(offer: Trade, holds: Callable[..., bool]) -> list[Target]:
     """Returns the tensors of `qtx quantize --target`."""
-    return cheapest(offer.order(), holds, offer.price) or offer.tensors
+    found = cheapest(offer.order(), holds, offer.price)
+    return offer.tensors if found is None else found
 
 
 def by_greedy(offer: Trade, holds: Callable[..., bool]) -> list[Target]:

@@ -6,7 +6,7 @@ import math
 from collections.abc import Collection, Mapping
 from typing import NamedTuple
 
-from qtx.analysis.sensitivity import Target
+from qtx.analysis.sensitivity import Target, targets
 from qtx.anatomy import Anatomy
 from qtx.anatomy.description import stack_of
 from qtx.anatomy.flow import Origin
@@ -57,11 +57,11 @@ class Prices(NamedTuple):
 
 def prices(anatomy: Anatomy, quantized: Quantized, width: int) -> Prices:
     """Returns the prices of a model's tensors; `width` is the model's."""
-    sizes = {}
-    for path, r in quantized.weight_ranges.items():
-        size = math.prod(anatomy.parameters[path].shape)
-        for layer in _layers(r["bits"]):
-            sizes["weight", path, layer] = size, float(r["bits"] if layer is None else r["bits"][layer])
+    known, sizes = targets(quantized), {}
+    for kind, path, layer in known:
+        if kind == "weight":
+            bits = quantized.weight_ranges[path]["bits"].ravel()[layer or 0]
+            sizes[kind, path, layer] = math.prod(anatomy.parameters[path].shape), float(bits)
     length = max((site.features for site in anatomy.sites_of([Part.PROBS])), default=0)
     found = []
     for path, operands in anatomy.operands.of.items():
@@ -71,13 +71,10 @@ def prices(anatomy: Anatomy, quantized: Quantized, width: int) -> Prices:
             read = [_target(anatomy, origin, layer) for origin in operands]
             if kernel is not None:
                 read.append(("weight", kernel.path, None if kernel.stack is None else layer))
-            if all(target is not None and _has(quantized, target) for target in read):
-                found.append((count, frozenset(target for target in read if target is not None)))
+            there = frozenset(target for target in known if target in read)
+            if there == frozenset(read):
+                found.append((count, there))
     return Prices(tuple(found), sizes)
-
-
-def _layers(bits) -> Collection[int | None]:
-    return range(bits.size) if bits.ndim else (None,)
 
 
 def _target(anatomy: Anatomy, origin: Origin | None, layer: int | None) -> Target | None:
@@ -92,8 +89,3 @@ def _target(anatomy: Anatomy, origin: Origin | None, layer: int | None) -> Targe
     if layer is None or origin.last:
         return ("activation", path, leading[0] - 1)
     return ("activation", path, layer - before)
-
-
-def _has(quantized: Quantized, target: Target) -> bool:
-    kind, path, _ = target
-    return path in quantized.ranges(kind)

@@ -62,7 +62,7 @@ def encodings_of(floating: Converted, params: Any, quantized: Converted, model: 
 
 
 Reads = Mapping[str, tuple[str, bool]]
-"""Of a tensor that a node makes which only moves values: what the node reads, and whether it alone reads it."""
+"""Nodes that only move values, by the tensor that each makes: the tensor that it reads, and whether it alone does."""
 
 
 def _reads(graph: onnx.GraphProto) -> Reads:

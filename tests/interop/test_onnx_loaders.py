@@ -103,7 +103,7 @@ def exported(original, place, **options):
 
 
 def by_hand(folder, file, inputs):
-    """What ONNX Runtime alone computes, by the outputs' names."""
+    """Returns what ONNX Runtime alone computes, by the outputs' names."""
     session = onnxruntime.InferenceSession(folder / "onnx" / file)
     feeds = {one.name: np.asarray(inputs[one.name]) for one in session.get_inputs()}
     return dict(zip([one.name for one in session.get_outputs()], session.run(None, feeds), strict=True))
