@@ -112,9 +112,22 @@ class LayerNorm(nn.LayerNorm):
 
 
 class RMSNorm(nn.RMSNorm):
-    """An RMSNorm that declares what it computes."""
+    """An RMSNorm that declares what it computes.
+
+    Attributes:
+      offset: a constant that the scale is beside: x / rms(x) * (offset + scale), with a scale that starts at 1 - offset
+        (Gemma's norms: 1).
+    """
 
     part: Part = Part.NORM
+    offset: float = 0.0
+
+    @nn.compact
+    def __call__(self, x: jax.Array) -> jax.Array:
+        scale = self.param("scale", nn.initializers.constant(1 - self.offset), x.shape[-1:], self.param_dtype)
+        wide = x.astype(jnp.float32)
+        normed = wide * jax.lax.rsqrt(jnp.square(wide).mean(axis=-1, keepdims=True) + self.epsilon)
+        return (normed * (scale if self.offset == 0 else self.offset + scale)).astype(self.dtype or x.dtype)
 
 
 def dense(
@@ -237,6 +250,8 @@ def layer_norm(
     return LayerNorm(epsilon, dtype, use_bias=use_bias, use_fast_variance=False, part=part, name=name)
 
 
-def rms_norm(epsilon: float, dtype, name: str | None = None, part: Part = Part.NORM) -> nn.RMSNorm:
-    """Makes an RMSNorm (Zhang and Sennrich 2019) over the last axis."""
-    return RMSNorm(epsilon=epsilon, dtype=dtype, part=part, name=name)
+def rms_norm(
+    epsilon: float, dtype, name: str | None = None, part: Part = Part.NORM, offset: float = 0.0
+) -> nn.RMSNorm:
+    """Makes an RMSNorm (Zhang and Sennrich 2019) over the last axis, whose scale is beside a constant `offset`."""
+    return RMSNorm(epsilon=epsilon, dtype=dtype, part=part, offset=offset, name=name)

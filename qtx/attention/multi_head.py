@@ -119,25 +119,29 @@ class MultiHeadAttention(nn.Module):
         key, value = of_query_heads(key), of_query_heads(value)
         normalize = WithParameters(normalizer.parameters(num_heads), spec.init_std, name=NORMALIZER)
         dropout = 0.0 if self.deterministic else spec.dropout
-        case = case_of(normalizer, rows, query, dropout)
+        case = case_of(normalizer, rows, query, dropout, spec.score_cap is not None)
         backend = chosen(spec.backend, case, watched(self, *INNER))
+        scale = (spec.score_dim or head_dim) ** -0.5
         if backend is None:
-            context = self._naive(normalize, query, key, value, rows)
+            context = self._naive(normalize, query, key, value, rows, scale)
         else:
             dropout_key = self.make_rng("dropout") if dropout else None
-            query = query * head_dim**-0.5
+            query = query * scale
             context = normalize(functools.partial(backend, case), query, key, value, rows, dropout_key)
         context = Site(Part.CONTEXT, name="context")(merged(context))
         if gate is not None and gate.place == "context":
             context = gated(gate, context, Part.CONTEXT, "gated_context")
         axes = ("heads", "embed")
-        return dense(width, axes, spec.init_std, spec.dtype, "out", spec.use_bias, part=Part.BRANCH)(context)
+        bias = spec.use_bias if spec.out_bias is None else spec.out_bias
+        return dense(width, axes, spec.init_std, spec.dtype, "out", bias, part=Part.BRANCH)(context)
 
     def _naive(
-        self, normalize: WithParameters, query: jax.Array, key: jax.Array, value: jax.Array, rows: Rows
+        self, normalize: WithParameters, query: jax.Array, key: jax.Array, value: jax.Array, rows: Rows, scale: float
     ) -> jax.Array:
         """Computes the context `[B, T, H, D]` with scores and probabilities in memory, where all can look at them."""
-        scores = Product("bthd,bshd->bhts", jnp.float32, query.shape[-1] ** -0.5, name="score_product")(query, key)
+        scores = Product("bthd,bshd->bhts", jnp.float32, scale, name="score_product")(query, key)
+        if self.spec.score_cap is not None:
+            scores = self.spec.score_cap * jnp.tanh(scores / self.spec.score_cap)
         scores = scores if rows.bias is None else scores + rows.bias
         scores = Site(Part.SCORES, name="scores")(scores, rows.mask)
         probs = Site(Part.PROBS, name="probs")(normalize(self.spec.variant.normalizer, scores, rows), rows.mask)

@@ -22,7 +22,10 @@ class AttentionSpec:
       num_kv_heads: K, the number of key and value heads, each of which H / K consecutive query heads share
         (grouped-query attention, Ainslie et al. 2023); None: H.
       head_dim: D; None: the width of the input, divided by H.
-      use_bias: whether the four projections have biases.
+      use_bias: whether the projections have biases.
+      out_bias: whether the output projection has one; None: as the others.
+      score_dim: the scores are divided by the root of this number; None: of D.
+      score_cap: c, where scores s become c tanh(s / c) before the mask (Gemma 2); None: they are not bounded.
       dropout: the rate on the probabilities, applied after clipping (the paper's section 4.1).
       init_std: the standard deviation of the initial kernels.
       dtype: the dtype of the computation; scores, probabilities and a gate's sigmoid are float32 under bfloat16 too.
@@ -38,6 +41,9 @@ class AttentionSpec:
     num_kv_heads: int | None = None
     head_dim: int | None = None
     use_bias: bool = True
+    out_bias: bool | None = None
+    score_dim: float | None = None
+    score_cap: float | None = None
     dropout: float = 0.0
     init_std: float = 0.02
     dtype: Any = jnp.float32

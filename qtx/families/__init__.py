@@ -10,6 +10,7 @@ import flax.linen as nn
 from qtx.families.bert import BERT
 from qtx.families.checkpoint import Checkpoint
 from qtx.families.family import Family, MeasuredSites
+from qtx.families.llama import LLAMA
 from qtx.families.modern_bert import MODERN_BERT
 from qtx.families.opt import OPT
 from qtx.families.rotary_bert import ROTARY_BERT
@@ -22,6 +23,7 @@ FAMILIES: dict[str, Family] = {
     "modern_bert": MODERN_BERT,
     "rotary_bert": ROTARY_BERT,
     "opt": OPT,
+    "llama": LLAMA,
     "vit": VIT,
 }
 """Families by the name that experiments use. One from elsewhere is registered by `FAMILIES["name"] = Family(...)`."""

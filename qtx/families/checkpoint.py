@@ -8,6 +8,7 @@ from collections.abc import Callable, Iterable, Mapping
 from fnmatch import fnmatchcase
 from typing import Any
 
+from qtx.attention import AttentionConfig, attention_text
 from qtx.data.classes import default_names
 from qtx.families.library import TRANSFORMERS, Library
 from qtx.families.stock import Stock
@@ -64,6 +65,8 @@ class Checkpoint:
       modules: the beginnings of these names if a checkpoint leaves the prefix out, e.g. `"encoder."`.
       bare: those of `architectures` that are written without the prefix.
       tied: weights that may be stored a second time, or only as the copy: the copy's name to the original's.
+      nullable: keys whose null says that there is none, and not that the library's value is taken.
+      attention: the attention of the kind's own classes.
       unused: beginnings of names that published checkpoints have and, if no row has them, qtx does not compute with.
       shown_by_weights: tells config fields from the tensors, by name.
       told_by_values: tells config fields that take more than one key of config.json, from all its values, the fields so
@@ -87,6 +90,8 @@ class Checkpoint:
     modules: tuple[str, ...] = ()
     bare: tuple[str, ...] = ()
     tied: Mapping[str, str] = dataclasses.field(default_factory=dict)
+    nullable: tuple[str, ...] = ()
+    attention: AttentionConfig = AttentionConfig()
     unused: tuple[str, ...] = ()
     shown_by_weights: Callable[[Mapping[str, Any]], dict[str, Any]] = lambda tensors: {}
     told_by_values: Callable[[Mapping[str, Any], Mapping[str, Any], str], dict[str, Any]] = lambda *_: {}
@@ -113,6 +118,8 @@ class Checkpoint:
     def unsaid(self, config: Any) -> str | None:
         """Returns what would be lost if a config were written and read again, in words; None: nothing."""
         ending, beginning = self.ending(config), next(iter(self.model_types.values()))
+        if self.stock is None and config.attention != self.attention and self.attention != AttentionConfig():
+            return f"its attention is {attention_text(config.attention)}: {beginning} has only its own"
         if ending is None:
             return f"its head is that of none of {', '.join(beginning + name for name in self.architectures)}"
         read = vars(type(config)()) | self.read_config(self.write_config(config), {}, "config.json")
@@ -140,7 +147,7 @@ class Checkpoint:
         """
         named = str(values.get(self.library.key))[:100]
         known = {f"{self.beginning(values)}{name}": fields for name, fields in self.architectures.items()}
-        values = {key: value for key, value in values.items() if value is not None}
+        values = {key: value for key, value in values.items() if value is not None or key in self.nullable}
         values = _told(self.options, values, source)
         for key, value in self.supported.items():
             if values.get(key, value) != value:

@@ -13,7 +13,15 @@ DISENTANGLED = (
     "DeBERTa's attention is disentangled, its queries and keys multiply those of relative positions too, which qtx's "
     "attention does not compute; encoders of the same size without that are e.g. bert, roberta or electra"
 )
+EXPERTS = (
+    "its feed-forward networks are mixtures of experts, which qtx does not have; dense models of the same kind come in, "
+    "e.g. llama, mistral, qwen2 or qwen3"
+)
 REFUSED = {
+    **dict.fromkeys(
+        ("mixtral", "qwen2_moe", "qwen3_moe", "deepseek_v2", "deepseek_v3", "olmoe", "phimoe", "granitemoe"), EXPERTS
+    ),
+    "gemma3": "the model reads images too; its text model alone is of model_type 'gemma3_text'",
     "deit": "transformers' DeiT has a distillation token, which qtx's ViT has not; the DeiTs that were trained without "
     "one are of model_type 'vit', or timm's",
     **dict.fromkeys(("deberta", "deberta-v2"), DISENTANGLED),

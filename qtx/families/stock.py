@@ -18,6 +18,7 @@ class Stock:
       place: the attribute of a layer that has its attention.
       projections: the layers that make queries, keys and values, or the one that makes all three, one after the other.
       out: the output projection after the heads, if it belongs to the attention layer.
+      norms: the layers that normalize queries and keys by heads; empty: there are none.
       then: what the attention layer returns, where `{}` is the output so far.
       dropout: rate of dropout on the probabilities.
       classes: the stock classes that the file's classes of the same name extend.
@@ -36,6 +37,7 @@ class Stock:
     out: str | None
     dropout: str
     classes: tuple[str, ...]
+    norms: tuple[str, ...] = ()
     then: str = "{}"
     own: str = "self"
     cached: bool = False

@@ -97,7 +97,7 @@ def save(
     if classes:
         number = getattr(config, "num_classes", None) or 0
         values |= named_classes(checkpoint.library, values, number, classes, learned)
-    if config.attention != AttentionConfig():
+    if config.attention != checkpoint.attention:
         values[ATTENTION_KEY] = {k: v for k, v in flattened(config.attention).items() if v is not None}
     values, code = modeling(checkpoint, config, values)
     contents |= {**modules_files(config, None if original is None else Path(original)), **code, **(files or {})}

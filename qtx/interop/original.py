@@ -16,8 +16,8 @@ from qtx.models import OF_TRAINING, TransformerConfig, differing_options
 
 
 def has_place_for(original: Stored, attention: AttentionConfig) -> bool:
-    """Says whether users of the original's format can compute an attention: the plain softmax, or what code does."""
-    return original.checkpoint.stock is not None or attention == AttentionConfig()
+    """Says whether users of the original's format can compute an attention: that of its own classes, or what code does."""
+    return original.checkpoint.stock is not None or attention == original.checkpoint.attention
 
 
 def as_in(original: Stored, config: TransformerConfig, params: Any) -> tuple[dict[str, Any], dict[str, bytes]]:
@@ -51,7 +51,7 @@ def as_in(original: Stored, config: TransformerConfig, params: Any) -> tuple[dic
     gone = theirs - ours.keys()  # weights of an attention that the model no longer has
     files: dict[str, dict[str, np.ndarray]] = {
         file: {
-            name: np.asarray(ours.get(checkpoint.tied.get(names[name], names[name]), tensor), tensor.dtype)
+            name: np.asarray(ours.get(original.tied.get(names[name], names[name]), tensor), tensor.dtype)
             for name, tensor in tensors.items()
             if names[name] not in gone
         }

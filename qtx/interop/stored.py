@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import dataclasses
+from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
@@ -26,6 +27,7 @@ EXPECTED = Expected("a model's config", f"give a checkpoint folder with {CONFIG}
 # The key of the attention variant in config.json; transformers keeps unknown keys and ignores them.
 ATTENTION_KEY = "qtx_attention"
 PARAMETERS = (".weight", ".bias")
+TIED_KEY = "tie_word_embeddings"
 
 
 @dataclasses.dataclass(frozen=True)
@@ -51,10 +53,18 @@ class Stored:
         return str(self.folder / (WEIGHTS if WEIGHTS in self.files else INDEX))
 
     @property
+    def tied(self) -> Mapping[str, str]:
+        """Returns the weights that may be stored as copies: none, if config.json says that they are not tied."""
+        field = self.checkpoint.fields.get(TIED_KEY)
+        stored = self.values.get(TIED_KEY)
+        untied = field is not None and not (field.default if stored is None else stored)
+        return {} if untied else self.checkpoint.tied
+
+    @property
     def names(self) -> dict[str, str]:
         """Maps the tensors' names to those of the table; a tied weight's copy takes the name of an absent original."""
         names = self.checkpoint.full_names(name for tensors in self.files.values() for name in tensors)
-        for copy, original in self.checkpoint.tied.items():
+        for copy, original in self.tied.items():
             if original not in names.values():
                 names = {name: original if full == copy else full for name, full in names.items()}
         return names
@@ -74,8 +84,9 @@ class Stored:
                 noted = values.get(ATTENTION_KEY, {})
                 if not isinstance(noted, dict):
                     raise QtxError(f"{ATTENTION_KEY} is {noted!r}: expected options of the attention")
-                attention = read_section(AttentionConfig, noted, "config.model.attention")
-            fields["attention"] = with_gate(attention, tensors, self.checkpoint.attention_prefix)
+                own = self.checkpoint.attention
+                attention = read_section(AttentionConfig, noted, "config.model.attention") if noted else own
+            fields["attention"] = self._with_gate(attention, tensors)
             config = _with_pooling(read_section(self.family.config, fields, "config.model").resolved(), self.folder)
             for name in config.from_data:
                 if getattr(config, name) is None:
@@ -84,13 +95,19 @@ class Stored:
             raise QtxError(f"{self.folder}: {error}") from None
         return config
 
+    def _with_gate(self, attention: AttentionConfig, tensors: StoredTensors) -> AttentionConfig:
+        own = self.checkpoint.attention.gate
+        if own is not None and attention.gate is None:
+            return dataclasses.replace(attention, gate=own)
+        return with_gate(attention, tensors, self.checkpoint.attention_prefix)
+
     def used(self, table: list[Weight]) -> StoredTensors:
         """Returns the tensors without the copies of tied ones and those that qtx does not compute with.
 
         Raises:
           QtxError: if a copy differs from its original.
         """
-        tensors, tied = self.tensors, self.checkpoint.tied
+        tensors, tied = self.tensors, self.tied
         for copy, original in tied.items():
             if copy in tensors and original in tensors and not np.array_equal(tensors[copy], tensors[original]):
                 raise QtxError(f"{self.source}: {copy} differs from {original}; qtx's {self.family.title} ties them")
@@ -116,14 +133,20 @@ class Stored:
 def _with_pooling(config: TransformerConfig, folder: Path) -> TransformerConfig:
     """Returns a config whose embedding follows the folder's sentence-transformers modules, if the model has no head and
     the modules can be read."""
-    # Only where pooling is an option: what pools the hidden states of a ViT is a fact of its family.
-    if getattr(config, "head", None) != "none" or "pooling" not in vars(config) or not (folder / MODULES).is_file():
+    # Only where pooling is an option: what pools the hidden states of a ViT is a fact of its family. A decoder that
+    # embeds texts (Qwen3-Embedding) keeps the class that it was pre-trained as, whose head nobody reads.
+    if getattr(config, "head", None) not in ("none", "clm") or "pooling" not in vars(config):
+        return config
+    if not (folder / MODULES).is_file():
         return config
     try:
         modules = read_modules(folder)
     except QtxError:
         return config  # the model keeps its own pooling, and import tells which that is
-    return dataclasses.replace(config, **modules.options())
+    options = {name: value for name, value in modules.options().items() if name in vars(config)}
+    if modules.options().keys() - options and modules.modules:
+        return config
+    return dataclasses.replace(config, head="none", **options)
 
 
 def open_folder(folder: Path) -> Stored:
@@ -144,8 +167,10 @@ def open_folder(folder: Path) -> Stored:
 
 def table_of(checkpoint: Checkpoint, config: TransformerConfig) -> list[Weight]:
     """Returns the rows of all weights of a config."""
+    own = checkpoint.weights(config)
+    packed = {row.path for row in own}  # the gates of Qwen3-Next are in the queries' projection
     attention = attention_weights(config.attention, checkpoint.attention_prefix)
-    return [*checkpoint.weights(config), *attention, *dense_rows(getattr(config, "modules", ""))]
+    return [*own, *(row for row in attention if row.path not in packed), *dense_rows(getattr(config, "modules", ""))]
 
 
 def sizes_of(config: TransformerConfig) -> dict[str, int]:

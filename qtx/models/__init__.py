@@ -9,6 +9,7 @@ import jax
 from qtx.models.bert import Bert, BertConfig
 from qtx.models.block import FROM_DATA, TransformerConfig
 from qtx.models.comparison import COMPUTATION, MEASURED_BY, OF_TRAINING, differing_options, measured_by
+from qtx.models.llama import Llama, LlamaConfig
 from qtx.models.modern_bert import ModernBertConfig
 from qtx.models.opt import Opt, OptConfig
 from qtx.models.rotary_bert import RotaryBertConfig
@@ -27,6 +28,8 @@ __all__ = [
     "OF_TRAINING",
     "Bert",
     "BertConfig",
+    "Llama",
+    "LlamaConfig",
     "ModernBertConfig",
     "Opt",
     "OptConfig",

@@ -46,6 +46,10 @@ class TransformerConfig(Checked):
       gated: whether the feed-forward networks are gated: activation(gate) times another projection (Shazeer 2020).
       attention_bias, mlp_bias, mlp_out_bias, norm_bias: whether the projections of the attention, the first layers of
         the feed-forward networks, their last layer, and the norms have biases.
+      attention_out_bias: whether the attention's output projection has a bias; None: as its other projections.
+      qk_norm: whether every head's queries and keys are normalized.
+      branch_norms: whether the outputs of the branches are normalized.
+      norm_offset: what the scale of an RMSNorm is beside (`qtx.layers.RMSNorm`).
       reads: what a batch holds, `"tokens"` `[B, T]` or `"images"` `[B, H, W, C]`.
       shared_layers: whether all layers have the same parameters.
       num_layers, width, num_heads, mlp_width: the shape; width is divided among the heads.
@@ -74,6 +78,10 @@ class TransformerConfig(Checked):
     mlp_bias: ClassVar[bool] = True
     mlp_out_bias: ClassVar[bool] = True
     norm_bias: ClassVar[bool] = True
+    attention_out_bias: ClassVar[bool | None] = None
+    qk_norm: ClassVar[bool] = False
+    branch_norms: ClassVar[bool] = False
+    norm_offset: ClassVar[float] = 0.0
     reads: ClassVar[str] = "tokens"
     shared_layers: ClassVar[bool] = False
 
@@ -116,7 +124,8 @@ class TransformerConfig(Checked):
     @property
     def per_layer(self) -> dict[str, Any]:
         """Returns what each layer is told of its own, arrays with a row a layer: its `window` (`qtx.masks.Mask`), the
-        `frequencies` of its rotary positions (`qtx.models.rotary`), and whether its attention's input is `normed`."""
+        `frequencies` and the `rotary_size` of its rotary positions (`qtx.models.rotary`), and whether its attention's
+        input is `normed`."""
         return {}
 
     @property
@@ -126,6 +135,7 @@ class TransformerConfig(Checked):
             self.num_heads,
             self.attention,
             use_bias=self.attention_bias,
+            out_bias=self.attention_out_bias,
             dropout=self.attention_dropout,
             init_std=self.init_std,
             dtype=jnp.dtype(self.dtype),
@@ -150,7 +160,7 @@ def make_norm(config: TransformerConfig, name: str, part: Part = Part.NORM) -> n
     """Makes a norm as those of a model's blocks."""
     dtype = jnp.dtype(config.dtype)
     if config.norm == "RMSNorm":
-        return rms_norm(config.layer_norm_epsilon, dtype, name, part)
+        return rms_norm(config.layer_norm_epsilon, dtype, name, part, config.norm_offset)
     return layer_norm(config.layer_norm_epsilon, dtype, name, part, config.norm_bias)
 
 
@@ -174,9 +184,24 @@ class Mlp(nn.Module):
         return dense(x.shape[-1], ("mlp", "embed"), c.init_std, dtype, "out", c.mlp_out_bias, part=Part.BRANCH)(hidden)
 
 
+def prepared(config: TransformerConfig, own: Mapping[str, jax.Array]) -> Callable[..., Any] | None:
+    """Returns what a layer does to queries `[B, T, H, D]` and keys `[B, T, K, D]` before their product: norms, modules
+    of the attention, and rotary positions; None: nothing."""
+    turned = rotation(own["frequencies"], own.get("rotary_size", 1.0)) if "frequencies" in own else None
+    if not config.qk_norm:
+        return turned
+
+    def prepare(query: jax.Array, key: jax.Array) -> tuple[jax.Array, jax.Array]:
+        query = make_norm(config, "query_norm", Part.QUERY)(query)
+        key = make_norm(config, "key_norm", Part.KEY)(key)
+        return (query, key) if turned is None else turned(query, key)
+
+    return prepare
+
+
 class Block(nn.Module):
     """Attention and feed-forward network with residuals. Sites: {attention,mlp}_{residual,norm}, and attention_in where
-    some layers have no norm before their attention."""
+    some layers have no norm before their attention; {attention,mlp}_branch_norm, where the branches end in norms."""
 
     config: TransformerConfig
     deterministic: bool
@@ -187,7 +212,6 @@ class Block(nn.Module):
         its own (`TransformerConfig.per_layer`)."""
         c, own = self.config, own or {}
         rows = rows.within(own["window"]) if "window" in own else rows
-        rotate = rotation(own["frequencies"]) if "frequencies" in own else None
         # Left to itself, XLA's partitioner (jaxlib 0.10.2) exchanges examples within a gated model's block, if the
         # devices of a data x fsdp x tensor mesh have one example each.
         x = constrain(x, "batch")
@@ -196,17 +220,18 @@ class Block(nn.Module):
         attention = MultiHeadAttention(c.attention_spec, self.deterministic, name="attention")
         mlp = Mlp(c, name="mlp")
 
-        def drop(y):
+        def added(y, name):
+            y = make_norm(c, name, Part.BRANCH)(y) if c.branch_norms else y
             return Dropout(c.dropout, deterministic=self.deterministic)(y)
 
         normed = attention_norm(x) if c.pre_norm else x
         if "normed" in own:
             normed = Site(Part.NORM, name="attention_in")(jnp.where(own["normed"], normed, x))
-        branch = attention(normed, rows, x, rotate)
-        x = Site(Part.RESIDUAL, name="attention_residual")(x + drop(branch))
+        branch = added(attention(normed, rows, x, prepared(c, own)), "attention_branch_norm")
+        x = Site(Part.RESIDUAL, name="attention_residual")(x + branch)
         x = x if c.pre_norm else attention_norm(x)
-        branch = mlp(mlp_norm(x) if c.pre_norm else x)
-        x = Site(Part.RESIDUAL, name="mlp_residual")(x + drop(branch))
+        branch = added(mlp(mlp_norm(x) if c.pre_norm else x), "mlp_branch_norm")
+        x = Site(Part.RESIDUAL, name="mlp_residual")(x + branch)
         x = x if c.pre_norm else mlp_norm(x)
         return x, None
 

@@ -22,14 +22,18 @@ def frequencies(head_dim: int, base: float, factor: float = 1.0) -> np.ndarray:
     return ((base * factor) ** -powers / factor ** (2 / head_dim)).astype(np.float32)
 
 
-def rotation(frequencies: jax.Array) -> Callable[[jax.Array, jax.Array], tuple[jax.Array, jax.Array]]:
-    """Returns a function of queries and keys `[B, T, H, D]` that turns dimensions i and i + D / 2 of both by position
-    times `frequencies` `[D / 2]`."""
+def rotation(
+    frequencies: jax.Array, size: jax.Array | float = 1.0
+) -> Callable[[jax.Array, jax.Array], tuple[jax.Array, jax.Array]]:
+    """Returns a function of queries and keys `[B, T, H, D]` that turns dimensions i and i + R / 2 of both, R <= D, by
+    position times `frequencies` `[R / 2]`, and multiplies them by `size`; dimensions from R on stay."""
+    half = frequencies.shape[-1]
 
     def turned(x: jax.Array) -> jax.Array:
         angles = jnp.arange(x.shape[1], dtype=jnp.float32)[:, None, None] * frequencies
-        first, second = jnp.split(x.astype(jnp.float32), 2, axis=-1)
-        cos, sin = jnp.cos(angles), jnp.sin(angles)
-        return jnp.concatenate([first * cos - second * sin, second * cos + first * sin], axis=-1).astype(x.dtype)
+        first, second, rest = jnp.split(x.astype(jnp.float32), [half, 2 * half], axis=-1)
+        cos, sin = jnp.cos(angles) * size, jnp.sin(angles) * size
+        parts = [first * cos - second * sin, second * cos + first * sin, rest]
+        return jnp.concatenate(parts[: 3 if rest.shape[-1] else 2], axis=-1).astype(x.dtype)
 
     return lambda query, key: (turned(query), turned(key))

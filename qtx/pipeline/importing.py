@@ -122,7 +122,7 @@ def config_of_checkpoint(checkpoint: Found, names_source: bool = False) -> Confi
 def objective_of(model: TransformerConfig) -> str:
     """Returns the objective that a model was trained for, if plain text serves it; else `distill`, to stay as it is."""
     head = getattr(model, "head", None)
-    return family_of(model).objectives[0] if head in (None, "mlm") else "distill"
+    return family_of(model).objectives[0] if head in (None, "mlm", "clm") else "distill"
 
 
 def import_run(experiment: Experiment, workdir: Path, checkpoint: Found, data: Data | None = None) -> Assembled:
@@ -207,7 +207,7 @@ def stored_model(folder: Path, named: AttentionConfig) -> TransformerConfig:
     does not note: a length, or, in a checkpoint that qtx did not write, the normalizer; the weights show the gate."""
     stored = open_folder(folder)
     if ATTENTION_KEY not in stored.values:
-        return stored.config(AttentionConfig(named.normalizer))
+        return stored.config(AttentionConfig(named.normalizer, stored.checkpoint.attention.gate))
     there, length = stored.config(None), named.normalizer.length
     return there if length is None else there.trained_at(length)
 

@@ -27,6 +27,7 @@ class AttentionCase(NamedTuple):
       platform: JAX's name of the devices' kind, e.g. `"cpu"`.
       devices: how many devices the arrays are split over.
       biased: whether a bias is added to the scores.
+      capped: whether the scores are bounded by a tanh.
     """
 
     normalizer: Normalizer
@@ -37,14 +38,17 @@ class AttentionCase(NamedTuple):
     platform: str
     devices: int
     biased: bool = False
+    capped: bool = False
 
 
-def case_of(normalizer: Normalizer, rows: Rows, query: jax.Array, dropout: float) -> AttentionCase:
+def case_of(
+    normalizer: Normalizer, rows: Rows, query: jax.Array, dropout: float, capped: bool = False
+) -> AttentionCase:
     """Returns the case of queries `[B, T, H, D]`, on the devices that this process has."""
     mesh = jax.typeof(query).sharding.mesh
     platform = jax.default_backend()
     devices, biased = max(mesh.size, 1), rows.bias is not None
-    return AttentionCase(normalizer, rows.mask, query.shape, query.dtype, dropout, platform, devices, biased)
+    return AttentionCase(normalizer, rows.mask, query.shape, query.dtype, dropout, platform, devices, biased, capped)
 
 
 class Backend(abc.ABC):

@@ -64,6 +64,8 @@ class Blockwise(Backend):
             return "keys at other positions than the queries'"
         if case.biased:
             return "a bias of the scores"
+        if case.capped:
+            return "scores that are bounded"
         if not isinstance(case.normalizer, SoftmaxLike):
             return f"{type(case.normalizer).__name__}, which is not softmax-like"
         if type(case.normalizer).__call__ is not SoftmaxLike.__call__:

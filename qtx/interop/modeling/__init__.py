@@ -10,7 +10,7 @@ from __future__ import annotations
 from collections.abc import Mapping
 from typing import Any
 
-from qtx.attention import GATES, NORMALIZERS, AttentionConfig
+from qtx.attention import GATES, NORMALIZERS
 from qtx.attention.gates import DenseGate
 from qtx.families import FAMILIES, Checkpoint
 from qtx.foundation.config import registered_name
@@ -37,7 +37,7 @@ def modeling(checkpoint: Checkpoint, config: Any, values: Mapping[str, Any]) -> 
     """
     attention, gate = config.attention, config.attention.gate
     stock, beginning = checkpoint.stock, str(checkpoint.beginning(values))
-    if attention == AttentionConfig() and not (stock and stock.more(config)):
+    if attention == checkpoint.attention and not (stock and stock.more(config)):
         ours = values.get("attn_implementation") == REFUSED
         return {key: value for key, value in values.items() if not ours or key not in KEYS}, {}
     architecture = f"{beginning}{checkpoint.ending(config)}"

@@ -30,7 +30,7 @@ def softmax(scores, visible):
 
 
 class Attention(stock.{stock_attention}):
-    """Of T queries to S keys, of hidden states `[B, T, HEADS * HEAD_DIM]`."""
+    """Of T queries to S keys, of hidden states `[B, T, {width}]`."""
 
 {methods}
 
@@ -59,7 +59,7 @@ TAKEN = (
 )
 
 ARGUMENTS = {
-    None: "attention_mask=None, past_key_values=None",
+    None: "attention_mask=None",
     "rotary": "position_embeddings=None, attention_mask=None",
     "bias": "attention_mask=None, position_bias=None",
 }
@@ -92,7 +92,8 @@ def rendered(config: Any, stock: Stock, model_type: str, beginning: str, refused
         auto=next(iter(classes)),
         model_type=model_type.replace("-", "_"),
         heads=config.num_heads,
-        head_dim=config.width // config.num_heads,
+        width=config.width,
+        head_dim=_head_dim(config),
         stock_attention=beginning + stock.attention,
         methods=_lines(1, _methods(config, stock)),
         refused=refused,
@@ -113,7 +114,7 @@ def _methods(config: Any, stock: Stock) -> Iterator[str]:
     if gate is not None:
         factor = "" if gate.scale == 1 else f"{gate.scale} * "
         openness = f"return {factor}torch.sigmoid(logits.float()).to(x.dtype)"
-        yield GATE + _lines(1, [gates.logits(gate, stock.own), openness])
+        yield GATE + _lines(1, [gates.logits(gate, stock.own, config.attention_spec), openness])
 
 
 def _learned(config: Any, stock: Stock) -> Iterator[str]:
@@ -129,22 +130,27 @@ def _learned(config: Any, stock: Stock) -> Iterator[str]:
             )
         yield f"{stock.own}.{name} = nn.Parameter(torch.zeros({parameter.shape}))"
     if gate is not None:
-        yield gates.parameters(gate, stock.own, heads, config.width // heads)
+        yield gates.parameters(gate, stock.own, config.attention_spec, config.width)
 
 
 def _forward(config: Any, stock: Stock) -> Iterator[str]:
-    gate = config.attention.gate
+    gate, spec = config.attention.gate, config.attention_spec
+    scale = "HEAD_DIM" if spec.score_dim is None else spec.score_dim
     place = None if gate is None else gate.place
     residual = _reads_residual(config)
     factors = f"self.gate({'residual' if residual else 'hidden_states'})"
-    arguments = f"hidden_states, {ARGUMENTS[stock.positions]}" + ", residual=None" * residual
+    cached = stock.cached or stock.positions is None
+    arguments = f"hidden_states, {ARGUMENTS[stock.positions]}{', past_key_values=None' * cached}"
+    arguments += ", residual=None" * residual
     yield f"def forward(self, {arguments}, **kwargs):"
     if len(stock.projections) == 1:
         packed = f"self.{stock.projections[0]}(hidden_states)"
         yield f"    query, key, value = {packed}.unflatten(-1, (3, HEADS, HEAD_DIM)).unbind(-3)"
     else:
         yield f"    projections = {', '.join(f'self.{name}' for name in stock.projections)}"
-        yield "    query, key, value = (layer(hidden_states).unflatten(-1, (HEADS, HEAD_DIM)) for layer in projections)"
+        yield "    query, key, value = (layer(hidden_states).unflatten(-1, (-1, HEAD_DIM)) for layer in projections)"
+    if stock.norms:
+        yield "    query, key = self.{}(query), self.{}(key)".format(*stock.norms)
     if place == "values":
         yield f"    value = value * {factors}"
     yield "    query, key, value = (y.transpose(1, 2) for y in (query, key, value))"
@@ -153,8 +159,10 @@ def _forward(config: Any, stock: Stock) -> Iterator[str]:
     if stock.cached:
         yield "    if past_key_values is not None:"
         yield "        key, value = past_key_values.update(key, value, self.layer_idx)"
+    if spec.kv_heads != config.num_heads:
+        yield "    key, value = (y.repeat_interleave(HEADS // y.shape[1], dim=1) for y in (key, value))"
     bias = " + position_bias" * (stock.positions == "bias")
-    yield f"    scores = (query @ key.transpose(2, 3)).float() * HEAD_DIM**-0.5{bias}"
+    yield f"    scores = (query @ key.transpose(2, 3)).float() * {scale}**-0.5{bias}"
     yield "    visible = torch.ones_like(scores, dtype=torch.bool) if attention_mask is None else attention_mask == 0"
     yield "    probs = self.normalize(scores, visible)"
     yield f"    probs = nn.functional.dropout(probs, {stock.dropout}, self.training).to(value.dtype)"
@@ -174,6 +182,10 @@ def _exchange(config: Any, stock: Stock) -> Iterator[str]:
         yield '        lambda layer, args, kwargs: (args, kwargs | {"residual": args[0]}), with_kwargs=True'
         yield "    )"
     yield from stock.more(config)
+
+
+def _head_dim(config: Any) -> int:
+    return config.attention_spec.head_dim or config.width // config.num_heads
 
 
 def _reads_residual(config: Any) -> bool:

@@ -13,13 +13,14 @@ from qtx.foundation.errors import QtxError, lookup
 from qtx.foundation.run_file import run_file
 from qtx.quantization.recipe import Recipe
 from qtx.quantization.recipes.matmul import matmul
-from qtx.quantization.recipes.paper import paper_bert, paper_opt, paper_vit
+from qtx.quantization.recipes.paper import paper_bert, paper_llama, paper_opt, paper_vit
 from qtx.quantization.recipes.recorded import recorded_recipe
 from qtx.quantization.recipes.strict import strict
 
 RECIPES: dict[str, Callable[..., Recipe]] = {
     "paper_bert": paper_bert,
     "paper_opt": paper_opt,
+    "paper_llama": paper_llama,
     "paper_vit": paper_vit,
     "strict": strict,
     "matmul": matmul,

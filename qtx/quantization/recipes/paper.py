@@ -50,6 +50,16 @@ def paper_opt(
     return Recipe(body.weights, (Rule(Part.HEAD, None), *body.activations))
 
 
+def paper_llama(
+    config: TransformerConfig, weight: Quantizer, activation: Quantizer, *, count_padding: bool = False
+) -> Recipe:
+    """Makes the recipe of decoders after Llama, by analogy to OPT's: the head stays in floating point, tied or not, and
+    so do both projections before an activation and their product's factors."""
+    head = Rule(Part.HEAD, None, optional=True)
+    body = _paper(config, weight, activation, left="gated_context", count_padding=count_padding)
+    return Recipe((head, *body.weights), (head, *body.activations))
+
+
 def paper_vit(
     config: TransformerConfig, weight: Quantizer, activation: Quantizer, *, count_padding: bool = False
 ) -> Recipe:

@@ -1,0 +1,58 @@
+"""The family of decoders after Llama."""
+
+from __future__ import annotations
+
+from typing import Any
+
+from qtx.families.checkpoints import gemma, gpt_oss, llama, qwen, smollm3
+from qtx.families.checkpoints.llama import LAYER
+from qtx.families.family import Family, MeasuredSites
+from qtx.models import Llama, LlamaConfig
+
+TENSORS = {
+    "final_norm": "model.norm",
+    "layers/mlp_residual": LAYER,
+    "layers/mlp/out": f"{LAYER}.mlp.down_proj",
+    "layers/mlp_norm": f"{LAYER}.post_attention_layernorm",
+    "layers/attention/out": f"{LAYER}.self_attn.o_proj",
+    "layers/attention_norm": f"{LAYER}.input_layernorm",
+}
+# As the paper measures OPT.
+MEASURED = MeasuredSites(
+    infinity_norm="layers/mlp_residual",
+    kurtosis=TENSORS,
+    maxima={
+        "max_inf_norm": tuple(TENSORS),
+        "max_ffn_inf_norm": ("layers/mlp/out",),
+        "max_layer_inf_norm": ("layers/mlp_residual",),
+    },
+)
+
+
+def small(config: LlamaConfig, sizes: dict[str, Any]) -> dict[str, Any]:
+    """Returns the options that follow when a model is made small."""
+    grouped = config.kv_heads < config.num_heads
+    return {
+        "num_kv_heads": 1 if grouped else None,
+        "head_dim": None,
+        "window": None if config.window is None else 4,
+        "global_layers": tuple(i for i in config.global_layers if i < sizes["num_layers"]),
+        "unrotated_layers": tuple(i for i in config.unrotated_layers if i < sizes["num_layers"]),
+    }
+
+
+LLAMA = Family(
+    title="Llama",
+    module=Llama,
+    config=LlamaConfig,
+    objectives=("clm", "distill"),
+    heads={"clm": "clm"},
+    measured=lambda config: MEASURED,
+    recipe="paper_llama",
+    checkpoints=(
+        *(llama.CHECKPOINT, llama.MISTRAL, qwen.QWEN2, qwen.QWEN3, qwen.QWEN3_NEXT, smollm3.CHECKPOINT),
+        *(gemma.GEMMA, gemma.GEMMA2, gemma.GEMMA3, gpt_oss.CHECKPOINT),
+    ),
+    vocab_size=49152,
+    small=small,
+)
