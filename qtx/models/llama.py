@@ -86,7 +86,7 @@ class LlamaConfig(TransformerConfig):
     branch_norms: bool = False  # type: ignore[misc]
     norm_offset: float = 0.0  # type: ignore[misc]
     embedding_scale: Annotated[float | None, positive("or None for 1")] = None
-    score_dim: Annotated[float | None, positive("or None for the size of a head")] = None
+    score_dim: Annotated[int | None, at_least(1, "or None for the size of a head")] = None
     score_cap: Annotated[float | None, positive("or None")] = None
     logit_cap: Annotated[float | None, positive("or None")] = None
     rotary_base: Annotated[float, positive()] = 100_000.0

@@ -11,6 +11,7 @@ from qtx.families.checkpoints import llama
 from qtx.families.checkpoints.llama import GLOBAL, LOCAL
 from qtx.models import LlamaConfig
 
+PADDING = 128004
 DEFAULTS = {
     "rope_theta": 2e6,
     "max_position_embeddings": 32768,
@@ -30,8 +31,9 @@ def options(values: Mapping[str, Any], source: str) -> dict[str, Any]:
 
 
 def extra(config: LlamaConfig) -> dict[str, Any]:
-    """Returns the keys that `told_by_values` reads."""
+    """Returns the keys that `told_by_values` reads, and that transformers' padding is no token of a small vocabulary."""
     return {
+        **({} if (config.vocab_size or 0) > PADDING else {"pad_token_id": None}),
         **llama.extra(config),
         **llama.layer_types(config),
         "use_sliding_window": config.window is not None,
