@@ -26,6 +26,7 @@ from qtx.quantization import QuantizationConfig
 from qtx.quantization.qat.config import QatConfig
 from qtx.quantization.recipes import RECIPES
 from qtx.training import MeshConfig, TrainingConfig
+from qtx.training.relief import ReliefConfig
 from qtx.training.run_folder import BESIDE_OPTIONS, RunFolder
 
 
@@ -62,7 +63,7 @@ class Experiment:
       seed: the seed of everything random.
       start: the folder of the run whose newest parameters training starts from; empty: from random ones.
       model: the model's config, of the config class of `family`.
-      data, training, mesh, quantization, qat, compare: the sections for these parts of qtx.
+      data, training, mesh, quantization, qat, compare, relief: the sections for these parts of qtx.
     """
 
     family: str
@@ -77,6 +78,7 @@ class Experiment:
     quantization: QuantizationConfig
     qat: QatConfig
     compare: CompareConfig
+    relief: ReliefConfig
 
 
 SECTIONS = {
@@ -86,6 +88,7 @@ SECTIONS = {
     "quantization": QuantizationConfig,
     "qat": QatConfig,
     "compare": CompareConfig,
+    "relief": ReliefConfig,
 }
 
 
@@ -168,6 +171,14 @@ def read(config: ConfigDict) -> Experiment:
         raise QtxError(
             f"config.qat.scheme is {experiment.qat.scheme!r}, but config.start is empty: quantization-aware training "
             "starts from a trained run; give its folder, e.g. --config.start=runs/x"
+        )
+    if experiment.relief != ReliefConfig() and not experiment.start:
+        raise QtxError("config.relief changes a trained model, but config.start is empty: give a run's folder")
+    prefix = len(experiment.relief.prefix)
+    if prefix and experiment.model.prefix != prefix:
+        raise QtxError(
+            f"config.relief.prefix has {prefix} tokens, but config.model.prefix is {experiment.model.prefix}: set it to "
+            f"{prefix}, in a family that has the option (llama)"
         )
     training = experiment.training
     objective.loss.check_whole(training.accumulation_steps, bool(experiment.qat.noise))

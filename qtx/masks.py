@@ -21,7 +21,7 @@ EVERYWHERE = 2**30
 @functools.partial(
     jax.tree_util.register_dataclass,
     data_fields=["offset", "window", "padding", "segments"],
-    meta_fields=["queries", "keys", "causal"],
+    meta_fields=["queries", "keys", "causal", "prefix"],
 )
 @dataclasses.dataclass(frozen=True)
 class Mask:
@@ -34,10 +34,11 @@ class Mask:
       keys: S; None: T.
       offset: the position of the first query among the keys, an integer or a scalar array; None: the queries are at the
         last T positions.
+      prefix: the number of keys before those of the text, which every query sees.
       window: a query sees only keys fewer than so many positions away: an integer, or a scalar array, which may differ
         from layer to layer (see `qtx.models.block.stacked`); None: at any distance.
-      padding: `[B, S]`, False at padding, which no query sees; None: there is no padding.
-      segments: `[B, S]`, segment numbers; a query sees only keys of the segment of the key at its own position; None:
+      padding: `[B, S - prefix]`, False at padding, which no query sees; None: there is no padding.
+      segments: `[B, S - prefix]`, segment numbers; a query sees only keys of the segment of the key at its own position; None:
         there is one segment.
     """
 
@@ -46,15 +47,17 @@ class Mask:
     _: dataclasses.KW_ONLY
     keys: int | None = None
     offset: Any = None
+    prefix: int = 0
     window: Any = None
     padding: jax.Array | None = None
     segments: jax.Array | None = None
 
     @classmethod
-    def of_batch(cls, batch: Mapping[str, Any], length: int, causal: bool) -> Mask:
+    def of_batch(cls, batch: Mapping[str, Any], length: int, causal: bool, prefix: int = 0) -> Mask:
         """Makes the mask of a batch from its `mask` and `segments`, if it has them."""
         padding = batch["mask"].astype(bool) if "mask" in batch else None
-        return cls(length, causal, padding=padding, segments=batch.get("segments"))
+        offset = prefix or None
+        return cls(length, causal, offset=offset, prefix=prefix, padding=padding, segments=batch.get("segments"))
 
     @property
     def num_keys(self) -> int:
@@ -82,8 +85,6 @@ class Mask:
             first_query = first_query + (self.num_keys - self.queries if self.offset is None else self.offset)
         query, key = first_query + jnp.arange(queries), first_key + jnp.arange(keys)
         parts = []
-        if ragged:
-            parts.append(key < self.num_keys)
         ahead = key - query[:, None]
         if self.causal:
             parts.append(ahead <= 0)
@@ -94,11 +95,16 @@ class Mask:
         if self.segments is not None:
             of_query, of_key = self._at(self.segments, query), self._at(self.segments, key)
             parts.append(of_query[:, None, :, None] == of_key[:, None, None, :])
-        return _all(*parts)
+        seen = _all(*parts)
+        seen = seen | (key < self.prefix) if self.prefix and seen is not None else seen
+        return _all(key < self.num_keys, seen) if ragged else seen
 
     def _at(self, x: jax.Array, positions: jax.Array) -> jax.Array:
-        """Returns `x` `[B, S]` at consecutive positions; at all of them, `x` as it is."""
-        return x if self.square and positions.shape[0] == self.queries else jnp.asarray(x)[:, positions]
+        """Returns `x` `[B, S - prefix]` at consecutive positions, with any values at those of the prefix; at all of
+        them, `x` as it is."""
+        if self.square and positions.shape[0] == self.queries:
+            return x
+        return jnp.asarray(x)[:, positions - self.prefix]
 
     def visible(self) -> jax.Array:
         """Counts the keys that each query sees: float32 `[B, 1, T, 1]`, or `[1, 1, T, 1]` if all examples are alike."""

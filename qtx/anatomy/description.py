@@ -39,6 +39,7 @@ class Role(enum.Enum):
     BIAS = "is added"
     SCALE = "scales a norm"
     NORMALIZER = "belongs to the normalizer of attention"
+    PREFIX = "is a key or a value before every text"
     RANGE = "is learned of a quantizer's range"
     OTHER = "none of these"
 

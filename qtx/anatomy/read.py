@@ -15,6 +15,7 @@ from flax import traverse_util
 from qtx.anatomy.description import Anatomy, Parameter, Role, SiteInfo, Stack, stack_of
 from qtx.attention.multi_head import WithParameters
 from qtx.attention.parameters import NORMALIZER
+from qtx.attention.prefix import Prefix
 from qtx.masks import Mask
 from qtx.sites import SITES_AND_TABLES, on_sites, part_of, watching
 
@@ -123,4 +124,4 @@ def _role(owner: nn.Module | None, name: str) -> Role:
         if owner.name == NORMALIZER:
             return Role.NORMALIZER
         return Role.GATE if name.endswith("kernel") else Role.BIAS  # see `qtx.attention.parameters.Parameter`
-    return ROLES.get(name, Role.OTHER)
+    return Role.PREFIX if isinstance(owner, Prefix) else ROLES.get(name, Role.OTHER)

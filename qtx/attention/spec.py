@@ -26,6 +26,7 @@ class AttentionSpec:
       out_bias: whether the output projection has one; None: as the others.
       score_dim: the scores are divided by the root of this number; None: of D.
       score_cap: c, where scores s become c tanh(s / c) before the mask (Gemma 2); None: they are not bounded.
+      prefix: how many learned keys and values stand before every text (`qtx.attention.prefix`).
       dropout: the rate on the probabilities, applied after clipping (the paper's section 4.1).
       init_std: the standard deviation of the initial kernels.
       dtype: the dtype of the computation; scores, probabilities and a gate's sigmoid are float32 under bfloat16 too.
@@ -44,6 +45,7 @@ class AttentionSpec:
     out_bias: bool | None = None
     score_dim: float | None = None
     score_cap: float | None = None
+    prefix: int = 0
     dropout: float = 0.0
     init_std: float = 0.02
     dtype: Any = jnp.float32

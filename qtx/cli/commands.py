@@ -41,7 +41,7 @@ from qtx.pipeline.heal import heal as heal_model
 from qtx.pipeline.healed import export_healed
 from qtx.pipeline.importing import Found, import_run
 from qtx.pipeline.measure import CALIBRATED, measure, metrics_of
-from qtx.pipeline.measurements import QUANTIZED_CENTRED
+from qtx.pipeline.measurements import BESIDE
 from qtx.pipeline.mixed import Goal, read_goal, to_target
 from qtx.pipeline.quantize import keep_quantization, keep_ranges, one_scheme, origin_of_ranges, with_ranges
 from qtx.pipeline.quantize import quantize as quantize_run
@@ -140,6 +140,12 @@ def heal(experiment: Experiment, out: Path, source: Found, command: str, **named
     say(console, f"report: {out / PAGE}")
 
 
+BESIDE_IN_WORDS = {
+    "centred_fidelity": ("fidelity of what the embeddings differ by", fixed),
+    "perplexity": ("perplexity", number),
+}
+
+
 def print_judged(story: Story, console: Console) -> None:
     """Prints what ONNX Runtime's quantizer says of a healing, or why it says nothing."""
     if story.judged:
@@ -222,11 +228,13 @@ def quantize(
         result = measure(run, schemes, attention_text(experiment.model.attention), began, ranges or CALIBRATED)
         files = keep_ranges(run, schemes)
     print_table(f"{run.title}: held-out data, floating point and quantized", *main_table([result]), console)
-    centred = [f"{scheme.upper()} {fixed(value)}" for scheme, value in result.get(QUANTIZED_CENTRED, {}).items()]
     if goal is None and run.assembled.experiment.quantization.exempt:
         say(console, f"exempt: {', '.join(run.assembled.experiment.quantization.exempt)}")
-    if centred:
-        say(console, f"fidelity of what the embeddings differ by: {', '.join(centred)}")
+    for name, of_all in BESIDE.items():
+        if of_all in result:
+            words, write = BESIDE_IN_WORDS[name]
+            by_scheme = {"fp": result[name], **result[of_all]}
+            say(console, f"{words}: {', '.join(f'{key.upper()} {write(value)}' for key, value in by_scheme.items())}")
     say(console, f"results: {workdir / 'results.json'}")
     say(console, f"ranges: {', '.join(map(str, files))}")
 

@@ -7,6 +7,7 @@ from typing import Any
 import numpy as np
 
 from qtx.attention import AttentionConfig
+from qtx.families.checkpoints.llama import PREFIX_KEY
 from qtx.families.weights import export_weights
 from qtx.foundation.errors import QtxError
 from qtx.foundation.storage import sealed_safetensors
@@ -29,7 +30,7 @@ def as_in(original: Stored, config: TransformerConfig, params: Any) -> tuple[dic
     """
     checkpoint, there = original.checkpoint, original.config(None)
     for option in differing_options(config, there):
-        if option != "attention":
+        if option not in ("attention", "prefix"):
             raise QtxError(
                 f"{original.folder} is of another model, with {option} {getattr(there, option)!r} and not "
                 f"{getattr(config, option, None)!r}: give the folder that this one was made of"
@@ -39,7 +40,9 @@ def as_in(original: Stored, config: TransformerConfig, params: Any) -> tuple[dic
         for key, field in checkpoint.fields.items()
         if field.name in OF_TRAINING and getattr(config, field.name) != getattr(there, field.name)
     }
-    values = {key: value for key, value in (original.values | changed).items() if key != ATTENTION_KEY}
+    values = {k: v for k, v in (original.values | changed).items() if k not in (ATTENTION_KEY, PREFIX_KEY)}
+    if config.prefix:
+        values[PREFIX_KEY] = config.prefix
 
     names, table = original.names, table_of(checkpoint, config)
     ours = export_weights(table, params, sizes_of(config), original.tensors)

@@ -144,9 +144,10 @@ def _with_pooling(config: TransformerConfig, folder: Path) -> TransformerConfig:
     except QtxError:
         return config  # the model keeps its own pooling, and import tells which that is
     options = {name: value for name, value in modules.options().items() if name in vars(config)}
-    if modules.options().keys() - options and modules.modules:
+    if modules.modules and "modules" not in options:
         return config
-    return dataclasses.replace(config, head="none", **options)
+    with_head: Any = config
+    return dataclasses.replace(with_head, head="none", **options)
 
 
 def open_folder(folder: Path) -> Stored:

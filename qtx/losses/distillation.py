@@ -98,6 +98,29 @@ class ScoreSums(LogitSums):
         return {"loss": loss, "fidelity": fidelity, "predictions": float(self.weight)}
 
 
+class NextTokenSums(NamedTuple):
+    """Sums that a decoder is measured by: its logits, and how well they predict the texts themselves.
+
+    Attributes:
+      logits: as for any head.
+      nll: the sum of the negative log-likelihoods of the tokens that follow others, in nats.
+      tokens: their number.
+    """
+
+    logits: LogitSums
+    nll: Any
+    tokens: Any
+
+    def plus(self, more: Self) -> Self:
+        """Returns the sums with those of another batch added."""
+        return type(self)(self.logits.plus(more.logits), self.nll + more.nll, self.tokens + more.tokens)
+
+    def metrics(self) -> dict[str, float]:
+        """Returns the metrics of `LogitSums`, and the perplexity, exp(nll / tokens)."""
+        mean = float(self.nll) / float(self.tokens) if self.tokens else math.nan
+        return {**self.logits.metrics(), "perplexity": math.exp(mean) if mean < 700 else math.inf}
+
+
 @dataclasses.dataclass(frozen=True)
 class EmbeddingDistillation(Loss):
     """The loss of a model without a head: its layers' relative squared error; the embeddings' cosine is measured too.
@@ -166,8 +189,8 @@ class LogitDistillation(Loss):
         weights = batch["weights"].astype(jnp.float32)
         return Sums((weights * loss).sum(), weights.sum())
 
-    def measured(self, output: jax.Array, batch: Batch, shards: int) -> LogitSums:
-        """Returns the sums. Softmax logits are also centred per prediction: a number added to all means nothing. Those
+    def measured(self, output: jax.Array, batch: Batch, shards: int) -> LogitSums | NextTokenSums:
+        """Returns the sums, those of a decoder with its perplexity. Softmax logits are also centred per prediction: a number added to all means nothing. Those
         of spans are centred over the real tokens, for each end."""
         weights = batch["weights"].astype(jnp.float32)
         x, t = (logits.astype(jnp.float32) for logits in (output, batch[LOGITS]))
@@ -178,7 +201,14 @@ class LogitDistillation(Loss):
             x, t = (_centred(logits, real) for logits in (x, t))
         rows = (real * weights[:, None]).reshape(-1)
         x, t = (logits.reshape(-1, logits.shape[-1]) for logits in (x, t))
-        return (ScoreSums if self.kind == SCORE else LogitSums)(weights.sum(), moments(x, t, rows))
+        sums = (ScoreSums if self.kind == SCORE else LogitSums)(weights.sum(), moments(x, t, rows))
+        if self.kind != SOFTMAX or not getattr(self.config, "causal", False) or output.ndim == 2:
+            return sums
+        followed = real[:, :-1] & real[:, 1:] & (weights > 0)[:, None]
+        logits = output[:, :-1].astype(jnp.float32)
+        right = jnp.take_along_axis(logits, batch["tokens"][:, 1:, None], axis=-1)[..., 0]
+        nll = jax.nn.logsumexp(logits, axis=-1) - right
+        return NextTokenSums(sums, jnp.where(followed, nll, 0.0).sum(), followed.sum(dtype=jnp.float32))
 
 
 def _centred(logits: jax.Array, real: jax.Array) -> jax.Array:

@@ -48,6 +48,7 @@ class TransformerConfig(Checked):
         the feed-forward networks, their last layer, and the norms have biases.
       attention_out_bias: whether the attention's output projection has a bias; None: as its other projections.
       qk_norm: whether every head's queries and keys are normalized.
+      prefix: how many learned keys and values stand before every text (`qtx.attention.prefix`).
       branch_norms: whether the outputs of the branches are normalized.
       norm_offset: what the scale of an RMSNorm is beside (`qtx.layers.RMSNorm`).
       reads: what a batch holds, `"tokens"` `[B, T]` or `"images"` `[B, H, W, C]`.
@@ -81,6 +82,7 @@ class TransformerConfig(Checked):
     attention_out_bias: ClassVar[bool | None] = None
     qk_norm: ClassVar[bool] = False
     branch_norms: ClassVar[bool] = False
+    prefix: ClassVar[int] = 0
     norm_offset: ClassVar[float] = 0.0
     reads: ClassVar[str] = "tokens"
     shared_layers: ClassVar[bool] = False
@@ -136,6 +138,7 @@ class TransformerConfig(Checked):
             self.attention,
             use_bias=self.attention_bias,
             out_bias=self.attention_out_bias,
+            prefix=self.prefix,
             dropout=self.attention_dropout,
             init_std=self.init_std,
             dtype=jnp.dtype(self.dtype),

@@ -54,6 +54,7 @@ class LlamaConfig(TransformerConfig):
       window: a token sees only those fewer than so many positions before it; None: all before it.
       global_layers: the layers that see all, whatever the window.
       local_base: theta in the other layers, without scaling (Gemma 3); None: as everywhere.
+      prefix: how many learned keys and values, in floating point, stand before every text.
       tied: whether the head is the embedding table.
       head: `"clm"`, the next token's logits, or `"none"`, the hidden states, of which embeddings are made.
       pooling, normalize: how hidden states become the embedding of a text, in a model without a head; see
@@ -96,6 +97,7 @@ class LlamaConfig(TransformerConfig):
     window: Annotated[int | None, at_least(1, "or None")] = None
     global_layers: tuple[int, ...] = ()
     local_base: Annotated[float | None, positive("or None")] = None
+    prefix: Annotated[int, at_least(0)] = 0  # type: ignore[misc]
     tied: bool = True
     head: Annotated[str, one_of(("clm", "none"))] = "clm"
     pooling: str = "lasttoken"
@@ -155,9 +157,7 @@ class LlamaConfig(TransformerConfig):
         angles = frequencies(self.rotated, self.rotary_base)
         far = angles if scaling is None else scaling.scaled(angles.astype(np.float64), self.rotary_base)
         near = far if self.local_base is None else frequencies(self.rotated, self.local_base)
-        own = {
-            "frequencies": np.where(turned[:, None], np.where(everywhere[:, None], far, near), 0).astype(np.float32)
-        }
+        own = {"frequencies": np.where(turned[:, None], np.where(everywhere[:, None], far, near), 0).astype(np.float32)}
         if scaling is not None and scaling.size != 1:
             scaled = turned & (everywhere | (self.local_base is None))
             own["rotary_size"] = np.where(scaled, scaling.size, 1).astype(np.float32)
@@ -220,7 +220,7 @@ class Llama(nn.Module):
         """
         c, tokens = self.config, batch["tokens"]
         embeddings = LlamaEmbeddings(c, name="embeddings")
-        rows = Rows(Mask.of_batch(batch, tokens.shape[1], causal=c.causal), step)
+        rows = Rows(Mask.of_batch(batch, tokens.shape[1], causal=c.causal, prefix=c.prefix), step)
         x, _ = layers(c, deterministic=not train)(embeddings(tokens), rows)
         x = make_norm(c, "final_norm")(x)
         if c.head == "none":

@@ -26,14 +26,19 @@ def rotation(
     frequencies: jax.Array, size: jax.Array | float = 1.0
 ) -> Callable[[jax.Array, jax.Array], tuple[jax.Array, jax.Array]]:
     """Returns a function of queries and keys `[B, T, H, D]` that turns dimensions i and i + R / 2 of both, R <= D, by
-    position times `frequencies` `[R / 2]`, and multiplies them by `size`; dimensions from R on stay."""
+    position times `frequencies` `[R / 2]`, and multiplies these by `size`; dimensions from R on stay."""
+
+    def at_its_position(x: jax.Array) -> jax.Array:
+        return turned(x, jnp.arange(x.shape[1], dtype=jnp.float32), frequencies, size)
+
+    return lambda query, key: (at_its_position(query), at_its_position(key))
+
+
+def turned(x: jax.Array, positions: jax.Array, frequencies: jax.Array, size: jax.Array | float = 1.0) -> jax.Array:
+    """Returns queries or keys `[B, T, H, D]` as `rotation` turns them at `positions`, `[T]` or one for all, `[]`."""
     half = frequencies.shape[-1]
-
-    def turned(x: jax.Array) -> jax.Array:
-        angles = jnp.arange(x.shape[1], dtype=jnp.float32)[:, None, None] * frequencies
-        first, second, rest = jnp.split(x.astype(jnp.float32), [half, 2 * half], axis=-1)
-        cos, sin = jnp.cos(angles) * size, jnp.sin(angles) * size
-        parts = [first * cos - second * sin, second * cos + first * sin, rest]
-        return jnp.concatenate(parts[: 3 if rest.shape[-1] else 2], axis=-1).astype(x.dtype)
-
-    return lambda query, key: (turned(query), turned(key))
+    angles = jnp.reshape(positions, (-1, 1, 1)) * frequencies
+    first, second, rest = jnp.split(x.astype(jnp.float32), [half, 2 * half], axis=-1)
+    cos, sin = jnp.cos(angles) * size, jnp.sin(angles) * size
+    parts = [first * cos - second * sin, second * cos + first * sin, rest]
+    return jnp.concatenate(parts[: 3 if rest.shape[-1] else 2], axis=-1).astype(x.dtype)

@@ -32,6 +32,7 @@ from qtx.pipeline.measure import measure, sums_of
 from qtx.pipeline.measurements import find_result
 from qtx.pipeline.patient import METRIC
 from qtx.pipeline.quantize import quantize
+from qtx.pipeline.relief import can_have_relief, find_relief, in_words
 from qtx.pipeline.run import TrainedRun, restore_run, train_run
 from qtx.pipeline.warmup import grown_from
 from qtx.quantization.qat.config import QatConfig
@@ -121,7 +122,7 @@ def heal(
     stages = [_stage(run, aim.bits, began)]
     while isinstance(steps := what_next(stages, aim), int):
         at, began = folder / f"stage_{len(stages)}", time.monotonic()
-        experiment = _experiment(patient, run, at, steps, aim)
+        experiment = _experiment(patient, run, at, steps, aim, tell)
         training = experiment.training
         tell(f"stage {len(stages)}: {training.steps} updates, weights within {training.clip_weights:g} rms")
         run = train_run(assemble(experiment, workdir=at), at)
@@ -171,14 +172,24 @@ def weight_limit(before: TrainedRun) -> float:
     return ([*itertools.takewhile(bearable, LIMITS)] or [LIMITS[0]])[-1]
 
 
-def _experiment(patient: Experiment, before: TrainedRun, folder: Path, steps: int, aim: Aim) -> Experiment:
+def _experiment(
+    patient: Experiment, before: TrainedRun, folder: Path, steps: int, aim: Aim, tell: Callable[[str], Any]
+) -> Experiment:
     """Returns the experiment of a stage: the one that is there already, or one that starts from the stage before."""
     if RunFolder(folder).config.exists():
         return load_experiment(folder)
+    there = before.assembled.experiment
+    relief, model = there.relief, there.model
+    if can_have_relief(before):
+        tell("looking for what may stand before every text, and for hidden units that write spikes")
+        relief = find_relief(before, aim.bits, tell)[-1].relief
+        tell(f"taken: {in_words(before, relief)}")
+        model = dataclasses.replace(model, prefix=len(relief.prefix)) if relief.prefix else model
     experiment = dataclasses.replace(
         patient,
         start=str(before.workdir),
-        model=dataclasses.replace(before.assembled.experiment.model, dropout=0.0, attention_dropout=0.0),
+        relief=relief,
+        model=dataclasses.replace(model, dropout=0.0, attention_dropout=0.0),
         training=dataclasses.replace(
             patient.training,
             steps=steps,

@@ -23,6 +23,7 @@ from qtx.pipeline.lineage import HEAD, config_of, starts
 from qtx.quantization.calibration import calibrate
 from qtx.quantization.qat.model import QatModel
 from qtx.training.loading import NEWEST, load_params
+from qtx.training.relief import relieved
 from qtx.training.run_folder import RunFolder
 
 
@@ -51,7 +52,10 @@ def start_params(assembled: Assembled, folder: str) -> Any:
     same = same and jax.tree.map(jnp.shape, nn.unbox(boxed)) == jax.tree.map(jnp.shape, params.get(HEAD, {}))
     same = same and (folder != experiment.start or _has_classes_of_start(experiment, assembled.data))
     encoder = params if same else {name: part for name, part in params.items() if name != HEAD}
-    return converted_params(module, encoder, experiment.seed)
+    converted = converted_params(module, encoder, experiment.seed)
+    if experiment.relief == there.relief or folder != experiment.start:
+        return converted
+    return relieved(experiment.relief, module, build(there.model, assembled.data), converted)
 
 
 def _has_classes_of_start(experiment: Experiment, data: Data) -> bool:

@@ -25,8 +25,9 @@ EXPECTED = Expected("the results of a run of this version of qtx", "move it away
 
 FLOATING_POINT = "fp"
 HEAD = ("variant", "seed", "parameters", "metric")
-CENTRED, QUANTIZED_CENTRED = "centred_fidelity", "quantized_centred_fidelity"
-"""Keys of the centred fidelity of embeddings: in a measurement, and, by scheme, in a result of all quantized models."""
+BESIDE = {"centred_fidelity": "quantized_centred_fidelity", "perplexity": "quantized_perplexity"}
+"""Metrics that some models are measured by beside their own: the key in a measurement, and that in a result of all
+quantized models, by scheme."""
 # Options of the section `quantization` that no measurement depends on, or that it has entries of its own for.
 NOT_OPTIONS = ("schemes", "method", "sensitivity_batches")
 
@@ -87,7 +88,11 @@ def as_result(head: Mapping[str, Any], measurements: Iterable[Measurement]) -> R
     seconds = values.pop("seconds")
     fp, loss = values.pop(metric), values.pop("loss")
     methods = {measurement["method"] for measurement in by_scheme.values()}
-    centred = {scheme: measurement["values"].get(CENTRED) for scheme, measurement in by_scheme.items()}
+    beside = {
+        of_all: {scheme: measurement["values"].get(name) for scheme, measurement in by_scheme.items()}
+        for name, of_all in BESIDE.items()
+        if name != metric
+    }
     exempt = max((len(one.get("options", {}).get(EXEMPT, ())) for one in by_scheme.values()), default=0)
     return {
         **{name: head[name] for name in HEAD},
@@ -98,7 +103,7 @@ def as_result(head: Mapping[str, Any], measurements: Iterable[Measurement]) -> R
         "method": ", ".join(sorted(methods)) or None,
         "quantized": {scheme: measurement["values"][metric] for scheme, measurement in by_scheme.items()},
         **({EXEMPT: exempt} if exempt else {}),
-        **({QUANTIZED_CENTRED: centred} if centred and None not in centred.values() else {}),
+        **{name: values for name, values in beside.items() if values and None not in values.values()},
         "seconds": seconds,
     }
 

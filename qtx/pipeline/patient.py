@@ -9,6 +9,7 @@ from typing import Any
 from ml_collections import ConfigDict
 
 from qtx.data.config import EXAMPLE_OPTIONS
+from qtx.families import FAMILIES
 from qtx.foundation.config import section
 from qtx.pipeline.analyze import examples_for
 from qtx.pipeline.export import export_huggingface
@@ -18,6 +19,8 @@ from qtx.training import RunFolder
 
 OBJECTIVE, METRIC = "distill", "fidelity"
 BATCH, SHORTEST = 8, 16
+OF_DECODERS = 2e-4
+"""The peak learning rate of a decoder, of 30 layers and width 576."""
 SOURCE = "source"
 """The folder, in a healing's, of the checkpoint that a run was exported to."""
 
@@ -33,11 +36,21 @@ def patient_config(config: ConfigDict) -> ConfigDict:
     held_out = 2 * examples_for(12 * layers * width**2)  # a number is reported, and not only compared with another
     training.batch_size, training.eval_batches = BATCH, -(-held_out // BATCH)
     training.learning_rate = learning_rate(layers, width)
+    if FAMILIES[config.family].config.causal:
+        decoder_config(config)
     training.warmup_steps, training.weight_decay = 10, 0.0
     training.log_every = 20
     training.checkpoint_every = 60
     quantization.weight_estimator = "minmax"
     return config
+
+
+def decoder_config(config: ConfigDict) -> None:
+    """Changes a patient's config to that of a decoder: windows of running text, and every tensor on a grid, also those
+    that the paper leaves."""
+    config.data.min_length = None
+    config.quantization.recipe = "strict"
+    config.training.learning_rate = OF_DECODERS
 
 
 def learning_rate(layers: int, width: int) -> float:

@@ -13,6 +13,7 @@ from qtx.models import differing_options
 from qtx.pipeline.lineage import config_of
 from qtx.pipeline.warmup import attention_at, grown_from
 from qtx.training.loading import find_checkpoint
+from qtx.training.relief import ReliefConfig
 from qtx.training.run_folder import RunFolder
 
 # Options of the model in which a run may differ from its start: another attention is converted, another head is new.
@@ -39,8 +40,10 @@ def check_start(experiment: Experiment, workdir: Path, identity: Mapping[str, st
         differing = [
             f"model.{name} ({getattr(there.model, name)} there, {getattr(experiment.model, name)} here)"
             for name in differing_options(experiment.model, there.model)
-            if name not in FREE_OPTIONS
+            if name not in FREE_OPTIONS and not (name == "prefix" and experiment.relief.prefix)
         ]
+    if there.relief not in (ReliefConfig(), experiment.relief):
+        differing.append(f"relief ({there.relief} there, {experiment.relief} here)")
     if differing:
         raise QtxError(f"config.start={start} is a run of another model: {', '.join(differing)}; give its --config")
     step, normalizer = find_checkpoint(start), there.model.attention.normalizer

@@ -13,6 +13,7 @@ from qtx.foundation.errors import QtxError
 from qtx.pipeline.lineage import check_unchanged, other_head, starts
 from qtx.training.distillation import Teacher
 from qtx.training.loading import NEWEST, load_params
+from qtx.training.relief import ReliefConfig, relieved
 from qtx.training.run_folder import RunFolder
 
 
@@ -53,4 +54,13 @@ def teacher_of(experiment: Experiment, data: Data, workdir: Path | None) -> Teac
         check_unchanged(chain[-2][0], folder)
     checkpoint = "0" if RunFolder(folder).imported.is_dir() else NEWEST
     load = functools.partial(load_params, module, data, folder, experiment.mesh, checkpoint)
-    return Teacher(module, load, experiment.training.distill_layers)
+    prefix = experiment.relief.prefix
+    if not prefix or there.relief.prefix:
+        return Teacher(module, load, experiment.training.distill_layers)
+    # What stands before every text stands before the teacher's, too.
+    with_prefix = build(dataclasses.replace(module.config, prefix=len(prefix)))
+    return Teacher(
+        with_prefix,
+        lambda: relieved(ReliefConfig(prefix), with_prefix, module, load()),
+        experiment.training.distill_layers,
+    )

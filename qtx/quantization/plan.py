@@ -92,8 +92,10 @@ def quantizers_of(anatomy: Anatomy, recipe: Recipe) -> tuple[dict[str, Quantizer
 
 
 def weights_of(anatomy: Anatomy) -> dict[str, Parameter]:
-    """Returns the parameters that weight rules match: all but those of normalizers, which no product multiplies."""
-    return {path: one for path, one in anatomy.parameters.items() if one.role is not Role.NORMALIZER}
+    """Returns the parameters that weight rules match: all but those of normalizers, which no product multiplies, and
+    prefixes, which stand in floating point before every text."""
+    left = (Role.NORMALIZER, Role.PREFIX)
+    return {path: one for path, one in anatomy.parameters.items() if one.role not in left}
 
 
 def sites_beside(anatomy: Anatomy, weights: Iterable[str]) -> dict[str, SiteInfo]:

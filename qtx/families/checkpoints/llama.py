@@ -11,11 +11,15 @@ from typing import Any
 from qtx.families.checkpoint import Checkpoint, Field
 from qtx.families.rope import rotary_keys, rotary_options
 from qtx.families.stock import Stock
-from qtx.families.weights import Weight, dense_weights, layer_norm_weights
+from qtx.families.weights import Layout, Weight, dense_weights, layer_norm_weights
 from qtx.foundation.errors import QtxError
 from qtx.models import LlamaConfig
 
 LAYER = "model.layers.{layer}"
+# [K, P, D] <-> [P, K, D]
+PREFIX = Layout(lambda x: x.transpose(1, 0, 2), lambda x: x.transpose(1, 0, 2))
+PREFIXED = ("key", "value")
+PREFIX_KEY = "qtx_prefix"
 GLOBAL, LOCAL = "full_attention", "sliding_attention"
 
 
@@ -51,13 +55,15 @@ def told(values: Mapping[str, Any], _: Mapping[str, Any], source: str) -> dict[s
         "window": window,
         "global_layers": () if window is None else tuple(i for i, kind in enumerate(kinds) if kind == GLOBAL),
         "unrotated_layers": unrotated,
+        "prefix": values.get(PREFIX_KEY, 0),
         **rotary_options(values, source),
     }
 
 
 def extra(config: LlamaConfig) -> dict[str, Any]:
     """Returns the keys that `told` reads and all of these models have."""
-    return {"num_key_value_heads": config.kv_heads, "head_dim": config.head_size, **rotary_keys(config)}
+    shape = {"num_key_value_heads": config.kv_heads, "head_dim": config.head_size}
+    return {**shape, **rotary_keys(config), **({PREFIX_KEY: config.prefix} if config.prefix else {})}
 
 
 def layer_types(config: LlamaConfig) -> dict[str, Any]:
@@ -88,6 +94,8 @@ def weights(config: LlamaConfig) -> list[Weight]:
     for name, part in norms.items():
         rows += layer_norm_weights(f"{LAYER}.{name}", f"layers/{part}", bias=False)
     rows += layer_norm_weights("model.norm", "final_norm", bias=False)
+    if config.prefix:
+        rows += [Weight(f"{attention}.prefix_{part}", f"layers/attention/prefix/{part}", PREFIX) for part in PREFIXED]
     untied = config.head == "clm" and not config.tied
     return [*rows, *(dense_weights("lm_head", "head/product", bias=False) if untied else [])]
 

@@ -37,14 +37,15 @@ def modeling(checkpoint: Checkpoint, config: Any, values: Mapping[str, Any]) -> 
     """
     attention, gate = config.attention, config.attention.gate
     stock, beginning = checkpoint.stock, str(checkpoint.beginning(values))
-    if attention == checkpoint.attention and not (stock and stock.more(config)):
+    plain = attention == checkpoint.attention and not config.prefix
+    if plain and not (stock and stock.more(config)):
         ours = values.get("attn_implementation") == REFUSED
         return {key: value for key, value in values.items() if not ours or key not in KEYS}, {}
     architecture = f"{beginning}{checkpoint.ending(config)}"
     if stock is None:
         known = (kind for family in FAMILIES.values() for kind in family.checkpoints if kind.stock is not None)
         raise QtxError(
-            f"{checkpoint.library.name}'s {architecture} has no code for an attention that is no plain softmax, as "
+            f"{checkpoint.library.name}'s {architecture} has no code for an attention that is no plain softmax, or for a prefix, as "
             f"{', '.join(name for kind in known for name in kind.model_types)} have: leave the original out, to write "
             "the model as one of these, or give its Checkpoint the names of its Stock"
         )

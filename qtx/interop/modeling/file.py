@@ -58,6 +58,8 @@ TAKEN = (
     *("layer_idx", "normalize", "num_heads", "out_proj", "o_proj", "scaling", "training"),
 )
 
+PREFIX = ("prefix_key", "prefix_value")
+"""What stands before every text, `[K, P, D]`; every query sees it, whatever its mask and its cache."""
 ARGUMENTS = {
     None: "attention_mask=None",
     "rotary": "position_embeddings=None, attention_mask=None",
@@ -122,6 +124,10 @@ def _learned(config: Any, stock: Stock) -> Iterator[str]:
     parameters = normalizer.parameters(heads)
     if stock.own != "self" and (parameters or gate is not None):
         yield f"{stock.own} = nn.Module()  # as the weights are named"
+    if config.prefix:
+        shape = (config.attention_spec.kv_heads, config.prefix, _head_dim(config))
+        for name in PREFIX:
+            yield f"self.{name} = nn.Parameter(torch.zeros{shape})"
     for name, parameter in parameters.items():
         if name in (*TAKEN, *stock.projections, stock.out):
             raise QtxError(
@@ -159,6 +165,12 @@ def _forward(config: Any, stock: Stock) -> Iterator[str]:
     if stock.cached:
         yield "    if past_key_values is not None:"
         yield "        key, value = past_key_values.update(key, value, self.layer_idx)"
+    if config.prefix:
+        key, value = PREFIX
+        yield f"    of_prefix = (x.expand(len(key), -1, -1, -1) for x in (self.{key}, self.{value}))"
+        yield "    key, value = (torch.cat(both, 2) for both in zip(of_prefix, (key, value)))"
+        yield "    if attention_mask is not None:"
+        yield f"        attention_mask = nn.functional.pad(attention_mask, ({config.prefix}, 0))"
     if spec.kv_heads != config.num_heads:
         yield "    key, value = (y.repeat_interleave(HEADS // y.shape[1], dim=1) for y in (key, value))"
     bias = " + position_bias" * (stock.positions == "bias")

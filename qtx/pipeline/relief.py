@@ -1,0 +1,169 @@
+"""This module finds, by measuring, the relief of a decoder: the prefix and the scaled units with which integers do the
+least harm before anything is trained (`qtx.training.relief`)."""
+
+from __future__ import annotations
+
+import dataclasses
+import functools
+import itertools
+import math
+from collections.abc import Callable, Iterable, Iterator, Sequence
+from typing import Any, NamedTuple
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+
+from qtx.analysis.capture import FloatingPoint
+from qtx.analysis.writers import Writer, spike_writers
+from qtx.anatomy import read as read_anatomy
+from qtx.families import build
+from qtx.foundation.batch import Batch
+from qtx.masks import token_mask
+from qtx.pipeline.run import TrainedRun
+from qtx.quantization import calibrate
+from qtx.sites import capture
+from qtx.training.relief import ReliefConfig, relieved
+
+CALIBRATED_ON, MEASURED_ON = 4, 4
+"""The batches of training data that ranges are made of, and the further ones that perplexity is measured on."""
+SPIKED = 3
+"""How many of the tokens with the largest values are tried as prefixes."""
+WRITING = (300.0, 100.0)
+"""Units are scaled that write more than so many times what the median unit of their layer does."""
+FACTORS = (0.1, 0.3)
+AFFORDABLE = math.log(1.06)
+"""How much of the log-perplexity in floating point scaling may cost."""
+NEWLINE = "\n"
+RESIDUAL = "layers/mlp_residual"
+
+
+class Tried(NamedTuple):
+    """A relief, with the perplexities that it leaves in floating point and in integers, without training."""
+
+    relief: ReliefConfig
+    floating: float
+    quantized: float
+
+
+def can_have_relief(run: TrainedRun) -> bool:
+    """Says whether the run's model is a decoder that can have a prefix."""
+    model = run.assembled.experiment.model
+    return model.causal and "prefix" in {field.name for field in dataclasses.fields(model)} and not model.prefix
+
+
+def find_relief(run: TrainedRun, bits: str, tell: Callable[[str], Any] = lambda line: None) -> list[Tried]:
+    """Returns what was tried of a decoder, what was taken last: first every token that may stand before all texts, then,
+    behind the best of them, the units that write spikes, scaled.
+
+    Args:
+      run: the run of the original.
+      bits: the scheme, e.g. "w8a8".
+      tell: is called with a line about each.
+    """
+    batches = list(itertools.islice(_plain(run), CALIBRATED_ON + MEASURED_ON))
+    tried: list[Tried] = []
+
+    def measured(relief: ReliefConfig) -> Tried:
+        tried.append(_measured(run, bits, relief, batches))
+        one = tried[-1]
+        tell(f"{in_words(run, relief)}: perplexity {one.floating:.1f}, in {bits.upper()} {one.quantized:.4g}")
+        return one
+
+    plain = measured(ReliefConfig())
+    best = min((plain, *(measured(ReliefConfig((token,))) for token in _tokens(run, batches))), key=_quantized)
+    with_prefix = best.relief
+    writers = _writers(run, with_prefix, batches[:CALIBRATED_ON])
+    asked = [units_of(writers, writing, factor) for writing in WRITING for factor in FACTORS]
+    for units in dict.fromkeys(filter(None, asked)):
+        one = measured(dataclasses.replace(with_prefix, units=units))
+        affordable = math.log(one.floating) <= math.log(plain.floating) + AFFORDABLE
+        best = min(best, one, key=_quantized) if affordable else best
+    return [*(one for one in tried if one is not best), best]
+
+
+def units_of(writers: Iterable[Writer], writing: float, factor: float) -> tuple[str, ...]:
+    """Returns the units that write more than `writing` medians, as `ReliefConfig` has them, with one factor."""
+    return tuple(f"{one.layer}:{one.unit}={factor:g}" for one in writers if one.ratio > writing)
+
+
+def in_words(run: TrainedRun, relief: ReliefConfig) -> str:
+    """Says what a relief is, with the text of its tokens."""
+    tokenizer = run.assembled.data.tokenizer
+    texts = [repr(tokenizer.tokens([token])[0]) if tokenizer else str(token) for token in relief.prefix]
+    prefix = f"{' and '.join(texts)} before every text" if texts else "as it came"
+    factors = sorted(set(relief.factors.values()))
+    scaled = f", {len(relief.units)} hidden units times {', '.join(map(str, factors))}" if relief.units else ""
+    return prefix + scaled
+
+
+def _quantized(one: Tried) -> float:
+    return one.quantized
+
+
+def _plain(run: TrainedRun) -> Iterator[Batch]:
+    """Yields batches of training data without a teacher's outputs."""
+    names = ("tokens", "mask", "weights")
+    for batch in run.assembled.calibration():
+        yield {name: batch[name] for name in names if name in batch}
+
+
+def _tokens(run: TrainedRun, batches: Sequence[Batch]) -> list[int]:
+    """Returns the tokens to try: what texts begin and end with, a new line, and those whose values are largest."""
+    tokenizer, vocabulary = run.assembled.data.tokenizer, run.assembled.experiment.model.vocab_size
+    found: list[int] = []
+    if tokenizer is not None:
+        found += [tokenizer.start, tokenizer.end]
+        found += tokenizer.backend.encode(NEWLINE, add_special_tokens=False).ids[:1]
+    largest: dict[int, float] = {}
+    for batch in batches[:CALIBRATED_ON]:
+        tokens = np.asarray(batch["tokens"])[:, 1:]
+        values = np.asarray(_largest_values(run.assembled.module, run.floating_point, batch))[:, 1:]
+        for token, value in zip(tokens.ravel(), values.ravel(), strict=True):
+            largest[int(token)] = max(largest.get(int(token), 0.0), float(value))
+    spiked = sorted(largest, key=lambda token: -largest[token])[:SPIKED]
+    return [token for token in dict.fromkeys([*found, *spiked]) if token < vocabulary]
+
+
+@functools.partial(jax.jit, static_argnums=0)
+def _largest_values(module: Any, params: Any, batch: Batch) -> jax.Array:
+    """Returns the largest magnitude of each token's residual stream over all layers, `[B, T]`."""
+    captured = capture(module.apply, (RESIDUAL,), {"params": params}, batch)[1][RESIDUAL]
+    return jnp.where(token_mask(batch, captured.shape[2], module), jnp.abs(captured).max(axis=(0, 3)), 0.0)
+
+
+def _with(run: TrainedRun, relief: ReliefConfig) -> tuple[Any, Any]:
+    """Returns the module and the parameters of a run's model under a relief."""
+    original = run.assembled.module
+    module = build(dataclasses.replace(run.assembled.experiment.model, prefix=len(relief.prefix)))
+    return module, relieved(relief, module, original, run.floating_point)
+
+
+def _writers(run: TrainedRun, relief: ReliefConfig, batches: Sequence[Batch]) -> list[Writer]:
+    module, params = _with(run, relief)
+    return spike_writers(module, params, batches, read_anatomy(module, batches[0]))
+
+
+def _measured(run: TrainedRun, bits: str, relief: ReliefConfig, batches: Sequence[Batch]) -> Tried:
+    module, params = _with(run, relief)
+    quantization = run.assembled.experiment.quantization
+    recipe = quantization.make_recipe(bits, module.config)
+    quantized = calibrate(module, params, recipe, batches[:CALIBRATED_ON], CALIBRATED_ON)
+    held = batches[CALIBRATED_ON:]
+    return Tried(relief, _perplexity(FloatingPoint(module, params), held), _perplexity(quantized, held))
+
+
+def _perplexity(model: Any, batches: Iterable[Batch]) -> float:
+    sums = np.sum([np.asarray(_nll(model, batch), np.float64) for batch in batches], axis=0)
+    return math.exp(min(sums[0] / sums[1], 700.0))
+
+
+@jax.jit
+def _nll(model: Any, batch: Batch) -> jax.Array:
+    """Returns the negative log-likelihood of a batch's tokens that follow others, in nats, and their number, `[2]`."""
+    logits = model.apply(batch)[:, :-1].astype(jnp.float32)
+    right = jnp.take_along_axis(logits, batch["tokens"][:, 1:, None], axis=-1)[..., 0]
+    real = token_mask(batch, batch["tokens"].shape[1])
+    followed = real[:, :-1] & real[:, 1:]
+    nll = jnp.where(followed, jax.nn.logsumexp(logits, axis=-1) - right, 0.0)
+    return jnp.stack([nll.sum(), followed.sum(dtype=jnp.float32)])
