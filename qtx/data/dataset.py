@@ -14,6 +14,7 @@ from qtx.data.workers import WorkerBatches
 from qtx.foundation.batch import Batch
 from qtx.foundation.errors import QtxError
 from qtx.losses.answers import Answers
+from qtx.losses.choices import Choices
 
 if TYPE_CHECKING:
     import grain
@@ -42,6 +43,7 @@ class Data:
       pixels: the options of an image source by which an image of 8 bits becomes an example.
       classes: the names of the labels, in the order of their numbers.
       answers: the right answers to held-out questions.
+      choices: the choices of held-out questions.
       tokenizer: the text's tokenizer, which a run keeps.
       digests: hashes of what the splits `training` and `held_out` hold, which change when any of it changes.
       reading_threads: threads that make batches ahead of training. One is best for records in memory, whose transforms
@@ -63,6 +65,7 @@ class Data:
     pixels: Mapping[str, Any] | None = field(default=None, repr=False)
     classes: tuple[str, ...] | None = field(default=None, repr=False)
     answers: Answers | None = field(default=None, repr=False)
+    choices: Choices | None = field(default=None, repr=False)
     tokenizer: TextTokenizer | None = field(default=None, repr=False)
     digests: Mapping[str, str] = field(default_factory=dict, repr=False)
     reading_threads: int = 1

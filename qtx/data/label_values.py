@@ -10,9 +10,10 @@ from typing import Any
 
 from qtx.foundation.errors import QtxError
 
-CLASS, NUMBERS, NAMES, TAGS, ANSWERS = "class", "numbers", "names", "tags", "answers"
+CLASS, NUMBERS, NAMES, TAGS, ANSWERS, CHOICES = "class", "numbers", "names", "tags", "answers", "choices"
 """Kinds of labels. A label of `NUMBERS` or `NAMES` is a JSON list, for `NAMES` of names, or of a 0 or 1 for each;
-`TAGS` are a class for each word of a text, and `ANSWERS` places in a text that answer a question."""
+`TAGS` are a class for each word of a text, `ANSWERS` places in a text that answer a question, and `CHOICES` the right
+one of a few texts."""
 OF_TEXTS = (CLASS, NUMBERS, NAMES)
 """Kinds of labels of whole texts."""
 SEPARATOR = ","

@@ -127,10 +127,16 @@ def documents(path: str | Path, separator: str | None, mended: Counter[str] | No
     Raises:
       QtxError: for a file that cannot be read, is a table, or has a line that is no such object.
     """
+    found = whole_documents(path, mended) if text_kind(path) in (".jsonl", TABLE) else cut(text_chunks(path), separator)
+    return (document for document in found if document.strip())
+
+
+def whole_documents(path: str | Path, mended: Counter[str] | None = None) -> Iterator[str]:
+    """Returns the documents of a text file as they are, also those of white space alone: each line's `text` of a
+    `.jsonl` file, or all of another file; see `documents`."""
     if text_kind(path) == TABLE:
         raise QtxError(f"{path} is a table, not text: source text_labels reads texts with labels")
-    found = _texts_of_objects(path, mended) if text_kind(path) == ".jsonl" else cut(text_chunks(path), separator)
-    return (document for document in found if document.strip())
+    return _texts_of_objects(path, mended) if text_kind(path) == ".jsonl" else iter([read_text(path)])
 
 
 def check_separator(separator: str | None) -> None:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from qtx.losses.base import Loss, Training
 from qtx.losses.binary_cross_entropy import BinaryCrossEntropy
+from qtx.losses.choices import ChoiceCrossEntropy
 from qtx.losses.cross_entropy import ClassCrossEntropy, CrossEntropy
 from qtx.losses.distillation import EmbeddingDistillation, LogitDistillation
 from qtx.losses.entities import EntityCrossEntropy
@@ -13,6 +14,7 @@ from qtx.losses.sums import Sums
 
 __all__ = [
     "BinaryCrossEntropy",
+    "ChoiceCrossEntropy",
     "ClassCrossEntropy",
     "CrossEntropy",
     "EmbeddingDistillation",

@@ -9,8 +9,9 @@ import jax.numpy as jnp
 
 from qtx.foundation.batch import Batch
 from qtx.losses.base import Loss, Training
-from qtx.losses.sums import ClassSums, PredictionSums
+from qtx.losses.sums import ClassSums, PredictionSums, TextSums
 from qtx.losses.vocabulary import vocabulary_sums
+from qtx.masks import sample_mask
 from qtx.models.vocabulary import Factors
 
 
@@ -84,7 +85,8 @@ def training_sums(logits: jax.Array, batch: Batch, label_smoothing: float = 0.0)
 
 @dataclasses.dataclass(frozen=True)
 class CrossEntropy(Loss):
-    """Weighted cross entropy of logits `[..., classes]`, or their factors, and `labels` `[...]`, in nats."""
+    """Weighted cross entropy of logits `[..., classes]`, or their factors, and `labels` `[...]`, in nats. Where a batch
+    says of how many `bytes` and `words` `[B]` of a text its labels are, it is measured by these, too."""
 
     window = PredictionSums
     factored = True
@@ -95,10 +97,16 @@ class CrossEntropy(Loss):
             return vocabulary_sums(output, batch["labels"], batch["weights"], smoothing, shards=training.shards)
         return training_sums(output, batch, smoothing)
 
-    def measured(self, output: jax.Array | Factors, batch: Batch, shards: int) -> PredictionSums:
+    def measured(self, output: jax.Array | Factors, batch: Batch, shards: int) -> PredictionSums | TextSums:
+        labels, weights = batch["labels"], batch["weights"]
         if isinstance(output, Factors):
-            return vocabulary_sums(output, batch["labels"], batch["weights"], share_ties=True, shards=shards)
-        return cross_entropy_sums(output, batch["labels"], batch["weights"])
+            sums = vocabulary_sums(output, labels, weights, share_ties=True, shards=shards)
+        else:
+            sums = cross_entropy_sums(output, labels, weights)
+        if "bytes" not in batch:
+            return sums
+        real = sample_mask(batch)
+        return TextSums(sums, *((real * batch[unit]).sum(dtype=jnp.float32) for unit in ("bytes", "words")))
 
 
 @dataclasses.dataclass(frozen=True)

@@ -14,6 +14,14 @@ import jax.numpy as jnp
 import numpy as np
 
 
+def perplexity(loss: float) -> float:
+    """Returns exp of a mean cross entropy in nats, infinite where that is beyond float64."""
+    try:
+        return math.exp(loss)
+    except OverflowError:
+        return math.inf
+
+
 class Sums(NamedTuple):
     """Sums over the examples of a batch, float32 scalars.
 
@@ -49,11 +57,30 @@ class PredictionSums(NamedTuple):
         (the sum of the weights)."""
         weight = float(self.weight)
         loss, correct = (float(x) / weight if weight else math.nan for x in (self.loss, self.correct))
-        try:
-            perplexity = math.exp(loss)
-        except OverflowError:
-            perplexity = math.inf
-        return {"loss": loss, "perplexity": perplexity, "accuracy": correct, "predictions": weight}
+        return {"loss": loss, "perplexity": perplexity(loss), "accuracy": correct, "predictions": weight}
+
+
+class TextSums(NamedTuple):
+    """`PredictionSums` of tokens, and how long the text is that they stand for, float32 scalars.
+
+    Attributes:
+      predictions: the sums over the tokens.
+      bytes, words: UTF-8 bytes and words of the text.
+    """
+
+    predictions: PredictionSums
+    bytes: jax.Array
+    words: jax.Array
+
+    def metrics(self) -> dict[str, float]:
+        """Returns the metrics of `PredictionSums`, word_perplexity, exp of the loss per word, and bits_per_byte, the
+        loss per byte in bits (lm-evaluation-harness; Gao et al. 2020, section 3.1); NaN for a text without any."""
+        loss, size, words = float(self.predictions.loss), float(self.bytes), float(self.words)
+        return {
+            **self.predictions.metrics(),
+            "word_perplexity": perplexity(loss / words) if words else math.nan,
+            "bits_per_byte": loss / size / math.log(2) if size else math.nan,
+        }
 
 
 class ClassSums(NamedTuple):

@@ -45,6 +45,8 @@ METRIC_TITLES = {
 BESIDE_TITLES = {
     **{"f1": "F1", "precision": "precision", "recall": "recall", "exact_match": "exact match"},
     **{"rank_correlation": "rank correlation", "centred_fidelity": "fidelity, centred"},
+    **{"word_perplexity": "perplexity of words", "bits_per_byte": "bits per byte"},
+    "accuracy_norm": "accuracy by likelihood per character",
 }
 
 

@@ -6,6 +6,7 @@ from collections.abc import Callable
 
 from qtx.data.objectives.base import MakeExample, Objective, TextObjective
 from qtx.data.objectives.causal import CausalLanguageModelling
+from qtx.data.objectives.choices import Choosing
 from qtx.data.objectives.classification import Classification
 from qtx.data.objectives.distillation import Distillation
 from qtx.data.objectives.masked import MaskedLanguageModelling
@@ -26,6 +27,7 @@ OBJECTIVES: dict[str, Objective] = {
     "multi_label_classification": MultiLabelClassification(),
     "token_classification": TokenClassification(),
     "question_answering": QuestionAnswering(),
+    "choices": Choosing(),
 }
 """Training objectives by the name that configs use."""
 

@@ -8,6 +8,7 @@ from qtx.data.dataset import Data
 from qtx.data.objectives import Objective
 from qtx.data.prepared.writing import Written
 from qtx.data.sources.bigram_backcopy import BigramBackcopy
+from qtx.data.sources.choices import ChoiceQuestions
 from qtx.data.sources.digits import Digits
 from qtx.data.sources.idx import Idx
 from qtx.data.sources.image_corpus import ImageCorpus
@@ -18,6 +19,7 @@ from qtx.data.sources.stdlib import Stdlib, StdlibLabels
 from qtx.data.sources.text_corpus import TextCorpus
 from qtx.data.sources.text_files import TextFiles
 from qtx.data.sources.text_labels import TextLabels
+from qtx.data.sources.text_windows import TextWindows
 from qtx.data.sources.token_labels import TokenLabels
 
 
@@ -51,9 +53,11 @@ SOURCES: dict[str, type[Source]] = {
     "stdlib": Stdlib,
     "text_files": TextFiles,
     "text_corpus": TextCorpus,
+    "text_windows": TextWindows,
     "text_labels": TextLabels,
     "token_labels": TokenLabels,
     "questions": Questions,
+    "choices": ChoiceQuestions,
     "stdlib_labels": StdlibLabels,
     "digits": Digits,
     "photographs": Photographs,

@@ -19,8 +19,10 @@ from pathlib import Path
 from typing import NamedTuple, TypeVar
 
 from qtx.data.asked import default_stride, make_asked_data
+from qtx.data.choice_files import ChoiceQuestion
+from qtx.data.chosen import make_choice_data
 from qtx.data.dataset import Data
-from qtx.data.label_values import ANSWERS, CLASS, NAMES, NUMBERS, TAGS
+from qtx.data.label_values import ANSWERS, CHOICES, CLASS, NAMES, NUMBERS, TAGS
 from qtx.data.labelled import LabelledTextOptions
 from qtx.data.objectives import TextObjective
 from qtx.data.question_files import Question
@@ -69,7 +71,7 @@ def _words_there(document: Document) -> str:
 
 
 Row = TypeVar("Row")
-TAG_NAMES, FIRST_WORDS = ("O", "B-LONG", "I-LONG"), 50
+TAG_NAMES, FIRST_WORDS, FEW_WORDS = ("O", "B-LONG", "I-LONG"), 50, 5
 LABEL_WORDS = ("class", "error", "example", "return")
 LABELS: dict[str, Callable[[Document], str]] = {
     CLASS: lambda document: document.name.split()[0],
@@ -82,7 +84,8 @@ LABELS: dict[str, Callable[[Document], str]] = {
 @dataclass(frozen=True)
 class StdlibLabels(LabelledTextOptions):
     """Python's help topics and docstrings, each labelled `topic` or `module`, or by the mean length of its words, or by
-    which of a few words it has, or word by word, or asked for their longest word; a twentieth is held out."""
+    which of a few words it has, or word by word, or asked for their longest word, or for those after the first five; a
+    twentieth is held out."""
 
     @staticmethod
     def serves(objective):
@@ -100,6 +103,10 @@ class StdlibLabels(LabelledTextOptions):
             asked = _split([_longest_word(document) for document in stdlib_documents()], lambda x: x.context)
             stride = default_stride(self.sequence_length)
             return make_asked_data(self, "stdlib_labels", *asked, objective, stride, {})
+        if kind == CHOICES:
+            texts = [words for x in stdlib_documents() if len(words := x.text.split()[: 2 * FEW_WORDS]) > FEW_WORDS + 1]
+            rows_of_choices = _split([_next_words(words) for words in texts], lambda x: x.contexts[0])
+            return make_choice_data(self, "stdlib_labels", *rows_of_choices, objective, " ", {})
         label, classes = LABELS[kind], LABEL_WORDS if kind == NAMES else None
         rows = [LabelledText(document.text, label(document)) for document in stdlib_documents()]
         return self.make_labelled_data("stdlib_labels", *_split(rows, lambda x: x.text), objective, classes)
@@ -121,6 +128,13 @@ def _longest_word(document: Document) -> Question:
     context = " ".join(document.text.split()[:FIRST_WORDS])
     answer = max(context.split(), key=len)
     return Question("Longest?", context, (answer,), (context.index(answer),), False)
+
+
+def _next_words(words: list[str]) -> ChoiceQuestion:
+    """Asks whether a text goes on with its own words or with these the other way round."""
+    first, following = " ".join(words[:FEW_WORDS]), words[FEW_WORDS:]
+    choices, right = (following, following[::-1]), len(following[0]) % 2
+    return ChoiceQuestion((first, first), tuple(" ".join(x) for x in choices[:: -1 if right else 1]), right)
 
 
 def split_stdlib(fraction: float) -> tuple[list[Document], list[Document]]:
