@@ -177,8 +177,8 @@ def read(config: ConfigDict) -> Experiment:
     prefix = len(experiment.relief.prefix)
     if prefix and experiment.model.prefix != prefix:
         raise QtxError(
-            f"config.relief.prefix has {prefix} tokens, but config.model.prefix is {experiment.model.prefix}: set it to "
-            f"{prefix}, in a family that has the option (llama)"
+            f"config.relief.prefix has {prefix} tokens, but config.model.prefix is {experiment.model.prefix}: set it "
+            f"to {prefix}, in a family that has the option (llama)"
         )
     training = experiment.training
     objective.loss.check_whole(training.accumulation_steps, bool(experiment.qat.noise))

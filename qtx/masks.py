@@ -38,8 +38,8 @@ class Mask:
       window: a query sees only keys fewer than so many positions away: an integer, or a scalar array, which may differ
         from layer to layer (see `qtx.models.block.stacked`); None: at any distance.
       padding: `[B, S - prefix]`, False at padding, which no query sees; None: there is no padding.
-      segments: `[B, S - prefix]`, segment numbers; a query sees only keys of the segment of the key at its own position; None:
-        there is one segment.
+      segments: `[B, S - prefix]`, segment numbers; a query sees only keys of the segment of the key at its own
+        position; None: there is one segment.
     """
 
     queries: int

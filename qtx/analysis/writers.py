@@ -1,5 +1,5 @@
-"""Hidden units that write or erase spikes: one unit of a feed-forward network, large at one token, times one large column
-of the kernel behind it, makes a dimension of the residual stream hundreds of times as large as all others."""
+"""Hidden units that write or erase spikes: a unit of a feed-forward network that is large at one token, times a large
+column of the kernel behind it, makes a dimension of the residual stream hundreds of times as large as all others."""
 
 from __future__ import annotations
 
@@ -58,11 +58,12 @@ def spike_writers(module: nn.Module, params: Any, batches: Iterable[Batch], anat
             largest[site] = np.maximum(largest.get(site, 0.0), np.asarray(values))
     for site, kernel in of_hidden.items():
         stack = anatomy.sites[site].stack
+        assert stack is not None, "units in no stack are left out"
         columns = np.abs(np.asarray(flat[f"{kernel}/kernel"], np.float32))
         writes = largest[site] * columns.max(axis=-1)  # [L, F]
         ratios = writes / np.maximum(np.median(writes, axis=-1, keepdims=True), 1e-12)
         found += [
-            Writer(stack.path if stack else "", layer, unit, int(columns[layer, unit].argmax()), float(write), float(r))
+            Writer(stack.path, layer, unit, int(columns[layer, unit].argmax()), float(write), float(r))
             for (layer, unit), write, r in zip(np.ndindex(writes.shape), writes.ravel(), ratios.ravel(), strict=True)
         ]
     return sorted(found, key=lambda one: -one.ratio)

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import time
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from pathlib import Path
 from shlex import quote
 from typing import Any
@@ -140,7 +140,7 @@ def heal(experiment: Experiment, out: Path, source: Found, command: str, **named
     say(console, f"report: {out / PAGE}")
 
 
-BESIDE_IN_WORDS = {
+BESIDE_IN_WORDS: dict[str, tuple[str, Callable[[float], str]]] = {
     "centred_fidelity": ("fidelity of what the embeddings differ by", fixed),
     "perplexity": ("perplexity", number),
 }

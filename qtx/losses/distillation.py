@@ -190,8 +190,8 @@ class LogitDistillation(Loss):
         return Sums((weights * loss).sum(), weights.sum())
 
     def measured(self, output: jax.Array, batch: Batch, shards: int) -> LogitSums | NextTokenSums:
-        """Returns the sums, those of a decoder with its perplexity. Softmax logits are also centred per prediction: a number added to all means nothing. Those
-        of spans are centred over the real tokens, for each end."""
+        """Returns the sums, those of a decoder with its perplexity. Softmax logits are also centred per prediction: a
+        number added to all means nothing. Those of spans are centred over the real tokens, for each end."""
         weights = batch["weights"].astype(jnp.float32)
         x, t = (logits.astype(jnp.float32) for logits in (output, batch[LOGITS]))
         real = counted_rows(batch, t, self)

@@ -48,8 +48,9 @@ def matched(module: nn.Module, batch: Batch) -> tuple[str, ...]:
 
 def layer_error(captured: Mapping[str, jax.Array], batch: Batch, model: Any) -> jax.Array:
     """Returns the relative squared error of the layers' outputs for each example of a batch with the teacher's,
-    `[B]`: |h - t|^2 / |t|^2 over real tokens and features, as a mean over the layers. A token of which one feature holds
-    more than half of the teacher's squares does not count in that layer: the spike is what is to go.
+    `[B]`: |h - t|^2 / |t|^2 over real tokens and features, as a mean over the layers. In a decoder, a token of which
+    one feature holds more than half of the teacher's squares does not count in that layer: it is a place where attention
+    rests, and the spike is what is to go. An encoder's embedding is made of such tokens too.
 
     Args:
       captured: the model's outputs by site, `[L, B, T, width]`.
@@ -61,9 +62,11 @@ def layer_error(captured: Mapping[str, jax.Array], batch: Batch, model: Any) -> 
         targets = jnp.moveaxis(batch[name], 1, 0).astype(jnp.float32)
         given = captured[name.removeprefix(OF_LAYERS)][-len(targets) :].astype(jnp.float32)
         real = token_mask(batch, targets.shape[2], model)[..., None]
-        squares = jnp.square(targets)
-        spiked = 2 * squares.max(axis=-1, keepdims=True) > squares.sum(axis=-1, keepdims=True)
-        errors.append(jax.vmap(relative_error)(given, targets, real & ~spiked))
+        real = jnp.broadcast_to(real, (*targets.shape[:-1], 1))
+        if getattr(getattr(model, "config", None), "causal", False):
+            squares = jnp.square(targets)
+            real &= 2 * squares.max(axis=-1, keepdims=True) <= squares.sum(axis=-1, keepdims=True)
+        errors.append(jax.vmap(relative_error)(given, targets, real))
     return jnp.concatenate(errors).mean(axis=0)
 
 

@@ -19,6 +19,7 @@ from qtx.training import RunFolder
 
 OBJECTIVE, METRIC = "distill", "fidelity"
 BATCH, SHORTEST = 8, 16
+WINDOW, BATCH_OF_DECODERS = 256, 4
 OF_DECODERS = 2e-4
 """The peak learning rate of a decoder, of 30 layers and width 576."""
 SOURCE = "source"
@@ -49,8 +50,11 @@ def decoder_config(config: ConfigDict) -> None:
     """Changes a patient's config to that of a decoder: windows of running text, and every tensor on a grid, also those
     that the paper leaves."""
     config.data.min_length = None
+    config.data.sequence_length = min(WINDOW, config.model.max_length)
+    training = config.training
+    training.eval_batches, training.batch_size = training.eval_batches * BATCH // BATCH_OF_DECODERS, BATCH_OF_DECODERS
     config.quantization.recipe = "strict"
-    config.training.learning_rate = OF_DECODERS
+    training.learning_rate = OF_DECODERS
 
 
 def learning_rate(layers: int, width: int) -> float:

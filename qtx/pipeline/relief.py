@@ -53,7 +53,7 @@ def can_have_relief(run: TrainedRun) -> bool:
 
 
 def find_relief(run: TrainedRun, bits: str, tell: Callable[[str], Any] = lambda line: None) -> list[Tried]:
-    """Returns what was tried of a decoder, what was taken last: first every token that may stand before all texts, then,
+    """Returns what was tried of a decoder, what was taken last: first the tokens that may stand before all texts, then,
     behind the best of them, the units that write spikes, scaled.
 
     Args:

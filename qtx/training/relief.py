@@ -105,7 +105,8 @@ def scaled(flat: Mapping[str, Any], factors: Mapping[tuple[int, int], float], mo
     for layer, unit in factors:
         if layer >= config.num_layers or unit >= units:
             raise QtxError(
-                f"units have {layer}:{unit}: the model has layers 0 to {config.num_layers - 1} of units 0 to {units - 1}"
+                f"units have {layer}:{unit}: the model has layers up to {config.num_layers - 1}, of units up to "
+                f"{units - 1}"
             )
     by_unit = np.ones((config.num_layers, units), np.float32)
     for place, factor in factors.items():

@@ -45,8 +45,8 @@ def modeling(checkpoint: Checkpoint, config: Any, values: Mapping[str, Any]) -> 
     if stock is None:
         known = (kind for family in FAMILIES.values() for kind in family.checkpoints if kind.stock is not None)
         raise QtxError(
-            f"{checkpoint.library.name}'s {architecture} has no code for an attention that is no plain softmax, or for a prefix, as "
-            f"{', '.join(name for kind in known for name in kind.model_types)} have: leave the original out, to write "
+            f"{checkpoint.library.name}'s {architecture} has no code for an attention that is no plain softmax, or for a "
+            f"prefix, as {', '.join(name for kind in known for name in kind.model_types)} have: leave the original out, to write "
             "the model as one of these, or give its Checkpoint the names of its Stock"
         )
     classes = stock.of_auto(beginning)
