@@ -37,6 +37,7 @@ class Stage:
       floating, quantized: fidelity to the original in floating point, and under the bits that the model is healed for.
       largest: the largest magnitude of a layer's output.
       seconds: how long training and measuring took.
+      perplexities: of a decoder, in floating point and under the bits; None: the model is none.
     """
 
     folder: Path
@@ -46,6 +47,7 @@ class Stage:
     quantized: float
     largest: float
     seconds: float
+    perplexities: tuple[float, float] | None = None
 
 
 @dataclasses.dataclass(frozen=True)
@@ -79,6 +81,7 @@ class Story:
       command: the command that did it.
       judged: what ONNX Runtime's quantizer makes of the original and of the run that was taken.
       unjudged: why that is not known, if it is not.
+      relief: what was changed of a decoder before it was trained, in words; empty: nothing.
     """
 
     name: str
@@ -91,6 +94,7 @@ class Story:
     command: str
     judged: Sequence[Judged] = ()
     unjudged: str = ""
+    relief: str = ""
 
 
 def sentence(story: Story) -> str:
@@ -98,21 +102,28 @@ def sentence(story: Story) -> str:
     before, after = story.runs[0], story.runs[story.chosen]
     quantized = " to ".join(_fidelity(one.quantized) for one in (before, after))
     largest = " to ".join(number(one.largest) for one in (before, after))
-    return (
+    told = (
         f"In {story.bits.upper()} its fidelity went from {quantized}; in floating point it is "
         f"{_fidelity(after.floating)}, and its largest value went from {largest}."
     )
+    if before.perplexities is None or after.perplexities is None:
+        return told
+    now, integers = (" to ".join(map(number, both)) for both in zip(before.perplexities, after.perplexities, strict=True))
+    return f"{told} Its perplexity went from {now} in floating point, and from {integers} in {story.bits.upper()}."
 
 
 def stage_table(story: Story) -> tuple[list[str], list[list[str]]]:
     """Returns header and rows: the original, and every stage."""
     header = ["", "updates", "weights within", "fidelity, floating point", f"{story.bits.upper()}", "largest value"]
+    decoder = story.runs[0].perplexities is not None
+    header += ["perplexity, floating point", story.bits.upper()] if decoder else []
     rows = []
     for index, one in enumerate(story.runs):
         name = "as it came" if not one.steps else f"stage {index}"
         limit = "" if one.limit is None else f"{one.limit:g} rms"
         updates = str(one.steps) if one.steps else ""
         rows.append([name, updates, limit, _fidelity(one.floating), _fidelity(one.quantized), number(one.largest)])
+        rows[-1] += [number(value) for value in one.perplexities or ()]
     return header, rows
 
 
@@ -146,6 +157,7 @@ def model_card(story: Story, licence: str | None) -> str:
             "",
             f"The same model ({story.model}), trained to stay what it was and to survive integers.",
             f"{sentence(story)} {story.ended}",
+            *([f"Before it was trained: {story.relief}."] if story.relief else []),
             "",
             markdown(header, rows).strip(),
             "",

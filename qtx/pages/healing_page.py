@@ -35,7 +35,7 @@ def healing_page(story: Story, before: Analysis, after: Analysis) -> str:
     body = [
         page.heading(title, level=1),
         page.paragraph(f"{story.model}.", "lead"),
-        page.bullets([sentence(story), story.ended]),
+        page.bullets([sentence(story), story.ended, *([f"Before training: {story.relief}."] if story.relief else [])]),
         page.paragraph(f"{HOW}: {story.data}.", "note"),
         page.table(*stage_table(story), caption=FIDELITY),
         *_judged(story),

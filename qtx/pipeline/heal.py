@@ -39,6 +39,7 @@ from qtx.quantization.qat.config import QatConfig
 from qtx.training import RunFolder
 from qtx.training.evaluate import add_up
 from qtx.training.optimizer import limited
+from qtx.training.relief import ReliefConfig
 
 FIRST_STAGE = 180
 SMALLEST_STAGE = 30
@@ -129,7 +130,9 @@ def heal(
         stages.append(_stage(run, aim.bits, began))
     model = f"{model_in_words(original.experiment.model)}, {original.parameters:,} parameters"
     chosen = stages.index(max(stages, key=lambda stage: stage.quantized))
-    return Story(patient.name, model, original.data.description, aim.bits, stages, chosen, steps, command)
+    relief = run.assembled.experiment.relief
+    told = "" if relief == ReliefConfig() else in_words(run, relief)
+    return Story(patient.name, model, original.data.description, aim.bits, stages, chosen, steps, command, relief=told)
 
 
 def what_next(stages: Sequence[Stage], aim: Aim) -> int | str:
@@ -234,6 +237,7 @@ def _stage(run: TrainedRun, bits: str, began: float) -> Stage:
         found["quantized"][bits],
         found["max_inf_norm"],
         found["seconds"],
+        (found["perplexity"], found["quantized_perplexity"][bits]) if "quantized_perplexity" in found else None,
     )
 
 
