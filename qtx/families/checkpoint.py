@@ -65,6 +65,7 @@ class Checkpoint:
       bare: those of `architectures` that are written without the prefix.
       tied: weights that may be stored a second time, or only as the copy: the copy's name to the original's.
       unused: beginnings of names that published checkpoints have and, if no row has them, qtx does not compute with.
+      buffers: patterns of the names of tensors that are no parameters, e.g. `"h.*.attn.masked_bias"`.
       shown_by_weights: tells config fields from the tensors, by name.
       told_by_values: tells config fields that take more than one key of config.json, from all its values, the fields so
         far, and its name in errors.
@@ -88,6 +89,7 @@ class Checkpoint:
     bare: tuple[str, ...] = ()
     tied: Mapping[str, str] = dataclasses.field(default_factory=dict)
     unused: tuple[str, ...] = ()
+    buffers: tuple[str, ...] = ()
     shown_by_weights: Callable[[Mapping[str, Any]], dict[str, Any]] = lambda tensors: {}
     told_by_values: Callable[[Mapping[str, Any], Mapping[str, Any], str], dict[str, Any]] = lambda *_: {}
     extra: Callable[[Any], dict[str, Any]] = lambda config: {}
