@@ -79,10 +79,10 @@ class DecoderConfig(TransformerConfig):
         }
 
 
-def rotary(x: jax.Array, base: jax.Array | float) -> jax.Array:
-    """`[B, T, H, D]`, dimensions i and i + D / 2 turned by t base^(-2 i / D) at position t."""
+def rotary(x: jax.Array, base: jax.Array | float, first: jax.Array | int) -> jax.Array:
+    """`[B, T, H, D]` from a position on, dimensions i and i + D / 2 turned by t base^(-2 i / D) at position t."""
     half = x.shape[-1] // 2
-    angles = jnp.arange(x.shape[1])[:, None, None] * base ** (-jnp.arange(half) / half)
+    angles = (first + jnp.arange(x.shape[1]))[:, None, None] * base ** (-jnp.arange(half) / half)
     first, second = x[..., :half], x[..., half:]
     turned = (first * jnp.cos(angles) - second * jnp.sin(angles), second * jnp.cos(angles) + first * jnp.sin(angles))
     return jnp.concatenate(turned, axis=-1).astype(x.dtype)
@@ -119,7 +119,7 @@ class DecoderBlock(nn.Module):
 
         def rotate(query, key):
             query, key = rms_norm(c, "query_norm", Part.QUERY)(query), rms_norm(c, "key_norm", Part.KEY)(key)
-            return rotary(query, base), rotary(key, base)
+            return rotary(query, base, rows.mask.first), rotary(key, base, rows.mask.first)
 
         attention = MultiHeadAttention(c.attention_spec, self.deterministic, name="attention")
         branch = attention(rms_norm(c, "attention_norm")(x), rows, x, rotate)

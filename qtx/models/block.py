@@ -13,6 +13,7 @@ import numpy as np
 
 from qtx.attention import AttentionConfig, AttentionSpec, MultiHeadAttention, Rows
 from qtx.attention.fused import AUTO, BACKEND_NAMES
+from qtx.attention.past import CACHE
 from qtx.axes import constrain
 from qtx.foundation.errors import QtxError
 from qtx.foundation.limits import Checked, at_least, one_of, positive, within
@@ -187,7 +188,7 @@ class Block(nn.Module):
         its own (`TransformerConfig.per_layer`)."""
         c, own = self.config, own or {}
         rows = rows.within(own["window"]) if "window" in own else rows
-        rotate = rotation(own["frequencies"]) if "frequencies" in own else None
+        rotate = rotation(own["frequencies"], rows.mask.first) if "frequencies" in own else None
         # Left to itself, XLA's partitioner (jaxlib 0.10.2) exchanges examples within a gated model's block, if the
         # devices of a data x fsdp x tensor mesh have one example each.
         x = constrain(x, "batch")
@@ -247,7 +248,7 @@ def stacked(
     # rematerialized: without a loop XLA would find both computations equal, and keep the activations after all.
     unrolled = not deterministic and config.remat == NONE and config.num_layers <= UNROLLED_LAYERS
     shared = config.shared_layers
-    of_layers = ("intermediates", "ranges", "calibration", "integer", *(() if shared else ("params",)))
+    of_layers = ("intermediates", "ranges", "calibration", "integer", CACHE, *(() if shared else ("params",)))
     scanned: Any = nn.scan(
         rematerialized(block, config.remat),
         variable_axes=dict.fromkeys(of_layers, 0),

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable
+from typing import Any
 
 import jax
 import jax.numpy as jnp
@@ -22,14 +23,15 @@ def frequencies(head_dim: int, base: float, factor: float = 1.0) -> np.ndarray:
     return ((base * factor) ** -powers / factor ** (2 / head_dim)).astype(np.float32)
 
 
-def rotation(frequencies: jax.Array) -> Callable[[jax.Array, jax.Array], tuple[jax.Array, jax.Array]]:
-    """Returns a function of queries and keys `[B, T, H, D]` that turns dimensions i and i + D / 2 of both by position
-    times `frequencies` `[D / 2]`."""
+def rotation(frequencies: jax.Array, first: Any = 0) -> Callable[[jax.Array, jax.Array], tuple[jax.Array, jax.Array]]:
+    """Returns a function of queries and keys `[B, T, H, D]`, at positions from `first` on, that turns dimensions i and
+    i + D / 2 of both by position times `frequencies` `[D / 2]`."""
 
     def turned(x: jax.Array) -> jax.Array:
-        angles = jnp.arange(x.shape[1], dtype=jnp.float32)[:, None, None] * frequencies
-        first, second = jnp.split(x.astype(jnp.float32), 2, axis=-1)
+        positions = first + jnp.arange(x.shape[1], dtype=jnp.float32)
+        angles = positions[:, None, None] * frequencies
+        left, right = jnp.split(x.astype(jnp.float32), 2, axis=-1)
         cos, sin = jnp.cos(angles), jnp.sin(angles)
-        return jnp.concatenate([first * cos - second * sin, second * cos + first * sin], axis=-1).astype(x.dtype)
+        return jnp.concatenate([left * cos - right * sin, right * cos + left * sin], axis=-1).astype(x.dtype)
 
     return lambda query, key: (turned(query), turned(key))

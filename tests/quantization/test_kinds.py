@@ -32,7 +32,6 @@ LABELS = {"head": "classification", "num_classes": 3}
 BIASES = {"attention_bias": True, "mlp_out_bias": True}
 KINDS = {
     "OPT-350m": OptConfig(**SMALL, pre_norm=False, embedding_width=12),
-    "GPT-2": OptConfig(**SMALL, activation="gelu_new"),
     "RoBERTa": BertConfig(**SMALL, type_vocab_size=1, head="token_classification", num_classes=3),
     "MPNet": BertConfig(**SMALL, type_vocab_size=0, relative_buckets=8, head="span"),
     "DistilBERT": BertConfig(**SMALL, type_vocab_size=0, pooler_activation="relu", **LABELS),
@@ -107,7 +106,7 @@ FACTORS = {
 
 
 # Layers that share their kernels cannot be smoothed each in its own way; BERT's recipe is for models with a head.
-IMPOSSIBLE = {("ALBERT", "smoothquant"), ("OPT-350m", "paper_bert"), ("GPT-2", "paper_bert")}
+IMPOSSIBLE = {("ALBERT", "smoothquant"), ("OPT-350m", "paper_bert")}
 
 
 def fits(kind, method, recipe, attention, weight_granularity, activation_granularity, then):
