@@ -33,6 +33,7 @@ from qtx.models.block import stacked
 from qtx.models.flops import step_flops
 from qtx.models.opt import TiedHead
 from qtx.parts import Part
+from qtx.pipeline.generate import continued
 from qtx.quantization import QuantizationConfig, calibrate
 from qtx.quantization.granularity import Group
 from qtx.quantization.integer import convert, products
@@ -267,6 +268,18 @@ def test_it_computes_what_a_plain_program_does(variant, options):
         real = int(mask.sum())  # a token sees none of the padding behind it, but clipping counts all T keys
         expected = reference(variant, module.config, params, tokens[:real])
         np.testing.assert_allclose(example[:real], expected, atol=1e-5 * np.abs(expected).max())
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("variant, options", [("gated_elementwise,gate_place=values", {}), ("softmax", WINDOWS)])
+def test_it_goes_on_with_a_text_as_a_plain_program_does(variant, options):
+    """From cached keys, which are normalized, turned and shared, and values, which are gated."""
+    module, params, batch = make(variant, **options)
+    text = batch["tokens"][0, :3].tolist()
+    found = continued(Analysed(module, params), text, 6)
+    for token in found:
+        assert token == reference(variant, module.config, params, np.array(text))[-1].argmax()
+        text.append(token)
 
 
 @pytest.fixture

@@ -37,7 +37,7 @@ from qtx.pipeline.assemble import assemble
 from qtx.pipeline.backend import training_backend
 from qtx.pipeline.compare import assemble_comparison, duration, rebuild, run_comparison
 from qtx.pipeline.formats import FORMATS
-from qtx.pipeline.generate import TOKENS
+from qtx.pipeline.generate import TOKENS, check_generates
 from qtx.pipeline.generate import generate as generate_text
 from qtx.pipeline.heal import Aim
 from qtx.pipeline.heal import heal as heal_model
@@ -139,6 +139,7 @@ def generate(
     """Runs `qtx generate` on the checkpoint `source`, or on the run in the folder if that is None; in the saved ranges
     of the first scheme if the user names a scheme."""
     number, console = _number("tokens", int, tokens), Console()
+    check_generates(experiment.model)
     with Console(stderr=True).status("reading model and data"):
         run = open_run(experiment, workdir, source, names_data)
     model: FloatingPoint | Quantized = FloatingPoint(run.assembled.module, run.floating_point)

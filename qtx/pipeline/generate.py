@@ -16,6 +16,7 @@ from qtx.attention.fused import AUTO
 from qtx.attention.past import CACHE
 from qtx.foundation.errors import QtxError
 from qtx.interop.ends import ends_of
+from qtx.models import TransformerConfig
 from qtx.pipeline.lineage import original_of
 from qtx.pipeline.run import TrainedRun
 from qtx.quantization import Quantized
@@ -37,8 +38,7 @@ def generate(run: TrainedRun, model: FloatingPoint | Quantized, prompt: str, tok
       QtxError: if the model generates no text, or prompt and tokens do not fit into its positions.
     """
     config, tokenizer = run.assembled.experiment.model, run.assembled.data.tokenizer
-    if not config.causal or config.reads != "tokens":
-        raise QtxError(f"a {type(config).__name__} generates no text: expected a causal model, such as an OPT")
+    check_generates(config)
     if tokenizer is None:
         raise QtxError(
             f"{run.workdir} generates no text: its data, {run.assembled.data.description}, have no tokenizer"
@@ -61,6 +61,12 @@ def generate(run: TrainedRun, model: FloatingPoint | Quantized, prompt: str, tok
     eos = tokenizer.backend.token_to_id(tokenizer.roles.get("eos", ""))
     found = continued(model, ids, tokens, ends or (eos,))
     return tokenizer.decode([*ids, *found]).removeprefix(tokenizer.decode(ids))
+
+
+def check_generates(config: TransformerConfig) -> None:
+    """Raises QtxError unless models of a config generate text."""
+    if not config.causal or config.reads != "tokens":
+        raise QtxError(f"a {type(config).__name__} generates no text: expected a causal model, such as an OPT")
 
 
 def continued(

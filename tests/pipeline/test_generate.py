@@ -11,6 +11,7 @@ import flax.linen as nn
 import jax
 import numpy as np
 import pytest
+from rich.control import strip_control_codes
 
 import qtx
 from qtx import interop
@@ -27,8 +28,8 @@ from qtx.models.rotary import frequencies
 from qtx.pipeline.generate import continued
 from qtx.quantization import QuantizationConfig, calibrate
 
+BUILTIN = "builtin:minilm-2l"
 NANO = str(Path(__file__).parents[1] / "nano_config.py")
-FEW = ["--config.training.steps=3", "--config.mesh.data=1"]
 LENGTH, WORDS = 12, 23
 SMALL = {"num_layers": 3, "width": 16, "num_heads": 2, "mlp_width": 32, "init_std": 0.8, "max_length": LENGTH}
 CONFIG = OptConfig(**SMALL, vocab_size=WORDS)
@@ -170,7 +171,7 @@ def test_a_run_goes_on_with_a_text_in_floating_point_and_quantized(model, capsys
             assert main(["quantize", f"--workdir={run.workdir}", *arguments]) == 0
             capsys.readouterr()
         assert main(["generate", str(run.workdir), f"--prompt={begin}", "--tokens=5", *arguments]) == 0
-        assert capsys.readouterr().out == expected + "\n"
+        assert capsys.readouterr().out == strip_control_codes(expected) + "\n"
 
 
 @pytest.mark.slow
@@ -181,9 +182,9 @@ def test_a_run_goes_on_with_a_text_in_floating_point_and_quantized(model, capsys
         (
             "the quick",
             39,
-            "the prompt has 3 tokens and 39 are to follow, .* has 40 positions: ask for 37 tokens, or sh",
+            "the prompt has 6 tokens and 39 are to follow, .* has 40 positions: ask for 34 tokens, or sh",
         ),
-        ("the " * 40, 1, "the prompt has 42 tokens and 1 are to follow, .* 40 positions: shorten the prompt"),
+        ("the " * 40, 1, r"the prompt has \d+ tokens and 1 are to follow, .* 40 positions: shorten the prompt"),
     ],
 )
 def test_bad_input_is_one_line(model, prompt, tokens, told):
@@ -195,14 +196,14 @@ def test_bad_input_is_one_line(model, prompt, tokens, told):
 def test_what_generates_no_text_says_so(tmp_path, capsys):
     workdir = tmp_path / "run"
     assert main(["train", f"--config={NANO}", f"--workdir={workdir}"]) == 0
-    assert main(["train", "--config=demo:softmax:smoke", f"--workdir={tmp_path}/bert", *FEW]) == 0
     capsys.readouterr()
     for folder, arguments, told in (
         (workdir, ["--prompt=x"], "have no tokenizer"),
         (workdir, ["--prompt=x", "--tokens=some"], "--tokens=some: expected a whole number"),
-        (tmp_path / "bert", ["--prompt=x"], "a BertConfig generates no text: expected a causal model"),
+        (BUILTIN, ["--prompt=x", f"--workdir={tmp_path}/bert"], "a BertConfig generates no text: expected a causal"),
         (workdir, [], "generate needs --prompt=TEXT"),
     ):
         assert main(["generate", str(folder), *arguments]) == 2
         error = capsys.readouterr().err
         assert told in error and error.count("\n") == 1
+    assert not (tmp_path / "bert").exists()
