@@ -54,15 +54,26 @@ class Mask:
 
     @classmethod
     def of_batch(cls, batch: Mapping[str, Any], length: int, causal: bool, prefix: int = 0) -> Mask:
-        """Makes the mask of a batch from its `mask` and `segments`, if it has them."""
-        padding = batch["mask"].astype(bool) if "mask" in batch else None
-        offset = prefix or None
+        """Makes the mask of a batch from its `mask`, its `segments`, and its `past`, the number of its text's tokens
+        before the batch's own (`qtx.attention.past`), if it has them; `prefix` keys stand before all."""
+        padding, past = batch["mask"].astype(bool) if "mask" in batch else None, batch.get("past")
+        offset = past if not prefix else prefix + (0 if past is None else past)
         return cls(length, causal, offset=offset, prefix=prefix, padding=padding, segments=batch.get("segments"))
 
     @property
     def num_keys(self) -> int:
         """Returns S."""
         return self.queries if self.keys is None else self.keys
+
+    @property
+    def first(self) -> Any:
+        """Returns the position of the first query among the keys, which begin at 0: an integer or a scalar array."""
+        return self.num_keys - self.queries if self.offset is None else self.offset
+
+    @property
+    def position(self) -> Any:
+        """Returns the position of the first query in its text, which begins behind the prefix."""
+        return self.first - self.prefix
 
     @property
     def square(self) -> bool:
@@ -82,7 +93,7 @@ class Mask:
           ragged: whether numbers may reach beyond T and S, where no key is visible.
         """
         if not self.square:
-            first_query = first_query + (self.num_keys - self.queries if self.offset is None else self.offset)
+            first_query = first_query + self.first
         query, key = first_query + jnp.arange(queries), first_key + jnp.arange(keys)
         parts = []
         ahead = key - query[:, None]

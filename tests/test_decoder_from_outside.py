@@ -33,6 +33,7 @@ from qtx.models.block import stacked
 from qtx.models.flops import step_flops
 from qtx.models.opt import TiedHead
 from qtx.parts import Part
+from qtx.pipeline.generate import continued
 from qtx.quantization import QuantizationConfig, calibrate
 from qtx.quantization.granularity import Group
 from qtx.quantization.integer import convert, products
@@ -79,10 +80,10 @@ class DecoderConfig(TransformerConfig):
         }
 
 
-def rotary(x: jax.Array, base: jax.Array | float) -> jax.Array:
-    """`[B, T, H, D]`, dimensions i and i + D / 2 turned by t base^(-2 i / D) at position t."""
+def rotary(x: jax.Array, base: jax.Array | float, first: jax.Array | int) -> jax.Array:
+    """`[B, T, H, D]` from a position on, dimensions i and i + D / 2 turned by t base^(-2 i / D) at position t."""
     half = x.shape[-1] // 2
-    angles = jnp.arange(x.shape[1])[:, None, None] * base ** (-jnp.arange(half) / half)
+    angles = (first + jnp.arange(x.shape[1]))[:, None, None] * base ** (-jnp.arange(half) / half)
     first, second = x[..., :half], x[..., half:]
     turned = (first * jnp.cos(angles) - second * jnp.sin(angles), second * jnp.cos(angles) + first * jnp.sin(angles))
     return jnp.concatenate(turned, axis=-1).astype(x.dtype)
@@ -119,7 +120,7 @@ class DecoderBlock(nn.Module):
 
         def rotate(query, key):
             query, key = rms_norm(c, "query_norm", Part.QUERY)(query), rms_norm(c, "key_norm", Part.KEY)(key)
-            return rotary(query, base), rotary(key, base)
+            return rotary(query, base, rows.mask.first), rotary(key, base, rows.mask.first)
 
         attention = MultiHeadAttention(c.attention_spec, self.deterministic, name="attention")
         branch = attention(rms_norm(c, "attention_norm")(x), rows, x, rotate)
@@ -267,6 +268,18 @@ def test_it_computes_what_a_plain_program_does(variant, options):
         real = int(mask.sum())  # a token sees none of the padding behind it, but clipping counts all T keys
         expected = reference(variant, module.config, params, tokens[:real])
         np.testing.assert_allclose(example[:real], expected, atol=1e-5 * np.abs(expected).max())
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("variant, options", [("gated_elementwise,gate_place=values", {}), ("softmax", WINDOWS)])
+def test_it_goes_on_with_a_text_as_a_plain_program_does(variant, options):
+    """From cached keys, which are normalized, turned and shared, and values, which are gated."""
+    module, params, batch = make(variant, **options)
+    text = batch["tokens"][0, :3].tolist()
+    found = continued(Analysed(module, params), text, 6)
+    for token in found:
+        assert token == reference(variant, module.config, params, np.array(text))[-1].argmax()
+        text.append(token)
 
 
 @pytest.fixture

@@ -4,7 +4,8 @@ from __future__ import annotations
 
 import dataclasses
 import functools
-from collections.abc import Collection
+from collections.abc import Collection, Mapping
+from types import MappingProxyType
 from typing import Any
 
 import flax.linen as nn
@@ -30,9 +31,10 @@ class FloatingPoint:
     module: nn.Module
     params: Any
 
-    def apply(self, batch: Batch, **kwargs: Any) -> Any:
-        """Returns the model's output for a batch."""
-        return float32_only.apply(self.module, {"params": self.params}, batch, **kwargs)
+    def apply(self, batch: Batch, collections: Mapping[str, Any] = MappingProxyType({}), **kwargs: Any) -> Any:
+        """Returns the model's output for a batch; `collections` are further variables of the module, such as a
+        cache."""
+        return float32_only.apply(self.module, {"params": self.params, **collections}, batch, **kwargs)
 
 
 Model = FloatingPoint | Quantized

@@ -27,6 +27,8 @@ from qtx.pipeline.config_files import override
 from qtx.pipeline.embeddings import told_of_embeddings
 from qtx.pipeline.encode import encode as encode_texts
 from qtx.pipeline.formats import FORMATS
+from qtx.pipeline.generate import TOKENS
+from qtx.pipeline.generate import generate as generate_text
 from qtx.pipeline.heal import Aim
 from qtx.pipeline.heal import heal as heal_checkpoint
 from qtx.pipeline.healed import export_healed
@@ -153,6 +155,11 @@ class Model:
         """
         return encode_texts(self.run, FloatingPoint(self.run.assembled.module, self.run.floating_point), texts, prompt)
 
+    def generate(self, prompt: str, tokens: int = TOKENS) -> str:
+        """Returns how a causal model goes on with a text, in floating point; see `qtx.pipeline.generate.generate`."""
+        model = FloatingPoint(self.run.assembled.module, self.run.floating_point)
+        return generate_text(self.run, model, prompt, tokens)
+
     def evaluate(self) -> dict[str, float]:
         """Returns loss, metrics and outliers of the model on its held-out data, in floating point.
 
@@ -219,6 +226,10 @@ class QuantizedModel:
     def encode(self, texts: Sequence[str], prompt: str | None = None) -> np.ndarray:
         """Returns the embeddings of texts under the scheme, float32 `[N, D]`; see `Model.encode`."""
         return encode_texts(self.run, self.quantized, texts, prompt)
+
+    def generate(self, prompt: str, tokens: int = TOKENS) -> str:
+        """Returns how the model goes on with a text under the scheme; see `Model.generate`."""
+        return generate_text(self.run, self.quantized, prompt, tokens)
 
     def export(self, folder: str | Path) -> Path:
         """Writes the model in integers to a folder; see `Model.export`."""

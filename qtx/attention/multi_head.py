@@ -14,6 +14,7 @@ from qtx.attention.fused import case_of, chosen
 from qtx.attention.gates import DenseGate, Gate, PerHeadGate
 from qtx.attention.normalizers import Rows
 from qtx.attention.parameters import NORMALIZER, Parameters, check_parameters
+from qtx.attention.past import has_past, with_past
 from qtx.attention.prefix import Prefix
 from qtx.attention.spec import AttentionSpec
 from qtx.axes import constrain
@@ -117,8 +118,9 @@ class MultiHeadAttention(nn.Module):
             key = split(Site(Part.KEY, name="rotated_key")(merged(key)))
         if gate is not None and gate.place == "values":
             value = split(gated(gate, value, Part.VALUE, "gated_value"))
-        if spec.prefix:
+        if spec.prefix and not has_past(self):
             key, value, rows = Prefix(spec.prefix, spec.init_std, name="prefix")(key, value, rows)
+        key, value, rows = with_past(self, key, value, rows)
         key, value = of_query_heads(key), of_query_heads(value)
         normalize = WithParameters(normalizer.parameters(num_heads), spec.init_std, name=NORMALIZER)
         dropout = 0.0 if self.deterministic else spec.dropout

@@ -121,5 +121,5 @@ def with_folder(checkpoint: str, arguments: list[str]) -> tuple[str | None, list
     if not is_run(at_home(checkpoint)):
         return checkpoint, [*rest, f"--workdir={workdir or folder_for(checkpoint)}"]
     if workdir is not None:
-        raise QtxError(f"{checkpoint} is a run's folder, where its diagnosis goes: leave --workdir out")
+        raise QtxError(f"{checkpoint} is a run's folder, and the run stays there: leave --workdir out")
     return None, [*rest, f"--workdir={checkpoint}"]

@@ -68,6 +68,8 @@ FLAGS = {
     "attention": Flag("--attention=VARIANT", "another attention, e.g. gated_linear (default: the model's own)"),
     "force": Flag("--force", "heal a model, too, that reaches the target as it came", switch=True),
     "thorough": Flag("--thorough", "measure every tensor on all examples (minutes to an hour)", switch=True),
+    "prompt": Flag("--prompt=TEXT", "the text that the model is to go on with"),
+    "tokens": Flag("--tokens=N", "the most tokens to generate (default: 20)"),
     "chip": Flag("--chip=NAME", "what they are, e.g. h100-sxm or tpu-v5e"),
 }
 
@@ -115,6 +117,19 @@ COMMANDS = {
         flags=("thorough",),
         checkpoint=True,
         own_folder=True,
+    ),
+    "generate": Command(
+        summary="let a decoder go on with a text, in floating point or quantized",
+        description="CHECKPOINT is a folder as for import, which becomes a run in WORKDIR (default: runs/NAME), or\n"
+        "the folder of a run. Takes the likeliest token at every step, until one ends the text. With --scheme, the\n"
+        "model is quantized in the ranges that `qtx quantize` has saved in the run's folder.",
+        example='qtx generate runs/gated --prompt="Once upon a time" --tokens=40',
+        config="none",
+        flags=("prompt", "tokens", "scheme"),
+        choice="prompt",
+        checkpoint=True,
+        own_folder=True,
+        one_scheme=True,
     ),
     "heal": Command(
         summary="make a model quantizable that integers ruin, and export it in its original's format",

@@ -13,6 +13,7 @@ from rich.markup import escape
 from rich.progress import track
 from rich.table import Table
 
+from qtx.analysis.capture import FloatingPoint
 from qtx.analysis.diagnosis import save_diagnosis
 from qtx.analysis.sensitivity import HEADER, save_sweep, table_rows
 from qtx.attention import attention_text
@@ -36,6 +37,8 @@ from qtx.pipeline.assemble import assemble
 from qtx.pipeline.backend import training_backend
 from qtx.pipeline.compare import assemble_comparison, duration, rebuild, run_comparison
 from qtx.pipeline.formats import FORMATS
+from qtx.pipeline.generate import TOKENS, check_generates
+from qtx.pipeline.generate import generate as generate_text
 from qtx.pipeline.heal import Aim
 from qtx.pipeline.heal import heal as heal_model
 from qtx.pipeline.healed import export_healed
@@ -43,12 +46,20 @@ from qtx.pipeline.importing import Found, import_run
 from qtx.pipeline.measure import CALIBRATED, measure, metrics_of
 from qtx.pipeline.measurements import BESIDE
 from qtx.pipeline.mixed import Goal, read_goal, to_target
-from qtx.pipeline.quantize import keep_quantization, keep_ranges, one_scheme, origin_of_ranges, with_ranges
+from qtx.pipeline.quantize import (
+    keep_quantization,
+    keep_ranges,
+    one_scheme,
+    origin_of_ranges,
+    ranges_file,
+    with_ranges,
+)
 from qtx.pipeline.quantize import quantize as quantize_run
 from qtx.pipeline.run import TrainedRun, assemble_exported, assemble_run, restore_run, train_run
 from qtx.pipeline.sensitivity import find_sensitivity
 from qtx.planning import devices_of, plan_step, virtual_devices
 from qtx.planning import table as plan_table
+from qtx.quantization import Quantized
 from qtx.quantization.integer import load
 from qtx.quantization.integer.files import DESCRIPTION
 from qtx.quantization.recipe import FLOAT
@@ -114,6 +125,34 @@ def analyze(
     say(console, f"took {duration(time.monotonic() - began)}")
     say(console, f"diagnosis: {file}")
     say(console, f"report: {report}")
+
+
+def generate(
+    experiment: Experiment,
+    workdir: Path,
+    prompt: str,
+    tokens: str = str(TOKENS),
+    source: Found | None = None,
+    names_data: bool = False,
+    names_scheme: bool = False,
+) -> None:
+    """Runs `qtx generate` on the checkpoint `source`, or on the run in the folder if that is None; in the saved ranges
+    of the first scheme if the user names a scheme."""
+    number, console = _number("tokens", int, tokens), Console()
+    check_generates(experiment.model)
+    with Console(stderr=True).status("reading model and data"):
+        run = open_run(experiment, workdir, source, names_data)
+    model: FloatingPoint | Quantized = FloatingPoint(run.assembled.module, run.floating_point)
+    if names_scheme:
+        scheme = experiment.quantization.schemes[0]
+        file = ranges_file(workdir, scheme)
+        if not file.is_file():
+            raise QtxError(
+                f"{workdir} has no ranges of {scheme}: first qtx quantize --workdir={quote(str(workdir))} "
+                f"--scheme={scheme}"
+            )
+        model = with_ranges(run, file)[scheme]
+    say(console, prompt + generate_text(run, model, prompt, number))
 
 
 def heal(experiment: Experiment, out: Path, source: Found, command: str, **named: Any) -> None:

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from qtx.families.checkpoints import opt
+from qtx.families.checkpoints import gpt2, opt
 from qtx.families.checkpoints.opt import LAYER
 from qtx.families.family import Family, MeasuredSites
 from qtx.models import Opt, OptConfig
@@ -44,7 +44,7 @@ OPT = Family(
     objectives=("clm", "choices", "distill"),
     measured=lambda config: PRE_NORM if config.pre_norm else POST_NORM,
     recipe="paper_opt",
-    checkpoints=(opt.CHECKPOINT,),
+    checkpoints=(opt.CHECKPOINT, gpt2.CHECKPOINT),
     vocab_size=50272,
     small=lambda config, sizes: {"embedding_width": sizes["width"] // 2 if config.projected else None},
 )

@@ -6,6 +6,9 @@ import dataclasses
 from collections.abc import Callable
 from typing import Any
 
+OF_AUTO = {"Model": "", "LMHeadModel": "ForCausalLM"}
+"""Ends of the names of stock classes whose Auto classes end otherwise."""
+
 
 @dataclasses.dataclass(frozen=True)
 class Stock:
@@ -46,4 +49,4 @@ class Stock:
 
     def of_auto(self, beginning: str) -> dict[str, str]:
         """Maps the Auto classes to the classes with this beginning, e.g. `AutoModelForMaskedLM: BertForMaskedLM`."""
-        return {f"AutoModel{name.removeprefix('Model')}": beginning + name for name in self.classes}
+        return {f"AutoModel{OF_AUTO.get(name, name)}": beginning + name for name in self.classes}

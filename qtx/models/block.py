@@ -13,6 +13,7 @@ import numpy as np
 
 from qtx.attention import AttentionConfig, AttentionSpec, MultiHeadAttention, Rows
 from qtx.attention.fused import AUTO, BACKEND_NAMES
+from qtx.attention.past import CACHE
 from qtx.axes import constrain
 from qtx.foundation.errors import QtxError
 from qtx.foundation.limits import Checked, at_least, one_of, positive, within
@@ -187,10 +188,10 @@ class Mlp(nn.Module):
         return dense(x.shape[-1], ("mlp", "embed"), c.init_std, dtype, "out", c.mlp_out_bias, part=Part.BRANCH)(hidden)
 
 
-def prepared(config: TransformerConfig, own: Mapping[str, jax.Array]) -> Callable[..., Any] | None:
-    """Returns what a layer does to queries `[B, T, H, D]` and keys `[B, T, K, D]` before their product: norms, modules
-    of the attention, and rotary positions; None: nothing."""
-    turned = rotation(own["frequencies"], own.get("rotary_size", 1.0)) if "frequencies" in own else None
+def prepared(config: TransformerConfig, own: Mapping[str, jax.Array], first: Any) -> Callable[..., Any] | None:
+    """Returns what a layer does to queries `[B, T, H, D]` and keys `[B, T, K, D]`, of positions from `first` on, before
+    their product: norms, modules of the attention, and rotary positions; None: nothing."""
+    turned = rotation(own["frequencies"], own.get("rotary_size", 1.0), first) if "frequencies" in own else None
     if not config.qk_norm:
         return turned
 
@@ -230,7 +231,7 @@ class Block(nn.Module):
         normed = attention_norm(x) if c.pre_norm else x
         if "normed" in own:
             normed = Site(Part.NORM, name="attention_in")(jnp.where(own["normed"], normed, x))
-        branch = added(attention(normed, rows, x, prepared(c, own)), "attention_branch_norm")
+        branch = added(attention(normed, rows, x, prepared(c, own, rows.mask.position)), "attention_branch_norm")
         x = Site(Part.RESIDUAL, name="attention_residual")(x + branch)
         x = x if c.pre_norm else attention_norm(x)
         branch = added(mlp(mlp_norm(x) if c.pre_norm else x), "mlp_branch_norm")
@@ -275,7 +276,7 @@ def stacked(
     # rematerialized: without a loop XLA would find both computations equal, and keep the activations after all.
     unrolled = not deterministic and config.remat == NONE and config.num_layers <= UNROLLED_LAYERS
     shared = config.shared_layers
-    of_layers = ("intermediates", "ranges", "calibration", "integer", *(() if shared else ("params",)))
+    of_layers = ("intermediates", "ranges", "calibration", "integer", CACHE, *(() if shared else ("params",)))
     scanned: Any = nn.scan(
         rematerialized(block, config.remat),
         variable_axes=dict.fromkeys(of_layers, 0),

@@ -7,7 +7,7 @@ LayerNorm, and has narrower embeddings with a projection into the model and one 
 from __future__ import annotations
 
 import dataclasses
-from typing import Annotated, ClassVar, Self
+from typing import Annotated, Any, ClassVar, Self
 
 import flax.linen as nn
 import jax
@@ -74,9 +74,9 @@ class OptEmbeddings(nn.Module):
         self.positions = embedding(c.max_length + POSITION_OFFSET, c.width, "positions", c.init_std, dtype)
         self.sum = Site(Part.RESIDUAL)
 
-    def __call__(self, tokens: jax.Array, mask: jax.Array) -> jax.Array:
+    def __call__(self, tokens: jax.Array, mask: jax.Array, first: Any = 0) -> jax.Array:
         # Padding takes the row before the first position, as in the published model.
-        positions = jnp.cumsum(mask, axis=1) * mask - 1 + POSITION_OFFSET
+        positions = (first + jnp.cumsum(mask, axis=1)) * mask - 1 + POSITION_OFFSET
         words = self.words(tokens)
         if self.config.projected:
             words = self.project_in(words)
@@ -101,8 +101,8 @@ class Opt(nn.Module):
         """Computes next-token logits.
 
         Args:
-          batch: `tokens` `[B, T]`; optionally `mask` `[B, T]` (False = padding) and `segments` `[B, T]` (a token sees
-            only those of its own number).
+          batch: `tokens` `[B, T]`; optionally `mask` `[B, T]` (False = padding), `segments` `[B, T]` (a token sees only
+            those of its own number) and `past`, how many positions come before (`qtx.attention.past`).
           train: whether dropout is on (needs the "dropout" rng).
           step: the training step, for normalizers that anneal.
 
@@ -113,8 +113,8 @@ class Opt(nn.Module):
         visible = batch.get("mask", jnp.ones(tokens.shape, bool))
         embeddings = OptEmbeddings(c, not train, name="embeddings")
         # No dropout here: the published decoder has it on the branches of its layers alone.
-        x = embeddings(tokens, visible.astype(jnp.int32))
         rows = Rows(Mask.of_batch(batch, tokens.shape[1], causal=c.causal), step)
+        x = embeddings(tokens, visible.astype(jnp.int32), rows.mask.first)
         x, _ = layers(c, deterministic=not train)(x, rows)
         dtype = jnp.dtype(c.dtype)
         if c.pre_norm:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable
+from typing import Any
 
 import jax
 import jax.numpy as jnp
@@ -23,13 +24,14 @@ def frequencies(head_dim: int, base: float, factor: float = 1.0) -> np.ndarray:
 
 
 def rotation(
-    frequencies: jax.Array, size: jax.Array | float = 1.0
+    frequencies: jax.Array, size: jax.Array | float = 1.0, first: Any = 0
 ) -> Callable[[jax.Array, jax.Array], tuple[jax.Array, jax.Array]]:
-    """Returns a function of queries and keys `[B, T, H, D]` that turns dimensions i and i + R / 2 of both, R <= D, by
-    position times `frequencies` `[R / 2]`, and multiplies these by `size`; dimensions from R on stay."""
+    """Returns a function of queries and keys `[B, T, H, D]`, at positions from `first` on, that turns dimensions i and
+    i + R / 2 of both, R <= D, by position times `frequencies` `[R / 2]`, and multiplies these by `size`; dimensions from
+    R on stay."""
 
     def at_its_position(x: jax.Array) -> jax.Array:
-        return turned(x, jnp.arange(x.shape[1], dtype=jnp.float32), frequencies, size)
+        return turned(x, first + jnp.arange(x.shape[1], dtype=jnp.float32), frequencies, size)
 
     return lambda query, key: (at_its_position(query), at_its_position(key))
 

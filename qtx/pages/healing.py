@@ -108,7 +108,9 @@ def sentence(story: Story) -> str:
     )
     if before.perplexities is None or after.perplexities is None:
         return told
-    now, integers = (" to ".join(map(number, both)) for both in zip(before.perplexities, after.perplexities, strict=True))
+    now, integers = (
+        " to ".join(map(number, both)) for both in zip(before.perplexities, after.perplexities, strict=True)
+    )
     return f"{told} Its perplexity went from {now} in floating point, and from {integers} in {story.bits.upper()}."
 
 

@@ -102,9 +102,14 @@ def keep_quantization(run: TrainedRun) -> None:
     folder.write_config({**folder.read_config(), "quantization": record(assembled.experiment)["quantization"]})
 
 
+def ranges_file(workdir: Path, scheme: str) -> Path:
+    """Returns the file in a run's folder that has the ranges of a scheme."""
+    return workdir / "ranges" / f"{scheme}.safetensors"
+
+
 def keep_ranges(run: TrainedRun, schemes: Mapping[str, Quantized]) -> list[Path]:
-    """Writes the ranges of each scheme to the run's folder, `ranges/<scheme>.safetensors`, and returns the files."""
-    files = {scheme: run.workdir / "ranges" / f"{scheme}.safetensors" for scheme in schemes}
+    """Writes the ranges of each scheme to the run's folder and returns the files."""
+    files = {scheme: ranges_file(run.workdir, scheme) for scheme in schemes}
     for scheme, file in files.items():
         save_ranges(schemes[scheme], run.floating_point, file, method_of(run.assembled, scheme), scheme)
     return list(files.values())

@@ -5,7 +5,8 @@ from __future__ import annotations
 import dataclasses
 import functools
 import itertools
-from collections.abc import Iterable, Iterator
+from collections.abc import Iterable, Iterator, Mapping
+from types import MappingProxyType
 from typing import Any
 
 import flax.linen as nn
@@ -55,14 +56,16 @@ class Quantized:
     weight_ranges: Ranges
     activation_ranges: Ranges
 
-    def apply(self, batch: dict[str, jax.Array], **kwargs: Any) -> Any:
+    def apply(
+        self, batch: dict[str, jax.Array], collections: Mapping[str, Any] = MappingProxyType({}), **kwargs: Any
+    ) -> Any:
         """Returns what `module.apply` does for `batch`, computed on quantized values, in float32 (see
-        `qtx.quantization.float32_only`). The call is traceable: compile it with `jit`."""
+        `qtx.quantization.float32_only`). The call is traceable: compile it with `jit`. `collections` are further
+        variables of the module, such as a cache."""
         plan = self.activation_plan + tables_of(self.weight_plan)
+        variables = {"params": self.params, "ranges": self.range_collection, **collections}
         with fake_quantized(plan):
-            return float32_only.apply(
-                self.module, {"params": self.params, "ranges": self.range_collection}, batch, **kwargs
-            )
+            return float32_only.apply(self.module, variables, batch, **kwargs)
 
     @property
     def range_collection(self) -> Any:

@@ -41,6 +41,7 @@ from qtx.experiment import default, read, record
 from qtx.foundation.storage import Expected, read_sealed_json, sealed_json, verify, with_checksum, write_whole
 from qtx.interop import load as load_huggingface
 from qtx.interop import save as save_huggingface
+from qtx.interop.ends import ends_of
 from qtx.interop.pixels import PREPROCESSOR, pixel_options, processor_of
 from qtx.interop.sentence import dense_files, read_modules
 from qtx.interop.stored import open_folder
@@ -440,6 +441,11 @@ READERS: dict[str, Reader] = {
         make_kind("timm's ViT", "model.safetensors", dtype=ml_dtypes.bfloat16),
         lambda f: load_huggingface(f.parent),
         is_model,
+    ),
+    "ends of texts": Reader(
+        written("generation_config.json", b'{"eos_token_id": [2, 7], "do_sample": true}'),
+        lambda f: ends_of(f.parent),
+        lambda ends: isinstance(ends, tuple) and all(isinstance(end, int) for end in ends),
     ),
     "image processor": Reader(make_processor, lambda f: pixels_of(f.parent), lambda found: found.image_size == IMAGE),
     "timm's config": Reader(make_kind("timm's ViT", "config.json"), lambda f: load_huggingface(f.parent), is_model),

@@ -163,6 +163,19 @@ def opt_decoder(prefix: str, pre_norm: bool = True, embedding: int = WIDTH) -> S
     return shapes
 
 
+def gpt2_decoder(prefix: str, mlp: int = 4 * WIDTH) -> Shapes:
+    """Its layers are no `linear`: their weights are [in, out]."""
+    shapes = {f"{prefix}wte.weight": (VOCABULARY, WIDTH), f"{prefix}wpe.weight": (LENGTH, WIDTH)}
+    shapes |= norm(f"{prefix}ln_f")
+    layers = {"attn.c_attn": (WIDTH, 3 * WIDTH), "attn.c_proj": (WIDTH, WIDTH)}
+    layers |= {"mlp.c_fc": (WIDTH, mlp), "mlp.c_proj": (mlp, WIDTH)}
+    for layer in (f"{prefix}h.{i}" for i in range(LAYERS)):
+        shapes |= norm(f"{layer}.ln_1") | norm(f"{layer}.ln_2")
+        for name, shape in layers.items():
+            shapes |= {f"{layer}.{name}.weight": shape, f"{layer}.{name}.bias": shape[1:]}
+    return shapes
+
+
 def vit_encoder(prefix: str) -> Shapes:
     shapes = {
         f"{prefix}embeddings.cls_token": (1, 1, WIDTH),
@@ -297,6 +310,19 @@ OPT = {
     "max_position_embeddings": LENGTH,
     "prefix": "</s>",
 }
+GPT2 = {
+    "model_type": "gpt2",
+    "vocab_size": VOCABULARY,
+    "n_embd": WIDTH,
+    "n_layer": LAYERS,
+    "n_head": HEADS,
+    "n_positions": LENGTH,
+    "n_ctx": LENGTH,
+    "activation_function": "gelu_new",
+    "layer_norm_epsilon": 1e-5,
+    "summary_type": "cls_index",
+    "eos_token_id": 10,
+}
 VIT = {
     "model_type": "vit",
     "hidden_size": WIDTH,
@@ -337,7 +363,8 @@ class Kind:
       others: names to tensors that are no weights.
       unused: weights that qtx does not compute with.
       unused_rows: names of tables to their number of first rows that qtx does not compute with.
-      made: how many parameters qtx has that no tensor holds: those of layers that lack what the others have.
+      made: how many parameters qtx has that no tensor holds: those of layers that lack what the others have, and rows
+        of positions that are padding's.
     """
 
     config: dict[str, Any]
@@ -614,6 +641,30 @@ KINDS: dict[str, Kind] = {
         opt_decoder("model.") | alphas("model.decoder.layers.{}.self_attn"),
         {"attention": AttentionConfig(gate=LinearGate())},
     ),
+    "GPT2LMHeadModel": Kind(
+        architectures(GPT2 | {"n_inner": MLP, "layer_norm_epsilon": 1e-6}, "GPT2LMHeadModel"),
+        gpt2_decoder("transformer.", MLP),
+        {
+            "mlp_width": MLP,
+            "max_length": LENGTH,
+            "pre_norm": True,
+            "activation": "gelu_new",
+            "layer_norm_epsilon": 1e-6,
+        },
+        {"lm_head.weight": "transformer.wte.weight"},
+        made=2 * WIDTH,
+    ),
+    "GPT2LMHeadModel, as published": Kind(
+        architectures(GPT2, "GPT2LMHeadModel"),
+        gpt2_decoder(""),
+        {"mlp_width": 4 * WIDTH},
+        others={
+            **{f"h.{i}.attn.bias": np.tri(LENGTH, dtype=np.float32)[None, None] for i in range(LAYERS)},
+            **{f"h.{i}.attn.masked_bias": np.array(-1e4, np.float32) for i in range(LAYERS)},
+        },
+        made=2 * WIDTH,
+    ),
+    "GPT2Model, architecture untold": Kind(GPT2, gpt2_decoder("transformer."), {"width": WIDTH}, made=2 * WIDTH),
     "ViTForImageClassification": Kind(
         architectures(VIT, "ViTForImageClassification"),
         vit_encoder("vit.") | linear("classifier", WIDTH, CLASSES),

@@ -46,6 +46,7 @@ CONFIGS = {
 }
 ROTARY = {**SHAPE, "vocab_size": 23, "max_length": 9}
 CONFIGS |= {
+    "gpt2": dataclasses.replace(CONFIGS["opt"], activation="gelu_new", layer_norm_epsilon=1e-6),
     "mpnet": dataclasses.replace(CONFIGS["bert"], type_vocab_size=0, relative_buckets=32),
     "nomic": RotaryBertConfig(**ROTARY),
     "gte": RotaryBertConfig(
@@ -68,7 +69,7 @@ AUTO = {
     "distilbert": "AutoModelForSequenceClassification",
     "electra": "AutoModelForMaskedLM",
     "albert": "AutoModelForMaskedLM",
-    "opt": "AutoModelForCausalLM",
+    **dict.fromkeys(("opt", "gpt2"), "AutoModelForCausalLM"),
     "vit": "AutoModelForImageClassification",
 }
 NOT_STOCK = [name for name in MECHANISMS if name != "softmax"]
@@ -144,10 +145,12 @@ def in_torch(tmp_path, monkeypatch):
 
 def assert_equal_logits(model, config, params):
     theirs, ours = batch_of(config)
-    expected = np.asarray(jax.jit(build(config).apply)({"params": params}, ours))
+    expected, compared = np.asarray(jax.jit(build(config).apply)({"params": params}, ours)), ...
+    if "GPT2" in type(model).__name__:  # it has to be told of positions, and padding has none
+        theirs["position_ids"], compared = (theirs["attention_mask"].cumsum(1) - 1).clamp(min=0), ours["mask"]
     with torch.no_grad():
         found = model(**theirs)[0].numpy()
-    np.testing.assert_allclose(found, expected, rtol=0, atol=1e-5 * np.abs(expected).max())
+    np.testing.assert_allclose(found[compared], expected[compared], rtol=0, atol=1e-5 * np.abs(expected).max())
 
 
 @needs_torch
@@ -204,12 +207,13 @@ def test_the_documented_lines_compute_what_the_documented_variants_do(tmp_path, 
 
 
 @needs_torch
-def test_text_goes_on_from_cached_keys_and_values(tmp_path, in_torch):
+@pytest.mark.parametrize("family", ["opt", "gpt2"])
+def test_text_goes_on_from_cached_keys_and_values(tmp_path, in_torch, family):
     """By visible keys, and with gated values in the cache: by -alpha / T a longer text would change what is cached."""
     attention = attention_variant("clipped_softmax_visible,gate=headwise,gate_place=values,gate_input=residual")
-    config = dataclasses.replace(CONFIGS["opt"], attention=attention)
+    config = dataclasses.replace(CONFIGS[family], attention=attention)
     saved(tmp_path / "model", config)
-    model = in_torch(tmp_path / "model", AUTO["opt"])
+    model = in_torch(tmp_path / "model", AUTO[family])
     tokens = batch_of(config)[0]["input_ids"]
     with torch.no_grad():
         first = model(tokens[:, :5], use_cache=True)

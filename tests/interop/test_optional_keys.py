@@ -30,6 +30,7 @@ OF_KIND = {
     "electra": ("ElectraForMaskedLM",),
     "albert": ("AlbertForMaskedLM",),
     "opt": ("OPTForCausalLM", "OPTForCausalLM, post-LN"),
+    "gpt2": ("GPT2LMHeadModel, as published",),
     "vit": ("ViTForImageClassification",),
     "timm": ("timm's ViT",),
 }
@@ -51,6 +52,7 @@ NULLS = {
     "electra": ("classifier_dropout", "position_embedding_type", "problem_type", "pad_token_id"),
     "albert": ("problem_type", "pad_token_id", "position_embedding_type"),
     "opt": ("word_embed_proj_dim",),
+    "gpt2": ("n_inner", "pad_token_id"),
     "vit": (),
     "timm": ("fc_norm", "init_values"),
 }
@@ -99,6 +101,7 @@ OF_TRAINING = {
         "init_std": (0.0,),
         "use_cache": (True,),
     },
+    "gpt2": {"resid_pdrop": (1.0,), "embd_pdrop": (0.3,), "n_inner": (4 * WIDTH,), "summary_use_proj": (False,)},
     "vit": {
         "hidden_dropout_prob": (1.0,),
         "initializer_range": (0.0,),

@@ -238,6 +238,22 @@ CASES = {
     ),
     "DeBERTa-v2": ("BertModel", values(model_type="deberta-v2"), "model_type is 'deberta-v2': .* disentangled"),
     "OPT without biases": ("OPTForCausalLM", values(enable_bias=False), "enable_bias is False"),
+    "GPT-2, scores scaled by layer": (
+        "GPT2LMHeadModel",
+        values(scale_attn_by_inverse_layer_idx=True),
+        "scale_attn_by_inverse_layer_idx is True; qtx's gpt2 supports only False",
+    ),
+    "GPT-2, another order": (
+        "GPT2LMHeadModel",
+        values(reorder_and_upcast_attn=True),
+        "reorder_and_upcast_attn is True",
+    ),
+    "GPT-2, a decoder of an encoder": (
+        "GPT2LMHeadModel",
+        values(add_cross_attention=True),
+        "add_cross_attention is True; qtx's gpt2 supports only False",
+    ),
+    "GPT-2, a width of another type": ("GPT2Model, architecture untold", values(n_embd="8"), "width is '8': expected"),
     "ViT without biases": ("ViTForImageClassification", values(qkv_bias=False), "qkv_bias is False"),
     "DeiT": ("ViTForImageClassification", values(model_type="deit"), "model_type is 'deit': .* distillation token"),
     "timm, another architecture": (
