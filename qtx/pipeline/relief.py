@@ -29,9 +29,8 @@ CALIBRATED_ON, MEASURED_ON = 4, 4
 """The batches of training data that ranges are made of, and the further ones that perplexity is measured on."""
 SPIKED = 3
 """How many of the tokens with the largest values are tried as prefixes."""
-WRITING = (300.0, 100.0)
-"""Units are scaled that write more than so many times what the median unit of their layer does."""
-FACTORS = (0.1, 0.3)
+MOST_WRITTEN = (100.0, 50.0, 25.0)
+"""How much a hidden unit may write, in what the median unit of its layer does: those that write more are scaled."""
 AFFORDABLE = math.log(1.06)
 """How much of the log-perplexity in floating point scaling may cost."""
 NEWLINE = "\n"
@@ -54,7 +53,8 @@ def can_have_relief(run: TrainedRun) -> bool:
 
 def find_relief(run: TrainedRun, bits: str, tell: Callable[[str], Any] = lambda line: None) -> list[Tried]:
     """Returns what was tried of a decoder, what was taken last: first the tokens that may stand before all texts, then,
-    behind the best of them, the units that write spikes, scaled.
+    behind the best of them, the units that write spikes, scaled to some bounds: all of them, for what one unit writes into
+    the stream another erases.
 
     Args:
       run: the run of the original.
@@ -72,19 +72,18 @@ def find_relief(run: TrainedRun, bits: str, tell: Callable[[str], Any] = lambda 
 
     plain = measured(ReliefConfig())
     best = min((plain, *(measured(ReliefConfig((token,))) for token in _tokens(run, batches))), key=_quantized)
-    with_prefix = best.relief
-    writers = _writers(run, with_prefix, batches[:CALIBRATED_ON])
-    asked = [units_of(writers, writing, factor) for writing in WRITING for factor in FACTORS]
-    for units in dict.fromkeys(filter(None, asked)):
-        one = measured(dataclasses.replace(with_prefix, units=units))
+    prefix, writers = best.relief, _writers(run, best.relief, batches[:CALIBRATED_ON])
+    for units in filter(None, (units_of(writers, most) for most in MOST_WRITTEN)):
+        one = measured(dataclasses.replace(prefix, units=units))
         affordable = math.log(one.floating) <= math.log(plain.floating) + AFFORDABLE
         best = min(best, one, key=_quantized) if affordable else best
     return [*(one for one in tried if one is not best), best]
 
 
-def units_of(writers: Iterable[Writer], writing: float, factor: float) -> tuple[str, ...]:
-    """Returns the units that write more than `writing` medians, as `ReliefConfig` has them, with one factor."""
-    return tuple(f"{one.layer}:{one.unit}={factor:g}" for one in writers if one.ratio > writing)
+def units_of(writers: Iterable[Writer], most: float) -> tuple[str, ...]:
+    """Returns the units that write more than `most` medians, each with the factor that leaves it so much, as
+    `ReliefConfig` has them."""
+    return tuple(f"{one.layer}:{one.unit}={most / one.ratio:.2g}" for one in writers if one.ratio > most)
 
 
 def in_words(run: TrainedRun, relief: ReliefConfig) -> str:
@@ -92,8 +91,7 @@ def in_words(run: TrainedRun, relief: ReliefConfig) -> str:
     tokenizer = run.assembled.data.tokenizer
     texts = [repr(tokenizer.tokens([token])[0]) if tokenizer else str(token) for token in relief.prefix]
     prefix = f"{' and '.join(texts)} before every text" if texts else "as it came"
-    factors = sorted(set(relief.factors.values()))
-    scaled = f", {len(relief.units)} hidden units times {', '.join(map(str, factors))}" if relief.units else ""
+    scaled = f", hidden units {' '.join(relief.units)}" if relief.units else ""
     return prefix + scaled
 
 
