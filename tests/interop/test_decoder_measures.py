@@ -11,7 +11,6 @@ import pytest
 
 from qtx.analysis.capture import FloatingPoint
 from qtx.experiment import read
-from qtx.foundation.config import section
 from qtx.pipeline.importing import config_of_checkpoint, found, import_run
 from qtx.pipeline.measure import metrics_of
 from qtx.pipeline.run import restore_run
@@ -60,7 +59,7 @@ def measured(folder, workdir, objective, **options):
     there = found(str(folder))
     config = config_of_checkpoint(there)
     config.objective = objective
-    config.data.update({**section(read(config).data), **dict.fromkeys(config.data, None)})
+    config.data.update(dict.fromkeys(config.data, None))
     config.data.update({"tokenizer": str(folder), "sequence_length": T, **options})
     config.training.batch_size = 8
     assembled = import_run(read(config), workdir, there)
