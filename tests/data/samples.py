@@ -72,6 +72,16 @@ def write_questions(file: Path) -> Path:
     return file
 
 
+def write_choices(file: Path) -> Path:
+    """60 questions with two to four choices."""
+    rows = [
+        {"query": prose(i, 8), "choices": [prose(100 * i + j, 3 + j) for j in range(2 + i % 3)], "gold": i % 2}
+        for i in range(60)
+    ]
+    file.write_text("".join(json.dumps(row) + "\n" for row in rows), encoding="utf-8")
+    return file
+
+
 def idx_bytes(array: np.ndarray) -> bytes:
     """A uint8 array as an IDX file."""
     return bytes([0, 0, 8, array.ndim]) + struct.pack(f">{array.ndim}i", *array.shape) + array.tobytes()

@@ -90,6 +90,16 @@ EXAMPLES = {
             "weights": (FLOATS, ()),
         },
     ),
+    "choices": (
+        dict(sequence_length=96, vocab_size=300),
+        {
+            "tokens": (INTEGERS, (96,)),
+            "mask": (BOOLEANS, (96,)),
+            "labels": (INTEGERS, (96,)),
+            "weights": (FLOATS, (96,)),
+            "choices": (INTEGERS, ()),
+        },
+    ),
     "classification": (
         dict(),
         {"images": (FLOATS, (8, 8, 1)), "labels": (INTEGERS, ()), "weights": (FLOATS, ())},
@@ -121,7 +131,7 @@ def test_the_built_in_source_gives_the_promised_arrays(objective, first_batch):
     expected = {name: (kind, (BATCH, *shape)) for name, (kind, shape) in EXAMPLES[objective][1].items()}
     assert {name: (array.dtype.name, array.shape) for name, array in batch.items()} == expected
     weights = batch["weights"].reshape(BATCH, -1)
-    assert weights.any(axis=1).all() and (objective == "token_classification" or weights.all())
+    assert weights.any(axis=1).all() and (objective in ("choices", "token_classification") or weights.all())
 
 
 @pytest.mark.parametrize("objective", ["mlm", "clm"])
@@ -165,11 +175,17 @@ def test_sources_serve_a_kind_of_objectives_and_bigram_backcopy_one(monkeypatch)
     monkeypatch.setitem(OBJECTIVES, "another", AnotherCausal())
     serving = {name: {source for source, cls in SOURCES.items() if cls.serves(o)} for name, o in OBJECTIVES.items()}
     text, images = {"stdlib", "text_files", "text_corpus"}, {"digits", "idx", "image_folder", "image_corpus"}
-    labelled, words, asked = ({source, "stdlib_labels"} for source in ("text_labels", "token_labels", "questions"))
+    kinds = ("text_labels", "token_labels", "questions", "choices")
+    labelled, words, asked, chosen = ({source, "stdlib_labels"} for source in kinds)
+    windows = text | {"text_windows"}
     expected = {
-        **{"mlm": text, "another": text, "clm": text | {"bigram_backcopy"}, "classification": images},
-        **{"distill": text | labelled | words | asked | images | {"photographs"}, "sequence_classification": labelled},
-        **{"sequence_regression": labelled, "multi_label_classification": labelled},
+        **{"mlm": text, "another": windows, "clm": windows | {"bigram_backcopy"}, "classification": images},
+        **{"distill": windows | labelled | words | asked | chosen | images | {"photographs"}, "choices": chosen},
+        **{
+            "sequence_classification": labelled,
+            "sequence_regression": labelled,
+            "multi_label_classification": labelled,
+        },
         **{"token_classification": words, "question_answering": asked},
     }
     assert {name: serving[name] for name in expected} == expected

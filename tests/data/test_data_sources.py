@@ -15,6 +15,7 @@ from qtx.foundation.errors import QtxError
 
 from .samples import (
     write_archive,
+    write_choices,
     write_idx_folder,
     write_images,
     write_labels,
@@ -37,6 +38,16 @@ CASES = {
     "text_files": (
         lambda folder: dict(files=(f"{write_texts(folder / 'texts')}/*.txt",), sequence_length=16, vocab_size=300),
         "clm",
+    ),
+    "text_windows": (
+        lambda folder: dict(
+            files=(f"{write_texts(folder / 'texts')}/*.txt",), sequence_length=16, stride=5, vocab_size=300
+        ),
+        "clm",
+    ),
+    "choices": (
+        lambda folder: dict(files=(str(write_choices(folder / "a.jsonl")),), sequence_length=48, vocab_size=300),
+        "choices",
     ),
     "text_corpus": (
         lambda folder: dict(
@@ -130,13 +141,19 @@ def test_batches_have_the_promised_arrays(case):
             assert not labels or (0 <= batch["labels"].min() and batch["labels"].max() < data.num_classes)
             assert (data.vocab_size, data.sequence_length, data.tokenizer) == (None, None, None)
         else:
-            predicted = (BATCH, length) if objective in ("clm", "token_classification") else batch["labels"].shape
+            predicted = (
+                (BATCH, length) if objective in ("clm", "choices", "token_classification") else batch["labels"].shape
+            )
             expected = {
                 "tokens": ("int32", (BATCH, length)),
                 "mask": ("bool", (BATCH, length)),
                 "labels": ("int32", predicted),
                 "weights": ("float32", predicted),
             }
+            if "bytes" in batch:  # text_windows
+                expected |= {"bytes": ("int32", (BATCH,)), "words": ("int32", (BATCH,))}
+            if objective == "choices":
+                expected["choices"] = ("int32", (BATCH,))
             if objective == "mlm":
                 expected["positions"] = ("int32", predicted)
                 assert predicted == (BATCH, 5)  # ceil(.15 * 32)

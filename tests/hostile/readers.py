@@ -26,6 +26,7 @@ from safetensors.numpy import save as safetensors_bytes
 from qtx.analysis import load_analysis, save_analysis
 from qtx.analysis.sensitivity import Sensitivity, Sweep, load_sweep, save_sweep
 from qtx.data import TextTokenizer, load_tokenizer
+from qtx.data.choice_files import choice_questions
 from qtx.data.image_files import Survey, image_files, open_image
 from qtx.data.images import ImageOptions
 from qtx.data.prepared.writing import EXPECTED as PREPARATION
@@ -57,7 +58,7 @@ from qtx.quantization.methods import Gptq
 from qtx.quantization.recipes.recorded import as_data
 from qtx.training import RunFolder, read_metrics
 from qtx.training.bad_steps import keep_batch, read_batch
-from tests.data.samples import idx_bytes, png, prose, write_questions, write_words
+from tests.data.samples import idx_bytes, png, prose, write_choices, write_questions, write_words
 from tests.data.tfds_samples import write_tfds
 from tests.interop.kinds import IMAGE, KINDS, shard
 from tests.pages.test_report import make_analysis
@@ -377,6 +378,10 @@ def are_questions(found: Any) -> bool:
     )
 
 
+def are_choices(found: Any) -> bool:
+    return all(len(row.contexts) == len(row.choices) > row.right >= 0 and all(row.choices) for row in found)
+
+
 TAGGED = [json.dumps({"tokens": prose(i, 6).split(), "ner_tags": ["O", "B-X", "I-X"] * 2}) for i in range(4)]
 LABELLED = [(prose(i, 9).replace("\n", " "), ("red", "blue")[i % 2]) for i in range(4)]
 TABLE = "".join("\t".join(row) + "\n" for row in [("text", "label"), *LABELLED]).encode()
@@ -499,6 +504,9 @@ READERS: dict[str, Reader] = {
     "words, JSON lines": Reader(written("a.jsonl", "\n".join(TAGGED).encode()), words, are_words),
     "questions": Reader(
         lambda folder: write_questions(folder / "a.json"), lambda file: list(questions(file)), are_questions
+    ),
+    "choices": Reader(
+        lambda folder: write_choices(folder / "a.jsonl"), lambda file: list(choice_questions(file)), are_choices
     ),
     "text": Reader(written("a.txt", prose(0, 60).encode()), texts, are_texts),
     "JSON lines": Reader(written("a.jsonl", JSON_LINES), texts, are_texts),

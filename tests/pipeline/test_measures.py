@@ -14,6 +14,7 @@ from experiments import healing
 from qtx.data import OBJECTIVES
 from qtx.judge.verdicts import centred_cosine
 from qtx.losses.answers import Answers
+from qtx.losses.choices import Choices
 from qtx.losses.divergences import HIDDEN, LOGITS
 from qtx.models import BertConfig, OptConfig, VitConfig
 from qtx.training.evaluate import add_up
@@ -38,7 +39,10 @@ def one_hot(labels):
 
 WORDS = [f"w{i}" for i in range(T)]
 OFFSETS = np.array([[3 * i, 3 * i + 2] for i in range(T)])
+# The first of four choices is right, and the one that a right model knows.
+CHOSEN = ((OF_TOKENS + np.arange(N)[:, None] % 4) % C).astype(np.int32)
 DATA = SimpleNamespace(
+    choices=Choices("digest", np.arange(N) // 4, np.arange(N) % 4 == 0, np.full(N, 3)),
     classes=("O", "B-X", "I-X", "B-Y"),
     answers=Answers(
         *("digest", False, [[" ".join(WORDS[first : last + 1])] for first, last in SPANS]),
@@ -110,6 +114,13 @@ CASES = {
         {"labels": SPANS, "context": np.ones((N, T), bool), "windows": np.arange(N, dtype=np.int32)},
         {"f1": 1.0, "exact_match": 1.0},
     ),
+    "choices": Case(
+        "choices",
+        OptConfig(),
+        one_hot(OF_TOKENS),
+        {"labels": CHOSEN, "choices": np.arange(N, dtype=np.int32)},
+        {"accuracy": 1.0, "accuracy_norm": 1.0},
+    ),
     "fidelity of words": Case(
         "distill", bert("token_classification", C), one_hot(OF_TOKENS) + 20, {LOGITS: one_hot(OF_TOKENS) + 20}, FIDELITY
     ),
@@ -134,7 +145,9 @@ FAR = 0.4
 
 def measured(case: Case, outputs: np.ndarray) -> dict[str, float]:
     """By batches, of which the last is filled with what must not count."""
-    shape = case.targets["labels"].shape if case.objective in ("clm", "mlm", "token_classification") else (N,)
+    shape = (
+        case.targets["labels"].shape if case.objective in ("clm", "mlm", "choices", "token_classification") else (N,)
+    )
     weights = np.ones(shape, np.float32)
     weights[-8:] = 0
     whole = {**case.targets, "weights": weights, "tokens": np.zeros((N, T), np.int32), "outputs": outputs.copy()}
