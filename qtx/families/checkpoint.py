@@ -120,8 +120,9 @@ class Checkpoint:
     def unsaid(self, config: Any) -> str | None:
         """Returns what would be lost if a config were written and read again, in words; None: nothing."""
         ending, beginning = self.ending(config), next(iter(self.model_types.values()))
-        if self.stock is None and config.attention != self.attention:
-            return f"its attention is {attention_text(config.attention)}: {beginning} has only its own"
+        if self.stock is None and (config.attention != self.attention or config.prefix):
+            prefix = f" with a prefix of {config.prefix}" if config.prefix else ""
+            return f"its attention is {attention_text(config.attention)}{prefix}: {beginning} has only its own"
         if ending is None:
             return f"its head is that of none of {', '.join(beginning + name for name in self.architectures)}"
         read = vars(type(config)()) | self.read_config(self.write_config(config), {}, "config.json")

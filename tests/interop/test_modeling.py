@@ -23,7 +23,7 @@ from qtx.families.kinds import kind_for
 from qtx.foundation.errors import QtxError
 from qtx.interop import load, save
 from qtx.interop.modeling import modeling
-from qtx.models import BertConfig, ModernBertConfig, OptConfig, RotaryBertConfig, VitConfig
+from qtx.models import BertConfig, LlamaConfig, ModernBertConfig, OptConfig, RotaryBertConfig, VitConfig
 from tests.interop.kinds import KINDS
 from tests.mechanisms import MECHANISMS
 from tests.strangers import documented
@@ -390,3 +390,32 @@ def test_a_format_that_transformers_does_not_run_is_refused(tmp_path):
     with pytest.raises(QtxError, match="has no code for an attention .*: leave the original out"):
         save(tmp_path / "model", config, params, tmp_path / "original")
     assert not (tmp_path / "model").exists()
+
+
+PREFIXED = LlamaConfig(**ROTARY | {"dropout": 0.0, "width": 24, "num_heads": 4}, num_kv_heads=2, prefix=2)
+WITH_PREFIX = {
+    "llama": PREFIXED,
+    "a sink too": dataclasses.replace(PREFIXED, attention=VARIANTS["sink"]),
+    "normed heads, untied": dataclasses.replace(PREFIXED, qk_norm=True, head_dim=8, tied=False),
+}
+
+
+@needs_torch
+@pytest.mark.parametrize("name", WITH_PREFIX)
+def test_a_prefix_stands_before_every_text_and_before_what_is_cached(tmp_path, in_torch, name):
+    config = WITH_PREFIX[name]
+    params = saved(tmp_path / "model", config)
+    model = in_torch(tmp_path / "model", "AutoModelForCausalLM")
+    assert_equal_logits(model, config, params)
+    tokens = batch_of(config)[0]["input_ids"]
+    with torch.no_grad():
+        first = model(tokens[:, :5], use_cache=True)
+        second = model(tokens[:, 5:], past_key_values=first.past_key_values).logits
+        torch.testing.assert_close(second, model(tokens).logits[:, 5:])
+    jax.tree.map(np.testing.assert_array_equal, load(tmp_path / "model")[1], params)
+
+
+def test_a_prefix_is_refused_where_no_code_has_it(tmp_path):
+    config = LlamaConfig(**ROTARY | {"width": 24, "num_heads": 6}, prefix=1, norm_offset=1.0, qk_norm=True)
+    with pytest.raises(QtxError, match="prefix"):
+        save(tmp_path, config, {})
