@@ -68,6 +68,7 @@ class Checkpoint:
       nullable: keys whose null says that there is none, and not that the library's value is taken.
       attention: the attention of the kind's own classes.
       unused: beginnings of names that published checkpoints have and, if no row has them, qtx does not compute with.
+      buffers: patterns of the names of tensors that are no parameters, e.g. `"h.*.attn.masked_bias"`.
       shown_by_weights: tells config fields from the tensors, by name.
       told_by_values: tells config fields that take more than one key of config.json, from all its values, the fields so
         far, and its name in errors.
@@ -93,6 +94,7 @@ class Checkpoint:
     nullable: tuple[str, ...] = ()
     attention: AttentionConfig = AttentionConfig()
     unused: tuple[str, ...] = ()
+    buffers: tuple[str, ...] = ()
     shown_by_weights: Callable[[Mapping[str, Any]], dict[str, Any]] = lambda tensors: {}
     told_by_values: Callable[[Mapping[str, Any], Mapping[str, Any], str], dict[str, Any]] = lambda *_: {}
     extra: Callable[[Any], dict[str, Any]] = lambda config: {}

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import dataclasses
 from collections.abc import Mapping
+from fnmatch import fnmatchcase
 from pathlib import Path
 from typing import Any
 
@@ -111,7 +112,13 @@ class Stored:
         for copy, original in tied.items():
             if copy in tensors and original in tensors and not np.array_equal(tensors[copy], tensors[original]):
                 raise QtxError(f"{self.source}: {copy} differs from {original}; qtx's {self.family.title} ties them")
-        used = {k: v for k, v in tensors.items() if k not in tied and not k.startswith(self._unused(table))}
+        used = {
+            name: tensor
+            for name, tensor in tensors.items()
+            if name not in tied
+            and not name.startswith(self._unused(table))
+            and not any(fnmatchcase(name, buffer) for buffer in self.checkpoint.buffers)
+        }
         return used | {name: tensor for file in self.beside(table).values() for name, tensor in file.items()}
 
     def beside(self, table: list[Weight]) -> dict[str, StoredTensors]:
