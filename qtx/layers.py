@@ -250,8 +250,6 @@ def layer_norm(
     return LayerNorm(epsilon, dtype, use_bias=use_bias, use_fast_variance=False, part=part, name=name)
 
 
-def rms_norm(
-    epsilon: float, dtype, name: str | None = None, part: Part = Part.NORM, offset: float = 0.0
-) -> nn.RMSNorm:
+def rms_norm(epsilon: float, dtype, name: str | None = None, part: Part = Part.NORM, offset: float = 0.0) -> nn.RMSNorm:
     """Makes an RMSNorm (Zhang and Sennrich 2019) over the last axis, whose scale is beside a constant `offset`."""
     return RMSNorm(epsilon=epsilon, dtype=dtype, part=part, offset=offset, name=name)

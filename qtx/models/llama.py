@@ -155,9 +155,7 @@ class LlamaConfig(TransformerConfig):
         angles = frequencies(self.rotated, self.rotary_base)
         far = angles if scaling is None else scaling.scaled(angles.astype(np.float64), self.rotary_base)
         near = far if self.local_base is None else frequencies(self.rotated, self.local_base)
-        own = {
-            "frequencies": np.where(turned[:, None], np.where(everywhere[:, None], far, near), 0).astype(np.float32)
-        }
+        own = {"frequencies": np.where(turned[:, None], np.where(everywhere[:, None], far, near), 0).astype(np.float32)}
         if scaling is not None and scaling.size != 1:
             scaled = turned & (everywhere | (self.local_base is None))
             own["rotary_size"] = np.where(scaled, scaling.size, 1).astype(np.float32)

@@ -103,8 +103,7 @@ GEMMA = dataclasses.replace(
 GEMMA2 = dataclasses.replace(
     GEMMA,
     model_types={"gemma2": "Gemma2"},
-    fields=GEMMA.fields
-    | {"attn_logit_softcapping": Field("score_cap"), "final_logit_softcapping": Field("logit_cap")},
+    fields=GEMMA.fields | {"attn_logit_softcapping": Field("score_cap"), "final_logit_softcapping": Field("logit_cap")},
     fixed={"norm_offset": 1.0, "branch_norms": True},
     options=partial(
         options,
