@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from typing import Any
 
 from qtx.families.checkpoints import gemma, gpt_oss, llama, qwen, smollm3
@@ -29,7 +30,7 @@ MEASURED = MeasuredSites(
 )
 
 
-def small(config: LlamaConfig, sizes: dict[str, Any]) -> dict[str, Any]:
+def small(config: LlamaConfig, sizes: Mapping[str, Any]) -> dict[str, Any]:
     """Returns the options that follow when a model is made small."""
     grouped = config.kv_heads < config.num_heads
     return {

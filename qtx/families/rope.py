@@ -100,7 +100,7 @@ def rotary_options(values: Mapping[str, Any], source: str) -> dict[str, Any]:
     if unknown:
         raise QtxError(f"{source}: rope_type {kind!r} has {', '.join(unknown)[:100]}, which qtx does not know")
     options = {SCALED[kind][key]: value for key, value in given.items()}
-    scaling = read_section(SCALINGS[kind], options, f"{source}: rope_type {kind!r}")
+    scaling: Any = read_section(SCALINGS[kind], options, f"{source}: rope_type {kind!r}")
     return told | {"rotary_scaling": variant_text(SCALINGS, scaling)}
 
 

@@ -154,7 +154,8 @@ def _with_pooling(config: TransformerConfig, folder: Path) -> TransformerConfig:
     options = {name: value for name, value in modules.options().items() if name in vars(config)}
     if modules.options().keys() - options and modules.modules:
         return config
-    return dataclasses.replace(config, head="none", **options)
+    chosen: dict[str, Any] = {"head": "none", **options}
+    return dataclasses.replace(config, **chosen)
 
 
 def open_folder(folder: Path) -> Stored:

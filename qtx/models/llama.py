@@ -114,7 +114,7 @@ class LlamaConfig(TransformerConfig):
             )
 
     def resolved(self) -> Self:
-        own = {
+        own: dict[str, Any] = {
             # None instead of what the shape says: were both recorded, changing one alone would change more.
             "num_kv_heads": None if self.kv_heads == self.num_heads else self.num_kv_heads,
             "head_dim": None if self.head_size * self.num_heads == self.width else self.head_dim,
@@ -139,7 +139,7 @@ class LlamaConfig(TransformerConfig):
 
     @property
     def attention_spec(self):
-        own = {
+        own: dict[str, Any] = {
             "num_kv_heads": self.num_kv_heads,
             "head_dim": self.head_size,
             "score_dim": self.score_dim,
@@ -160,7 +160,7 @@ class LlamaConfig(TransformerConfig):
             scaled = turned & (everywhere | (self.local_base is None))
             own["rotary_size"] = np.where(scaled, scaling.size, 1).astype(np.float32)
         if not everywhere.all():
-            own["window"] = np.where(everywhere, EVERYWHERE, self.window).astype(np.int32)
+            own["window"] = np.where(everywhere, EVERYWHERE, self.window or EVERYWHERE).astype(np.int32)
         return own
 
 

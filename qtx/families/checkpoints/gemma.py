@@ -94,7 +94,7 @@ GEMMA = dataclasses.replace(
     llama.CHECKPOINT,
     model_types={"gemma": "Gemma"},
     fixed={"norm_offset": 1.0},
-    fields=llama.CHECKPOINT.fields | {"tie_word_embeddings": Field("tied", True)},
+    fields={**llama.CHECKPOINT.fields, "tie_word_embeddings": Field("tied", True)},
     supported={"use_bidirectional_attention": False},
     options=partial(options, defaults={"num_key_value_heads": 16}),
     told_by_values=told,
@@ -103,7 +103,11 @@ GEMMA = dataclasses.replace(
 GEMMA2 = dataclasses.replace(
     GEMMA,
     model_types={"gemma2": "Gemma2"},
-    fields=GEMMA.fields | {"attn_logit_softcapping": Field("score_cap"), "final_logit_softcapping": Field("logit_cap")},
+    fields={
+        **GEMMA.fields,
+        "attn_logit_softcapping": Field("score_cap"),
+        "final_logit_softcapping": Field("logit_cap"),
+    },
     fixed={"norm_offset": 1.0, "branch_norms": True},
     options=partial(
         options,
@@ -118,7 +122,7 @@ GEMMA3 = dataclasses.replace(
     model_types={"gemma3_text": "Gemma3"},
     architectures={"ForCausalLM": {"head": "clm"}, "TextModel": {"head": "none"}},
     bare=("TextModel",),
-    fields=GEMMA.fields | {"final_logit_softcapping": Field("logit_cap", None)},
+    fields={**GEMMA.fields, "final_logit_softcapping": Field("logit_cap", None)},
     supported={"use_bidirectional_attention": False, "attn_logit_softcapping": None},
     fixed={"norm_offset": 1.0, "branch_norms": True, "qk_norm": True},
     options=options_of_3,

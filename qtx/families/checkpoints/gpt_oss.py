@@ -61,7 +61,7 @@ def extra(config: LlamaConfig) -> dict[str, Any]:
 CHECKPOINT = dataclasses.replace(
     llama.CHECKPOINT,
     model_types={"gpt_oss": "GptOss"},
-    fields=llama.CHECKPOINT.fields | {"rms_norm_eps": Field("layer_norm_epsilon", 1e-5)},
+    fields={**llama.CHECKPOINT.fields, "rms_norm_eps": Field("layer_norm_epsilon", 1e-5)},
     supported={EXPERTS: 0},
     options=options,
     extra=extra,

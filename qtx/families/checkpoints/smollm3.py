@@ -47,7 +47,7 @@ def extra(config: LlamaConfig) -> dict[str, Any]:
 CHECKPOINT = dataclasses.replace(
     llama.CHECKPOINT,
     model_types={"smollm3": "SmolLM3"},
-    fields=llama.CHECKPOINT.fields | {"tie_word_embeddings": Field("tied", True)},
+    fields={**llama.CHECKPOINT.fields, "tie_word_embeddings": Field("tied", True)},
     options=options,
     extra=extra,
     # Its attention turns queries and keys in some layers only, which the code of another attention does not.
