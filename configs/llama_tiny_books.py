@@ -1,4 +1,4 @@
-"""A small decoder after Llama on books, with grouped heads: a few minutes on a CPU.
+"""A small decoder after Llama on books, with grouped heads.
 
 Needs books as text files under `data/books/train` and `data/books/valid`:
 
