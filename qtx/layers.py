@@ -123,8 +123,7 @@ class RMSNorm(nn.RMSNorm):
     offset: float = 0.0
 
     @nn.compact
-    def __call__(self, x: jax.Array, *, mask: Any = None) -> jax.Array:
-        assert mask is None, "all features count"
+    def __call__(self, x: jax.Array) -> jax.Array:  # type: ignore[override]
         scale = self.param("scale", nn.initializers.constant(1 - self.offset), x.shape[-1:], self.param_dtype)
         wide = x.astype(jnp.float32)
         normed = wide * jax.lax.rsqrt(jnp.square(wide).mean(axis=-1, keepdims=True) + self.epsilon)

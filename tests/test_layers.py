@@ -10,7 +10,7 @@ import pytest
 
 from qtx.families import FAMILIES, build
 from qtx.layers import FEW_ROWS, dense_product, embedding
-from qtx.models import BertConfig, ModernBertConfig, OptConfig, RotaryBertConfig, VitConfig
+from qtx.models import BertConfig, LlamaConfig, ModernBertConfig, OptConfig, RotaryBertConfig, VitConfig
 from qtx.models.flops import product_flops
 
 SHAPE = dict(num_layers=1, width=16, num_heads=2, mlp_width=32, init_std=0.2, dropout=0.0, attention_dropout=0.0)
@@ -19,6 +19,7 @@ CONFIGS = {
     "modern_bert": ModernBertConfig(**SHAPE, vocab_size=11, max_length=8, local_distance=2),
     "opt": OptConfig(**SHAPE, vocab_size=11, max_length=8),
     "rotary_bert": RotaryBertConfig(**SHAPE, vocab_size=11, max_length=8),
+    "llama": LlamaConfig(**SHAPE, vocab_size=11, max_length=8, num_kv_heads=1, qk_norm=True, tied=False),
     "vit": VitConfig(**SHAPE, image_size=8, channels=1, num_classes=3, patch_size=4),
 }
 

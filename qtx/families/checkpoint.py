@@ -126,7 +126,8 @@ class Checkpoint:
         if ending is None:
             return f"its head is that of none of {', '.join(beginning + name for name in self.architectures)}"
         read = vars(type(config)()) | self.read_config(self.write_config(config), {}, "config.json")
-        others = {*self.shown_by_weights({}), *COMPUTATION, *MEASURED_BY, "attention"}  # the weights tell the first
+        # The weights tell the first; without the others it is still the same model.
+        others = {*self.shown_by_weights({}), *COMPUTATION, *MEASURED_BY, *OF_TRAINING, "attention"}
         lost = [name for name in read if name not in others and getattr(config, name) != read[name]]
         return next(
             (f"{x} is {getattr(config, x)!r}: {beginning}{ending} supports only {read[x]!r}" for x in lost), None

@@ -14,8 +14,8 @@ DISENTANGLED = (
     "attention does not compute; encoders of the same size without that are e.g. bert, roberta or electra"
 )
 EXPERTS = (
-    "its feed-forward networks are mixtures of experts, which qtx does not have; dense models of the same kind come in, "
-    "e.g. llama, mistral, qwen2 or qwen3"
+    "its feed-forward networks are mixtures of experts, which qtx does not have; dense models of the same kind "
+    "come in, e.g. llama, mistral, qwen2 or qwen3"
 )
 REFUSED = {
     **dict.fromkeys(

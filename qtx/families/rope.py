@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import dataclasses
 import math
 from collections.abc import Collection, Mapping
 from typing import Any
@@ -85,12 +86,16 @@ def rotary_options(values: Mapping[str, Any], source: str) -> dict[str, Any]:
         return told
     if kind not in SCALED:
         raise QtxError(f"{source}: rope_type is {kind!r}; qtx supports only {', '.join((*UNSCALED, *SCALED))}")
+    if ORIGINAL in SCALED[kind]:
+        given.setdefault(ORIGINAL, values.get(ORIGINAL, values["max_position_embeddings"]))
+    required = {field.name for field in dataclasses.fields(SCALINGS[kind]) if field.default is dataclasses.MISSING}
+    missing = [key for key, option in SCALED[kind].items() if option in required and key not in given]
+    if missing:
+        raise QtxError(f"{source}: rope_type {kind!r} has no {', '.join(missing)}: expected a number for each")
     scales = [given.pop(key, None) for key in ("mscale", "mscale_all_dim")]
     if kind == "yarn" and all(scales) and "attention_factor" not in given:
         above, below = (0.1 * scale * math.log(max(given["factor"], 1)) + 1 for scale in scales)
         given["attention_factor"] = above / below
-    if ORIGINAL in SCALED[kind]:
-        given.setdefault(ORIGINAL, values.get(ORIGINAL, values["max_position_embeddings"]))
     unknown = [key for key in given if key not in SCALED[kind]]
     if unknown:
         raise QtxError(f"{source}: rope_type {kind!r} has {', '.join(unknown)[:100]}, which qtx does not know")

@@ -17,7 +17,8 @@ from qtx.models import OF_TRAINING, TransformerConfig, differing_options
 
 
 def has_place_for(original: Stored, attention: AttentionConfig) -> bool:
-    """Says whether users of the original's format can compute an attention: its own classes', or what code does."""
+    """Says whether users of the original's format can compute an attention: that of its own classes, or what code
+    does."""
     return original.checkpoint.stock is not None or attention == original.checkpoint.attention
 
 

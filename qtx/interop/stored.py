@@ -129,7 +129,8 @@ class Stored:
         """Lists the layers, by their names in the files, whose weights are no part of the model of a config, such as
         the head of a pre-training; an export gives them back."""
         unused = self._unused(table_of(self.checkpoint, config))
-        names = {name for name, full in self.names.items() if full.startswith(unused) and name.endswith(PARAMETERS)}
+        own = {name: full for name, full in self.names.items() if full not in self.tied}
+        names = {name for name, full in own.items() if full.startswith(unused) and name.endswith(PARAMETERS)}
         return sorted({name.rpartition(".")[0] for name in names})
 
     def _unused(self, table: list[Weight]) -> tuple[str, ...]:
@@ -153,8 +154,8 @@ def _with_pooling(config: TransformerConfig, folder: Path) -> TransformerConfig:
     options = {name: value for name, value in modules.options().items() if name in vars(config)}
     if modules.modules and "modules" not in options:
         return config
-    with_head: Any = config
-    return dataclasses.replace(with_head, head="none", **options)
+    chosen: dict[str, Any] = {"head": "none", **options}
+    return dataclasses.replace(config, **chosen)
 
 
 def open_folder(folder: Path) -> Stored:

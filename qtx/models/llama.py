@@ -162,7 +162,7 @@ class LlamaConfig(TransformerConfig):
             scaled = turned & (everywhere | (self.local_base is None))
             own["rotary_size"] = np.where(scaled, scaling.size, 1).astype(np.float32)
         if not everywhere.all():
-            own["window"] = np.where(everywhere, EVERYWHERE, self.window or 0).astype(np.int32)
+            own["window"] = np.where(everywhere, EVERYWHERE, self.window or EVERYWHERE).astype(np.int32)
         return own
 
 

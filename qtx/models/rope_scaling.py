@@ -1,5 +1,5 @@
-"""Scalings of rotary positions, which let a model that was trained on short texts read longer ones. A new one is a class
-here and a line in `SCALINGS`."""
+"""Scalings of rotary positions, which let a model that was trained on short texts read longer ones. A new one is a
+class here and a line in `SCALINGS`."""
 
 from __future__ import annotations
 

@@ -17,6 +17,7 @@ OWN = {
     "opt": dict(vocab_size=50, max_length=16),
     "modern_bert": dict(vocab_size=50, max_length=16, local_distance=4),
     "rotary_bert": dict(vocab_size=50, max_length=16),
+    "llama": dict(vocab_size=50, max_length=16, num_kv_heads=2),
     "vit": dict(image_size=8, channels=1, num_classes=3, patch_size=2),
 }
 

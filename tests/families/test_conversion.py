@@ -21,7 +21,7 @@ from qtx.attention.parameters import Parameter
 from qtx.families import FAMILIES, build
 from qtx.families.conversion import converted_params
 from qtx.foundation.errors import QtxError
-from qtx.models import BertConfig, ModernBertConfig, OptConfig, RotaryBertConfig, VitConfig
+from qtx.models import BertConfig, LlamaConfig, ModernBertConfig, OptConfig, RotaryBertConfig, VitConfig
 from qtx.quantization import QuantizationConfig, calibrate
 from qtx.quantization.integer import convert
 
@@ -32,6 +32,7 @@ CONFIGS = {
     "modern_bert": ModernBertConfig(**SHAPE, vocab_size=23, max_length=8, local_distance=2),
     "rotary_bert": RotaryBertConfig(**SHAPE, vocab_size=23, max_length=8, relative_buckets=8),
     "opt": OptConfig(**SHAPE, vocab_size=23, max_length=8),
+    "llama": LlamaConfig(**SHAPE, vocab_size=23, max_length=8, num_kv_heads=1, qk_norm=True),
     "vit": VitConfig(**SHAPE, image_size=8, patch_size=4, channels=3, num_classes=5),
 }
 ATTENTIONS = {

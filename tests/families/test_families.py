@@ -15,7 +15,7 @@ from qtx.data import OBJECTIVES
 from qtx.experiment import default, read
 from qtx.families import FAMILIES, Family, MeasuredSites, build, family_of
 from qtx.foundation.errors import QtxError
-from qtx.models import BertConfig, ModernBertConfig, OptConfig, RotaryBertConfig, VitConfig
+from qtx.models import BertConfig, LlamaConfig, ModernBertConfig, OptConfig, RotaryBertConfig, VitConfig
 from qtx.pipeline.smoke import smoke
 from qtx.planning.stand_in import stand_in
 from qtx.quantization import QuantizationConfig
@@ -31,6 +31,22 @@ CONFIGS = {
     "rotary_bert": RotaryBertConfig(**SHAPE, **TEXT, relative_buckets=4),
     "opt": OptConfig(**SHAPE, **TEXT),
     "opt post-LN": OptConfig(**SHAPE, **TEXT, pre_norm=False, embedding_width=4),
+    "llama": LlamaConfig(**SHAPE, **TEXT, num_kv_heads=1),
+    "llama with all options": LlamaConfig(
+        **SHAPE,
+        **TEXT,
+        num_kv_heads=1,
+        head_dim=6,
+        qk_norm=True,
+        branch_norms=True,
+        norm_offset=1.0,
+        score_cap=5.0,
+        logit_cap=3.0,
+        rotary_share=2 / 3,
+        window=2,
+        global_layers=(1,),
+        tied=False,
+    ),
     "vit": VitConfig(**SHAPE, image_size=4, patch_size=2, channels=1, num_classes=5),
 }
 

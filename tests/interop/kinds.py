@@ -11,7 +11,8 @@ import numpy as np
 from safetensors.numpy import load_file, save_file
 
 from qtx.attention import AttentionConfig
-from qtx.attention.gates import LinearGate
+from qtx.attention.gates import ElementwiseGate, LinearGate
+from qtx.attention.normalizers import Sink
 
 LAYERS, WIDTH, HEADS, MLP = 2, 8, 2, 12
 VOCABULARY, LENGTH, CLASSES = 11, 6, 3
@@ -176,6 +177,45 @@ def gpt2_decoder(prefix: str, mlp: int = 4 * WIDTH) -> Shapes:
     return shapes
 
 
+def rms(name: str, width: int = WIDTH) -> Shapes:
+    return {f"{name}.weight": (width,)}
+
+
+def llama_decoder(
+    prefix: str,
+    kv_heads: int = 1,
+    head: int = WIDTH // HEADS,
+    biases: tuple[str, ...] = (),
+    head_norms: bool = False,
+    branch_norms: bool = False,
+    gated: bool = False,
+) -> Shapes:
+    """Of layers with biases in the projections of those names; with norms of queries and keys, of branches, and with
+    gates beside the queries."""
+    shapes = {f"{prefix}embed_tokens.weight": (VOCABULARY, WIDTH)} | rms(f"{prefix}norm")
+    norms = ("input_layernorm", "post_attention_layernorm")
+    norms += ("pre_feedforward_layernorm", "post_feedforward_layernorm") if branch_norms else ()
+    width = HEADS * head
+    layers = {
+        "self_attn.q_proj": (WIDTH, 2 * width if gated else width),
+        "self_attn.k_proj": (WIDTH, kv_heads * head),
+        "self_attn.v_proj": (WIDTH, kv_heads * head),
+        "self_attn.o_proj": (width, WIDTH),
+        "mlp.gate_proj": (WIDTH, MLP),
+        "mlp.up_proj": (WIDTH, MLP),
+        "mlp.down_proj": (MLP, WIDTH),
+    }
+    for layer in (f"{prefix}layers.{i}" for i in range(LAYERS)):
+        for name in norms:
+            shapes |= rms(f"{layer}.{name}")
+        if head_norms:
+            shapes |= rms(f"{layer}.self_attn.q_norm", head) | rms(f"{layer}.self_attn.k_norm", head)
+        for name, sizes in layers.items():
+            own = linear(f"{layer}.{name}", *sizes)
+            shapes |= own if name.rpartition(".")[2] in biases else without_bias(own)
+    return shapes
+
+
 def vit_encoder(prefix: str) -> Shapes:
     shapes = {
         f"{prefix}embeddings.cls_token": (1, 1, WIDTH),
@@ -323,6 +363,45 @@ GPT2 = {
     "summary_type": "cls_index",
     "eos_token_id": 10,
 }
+LLAMA = {
+    "model_type": "llama",
+    "vocab_size": VOCABULARY,
+    "hidden_size": WIDTH,
+    "num_hidden_layers": LAYERS,
+    "num_attention_heads": HEADS,
+    "num_key_value_heads": 1,
+    "intermediate_size": MLP,
+    "max_position_embeddings": LENGTH,
+    "hidden_act": "silu",
+    "rms_norm_eps": 1e-5,
+    "rope_theta": 500.0,
+    "use_cache": True,
+    "transformers_version": "4.48.0",
+}
+MISTRAL = LLAMA | {"model_type": "mistral", "sliding_window": 3}
+QWEN2 = LLAMA | {"model_type": "qwen2", "use_sliding_window": False, "max_window_layers": 1, "sliding_window": 4}
+QWEN3 = QWEN2 | {"model_type": "qwen3", "head_dim": 6, "attention_bias": False}
+QWEN3_NEXT = LLAMA | {
+    "model_type": "qwen3_next",
+    "head_dim": 8,
+    "partial_rotary_factor": 0.5,
+    "num_experts": 0,
+    "layer_types": ["full_attention"] * LAYERS,
+}
+SMOLLM3 = LLAMA | {"model_type": "smollm3", "no_rope_layer_interval": 2, "tie_word_embeddings": True}
+GEMMA = LLAMA | {"model_type": "gemma", "head_dim": 6, "hidden_activation": None, "hidden_act": "gelu"}
+GEMMA2 = GEMMA | {"model_type": "gemma2", "sliding_window": 3, "query_pre_attn_scalar": 9}
+GEMMA2 |= {"hidden_activation": "gelu_pytorch_tanh", "attn_logit_softcapping": 5.0, "final_logit_softcapping": 3.0}
+GEMMA3 = {key: x for key, x in GEMMA2.items() if not key.endswith("softcapping") and key != "hidden_act"}
+GEMMA3 |= {"model_type": "gemma3_text", "sliding_window_pattern": 2, "rope_local_base_freq": 30.0}
+GPT_OSS = LLAMA | {
+    "model_type": "gpt_oss",
+    "head_dim": 4,
+    "num_local_experts": 0,
+    "attention_bias": True,
+    "sliding_window": 2,
+    "rope_scaling": {"rope_type": "yarn", "factor": 4.0, "original_max_position_embeddings": 4, "truncate": False},
+}
 VIT = {
     "model_type": "vit",
     "hidden_size": WIDTH,
@@ -406,6 +485,7 @@ def shard(folder: Path, number: int = 3) -> None:
     (folder / "model.safetensors.index.json").write_text(json.dumps(values))
 
 
+LM_HEAD = {"lm_head.weight": (VOCABULARY, WIDTH)}
 POSITION_IDS = np.arange(LENGTH)[None]
 DECODER = {
     "cls.predictions.decoder.weight": "bert.embeddings.word_embeddings.weight",
@@ -665,6 +745,93 @@ KINDS: dict[str, Kind] = {
         made=2 * WIDTH,
     ),
     "GPT2Model, architecture untold": Kind(GPT2, gpt2_decoder("transformer."), {"width": WIDTH}, made=2 * WIDTH),
+    "LlamaForCausalLM": Kind(
+        architectures(LLAMA, "LlamaForCausalLM"),
+        llama_decoder("model.") | LM_HEAD,
+        {"head": "clm", "tied": False, "num_kv_heads": 1, "rotary_base": 500.0, "activation": "silu"},
+    ),
+    "LlamaForCausalLM, tied": Kind(
+        architectures(LLAMA | {"tie_word_embeddings": True}, "LlamaForCausalLM"),
+        llama_decoder("model."),
+        {"head": "clm", "tied": True},
+        {"lm_head.weight": "model.embed_tokens.weight"},
+    ),
+    "LlamaForCausalLM, with rotary buffers": Kind(
+        architectures(LLAMA | {"attention_bias": True, "mlp_bias": True}, "LlamaForCausalLM"),
+        llama_decoder("model.", biases=("q_proj", "k_proj", "v_proj", "o_proj", "gate_proj", "up_proj", "down_proj"))
+        | LM_HEAD,
+        {"attention_bias": True, "attention_out_bias": True, "mlp_bias": True, "mlp_out_bias": True},
+        others={
+            f"model.layers.{i}.self_attn.rotary_emb.inv_freq": np.array([1, 0.1], np.float32) for i in range(LAYERS)
+        },
+    ),
+    "LlamaModel": Kind(architectures(LLAMA, "LlamaModel"), llama_decoder(""), {"head": "none"}),
+    "MistralForCausalLM": Kind(
+        architectures(MISTRAL, "MistralForCausalLM"),
+        llama_decoder("model.") | LM_HEAD,
+        {"window": 3, "global_layers": ()},
+    ),
+    "Qwen2ForCausalLM": Kind(
+        architectures(QWEN2, "Qwen2ForCausalLM"),
+        llama_decoder("model.", biases=("q_proj", "k_proj", "v_proj")) | LM_HEAD,
+        {"attention_bias": True, "attention_out_bias": False, "window": None},
+    ),
+    "Qwen2ForCausalLM, with windows": Kind(
+        architectures(QWEN2 | {"use_sliding_window": True, "tie_word_embeddings": True}, "Qwen2ForCausalLM"),
+        llama_decoder("model.", biases=("q_proj", "k_proj", "v_proj")),
+        {"window": 4, "global_layers": (0,), "tied": True},
+    ),
+    "Qwen3ForCausalLM": Kind(
+        architectures(QWEN3 | {"tie_word_embeddings": True}, "Qwen3ForCausalLM"),
+        llama_decoder("model.", head=6, head_norms=True),
+        {"qk_norm": True, "head_dim": 6, "tied": True},
+    ),
+    "Qwen3NextForCausalLM": Kind(
+        architectures(QWEN3_NEXT, "Qwen3NextForCausalLM"),
+        llama_decoder("model.", head=8, head_norms=True, gated=True) | LM_HEAD,
+        {
+            "qk_norm": True,
+            "norm_offset": 1.0,
+            "rotary_share": 0.5,
+            "attention": AttentionConfig(gate=ElementwiseGate()),
+        },
+    ),
+    "SmolLM3ForCausalLM": Kind(
+        architectures(SMOLLM3, "SmolLM3ForCausalLM"),
+        llama_decoder("model."),
+        {"unrotated_layers": (1,), "window": None, "tied": True},
+    ),
+    "GemmaForCausalLM": Kind(
+        architectures(GEMMA, "GemmaForCausalLM"),
+        llama_decoder("model.", head=6),
+        {"activation": "gelu_pytorch_tanh", "norm_offset": 1.0, "tied": True, "embedding_scale": WIDTH**0.5},
+    ),
+    "Gemma2ForCausalLM": Kind(
+        architectures(GEMMA2, "Gemma2ForCausalLM"),
+        llama_decoder("model.", head=6, branch_norms=True),
+        {"branch_norms": True, "score_cap": 5.0, "logit_cap": 3.0, "score_dim": 9, "window": 3, "global_layers": (1,)},
+    ),
+    "Gemma3ForCausalLM": Kind(
+        architectures(GEMMA3, "Gemma3ForCausalLM"),
+        llama_decoder("model.", head=6, branch_norms=True, head_norms=True),
+        {"qk_norm": True, "local_base": 30.0, "rotary_base": 500.0, "global_layers": (1,), "score_cap": None},
+    ),
+    "Gemma3TextModel": Kind(
+        architectures(GEMMA3, "Gemma3TextModel"),
+        llama_decoder("", head=6, branch_norms=True, head_norms=True),
+        {"head": "none", "window": 3},
+    ),
+    "GptOssForCausalLM": Kind(
+        architectures(GPT_OSS, "GptOssForCausalLM"),
+        llama_decoder("model.", biases=("q_proj", "k_proj", "v_proj", "o_proj"))
+        | LM_HEAD
+        | {f"model.layers.{i}.self_attn.sinks": (HEADS,) for i in range(LAYERS)},
+        {
+            "rotary_scaling": "yarn,factor=4.0,original=4,whole=False",
+            "global_layers": (1,),
+            "attention": AttentionConfig(Sink()),
+        },
+    ),
     "ViTForImageClassification": Kind(
         architectures(VIT, "ViTForImageClassification"),
         vit_encoder("vit.") | linear("classifier", WIDTH, CLASSES),

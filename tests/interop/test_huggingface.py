@@ -17,7 +17,7 @@ from qtx.attention.normalizers import ClippedSoftmax
 from qtx.families import FAMILIES, build
 from qtx.foundation.errors import QtxError
 from qtx.interop import load, save
-from qtx.models import BertConfig, ModernBertConfig, OptConfig, RotaryBertConfig, VitConfig
+from qtx.models import BertConfig, LlamaConfig, ModernBertConfig, OptConfig, RotaryBertConfig, VitConfig
 
 SHAPE = {"num_layers": 2, "width": 8, "num_heads": 2, "mlp_width": 12}
 CONFIGS = {
@@ -25,6 +25,7 @@ CONFIGS = {
     "modern_bert": ModernBertConfig(**SHAPE, vocab_size=11, max_length=6, local_distance=2),
     "rotary_bert": RotaryBertConfig(**SHAPE, vocab_size=11, max_length=6),
     "opt": OptConfig(**SHAPE, vocab_size=11, max_length=6),
+    "llama": LlamaConfig(**SHAPE, vocab_size=11, max_length=6, num_kv_heads=1),
     "vit": VitConfig(**SHAPE, image_size=6, patch_size=2, channels=3, num_classes=5, patch_norm=True),
 }
 

@@ -53,6 +53,9 @@ CONFIGS |= {
         **ROTARY, activation="gelu", attention_bias=True, mlp_out_bias=True, rotary_base=160_000.0, type_vocab_size=0
     ),
     "modernbert": ModernBertConfig(**ROTARY | {"num_layers": 4}, local_distance=3),
+    "llama": LlamaConfig(**ROTARY | {"dropout": 0.0}, num_kv_heads=1, tied=False),
+    "mistral": LlamaConfig(**ROTARY | {"dropout": 0.0}, num_kv_heads=1, window=4, tied=False, head_dim=6),
+    "qwen3": LlamaConfig(**ROTARY | {"dropout": 0.0}, num_kv_heads=1, head_dim=6, qk_norm=True),
     "bert encoder": dataclasses.replace(CONFIGS["bert"], head="none"),
     "bert classifier": dataclasses.replace(CONFIGS["bert"], head="classification", num_classes=4),
     "distilbert": dataclasses.replace(
@@ -63,6 +66,7 @@ CONFIGS |= {
 }
 AUTO = {
     **dict.fromkeys(("mpnet", "nomic", "gte", "modernbert"), "AutoModelForMaskedLM"),
+    **dict.fromkeys(("llama", "mistral", "qwen3"), "AutoModelForCausalLM"),
     "bert": "AutoModelForMaskedLM",
     "bert encoder": "AutoModel",
     "bert classifier": "AutoModelForSequenceClassification",
@@ -207,7 +211,7 @@ def test_the_documented_lines_compute_what_the_documented_variants_do(tmp_path, 
 
 
 @needs_torch
-@pytest.mark.parametrize("family", ["opt", "gpt2"])
+@pytest.mark.parametrize("family", ["opt", "gpt2", "llama", "mistral", "qwen3"])
 def test_text_goes_on_from_cached_keys_and_values(tmp_path, in_torch, family):
     """By visible keys, and with gated values in the cache: by -alpha / T a longer text would change what is cached."""
     attention = attention_variant("clipped_softmax_visible,gate=headwise,gate_place=values,gate_input=residual")

@@ -20,7 +20,7 @@ from qtx.attention import VARIANTS, attention_variant
 from qtx.cli.main import main
 from qtx.families import build
 from qtx.foundation.errors import QtxError
-from qtx.models import BertConfig, ModernBertConfig, OptConfig, RotaryBertConfig, VitConfig
+from qtx.models import BertConfig, LlamaConfig, ModernBertConfig, OptConfig, RotaryBertConfig, VitConfig
 from qtx.models.pooling import POOLINGS, embedding_of
 from qtx.quantization import QuantizationConfig, calibrate
 
@@ -46,6 +46,9 @@ MODELS = {
     **{f"nomic {head}": RotaryBertConfig(**TEXT, head=head, num_classes=3) for head in ("mlm", "classification")},
     "opt": OptConfig(**TEXT),
     "opt-350m": OptConfig(**TEXT, embedding_width=16, pre_norm=False),
+    "llama": LlamaConfig(**TEXT, num_kv_heads=1, tied=False),
+    "qwen3 embedding": LlamaConfig(**TEXT, num_kv_heads=1, qk_norm=True, head="none", normalize=True),
+    "gemma": LlamaConfig(**TEXT, num_kv_heads=1, branch_norms=True, score_cap=5.0, logit_cap=3.0, norm_offset=1.0),
     "vit": VitConfig(**IMAGE, num_classes=5, patch_norm=True),
     "vit without a head": VitConfig(**IMAGE, head="none"),
 }

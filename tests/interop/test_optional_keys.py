@@ -31,9 +31,20 @@ OF_KIND = {
     "albert": ("AlbertForMaskedLM",),
     "opt": ("OPTForCausalLM", "OPTForCausalLM, post-LN"),
     "gpt2": ("GPT2LMHeadModel, as published",),
+    "llama": ("LlamaForCausalLM",),
+    "mistral": ("MistralForCausalLM",),
+    "qwen2": ("Qwen2ForCausalLM",),
+    "qwen3": ("Qwen3ForCausalLM",),
+    "qwen3_next": ("Qwen3NextForCausalLM",),
+    "smollm3": ("SmolLM3ForCausalLM",),
+    "gemma": ("GemmaForCausalLM",),
+    "gemma2": ("Gemma2ForCausalLM",),
+    "gemma3_text": ("Gemma3ForCausalLM",),
+    "gpt_oss": ("GptOssForCausalLM",),
     "vit": ("ViTForImageClassification",),
     "timm": ("timm's ViT",),
 }
+LLAMAS = ("mistral", "qwen2", "qwen3", "qwen3_next", "smollm3", "gemma", "gemma2", "gemma3_text", "gpt_oss")
 CHECKPOINTS = {
     next(iter(checkpoint.model_types)) if checkpoint.written else checkpoint.library.name: checkpoint
     for family in FAMILIES.values()
@@ -53,6 +64,16 @@ NULLS = {
     "albert": ("problem_type", "pad_token_id", "position_embedding_type"),
     "opt": ("word_embed_proj_dim",),
     "gpt2": ("n_inner", "pad_token_id"),
+    "llama": ("rope_scaling", "rope_parameters", "head_dim", "pad_token_id"),
+    "mistral": ("head_dim", "rope_scaling", "layer_types"),
+    "qwen2": ("layer_types", "rope_scaling"),
+    "qwen3": ("layer_types", "rope_scaling"),
+    "qwen3_next": ("rope_scaling", "decoder_sparse_step"),
+    "smollm3": ("layer_types", "rope_scaling", "no_rope_layers"),
+    "gemma": ("hidden_activation", "rope_scaling"),
+    "gemma2": ("layer_types", "cache_implementation"),
+    "gemma3_text": ("layer_types", "rope_scaling", "final_logit_softcapping", "attn_logit_softcapping"),
+    "gpt_oss": ("layer_types", "rope_parameters"),
     "vit": (),
     "timm": ("fc_norm", "init_values"),
 }
@@ -102,6 +123,8 @@ OF_TRAINING = {
         "use_cache": (True,),
     },
     "gpt2": {"resid_pdrop": (1.0,), "embd_pdrop": (0.3,), "n_inner": (4 * WIDTH,), "summary_use_proj": (False,)},
+    "llama": {"attention_dropout": (1.0,), "initializer_range": (0.0,), "pretraining_tp": (2,), "use_cache": (False,)},
+    **{kind: {"attention_dropout": (0.3,)} for kind in LLAMAS},
     "vit": {
         "hidden_dropout_prob": (1.0,),
         "initializer_range": (0.0,),
@@ -112,11 +135,25 @@ OF_TRAINING = {
 }
 
 
+# What transformers takes where it is another value than Llama's.
+GEMMAS = {"hidden_act": "gelu_pytorch_tanh"}
+OTHERWISE = {
+    "mistral": {"max_position_embeddings": 131_072},
+    **dict.fromkeys(("qwen2", "qwen3", "qwen3_next", "smollm3"), {"max_position_embeddings": 32_768}),
+    **dict.fromkeys(("gemma", "gemma2"), {**GEMMAS, "max_position_embeddings": 8192}),
+    "gemma3_text": {**GEMMAS, "max_position_embeddings": 131_072},
+    "gpt_oss": {"max_position_embeddings": 131_072},
+}
+# Without these the rows of `KINDS` are other models: ones with experts, and one with a head of its own.
+SAID_ALWAYS = {"qwen3": ("tie_word_embeddings",), "qwen3_next": ("num_experts",), "gpt_oss": ("num_local_experts",)}
+
+
 def optional_keys(kind):
     """Every key that may be left out, and what that means."""
     checkpoint = CHECKPOINTS[kind]
     defaults = {key: field.default for key, field in checkpoint.fields.items() if field.default is not REQUIRED}
-    return {**defaults, **checkpoint.supported}
+    found = {**defaults, **checkpoint.supported, **OTHERWISE.get(kind, {})}
+    return {key: value for key, value in found.items() if key not in SAID_ALWAYS.get(kind, ())}
 
 
 CASES = [
@@ -186,6 +223,20 @@ GENERAL = (
     {"dtype": "float32", "is_decoder": False, "add_cross_attention": False, "transformers_version": "5.23.0"},
     {},
 )
+OF_LLAMA_3 = {
+    "rope_type": "llama3",
+    "factor": 8.0,
+    "low_freq_factor": 1.0,
+    "high_freq_factor": 4.0,
+    "original_max_position_embeddings": 4,
+}
+OF_GPT_OSS = {
+    "rope_type": "yarn",
+    "factor": 2.0,
+    "beta_fast": 8.0,
+    "truncate": False,
+    "original_max_position_embeddings": 3,
+}
 # Keys as transformers 4, or the hub's own files, have them, as transformers 5 writes them, and what both mean.
 EARLIER_AND_LATER = {
     "ModernBertModel": (
@@ -208,6 +259,40 @@ EARLIER_AND_LATER = {
         {"rotary_base": 3e4, "rotary_factor": 2.0},
     ),
     **dict.fromkeys((OF_KIND[kind][0] for kind in ("bert", "roberta", "mpnet", "electra", "albert")), GENERAL),
+    "LlamaForCausalLM": (
+        {"rope_theta": 3e4, "rope_scaling": OF_LLAMA_3 | {"type": "llama3"}},
+        {"rope_parameters": OF_LLAMA_3 | {"rope_theta": 3e4}},
+        {"rotary_base": 3e4, "rotary_scaling": "llama3,factor=8.0,low=1.0,high=4.0,original=4"},
+    ),
+    "MistralForCausalLM": ({"rope_theta": 3e4}, {"rope_parameters": theta(3e4)}, {"rotary_base": 3e4, "window": 3}),
+    "Qwen2ForCausalLM, with windows": (
+        {"max_window_layers": 1, "use_sliding_window": True},
+        {"layer_types": ["full_attention", "sliding_attention"], "use_sliding_window": True},
+        {"window": 4, "global_layers": (0,)},
+    ),
+    "Qwen3NextForCausalLM": (
+        {"rope_theta": 3e4, "partial_rotary_factor": 0.25},
+        {"rope_parameters": theta(3e4) | {"partial_rotary_factor": 0.25}},
+        {"rotary_share": 0.25, "rotary_base": 3e4},
+    ),
+    "SmolLM3ForCausalLM": (
+        {"no_rope_layer_interval": 2},
+        {"no_rope_layers": [1, 0], "layer_types": ["full_attention"] * 2},
+        {"unrotated_layers": (1,), "window": None},
+    ),
+    "Gemma3ForCausalLM": (
+        {"rope_theta": 3e4, "rope_local_base_freq": 20.0, "sliding_window_pattern": 2},
+        {
+            "rope_parameters": {"full_attention": theta(3e4), "sliding_attention": theta(20.0)},
+            "layer_types": ["sliding_attention", "full_attention"],
+        },
+        {"rotary_base": 3e4, "local_base": 20.0, "global_layers": (1,)},
+    ),
+    "GptOssForCausalLM": (
+        {"rope_theta": 3e4, "rope_scaling": OF_GPT_OSS},
+        {"rope_parameters": OF_GPT_OSS | {"rope_theta": 3e4}},
+        {"rotary_base": 3e4, "rotary_scaling": "yarn,factor=2.0,original=3,fast=8.0,whole=False"},
+    ),
     "DistilBertForMaskedLM": ({"torch_dtype": "float32", "tie_weights_": True}, {"dtype": "float32"}, {}),
 }
 
@@ -269,6 +354,7 @@ TIED = {
         "albert.embeddings.word_embeddings.weight": "predictions.decoder.weight",
         "predictions.bias": "predictions.decoder.bias",
     },
+    "LlamaForCausalLM, tied": {"model.embed_tokens.weight": "lm_head.weight"},
     "DistilBertForMaskedLM": {"distilbert.embeddings.word_embeddings.weight": "vocab_projector.weight"},
     "ElectraForMaskedLM": {"electra.embeddings.word_embeddings.weight": "generator_lm_head.weight"},
 }

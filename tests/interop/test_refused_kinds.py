@@ -254,6 +254,87 @@ CASES = {
         "add_cross_attention is True; qtx's gpt2 supports only False",
     ),
     "GPT-2, a width of another type": ("GPT2Model, architecture untold", values(n_embd="8"), "width is '8': expected"),
+    "Mixtral": ("MistralForCausalLM", values(model_type="mixtral"), "model_type is 'mixtral': .* mixtures of experts"),
+    "Qwen 3's experts": ("Qwen3ForCausalLM", values(model_type="qwen3_moe"), "'qwen3_moe': .* mixtures of experts"),
+    "Gemma 3 with images": ("Gemma3ForCausalLM", values(model_type="gemma3"), "'gemma3': the model reads images too"),
+    "Qwen3-Next, linear attention": (
+        "Qwen3NextForCausalLM",
+        values(layer_types=["linear_attention", "full_attention"]),
+        "1 of 2 layers have linear attention",
+    ),
+    "Qwen3-Next, layers untold": (
+        "Qwen3NextForCausalLM",
+        values(layer_types=None),
+        "layers have linear attention",
+    ),
+    "Qwen3-Next, experts": ("Qwen3NextForCausalLM", values(num_experts=8), "num_experts is 8: qtx has no mixtures"),
+    "gpt-oss, experts": ("GptOssForCausalLM", values(num_local_experts=32), "num_local_experts is 32: qtx has no mix"),
+    "Llama, long waves by tables": (
+        "LlamaForCausalLM",
+        values(rope_scaling={"rope_type": "longrope", "factor": 4.0, "short_factor": [1, 1]}),
+        "rope_type is 'longrope'; qtx supports only default, dynamic, linear, llama3, yarn",
+    ),
+    "Llama, a scaling without a factor": (
+        "LlamaForCausalLM",
+        values(rope_scaling={"rope_type": "linear"}),
+        "rope_type 'linear' has no factor: expected a number",
+    ),
+    "Llama, YaRN without a factor": (
+        "LlamaForCausalLM",
+        values(rope_scaling={"rope_type": "yarn", "mscale": 1.0, "mscale_all_dim": 0.5}),
+        "rope_type 'yarn' has no factor: expected a number",
+    ),
+    "Llama, an option that the scaling lacks": (
+        "LlamaForCausalLM",
+        values(rope_scaling={"rope_type": "linear", "factor": 2.0, "beta_fast": 3}),
+        "rope_type 'linear' has beta_fast, which qtx does not know",
+    ),
+    "Llama, a factor of another type": (
+        "LlamaForCausalLM",
+        values(rope_scaling={"rope_type": "linear", "factor": "2"}),
+        "factor is '2': expected float",
+    ),
+    "Llama, a scaling without options": ("LlamaForCausalLM", values(rope_scaling=[4]), "expected them by name"),
+    "Llama, heads that no groups divide": (
+        "LlamaForCausalLM",
+        values(num_key_value_heads=3),
+        "num_kv_heads is 3: expected a divisor of num_heads 2",
+    ),
+    "Llama, an odd share": (
+        "LlamaForCausalLM",
+        values(partial_rotary_factor=0.25),
+        "1 of 4 dimensions of a head are turned, in pairs: expected an even number",
+    ),
+    "Qwen, kinds of fewer layers": (
+        "Qwen2ForCausalLM, with windows",
+        values(layer_types=["full_attention"]),
+        "layer_types are .* expected 'full_attention' or 'sliding_attention' for each of 2 layers",
+    ),
+    "Qwen, layers of another kind": (
+        "Qwen2ForCausalLM",
+        values(layer_types=["full_attention", "chunked_attention"]),
+        "layer_types are .*chunked_attention",
+    ),
+    "Gemma that sees both sides": (
+        "Gemma3ForCausalLM",
+        values(use_bidirectional_attention=True),
+        "use_bidirectional_attention is True; qtx's gemma3_text supports only False",
+    ),
+    "Gemma 3, scaled local positions": (
+        "Gemma3ForCausalLM",
+        values(rope_parameters={"sliding_attention": {"rope_type": "linear", "factor": 2.0}}),
+        "rope_parameters scale sliding_attention: qtx supports only 'default' there",
+    ),
+    "Llama, an untied head that is not there": (
+        "Qwen3ForCausalLM",
+        values(tie_word_embeddings=False),
+        "lacks lm_head.weight",
+    ),
+    "Llama, a classifier": (
+        "LlamaForCausalLM",
+        values(architectures=["LlamaForSequenceClassification"]),
+        "unknown architecture .*LlamaForSequenceClassification.* expected one of LlamaForCausalLM, LlamaModel",
+    ),
     "ViT without biases": ("ViTForImageClassification", values(qkv_bias=False), "qkv_bias is False"),
     "DeiT": ("ViTForImageClassification", values(model_type="deit"), "model_type is 'deit': .* distillation token"),
     "timm, another architecture": (

@@ -354,6 +354,9 @@ HALVES = {
     "DistilBertForMaskedLM": torch.float16,
     "ElectraForSequenceClassification": torch.bfloat16,
     "AlbertForMaskedLM": torch.float16,
+    "LlamaForCausalLM": torch.bfloat16,
+    "Qwen3ForCausalLM": torch.float16,
+    "Gemma3ForCausalLM": torch.bfloat16,
 }
 
 

@@ -10,7 +10,7 @@ import pytest
 
 from qtx.attention import VARIANTS
 from qtx.families import FAMILIES, build
-from qtx.models import BertConfig, ModernBertConfig, OptConfig, RotaryBertConfig, VitConfig
+from qtx.models import BertConfig, LlamaConfig, ModernBertConfig, OptConfig, RotaryBertConfig, VitConfig
 from qtx.models.flops import step_flops
 
 # Wide enough that matrix products outweigh the elementwise work, which XLA counts too. One layer: XLA counts the body
@@ -21,13 +21,14 @@ CONFIGS = {
     "modern_bert": ModernBertConfig(**SHAPE, vocab_size=3000, max_length=64),
     "rotary_bert": RotaryBertConfig(**SHAPE, vocab_size=3000, max_length=64),
     "opt": OptConfig(**SHAPE, vocab_size=3000, max_length=64),
+    "llama": LlamaConfig(**SHAPE, vocab_size=3000, max_length=64, num_kv_heads=2, head_dim=96, tied=False),
     "vit": VitConfig(**SHAPE, image_size=32, channels=3, num_classes=100, patch_size=4),
 }
 TOKENS = jax.ShapeDtypeStruct((4, 64), np.int32)
 OF_BERTS = {"tokens": TOKENS, "positions": jax.ShapeDtypeStruct((4, 10), np.int32)}
 BATCHES = {
     **dict.fromkeys(("bert", "modern_bert", "rotary_bert"), OF_BERTS),
-    "opt": {"tokens": TOKENS},
+    **dict.fromkeys(("opt", "llama"), {"tokens": TOKENS}),
     "vit": {"images": jax.ShapeDtypeStruct((4, 32, 32, 3), np.float32)},
 }
 

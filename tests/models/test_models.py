@@ -22,6 +22,7 @@ OF_FAMILY = {
     "modern_bert": {"vocab_size": 23, "max_length": 8, "local_distance": 2},
     "rotary_bert": {"vocab_size": 23, "max_length": 8, "relative_buckets": 8},
     "opt": {"vocab_size": 23, "max_length": 8},
+    "llama": {"vocab_size": 23, "max_length": 8, "num_kv_heads": 1},
     "vit": {"image_size": 8, "channels": 3, "num_classes": 5, "patch_size": 4, "patch_norm": True},
 }
 
@@ -47,12 +48,13 @@ FAMILY_SITES = {
     "modern_bert": {"embeddings/norm", "final_norm", "head/transform", "head/norm", "head/logits"},
     "rotary_bert": {"embeddings/token_type_sum", "embeddings/norm", "head/transform", "head/norm", "head/logits"},
     "opt": {"embeddings/sum", "final_norm", "head/logits"},
+    "llama": {"embeddings/out", "final_norm", "head/logits"},
     "vit": {"embeddings/patches", "embeddings/patch_norm", "embeddings/sum", "final_norm", "head/logits"},
 }
 
 
 ROTARY_SITES = {"attention/rotated_query", "attention/rotated_key", "mlp/gate"}
-MORE_SITES = {"rotary_bert": ROTARY_SITES, "modern_bert": ROTARY_SITES | {"attention_in"}}
+MORE_SITES = {**dict.fromkeys(("rotary_bert", "llama"), ROTARY_SITES), "modern_bert": ROTARY_SITES | {"attention_in"}}
 
 
 # Every attention in one family, in turn: the block is the same in all.

@@ -17,7 +17,7 @@ from qtx.analysis.metrics import outlier_metrics
 from qtx.attention import VARIANTS
 from qtx.families import build
 from qtx.foundation.errors import QtxError
-from qtx.models import BertConfig, ModernBertConfig, OptConfig, RotaryBertConfig
+from qtx.models import BertConfig, LlamaConfig, ModernBertConfig, OptConfig, RotaryBertConfig
 from qtx.quantization import RECIPES, QuantizationConfig, calibrate, make_grid
 from qtx.quantization.integer import convert, load, save
 from qtx.quantization.methods import METHODS
@@ -39,6 +39,19 @@ KINDS = {
     "ALBERT": BertConfig(**SMALL, embedding_width=12, shared_layers=True),
     "ModernBERT": ModernBertConfig(**SMALL, local_distance=2, text_pooling="mean", **LABELS),
     "Nomic": RotaryBertConfig(**SMALL),
+    "Qwen 3": LlamaConfig(**SMALL, num_kv_heads=1, head_dim=12, qk_norm=True),
+    "Gemma 2": LlamaConfig(
+        **SMALL,
+        num_kv_heads=1,
+        branch_norms=True,
+        norm_offset=1.0,
+        score_cap=5.0,
+        logit_cap=3.0,
+        embedding_scale=4.0,
+        window=3,
+        global_layers=(1,),
+    ),
+    "Mistral": LlamaConfig(**SMALL, num_kv_heads=1, tied=False, window=3, rotary_scaling="linear,factor=2"),
     "GTE": RotaryBertConfig(**SMALL, type_vocab_size=0, rotary_factor=8.0, activation="gelu", **BIASES, **LABELS),
 }
 
@@ -106,7 +119,9 @@ FACTORS = {
 
 
 # Layers that share their kernels cannot be smoothed each in its own way; BERT's recipe is for models with a head.
-IMPOSSIBLE = {("ALBERT", "smoothquant"), ("OPT-350m", "paper_bert")}
+IMPOSSIBLE = {("ALBERT", "smoothquant")} | {
+    (kind, "paper_bert") for kind in ("OPT-350m", "Qwen 3", "Gemma 2", "Mistral")
+}
 
 
 def fits(kind, method, recipe, attention, weight_granularity, activation_granularity, then):

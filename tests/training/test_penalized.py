@@ -17,7 +17,7 @@ from flax import traverse_util
 from qtx.experiment import read
 from qtx.families import FAMILIES
 from qtx.foundation.errors import QtxError
-from qtx.models import Bert, BertConfig, Opt, OptConfig, Vit, VitConfig
+from qtx.models import Bert, BertConfig, Llama, LlamaConfig, Opt, OptConfig, Vit, VitConfig
 from qtx.pipeline.assemble import assemble
 from qtx.pipeline.train import train
 from qtx.quantization import Quantizer, Recipe, Rule, calibrate
@@ -43,6 +43,7 @@ MODULES = {
     "opt_full": Opt(OptConfig(**SHAPE, vocab_size=40, max_length=8, remat="full")),
     "opt_dots": Opt(OptConfig(**SHAPE, vocab_size=40, max_length=8, remat="dots")),
     "opt_bfloat16": Opt(OptConfig(**SHAPE, vocab_size=40, max_length=8, dtype="bfloat16")),
+    "llama": Llama(LlamaConfig(**SHAPE, vocab_size=40, max_length=8, num_kv_heads=2)),
     "vit": Vit(VitConfig(**SHAPE, image_size=8, channels=1, num_classes=10, patch_size=4)),
 }
 PENALTY_TEXTS = (
@@ -82,7 +83,7 @@ def make_batch(module, seed=0) -> dict[str, np.ndarray]:
     if isinstance(module, Vit):
         images = rng.normal(size=(16, 8, 8, 1)).astype(np.float32)
         return {"images": images, "labels": tokens[:, 0] % 10, "weights": weights[:, 0]}
-    if isinstance(module, Opt):
+    if isinstance(module, Llama | Opt):
         return {"tokens": tokens, "mask": mask, "labels": np.roll(tokens, -1, 1), "weights": weights * mask}
     positions = np.sort(rng.integers(0, 3, (16, 2))).astype(np.int32)
     return {"tokens": tokens, "mask": mask, "positions": positions, "labels": tokens[:, :2], "weights": weights[:, :2]}

@@ -258,6 +258,7 @@ def test_every_granularity_learns(start, data, tmp_path, measured):
         pytest.param("opt", "softmax", "tensor", {"remat": "full", "dtype": "bfloat16"}, marks=pytest.mark.long),
         ("vit", "softmax", "input_group,size=8", {}),
         ("modern_bert", "clipped_softmax", "channel", {"local_distance": 2}),
+        ("llama", "gated_linear", "tensor", {"num_kv_heads": 1, "qk_norm": True, "branch_norms": True}),
         ("rotary_bert", "gated_headwise", "tensor", {"relative_buckets": 8}),
         pytest.param("bert", "softmax", "tensor", {"embedding_width": 8}, marks=pytest.mark.long),
         ("bert", "gated_linear", "tensor", {"embedding_width": 8, "shared_layers": True}),

@@ -105,8 +105,8 @@ GEMMA2 = dataclasses.replace(
     model_types={"gemma2": "Gemma2"},
     fields={
         **GEMMA.fields,
-        "attn_logit_softcapping": Field("score_cap", None),
-        "final_logit_softcapping": Field("logit_cap", None),
+        "attn_logit_softcapping": Field("score_cap"),
+        "final_logit_softcapping": Field("logit_cap"),
     },
     fixed={"norm_offset": 1.0, "branch_norms": True},
     options=partial(

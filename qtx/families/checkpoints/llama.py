@@ -39,7 +39,8 @@ def told(values: Mapping[str, Any], _: Mapping[str, Any], source: str) -> dict[s
     kinds = values.get("layer_types") or [GLOBAL if window is None else LOCAL] * number
     if len(kinds) != number or set(kinds) - {GLOBAL, LOCAL}:
         raise QtxError(
-            f"{source}: layer_types are {str(kinds)[:100]}: expected {GLOBAL!r} or {LOCAL!r} for each of {number} layers"
+            f"{source}: layer_types are {str(kinds)[:100]}: "
+            f"expected {GLOBAL!r} or {LOCAL!r} for each of {number} layers"
         )
     if not values.get("use_sliding_window", True) or LOCAL not in kinds:
         window = None
@@ -136,6 +137,8 @@ CHECKPOINT = Checkpoint(
     modules=("embed_tokens.", "layers.", "norm."),
     bare=("Model",),
     tied={"lm_head.weight": "model.embed_tokens.weight"},
+    unused=("lm_head.",),  # of a decoder that embeds texts
+    buffers=(f"{LAYER.format(layer='*')}.self_attn.rotary_emb.inv_freq",),
     options=partial(options, defaults={"rope_theta": 10_000.0, "max_position_embeddings": 2048}),
     told_by_values=told,
     extra=lambda config: extra(config) | {"attention_bias": config.attention_bias, "mlp_bias": config.mlp_bias},

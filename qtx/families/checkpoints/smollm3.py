@@ -31,7 +31,8 @@ def options(values: Mapping[str, Any], source: str) -> dict[str, Any]:
 
 
 def extra(config: LlamaConfig) -> dict[str, Any]:
-    """Returns the keys that `told_by_values` reads, and that transformers' padding is no token of a small vocabulary."""
+    """Returns the keys that `told_by_values` reads, and says that transformers' padding is no token of a small
+    vocabulary."""
     return {
         **({} if (config.vocab_size or 0) > PADDING else {"pad_token_id": None}),
         **llama.extra(config),
