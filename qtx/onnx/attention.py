@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import functools
+
 import numpy as np
 
 from qtx.onnx.graph import Graph, Tensor
@@ -43,11 +45,9 @@ def fused(graph: Graph, probs: Tensor, value: Tensor) -> Tensor | None:
     batch, length, heads, _ = graph.shapes[query]
     sides = [Tensor(graph.shapes[name], value.dtype, name) for name in (query, key)]
     flat = [graph.reshaped(x, (*x.shape[:2], heads * x.shape[3])) for x in (*sides, value)]
-    mask = added.pop() if added else None
-    for other in added:
-        mask = elementwise(graph, "Add", [mask, other], np.float32)
     inputs = [graph.use(x) for x in flat]
-    if mask is not None:
+    if added:
+        mask = functools.reduce(lambda x, y: elementwise(graph, "Add", [x, y], np.float32), reversed(added))
         inputs.append(graph.use(graph.expanded(mask, (*mask.shape[:2], length, value.shape[1]))))
     graph.opset = max(graph.opset, OPSET)
     options = {"q_num_heads": heads, "kv_num_heads": heads, "scale": scale}
