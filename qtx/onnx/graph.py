@@ -206,7 +206,7 @@ class Graph:
             return tensor
         if tensor.value is not None:
             return Tensor(shape, tensor.dtype, value=tensor.value.reshape(shape))
-        maker = self.makers.get(tensor.name)
+        maker = None if tensor.name in self._labels else self.makers.get(tensor.name)  # what has a name may be rounded
         if maker is not None and maker.op == "Reshape" and self.shapes.get(maker.inputs[0]) == shape:
             return Tensor(shape, tensor.dtype, maker.inputs[0])
         # 0 copies the size of the same axis, and -1 is what is left.
