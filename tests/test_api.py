@@ -91,6 +91,8 @@ def test_embeddings_are_those_of_each_text_by_itself(encoder, model):
         "an option": (lambda model: qtx.load(model.run.workdir, options={"data.seqence_length": 8}), "sequence_length"),
         "a value": (lambda model: qtx.load(model.run.workdir, options={"seed": "x"}), "config.seed='x'"),
         "a way to quantize": (lambda model: model.quantize(methd="static"), "did you mean 'method'"),
+        "bits of what is exempt": (lambda model: model.quantize(target=0.9, exempt_bits=8), "expected 16, or None"),
+        "bits of nothing": (lambda model: model.quantize(exempt_bits=16), "give target too"),
         "an aim": (lambda model: model.heal(hour=1), "did you mean 'hours'"),
         "an aim's value": (lambda model: model.heal(hours=-1), "positive number"),
         "a format": (lambda model: model.export("x", format="tflite"), "unknown format 'tflite'"),

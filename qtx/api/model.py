@@ -16,7 +16,7 @@ from qtx.api.folders import Texts, Workdir, of_texts
 from qtx.data.config import EXAMPLE_OPTIONS
 from qtx.experiment import read
 from qtx.families.in_words import model_in_words
-from qtx.foundation.errors import lookup, unknown
+from qtx.foundation.errors import QtxError, lookup, unknown
 from qtx.foundation.numbers import number
 from qtx.foundation.paths import at_home
 from qtx.pages.healing import Story, judge_note, sentence
@@ -89,14 +89,17 @@ class Model:
         """
         return ShownDiagnosis(**vars(diagnose_run(self.run, examples, thorough)))
 
-    def quantize(self, bits: str = "w8a8", target: float | str | None = None, **options: Any) -> QuantizedModel:
+    def quantize(
+        self, bits: str = "w8a8", target: float | str | None = None, exempt_bits: int | None = None, **options: Any
+    ) -> QuantizedModel:
         """Returns the model quantized, in ranges that are calibrated on training data.
 
         Args:
           bits: bits of weights and activations, e.g. "w8a8".
           target: the metric that the model is to have, or a share of the one in floating point, "99%": the cheapest
-            tensors are left in floating point, those of `run.assembled.experiment.quantization.exempt`; None: those of
+            tensors are left at `exempt_bits`, those of `run.assembled.experiment.quantization.exempt`; None: those of
             the option `exempt`, or else those that the run has recorded, are.
+          exempt_bits: the bits of the tensors that a target finds: 16; None: they are in floating point.
           options: options of `qtx.quantization.QuantizationConfig`, such as `method` and `weight_estimator`.
 
         Raises:
@@ -108,8 +111,12 @@ class Model:
         """
         options = _known(QuantizationConfig, {"schemes": (bits,), **options})
         run = self.run.with_quantization(**options)
+        if exempt_bits not in (None, 16):
+            raise QtxError(f"exempt_bits={exempt_bits}: expected 16, or None for floating point")
+        if target is None and exempt_bits is not None:
+            raise QtxError("exempt_bits is about the tensors that a target finds: give target too")
         if target is not None:
-            run, found = to_target(run, bits, read_goal(str(target)))
+            run, found = to_target(run, bits, read_goal(str(target)), exempt_bits or 0)
             print(mixed_sentence(found))
         return QuantizedModel(run, bits, under(run, bits), self.kept)
 

@@ -85,7 +85,7 @@ def to_onnx(
         cast(graph, Tensor(shape, np.dtype(_stored(kind)), name), kind)
         for name, (shape, kind) in sorted(inputs.items())
     ]
-    place = Place(weights, sites, at_call, apart=quantized is None)
+    place = Place(weights, sites, at_call, fused=quantized is not None)
     parameters = {path: np.asarray(x) for path, x in flatten(values).items()}
     for path, value in parameters.items():
         if not is_table(path):  # a table that is multiplied is not the one that is looked up, and rounded

@@ -2,9 +2,10 @@
 
 from __future__ import annotations
 
+import contextlib
 import os
 import tempfile
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
 from pathlib import Path
 
 import onnx
@@ -15,8 +16,11 @@ MOST_BYTES = 1_800_000_000
 """The most bytes of constants in one file: the format allows 2 GiB in all."""
 
 
-def save(models: Mapping[str, onnx.ModelProto], folder: Path) -> dict[str, int]:
-    """Writes checked graphs to a folder, by their files' names, all or none, and returns the bytes that each takes.
+def save(
+    models: Mapping[str, onnx.ModelProto], folder: Path, beside: Mapping[str, bytes | None] | None = None
+) -> dict[str, int]:
+    """Writes checked graphs to a folder, and other contents beside them, by their files' names, all or none, and
+    returns the bytes that each takes. Where a content is None, an earlier file of this name goes.
 
     Raises:
       QtxError: if there is no room for them.
@@ -27,12 +31,24 @@ def save(models: Mapping[str, onnx.ModelProto], folder: Path) -> dict[str, int]:
         for name, model in models.items():
             constants = sum(len(tensor.raw_data) for tensor in model.graph.initializer)
             apart = {"save_as_external_data": True, "location": f"{name}_data"} if constants > MOST_BYTES else {}
-            try:
+            with _written(folder / name):
                 onnx.save_model(model, place / name, **apart)
-            except OSError as error:
-                raise QtxError(f"cannot write {folder / name}: {error.strerror}") from error
             onnx.checker.check_model(place / name, full_check=True)
             sizes[name] = sum(file.stat().st_size for file in place.glob(f"{name}*"))
+        for name, content in (beside or {}).items():
+            if content is not None:
+                with _written(folder / name):
+                    sizes[name] = (place / name).write_bytes(content)
+        for name in {*(beside or {})} - {*sizes}:
+            (folder / name).unlink(missing_ok=True)
         for file in place.iterdir():
             os.replace(file, folder / file.name)
     return sizes
+
+
+@contextlib.contextmanager
+def _written(file: Path) -> Iterator[None]:
+    try:
+        yield
+    except OSError as error:
+        raise QtxError(f"cannot write {file}: {error.strerror}") from error

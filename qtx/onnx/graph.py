@@ -85,6 +85,7 @@ class Graph:
     Attributes:
       nodes: as they were made.
       makers: the node that makes a tensor, by the tensor's name.
+      shapes: the shapes of the tensors in floating point that nodes make, by name.
       in_floating_point: the dense layers that do not run on integers.
       rounded: the tensors that are rounded, in the order of the trace.
     """
@@ -99,6 +100,7 @@ class Graph:
         self._labelled: dict[str, str] = {}
         self._parameters: dict[bytes, str] = {}
         self.makers: dict[str, _Node] = {}
+        self.shapes: dict[str, Shape] = {}
         self.in_floating_point: list[str] = []
         self.rounded: list[Rounded] = []
 
@@ -160,12 +162,15 @@ class Graph:
             return self.constant(tensor.value)
         if tensor.quantized is not None:
             q = tensor.quantized
-            return self.node("DequantizeLinear", q.name, self.constant(q.scale), self.constant(q.zero_point))[0]
+            told = [q.name, self.constant(q.scale), self.constant(q.zero_point)]
+            return self.made("DequantizeLinear", told, tensor.shape, tensor.dtype).name
         return tensor.name
 
     def made(self, op: str, inputs: Sequence[str], shape: Shape, dtype: Any, **attributes: Any) -> Tensor:
         """Returns the tensor that a node with one output makes."""
-        return Tensor(shape, np.dtype(dtype), self.node(op, *inputs, **attributes)[0])
+        [name] = self.node(op, *inputs, **attributes)
+        self.shapes[name] = shape
+        return Tensor(shape, np.dtype(dtype), name)
 
     def moved(self, tensor: Tensor, op: str, inputs: Sequence[str], shape: Shape, **attributes: Any) -> Tensor:
         """Returns the tensor that a node makes which only moves values, of integers where there are some."""
@@ -201,6 +206,9 @@ class Graph:
             return tensor
         if tensor.value is not None:
             return Tensor(shape, tensor.dtype, value=tensor.value.reshape(shape))
+        maker = None if tensor.name in self._labels else self.makers.get(tensor.name)  # what has a name may be rounded
+        if maker is not None and maker.op == "Reshape" and self.shapes.get(maker.inputs[0]) == shape:
+            return Tensor(shape, tensor.dtype, maker.inputs[0])
         # 0 copies the size of the same axis, and -1 is what is left.
         kept = [0 if i < len(tensor.shape) and same(tensor.shape[i], size) else size for i, size in enumerate(shape)]
         wanted = [size if isinstance(size, int) else -1 for size in kept]

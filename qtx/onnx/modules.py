@@ -9,8 +9,8 @@ from typing import Any
 import numpy as np
 from onnx import TensorProto
 
-from qtx.onnx import marks
-from qtx.onnx.graph import Graph, Quantized, Shape, Tensor
+from qtx.onnx import attention, marks
+from qtx.onnx.graph import Graph, Quantized, Tensor
 from qtx.onnx.grids import Grid, Grids, Rounded
 from qtx.onnx.operations import cast, elementwise, matrix_product, number, shape_of
 
@@ -25,14 +25,14 @@ class Place:
     Attributes:
       weights, sites: the grids of a quantized model.
       dynamic: sites, path and layer, with the grid of their values at a call.
-      apart: whether dense layers that read the same tensor are a product each, and not one together.
+      fused: whether an attention of which no tensor within is rounded is one node, in which these have no name.
       layer: the number of the layer; None: in none.
     """
 
     weights: Grids
     sites: Grids
     dynamic: frozenset[tuple[str, int | None]] = frozenset()
-    apart: bool = False
+    fused: bool = False
     layer: int | None = None
 
     def grid(self, grids: Grids, path: str) -> Grid | None:
@@ -52,46 +52,36 @@ class Place:
 Module = Callable[[Graph, Place, Sequence[Tensor], Any], list[Tensor]]
 
 
-def dense(graph: Graph, place: Place, x: Tensor, layers: Sequence[Any]) -> list[Tensor]:
-    """Returns the outputs of dense layers that read the same x, by one product.
-
-    Args:
-      graph: the graph.
-      place: where the layers are.
-      x: `[..., D]`.
-      layers: kernel, bias (or None) and path of each.
-    """
-    kernels, biases, paths = zip(*layers, strict=True)
-    widths = [kernel.known.shape[1] for kernel in kernels]
-    kernel = np.concatenate([np.asarray(kernel.known, np.float32) for kernel in kernels], axis=1)
-    added = [None if b is None else np.asarray(b.known, np.float32) for b in biases]
-    bias = np.concatenate([np.zeros(n, np.float32) if b is None else b for b, n in zip(added, widths, strict=True)])
-    grids = [place.grid(place.weights, f"{path}/kernel") for path in paths]
-    leading, name = x.shape[:-1], "+".join([place.label(paths[0]), *(path.rpartition("/")[2] for path in paths[1:])])
-    known = [grid for grid in grids if grid is not None]
-    if len(known) < len(grids) or (x.quantized is None and not x.dynamic):
+def dense(graph, place, inputs, equation):
+    x, kernel, *biases = inputs
+    x, path = graph.expanded(x, tuple(equation.invars[0].aval.shape)), equation.params["path"]
+    width, leading, name = kernel.shape[1], x.shape[:-1], place.label(path)
+    bias = np.asarray(biases[0].known, np.float32) if biases else np.zeros(width, np.float32)
+    grid = place.grid(place.weights, f"{path}/kernel")
+    if grid is None or not (x.dynamic or (x.quantized and _of_8_bits(x.quantized, grid))):
         graph.in_floating_point.append(name)
-    if len(known) < len(grids):
+    if grid is None:
         rows, offset = _rows(graph, x), graph.constant(bias)
-        weights = graph.label(graph.constant(kernel), f"{name}.kernel")
+        weights = graph.label(graph.constant(np.asarray(kernel.known, np.float32)), f"{name}.kernel")
     else:
-        told, axis, scale = _integers(graph, place.owner(paths[0]), known, [k.known for k in kernels])
+        told, axis = _integers(graph, place.owner(path), grid, kernel.known)
         graph.label(told[0], f"{name}.kernel")
-        for path, grid in zip(paths, known, strict=True):
-            label = f"{place.label(path)}.kernel"
-            graph.label(told[0], label)
-            graph.rounded.append(Rounded(label, f"{path}/kernel", grid, weight=True))
+        graph.rounded.append(Rounded(f"{name}.kernel", f"{path}/kernel", grid, weight=True))
         if x.dynamic:
-            y = _multiplied_at_call(graph, x, told, scale, bias)
-            return _parted(graph, y, leading, widths)
+            return [_multiplied_at_call(graph, x, told, grid.scale, bias)]
         rows, weights = _rows(graph, x), graph.node("DequantizeLinear", *told, **axis)[0]
-        offset = _bias(graph, bias, scale, rows.quantized, all(grid.whole for grid in known))
-    shape = (*rows.shape[:-1], sum(widths))
+        offset = _bias(graph, bias, grid.scale, rows.quantized, grid.whole)
+    shape = (*rows.shape[:-1], width)
     y = graph.made("Gemm", [graph.use(rows), weights, *([offset] if offset else [])], shape, np.float32)
     y = y if offset or not bias.any() else graph.made("Add", [y.name, graph.constant(bias)], shape, np.float32)
     if len(leading) != 1:
         graph.label(y.name, f"{name}/rows")
-    return _parted(graph, graph.reshaped(y, (*leading, sum(widths))), leading, widths)
+    return [graph.reshaped(y, (*leading, width))]
+
+
+def _of_8_bits(x: Quantized, kernel: Grid) -> bool:
+    """Says whether a runtime multiplies x and a kernel as integers: it has no product of more bits."""
+    return x.zero_point.itemsize == kernel.zero_point.itemsize == 1
 
 
 def _rows(graph: Graph, x: Tensor) -> Tensor:
@@ -100,25 +90,14 @@ def _rows(graph: Graph, x: Tensor) -> Tensor:
     return graph.reshaped(x, (_all(leading), x.shape[-1])) if len(leading) != 1 else x
 
 
-def _integers(
-    graph: Graph, owner: str, grids: Sequence[Grid], kernels: Sequence[np.ndarray]
-) -> tuple[list[str], dict[str, int], np.ndarray]:
-    """Returns the integers of kernels side by side, with scale and zero-point, as constants; the axis that these have,
-    if they are not the same for all; and the scale."""
-    widths = [kernel.shape[1] for kernel in kernels]
+def _integers(graph: Graph, owner: str, grid: Grid, kernel: np.ndarray) -> tuple[list[str], dict[str, int]]:
+    """Returns the integers of a kernel, with scale and zero-point, as constants, and the axis that these have, if
+    any."""
     # ONNX Runtime cannot convert a kernel that several layers share (session.x64quantprecision), and need not if it has
     # no signs.
-    signed = owner and all(grid.zero_point.dtype.kind == "i" for grid in grids)
-    grids = grids if signed else [grid.unsigned for grid in grids]
-    integers = np.concatenate([g.integers(k) for g, k in zip(grids, kernels, strict=True)], axis=1)
-    scale, zero = (
-        np.concatenate([np.broadcast_to(getattr(g, name), n) for g, n in zip(grids, widths, strict=True)])
-        for name in ("scale", "zero_point")
-    )
-    if (scale == scale[0]).all() and (zero == zero[0]).all():
-        scale, zero = scale[0], zero[0]
-    told = [graph.constant(x, owner=owner) for x in (integers, scale, zero)]
-    return told, {"axis": 1} if scale.ndim else {}, scale
+    grid = grid if owner else grid.unsigned
+    told = [graph.constant(x, owner=owner) for x in (grid.integers(kernel), grid.scale, grid.zero_point)]
+    return told, {"axis": 1} if grid.scale.ndim else {}
 
 
 def _multiplied_at_call(graph: Graph, x: Tensor, told: Sequence[str], scale: np.ndarray, bias: np.ndarray) -> Tensor:
@@ -132,14 +111,6 @@ def _multiplied_at_call(graph: Graph, x: Tensor, told: Sequence[str], scale: np.
     y = Tensor(shape, np.dtype(np.float32), graph.node("Cast", sums, to=FLOAT)[0])
     y = graph.made("Mul", [y.name, steps], shape, np.float32)
     return graph.made("Add", [y.name, graph.constant(bias)], shape, np.float32) if bias.any() else y
-
-
-def _parted(graph: Graph, y: Tensor, leading: Shape, widths: Sequence[int]) -> list[Tensor]:
-    """Returns the outputs of dense layers, which are side by side."""
-    if len(widths) == 1:
-        return [y]
-    names = graph.node("Split", y.name, graph.constant(widths, np.int64), outputs=len(widths), axis=-1)
-    return [Tensor((*leading, n), np.dtype(np.float32), name) for name, n in zip(names, widths, strict=True)]
 
 
 def _all(leading: tuple[Any, ...]) -> Any:
@@ -218,6 +189,8 @@ def softmax(graph, place, inputs, equation):
 
 def product(graph, place, inputs, equation):
     text, scale = equation.params["equation"], equation.params["scale"]
+    if place.fused and text == attention.CONTEXT and (found := attention.fused(graph, *inputs)) is not None:
+        return [found]
     operands, _, result = text.partition("->")
     left, _, right = operands.partition(",")
     x, y = (graph.expanded(z, tuple(v.aval.shape)) for z, v in zip(inputs, equation.invars, strict=True))
@@ -259,10 +232,11 @@ def site(graph, place, inputs, equation):
 
 
 MODULES: dict[str, Module] = {
+    marks.DENSE.name: dense,
     marks.NORM.name: norm,
     marks.LOOK_UP.name: look_up,
     marks.SOFTMAX.name: softmax,
     marks.PRODUCT.name: product,
     marks.SITE.name: site,
 }
-"""By the name of the mark; `dense` is of several."""
+"""By the name of the mark."""

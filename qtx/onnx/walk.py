@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import collections
 import dataclasses
 from collections.abc import Sequence
 from typing import Any
@@ -11,9 +10,8 @@ import jax
 import numpy as np
 
 from qtx.foundation.errors import QtxError
-from qtx.onnx import marks
 from qtx.onnx.graph import Graph, Tensor
-from qtx.onnx.modules import MODULES, Place, dense
+from qtx.onnx.modules import MODULES, Place
 from qtx.onnx.operations import OPERATIONS
 
 INNER = ("jaxpr", "call_jaxpr", "fun_jaxpr")
@@ -31,15 +29,7 @@ def walk(graph: Graph, place: Place, jaxpr: Any, constants: Sequence[Any], input
     def read(v: Any) -> Tensor:
         return known(v.val) if isinstance(v, jax.extend.core.Literal) else held[v]
 
-    beside = _beside(place, jaxpr)
     for equation in jaxpr.eqns:
-        if equation.primitive is marks.DENSE:
-            if equation.outvars[0] not in held:
-                together = beside[_kind(place, equation)]
-                layers = [_layer(one, [read(v) for v in one.invars[1:]]) for one in together]
-                made = dense(graph, place, graph.expanded(read(equation.invars[0]), _shape(equation.invars[0])), layers)
-                held |= {one.outvars[0]: y for one, y in zip(together, made, strict=True)}
-            continue
         found = _outputs(graph, place, equation, [read(v) for v in equation.invars])
         held |= zip(equation.outvars, found, strict=True)
     return [graph.expanded(read(v), _shape(v)) for v in jaxpr.outvars]
@@ -53,25 +43,6 @@ def known(value: Any, parameter: str = "") -> Tensor:
 
 def _shape(v: Any) -> tuple[Any, ...]:
     return tuple(v.aval.shape)
-
-
-def _kind(place: Place, equation: Any) -> tuple[Any, bool, str]:
-    """Returns what a dense layer reads, whether its weights are on a grid, and its path, where layers are apart."""
-    path = equation.params["path"]
-    return equation.invars[0], place.grid(place.weights, f"{path}/kernel") is not None, path if place.apart else ""
-
-
-def _beside(place: Place, jaxpr: Any) -> dict[tuple[Any, bool, str], list[Any]]:
-    """Returns the dense layers of a trace by their kind: one product makes all of a kind."""
-    found = collections.defaultdict(list)
-    for equation in jaxpr.eqns:
-        if equation.primitive is marks.DENSE:
-            found[_kind(place, equation)].append(equation)
-    return found
-
-
-def _layer(equation: Any, parameters: Sequence[Tensor]) -> tuple[Tensor, Tensor | None, str]:
-    return parameters[0], parameters[1] if len(parameters) > 1 else None, equation.params["path"]
 
 
 def _outputs(graph: Graph, place: Place, equation: Any, inputs: list[Tensor]) -> list[Tensor]:

@@ -71,14 +71,8 @@ def graphs_of(run: TrainedRun, scheme: str) -> tuple[Graphs, list[str]]:
 
 
 def write_graphs(graphs: Graphs, folder: Path) -> list[str]:
-    """Writes graphs, all or none, and the encodings, of which no earlier ones stay; returns lines that tell their
-    sizes."""
+    """Writes graphs and encodings, all or none, and no earlier ones stay; returns lines that tell their sizes."""
     from qtx.onnx import files
 
-    beside = folder / FOLDER / ENCODINGS
-    beside.unlink(missing_ok=True)
-    sizes = files.save(graphs.models, folder / FOLDER)
-    if graphs.encodings is not None:
-        write_whole({beside: graphs.encodings})
-        sizes[ENCODINGS] = len(graphs.encodings)
+    sizes = files.save(graphs.models, folder / FOLDER, {ENCODINGS: graphs.encodings})
     return [f"{folder / FOLDER / name}: {size / 1e6:.1f} MB" for name, size in sizes.items()]

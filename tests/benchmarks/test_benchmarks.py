@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import copy
+import json
 import re
 import subprocess
 import sys
@@ -11,6 +12,7 @@ import pytest
 
 from benchmarks.all import BENCHMARKS, RESULTS, compare, ratios, read
 from benchmarks.plot import PANELS, plot
+from qtx.pipeline.export import expected_speed
 
 
 @pytest.fixture(scope="module")
@@ -78,3 +80,11 @@ def test_what_is_no_result_is_told_before_anything_is_measured(content, tmp_path
     with pytest.raises(SystemExit, match="2"):
         read(tmp_path)
     assert "scaling.json has no results of it" in capsys.readouterr().err
+
+
+@pytest.mark.parametrize("width, file", [(384, "integer_matmul_384"), (768, "integer_matmul")])
+def test_an_export_tells_the_speed_that_was_measured(width, file):
+    times = json.loads((RESULTS / f"{file}.json").read_text())["encoder_ms"]
+    told = expected_speed(width)
+    assert f"{times['fp32'] / times['integer']:.2f} times" in told and f"{times['fp32'] / times['linear']:.2f}" in told
+    assert "width 384 ran" in expected_speed(96) and "width 768 ran" in expected_speed(1024)

@@ -318,9 +318,7 @@ def test_no_matrix_is_in_floating_point_in_the_file(recipe, granularity):
 
     model, params = quantized(MODELS["bert none"], recipe=recipe, weight_granularity=granularity)
     held = to_onnx(model.module, params, model).model.graph.initializer
-    assert (
-        sum(len(x.dims) == 2 for x in held) == 2 * 4 + 3
-    )  # of each layer, with queries, keys and values in one; tables
+    assert sum(len(x.dims) == 2 for x in held) == 2 * 6 + 3  # of each layer, and tables
     assert not [x.name for x in held if len(x.dims) == 2 and x.data_type == TensorProto.FLOAT]
 
 
@@ -334,6 +332,38 @@ def test_exempt_layers_alone_are_in_floating_point(method):
     assert sorted(to_onnx(model.module, params, model).in_floating_point) == [
         "layers.0.attention.value", "layers.0.mlp.out", "layers.1.mlp.out"
     ]  # fmt: skip
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("scheme, floating", [("w8a16", 2 * 6), ("w16a8", 2 * 6), ("w8a8", 0), ("w4a4", 0)])
+def test_layers_of_16_bits_count_as_those_in_floating_point(scheme, floating, tmp_path):
+    """They are what the runtime computes in floating point."""
+    import onnx
+
+    from qtx.onnx.convert import to_onnx
+
+    model, params = quantized(MODELS["bert none"], scheme, recipe="matmul")
+    graph = to_onnx(model.module, params, model)
+    session(graph.model, tmp_path / "optimized.onnx")
+    ops = collections.Counter(node.op_type for node in onnx.load(tmp_path / "optimized.onnx").graph.node)
+    assert len(graph.in_floating_point) == floating == 2 * 6 - ops["QGemm"]
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("name", ["bert none", "mpnet", "opt", "vit", "nomic mlm", "modernbert mlm", "clipped_softmax"])
+def test_attention_is_one_node_where_no_tensor_within_is_rounded(name):
+    from qtx.onnx.convert import to_onnx
+
+    config = {**MODELS, **ATTENTIONS}[name]
+    found = {}
+    for recipe in ("matmul", "strict"):
+        model, params = quantized(config, recipe=recipe)
+        graph = to_onnx(model.module, params, model).model
+        nodes = collections.Counter(node.op_type for node in graph.graph.node)
+        found[recipe] = (nodes["Attention"], nodes["Softmax"], graph.opset_import[0].version)
+    layers = config.num_layers
+    whole = (0, layers, 20) if name == "clipped_softmax" else (layers, 0, 23)
+    assert found == {"matmul": whole, "strict": (0, layers, 20)}
 
 
 @pytest.mark.slow

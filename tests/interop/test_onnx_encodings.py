@@ -5,8 +5,10 @@ The graph is rounded here by ONNX's own nodes, inserted where the file says, and
 
 from __future__ import annotations
 
+import errno
 import json
 from importlib.util import find_spec
+from pathlib import Path
 
 import numpy as np
 import pytest
@@ -177,6 +179,27 @@ def test_encodings_of_an_earlier_export_do_not_stay(tmp_path):
     assert file.read_bytes() == b"{}"
     write_graphs(Graphs({"model.onnx": empty}, None), tmp_path)
     assert not file.exists() and (tmp_path / "onnx/model.onnx").exists()
+
+
+def test_a_full_disk_leaves_an_earlier_export_as_it_was(tmp_path, monkeypatch):
+    import onnx
+
+    from qtx.pipeline.export_onnx import Graphs, write_graphs
+
+    def graphs(name):
+        return {"model.onnx": onnx.helper.make_model(onnx.helper.make_graph([], name, [], []))}
+
+    def full(*args, **kwargs):
+        raise OSError(errno.ENOSPC, "No space left on device")
+
+    write_graphs(Graphs(graphs("one"), b"{}"), tmp_path)
+    before = {file.name: file.read_bytes() for file in (tmp_path / "onnx").iterdir()}
+    for place, name in ((onnx, "save_model"), (Path, "write_bytes")):
+        with monkeypatch.context() as patch:
+            patch.setattr(place, name, full)
+            with pytest.raises(QtxError, match="cannot write .*: No space left on device"):
+                write_graphs(Graphs(graphs("other"), b"[]"), tmp_path)
+        assert {file.name: file.read_bytes() for file in (tmp_path / "onnx").iterdir()} == before
 
 
 @pytest.mark.slow
