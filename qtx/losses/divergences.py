@@ -49,8 +49,8 @@ def matched(module: nn.Module, batch: Batch) -> tuple[str, ...]:
 def layer_error(captured: Mapping[str, jax.Array], batch: Batch, model: Any) -> jax.Array:
     """Returns the relative squared error of the layers' outputs for each example of a batch with the teacher's,
     `[B]`: |h - t|^2 / |t|^2 over real tokens and features, as a mean over the layers. In a decoder, a token of which
-    one feature holds more than half of the teacher's squares does not count in that layer: it is a place where attention
-    rests, and the spike is what is to go. An encoder's embedding is made of such tokens too.
+    one feature holds more than half of the teacher's squares does not count in that layer: attention rests there, and
+    the spike is what is to go. An encoder's embedding is made of such tokens too.
 
     Args:
       captured: the model's outputs by site, `[L, B, T, width]`.

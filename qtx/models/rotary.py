@@ -27,8 +27,8 @@ def rotation(
     frequencies: jax.Array, size: jax.Array | float = 1.0, first: Any = 0
 ) -> Callable[[jax.Array, jax.Array], tuple[jax.Array, jax.Array]]:
     """Returns a function of queries and keys `[B, T, H, D]`, at positions from `first` on, that turns dimensions i and
-    i + R / 2 of both, R <= D, by position times `frequencies` `[R / 2]`, and multiplies these by `size`; dimensions from
-    R on stay."""
+    i + R / 2 of both, R <= D, by position times `frequencies` `[R / 2]`, and multiplies these by `size`; dimensions
+    from R on stay."""
 
     def at_its_position(x: jax.Array) -> jax.Array:
         return turned(x, first + jnp.arange(x.shape[1], dtype=jnp.float32), frequencies, size)

@@ -53,8 +53,8 @@ def can_have_relief(run: TrainedRun) -> bool:
 
 def find_relief(run: TrainedRun, bits: str, tell: Callable[[str], Any] = lambda line: None) -> list[Tried]:
     """Returns what was tried of a decoder, what was taken last: first the tokens that may stand before all texts, then,
-    behind the best of them, the units that write spikes, scaled to some bounds: all of them, for what one unit writes into
-    the stream another erases.
+    behind the best of them, the units that write spikes, scaled to some bounds: all of them, for what one unit writes
+    into the stream another erases.
 
     Args:
       run: the run of the original.

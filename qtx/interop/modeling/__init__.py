@@ -43,11 +43,12 @@ def modeling(checkpoint: Checkpoint, config: Any, values: Mapping[str, Any]) -> 
         return {key: value for key, value in values.items() if not ours or key not in KEYS}, {}
     architecture = f"{beginning}{checkpoint.ending(config)}"
     if stock is None:
-        known = (kind for family in FAMILIES.values() for kind in family.checkpoints if kind.stock is not None)
+        kinds = (kind for family in FAMILIES.values() for kind in family.checkpoints if kind.stock is not None)
+        known = ", ".join(name for kind in kinds for name in kind.model_types)
         raise QtxError(
-            f"{checkpoint.library.name}'s {architecture} has no code for an attention that is no plain softmax, or for a "
-            f"prefix, as {', '.join(name for kind in known for name in kind.model_types)} have: leave the original out, to write "
-            "the model as one of these, or give its Checkpoint the names of its Stock"
+            f"{checkpoint.library.name}'s {architecture} has no code for an attention that is no plain softmax, or for "
+            f"a prefix, as {known} have: leave the original out, to write the model as one of these, or give its "
+            "Checkpoint the names of its Stock"
         )
     classes = stock.of_auto(beginning)
     if architecture not in classes.values():
