@@ -104,6 +104,26 @@ class HeadRole:
 
 
 @dataclasses.dataclass(frozen=True)
+class Spiking:
+    """A hidden unit that writes, or erases, a spike (`qtx.analysis.writers`), and what scaling it down would do.
+
+    Attributes:
+      name: the unit's name, e.g. `"layers/mlp/hidden[11], unit 1229"`.
+      dimension: the dimension of the residual stream that it writes most into.
+      write: the largest magnitude of what it adds there at one token.
+      ratio: how many times the median unit of its layer writes.
+      floating, quantized: the metric with the unit scaled to a tenth, in floating point and under the scheme.
+    """
+
+    name: str
+    dimension: int
+    write: float
+    ratio: float
+    floating: float
+    quantized: float
+
+
+@dataclasses.dataclass(frozen=True)
 class Measured:
     """A model's metric and loss on held-out data; for fidelity, the loss is the outputs' relative squared error."""
 
@@ -125,6 +145,7 @@ class Diagnosis:
       ladder: the measurements of `"fp"` and of every scheme.
       methods: the measurements of the ways to quantize to `scheme`, by name, the config's own first.
       left_out: ways to quantize that do not fit the model, and why.
+      writers: the hidden units that write most, if any writes a spike.
       sweep: the tensors that cost most under `scheme`; with `thorough`, all.
       thorough: whether all tensors were measured, and not only the costliest.
       reach: for figures: name of a tensor to the largest magnitude of each dimension `[D]`.
@@ -144,6 +165,7 @@ class Diagnosis:
     ladder: dict[str, Measured]
     methods: dict[str, Measured]
     left_out: dict[str, str]
+    writers: tuple[Spiking, ...]
     sweep: Sweep
     thorough: bool
     reach: dict[str, np.ndarray] = dataclasses.field(repr=False)

@@ -24,14 +24,14 @@ class Writer(NamedTuple):
     """A hidden unit.
 
     Attributes:
-      stack: the path of the stack of layers that the unit is in.
+      site: the path of the tensor that the unit is in, e.g. `"layers/mlp/hidden"`.
       layer, unit: the place of the unit.
       dimension: the dimension of the residual stream that the unit writes most into.
       write: the largest magnitude of what the unit adds to one dimension at one token.
       ratio: how many times the median unit of the layer writes.
     """
 
-    stack: str
+    site: str
     layer: int
     unit: int
     dimension: int
@@ -57,13 +57,12 @@ def spike_writers(module: nn.Module, params: Any, batches: Iterable[Batch], anat
         for site, values in _largest(module, tuple(of_hidden), params, batch).items():
             largest[site] = np.maximum(largest.get(site, 0.0), np.asarray(values))
     for site, kernel in of_hidden.items():
-        stack = anatomy.sites[site].stack
-        assert stack is not None, "units in no stack are left out"
         columns = np.abs(np.asarray(flat[f"{kernel}/kernel"], np.float32))
         writes = largest[site] * columns.max(axis=-1)  # [L, F]
+        columns = np.broadcast_to(columns, (*writes.shape, columns.shape[-1]))  # layers may share one kernel
         ratios = writes / np.maximum(np.median(writes, axis=-1, keepdims=True), 1e-12)
         found += [
-            Writer(stack.path, layer, unit, int(columns[layer, unit].argmax()), float(write), float(r))
+            Writer(site, layer, unit, int(columns[layer, unit].argmax()), float(write), float(r))
             for (layer, unit), write, r in zip(np.ndindex(writes.shape), writes.ravel(), ratios.ravel(), strict=True)
         ]
     return sorted(found, key=lambda one: -one.ratio)

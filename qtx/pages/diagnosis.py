@@ -21,9 +21,11 @@ EVERYWHERE = 0.5
 
 
 def sentences(diagnosis: Diagnosis) -> dict[str, str]:
-    """Returns the findings in sentences, by what each is about: `outliers`, `heads`, `cost`, `remedies`, `tensors`."""
+    """Returns the findings in sentences, by what each is about: `outliers`, `writers` if there are any, `heads`,
+    `cost`, `remedies`, `tensors`."""
     return {
         "outliers": _of_outliers(diagnosis),
+        **({"writers": _of_writers(diagnosis)} if diagnosis.writers else {}),
         "heads": _of_heads(diagnosis),
         "cost": _of_cost(diagnosis),
         "remedies": _of_remedies(diagnosis),
@@ -35,6 +37,7 @@ def tables(diagnosis: Diagnosis) -> dict[str, Table]:
     """Returns the table behind each of the `sentences`."""
     return {
         "outliers": outlier_table(diagnosis),
+        **({"writers": writer_table(diagnosis)} if diagnosis.writers else {}),
         "heads": head_table(diagnosis),
         "cost": ladder_table(diagnosis),
         "remedies": method_table(diagnosis),
@@ -67,6 +70,18 @@ def outlier_table(diagnosis: Diagnosis, rows: int = SHOWN_ROWS) -> Table:
         + ([_named(_texts(one))] if "at tokens" in header else [])
         + [", ".join(list(one.positions)[:NAMED])]
         for one in sources(diagnosis)[:rows]
+    ]
+
+
+def writer_table(diagnosis: Diagnosis) -> Table:
+    """Tabulates the hidden units that write spikes, and what scaling each to a tenth would do."""
+    title = METRIC_TITLES[diagnosis.metric]
+    header = ["hidden unit", "writes", "into dimension", "times its layer's median unit"]
+    header += [f"{title} with it at a tenth", diagnosis.scheme.upper()]
+    return header, [
+        [one.name, number(one.write), str(one.dimension), number(one.ratio)]
+        + [measured(diagnosis.metric, value) for value in (one.floating, one.quantized)]
+        for one in diagnosis.writers
     ]
 
 
@@ -116,6 +131,14 @@ def _of_outliers(diagnosis: Diagnosis) -> str:
     return (
         f"{worst.name} holds the largest outliers: {number(worst.norm)} in dimension {_listed(worst.dimensions)}, at "
         f"{place}, where half of its dimensions hold less than {number(worst.typical)} (root mean square)."
+    )
+
+
+def _of_writers(diagnosis: Diagnosis) -> str:
+    first = diagnosis.writers[0]
+    return (
+        f"{first.name} writes the largest spike, {number(first.write)} into dimension {first.dimension} of the "
+        f"residual stream, {number(first.ratio)} times what the median unit of its layer does."
     )
 
 

@@ -67,6 +67,7 @@ def diagnosis_page(diagnosis: Diagnosis, beside: str = "") -> str:
         ),
         page.heading("Where the outliers are"),
         *_outliers(diagnosis, said["outliers"]),
+        *_writers(diagnosis),
         page.heading("Heads that do nothing"),
         *_heads(diagnosis, said["heads"]),
         page.heading("What fewer bits cost, and what would save it"),
@@ -102,6 +103,17 @@ def _outliers(diagnosis: Diagnosis, said: str) -> list[str]:
         "are left for all other values."
     )
     return [page.figures(items), page.table(*outlier_table(diagnosis, TABLE_ROWS), caption=caption)]
+
+
+def _writers(diagnosis: Diagnosis) -> list[str]:
+    if not diagnosis.writers:
+        return []
+    caption = (
+        "A hidden unit writes a spike where its largest activation meets a large column of the kernel behind it; "
+        "another unit, layers later, may erase what it wrote. Each is scaled to a tenth alone, without training, in "
+        f"floating point and in {diagnosis.scheme.upper()}: a writer whose eraser stays as it is may do harm."
+    )
+    return [page.heading("Hidden units that write spikes"), page.table(*writer_table(diagnosis), caption=caption)]
 
 
 def _growth_figure(diagnosis: Diagnosis) -> str:

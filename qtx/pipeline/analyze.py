@@ -8,18 +8,23 @@ from __future__ import annotations
 
 import dataclasses
 import itertools
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Any
 
+import flax.linen as nn
+
 from qtx.analysis.capture import FloatingPoint
-from qtx.analysis.diagnosis import Diagnosis, Measured, find_heads, find_map, find_outliers
+from qtx.analysis.diagnosis import Diagnosis, Measured, Spiking, find_heads, find_map, find_outliers
 from qtx.analysis.observation import observe_model
 from qtx.analysis.sensitivity import costliest, sweep, targets, with_some
+from qtx.analysis.writers import Writer, spike_writers
+from qtx.anatomy import read as read_anatomy
 from qtx.data import Data, load
 from qtx.data.classes import UnknownLabel
 from qtx.experiment import Experiment
 from qtx.families.in_words import model_in_words
+from qtx.foundation.batch import Batch
 from qtx.foundation.errors import QtxError
 from qtx.pipeline.assemble import Assembled, assemble
 from qtx.pipeline.embeddings import told_of_embeddings
@@ -32,6 +37,7 @@ from qtx.quantization.plan import settled
 from qtx.training import RunFolder
 from qtx.training.distillation import Teacher
 from qtx.training.evaluate import add_up
+from qtx.training.relief import can_be_scaled, scaled_unit
 from qtx.training.sharding import batch_shards
 
 MOST_EXAMPLES, FEWEST_EXAMPLES = 64, 16
@@ -44,6 +50,9 @@ COSTLIEST = 5
 SWEPT = 4
 """The costliest tensors are searched on one batch, and measured on one in four."""
 SHOWN_HEADS = 4
+SPIKING, SHOWN_WRITERS, TENTH = 100.0, 3, 0.1
+"""A hidden unit writes a spike if it writes so many times what the median unit of its layer does; so many are scaled, and
+by how much, to see what that does."""
 
 # Other ways to quantize, which the methods' table compares with the config's own, and the options that choose each.
 ALTERNATIVES: dict[str, dict[str, Any]] = {
@@ -90,11 +99,9 @@ def diagnose(
     def quantized(scheme: str, options: QuantizationConfig = config) -> Quantized:
         recipe = options.make_recipe(scheme, module.config)
         number = options.calibration_batches
-        found = calibrate(module, params, recipe, calibration, number, options.make_method())
-        plans = settled(found.weight_plan), settled(found.activation_plan)
-        return dataclasses.replace(found, weight_plan=plans[0], activation_plan=plans[1])
+        return _settled(calibrate(module, params, recipe, calibration, number, options.make_method()))
 
-    def measured(model: Quantized, number: int | None = None) -> Measured:
+    def measured(model: Quantized | FloatingPoint, number: int | None = None) -> Measured:
         found = add_up(sums_of(assembled, model), batches[:number])
         return Measured(found[objective.metric], found["loss"])
 
@@ -112,6 +119,22 @@ def diagnose(
             methods[name] = measured(quantized(scheme, dataclasses.replace(config, **options)))
         except QtxError as error:
             left_out[name] = str(error)
+
+    tell("looking for hidden units that write spikes")
+    writers = []
+    for one in _spiking(module, params, batches):
+        changed = scaled_unit(module, params, one.layer, one.unit, TENTH)
+        alone = calibrate(
+            module,
+            changed,
+            config.make_recipe(scheme, module.config),
+            calibration,
+            config.calibration_batches,
+            config.make_method(),
+        )
+        values = (measured(FloatingPoint(module, changed)).metric, measured(_settled(alone)).metric)
+        name = f"{one.site}[{one.layer}], unit {one.unit}"
+        writers.append(Spiking(name, one.dimension, one.write, one.ratio, *values))
 
     def of_tensors(number: int | None) -> Callable[[Quantized], float]:
         return lambda model: measured(model, number).metric
@@ -146,11 +169,23 @@ def diagnose(
         ladder=ladder,
         methods=methods,
         left_out=left_out,
+        writers=tuple(writers),
         sweep=found,
         thorough=thorough,
         reach={one.name: observation.sites[one.path]["reach"][one.layer or 0] for one in outliers},
         maps=tuple(find_map(observation, role, text) for role in heads[:SHOWN_HEADS]),
     )
+
+
+def _settled(found: Quantized) -> Quantized:
+    plans = settled(found.weight_plan), settled(found.activation_plan)
+    return dataclasses.replace(found, weight_plan=plans[0], activation_plan=plans[1])
+
+
+def _spiking(module: nn.Module, params: Any, batches: Sequence[Batch]) -> list[Writer]:
+    """Returns the hidden units that write most, if any writes a spike and they can be scaled."""
+    found = spike_writers(module, params, batches, read_anatomy(module, batches[0]))
+    return [one for one in found[:SHOWN_WRITERS] if one.ratio > SPIKING and can_be_scaled(params)]
 
 
 def examples_for(parameters: int) -> int:

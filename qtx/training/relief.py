@@ -97,6 +97,16 @@ def _captured(module: nn.Module, params: Any, tokens: jax.Array) -> dict[str, ja
     return capture(module.apply, (KEYS, VALUES), {"params": params}, {"tokens": tokens})[1]
 
 
+def can_be_scaled(params: Any) -> bool:
+    """Says whether a model's feed-forward networks are those of `qtx.models`, each layer's its own."""
+    return getattr(traverse_util.flatten_dict(params, sep="/").get(DOWN), "ndim", 0) == 3
+
+
+def scaled_unit(module: nn.Module, params: Any, layer: int, unit: int, factor: float) -> Any:
+    """Returns the parameters of a model with one hidden unit scaled."""
+    return relieved(ReliefConfig(units=(f"{layer}:{unit}={factor:g}",)), module, module, params)
+
+
 def scaled(flat: Mapping[str, Any], factors: Mapping[tuple[int, int], float], module: nn.Module) -> dict[str, Any]:
     """Returns parameters by path with hidden units scaled: in a gated network by what the activation multiplies, which
     the hidden activations follow, else by what reads the unit."""

@@ -26,6 +26,6 @@ def test_a_planted_writer_is_the_first_and_says_where_it_writes():
     mlp["out"]["kernel"] = mlp["out"]["kernel"].at[2, 3, 9].set(40.0)
     mlp["in"]["kernel"] = mlp["in"]["kernel"].at[2, :, 3].set(0.0)
     first, *others = spike_writers(module, params, [batch, batch], read(module, batch))
-    assert (first.stack, first.layer, first.unit, first.dimension) == ("layers", 1, 5, 9)
+    assert (first.site, first.layer, first.unit, first.dimension) == ("layers/mlp/hidden", 1, 5, 9)
     assert len(others) == 3 * 16 - 1 and first.ratio > 10 * others[0].ratio
     assert all((one.layer, one.unit) != (2, 3) or one.write == 0 for one in others)
