@@ -18,6 +18,7 @@ from qtx.pages.diagnosis import (
     outlier_table,
     sentences,
     sources,
+    writer_table,
 )
 from qtx.pages.figures import map_caption
 from qtx.pages.results import METRIC_TITLES

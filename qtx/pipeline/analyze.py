@@ -51,8 +51,8 @@ SWEPT = 4
 """The costliest tensors are searched on one batch, and measured on one in four."""
 SHOWN_HEADS = 4
 SPIKING, SHOWN_WRITERS, TENTH = 100.0, 3, 0.1
-"""A hidden unit writes a spike if it writes so many times what the median unit of its layer does; so many are scaled, and
-by how much, to see what that does."""
+"""A hidden unit writes a spike if it writes so many times what the median unit of its layer does; so many units are
+scaled, and by how much, to see what that does."""
 
 # Other ways to quantize, which the methods' table compares with the config's own, and the options that choose each.
 ALTERNATIVES: dict[str, dict[str, Any]] = {

@@ -7,11 +7,11 @@ import dataclasses
 import numpy as np
 import pytest
 
-from qtx.analysis.diagnosis import Diagnosis, HeadRole, Measured, Outliers
+from qtx.analysis.diagnosis import Diagnosis, HeadRole, Measured, Outliers, Spiking
 from qtx.analysis.head_map import HeadMap
 from qtx.analysis.sensitivity import Sensitivity, Sweep
 from qtx.pages import diagnosis_plots
-from qtx.pages.diagnosis import method_table, sentences
+from qtx.pages.diagnosis import method_table, sentences, tables
 from qtx.pages.diagnosis_page import diagnosis_page, write_page
 from tests.pages.parsed import Page
 
@@ -49,6 +49,7 @@ DIAGNOSIS = Diagnosis(
     ladder={"fp": Measured(1.0, 0.0), "w8a8": Measured(0.8, 0.5), "w4a8": Measured(0.5, 0.9)},
     methods={"static": Measured(0.8, 0.5), "hadamard": Measured(0.95, 0.1), "smoothquant": Measured(0.7, 0.6)},
     left_out={"per_token": "a reason"},
+    writers=(Spiking("layers/mlp/hidden[1], unit 7", 2, 123.0, 456.0, 0.99, 0.93),),
     sweep=Sweep("w8a8", "fidelity", 1.0, 0.8, (Sensitivity("weight", "layers/mlp/out/kernel", 1, 8, 8.1, 0.9, 0.97),)),
     thorough=False,
     reach={"layers/mlp/out[1]": REACH},
@@ -65,6 +66,7 @@ HEALTHY = dataclasses.replace(
     heads=(role(0, 0, 0.1, value_drain=0.9),),
     methods={"static": Measured(0.8, 0.5)},
     left_out={},
+    writers=(),
 )
 WITHOUT_ATTENTION = dataclasses.replace(
     DIAGNOSIS,
@@ -176,3 +178,15 @@ def test_ways_to_quantize_start_from_the_configs_own():
     ends = {tuple(segment[:, 0]) for segment in axes.collections[0].get_segments()}
     assert ends == {(0.8, 0.8), (0.8, 0.95)}
     assert [label.get_text() for label in axes.get_yticklabels()] == ["hadamard", "static"]
+
+
+def test_units_that_write_spikes_are_named_with_what_scaling_each_would_do():
+    told = sentences(DIAGNOSIS)["writers"]
+    assert told == (
+        "layers/mlp/hidden[1], unit 7 writes the largest spike, 123 into dimension 2 of the residual stream, 456 times "
+        "what the median unit of its layer does."
+    )
+    header, [row] = tables(DIAGNOSIS)["writers"]
+    assert dict(zip(header, row, strict=True))["W8A8"] == "0.930"
+    assert "Hidden units that write spikes" in diagnosis_page(DIAGNOSIS)
+    assert "writers" not in sentences(HEALTHY) and "write spikes" not in diagnosis_page(HEALTHY)
