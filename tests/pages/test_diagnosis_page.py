@@ -187,6 +187,6 @@ def test_units_that_write_spikes_are_named_with_what_scaling_each_would_do():
         "what the median unit of its layer does."
     )
     header, [row] = tables(DIAGNOSIS)["writers"]
-    assert dict(zip(header, row, strict=True))["W8A8"] == "0.930"
+    assert dict(zip(header, row, strict=True))["W8A8"] == "0.9300"
     assert "Hidden units that write spikes" in diagnosis_page(DIAGNOSIS)
     assert "writers" not in sentences(HEALTHY) and "write spikes" not in diagnosis_page(HEALTHY)
