@@ -27,6 +27,7 @@ OF_FAMILY = {
     "opt": {"vocab_size": 23, "max_length": 8},
     "modern_bert": {"vocab_size": 23, "max_length": 8, "local_distance": 2},
     "rotary_bert": {"vocab_size": 23, "max_length": 8, "relative_buckets": 8},
+    "llama": {"vocab_size": 23, "max_length": 8, "num_kv_heads": 1},
     "vit": {"image_size": 8, "channels": 3, "num_classes": 5, "patch_size": 4},
 }
 
