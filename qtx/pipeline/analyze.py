@@ -108,7 +108,8 @@ def diagnose(
     scheme, *others = config.schemes
     tell(f"quantizing to {scheme}")
     model = quantized(scheme)
-    ladder = {"fp": measured(with_some(model, params, (), alone=True)), scheme: measured(model)}
+    rewritten = config.make_method().rewrite(module, params)[1]
+    ladder = {"fp": measured(with_some(model, rewritten, (), alone=True)), scheme: measured(model)}
     for other in others:
         tell(f"quantizing to {other}")
         ladder[other] = measured(quantized(other))
@@ -142,10 +143,10 @@ def diagnose(
     tell("looking for the tensors that cost most")
     chosen, lower_is_better = targets(model), objective.lower_is_better
     if not thorough:
-        chosen = list(itertools.islice(costliest(model, params, of_tensors(1), lower_is_better), COSTLIEST))
+        chosen = list(itertools.islice(costliest(model, rewritten, of_tensors(1), lower_is_better), COSTLIEST))
     found = sweep(
         model,
-        params,
+        rewritten,
         batches[:1],
         of_tensors(None if thorough else -(-len(batches) // SWEPT)),
         chosen,

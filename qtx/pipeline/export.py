@@ -29,12 +29,15 @@ every product on integers, and with the linear layers alone."""
 
 def export_int8(run: TrainedRun, folder: Path, scheme: str) -> list[str]:
     """Writes an integer model and the config to evaluate it with; returns lines to tell the user."""
-    assembled, model = run.assembled, convert(under(run, scheme))
+    assembled, quantized = run.assembled, under(run, scheme)
+    model = convert(quantized)
     save(model, folder)
     files = kept_files(assembled.experiment, assembled.data)
     experiment = assembled.experiment
     if assembled.teacher is not None and not experiment.start:  # an imported run is its own original
         experiment = dataclasses.replace(experiment, start=str(run.workdir))
+    if quantized.module != assembled.module:  # the method has rewritten it
+        experiment = dataclasses.replace(experiment, model=quantized.module.config)
     RunFolder(folder).claim({**record(experiment), IDENTITY: assembled.identity}, files)
     floating = ", ".join(model.in_floating_point) or "nothing"
     return [

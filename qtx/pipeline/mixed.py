@@ -20,7 +20,7 @@ from qtx.foundation.numbers import fixed
 from qtx.pipeline.analyze import SWEPT, sampled
 from qtx.pipeline.assemble import Assembled
 from qtx.pipeline.measure import metrics_of, sums_of
-from qtx.pipeline.quantize import under
+from qtx.pipeline.quantize import under, unrounded
 from qtx.pipeline.run import TrainedRun
 from qtx.quantization import Quantized
 from qtx.quantization.recipe import Exempt
@@ -79,8 +79,8 @@ def trade(run: TrainedRun, scheme: str, bits: int = 0) -> Trade:
     """Quantizes a run, without exempt tensors, and returns what it costs to exempt some."""
     assembled, few = run.assembled, sampled(run.assembled)
     batches, quantized = list(few.evaluation()), under(run.with_quantization(exempt=()), scheme)
-    priced = prices(read(assembled.module, batches[0]), quantized, assembled.experiment.model.width)
-    return Trade(few, batches, run.floating_point, quantized, priced, bits)
+    priced = prices(read(quantized.module, batches[0]), quantized, assembled.experiment.model.width)
+    return Trade(few, batches, unrounded(run, scheme), quantized, priced, bits)
 
 
 @dataclasses.dataclass(frozen=True)

@@ -5,6 +5,7 @@ from __future__ import annotations
 import shlex
 from collections.abc import Mapping
 from pathlib import Path
+from typing import Any
 
 from qtx.experiment import Experiment, record
 from qtx.foundation.errors import QtxError
@@ -38,6 +39,13 @@ def under(run: TrainedRun, scheme: str) -> Quantized:
         config.calibration_batches,
         config.make_method(),
     )
+
+
+def unrounded(run: TrainedRun, scheme: str) -> Any:
+    """Returns the parameters that `under` rounds: those in floating point, as the method rewrites them."""
+    if scheme in run.trained_schemes:
+        return run.floating_point
+    return run.assembled.experiment.quantization.make_method().rewrite(run.assembled.module, run.floating_point)[1]
 
 
 def method_of(assembled: Assembled, scheme: str) -> str:

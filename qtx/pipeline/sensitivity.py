@@ -7,7 +7,7 @@ from collections.abc import Callable, Iterable, Sequence
 
 from qtx.analysis.sensitivity import Sweep, Target, sweep, targets
 from qtx.pipeline.measure import sums_of
-from qtx.pipeline.quantize import under
+from qtx.pipeline.quantize import under, unrounded
 from qtx.pipeline.run import TrainedRun
 from qtx.quantization import Quantized
 from qtx.training.evaluate import add_up
@@ -27,7 +27,7 @@ def find_sensitivity(
 
     return sweep(
         quantized,
-        run.floating_point,
+        unrounded(run, scheme),
         batches,
         metric_of,
         track(targets(quantized)),

@@ -43,8 +43,8 @@ class Quantized:
     """A quantized model: its weights are rounded, and its ranges fixed.
 
     Attributes:
-      module: the model, unchanged.
-      params: the model's parameters, with quantized weights (embedding tables as they were).
+      module: the model, as its method rewrites it (`Method.rewrite`), by default unchanged.
+      params: its parameters, with quantized weights (embedding tables as they were).
       weight_plan, activation_plan: which tensors are quantized, and how.
       weight_ranges, activation_ranges: the tensors' ranges, see `Ranges`.
     """
@@ -115,6 +115,7 @@ def calibrate(
         batches = list(itertools.islice(batches, num_batches))
     used = FirstBatches(batches, num_batches)
     first = next(iter(used))
+    module, params = method.rewrite(module, params)
     problem = Problem(read(module, first), float32_only.float32(module), params, method.adapt(recipe), used)
     problem = problem.with_bases(method.find_bases(problem))
     quantized_params = method.round_weights(problem)

@@ -16,6 +16,7 @@ from qtx.quantization.granularity import GRANULARITIES, Granularity, Token
 from qtx.quantization.methods import Method, make_method
 from qtx.quantization.recipe import Quantizer, Recipe, read_exempt
 from qtx.quantization.recipes import RECIPES, find_recipe
+from qtx.quantization.recipes.cache import SCHEME, with_cache
 from qtx.quantization.recipes.recorded import as_data
 
 Granularities = dict[str, Callable[..., Granularity | Token]]
@@ -29,7 +30,8 @@ class QuantizationConfig(Checked):
     Attributes:
       recipe: what is quantized: a name in `RECIPES`, "file.py:function" for one of your own, or "recipe.json"
         for the rules that a run has recorded.
-      schemes: bit-widths to report, each as w<weight bits>a<activation bits>, e.g. "w8a8".
+      schemes: bit-widths to report, each as w<weight bits>a<activation bits>, e.g. "w8a8"; and kv<bits> behind it,
+        e.g. "w8a8kv4", gives keys and values as a cache holds them other bits, dynamic for each token and head.
       method: a name in `METHODS`, with options after commas, or several in turn: "smoothquant,alpha=0.6 + gptq". The
         next four take options too.
       weight_estimator: a name in `ESTIMATORS`, or "auto": min-max from 8 bits on, MSE below (the paper's BERT and ViT).
@@ -73,9 +75,12 @@ class QuantizationConfig(Checked):
 
     def quantizers(self, scheme: str) -> tuple[Quantizer, Quantizer]:
         """Makes the weight and the activation quantizer of a scheme such as "w8a8"."""
-        match = re.fullmatch(r"w(\d+)a(\d+)", scheme)
+        match = re.fullmatch(SCHEME, scheme)
         if match is None:
-            raise QtxError(f"scheme {scheme!r}: expected w<weight bits>a<activation bits>, e.g. 'w8a8'")
+            raise QtxError(
+                f"scheme {scheme!r}: expected w<weight bits>a<activation bits>, e.g. 'w8a8', and perhaps kv<bits of "
+                "keys and values, 2 to 16>, e.g. 'w8a8kv4'"
+            )
         weight_bits, activation_bits = int(match[1]), int(match[2])
         weight_estimators = {"auto": MinMax if weight_bits >= 8 else Mse, **ESTIMATORS}
         of_weights: Granularities = {name: cls for name, cls in GRANULARITIES.items() if cls.of_weights}
@@ -101,7 +106,7 @@ class QuantizationConfig(Checked):
     def make_recipe(self, scheme: str, model: TransformerConfig) -> Recipe:
         """Makes the recipe for a model under a scheme."""
         recipe = find_recipe(self.recipe)(model, *self.quantizers(scheme))
-        return dataclasses.replace(recipe, exempt=tuple(map(read_exempt, self.exempt)))
+        return dataclasses.replace(with_cache(recipe, model, scheme), exempt=tuple(map(read_exempt, self.exempt)))
 
     def recorded_rules(self, schemes: Iterable[str], model: TransformerConfig) -> dict[str, Any]:
         """Returns the rules of a recipe that is in no registry, by scheme, for a run to keep (see `recipes.recorded`).
@@ -111,5 +116,6 @@ class QuantizationConfig(Checked):
         """
         if self.recipe in RECIPES:
             return {}
-        entries = {s: as_data(self.make_recipe(s, model), *self.quantizers(s)) for s in dict.fromkeys(schemes)}
+        schemes = dict.fromkeys(scheme.partition("kv")[0] for scheme in schemes)  # `make_recipe` adds the cache's rules
+        entries = {s: as_data(self.make_recipe(s, model), *self.quantizers(s)) for s in schemes}
         return {scheme: entry for scheme, entry in entries.items() if entry is not None}

@@ -23,7 +23,7 @@ from qtx.foundation.storage import Expected, digest, read_sealed_safetensors, se
 from qtx.quantization.basis import BASES
 from qtx.quantization.calibration import Quantized, initial_state, site_ranges
 from qtx.quantization.earlier import words_of_this_version
-from qtx.quantization.methods import Problem, Static, make_method
+from qtx.quantization.methods import Method, Problem, Static, make_method
 from qtx.quantization.plan import Planned, QuantizerPlan, Range, Ranges, check_finite, flatten, is_table
 from qtx.quantization.recipe import FLOAT, Recipe
 from qtx.quantization.weights import from_integers, quantize_weights, to_integers, weight_ranges
@@ -73,7 +73,8 @@ def save_ranges(quantized: Quantized, params: Any, file: Path, method: str, sche
         for path, values in quantized.ranges(kind).items()
         for name, value in values.items()
     }
-    arrays |= {f"integers/{path}": q for path, q in _integers(quantized, params).items()}
+    _, rewritten = _method(method).rewrite(quantized.module, params)
+    arrays |= {f"integers/{path}": q for path, q in _integers(quantized, rewritten).items()}
     plan = _in_words(quantized.weight_plan, quantized.activation_plan)
     values = {"method": method, "scheme": scheme, "plan": plan, "parameters": _fingerprint(params)}
     write_whole({file: sealed_safetensors(arrays, values)})
@@ -113,7 +114,8 @@ def load_ranges(module: nn.Module, params: Any, recipe: Recipe, batch: dict[str,
             f"{file} holds the ranges of other parameters: choose the --checkpoint that it was made from, or calibrate "
             "anew, without --ranges"
         )
-    method = Static() if saved.method == LEARNED else make_method(saved.method)
+    method = _method(saved.method)
+    module, params = method.rewrite(module, params)
     problem = Problem(read(module, batch), module, params, method.adapt(recipe), [batch])
     weight_plan, bits = problem.plan, problem.bits
     estimated = jax.eval_shape(lambda p: weight_ranges(weight_plan, p, bits, {}), params)
@@ -151,6 +153,10 @@ def load_ranges(module: nn.Module, params: Any, recipe: Recipe, batch: dict[str,
         raise QtxError(f"{file} has {sorted(arrays)[0]}, which this model and recipe do not: they belong to another")
     nested = traverse_util.unflatten_dict(rounded, sep="/")
     return Quantized(module, nested, weight_plan, plan, ranges["weights"], ranges["activations"])
+
+
+def _method(name: str) -> Method:
+    return Static() if name == LEARNED else make_method(name)
 
 
 def _integers(quantized: Quantized, params: Any) -> dict[str, np.ndarray]:

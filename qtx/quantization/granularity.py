@@ -206,6 +206,32 @@ class Token:
 
 
 @dataclasses.dataclass(frozen=True)
+class TokenGroup(Token, Checked):
+    """Dynamic ranges of a row's parts: each group of neighbouring dimensions has its own extremes, as every head of
+    cached keys and values (KIVI, Liu et al. 2024; QuaRot, Ashkboos et al. 2024, section 4).
+
+    Attributes:
+      size: the number of dimensions in a group; divides D.
+
+    Raises:
+      QtxError: if size does not divide D.
+    """
+
+    size: Annotated[int, at_least(1, "e.g. 64")] = 128
+
+    def ends(self, x, where=None):
+        """Returns the ranges `[..., D / size]` of the rows of `x` `[..., D]`."""
+        if x.shape[-1] % self.size:
+            raise QtxError(f"groups of {self.size} do not divide a last axis of {x.shape[-1]}: choose a divisor")
+        where = None if where is None else self._split(jnp.broadcast_to(where, x.shape))
+        minimum, maximum = super().ends(self._split(x), where)
+        return minimum[..., 0], maximum[..., 0]
+
+    def _split(self, x: jax.Array) -> jax.Array:
+        return x.reshape(*x.shape[:-1], -1, self.size)
+
+
+@dataclasses.dataclass(frozen=True)
 class Call(Token):
     """Dynamic ranges, one of a whole tensor: that of all values that it holds at a call, those of other examples too.
     This is what ONNX's `DynamicQuantizeLinear` does."""
@@ -222,5 +248,6 @@ GRANULARITIES: dict[str, type[Granularity | Token]] = {
     "input_group": InputGroup,
     "group": Group,
     "token": Token,
+    "token_group": TokenGroup,
     "call": Call,
 }

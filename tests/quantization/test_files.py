@@ -56,6 +56,8 @@ GRANULARITIES = [
     *(("activation_granularity", name) for name in ("group", "token")),
 ]
 CASES = {f"{m} {family}": (family, m, {}) for m, family in zip(METHODS, itertools.cycle(FAMILIES), strict=False)}
+CASES = {name: case for name, case in CASES.items() if case[1] != "quarot"}  # which rotates decoders after Llama alone
+CASES |= {method: ("llama", method, {}) for method in ("quarot", "quarot + gptq", "per_token + quarot")}
 CASES |= {
     f"{method} {name}={value}": ("opt", method, {name: value})
     for method in ("static", "hadamard")

@@ -11,7 +11,7 @@ import pytest
 from qtx.foundation.errors import QtxError
 from qtx.quantization import ESTIMATORS
 from qtx.quantization.estimators import Mse, RunningMinMax
-from qtx.quantization.granularity import GRANULARITIES, Channel, Group, InputGroup, Tensor, Token
+from qtx.quantization.granularity import GRANULARITIES, Channel, Group, InputGroup, Tensor, Token, TokenGroup
 from qtx.quantization.plan import Planned, ends_shape
 from qtx.quantization.qat.interceptor import round_to_learned_range
 from qtx.quantization.rounding import round_to_range
@@ -48,13 +48,22 @@ def by_input_group():
     return expected
 
 
-OPTIONS = {"input_group": {"size": 4}}
+def by_token_group():
+    expected = np.empty((2, 6, 2)), np.empty((2, 6, 2))
+    for batch, token, group in np.ndindex(2, 6, 2):
+        values = [0.0, *(X[batch, token, 4 * group + i] for i in range(4))]
+        expected[0][batch, token, group], expected[1][batch, token, group] = min(values), max(values)
+    return expected
+
+
+OPTIONS = {"input_group": {"size": 4}, "token_group": {"size": 4}}
 EXPECTED = {
     "input_group": by_input_group,
     "tensor": lambda: (X.min(), X.max()),
     "channel": lambda: (X.min(axis=(0, 1)), X.max(axis=(0, 1))),
     "group": by_group,
     "call": lambda: tuple(end.reshape(1, 1, 1) for end in (np.minimum(X.min(), 0), np.maximum(X.max(), 0))),
+    "token_group": by_token_group,
     "token": lambda: (np.minimum(X.min(-1, keepdims=True), 0), np.maximum(X.max(-1, keepdims=True), 0)),
 }
 
@@ -82,7 +91,7 @@ def test_finer_ranges_lose_less():
         return np.square(X - round_to_range(jnp.asarray(X), r, planned)).sum()
 
     assert error(Channel()) < error(Group(4)) < error(Group(2)) < error(Tensor())
-    assert error(Token()) < error(Tensor())
+    assert error(TokenGroup(2)) < error(TokenGroup(4)) < error(Token()) < error(Tensor())
     assert error(Group(1)) == pytest.approx(error(Tensor()))
 
 
@@ -107,6 +116,9 @@ def test_masked_values_do_not_count_in_channels_and_rows():
     low, high = Token().ends(jnp.asarray(X), jnp.asarray(where))
     assert low[0, 0] == high[0, 0] == 0
     np.testing.assert_array_equal(high[1], np.maximum(X[1].max(-1, keepdims=True), 0))
+    low, high = TokenGroup(4).ends(jnp.asarray(X), jnp.asarray(where))
+    assert (low[0, 0] == 0).all() and (high[0, 0] == 0).all()
+    np.testing.assert_array_equal(high[1, :, 1], np.maximum(X[1, :, 4:].max(-1), 0))
 
 
 def test_bits_zero_leave_a_tensor_in_floating_point():
@@ -122,6 +134,7 @@ def test_bits_zero_leave_a_tensor_in_floating_point():
         (lambda: ends(Group(3)), "num_groups 3 does not divide a last axis of 8"),
         (lambda: Channel().update(RunningMinMax(), None, jnp.ones(8), 8, True), "vector of 8 values"),
         (lambda: InputGroup(0), "size is 0"),
+        (lambda: TokenGroup(3).ends(jnp.ones((2, 8))), "groups of 3 do not divide a last axis of 8"),
         (
             lambda: InputGroup(128).ranges((300, 8)),
             "groups of 128 do not divide 300 inputs: choose a divisor, such as input_group,size=100",

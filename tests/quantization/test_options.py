@@ -16,9 +16,15 @@ from tests.pipeline.test_records import NANO
 SEARCH = {"p": 3.0, "search": "golden", "candidates": 50, "margin": 0.25}
 # Registered name to a value of every option that is not its default.
 OTHER = {
-    **{"smoothquant": {"alpha": 0.7}, "hadamard": {"seed": 3}, "gptq": {"damping": 0.02}},
+    **{
+        "smoothquant": {"alpha": 0.7},
+        "awq": {"steps": 7},
+        "hadamard": {"seed": 3},
+        "quarot": {"seed": 3},
+        "gptq": {"damping": 0.02},
+    },
     **{"running_minmax": {"momentum": 0.5, "percentile": 99.99}, "mse": {**SEARCH, "p": 2.0}, "lp": SEARCH},
-    **{"group": {"num_groups": 6}, "input_group": {"size": 64}},
+    **{"group": {"num_groups": 6}, "input_group": {"size": 64}, "token_group": {"size": 64}},
 }
 MADE = {
     "method": lambda config: config.make_method(),
@@ -32,7 +38,7 @@ NAMES = {
     "weight_estimator": ESTIMATORS,
     "weight_granularity": ("tensor", "channel", "input_group"),
     "activation_estimator": ESTIMATORS,
-    "activation_granularity": ("tensor", "group", "token", "call"),
+    "activation_granularity": ("tensor", "group", "token", "token_group", "call"),
 }
 CASES = [
     (key, name, option) for key, names in NAMES.items() for name in names for option in (None, *OTHER.get(name, {}))

@@ -11,12 +11,14 @@ from qtx.foundation.errors import QtxError
 from qtx.foundation.variants import make_variants
 from qtx.quantization.basis import BASES
 from qtx.quantization.earlier import method_of_this_version
+from qtx.quantization.methods.awq import Awq
 from qtx.quantization.methods.base import Method, Static
 from qtx.quantization.methods.dynamic import Dynamic
 from qtx.quantization.methods.gptq import Gptq
 from qtx.quantization.methods.hadamard import Hadamard
 from qtx.quantization.methods.per_token import PerToken
 from qtx.quantization.methods.problem import Problem
+from qtx.quantization.methods.quarot import Quarot
 from qtx.quantization.methods.smoothquant import SmoothQuant
 
 METHODS: dict[str, type[Method]] = {
@@ -24,7 +26,9 @@ METHODS: dict[str, type[Method]] = {
     "per_token": PerToken,
     "dynamic": Dynamic,
     "smoothquant": SmoothQuant,
+    "awq": Awq,
     "hadamard": Hadamard,
+    "quarot": Quarot,
     "gptq": Gptq,
 }
 
@@ -58,6 +62,9 @@ class InTurn(Method):
     def adapt(self, recipe):
         return functools.reduce(lambda adapted, step: step.adapt(adapted), self.steps, recipe)
 
+    def rewrite(self, module, params):
+        return functools.reduce(lambda model, step: step.rewrite(*model), self.steps, (module, params))
+
     def find_bases(self, problem):
         return functools.reduce(lambda p, step: p.with_bases(step.find_bases(p)), self.steps, problem).bases
 
@@ -77,6 +84,7 @@ def make_method(text: str) -> Method:
 
 __all__ = [
     "METHODS",
+    "Awq",
     "Dynamic",
     "Gptq",
     "Hadamard",
@@ -84,6 +92,7 @@ __all__ = [
     "Method",
     "PerToken",
     "Problem",
+    "Quarot",
     "SmoothQuant",
     "Static",
     "make_method",

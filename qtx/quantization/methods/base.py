@@ -5,6 +5,8 @@ from __future__ import annotations
 import dataclasses
 from typing import Any, ClassVar
 
+import flax.linen as nn
+
 from qtx.foundation.limits import Checked
 from qtx.quantization.basis import Bases
 from qtx.quantization.methods.problem import Problem
@@ -15,7 +17,7 @@ from qtx.quantization.weights import quantize_weights
 
 @dataclasses.dataclass(frozen=True)
 class Method(Checked):
-    """The base of post-training quantization methods, which are frozen dataclasses of their options. It has three
+    """The base of post-training quantization methods, which are frozen dataclasses of their options. It has four
     steps; a method overrides those that it does otherwise than the paper.
 
     Attributes:
@@ -29,6 +31,11 @@ class Method(Checked):
     def adapt(self, recipe: Recipe) -> Recipe:
         """Returns the recipe to follow instead of `recipe`."""
         return recipe
+
+    def rewrite(self, module: nn.Module, params: Any) -> tuple[nn.Module, Any]:
+        """Returns the model to quantize instead, and its parameters: another way to compute the same function. Given a
+        model that it has made, with the original's parameters, it returns the same."""
+        return module, params
 
     def find_bases(self, problem: Problem) -> Bases:
         """Returns the bases to quantize in, by path, beside those that `problem` has already."""

@@ -5,7 +5,7 @@ from __future__ import annotations
 import dataclasses
 from typing import ClassVar
 
-from qtx.quantization.granularity import Token
+from qtx.quantization.granularity import Token, TokenGroup
 from qtx.quantization.methods.base import Method
 from qtx.quantization.recipe import Rule
 
@@ -18,7 +18,8 @@ class PerToken(Method):
     so that an outlier token costs no other token its precision. An outlier dimension, which is large in every token,
     still sets the step of every row. In integers, the rows' scales multiply the product's rows, so a matrix product
     stays one product; each row is read once more, for its extremes. Bits and symmetry are the recipe's; the recipe's
-    activation estimators and granularities have no say.
+    activation estimators and granularities have no say, but for ranges of
+    a row's groups, as a cache's, which are dynamic and finer already.
     """
 
     makes = ("recipe",)
@@ -26,7 +27,7 @@ class PerToken(Method):
 
     def adapt(self, recipe):
         def dynamic(rule: Rule) -> Rule:
-            if rule.quantizer is None:
+            if rule.quantizer is None or isinstance(rule.quantizer.granularity, TokenGroup):
                 return rule
             return dataclasses.replace(
                 rule, quantizer=dataclasses.replace(rule.quantizer, granularity=self.granularity)
