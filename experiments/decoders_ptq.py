@@ -10,6 +10,7 @@ for the perplexity. A row that `experiments/results/decoders/<name of the folder
 from __future__ import annotations
 
 import argparse
+import dataclasses
 import json
 import lzma
 import sys
@@ -23,10 +24,14 @@ import numpy as np
 from tokenizers import Tokenizer
 
 from experiments.bad_input import told_in_a_line
+from qtx.analysis.writers import spike_writers
+from qtx.anatomy import read
 from qtx.families import build
 from qtx.interop import load
 from qtx.parts import Part
+from qtx.pipeline.relief import units_of
 from qtx.quantization import RECIPES, QuantizationConfig, Quantized, Recipe, Rule, calibrate
+from qtx.training.relief import ReliefConfig, relieved
 
 RESULTS = Path(__file__).parent / "results" / "decoders"
 WINDOW, CALIBRATION, MEASURED = 256, 6, 8
@@ -58,12 +63,14 @@ def every(config: Any, weight: Any, activation: Any) -> Recipe:
 
 
 class Row(NamedTuple):
-    """One way to quantize; the fields are those of `QuantizationConfig`, the last two in short."""
+    """One way to quantize: fields of `QuantizationConfig`, two of them in short, and what is changed before, a name in
+    `RELIEFS`."""
 
     method: str
     scheme: str = "w8a8"
     recipe: str = "strict"
     weights: str = "channel"
+    relief: str = ""
 
 
 FINE = "input_group,size=64"
@@ -95,6 +102,14 @@ ROWS = (
     Row("per_token + quarot", weights="tensor"),
     Row("gptq"),
 )
+PREFIX, UNITS = "prefix", "prefix and units"
+ROWS += (
+    *(Row("static", weights=weights, relief=relief) for weights in ("tensor", "channel") for relief in (PREFIX, UNITS)),
+    *(Row(method, relief=relief) for method in ("quarot", "hadamard", "smoothquant") for relief in (PREFIX, UNITS)),
+    Row("per_token + quarot", relief=PREFIX),
+)
+MOST_WRITTEN = 100
+"""How much a hidden unit may write, in what the median unit of its layer does (`qtx.pipeline.relief`)."""
 LOOKING = ("smoothquant", "awq", "gptq")
 """Methods that look at the calibration data."""
 
@@ -134,6 +149,21 @@ def quantized(row: Row, module: Any, params: Any, batches: list[Any]) -> Quantiz
     return calibrate(module, params, recipe, batches, number, options.make_method())
 
 
+def with_relief(name: str, module: Any, params: Any, batches: list[Any], newline: int) -> tuple[Any, Any]:
+    """Returns the model with a new line's keys and values before every text, and with units that write spikes scaled,
+    as far as a name says."""
+    if not name:
+        return module, params
+    relief = ReliefConfig((newline,))
+    changed = build(dataclasses.replace(module.config, prefix=1))
+    own = relieved(relief, changed, module, params)
+    if name == PREFIX:
+        return changed, own
+    writers = spike_writers(changed, own, batches, read(changed, batches[0]))
+    units = units_of(writers, MOST_WRITTEN)
+    return changed, relieved(dataclasses.replace(relief, units=units), changed, module, params)
+
+
 @told_in_a_line("experiments.decoders_ptq")
 def main(arguments: list[str] | None = None) -> int:
     """Measures the rows that the results lack, and prints them."""
@@ -148,14 +178,16 @@ def main(arguments: list[str] | None = None) -> int:
     file = RESULTS / f"{given.folder.name}.jsonl"
     RESULTS.mkdir(parents=True, exist_ok=True)
     done = [json.loads(line) for line in file.read_text().splitlines()] if file.exists() else []
-    known = {tuple(row[name] for name in Row._fields) for row in done}
+    known = {tuple(row.get(name, Row._field_defaults.get(name)) for name in Row._fields) for row in done}
     config, params = load(str(given.folder))
     module, batches = build(config), windows(given.folder, given.text)
+    held_out = batches[CALIBRATION:]
+    [newline] = Tokenizer.from_file(str(given.folder / "tokenizer.json")).encode("\n").ids
     for row in ROWS:
         if row in known:
             continue
-        began = time.monotonic()
-        found = perplexity(quantized(row, module, params, batches[:CALIBRATION]), batches[CALIBRATION:])
+        began, seen = time.monotonic(), batches[:CALIBRATION]
+        found = perplexity(quantized(row, *with_relief(row.relief, module, params, seen, newline), seen), held_out)
         line = json.dumps({**row._asdict(), "perplexity": round(found, 2), "seconds": round(time.monotonic() - began)})
         print(line, flush=True)
         with file.open("a") as out:

@@ -78,6 +78,8 @@ class Quarot(Method):
         for path, one in anatomy.parameters.items():
             if one.role is Role.SCALE and one.part is Part.NORM:
                 flat[path] = jnp.full_like(flat[path], 1 - config.norm_offset)
+            if one.role is Role.PREFIX and path.endswith("/value") and config.attention.gate is None:
+                flat[path] = flat[path] @ self._of_head(config.head_size)
         return module, traverse_util.unflatten_dict(flat, sep="/")
 
     def find_bases(self, problem):
@@ -100,8 +102,10 @@ class Quarot(Method):
 
     def _by_head(self, features: int, size: int) -> Basis:
         """Returns the same rotation of each head of a size."""
-        of_head = transform(jnp.diag(jnp.asarray(random_signs(size, self.seed))))
-        return {"rotation": jnp.kron(jnp.eye(features // size), of_head)}
+        return {"rotation": jnp.kron(jnp.eye(features // size), self._of_head(size))}
+
+    def _of_head(self, size: int) -> jax.Array:
+        return transform(jnp.diag(jnp.asarray(random_signs(size, self.seed))))
 
 
 def check(module: nn.Module) -> None:
