@@ -27,7 +27,7 @@ WORD = re.compile(r"\S+")
 
 
 class Cut(NamedTuple):
-    """How a text is cut into windows.
+    """A `Cut` says how a text becomes windows.
 
     Attributes:
       length: T, tokens of a window.

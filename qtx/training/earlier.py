@@ -17,12 +17,15 @@ ADDED: dict[str, dict[str, dict[str, Any]]] = {
     "vit": {"model": {"activation": "gelu", "head": "classification"}, "data": {"interpolation": "bicubic"}},
 }
 
+# The same, of every family.
+ADDED_TO_ALL: dict[str, dict[str, Any]] = {"relief": {"prefix": [], "units": []}}
+
 
 def of_this_version(config: Mapping[str, Any]) -> dict[str, Any]:
     """Returns a recorded config as this version would have recorded it. The `length` that `alpha` is relative to was
     not recorded: it is that of the run's texts, or of its images' patches and class token."""
     completed = dict(config)
-    for section, options in ADDED.get(str(config.get("family")), {}).items():
+    for section, options in {**ADDED_TO_ALL, **ADDED.get(str(config.get("family")), {})}.items():
         there = config.get(section, {})
         completed[section] = there | {name: value for name, value in options.items() if name not in there}
     model = completed.get("model", {})

@@ -241,5 +241,6 @@ def test_save_refuses_what_the_architecture_cannot_say(tmp_path):
     scaled = RotaryBertConfig(num_layers=1, vocab_size=9, type_vocab_size=1, activation="gelu", rotary_factor=2.0)
     with pytest.raises(QtxError, match="rotary_factor is 2.0: GteModel supports only 1.0"):
         save(tmp_path, dataclasses.replace(scaled, head="none", attention_bias=True, mlp_out_bias=True), {})
-    with pytest.raises(QtxError, match="layer_norm_epsilon is 0.001: OPTForCausalLM supports only 1e-05"):
-        saved(tmp_path, dataclasses.replace(CONFIGS["opt"], layer_norm_epsilon=1e-3))
+    other = dataclasses.replace(CONFIGS["opt"], layer_norm_epsilon=1e-3, pre_norm=False)
+    with pytest.raises(QtxError, match="epsilon is 0.001: OPTForCausalLM supports only 1e-05; pre_norm is False: GPT2"):
+        saved(tmp_path, other)
