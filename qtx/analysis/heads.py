@@ -91,7 +91,7 @@ def look_at_heads(
     masks = [f"{sites.probs}/{MASK}" for sites in found]
     own = {site for sites in found for site in (sites.probs, sites.value, sites.context, sites.gate) if site}
     values = values_at(model, batch, {*paths, *own, *masks}, step)
-    tensors = [by_head(values, sites) for sites in found]
+    tensors = [by_head(values, sites, values[mask].prefix) for sites, mask in zip(found, masks, strict=True)]
     if len({tuple((name, x.shape[1:]) for name, x in of_one.items()) for of_one in tensors}) > 1:
         raise QtxError(
             f"the heads of {' and '.join(sites.path for sites in found)} have different shapes: statistics of heads "
@@ -103,16 +103,18 @@ def look_at_heads(
     return values, Heads(all_tensors, all_statistics, real)
 
 
-def by_head(values: Mapping[str, Any], sites: AttentionSites) -> dict[str, jax.Array]:
+def by_head(values: Mapping[str, Any], sites: AttentionSites, prefix: int = 0) -> dict[str, jax.Array]:
     """Splits what was captured of an attention layer into the H heads of the scores; grouped keys and values, or gates
     on these, count for every head that shares them.
 
     Args:
       values: site to `[L, B, ...]`.
       sites: the attention layer.
+      prefix: the number of keys before those of the text, to which nothing is attributed: probabilities of the text's
+        keys then add up to less than 1.
 
     Returns:
-      `probs` `[L, B, H, T, S]`; `value` and `context` `[L, B, T, H, D]`, after the gate for the one that has a gate;
+      `probs` `[L, B, H, T, S - prefix]`; `value` and `context` `[L, B, T, H, D]`, after the gate for the one that has a gate;
       and with a gate `openness`, `[L, B, T, H]`, its mean over the dimensions if each has its own.
     """
     probs, value, context = (values[site] for site in (sites.probs, sites.value, sites.context))
@@ -122,7 +124,7 @@ def by_head(values: Mapping[str, Any], sites: AttentionSites) -> dict[str, jax.A
     def split(x: jax.Array, heads: int) -> jax.Array:
         return jnp.repeat(x.reshape(*x.shape[:-1], heads, -1), num_heads // heads, axis=-2)
 
-    found = {"probs": probs, "value": split(value, value_heads), "context": split(context, num_heads)}
+    found = {"probs": probs[..., prefix:], "value": split(value, value_heads), "context": split(context, num_heads)}
     if sites.gate is None:
         return found
     return found | {"openness": split(values[sites.gate], value_heads if sites.gates_values else num_heads).mean(-1)}
@@ -136,11 +138,11 @@ def visible_keys(mask: Mask, real: jax.Array) -> jax.Array:
       real: `[B, T]`, True at real tokens.
 
     Returns:
-      Boolean `[B, 1, T, S]` (query, key); the rows of padded queries see nothing, so that statistics leave them out.
+      Boolean `[B, 1, T, S]` (query, key), without the keys of a prefix; the rows of padded queries see nothing, so that statistics leave them out.
     """
     queries, dense = real[:, None, :, None], mask.dense()
     shape = (len(real), 1, mask.queries, mask.num_keys)
-    return jnp.broadcast_to(queries if dense is None else queries & dense, shape)
+    return jnp.broadcast_to(queries if dense is None else queries & dense, shape)[..., mask.prefix :]
 
 
 def zero_share(probs: jax.Array, visible: jax.Array) -> jax.Array:

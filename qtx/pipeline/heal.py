@@ -183,7 +183,7 @@ def _experiment(
         return load_experiment(folder)
     there = before.assembled.experiment
     relief, model = there.relief, there.model
-    if can_have_relief(before):
+    if not before.checkpoint and can_have_relief(before):
         tell("looking for what may stand before every text, and for hidden units that write spikes")
         relief = find_relief(before, aim.bits, tell)[-1].relief
         tell(f"taken: {in_words(before, relief)}")

@@ -25,14 +25,26 @@ NOTHING = "{}"
 
 
 def sealed_safetensors(arrays: Mapping[str, np.ndarray], values: Mapping[str, Any] = NONE, **metadata: str) -> bytes:
-    """Returns the content of a safetensors file, with a checksum.
+    """Returns the content of a safetensors file, with a checksum; the same content for the same arguments.
 
     Args:
       arrays, values: what `read_sealed_safetensors` gives back; values are of JSON types.
       metadata: further texts of the header, for other readers.
     """
     arrays = {name: np.asarray(x, order="C") for name, x in arrays.items()}
-    return serialize(arrays, metadata={**metadata, OURS: json.dumps(seal(values, arrays))})
+    return _ordered(serialize(arrays, metadata={**metadata, OURS: json.dumps(seal(values, arrays))}))
+
+
+def _ordered(content: bytes) -> bytes:
+    """Returns a safetensors file with its metadata in the order of their names: the library writes them in any."""
+    size = int.from_bytes(content[:8], "little")
+    header = json.loads(content[8 : 8 + size])
+    metadata = header["__metadata__"]
+    if list(metadata) == sorted(metadata):
+        return content
+    header["__metadata__"] = dict(sorted(metadata.items()))
+    text = json.dumps(header, separators=(",", ":"), ensure_ascii=False).encode().ljust(size)
+    return b"".join([len(text).to_bytes(8, "little"), text, memoryview(content)[8 + size :]])
 
 
 def read_safetensors(path: Path, expected: Expected) -> dict[str, StoredTensor]:
