@@ -114,8 +114,8 @@ def by_head(values: Mapping[str, Any], sites: AttentionSites, prefix: int = 0) -
         keys then add up to less than 1.
 
     Returns:
-      `probs` `[L, B, H, T, S - prefix]`; `value` and `context` `[L, B, T, H, D]`, after the gate for the one that has a gate;
-      and with a gate `openness`, `[L, B, T, H]`, its mean over the dimensions if each has its own.
+      `probs` `[L, B, H, T, S - prefix]`; `value` and `context` `[L, B, T, H, D]`, after the gate for the one that has
+      a gate; and with a gate `openness`, `[L, B, T, H]`, its mean over the dimensions if each has its own.
     """
     probs, value, context = (values[site] for site in (sites.probs, sites.value, sites.context))
     num_heads = probs.shape[2]
@@ -138,7 +138,8 @@ def visible_keys(mask: Mask, real: jax.Array) -> jax.Array:
       real: `[B, T]`, True at real tokens.
 
     Returns:
-      Boolean `[B, 1, T, S]` (query, key), without the keys of a prefix; the rows of padded queries see nothing, so that statistics leave them out.
+      Boolean `[B, 1, T, S]` (query, key), without the keys of a prefix; the rows of padded queries see nothing, so that
+      statistics leave them out.
     """
     queries, dense = real[:, None, :, None], mask.dense()
     shape = (len(real), 1, mask.queries, mask.num_keys)
