@@ -11,10 +11,12 @@ import pytest
 from flax import traverse_util
 
 from qtx import anatomy
+from qtx.analysis.capture import FloatingPoint
 from qtx.anatomy import Role
 from qtx.families import build
 from qtx.masks import Mask
 from qtx.models import LlamaConfig
+from qtx.pipeline.generate import continued
 from qtx.quantization import QuantizationConfig, calibrate
 from qtx.quantization.plan import quantizers_of
 from qtx.training.relief import ReliefConfig, relieved
@@ -104,3 +106,14 @@ def test_a_prefix_stays_in_floating_point_outside_of_all_ranges():
     ]
     # Values of the first layer's own tokens are what they were: the prefix is beside them.
     np.testing.assert_array_equal(ranges[0]["maximum"][0], ranges[1]["maximum"][0])
+
+
+def test_text_goes_on_behind_a_prefix_with_cached_keys_as_without():
+    _, _, module, changed = made({"window": 4, "global_layers": (1,)})
+    model, text = FloatingPoint(module, changed), [3, 11, 7]
+    found = continued(model, text, 6)
+    expected = list(text)
+    for _ in range(6):
+        logits = module.apply({"params": changed}, {"tokens": np.array([expected], np.int32)})
+        expected.append(int(logits[0, -1].argmax()))
+    assert [*text, *found] == expected
