@@ -164,7 +164,7 @@ def test_recipes_leave_only_what_the_paper_leaves(family):
     result, params, batch = quantized(family)
     left = site_shapes(result.module, params, batch).keys() - result.activation_ranges.keys()
     head = {path for path in left if path.startswith("head/")}
-    gated = {"modern_bert", "rotary_bert"}
+    gated = {"modern_bert", "rotary_bert", "llama"}
     assert left - head == {"layers/mlp/in"} | ({"layers/mlp/gate"} if family in gated else set())
     assert bool(head) == (family != "vit")
 

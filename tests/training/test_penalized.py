@@ -47,13 +47,13 @@ MODULES = {
     "vit": Vit(VitConfig(**SHAPE, image_size=8, channels=1, num_classes=10, patch_size=4)),
 }
 PENALTY_TEXTS = (
-    "hinge,sites=layers/mlp/out+embeddings/sum,tau=.5,weight=3",
+    "hinge,sites=layers/mlp/out+embeddings/?u?,tau=.5,weight=3",  # sum, or out of decoders after Llama
     "tweo,sites=layers/mlp_*,tau=.5,weight=.1",
     "square,sites=layers/attention/context,weight=5,weight_start=1,anneal_steps=2",
     "square,sites=embeddings/*+layers/mlp/hidden",  # ViT's patches are one fewer than its tokens
 )
 PENALIZED_SITES = {
-    "hinge": ("layers/mlp/out", "embeddings/sum"),
+    "hinge": ("layers/mlp/out", "embeddings/?u?"),
     "tweo": ("layers/mlp_*",),
     "square": ("layers/attention/context",),
     "square_2": ("embeddings/*", "layers/mlp/hidden"),
