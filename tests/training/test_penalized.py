@@ -191,7 +191,7 @@ def test_the_gradient_is_that_of_the_weighted_mean(name):
     weights = {"hinge": 3.0, "tweo": 0.1, "square": 1.0, "square_2": 0.01}
     norm = np.sqrt(sum(np.sum(gradient**2) for gradient in gradients.values()))
 
-    def slope(parts, h=1e-2):
+    def slope(parts, h=4e-3):
         ends = []
         for sign in (1, -1):
             moved = {
