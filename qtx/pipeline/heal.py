@@ -185,7 +185,7 @@ def _experiment(
     relief, model = there.relief, there.model
     if not before.checkpoint and can_have_relief(before):
         tell("looking for what may stand before every text, and for hidden units that write spikes")
-        relief = find_relief(before, aim.bits, tell)[-1].relief
+        relief = find_relief(before, aim.bits, tell)
         tell(f"taken: {in_words(before, relief)}")
         model = dataclasses.replace(model, prefix=len(relief.prefix)) if relief.prefix else model
     experiment = dataclasses.replace(

@@ -46,15 +46,16 @@ class Tried(NamedTuple):
 
 
 def can_have_relief(run: TrainedRun) -> bool:
-    """Says whether the run's model is a decoder that can have a prefix."""
+    """Says whether the run's model is a decoder with next-token logits that can have a prefix, and has none."""
     model = run.assembled.experiment.model
-    return model.causal and "prefix" in {field.name for field in dataclasses.fields(model)} and not model.prefix
+    able = model.causal and "prefix" in {field.name for field in dataclasses.fields(model)}
+    return able and not model.prefix and model.head == "clm"
 
 
-def find_relief(run: TrainedRun, bits: str, tell: Callable[[str], Any] = lambda line: None) -> list[Tried]:
-    """Returns what was tried of a decoder, what was taken last: first the tokens that may stand before all texts, then,
-    behind the best of them, the units that write spikes, scaled to some bounds: all of them, for what one unit writes
-    into the stream another erases.
+def find_relief(run: TrainedRun, bits: str, tell: Callable[[str], Any] = lambda line: None) -> ReliefConfig:
+    """Returns the relief of a decoder with the lowest perplexity in integers: of the tokens that may stand before
+    all texts, then, behind the best of them, of the units that write spikes, scaled to some bounds: all of them, for
+    what one unit writes into the stream another erases.
 
     Args:
       run: the run of the original.
@@ -62,11 +63,9 @@ def find_relief(run: TrainedRun, bits: str, tell: Callable[[str], Any] = lambda 
       tell: is called with a line about each.
     """
     batches = list(itertools.islice(_plain(run), CALIBRATED_ON + MEASURED_ON))
-    tried: list[Tried] = []
 
     def measured(relief: ReliefConfig) -> Tried:
-        tried.append(_measured(run, bits, relief, batches))
-        one = tried[-1]
+        one = _measured(run, bits, relief, batches)
         tell(f"{in_words(run, relief)}: perplexity {one.floating:.1f}, in {bits.upper()} {one.quantized:.4g}")
         return one
 
@@ -77,7 +76,7 @@ def find_relief(run: TrainedRun, bits: str, tell: Callable[[str], Any] = lambda 
         one = measured(dataclasses.replace(prefix, units=units))
         affordable = math.log(one.floating) <= math.log(plain.floating) + AFFORDABLE
         best = min(best, one, key=_quantized) if affordable else best
-    return [*(one for one in tried if one is not best), best]
+    return best.relief
 
 
 def units_of(writers: Iterable[Writer], most: float) -> tuple[str, ...]:
