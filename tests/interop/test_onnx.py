@@ -274,7 +274,7 @@ def test_a_linear_layer_gives_the_integers_that_its_integers_make(granularity):
         off = np.abs(found[name].reshape(expected.shape) - expected)
         assert off.max() <= 1 and (off > 0).mean() <= 1e-3
         layers += 1
-    assert layers == 2 * 3  # of each layer the attention's output, and both of the feed-forward network
+    assert layers == 2 * 6  # of each layer four of the attention, and two of the feed-forward network
 
 
 @pytest.mark.slow
