@@ -25,7 +25,8 @@ def of_this_version(config: Mapping[str, Any]) -> dict[str, Any]:
     """Returns a recorded config as this version would have recorded it. The `length` that `alpha` is relative to was
     not recorded: it is that of the run's texts, or of its images' patches and class token."""
     completed = dict(config)
-    for section, options in {**ADDED_TO_ALL, **ADDED.get(str(config.get("family")), {})}.items():
+    added = {**ADDED_TO_ALL, **ADDED.get(str(config["family"]), {})} if "family" in config else {}
+    for section, options in added.items():
         there = config.get(section, {})
         completed[section] = there | {name: value for name, value in options.items() if name not in there}
     model = completed.get("model", {})
