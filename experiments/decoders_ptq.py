@@ -106,6 +106,7 @@ PREFIX, UNITS = "prefix", "prefix and units"
 ROWS += (
     *(Row("static", weights=weights, relief=relief) for weights in ("tensor", "channel") for relief in (PREFIX, UNITS)),
     *(Row(method, relief=relief) for method in ("quarot", "hadamard", "smoothquant") for relief in (PREFIX, UNITS)),
+    Row("quarot", weights="tensor", relief=UNITS),
     Row("per_token + quarot", relief=PREFIX),
 )
 MOST_WRITTEN = 100
