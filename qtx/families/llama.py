@@ -2,12 +2,14 @@
 
 from __future__ import annotations
 
+import dataclasses
 from collections.abc import Mapping
 from typing import Any
 
 from qtx.families.checkpoints import gemma, gpt_oss, llama, qwen, smollm3
 from qtx.families.checkpoints.llama import LAYER
-from qtx.families.family import Family, MeasuredSites
+from qtx.families.family import Family
+from qtx.families.opt import PRE_NORM
 from qtx.models import Llama, LlamaConfig
 
 TENSORS = {
@@ -19,15 +21,7 @@ TENSORS = {
     "layers/attention_norm": f"{LAYER}.input_layernorm",
 }
 # As the paper measures OPT.
-MEASURED = MeasuredSites(
-    infinity_norm="layers/mlp_residual",
-    kurtosis=TENSORS,
-    maxima={
-        "max_inf_norm": tuple(TENSORS),
-        "max_ffn_inf_norm": ("layers/mlp/out",),
-        "max_layer_inf_norm": ("layers/mlp_residual",),
-    },
-)
+MEASURED = dataclasses.replace(PRE_NORM, kurtosis=TENSORS)
 
 
 def small(config: LlamaConfig, sizes: Mapping[str, Any]) -> dict[str, Any]:

@@ -204,11 +204,22 @@ class LogitDistillation(Loss):
         sums = (ScoreSums if self.kind == SCORE else LogitSums)(weights.sum(), moments(x, t, rows))
         if self.kind != SOFTMAX or not getattr(self.config, "causal", False) or output.ndim == 2:
             return sums
-        followed = real[:, :-1] & real[:, 1:] & (weights > 0)[:, None]
-        logits = output[:, :-1].astype(jnp.float32)
-        right = jnp.take_along_axis(logits, batch["tokens"][:, 1:, None], axis=-1)[..., 0]
-        nll = jax.nn.logsumexp(logits, axis=-1) - right
-        return NextTokenSums(sums, jnp.where(followed, nll, 0.0).sum(), followed.sum(dtype=jnp.float32))
+        return NextTokenSums(sums, *next_token_nll(output, batch["tokens"], real & (weights > 0)[:, None]))
+
+
+def next_token_nll(logits: jax.Array, tokens: jax.Array, real: jax.Array) -> tuple[jax.Array, jax.Array]:
+    """Returns the negative log-likelihood of the tokens that follow others, in nats, and their number, `[]`, float32.
+
+    Args:
+      logits: of the next tokens, `[B, T, vocab]`.
+      tokens: `[B, T]`.
+      real: `[B, T]`, False at tokens that do not count.
+    """
+    followed = real[:, :-1] & real[:, 1:]
+    logits = logits[:, :-1].astype(jnp.float32)
+    right = jnp.take_along_axis(logits, tokens[:, 1:, None], axis=-1)[..., 0]
+    nll = jax.nn.logsumexp(logits, axis=-1) - right
+    return jnp.where(followed, nll, 0.0).sum(), followed.sum(dtype=jnp.float32)
 
 
 def _centred(logits: jax.Array, real: jax.Array) -> jax.Array:

@@ -96,10 +96,12 @@ def diagnose(
     text = token_text(assembled.data) or str
     heads, outliers = find_heads(observation, text), find_outliers(observation, text)
 
-    def quantized(scheme: str, options: QuantizationConfig = config) -> Quantized:
+    def quantized(scheme: str, options: QuantizationConfig = config, own: Any = params) -> Quantized:
         recipe = options.make_recipe(scheme, module.config)
         number = options.calibration_batches
-        return _settled(calibrate(module, params, recipe, calibration, number, options.make_method()))
+        found = calibrate(module, own, recipe, calibration, number, options.make_method())
+        plans = settled(found.weight_plan), settled(found.activation_plan)
+        return dataclasses.replace(found, weight_plan=plans[0], activation_plan=plans[1])
 
     def measured(model: Quantized | FloatingPoint, number: int | None = None) -> Measured:
         found = add_up(sums_of(assembled, model), batches[:number])
@@ -125,15 +127,7 @@ def diagnose(
     writers = []
     for one in _spiking(module, params, batches):
         changed = scaled_unit(module, params, one.layer, one.unit, TENTH)
-        alone = calibrate(
-            module,
-            changed,
-            config.make_recipe(scheme, module.config),
-            calibration,
-            config.calibration_batches,
-            config.make_method(),
-        )
-        values = (measured(FloatingPoint(module, changed)).metric, measured(_settled(alone)).metric)
+        values = (measured(FloatingPoint(module, changed)).metric, measured(quantized(scheme, own=changed)).metric)
         name = f"{one.site}[{one.layer}], unit {one.unit}"
         writers.append(Spiking(name, one.dimension, one.write, one.ratio, *values))
 
@@ -176,11 +170,6 @@ def diagnose(
         reach={one.name: observation.sites[one.path]["reach"][one.layer or 0] for one in outliers},
         maps=tuple(find_map(observation, role, text) for role in heads[:SHOWN_HEADS]),
     )
-
-
-def _settled(found: Quantized) -> Quantized:
-    plans = settled(found.weight_plan), settled(found.activation_plan)
-    return dataclasses.replace(found, weight_plan=plans[0], activation_plan=plans[1])
 
 
 def _spiking(module: nn.Module, params: Any, batches: Sequence[Batch]) -> list[Writer]:

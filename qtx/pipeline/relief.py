@@ -19,6 +19,7 @@ from qtx.analysis.writers import Writer, spike_writers
 from qtx.anatomy import read as read_anatomy
 from qtx.families import build
 from qtx.foundation.batch import Batch
+from qtx.losses.distillation import next_token_nll
 from qtx.masks import token_mask
 from qtx.pipeline.run import TrainedRun
 from qtx.quantization import calibrate
@@ -158,9 +159,5 @@ def _perplexity(model: Any, batches: Iterable[Batch]) -> float:
 @jax.jit
 def _nll(model: Any, batch: Batch) -> jax.Array:
     """Returns the negative log-likelihood of a batch's tokens that follow others, in nats, and their number, `[2]`."""
-    logits = model.apply(batch)[:, :-1].astype(jnp.float32)
-    right = jnp.take_along_axis(logits, batch["tokens"][:, 1:, None], axis=-1)[..., 0]
-    real = token_mask(batch, batch["tokens"].shape[1])
-    followed = real[:, :-1] & real[:, 1:]
-    nll = jnp.where(followed, jax.nn.logsumexp(logits, axis=-1) - right, 0.0)
-    return jnp.stack([nll.sum(), followed.sum(dtype=jnp.float32)])
+    tokens = batch["tokens"]
+    return jnp.stack(next_token_nll(model.apply(batch), tokens, token_mask(batch, tokens.shape[1])))
