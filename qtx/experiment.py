@@ -14,7 +14,7 @@ from typing import Any
 
 from ml_collections import ConfigDict
 
-from qtx.attention import attention_variant
+from qtx.attention import Sink, attention_variant
 from qtx.data import OBJECTIVES, SOURCES, DataConfig
 from qtx.data.images import ImageOptions
 from qtx.data.text import TokenizedOptions
@@ -179,6 +179,10 @@ def read(config: ConfigDict) -> Experiment:
         raise QtxError(
             f"config.relief.prefix has {prefix} tokens, but config.model.prefix is {experiment.model.prefix}: set it "
             f"to {prefix}, in a family that has the option (llama)"
+        )
+    if experiment.relief.sinks and not isinstance(experiment.model.attention.normalizer, Sink):
+        raise QtxError(
+            "config.relief.sinks starts learned sinks, and config.model.attention has none: set the attention to sink"
         )
     training = experiment.training
     objective.loss.check_whole(training.accumulation_steps, bool(experiment.qat.noise))

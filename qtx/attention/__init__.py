@@ -4,7 +4,7 @@ from qtx.attention.config import VARIANTS, AttentionConfig, attention_text, atte
 from qtx.attention.conversion import converted_attention
 from qtx.attention.gates import GATES, Gate
 from qtx.attention.multi_head import MultiHeadAttention
-from qtx.attention.normalizers import NORMALIZERS, Normalizer, Rows
+from qtx.attention.normalizers import NORMALIZERS, Normalizer, Rows, Sink
 from qtx.attention.parameters import Parameter
 from qtx.attention.spec import AttentionSpec
 
@@ -19,6 +19,7 @@ __all__ = [
     "Normalizer",
     "Parameter",
     "Rows",
+    "Sink",
     "attention_text",
     "attention_variant",
     "converted_attention",

@@ -162,7 +162,7 @@ def heal(experiment: Experiment, out: Path, source: Found, command: str, **named
     given: dict[str, Any] = {
         name: _number(name, kinds[name], text) if name in kinds else text for name, text in named.items()
     }
-    aim = Aim(**given)
+    aim = Aim(prefix=not given.pop("no-prefix", False), **given)
     began = time.monotonic()
     story = heal_model(experiment, source, out / "run", aim, command, tell=lambda line: say(console, line))
     chosen = story.runs[story.chosen]

@@ -18,7 +18,7 @@ from typing import Any
 
 from qtx.analysis.capture import FloatingPoint
 from qtx.anatomy import read as read_anatomy
-from qtx.attention import attention_text, attention_variant
+from qtx.attention import Sink, attention_text, attention_variant
 from qtx.experiment import Experiment, record, recorded
 from qtx.experiment import read as read_config
 from qtx.families.in_words import model_in_words
@@ -54,6 +54,11 @@ AFFORDABLE = 0.94
 """The fidelity that clipping at a limit has to leave, in floating point and before any training."""
 LIMIT_BATCHES = 2
 
+NOISE_FROM, NOISE_LIMIT = 0.1, 1.0
+"""For a decoder without a prefix: the share of updates before noise begins, and `QatConfig.noise_limit`."""
+OF_A_HEALING = ("bits", "attention", "prefix")
+"""The parts of an aim that make a healing another one."""
+
 
 @dataclasses.dataclass(frozen=True)
 class Aim:
@@ -65,6 +70,8 @@ class Aim:
       steps: how many updates to train, whatever is reached; None: until the target, `hours`, or a plateau.
       hours: how long it may take.
       attention: the attention that the healed model is to have; None: its own.
+      prefix: whether a decoder may get keys and values before every text, which an attention with a place of its own
+        to rest, as `attention` names one, does without.
       force: whether to heal a model that reaches the target as it came.
 
     Raises:
@@ -76,6 +83,7 @@ class Aim:
     steps: int | None = None
     hours: float = 2.0
     attention: str | None = None
+    prefix: bool = True
     force: bool = False
 
     def __post_init__(self):
@@ -184,10 +192,17 @@ def _experiment(
     there = before.assembled.experiment
     relief, model = there.relief, there.model
     if not before.checkpoint and can_have_relief(before):
-        tell("looking for what may stand before every text, and for hidden units that write spikes")
-        relief = find_relief(before, aim.bits, tell)
+        prefix = aim.prefix and aim.attention is None
+        tell(f"looking for {'what may stand before every text, and for ' * prefix}hidden units that write spikes")
+        relief = find_relief(before, aim.bits, prefix, tell)
         tell(f"taken: {in_words(before, relief)}")
         model = dataclasses.replace(model, prefix=len(relief.prefix)) if relief.prefix else model
+    ruined = model.causal and not relief.prefix  # by integers: the gradient of their half would be all there is
+    qat = QatConfig(
+        noise=aim.bits,
+        noise_from=round(NOISE_FROM * steps) if ruined and not before.checkpoint else 0,
+        noise_limit=NOISE_LIMIT if ruined else None,
+    )
     experiment = dataclasses.replace(
         patient,
         start=str(before.workdir),
@@ -202,22 +217,27 @@ def _experiment(
             eval_every=-(-steps // 2),
             outliers_every=-(-steps // 2),
         ),
-        qat=QatConfig(noise=aim.bits),
+        qat=qat,
     )
     if aim.attention is None or before.checkpoint:  # a stage has the attention that is wanted
         return experiment
-    wanted = grown_from(before.assembled.experiment, experiment, attention_variant(aim.attention))
-    return dataclasses.replace(experiment, model=dataclasses.replace(experiment.model, attention=wanted))
+    wanted = grown_from(there, experiment, attention_variant(aim.attention))
+    sinks = there.model.causal and isinstance(wanted.normalizer, Sink)
+    return dataclasses.replace(
+        experiment,
+        model=dataclasses.replace(experiment.model, attention=wanted),
+        relief=dataclasses.replace(relief, sinks=sinks),
+    )
 
 
 def _claim(source: Found, aim: Aim) -> dict[str, Any]:
     """Returns what makes a healing another one."""
-    return {"checkpoint": digest_of_folder(source.folder), "bits": aim.bits, "attention": aim.attention}
+    return {"checkpoint": digest_of_folder(source.folder), **{name: getattr(aim, name) for name in OF_A_HEALING}}
 
 
 def _check(file: Path, claim: dict[str, Any]) -> None:
     """Raises QtxError if a folder's file says that it is of another healing than is claimed."""
-    there = read_sealed_json(file, EXPECTED) if file.exists() else claim
+    there = {"prefix": True} | read_sealed_json(file, EXPECTED) if file.exists() else claim
     other = [f"{name} is {there.get(name)}" for name, value in claim.items() if there.get(name) != value]
     if other:
         raise QtxError(f"{file.parent} has another healing, whose {', '.join(other)}: choose another --out")

@@ -5,6 +5,7 @@ A head for other outputs is new, and quantizers are calibrated on the training d
 
 from __future__ import annotations
 
+import itertools
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -23,7 +24,7 @@ from qtx.pipeline.lineage import HEAD, config_of, starts
 from qtx.quantization.calibration import calibrate
 from qtx.quantization.qat.model import QatModel
 from qtx.training.loading import NEWEST, load_params
-from qtx.training.relief import relieved
+from qtx.training.relief import relieved, with_sinks
 from qtx.training.run_folder import RunFolder
 
 
@@ -55,7 +56,12 @@ def start_params(assembled: Assembled, folder: str) -> Any:
     converted = converted_params(module, encoder, experiment.seed)
     if experiment.relief == there.relief or folder != experiment.start:
         return converted
-    return relieved(experiment.relief, module, build(there.model, assembled.data), converted)
+    original = build(there.model, assembled.data)
+    changed = relieved(experiment.relief, module, original, converted)
+    if not experiment.relief.sinks:
+        return changed
+    batches = itertools.islice(assembled.calibration(), experiment.quantization.calibration_batches)
+    return with_sinks(module, changed, original, batches)
 
 
 def _has_classes_of_start(experiment: Experiment, data: Data) -> bool:

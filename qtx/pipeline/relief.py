@@ -53,7 +53,9 @@ def can_have_relief(run: TrainedRun) -> bool:
     return able and not model.prefix and model.head == "clm"
 
 
-def find_relief(run: TrainedRun, bits: str, tell: Callable[[str], Any] = lambda line: None) -> ReliefConfig:
+def find_relief(
+    run: TrainedRun, bits: str, prefix: bool = True, tell: Callable[[str], Any] = lambda line: None
+) -> ReliefConfig:
     """Returns the relief of a decoder with the lowest perplexity in integers: of the tokens that may stand before
     all texts, then, behind the best of them, of the units that write spikes, scaled to some bounds: all of them, for
     what one unit writes into the stream another erases.
@@ -61,6 +63,7 @@ def find_relief(run: TrainedRun, bits: str, tell: Callable[[str], Any] = lambda 
     Args:
       run: the run of the original.
       bits: the scheme, e.g. "w8a8".
+      prefix: whether a token may stand before all texts; else units alone are scaled.
       tell: is called with a line about each.
     """
     batches = list(itertools.islice(_plain(run), CALIBRATED_ON + MEASURED_ON))
@@ -71,10 +74,11 @@ def find_relief(run: TrainedRun, bits: str, tell: Callable[[str], Any] = lambda 
         return one
 
     plain = measured(ReliefConfig())
-    best = min((plain, *(measured(ReliefConfig((token,))) for token in _tokens(run, batches))), key=_quantized)
-    prefix, writers = best.relief, _writers(run, best.relief, batches[:CALIBRATED_ON])
+    tokens = _tokens(run, batches) if prefix else []
+    best = min((plain, *(measured(ReliefConfig((token,))) for token in tokens)), key=_quantized)
+    behind, writers = best.relief, _writers(run, best.relief, batches[:CALIBRATED_ON])
     for units in filter(None, (units_of(writers, most) for most in MOST_WRITTEN)):
-        one = measured(dataclasses.replace(prefix, units=units))
+        one = measured(dataclasses.replace(behind, units=units))
         affordable = math.log(one.floating) <= math.log(plain.floating) + AFFORDABLE
         best = min(best, one, key=_quantized) if affordable else best
     return best.relief
@@ -92,7 +96,8 @@ def in_words(run: TrainedRun, relief: ReliefConfig) -> str:
     texts = [repr(tokenizer.tokens([token])[0]) if tokenizer else str(token) for token in relief.prefix]
     prefix = f"{' and '.join(texts)} before every text" if texts else "as it came"
     scaled = f", hidden units {' '.join(relief.units)}" if relief.units else ""
-    return prefix + scaled
+    sinks = ", sinks that begin with the scores of the first token" if relief.sinks else ""
+    return prefix + scaled + sinks
 
 
 def _quantized(one: Tried) -> float:

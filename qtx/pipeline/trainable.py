@@ -33,7 +33,7 @@ def make_trained(experiment: Experiment, module: nn.Module, batch: Batch) -> Tra
         return make_qat_model(module, experiment.quantization.make_recipe(qat.scheme, model), batch, qat.learn_ranges)
     if qat.noise:
         recipe = QuantizationConfig(recipe=FAMILIES[experiment.family].recipe).make_recipe(qat.noise, model)
-        return make_noisy_model(module, recipe, batch)
+        return make_noisy_model(module, recipe, batch, qat.noise_from, qat.noise_limit)
     return module
 
 

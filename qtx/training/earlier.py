@@ -18,7 +18,10 @@ ADDED: dict[str, dict[str, dict[str, Any]]] = {
 }
 
 # The same, of every family.
-ADDED_TO_ALL: dict[str, dict[str, Any]] = {"relief": {"prefix": [], "units": []}}
+ADDED_TO_ALL: dict[str, dict[str, Any]] = {
+    "relief": {"prefix": [], "units": [], "sinks": False},
+    "qat": {"noise_from": 0},
+}
 
 
 def of_this_version(config: Mapping[str, Any]) -> dict[str, Any]:

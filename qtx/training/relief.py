@@ -1,12 +1,13 @@
 """Relief: what is changed of a trained decoder before it learns to bear integers, so that no outlier need be trained
-away: keys and values stand before every text, and hidden units that write spikes are scaled down."""
+away: keys and values stand before every text, hidden units that write spikes are scaled down, and learned sinks begin
+where the scores of the first token are."""
 
 from __future__ import annotations
 
 import dataclasses
 import functools
 import re
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from typing import Any
 
 import flax.linen as nn
@@ -15,13 +16,16 @@ import jax.numpy as jnp
 import numpy as np
 from flax import traverse_util
 
+from qtx.foundation.batch import Batch
 from qtx.foundation.errors import QtxError
+from qtx.masks import token_mask
 from qtx.models.rotary import turned
 from qtx.sites import capture
 
 UNIT = re.compile(r"(\d+):(\d+)=(\d*\.?\d+)")
 KEYS, VALUES = "layers/attention/rotated_key", "layers/attention/value"
 PREFIX = "layers/attention/prefix"
+SCORES, SINKS = "layers/attention/scores", "layers/attention/normalizer/sinks"
 UP, DOWN = "layers/mlp/in", "layers/mlp/out/kernel"
 
 
@@ -33,6 +37,8 @@ class ReliefConfig:
       prefix: the tokens whose keys and values stand before every text (`qtx.attention.prefix`), which the model's
         option `prefix` counts.
       units: hidden units of feed-forward networks and the factor on their activations, `"LAYER:UNIT=FACTOR"`.
+      sinks: whether the learned empty key of each head (`qtx.attention.normalizers.sink`) begins with the mean score
+        that the head gives to the first token of a text, instead of 0, so that it may stand in for that token.
 
     Raises:
       QtxError: for a unit that is written otherwise, or named twice.
@@ -40,6 +46,7 @@ class ReliefConfig:
 
     prefix: tuple[int, ...] = ()
     units: tuple[str, ...] = ()
+    sinks: bool = False
 
     def __post_init__(self):
         if len(self.factors) < len(self.units):
@@ -75,6 +82,31 @@ def relieved(relief: ReliefConfig, module: nn.Module, original: nn.Module, param
         key, value = prefix_of(original, traverse_util.unflatten_dict(own, sep="/"), relief.prefix)
         flat |= {f"{PREFIX}/key": key, f"{PREFIX}/value": value}
     return traverse_util.unflatten_dict(scaled(flat, relief.factors, module), sep="/")
+
+
+def with_sinks(module: nn.Module, params: Any, original: nn.Module, batches: Iterable[Batch]) -> Any:
+    """Returns the parameters of a model whose learned sinks are the mean scores of the first token of a text, of all
+    later real tokens of batches, in a trained model.
+
+    Args:
+      module: the model with sinks, for its parameters' paths.
+      params: its parameters, of which those that the trained model has are the trained model's.
+      original: the trained model.
+      batches: of the trained model's training data.
+    """
+    flat = traverse_util.flatten_dict(params, sep="/")
+    trained = traverse_util.unflatten_dict({path: x for path, x in flat.items() if path != SINKS}, sep="/")
+    sums = [_first_scores(original, trained, batch) for batch in batches]
+    total, number = (sum(parts) for parts in zip(*sums, strict=True))
+    return traverse_util.unflatten_dict({**flat, SINKS: total / number}, sep="/")
+
+
+@functools.partial(jax.jit, static_argnums=0)
+def _first_scores(module: nn.Module, params: Any, batch: Batch) -> tuple[jax.Array, jax.Array]:
+    """Returns the sums `[L, H]` of the scores of each text's first token at later real tokens, and their number."""
+    scores = capture(module.apply, (SCORES,), {"params": params}, batch)[1][SCORES][..., 1:, 0]
+    real = token_mask(batch, scores.shape[-1] + 1, module)[:, 1:]
+    return jnp.where(real[:, None], scores, 0.0).sum(axis=(1, 3)), real.sum()
 
 
 def prefix_of(module: nn.Module, params: Any, tokens: Sequence[int]) -> tuple[jax.Array, jax.Array]:

@@ -87,6 +87,10 @@ def test_a_patient_reaches_a_target_with_few_tensors_left_and_keeps_them(tmp_pat
         model.quantize(target="80%").quantized.weight_ranges.keys() == model.quantize().quantized.weight_ranges.keys()
     )
     assert "of the 0.8 that was asked for" in capsys.readouterr().out
+    in_16_bits = model.quantize(target=0.99, exempt_bits=16)
+    assert in_16_bits.metrics["fidelity"] >= 0.99
+    left = in_16_bits.run.assembled.experiment.quantization.exempt
+    assert left and {read_exempt(one).bits for one in left} == {16}
     # A target that already holds leaves nothing out, also after one that did.
     assert main(["quantize", run, "--scheme=w8a8", "--target=0.8"]) == 0
     assert "with every tensor quantized" in capsys.readouterr().out

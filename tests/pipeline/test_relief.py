@@ -10,6 +10,7 @@ import numpy as np
 import pytest
 
 from qtx.analysis.writers import Writer
+from qtx.attention.conversion import without_warmup
 from qtx.cli.main import main
 from qtx.experiment import default, read
 from qtx.foundation.errors import QtxError
@@ -96,6 +97,7 @@ def assemble_and_train(config, folder):
     "changes, says",
     [
         ({"start": ""}, "config.relief changes a trained model, but config.start is empty"),
+        ({"relief.sinks": True}, "config.model.attention has none: set the attention to sink"),
         ({"model.prefix": 0}, "config.relief.prefix has 1 tokens, but config.model.prefix is 0: set it to 1"),
     ],
 )
@@ -112,6 +114,27 @@ def test_a_relief_that_fits_nothing_is_refused(changes, says):
 def test_units_that_write_too_much_are_scaled_to_the_bound():
     writers = [Writer("x", 2, 90, 5, 300.0, 600.0), Writer("x", 9, 4, 5, 100.0, 120.0), Writer("x", 1, 1, 3, 1.0, 9.0)]
     assert units_of(writers, 100.0) == ("2:90=0.17", "9:4=0.83")
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize(
+    "flag, relief", [("--no-prefix", ReliefConfig()), ("--attention=sink", ReliefConfig(sinks=True))]
+)
+def test_a_decoder_without_a_prefix_gets_late_and_limited_noise(flag, relief, trained, tmp_path, capsys):
+    out = tmp_path / "healed"
+    command = ["heal", str(trained), f"--out={out}", "--steps=30", "--force", flag, "--config.mesh.data=1"]
+    command += ["--config.training.eval_batches=2", "--config.quantization.calibration_batches=2"]
+    assert main(command) == 0, capsys.readouterr().err
+    assert "looking for hidden units that write spikes" in capsys.readouterr().out
+    stage = load_run(out / "run" / "stage_1")
+    experiment = stage.assembled.experiment
+    assert dataclasses.replace(experiment.relief, units=()) == relief and not experiment.model.prefix
+    assert (experiment.qat.noise_from, experiment.qat.noise_limit) == (3, 1.0)
+    config, params = load(out)
+    assert not config.prefix and config.attention == without_warmup(experiment.model.attention)
+    if relief.sinks:
+        assert np.std(params["layers"]["attention"]["normalizer"]["sinks"]) > 0
+    assert main([*command, *(["--no-prefix"] if flag != "--no-prefix" else [])]) == (2 if relief.sinks else 0)
 
 
 @pytest.mark.slow

@@ -129,6 +129,52 @@ def test_on_several_devices_it_is_the_same():
     assert np.linalg.norm(four[::2] - one[::2]) < 0.6 * noise
 
 
+@pytest.mark.slow
+def test_noise_that_has_not_begun_leaves_the_model_as_it_is():
+    module, params, batch, recipe = make("llama")
+    late, always = make_noisy_model(module, recipe, batch, begins=3), make_noisy_model(module, recipe, batch)
+
+    def of(model, step):
+        def loss(params):
+            output = model.apply({"params": params}, batch, train=True, step=step)
+            return (output**2).mean(), output
+
+        (_, output), gradient = jax.jit(jax.value_and_grad(loss, has_aux=True))(params)
+        return output, gradient
+
+    def same(found, expected):
+        jax.tree.map(lambda a, b: np.testing.assert_allclose(a, b, rtol=1e-4, atol=1e-6), found, expected)
+
+    same(of(late, 2), of(module, 2))
+    same(of(late, 3), of(always, 3))
+    assert not np.allclose(of(late, 2)[0], of(late, 3)[0], atol=1e-4)
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("size", [1.0, 1e25])
+def test_the_gradient_of_the_quantized_half_alone_is_limited(size):
+    """Squares of gradients of 1e25 are no numbers of float32."""
+    module, params, batch, recipe = make("llama")
+    halves = np.arange(6)[:, None, None] % 2
+
+    def gradient(limit, of_even, of_odd):
+        model = make_noisy_model(module, recipe, batch, limit=limit)
+
+        def loss(params):
+            output = model.apply({"params": params}, batch, train=True)
+            return (jnp.where(halves == 0, of_even, of_odd) * output**2).mean()
+
+        return [np.asarray(x, np.float64) for x in jax.tree.leaves(jax.jit(jax.grad(loss))(params))]
+
+    even, odd, both = gradient(None, size, 0.0), gradient(None, 0.0, 1.0), gradient(0.01, size, 1.0)
+    norm = np.sqrt(sum((x**2).sum() for x in even))
+    assert norm > 0.05
+    for found, quantized, as_is in zip(both, even, odd, strict=True):
+        np.testing.assert_allclose(found, as_is + 0.01 / norm * quantized, rtol=1e-3, atol=1e-6)
+    for found, quantized, as_is in zip(gradient(1e30, 1.0, 1.0), gradient(None, 1.0, 0.0), odd, strict=True):
+        np.testing.assert_allclose(found, as_is + quantized, rtol=1e-3, atol=1e-6)
+
+
 def noise(granularity=PER_TENSOR, bits=8, symmetric=False):
     return Noise(Planned("site", symmetric, MinMax(), granularity, False), bits)
 
@@ -177,6 +223,8 @@ def test_values_that_do_not_count_set_no_range():
     [
         ({"noise": "8"}, "w8a8"),
         ({"noise": "w8a8", "scheme": "w4a4"}, "set one of them to ''"),
+        ({"noise": "w8a8", "noise_from": -1}, "noise_from is -1: expected 0 or more"),
+        ({"noise": "w8a8", "noise_limit": 0.0}, "noise_limit is 0.0: expected a positive number, e.g. 1.0"),
     ],
 )
 def test_options_that_do_not_fit(options, said):

@@ -26,6 +26,7 @@ from typing import Any, NamedTuple
 import flax.linen as nn
 import jax
 import jax.numpy as jnp
+import optax
 from flax import traverse_util
 
 from qtx.anatomy import Parameter, read
@@ -63,12 +64,16 @@ class NoisyModel:
       module: the model; the noisy model has the same parameters.
       weights, activations: what is quantized, and how.
       stacks: paths of the model's scans over layers.
+      begins: the updates before the noise begins.
+      limit: of the norm of the quantized half's gradient; None: there is none.
     """
 
     module: nn.Module
     weights: tuple[Noise, ...]
     activations: tuple[Noise, ...]
     stacks: tuple[str, ...]
+    begins: int = 0
+    limit: float | None = None
 
     @property
     def config(self) -> Any:
@@ -90,8 +95,9 @@ class NoisyModel:
             return self.module.apply(variables, batch, **options)
         rngs = options.pop("rngs", {})
         rounded, as_is = ({name: values[first::2] for name, values in batch.items()} for first in (0, 1))
-        weights, tables = self._rounded(variables["params"])
-        with rounding_sites(self.activations, tables, self.module, rounded):
+        begun = None if not self.begins or options.get("step") is None else options["step"] >= self.begins
+        weights, tables = self._rounded(limited_gradient(variables["params"], self.limit), begun)
+        with rounding_sites(self.activations, tables, self.module, rounded, begun):
             there = float32_only.apply(self.module, {"params": weights}, rounded, train=True, rngs=rngs, **options)
         rngs = {name: jax.random.fold_in(key, 1) for name, key in rngs.items()}
         here = self.module.apply(variables, as_is, train=True, rngs=rngs, **options)
@@ -99,8 +105,8 @@ class NoisyModel:
             functools.partial(_interleaved, self.stacks), there, here, is_leaf=lambda x: isinstance(x, Factors)
         )
 
-    def _rounded(self, params: Any) -> tuple[Any, dict[str, Look]]:
-        """Returns the rounded weights, and how the look-ups of tables are rounded, by path."""
+    def _rounded(self, params: Any, begun: jax.Array | None) -> tuple[Any, dict[str, Look]]:
+        """Returns the weights, rounded if noise has begun, and how the look-ups of tables are rounded, by path."""
         flat, tables = dict(flatten(params)), {}
         for noise in self.weights:
             path = noise.planned.path
@@ -109,26 +115,54 @@ class NoisyModel:
                 tables[look_up.path] = noise, own_ends(flat[path], noise)
             else:
                 rounding = functools.partial(round_to_own_ends, noise=noise)
-                flat[path] = (jax.vmap(rounding) if noise.stacked else rounding)(flat[path])
+                flat[path] = _once(begun, (jax.vmap(rounding) if noise.stacked else rounding)(flat[path]), flat[path])
         return traverse_util.unflatten_dict(flat, sep="/"), tables
 
 
 @contextlib.contextmanager
 def rounding_sites(
-    activations: Iterable[Noise], tables: Mapping[str, Look], module: nn.Module, batch: Batch
+    activations: Iterable[Noise],
+    tables: Mapping[str, Look],
+    module: nn.Module,
+    batch: Batch,
+    begun: jax.Array | None = None,
 ) -> Iterator[None]:
     """Rounds sites to the grids of their own values, and look-ups to the grids of their tables, within the context. The
-    module sees `batch` there, whose padding does not count."""
+    module sees `batch` there, whose padding does not count. A scalar `begun` that is False leaves all as it is."""
     by_path = {noise.planned.path: noise for noise in activations}
 
     def quantize(site, path, y, mask):
         if path in tables:
             noise, (minimum, maximum) = tables[path]
-            return fake_quantize_between(y, minimum, maximum, noise.bits, noise.planned.symmetric)
-        return round_to_own_ends(y, by_path[path], counted(by_path[path].planned, site, y, module, batch, mask))
+            return _once(begun, fake_quantize_between(y, minimum, maximum, noise.bits, noise.planned.symmetric), y)
+        counts = counted(by_path[path].planned, site, y, module, batch, mask)
+        return _once(begun, round_to_own_ends(y, by_path[path], counts), y)
 
     with on_sites(quantize, by_path.keys() | tables.keys(), SITES_AND_TABLES):
         yield
+
+
+def _once(begun: jax.Array | None, rounded: jax.Array, x: jax.Array) -> jax.Array:
+    return rounded if begun is None else jnp.where(begun, rounded, x)
+
+
+@functools.partial(jax.custom_vjp, nondiff_argnums=(1,))
+def limited_gradient(params: Any, limit: float | None) -> Any:
+    """Returns parameters as they are, through which a gradient goes whose norm over all of them is at most `limit`."""
+    return params
+
+
+def _within_limit(limit: float | None, _: None, gradient: Any) -> tuple[Any]:
+    if limit is None:
+        return (gradient,)
+    # The squares of a gradient of 1e20 are none of float32's numbers.
+    largest = jnp.stack([jnp.abs(x).max() for x in jax.tree.leaves(gradient)]).max()
+    divided = jax.tree.map(lambda x: x / jnp.where(largest > 0, largest, 1.0), gradient)
+    factor = jnp.minimum(largest, limit / jnp.maximum(optax.tree.norm(divided), 1.0))
+    return (jax.tree.map(lambda x: factor * x, divided),)
+
+
+limited_gradient.defvjp(lambda params, limit: (params, None), _within_limit)
 
 
 def picked(x: jax.Array, where: jax.Array | None = None) -> Ends:
@@ -170,13 +204,16 @@ def own_ends(x: jax.Array, noise: Noise, where: jax.Array | None = None) -> Ends
     return tiled(minimum, x.shape), tiled(maximum, x.shape)
 
 
-def make_noisy_model(module: nn.Module, recipe: Recipe, batch: Batch) -> NoisyModel:
+def make_noisy_model(
+    module: nn.Module, recipe: Recipe, batch: Batch, begins: int = 0, limit: float | None = None
+) -> NoisyModel:
     """Makes a model to be trained with the noise of a recipe.
 
     Args:
       module: the model.
       recipe: what to quantize, to how many bits, and which values share a range; its estimators have no say.
       batch: gives shapes only.
+      begins, limit: as `QatConfig` has them, `noise_from` and `noise_limit`.
 
     Raises:
       QtxError: if the recipe does not fit the model.
@@ -188,7 +225,8 @@ def make_noisy_model(module: nn.Module, recipe: Recipe, batch: Batch) -> NoisyMo
         return tuple(Noise(p, quantizers[p.path].bits, anatomy.stack_of(p.path) is not None) for p in plan)
 
     weights, activations = map(noise, quantizers_of(anatomy, recipe))
-    return NoisyModel(module, weights, activations, tuple(stack.path for stack in anatomy.stacks))
+    stacks = tuple(stack.path for stack in anatomy.stacks)
+    return NoisyModel(module, weights, activations, stacks, begins, limit)
 
 
 def _interleaved(stacks: tuple[str, ...], path: tuple[Any, ...], even: Any, odd: Any) -> jax.Array:
