@@ -168,7 +168,7 @@ def test_every_kind_with_every_recipe_and_method(
     assert difference(kind, attention, fine) < min(1e-2, error / 10) and error < 0.2
     of_body = {path for path in PROJECTIONS.get(kind, ()) if not path.startswith("head")}
     assert {f"{path}/kernel" for path in of_body} <= {planned.path for planned in result.weight_plan}
-    assert of_body <= result.activation_ranges.keys()
+    assert recipe == "matmul" or of_body <= result.activation_ranges.keys()  # which leaves what they give as it is
     assert difference(kind, attention, without_grids(result, method, params, batch)) < 1e-4
 
     if then == "training":
