@@ -69,6 +69,22 @@ def test_values_and_gradients_are_the_formulas(text, seed, scale, step):
     np.testing.assert_allclose(gradient, slopes, rtol=1e-3, atol=1e-4 * max(1, np.abs(slopes).max()))
 
 
+def test_a_relative_hinge_has_a_threshold_of_each_layers_own():
+    """As a hinge of a fixed threshold, layer by layer, which the gradient does not see either."""
+    x = np.random.default_rng(0).normal(size=(2, 2, 3, 4)).astype(np.float32) * np.float32([1, 50])[:, None, None, None]
+    relative = make_variant(PENALTIES, "penalty", "hinge,tau=1.5,relative=True")
+
+    def both(penalty, x):
+        return penalty(x, jnp.int32(0)), jax.grad(lambda x: penalty(x, jnp.int32(0)).sum())(x)
+
+    values, gradient = both(relative, jnp.asarray(x))
+    for layer, found, slopes in zip(x, values, gradient, strict=True):
+        expected = both(Hinge(tau=1.5 * float(np.abs(layer.astype(np.float64)).mean())), jnp.asarray(layer))
+        for one, other in zip((found, slopes), expected, strict=True):
+            np.testing.assert_allclose(one, other, rtol=1e-4, atol=1e-5)
+        assert 0 < np.mean(np.asarray(slopes) != 0) < 0.5
+
+
 @pytest.mark.parametrize(
     ("text", "option", "expected"),
     [

@@ -20,10 +20,16 @@ class Hinge(Penalty):
     Attributes:
       tau: the threshold, in units of the site.
       tau_start: the threshold before the first update, see `Penalty`; None: `tau` from the start.
+      relative: whether thresholds count in mean magnitudes of the layer's values in the batch, padding among them,
+        which get no gradient: the layers of a decoder hold values of very different sizes.
     """
 
     tau: Annotated[float, FINITE] = 10.0
     tau_start: Annotated[float | None, FINITE] = None
+    relative: bool = False
 
     def __call__(self, x, step):
-        return jnp.square(jax.nn.relu(jnp.abs(x) - self.annealed("tau", step))).sum(axis=-1)
+        tau = self.annealed("tau", step)
+        if self.relative:
+            tau *= jax.lax.stop_gradient(jnp.abs(x).mean(axis=tuple(range(1, x.ndim)), keepdims=True))
+        return jnp.square(jax.nn.relu(jnp.abs(x) - tau)).sum(axis=-1)
