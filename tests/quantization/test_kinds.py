@@ -119,8 +119,8 @@ FACTORS = {
 }
 
 
-# Layers that share their kernels cannot be smoothed each in its own way; BERT's recipe is for models with a head; QuaRot
-# is for decoders whose branches begin with an RMSNorm.
+# Layers that share their kernels cannot be smoothed each in its own way, BERT's recipe is for models with a head, and
+# quarot for decoders whose branches begin with an RMSNorm.
 IMPOSSIBLE = {("ALBERT", "smoothquant"), *((kind, "quarot") for kind in KINDS.keys() - {"Qwen 3", "Mistral"})} | {
     (kind, "paper_bert") for kind in ("OPT-350m", "GPT-2", "Qwen 3", "Gemma 2", "Mistral")
 }
