@@ -33,6 +33,7 @@ BENCHMARKS = {
     "evaluation": ("evaluation",),
     "integer_matmul": ("integer_matmul",),
     "integer_matmul_384": ("integer_matmul", "--width", "384", "--layers", "6"),
+    "noise": ("noise",),
     "onnx_graphs": ("onnx_graphs",),
     "scaling": ("scaling",),
 }

@@ -17,12 +17,17 @@ from qtx.attention.gates import (
 from qtx.attention.normalizers import (
     NORMALIZERS,
     ClippedSoftmax,
+    Elastic,
     NoAttention,
     NormalizedClippedSoftmax,
     Normalizer,
+    Relu,
+    ScalableSoftmax,
+    Sigmoid,
     Sink,
     Softmax,
     Softmax1,
+    Softpick,
 )
 from qtx.foundation.config import Choice, field_types, flattened, read_section
 from qtx.foundation.errors import QtxError, lookup, unknown
@@ -56,6 +61,11 @@ VARIANTS = {
     "normalized_clipped_softmax": AttentionConfig(NormalizedClippedSoftmax()),
     "softmax1": AttentionConfig(Softmax1()),
     "sink": AttentionConfig(Sink()),
+    "elastic": AttentionConfig(Elastic()),
+    "softpick": AttentionConfig(Softpick()),
+    "sigmoid": AttentionConfig(Sigmoid()),
+    "relu": AttentionConfig(Relu()),
+    "scalable_softmax": AttentionConfig(ScalableSoftmax()),
     "gated_linear": AttentionConfig(gate=LinearGate(pi=0.25)),
     "gated_mlp": AttentionConfig(gate=MlpGate(pi=0.25)),
     "gated_all_heads": AttentionConfig(gate=AllHeadsLinearGate(pi=0.25)),

@@ -10,12 +10,17 @@ from hypothesis import strategies as st
 from qtx.attention import NORMALIZERS, Rows
 from qtx.attention.normalizers import (
     ClippedSoftmax,
+    Elastic,
     NormalizedClippedSoftmax,
     Normalizer,
+    Relu,
+    ScalableSoftmax,
+    Sigmoid,
     Sink,
     Softmax,
     Softmax1,
     SoftmaxLike,
+    Softpick,
 )
 from qtx.foundation.errors import QtxError
 from qtx.masks import Mask
@@ -34,6 +39,11 @@ EXAMPLES = {
     "normalized_clipped_softmax": [{}, {"beta": 0.9, "eta": 1.5}],
     "softmax1": [{}],
     "sink": [{}],
+    "elastic": [{}, {"tau_weight": 0.3}],
+    "softpick": [{}],
+    "sigmoid": [{}],
+    "relu": [{}],
+    "scalable_softmax": [{}],
     "none": [{}],
 }
 CASES = [pytest.param(NORMALIZERS[n](**o), id=f"{n}-{o}") for n, options in EXAMPLES.items() for o in options]
@@ -56,6 +66,17 @@ def exact(normalizer, row, parameters):
             return e / (1 + e.sum())
         case Sink():
             return e / (np.exp(parameters["sinks"]) + e.sum())
+        case Elastic(tau_weight=weight):
+            return np.maximum(e / e.sum() + weight * parameters["tau"] / n, 0)
+        case Softpick():
+            return np.maximum(e - 1, 0) / np.abs(e - 1).sum()
+        case Sigmoid():
+            return e / (n + e)
+        case Relu():
+            return np.maximum(row.astype(np.float64), 0) / n
+        case ScalableSoftmax():
+            e = np.exp(parameters["scale"] * np.log(n) * row.astype(np.float64))
+            return e / e.sum()
         case NormalizedClippedSoftmax(beta=beta, eta=eta):
             p = e / e.sum()
             return beta * p if n == 1 else np.clip((n * eta - beta) / (n - 1) * p + (beta - eta) / (n - 1), 0, 1)
@@ -139,7 +160,7 @@ def test_masked_keys_are_exactly_zero_and_the_rest_is_a_probability(normalizer, 
     probs = np.asarray(normalizer(parameters, scores, Rows(mask)))
     assert probs.shape == scores.shape and probs.dtype == np.float32
     assert np.all(probs[~np.broadcast_to(mask.dense(), probs.shape)] == 0)
-    assert np.all((probs >= 0) & (probs <= 1))
+    assert np.all((probs >= 0) & (probs <= normalizer.largest))
 
 
 @pytest.mark.parametrize("normalizer", CASES)
@@ -298,6 +319,7 @@ WARMUPS = {
         lambda share: (NormalizedClippedSoftmax(beta=0.9, eta=0.9 + 0.5 * share), {}),
     ),
     "softmax1": (Softmax1(empty_warmup_steps=100), lambda share: (Sink(), empty_key(share))),
+    "tau": (Elastic(tau_warmup_steps=100), lambda share: (Elastic(), {"tau": LOGIT * share})),
     "sink": (Sink(empty_warmup_steps=100), lambda share: (Sink(), empty_key(share * np.exp(LOGIT)))),
 }
 

@@ -10,9 +10,10 @@ import jax
 
 from qtx.attention.fused.backend import AttentionCase, Backend, case_of, record, recording
 from qtx.attention.fused.blockwise import Blockwise
+from qtx.attention.fused.by_rows import ByRows
 from qtx.foundation.errors import QtxError
 
-BACKENDS: dict[str, Backend] = {"blockwise": Blockwise()}
+BACKENDS: dict[str, Backend] = {"blockwise": Blockwise(), "by_rows": ByRows()}
 """Backends by the name that configs use; the first of several that pay is taken."""
 
 AUTO, NAIVE = "auto", "naive"

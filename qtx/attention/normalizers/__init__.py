@@ -2,10 +2,15 @@
 
 from qtx.attention.normalizers.base import Normalizer, Rows, Softmax, SoftmaxLike, softmax
 from qtx.attention.normalizers.clipped_softmax import ClippedSoftmax
+from qtx.attention.normalizers.elastic import Elastic
 from qtx.attention.normalizers.none import NoAttention
 from qtx.attention.normalizers.normalized_clipped_softmax import NormalizedClippedSoftmax
+from qtx.attention.normalizers.relu import Relu
+from qtx.attention.normalizers.scalable_softmax import ScalableSoftmax
+from qtx.attention.normalizers.sigmoid import Sigmoid
 from qtx.attention.normalizers.sink import Sink
 from qtx.attention.normalizers.softmax1 import Softmax1
+from qtx.attention.normalizers.softpick import Softpick
 
 NORMALIZERS: dict[str, type[Normalizer]] = {
     "softmax": Softmax,
@@ -13,19 +18,29 @@ NORMALIZERS: dict[str, type[Normalizer]] = {
     "normalized_clipped_softmax": NormalizedClippedSoftmax,
     "softmax1": Softmax1,
     "sink": Sink,
+    "elastic": Elastic,
+    "softpick": Softpick,
+    "sigmoid": Sigmoid,
+    "relu": Relu,
+    "scalable_softmax": ScalableSoftmax,
     "none": NoAttention,
 }
 
 __all__ = [
     "NORMALIZERS",
     "ClippedSoftmax",
+    "Elastic",
     "NoAttention",
     "Normalizer",
     "NormalizedClippedSoftmax",
+    "Relu",
     "Rows",
+    "ScalableSoftmax",
+    "Sigmoid",
     "Sink",
     "Softmax",
     "Softmax1",
     "SoftmaxLike",
+    "Softpick",
     "softmax",
 ]

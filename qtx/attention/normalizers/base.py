@@ -48,10 +48,11 @@ def clipped(x: jax.Array) -> jax.Array:
 class Normalizer(Checked, abc.ABC):
     """A normalizer turns attention scores into probabilities; it is a frozen dataclass of its options.
 
-    A probability is in [0, 1], a masked key's exactly 0, and a row without a visible key is all 0. Rows may sum to less
-    than 1.
+    A probability is 0 or more, a masked key's exactly 0, and a row without a visible key is all 0. Rows need not sum to
+    1.
 
     Attributes:
+      largest: what no probability exceeds.
       length: the T tokens that the model is trained at, if the options are relative to T: fixed once training begins,
         whatever is computed later. None: they are not, or T is not known yet (`trained_at`).
       warmup: the name of the option that says over how many training steps the normalizer grows from a softmax at step
@@ -59,6 +60,7 @@ class Normalizer(Checked, abc.ABC):
         one with this normalizer (see `qtx.attention.conversion`), and `grown_to` says what the normalizer is midway.
     """
 
+    largest: ClassVar[float] = 1.0
     length: ClassVar[int | None] = None
     warmup: ClassVar[str | None] = None
 
@@ -151,6 +153,12 @@ class Softmax(SoftmaxLike):
 
     def pytorch(self, own):
         return "return softmax(scores, visible)"
+
+
+def over_visible(scores: jax.Array, rows: Rows) -> tuple[jax.Array, jax.Array | None]:
+    """Returns scores in float32, 0 at masked keys, and where keys are visible; None: all are."""
+    scores, visible = scores.astype(jnp.promote_types(scores.dtype, jnp.float32)), rows.mask.dense()
+    return scores if visible is None else jnp.where(visible, scores, 0.0), visible
 
 
 def softmax(scores: jax.Array, visible: jax.Array | None = None, empty: jax.Array | None = None) -> jax.Array:
