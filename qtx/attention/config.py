@@ -18,6 +18,7 @@ from qtx.attention.normalizers import (
     NORMALIZERS,
     ClippedSoftmax,
     Elastic,
+    Entmax15,
     NoAttention,
     NormalizedClippedSoftmax,
     Normalizer,
@@ -28,6 +29,7 @@ from qtx.attention.normalizers import (
     Softmax,
     Softmax1,
     Softpick,
+    Sparsemax,
 )
 from qtx.foundation.config import Choice, field_types, flattened, read_section
 from qtx.foundation.errors import QtxError, lookup, unknown
@@ -66,6 +68,8 @@ VARIANTS = {
     "sigmoid": AttentionConfig(Sigmoid()),
     "relu": AttentionConfig(Relu()),
     "scalable_softmax": AttentionConfig(ScalableSoftmax()),
+    "sparsemax": AttentionConfig(Sparsemax()),
+    "entmax15": AttentionConfig(Entmax15()),
     "gated_linear": AttentionConfig(gate=LinearGate(pi=0.25)),
     "gated_mlp": AttentionConfig(gate=MlpGate(pi=0.25)),
     "gated_all_heads": AttentionConfig(gate=AllHeadsLinearGate(pi=0.25)),

@@ -11,6 +11,7 @@ from qtx.attention import NORMALIZERS, Rows
 from qtx.attention.normalizers import (
     ClippedSoftmax,
     Elastic,
+    Entmax15,
     NormalizedClippedSoftmax,
     Normalizer,
     Relu,
@@ -21,6 +22,7 @@ from qtx.attention.normalizers import (
     Softmax1,
     SoftmaxLike,
     Softpick,
+    Sparsemax,
 )
 from qtx.foundation.errors import QtxError
 from qtx.masks import Mask
@@ -44,6 +46,8 @@ EXAMPLES = {
     "sigmoid": [{}],
     "relu": [{}],
     "scalable_softmax": [{}],
+    "sparsemax": [{}],
+    "entmax15": [{}],
     "none": [{}],
 }
 CASES = [pytest.param(NORMALIZERS[n](**o), id=f"{n}-{o}") for n, options in EXAMPLES.items() for o in options]
@@ -52,6 +56,15 @@ B, H, T = 2, 3, 6
 
 def test_every_normalizer_has_examples():
     assert EXAMPLES.keys() == NORMALIZERS.keys()
+
+
+def with_threshold(probs, largest):
+    """The probabilities at the threshold, within 1 of the largest score, at which they sum to 1, by bisection."""
+    low, high = np.float64(largest) - 1, np.float64(largest)
+    for _ in range(60):
+        middle = (low + high) / 2
+        low, high = (middle, high) if probs(middle).sum() > 1 else (low, middle)
+    return probs(middle)
 
 
 def exact(normalizer, row, parameters):
@@ -77,6 +90,10 @@ def exact(normalizer, row, parameters):
         case ScalableSoftmax():
             e = np.exp(parameters["scale"] * np.log(n) * row.astype(np.float64))
             return e / e.sum()
+        case Sparsemax():
+            return with_threshold(lambda tau: np.maximum(row.astype(np.float64) - tau, 0), row.max())
+        case Entmax15():
+            return with_threshold(lambda tau: np.maximum(row / np.float64(2) - tau, 0) ** 2, row.max() / 2)
         case NormalizedClippedSoftmax(beta=beta, eta=eta):
             p = e / e.sum()
             return beta * p if n == 1 else np.clip((n * eta - beta) / (n - 1) * p + (beta - eta) / (n - 1), 0, 1)

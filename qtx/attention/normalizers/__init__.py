@@ -3,6 +3,7 @@
 from qtx.attention.normalizers.base import Normalizer, Rows, Softmax, SoftmaxLike, softmax
 from qtx.attention.normalizers.clipped_softmax import ClippedSoftmax
 from qtx.attention.normalizers.elastic import Elastic
+from qtx.attention.normalizers.entmax15 import Entmax15
 from qtx.attention.normalizers.none import NoAttention
 from qtx.attention.normalizers.normalized_clipped_softmax import NormalizedClippedSoftmax
 from qtx.attention.normalizers.relu import Relu
@@ -11,6 +12,7 @@ from qtx.attention.normalizers.sigmoid import Sigmoid
 from qtx.attention.normalizers.sink import Sink
 from qtx.attention.normalizers.softmax1 import Softmax1
 from qtx.attention.normalizers.softpick import Softpick
+from qtx.attention.normalizers.sparsemax import Sparsemax
 
 NORMALIZERS: dict[str, type[Normalizer]] = {
     "softmax": Softmax,
@@ -23,6 +25,8 @@ NORMALIZERS: dict[str, type[Normalizer]] = {
     "sigmoid": Sigmoid,
     "relu": Relu,
     "scalable_softmax": ScalableSoftmax,
+    "sparsemax": Sparsemax,
+    "entmax15": Entmax15,
     "none": NoAttention,
 }
 
@@ -30,6 +34,7 @@ __all__ = [
     "NORMALIZERS",
     "ClippedSoftmax",
     "Elastic",
+    "Entmax15",
     "NoAttention",
     "Normalizer",
     "NormalizedClippedSoftmax",
@@ -42,5 +47,6 @@ __all__ = [
     "Softmax1",
     "SoftmaxLike",
     "Softpick",
+    "Sparsemax",
     "softmax",
 ]
