@@ -49,6 +49,10 @@ def families(axes: Axes, result: Mapping[str, Any]) -> None:
     bars(axes, rows, "Training step: time over softmax's")
 
 
+def noise(axes: Axes, result: Mapping[str, Any]) -> None:
+    bars(axes, {"": {name: row["overhead"] for name, row in result["shapes"].items()}}, "With noise: time over without")
+
+
 def training_step(axes: Axes, result: Mapping[str, Any]) -> None:
     rows = {shape: row["speedup"] for shape, row in result["shapes"].items()}
     bars(axes, rows, "Training step of qtx: times as fast as PyTorch's")
@@ -96,6 +100,7 @@ PANELS: dict[str, Callable[[Axes, Mapping[str, Any]], None]] = {
     "evaluation": evaluation,
     "integer_matmul": integer_matmul,
     "integer_matmul_384": integer_matmul,
+    "noise": noise,
     "onnx_graphs": onnx_graphs,
     "scaling": scaling,
 }

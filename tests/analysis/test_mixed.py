@@ -8,7 +8,7 @@ import flax.linen as nn
 import jax
 import numpy as np
 import pytest
-from hypothesis import given
+from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from qtx.analysis.mixed import cheapest
@@ -42,6 +42,7 @@ def searched(damages, costs, budget):
     return found, holds, price, min(map(price, filter(holds, subsets())))
 
 
+@settings(deadline=None)
 @given(some, some, st.integers(0, 400))
 def test_what_is_found_is_enough_and_no_tensor_of_it_can_be_spared(damages, costs, budget):
     found, holds, price, best = searched(damages, costs, budget)

@@ -10,7 +10,7 @@ from collections import Counter
 
 import pytest
 import zstandard
-from hypothesis import given
+from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from qtx.data import reading
@@ -87,6 +87,7 @@ def test_broken_compression(tmp_path, suffix, damage):
 SEPARATORS = (r"\n\n", r"^= [^=]* =$", r"^#", "b+")
 
 
+@settings(deadline=None)
 @given(
     text=st.text(alphabet="ab=# \n", max_size=80),
     pieces=st.lists(st.integers(1, 7), min_size=1, max_size=5),
