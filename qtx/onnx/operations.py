@@ -232,6 +232,16 @@ def cumulative_sum(graph, inputs, equation):
     return [graph.made("CumSum", [graph.use(x), axis], x.shape, x.dtype, reverse=int(given["reverse"]))]
 
 
+def ordered(graph, inputs, equation):
+    if len(inputs) > 1:
+        raise QtxError("sorting of several tensors by one has no form in ONNX yet")
+    shape, axis = shape_of(equation), equation.params["dimension"]
+    x = graph.expanded(inputs[0], shape)
+    least_first = {"axis": axis, "largest": 0, "sorted": 1}
+    values, _ = graph.node("TopK", graph.use(x), graph.size(shape[axis]), outputs=2, **least_first)
+    return [Tensor(shape, x.dtype, values)]
+
+
 def counted(graph, inputs, equation):
     """Makes numbers along an axis, 0, 1, 2 ..., as `iota` does; the other axes are left at 1."""
     shape, axis = shape_of(equation), equation.params["dimension"]
@@ -385,6 +395,7 @@ OPERATIONS: dict[str, Operation] = {
     "reduce_or": reduce("ReduceMax"),
     "argmax": argmax,
     "cumsum": cumulative_sum,
+    "sort": ordered,
     "iota": counted,
     "dim_as_value": size_as_value,
     "dot_general": product,

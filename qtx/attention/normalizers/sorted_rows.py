@@ -1,4 +1,4 @@
-"""What normalizers share that find a threshold in the sorted scores of a row."""
+"""This module has what normalizers share that find a threshold in the sorted scores of a row."""
 
 from __future__ import annotations
 
@@ -28,7 +28,7 @@ def number_of(ordered: jax.Array) -> jax.Array:
 
 def where_number(x: jax.Array, number: jax.Array) -> jax.Array:
     """Returns what a row `[..., S]` has at a number, counted from 1, `[..., 1]`."""
-    return jnp.take_along_axis(x, number - 1, axis=-1)
+    return jnp.where(number_of(x) == number, x, 0.0).sum(axis=-1, keepdims=True)
 
 
 def ordered_in_pytorch(divisor: int) -> str:
