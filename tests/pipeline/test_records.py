@@ -22,6 +22,7 @@ CONFIGS = sorted((Path(__file__).parents[2] / "configs").glob("*.py"))
 MEANS_NONE = {
     "training.clip_norm": "no clipping",
     "training.clip_weights": "no limit",
+    "qat.noise_limit": "no limit",
     "training.eval_batches": "all held-out batches",
     "model.embedding_width": "the model's width",
     "model.num_kv_heads": "one for each head",
