@@ -23,7 +23,7 @@ from qtx.foundation.hardware import cpu_cores
 from qtx.quantization import QuantizationConfig
 from qtx.quantization.qat.noise import make_noisy_model
 
-OF_NOISE = ("bert_tiny", "opt_tiny", "bert_6l", "vit_ti16")
+OF_NOISE = ("bert_tiny", "opt_tiny")
 PLAIN, NOISY = "plain", "noise"
 
 
