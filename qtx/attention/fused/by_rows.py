@@ -40,20 +40,18 @@ class ByRows(Backend):
 
     def __call__(self, case, parameters, query, key, value, rows, dropout_key):
         batch, length, heads, _ = query.shape
-        rate = 0.0 if dropout_key is None else case.dropout
         number = SPANS if rows.mask.causal and length >= SPANS * 64 else 1
         ends = [length * (span + 1) // number for span in range(number)]
         contexts = []
         for first, last in zip([0, *ends], ends, strict=False):
             blocking = Blocking.of(last - first, max(8, VALUES // (batch * heads * last)))
-            attend = functools.partial(_attended, case, rate, blocking, first, last)
+            attend = functools.partial(_attended, case, blocking, first, last)
             contexts.append(attend(parameters, query[:, first:last], key[:, :last], value[:, :last], rows, dropout_key))
         return jnp.concatenate(contexts, axis=1)
 
 
 def _attended(
     case: AttentionCase,
-    rate: float,
     blocking: Blocking,
     first: int,
     last: int,
@@ -84,11 +82,11 @@ def _attended(
         there = rows._replace(mask=dataclasses.replace(mask, offset=first + index * size))
         scores = jnp.einsum("bthd,bshd->bhts", query, key, preferred_element_type=wide)
         probs = case.normalizer(parameters, scores, there)
-        if rate:
+        if dropout_key is not None:
             number = jax.lax.broadcasted_iota(jnp.uint32, probs.shape, 3)
             for axis, stride in ((2, last), (1, last * size), (0, last * size * probs.shape[1])):
                 number += jnp.uint32(stride) * jax.lax.broadcasted_iota(jnp.uint32, probs.shape, axis)
-            kept, share = kept_of_numbers(jax.random.fold_in(dropout_key, first + index * size), rate, number)
+            kept, share = kept_of_numbers(jax.random.fold_in(dropout_key, first + index * size), case.dropout, number)
             probs = jnp.where(kept, probs / share, 0.0)
         return jnp.einsum("bhts,bshd->bthd", probs.astype(value.dtype), value, preferred_element_type=wide)
 
