@@ -1,4 +1,4 @@
-"""What a decoder's healing left, on texts that nothing was trained on, and how much hangs on the seed.
+"""This script measures what a decoder's healing left on texts that nothing was trained on, and what hangs on the seed.
 
     python -m experiments.decoder_healing HEALING [TEXT ...] [--seeds=3 --steps=80]
 

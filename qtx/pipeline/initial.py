@@ -61,7 +61,7 @@ def start_params(assembled: Assembled, folder: str) -> Any:
     if not experiment.relief.sinks:
         return changed
     batches = itertools.islice(assembled.calibration(), experiment.quantization.calibration_batches)
-    return with_sinks(module, changed, original, batches)
+    return with_sinks(changed, original, batches)
 
 
 def _has_classes_of_start(experiment: Experiment, data: Data) -> bool:

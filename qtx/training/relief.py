@@ -84,13 +84,12 @@ def relieved(relief: ReliefConfig, module: nn.Module, original: nn.Module, param
     return traverse_util.unflatten_dict(scaled(flat, relief.factors, module), sep="/")
 
 
-def with_sinks(module: nn.Module, params: Any, original: nn.Module, batches: Iterable[Batch]) -> Any:
+def with_sinks(params: Any, original: nn.Module, batches: Iterable[Batch]) -> Any:
     """Returns the parameters of a model whose learned sinks are the mean scores of the first token of a text, of all
     later real tokens of batches, in a trained model.
 
     Args:
-      module: the model with sinks, for its parameters' paths.
-      params: its parameters, of which those that the trained model has are the trained model's.
+      params: of the model with sinks; those that the trained model has are the trained model's.
       original: the trained model.
       batches: of the trained model's training data.
     """

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import dataclasses
 import itertools
 
 import jax
@@ -11,7 +10,6 @@ import numpy as np
 import pytest
 from flax import traverse_util
 
-from qtx.attention import attention_variant
 from qtx.families import build
 from qtx.foundation.errors import QtxError
 from qtx.models import LlamaConfig, OptConfig
@@ -51,13 +49,12 @@ def test_what_a_unit_adds_to_the_stream_is_multiplied_and_nothing_else(name):
 def test_sinks_begin_at_the_mean_score_of_the_first_token(family):
     """Scores by the products of queries and keys, text by text, padding left out."""
     original, trained = made(family)
-    module = build(dataclasses.replace(CONFIGS[family], attention=attention_variant("sink")))
     params = jax.tree.map(lambda x: x, trained)
     params["layers"]["attention"]["normalizer"] = {"sinks": jnp.zeros((2, 2))}
     mask = np.ones((2, 7), np.int32)
     mask[1, 4:] = 0
     batches = [{**BATCH, "mask": mask}, {"tokens": BATCH["tokens"][:1, ::-1].copy()}]
-    found = with_sinks(module, params, original, batches)["layers"]["attention"]["normalizer"]["sinks"]
+    found = with_sinks(params, original, batches)["layers"]["attention"]["normalizer"]["sinks"]
     turned = "rotated_" if family == "gated" else ""
     collected = [[[], []], [[], []]]
     for batch in batches:

@@ -51,6 +51,15 @@ def case_of(
     return AttentionCase(normalizer, rows.mask, query.shape, query.dtype, dropout, platform, devices, biased, capped)
 
 
+def beyond_scores(case: AttentionCase) -> str | None:
+    """Says in words what of a case asks for more than the products of queries and keys at the same positions."""
+    if not case.mask.square:
+        return "keys at other positions than the queries'"
+    if case.biased:
+        return "a bias of the scores"
+    return "scores that are bounded" if case.capped else None
+
+
 class Backend(abc.ABC):
     """A way to compute attention that never forms all its scores and probabilities."""
 

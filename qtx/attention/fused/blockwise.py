@@ -25,7 +25,7 @@ from typing import Any, NamedTuple
 import jax
 import jax.numpy as jnp
 
-from qtx.attention.fused.backend import Backend
+from qtx.attention.fused.backend import Backend, beyond_scores
 from qtx.attention.fused.tiles import LOWEST, Blocking, Blocks, FusedSpec, NoGradient, Tiles, sum_dtype
 from qtx.attention.normalizers import Rows, SoftmaxLike
 
@@ -60,12 +60,8 @@ class Blockwise(Backend):
     def refusal(self, case):
         if case.shape[1] > MOST_POSITIONS:
             return f"{case.shape[1]} positions, which int32 does not count"
-        if not case.mask.square:
-            return "keys at other positions than the queries'"
-        if case.biased:
-            return "a bias of the scores"
-        if case.capped:
-            return "scores that are bounded"
+        if refusal := beyond_scores(case):
+            return refusal
         if not isinstance(case.normalizer, SoftmaxLike):
             return f"{type(case.normalizer).__name__}, which is not softmax-like"
         if type(case.normalizer).__call__ is not SoftmaxLike.__call__:

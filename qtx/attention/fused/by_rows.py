@@ -12,7 +12,7 @@ from typing import Any
 import jax
 import jax.numpy as jnp
 
-from qtx.attention.fused.backend import AttentionCase, Backend
+from qtx.attention.fused.backend import AttentionCase, Backend, beyond_scores
 from qtx.attention.fused.tiles import Blocking, sum_dtype
 from qtx.attention.normalizers import Rows
 from qtx.layers import kept_of_numbers
@@ -27,13 +27,7 @@ class ByRows(Backend):
     """The backend for all normalizers, on any device; where they are softmax-like, `Blockwise` is faster."""
 
     def refusal(self, case):
-        if not case.mask.square:
-            return "keys at other positions than the queries'"
-        if case.biased:
-            return "a bias of the scores"
-        if case.capped:
-            return "scores that are bounded"
-        return None
+        return beyond_scores(case)
 
     def pays(self, case):
         return case.platform == "cpu" and case.shape[1] >= 1024

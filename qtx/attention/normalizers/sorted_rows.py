@@ -2,13 +2,29 @@
 
 from __future__ import annotations
 
+import abc
+
 import jax
 import jax.numpy as jnp
 
-from qtx.attention.normalizers.base import Rows, over_visible
+from qtx.attention.normalizers.base import Normalizer, Rows, over_visible
 
 FAR = -10.0
 """A score beside the largest that is beyond every threshold, and at which sums keep their digits."""
+
+
+class WithThreshold(Normalizer):
+    """A normalizer of the scores of a row beside their largest, by a threshold that these have."""
+
+    @staticmethod
+    @abc.abstractmethod
+    def of_rows(scores: jax.Array) -> jax.Array:
+        """Computes probabilities `[..., S]` from the scores of `below_largest`, with a gradient."""
+
+    def __call__(self, parameters, scores, rows):
+        scores, visible = below_largest(scores, rows)
+        probs = self.of_rows(scores)
+        return probs if visible is None else jnp.where(visible, probs, 0.0)
 
 
 def below_largest(scores: jax.Array, rows: Rows) -> tuple[jax.Array, jax.Array | None]:

@@ -7,19 +7,17 @@ import dataclasses
 import jax
 import jax.numpy as jnp
 
-from qtx.attention.normalizers.base import Normalizer
-from qtx.attention.normalizers.sorted_rows import below_largest, number_of, ordered_in_pytorch, where_number
+from qtx.attention.normalizers.sorted_rows import WithThreshold, number_of, ordered_in_pytorch, where_number
 
 
 @dataclasses.dataclass(frozen=True)
-class Sparsemax(Normalizer):
+class Sparsemax(WithThreshold):
     """Sparsemax, relu(x_i - tau), with tau such that a row sums to 1: the Euclidean projection of the scores onto the
     probabilities (algorithm 1 of the paper). Scores that are 1 and more below the largest get exactly 0."""
 
-    def __call__(self, parameters, scores, rows):
-        scores, visible = below_largest(scores, rows)
-        probs = _sparsemax(scores)
-        return probs if visible is None else jnp.where(visible, probs, 0.0)
+    @staticmethod
+    def of_rows(scores):
+        return _sparsemax(scores)
 
     def pytorch(self, own):
         return f"""
