@@ -158,7 +158,12 @@ class Softmax(SoftmaxLike):
 def over_visible(scores: jax.Array, rows: Rows) -> tuple[jax.Array, jax.Array | None]:
     """Returns scores in float32, 0 at masked keys, and where keys are visible; None: all are."""
     scores, visible = scores.astype(jnp.promote_types(scores.dtype, jnp.float32)), rows.mask.dense()
-    return scores if visible is None else jnp.where(visible, scores, 0.0), visible
+    return only_visible(scores, visible), visible
+
+
+def only_visible(x: jax.Array, visible: jax.Array | None) -> jax.Array:
+    """Returns `x` `[B, H, T, S]`, 0 where a key is not visible; None: all are."""
+    return x if visible is None else jnp.where(visible, x, 0.0)
 
 
 def softmax(scores: jax.Array, visible: jax.Array | None = None, empty: jax.Array | None = None) -> jax.Array:

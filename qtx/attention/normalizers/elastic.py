@@ -9,7 +9,7 @@ from typing import Annotated
 import jax
 import jax.numpy as jnp
 
-from qtx.attention.normalizers.base import Normalizer, softmax
+from qtx.attention.normalizers.base import Normalizer, only_visible, softmax
 from qtx.attention.parameters import Parameter
 from qtx.foundation.limits import at_least, within
 
@@ -43,7 +43,7 @@ class Elastic(Normalizer):
     def __call__(self, parameters, scores, rows):
         tau, visible = self.tau_weight * self.grown(rows) * parameters["tau"][:, None, None], rows.mask.dense()
         probs = jax.nn.relu(softmax(scores, visible) + tau / jnp.maximum(rows.visible(), 1))
-        return probs if visible is None else jnp.where(visible, probs, 0.0)
+        return only_visible(probs, visible)
 
     def pytorch(self, own):
         return f"""

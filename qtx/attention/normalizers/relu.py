@@ -8,7 +8,7 @@ import math
 import jax
 import jax.numpy as jnp
 
-from qtx.attention.normalizers.base import Normalizer, over_visible
+from qtx.attention.normalizers.base import Normalizer, only_visible, over_visible
 
 
 @dataclasses.dataclass(frozen=True)
@@ -21,7 +21,7 @@ class Relu(Normalizer):
     def __call__(self, parameters, scores, rows):
         scores, visible = over_visible(scores, rows)
         probs = jax.nn.relu(scores) / jnp.maximum(rows.visible(), 1)
-        return probs if visible is None else jnp.where(visible, probs, 0.0)
+        return only_visible(probs, visible)
 
     def pytorch(self, own):
         return """

@@ -7,7 +7,7 @@ import dataclasses
 import jax
 import jax.numpy as jnp
 
-from qtx.attention.normalizers.base import Normalizer, over_visible
+from qtx.attention.normalizers.base import Normalizer, only_visible, over_visible
 
 
 @dataclasses.dataclass(frozen=True)
@@ -19,7 +19,7 @@ class Sigmoid(Normalizer):
     def __call__(self, parameters, scores, rows):
         scores, visible = over_visible(scores, rows)
         probs = jax.nn.sigmoid(scores - jnp.log(jnp.maximum(rows.visible(), 1)))
-        return probs if visible is None else jnp.where(visible, probs, 0.0)
+        return only_visible(probs, visible)
 
     def pytorch(self, own):
         return """

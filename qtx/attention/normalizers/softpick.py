@@ -7,7 +7,7 @@ import dataclasses
 import jax
 import jax.numpy as jnp
 
-from qtx.attention.normalizers.base import Normalizer, over_visible
+from qtx.attention.normalizers.base import Normalizer, only_visible, over_visible
 
 EPSILON = 1e-8
 """As in the paper's code, beside a sum of exponentials that are shifted by the largest score."""
@@ -22,7 +22,7 @@ class Softpick(Normalizer):
         scores, visible = over_visible(scores, rows)
         largest = jax.lax.stop_gradient(jnp.maximum(scores.max(axis=-1, keepdims=True), 0.0))
         less = jnp.exp(scores - largest) - jnp.exp(-largest)
-        less = less if visible is None else jnp.where(visible, less, 0.0)
+        less = only_visible(less, visible)
         return jax.nn.relu(less) / (jnp.abs(less).sum(axis=-1, keepdims=True) + EPSILON)
 
     def pytorch(self, own):

@@ -7,7 +7,7 @@ import abc
 import jax
 import jax.numpy as jnp
 
-from qtx.attention.normalizers.base import Normalizer, Rows, over_visible
+from qtx.attention.normalizers.base import Normalizer, Rows, only_visible, over_visible
 
 FAR = -10.0
 """A score beside the largest that is beyond every threshold, and at which sums keep their digits."""
@@ -24,7 +24,7 @@ class WithThreshold(Normalizer):
     def __call__(self, parameters, scores, rows):
         scores, visible = below_largest(scores, rows)
         probs = self.of_rows(scores)
-        return probs if visible is None else jnp.where(visible, probs, 0.0)
+        return only_visible(probs, visible)
 
 
 def below_largest(scores: jax.Array, rows: Rows) -> tuple[jax.Array, jax.Array | None]:
